@@ -1,0 +1,1 @@
+"""Google Cloud Tasks for data analysts in Jupyter."""

@@ -1,0 +1,135 @@
+"""Names of resources, and the few words that the toolkit and the emulator must spell alike."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from cloudtasks_nb.errors import InvalidInputError
+
+__all__ = [
+    "CODES",
+    "INSTANCE_METADATA",
+    "OPERATIONS_LOG",
+    "SECRET_HEADER",
+    "QueueName",
+    "TaskName",
+    "code_name",
+    "log_name",
+]
+
+#: Canonical status codes by number, as `google.rpc.Code` defines them.
+CODES = (
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+
+#: Response metadata key under which an emulator tells its instance id; Google's service sends none.
+INSTANCE_METADATA = "x-cloudtasks-instance"
+
+#: The log into which Cloud Tasks writes what happens to tasks (https://cloud.google.com/tasks/docs/logging).
+OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"
+
+#: Headers whose values are shown masked unless secrets are asked for.
+SECRET_HEADER = re.compile(r"(?i)^(authorization|cookie|.*-key|.*-token)$")
+
+_PROJECT = r"[A-Za-z0-9:.-]+"
+_LOCATION = r"[A-Za-z0-9-]+"
+_QUEUE = r"[A-Za-z0-9-]{1,100}"
+_TASK = r"[A-Za-z0-9_-]{1,500}"
+_QUEUE_NAME = re.compile(
+    rf"projects/(?P<project>{_PROJECT})/locations/(?P<location>{_LOCATION})/queues/(?P<queue>{_QUEUE})"
+)
+_TASK_NAME = re.compile(rf"(?P<parent>{_QUEUE_NAME.pattern})/tasks/(?P<task>{_TASK})")
+
+
+def code_name(number: int) -> str:
+    """Return the canonical name of a status code; ``UNKNOWN`` for numbers that nobody has defined."""
+    return CODES[number] if 0 <= number < len(CODES) else "UNKNOWN"
+
+
+def log_name(project: str) -> str:
+    """Return the full name of the project's task operations log."""
+    return f"projects/{project}/logs/{OPERATIONS_LOG}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueName:
+    """A queue's resource name, taken apart."""
+
+    project: str
+    location: str
+    queue: str  #: the short id, ``[A-Za-z0-9-]{1,100}``
+
+    def __str__(self) -> str:
+        return f"{self.parent}/queues/{self.queue}"
+
+    @property
+    def parent(self) -> str:
+        """The location that holds the queue: ``projects/P/locations/L``."""
+        return f"projects/{self.project}/locations/{self.location}"
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Take a full resource name apart.
+
+        Raises
+        ------
+        InvalidInputError
+            If the name is not ``projects/P/locations/L/queues/Q``.
+        """
+        match = _QUEUE_NAME.fullmatch(name)
+        if match is None:
+            raise InvalidInputError(
+                f'"{name}" is not a queue name',
+                resource=name,
+                hint="a queue name is projects/PROJECT/locations/LOCATION/queues/QUEUE; "
+                "QUEUE is 1 to 100 letters, digits or hyphens",
+            )
+        return cls(**match.groupdict())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskName:
+    """A task's resource name, taken apart."""
+
+    queue: QueueName
+    task: str  #: the short id, ``[A-Za-z0-9_-]{1,500}``
+
+    def __str__(self) -> str:
+        return f"{self.queue}/tasks/{self.task}"
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Take a full resource name apart.
+
+        Raises
+        ------
+        InvalidInputError
+            If the name is not ``projects/P/locations/L/queues/Q/tasks/T``.
+        """
+        match = _TASK_NAME.fullmatch(name)
+        if match is None:
+            raise InvalidInputError(
+                f'"{name}" is not a task name',
+                resource=name,
+                hint="a task name is projects/PROJECT/locations/LOCATION/queues/QUEUE/tasks/TASK; "
+                "TASK is 1 to 500 letters, digits, hyphens or underscores",
+            )
+        return cls(queue=QueueName.parse(match["parent"]), task=match["task"])

@@ -1,0 +1,1 @@
+"""A complete local Cloud Tasks: ``python -m cloudtasks_nb.emulator``."""

@@ -1,0 +1,1 @@
+"""From a DataFrame to tasks and back: plan, outbox, sender, batch."""

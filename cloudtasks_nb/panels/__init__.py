@@ -1,0 +1,1 @@
+"""ipywidgets panels over the public API, one file a panel."""
