@@ -1,0 +1,295 @@
+"""Protobuf messages to plain values and back. Times are microseconds since 1970 (UTC), durations seconds."""
+
+from __future__ import annotations
+
+import datetime as dt
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+from google.cloud.tasks_v2 import types
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cloudtasks_nb._names import SECRET_HEADER, code_name
+from cloudtasks_nb._settings import RETRY_SETTINGS, check_words, parse_duration
+from cloudtasks_nb.errors import InvalidInputError
+
+__all__ = [
+    "METHODS",
+    "decode_body",
+    "http_target",
+    "mask_headers",
+    "micros",
+    "queue_message",
+    "queue_values",
+    "retry_message",
+    "seconds",
+    "task_columns",
+    "task_state",
+    "timestamp",
+]
+
+#: HTTP methods by number, as `google.cloud.tasks.v2.HttpMethod` defines them.
+METHODS = ("", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
+
+_QUEUE_STATES = ("STATE_UNSPECIFIED", "RUNNING", "PAUSED", "DISABLED")
+_TASK_COLUMNS = (
+    "task",
+    "queue",
+    "state",
+    "schedule_time",
+    "create_time",
+    "attempts",
+    "responses",
+    "last_status",
+    "last_message",
+    "last_attempt_time",
+    "method",
+    "url",
+    "headers",
+    "body",
+    "service_account",
+    "dispatch_deadline",
+    "name",
+)
+_MASK = "•••"
+_MICRO = 1_000_000
+
+
+def micros(stamp: Any) -> int:
+    """Return a protobuf Timestamp in microseconds since 1970."""
+    return int(stamp.seconds) * _MICRO + int(stamp.nanos) // 1000
+
+
+def seconds(duration: Any) -> float:
+    """Return a protobuf Duration in seconds."""
+    return float(duration.seconds + duration.nanos / 1e9)
+
+
+def timestamp(moment: dt.datetime) -> Timestamp:
+    """Return the protobuf Timestamp of a tz-aware datetime."""
+    message = Timestamp()
+    message.FromDatetime(moment.astimezone(dt.UTC).replace(tzinfo=None))
+    return message
+
+
+def _duration(value: Any, name: str) -> Duration:
+    message = Duration()
+    message.FromTimedelta(parse_duration(value, name))
+    return message
+
+
+def mask_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers with the values of secret ones replaced by dots."""
+    return {key: _MASK if SECRET_HEADER.match(key) else value for key, value in headers.items()}
+
+
+def decode_body(body: bytes) -> Any:
+    """Return the JSON value that a body is, else its text, else the bytes; None when it is empty."""
+    if not body:
+        return None
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body
+
+
+def task_state(task: Any, now: int) -> str:
+    """Tell in which state a task in the queue is, from the attempts the service has recorded on it."""
+    if task.dispatch_count == 0:
+        return "scheduled" if micros(task.schedule_time) > now else "ready"
+    last = task.last_attempt
+    in_flight = last.HasField("dispatch_time") and not last.HasField("response_time") and not last.response_status.code
+    return "running" if in_flight else "retrying"
+
+
+def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets: bool = False) -> dict[str, list[Any]]:
+    """Take raw v2 Task messages apart into columns.
+
+    Parameters
+    ----------
+    tasks : iterable of google.cloud.tasks.v2.Task (raw protobuf)
+    now : int
+        Microseconds since 1970, to tell `scheduled` from `ready`.
+    body, secrets : bool
+        Decode bodies (the tasks must have been asked for in FULL view); show secret headers.
+
+    Returns
+    -------
+    dict
+        Column name to one item a task; times in microseconds or None, durations in seconds or None.
+    """
+    rows = [_task_row(task, now, body, secrets) for task in tasks]
+    columns = map(list, zip(*rows, strict=True)) if rows else ([] for _ in _TASK_COLUMNS)
+    return dict(zip(_TASK_COLUMNS, columns, strict=True))
+
+
+def _task_row(task: Any, now: int, body: bool, secrets: bool) -> tuple[Any, ...]:  # noqa: FBT001 - internal, hot
+    name = task.name
+    head, _, short = name.rpartition("/tasks/")
+    request, method, url = _target(task)
+    headers = dict(request.headers)
+    state = task_state(task, now)
+    tried = task.dispatch_count > 0
+    last = task.last_attempt
+    answered = tried and (state != "running")
+    email = (
+        request.oidc_token.service_account_email or request.oauth_token.service_account_email
+        if task.HasField("http_request")
+        else ""
+    )
+    return (
+        short,
+        head.rpartition("/")[2],
+        state,
+        micros(task.schedule_time),
+        micros(task.create_time),
+        task.dispatch_count,
+        task.response_count,
+        code_name(last.response_status.code) if answered else None,
+        last.response_status.message or None if answered else None,
+        micros(last.dispatch_time) if tried else None,
+        method,
+        url,
+        headers if secrets else mask_headers(headers),
+        decode_body(request.body) if body else None,
+        email or None,
+        seconds(task.dispatch_deadline) if task.HasField("dispatch_deadline") else None,
+        name,
+    )
+
+
+def _target(task: Any) -> tuple[Any, str, str]:
+    if task.HasField("app_engine_http_request"):
+        request = task.app_engine_http_request
+        return request, METHODS[request.http_method], f"appengine:{request.relative_uri}"
+    return task.http_request, METHODS[task.http_request.http_method], task.http_request.url
+
+
+def retry_message(words: Mapping[str, Any]) -> Any:
+    """Return a raw RetryConfig of the words `max_attempts`, `max_retry_duration`, `min_backoff` and so on.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming an unknown word or a value that is none.
+    """
+    check_words(words, RETRY_SETTINGS, "retry setting")
+    message = types.RetryConfig.pb()()
+    for word, value in words.items():
+        if word in ("max_attempts", "max_doublings"):
+            setattr(message, word, _whole(value, word))
+        else:
+            getattr(message, word).CopyFrom(_duration(value, word))
+    return message
+
+
+def _whole(value: Any, word: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        raise InvalidInputError(f"{word}={value!r} is not a whole number", resource=word)
+    return int(value)
+
+
+def _number(value: Any, word: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidInputError(f"{word}={value!r} is not a number", resource=word)
+    return float(value)
+
+
+def queue_message(name: str, words: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Return a raw v2 Queue of our words for queue settings, and the update mask that names just these."""
+    message = types.Queue.pb()(name=name)
+    mask = []
+    for word, value in words.items():
+        if word == "rate":
+            message.rate_limits.max_dispatches_per_second = _number(value, word)
+            mask.append("rate_limits.max_dispatches_per_second")
+        elif word == "max_concurrent":
+            message.rate_limits.max_concurrent_dispatches = _whole(value, word)
+            mask.append("rate_limits.max_concurrent_dispatches")
+        elif word == "log_sampling_ratio":
+            message.stackdriver_logging_config.sampling_ratio = _number(value, word)
+            mask.append("stackdriver_logging_config.sampling_ratio")
+        else:
+            mask.append(f"retry_config.{word}")
+    message.retry_config.CopyFrom(retry_message({word: words[word] for word in words if word in RETRY_SETTINGS}))
+    return message, mask
+
+
+def queue_values(queue: Any) -> dict[str, Any]:
+    """Take a raw Queue (v2, or v2beta3 with or without stats) apart; what the endpoint does not tell is left out."""
+    retry, limits = queue.retry_config, queue.rate_limits
+    return {
+        "queue": queue.name.rpartition("/")[2],
+        "state": _QUEUE_STATES[queue.state],
+        **_stats_values(queue),
+        "rate": limits.max_dispatches_per_second,
+        "burst": limits.max_burst_size,
+        "max_concurrent": limits.max_concurrent_dispatches,
+        "max_attempts": retry.max_attempts,
+        "max_retry_duration": seconds(retry.max_retry_duration),
+        "min_backoff": seconds(retry.min_backoff),
+        "max_backoff": seconds(retry.max_backoff),
+        "max_doublings": retry.max_doublings,
+        "log_sampling_ratio": queue.stackdriver_logging_config.sampling_ratio,
+        "target": _target_text(queue.http_target) if queue.HasField("http_target") else None,
+        "purge_time": micros(queue.purge_time) if queue.HasField("purge_time") else None,
+        "name": queue.name,
+    }
+
+
+def _stats_values(queue: Any) -> dict[str, Any]:
+    """Take the statistics of a v2beta3 queue apart; empty when the endpoint sent none."""
+    if "stats" not in queue.DESCRIPTOR.fields_by_name or not queue.HasField("stats"):
+        return {}
+    stats = queue.stats
+    due = stats.oldest_estimated_arrival_time if stats.HasField("oldest_estimated_arrival_time") else None
+    return {
+        "tasks": stats.tasks_count,
+        "oldest_due": None if due is None else micros(due),
+        "running": stats.concurrent_dispatches_count,
+        "done_last_minute": stats.executed_last_minute_count,
+        "effective_rate": stats.effective_execution_rate,
+    }
+
+
+def _target_text(target: Any) -> str:
+    """Say a queue-level target as one URL with stars for what each task keeps."""
+    override = target.uri_override
+    scheme = ("*", "http", "https")[override.scheme]
+    port = f":{override.port}" if override.port else ""
+    path = override.path_override.path or "/*"
+    query = f"?{override.query_override.query_params}" if override.query_override.query_params else ""
+    return f"{scheme}://{override.host or '*'}{port}{path}{query}"
+
+
+def http_target(url: str | None, service_account: str | None, audience: str | None) -> Any:
+    """Return a raw queue-level HttpTarget that sends every task to `url`, signed as `service_account`.
+
+    A part that the URL leaves out (no path, no query) stays each task's own
+    (https://cloud.google.com/tasks/docs/configuring-queues#queue-level).
+    """
+    target = types.HttpTarget.pb()()
+    if url is not None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidInputError(f'"{url}" is not an http(s) URL', resource=url)
+        override = target.uri_override
+        override.scheme = 1 if parts.scheme == "http" else 2
+        override.host = parts.hostname
+        override.port = parts.port or (80 if parts.scheme == "http" else 443)
+        override.uri_override_enforce_mode = 2  # ALWAYS
+        if parts.path not in ("", "/"):
+            override.path_override.path = parts.path
+        if parts.query:
+            override.query_override.query_params = parts.query
+    if service_account is not None:
+        target.oidc_token.service_account_email = service_account
+        target.oidc_token.audience = audience or url or ""
+    return target
