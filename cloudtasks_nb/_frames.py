@@ -35,7 +35,7 @@ STATES = (
     "cancelled",
     "gone",
 )
-STATE_DTYPE = pd.CategoricalDtype(STATES, ordered=False)
+STATE_DTYPE = pd.CategoricalDtype(list(STATES), ordered=False)
 
 _TEXT, _TIME, _SPAN, _COUNT, _FLOAT, _OK, _STATE, _ANY = "text", "time", "span", "count", "float", "ok", "state", "any"
 

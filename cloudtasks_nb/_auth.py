@@ -1,0 +1,88 @@
+"""Google credentials: the ones given, or Application Default Credentials, found when the first call needs them."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import google.auth
+import google.auth.credentials
+import google.auth.exceptions
+import google.auth.impersonated_credentials
+
+from cloudtasks_nb.errors import CredentialsError
+
+__all__ = ["SCOPE", "Auth"]
+
+#: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks/create#authorization-scopes
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+
+class Auth:
+    """Credentials of a connection, looked up once and only when asked for.
+
+    Parameters
+    ----------
+    credentials : google.auth.credentials.Credentials, optional
+        Used as they are; Application Default Credentials when left out.
+    impersonate : str, optional
+        E-mail of the service account to act as; the caller needs ``roles/iam.serviceAccountTokenCreator`` on it.
+    quota_project : str, optional
+        Project that is charged for the calls.
+    """
+
+    def __init__(
+        self, credentials: Any = None, *, impersonate: str | None = None, quota_project: str | None = None
+    ) -> None:
+        self._given = credentials
+        self._impersonate = impersonate
+        self._quota_project = quota_project
+        self._lock = threading.Lock()
+        self._found: tuple[Any, str | None] | None = None
+
+    def credentials(self) -> Any:
+        """Return scoped credentials.
+
+        Raises
+        ------
+        CredentialsError
+            If there are none, with the command that makes some.
+        """
+        return self._resolve()[0]
+
+    def project(self) -> str | None:
+        """Return the project that belongs to the default credentials, if they name one."""
+        return self._resolve()[1]
+
+    def principal(self) -> str | None:
+        """Return the e-mail of the account, where the credentials know it."""
+        credentials = self.credentials()
+        email = getattr(credentials, "service_account_email", None) or getattr(credentials, "account", None)
+        return str(email) if email and email != "default" else None
+
+    def _resolve(self) -> tuple[Any, str | None]:
+        with self._lock:
+            if self._found is None:
+                self._found = self._look()
+            return self._found
+
+    def _look(self) -> tuple[Any, str | None]:
+        project = None
+        credentials = self._given
+        if credentials is None:
+            try:
+                credentials, project = google.auth.default(scopes=[SCOPE])
+            except google.auth.exceptions.DefaultCredentialsError as error:
+                raise CredentialsError(
+                    "no Google credentials were found",
+                    hint="run: gcloud auth application-default login   (or work without an account: ct.local())",
+                ) from error
+        if self._impersonate is not None:
+            credentials = google.auth.impersonated_credentials.Credentials(
+                source_credentials=credentials, target_principal=self._impersonate, target_scopes=[SCOPE]
+            )
+        if self._quota_project is not None and isinstance(
+            credentials, google.auth.credentials.CredentialsWithQuotaProject
+        ):
+            credentials = credentials.with_quota_project(self._quota_project)
+        return google.auth.credentials.with_scopes_if_required(credentials, [SCOPE]), project

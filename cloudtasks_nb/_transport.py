@@ -1,0 +1,294 @@
+"""Channels, stubs and retries: the one place where a gRPC error becomes one of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import google.auth.exceptions
+import google.auth.transport.grpc
+import google.auth.transport.requests
+import grpc
+import grpc.aio
+from google.cloud.tasks_v2 import CloudTasksClient
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+
+from cloudtasks_nb._auth import Auth
+from cloudtasks_nb._methods import METHODS, Method
+from cloudtasks_nb._names import INSTANCE_METADATA
+from cloudtasks_nb._settings import GOOGLE_ENDPOINT, Where
+from cloudtasks_nb.errors import (
+    AlreadyExistsError,
+    CloudTasksError,
+    CredentialsError,
+    EndpointError,
+    InvalidInputError,
+    PermissionDeniedError,
+    PreconditionError,
+    QueueNotFoundError,
+    QuotaError,
+    ServiceError,
+    TaskNotFoundError,
+    UnavailableError,
+)
+
+__all__ = ["Transport"]
+
+_LOGGING_ENDPOINT = "logging.googleapis.com"
+_CONNECT_TIMEOUT = 4.0  # seconds; an analyst waits five at most to hear that nobody answers
+_FRESH = 300.0  # seconds for which a queue of ours may still be unknown to parts of the service
+_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # An emulator that was restarted should be found again at once, not after gRPC's default of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+_ERRORS: dict[str, tuple[type[CloudTasksError], str | None]] = {
+    "ALREADY_EXISTS": (AlreadyExistsError, None),
+    "INVALID_ARGUMENT": (InvalidInputError, None),
+    "OUT_OF_RANGE": (InvalidInputError, None),
+    "FAILED_PRECONDITION": (PreconditionError, None),
+    "RESOURCE_EXHAUSTED": (QuotaError, "wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas"),
+    "UNAVAILABLE": (UnavailableError, "try again; if it lasts, tasks.doctor() tells what is wrong"),
+    "DEADLINE_EXCEEDED": (UnavailableError, "try again; if it lasts, tasks.doctor() tells what is wrong"),
+    "UNAUTHENTICATED": (CredentialsError, "run: gcloud auth application-default login"),
+    "UNIMPLEMENTED": (ServiceError, "this endpoint does not know the call"),
+}
+
+
+class Transport:
+    """The connection's channels. Coroutines run on the background loop.
+
+    Parameters
+    ----------
+    where : Where
+    auth : Auth
+        Not asked for anything on an emulator.
+    """
+
+    def __init__(self, where: Where, auth: Auth) -> None:
+        self.where = where
+        self.auth = auth
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._stubs: dict[tuple[str, bool], Any] = {}
+        self._client: CloudTasksClient | None = None
+        self._sync_channel: grpc.Channel | None = None
+        self._identity: str | None = None
+        self._fresh: dict[str, float] = {}
+        self._opening = asyncio.Lock()
+
+    @property
+    def google(self) -> bool:
+        """Whether this is Google's own service."""
+        return not self.where.local
+
+    def note_fresh(self, queue: str) -> None:
+        """Remember that we have just made this queue: the service may not know it everywhere yet."""
+        self._fresh[queue] = time.monotonic() + _FRESH
+
+    def is_fresh(self, queue: str) -> bool:
+        """Tell whether we made this queue within the last five minutes."""
+        return time.monotonic() < self._fresh.get(queue, 0.0)
+
+    async def call(self, name: str, *, timeout: float = 20.0, resource: str | None = None, **fields: Any) -> Any:
+        """Call an RPC with the given request fields and return the raw answer.
+
+        Calls that are safe to repeat are repeated while the service does not answer, for at most `timeout` seconds
+        in all.
+
+        Raises
+        ------
+        CloudTasksError
+            The subclass that fits the status, naming the resource and the next step.
+        """
+        method = METHODS[name]
+        request = method.request(**fields)
+        deadline = time.monotonic() + timeout
+        pause = 0.1
+        while True:
+            try:
+                return await self._once(name, request, timeout=max(0.1, deadline - time.monotonic()), resource=resource)
+            except EndpointError:
+                raise
+            except UnavailableError:
+                if not method.again or time.monotonic() + pause > deadline:
+                    raise
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
+            pause = min(pause * 1.6, 2.0)
+
+    async def raw(self, name: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
+        """Call an RPC once, with the request already on the wire's form, and return the answer in the same form."""
+        stub = await self._stub(METHODS[name], serialized=True)
+        try:
+            return await stub(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise self._ours(error, METHODS[name], None) from error
+
+    async def pages(
+        self, name: str, items: str, *, limit: int | None, page_size: int, **fields: Any
+    ) -> AsyncIterator[list[Any]]:
+        """Call a List RPC page after page and yield each page's items, until `limit` items have come."""
+        token, left = "", limit
+        while True:
+            size = page_size if left is None else min(page_size, left)
+            answer = await self.call(name, page_size=size, page_token=token, **fields)
+            found = list(getattr(answer, items))
+            token = answer.next_page_token
+            if left is not None:
+                found = found[:left]
+                left -= len(found)
+            yield found
+            if not token or left == 0:
+                return
+
+    async def identity(self) -> str:
+        """Return what this endpoint is: ``google``, an emulator's instance id, or ``host:port`` of a foreign one."""
+        if self.google:
+            return "google"
+        if self._identity is None:
+            stub = await self._stub(METHODS["ListQueues"], serialized=False)
+            call = stub(METHODS["ListQueues"].request(parent=self.where.parent(), page_size=1), timeout=5.0)
+            told = dict(await call.initial_metadata() or ())
+            await call.code()
+            self._identity = told.get(INSTANCE_METADATA, self.where.target)
+        return self._identity
+
+    def client(self) -> CloudTasksClient:
+        """Return Google's own client for the same endpoint with the same credentials."""
+        if self._client is None:
+            if self.google:
+                self._sync_channel = None
+                self._client = CloudTasksClient(
+                    credentials=self.auth.credentials(), client_options={"api_endpoint": self.where.target}
+                )
+            else:
+                self._sync_channel = grpc.insecure_channel(self.where.target, options=_OPTIONS)
+                self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=self._sync_channel))
+        return self._client
+
+    async def close(self) -> None:
+        """Close all channels."""
+        if self._sync_channel is not None:
+            self._sync_channel.close()
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+        self._stubs.clear()
+
+    async def _once(self, name: str, request: Any, *, timeout: float, resource: str | None) -> Any:
+        method = METHODS[name]
+        stub = await self._stub(method, serialized=False)
+        routed = _field(request, method.route)
+        metadata = (("x-goog-request-params", f"{method.route}={routed}"),) if routed else ()
+        try:
+            return await stub(request, timeout=timeout, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise self._ours(error, method, resource or routed) from error
+        except google.auth.exceptions.GoogleAuthError as error:
+            raise CredentialsError(
+                f"the credentials were refused: {error}", hint="run: gcloud auth application-default login"
+            ) from error
+
+    async def _stub(self, method: Method, *, serialized: bool) -> Any:
+        key = (method.path, serialized)
+        channel = await self._channel(method)
+        if key not in self._stubs:
+            self._stubs[key] = channel.unary_unary(
+                method.path,
+                request_serializer=None if serialized else method.request.SerializeToString,
+                response_deserializer=None if serialized else method.response.FromString,
+            )
+        return self._stubs[key]
+
+    async def _channel(self, method: Method) -> grpc.aio.Channel:
+        """Return the open channel for a method; waits for the connection at most a few seconds.
+
+        Raises
+        ------
+        EndpointError
+            If nothing answers there.
+        """
+        target = self.where.target
+        if self.google and method.path.startswith("/google.logging.") and target == GOOGLE_ENDPOINT:
+            target = _LOGGING_ENDPOINT
+        if target not in self._channels:
+            async with self._opening:
+                if target not in self._channels:
+                    self._channels[target] = await self._open(target)
+        channel = self._channels[target]
+        if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
+            await self._ready(channel, target)
+        return channel
+
+    async def _ready(self, channel: grpc.aio.Channel, target: str) -> None:
+        try:
+            await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT)
+        except TimeoutError:
+            raise EndpointError(
+                f"nothing answers at {target}",
+                resource=target,
+                code="UNAVAILABLE",
+                hint="is the emulator running there? ct.local() starts one; cloudtasks-nb emulator --port 8123 too"
+                if self.where.local
+                else "is there a network? tasks.doctor() tells what is wrong",
+            ) from None
+
+    async def _open(self, target: str) -> grpc.aio.Channel:
+        if self.where.local:
+            return grpc.aio.insecure_channel(target, options=_OPTIONS)
+        credentials = await asyncio.to_thread(self.auth.credentials)
+        plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
+        composite = grpc.composite_channel_credentials(
+            grpc.ssl_channel_credentials(), grpc.metadata_call_credentials(plugin)
+        )
+        return grpc.aio.secure_channel(target, composite, options=_OPTIONS)
+
+    def _ours(self, error: grpc.aio.AioRpcError, method: Method, resource: str | None) -> CloudTasksError:
+        """Return our error for the service's."""
+        code = error.code().name
+        text = error.details() or code
+        what = resource or self.where.target
+        if code == "NOT_FOUND":
+            return _not_found(text, method, what)
+        if code == "PERMISSION_DENIED":
+            return PermissionDeniedError(
+                f"{what}: {text}",
+                resource=what,
+                code=code,
+                hint=f"{method.permission} is needed, {method.role} has it: gcloud projects add-iam-policy-binding "
+                f"{self.where.project} --member=user:YOU --role={method.role}",
+            )
+        kind, hint = _ERRORS.get(code, (ServiceError, None))
+        return kind(f"{what}: {text}", resource=what, code=code, hint=hint)
+
+
+def _not_found(text: str, method: Method, what: str) -> CloudTasksError:
+    short = what.rpartition("/")[2]
+    if method.about == "queue":
+        return QueueNotFoundError(
+            f'there is no queue "{short}" ({what})',
+            resource=what,
+            code="NOT_FOUND",
+            hint=f'tasks.queue("{short}", create=True) makes it; tasks.queues() shows those there are',
+        )
+    if method.about == "task":
+        return TaskNotFoundError(
+            f'task "{short}" is not in its queue: {text}',
+            resource=what,
+            code="NOT_FOUND",
+            hint="a task leaves its queue when it succeeds and when it gives up: queue.attempts() tells which",
+        )
+    return ServiceError(f"{what}: {text}", resource=what, code="NOT_FOUND")
+
+
+def _field(request: Any, path: str) -> str:
+    value = request
+    for part in path.split(".") if path else ():
+        value = getattr(value, part)
+    return value if isinstance(value, str) else ""
