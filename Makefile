@@ -1,0 +1,65 @@
+# Every command of this project; `make help` lists them. Each one prepares .venv by itself and is quick the second time.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The first Python >= 3.11 that can make virtual environments. Another one: make PYTHON=/path/to/python test
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo lab notebooks test check bench constraints clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed-lab ## run the quickstart notebook without a browser and print what it finds
+	$(BIN)/python notebooks/run.py notebooks/01_quickstart.ipynb
+
+lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
+	$(BIN)/python -m jupyterlab $(ROOT_FLAG) notebooks
+
+notebooks: $(VENV)/.installed-lab ## run every notebook and store its outputs in place
+	$(BIN)/python notebooks/run.py --inplace notebooks/*.ipynb
+
+test: $(VENV)/.installed-test ## run every test, with branch coverage
+	tests/browser/ensure-browser.sh $(BIN)/python
+	$(BIN)/python -m pytest --cov --cov-fail-under=90 --durations=15
+
+check: $(VENV)/.installed-dev ## lint, formatting and types
+	$(BIN)/python -m ruff check . notebooks/run.py
+	$(BIN)/python -m ruff format --check . notebooks/run.py
+	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy notebooks/run.py
+
+bench: $(VENV)/.installed-test ## measure, and write the table of figures
+	$(BIN)/python tests/benchmarks/run.py
+
+constraints: ## write constraints.txt anew, from the newest releases that fit pyproject.toml
+	$(call need-python)
+	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(PYTHON) -m venv "$$fresh" && "$$fresh/bin/python" -m pip install --quiet -e ".[dev]" && \
+	"$$fresh/bin/python" -m pip freeze --exclude-editable > "$$fresh/frozen" && mv "$$fresh/frozen" constraints.txt
+
+clean: ## remove .venv and everything else that a command here makes
+	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+need-python = @test -n '$(PYTHON)' || { echo 'No Python >= 3.11 with the venv module was found.' \
+	'Install one (Debian and Ubuntu: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python' >&2; exit 1; }
+
+# pip is the last thing that venv writes: an interrupted venv is begun again.
+$(BIN)/pip:
+	$(call need-python)
+	$(PYTHON) -m venv $(VENV)
+
+# An extra that holds another one installs it too, and says so by its stamp.
+extras-in-dev := test lab
+extras-in-test := lab
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet -e ".[$*]" -c constraints.txt
+	@touch $(foreach extra,$* $(extras-in-$*),$(VENV)/.installed-$(extra))
