@@ -1,0 +1,46 @@
+"""What every test has: a home of its own, and no settings of the person who runs the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+__all__: list[str] = []
+
+#: Variables that choose a project, an endpoint or credentials; a test that wants one sets it.
+PERSONAL = (
+    "CLOUDSDK_ACTIVE_CONFIG_NAME",
+    "CLOUDTASKS_NB_LOCATION",
+    "CLOUD_TASKS_EMULATOR_HOST",
+    "GCLOUD_PROJECT",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CLOUD_LOCATION",
+    "GOOGLE_CLOUD_PROJECT",
+    "GOOGLE_CLOUD_QUOTA_PROJECT",
+)
+
+# A deadline is a timing assertion, and the example database would be a folder in the checkout.
+settings.register_profile("suite", deadline=None, database=None)
+settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fixtures of a wider scope than a test see no personal settings and no personal home either."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in PERSONAL:
+            patch.delenv(name, raising=False)
+        patch.setenv("CLOUDSDK_CONFIG", str(tmp_path_factory.mktemp("gcloud")))
+        patch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the batches and handler addresses of another."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(home))
+    return home

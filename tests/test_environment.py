@@ -1,0 +1,103 @@
+"""The lists of dependencies say the same: pyproject.toml, environment.yml, constraints.txt and ARCHITECTURE.md."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+__all__: list[str] = []
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+
+#: Lines of environment.yml that name a package: two spaces deep for conda, six for its `pip:` part.
+PACKAGE_LINE = re.compile(r"^(?P<indent>  |      )- (?P<requirement>[A-Za-z0-9_.-]+(?:>=[0-9.]+)?)$")
+OTHER_LINES = (
+    re.compile(r"^(#.*|  #.*|)$"),
+    re.compile(r"^name: cloudtasks_nb$"),
+    re.compile(r"^channels:$"),
+    re.compile(r"^  - conda-forge$"),
+    re.compile(r"^dependencies:$"),
+    re.compile(r"^  - pip:$"),
+    re.compile(r"^      - -e \.$"),
+)
+
+
+def bounds(requirements: list[str]) -> dict[str, str]:
+    """Lower bound by name, without the extras of our own."""
+    parsed = [Requirement(text) for text in requirements]
+    return {canonicalize_name(r.name): str(r.specifier) for r in parsed if r.name != PROJECT["name"]}
+
+
+def environment() -> dict[str, dict[str, str]]:
+    """Read environment.yml: bounds by name, for `conda` and for `pip`."""
+    found: dict[str, dict[str, str]] = {"conda": {}, "pip": {}}
+    for line in (ROOT / "environment.yml").read_text(encoding="utf-8").splitlines():
+        if any(pattern.fullmatch(line) for pattern in OTHER_LINES):
+            continue
+        match = PACKAGE_LINE.fullmatch(line)
+        assert match, f"environment.yml: {line!r} is neither a package with a lower bound nor a line that is known here"
+        found["conda" if len(match["indent"]) == 2 else "pip"] |= bounds([match["requirement"]])
+    return found
+
+
+def pins() -> dict[str, Version]:
+    """Read constraints.txt: version by name."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return {canonicalize_name(name): Version(version) for name, _, version in (line.partition("==") for line in lines)}
+
+
+def section(title: str) -> str:
+    """Return one section of ARCHITECTURE.md."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    assert match, f"ARCHITECTURE.md has no section '## {title}'"
+    return match[1]
+
+
+def test_conda_environment_equals_the_project_with_its_lab_extra() -> None:
+    """A conda user gets the packages and lower bounds of `pip install cloudtasks-nb[lab]`."""
+    listed = environment()
+    python, _pip = listed["conda"].pop("python"), listed["conda"].pop("pip")
+    assert python == PROJECT["requires-python"]
+    assert listed["conda"] | listed["pip"] == bounds(PROJECT["dependencies"] + EXTRAS["lab"])
+
+
+def test_conda_environment_names_each_package_once() -> None:
+    """A package comes from the channel or from pip, not from both."""
+    listed = environment()
+    assert not listed["conda"].keys() & listed["pip"].keys()
+
+
+def test_constraints_are_versions_only() -> None:
+    """A pin is a name and a version: no address, no hash, no path."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert lines
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line)] == []
+
+
+@pytest.mark.parametrize("extra", ["", *EXTRAS])
+def test_constraints_pin_what_the_project_asks_for(extra: str) -> None:
+    """Every dependency has a pin, and the pin satisfies the lower bound."""
+    pinned = pins()
+    for text in EXTRAS[extra] if extra else PROJECT["dependencies"]:
+        requirement = Requirement(text)
+        if requirement.name != PROJECT["name"]:
+            version = pinned.get(canonicalize_name(requirement.name))
+            assert version is not None, f"{requirement.name} has no pin: run `make constraints`"
+            assert version in requirement.specifier, f"{requirement.name}=={version} is too old: run `make constraints`"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    """ARCHITECTURE.md gives a reason for each dependency, and for none that is not there."""
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.+) \|$", section("Dependencies"), flags=re.MULTILINE)
+    every = bounds(PROJECT["dependencies"]).keys() | {name for extra in EXTRAS.values() for name in bounds(extra)}
+    assert {name for name, _reason in rows} == every
