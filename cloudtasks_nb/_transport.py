@@ -96,7 +96,7 @@ class Transport:
         """Tell whether we made this queue within the last five minutes."""
         return time.monotonic() < self._fresh.get(queue, 0.0)
 
-    async def call(self, name: str, *, timeout: float = 20.0, resource: str | None = None, **fields: Any) -> Any:
+    async def call(self, rpc: str, /, *, timeout: float = 20.0, about: str | None = None, **fields: Any) -> Any:
         """Call an RPC with the given request fields and return the raw answer.
 
         Calls that are safe to repeat are repeated while the service does not answer, for at most `timeout` seconds
@@ -107,13 +107,13 @@ class Transport:
         CloudTasksError
             The subclass that fits the status, naming the resource and the next step.
         """
-        method = METHODS[name]
+        method = METHODS[rpc]
         request = method.request(**fields)
         deadline = time.monotonic() + timeout
         pause = 0.1
         while True:
             try:
-                return await self._once(name, request, timeout=max(0.1, deadline - time.monotonic()), resource=resource)
+                return await self._once(method, request, timeout=max(0.1, deadline - time.monotonic()), about=about)
             except EndpointError:
                 raise
             except UnavailableError:
@@ -122,22 +122,22 @@ class Transport:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
             pause = min(pause * 1.6, 2.0)
 
-    async def raw(self, name: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
+    async def raw(self, rpc: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
         """Call an RPC once, with the request already on the wire's form, and return the answer in the same form."""
-        stub = await self._stub(METHODS[name], serialized=True)
+        stub = await self._stub(METHODS[rpc], serialized=True)
         try:
             return await stub(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            raise self._ours(error, METHODS[name], None) from error
+            raise self._ours(error, METHODS[rpc], None) from error
 
     async def pages(
-        self, name: str, items: str, *, limit: int | None, page_size: int, **fields: Any
+        self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
     ) -> AsyncIterator[list[Any]]:
         """Call a List RPC page after page and yield each page's items, until `limit` items have come."""
         token, left = "", limit
         while True:
             size = page_size if left is None else min(page_size, left)
-            answer = await self.call(name, page_size=size, page_token=token, **fields)
+            answer = await self.call(rpc, page_size=size, page_token=token, **fields)
             found = list(getattr(answer, items))
             token = answer.next_page_token
             if left is not None:
@@ -181,15 +181,14 @@ class Transport:
         self._channels.clear()
         self._stubs.clear()
 
-    async def _once(self, name: str, request: Any, *, timeout: float, resource: str | None) -> Any:
-        method = METHODS[name]
+    async def _once(self, method: Method, request: Any, *, timeout: float, about: str | None) -> Any:
         stub = await self._stub(method, serialized=False)
         routed = _field(request, method.route)
         metadata = (("x-goog-request-params", f"{method.route}={routed}"),) if routed else ()
         try:
             return await stub(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._ours(error, method, resource or routed) from error
+            raise self._ours(error, method, about or routed) from error
         except google.auth.exceptions.GoogleAuthError as error:
             raise CredentialsError(
                 f"the credentials were refused: {error}", hint="run: gcloud auth application-default login"

@@ -1,0 +1,353 @@
+"""The one watcher of a connection: reads statistics and log, and publishes what it saw as immutable snapshots.
+
+Batches, panels and the command line subscribe; none of them polls. The watcher lives on the background loop, works
+only while somebody subscribes, and keeps within the service's quotas: 60 log reads and 600 list calls a minute
+(https://cloud.google.com/logging/quotas, https://cloud.google.com/tasks/docs/quotas), of which it takes a tenth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cloudtasks_nb import _loop, _oplog
+from cloudtasks_nb._messages import micros, queue_values, task_state
+from cloudtasks_nb._names import QueueName, TaskName, code_name
+from cloudtasks_nb._oplog import Entry
+from cloudtasks_nb._transport import Transport
+from cloudtasks_nb.errors import CloudTasksError, QuotaError, TaskNotFoundError, UnavailableError
+
+__all__ = ["Pending", "Snapshot", "Subscription", "Watcher", "now_micros"]
+
+_LOGGER = logging.getLogger(__name__)
+_SECOND = 1_000_000
+_LOOK_BACK = 600 * _SECOND  # entries may come this much later than others of the same time
+_OVERLAP = 2 * _SECOND  # and are indexed up to this much out of order
+_SLOWEST = 30.0  # seconds between two looks when the service asks for patience
+_STATS = (
+    "name",
+    "state",
+    "rate_limits",
+    "retry_config",
+    "stackdriver_logging_config",
+    "http_target",
+    "purge_time",
+    "stats",
+)
+
+Listener = Callable[["Snapshot"], None]
+
+
+def now_micros() -> int:
+    """Return the time in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What the watcher saw of a queue in one look."""
+
+    queue: QueueName
+    at: int  #: when, microseconds since 1970
+    values: Mapping[str, Any] | None = None  #: settings and statistics as `queue_values` gives them; None: not known
+    gone: bool = False  #: the queue does not exist
+    entries: tuple[Entry, ...] = ()  #: log entries that were not in an earlier snapshot, oldest first
+    log_until: int | None = None  #: the log is read up to this time; None: not read, `trouble` says why
+    lag: int | None = None  #: the longest time that an entry took to appear in the log, microseconds; None: none seen
+    trouble: tuple[CloudTasksError, ...] = ()  #: what could not be read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A task that is in its queue."""
+
+    state: str  #: scheduled, ready, running or retrying
+    attempts: int
+    schedule_time: int  #: microseconds since 1970
+    last_status: str | None
+    last_message: str | None
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Subscription:
+    """Somebody's wish to hear of a queue; `close()` ends it."""
+
+    listener: Listener
+    every: float  #: seconds between two looks
+    since: int | None  #: read the log from here on, microseconds since 1970; None: not at all
+    _leave: Callable[[Subscription], None] = field(repr=False)
+
+    def close(self) -> None:
+        """Hear no more. May be called from any thread, and twice."""
+        _loop.call_soon(self._leave, self)
+
+
+class _Budget:
+    """So many calls a minute, spread: the next one is allowed when its share of the minute has passed."""
+
+    def __init__(self, per_minute: int, burst: int) -> None:
+        self._gap = 60 / per_minute
+        self._burst = burst
+        self._free_at = 0.0
+
+    def take(self) -> bool:
+        """Take one call if there is one."""
+        start = max(self._free_at, time.monotonic() - self._gap * self._burst)
+        if start > time.monotonic():
+            return False
+        self._free_at = start + self._gap
+        return True
+
+    async def turn(self) -> None:
+        """Take one call, waiting for it if need be."""
+        start = max(self._free_at, time.monotonic() - self._gap * self._burst)
+        self._free_at = start + self._gap
+        await asyncio.sleep(max(0.0, start - time.monotonic()))
+
+
+class _Reader:
+    """Reads one queue's log forward, each entry once."""
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+        self._received: int | None = None
+        self._newest = since
+        self._seen: set[str] = set()
+        self._order: deque[tuple[int, str]] = deque()
+        self._page: tuple[str, str] | None = None  # filter and token of a read that the budget interrupted
+        self.lag: int | None = None
+        self.until: int | None = None
+
+    async def read(self, transport: Transport, queue: QueueName, budget: _Budget) -> list[Entry]:
+        """Return the entries that have come since, as far as the budget allows."""
+        fresh: list[Entry] = []
+        started = now_micros()
+        if self._page is None:
+            received = None if self._received is None else self._received - _OVERLAP
+            self._page = (_oplog.log_filter(queue, since=self._newest - _LOOK_BACK, received_from=received), "")
+        while self._page is not None and budget.take():
+            where, token = self._page
+            async for entries, following in _oplog.pages(transport, queue, where, token=token):
+                fresh += self._take(entries)
+                self._page = (where, following) if following else None
+                break
+        if self._page is None:
+            self.until = started
+            self._forget()
+        return fresh
+
+    def _take(self, entries: Iterable[Entry]) -> list[Entry]:
+        fresh = []
+        for entry in entries:
+            self._received = max(self._received or 0, entry.received)
+            if entry.insert_id in self._seen or entry.time < self.since:
+                continue
+            self._seen.add(entry.insert_id)
+            self._order.append((entry.received, entry.insert_id))
+            self._newest = max(self._newest, entry.time)
+            self.lag = max(self.lag or 0, entry.received - entry.time)
+            fresh.append(entry)
+        return fresh
+
+    def _forget(self) -> None:
+        """Drop ids that no later read can deliver again."""
+        horizon = (self._received or 0) - 30 * _OVERLAP
+        while self._order and self._order[0][0] < horizon:
+            self._seen.discard(self._order.popleft()[1])
+
+
+class Watcher:
+    """Watches the queues that somebody subscribes to.
+
+    Parameters
+    ----------
+    transport : Transport
+    """
+
+    def __init__(self, transport: Transport, *, log_reads: int = 60, list_calls: int = 60) -> None:
+        self._transport = transport
+        self._log_budget = _Budget(log_reads, burst=5)
+        self._list_budget = _Budget(list_calls, burst=10)
+        self._subscriptions: dict[QueueName, list[Subscription]] = {}
+        self._readers: dict[QueueName, _Reader] = {}
+        self._tasks: dict[QueueName, asyncio.Task[None]] = {}
+        self._latest: dict[QueueName, Snapshot] = {}
+        self._wake: dict[QueueName, asyncio.Event] = {}
+
+    def latest(self, queue: QueueName) -> Snapshot | None:
+        """Return the newest snapshot of a queue; None when nobody has watched it yet."""
+        return self._latest.get(queue)
+
+    def subscribe(
+        self, queue: QueueName, listener: Listener, *, since: int | None = None, every: float = 1.0
+    ) -> Subscription:
+        """Call `listener` on the background loop with each new snapshot of a queue.
+
+        Parameters
+        ----------
+        queue : QueueName
+        listener : callable
+            Must return quickly; what it raises is logged and stops nobody else.
+        since : int, optional
+            Hand over the log's entries from this time on (microseconds since 1970); the log is not read without.
+        every : float
+            Seconds between two looks.
+        """
+        subscription = Subscription(listener=listener, every=every, since=since, _leave=self._leave)
+        _loop.call_soon(self._join, queue, subscription)
+        return subscription
+
+    def look_now(self, queue: QueueName) -> None:
+        """Look at a queue as soon as possible. May be called from any thread."""
+        _loop.call_soon(self._ring, queue)
+
+    async def listing(self, queue: QueueName) -> dict[str, Pending]:
+        """Return every task in a queue by short id (BASIC view); waits for its share of the list quota.
+
+        Raises
+        ------
+        CloudTasksError
+            If the queue cannot be listed.
+        """
+        found: dict[str, Pending] = {}
+        token = ""
+        while True:
+            await self._list_budget.turn()
+            answer = await self._transport.call(
+                "ListTasks", parent=str(queue), page_size=1000, page_token=token, about=str(queue)
+            )
+            now = now_micros()
+            found.update((task.name.rpartition("/")[2], _pending(task, now)) for task in answer.tasks)
+            token = answer.next_page_token
+            if not token:
+                return found
+
+    async def lookup(self, queue: QueueName, tasks: Iterable[str]) -> dict[str, Pending | None]:
+        """Return the named tasks (short ids) of a queue; None for those that are not in it.
+
+        Raises
+        ------
+        CloudTasksError
+            If the service does not tell.
+        """
+        gate = asyncio.Semaphore(16)
+
+        async def one(task: str) -> Pending | None:
+            async with gate:
+                try:
+                    found = await self._transport.call("GetTask", name=str(TaskName(queue=queue, task=task)))
+                except TaskNotFoundError:
+                    return None
+                return _pending(found, now_micros())
+
+        names = list(tasks)
+        return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
+
+    async def close(self) -> None:
+        """Stop watching."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._subscriptions.clear()
+
+    def _join(self, queue: QueueName, subscription: Subscription) -> None:
+        self._subscriptions.setdefault(queue, []).append(subscription)
+        if subscription.since is not None:
+            # Read again from the earliest wish on: the others hear entries twice, and must not depend on that.
+            wishes = [one.since for one in self._subscriptions[queue] if one.since is not None]
+            self._readers[queue] = _Reader(min(wishes))
+        if queue not in self._tasks:
+            self._tasks[queue] = _loop.spawn(self._watch(queue))
+        self._ring(queue)
+
+    def _leave(self, subscription: Subscription) -> None:
+        for queue, there in list(self._subscriptions.items()):
+            if subscription in there:
+                there.remove(subscription)
+            if not there:
+                del self._subscriptions[queue]
+                self._ring(queue)
+
+    def _ring(self, queue: QueueName) -> None:
+        if queue in self._wake:
+            self._wake[queue].set()
+
+    async def _watch(self, queue: QueueName) -> None:
+        slower = 1.0
+        wake = self._wake[queue] = asyncio.Event()
+        try:
+            while subscriptions := self._subscriptions.get(queue):
+                wake.clear()
+                snapshot = await self._look(queue, log=any(one.since is not None for one in subscriptions))
+                self._latest[queue] = snapshot
+                for subscription in tuple(subscriptions):
+                    _hand(subscription.listener, snapshot)
+                patience = any(isinstance(one, (QuotaError, UnavailableError)) for one in snapshot.trouble)
+                slower = min(slower * 2, _SLOWEST) if patience else 1.0
+                pause = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0) * slower
+                await _until(wake, min(pause, max(_SLOWEST, pause / slower)))
+        finally:
+            self._tasks.pop(queue, None)
+            self._wake.pop(queue, None)
+            self._readers.pop(queue, None)
+
+    async def _look(self, queue: QueueName, *, log: bool) -> Snapshot:
+        snapshot = await self._statistics(queue)
+        reader = self._readers.get(queue) if log else None
+        if reader is None:
+            return snapshot
+        trouble = snapshot.trouble
+        entries: list[Entry] = []
+        try:
+            entries = await reader.read(self._transport, queue, self._log_budget)
+        except CloudTasksError as error:
+            trouble += (error,)
+        return replace(snapshot, entries=tuple(entries), log_until=reader.until, lag=reader.lag, trouble=trouble)
+
+    async def _statistics(self, queue: QueueName) -> Snapshot:
+        at = now_micros()
+        try:
+            found = await self._queue(queue)
+        except CloudTasksError as error:
+            return Snapshot(queue=queue, at=at, gone=error.code == "NOT_FOUND", trouble=(error,))
+        return Snapshot(queue=queue, at=at, values=queue_values(found))
+
+    async def _queue(self, queue: QueueName) -> Any:
+        try:
+            return await self._transport.call("GetQueueStats", name=str(queue), read_mask={"paths": _STATS})
+        except CloudTasksError as error:
+            if error.code != "UNIMPLEMENTED":
+                raise
+        return await self._transport.call("GetQueue", name=str(queue))
+
+
+def _pending(task: Any, now: int) -> Pending:
+    last = task.last_attempt
+    state = task_state(task, now)
+    answered = task.dispatch_count > 0 and state != "running"
+    return Pending(
+        state=state,
+        attempts=task.dispatch_count,
+        schedule_time=micros(task.schedule_time),
+        last_status=code_name(last.response_status.code) if answered else None,
+        last_message=last.response_status.message or None if answered else None,
+    )
+
+
+def _hand(listener: Listener, snapshot: Snapshot) -> None:
+    try:
+        listener(snapshot)
+    except Exception:
+        _LOGGER.exception("a listener of queue %s failed", snapshot.queue)
+
+
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
