@@ -1,0 +1,149 @@
+"""What moves on the screen: a progress bar and an output that is updated in place, from any thread.
+
+In a notebook both are one HTML output with a display id, not a widget: it needs no comm, goes on while a cell runs,
+and what was shown last is what the saved notebook shows. Elsewhere the bar is tqdm's text.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+__all__ = ["Bar", "Live", "bar_html", "in_notebook"]
+
+_DELAY = 0.5  # seconds before a bar shows: what is done at once needs none
+_PACE = 0.2  # seconds between two updates
+
+
+def in_notebook() -> bool:
+    """Tell whether this process is a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")
+
+
+def bar_html(share: float | None, text: str, *, label: str) -> str:
+    """Return a bar as HTML; without a `share` (0 to 1) one that only says that something goes on."""
+    width = 100.0 if share is None else 100 * min(max(share, 0.0), 1.0)
+    now = "" if share is None else f' aria-valuenow="{width:.0f}"'
+    return (
+        '<div style="display:flex;align-items:center;gap:.6em;font-family:var(--jp-code-font-family,monospace);'
+        'font-size:var(--jp-code-font-size,13px)">'
+        f'<div role="progressbar" aria-label="{html.escape(label)}" aria-valuemin="0" aria-valuemax="100"{now} '
+        'style="flex:0 0 14em;height:1em;border-radius:2px;background:var(--jp-layout-color3,#ccc);overflow:hidden">'
+        f'<div style="width:{width:.1f}%;height:100%;background:var(--jp-brand-color1,#1976d2);'
+        f'opacity:{0.4 if share is None else 1}"></div></div>'
+        f"<span>{html.escape(text)}</span></div>"
+    )
+
+
+class Live:
+    """One output of a notebook that is replaced in place.
+
+    Parameters
+    ----------
+    bundle : mapping
+        What to show first, by MIME type.
+    """
+
+    def __init__(self, bundle: Mapping[str, str]) -> None:
+        from IPython.display import display  # noqa: PLC0415 - only a kernel gets here, and it has IPython loaded
+
+        self._display = display
+        self._handle = display(dict(bundle), raw=True, display_id=True)
+        self._shown = dict(bundle)
+        self._lock = threading.Lock()
+
+    def show(self, bundle: Mapping[str, str]) -> None:
+        """Replace what is shown, if it differs."""
+        with self._lock:
+            if self._shown == bundle:
+                return
+            self._shown = dict(bundle)
+            self._display(self._shown, raw=True, display_id=self._handle.display_id, update=True)
+
+    def clear(self) -> None:
+        """Show nothing from here on."""
+        self.show({"text/plain": "", "text/html": ""})
+
+
+class Bar:
+    """A progress bar that appears after half a second and goes when its block ends.
+
+    Parameters
+    ----------
+    what : str
+        What goes on, in a few words.
+    total : int, optional
+        How many there are; the bar only counts when left out.
+    unit : str
+        What is counted.
+    show : bool
+        False: a bar that is never seen.
+    """
+
+    def __init__(self, what: str, total: int | None = None, *, unit: str = "rows", show: bool = True) -> None:
+        self._what = what
+        self._total = total
+        self._unit = unit
+        self._show = show
+        self._done = 0
+        self._start = time.monotonic()
+        self._next = self._start + _DELAY
+        self._live: Live | None = None
+        self._text: tqdm[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def add(self, count: int = 1) -> None:
+        """Count `count` more."""
+        self.to(self._done + count)
+
+    def to(self, done: int, *, total: int | None = None) -> None:
+        """Set the count, and the total if it has changed."""
+        self._done = done
+        self._total = self._total if total is None else total
+        now = time.monotonic()
+        if self._show and now >= self._next:
+            self._next = now + _PACE
+            self._draw(now)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._live is not None:
+            self._live.clear()
+        if self._text is not None:
+            self._text.close()
+        self._show = False
+
+    def _draw(self, now: float) -> None:
+        if not in_notebook():
+            if self._text is None:
+                self._text = tqdm(desc=self._what, unit=f" {self._unit}", leave=False, dynamic_ncols=True)
+                self._text.start_t -= now - self._start
+            self._text.total = self._total
+            self._text.n = self._done
+            self._text.refresh()
+            return
+        meter = tqdm.format_meter(
+            self._done, self._total or 0, now - self._start, ncols=0, prefix=self._what, unit=f" {self._unit}"
+        )
+        share = self._done / self._total if self._total else None
+        bundle = {"text/plain": meter, "text/html": bar_html(share, meter, label=self._what)}
+        if self._live is None:
+            self._live = Live(bundle)
+        else:
+            self._live.show(bundle)

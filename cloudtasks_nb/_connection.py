@@ -1,0 +1,99 @@
+"""What all parts of one connection share: channels, the watcher, and what was last seen of a task's message."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._auth import Auth
+from cloudtasks_nb._settings import Where
+from cloudtasks_nb._transport import Transport
+from cloudtasks_nb._watch import Watcher
+from cloudtasks_nb.errors import CloudTasksError, QueueNotFoundError
+
+__all__ = ["Connection", "say"]
+
+_MESSAGES = 100_000  # newest messages kept
+_PATIENCE = 2.0  # seconds between two looks for a queue that was just made
+
+
+def say(line: str) -> None:
+    """Tell the analyst one thing, in one line, from the calling thread."""
+    print(line, flush=True)  # noqa: T201 - that is how the toolkit speaks
+
+
+class Connection:
+    """Channels, watcher and memory of one connection.
+
+    Parameters
+    ----------
+    where : Where
+    auth : Auth
+    certs_url : str, optional
+        Where the endpoint publishes the certificates of its OIDC tokens; Google's when left out.
+    """
+
+    def __init__(self, where: Where, auth: Auth, *, certs_url: str | None = None) -> None:
+        self.where = where
+        self.auth = auth
+        self.certs_url = certs_url
+        self.transport = Transport(where, auth)
+        self.watcher = Watcher(self.transport)
+        self._messages: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def call(self, rpc: str, /, **fields: Any) -> Any:
+        """Call an RPC and wait for the raw answer.
+
+        For five minutes after we made a queue, a service that does not know it yet is asked again, and a line says so.
+        """
+        said = False
+        while True:
+            try:
+                return _loop.run(self.transport.call(rpc, **fields))
+            except QueueNotFoundError as error:
+                if error.resource is None or not self.transport.is_fresh(error.resource):
+                    raise
+                if not said:
+                    said = True
+                    say(f"waiting for the new queue {error.resource}: the service needs a minute or more to know it")
+            _loop.run(asyncio.sleep(_PATIENCE))
+
+    def gather(self, coroutines: Iterable[Any]) -> list[Any]:
+        """Run coroutines side by side and return results or errors of ours, in order."""
+
+        async def together() -> list[Any]:
+            return await asyncio.gather(*coroutines, return_exceptions=True)
+
+        found = _loop.run(together())
+        for one in found:
+            if isinstance(one, BaseException) and not isinstance(one, CloudTasksError):
+                raise one
+        return found
+
+    def remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Keep the messages of the tasks in these columns: the log has none."""
+        with self._lock:
+            for name, message in zip(columns["task"], columns["last_message"], strict=True):
+                if message:
+                    self._messages[name] = message
+                    self._messages.move_to_end(name)
+            while len(self._messages) > _MESSAGES:
+                self._messages.popitem(last=False)
+
+    def message(self, task: str) -> str | None:
+        """Return the message that was last seen on a task (short id)."""
+        return self._messages.get(task)
+
+    def close(self) -> None:
+        """Stop watching and close the channels."""
+
+        async def shut() -> None:
+            await self.watcher.close()
+            await self.transport.close()
+
+        _loop.run(shut())

@@ -1,0 +1,185 @@
+"""The embedded emulator as a child process, shared by every kernel that uses its folder."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloudtasks_nb.errors import EmulatorError, FolderInUseError
+
+__all__ = ["Lease", "attach"]
+
+_START_TIMEOUT = 30.0  # seconds; a start takes one, a crowded machine and a large folder some more
+_LEASE_TIMEOUT = 5.0  # seconds
+_ENDPOINT_FILE = "endpoint.json"
+
+_lock = threading.Lock()
+_leases: dict[Path | None, Lease] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A running emulator, held open by this process."""
+
+    grpc: str  #: ``127.0.0.1:PORT``
+    http: str  #: ``http://127.0.0.1:PORT``
+    pid: int
+    instance: str  #: UUID of the data folder
+    folder: Path | None  #: None: temporary, ends with its last kernel
+    held: http.client.HTTPConnection  #: as long as it is open the emulator stays
+
+    def alive(self) -> bool:
+        """Tell whether the emulator still answers."""
+        address = self.http.removeprefix("http://")
+        connection = http.client.HTTPConnection(address, timeout=_LEASE_TIMEOUT)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == http.client.OK
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Let go; the emulator ends two seconds after its last holder did."""
+        with _lock:
+            if _leases.get(self.folder) is self:
+                del _leases[self.folder]
+        self.held.close()
+
+
+def attach(folder: str | os.PathLike[str] | None) -> Lease:
+    """Return the emulator of a folder (None: this process's temporary one); starts it if there is none.
+
+    Raises
+    ------
+    EmulatorError
+        If it does not start; with what it said.
+    FolderInUseError
+        If the folder is held by an emulator that does not answer.
+    """
+    place = None if folder is None else _folder(folder)
+    with _lock:
+        lease = _leases.get(place)
+        if lease is None or not lease.alive():
+            lease = _leases[place] = _attach(place)
+        return lease
+
+
+def _folder(folder: str | os.PathLike[str]) -> Path:
+    place = Path(folder).expanduser().resolve()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmulatorError(
+            f"the folder {place} cannot be made: {error.strerror}",
+            resource=str(place),
+            hint="name a folder that can be written to",
+        ) from error
+    if not os.access(place, os.W_OK):
+        raise EmulatorError(
+            f"the folder {place} cannot be written to", resource=str(place), hint="name a folder that can be"
+        )
+    return place
+
+
+def _attach(folder: Path | None) -> Lease:
+    """Join the folder's emulator or start one; who loses the race for the folder joins the winner."""
+    deadline = time.monotonic() + _START_TIMEOUT
+    said = ""
+    while time.monotonic() < deadline:
+        lease = None if folder is None else _join(folder)
+        if lease is not None:
+            return lease
+        facts, said = _start(folder, deadline)
+        if facts is not None:
+            lease = _hold(facts, folder)
+            if lease is not None:
+                return lease
+        elif folder is None or "in use" not in said:
+            raise EmulatorError(
+                f"the emulator did not start: {said}", hint="python -m cloudtasks_nb.emulator shows more"
+            )
+    raise FolderInUseError(
+        f"the folder {folder} is held by an emulator that does not answer: {said}",
+        resource=str(folder),
+        hint="end that process, or use another folder",
+    )
+
+
+def _join(folder: Path) -> Lease | None:
+    """Take a lease on the emulator that the folder names, if it is there."""
+    try:
+        facts = json.loads((folder / _ENDPOINT_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return _hold(facts, folder)
+
+
+def _hold(facts: dict[str, Any], folder: Path | None) -> Lease | None:
+    """Open the lease; None when nobody answers at that address, or somebody else does."""
+    connection = http.client.HTTPConnection(facts["http"].removeprefix("http://"), timeout=_LEASE_TIMEOUT)
+    try:
+        connection.request("GET", "/lease")
+        answer = connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        connection.close()
+        return None
+    if answer.status != http.client.OK or answer.getheader("X-Instance") != facts["instance"]:
+        connection.close()
+        return None
+    return Lease(
+        grpc=facts["grpc"],
+        http=facts["http"],
+        pid=facts["pid"],
+        instance=facts["instance"],
+        folder=folder,
+        held=connection,
+    )
+
+
+def _start(folder: Path | None, deadline: float) -> tuple[dict[str, Any] | None, str]:
+    """Start an emulator; return its ready line, or None and what it said instead."""
+    command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--lease", "--wait-for-loopback"]
+    if folder is not None:
+        command += ["--data-dir", str(folder)]
+    with tempfile.TemporaryFile("w+") as words:
+        # Its own session (process group on Windows): Jupyter's interrupt signals the whole group of the kernel.
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            text=True,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        timer = threading.Timer(max(1.0, deadline - time.monotonic()), process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = process.stdout.readline() if process.stdout is not None else ""
+        finally:
+            timer.cancel()
+        if process.stdout is not None:
+            process.stdout.close()
+        if line.startswith("{"):
+            _reap(process)
+            return json.loads(line), ""
+        process.wait()
+        words.seek(0)
+        return None, words.read().strip()[-2000:] or f"it ended with code {process.returncode}"
+
+
+def _reap(process: subprocess.Popen[str]) -> None:
+    """Wait for the child in a thread, so that none is left as a zombie when it ends before this process does."""
+    threading.Thread(target=process.wait, name="cloudtasks-nb-emulator", daemon=True).start()
