@@ -1,0 +1,182 @@
+"""The notebooks run from top to bottom, read well, and keep nothing of the machine that ran them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+__all__: list[str] = []
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "notebooks"
+RUN = FOLDER / "run.py"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+MAX_CELL_LINES = 14
+MAX_BYTES = 500_000
+#: Seconds after which a notebook counts as hung.
+PATIENCE = 600
+
+#: What only the machine that ran a notebook knows.
+MACHINE_PATH = re.compile(
+    "|".join(
+        [r"/(?:home|Users|root|tmp|var/folders|private)/", r"[A-Z]:\\+Users", "site-packages", re.escape(str(ROOT))]
+    )
+)
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+
+
+def cells(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the cells of one kind."""
+    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+def source(cell: dict[str, Any]) -> str:
+    """Return a cell's text."""
+    return "".join(cell["source"])
+
+
+def run(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
+    """Start notebooks/run.py as `make` does."""
+    return subprocess.run(
+        [sys.executable, RUN, *arguments],
+        env={**os.environ, "CLOUDTASKS_NB_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+
+
+def write_notebook(path: Path, *code: str, tags: tuple[str, ...] = ()) -> Path:
+    """Write a notebook with these code cells, all with the same tags."""
+    made: list[dict[str, Any]] = [
+        {
+            "cell_type": "code",
+            "id": f"c{i}",
+            "source": text,
+            "metadata": {"tags": tags},
+            "outputs": [],
+            "execution_count": None,
+        }
+        for i, text in enumerate(code)
+    ]
+    path.write_text(json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
+    return path
+
+
+def test_notebooks_are_numbered() -> None:
+    """Each notebook has a number of its own, so that a reader knows the order, and there is a first one."""
+    names = [path.name for path in NOTEBOOKS]
+    assert [name for name in names if not re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", name)] == []
+    assert [number for number, count in Counter(name[:2] for name in names).items() if count > 1] == []
+    assert names[:1] == ["01_quickstart.ipynb"]
+
+
+@each_notebook
+def test_notebook_runs(path: Path, tmp_path: Path) -> None:
+    """A notebook runs to its end in a fresh kernel and leaves no error in any output."""
+    copy = tmp_path / path.name
+    shutil.copy(path, copy)
+    done = run("--inplace", copy, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr[-5000:]
+    kinds = [output["output_type"] for cell in cells(copy, "code") for output in cell["outputs"]]
+    assert kinds
+    assert "error" not in kinds
+
+
+@each_notebook
+def test_stored_outputs_are_of_one_run_from_top_to_bottom(path: Path) -> None:
+    """What GitHub shows was made by `make notebooks`: every code cell ran once, in order, without an error."""
+    code = cells(path, "code")
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run `make notebooks`"
+    kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
+    assert kinds
+    assert "error" not in kinds
+
+
+@each_notebook
+def test_first_cell_says_what_the_notebook_is_about(path: Path) -> None:
+    """A notebook opens with a title and what the reader will be able to do."""
+    first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
+    assert first["cell_type"] == "markdown"
+    title, _, rest = source(first).partition("\n")
+    assert title.startswith("# ")
+    assert rest.strip()
+
+
+@each_notebook
+def test_code_cells_are_short(path: Path) -> None:
+    """A code cell fits beside what it is explained with."""
+    texts = [source(cell) for cell in cells(path, "code")]
+    assert [text for text in texts if len(text.splitlines()) > MAX_CELL_LINES] == []
+
+
+@each_notebook
+def test_only_public_names_are_used(path: Path) -> None:
+    """A reader never needs a name that starts with an underscore."""
+    transform = TransformerManager().transform_cell
+    private = []
+    for cell in cells(path, "code"):
+        for node in ast.walk(ast.parse(transform(source(cell)))):
+            names = [node.attr] if isinstance(node, ast.Attribute) else []
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+                names = ".".join([module, *(alias.name for alias in node.names)]).split(".")
+            private += [name for name in names if re.match(r"_(?!_)", name)]
+    assert private == []
+
+
+@each_notebook
+def test_stored_file_is_small_and_tells_nothing_of_the_machine(path: Path) -> None:
+    """A notebook can be read in a diff, and no output names a folder of the machine that ran it."""
+    assert path.stat().st_size < MAX_BYTES
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    outputs = [line for cell in stored["cells"] for line in json.dumps(cell.get("outputs", []), indent=0).splitlines()]
+    # Pictures are letters and digits without a meaning, in which any of these may come up.
+    text = [line for line in outputs if not line.startswith('"image/')]
+    assert [line[:200] for line in text if MACHINE_PATH.search(line)] == []
+    assert stored["metadata"]["language_info"] == {"name": "python"}, "run `make notebooks`"
+
+
+def test_run_prints_only_what_is_tagged(tmp_path: Path) -> None:
+    """`make demo` shows printed text and last values of the cells tagged `show`, and of no others."""
+    shown = write_notebook(tmp_path / "a.ipynb", "print('said')", "6 * 7", tags=("show",))
+    silent = write_notebook(tmp_path / "b.ipynb", "print('not said')")
+    before = silent.read_bytes()
+    done = run(shown, silent, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["said", "42"]
+    assert silent.read_bytes() == before
+
+
+def test_run_fails_with_the_cell_that_failed(tmp_path: Path) -> None:
+    """A failing cell makes the exit code 1, is shown with its error, and nothing is stored."""
+    path = write_notebook(tmp_path / "a.ipynb", "x = 0", "1 / x")
+    before = path.read_bytes()
+    done = run("--inplace", path, home=tmp_path / "home")
+    assert done.returncode == 1
+    assert "1 / x" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_run_has_a_home_of_its_own(tmp_path: Path) -> None:
+    """A run neither sees nor leaves batches of whoever started it, and two runs do not share a home."""
+    path = write_notebook(tmp_path / "a.ipynb", "import os\nprint(os.environ['CLOUDTASKS_NB_HOME'])", tags=("show",))
+    homes = run(path, path, home=tmp_path / "home").stdout.split()
+    assert len({*homes, str(tmp_path / "home")}) == 3
+    assert not any(Path(home).parent.exists() for home in homes)

@@ -1,0 +1,99 @@
+"""What the documents say works: snippets run, commands exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+__all__: list[str] = []
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+#: Seconds after which a snippet counts as hung.
+PATIENCE = 120
+
+
+class Snippet(NamedTuple):
+    """A fenced block of a document."""
+
+    where: str  #: file and line
+    language: str
+    code: str
+
+
+def read(document: str) -> str:
+    """Return a document's text."""
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def snippets(document: str) -> list[Snippet]:
+    """Find the fenced blocks of a document."""
+    text = read(document)
+    return [
+        Snippet(f"{document}:{text.count(chr(10), 0, found.start()) + 1}", found["language"], found["code"])
+        for found in re.finditer(r"^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    ]
+
+
+def make_targets() -> set[str]:
+    """Read the names that can stand after `make`."""
+    return set(re.findall(r"^([a-z]+):(?!=)", read("Makefile"), flags=re.MULTILINE))
+
+
+def make_commands(document: str) -> set[str]:
+    """Find the targets that a document tells to make, in shell blocks and in `make x` between backticks."""
+    shell = "\n".join(block.code for block in snippets(document) if block.language in {"bash", "sh", "console"})
+    in_blocks = re.findall(r"(?:^|&&|;|\$)[ ]*make ([a-z]+)", shell, flags=re.MULTILINE)
+    return {*in_blocks, *re.findall(r"`make ([a-z]+)", read(document))}
+
+
+PYTHON = [block for block in snippets("README.md") if block.language == "python"]
+
+
+def test_readme_shows_python_and_the_first_commands() -> None:
+    """A newcomer finds an example to type and the commands that show the rest."""
+    assert PYTHON, "README.md has no ```python block"
+    assert make_commands("README.md") >= {"demo", "lab"}
+
+
+@pytest.mark.parametrize("snippet", PYTHON, ids=[block.where for block in PYTHON])
+def test_python_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
+    """A python block of the README runs as it stands, in a process and a home of its own."""
+    environment = {**os.environ, "CLOUDTASKS_NB_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", snippet.code],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, f"{snippet.where} ends with\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_make_commands_exist(document: str) -> None:
+    """Whatever a document tells to `make` is a target of the Makefile."""
+    assert make_commands(document) - make_targets() == set()
+
+
+def test_make_help_lists_every_target() -> None:
+    """`make help` names each command, so that nobody has to read the Makefile."""
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert set(re.findall(r"^make ([a-z]+) ", done.stdout, flags=re.MULTILINE)) == make_targets()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_into_the_project_lead_somewhere(document: str) -> None:
+    """A link to a file of this project names one that is there."""
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", read(document))
+    assert [link for link in links if not (ROOT / link).exists()] == []
