@@ -56,7 +56,7 @@ class Live:
     def __init__(self, bundle: Mapping[str, str]) -> None:
         from IPython.display import display  # noqa: PLC0415 - only a kernel gets here, and it has IPython loaded
 
-        self._display = display
+        self._display: Any = display
         self._handle = display(dict(bundle), raw=True, display_id=True)
         self._shown = dict(bundle)
         self._lock = threading.Lock()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from http.client import OK, HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,15 @@ class Lease:
     pid: int
     instance: str  #: UUID of the data folder
     folder: Path | None  #: None: temporary, ends with its last kernel
-    held: http.client.HTTPConnection  #: as long as it is open the emulator stays
+    held: HTTPConnection  #: as long as it is open the emulator stays
 
     def alive(self) -> bool:
         """Tell whether the emulator still answers."""
         address = self.http.removeprefix("http://")
-        connection = http.client.HTTPConnection(address, timeout=_LEASE_TIMEOUT)
+        connection = HTTPConnection(address, timeout=_LEASE_TIMEOUT)
         try:
             connection.request("GET", "/health")
-            return connection.getresponse().status == http.client.OK
+            return connection.getresponse().status == OK
         except OSError:
             return False
         finally:
@@ -127,14 +127,14 @@ def _join(folder: Path) -> Lease | None:
 
 def _hold(facts: dict[str, Any], folder: Path | None) -> Lease | None:
     """Open the lease; None when nobody answers at that address, or somebody else does."""
-    connection = http.client.HTTPConnection(facts["http"].removeprefix("http://"), timeout=_LEASE_TIMEOUT)
+    connection = HTTPConnection(facts["http"].removeprefix("http://"), timeout=_LEASE_TIMEOUT)
     try:
         connection.request("GET", "/lease")
         answer = connection.getresponse()
-    except (OSError, http.client.HTTPException):
+    except (OSError, HTTPException):
         connection.close()
         return None
-    if answer.status != http.client.OK or answer.getheader("X-Instance") != facts["instance"]:
+    if answer.status != OK or answer.getheader("X-Instance") != facts["instance"]:
         connection.close()
         return None
     return Lease(

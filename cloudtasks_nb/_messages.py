@@ -19,6 +19,7 @@ from cloudtasks_nb.errors import InvalidInputError
 __all__ = [
     "METHODS",
     "decode_body",
+    "delete_failures",
     "http_target",
     "mask_headers",
     "micros",
@@ -293,3 +294,10 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
         target.oidc_token.service_account_email = service_account
         target.oidc_token.audience = audience or url or ""
     return target
+
+
+def delete_failures(operation: Any) -> dict[int, str]:
+    """Return what a finished BatchDeleteTasks could not delete: index of the name to the reason."""
+    facts = types.BatchDeleteTasksMetadata.pb()()
+    operation.metadata.Unpack(facts)
+    return {index: status.message or code_name(status.code) for index, status in facts.failed_requests.items()}

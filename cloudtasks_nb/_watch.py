@@ -206,6 +206,16 @@ class Watcher:
         """Look at a queue as soon as possible. May be called from any thread."""
         _loop.call_soon(self._ring, queue)
 
+    async def glance(self, queue: QueueName) -> dict[str, Any]:
+        """Return settings and statistics of a queue, as `queue_values` gives them.
+
+        Raises
+        ------
+        CloudTasksError
+            If the queue cannot be read.
+        """
+        return queue_values(await self._queue(queue))
+
     async def listing(self, queue: QueueName) -> dict[str, Pending]:
         """Return every task in a queue by short id (BASIC view); waits for its share of the list quota.
 

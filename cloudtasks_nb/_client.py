@@ -1,0 +1,241 @@
+"""The connection: `connect()` to Google, `local()` to the embedded emulator, and the verbs on all queues."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any, Self
+
+import pandas as pd
+
+from cloudtasks_nb import _local, _loop, _show
+from cloudtasks_nb._auth import Auth
+from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._frames import QUEUES, frame
+from cloudtasks_nb._messages import queue_values
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._queue import Queue, ensure
+from cloudtasks_nb._settings import Where, resolve
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+
+__all__ = ["Client", "connect", "local", "newest"]
+
+_STATS = (
+    "name",
+    "state",
+    "rate_limits",
+    "retry_config",
+    "stackdriver_logging_config",
+    "http_target",
+    "purge_time",
+    "stats",
+)
+
+_newest: list[Client] = []
+
+
+class Client:
+    """A connection to the queues of one project and location. Made by `connect()` or `local()`; close it or leave it.
+
+    Attributes
+    ----------
+    endpoint : str
+        ``host:port`` of what it talks to.
+    client : google.cloud.tasks_v2.CloudTasksClient
+        Google's own client for the same endpoint with the same credentials.
+    """
+
+    def __init__(self, connection: Connection, lease: _local.Lease | None = None) -> None:
+        self._connection = connection
+        self._lease = lease
+        _newest[:] = [self]
+
+    @property
+    def endpoint(self) -> str:
+        """``host:port`` of what this connection talks to."""
+        return self._connection.where.target
+
+    @property
+    def client(self) -> Any:
+        """Google's own client for the same endpoint with the same credentials."""
+        return self._connection.transport.client()
+
+    @property
+    def certs_url(self) -> str | None:
+        """Where the endpoint publishes the certificates of its OIDC tokens; None: Google's."""
+        return self._connection.certs_url
+
+    def queue(self, name: str, *, create: bool = False, **settings: Any) -> Queue:
+        """Return a queue by its short (or full) name.
+
+        Without `create` no call is made; the first verb on a queue that is not there raises `QueueNotFoundError`.
+
+        Parameters
+        ----------
+        name : str
+            Letters, digits and hyphens.
+        create : bool
+            Make it if it is not there, with ``log_sampling_ratio=1.0`` and ``max_attempts=5`` unless told otherwise;
+            bring the settings that are named to their values if it is. What was done is said.
+        **settings
+            `rate` (dispatches a second), `max_concurrent`, `max_attempts`, `max_retry_duration`, `min_backoff`,
+            `max_backoff`, `max_doublings`, `log_sampling_ratio`; only with `create`.
+
+        Raises
+        ------
+        InvalidInputError
+            For a bad name, an unknown setting, or settings without `create`.
+        """
+        parent = self._parent()
+        full = QueueName.parse(name if "/" in name else f"{parent}/queues/{name}")
+        if create:
+            ensure(self._connection, full, settings)
+        elif settings:
+            raise InvalidInputError(
+                f"{next(iter(settings))}= changes nothing without create=True",
+                hint=f'tasks.queue("{full.queue}", create=True, …) or tasks.queue("{full.queue}").update(…)',
+            )
+        return Queue(self._connection, full)
+
+    def queues(self) -> pd.DataFrame:
+        """List the queues with their state, depth, limits and retry settings.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a queue, index `queue`. Depth and rates come from the service's estimates
+            (v2beta3 ``QueueStats``) and are NA where the endpoint has none.
+        """
+        rows = [queue_values(queue) for queue in _loop.run(self._list(self._parent()))]
+        columns = {name: [row.get(name) for row in rows] for name in QUEUES}
+        return frame(QUEUES, columns, index="queue")
+
+    async def _list(self, parent: str) -> list[Any]:
+        transport = self._connection.transport
+        found: list[Any] = []
+        try:
+            async for page in transport.pages(
+                "ListQueueStats", "queues", limit=None, page_size=1000, parent=parent, read_mask={"paths": _STATS}
+            ):
+                found += page
+        except CloudTasksError as error:
+            if error.code != "UNIMPLEMENTED":
+                raise
+            async for page in transport.pages("ListQueues", "queues", limit=None, page_size=1000, parent=parent):
+                found += page
+        return found
+
+    def close(self) -> None:
+        """Close the channels, and let the embedded emulator go."""
+        self._connection.close()
+        if self._lease is not None:
+            self._lease.close()
+        if _newest == [self]:
+            _newest.clear()
+
+    def _parent(self) -> str:
+        where = self._connection.where
+        if where.project is None and not where.local:
+            self._connection.where = where = self._with_project(where)
+        return where.parent()
+
+    def _with_project(self, where: Where) -> Where:
+        """Take the project from the default credentials, which may know it."""
+        project = self._connection.auth.project()
+        return Where(project=project, location=where.location, target=where.target, local=where.local)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _title(self) -> tuple[str, str]:
+        where = self._connection.where
+        place = f"{where.project or '(project not known)'} / {where.location or '(location not known)'}"
+        return f"Cloud Tasks in {place}", f"LOCAL {where.target}" if where.local else f"GOOGLE {where.project}"
+
+    def __repr__(self) -> str:
+        title, badge = self._title()
+        return f"<{title} [{badge}]>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        title, badge = self._title()
+        notes = []
+        if self._lease is not None:
+            folder = self._lease.folder
+            notes.append(
+                'temporary: ends with this kernel; ct.local("folder") remembers'
+                if folder is None
+                else f"remembers in {folder}"
+            )
+        try:
+            queues = self.queues()
+        except CloudTasksError as error:
+            return _show.card(title, badge=badge, notes=[str(error), *notes])
+        shown = queues[["state", "tasks", "running", "rate", "max_concurrent", "max_attempts"]]
+        notes += [] if len(queues) else ['no queues yet: tasks.queue("reports", create=True) makes one']
+        return _show.card(title, badge=badge, frame=shown, notes=notes)
+
+
+def connect(
+    project: str | None = None,
+    location: str | None = None,
+    *,
+    endpoint: str | None = None,
+    credentials: Any = None,
+    impersonate: str | None = None,
+    quota_project: str | None = None,
+) -> Client:
+    """Connect to Cloud Tasks with Application Default Credentials, or to an emulator.
+
+    Makes no call and does not fail without credentials: the first verb does, with the command that mends it.
+    ``CLOUD_TASKS_EMULATOR_HOST`` (``host:port``) is honoured unless `endpoint` is given.
+
+    Parameters
+    ----------
+    project : str, optional
+        ``GOOGLE_CLOUD_PROJECT``, gcloud's configuration or the credentials' project when left out.
+    location : str, optional
+        ``CLOUDTASKS_NB_LOCATION``, ``GOOGLE_CLOUD_LOCATION`` or gcloud's configuration when left out.
+    endpoint : str, optional
+        ``host:port``; anything but Google's own hosts is taken for an emulator and called without credentials.
+    credentials : google.auth.credentials.Credentials, optional
+    impersonate : str, optional
+        E-mail of a service account to act as.
+    quota_project : str, optional
+        Project that is charged for the calls.
+    """
+    where = resolve(project, location, endpoint)
+    auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project)
+    return Client(Connection(where, auth))
+
+
+def local(
+    folder: str | os.PathLike[str] | None = None, *, project: str = "local", location: str = "us-central1"
+) -> Client:
+    """Connect to the embedded emulator; starts it if it does not run.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Where it keeps queues and tasks; kernels that name the same folder share one emulator. Without a folder it is
+        temporary and ends with this kernel; a second call returns the same one.
+    project, location : str
+        Any names; they become part of the resource names.
+
+    Raises
+    ------
+    EmulatorError
+        If it does not start, with what it said.
+    """
+    lease = _local.attach(folder)
+    where = Where(project=project, location=location, target=lease.grpc, local=True)
+    return Client(Connection(where, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs"), lease)
+
+
+def newest() -> Client | None:
+    """Return the connection that was made last and is not closed."""
+    return _newest[0] if _newest else None
