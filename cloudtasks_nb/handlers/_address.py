@@ -1,0 +1,127 @@
+"""Where a function lives: derived from its name and the home, so that a restarted kernel answers at the same URL."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from filelock import FileLock
+
+from cloudtasks_nb.errors import HandlerError
+
+__all__ = ["Address", "claim", "derive"]
+
+_HOST = "127.0.0.1"
+_FIRST_PORT, _PORTS = 20_000, 10_000
+_SECRET_FILE = "handlers.key"  # noqa: S105 - the name of the file, not what is in it
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """One URL on this machine."""
+
+    port: int
+    path: str  #: as the server sees it, not percent-encoded
+    lasting: bool  #: the same after a restart
+
+    @property
+    def url(self) -> str:
+        """What to send tasks to."""
+        return f"http://{_HOST}:{self.port}{quote(self.path)}"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The values of the Host header that mean this machine."""
+        return f"{_HOST}:{self.port}", f"localhost:{self.port}"
+
+
+def derive(home: Path, name: str) -> Address:
+    """Return the lasting address of a name.
+
+    The path begins with the name, for whoever reads a task's URL; the rest of it is what a stranger cannot guess.
+
+    Raises
+    ------
+    HandlerError
+        If the home's secret cannot be read or made.
+    """
+    digest = hashlib.sha256(f"{home.resolve()}\0{name}".encode()).digest()
+    token = hmac.new(_secret(home), name.encode(), hashlib.sha256).hexdigest()[:32]
+    return Address(
+        port=_FIRST_PORT + int.from_bytes(digest[:8]) % _PORTS,
+        path=f"/{name}/{token}",
+        lasting=True,
+    )
+
+
+def claim(home: Path, name: str, *, lasting: bool) -> tuple[Address, socket.socket]:
+    """Bind the address of a name; a fresh one if it is not to last, or if something else listens at the port.
+
+    Raises
+    ------
+    HandlerError
+        If the home's secret cannot be read or made.
+    """
+    if lasting:
+        address = derive(home, name)
+        with contextlib.suppress(OSError):
+            return address, _bind(address.port)
+    sock = _bind(0)
+    port = sock.getsockname()[1]
+    return Address(port=port, path=f"/{name}/{secrets.token_hex(16)}", lasting=False), sock
+
+
+def _bind(port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it lets two processes share a port; here it only skips TIME_WAIT
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((_HOST, port))
+        # Listening now, not when the server starts: until then the port of a bound socket can still be taken.
+        sock.listen(128)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _secret(home: Path) -> bytes:
+    """Read the home's secret; make it, readable by its owner alone, when there is none."""
+    file = home / _SECRET_FILE
+    try:
+        with FileLock(home / f"{_SECRET_FILE}.lock"):
+            if not file.exists():
+                _write(file, secrets.token_bytes(_SECRET_BYTES))
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+        secret = file.read_bytes()
+    except OSError as error:
+        raise HandlerError(
+            f"the secret of the handlers' addresses, {file}, cannot be read or written: {error.strerror}",
+            resource=str(file),
+            hint="set CLOUDTASKS_NB_HOME to a folder of your own",
+        ) from error
+    if len(secret) != _SECRET_BYTES:
+        raise HandlerError(
+            f"the secret of the handlers' addresses, {file}, is damaged",
+            resource=str(file),
+            hint="delete it and serve again; tasks that were sent before will not reach their functions",
+        )
+    return secret
+
+
+def _write(file: Path, secret: bytes) -> None:
+    # Under another name first: a crash in between must not leave half a secret. mkstemp gives mode 0600.
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f"{file.name}.")
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(secret)
+    Path(temporary).replace(file)

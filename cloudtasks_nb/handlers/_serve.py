@@ -1,0 +1,181 @@
+"""`serve`: from a function to a handler at its address."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cloudtasks_nb import _settings
+from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers import _address
+from cloudtasks_nb.handlers._call import display_name
+from cloudtasks_nb.handlers._handler import Handler
+from cloudtasks_nb.handlers._target import Target, check_function
+from cloudtasks_nb.handlers._verify import Verifier
+
+__all__ = ["_set_default", "serve"]
+
+_NAME = re.compile(r"(?=.*[^.])[^/]{1,100}")  # one segment of a URL's path, not "." or ".."
+
+_lock = threading.RLock()
+#: What is served in this process, by home and name.
+_served: dict[tuple[str, str], Handler] = {}
+#: Who knows the newest connection; filled in by the layer that makes connections, which this one cannot import.
+_default: list[Callable[[], object | None]] = []
+
+
+def serve(
+    fn: Callable[..., Any],
+    *,
+    name: str | None = None,
+    workers: int = 8,
+    service_account: str | None = None,
+    audience: str | None = None,
+    tasks: object | None = None,
+) -> Handler:
+    """Serve a function as a target of tasks on this machine.
+
+    A task's JSON object reaches the function as keyword arguments, anything else as its one argument, an empty body
+    as none. When it returns, the task is done. When it raises, the kind of the exception becomes the status of the
+    answer: ValueError and TypeError 400, PermissionError 403, LookupError and FileNotFoundError 404,
+    NotImplementedError 501, TimeoutError 504, everything else 500.
+
+    The URL follows from the name and is the same after a restart of the kernel, so that tasks which were queued before
+    still reach the function. The same name again replaces the function.
+
+    Parameters
+    ----------
+    fn : callable
+        A plain or an async function.
+    name : str, optional
+        What to serve it as; the function's own name when left out. A lambda without one gets a new URL each time.
+    workers : int
+        How many calls run at a time.
+    service_account : str, optional
+        Only tasks that carry an OIDC token of this account are let through.
+    audience : str, optional
+        What the token must have been issued for; the handler's URL when left out.
+    tasks : Client, optional
+        The connection whose emulator issues the tokens; the newest when left out.
+
+    Returns
+    -------
+    Handler
+        With `url`, `calls()` and `close()`.
+
+    Raises
+    ------
+    HandlerError
+        If the function cannot be served.
+    """
+    check_function(fn)
+    _check(name=name, workers=workers, service_account=service_account, audience=audience)
+    certs_url = None if service_account is None else _certs_url(tasks)
+    lasting = name or _own_name(fn)
+
+    def target(url: str) -> Target:
+        if service_account is None or certs_url is None:
+            return Target(fn=fn, verifier=None)
+        verifier = Verifier(service_account=service_account, audience=audience or url, certs_url=certs_url)
+        return Target(fn=fn, verifier=verifier)
+
+    with _lock:
+        if lasting is None:
+            passing = f"{display_name(fn).strip('<>')}-{secrets.token_hex(4)}"
+            handler, said = _open(passing, target, workers, lasting=False)
+        else:
+            handler, said = _replace(lasting, target, workers) or _open(lasting, target, workers, lasting=True)
+    if said:
+        print(said)  # noqa: T201 - the one line that serve says
+    return handler
+
+
+def _replace(name: str, target: Callable[[str], Target], workers: int) -> tuple[Handler, str] | None:
+    handler = _served.get((str(_home()), name))
+    if handler is None or handler.closed:
+        return None
+    handler.replace(target(handler.url), workers)
+    return handler, f"{name} is served already: the function was replaced, the URL stays {handler.url}"
+
+
+def _open(name: str, target: Callable[[str], Target], workers: int, *, lasting: bool) -> tuple[Handler, str]:
+    home = _home()
+    key = (str(home), name)
+
+    def forget(handler: Handler) -> None:
+        with _lock:
+            if _served.get(key) is handler:
+                del _served[key]
+
+    address, sock = _address.claim(home, name, lasting=lasting)
+    _served[key] = handler = Handler(
+        name=name, address=address, sock=sock, target=target(address.url), workers=workers, on_close=forget
+    )
+    if handler.lasting:
+        return handler, ""
+    why, way_out = "a function without a name of its own", 'name="..." gives it a URL that stays'
+    if lasting:
+        port = _address.derive(home, name).port
+        why, way_out = f"port {port} of {name} is in use", "stop what holds it and serve again to have the old URL back"
+    return handler, f"{why}: {handler.url} is new, tasks that were sent before will not reach it; {way_out}"
+
+
+def _home() -> Path:
+    try:
+        return _settings.home()
+    except OSError as error:
+        raise HandlerError(
+            f"the folder {error.filename} cannot be made: {error.strerror}",
+            resource=str(error.filename),
+            hint="set CLOUDTASKS_NB_HOME to a folder of your own",
+        ) from error
+
+
+def _own_name(fn: Callable[..., Any]) -> str | None:
+    """Return a function's name if it is one that the next kernel will give it, too."""
+    name = getattr(fn, "__name__", None)
+    return name if isinstance(name, str) and name.isidentifier() else None
+
+
+def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> None:
+    if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name) and name.isprintable()):
+        raise HandlerError(f"name={name!r} cannot be a handler's name", hint='use a word: name="report"')
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        raise HandlerError(f"workers={workers!r} is not a number of threads", hint="use 1 or more; 8 is the default")
+    if service_account is not None and not (isinstance(service_account, str) and service_account):
+        raise HandlerError(
+            f"service_account={service_account!r} is not an e-mail address",
+            hint="use the account that the tasks' tokens are of: sa@my-project.iam.gserviceaccount.com",
+        )
+    if audience is not None and service_account is None:
+        raise HandlerError(
+            "audience= alone checks nothing", resource=str(audience), hint="add service_account=, whose tokens to take"
+        )
+
+
+def _certs_url(tasks: object | None) -> Callable[[], str | None]:
+    """Return who says where the issuer of the tokens publishes its certificates."""
+    client = tasks
+    if client is None and _default:
+        client = _default[0]()
+    if client is None:
+        raise HandlerError(
+            "there is no connection whose tokens could be verified",
+            hint="make one before, tasks = ct.local(), or give one: ct.serve(fn, service_account=..., tasks=tasks)",
+        )
+    if not hasattr(client, "certs_url"):
+        raise HandlerError(
+            f"tasks={type(client).__name__} is not a connection",
+            resource=type(client).__name__,
+            hint="give what ct.local() or ct.connect() returned",
+        )
+    return lambda: client.certs_url
+
+
+def _set_default(provider: Callable[[], object | None] | None) -> None:
+    """Let `provider` name the newest connection from now on; None: nobody does."""
+    _default[:] = [] if provider is None else [provider]

@@ -1,0 +1,110 @@
+"""The same function on Cloud Run: a WSGI application that lets Cloud Tasks' tokens pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
+
+from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers._call import display_name
+from cloudtasks_nb.handlers._coroutines import Coroutines
+from cloudtasks_nb.handlers._guard import LARGEST_BODY, METHODS, Refusal, method_refusal
+from cloudtasks_nb.handlers._target import Target, check_function
+from cloudtasks_nb.handlers._verify import Verifier
+
+__all__ = ["app"]
+
+_TOO_LARGE = Refusal(status=413, reason=f"a body has at most {LARGEST_BODY:,} bytes")
+_log = logging.getLogger("cloudtasks_nb.handlers")
+
+
+def app(
+    fn: Callable[..., Any],
+    *,
+    audience: str | None = None,
+    service_account: str | None = None,
+    name: str | None = None,
+) -> WSGIApplication:
+    """Make a WSGI application of a function, for Cloud Run or any other place that Cloud Tasks reaches.
+
+    Bodies and exceptions mean what they mean to `serve`. Only tasks with an OIDC token that Google issued to
+    `service_account` for `audience` reach the function. Failures are logged, with the traceback, by the logger
+    ``cloudtasks_nb.handlers``.
+
+    Parameters
+    ----------
+    fn : callable
+        A plain or an async function.
+    audience : str
+        What the tasks' tokens are issued for: their ``audience=``, or the URL of the task when they name none.
+    service_account : str
+        E-mail of the account whose tokens are let through. Both are required: any Google account can get a token for
+        any audience.
+    name : str, optional
+        What the log calls the function; its own name when left out.
+
+    Returns
+    -------
+    callable
+        For gunicorn, wsgiref or Functions Framework: ``application = app(report, audience=..., service_account=...)``.
+
+    Raises
+    ------
+    HandlerError
+        If one of the two is missing, or the function cannot be served.
+    """
+    check_function(fn)
+    for word, value in (("audience", audience), ("service_account", service_account)):
+        if not (isinstance(value, str) and value):
+            raise HandlerError(
+                f"{word}={value!r}: without it anybody could call {display_name(fn)}",
+                resource=word,
+                hint='app(fn, audience="https://my-service.run.app", '
+                'service_account="sa@my-project.iam.gserviceaccount.com")',
+            )
+    verifier = Verifier(service_account=str(service_account), audience=str(audience), certs_url=lambda: None)
+    return _App(name or display_name(fn), Target(fn=fn, verifier=verifier))
+
+
+class _App:
+    def __init__(self, name: str, target: Target) -> None:
+        self._name = name
+        self._target = target
+        self._coroutines = Coroutines(f"{name}-coroutines")
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body = method_refusal(environ["REQUEST_METHOD"]) or _read(environ)
+        if isinstance(body, Refusal):
+            return _respond(start_response, body.status, body.reason.encode(), "text/plain")
+        outcome = self._target.answer(body, environ.get("HTTP_AUTHORIZATION"), wait=self._coroutines.wait)
+        if not outcome.ok:
+            task = environ.get("HTTP_X_CLOUDTASKS_TASKNAME")
+            _log.error("%s answered %d to task %r: %s", self._name, outcome.status, task, outcome.error)
+        return _respond(start_response, outcome.status, *outcome.content())
+
+
+def _read(environ: WSGIEnvironment) -> bytes | Refusal:
+    stream: InputStream = environ["wsgi.input"]
+    length = environ.get("CONTENT_LENGTH") or ""
+    if length and not (length.isascii() and length.isdigit()):
+        return Refusal(status=400, reason="Content-Length is not a number")
+    if not length:
+        # Only a server that marks the end of a chunked body may be asked for more than was announced.
+        body = stream.read(LARGEST_BODY + 1) if environ.get("wsgi.input_terminated") else b""
+        return _TOO_LARGE if len(body) > LARGEST_BODY else body
+    if int(length) > LARGEST_BODY:
+        return _TOO_LARGE
+    body = stream.read(int(length))
+    # Half a body could still be a valid argument.
+    return body if len(body) == int(length) else Refusal(status=400, reason="the body ended early")
+
+
+def _respond(start_response: StartResponse, status: int, content: bytes, kind: str) -> Iterable[bytes]:
+    headers = [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(content)))]
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers.append(("Allow", ", ".join(METHODS)))
+    start_response(f"{status} {HTTPStatus(status).phrase}", headers)
+    return [content]
