@@ -1,1 +1,43 @@
-"""Google Cloud Tasks for data analysts in Jupyter."""
+"""Google Cloud Tasks for data analysts in Jupyter.
+
+>>> import cloudtasks_nb as ct
+>>> tasks = ct.local()  # the embedded emulator; ct.connect("my-project", "us-central1") talks to Google
+>>> queue = tasks.queue("reports", create=True, rate=50, max_concurrent=8)
+>>> batch = queue.fan_out(df, url="https://svc/run/{origin}", body=["origin", "day"])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cloudtasks_nb import errors
+
+if TYPE_CHECKING:
+    from cloudtasks_nb._client import Client, connect, local
+    from cloudtasks_nb._queue import Queue
+    from cloudtasks_nb.handlers import Handler, serve
+
+__all__ = ["Client", "Handler", "Queue", "connect", "errors", "local", "serve"]
+
+# Where each public name lives; loaded when first used, so that the import costs nothing (PEP 562).
+_HOMES = {
+    "Client": "_client",
+    "Handler": "handlers",
+    "Queue": "_queue",
+    "connect": "_client",
+    "local": "_client",
+    "serve": "handlers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

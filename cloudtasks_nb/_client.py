@@ -13,6 +13,7 @@ from cloudtasks_nb._auth import Auth
 from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._messages import queue_values
+from cloudtasks_nb._methods import STATS_MASK
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue, ensure
 from cloudtasks_nb._settings import Where, resolve
@@ -20,16 +21,6 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 
 __all__ = ["Client", "connect", "local", "newest"]
 
-_STATS = (
-    "name",
-    "state",
-    "rate_limits",
-    "retry_config",
-    "stackdriver_logging_config",
-    "http_target",
-    "purge_time",
-    "stats",
-)
 
 _newest: list[Client] = []
 
@@ -115,7 +106,7 @@ class Client:
         found: list[Any] = []
         try:
             async for page in transport.pages(
-                "ListQueueStats", "queues", limit=None, page_size=1000, parent=parent, read_mask={"paths": _STATS}
+                "ListQueueStats", "queues", limit=None, page_size=1000, parent=parent, read_mask={"paths": STATS_MASK}
             ):
                 found += page
         except CloudTasksError as error:
@@ -136,7 +127,7 @@ class Client:
     def _parent(self) -> str:
         where = self._connection.where
         if where.project is None and not where.local:
-            self._connection.where = where = self._with_project(where)
+            self._connection.transport.where = where = self._with_project(where)
         return where.parent()
 
     def _with_project(self, where: Where) -> Where:

@@ -38,13 +38,17 @@ class Connection:
     """
 
     def __init__(self, where: Where, auth: Auth, *, certs_url: str | None = None) -> None:
-        self.where = where
         self.auth = auth
         self.certs_url = certs_url
         self.transport = Transport(where, auth)
         self.watcher = Watcher(self.transport)
         self._messages: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def where(self) -> Where:
+        """What the connection talks to."""
+        return self.transport.where
 
     def call(self, rpc: str, /, **fields: Any) -> Any:
         """Call an RPC and wait for the raw answer.

@@ -12,7 +12,19 @@ from google.iam.v1 import iam_policy_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["METHODS", "STATS_MASK", "Method"]
+
+#: Fields of a v2beta3 queue that are shown; without a mask the service leaves the statistics out.
+STATS_MASK = (
+    "name",
+    "state",
+    "rate_limits",
+    "retry_config",
+    "stackdriver_logging_config",
+    "http_target",
+    "purge_time",
+    "stats",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from cloudtasks_nb import _loop, _oplog
 from cloudtasks_nb._messages import micros, queue_values, task_state
+from cloudtasks_nb._methods import STATS_MASK
 from cloudtasks_nb._names import QueueName, TaskName, code_name
 from cloudtasks_nb._oplog import Entry
 from cloudtasks_nb._transport import Transport
@@ -29,17 +30,6 @@ _SECOND = 1_000_000
 _LOOK_BACK = 600 * _SECOND  # entries may come this much later than others of the same time
 _OVERLAP = 2 * _SECOND  # and are indexed up to this much out of order
 _SLOWEST = 30.0  # seconds between two looks when the service asks for patience
-_STATS = (
-    "name",
-    "state",
-    "rate_limits",
-    "retry_config",
-    "stackdriver_logging_config",
-    "http_target",
-    "purge_time",
-    "stats",
-)
-
 Listener = Callable[["Snapshot"], None]
 
 
@@ -328,7 +318,7 @@ class Watcher:
 
     async def _queue(self, queue: QueueName) -> Any:
         try:
-            return await self._transport.call("GetQueueStats", name=str(queue), read_mask={"paths": _STATS})
+            return await self._transport.call("GetQueueStats", name=str(queue), read_mask={"paths": STATS_MASK})
         except CloudTasksError as error:
             if error.code != "UNIMPLEMENTED":
                 raise
