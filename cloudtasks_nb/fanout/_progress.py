@@ -1,0 +1,103 @@
+"""How far a batch is: counts, rate and the time that is left. Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["FINAL", "PENDING", "Progress", "Rate"]
+
+#: States that no attempt of Cloud Tasks will change any more.
+FINAL = ("rejected", "succeeded", "failed", "cancelled", "gone")
+
+#: States of a task that is in its queue.
+PENDING = ("scheduled", "ready", "running", "retrying")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where the rows of a batch are. What is not known is None, never 0."""
+
+    total: int  #: rows of the batch
+    unsent: int  #: safe in the outbox, not yet acknowledged by the service
+    rejected: int  #: never created, `batch.tasks()` has the reason
+    scheduled: int | None  #: due later, never tried
+    ready: int | None  #: due, waiting for the queue's limits
+    running: int | None  #: an attempt is in flight
+    retrying: int | None  #: at least one attempt failed, another will come
+    succeeded: int  #: the log has an attempt that was answered with 2xx
+    failed: int  #: the log has the last attempt, and none succeeded
+    cancelled: int  #: deleted by `cancel()`
+    gone: int  #: no longer in the queue, the log does not say why
+    done_per_second: float | None = None  #: rows that became final a second, of late
+    eta: dt.datetime | None = None  #: when the last row is final at that rate
+    sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when
+    at: dt.datetime | None = None  #: when this was seen; None: not yet
+
+    @property
+    def done(self) -> int:
+        """Rows that are final."""
+        return self.rejected + self.succeeded + self.failed + self.cancelled + self.gone
+
+    @property
+    def pending(self) -> int:
+        """Rows that are in the queue."""
+        return self.total - self.done - self.unsent
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row is final."""
+        return self.done == self.total
+
+    def counts(self) -> dict[str, int | None]:
+        """Return the count of each state, in the order in which frames sort them."""
+        names = ("unsent", "rejected", *PENDING, "succeeded", "failed", "cancelled", "gone")
+        return {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        parts = [f"{count:,} {name}" for name, count in self.counts().items() if count]
+        unknown = self.pending - sum(getattr(self, name) or 0 for name in PENDING)
+        if unknown > 0:
+            parts.append(f"{unknown:,} in the queue")
+        text = f"{self.total:,} rows: " + (", ".join(parts) if parts else "none seen yet")
+        if self.done_per_second and not self.finished:
+            text += f"; {self.done_per_second:,.1f}/s"
+        if self.eta is not None and not self.finished:
+            text += f", done about {self.eta:%Y-%m-%d %H:%M:%S} UTC"
+        return text
+
+
+class Rate:
+    """Rows done a second over the last half minute.
+
+    Parameters
+    ----------
+    window : float
+        Seconds looked back.
+    """
+
+    def __init__(self, window: float = 30.0) -> None:
+        self._window = window
+        self._points: deque[tuple[float, int]] = deque()
+
+    def note(self, at: float, done: int) -> None:
+        """Note how many rows were done at a time (seconds, any origin, never going back)."""
+        if self._points and (at < self._points[-1][0] or done < self._points[-1][1]):
+            self._points.clear()  # a clock set back, or a new round of tries
+        self._points.append((at, done))
+        while len(self._points) > 2 and self._points[1][0] <= at - self._window:  # noqa: PLR2004 - two points make a slope
+            self._points.popleft()
+
+    def per_second(self) -> float | None:
+        """Return the rate; None before there are two points apart."""
+        if len(self._points) < 2:  # noqa: PLR2004 - two points make a slope
+            return None
+        (start, first), (end, last) = self._points[0], self._points[-1]
+        return (last - first) / (end - start) if end > start else None
+
+    def seconds_left(self, left: int) -> float | None:
+        """Return how long `left` more rows take at this rate; None when nothing moves."""
+        rate = self.per_second()
+        return left / rate if rate else None
