@@ -11,6 +11,7 @@ import pandas as pd
 from cloudtasks_nb import _local, _loop, _show
 from cloudtasks_nb._auth import Auth
 from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._doctor import examine
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._messages import queue_values
 from cloudtasks_nb._methods import STATS_MASK
@@ -115,6 +116,16 @@ class Client:
             async for page in transport.pages("ListQueues", "queues", limit=None, page_size=1000, parent=parent):
                 found += page
         return found
+
+    def doctor(self) -> pd.DataFrame:
+        """Check credentials, project, API, permissions, log and clock, and say what mends what is wrong.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index `check`; columns `ok`, `detail`, `fix`. Never raises.
+        """
+        return examine(self._connection)
 
     def close(self) -> None:
         """Close the channels, and let the embedded emulator go."""

@@ -1,0 +1,202 @@
+"""What is wrong with a connection, and what mends it: one row a check."""
+
+from __future__ import annotations
+
+import email.utils
+import importlib.metadata
+import platform
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._frames import DOCTOR, frame
+from cloudtasks_nb._names import QueueName, log_name
+from cloudtasks_nb._oplog import log_filter
+from cloudtasks_nb._watch import now_micros
+from cloudtasks_nb.errors import CloudTasksError
+
+__all__ = ["examine"]
+
+_TIMEOUT = 10.0  # seconds a check may take
+_SKEW = 30.0  # seconds; the service refuses calls whose deadline seems further away than that
+_PERMISSIONS = (
+    "cloudtasks.tasks.create",
+    "cloudtasks.tasks.list",
+    "cloudtasks.tasks.fullView",
+    "cloudtasks.tasks.delete",
+    "cloudtasks.tasks.run",
+    "cloudtasks.queues.get",
+    "cloudtasks.queues.update",
+)
+_PACKAGES = ("cloudtasks-nb", "google-cloud-tasks", "pandas", "ipywidgets", "grpcio")
+_NOT_NEEDED = "not needed on an emulator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finding:
+    ok: bool
+    detail: str
+    fix: str | None = None
+
+
+def examine(connection: Connection) -> pd.DataFrame:
+    """Check a connection from credentials to clock; never raises.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index `check`; columns `ok`, `detail` and `fix` (NA where nothing needs mending).
+    """
+    checks: dict[str, Callable[[Connection], _Finding]] = {
+        "credentials": _credentials,
+        "principal": _principal,
+        "project": _project,
+        "api": _api,
+        "location": _location,
+        "queues": _queues,
+        "permissions": _permissions,
+        "log": _log,
+        "clock": _clock,
+        "versions": _versions,
+    }
+    found = {name: _safely(check, connection) for name, check in checks.items()}
+    columns = {
+        "check": list(found),
+        "ok": [finding.ok for finding in found.values()],
+        "detail": [finding.detail for finding in found.values()],
+        "fix": [finding.fix for finding in found.values()],
+    }
+    return frame(DOCTOR, columns, index="check")
+
+
+def _safely(check: Callable[[Connection], _Finding], connection: Connection) -> _Finding:
+    try:
+        return check(connection)
+    except CloudTasksError as error:
+        return _Finding(ok=False, detail=error.message, fix=error.hint)
+    except Exception as error:  # noqa: BLE001 - a check that breaks is a finding, and the others go on
+        return _Finding(ok=False, detail=f"{type(error).__name__}: {error}", fix="please report this")
+
+
+def _call(connection: Connection, rpc: str, /, **fields: Any) -> Any:
+    return _loop.run(connection.transport.call(rpc, timeout=_TIMEOUT, **fields))
+
+
+def _credentials(connection: Connection) -> _Finding:
+    if connection.where.local:
+        return _Finding(ok=True, detail=_NOT_NEEDED)
+    credentials = connection.auth.credentials()
+    return _Finding(ok=True, detail=type(credentials).__module__)
+
+
+def _principal(connection: Connection) -> _Finding:
+    if connection.where.local:
+        return _Finding(ok=True, detail=_NOT_NEEDED)
+    return _Finding(ok=True, detail=connection.auth.principal() or "a user account; the credentials do not name it")
+
+
+def _project(connection: Connection) -> _Finding:
+    where = connection.where
+    project = where.project or (None if where.local else connection.auth.project())
+    if project is None:
+        return _Finding(
+            ok=False, detail="not known", fix='ct.connect("my-project", …) or: gcloud config set project MY-PROJECT'
+        )
+    return _Finding(ok=True, detail=project)
+
+
+def _api(connection: Connection) -> _Finding:
+    where = connection.where
+    try:
+        _call(connection, "ListQueues", parent=where.parent(), page_size=1)
+    except CloudTasksError as error:
+        enable = f"gcloud services enable cloudtasks.googleapis.com --project={where.project}"
+        return _Finding(ok=False, detail=error.message, fix=error.hint if where.local else enable)
+    return _Finding(ok=True, detail=f"{where.target} answers")
+
+
+def _location(connection: Connection) -> _Finding:
+    return _Finding(ok=True, detail=connection.where.parent().rpartition("/")[2])
+
+
+def _queues(connection: Connection) -> _Finding:
+    names = list(_names(connection))
+    if not names:
+        return _Finding(ok=True, detail="none yet", fix='tasks.queue("reports", create=True) makes one')
+    return _Finding(ok=True, detail=f"{len(names):,}: " + ", ".join(name.rpartition("/")[2] for name in names[:5]))
+
+
+def _names(connection: Connection) -> Iterator[str]:
+    answer = _call(connection, "ListQueues", parent=connection.where.parent(), page_size=1000)
+    return (queue.name for queue in answer.queues)
+
+
+def _permissions(connection: Connection) -> _Finding:
+    if connection.where.local:
+        return _Finding(ok=True, detail=_NOT_NEEDED)
+    name = next(_names(connection), None)
+    if name is None:
+        return _Finding(ok=True, detail="not checked: there is no queue yet to ask about")
+    answer = _call(connection, "TestIamPermissions", resource=name, permissions=_PERMISSIONS)
+    lacking = [one for one in _PERMISSIONS if one not in answer.permissions]
+    if lacking:
+        grant = f"gcloud projects add-iam-policy-binding {connection.where.project} --member=user:YOU"
+        return _Finding(ok=False, detail="lacks " + ", ".join(lacking), fix=f"{grant} --role=roles/cloudtasks.editor")
+    return _Finding(ok=True, detail=f"all {len(_PERMISSIONS)} that the toolkit uses, on {name.rpartition('/')[2]}")
+
+
+def _log(connection: Connection) -> _Finding:
+    parent = connection.where.parent()
+    project = parent.split("/")[1]
+    filters = log_filter(_any_queue(connection, parent), since=now_micros() - 3_600_000_000)
+    _call(
+        connection,
+        "ListLogEntries",
+        resource_names=[f"projects/{project}"],
+        filter=filters,
+        page_size=1,
+        about=log_name(project),
+    )
+    silent = [
+        queue.name.rpartition("/")[2]
+        for queue in _call(connection, "ListQueues", parent=parent, page_size=1000).queues
+        if queue.stackdriver_logging_config.sampling_ratio == 0
+    ]
+    if silent:
+        return _Finding(
+            ok=False,
+            detail=f"can be read, but {len(silent)} queues write none: " + ", ".join(silent[:3]),
+            fix=f'tasks.queue("{silent[0]}").update(log_sampling_ratio=1.0)',
+        )
+    return _Finding(ok=True, detail="can be read, and every queue writes to it")
+
+
+def _any_queue(connection: Connection, parent: str) -> QueueName:
+    return QueueName.parse(next(_names(connection), f"{parent}/queues/none"))
+
+
+def _clock(connection: Connection) -> _Finding:
+    if connection.where.local:
+        return _Finding(ok=True, detail=_NOT_NEEDED)
+    request = urllib.request.Request("https://cloudtasks.googleapis.com/", method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310 - same
+            date = answer.headers["Date"]
+    except urllib.error.HTTPError as error:
+        date = error.headers["Date"]
+    skew = abs(email.utils.parsedate_to_datetime(date).timestamp() - time.time())
+    if skew > _SKEW:
+        return _Finding(ok=False, detail=f"{skew:.0f} s off", fix="set this machine's clock (NTP)")
+    return _Finding(ok=True, detail=f"{skew:.0f} s off at most")
+
+
+def _versions(connection: Connection) -> _Finding:  # noqa: ARG001 - all checks are called alike
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    return _Finding(ok=True, detail=", ".join([f"Python {platform.python_version()}", *versions]))
