@@ -53,9 +53,9 @@ def _client(options: argparse.Namespace) -> Client:
 def _emulator(arguments: Sequence[str]) -> int:
     """Become the emulator, so that signals reach it and its exit code is this one's."""
     command = [sys.executable, "-m", "cloudtasks_nb.emulator", *arguments]
-    if sys.platform != "win32":
-        os.execv(sys.executable, command)  # noqa: S606 - our own command
-    return subprocess.call(command)  # noqa: S603 - same
+    if sys.platform == "win32":
+        return subprocess.call(command)  # noqa: S603 - our own command
+    os.execv(sys.executable, command)  # noqa: S606, RET503 - our own command, and it does not return
 
 
 def _doctor(options: argparse.Namespace) -> int:
