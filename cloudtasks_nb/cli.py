@@ -50,12 +50,12 @@ def _client(options: argparse.Namespace) -> Client:
     return connect(options.project, options.location)
 
 
-def _emulator(arguments: Sequence[str]) -> int:
+def _emulator(arguments: Sequence[str]) -> int:  # noqa: RET503 - exec does not return
     """Become the emulator, so that signals reach it and its exit code is this one's."""
     command = [sys.executable, "-m", "cloudtasks_nb.emulator", *arguments]
     if sys.platform == "win32":
         return subprocess.call(command)  # noqa: S603 - our own command
-    os.execv(sys.executable, command)  # noqa: S606, RET503 - our own command, and it does not return
+    os.execv(sys.executable, command)  # noqa: S606 - our own command
 
 
 def _doctor(options: argparse.Namespace) -> int:
