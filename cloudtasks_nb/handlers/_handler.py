@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
-import pandas as pd  # noqa: TC002 - imported plainly, as our own modules are
+import pandas as pd
 
 from cloudtasks_nb.handlers import _repr
 from cloudtasks_nb.handlers._address import Address

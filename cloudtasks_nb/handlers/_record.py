@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd  # noqa: TC002 - imported plainly, as our own modules are
+import pandas as pd
 
 from cloudtasks_nb import _frames
 from cloudtasks_nb.handlers._call import Outcome, decode

@@ -1,0 +1,174 @@
+"""A client, handlers that are closed, and an issuer of tokens with its certificates on a loopback server."""
+
+from __future__ import annotations
+
+import datetime as dt
+import http.client
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+from google.auth import crypt, jwt
+
+from cloudtasks_nb import handlers
+
+__all__: list[str] = []
+
+ACCOUNT = "runner@demo.iam.gserviceaccount.com"
+AUDIENCE = "https://reports.example/run"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def send(url: str, body: bytes | None = b"{}", *, method: str = "POST", **headers: str) -> Answer:
+    """Send one request; header names have underscores for hyphens."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=20)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, parts.path, body, named)
+        response = connection.getresponse()
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def post() -> Callable[..., Answer]:
+    """Return the client."""
+    return send
+
+
+@pytest.fixture
+def home() -> Path:
+    """Return the home of this test."""
+    return Path(os.environ["CLOUDTASKS_NB_HOME"])
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., handlers.Handler]]:
+    """Serve functions, and close what was served."""
+    opened: list[handlers.Handler] = []
+
+    def run(fn: Any, **settings: Any) -> handlers.Handler:
+        opened.append(handlers.serve(fn, **settings))
+        return opened[-1]
+
+    yield run
+    for handler in opened:
+        handler.close()
+
+
+@dataclass
+class Key:
+    """A signing key with its certificate."""
+
+    name: str
+    private: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+
+    def certificate(self) -> str:
+        """Return the certificate as PEM, as Google publishes it."""
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
+        now = dt.datetime.now(dt.UTC)
+        builder = (
+            x509.CertificateBuilder(subject, subject, self.private.public_key(), 1)
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+        )
+        return builder.sign(self.private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+    def sign(self, claims: dict[str, Any]) -> str:
+        """Return a signed token."""
+        pem = self.private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        )
+        return str(jwt.encode(crypt.RSASigner.from_string(pem, self.name), claims).decode())
+
+
+@dataclass
+class Issuer:
+    """Who issues tokens, and what its certificate endpoint answers."""
+
+    key: Key
+    stranger: Key  #: a key whose certificate is not published
+    url: str = ""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=lambda: {"Cache-Control": "public, max-age=3600"})
+    published: list[Key] = field(default_factory=list)
+    fetches: int = 0
+
+    @property
+    def certs_url(self) -> str:
+        """What a connection to an emulator has, so that this is one."""
+        return self.url
+
+    def claims(self, **other: Any) -> dict[str, Any]:
+        """Return the claims of a good token, save those given; None leaves one out."""
+        now = int(time.time())
+        good = {
+            "iss": "https://accounts.google.com",
+            "aud": AUDIENCE,
+            "email": ACCOUNT,
+            "email_verified": True,
+            "sub": "1",
+            "iat": now,
+            "exp": now + 3600,
+        }
+        return {name: value for name, value in (good | other).items() if value is not None}
+
+    def bearer(self, **other: Any) -> str:
+        """Return the header's value for a token with these claims."""
+        return f"Bearer {self.key.sign(self.claims(**other))}"
+
+
+@pytest.fixture(scope="session")
+def keys() -> tuple[Key, Key]:
+    """Make keys once, as that takes a while."""
+    return Key("first"), Key("second")
+
+
+@pytest.fixture
+def issuer(keys: tuple[Key, Key]) -> Iterator[Issuer]:
+    """Return an issuer whose certificates are served."""
+    made = Issuer(key=keys[0], stranger=keys[1], published=[keys[0]])
+
+    class Certs(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            made.fetches += 1
+            content = json.dumps({key.name: key.certificate() for key in made.published}).encode()
+            self.send_response(made.status)
+            for name, value in {**made.headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Certs)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    made.url = f"http://127.0.0.1:{server.server_address[1]}/certs"
+    yield made
+    server.shutdown()
+    server.server_close()
+    thread.join()

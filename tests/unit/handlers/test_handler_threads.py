@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.handlers._coroutines import Coroutines
+from cloudtasks_nb.handlers._workers import Workers
+
+__all__: list[str] = []
+
+
+def test_jobs_run_at_the_same_time_and_no_more_than_there_are_threads() -> None:
+    """Three threads meet at a barrier that two could not open; a job more waits."""
+    workers = Workers(3, "test")
+    barrier = threading.Barrier(3)
+    names: set[str] = set()
+
+    def job() -> int:
+        names.add(threading.current_thread().name)
+        return barrier.wait(20)
+
+    futures = [workers.submit(job) for _ in range(6)]
+    assert sorted(future.result(20) for future in futures) == [0, 0, 1, 1, 2, 2]
+    assert names == {"test-0", "test-1", "test-2"}
+    assert workers.close(20) == 0
+
+
+def test_an_exception_reaches_whoever_waits_and_the_thread_lives_on() -> None:
+    """Even an exit in a job ends neither the thread nor the process."""
+
+    def leave() -> None:
+        raise SystemExit(1)
+
+    workers = Workers(1, "test")
+    with pytest.raises(SystemExit):
+        workers.submit(leave).result(20)
+    assert workers.submit(lambda: 7).result(20) == 7
+    assert workers.close(20) == 0
+
+
+def test_a_cancelled_job_does_not_run() -> None:
+    """A request that was given up while it waited in the line is left out."""
+    workers = Workers(1, "test")
+    go = threading.Event()
+    ran: list[str] = []
+    workers.submit(lambda: go.wait(20))
+    second: Future[Any] = workers.submit(lambda: ran.append("second"))
+    third = workers.submit(lambda: ran.append("third"))
+    assert second.cancel()
+    go.set()
+    third.result(20)
+    assert ran == ["third"]
+    workers.close(20)
+
+
+def test_closing_counts_what_still_runs() -> None:
+    """A thread that does not end is not waited for longer than allowed."""
+    workers = Workers(2, "test")
+    go, began = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        began.set()
+        go.wait(20)
+
+    future = workers.submit(stuck)
+    assert began.wait(20)
+    assert workers.close(0.01) == 1
+    go.set()
+    future.result(20)
+    assert workers.close(20) == 0
+
+
+def test_a_job_may_close_its_own_threads() -> None:
+    """A thread does not wait for itself."""
+    workers = Workers(2, "test")
+    assert workers.submit(lambda: workers.close(20)).result(20) == 0
+    assert workers.close(20) == 0
+
+
+def test_coroutines_share_one_loop_in_a_daemon_thread() -> None:
+    """What is bound to a loop can be used by the next coroutine, too."""
+    coroutines = Coroutines("test")
+
+    async def where() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+        return asyncio.get_running_loop(), threading.current_thread()
+
+    (loop, thread), again = coroutines.wait(where()), coroutines.wait(where())
+    assert (loop, thread) == again
+    assert thread.daemon
+    assert thread is not threading.current_thread()
+    coroutines.close(20)
+    assert not thread.is_alive()
+    assert loop.is_closed()
+
+
+def test_closing_cancels_coroutines_that_run() -> None:
+    """A coroutine that waits for ever ends with the loop, and its caller is told."""
+    coroutines = Coroutines("test")
+    began = threading.Event()
+    ended: list[str] = []
+
+    async def for_ever() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("clean")
+
+    workers = Workers(1, "test")
+    future = workers.submit(lambda: coroutines.wait(for_ever()))
+    assert began.wait(20)
+    coroutines.close(20)
+    assert isinstance(future.exception(20), CancelledError)
+    assert ended == ["clean"]
+    workers.close(20)
+
+
+def test_a_loop_that_never_began_closes_too() -> None:
+    """Most handlers never see a coroutine; nothing has to be ended for them, however often."""
+    coroutines = Coroutines("test")
+    coroutines.close(20)
+    coroutines.close(20)
+    assert not [thread for thread in threading.enumerate() if thread.name == "test"]
+
+
+def test_a_coroutine_may_close_the_loop_it_runs_on() -> None:
+    """The loop's own thread does not wait for itself."""
+    coroutines = Coroutines("test")
+
+    async def close() -> str:
+        coroutines.close(20)
+        return "returned"
+
+    assert coroutines.wait(close()) == "returned"

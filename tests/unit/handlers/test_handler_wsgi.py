@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from http.client import HTTPConnection
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.types import WSGIApplication
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+
+from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers import _verify, app
+
+__all__: list[str] = []
+
+ACCOUNT = "runner@demo.iam.gserviceaccount.com"
+AUDIENCE = "https://reports.example/run"
+
+
+def report(day: str) -> str:
+    """Serve as an ordinary function."""
+    if day == "never":
+        raise LookupError(day)
+    return day.upper()
+
+
+@pytest.fixture(autouse=True)
+def _google(issuer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the issuer of the tests stand where Google publishes its certificates."""
+    monkeypatch.setattr(_verify, "GOOGLE_CERTS", issuer.url)
+
+
+@pytest.fixture
+def application() -> WSGIApplication:
+    """Return the function as an application."""
+    return app(report, audience=AUDIENCE, service_account=ACCOUNT)
+
+
+def request(application: WSGIApplication, body: bytes = b"", **environ: Any) -> tuple[int, dict[str, str], bytes]:
+    """Call an application directly; None leaves a variable out."""
+    usual: dict[str, Any] = {}
+    setup_testing_defaults(usual)
+    usual |= {"REQUEST_METHOD": "POST", "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+    began: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], *_error: Any) -> Any:
+        began[:] = [int(status[:3]), dict(headers)]
+
+    given = {name: value for name, value in (usual | environ).items() if value is not None}
+    content = b"".join(application(given, start_response))
+    status, headers = began
+    assert int(headers["Content-Length"]) == len(content)
+    return status, headers, content
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "content"),
+    [
+        (b'{"day": "mon"}', 200, b'"MON"'),
+        ('{"day": "größe"}'.encode(), 200, '"GRÖSSE"'.encode()),
+        (b'"tue"', 200, b'"TUE"'),
+        (b'{"day": "never"}', 404, b"LookupError: never"),
+        (b'{"day": 1}', 500, b"AttributeError: 'int' object has no attribute 'upper'"),
+        (b"", 400, b"TypeError: report(day): missing a required argument: 'day'; the body gave no names"),
+    ],
+)
+def test_bodies_and_exceptions_mean_what_they_mean_to_serve(
+    application: WSGIApplication, issuer: Any, body: bytes, status: int, content: bytes
+) -> None:
+    """The same function behaves the same on Cloud Run."""
+    answer = request(application, body, HTTP_AUTHORIZATION=issuer.bearer())
+    assert (answer[0], answer[2]) == (status, content)
+
+
+@pytest.mark.parametrize(
+    ("claims", "status"),
+    [
+        ({"aud": "https://elsewhere.example"}, 401),
+        ({"iss": "https://evil.example"}, 401),
+        ({"iat": 1_000_000, "exp": 1_003_600}, 401),
+        ({"email": "thief@demo.iam.gserviceaccount.com"}, 403),
+        ({"email_verified": False}, 403),
+    ],
+)
+def test_other_tokens_are_refused(
+    application: WSGIApplication, issuer: Any, claims: dict[str, Any], status: int
+) -> None:
+    """Only Google's tokens of the account for the audience pass."""
+    assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=issuer.bearer(**claims))[0] == status
+
+
+def test_no_token_is_refused(application: WSGIApplication) -> None:
+    """Nobody reaches the function without a token."""
+    assert request(application, b'{"day": "mon"}')[0] == 401
+
+
+def test_failures_are_logged_with_their_traceback(
+    application: WSGIApplication, issuer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no calls() on Cloud Run, but there is its log; successes are not in it."""
+    bearer = issuer.bearer()
+    with caplog.at_level(logging.INFO, logger="cloudtasks_nb.handlers"):
+        request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=bearer)
+        assert caplog.text == ""
+        request(application, b'{"day": "never"}', HTTP_AUTHORIZATION=bearer, HTTP_X_CLOUDTASKS_TASKNAME="t1")
+        request(application, b'{"day": "never"}')
+    assert "report answered 404 to task 't1': Traceback" in caplog.text
+    assert "in report" in caplog.text
+    assert "report answered 401 to task None: the request has no Bearer token" in caplog.text
+
+
+def test_a_get_is_told_what_this_is(application: WSGIApplication) -> None:
+    """A method without a body gets the friendly text and no call."""
+    status, headers, content = request(application, REQUEST_METHOD="GET")
+    assert (status, headers["Allow"]) == (405, "POST, PUT, PATCH")
+    assert b"waits for tasks" in content
+
+
+@pytest.mark.parametrize(
+    ("body", "environ", "status"),
+    [
+        (b'"mon"', {"CONTENT_LENGTH": "x"}, 400),
+        (b'"mon"', {"CONTENT_LENGTH": "-1"}, 400),
+        (b'"mon"', {"CONTENT_LENGTH": "50"}, 400),
+        (b'"mon"', {"CONTENT_LENGTH": str(3 * 1024 * 1024)}, 413),
+        (b'"mon" and the next request', {"CONTENT_LENGTH": "5"}, 200),
+        (b'"mon"', {"CONTENT_LENGTH": None}, 400),
+        (b'"mon"', {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}, 200),
+        (b"x" * (3 * 1024 * 1024), {"CONTENT_LENGTH": None, "wsgi.input_terminated": True}, 413),
+    ],
+    ids=["word", "negative", "cut", "announced", "exact", "no length", "chunked", "chunked too large"],
+)
+def test_a_body_is_read_to_its_end_and_no_further(
+    application: WSGIApplication, issuer: Any, body: bytes, environ: dict[str, Any], status: int
+) -> None:
+    """Half a body is not taken for a whole one, and one without an announced length only from a server that ends it."""
+    assert request(application, body, HTTP_AUTHORIZATION=issuer.bearer(), **environ)[0] == status
+
+
+def test_an_async_function_is_run(issuer: Any) -> None:
+    """An async function works behind a WSGI server, too, in one loop."""
+
+    async def where() -> str:
+        return threading.current_thread().name
+
+    application = app(where, audience=AUDIENCE, service_account=ACCOUNT, name="here")
+    answers = [request(application, HTTP_AUTHORIZATION=issuer.bearer()) for _ in range(2)]
+    assert [answer[2] for answer in answers] == [b'"here-coroutines"'] * 2
+    application._coroutines.close(20)  # type: ignore[attr-defined]  # the test leaves no thread behind
+
+
+@pytest.mark.parametrize(
+    ("fn", "settings", "words"),
+    [
+        (report, {}, "audience=None"),
+        (report, {"audience": AUDIENCE}, "service_account=None"),
+        (report, {"service_account": ACCOUNT, "audience": ""}, "audience=''"),
+        ("report", {"service_account": ACCOUNT, "audience": AUDIENCE}, "'report' is not a function"),
+    ],
+)
+def test_an_application_that_anybody_could_call_is_refused(fn: Any, settings: dict[str, Any], words: str) -> None:
+    """Audience and account are both required, and the error says why."""
+    with pytest.raises(HandlerError) as caught:
+        app(fn, **settings)
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+class Quiet(WSGIRequestHandler):
+    """Writes no access log."""
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing."""
+
+
+def test_it_runs_under_a_wsgi_server(application: WSGIApplication, issuer: Any) -> None:
+    """The server of wsgiref and its validator find nothing wrong with it."""
+    with make_server("127.0.0.1", 0, validator(application), handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        connection = HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection.request("POST", "/any/path?x=1", b'{"day": "mon"}', {"Authorization": issuer.bearer()})
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b'"MON"')
+        connection.close()
+        thread.join(20)
