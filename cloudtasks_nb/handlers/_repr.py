@@ -77,7 +77,8 @@ def _state(shown: Shown) -> str:
 
 def _counts(summary: Summary) -> str:
     running = f", {summary.running:,} running" if summary.running else ""
-    return f"{summary.total:,} calls: {summary.succeeded:,} succeeded, {summary.failed:,} failed{running}"
+    calls = "call" if summary.total == 1 else "calls"
+    return f"{summary.total:,} {calls}: {summary.succeeded:,} succeeded, {summary.failed:,} failed{running}"
 
 
 def _row(call: Call) -> str:

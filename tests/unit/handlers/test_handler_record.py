@@ -146,6 +146,7 @@ def test_the_text_has_name_url_counts_last_error_and_the_next_line() -> None:
         "→ handler.calls()",
     ]
     assert text(shown(recorded(), closed=True)).startswith("report: closed\n")
+    assert "\n1 call: 1 succeeded, 0 failed\n" in text(shown(recorded(made())))
 
 
 def test_the_html_is_escaped_and_bounded() -> None:
