@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+import numbers
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -192,13 +194,14 @@ def retry_message(words: Mapping[str, Any]) -> Any:
 
 
 def _whole(value: Any, word: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+    number = _number(value, word)
+    if number != int(number) or abs(number) >= 2**31:
         raise InvalidInputError(f"{word}={value!r} is not a whole number", resource=word)
-    return int(value)
+    return int(number)
 
 
 def _number(value: Any, word: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise InvalidInputError(f"{word}={value!r} is not a number", resource=word)
     return float(value)
 
@@ -275,16 +278,21 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
 
     A part that the URL leaves out (no path, no query) stays each task's own
     (https://cloud.google.com/tasks/docs/configuring-queues#queue-level).
+
+    Raises
+    ------
+    InvalidInputError
+        If `url` is not an http(s) URL, or there is an `audience` and nobody to sign.
     """
+    if audience is not None and service_account is None:
+        raise InvalidInputError("audience= says nothing without service_account=", resource="audience")
     target = types.HttpTarget.pb()()
     if url is not None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidInputError(f'"{url}" is not an http(s) URL', resource=url)
+        parts, port = _split(url)
         override = target.uri_override
         override.scheme = 1 if parts.scheme == "http" else 2
-        override.host = parts.hostname
-        override.port = parts.port or (80 if parts.scheme == "http" else 443)
+        override.host = parts.hostname or ""
+        override.port = port or (80 if parts.scheme == "http" else 443)
         override.uri_override_enforce_mode = 2  # ALWAYS
         if parts.path not in ("", "/"):
             override.path_override.path = parts.path
@@ -294,6 +302,19 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
         target.oidc_token.service_account_email = service_account
         target.oidc_token.audience = audience or url or ""
     return target
+
+
+def _split(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError:  # a port or an IPv6 address that is none
+        parts, port = urllib.parse.urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInputError(
+            f'"{url}" is not an http(s) URL', resource=url, hint="use a URL like https://service.example.com/run"
+        )
+    return parts, port
 
 
 def delete_failures(operation: Any) -> dict[int, str]:

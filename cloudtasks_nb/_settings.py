@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import datetime as dt
 import difflib
+import numbers
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -97,10 +98,22 @@ def home() -> Path:
     """Return the folder of the outbox and the handlers' secret; makes it if needed.
 
     ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be made.
     """
     named = os.environ.get("CLOUDTASKS_NB_HOME")
     folder = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("cloudtasks_nb", appauthor=False))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the folder {folder} cannot be made: {error.strerror}",
+            resource=str(folder),
+            hint="set CLOUDTASKS_NB_HOME to a folder that can be written to",
+        ) from error
     return folder
 
 
@@ -110,10 +123,9 @@ def resolve(project: str | None, location: str | None, endpoint: str | None) -> 
         emulator = os.environ.get("CLOUD_TASKS_EMULATOR_HOST")
         target, local = (_host_port(emulator), True) if emulator else (GOOGLE_ENDPOINT, False)
     else:
-        target, local = (
-            _host_port(endpoint),
-            not endpoint.removeprefix("https://").split(":")[0].endswith("googleapis.com"),
-        )
+        target = _host_port(endpoint)
+        # The dot matters: credentials go to Google's own hosts only.
+        local = not f".{target.partition(':')[0]}".endswith(".googleapis.com")
     gcloud = _gcloud()
     return Where(
         project=project
@@ -139,13 +151,14 @@ def _host_port(endpoint: str) -> str:
 
 def _gcloud() -> dict[str, str]:
     """Read project and location from the active gcloud configuration, if there is one (without running gcloud)."""
-    folder = Path(os.environ.get("CLOUDSDK_CONFIG", Path.home() / ".config" / "gcloud"))
+    folder = Path(os.environ.get("CLOUDSDK_CONFIG") or Path("~/.config/gcloud").expanduser())
     name = os.environ.get("CLOUDSDK_ACTIVE_CONFIG_NAME")
+    active = folder / "active_config"
+    parser = configparser.ConfigParser(interpolation=None)
     try:
-        name = name or (folder / "active_config").read_text().strip()
-        parser = configparser.ConfigParser()
+        name = name or (active.read_text().strip() if active.exists() else "default")
         parser.read_string((folder / "configurations" / f"config_{name}").read_text())
-    except (OSError, configparser.Error):
+    except (OSError, UnicodeDecodeError, configparser.Error):
         return {}
     found = {
         "project": parser.get("core", "project", fallback=""),
@@ -195,7 +208,7 @@ def parse_duration(value: Any, name: str) -> dt.timedelta:
 def _seconds(value: Any) -> float | None:
     if isinstance(value, dt.timedelta):  # pd.Timedelta is one
         return value.total_seconds()
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):  # a numpy scalar is one too
         return float(value)
     if not isinstance(value, str):
         return None
@@ -218,7 +231,7 @@ def zone(tz: Any) -> dt.tzinfo:
         return tz
     try:
         return dt.UTC if tz == "UTC" else ZoneInfo(str(tz))
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: "Europe" is a folder of zones
         raise InvalidInputError(
             f"tz={tz!r} is not a time zone", hint='use a name like "Europe/Zurich" or "UTC"'
         ) from error
@@ -241,7 +254,7 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
             raise InvalidInputError(
                 f"{name}={value!r} is not a time", resource=name, hint='use ISO 8601: "2026-01-02 06:00+09:00"'
             ) from error
-    if not isinstance(value, dt.datetime):
+    if not isinstance(value, dt.datetime) or str(value) == "NaT":  # pandas calls its missing time a datetime
         raise InvalidInputError(f"{name}={value!r} is not a time", resource=name, hint="use ISO text or a Timestamp")
     if value.tzinfo is None:
         if tz is None:
