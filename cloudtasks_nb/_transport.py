@@ -19,7 +19,7 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 from cloudtasks_nb._auth import Auth
 from cloudtasks_nb._methods import METHODS, Method
 from cloudtasks_nb._names import INSTANCE_METADATA
-from cloudtasks_nb._settings import GOOGLE_ENDPOINT, Where
+from cloudtasks_nb._settings import Where
 from cloudtasks_nb.errors import (
     AlreadyExistsError,
     CloudTasksError,
@@ -47,7 +47,11 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
-
+# A proxy of the environment leads to the internet, and an emulator is not there.
+_LOCAL_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
+_LOGIN_HINT = "run: gcloud auth application-default login"
+_NETWORK_HINT = "is there a network? tasks.doctor() tells what is wrong"
+_UNANSWERED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 
 _ERRORS: dict[str, tuple[type[CloudTasksError], str | None]] = {
     "ALREADY_EXISTS": (AlreadyExistsError, None),
@@ -57,7 +61,7 @@ _ERRORS: dict[str, tuple[type[CloudTasksError], str | None]] = {
     "RESOURCE_EXHAUSTED": (QuotaError, "wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas"),
     "UNAVAILABLE": (UnavailableError, "try again; if it lasts, tasks.doctor() tells what is wrong"),
     "DEADLINE_EXCEEDED": (UnavailableError, "try again; if it lasts, tasks.doctor() tells what is wrong"),
-    "UNAUTHENTICATED": (CredentialsError, "run: gcloud auth application-default login"),
+    "UNAUTHENTICATED": (CredentialsError, _LOGIN_HINT),
     "UNIMPLEMENTED": (ServiceError, "this endpoint does not know the call"),
 }
 
@@ -78,7 +82,8 @@ class Transport:
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stubs: dict[tuple[str, bool], Any] = {}
         self._client: CloudTasksClient | None = None
-        self._sync_channel: grpc.Channel | None = None
+        self._credentials: Any = None  # looked up by the first call
+        self._closed = False
         self._identity: str | None = None
         self._fresh: dict[str, float] = {}
         self._opening = asyncio.Lock()
@@ -109,11 +114,13 @@ class Transport:
         """
         method = METHODS[rpc]
         request = method.request(**fields)
+        routed = _field(request, method.route)
         deadline = time.monotonic() + timeout
         pause = 0.1
         while True:
             try:
-                return await self._once(method, request, timeout=max(0.1, deadline - time.monotonic()), about=about)
+                left = max(0.1, deadline - time.monotonic())
+                return await self._once(method, request, timeout=left, routed=routed, about=about or routed)
             except EndpointError:
                 raise
             except UnavailableError:
@@ -122,13 +129,12 @@ class Transport:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
             pause = min(pause * 1.6, 2.0)
 
-    async def raw(self, rpc: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
-        """Call an RPC once, with the request already on the wire's form, and return the answer in the same form."""
-        stub = await self._stub(METHODS[rpc], serialized=True)
-        try:
-            return await stub(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise self._ours(error, METHODS[rpc], None) from error
+    async def raw(self, rpc: str, request: bytes, *, about: str = "", timeout: float | None = 20.0) -> bytes:
+        """Call an RPC once, with the request already on the wire's form, and return the answer in the same form.
+
+        `about` is the resource that the request names: the service wants it repeated in the metadata.
+        """
+        return await self._once(METHODS[rpc], request, timeout=timeout, routed=about, about=about)
 
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
@@ -152,10 +158,14 @@ class Transport:
         if self.google:
             return "google"
         if self._identity is None:
-            stub = await self._stub(METHODS["ListQueues"], serialized=False)
-            call = stub(METHODS["ListQueues"].request(parent=self.where.parent(), page_size=1), timeout=5.0)
+            method = METHODS["ListQueues"]
+            stub = await self._stub(method, serialized=False)
+            call = stub(method.request(parent=self.where.parent(), page_size=1), timeout=5.0)
             told = dict(await call.initial_metadata() or ())
-            await call.code()
+            code = await call.code()
+            if INSTANCE_METADATA not in told and code.name in _UNANSWERED:
+                # Somebody who did not answer is not known to be a stranger.
+                raise self._refusal(code.name, await call.details(), method, self.where.target)
             self._identity = told.get(INSTANCE_METADATA, self.where.target)
         return self._identity
 
@@ -163,36 +173,31 @@ class Transport:
         """Return Google's own client for the same endpoint with the same credentials."""
         if self._client is None:
             if self.google:
-                self._sync_channel = None
                 self._client = CloudTasksClient(
                     credentials=self.auth.credentials(), client_options={"api_endpoint": self.where.target}
                 )
             else:
-                self._sync_channel = grpc.insecure_channel(self.where.target, options=_OPTIONS)
-                self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=self._sync_channel))
+                channel = grpc.insecure_channel(self.where.target, options=_LOCAL_OPTIONS)
+                self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
         return self._client
 
     async def close(self) -> None:
-        """Close all channels."""
-        if self._sync_channel is not None:
-            self._sync_channel.close()
+        """Close all channels; a later call is refused."""
+        self._closed = True
+        if self._client is not None:
+            self._client.transport.close()
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
         self._stubs.clear()
 
-    async def _once(self, method: Method, request: Any, *, timeout: float, about: str | None) -> Any:
-        stub = await self._stub(method, serialized=False)
-        routed = _field(request, method.route)
-        metadata = (("x-goog-request-params", f"{method.route}={routed}"),) if routed else ()
+    async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, about: str) -> Any:
+        stub = await self._stub(method, serialized=isinstance(request, bytes))
+        metadata = (("x-goog-request-params", f"{method.route}={routed}"),) if routed and method.route else ()
         try:
             return await stub(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._ours(error, method, about or routed) from error
-        except google.auth.exceptions.GoogleAuthError as error:
-            raise CredentialsError(
-                f"the credentials were refused: {error}", hint="run: gcloud auth application-default login"
-            ) from error
+            raise self._refusal(error.code().name, error.details(), method, about) from error
 
     async def _stub(self, method: Method, *, serialized: bool) -> Any:
         key = (method.path, serialized)
@@ -212,10 +217,19 @@ class Transport:
         ------
         EndpointError
             If nothing answers there.
+        PreconditionError
+            If the connection is closed.
         """
+        if self._closed:
+            raise PreconditionError(
+                "this connection is closed",
+                resource=self.where.target,
+                hint="make a new one: ct.connect() or ct.local()",
+            )
         target = self.where.target
-        if self.google and method.path.startswith("/google.logging.") and target == GOOGLE_ENDPOINT:
-            target = _LOGGING_ENDPOINT
+        if self.google:
+            await self._freshen()
+            target = _LOGGING_ENDPOINT if method.path.startswith("/google.logging.") else target
         if target not in self._channels:
             async with self._opening:
                 if target not in self._channels:
@@ -235,23 +249,37 @@ class Transport:
                 code="UNAVAILABLE",
                 hint="is the emulator running there? ct.local() starts one; cloudtasks-nb emulator --port 8123 too"
                 if self.where.local
-                else "is there a network? tasks.doctor() tells what is wrong",
+                else _NETWORK_HINT,
             ) from None
+
+    async def _freshen(self) -> None:
+        """Renew credentials that have run out here: inside gRPC a refusal looks like a service that is down."""
+        if self._credentials is None:
+            self._credentials = await asyncio.to_thread(self.auth.credentials)
+        credentials = self._credentials
+        if credentials.valid:
+            return
+        async with self._opening:
+            try:
+                await asyncio.to_thread(credentials.refresh, google.auth.transport.requests.Request())
+            except google.auth.exceptions.TransportError as error:
+                raise EndpointError(f"Google's sign-in does not answer: {error}", hint=_NETWORK_HINT) from error
+            except google.auth.exceptions.GoogleAuthError as error:
+                raise CredentialsError(f"the credentials were refused: {error}", hint=_LOGIN_HINT) from error
 
     async def _open(self, target: str) -> grpc.aio.Channel:
         if self.where.local:
-            return grpc.aio.insecure_channel(target, options=_OPTIONS)
-        credentials = await asyncio.to_thread(self.auth.credentials)
-        plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
+            return grpc.aio.insecure_channel(target, options=_LOCAL_OPTIONS)
+        request = google.auth.transport.requests.Request()
+        plugin = google.auth.transport.grpc.AuthMetadataPlugin(self._credentials, request)
         composite = grpc.composite_channel_credentials(
             grpc.ssl_channel_credentials(), grpc.metadata_call_credentials(plugin)
         )
         return grpc.aio.secure_channel(target, composite, options=_OPTIONS)
 
-    def _ours(self, error: grpc.aio.AioRpcError, method: Method, resource: str | None) -> CloudTasksError:
+    def _refusal(self, code: str, details: str | None, method: Method, resource: str) -> CloudTasksError:
         """Return our error for the service's."""
-        code = error.code().name
-        text = error.details() or code
+        text = details or code
         what = resource or self.where.target
         if code == "NOT_FOUND":
             return _not_found(text, method, what)
