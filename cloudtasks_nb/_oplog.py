@@ -7,7 +7,6 @@ above 0; payloads, response bodies and messages are never in it.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from cloudtasks_nb._messages import micros
 from cloudtasks_nb._names import QueueName, log_name
 from cloudtasks_nb._transport import Transport
 
-__all__ = ["PAGE", "Entry", "log_filter", "pages", "read"]
+__all__ = ["PAGE", "Entry", "log_filter", "page", "read"]
 
 #: Entries a page; a page is one read of the quota of 60 a minute (https://cloud.google.com/logging/quotas).
 PAGE = 1000
@@ -56,35 +55,32 @@ def log_filter(queue: QueueName, *, since: int, received_from: int | None = None
     return " AND ".join(parts)
 
 
-async def pages(
-    transport: Transport, queue: QueueName, where: str, *, token: str = "", newest_first: bool = False, size: int = PAGE
-) -> AsyncIterator[tuple[list[Entry], str]]:
-    """Yield each page of the log with the token of the next one (empty after the last)."""
-    while True:
-        answer = await transport.call(
-            "ListLogEntries",
-            about=log_name(queue.project),
-            resource_names=[f"projects/{queue.project}"],
-            filter=where,
-            order_by="timestamp desc" if newest_first else "timestamp asc",
-            page_size=size,
-            page_token=token,
-        )
-        token = answer.next_page_token
-        yield [entry for entry in map(_entry, answer.entries) if entry is not None], token
-        if not token:
-            return
+async def page(
+    transport: Transport, queue: QueueName, where: str, token: str, *, newest_first: bool = False, size: int = PAGE
+) -> tuple[list[Entry], str]:
+    """Return one page of the log, and the token of the next one (empty after the last)."""
+    answer = await transport.call(
+        "ListLogEntries",
+        about=log_name(queue.project),
+        resource_names=[f"projects/{queue.project}"],
+        filter=where,
+        order_by="timestamp desc" if newest_first else "timestamp asc",
+        page_size=size,
+        page_token=token,
+    )
+    return [entry for entry in map(_entry, answer.entries) if entry is not None], str(answer.next_page_token)
 
 
 async def read(transport: Transport, queue: QueueName, *, since: int, limit: int | None) -> list[Entry]:
     """Return the newest `limit` attempts of a queue since a time, newest first."""
     found: list[Entry] = []
+    where, token = log_filter(queue, since=since), ""
     size = PAGE if limit is None else min(PAGE, limit)
-    async for page, _ in pages(transport, queue, log_filter(queue, since=since), newest_first=True, size=size):
-        found += [entry for entry in page if not entry.deleted]
-        if limit is not None and len(found) >= limit:
-            break
-    return found[:limit]
+    while True:
+        entries, token = await page(transport, queue, where, token, newest_first=True, size=size)
+        found += [entry for entry in entries if not entry.deleted]
+        if not token or (limit is not None and len(found) >= limit):
+            return found[:limit]
 
 
 def _iso(at: int) -> str:
@@ -120,7 +116,10 @@ def _entry(message: Any) -> Entry | None:
 
 
 def _span(text: str) -> float | None:
-    return float(text.removesuffix("s")) if text.endswith("s") else None
+    try:
+        return float(text.removesuffix("s"))
+    except ValueError:
+        return None
 
 
 def _time(text: str) -> int | None:

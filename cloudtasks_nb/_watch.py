@@ -30,7 +30,8 @@ _SECOND = 1_000_000
 _LOOK_BACK = 600 * _SECOND  # entries may come this much later than others of the same time
 _OVERLAP = 2 * _SECOND  # and are indexed up to this much out of order
 _SLOWEST = 30.0  # seconds between two looks when the service asks for patience
-Listener = Callable[["Snapshot"], None]
+_PATIENCE = (QuotaError, UnavailableError)  # the service asks for it
+_Listener = Callable[["Snapshot"], None]
 
 
 def now_micros() -> int:
@@ -67,7 +68,7 @@ class Pending:
 class Subscription:
     """Somebody's wish to hear of a queue; `close()` ends it."""
 
-    listener: Listener
+    listener: _Listener
     every: float  #: seconds between two looks
     since: int | None  #: read the log from here on, microseconds since 1970; None: not at all
     _leave: Callable[[Subscription], None] = field(repr=False)
@@ -78,16 +79,16 @@ class Subscription:
 
 
 class _Budget:
-    """So many calls a minute, spread: the next one is allowed when its share of the minute has passed."""
+    """So many calls in any minute: some at once, the others spread over it."""
 
     def __init__(self, per_minute: int, burst: int) -> None:
-        self._gap = 60 / per_minute
-        self._burst = burst
+        self._gap = 60 / (per_minute - burst)
+        self._slack = self._gap * (burst - 1)
         self._free_at = 0.0
 
     def take(self) -> bool:
         """Take one call if there is one."""
-        start = max(self._free_at, time.monotonic() - self._gap * self._burst)
+        start = max(self._free_at, time.monotonic() - self._slack)
         if start > time.monotonic():
             return False
         self._free_at = start + self._gap
@@ -95,46 +96,61 @@ class _Budget:
 
     async def turn(self) -> None:
         """Take one call, waiting for it if need be."""
-        start = max(self._free_at, time.monotonic() - self._gap * self._burst)
+        start = max(self._free_at, time.monotonic() - self._slack)
         self._free_at = start + self._gap
         await asyncio.sleep(max(0.0, start - time.monotonic()))
 
 
 class _Reader:
-    """Reads one queue's log forward, each entry once."""
+    """Reads one queue's log forward, each entry once: pass after pass, a pass being one query over all its pages."""
 
     def __init__(self, since: int) -> None:
         self.since = since
-        self._received: int | None = None
-        self._newest = since
-        self._seen: set[str] = set()
-        self._order: deque[tuple[int, str]] = deque()
-        self._page: tuple[str, str] | None = None  # filter and token of a read that the budget interrupted
         self.lag: int | None = None
         self.until: int | None = None
+        self._cursor: int | None = None  # what the log took before this is read
+        self._received = self._newest = since
+        self._seen: set[str] = set()
+        self._order: deque[tuple[int, str]] = deque()
+        self._where: str | None = None  # the pass that goes on: it may take several looks when the budget is short
+        self._token = ""
+        self._started = 0
 
-    async def read(self, transport: Transport, queue: QueueName, budget: _Budget) -> list[Entry]:
-        """Return the entries that have come since, as far as the budget allows."""
+    async def read(
+        self, transport: Transport, queue: QueueName, budget: _Budget
+    ) -> tuple[list[Entry], CloudTasksError | None]:
+        """Return the entries that have come since, as far as the budget allows, and the error that stopped it."""
         fresh: list[Entry] = []
-        started = now_micros()
-        if self._page is None:
-            received = None if self._received is None else self._received - _OVERLAP
-            self._page = (_oplog.log_filter(queue, since=self._newest - _LOOK_BACK, received_from=received), "")
-        while self._page is not None and budget.take():
-            where, token = self._page
-            async for entries, following in _oplog.pages(transport, queue, where, token=token):
-                fresh += self._take(entries)
-                self._page = (where, following) if following else None
-                break
-        if self._page is None:
-            self.until = started
-            self._forget()
-        return fresh
+        if self._where is None:
+            self._started = now_micros()
+            received = None if self._cursor is None else self._cursor - _OVERLAP
+            self._where = _oplog.log_filter(queue, since=self._newest - _LOOK_BACK, received_from=received)
+        while self._where is not None and budget.take():
+            try:
+                entries, following = await _oplog.page(transport, queue, self._where, self._token)
+            except CloudTasksError as error:
+                if not isinstance(error, _PATIENCE):
+                    self._token = ""  # it may be too old: the pass begins again, and hands nothing over twice
+                return fresh, error
+            fresh += self._take(entries)
+            if not following:
+                self._finish(one_page=not self._token)
+            self._token = following
+        return fresh, None
+
+    def _finish(self, *, one_page: bool) -> None:
+        """End a pass. What came while it went on may have been placed on pages that were read before."""
+        self._where = None
+        self.until = self._started
+        self._cursor = self._received if one_page else min(self._received, self._started)
+        horizon = self._cursor - 30 * _OVERLAP
+        while self._order and self._order[0][0] < horizon:
+            self._seen.discard(self._order.popleft()[1])
 
     def _take(self, entries: Iterable[Entry]) -> list[Entry]:
         fresh = []
         for entry in entries:
-            self._received = max(self._received or 0, entry.received)
+            self._received = max(self._received, entry.received)
             if entry.insert_id in self._seen or entry.time < self.since:
                 continue
             self._seen.add(entry.insert_id)
@@ -143,12 +159,6 @@ class _Reader:
             self.lag = max(self.lag or 0, entry.received - entry.time)
             fresh.append(entry)
         return fresh
-
-    def _forget(self) -> None:
-        """Drop ids that no later read can deliver again."""
-        horizon = (self._received or 0) - 30 * _OVERLAP
-        while self._order and self._order[0][0] < horizon:
-            self._seen.discard(self._order.popleft()[1])
 
 
 class Watcher:
@@ -174,7 +184,7 @@ class Watcher:
         return self._latest.get(queue)
 
     def subscribe(
-        self, queue: QueueName, listener: Listener, *, since: int | None = None, every: float = 1.0
+        self, queue: QueueName, listener: _Listener, *, since: int | None = None, every: float = 1.0
     ) -> Subscription:
         """Call `listener` on the background loop with each new snapshot of a queue.
 
@@ -250,9 +260,11 @@ class Watcher:
 
     async def close(self) -> None:
         """Stop watching."""
-        for task in self._tasks.values():
-            task.cancel()
         self._subscriptions.clear()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _join(self, queue: QueueName, subscription: Subscription) -> None:
         self._subscriptions.setdefault(queue, []).append(subscription)
@@ -286,7 +298,7 @@ class Watcher:
                 self._latest[queue] = snapshot
                 for subscription in tuple(subscriptions):
                     _hand(subscription.listener, snapshot)
-                patience = any(isinstance(one, (QuotaError, UnavailableError)) for one in snapshot.trouble)
+                patience = any(isinstance(one, _PATIENCE) for one in snapshot.trouble)
                 slower = min(slower * 2, _SLOWEST) if patience else 1.0
                 pause = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0) * slower
                 await _until(wake, min(pause, max(_SLOWEST, pause / slower)))
@@ -300,12 +312,8 @@ class Watcher:
         reader = self._readers.get(queue) if log else None
         if reader is None:
             return snapshot
-        trouble = snapshot.trouble
-        entries: list[Entry] = []
-        try:
-            entries = await reader.read(self._transport, queue, self._log_budget)
-        except CloudTasksError as error:
-            trouble += (error,)
+        entries, error = await reader.read(self._transport, queue, self._log_budget)
+        trouble = snapshot.trouble if error is None else (*snapshot.trouble, error)
         return replace(snapshot, entries=tuple(entries), log_until=reader.until, lag=reader.lag, trouble=trouble)
 
     async def _statistics(self, queue: QueueName) -> Snapshot:
@@ -338,7 +346,7 @@ def _pending(task: Any, now: int) -> Pending:
     )
 
 
-def _hand(listener: Listener, snapshot: Snapshot) -> None:
+def _hand(listener: _Listener, snapshot: Snapshot) -> None:
     try:
         listener(snapshot)
     except Exception:
