@@ -1,0 +1,100 @@
+"""The emulator's command line: ``python -m cloudtasks_nb.emulator``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cloudtasks_nb.emulator._clock import SECOND
+from cloudtasks_nb.emulator._server import run
+from cloudtasks_nb.emulator._settings import Settings
+from cloudtasks_nb.errors import CloudTasksError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run an emulator until it is stopped, and return the exit code."""
+    settings = _settings(_parser().parse_args(arguments))
+    try:
+        asyncio.run(_run(settings))
+    except CloudTasksError as error:
+        sys.stderr.write(f"cloudtasks-nb emulator: {error.message}{f' → {error.hint}' if error.hint else ''}\n")
+        return 1
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    await run(settings, _tell, stop)
+
+
+def _tell(endpoint: dict[str, Any]) -> None:
+    sys.stdout.write(orjson.dumps(endpoint).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cloudtasks-nb emulator", description="A complete local Cloud Tasks over gRPC and REST."
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add("--port", type=int, default=8123, help="gRPC port, 0 for a free one (%(default)s)")
+    add("--http-port", type=int, help="port for REST and admin (the next one; a free one with --port 0)")
+    add("--data-dir", type=Path, metavar="FOLDER", help="keep everything here (a temporary folder)")
+    add("--queue", action="append", default=[], metavar="NAME", help="make this queue; may be repeated")
+    add("--lease", action="store_true", help="end 2 s after the last GET /lease was closed")
+    add("--wait-for-loopback", action="store_true", help="a refused connection to this machine is no attempt")
+    add("--openid-issuer", default="https://accounts.google.com", metavar="URL", help="issuer of OIDC tokens")
+    add("--app-engine-host", metavar="URL", help="where the App Engine application is")
+    add("--https-ca", type=Path, metavar="FILE", help="trust these certificates too")
+    add("--https-insecure", action="store_true", help="do not check certificates of targets")
+    add("--no-batch", action="store_true", help="answer batch calls with UNIMPLEMENTED")
+    add("--create-queues-on-demand", action="store_true", help="CreateTask makes the queue")
+    add("--hard-reset-on-purge-queue", action="store_true", help="PurgeQueue also frees the names of tasks")
+    add("--task-tombstone", type=float, default=3600, metavar="SECONDS", help="how long names stay taken (%(default)s)")
+    add("--queue-tombstone", type=float, default=259_200, metavar="SECONDS", help="same, of queues (%(default)s)")
+    add("--new-queue-delay", type=float, default=0, metavar="SECONDS", help="a new queue is NOT_FOUND so long")
+    add("--log-delay", type=float, default=0, metavar="SECONDS", help="log entries appear so late")
+    return parser
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    return Settings(
+        host=given.host,
+        port=given.port,
+        http_port=given.http_port,
+        data_dir=given.data_dir,
+        queues=tuple(given.queue),
+        lease=given.lease,
+        wait_for_loopback=given.wait_for_loopback,
+        openid_issuer=given.openid_issuer,
+        app_engine_host=given.app_engine_host,
+        https_ca=given.https_ca,
+        https_insecure=given.https_insecure,
+        no_batch=given.no_batch,
+        queues_on_demand=given.create_queues_on_demand,
+        hard_reset_on_purge=given.hard_reset_on_purge_queue,
+        task_tombstone=round(given.task_tombstone * SECOND),
+        queue_tombstone=round(given.queue_tombstone * SECOND),
+        new_queue_delay=round(given.new_queue_delay * SECOND),
+        log_delay=round(given.log_delay * SECOND),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

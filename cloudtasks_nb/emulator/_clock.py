@@ -1,0 +1,50 @@
+"""The one clock of the emulator; tests and `/admin/clock` move it forward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["DAY", "HOUR", "SECOND", "Clock"]
+
+#: Instants and durations inside the emulator are whole microseconds, as Cloud Tasks keeps them.
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
+
+
+class Clock:
+    """Wall-clock time that can be advanced, and goes on from where it was when the system's clock is set back.
+
+    Parameters
+    ----------
+    source : callable, optional
+        Returns nanoseconds since 1970; the system's clock by default.
+    """
+
+    def __init__(self, source: Callable[[], int] = time.time_ns) -> None:
+        self._source = source
+        self._offset = 0
+        self._latest = 0
+        self._listeners: list[Callable[[int], None]] = []
+
+    def now(self) -> int:
+        """Return microseconds since 1970."""
+        reading = self._source() // 1000 + self._offset
+        if reading < self._latest:
+            self._offset += self._latest - reading
+            return self._latest
+        self._latest = reading
+        return reading
+
+    def advance(self, duration: int) -> None:
+        """Move forward by `duration` microseconds and tell the listeners by how much."""
+        if duration < 0:
+            raise ValueError("the clock can only be moved forward")
+        self._offset += duration
+        for listener in self._listeners:
+            listener(duration)
+
+    def subscribe(self, listener: Callable[[int], None]) -> None:
+        """Call `listener` with the microseconds of every advance."""
+        self._listeners.append(listener)

@@ -1,0 +1,72 @@
+"""The folder of an emulator: one emulator at a time, and where it can be reached."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+import orjson
+from filelock import FileLock, Timeout
+
+from cloudtasks_nb.errors import EmulatorError, FolderInUseError
+
+__all__ = ["Folder"]
+
+
+class Folder:
+    """An emulator's files, held while the context is open.
+
+    Parameters
+    ----------
+    path : Path, optional
+        Made when missing; without one a temporary folder, removed at the end.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.temporary = path is None
+        self.path = path.absolute() if path is not None else Path(tempfile.mkdtemp(prefix="cloudtasks-"))
+        self._endpoint = self.path / "endpoint.json"
+        self._lock = FileLock(self.path / "emulator.lock")
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise FolderInUseError(
+                f"{self.path} is in use by another emulator",
+                resource=str(self.path),
+                hint=f"its address is in {self._endpoint}; or choose another folder",
+            ) from error
+        except OSError as error:
+            raise EmulatorError(f"{self.path} cannot be used: {error}", resource=str(self.path)) from error
+        # Left by an emulator that was killed: nobody must connect to what is there now.
+        self._endpoint.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._endpoint.unlink(missing_ok=True)
+        self._lock.release()
+        if self.temporary:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def database(self) -> Path:
+        """The store's file."""
+        return self.path / "tasks.sqlite3"
+
+    def instance(self) -> str:
+        """Return the id of the emulator that this folder is, made at its first start."""
+        file = self.path / "instance"
+        if not file.exists():
+            file.write_text(str(uuid4()), encoding="ascii")
+        return file.read_text(encoding="ascii").strip()
+
+    def announce(self, endpoint: dict[str, Any]) -> None:
+        """Write where the emulator can be reached, all at once."""
+        draft = self.path / "endpoint.json.new"
+        draft.write_bytes(orjson.dumps(endpoint))
+        draft.replace(self._endpoint)

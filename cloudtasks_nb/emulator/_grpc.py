@@ -1,0 +1,81 @@
+"""The gRPC face: raw bytes in and out, so that nothing is parsed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from cloudtasks_nb._names import INSTANCE_METADATA
+from cloudtasks_nb.emulator._engine import Call
+from cloudtasks_nb.emulator._refusal import RefusedError
+from cloudtasks_nb.errors import PortInUseError
+
+__all__ = ["grpc_server"]
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_OPTIONS = (
+    # A batch of large tasks is above the default of 4 MiB; Google's client lifts its own limits too.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Otherwise a second emulator would silently share the port.
+    ("grpc.so_reuseport", 0),
+)
+
+
+def grpc_server(calls: Mapping[str, Call], instance: str, host: str, port: int) -> tuple[Any, int]:
+    """Return a server that is not started yet, and its port.
+
+    Parameters
+    ----------
+    calls : mapping
+        The calls by their full names.
+    instance : str
+        Sent as initial metadata with every answer.
+    host, port : str and int
+        Where to listen; port 0 is a free one.
+
+    Raises
+    ------
+    PortInUseError
+        If somebody else listens there.
+    """
+    server = grpc.aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers((_Handlers(calls, instance),))
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise PortInUseError(f"port {port} is in use", hint="choose another one: --port 0 takes a free one") from error
+    return server, bound
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    def __init__(self, calls: Mapping[str, Call], instance: str) -> None:
+        metadata = ((INSTANCE_METADATA, instance),)
+        self._handlers = {
+            name: grpc.unary_unary_rpc_method_handler(_behaviour(call, metadata)) for name, call in calls.items()
+        }
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._handlers.get(handler_call_details.method)
+
+
+def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...]) -> Any:
+    async def answer(wire: bytes, context: Any) -> bytes:
+        await context.send_initial_metadata(metadata)
+        try:
+            return await call(wire)
+        except RefusedError as error:
+            await _abort(context, error)
+        except DecodeError:
+            await _abort(context, RefusedError("INVALID_ARGUMENT", "The request cannot be parsed."))
+
+    return answer
+
+
+async def _abort(context: Any, error: RefusedError) -> NoReturn:
+    trailing = (("grpc-status-details-bin", error.status().SerializeToString()),) if error.details else ()
+    await context.abort(_CODES[error.number], error.message, trailing)
+    raise error

@@ -1,0 +1,165 @@
+"""The SQLite file behind the store: writes are collected, applied and committed in groups.
+
+Rows are appended in the order of their keys, because random keys cost ten times more: each would dirty a page of its
+own, twice with the write-ahead log. What has to be found by name is found in memory.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+__all__ = ["Journal", "Write"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS settings(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS queues(
+    q INTEGER PRIMARY KEY, name TEXT, config BLOB, usable_at INTEGER, deleted_until INTEGER);
+CREATE TABLE IF NOT EXISTS tasks(
+    seq INTEGER PRIMARY KEY, made INTEGER, due INTEGER, id TEXT, head BLOB, body BLOB);
+CREATE TABLE IF NOT EXISTS attempts(
+    seq INTEGER PRIMARY KEY, due INTEGER, dispatches INTEGER, responses INTEGER, failures INTEGER, executions INTEGER,
+    first_dispatched INTEGER, scheduled INTEGER, dispatched INTEGER, responded INTEGER, code INTEGER,
+    http_status INTEGER);
+CREATE TABLE IF NOT EXISTS tombs(seq INTEGER PRIMARY KEY, q INTEGER, id TEXT, until INTEGER);
+CREATE TABLE IF NOT EXISTS graves(q INTEGER, upto INTEGER, until INTEGER, PRIMARY KEY(q, upto)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS operations(seq INTEGER PRIMARY KEY, name TEXT, made INTEGER, wire BLOB);
+CREATE TABLE IF NOT EXISTS log(
+    seq INTEGER PRIMARY KEY, q INTEGER, kind INTEGER, at INTEGER, received INTEGER, task TEXT, target TEXT,
+    target_type TEXT, due INTEGER, code INTEGER, dispatches INTEGER, responses INTEGER, duration INTEGER,
+    retry_at INTEGER);
+"""
+_TABLES = ("settings", "queues", "tasks", "attempts", "tombs", "graves", "operations", "log")
+_CACHE_KIB = 16_384
+
+
+class Write(StrEnum):
+    """Everything that is ever written, in the order in which the writes of a group are applied."""
+
+    SETTING = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
+    QUEUE = "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?, ?)"
+    TASK = "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)"
+    ATTEMPTS = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    END_TASK = "DELETE FROM tasks WHERE seq = ?"
+    END_ATTEMPTS = "DELETE FROM attempts WHERE seq = ?"
+    TOMB = "INSERT INTO tombs(q, id, until) VALUES (?, ?, ?)"
+    GRAVE = "INSERT OR REPLACE INTO graves VALUES (?, ?, ?)"
+    OPERATION = "INSERT INTO operations VALUES (?, ?, ?, ?)"
+    LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    # What follows clears away; it comes last, so that rows of the same group are met too.
+    SWEEP_TASKS = "DELETE FROM tasks WHERE seq BETWEEN ? AND ?"
+    SWEEP_ATTEMPTS = "DELETE FROM attempts WHERE seq BETWEEN ? AND ?"
+    SWEEP_GRAVE = "DELETE FROM graves WHERE q = ? AND upto = ?"
+    SWEEP_TOMBS = "DELETE FROM tombs WHERE until <= ? AND seq IN (SELECT seq FROM tombs ORDER BY seq LIMIT 5000)"
+    FORGET_TOMBS = "DELETE FROM tombs WHERE q = ?"
+    SWEEP_OPERATIONS = (
+        "DELETE FROM operations WHERE made <= ? AND seq IN (SELECT seq FROM operations ORDER BY seq LIMIT 100)"
+    )
+    SWEEP_LOG = "DELETE FROM log WHERE seq <= ? AND seq IN (SELECT seq FROM log ORDER BY seq LIMIT 5000)"
+
+
+class Journal:
+    """One writing and one reading connection; the reader sees what is committed.
+
+    Parameters
+    ----------
+    path : Path
+        The SQLite file, made when missing.
+    durable : bool
+        Whether a commit waits for the disk, so that it survives a loss of power; the death of the process it
+        survives either way.
+    """
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        self.path = path
+        self._pending: dict[Write, list[tuple[Any, ...]]] = {write: [] for write in Write}
+        self._count = 0
+        self._writer = self._connect()
+        self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        self._writer.executescript(_SCHEMA)
+        self._reader = self._connect()
+        self._reader.execute("PRAGMA query_only = ON")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, write: Write, row: tuple[Any, ...]) -> None:
+        """Collect a write; it is neither visible nor safe before `commit`."""
+        self._pending[write].append(row)
+        self._count += 1
+
+    def apply(self) -> None:
+        """Give what was collected to SQLite as one transaction, still open."""
+        self._writer.execute("BEGIN IMMEDIATE")
+        for write, rows in self._pending.items():
+            if rows:
+                self._writer.executemany(write, rows)
+                rows.clear()
+        self._count = 0
+
+    def commit(self) -> None:
+        """Commit what was applied; may run in another thread while writes are collected."""
+        self._writer.execute("COMMIT")
+
+    def roll_back(self) -> None:
+        """Drop what was applied and what was collected since."""
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+        for rows in self._pending.values():
+            rows.clear()
+        self._count = 0
+
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return all rows of a query over what is committed."""
+        return self._reader.execute(sql, parameters).fetchall()
+
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Return a cursor over what is committed; exhaust it, it holds back the log's end."""
+        return self._reader.execute(sql, parameters)
+
+    def erase(self) -> None:
+        """Delete everything, at once."""
+        self.roll_back()
+        self._writer.execute("BEGIN IMMEDIATE")
+        for table in _TABLES:
+            self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the tuple above
+        self._writer.execute("COMMIT")
+
+    def save_to(self, path: Path) -> None:
+        """Write a copy of what is committed to another file."""
+        with sqlite3.connect(path) as copy:
+            self._reader.backup(copy)
+        copy.close()
+
+    def load_from(self, path: Path) -> None:
+        """Replace everything by the content of another file."""
+        self.roll_back()
+        source = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            source.backup(self._writer)
+        finally:
+            source.close()
+
+    def close(self) -> None:
+        """Commit what is left and close the file."""
+        if self._count:
+            self.apply()
+            self.commit()
+        self._reader.close()
+        self._writer.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        return connection

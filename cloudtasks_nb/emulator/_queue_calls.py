@@ -1,0 +1,258 @@
+"""The calls about queues, in both versions of the API."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+from google.protobuf import empty_pb2, json_format
+from google.rpc import error_details_pb2
+
+from cloudtasks_nb.emulator._clock import SECOND
+from cloudtasks_nb.emulator._engine import Call, Engine
+from cloudtasks_nb.emulator._filter import compile_filter, parse_filter
+from cloudtasks_nb.emulator._memory import QueueState
+from cloudtasks_nb.emulator._pb import beta, v2
+from cloudtasks_nb.emulator._queues import PAUSED, RUNNING, configured, from_v2, set_duration, to_v2, updated
+from cloudtasks_nb.emulator._refusal import RefusedError, help_link
+
+__all__ = ["QueueCalls"]
+
+_MAX_PAGE = 9800
+_LOCATION = re.compile(r"projects/[A-Za-z0-9:.-]+/locations/[A-Za-z0-9-]+")
+_QUEUE = re.compile(rf"({_LOCATION.pattern})/queues/[A-Za-z0-9-]{{1,100}}")
+_ROUTING = "app_engine_routing_override"
+_EMPTY = empty_pb2.Empty().SerializeToString()
+
+
+class QueueCalls:
+    """Answers the calls about queues.
+
+    Parameters
+    ----------
+    engine : Engine
+        What they work on.
+    api : str
+        ``v2`` or ``v2beta3``.
+    """
+
+    def __init__(self, engine: Engine, api: str) -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._plain = api == "v2"
+        self._pb = v2 if self._plain else beta
+
+    def calls(self) -> dict[str, Call]:
+        """Return the calls by the names of their methods."""
+        return {
+            "ListQueues": self.list_queues,
+            "GetQueue": self.get_queue,
+            "CreateQueue": self.create_queue,
+            "UpdateQueue": self.update_queue,
+            "DeleteQueue": self.delete_queue,
+            "PurgeQueue": self.purge_queue,
+            "PauseQueue": self.pause_queue,
+            "ResumeQueue": self.resume_queue,
+        }
+
+    async def list_queues(self, wire: bytes) -> bytes:
+        """List the queues of a location, in the order of their names."""
+        request = self._pb.ListQueuesRequest.FromString(wire)
+        if _LOCATION.fullmatch(request.parent) is None:
+            raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
+        keep = _queue_filter(request.filter)
+        after = _position(request.page_token, request.filter)
+        prefix, now = f"{request.parent}/queues/", self._engine.clock.now()
+        queues = self._store.contents.queues
+        names = sorted(name for name, queue in queues.items() if name.startswith(prefix) and queue.usable_at <= now)
+        names = [name for name in names if name > after]
+        size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
+        if size < 0:
+            raise RefusedError("INVALID_ARGUMENT", "The page size cannot be negative.")
+        response = self._pb.ListQueuesResponse()
+        for name in names[:size]:
+            message = self._shown(queues[name], self._mask(request))
+            if keep(queues[name].message):
+                response.queues.append(message)
+        if len(names) > size:
+            response.next_page_token = _token(names[size - 1], request.filter)
+        return bytes(response.SerializeToString())
+
+    async def get_queue(self, wire: bytes) -> bytes:
+        """Return a queue."""
+        request = self._pb.GetQueueRequest.FromString(wire)
+        return bytes(self._shown(self._named(request.name), self._mask(request)).SerializeToString())
+
+    async def create_queue(self, wire: bytes) -> bytes:
+        """Add a queue."""
+        request = self._pb.CreateQueueRequest.FromString(wire)
+        given = from_v2(request.queue) if self._plain else request.queue
+        _check_new_name(given.name, request.parent)
+        return await self._saved(self._store.create_queue(configured(given)))
+
+    async def update_queue(self, wire: bytes) -> bytes:
+        """Change a queue, or add it if there is none."""
+        request = self._pb.UpdateQueueRequest.FromString(wire)
+        given = from_v2(request.queue) if self._plain else request.queue
+        paths = [_beta_path(path) for path in request.update_mask.paths]
+        queue = self._store.contents.queues.get(given.name)
+        if queue is None:
+            _check_new_name(given.name, given.name.partition("/queues/")[0])
+            return await self._saved(self._store.create_queue(configured(given)))
+        self._store.configure(queue, updated(queue.message, given, paths))
+        self._engine.dispatcher.wake([queue])
+        return await self._saved(queue)
+
+    async def delete_queue(self, wire: bytes) -> bytes:
+        """Delete a queue with its tasks."""
+        name = self._pb.DeleteQueueRequest.FromString(wire).name
+        _check_name(name)
+        self._store.delete_queue(name)
+        await self._engine.committer.commit()
+        return _EMPTY
+
+    async def purge_queue(self, wire: bytes) -> bytes:
+        """Delete the tasks of a queue."""
+        queue = self._named(self._pb.PurgeQueueRequest.FromString(wire).name)
+        self._store.purge(queue)
+        return await self._saved(queue)
+
+    async def pause_queue(self, wire: bytes) -> bytes:
+        """Stop the dispatches of a queue."""
+        return await self._set_state(self._pb.PauseQueueRequest.FromString(wire).name, PAUSED)
+
+    async def resume_queue(self, wire: bytes) -> bytes:
+        """Let a queue dispatch again."""
+        return await self._set_state(self._pb.ResumeQueueRequest.FromString(wire).name, RUNNING)
+
+    async def _set_state(self, name: str, state: int) -> bytes:
+        queue = self._named(name)
+        queue.message.state = state
+        self._store.configure(queue, queue.message)
+        self._engine.dispatcher.wake([queue])
+        return await self._saved(queue)
+
+    async def _saved(self, queue: QueueState) -> bytes:
+        shown = self._shown(queue, ()).SerializeToString()
+        await self._engine.committer.commit()
+        return bytes(shown)
+
+    def _named(self, name: str) -> QueueState:
+        _check_name(name)
+        return self._store.queue(name)
+
+    def _mask(self, request: Any) -> tuple[str, ...]:
+        return () if self._plain else tuple(_snake(path) for path in request.read_mask.paths)
+
+    def _shown(self, queue: QueueState, mask: tuple[str, ...]) -> Any:
+        if self._plain:
+            return to_v2(queue.message)
+        message = beta.Queue()
+        message.CopyFrom(queue.message)
+        if not message.HasField("tombstone_ttl"):
+            set_duration(message.tombstone_ttl, queue.config.tombstone_ttl)
+        if not mask:
+            return message
+        roots = {"type_" if path == "type" else path.split(".")[0] for path in mask}
+        if "stats" in roots or "*" in roots:
+            message.stats.CopyFrom(self._stats(queue))
+        if "*" not in roots:
+            for field in beta.Queue.DESCRIPTOR.fields_by_name:
+                if field not in roots:
+                    message.ClearField(field)
+        return message
+
+    def _stats(self, queue: QueueState) -> Any:
+        now = self._engine.clock.now()
+        stats = beta.QueueStats(
+            tasks_count=len(queue.live),
+            executed_last_minute_count=queue.executed_last_minute(now),
+            concurrent_dispatches_count=queue.in_flight,
+            effective_execution_rate=queue.config.rate if queue.dispatching else 0.0,
+        )
+        due = self._store.next_due(queue)
+        if due is not None:
+            stats.oldest_estimated_arrival_time.seconds, micros = divmod(due, SECOND)
+            stats.oldest_estimated_arrival_time.nanos = micros * 1000
+        return stats
+
+
+def _check_name(name: str) -> None:
+    if _QUEUE.fullmatch(name) is None:
+        raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
+
+
+def _check_new_name(name: str, parent: str) -> None:
+    if _LOCATION.fullmatch(parent) is None:
+        raise _no_project(parent)
+    match = _QUEUE.fullmatch(name)
+    if match is None:
+        raise RefusedError(
+            "INVALID_ARGUMENT",
+            'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
+            [
+                help_link(
+                    "Definition of queue name",
+                    "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#Queue.FIELDS.name",
+                )
+            ],
+        )
+    if match[1] != parent:
+        raise RefusedError("INVALID_ARGUMENT", f"{name} must begin with {parent}.")
+
+
+def _no_project(parent: str) -> RefusedError:
+    text = f"Permission denied on resource project {parent}."
+    metadata = {"consumer": f"projects/{parent}", "containerInfo": parent, "service": "cloudtasks.googleapis.com"}
+    return RefusedError(
+        "PERMISSION_DENIED",
+        text,
+        [
+            error_details_pb2.ErrorInfo(reason="CONSUMER_INVALID", domain="googleapis.com", metadata=metadata),
+            error_details_pb2.LocalizedMessage(locale="en-US", message=text),
+            help_link("Google developers console", "https://console.developers.google.com"),
+        ],
+    )
+
+
+def _snake(path: str) -> str:
+    return re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), path)
+
+
+def _beta_path(path: str) -> str:
+    """Return a path of an update mask, of either version and spelling, as one of v2beta3."""
+    path = _snake(path)
+    return f"app_engine_http_queue.{path}" if path.startswith(_ROUTING) else path
+
+
+def _queue_filter(text: str) -> Any:
+    if not text:
+        return lambda _: True
+
+    def getter_of(path: tuple[str, ...]) -> Any:
+        def get(message: Any) -> Any:
+            found: Any = json_format.MessageToDict(message, preserving_proto_field_name=True)
+            for part in path:
+                found = found.get(_snake(part)) if isinstance(found, dict) else None
+            return found
+
+        return get
+
+    return compile_filter(parse_filter(text), getter_of)
+
+
+def _token(name: str, query: str) -> str:
+    return base64.urlsafe_b64encode(f"{name}\n{query}".encode()).decode()
+
+
+def _position(token: str, query: str) -> str:
+    if not token:
+        return ""
+    try:
+        name, _, asked = base64.urlsafe_b64decode(token.encode()).decode().partition("\n")
+    except ValueError as error:
+        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid.") from error
+    if asked != query:
+        raise RefusedError("INVALID_ARGUMENT", "The filter cannot be changed between pages.")
+    return name

@@ -1,0 +1,47 @@
+"""The answer to a request that is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
+
+from cloudtasks_nb._names import CODES
+from cloudtasks_nb.errors import ServiceError
+
+__all__ = ["RefusedError", "help_link"]
+
+
+class RefusedError(ServiceError):
+    """A request is answered with a status other than OK.
+
+    Parameters
+    ----------
+    code : str
+        Canonical code (``"NOT_FOUND"``).
+    message : str
+        The text of the real service, to the letter where it is known.
+    details : sequence of messages
+        What `google.rpc.Status.details` carries.
+    """
+
+    def __init__(self, code: str, message: str, details: Sequence[Any] = ()) -> None:
+        super().__init__(message, code=code)
+        self.number = CODES.index(code)
+        self.details = details
+
+    def status(self) -> Any:
+        """Return the refusal as a `google.rpc.Status`."""
+        status = status_pb2.Status(code=self.number, message=self.message)
+        for detail in self.details:
+            packed = AnyMessage()
+            packed.Pack(detail)
+            status.details.append(packed)
+        return status
+
+
+def help_link(description: str, url: str) -> Any:
+    """Return a `google.rpc.Help` detail with one link."""
+    return error_details_pb2.Help(links=[error_details_pb2.Help.Link(description=description, url=url)])

@@ -1,0 +1,405 @@
+"""Queues, tasks and their transitions: a state machine without sockets, threads or a clock of its own.
+
+Every change is made in memory and put into the journal; it counts when the journal is committed. When a commit fails,
+memory is rebuilt from what is on the disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from cloudtasks_nb.emulator._attempts import Attempts, Outcome
+from cloudtasks_nb.emulator._clock import SECOND, Clock
+from cloudtasks_nb.emulator._journal import Journal, Write
+from cloudtasks_nb.emulator._memory import LAST_NUMBER, Claim, QueueState, StoredTask, sequence
+from cloudtasks_nb.emulator._oplog import OperationsLog, Subject
+from cloudtasks_nb.emulator._queues import QueueConfig
+from cloudtasks_nb.emulator._refusal import RefusedError
+from cloudtasks_nb.emulator._reload import load
+from cloudtasks_nb.emulator._retry import RetryPolicy
+from cloudtasks_nb.emulator._settings import Settings
+from cloudtasks_nb.emulator._tasks import NewTask
+
+__all__ = ["Store"]
+
+_NO_QUEUE = "Queue does not exist. If you just created the queue, wait at least a minute for the queue to initialize."
+_NO_ENTITY = "Requested entity was not found."
+_GONE = (
+    "The task no longer exists, though a task with this name existed recently. "
+    "The task either successfully completed or was deleted."
+)
+_TOO_RECENT = (
+    "The task cannot be created because a task with this name existed too recently. For more information about task "
+    "de-duplication see https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks/create"
+    "#body.request_body.FIELDS.task."
+)
+
+
+class Store:
+    """All queues and tasks of an emulator.
+
+    Parameters
+    ----------
+    journal : Journal
+        The file; whoever owns it applies and commits it, and calls `applied`, `committed` or `failed`.
+    clock : Clock
+        What time it is.
+    settings : Settings
+        Tombstones and delays.
+    """
+
+    def __init__(self, journal: Journal, clock: Clock, settings: Settings) -> None:
+        self.journal = journal
+        self._clock = clock
+        self._settings = settings
+        self.log = OperationsLog(journal, delay=settings.log_delay)
+        self._fresh: list[tuple[QueueState, int, int]] = []
+        self._applied: list[tuple[QueueState, int, int]] = []
+        self.contents = load(journal, clock.now(), settings.task_tombstone)
+
+    # Commits
+
+    def applied(self) -> None:
+        """Note that what was put into the journal so far is part of the transaction under way."""
+        self._applied, self._fresh = self._fresh, []
+
+    def committed(self) -> list[QueueState]:
+        """Let the tasks of the finished transaction be dispatched, and return their queues."""
+        now = self._clock.now()
+        for queue, number, due in self._applied:
+            queue.due.add(number, due, now)
+        woken = list({id(queue): queue for queue, _, _ in self._applied}.values())
+        self._applied = []
+        return woken
+
+    def failed(self) -> None:
+        """Go back to what is on the disk, after a transaction that could not be committed."""
+        self.journal.roll_back()
+        self.reload()
+
+    def reload(self) -> None:
+        """Rebuild memory from the journal; attempts in flight stay known."""
+        before = self.contents.by_number
+        self._fresh, self._applied = [], []
+        self.log.reload()
+        self.contents = load(self.journal, self._clock.now(), self._settings.task_tombstone)
+        for q, queue in self.contents.by_number.items():
+            if q in before:
+                queue.running, queue.in_flight = before[q].running, before[q].in_flight
+
+    # Settings
+
+    def setting(self, key: str) -> bytes:
+        """Return a stored value, empty if there is none."""
+        return self.contents.settings.get(key, b"")
+
+    def set_setting(self, key: str, value: bytes) -> None:
+        """Store a value under a key."""
+        self.contents.settings[key] = value
+        self.journal.put(Write.SETTING, (key, value))
+
+    # Queues
+
+    def queue(self, name: str) -> QueueState:
+        """Return the queue with this resource name.
+
+        Raises
+        ------
+        RefusedError
+            ``NOT_FOUND`` if there is none, or if it is too new to be known.
+        """
+        queue = self.contents.queues.get(name)
+        if queue is None or queue.usable_at > self._clock.now():
+            raise RefusedError("NOT_FOUND", _NO_QUEUE)
+        return queue
+
+    def create_queue(self, message: Any) -> QueueState:
+        """Add a queue; `message` is a complete v2beta3 `Queue`.
+
+        Raises
+        ------
+        RefusedError
+            If the name is taken, or was until recently.
+        """
+        name, now = message.name, self._clock.now()
+        if name in self.contents.queues:
+            raise RefusedError("ALREADY_EXISTS", "Queue already exists")
+        if self.contents.deleted.get(name, 0) > now:
+            raise RefusedError(
+                "FAILED_PRECONDITION",
+                "The queue cannot be created because a queue with this name existed too recently.",
+            )
+        q = max(self.contents.names, default=0) + 1
+        config = QueueConfig.of(message, self._settings.task_tombstone)
+        usable_at = now + self._settings.new_queue_delay
+        queue = QueueState(q=q, name=name, message=message, config=config, usable_at=usable_at)
+        self.contents.deleted.pop(name, None)
+        self.contents.names[q] = name
+        self.contents.queues[name] = self.contents.by_number[q] = queue
+        self._put_queue(queue)
+        return queue
+
+    def configure(self, queue: QueueState, message: Any) -> None:
+        """Replace a queue's v2beta3 `Queue`."""
+        queue.message = message
+        queue.config = QueueConfig.of(message, self._settings.task_tombstone)
+        self._put_queue(queue)
+
+    def delete_queue(self, name: str) -> None:
+        """Delete a queue with its tasks; the name stays taken for a while.
+
+        Raises
+        ------
+        RefusedError
+            ``NOT_FOUND`` if there is none.
+        """
+        queue = self.contents.queues.pop(name, None)
+        if queue is None:
+            raise RefusedError("NOT_FOUND", _NO_ENTITY)
+        until = self._clock.now() + self._settings.queue_tombstone
+        del self.contents.by_number[queue.q]
+        self.contents.deleted[name] = until
+        self.journal.put(Write.QUEUE, (queue.q, name, b"", queue.usable_at, until))
+        self.journal.put(Write.FORGET_TOMBS, (queue.q,))
+        self._dig(queue, LAST_NUMBER, 0)
+
+    def purge(self, queue: QueueState) -> None:
+        """Delete all tasks that the queue has now."""
+        now = self._clock.now()
+        until = 0 if self._settings.hard_reset_on_purge else now + queue.config.tombstone_ttl
+        if until:
+            queue.tombs.update(dict.fromkeys(queue.live, until))
+        else:
+            queue.tombs.clear()
+            self.journal.put(Write.FORGET_TOMBS, (queue.q,))
+        queue.live, queue.attempts = {}, {}
+        queue.due.clear()
+        queue.floor = queue.next_number - 1
+        self._dig(queue, queue.floor, until)
+        queue.message.purge_time.seconds, micros = divmod(now, SECOND)
+        queue.message.purge_time.nanos = micros * 1000
+        self._put_queue(queue)
+
+    # Tasks
+
+    def add(self, queue: QueueState, task: NewTask) -> int:
+        """Add a task and return its number.
+
+        Raises
+        ------
+        RefusedError
+            If the id is taken, or was until recently.
+        """
+        now = self._clock.now()
+        if task.id in queue.live:
+            raise RefusedError("ALREADY_EXISTS", "Requested entity already exists")
+        if queue.tombs and queue.tombs.get(task.id, 0) > now:
+            raise RefusedError("ALREADY_EXISTS", _TOO_RECENT)
+        number = queue.next_number
+        queue.next_number = number + 1
+        queue.live[task.id] = number
+        row = (sequence(queue.q, number), now // SECOND, task.due, task.id, task.head, task.body)
+        self.journal.put(Write.TASK, row)
+        self._fresh.append((queue, number, task.due))
+        ratio = queue.config.sampling_ratio
+        if ratio:
+            self.log.created(Subject(queue.q, ratio, task.id, task.target, task.kind), task.due, now)
+        return number
+
+    def number_of(self, queue: QueueState, task_id: str) -> int:
+        """Return the number of a task.
+
+        Raises
+        ------
+        RefusedError
+            ``NOT_FOUND``, with another text if the task existed recently.
+        """
+        number = queue.live.get(task_id)
+        if number is None:
+            recent = queue.tombs.get(task_id, 0) > self._clock.now()
+            raise RefusedError("NOT_FOUND", _GONE if recent else _NO_ENTITY)
+        return number
+
+    def task(self, queue: QueueState, task_id: str) -> StoredTask:
+        """Return a task as it lies in the journal.
+
+        Raises
+        ------
+        RefusedError
+            ``NOT_FOUND`` if it is not there, or not committed yet.
+        """
+        stored = self._read(queue, self.number_of(queue, task_id))
+        if stored is None:
+            raise RefusedError("NOT_FOUND", _NO_ENTITY)
+        return stored
+
+    def page(self, queue: QueueState, after: int, limit: int) -> tuple[list[StoredTask], int]:
+        """Return up to `limit` tasks in the order of creation, and where the next page begins; 0 at the end.
+
+        Parameters
+        ----------
+        queue : QueueState
+            Whose tasks.
+        after : int
+            Where the page begins: 0, or what came with the page before.
+        limit : int
+            Rows to look at; the page is shorter if some of them were deleted a moment ago.
+        """
+        base = sequence(queue.q, 0)
+        rows = self.journal.read(
+            "SELECT seq - ?, id, due, head, body FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
+            (base, base + max(after, queue.floor) + 1, sequence(queue.q, LAST_NUMBER), limit),
+        )
+        tasks = [task for task in map(StoredTask._make, rows) if queue.live.get(task.id) == task.number]
+        return tasks, rows[-1][0] if len(rows) == limit else 0
+
+    def next_due(self, queue: QueueState) -> int | None:
+        """Return when the queue's next task is due; None without tasks."""
+        now = self._clock.now()
+        number = queue.due.first(now)
+        if number is None:
+            return queue.due.next_due(now) if queue.live else None
+        tried = queue.attempts.get(number)
+        stored = None if tried else self._read(queue, number)
+        return tried.due if tried else stored.due if stored else now
+
+    def delete(self, queue: QueueState, task_id: str) -> None:
+        """Delete a task on request; an attempt in flight is not recalled.
+
+        Raises
+        ------
+        RefusedError
+            ``NOT_FOUND`` if it is not there.
+        """
+        number = self.number_of(queue, task_id)
+        now = self._clock.now()
+        if queue.config.sampling_ratio:
+            self.log.deleted(Subject(queue.q, queue.config.sampling_ratio, task_id), now)
+        self._end(queue, number, task_id, now)
+
+    # Attempts
+
+    def claim(self, queue: QueueState, number: int) -> Claim | None:
+        """Return a task that its due entry points to, or None if the entry is out of date."""
+        if number in queue.running:
+            return None
+        stored = self._read(queue, number)
+        if stored is None or queue.live.get(stored.id) != number:
+            return None
+        attempts = queue.attempts.get(number) or Attempts(due=stored.due)
+        return Claim(queue, stored, attempts) if attempts.due <= self._clock.now() else None
+
+    def claim_now(self, queue: QueueState, task_id: str) -> Claim:
+        """Return a task that is run by hand, whatever its due time and even while it runs.
+
+        Raises
+        ------
+        RefusedError
+            ``NOT_FOUND`` if it is not there.
+        """
+        stored = self.task(queue, task_id)
+        return Claim(queue, stored, queue.attempts.get(stored.number) or Attempts(due=stored.due))
+
+    def begin(self, claim: Claim) -> Attempts:
+        """Note that an attempt is sent, and return the attempts as they were before."""
+        queue, number = claim.queue, claim.task.number
+        before = replace(claim.attempts)
+        claim.attempts.begin(self._clock.now())
+        queue.attempts[number] = claim.attempts
+        queue.started(number)
+        return before
+
+    def undo(self, claim: Claim, before: Attempts) -> None:
+        """Take back an attempt that reached nobody: the task is due as it was."""
+        queue, number = self._current(claim.queue), claim.task.number
+        if queue is None:
+            return
+        queue.stopped(number)
+        if queue.live.get(claim.task.id) != number:
+            return
+        if before.dispatches:
+            queue.attempts[number] = before
+        else:
+            queue.attempts.pop(number, None)
+
+    def end(
+        self, claim: Claim, outcome: Outcome, policy: RetryPolicy, subject: Subject, *, called_at: int | None = None
+    ) -> bool:
+        """Note how an attempt ended and return whether the task is gone.
+
+        Parameters
+        ----------
+        claim : Claim
+            What was begun.
+        outcome : Outcome
+            How it ended.
+        policy : RetryPolicy
+            Of the task, else of its queue.
+        subject : Subject
+            For the log.
+        called_at : int, optional
+            When a run by hand was asked for; the next attempt is counted from then.
+        """
+        queue, task, attempts = self._current(claim.queue), claim.task, claim.attempts
+        if queue is None:
+            return True
+        now = self._clock.now()
+        queue.stopped(task.number)
+        queue.count_execution(now)
+        attempts.end(outcome, now, app_engine=subject.target_type != "HTTP")
+        alive = queue.live.get(task.id) == task.number
+        if alive:
+            queue.attempts[task.number] = attempts
+        over = outcome.succeeded or policy.gives_up(attempts.dispatches, now - attempts.first_dispatched)
+        if alive and not over:
+            attempts.due = (called_at or now) + policy.backoff(attempts.failures)
+            self.journal.put(Write.ATTEMPTS, (sequence(queue.q, task.number), *attempts.row()))
+            queue.due.add(task.number, attempts.due, now)
+        elif alive:
+            self._end(queue, task.number, task.id, now)
+        if subject.ratio:
+            self.log.responded(subject, attempts, attempts.due if alive and not over else 0)
+        return over or not alive
+
+    def expire(self, queue: QueueState, limit: int) -> int:
+        """Delete up to `limit` tasks that are older than the queue keeps them; return how many there were."""
+        now = self._clock.now()
+        oldest = (now - queue.config.task_ttl) // SECOND
+        base = sequence(queue.q, 0)
+        rows = self.journal.read(
+            "SELECT seq - ?, id, made FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
+            (base, base, sequence(queue.q, LAST_NUMBER), limit),
+        )
+        old = [(number, task) for number, task, made in rows if made < oldest and queue.live.get(task) == number]
+        for number, task in old:
+            self._end(queue, number, task, now)
+        return len(old)
+
+    def _current(self, queue: QueueState) -> QueueState | None:
+        # After a failed commit memory was rebuilt: the queue is another object; it may also have been deleted.
+        return self.contents.by_number.get(queue.q)
+
+    def _read(self, queue: QueueState, number: int) -> StoredTask | None:
+        rows = self.journal.read("SELECT id, due, head, body FROM tasks WHERE seq = ?", (sequence(queue.q, number),))
+        return StoredTask(number, *rows[0]) if rows else None
+
+    def _put_queue(self, queue: QueueState) -> None:
+        row = (queue.q, queue.name, queue.message.SerializeToString(), queue.usable_at, None)
+        self.journal.put(Write.QUEUE, row)
+
+    def _dig(self, queue: QueueState, upto: int, until: int) -> None:
+        # A million rows are not deleted in one call: they are marked as dead, and swept slice by slice.
+        self.contents.graves[queue.q, upto] = until
+        self.journal.put(Write.GRAVE, (queue.q, upto, until))
+
+    def _end(self, queue: QueueState, number: int, task_id: str, now: int) -> None:
+        until = now + queue.config.tombstone_ttl
+        del queue.live[task_id]
+        queue.tombs.pop(task_id, None)  # an expired one would keep its place: they lie in the order of their end
+        queue.tombs[task_id] = until
+        key = sequence(queue.q, number)
+        self.journal.put(Write.END_TASK, (key,))
+        self.journal.put(Write.TOMB, (queue.q, task_id, until))
+        if queue.attempts.pop(number, None):
+            self.journal.put(Write.END_ATTEMPTS, (key,))
