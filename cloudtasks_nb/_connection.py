@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._auth import Auth
@@ -16,6 +16,8 @@ from cloudtasks_nb._watch import Watcher
 from cloudtasks_nb.errors import CloudTasksError, QueueNotFoundError
 
 __all__ = ["Connection", "say"]
+
+T = TypeVar("T")
 
 _MESSAGES = 100_000  # newest messages kept
 _PATIENCE = 2.0  # seconds between two looks for a queue that was just made
@@ -42,7 +44,7 @@ class Connection:
         self.certs_url = certs_url
         self.transport = Transport(where, auth)
         self.watcher = Watcher(self.transport)
-        self._messages: OrderedDict[str, str] = OrderedDict()
+        self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -51,14 +53,18 @@ class Connection:
         return self.transport.where
 
     def call(self, rpc: str, /, **fields: Any) -> Any:
-        """Call an RPC and wait for the raw answer.
+        """Call an RPC and wait for the raw answer; patient with a new queue, as `wait_for` is."""
+        return self.wait_for(lambda: self.transport.call(rpc, **fields))
+
+    def wait_for(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine and wait for its result.
 
         For five minutes after we made a queue, a service that does not know it yet is asked again, and a line says so.
         """
         said = False
         while True:
             try:
-                return _loop.run(self.transport.call(rpc, **fields))
+                return _loop.run(work())
             except QueueNotFoundError as error:
                 if error.resource is None or not self.transport.is_fresh(error.resource):
                     raise
@@ -81,17 +87,19 @@ class Connection:
 
     def remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Keep the messages of the tasks in these columns: the log has none."""
+        names = ("queue", "task", "attempts", "last_message")
         with self._lock:
-            for name, message in zip(columns["task"], columns["last_message"], strict=True):
+            for queue, task, attempts, message in zip(*(columns[name] for name in names), strict=True):
                 if message:
-                    self._messages[name] = message
-                    self._messages.move_to_end(name)
+                    self._messages[queue, task] = (attempts, message)
+                    self._messages.move_to_end((queue, task))
             while len(self._messages) > _MESSAGES:
                 self._messages.popitem(last=False)
 
-    def message(self, task: str) -> str | None:
-        """Return the message that was last seen on a task (short id)."""
-        return self._messages.get(task)
+    def message(self, queue: str, task: str, attempt: int) -> str | None:
+        """Return the message that was last seen on a task (short ids), if it is the one of this attempt."""
+        seen, message = self._messages.get((queue, task), (0, None))
+        return message if seen == attempt else None
 
     def close(self) -> None:
         """Stop watching and close the channels."""

@@ -11,7 +11,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._bar import Bar
 from cloudtasks_nb._connection import Connection
-from cloudtasks_nb._frames import VERDICTS, frame
+from cloudtasks_nb._frames import ATTEMPTS, VERDICTS, frame
 from cloudtasks_nb._messages import delete_failures
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
@@ -26,13 +26,15 @@ _RUNS_PER_SECOND = 1.0  # Google allows 60 RunTask calls a minute (https://cloud
 def task_ids(tasks: Any, queue: QueueName) -> list[str]:
     """Return the short ids that a frame, a series, an index, a list or one name means.
 
+    Each of them once.
+
     Raises
     ------
     InvalidInputError
         If there are no ids in it, or tasks of another queue.
     """
     if isinstance(tasks, pd.DataFrame):
-        found = _of_frame(tasks)
+        found = _of_frame(tasks, queue)
     elif isinstance(tasks, str):
         found = [tasks]
     elif isinstance(tasks, (pd.Series, pd.Index, list, tuple, set)):
@@ -41,14 +43,21 @@ def task_ids(tasks: Any, queue: QueueName) -> list[str]:
         raise InvalidInputError(
             f"{type(tasks).__name__} names no tasks", hint="give a frame of queue.tasks() or a list of task ids"
         )
-    return [_short(one, queue) for one in found if not pd.isna(one)]
+    # A frame of attempts has a task in many rows.
+    return list(dict.fromkeys(_short(one, queue) for one in found if not pd.isna(one)))
 
 
-def _of_frame(tasks: pd.DataFrame) -> list[Any]:
-    for column in ("name", "task"):
-        if column in tasks.columns:
-            return tasks[column].tolist()
-    if tasks.index.name == "task":
+def _of_frame(tasks: pd.DataFrame, queue: QueueName) -> list[Any]:
+    if "name" in tasks.columns:
+        return tasks["name"].tolist()
+    ours = tasks.index.name == "task" or set(ATTEMPTS) <= set(tasks.columns)
+    if ours and "queue" in tasks.columns:
+        tasks = tasks.reset_index() if tasks.index.name == "task" else tasks
+        pairs = zip(tasks["queue"], tasks["task"], strict=True)
+        return [f"{queue.parent}/queues/{there}/tasks/{task}" for there, task in pairs]
+    if "task" in tasks.columns:
+        return tasks["task"].tolist()
+    if ours:
         return tasks.index.tolist()
     raise InvalidInputError(
         "the frame has no column or index `task`", hint="give a frame of queue.tasks(), batch.tasks() or attempts()"
@@ -60,7 +69,7 @@ def _short(task: Any, queue: QueueName) -> str:
     name = TaskName.parse(text if "/" in text else f"{queue}/tasks/{text}")
     if name.queue != queue:
         raise InvalidInputError(
-            f"task {name.task} is of queue {name.queue.queue}, not {queue.queue}",
+            f"task {name.task} is of {name.queue}, not of {queue}",
             resource=text,
             hint=f'tasks.queue("{name.queue.queue}") has the verbs for it',
         )
@@ -101,7 +110,7 @@ async def delete(
             errors += await _delete_batch(connection, queue, part)
         except CloudTasksError as error:
             if error.code != "UNIMPLEMENTED":
-                errors += [str(error)] * len(part)
+                errors += [error.message] * len(part)
             else:
                 errors += await _delete_singly(connection, queue, part)
         count(len(part))
@@ -115,7 +124,9 @@ async def _delete_batch(connection: Connection, queue: QueueName, ids: Sequence[
         await asyncio.sleep(0.5)
         operation = await connection.transport.call("GetOperation", name=operation.name)
     failed = delete_failures(operation)
-    return [failed.get(index) for index in range(len(ids))]
+    # An operation that failed as a whole tells of no single task.
+    whole = operation.error.message or None if operation.HasField("error") and not failed else None
+    return [failed.get(index, whole) for index in range(len(ids))]
 
 
 async def _delete_singly(connection: Connection, queue: QueueName, ids: Sequence[str]) -> list[str | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import pandas as pd
@@ -17,13 +18,20 @@ from cloudtasks_nb._messages import http_target, queue_message, queue_values, ta
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words, parse_duration, parse_time
 from cloudtasks_nb._watch import now_micros
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, PreconditionError, QueueNotFoundError
+from cloudtasks_nb.errors import (
+    AlreadyExistsError,
+    CloudTasksError,
+    InvalidInputError,
+    PermissionDeniedError,
+    PreconditionError,
+    QueueNotFoundError,
+)
 
 __all__ = ["Queue", "ensure"]
 
-#: What a queue that we make gets unless it is told otherwise; Google's own are 0.0 (no outcomes) and 100 (days).
-NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
-
+# What a queue that we make gets unless it is told otherwise: without a log no outcomes, with 100 attempts days of them.
+_NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
+_GOOGLES = {"log_sampling_ratio": 0.0, "max_attempts": 100}
 _FULL, _BASIC = 2, 1  # google.cloud.tasks.v2.Task.View
 
 
@@ -40,20 +48,26 @@ def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any])
     check_words(settings, QUEUE_SETTINGS, "queue setting")
     queue_message(str(name), settings)
     try:
-        there = queue_values(_loop.run(connection.transport.call("GetQueue", name=str(name))))
+        found = _loop.run(connection.transport.call("GetQueue", name=str(name)))
     except QueueNotFoundError:
-        _create(connection, name, settings)
-        return
+        if _create(connection, name, settings):
+            return
+        found = connection.call("GetQueue", name=str(name))
+    there = queue_values(found)
     differing = {word: value for word, value in settings.items() if not _same(there[word], value)}
     if differing:
         _update(connection, name, differing)
         say(f"queue {name.queue}: " + ", ".join(f"{word} {there[word]} → {value}" for word, value in differing.items()))
 
 
-def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
-    message, _ = queue_message(str(name), {**NEW_QUEUE, **settings})
+def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
+    """Make a queue and say so; False if it is there already, made by another or not yet known everywhere."""
+    message, _ = queue_message(str(name), {**_NEW_QUEUE, **settings})
     try:
         connection.call("CreateQueue", parent=name.parent, queue=message, about=str(name))
+    except AlreadyExistsError:
+        connection.transport.note_fresh(str(name))
+        return False
     except PreconditionError as error:
         raise PreconditionError(
             f'the queue "{name.queue}" cannot be made: {error.message}',
@@ -62,8 +76,10 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
             hint="the name of a deleted queue is blocked for up to 3 days; use another name",
         ) from error
     connection.transport.note_fresh(str(name))
-    ours = ", ".join(f"{word}={value}" for word, value in NEW_QUEUE.items() if word not in settings)
-    say(f"made queue {name.queue}" + (f" with {ours} (Cloud Tasks' own defaults: 0.0 and 100)" if ours else ""))
+    ours = [word for word in _NEW_QUEUE if word not in settings]
+    told = ", ".join(f"{word}={_NEW_QUEUE[word]} (Cloud Tasks' own default: {_GOOGLES[word]})" for word in ours)
+    say(f"made queue {name.queue}" + (f" with {told}" if told else ""))
+    return True
 
 
 def _update(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
@@ -119,9 +135,8 @@ class Queue:
             One row a task, index `task`. ``attrs["fetched_at"]`` says when, ``attrs["truncated"]`` whether there are
             more.
         """
-        if limit is not None and limit < 1:
-            raise InvalidInputError(f"limit={limit!r} is less than 1", hint="limit=None lists all")
-        columns, truncated = _loop.run(self._list(limit, body=body, secrets=secrets))
+        _check_limit(limit)
+        columns, truncated = self._connection.wait_for(lambda: self._list(limit, body=body, secrets=secrets))
         self._connection.remember(columns)
         made = frame(TASKS, columns, index="task")
         made.attrs.update(fetched_at=pd.Timestamp.now("UTC"), truncated=truncated)
@@ -164,27 +179,32 @@ class Queue:
         pandas.DataFrame
             One row an attempt. The log has no messages: `message` is what was last seen on a task still in the queue.
         """
+        _check_limit(limit)
         start = _since(since)
         entries = _loop.run(_oplog.read(self._connection.transport, self._name, since=start, limit=limit))
-        if any(entry.retry_time for entry in entries):
-            columns, _ = _loop.run(self._list(1000, body=False, secrets=False))
-            self._connection.remember(columns)
-        newest = {entry.task: entry.insert_id for entry in reversed(entries)}
-        columns = {
+        self._look_for_messages(entries)
+        columns: dict[str, Sequence[Any]] = {
             "time": [entry.time for entry in entries],
             "task": [entry.task for entry in entries],
             "queue": [entry.queue for entry in entries],
             "attempt": [entry.attempt for entry in entries],
             "status": [entry.status for entry in entries],
-            "message": [
-                self._connection.message(entry.task) if newest[entry.task] == entry.insert_id else None
-                for entry in entries
-            ],
+            "message": [self._connection.message(entry.queue, entry.task, entry.attempt) for entry in entries],
             "duration": [entry.duration for entry in entries],
             "retry_time": [entry.retry_time for entry in entries],
             "url": [entry.url for entry in entries],
         }
         return frame(ATTEMPTS, columns)
+
+    def _look_for_messages(self, entries: Sequence[_oplog.Entry]) -> None:
+        """Read the messages of tasks that are to be tried again; a queue without entries must at least exist."""
+        if not entries:
+            with contextlib.suppress(PermissionDeniedError):
+                self._connection.call("GetQueue", name=self.name)
+        elif any(entry.retry_time for entry in entries):
+            with contextlib.suppress(QueueNotFoundError):  # it was deleted since, and its log stays readable
+                columns, _ = _loop.run(self._list(1000, body=False, secrets=False))
+                self._connection.remember(columns)
 
     def pause(self) -> Self:
         """Stop dispatching; tasks are still accepted, and what runs goes on."""
@@ -291,6 +311,11 @@ class Queue:
             notes.append("this queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         shown = attempts[["time", "task", "attempt", "status", "duration", "url"]]
         return _show.card(title, badge=badge, facts=facts, frame=shown, notes=notes)
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise InvalidInputError(f"limit={limit!r} is less than 1", resource="limit", hint="limit=None is all")
 
 
 def _since(since: Any) -> int:
