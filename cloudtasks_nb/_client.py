@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,8 +23,8 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 
 __all__ = ["Client", "connect", "local", "newest"]
 
-
-_newest: list[Client] = []
+_open: list[weakref.ref[Client]] = []  # oldest first; who is not held elsewhere may go
+_held: list[Client] = []  # the newest of them stays, so that it is found by those who were not given it
 
 
 class Client:
@@ -40,7 +41,8 @@ class Client:
     def __init__(self, connection: Connection, lease: _local.Lease | None = None) -> None:
         self._connection = connection
         self._lease = lease
-        _newest[:] = [self]
+        _open.append(weakref.ref(self))
+        _held[:] = [self]
 
     @property
     def endpoint(self) -> str:
@@ -78,8 +80,7 @@ class Client:
         InvalidInputError
             For a bad name, an unknown setting, or settings without `create`.
         """
-        parent = self._parent()
-        full = QueueName.parse(name if "/" in name else f"{parent}/queues/{name}")
+        full = QueueName.parse(name if "/" in name else f"{self._parent()}/queues/{name}")
         if create:
             ensure(self._connection, full, settings)
         elif settings:
@@ -130,10 +131,11 @@ class Client:
     def close(self) -> None:
         """Close the channels, and let the embedded emulator go."""
         self._connection.close()
-        if self._lease is not None:
-            self._lease.close()
-        if _newest == [self]:
-            _newest.clear()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.close()
+        _open[:] = [one for one in _open if one() not in (None, self)]
+        _held[:] = [one for one in (there() for there in _open[-1:]) if one is not None]
 
     def _parent(self) -> str:
         where = self._connection.where
@@ -240,4 +242,4 @@ def local(
 
 def newest() -> Client | None:
     """Return the connection that was made last and is not closed."""
-    return _newest[0] if _newest else None
+    return _held[0] if _held else None

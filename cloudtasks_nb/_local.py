@@ -26,9 +26,9 @@ _lock = threading.Lock()
 _leases: dict[Path | None, Lease] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(eq=False, slots=True, kw_only=True)
 class Lease:
-    """A running emulator, held open by this process."""
+    """A running emulator, held open by this process until every connection that uses it has let go."""
 
     grpc: str  #: ``127.0.0.1:PORT``
     http: str  #: ``http://127.0.0.1:PORT``
@@ -36,6 +36,7 @@ class Lease:
     instance: str  #: UUID of the data folder
     folder: Path | None  #: None: temporary, ends with its last kernel
     held: HTTPConnection  #: as long as it is open the emulator stays
+    users: int = 0  #: connections of this process that have not let go
 
     def alive(self) -> bool:
         """Tell whether the emulator still answers."""
@@ -50,8 +51,11 @@ class Lease:
             connection.close()
 
     def close(self) -> None:
-        """Let go; the emulator ends two seconds after its last holder did."""
+        """Let go, once for each `attach`; the emulator ends two seconds after its last holder did."""
         with _lock:
+            self.users -= 1
+            if self.users > 0:
+                return
             if _leases.get(self.folder) is self:
                 del _leases[self.folder]
         self.held.close()
@@ -71,7 +75,10 @@ def attach(folder: str | os.PathLike[str] | None) -> Lease:
     with _lock:
         lease = _leases.get(place)
         if lease is None or not lease.alive():
+            if lease is not None:
+                lease.held.close()
             lease = _leases[place] = _attach(place)
+        lease.users += 1
         return lease
 
 
@@ -119,10 +126,9 @@ def _attach(folder: Path | None) -> Lease:
 def _join(folder: Path) -> Lease | None:
     """Take a lease on the emulator that the folder names, if it is there."""
     try:
-        facts = json.loads((folder / _ENDPOINT_FILE).read_text())
-    except (OSError, ValueError):
+        return _hold(json.loads((folder / _ENDPOINT_FILE).read_text()), folder)
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not one that an emulator has written
         return None
-    return _hold(facts, folder)
 
 
 def _hold(facts: dict[str, Any], folder: Path | None) -> Lease | None:
@@ -168,6 +174,10 @@ def _start(folder: Path | None, deadline: float) -> tuple[dict[str, Any] | None,
         timer.start()
         try:
             line = process.stdout.readline() if process.stdout is not None else ""
+        except BaseException:  # an interrupt: nobody will hold it
+            process.kill()
+            process.wait()
+            raise
         finally:
             timer.cancel()
         if process.stdout is not None:
