@@ -6,7 +6,6 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from cloudtasks_nb import _settings
@@ -71,6 +70,8 @@ def serve(
     ------
     HandlerError
         If the function cannot be served.
+    ConfigurationError
+        If the home, which the URL is derived from, cannot be made.
     """
     check_function(fn)
     _check(name=name, workers=workers, service_account=service_account, audience=audience)
@@ -95,7 +96,7 @@ def serve(
 
 
 def _replace(name: str, target: Callable[[str], Target], workers: int) -> tuple[Handler, str] | None:
-    handler = _served.get((str(_home()), name))
+    handler = _served.get((str(_settings.home()), name))
     if handler is None or handler.closed:
         return None
     handler.replace(target(handler.url), workers)
@@ -103,7 +104,7 @@ def _replace(name: str, target: Callable[[str], Target], workers: int) -> tuple[
 
 
 def _open(name: str, target: Callable[[str], Target], workers: int, *, lasting: bool) -> tuple[Handler, str]:
-    home = _home()
+    home = _settings.home()
     key = (str(home), name)
 
     def forget(handler: Handler) -> None:
@@ -122,17 +123,6 @@ def _open(name: str, target: Callable[[str], Target], workers: int, *, lasting: 
         port = _address.derive(home, name).port
         why, way_out = f"port {port} of {name} is in use", "stop what holds it and serve again to have the old URL back"
     return handler, f"{why}: {handler.url} is new, tasks that were sent before will not reach it; {way_out}"
-
-
-def _home() -> Path:
-    try:
-        return _settings.home()
-    except OSError as error:
-        raise HandlerError(
-            f"the folder {error.filename} cannot be made: {error.strerror}",
-            resource=str(error.filename),
-            hint="set CLOUDTASKS_NB_HOME to a folder of your own",
-        ) from error
 
 
 def _own_name(fn: Callable[..., Any]) -> str | None:

@@ -19,6 +19,10 @@ from cloudtasks_nb.handlers._guard import LARGEST_BODY, METHODS, request_refusal
 
 __all__ = ["Received", "Server"]
 
+#: Seconds to read on after a refusal, so that the client sees the answer and no reset. aiohttp's own ten would hold up
+#: `close`: once it shuts down it drops what comes, and then waits for an end of the body that it cannot see.
+_LINGER = 0.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
@@ -60,7 +64,7 @@ class Server:
         application = web.Application(client_max_size=LARGEST_BODY)
         application.router.add_route("*", "/{rest:.*}", self._answer)
         # aiohttp waits twice for what runs: for its end, then for its end after the connection's.
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=grace / 2)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=grace / 2, lingering_time=_LINGER)
         try:
             _loop.run(self._start(sock))
         except BaseException:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb import handlers
-from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.errors import ConfigurationError, HandlerError
 from cloudtasks_nb.handlers import _handler
 from cloudtasks_nb.handlers._address import derive
 
@@ -390,7 +390,7 @@ def test_a_home_that_cannot_be_made_is_named(home: Path, monkeypatch: pytest.Mon
     """A file where the home should be says which variable to set."""
     (home / "file").touch()
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(home / "file" / "home"))
-    with pytest.raises(HandlerError, match="cannot be made") as caught:
+    with pytest.raises(ConfigurationError, match="cannot be made") as caught:
         handlers.serve(report)
     assert "CLOUDTASKS_NB_HOME" in str(caught.value.hint)
 
