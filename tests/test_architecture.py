@@ -193,10 +193,10 @@ def uses(module: Module, library: str) -> list[int]:
 def test_every_module_has_a_place(module: Module) -> None:
     """A module stands in the table of layers, so that its neighbours are known."""
     if module.name not in PLACES:
-        advice = "in a row below everything that it imports, or in the same row to the right of it"
-        pytest.fail(
-            f"{module.name} is new: add it to the table of '## Layers' in ARCHITECTURE.md, {advice}", pytrace=False
-        )
+        known = [found.module for found in imports(module) if found.module in PLACES]
+        below = f"below or right of {max(known, key=PLACES.__getitem__)}, which it imports, and " if known else ""
+        where = f"in the table under '## Layers' in ARCHITECTURE.md, {below}above or left of what imports it"
+        pytest.fail(f"{module.name} is new: give it a place {where}", pytrace=False)
 
 
 def test_the_table_names_nothing_twice_and_nothing_that_is_not_there() -> None:
