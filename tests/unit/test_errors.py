@@ -1,0 +1,58 @@
+"""The error tree: what a class says by itself, which facts it carries, and which of Python's own errors it is."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from cloudtasks_nb import errors
+from cloudtasks_nb.errors import CloudTasksError
+
+CLASSES = [getattr(errors, name) for name in errors.__all__]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_docstring_is_the_default_message(kind: type[CloudTasksError]) -> None:
+    """An error that is raised without words says what its class is about."""
+    error = kind()
+    assert str(error) == error.message == (inspect.getdoc(kind) or "").splitlines()[0]
+    assert (error.resource, error.code, error.hint) == (None, None, None)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_facts_are_attributes_and_the_hint_is_printed_below(kind: type[CloudTasksError]) -> None:
+    """Nobody has to read a fact out of a text, and the text shows the next step."""
+    error = kind("it is gone", resource="q", code="NOT_FOUND", hint="make it")
+    assert (error.message, error.resource, error.code, error.hint) == ("it is gone", "q", "NOT_FOUND", "make it")
+    assert str(error) == "it is gone\n  → make it"
+
+
+@pytest.mark.parametrize(
+    ("kind", "also"),
+    [
+        (errors.InvalidInputError, ValueError),
+        (errors.NaiveTimeError, ValueError),
+        (errors.NotFoundError, LookupError),
+        (errors.QueueNotFoundError, LookupError),
+        (errors.BatchTimeoutError, TimeoutError),
+        (errors.EndpointError, errors.UnavailableError),
+        (errors.CredentialsError, errors.ConfigurationError),
+    ],
+)
+def test_who_expects_an_error_of_python_catches_ours(kind: type[CloudTasksError], also: type[Exception]) -> None:
+    """`except ValueError`, `LookupError` and `TimeoutError` catch the errors that are of this kind."""
+    assert issubclass(kind, also)
+
+
+def test_the_drawing_is_the_tree() -> None:
+    """The tree in the module's docstring shows each class below its parent."""
+    parents: dict[int, str] = {}
+    drawn = {}
+    for indent, name in re.findall(r"^([ │├└─]*)(\w+Error)\b", inspect.getdoc(errors) or "", re.MULTILINE):
+        depth = len(indent)
+        parents[depth] = name
+        above = [level for level in parents if level < depth]
+        drawn[name] = parents[max(above)] if above else "Exception"
+    assert drawn == {kind.__name__: kind.__bases__[0].__name__ for kind in CLASSES}

@@ -1,0 +1,183 @@
+"""The background event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb import _loop
+
+PATIENCE = 20.0
+
+FORKS = """
+import os
+from cloudtasks_nb import _loop
+
+async def say(word):
+    print(word, end=" ", flush=True)
+
+_loop.run(say("parent"))
+if os.fork() == 0:
+    _loop.run(say("child"))
+    os._exit(0)
+assert os.wait()[1] == 0
+_loop.run(say("parent"))
+"""
+
+
+async def thread_name() -> str:
+    """Tell on which thread it runs."""
+    return threading.current_thread().name
+
+
+def test_one_loop_a_process() -> None:
+    """Everything that waits runs on one thread, which is not the caller's."""
+    assert {_loop.run(thread_name()) for _ in range(3)} == {"cloudtasks-nb"}
+    assert _loop.loop() is _loop.loop()
+
+
+def test_submit_does_not_wait() -> None:
+    """The caller goes on and asks for the result later."""
+    gate = threading.Event()
+
+    async def later() -> int:
+        await asyncio.to_thread(gate.wait, PATIENCE)
+        return 7
+
+    future = _loop.submit(later())
+    assert not future.done()
+    gate.set()
+    assert future.result(PATIENCE) == 7
+
+
+def test_errors_come_out_where_it_was_called() -> None:
+    """What a coroutine raises is raised by `run`."""
+
+    async def fails() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        _loop.run(fails())
+
+
+def test_a_timeout_cancels() -> None:
+    """What runs out of time does not go on in the background."""
+    cancelled = threading.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(TimeoutError):
+        _loop.run(forever(), timeout=0.01)
+    assert cancelled.wait(PATIENCE)
+
+
+def test_an_interrupt_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C (a kernel's interrupt) stops the waiting and the work."""
+    started, cancelled = threading.Event(), threading.Event()
+
+    async def forever() -> None:
+        started.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+
+    def interrupted(coroutine: Coroutine[Any, Any, None]) -> Future[None]:
+        def result(timeout: float | None) -> None:
+            assert started.wait(PATIENCE)
+            raise KeyboardInterrupt
+
+        future = submit(coroutine)
+        monkeypatch.setattr(future, "result", result)
+        return future
+
+    submit = _loop.submit
+    monkeypatch.setattr(_loop, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _loop.run(forever())
+    assert cancelled.wait(PATIENCE)
+
+
+def test_the_loop_cannot_wait_for_itself() -> None:
+    """A blocking call on the loop's own thread is refused instead of hanging for ever."""
+
+    async def blocks() -> None:
+        _loop.run(thread_name())
+
+    with pytest.raises(RuntimeError, match="background loop itself"):
+        _loop.run(blocks())
+
+
+def test_another_loop_may_wait() -> None:
+    """A notebook's own running loop does not keep the verbs from blocking."""
+
+    async def cell() -> str:
+        return _loop.run(thread_name())
+
+    assert asyncio.run(cell()) == "cloudtasks-nb"
+
+
+def test_spawned_work_is_held_until_done() -> None:
+    """A task that nobody else refers to is not lost."""
+    gate, done = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        await asyncio.to_thread(gate.wait, PATIENCE)
+        done.set()
+
+    async def start() -> bool:
+        return _loop.spawn(work()) in _loop._held
+
+    assert _loop.run(start())
+    gate.set()
+    assert done.wait(PATIENCE)
+
+
+def test_call_soon() -> None:
+    """A plain function is called on the loop's thread."""
+    called: list[str] = []
+    done = threading.Event()
+
+    def note(word: str) -> None:
+        called.extend([word, threading.current_thread().name])
+        done.set()
+
+    _loop.call_soon(note, "x")
+    assert done.wait(PATIENCE)
+    assert called == ["x", "cloudtasks-nb"]
+
+
+def test_a_forked_process_gets_its_own() -> None:
+    """After a fork the parent's loop does not run in the child: it starts one of its own."""
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stdout) == (0, "parent child parent ")
+
+
+def test_cancelling_the_future_cancels_the_work() -> None:
+    """Who submitted may also stop."""
+    started, cancelled = threading.Event(), threading.Event()
+
+    async def forever() -> None:
+        started.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+
+    future = _loop.submit(forever())
+    assert started.wait(PATIENCE)
+    future.cancel()
+    assert cancelled.wait(PATIENCE)
+    with pytest.raises(CancelledError):
+        future.result()

@@ -1,0 +1,283 @@
+"""Protobuf to plain values and back."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from google.cloud import tasks_v2beta3
+from google.cloud.tasks_v2 import types
+from google.longrunning import operations_pb2
+from google.protobuf import text_format
+from google.rpc import status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb import _messages
+from cloudtasks_nb._frames import TASKS
+from cloudtasks_nb._messages import (
+    decode_body,
+    delete_failures,
+    http_target,
+    mask_headers,
+    micros,
+    queue_message,
+    queue_values,
+    retry_message,
+    task_columns,
+    task_state,
+    timestamp,
+)
+from cloudtasks_nb.errors import InvalidInputError
+
+QUEUE = "projects/p/locations/l/queues/q"
+NOW = 1_767_225_600_000_000
+ATTEMPT = "last_attempt { dispatch_time { seconds: 1767225590 } "
+
+
+def task(text: str = "", **fields: Any) -> Any:
+    """Make a raw v2 Task from text format and fields."""
+    made = types.Task.pb()(name=f"{QUEUE}/tasks/t", **fields)
+    return text_format.Parse(text, made)
+
+
+@given(st.datetimes(min_value=dt.datetime(1970, 1, 1), max_value=dt.datetime(9999, 1, 1)))  # noqa: DTZ001 - made aware below
+def test_times_survive_the_way_there_and_back(naive: dt.datetime) -> None:
+    """A Timestamp holds a time to the microsecond, whatever its zone."""
+    moment = naive.replace(tzinfo=dt.timezone(dt.timedelta(hours=-9)))
+    assert micros(timestamp(moment)) == (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(
+        microseconds=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("schedule_time { seconds: 1767225601 }", "scheduled"),
+        ("schedule_time { seconds: 1767225600 }", "ready"),
+        ("", "ready"),
+        ("dispatch_count: 1 " + ATTEMPT + "}", "running"),
+        (
+            "dispatch_count: 2 response_count: 1 "
+            + ATTEMPT
+            + "response_time { seconds: 1767225591 } response_status { code: 13 } }",
+            "retrying",
+        ),
+        ("dispatch_count: 1 " + ATTEMPT + "response_status { code: 4 } }", "retrying"),
+    ],
+)
+def test_states(text: str, state: str) -> None:
+    """Due later, due, in flight, and waiting for another attempt, also after one without an answer."""
+    assert task_state(task(text), NOW) == state
+
+
+def test_a_task_in_columns() -> None:
+    """Each column holds what its name says, in the declared order."""
+    message = task(
+        'http_request { url: "https://svc/run" http_method: PUT headers { key: "X-Api-Key" value: "s3cret" }'
+        ' headers { key: "A" value: "b" } body: "{\\"day\\": 1}" oidc_token { service_account_email: "sa@p" } }'
+        " schedule_time { seconds: 1767225605 nanos: 5000 } create_time { seconds: 1767225500 }"
+        " dispatch_deadline { seconds: 30 } dispatch_count: 2 response_count: 1 "
+        + ATTEMPT
+        + ' response_time { seconds: 1767225591 } response_status { code: 13 message: "INTERNAL(13): HTTP 500" } }'
+    )
+    columns = task_columns([message], now=NOW, body=True)
+    assert list(columns) == list(TASKS)
+    assert {name: values[0] for name, values in columns.items()} == {
+        "task": "t",
+        "queue": "q",
+        "state": "retrying",
+        "schedule_time": 1_767_225_605_000_005,
+        "create_time": 1_767_225_500_000_000,
+        "attempts": 2,
+        "responses": 1,
+        "last_status": "INTERNAL",
+        "last_message": "INTERNAL(13): HTTP 500",
+        "last_attempt_time": 1_767_225_590_000_000,
+        "method": "PUT",
+        "url": "https://svc/run",
+        "headers": {"X-Api-Key": "•••", "A": "b"},
+        "body": {"day": 1},
+        "service_account": "sa@p",
+        "dispatch_deadline": 30.0,
+        "name": f"{QUEUE}/tasks/t",
+    }
+
+
+def test_what_is_not_known_is_none() -> None:
+    """A task that was never tried has no last attempt, and a BASIC view has no body."""
+    columns = task_columns([task('http_request { url: "u" body: "x" }')], now=NOW)
+    absent = ["last_status", "last_message", "last_attempt_time", "body", "service_account", "dispatch_deadline"]
+    assert [columns[name] for name in absent] == [[None]] * len(absent)
+
+
+def test_a_running_task_has_no_status_yet() -> None:
+    """What is in flight is not said to be OK."""
+    columns = task_columns([task("dispatch_count: 1 " + ATTEMPT + "}")], now=NOW)
+    assert (columns["last_status"], columns["last_attempt_time"]) == ([None], [1_767_225_590_000_000])
+
+
+def test_secrets_on_request() -> None:
+    """Secret headers are dots unless they are asked for."""
+    message = task('http_request { url: "u" headers { key: "Authorization" value: "Bearer x" } }')
+    assert task_columns([message], now=NOW)["headers"] == [{"Authorization": "•••"}]
+    assert task_columns([message], now=NOW, secrets=True)["headers"] == [{"Authorization": "Bearer x"}]
+    assert mask_headers({"x-token": "a", "Accept": "b"}) == {"x-token": "•••", "Accept": "b"}
+
+
+def test_an_app_engine_task() -> None:
+    """Its URL is relative to the application, its body and headers are shown like others."""
+    message = task(
+        'app_engine_http_request { relative_uri: "/work" http_method: GET body: "x" headers { key: "A" value: "b" } }'
+    )
+    columns = task_columns([message], now=NOW, body=True)
+    assert (columns["url"], columns["method"]) == (["appengine:/work"], ["GET"])
+    assert (columns["body"], columns["headers"], columns["service_account"]) == (["x"], [{"A": "b"}], [None])
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b"", None),
+        (b'{"a": [1, null]}', {"a": [1, None]}),
+        (b"[1, 2]", [1, 2]),
+        (b"12", 12),
+        (b'"x"', "x"),
+        (b"a=1&b=2", "a=1&b=2"),
+        ("grüezi".encode(), "grüezi"),
+        (b"\xff\xfe", b"\xff\xfe"),
+        (b"NaN", "NaN"),
+    ],
+)
+def test_bodies_are_decoded(body: bytes, value: Any) -> None:
+    """JSON, else text, else the bytes."""
+    assert decode_body(body) == value
+
+
+def test_settings_become_a_queue_and_its_mask() -> None:
+    """The mask names exactly the words that were given."""
+    message, mask = queue_message(
+        QUEUE,
+        {"rate": 0.5, "max_concurrent": 8, "max_attempts": -1, "min_backoff": "250ms", "log_sampling_ratio": 1},
+    )
+    assert mask == [
+        "rate_limits.max_dispatches_per_second",
+        "rate_limits.max_concurrent_dispatches",
+        "retry_config.max_attempts",
+        "retry_config.min_backoff",
+        "stackdriver_logging_config.sampling_ratio",
+    ]
+    shown = queue_values(message)
+    assert {name: shown[name] for name in ("rate", "max_concurrent", "max_attempts", "min_backoff")} == {
+        "rate": 0.5,
+        "max_concurrent": 8,
+        "max_attempts": -1,
+        "min_backoff": 0.25,
+    }
+    assert (shown["log_sampling_ratio"], shown["name"], shown["queue"]) == (1.0, QUEUE, "q")
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    """A value that comes out of a frame can be a setting."""
+    message, _ = queue_message(QUEUE, {"rate": np.float32(0.5), "max_concurrent": pd.Series([8]).iloc[0]})
+    assert queue_values(message)["max_concurrent"] == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"max_attempts": 2.5}, "max_attempts=2.5 is not a whole number"),
+        ({"max_attempts": "5"}, "max_attempts='5' is not a number"),
+        ({"max_attempts": float("nan")}, "max_attempts=nan is not a number"),
+        ({"max_doublings": 2**31}, "max_doublings=2147483648 is not a whole number"),
+        ({"max_concurrent": True}, "max_concurrent=True is not a number"),
+        ({"rate": None}, "rate=None is not a number"),
+        ({"rate": float("inf")}, "rate=inf is not a number"),
+        ({"log_sampling_ratio": "all"}, "log_sampling_ratio='all' is not a number"),
+        ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration"),
+    ],
+)
+def test_bad_settings_are_named(words: dict[str, Any], text: str) -> None:
+    """The error has word and value, before anything is sent."""
+    with pytest.raises(InvalidInputError) as caught:
+        queue_message(QUEUE, words)
+    assert caught.value.message == text
+    assert caught.value.resource == next(iter(words))
+
+
+def test_an_unknown_retry_word() -> None:
+    """`retry=` takes the words of a queue's retry settings and no others."""
+    with pytest.raises(InvalidInputError, match='"rate" is not a retry setting'):
+        retry_message({"rate": 5})
+
+
+def test_statistics_where_there_are_some() -> None:
+    """Only v2beta3 has statistics, and only when it was asked for them."""
+    beta = tasks_v2beta3.Queue.pb()(name=QUEUE, state=2)
+    assert "tasks" not in queue_values(types.Queue.pb()(name=QUEUE, state=1))
+    assert "tasks" not in queue_values(beta)
+    beta.stats.tasks_count = 5
+    beta.stats.effective_execution_rate = 2.5
+    shown = queue_values(beta)
+    assert {name: shown[name] for name in ("state", "tasks", "oldest_due", "running", "effective_rate")} == {
+        "state": "PAUSED",
+        "tasks": 5,
+        "oldest_due": None,
+        "running": 0,
+        "effective_rate": 2.5,
+    }
+    beta.stats.oldest_estimated_arrival_time.seconds = 7
+    assert queue_values(beta)["oldest_due"] == 7_000_000
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://other.example.com", "https://other.example.com:443/*"),
+        ("http://127.0.0.1:8080/run?x=1", "http://127.0.0.1:8080/run?x=1"),
+        ("http://[::1]/", "http://::1:80/*"),
+    ],
+)
+def test_a_route_overrides_what_its_url_has(url: str, shown: str) -> None:
+    """What the URL leaves out stays each task's own, which the queue's `target` says with a star."""
+    queue = types.Queue.pb()(name=QUEUE, http_target=http_target(url, "sa@p", None))
+    assert queue_values(queue)["target"] == shown
+    assert queue.http_target.oidc_token.service_account_email == "sa@p"
+    assert queue.http_target.oidc_token.audience == url
+
+
+def test_a_route_that_only_signs() -> None:
+    """Without a URL every task keeps its own."""
+    target = http_target(None, "sa@p", "aud")
+    assert (target.HasField("uri_override"), target.oidc_token.audience) == (False, "aud")
+
+
+@pytest.mark.parametrize("url", ["", "svc/run", "ftp://svc", "http://", "http://svc:99999", "http://[::1"])
+def test_a_route_must_be_a_url(url: str) -> None:
+    """A slip is refused before the queue is changed."""
+    with pytest.raises(InvalidInputError, match=r"is not an http\(s\) URL"):
+        http_target(url, None, None)
+
+
+def test_an_audience_needs_a_signer() -> None:
+    """An audience alone would quietly do nothing."""
+    with pytest.raises(InvalidInputError, match="service_account="):
+        http_target("https://svc", None, "aud")
+
+
+def test_failures_of_a_batch_delete() -> None:
+    """Indexes lead to reasons, the code's name where there is no text."""
+    facts = types.BatchDeleteTasksMetadata.pb()()
+    facts.failed_requests[3].CopyFrom(status_pb2.Status(code=5, message="not there"))
+    facts.failed_requests[7].CopyFrom(status_pb2.Status(code=7))
+    operation = operations_pb2.Operation(done=True)
+    operation.metadata.Pack(facts)
+    assert delete_failures(operation) == {3: "not there", 7: "PERMISSION_DENIED"}
+
+
+def test_methods_are_googles() -> None:
+    """The table of HTTP methods has Google's numbers."""
+    assert [types.HttpMethod(number).name for number in range(1, 8)] == list(_messages.METHODS[1:])

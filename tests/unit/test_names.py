@@ -1,0 +1,94 @@
+"""Resource names and status codes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb._names import CODES, SECRET_HEADER, QueueName, TaskName, code_name, log_name
+from cloudtasks_nb.errors import InvalidInputError
+
+QUEUE = "projects/example.com:p-1/locations/us-central1/queues/Reports-2"
+
+projects = st.from_regex(r"[A-Za-z0-9:.-]+", fullmatch=True)
+locations = st.from_regex(r"[A-Za-z0-9-]+", fullmatch=True)
+queues = st.from_regex(r"[A-Za-z0-9-]{1,100}", fullmatch=True)
+tasks = st.from_regex(r"[A-Za-z0-9_-]{1,500}", fullmatch=True)
+
+
+def test_a_queue_name_is_taken_apart() -> None:
+    """Project, location and short id are told, and the parent that Google's calls want."""
+    name = QueueName.parse(QUEUE)
+    assert (name.project, name.location, name.queue) == ("example.com:p-1", "us-central1", "Reports-2")
+    assert name.parent == "projects/example.com:p-1/locations/us-central1"
+
+
+@given(projects, locations, queues, tasks)
+def test_names_survive_the_way_to_text_and_back(project: str, location: str, queue: str, task: str) -> None:
+    """Every valid name is parsed into the parts that it was made of."""
+    whole = TaskName(queue=QueueName(project=project, location=location, queue=queue), task=task)
+    assert TaskName.parse(str(whole)) == whole
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "reports",
+        f"{QUEUE}/",
+        f"{QUEUE}\n",
+        f"{QUEUE}/tasks/t",
+        QUEUE.replace("Reports-2", "a_b"),
+        QUEUE.replace("Reports-2", "q" * 101),
+        QUEUE.replace("us-central1", "us central1"),
+    ],
+)
+def test_what_is_no_queue_name_is_refused(name: str) -> None:
+    """The error names the text and says how a queue name is built."""
+    with pytest.raises(InvalidInputError, match="is not a queue name") as caught:
+        QueueName.parse(name)
+    assert caught.value.resource == name
+    assert "projects/PROJECT/locations/LOCATION/queues/QUEUE" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("task", ["", "a b", "a.b", "t" * 501, "a/b"])
+def test_what_is_no_task_name_is_refused(task: str) -> None:
+    """A task id has letters, digits, hyphens and underscores only."""
+    with pytest.raises(InvalidInputError, match="is not a task name"):
+        TaskName.parse(f"{QUEUE}/tasks/{task}")
+
+
+def test_codes_have_the_numbers_of_google_rpc() -> None:
+    """The table agrees with gRPC's, and unknown numbers are UNKNOWN."""
+    assert [code_name(number) for number in (0, 5, 13, 16, -1, 17)] == [
+        "OK",
+        "NOT_FOUND",
+        "INTERNAL",
+        "UNAUTHENTICATED",
+        "UNKNOWN",
+        "UNKNOWN",
+    ]
+    assert len(CODES) == 17
+
+
+def test_the_log_name_escapes_its_slash() -> None:
+    """The id of the log is one path segment."""
+    assert log_name("p") == "projects/p/logs/cloudtasks.googleapis.com%2Ftask_operations_log"
+
+
+@pytest.mark.parametrize(
+    ("header", "secret"),
+    [
+        ("Authorization", True),
+        ("COOKIE", True),
+        ("X-Api-Key", True),
+        ("x-goog-iap-jwt-token", True),
+        ("Key", False),
+        ("X-Keyboard", False),
+        ("Content-Type", False),
+    ],
+)
+def test_which_headers_are_secret(header: str, secret: bool) -> None:  # noqa: FBT001 - a table's column
+    """Credentials by their usual names, in any case."""
+    assert bool(SECRET_HEADER.match(header)) is secret

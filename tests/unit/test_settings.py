@@ -1,0 +1,292 @@
+"""Arguments, environment and defaults."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb import _settings
+from cloudtasks_nb._settings import Where, check_words, parse_duration, parse_time, resolve, when, zone
+from cloudtasks_nb.errors import ConfigurationError, InvalidInputError, NaiveTimeError
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the folder of a gcloud configuration that knows a project and a region."""
+    (tmp_path / "configurations").mkdir()
+    (tmp_path / "active_config").write_text("work\n")
+    (tmp_path / "configurations" / "config_work").write_text(
+        "[core]\nproject = gcloud-project\naccount = 50%@example.com\n[run]\nregion = gcloud-region\n"
+    )
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    return tmp_path
+
+
+def place(where: Where) -> tuple[str | None, str | None]:
+    """Take project and location."""
+    return where.project, where.location
+
+
+def test_arguments_come_first(gcloud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller says is not overruled by anything."""
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "env-project")
+    monkeypatch.setenv("CLOUDTASKS_NB_LOCATION", "env-location")
+    assert place(resolve("p", "l", None)) == ("p", "l")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (
+            {
+                "CLOUDTASKS_NB_LOCATION": "ours",
+                "GOOGLE_CLOUD_LOCATION": "google",
+                "GOOGLE_CLOUD_PROJECT": "new",
+                "GCLOUD_PROJECT": "old",
+            },
+            ("new", "ours"),
+        ),
+        ({"GOOGLE_CLOUD_LOCATION": "google", "GCLOUD_PROJECT": "old"}, ("old", "google")),
+        ({}, ("gcloud-project", "gcloud-region")),
+    ],
+)
+def test_the_order_of_the_sources(
+    gcloud: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: tuple[str, str]
+) -> None:
+    """Environment before gcloud's configuration, our own variable before the general ones."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert place(resolve(None, None, None)) == expected
+
+
+def test_the_tasks_location_of_gcloud_comes_before_a_region(gcloud: Path) -> None:
+    """A location that was set for Cloud Tasks is more to the point than Cloud Run's region."""
+    file = gcloud / "configurations" / "config_work"
+    file.write_text(file.read_text() + "[tasks]\nlocation = europe-west6\n")
+    assert resolve(None, None, None).location == "europe-west6"
+
+
+def test_another_gcloud_configuration_may_be_named(gcloud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`CLOUDSDK_ACTIVE_CONFIG_NAME` chooses among the configurations, as for gcloud."""
+    (gcloud / "configurations" / "config_home").write_text("[core]\nproject = home-project\n")
+    monkeypatch.setenv("CLOUDSDK_ACTIVE_CONFIG_NAME", "home")
+    assert place(resolve(None, None, None)) == ("home-project", None)
+
+
+def test_the_default_gcloud_configuration(gcloud: Path) -> None:
+    """Without an active one gcloud uses `default`, and so do we."""
+    (gcloud / "active_config").unlink()
+    (gcloud / "configurations" / "config_work").rename(gcloud / "configurations" / "config_default")
+    assert place(resolve(None, None, None)) == ("gcloud-project", "gcloud-region")
+
+
+@pytest.mark.parametrize("text", [b"no section", b"\xff\xfe\x00", b"[core]\nproject"])
+def test_a_broken_gcloud_configuration_is_none(gcloud: Path, text: bytes) -> None:
+    """A file that cannot be read leaves project and location unknown; the first verb says so."""
+    (gcloud / "configurations" / "config_work").write_bytes(text)
+    assert place(resolve(None, None, None)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        (Where(project=None, location="l", target="t", local=False), "gcloud config set project"),
+        (Where(project="p", location=None, target="t", local=False), 'ct.connect("p", "us-central1")'),
+    ],
+)
+def test_what_is_not_known_is_said_by_the_first_verb(where: Where, words: str) -> None:
+    """The error has the line that mends it."""
+    with pytest.raises(ConfigurationError, match="is not known") as caught:
+        where.parent()
+    assert words in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "variable", "target", "local"),
+    [
+        (None, None, "cloudtasks.googleapis.com", False),
+        (None, "localhost:8123", "localhost:8123", True),
+        (None, "http://localhost:8123/", "localhost:8123", True),
+        ("127.0.0.1:1", "localhost:8123", "127.0.0.1:1", True),
+        ("cloudtasks.googleapis.com", "localhost:8123", "cloudtasks.googleapis.com", False),
+        ("https://cloudtasks.mtls.googleapis.com/", None, "cloudtasks.mtls.googleapis.com", False),
+        ("us-central1-cloudtasks.googleapis.com:443", None, "us-central1-cloudtasks.googleapis.com:443", False),
+        ("notgoogleapis.com:443", None, "notgoogleapis.com:443", True),
+        ("[::1]:8123", None, "[::1]:8123", True),
+    ],
+)
+def test_what_is_talked_to(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str | None, variable: str | None, target: str, *, local: bool
+) -> None:
+    """The argument, else the emulator of the environment, else Google; credentials are for Google's hosts only."""
+    if variable is not None:
+        monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", variable)
+    where = resolve("p", "l", endpoint)
+    assert (where.target, where.local) == (target, local)
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://", "host:port", "host:99999", "host/path", ":80"])
+def test_what_is_no_endpoint(endpoint: str) -> None:
+    """A slip in the endpoint is said before anything is called."""
+    with pytest.raises(InvalidInputError, match="is not an endpoint"):
+        resolve("p", "l", endpoint)
+
+
+def test_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`CLOUDTASKS_NB_HOME` names the home, which is made when needed."""
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "a" / "b"))
+    assert _settings.home() == tmp_path / "a" / "b"
+    assert _settings.home().is_dir()
+
+
+def test_home_of_the_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable it is the platform's folder for user data."""
+    monkeypatch.delenv("CLOUDTASKS_NB_HOME")
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda name, **_: str(tmp_path / name))
+    assert _settings.home() == tmp_path / "cloudtasks_nb"
+
+
+def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in its place is named, together with the variable that mends it."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(ConfigurationError, match="cannot be made") as caught:
+        _settings.home()
+    assert "CLOUDTASKS_NB_HOME" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("max_atempts", '"max_atempts" is not a queue setting; did you mean "max_attempts"'),
+        ("xyz", '"xyz" is not a queue setting'),
+    ],
+)
+def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> None:
+    """A slip is corrected; the hint lists all words there are."""
+    with pytest.raises(InvalidInputError) as caught:
+        check_words({"rate": 1, word: 2}, _settings.QUEUE_SETTINGS, "queue setting")
+    assert caught.value.message.startswith(words)
+    assert caught.value.resource == word
+    assert "log_sampling_ratio" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("10min", 600),
+        ("1h 30min", 5400),
+        ("1.5 h", 5400),
+        (" 2 days ", 172_800),
+        ("250ms", 0.25),
+        ("1D", 86_400),
+        (90, 90),
+        (0.5, 0.5),
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (pd.Timedelta("1min"), 60),
+        (dt.timedelta(hours=1), 3600),
+        (0, 0),
+    ],
+)
+def test_durations(value: Any, seconds: float) -> None:
+    """Text with units, timedeltas of Python and pandas, and seconds."""
+    assert parse_duration(value, "delay").total_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "10", "10 parsecs", "-5s", "5s later", "1:30", -1, float("nan"), float("inf"), True, None, pd.NaT, Decimal(1)],
+)
+def test_what_is_no_duration(value: Any) -> None:
+    """The error names the argument and shows the forms."""
+    with pytest.raises(InvalidInputError, match=r"^delay=.* is not a duration") as caught:
+        parse_duration(value, "delay")
+    assert '"10min"' in (caught.value.hint or "")
+
+
+@given(st.timedeltas(min_value=dt.timedelta(0), max_value=dt.timedelta(days=3000)))
+def test_a_timedelta_is_taken_as_it_is(value: dt.timedelta) -> None:
+    """Nothing is lost to rounding, to the microsecond."""
+    assert abs(parse_duration(value, "delay") - value) <= dt.timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "tz"),
+    [
+        ("2026-01-02 06:00+09:00", None),
+        (" 2026-01-01T21:00Z ", None),
+        ("2026-01-02 06:00", "Asia/Tokyo"),
+        (dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC), None),
+        (pd.Timestamp("2026-01-01 22:00", tz="Europe/Zurich"), "UTC"),
+        (pd.Timestamp("2026-01-01 21:00"), dt.UTC),
+    ],
+)
+def test_times(value: Any, tz: Any) -> None:
+    """Text, datetime and Timestamp; an offset of its own comes before `tz`."""
+    assert parse_time(value, "at", tz) == dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize("value", ["2026-01-02 06:00", dt.datetime(2026, 1, 2, 6), pd.Timestamp("2026-01-02 06:00")])  # noqa: DTZ001 - the subject
+def test_a_naive_time_is_refused(value: Any) -> None:
+    """The hint has both ways out: an offset and `tz=`."""
+    with pytest.raises(NaiveTimeError, match="has no time zone") as caught:
+        parse_time(value, "at")
+    assert '"2026-01-02 06:00:00+00:00"' in (caught.value.hint or "")
+    assert 'tz="Europe/Zurich"' in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("value", ["tomorrow", "2026-13-01", 5, None, dt.date(2026, 1, 1), pd.NaT])
+def test_what_is_no_time(value: Any) -> None:
+    """The error names the argument and the value."""
+    with pytest.raises(InvalidInputError, match=r"^at=.* is not a time"):
+        parse_time(value, "at", "UTC")
+
+
+@pytest.mark.parametrize("tz", ["Europe/Zurich", ZoneInfo("Europe/Zurich")])
+def test_zones(tz: Any) -> None:
+    """A zone by name or as it is."""
+    assert zone(tz) == ZoneInfo("Europe/Zurich")
+    assert zone("UTC") is dt.UTC
+
+
+@pytest.mark.parametrize("tz", ["Zurich", "", "../etc/passwd", "Europe", 5])
+def test_what_is_no_zone(tz: Any) -> None:
+    """An unknown zone is refused, also one that is only a folder of zones."""
+    with pytest.raises(InvalidInputError, match="is not a time zone"):
+        zone(tz)
+
+
+@pytest.mark.parametrize(
+    ("at", "delay", "expected"),
+    [
+        (None, None, None),
+        (None, "10min", NOW + dt.timedelta(minutes=10)),
+        ("2026-01-01 12:00+01:00", None, NOW - dt.timedelta(hours=1)),
+        (None, "30d", NOW + dt.timedelta(days=30)),
+    ],
+)
+def test_when(at: Any, delay: Any, expected: dt.datetime | None) -> None:
+    """`at` is a time, `delay` counts from now, and neither means at once."""
+    assert when(at=at, delay=delay, tz=None, now=NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("at", "delay", "words"),
+    [("2026-01-02 00:00Z", "1h", "exclude each other"), (None, "30d 1s", "more than 30 days ahead")],
+)
+def test_when_it_cannot_be(at: Any, delay: Any, words: str) -> None:
+    """Both at once, and what Cloud Tasks does not hold, is refused."""
+    with pytest.raises(InvalidInputError, match=words):
+        when(at=at, delay=delay, tz=None, now=NOW)
