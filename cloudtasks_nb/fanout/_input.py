@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout._encode import Column, Source
+from cloudtasks_nb.fanout._columns import Column, Source
 
 __all__ = ["BLOCK", "Block", "Table", "frames", "once"]
 

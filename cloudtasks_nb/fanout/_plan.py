@@ -19,8 +19,21 @@ from cloudtasks_nb.fanout._render import Rendered, Renderer
 from cloudtasks_nb.fanout._shown import decode_shown
 from cloudtasks_nb.fanout._wire import Envelope
 
-__all__ = ["ROW", "Chunk", "Plan", "Recipe", "compile_recipe", "decode_shown", "make_plan", "plan_chunks"]
+__all__ = [
+    "ROW",
+    "Chunk",
+    "Errors",
+    "Plan",
+    "Recipe",
+    "compile_recipe",
+    "decode_shown",
+    "make_plan",
+    "plan_chunks",
+    "plan_one",
+    "read_task",
+]
 
+#: What to do with rows that cannot become tasks.
 Errors = Literal["raise", "skip"]
 
 #: A batch call takes 100 tasks; 4 MiB, less their names, are what common servers take in one message.
@@ -124,7 +137,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     """
     survey = Survey(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
     for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress):
-        survey.add(chunk, [_read(task) for task in chunk.tasks])
+        survey.add(chunk, [read_task(task) for task in chunk.tasks])
     return survey.plan(
         queue=queue,
         method=recipe.method,
@@ -135,6 +148,27 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         max_concurrent=max_concurrent,
         verdicts=verdicts,
     )
+
+
+def plan_one(recipe: Recipe, *, now: dt.datetime) -> Any:
+    """Render a recipe without columns to one raw Task, without a name.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be a task.
+    """
+    (chunk,) = plan_chunks(pd.DataFrame(index=range(1)), recipe, now=now, errors="skip")
+    if chunk.rejected:
+        raise InvalidInputError(chunk.rejected[0])
+    return types.Task.pb().FromString(chunk.tasks[0])
+
+
+def read_task(wire: bytes) -> tuple[str, bytes, int | None]:
+    """Return URL, body and schedule of a task on the wire; the schedule in microseconds since 1970, if it has one."""
+    task = types.Task.pb().FromString(wire)
+    due = micros(task.schedule_time) if task.HasField("schedule_time") else None
+    return task.http_request.url, task.http_request.body, due
 
 
 def _envelope(recipe: Recipe) -> Envelope:
@@ -153,13 +187,6 @@ def _envelope(recipe: Recipe) -> Envelope:
         token=token.SerializeToString(),
         settings=settings.SerializeToString(),
     )
-
-
-def _read(wire: bytes) -> tuple[str, bytes, int | None]:
-    """Return URL, body and schedule of a task, as the service will read them."""
-    task = types.Task.pb().FromString(wire)
-    due = micros(task.schedule_time) if task.HasField("schedule_time") else None
-    return task.http_request.url, task.http_request.body, due
 
 
 class _Complaint:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cloudtasks_nb._settings import parse_duration, parse_time, when, zone
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
-from cloudtasks_nb.fanout._encode import Column
+from cloudtasks_nb.fanout._columns import Column
 from cloudtasks_nb.fanout._input import Block
 from cloudtasks_nb.fanout._templates import Problems, Text, parse
 

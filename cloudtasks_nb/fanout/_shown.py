@@ -15,9 +15,9 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from cloudtasks_nb.fanout._encode import Column
+from cloudtasks_nb.fanout._columns import Column
 
-__all__ = ["RESERVED", "Shown", "decode_shown", "shown_names"]
+__all__ = ["RESERVED", "Shown", "decode_shown", "length_of", "shown_names"]
 
 #: Columns of `batch.tasks()` that are ours; one of the input with such a name gets the suffix ``_in``.
 RESERVED = frozenset(
@@ -82,7 +82,7 @@ def _cells(column: Column) -> tuple[str, list[Any]]:
         values = list(values)
         for index in column.bad:
             values[index] = str(column.raw[index]).encode("utf-8", "replace").decode()[:_CUT]
-    if kind in ("category", "object"):
+    if kind == "category" or (kind == "object" and not isinstance(column.series.dtype, pd.StringDtype)):
         return kind, values
     return "Int64" if column.source.whole else str(column.series.dtype), values
 
@@ -157,3 +157,8 @@ def _restore_times(values: list[Any], kind: str, unit: str, tz: str | None) -> A
         return pd.TimedeltaIndex(ticks.view(f"timedelta64[{unit}]"))
     moments = pd.DatetimeIndex(ticks.view(f"datetime64[{unit}]"))
     return moments if tz is None else moments.tz_localize("UTC").tz_convert(tz)
+
+
+def length_of(part: bytes) -> int:
+    """Return how many rows the `shown` of a chunk has, without reading them."""
+    return sum(int(line[1 : line.index(b",")]) for line in part.splitlines())

@@ -11,7 +11,8 @@ from typing import Any
 
 from cloudtasks_nb._settings import near
 from cloudtasks_nb.errors import TemplateError
-from cloudtasks_nb.fanout._encode import Column, json_text
+from cloudtasks_nb.fanout._columns import Column
+from cloudtasks_nb.fanout._encode import json_text
 from cloudtasks_nb.fanout._input import Block
 
 __all__ = ["Field", "Problems", "Text", "check_columns", "parse", "parse_url"]
