@@ -5,6 +5,7 @@ from __future__ import annotations
 from cloudtasks_nb.emulator._access_calls import AccessCalls, SharedCalls
 from cloudtasks_nb.emulator._engine import Call, Engine
 from cloudtasks_nb.emulator._faults import strike
+from cloudtasks_nb.emulator._log_calls import LogCalls
 from cloudtasks_nb.emulator._queue_calls import QueueCalls
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.emulator._task_calls import TaskCalls
@@ -18,6 +19,7 @@ def all_calls(engine: Engine) -> dict[str, Call]:
     """Return every call by its full name, ``/google.cloud.tasks.v2.CloudTasks/GetTask``."""
     shared = SharedCalls(engine)
     calls: dict[str, Call] = {
+        "/google.logging.v2.LoggingServiceV2/ListLogEntries": LogCalls(engine.store, engine.clock).list_log_entries,
         "/google.longrunning.Operations/GetOperation": shared.get_operation,
         "/google.cloud.location.Locations/GetLocation": shared.get_location,
         "/google.cloud.location.Locations/ListLocations": shared.list_locations,

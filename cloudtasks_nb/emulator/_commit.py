@@ -70,11 +70,15 @@ class Committer:
         if self._timer is None and not self._busy:
             self._arm(_LAZY)
 
+    async def settle(self) -> None:
+        """Return when no commit is under way; then, until the next await, the journal is the caller's."""
+        while self._busy:
+            await asyncio.gather(*self._tasks)
+
     async def close(self) -> None:
         """Finish what is under way."""
         self._disarm()
-        while self._busy:
-            await asyncio.gather(*self._tasks)
+        await self.settle()
         if len(self._store.journal):
             self._commit_inline()
         self._thread.shutdown()
@@ -150,4 +154,5 @@ class Committer:
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_exception(refusal)
+        self._wake(list(self._store.contents.by_number.values()))
         return refusal

@@ -1,82 +1,143 @@
-"""An emulator put together, started and stopped."""
+"""An emulator put together, run until it is told to stop, and taken apart."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from aiohttp import web
-
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator._api import all_calls
 from cloudtasks_nb.emulator._clock import Clock
 from cloudtasks_nb.emulator._commit import Committer
+from cloudtasks_nb.emulator._deliver import Deliverer
+from cloudtasks_nb.emulator._dispatch import Dispatcher
 from cloudtasks_nb.emulator._engine import Engine
 from cloudtasks_nb.emulator._faults import Faults
 from cloudtasks_nb.emulator._folder import Folder
 from cloudtasks_nb.emulator._grpc import grpc_server
-from cloudtasks_nb.emulator._http import listen
 from cloudtasks_nb.emulator._journal import Journal
-from cloudtasks_nb.emulator._memory import Claim, QueueState
+from cloudtasks_nb.emulator._lease import Leases
 from cloudtasks_nb.emulator._pb import beta
 from cloudtasks_nb.emulator._queues import configured
 from cloudtasks_nb.emulator._settings import Settings
 from cloudtasks_nb.emulator._store import Store
+from cloudtasks_nb.emulator._sweep import sweep
+from cloudtasks_nb.emulator._tokens import TokenMint
+from cloudtasks_nb.emulator._web import Web
 
 __all__ = ["run"]
 
-
-class Idle:
-    def wake(self, queues: list[QueueState]) -> None: ...
-    def run(self, claim: Claim) -> None: ...
+# Seconds.
+_SWEEP_EVERY = 10.0
+_SWEEP_PAUSE = 0.05
+_GRACE = 1.0
 
 
 async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event) -> None:
+    """Run an emulator.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its options.
+    ready : callable
+        Gets the endpoint once everything listens.
+    stop : asyncio.Event
+        Ends it when set.
+
+    Raises
+    ------
+    PortInUseError, FolderInUseError
+        If it cannot start.
+    InvalidInputError
+        If the name of a queue is none.
+    """
+    for name in settings.queues:
+        QueueName.parse(name)
     with Folder(settings.data_dir) as folder, Journal(folder.database, durable=not folder.temporary) as journal:
         async with AsyncExitStack() as stack:
-            clock = Clock()
-            store = Store(journal, clock, settings)
-            dispatcher = Idle()
-            committer = Committer(store, dispatcher.wake)
-            stack.push_async_callback(committer.close)
-            engine = Engine(
-                store=store,
-                committer=committer,
-                dispatcher=dispatcher,
-                clock=clock,
-                settings=settings,
-                faults=Faults(),
-            )
-            for name in settings.queues:
-                if name not in store.contents.queues:
-                    store.create_queue(configured(beta.Queue(name=name)))
-            await committer.commit()
-            instance = folder.instance()
-            server, port = grpc_server(all_calls(engine), instance, settings.host, settings.port)
-            app = web.Application()
-
-            async def health(_: web.Request) -> web.Response:
-                return web.json_response({"status": "ok"})
-
-            app.router.add_get("/health", health)
-            runner = web.AppRunner(app, access_log=None)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            asked = settings.http_port
-            http_port = await listen(
-                runner, settings.host, (port + 1 if settings.port else 0) if asked is None else asked
-            )
-            await server.start()
-            stack.push_async_callback(server.stop, 1.0)
-            endpoint = {
-                "grpc": f"{settings.host}:{port}",
-                "http": f"http://{settings.host}:{http_port}",
-                "pid": os.getpid(),
-                "data_dir": str(folder.path),
-                "instance": instance,
-            }
-            folder.announce(endpoint)
-            ready(endpoint)
+            engine = await _engine(folder, journal, settings, stack)
+            await _listen(folder, engine, ready, stop, stack)
             await stop.wait()
+
+
+async def _engine(folder: Folder, journal: Journal, settings: Settings, stack: AsyncExitStack) -> Engine:
+    clock = Clock()
+    store = Store(journal, clock, settings)
+    # What was loaded stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    mint = TokenMint(folder.path, settings.openid_issuer, clock)
+    deliverer = Deliverer(settings)
+    stack.push_async_callback(deliverer.close)
+    dispatcher = Dispatcher(store, clock, deliverer, mint.authorize, settings)
+    committer = Committer(store, dispatcher.wake)
+    stack.push_async_callback(committer.close)
+    stack.push_async_callback(dispatcher.close)
+    dispatcher.changed = committer.soon
+    for name in settings.queues:
+        if name not in store.contents.queues:
+            store.create_queue(configured(beta.Queue(name=name)))
+    await committer.commit()
+    return Engine(
+        store=store,
+        committer=committer,
+        dispatcher=dispatcher,
+        clock=clock,
+        settings=settings,
+        faults=Faults(),
+        mint=mint,
+    )
+
+
+async def _listen(
+    folder: Folder,
+    engine: Engine,
+    ready: Callable[[dict[str, Any]], None],
+    stop: asyncio.Event,
+    stack: AsyncExitStack,
+) -> None:
+    settings, instance = engine.settings, folder.instance()
+    calls = all_calls(engine)
+    server, port = grpc_server(calls, instance, settings.host, settings.port)
+    leases = Leases(stop)
+    stack.callback(leases.close)
+    web = Web(engine, calls, leases, folder.path, instance)
+    stack.push_async_callback(web.close)
+    http_port = settings.http_port
+    if http_port is None:
+        http_port = port + 1 if settings.port else 0
+    http_port = await web.listen(settings.host, http_port)
+    await server.start()
+    stack.push_async_callback(server.stop, _GRACE)
+    sweeper = asyncio.create_task(_sweep(engine))
+    stack.push_async_callback(_end, sweeper)
+    if settings.lease:
+        leases.start()
+    engine.dispatcher.wake_all()
+    endpoint = {
+        "grpc": f"{settings.host}:{port}",
+        "http": f"http://{settings.host}:{http_port}",
+        "pid": os.getpid(),
+        "data_dir": str(folder.path),
+        "instance": instance,
+    }
+    folder.announce(endpoint)
+    ready(endpoint)
+
+
+async def _sweep(engine: Engine) -> None:
+    while True:
+        more = sweep(engine.store, engine.clock.now())
+        if len(engine.store.journal):
+            engine.committer.soon()
+        await asyncio.sleep(_SWEEP_PAUSE if more else _SWEEP_EVERY)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

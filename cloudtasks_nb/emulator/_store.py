@@ -78,9 +78,9 @@ class Store:
         self.journal.roll_back()
         self.reload()
 
-    def reload(self) -> None:
-        """Rebuild memory from the journal; attempts in flight stay known."""
-        before = self.contents.by_number
+    def reload(self, *, keep_running: bool = True) -> None:
+        """Rebuild memory from the journal; attempts in flight stay known unless they were broken off."""
+        before = self.contents.by_number if keep_running else {}
         self._fresh, self._applied = [], []
         self.log.reload()
         self.contents = load(self.journal, self._clock.now(), self._settings.task_tombstone)
@@ -322,6 +322,7 @@ class Store:
             queue.attempts[number] = before
         else:
             queue.attempts.pop(number, None)
+        queue.due.add(number, before.due, self._clock.now())
 
     def end(
         self, claim: Claim, outcome: Outcome, policy: RetryPolicy, subject: Subject, *, called_at: int | None = None

@@ -1,0 +1,146 @@
+"""Sends the requests of attempts over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import ssl
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
+from cloudtasks_nb.emulator._attempts import NO_ANSWER, Outcome
+from cloudtasks_nb.emulator._request import HttpCall
+from cloudtasks_nb.emulator._settings import Settings
+
+__all__ = ["Deliverer", "NobodyListensError", "is_loopback"]
+
+_LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|::1)(:\d+)?")
+_SENDABLE = re.compile(r"[!-~]+")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# Shorter than the keep-alive of common servers (gunicorn 2 s, uvicorn 5 s): a connection that the server closes at
+# the moment of reuse would look like a failed attempt.
+_KEEP_ALIVE = 1.5
+_MAX_ANSWER = 1 << 20
+_NOT_ADDED = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
+
+
+class NobodyListensError(Exception):
+    """The connection to a target was refused."""
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether ``host:port`` is this machine."""
+    return _LOOPBACK.fullmatch(address) is not None
+
+
+class Deliverer:
+    """One HTTP client for all queues.
+
+    Parameters
+    ----------
+    settings : Settings
+        Which certificates to trust.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(_connected)
+        trace.on_connection_reuseconn.append(_reused)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ssl=_tls(settings)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+            skip_auto_headers=_NOT_ADDED,
+            trace_configs=[trace],
+        )
+
+    async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> Outcome:
+        """Send a request and wait for the whole answer, for as long as the caller lets it.
+
+        Parameters
+        ----------
+        call : HttpCall
+            The request.
+        connected : callable, optional
+            Called when there is a connection.
+
+        Raises
+        ------
+        NobodyListensError
+            If the connection was refused.
+        """
+        try:
+            return await self._send(call, connected)
+        except aiohttp.ClientConnectorError as error:
+            if error.os_error.errno == errno.ECONNREFUSED:
+                raise NobodyListensError from error
+            return Outcome(http_status=NO_ANSWER)
+        except aiohttp.TooManyRedirects as error:
+            return Outcome(http_status=error.status or NO_ANSWER)
+        except (aiohttp.ClientError, OSError, ValueError):
+            return Outcome(http_status=NO_ANSWER)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+        # Transports are closed by the loop a turn later.
+        await asyncio.sleep(0)
+
+    async def _send(self, call: HttpCall, connected: Callable[[], None] | None) -> Outcome:
+        note = SimpleNamespace(connected=connected, reused=False)
+        try:
+            return await self._request(call, note)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            # The server had closed the kept connection, as it may: the request has not been looked at.
+            if not note.reused:
+                raise
+            note.connected = None
+            return await self._request(call, note)
+
+    async def _request(self, call: HttpCall, note: SimpleNamespace) -> Outcome:
+        note.reused = False
+        async with self._session.request(
+            call.method,
+            _url(call.url),
+            headers=call.headers,
+            data=call.body or None,
+            allow_redirects=not call.app_engine,
+            trace_request_ctx=note,
+        ) as answer:
+            # Read to the end, so that the connection can be kept; a longer answer costs its connection.
+            await answer.content.read(_MAX_ANSWER)
+            return Outcome(http_status=answer.status)
+
+
+def _url(url: str) -> URL:
+    encoded = _SENDABLE.fullmatch(url) is not None and _BAD_ESCAPE.search(url) is None
+    return URL(url, encoded=encoded)
+
+
+def _tls(settings: Settings) -> Any:
+    if settings.https_insecure:
+        return False
+    if settings.https_ca is None:
+        return True
+    context = ssl.create_default_context()
+    context.load_verify_locations(settings.https_ca)
+    return context
+
+
+async def _connected(_: Any, context: Any, __: Any) -> None:
+    note = context.trace_request_ctx
+    if note.connected is not None:
+        note.connected()
+        note.connected = None
+
+
+async def _reused(session: Any, context: Any, parameters: Any) -> None:
+    context.trace_request_ctx.reused = True
+    await _connected(session, context, parameters)

@@ -1,0 +1,257 @@
+"""Decides what is sent when: tokens, concurrency, due times, deadlines, and targets where nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cloudtasks_nb.emulator._absent import AbsentTargets
+from cloudtasks_nb.emulator._attempts import NO_ANSWER, Attempts, Outcome
+from cloudtasks_nb.emulator._clock import SECOND, Clock
+from cloudtasks_nb.emulator._deliver import Deliverer, NobodyListensError, is_loopback
+from cloudtasks_nb.emulator._history import History
+from cloudtasks_nb.emulator._memory import Claim, QueueState
+from cloudtasks_nb.emulator._oplog import Subject
+from cloudtasks_nb.emulator._queues import QueueConfig
+from cloudtasks_nb.emulator._rate import TokenBucket
+from cloudtasks_nb.emulator._request import Authorize, HttpCall, prepare
+from cloudtasks_nb.emulator._settings import Settings
+from cloudtasks_nb.emulator._store import Store
+
+__all__ = ["Dispatcher"]
+
+# Tasks looked at before the loop has its turn again.
+_AT_ONCE = 200
+# A queue with so many tasks for absent targets looks at no more of them; those for other targets wait behind.
+_MAX_PARKED = 1000
+_GATEWAY_TIMEOUT = 504
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What the dispatcher keeps of a queue."""
+
+    config: QueueConfig
+    bucket: TokenBucket
+    timer: asyncio.TimerHandle | None = None
+    parked: dict[str, list[int]] = field(default_factory=dict)  # address -> task numbers
+    floor: int = 0  # of the queue when it was looked at last: tasks below were purged
+
+    def parked_count(self) -> int:
+        return sum(map(len, self.parked.values()))
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """An attempt under way."""
+
+    claim: Claim
+    call: HttpCall
+    subject: Subject
+    before: Attempts
+    called_at: int | None
+    scope: asyncio.Timeout | None = None
+
+
+class Dispatcher:
+    """Sends the tasks of all queues.
+
+    Parameters
+    ----------
+    store : Store
+        Queues and tasks.
+    clock : Clock
+        What time it is.
+    deliverer : Deliverer
+        Sends requests.
+    authorize : callable
+        Makes the tokens of requests.
+    settings : Settings
+        Where App Engine is, and whether to wait for targets on this machine.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, deliverer: Deliverer, authorize: Authorize, settings: Settings
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._deliverer = deliverer
+        self._authorize = authorize
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._lanes: dict[int, _Lane] = {}
+        self._flights: dict[_Flight, asyncio.Task[None]] = {}
+        self._absent = AbsentTargets(self._returned)
+        self._closed = False
+        self.history = History()
+        #: called when something changed that nobody waits for to be committed
+        self.changed: Callable[[], None] = lambda: None
+        clock.subscribe(self._advanced)
+
+    def wake(self, queues: list[QueueState]) -> None:
+        """Look at these queues: something may be due."""
+        for queue in queues:
+            self._pump(queue)
+
+    def wake_all(self) -> None:
+        """Look at all queues."""
+        self.wake(list(self._store.contents.by_number.values()))
+
+    def run(self, claim: Claim) -> None:
+        """Send a task now, whatever its time and the queue's limits."""
+        self._start(claim, self._prepared(claim), called_at=self._clock.now())
+
+    def absent(self) -> list[dict[str, object]]:
+        """Return the targets where nobody listens, with the queues and the numbers of tasks that wait for them."""
+        return [
+            {"address": address, "queue": self._store.contents.names[q], "tasks": len(numbers)}
+            for q, lane in self._lanes.items()
+            for address, numbers in lane.parked.items()
+        ]
+
+    async def forget(self) -> None:
+        """Break off what is under way, without a result, and start from nothing."""
+        for lane in self._lanes.values():
+            if lane.timer:
+                lane.timer.cancel()
+        self._lanes.clear()
+        self.history.clear()
+        await self._absent.close()
+        flights = list(self._flights.values())
+        for task in flights:
+            task.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Break off what is under way; its tasks are due again at the next start."""
+        self._closed = True
+        await self.forget()
+
+    def _lane(self, queue: QueueState) -> _Lane:
+        lane, config, now = self._lanes.get(queue.q), queue.config, self._clock.now()
+        if lane is None:
+            lane = self._lanes[queue.q] = _Lane(config, TokenBucket(config.rate, config.burst, now))
+        elif lane.config is not config:
+            lane.config = config
+            lane.bucket.configure(config.rate, config.burst, now)
+        if lane.floor != queue.floor:
+            lane.floor = queue.floor
+            lane.parked = {
+                address: kept
+                for address, numbers in lane.parked.items()
+                if (kept := [number for number in numbers if number > queue.floor])
+            }
+        return lane
+
+    def _pump(self, queue: QueueState) -> None:
+        if self._closed or self._store.contents.by_number.get(queue.q) is not queue:
+            return  # deleted, or rebuilt after a failed commit
+        lane = self._lane(queue)
+        if lane.timer:
+            lane.timer.cancel()
+            lane.timer = None
+        if queue.dispatching:
+            delay = self._dispatch_due(queue, lane)
+            if delay is not None:
+                lane.timer = self._loop.call_later(delay / SECOND, self._pump, queue)
+
+    def _dispatch_due(self, queue: QueueState, lane: _Lane) -> int | None:
+        """Send what can be sent, and return the microseconds until there may be more; None to be woken."""
+        now = self._clock.now()
+        for _ in range(_AT_ONCE):
+            if queue.in_flight >= queue.config.max_concurrent or lane.parked_count() >= _MAX_PARKED:
+                return None
+            due = queue.due.next_due(now)
+            if due is None:
+                return None
+            wait = max(due - now, lane.bucket.wait(now))
+            if wait:
+                return wait
+            number = queue.due.take(now)
+            claim = None if number is None else self._store.claim(queue, number)
+            if claim is not None:
+                self._dispatch(claim, lane, now)
+        return 0
+
+    def _dispatch(self, claim: Claim, lane: _Lane, now: int) -> None:
+        call = self._prepared(claim)
+        if self._absent and call.address in self._absent:
+            lane.parked.setdefault(call.address, []).append(claim.task.number)
+            return
+        lane.bucket.take(now)
+        self._start(claim, call)
+
+    def _prepared(self, claim: Claim) -> HttpCall:
+        return prepare(claim, self._authorize, self._settings.app_engine_host)
+
+    def _start(self, claim: Claim, call: HttpCall, called_at: int | None = None) -> None:
+        subject = Subject(
+            claim.queue.q,
+            claim.queue.config.sampling_ratio,
+            claim.task.id,
+            f"{call.method} {call.url}",
+            "APP_ENGINE_HTTP" if call.app_engine else "HTTP",
+        )
+        flight = _Flight(claim, call, subject, self._store.begin(claim), called_at)
+        task = self._loop.create_task(self._fly(flight))
+        self._flights[flight] = task
+        task.add_done_callback(lambda _: self._flights.pop(flight, None))
+
+    async def _fly(self, flight: _Flight) -> None:
+        call = flight.call
+        patient = self._settings.wait_for_loopback and is_loopback(call.address)
+        if not patient:
+            self._log_dispatch(flight)
+        try:
+            async with asyncio.timeout(call.deadline / SECOND) as flight.scope:
+                outcome = await self._deliverer.send(call, (lambda: self._log_dispatch(flight)) if patient else None)
+        except TimeoutError:
+            outcome = Outcome(http_status=NO_ANSWER if call.app_engine else _GATEWAY_TIMEOUT, timed_out=True)
+        except NobodyListensError:
+            if patient:
+                self._wait_for_target(flight)
+                return
+            outcome = Outcome(http_status=NO_ANSWER)
+        self._land(flight, outcome)
+
+    def _log_dispatch(self, flight: _Flight) -> None:
+        if flight.subject.ratio:
+            self._store.log.dispatched(flight.subject, flight.claim.attempts, self._clock.now())
+            self.changed()
+
+    def _land(self, flight: _Flight, outcome: Outcome) -> None:
+        claim = flight.claim
+        gone = self._store.end(claim, outcome, flight.call.retry, flight.subject, called_at=flight.called_at)
+        self.history.record(claim, flight.call, claim.attempts, gone=gone)
+        self.changed()
+        self._look_again(claim.queue)
+
+    def _wait_for_target(self, flight: _Flight) -> None:
+        self._absent.add(flight.call.address)
+        self._store.undo(flight.claim, flight.before)
+        lane = self._lanes.get(flight.claim.queue.q)
+        if lane is not None and flight.called_at is None:
+            lane.bucket.give_back()
+        self._look_again(flight.claim.queue)
+
+    def _look_again(self, queue: QueueState) -> None:
+        current = self._store.contents.by_number.get(queue.q)
+        if current is not None:
+            self._pump(current)
+
+    def _returned(self, address: str) -> None:
+        for q, lane in list(self._lanes.items()):
+            numbers = lane.parked.pop(address, [])
+            queue = self._store.contents.by_number.get(q)
+            if queue is not None and numbers:
+                for number in reversed(numbers):
+                    queue.due.put_back(number)
+                self._pump(queue)
+
+    def _advanced(self, duration: int) -> None:
+        for flight in self._flights:
+            scope = flight.scope
+            if scope is not None and not scope.expired() and (when := scope.when()) is not None:
+                scope.reschedule(max(self._loop.time(), when - duration / SECOND))
+        self.wake_all()

@@ -1,0 +1,170 @@
+"""ListLogEntries over the operations log."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.emulator._clock import Clock
+from cloudtasks_nb.emulator._entries import PARTS, Entries
+from cloudtasks_nb.emulator._filter import And, Compare, Node, Or, compile_filter, parse_filter, parse_time
+from cloudtasks_nb.emulator._oplog import Kind, Record
+from cloudtasks_nb.emulator._pb import logs
+from cloudtasks_nb.emulator._refusal import RefusedError
+from cloudtasks_nb.emulator._store import Store
+from cloudtasks_nb.emulator._wire import len_field
+
+__all__ = ["LogCalls"]
+
+_DEFAULT_PAGE, _MAX_PAGE = 50, 1000
+_CHUNK = 1000  # rows
+# A call looks at so many rows; then it answers with what it found and a token, as Cloud Logging does.
+_MAX_SCANNED = 100_000
+_ORDERS = {"": True, "timestamp": True, "timestamp asc": True, "timestamp desc": False}
+_PROJECT = re.compile(r"projects/([^/]+)(/.*)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scope:
+    """What an entry must be at least to pass a filter; the filter itself decides."""
+
+    since: int = 0  #: microseconds since 1970
+    received_since: int = 0
+    kinds: frozenset[int] = frozenset(kind.value for kind in Kind)
+    queues: frozenset[str] | None = None  #: short ids; None is any
+
+
+class LogCalls:
+    """Answers the calls of Cloud Logging that read the operations log.
+
+    Parameters
+    ----------
+    store : Store
+        Whose log.
+    clock : Clock
+        Entries that were received later than now are not there yet.
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def list_log_entries(self, wire: bytes) -> bytes:
+        """Return a page of entries."""
+        request = logs.ListLogEntriesRequest.FromString(wire)
+        ascending = _ORDERS.get(request.order_by)
+        if ascending is None:
+            raise RefusedError("INVALID_ARGUMENT", f'order_by "{request.order_by}" is not supported.')
+        if request.page_size < 0:
+            raise RefusedError("INVALID_ARGUMENT", "page_size cannot be negative.")
+        node = parse_filter(request.filter)
+        entries = Entries(self._store.contents.names)
+        keep, scope = compile_filter(node, entries.getter), _scope(node)
+        size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
+        query = hashlib.sha256(f"{list(request.resource_names)}{request.filter}{request.order_by}".encode()).hexdigest()
+        queues = self._queues(request.resource_names, scope)
+        start = _position(request.page_token, query)
+        found: list[bytes] = []
+        last = 0
+        rows = self._rows(scope, queues, start, ascending=ascending)
+        for record in itertools.islice(rows, _MAX_SCANNED):
+            last = record.seq
+            if keep(record):
+                found.append(len_field(1, entries.wire(record)))
+                if len(found) == size:
+                    break
+        more = next(rows, None) is not None
+        return b"".join(found) + (len_field(2, _token(last, query)) if more else b"")
+
+    def _queues(self, resources: Any, scope: _Scope) -> list[int]:
+        projects = {match[1] for resource in resources if (match := _PROJECT.fullmatch(resource))}
+        if not projects or len(projects) < len({resource.split("/")[1] for resource in resources if "/" in resource}):
+            raise RefusedError("INVALID_ARGUMENT", "resource_names must name projects.")
+        chosen = []
+        for q, name in self._store.contents.names.items():
+            queue = QueueName.parse(name)
+            if queue.project in projects and (scope.queues is None or queue.queue.casefold() in scope.queues):
+                chosen.append(q)
+        return chosen
+
+    def _rows(self, scope: _Scope, queues: list[int], start: int, *, ascending: bool) -> Iterator[Record]:
+        """Yield rows in order of time, read in chunks so that the journal's end is not held back."""
+        if not queues:
+            return
+        # An entry is received at most the longest delay after its time, and rows are not before their time.
+        low = max(scope.since, scope.received_since - self._store.log.longest_delay, 0)
+        high = (1 << 62) - 1
+        if start and ascending:
+            low = start + 1
+        elif start:
+            high = start - 1
+        kinds = ", ".join(map(str, sorted(scope.kinds)))
+        numbers = ", ".join(map(str, queues))
+        sql = (
+            f"SELECT * FROM log WHERE seq BETWEEN ? AND ? AND q IN ({numbers}) AND kind IN ({kinds}) "  # noqa: S608 - numbers
+            f"AND received <= ? ORDER BY seq {'ASC' if ascending else 'DESC'} LIMIT {_CHUNK}"
+        )
+        now = self._clock.now()
+        while True:
+            rows = self._store.journal.read(sql, (low, high, now))
+            yield from map(Record._make, rows)
+            if len(rows) < _CHUNK:
+                return
+            if ascending:
+                low = rows[-1][0] + 1
+            else:
+                high = rows[-1][0] - 1
+
+
+def _scope(node: Node) -> _Scope:
+    """Read from a filter what all entries that pass it have in common."""
+    parts = node.nodes if isinstance(node, And) else (node,)
+    since = received = 0
+    kinds, queues = _Scope().kinds, None
+    for part in parts:
+        if isinstance(part, Compare) and part.op in {">", ">=", "="}:
+            if part.path == ("timestamp",):
+                since = max(since, parse_time(part.value) // 1000)
+            elif part.path in {("receiveTimestamp",), ("receive_timestamp",)}:
+                received = max(received, parse_time(part.value) // 1000)
+            elif part.path == ("resource", "labels", "queue_id") and part.op == "=":
+                named = frozenset([part.value.casefold()])
+                queues = named if queues is None else queues & named
+        kinds &= _kinds(part)
+    return _Scope(since=since, received_since=received, kinds=kinds, queues=queues)
+
+
+def _kinds(node: Node) -> frozenset[int]:
+    """Return the kinds of entries that can pass."""
+    every = _Scope().kinds
+    if isinstance(node, Or):
+        return frozenset().union(*map(_kinds, node.nodes))
+    if isinstance(node, And):
+        return every.intersection(*map(_kinds, node.nodes))
+    if isinstance(node, Compare) and len(node.path) > 1 and node.path[0] in {"jsonPayload", "json_payload"}:
+        kind = PARTS.get(node.path[1])
+        return every if kind is None else frozenset([kind.value])
+    return every
+
+
+def _token(last: int, query: str) -> bytes:
+    return base64.urlsafe_b64encode(f"{last} {query}".encode())
+
+
+def _position(token: str, query: str) -> int:
+    if not token:
+        return 0
+    try:
+        last, asked = base64.urlsafe_b64decode(token.encode()).decode().split(" ")
+        start = int(last)
+    except ValueError as error:
+        raise RefusedError("INVALID_ARGUMENT", "page_token is not valid.") from error
+    if asked != query:
+        raise RefusedError("INVALID_ARGUMENT", "page_token belongs to another request.")
+    return start
