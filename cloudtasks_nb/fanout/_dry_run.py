@@ -78,13 +78,12 @@ class Plan:
         return self.action()
 
     @property
-    def time_to_drain(self) -> pd.Timedelta:
-        """The least time that the queue's rate needs for all tasks; NaT if the rate is not known.
+    def time_to_drain(self) -> pd.Timedelta | None:
+        """The least time that the queue's rate needs for all tasks; None if the rate is not known.
 
         How long the target takes for a task, and so how far `max_concurrent` slows this down, is not known.
         """
-        seconds = self.sendable / self.rate if self.rate else None
-        return pd.Timedelta(seconds=seconds) if seconds is not None else pd.Timedelta("NaT")
+        return pd.Timedelta(seconds=self.sendable / self.rate) if self.rate else None
 
     @property
     def price(self) -> float:
@@ -119,10 +118,11 @@ class Plan:
         return f"row {problems.index[0]}: {problems.iloc[0]}" if len(problems) else "none of them in the rows shown"
 
     def _drain(self) -> str:
-        if not self.rate:
+        least = self.time_to_drain
+        if least is None:
             return "not known: the queue's rate is not"
         at_once = "" if self.max_concurrent is None else f", at most {self.max_concurrent:,} at once"
-        span = dt.timedelta(seconds=round(self.time_to_drain.total_seconds()))
+        span = dt.timedelta(seconds=round(least.total_seconds()))
         return f"{span} at {self.rate:g} a second{at_once}; longer if the target is slower"
 
     @property
