@@ -1,0 +1,61 @@
+"""What the toolkit knows of each RPC, held against Google's own descriptors."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from google.cloud import tasks_v2
+
+from cloudtasks_nb._methods import METHODS, STATS_MASK, Method
+
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+#: Mixins are called under the service that has them, but have messages of their own.
+MIXINS = {"TestIamPermissions": "google.iam.v1"}
+
+
+@each_method
+def test_request_and_response_belong_to_the_call(method: Method) -> None:
+    """The request is the one of the RPC's name, in the version of the RPC's service."""
+    _, service, name = method.path.split("/")
+    package = MIXINS.get(name, service.rpartition(".")[0])
+    assert method.request.DESCRIPTOR.full_name == f"{package}.{name}Request"
+    assert method.response.DESCRIPTOR.full_name.startswith((f"{package}.", "google.protobuf.", "google.longrunning."))
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "tasks.v2." in method.path])
+def test_googles_client_has_the_call(name: str) -> None:
+    """Every call of the service is one that Google's client makes too."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    assert callable(getattr(tasks_v2.CloudTasksClient, snake))
+
+
+@each_method
+def test_the_route_is_a_field_of_the_request(method: Method) -> None:
+    """What is repeated in the metadata is there, however deep."""
+    fields = method.request.DESCRIPTOR
+    for part in method.route.split(".") if method.route else ():
+        found = fields.fields_by_name[part]
+        fields = found.message_type
+    assert fields is None or not method.route
+
+
+@each_method
+def test_permission_and_role(method: Method) -> None:
+    """Each RPC names the permission that it needs and a role that has it."""
+    assert method.permission.startswith(("cloudtasks.", "logging."))
+    assert method.role.startswith("roles/")
+
+
+def test_what_is_not_called_twice() -> None:
+    """A queue may not be made, and a task not be run, again when the answer was lost."""
+    assert [name for name, method in METHODS.items() if not method.again] == ["CreateQueue", "RunTask"]
+
+
+def test_the_mask_names_fields() -> None:
+    """Statistics are asked for with fields that a v2beta3 queue has."""
+    fields = METHODS["GetQueueStats"].response.DESCRIPTOR.fields_by_name
+    assert [name for name in STATS_MASK if name not in fields] == []
+    assert "stats" in STATS_MASK
