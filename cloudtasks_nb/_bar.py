@@ -133,7 +133,8 @@ class Bar:
         if not in_notebook():
             if self._text is None:
                 self._text = tqdm(desc=self._what, unit=f" {self._unit}", leave=False, dynamic_ncols=True)
-                self._text.start_t -= now - self._start
+                if not self._text.disable:  # TQDM_DISABLE silences every bar, and leaves this one without a start
+                    self._text.start_t -= now - self._start
             self._text.total = self._total
             self._text.n = self._done
             self._text.refresh()

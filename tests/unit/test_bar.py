@@ -1,0 +1,135 @@
+"""The progress bar: tqdm's text in a terminal, an output that is replaced in place in a notebook."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tqdm import tqdm
+
+from cloudtasks_nb import _bar
+from cloudtasks_nb._bar import Bar, Live, bar_html, in_notebook
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give a clock that the test moves."""
+    now = [100.0]
+    monkeypatch.setattr(_bar, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Be a notebook's kernel, and keep what is displayed."""
+    shown: list[dict[str, Any]] = []
+
+    def display(bundle: dict[str, str], **how: Any) -> Any:
+        shown.append({**bundle, **how})
+        return SimpleNamespace(display_id="d1")
+
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    return shown
+
+
+def test_what_is_a_notebook(monkeypatch: pytest.MonkeyPatch, notebook: list[dict[str, Any]]) -> None:
+    """A kernel's shell has a kernel; a terminal, with IPython or without, has none."""
+    assert in_notebook()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    assert not in_notebook()
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert not in_notebook()
+
+
+@pytest.mark.parametrize(
+    ("share", "width", "now"),
+    [(0.5, "50.0%", "50"), (0.0, "0.0%", "0"), (1.7, "100.0%", "100"), (-1, "0.0%", "0"), (None, "100.0%", None)],
+)
+def test_a_bar_as_html(share: float | None, width: str, now: str | None) -> None:
+    """The share is drawn and told to screen readers; an unknown one is told by nobody."""
+    made = bar_html(share, "a <b>", label='"x"')
+    assert f"width:{width}" in made
+    assert re.findall(r'aria-valuenow="(\d+)"', made) == ([] if now is None else [now])
+    assert "a &lt;b&gt;" in made
+    assert 'aria-label="&quot;x&quot;"' in made
+
+
+def test_what_is_done_at_once_needs_no_bar(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is drawn within the first half second."""
+    with Bar("listing", 10) as bar:
+        bar.add(5)
+        clock[0] += 0.4
+        bar.add(5)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_text_in_a_terminal(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Later updates show what, how many and of how many, and the bar goes with its block."""
+    with Bar("listing", 10, unit="tasks") as bar:
+        clock[0] += 1
+        bar.add(4)
+        drawn = capsys.readouterr().err
+        clock[0] += 0.1
+        bar.add(1)
+        assert capsys.readouterr().err == ""
+    assert "listing" in drawn
+    assert "4/10" in drawn
+    assert "tasks" in drawn
+    assert capsys.readouterr().err.endswith("\r")
+
+
+def test_tqdm_that_is_switched_off(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who silences every tqdm of the process silences this one too."""
+    monkeypatch.setattr(_bar, "tqdm", lambda **how: tqdm(**how, disable=True))
+    with Bar("listing", 10) as bar:
+        clock[0] += 1
+        bar.add()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_that_is_not_shown(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    """`show=False` counts without a word."""
+    with Bar("listing", show=False) as bar:
+        clock[0] += 10
+        bar.add()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_one_output_in_a_notebook(clock: list[float], notebook: list[dict[str, Any]]) -> None:
+    """The bar is displayed once, then replaced in place, and nothing of it is left at the end."""
+    with Bar("reading", 8) as bar:
+        for done in (2, 4):
+            clock[0] += 1
+            bar.to(done)
+        clock[0] += 1
+        bar.to(6, total=12)
+    first, *others = notebook
+    assert first["display_id"] is True
+    assert [(one["display_id"], one["update"]) for one in others] == [("d1", True)] * 3
+    assert [re.findall(r"width:([\d.]+)%", one["text/html"]) for one in notebook] == [["25.0"], ["50.0"], ["50.0"], []]
+    assert "6/12" in others[1]["text/plain"]
+    assert others[-1]["text/plain"] == ""
+
+
+def test_a_total_that_is_not_known(clock: list[float], notebook: list[dict[str, Any]]) -> None:
+    """A bar without a total counts, and claims no share."""
+    with Bar("reading", unit="rows") as bar:
+        clock[0] += 1
+        bar.add(3)
+    assert "aria-valuenow" not in notebook[0]["text/html"]
+    assert "3 rows" in notebook[0]["text/plain"]
+
+
+def test_the_same_again_is_not_sent(notebook: list[dict[str, Any]]) -> None:
+    """What did not change costs no message to the browser."""
+    live = Live({"text/plain": "a"})
+    live.show({"text/plain": "a"})
+    live.show({"text/plain": "b"})
+    assert [one["text/plain"] for one in notebook] == ["a", "b"]

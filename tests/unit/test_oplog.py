@@ -1,0 +1,153 @@
+"""Reading the operations log: the filter that is asked with, and entries taken apart."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from google.cloud.logging_v2.types import LogEntry
+from google.cloud.logging_v2.types import logging as logging_types
+from google.protobuf import json_format
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._oplog import Entry, log_filter, page, read
+
+QUEUE = QueueName(project="p", location="us-central1", queue="q")
+TASK = f"{QUEUE}/tasks/t"
+
+
+def entry(number: int = 1, **payload: Any) -> Any:
+    """Make a raw log entry as Cloud Tasks writes it."""
+    text = {
+        "insertId": f"id-{number}",
+        "timestamp": "2026-01-01T00:00:01.000005Z",
+        "receiveTimestamp": "2026-01-01T00:00:03Z",
+        "jsonPayload": {"task": TASK, **payload},
+    }
+    return json_format.ParseDict(text, LogEntry.pb()())
+
+
+ATTEMPT = {
+    "attemptDuration": "0.001250s",
+    "dispatchCount": "2",
+    "maxAttempts": 5,
+    "responseCount": "1",
+    "retryTime": "2026-01-01T00:01:00.123456789Z",
+    "scheduleTime": "2026-01-01T00:00:00Z",
+    "status": "INTERNAL",
+    "targetAddress": "POST http://127.0.0.1:8080/run",
+    "targetType": "HTTP",
+}
+
+
+class Log:
+    """A transport whose log has these pages."""
+
+    def __init__(self, *pages: list[Any]) -> None:
+        self.pages = pages
+        self.asked: list[dict[str, Any]] = []
+
+    async def call(self, rpc: str, **fields: Any) -> Any:
+        """Answer with the page that the token names."""
+        assert rpc == "ListLogEntries"
+        self.asked.append(fields)
+        at = int(fields["page_token"] or 0)
+        token = str(at + 1) if at + 1 < len(self.pages) else ""
+        return logging_types.ListLogEntriesResponse.pb()(entries=self.pages[at], next_page_token=token)
+
+
+def only(message: Any) -> list[Entry]:
+    """Read a log of one entry."""
+    log: Any = Log([message])
+    return asyncio.run(page(log, QUEUE, "filter", ""))[0]
+
+
+def test_the_filter() -> None:
+    """One queue, attempts and deletions, from a time on; the time of receipt only when it is known."""
+    assert log_filter(QUEUE, since=1_767_225_600_000_001) == (
+        'resource.type="cloud_tasks_queue" AND resource.labels.queue_id="q"'
+        ' AND resource.labels.location="us-central1"'
+        ' AND logName="projects/p/logs/cloudtasks.googleapis.com%2Ftask_operations_log"'
+        " AND (jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*)"
+        ' AND timestamp>="2026-01-01T00:00:00.000001Z"'
+    )
+    assert log_filter(QUEUE, since=0, received_from=1_767_225_600_000_000).endswith(
+        ' AND timestamp>="1970-01-01T00:00:00Z" AND receiveTimestamp>="2026-01-01T00:00:00Z"'
+    )
+
+
+def test_an_attempt() -> None:
+    """Counts that come as text, durations with a unit, times to the microsecond."""
+    assert only(entry(attemptResponseLog=ATTEMPT)) == [
+        Entry(
+            insert_id="id-1",
+            time=1_767_225_601_000_005,
+            received=1_767_225_603_000_000,
+            task="t",
+            queue="q",
+            deleted=False,
+            attempt=2,
+            status="INTERNAL",
+            duration=0.00125,
+            retry_time=1_767_225_660_123_456,
+            max_attempts=5,
+            url="http://127.0.0.1:8080/run",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "name", "value"),
+    [
+        ("retryTime", "retry_time", None),
+        ("attemptDuration", "duration", None),
+        ("maxAttempts", "max_attempts", 0),
+        ("status", "status", "OK"),
+        ("targetAddress", "url", ""),
+        ("dispatchCount", "attempt", 0),
+    ],
+)
+def test_what_an_entry_leaves_out(left_out: str, name: str, value: Any) -> None:
+    """A field that is not there is not known, and nothing fails."""
+    facts = {key: text for key, text in ATTEMPT.items() if key != left_out}
+    assert getattr(only(entry(attemptResponseLog=facts))[0], name) == value
+
+
+@pytest.mark.parametrize(("field", "name"), [("retryTime", "retry_time"), ("attemptDuration", "duration")])
+def test_what_cannot_be_read_is_not_known(field: str, name: str) -> None:
+    """A text of another form does not stop the reading."""
+    assert getattr(only(entry(attemptResponseLog={**ATTEMPT, field: "soon"}))[0], name) is None
+
+
+@pytest.mark.parametrize("key", ["taskDeletionLog", "taskDeleteLog"])
+def test_a_deletion(key: str) -> None:
+    """That somebody deleted a task is told apart from its attempts."""
+    found = only(entry(1, **{key: {"status": "OK"}}))[0]
+    assert (found.deleted, found.attempt, found.task) == (True, 0, "t")
+
+
+def test_other_entries_are_passed_over() -> None:
+    """Creations and dispatches say nothing about an outcome."""
+    assert only(entry(taskCreationLog={"status": "OK"})) == []
+
+
+def test_the_newest_come_first() -> None:
+    """`read` asks backwards, for no more than is wanted, and stops when it has that."""
+    attempts = [entry(number, attemptResponseLog=ATTEMPT) for number in range(4)]
+    deletion = entry(9, taskDeletionLog={})
+    log: Any = Log([attempts[0], deletion], attempts[1:3], attempts[3:])
+    found = asyncio.run(read(log, QUEUE, since=0, limit=2))
+    assert [one.insert_id for one in found] == ["id-0", "id-1"]
+    assert [(one["order_by"], one["page_size"], one["page_token"]) for one in log.asked] == [
+        ("timestamp desc", 2, ""),
+        ("timestamp desc", 2, "1"),
+    ]
+
+
+def test_all_of_it() -> None:
+    """`limit=None` reads to the end, a thousand a page."""
+    log: Any = Log(*([entry(number, attemptResponseLog=ATTEMPT)] for number in range(3)))
+    assert len(asyncio.run(read(log, QUEUE, since=0, limit=None))) == 3
+    assert {one["page_size"] for one in log.asked} == {1000}
+    assert log.asked[0]["resource_names"] == ["projects/p"]

@@ -1,0 +1,41 @@
+"""Cards: how objects show themselves, as text and as HTML."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from cloudtasks_nb._show import card
+
+FRAME = pd.DataFrame({"url": ["<b>x</b>"]}, index=pd.Index(["t"], name="task"))
+
+
+def test_both_forms_say_the_same() -> None:
+    """Title, badge, facts, table and notes stand in the text and in the HTML."""
+    made = card("Queue q", badge="LOCAL", facts={"state": "RUNNING"}, frame=FRAME, notes=["queue.attempts()"])
+    assert set(made) == {"text/plain", "text/html"}
+    for text in made.values():
+        for word in ("Queue q", "LOCAL", "state", "RUNNING", "task", "queue.attempts()"):
+            assert word in text
+
+
+def test_everything_is_escaped() -> None:
+    """What comes from a task cannot become part of the page."""
+    evil = "<script>alert(1)</script>"
+    made = card(evil, badge=evil, facts={evil: evil}, frame=pd.DataFrame({"a": [evil]}), notes=[evil])["text/html"]
+    assert "<script>" not in made
+    assert made.count("&lt;script&gt;") == 6
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    """No fact without a value, no table without rows, no badge without a word."""
+    made = card("Queue q", facts={"tasks": None}, frame=FRAME.iloc[:0])
+    assert made["text/plain"] == "Queue q"
+    assert "<table" not in made["text/html"]
+    assert "tasks" not in made["text/html"]
+
+
+def test_a_part_that_is_html_already() -> None:
+    """A bar is put in as it is, and as its text where there is no HTML."""
+    made = card("Batch b", extra_html="<progress></progress>", extra_text="50%")
+    assert "<progress></progress>" in made["text/html"]
+    assert made["text/plain"] == "Batch b\n50%"
