@@ -121,7 +121,7 @@ def _integral(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=8_192)
 def _quote(text: str, safe: str) -> str:
     return urllib.parse.quote(text, safe=safe)
 

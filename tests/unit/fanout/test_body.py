@@ -178,3 +178,18 @@ def test_no_columns() -> None:
     """A frame without columns still has rows, whose bodies are empty objects."""
     bodies, _ = compile_body(None, "POST").render(_block(pd.DataFrame(index=range(2))), Problems())
     assert bodies == [b"{}", b"{}"]
+
+
+@pytest.mark.parametrize(
+    ("body", "identity"),
+    [
+        (None, None),
+        (["n"], ["n"]),
+        ({"at": pd.Timestamp("2026-01-01"), "x": "{n}"}, {"at": DAY, "x": "{n}"}),
+        ("n={n}", "n={n}"),
+    ],
+)
+def test_identity(body: Any, identity: Any) -> None:
+    """A body is identified by its template, in JSON; a function by its name."""
+    assert compile_body(body, "POST").identity == identity
+    assert str(compile_body(_by_row, "POST").identity).endswith("test_body._by_row")

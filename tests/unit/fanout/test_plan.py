@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -424,3 +425,19 @@ def test_plan_of_an_iterator() -> None:
     assert plan.frame.attrs["truncated"]
     with pytest.raises(InvalidInputError, match="iterator"):
         plan.submit()
+
+
+def test_memory_of_an_iterator() -> None:
+    """Ten times the rows of an iterator need no more memory."""
+
+    def peak(parts: int) -> int:
+        tracemalloc.start()
+        frames = (pd.DataFrame({"n": np.arange(2_000) + 2_000 * part, "s": "x" * 50}) for part in range(parts))
+        for _ in plan_chunks(frames, compile_recipe(url=URL + "/{n}"), now=NOW):
+            pass
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(1)
+    assert peak(20) < peak(2) + 8 * 2**20
