@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import os
-import weakref
 from types import TracebackType
 from typing import Any, Self
 
 import pandas as pd
 
-from cloudtasks_nb import _local, _loop, _show
+from cloudtasks_nb import _local, _loop, _newest, _show
 from cloudtasks_nb._auth import Auth
 from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._doctor import examine
+from cloudtasks_nb._ensure import ensure
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._messages import queue_values
 from cloudtasks_nb._methods import STATS_MASK
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._queue import Queue, ensure
+from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import Where, resolve
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.fanout._batch import Batch
+from cloudtasks_nb.fanout._catalog import Catalog
 
-__all__ = ["Client", "connect", "local", "newest"]
-
-_open: list[weakref.ref[Client]] = []  # oldest first; who is not held elsewhere may go
-_held: list[Client] = []  # the newest of them stays, so that it is found by those who were not given it
+__all__ = ["Client", "connect", "local"]
 
 
 class Client:
@@ -41,8 +40,8 @@ class Client:
     def __init__(self, connection: Connection, lease: _local.Lease | None = None) -> None:
         self._connection = connection
         self._lease = lease
-        _open.append(weakref.ref(self))
-        _held[:] = [self]
+        self._catalog = Catalog(connection)
+        _newest.note(self)
 
     @property
     def endpoint(self) -> str:
@@ -88,7 +87,7 @@ class Client:
                 f"{next(iter(settings))}= changes nothing without create=True",
                 hint=f'tasks.queue("{full.queue}", create=True, …) or tasks.queue("{full.queue}").update(…)',
             )
-        return Queue(self._connection, full)
+        return Queue(self._connection, self._catalog, full)
 
     def queues(self) -> pd.DataFrame:
         """List the queues with their state, depth, limits and retry settings.
@@ -118,6 +117,31 @@ class Client:
                 found += page
         return found
 
+    def batches(self) -> pd.DataFrame:
+        """List the batches that were sent from this machine to this endpoint, newest first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index `batch`; `queue, url, created, seen, total`, a column a state, `done`. Makes no call.
+        """
+        return self._catalog.frame()
+
+    def batch(self, batch: str | None = None) -> Batch:
+        """Return a batch, also one of an earlier kernel: watches it, sends nothing.
+
+        Parameters
+        ----------
+        batch : str, optional
+            Its id, the beginning of it, or its name; the newest batch when left out.
+
+        Raises
+        ------
+        BatchNotFoundError
+            If there is none, or several begin like that.
+        """
+        return self._catalog.get(batch)
+
     def doctor(self) -> pd.DataFrame:
         """Check credentials, project, API, permissions, log and clock, and say what mends what is wrong.
 
@@ -129,13 +153,13 @@ class Client:
         return examine(self._connection)
 
     def close(self) -> None:
-        """Close the channels, and let the embedded emulator go."""
+        """Stop sending and watching, close the channels, and let the embedded emulator go."""
+        _loop.run(self._catalog.close())
         self._connection.close()
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.close()
-        _open[:] = [one for one in _open if one() not in (None, self)]
-        _held[:] = [one for one in (there() for there in _open[-1:]) if one is not None]
+        _newest.forget(self)
 
     def _parent(self) -> str:
         where = self._connection.where
@@ -238,8 +262,3 @@ def local(
     lease = _local.attach(folder)
     where = Where(project=project, location=location, target=lease.grpc, local=True)
     return Client(Connection(where, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs"), lease)
-
-
-def newest() -> Client | None:
-    """Return the connection that was made last and is not closed."""
-    return _held[0] if _held else None

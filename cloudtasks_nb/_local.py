@@ -40,15 +40,7 @@ class Lease:
 
     def alive(self) -> bool:
         """Tell whether the emulator still answers."""
-        address = self.http.removeprefix("http://")
-        connection = HTTPConnection(address, timeout=_LEASE_TIMEOUT)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == OK
-        except OSError:
-            return False
-        finally:
-            connection.close()
+        return _instance_at(self.http) == self.instance
 
     def close(self) -> None:
         """Let go, once for each `attach`; the emulator ends two seconds after its last holder did."""
@@ -140,7 +132,7 @@ def _hold(facts: dict[str, Any], folder: Path | None) -> Lease | None:
     except (OSError, HTTPException):
         connection.close()
         return None
-    if answer.status != OK or answer.getheader("X-Instance") != facts["instance"]:
+    if answer.status != OK or _instance_at(facts["http"]) != facts["instance"]:
         connection.close()
         return None
     return Lease(
@@ -151,6 +143,19 @@ def _hold(facts: dict[str, Any], folder: Path | None) -> Lease | None:
         folder=folder,
         held=connection,
     )
+
+
+def _instance_at(http: str) -> str | None:
+    """Return the id of the emulator at an address; None when none answers."""
+    connection = HTTPConnection(http.removeprefix("http://"), timeout=_LEASE_TIMEOUT)
+    try:
+        connection.request("GET", "/health")
+        instance = json.loads(connection.getresponse().read())["instance"]
+    except (OSError, HTTPException, ValueError, TypeError, KeyError):
+        return None
+    finally:
+        connection.close()
+    return str(instance)
 
 
 def _start(folder: Path | None, deadline: float) -> tuple[dict[str, Any] | None, str]:

@@ -2,107 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import pandas as pd
 
-from cloudtasks_nb import _loop, _oplog, _show
-from cloudtasks_nb._bar import Bar
-from cloudtasks_nb._connection import Connection, say
+from cloudtasks_nb import _loop, _show
+from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._create import create_task, literal_recipe
 from cloudtasks_nb._deeds import delete_tasks, run_tasks
-from cloudtasks_nb._frames import ATTEMPTS, TASKS, frame
-from cloudtasks_nb._messages import http_target, queue_message, queue_values, task_columns
+from cloudtasks_nb._ensure import update
+from cloudtasks_nb._look import attempts_frame, tasks_frame
+from cloudtasks_nb._messages import http_target
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words, parse_duration, parse_time
-from cloudtasks_nb._watch import now_micros
-from cloudtasks_nb.errors import (
-    AlreadyExistsError,
-    CloudTasksError,
-    InvalidInputError,
-    PermissionDeniedError,
-    PreconditionError,
-    QueueNotFoundError,
-)
+from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.fanout._catalog import Catalog
+from cloudtasks_nb.fanout._verbs import FanOut
 
-__all__ = ["Queue", "ensure"]
-
-# What a queue that we make gets unless it is told otherwise: without a log no outcomes, with 100 attempts days of them.
-_NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
-_GOOGLES = {"log_sampling_ratio": 0.0, "max_attempts": 100}
-_FULL, _BASIC = 2, 1  # google.cloud.tasks.v2.Task.View
+__all__ = ["Queue"]
 
 
-def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
-    """Make a queue if it is not there, bring the named settings to their values if it is, and say what was done.
-
-    Raises
-    ------
-    InvalidInputError
-        For an unknown setting or a bad value; nothing is made then.
-    PreconditionError
-        If the name was freed too recently: a deleted queue's name is blocked for days.
-    """
-    check_words(settings, QUEUE_SETTINGS, "queue setting")
-    queue_message(str(name), settings)
-    try:
-        found = _loop.run(connection.transport.call("GetQueue", name=str(name)))
-    except QueueNotFoundError:
-        if _create(connection, name, settings):
-            return
-        found = connection.call("GetQueue", name=str(name))
-    there = queue_values(found)
-    differing = {word: value for word, value in settings.items() if not _same(there[word], value)}
-    if differing:
-        _update(connection, name, differing)
-        say(f"queue {name.queue}: " + ", ".join(f"{word} {there[word]} → {value}" for word, value in differing.items()))
-
-
-def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
-    """Make a queue and say so; False if it is there already, made by another or not yet known everywhere."""
-    message, _ = queue_message(str(name), {**_NEW_QUEUE, **settings})
-    try:
-        connection.call("CreateQueue", parent=name.parent, queue=message, about=str(name))
-    except AlreadyExistsError:
-        connection.transport.note_fresh(str(name))
-        return False
-    except PreconditionError as error:
-        raise PreconditionError(
-            f'the queue "{name.queue}" cannot be made: {error.message}',
-            resource=str(name),
-            code=error.code,
-            hint="the name of a deleted queue is blocked for up to 3 days; use another name",
-        ) from error
-    connection.transport.note_fresh(str(name))
-    ours = [word for word in _NEW_QUEUE if word not in settings]
-    told = ", ".join(f"{word}={_NEW_QUEUE[word]} (Cloud Tasks' own default: {_GOOGLES[word]})" for word in ours)
-    say(f"made queue {name.queue}" + (f" with {told}" if told else ""))
-    return True
-
-
-def _update(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
-    message, mask = queue_message(str(name), settings)
-    connection.call("UpdateQueue", queue=message, update_mask={"paths": mask}, about=str(name))
-
-
-def _same(there: Any, wanted: Any) -> bool:
-    if isinstance(wanted, (str, dt.timedelta)):
-        wanted = parse_duration(wanted, "duration").total_seconds()
-    return bool(abs(float(there) - float(wanted)) < 1e-9)  # noqa: PLR2004 - floats off the wire
-
-
-class Queue:
+class Queue(FanOut):
     """One queue of Cloud Tasks. Made by `tasks.queue(name)`; makes no call until a verb is used.
 
     Every verb raises `QueueNotFoundError` when the queue does not exist, and another
     `cloudtasks_nb.errors.CloudTasksError` when the service refuses.
     """
 
-    def __init__(self, connection: Connection, name: QueueName) -> None:
+    def __init__(self, connection: Connection, catalog: Catalog, name: QueueName) -> None:
+        super().__init__(catalog, name)
         self._connection = connection
-        self._name = name
 
     @property
     def id(self) -> str:
@@ -113,6 +43,105 @@ class Queue:
     def name(self) -> str:
         """The resource name, what `queue_path` of Google's client builds: ``projects/P/locations/L/queues/Q``."""
         return str(self._name)
+
+    def enqueue(  # noqa: PLR0913 - the words of a task, keyword-only behind the second
+        self,
+        url: Any,
+        body: Any = None,
+        *,
+        method: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        task_id: str | None = None,
+        at: Any = None,
+        delay: Any = None,
+        tz: Any = None,
+        service_account: str | None = None,
+        audience: str | None = None,
+        dispatch_deadline: Any = None,
+        retry: Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Create one task: an HTTP request that Cloud Tasks sends until it is answered with 2xx.
+
+        Parameters
+        ----------
+        url : str or Handler
+            ``http(s)://…``, or what `ct.serve` returned.
+        body : optional
+            A dict, list or number is sent as JSON, a str or bytes as they are; None is no body.
+        method : str, optional
+            POST by default.
+        headers : mapping, optional
+        task_id : str, optional
+            ``[A-Za-z0-9_-]{1,500}``. The same id again is refused while the task exists and for up to 24 hours after;
+            without one a random id is used, so that a call repeated on a broken connection creates one task.
+        at, delay : optional
+            When it is due: a time (``"2026-01-02 06:00+09:00"``) or a duration from now (``"10min"``), at most 30 days
+            ahead.
+        tz : str, optional
+            Zone of an `at` that has none.
+        service_account, audience : str, optional
+            E-mail of the account whose OIDC token goes along, and for whom the token is (default: the URL).
+        dispatch_deadline : duration, optional
+            How long an attempt may take, 15 s to 30 min; the service's default is 10 min.
+        retry : mapping, optional
+            `max_attempts`, `max_retry_duration`, `min_backoff`, `max_backoff`, `max_doublings` of this task alone.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The task as the queue has it, one row, with the columns of `tasks()`.
+
+        Raises
+        ------
+        InvalidInputError
+            For a bad argument; nothing is sent.
+        AlreadyExistsError
+            If a task with this `task_id` exists or existed lately.
+        """
+        recipe = literal_recipe(
+            url=url,
+            body=body,
+            method=method,
+            headers=headers,
+            at=at,
+            delay=delay,
+            tz=tz,
+            service_account=service_account,
+            audience=audience,
+            dispatch_deadline=dispatch_deadline,
+            retry=retry,
+        )
+        self._catalog.check_reachable(url)
+        return create_task(self._connection, self._name, recipe, task_id)
+
+    def schedule(self, url: Any, body: Any = None, *, at: Any = None, delay: Any = None, **words: Any) -> pd.DataFrame:
+        """Create one task that is due later: `enqueue` with one of `at` and `delay` required.
+
+        Parameters
+        ----------
+        url, body : as for `enqueue`
+        at : time, optional
+            ``"2026-01-02 06:00+09:00"``, a datetime or a Timestamp.
+        delay : duration, optional
+            ``"60s"``, ``"10min"``, a Timedelta or seconds.
+        **words
+            The other words of `enqueue`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The task as the queue has it, one row.
+
+        Raises
+        ------
+        InvalidInputError
+            If neither or both are given.
+        """
+        if (at is None) == (delay is None):
+            raise InvalidInputError(
+                "schedule() wants one of at= and delay=", hint='delay="10min", or at="2026-01-02 06:00+09:00"'
+            )
+        return self.enqueue(url, body, at=at, delay=delay, **words)
 
     def tasks(self, limit: int | None = 1000, *, body: bool = False, secrets: bool = False) -> pd.DataFrame:
         """List the tasks that are in the queue.
@@ -135,34 +164,7 @@ class Queue:
             One row a task, index `task`. ``attrs["fetched_at"]`` says when, ``attrs["truncated"]`` whether there are
             more.
         """
-        _check_limit(limit)
-        columns, truncated = self._connection.wait_for(lambda: self._list(limit, body=body, secrets=secrets))
-        self._connection.remember(columns)
-        made = frame(TASKS, columns, index="task")
-        made.attrs.update(fetched_at=pd.Timestamp.now("UTC"), truncated=truncated)
-        if truncated:
-            say(f"the first {len(made):,} tasks; there are more: queue.tasks(limit=None)")
-        return made
-
-    async def _list(self, limit: int | None, *, body: bool, secrets: bool) -> tuple[dict[str, list[Any]], bool]:
-        now = now_micros()
-        wanted = None if limit is None else limit + 1
-        columns = task_columns((), now=now)
-        with Bar("listing", limit, unit="tasks") as bar:
-            async for page in self._connection.transport.pages(
-                "ListTasks",
-                "tasks",
-                limit=wanted,
-                page_size=1000,
-                parent=self.name,
-                response_view=_FULL if body else _BASIC,
-                about=self.name,
-            ):
-                for name, values in task_columns(page, now=now, body=body, secrets=secrets).items():
-                    columns[name] += values
-                bar.to(len(columns["task"]))
-        truncated = limit is not None and len(columns["task"]) > limit
-        return {name: values[:limit] for name, values in columns.items()}, truncated
+        return tasks_frame(self._connection, self._name, limit, body=body, secrets=secrets)
 
     def attempts(self, since: Any = "1h", limit: int | None = 1000) -> pd.DataFrame:
         """Read the newest attempts from the operations log.
@@ -179,32 +181,7 @@ class Queue:
         pandas.DataFrame
             One row an attempt. The log has no messages: `message` is what was last seen on a task still in the queue.
         """
-        _check_limit(limit)
-        start = _since(since)
-        entries = _loop.run(_oplog.read(self._connection.transport, self._name, since=start, limit=limit))
-        self._look_for_messages(entries)
-        columns: dict[str, Sequence[Any]] = {
-            "time": [entry.time for entry in entries],
-            "task": [entry.task for entry in entries],
-            "queue": [entry.queue for entry in entries],
-            "attempt": [entry.attempt for entry in entries],
-            "status": [entry.status for entry in entries],
-            "message": [self._connection.message(entry.queue, entry.task, entry.attempt) for entry in entries],
-            "duration": [entry.duration for entry in entries],
-            "retry_time": [entry.retry_time for entry in entries],
-            "url": [entry.url for entry in entries],
-        }
-        return frame(ATTEMPTS, columns)
-
-    def _look_for_messages(self, entries: Sequence[_oplog.Entry]) -> None:
-        """Read the messages of tasks that are to be tried again; a queue without entries must at least exist."""
-        if not entries:
-            with contextlib.suppress(PermissionDeniedError):
-                self._connection.call("GetQueue", name=self.name)
-        elif any(entry.retry_time for entry in entries):
-            with contextlib.suppress(QueueNotFoundError):  # it was deleted since, and its log stays readable
-                columns, _ = _loop.run(self._list(1000, body=False, secrets=False))
-                self._connection.remember(columns)
+        return attempts_frame(self._connection, self._name, since, limit)
 
     def pause(self) -> Self:
         """Stop dispatching; tasks are still accepted, and what runs goes on."""
@@ -233,7 +210,7 @@ class Queue:
         check_words(settings, QUEUE_SETTINGS, "queue setting")
         if settings:
             self._connection.call("GetQueue", name=self.name)  # UpdateQueue would make a queue that is not there
-            _update(self._connection, self._name, settings)
+            update(self._connection, self._name, settings)
         return self
 
     def route(self, url: str | None = None, *, service_account: str | None = None, audience: str | None = None) -> Self:
@@ -311,14 +288,3 @@ class Queue:
             notes.append("this queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         shown = attempts[["time", "task", "attempt", "status", "duration", "url"]]
         return _show.card(title, badge=badge, facts=facts, frame=shown, notes=notes)
-
-
-def _check_limit(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise InvalidInputError(f"limit={limit!r} is less than 1", resource="limit", hint="limit=None is all")
-
-
-def _since(since: Any) -> int:
-    if isinstance(since, dt.datetime) or (isinstance(since, str) and since[:4].isdigit() and "-" in since):
-        return int(parse_time(since, "since").timestamp() * 1_000_000)
-    return now_micros() - round(parse_duration(since, "since").total_seconds() * 1_000_000)

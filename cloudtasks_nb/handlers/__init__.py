@@ -7,7 +7,6 @@ puts them behind the loopback server of `_server`, `_wsgi` behind any WSGI serve
 from __future__ import annotations
 
 from cloudtasks_nb.handlers._handler import Handler
-from cloudtasks_nb.handlers._serve import _set_default as _set_default  # re-exported for the layer of connections
 from cloudtasks_nb.handlers._serve import serve
 from cloudtasks_nb.handlers._wsgi import app
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from cloudtasks_nb import _settings
+from cloudtasks_nb import _newest, _settings
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import _address
 from cloudtasks_nb.handlers._call import display_name
@@ -16,15 +16,13 @@ from cloudtasks_nb.handlers._handler import Handler
 from cloudtasks_nb.handlers._target import Target, check_function
 from cloudtasks_nb.handlers._verify import Verifier
 
-__all__ = ["_set_default", "serve"]
+__all__ = ["serve"]
 
 _NAME = re.compile(r"(?=.*[^.])[^/]{1,100}")  # one segment of a URL's path, not "." or ".."
 
 _lock = threading.RLock()
 #: What is served in this process, by home and name.
 _served: dict[tuple[str, str], Handler] = {}
-#: Who knows the newest connection; filled in by the layer that makes connections, which this one cannot import.
-_default: list[Callable[[], object | None]] = []
 
 
 def serve(
@@ -149,9 +147,7 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
 
 def _certs_url(tasks: object | None) -> Callable[[], str | None]:
     """Return who says where the issuer of the tokens publishes its certificates."""
-    client = tasks
-    if client is None and _default:
-        client = _default[0]()
+    client = _newest.newest() if tasks is None else tasks
     if client is None:
         raise HandlerError(
             "there is no connection whose tokens could be verified",
@@ -164,8 +160,3 @@ def _certs_url(tasks: object | None) -> Callable[[], str | None]:
             hint="give what ct.local() or ct.connect() returned",
         )
     return lambda: client.certs_url
-
-
-def _set_default(provider: Callable[[], object | None] | None) -> None:
-    """Let `provider` name the newest connection from now on; None: nobody does."""
-    _default[:] = [] if provider is None else [provider]

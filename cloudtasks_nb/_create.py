@@ -1,0 +1,69 @@
+"""One task: from literal arguments to a row of the queue."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._frames import TASKS, frame
+from cloudtasks_nb._messages import task_columns
+from cloudtasks_nb._names import QueueName, TaskName
+from cloudtasks_nb._watch import now_micros
+from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError
+from cloudtasks_nb.fanout._plan import Recipe, compile_recipe, plan_one
+
+__all__ = ["create_task", "literal_recipe"]
+
+_BRACES = str.maketrans({"{": "{{", "}": "}}"})
+
+
+def literal_recipe(*, url: Any, body: Any, headers: Any, **words: Any) -> Recipe:
+    """Return the recipe of one task, in whose arguments braces are braces.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the argument that is wrong.
+    """
+    return compile_recipe(
+        url=url.translate(_BRACES) if isinstance(url, str) else url,
+        body=_literal_body(body, words.get("method")),
+        headers={name: str(value).translate(_BRACES) for name, value in (headers or {}).items()},
+        **words,
+    )
+
+
+def _literal_body(body: Any, method: str | None) -> Any:
+    if isinstance(body, bytes):
+        try:
+            body = body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(
+                "body= holds bytes that are not UTF-8 text", resource="body", hint="send them as base64 in JSON"
+            ) from error
+    if body is None:
+        return None if method is not None and method.upper() in ("GET", "HEAD", "DELETE", "OPTIONS") else ""
+    return body.translate(_BRACES) if isinstance(body, str) else lambda _row: body
+
+
+def create_task(connection: Connection, queue: QueueName, recipe: Recipe, task_id: str | None) -> pd.DataFrame:
+    """Create the task and return it as the queue has it: one row."""
+    message = plan_one(recipe, now=dt.datetime.now(dt.UTC))
+    message.name = str(TaskName.parse(f"{queue}/tasks/{task_id or secrets.token_hex(16)}"))
+    try:
+        made = connection.call("CreateTask", parent=str(queue), task=message, about=str(queue))
+    except AlreadyExistsError as error:
+        if task_id is not None:
+            raise AlreadyExistsError(
+                f'there is, or was lately, a task "{task_id}" in queue {queue.queue}: {error.message}',
+                resource=message.name,
+                code=error.code,
+                hint="use another task_id, or none; an id is free again 24 hours after its task left the queue",
+            ) from error
+        # The id is random: it was us, and the answer to the first call was lost.
+        made = connection.call("GetTask", name=message.name)
+    return frame(TASKS, task_columns([made], now=now_micros()), index="task")

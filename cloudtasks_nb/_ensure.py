@@ -1,0 +1,79 @@
+"""A queue made, or brought to the settings that were asked for."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._connection import Connection, say
+from cloudtasks_nb._messages import queue_message, queue_values
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words, parse_duration
+from cloudtasks_nb.errors import AlreadyExistsError, PreconditionError, QueueNotFoundError
+
+__all__ = ["ensure", "update"]
+
+# What a queue that we make gets unless it is told otherwise: without a log no outcomes, with 100 attempts days of them.
+_NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
+_GOOGLES = {"log_sampling_ratio": 0.0, "max_attempts": 100}
+
+
+def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
+    """Make a queue if it is not there, bring the named settings to their values if it is, and say what was done.
+
+    Raises
+    ------
+    InvalidInputError
+        For an unknown setting or a bad value; nothing is made then.
+    PreconditionError
+        If the name was freed too recently: a deleted queue's name is blocked for days.
+    """
+    check_words(settings, QUEUE_SETTINGS, "queue setting")
+    queue_message(str(name), settings)
+    try:
+        found = _loop.run(connection.transport.call("GetQueue", name=str(name)))
+    except QueueNotFoundError:
+        if _create(connection, name, settings):
+            return
+        found = connection.call("GetQueue", name=str(name))
+    there = queue_values(found)
+    differing = {word: value for word, value in settings.items() if not _same(there[word], value)}
+    if differing:
+        update(connection, name, differing)
+        say(f"queue {name.queue}: " + ", ".join(f"{word} {there[word]} → {value}" for word, value in differing.items()))
+
+
+def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
+    """Make a queue and say so; False if it is there already, made by another or not yet known everywhere."""
+    message, _ = queue_message(str(name), {**_NEW_QUEUE, **settings})
+    try:
+        connection.call("CreateQueue", parent=name.parent, queue=message, about=str(name))
+    except AlreadyExistsError:
+        connection.transport.note_fresh(str(name))
+        return False
+    except PreconditionError as error:
+        raise PreconditionError(
+            f'the queue "{name.queue}" cannot be made: {error.message}',
+            resource=str(name),
+            code=error.code,
+            hint="the name of a deleted queue is blocked for up to 3 days; use another name",
+        ) from error
+    connection.transport.note_fresh(str(name))
+    ours = [word for word in _NEW_QUEUE if word not in settings]
+    told = ", ".join(f"{word}={_NEW_QUEUE[word]} (Cloud Tasks' own default: {_GOOGLES[word]})" for word in ours)
+    say(f"made queue {name.queue}" + (f" with {told}" if told else ""))
+    return True
+
+
+def update(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
+    """Bring the named settings of a queue to their values."""
+    message, mask = queue_message(str(name), settings)
+    connection.call("UpdateQueue", queue=message, update_mask={"paths": mask}, about=str(name))
+
+
+def _same(there: Any, wanted: Any) -> bool:
+    if isinstance(wanted, (str, dt.timedelta)):
+        wanted = parse_duration(wanted, "duration").total_seconds()
+    return bool(abs(float(there) - float(wanted)) < 1e-9)  # noqa: PLR2004 - floats off the wire

@@ -1,0 +1,102 @@
+"""What is in a queue and in its log, as frames."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb import _loop, _oplog
+from cloudtasks_nb._bar import Bar
+from cloudtasks_nb._connection import Connection, say
+from cloudtasks_nb._frames import ATTEMPTS, TASKS, frame
+from cloudtasks_nb._messages import task_columns
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import parse_duration, parse_time
+from cloudtasks_nb._watch import now_micros
+from cloudtasks_nb.errors import InvalidInputError, PermissionDeniedError, QueueNotFoundError
+
+__all__ = ["attempts_frame", "tasks_frame"]
+
+_FULL, _BASIC = 2, 1  # google.cloud.tasks.v2.Task.View
+
+
+def tasks_frame(
+    connection: Connection, queue: QueueName, limit: int | None, *, body: bool, secrets: bool
+) -> pd.DataFrame:
+    """List the tasks of a queue; says when there are more than `limit`."""
+    _check_limit(limit)
+    columns, truncated = connection.wait_for(lambda: _list(connection, queue, limit, body=body, secrets=secrets))
+    connection.remember(columns)
+    made = frame(TASKS, columns, index="task")
+    made.attrs.update(fetched_at=pd.Timestamp.now("UTC"), truncated=truncated)
+    if truncated:
+        say(f"the first {len(made):,} tasks; there are more: queue.tasks(limit=None)")
+    return made
+
+
+async def _list(
+    connection: Connection, queue: QueueName, limit: int | None, *, body: bool, secrets: bool
+) -> tuple[dict[str, list[Any]], bool]:
+    now = now_micros()
+    wanted = None if limit is None else limit + 1
+    columns = task_columns((), now=now)
+    with Bar("listing", limit, unit="tasks") as bar:
+        async for page in connection.transport.pages(
+            "ListTasks",
+            "tasks",
+            limit=wanted,
+            page_size=1000,
+            parent=str(queue),
+            response_view=_FULL if body else _BASIC,
+            about=str(queue),
+        ):
+            for name, values in task_columns(page, now=now, body=body, secrets=secrets).items():
+                columns[name] += values
+            bar.to(len(columns["task"]))
+    truncated = limit is not None and len(columns["task"]) > limit
+    return {name: values[:limit] for name, values in columns.items()}, truncated
+
+
+def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: int | None) -> pd.DataFrame:
+    """Read the newest attempts of a queue from the log, newest first."""
+    _check_limit(limit)
+    entries = _loop.run(_oplog.read(connection.transport, queue, since=_since(since), limit=limit))
+    _look_for_messages(connection, queue, entries)
+    columns: dict[str, Sequence[Any]] = {
+        "time": [entry.time for entry in entries],
+        "task": [entry.task for entry in entries],
+        "queue": [entry.queue for entry in entries],
+        "attempt": [entry.attempt for entry in entries],
+        "status": [entry.status for entry in entries],
+        "message": [connection.message(entry.queue, entry.task, entry.attempt) for entry in entries],
+        "duration": [entry.duration for entry in entries],
+        "retry_time": [entry.retry_time for entry in entries],
+        "url": [entry.url for entry in entries],
+    }
+    return frame(ATTEMPTS, columns)
+
+
+def _look_for_messages(connection: Connection, queue: QueueName, entries: Sequence[_oplog.Entry]) -> None:
+    """Read the messages of tasks that are to be tried again; a queue without entries must at least exist."""
+    if not entries:
+        with contextlib.suppress(PermissionDeniedError):
+            connection.call("GetQueue", name=str(queue))
+    elif any(entry.retry_time for entry in entries):
+        with contextlib.suppress(QueueNotFoundError):  # it was deleted since, and its log stays readable
+            columns, _ = _loop.run(_list(connection, queue, 1000, body=False, secrets=False))
+            connection.remember(columns)
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise InvalidInputError(f"limit={limit!r} is less than 1", resource="limit", hint="limit=None is all")
+
+
+def _since(since: Any) -> int:
+    if isinstance(since, dt.datetime) or (isinstance(since, str) and since[:4].isdigit() and "-" in since):
+        return int(parse_time(since, "since").timestamp() * 1_000_000)
+    return now_micros() - round(parse_duration(since, "since").total_seconds() * 1_000_000)

@@ -1,0 +1,326 @@
+"""The batch: what an analyst holds in hand of a fan-out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any, Self
+
+import pandas as pd
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._bar import Bar, Live, in_notebook
+from cloudtasks_nb._connection import Connection, say
+from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb._watch import Pending, now_micros
+from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
+from cloudtasks_nb.fanout._notice import check_route, check_url
+from cloudtasks_nb.fanout._outbox import Outbox
+from cloudtasks_nb.fanout._progress import Progress
+from cloudtasks_nb.fanout._records import FINAL, State
+from cloudtasks_nb.fanout._report import Report
+from cloudtasks_nb.fanout._table import rows_frame
+from cloudtasks_nb.fanout._track import Tracker
+
+__all__ = ["Batch"]
+
+_LOG = "https://console.cloud.google.com/logs/query;query="
+_TICK = 0.25  # seconds between two updates of what is shown
+_LOOKED_UP = 300  # rows that are looked up one by one
+
+
+class Batch:
+    """A growing set of rows, each with its newest task. Made by `queue.fan_out`, found again by `tasks.batch(id)`.
+
+    Sending and watching go on in the background; `await batch` and `wait()` wait for the end.
+    """
+
+    def __init__(self, connection: Connection, outbox: Outbox, tracker: Tracker) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self._tracker = tracker
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits; they are part of each task's id."""
+        return self._tracker.batch
+
+    @property
+    def name(self) -> str | None:
+        """The name that `fan_out` was given, None if there was none."""
+        return self._tracker.record.name
+
+    @property
+    def queue(self) -> str:
+        """Short id of the queue."""
+        return self._tracker.queue.queue
+
+    def progress(self) -> Progress:
+        """Return how far the batch is, as of the watcher's newest snapshot; never calls the service."""
+        return self._tracker.progress
+
+    def wait(self, timeout: Any = None) -> Progress:
+        """Wait until every row is final; an interrupt stops the waiting, not the sending.
+
+        Parameters
+        ----------
+        timeout : duration, optional
+            ``"10min"``, a Timedelta or seconds.
+
+        Returns
+        -------
+        Progress
+            The final one.
+
+        Raises
+        ------
+        BatchTimeoutError
+            If it takes longer; the batch goes on.
+        PreconditionError
+            If rows are unsent and nobody sends them.
+        CloudTasksError
+            What ended the sending before its end.
+        """
+        seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
+        with _Watched(self) as watched:
+            future = _loop.submit(self._tracker.finished())
+            try:
+                return _result(future, seconds, watched)
+            except TimeoutError:
+                raise BatchTimeoutError(
+                    f"batch {self.id} is not done after {timeout}: {self.progress()!r}",
+                    resource=self.id,
+                    hint="it goes on: batch.wait() waits longer, batch.progress() tells",
+                ) from None
+            finally:
+                future.cancel()
+
+    def __await__(self) -> Generator[Any, None, Progress]:
+        return asyncio.wrap_future(_loop.submit(self._tracker.finished())).__await__()
+
+    def tasks(self) -> pd.DataFrame:
+        """Return every row with its newest task.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index `row` (position in the input): the input's columns that key or templates name, then ``url, task, try,
+            state, attempts, last_status, last_message, schedule_time, last_attempt_time, duration``.
+        """
+        return self._rows(None)
+
+    def failed(self) -> pd.DataFrame:
+        """Return the rows in state `failed`, with the columns of `tasks()`.
+
+        The log has no error text: `last_message` is what was seen while the task was still in the queue; a handler of
+        `ct.serve` has the whole traceback in `handler.calls()`.
+        """
+        return self._rows({State.FAILED})
+
+    def retry_failed(self) -> Self:
+        """Make a new try for exactly the rows in state `failed`, in the background."""
+        self._outbox.new_try(self.id, None, {State.FAILED})
+        return self._go(sending=True)
+
+    def resend(self, rows: pd.DataFrame) -> Self:
+        """Make a new try for rows of this batch in any final state, in the background.
+
+        A row is sent again only if its newest task is still the one in the frame: the same frame twice, or from two
+        kernels, sends once.
+
+        Parameters
+        ----------
+        rows : DataFrame
+            Rows of `tasks()` or `failed()`.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is another frame.
+        """
+        if not isinstance(rows, pd.DataFrame) or "task" not in rows.columns:
+            raise InvalidInputError(
+                "resend() wants rows of this batch", hint="batch.resend(batch.tasks().query(\"state == 'gone'\"))"
+            )
+        wanted = rows["task"].dropna().tolist()
+        found = self._outbox.locate(self.id, wanted)
+        self._outbox.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)
+        return self._go(sending=True)
+
+    def cancel(self) -> Self:
+        """Stop sending, and delete the tasks that are not final, in the background."""
+        _loop.run(self._tracker.start(sending=False))
+        _loop.submit(self._tracker.cancel())
+        return self
+
+    def resume(self) -> Self:
+        """Send what is unsent, in the background."""
+        return self._go(sending=True)
+
+    def on_complete(
+        self, url: Any, *, service_account: str | None = None, audience: str | None = None, queue: Any = None
+    ) -> Self:
+        """Have a URL told when every row is final: one task with a JSON summary, delivered at least once.
+
+        The process that watches the batch creates it, this kernel or ``cloudtasks-nb watch``; when none does, the next
+        that attaches. `retry_failed` and `resend` open a new round, which is told again. May be called after the end.
+
+        Parameters
+        ----------
+        url : str or Handler
+        service_account, audience : str, optional
+            E-mail of the account whose OIDC token goes along, and for whom the token is (default: the URL).
+        queue : str or Queue, optional
+            The queue that carries the notification; the batch's own when left out.
+
+        Raises
+        ------
+        InvalidInputError
+            If the queue sends its tasks elsewhere (`queue.route`).
+        """
+        address = str(getattr(url, "url", url))
+        check_url(address)
+        carrier = None if queue is None else str(getattr(queue, "id", queue))
+        check_route(self._connection, replace(self._tracker.queue, queue=carrier or self.queue))
+        self._outbox.register_completion(
+            self.id, address, service_account=service_account, audience=audience, queue=carrier
+        )
+        say(
+            f"{address} will be told when the batch is done, by this kernel, or by what watches it then: "
+            f"cloudtasks-nb watch {self.id}"
+        )
+        return self._go(sending=False)
+
+    def _go(self, *, sending: bool) -> Self:
+        _loop.run(self._tracker.start(sending=sending))
+        return self
+
+    def _rows(self, states: set[State] | None) -> pd.DataFrame:
+        pending: dict[str, Pending | None] = {}
+        if states is None and self._outbox.counts(self.id)[State.SENT]:
+            pending = self._in_queue()
+        pages = self._outbox.rows(self.id, states=states, wire=True)
+        return rows_frame(pages, pending, now_micros())
+
+    def _in_queue(self) -> dict[str, Pending | None]:
+        """Ask the queue for the tasks that are not final; nothing where it does not answer."""
+        watcher, queue = self._connection.watcher, self._tracker.queue
+        waiting = [
+            task for page in self._outbox.rows(self.id, states={State.SENT}) for task in page.tasks if task is not None
+        ]
+        try:
+            if len(waiting) <= _LOOKED_UP:
+                return _loop.run(watcher.lookup(queue, waiting))
+            return {**_loop.run(watcher.listing(queue))}
+        except CloudTasksError:
+            return {}
+
+    def _report(self) -> Report:
+        tracker = self._tracker
+        record = tracker.record
+        local = self._connection.where.local
+        said = []
+        if tracker.silent:
+            said.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
+        if tracker.stopped_by:
+            said.append(tracker.stopped_by)
+        return Report(
+            batch=self.id,
+            name=record.name,
+            queue=self.queue,
+            badge="LOCAL" if local else record.place.project,
+            progress=tracker.progress,
+            sending=tracker.sending,
+            causes=self._causes(),
+            retry_note=tracker.retry_note(),
+            trouble=[line for line in (tracker.trouble, tracker.stopped and str(tracker.stopped)) if line],
+            said=said,
+            log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
+        )
+
+    def _causes(self) -> dict[str, int]:
+        return self._outbox.causes(self.id) if self._tracker.progress.failed else {}
+
+    def __repr__(self) -> str:
+        return self._report().text()
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return self._report().bundle()
+
+    def _ipython_display_(self) -> None:
+        if not in_notebook():
+            print(repr(self))  # noqa: T201 - IPython asks to be shown the object
+            return
+        self._show()
+
+    def _show(self) -> _Shown:
+        return _Shown(self._report, self._tracker)
+
+
+class _Shown:
+    """A batch in a notebook's output, kept up to date until it is done."""
+
+    def __init__(self, report: Callable[[], Report], tracker: Tracker) -> None:
+        self._report = report
+        self._tracker = tracker
+        self._live = Live(report().bundle())
+        self._scheduled = False
+        self._end = tracker.listen(self._changed)
+        _loop.call_soon(self._changed)
+
+    def close(self) -> None:
+        """Show the newest state and leave it at that."""
+        self._end()
+        self._live.show(self._report().bundle())
+
+    def _changed(self) -> None:
+        """Update soon, on the background loop; many changes at once are one update."""
+        if not self._scheduled:
+            self._scheduled = True
+            _loop.loop().call_later(_TICK, lambda: _loop.spawn(self._update()))
+
+    async def _update(self) -> None:
+        self._scheduled = False
+        self._live.show(await asyncio.to_thread(lambda: self._report().bundle()))
+        if self._tracker.progress.finished and not self._tracker.watching:
+            self._end()
+
+
+class _Watched:
+    """What `wait()` shows: the batch itself in a notebook, a bar elsewhere."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._bar = Bar(f"batch {batch.id}", batch.progress().total, show=not in_notebook())
+        self._shown: _Shown | None = None
+
+    def __enter__(self) -> Self:
+        if in_notebook():
+            self._shown = self._batch._show()  # noqa: SLF001 - one thing in two classes
+        return self
+
+    def tick(self) -> None:
+        """Show how far it is."""
+        progress = self._batch.progress()
+        self._bar.to(progress.done, total=progress.total)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._shown is not None:
+            self._shown.close()
+
+
+def _result(future: Any, seconds: float | None, watched: _Watched) -> Progress:
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = _TICK if deadline is None else min(_TICK, deadline - time.monotonic())
+        if left <= 0:
+            raise TimeoutError
+        try:
+            return future.result(left)
+        except TimeoutError:
+            if future.done():
+                raise
+            watched.tick()
