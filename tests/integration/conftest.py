@@ -1,0 +1,401 @@
+"""Fixtures of the integration tests: a started emulator, an HTTP target that records, Google's own clients."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+import pytest
+from google.api_core.exceptions import NotFound
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+
+__all__ = [
+    "LOCATION",
+    "PATIENCE",
+    "Answer",
+    "Emulator",
+    "Enqueue",
+    "HeldAnswer",
+    "MakeQueue",
+    "Received",
+    "StartEmulator",
+    "Target",
+]
+
+#: Where the tests' queues are; the emulator takes any project and location.
+LOCATION = "projects/demo/locations/us-central1"
+#: Longest that a test waits for anything, in seconds; what is right takes milliseconds.
+PATIENCE = 20.0
+
+T = TypeVar("T")
+StartEmulator = Callable[..., "Emulator"]
+MakeQueue = Callable[..., str]
+Enqueue = Callable[..., tasks_v2.Task]
+HeldAnswer = Callable[[], "Answer"]
+
+
+class Emulator:
+    """A child ``python -m cloudtasks_nb.emulator`` that has printed its ready line.
+
+    Parameters
+    ----------
+    *arguments : str
+        Command line after ``--port 0``.
+    """
+
+    def __init__(self, *arguments: str) -> None:
+        self._stack = ExitStack()
+        # Appended to, because both processes share its position; a pipe that nobody reads would block the child.
+        self._errors = self._stack.enter_context(tempfile.TemporaryFile("a+"))  # noqa: SIM115 - the stack closes it
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        self._stack.callback(self._end)
+        self.ready: dict[str, Any] = self._read_ready_line()
+        self.http = urlsplit(self.ready["http"]).netloc
+        # Frames of 100 tasks in FULL view are larger than the 4 MiB that a bare channel receives.
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        self.channel = self._stack.enter_context(grpc.insecure_channel(self.ready["grpc"], options=options))
+        self.client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=self.channel))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _read_ready_line(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        timer = threading.Timer(PATIENCE, self.process.kill)
+        timer.start()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        timer.join()
+        if not line:
+            errors = self.errors()
+            self._stack.close()
+            pytest.fail(f"the emulator did not get ready:\n{errors}")
+        return dict(json.loads(line))
+
+    def _end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+    def errors(self) -> str:
+        """Return what the process wrote to its standard error so far."""
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def kill(self) -> None:
+        """End the process with SIGKILL, as a crash would."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def stop(self) -> int:
+        """Stop the process gracefully, close all that belongs to it and return its exit status."""
+        self._stack.close()
+        return int(self.process.returncode)
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """Send one HTTP request and return the decoded JSON answer."""
+        connection = http.client.HTTPConnection(self.http, timeout=PATIENCE)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            assert answer.status < 300, f"{method} {path}: {answer.status} {text!r}"
+            return json.loads(text) if text else None
+        finally:
+            connection.close()
+
+    def advance(self, seconds: float) -> None:
+        """Move the emulator's clock forward."""
+        self.request("POST", "/admin/clock", {"advance_s": seconds})
+
+    def until(self, condition: Callable[[], T | None]) -> T:
+        """Return the first true value of `condition`, asked again and again: the API has no call that waits."""
+        end = time.monotonic() + PATIENCE
+        pause = threading.Event()
+        while not (value := condition()):
+            assert time.monotonic() < end, f"waited {PATIENCE} s in vain; emulator's errors:\n{self.errors()}"
+            pause.wait(0.005)
+        return value
+
+    def answered(self, name: str, responses: int) -> tasks_v2.Task:
+        """Return the task as soon as the given number of its attempts was answered."""
+
+        def answered() -> tasks_v2.Task | None:
+            task = self.client.get_task(name=name)
+            return task if task.response_count >= responses else None
+
+        return self.until(answered)
+
+    def tried(self, name: str) -> tasks_v2.Task:
+        """Return the task as soon as its last attempt has ended, answered or not."""
+
+        def tried() -> tasks_v2.Task | None:
+            task = self.client.get_task(name=name)
+            return task if "response_status" in task.last_attempt else None
+
+        return self.until(tried)
+
+    def gone(self, name: str) -> str:
+        """Wait until the task has left its queue and return the text of the error that says so."""
+
+        def gone() -> str:
+            try:
+                self.client.get_task(name=name)
+            except NotFound as error:
+                return str(error.message)
+            return ""
+
+        return self.until(gone)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a target replies to one request."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    hold: threading.Event | None = None  #: the reply waits for this event
+
+    def release(self) -> None:
+        """Let the reply go."""
+        if self.hold is not None:
+            self.hold.set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A request as a target saw it."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]  #: keys in lower case
+    body: bytes
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False
+    request_queue_size = 256
+
+    def __init__(self, port: int, target: Target) -> None:
+        self.target = target
+        self._open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def close(self) -> None:
+        # Idle keep-alive connections would keep their threads, and so server_close(), waiting.
+        self.shutdown()
+        for connection in list(self._open):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a caller that gave up waiting is what some tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def _reply(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {key.lower(): value for key, value in self.headers.items()}
+        answer = self.server.target.take(
+            Received(method=self.command, path=self.path, headers=headers, body=body),
+        )
+        if answer.hold is not None:
+            answer.hold.wait(PATIENCE)
+        self.send_response(answer.status)
+        for key, value in answer.headers.items():
+            self.send_header(key, value)
+        if answer.status not in (204, 304):
+            self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _reply  # noqa: N815 - http.server's names
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Say nothing."""
+
+
+class Target:
+    """A loopback HTTP server that records requests and answers them from a script, then with 200.
+
+    Parameters
+    ----------
+    port : int
+        Port to listen at; 0 takes a free one.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.received: list[Received] = []
+        self._script: deque[Answer] = deque()
+        self._changed = threading.Condition()
+        self._server = _Server(port, self)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/work"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+        self._thread.join()
+
+    def script(self, *answers: int | Answer) -> None:
+        """Answer the next requests with these, one after the other."""
+        with self._changed:
+            self._script.extend(a if isinstance(a, Answer) else Answer(status=a) for a in answers)
+
+    def take(self, request: Received) -> Answer:
+        """Record a request and return its answer."""
+        with self._changed:
+            self.received.append(request)
+            self._changed.notify_all()
+            return self._script.popleft() if self._script else Answer()
+
+    def wait(self, count: int = 1) -> list[Received]:
+        """Return all requests as soon as there are `count` of them."""
+        with self._changed:
+            arrived = self._changed.wait_for(lambda: len(self.received) >= count, PATIENCE)
+            assert arrived, f"{len(self.received)} of {count} requests arrived within {PATIENCE} s"
+            return list(self.received)
+
+
+@pytest.fixture
+def start_emulator() -> Iterator[StartEmulator]:
+    """Start further emulators with a command line of the test's own; all are ended after it."""
+    with ExitStack() as stack:
+        yield lambda *arguments: stack.enter_context(Emulator(*arguments))
+
+
+@pytest.fixture(scope="module")
+def emulator_arguments() -> list[str]:
+    """Give the command line of the file's emulator; a file may override it."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def emulator(emulator_arguments: list[str]) -> Iterator[Emulator]:
+    """Run one temporary emulator for all tests of a file."""
+    with Emulator(*emulator_arguments) as child:
+        yield child
+
+
+@pytest.fixture(scope="module")
+def client(emulator: Emulator) -> tasks_v2.CloudTasksClient:
+    """Give Google's own client, on an insecure channel to the file's emulator."""
+    return emulator.client
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def make_queue(client: tasks_v2.CloudTasksClient) -> Iterator[MakeQueue]:
+    """Create queues with names of their own, from the fields given; they are deleted after the test."""
+    made: list[str] = []
+
+    def make(**fields: object) -> str:
+        name = f"{LOCATION}/queues/q-{next(_numbers)}"
+        client.create_queue({"parent": LOCATION, "queue": {"name": name, **fields}})
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        try:
+            client.delete_queue(name=name)
+        except NotFound:
+            continue
+
+
+@pytest.fixture
+def queue(make_queue: MakeQueue) -> str:
+    """Create one queue with Google's defaults."""
+    return make_queue()
+
+
+@pytest.fixture
+def enqueue(client: tasks_v2.CloudTasksClient) -> Enqueue:
+    """Create an HTTP task: its queue, its URL, further fields of the request in `http`, of the task by name."""
+
+    def enqueue(parent: str, url: str, http: Mapping[str, object] | None = None, **fields: object) -> tasks_v2.Task:
+        task = {"http_request": {"url": url, **(http or {})}, **fields}
+        return client.create_task({"parent": parent, "task": task})
+
+    return enqueue
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    """Run an HTTP target."""
+    with Target() as server:
+        yield server
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Give a port at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def held_answer() -> Iterator[HeldAnswer]:
+    """Make answers that a target holds back until their event is set, at the latest when the test ends."""
+    made: list[Answer] = []
+
+    def make() -> Answer:
+        made.append(Answer(hold=threading.Event()))
+        return made[-1]
+
+    yield make
+    for answer in made:
+        answer.release()

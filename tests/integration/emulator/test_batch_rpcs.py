@@ -1,0 +1,221 @@
+"""BatchCreateTasks, BatchDeleteTasks and their operations, called through Google's own client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import Aborted, InvalidArgument, MethodNotImplemented, NotFound
+from google.cloud import tasks_v2
+from google.longrunning.operations_pb2 import GetOperationRequest
+from google.rpc import code_pb2
+
+from tests.integration.conftest import LOCATION, Enqueue, StartEmulator, Target
+
+NOWHERE = "http://127.0.0.1:9/"
+Created = tasks_v2.BatchCreateTasksMetadata.State
+Deleted = tasks_v2.BatchDeleteTasksMetadata.State
+
+
+def requests(queue: str, *ids: str, **http: object) -> list[dict[str, Any]]:
+    """Build one CreateTaskRequest an id."""
+    return [
+        {"parent": queue, "task": {"name": f"{queue}/tasks/{one}", "http_request": {"url": NOWHERE, **http}}}
+        for one in ids
+    ]
+
+
+@pytest.fixture
+def paused(client: tasks_v2.CloudTasksClient, queue: str) -> str:
+    """Give a queue that sends nothing."""
+    client.pause_queue(name=queue)
+    return queue
+
+
+def test_batch_create(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """BatchCreateTasks makes the tasks and its operation is done with the answer."""
+    ids = [f"t{n}" for n in range(100)]
+    operation = client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=b"x")})
+    result = operation.result()
+    assert operation.operation.done
+    assert [task.name for task in result.tasks] == [f"{paused}/tasks/{one}" for one in ids]
+    assert result.tasks[0] == client.get_task(name=f"{paused}/tasks/t0")
+    assert operation.metadata.state == Created.SUCCEEDED
+    assert dict(operation.metadata.failed_requests) == {}
+    assert operation.metadata.start_time <= operation.metadata.end_time
+    assert len(list(client.list_tasks(parent=paused))) == 100
+
+
+def test_batch_create_names_tasks(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """Tasks without a name get different ones."""
+    unnamed = [{"parent": paused, "task": {"http_request": {"url": NOWHERE}}}] * 100
+    result = client.batch_create_tasks({"parent": paused, "requests": unnamed}).result()
+    assert len({task.name for task in result.tasks}) == 100
+
+
+def test_batch_create_shows_the_view_of_each_request(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """The `response_view` of a request decides about its task's body in the answer."""
+    first, second = requests(paused, "a", "b", body=b"body")
+    second["response_view"] = "FULL"
+    result = client.batch_create_tasks({"parent": paused, "requests": [first, second]}).result()
+    assert [task.http_request.body for task in result.tasks] == [b"", b"body"]
+
+
+def test_batch_create_sends_the_tasks(client: tasks_v2.CloudTasksClient, queue: str, target: Target) -> None:
+    """Tasks of a batch are sent like any other."""
+    tasks = [
+        {"parent": queue, "task": {"http_request": {"url": target.url, "body": b"%d" % number}}} for number in range(20)
+    ]
+    client.batch_create_tasks({"parent": queue, "requests": tasks})
+    assert {request.body for request in target.wait(20)} == {b"%d" % number for number in range(20)}
+
+
+def test_a_batch_may_succeed_in_part(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """What cannot be created is told by its position, with code and text; the others are made."""
+    client.create_task(requests(paused, "there")[0])
+    bad_url = {"parent": paused, "task": {"http_request": {"url": "ftp://x"}}}
+    mixed = [*requests(paused, "a", "there"), bad_url, *requests(paused, "b", "a")]
+    operation = client.batch_create_tasks({"parent": paused, "requests": mixed})
+    assert [task.name.rpartition("/")[2] for task in operation.result().tasks] == ["a", "b"]
+    assert operation.metadata.state == Created.PARTIALLY_SUCCEEDED == 5
+    failed = {index: (status.code, status.message) for index, status in operation.metadata.failed_requests.items()}
+    assert failed == {
+        1: (code_pb2.ALREADY_EXISTS, "Requested entity already exists"),
+        2: (code_pb2.INVALID_ARGUMENT, "HttpTarget.url must start with 'http://' or 'https://'."),
+        4: (code_pb2.ALREADY_EXISTS, "Requested entity already exists"),
+    }
+
+
+def test_a_batch_of_which_nothing_is_made_is_aborted(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """When every request fails the operation fails, and its metadata says why for each."""
+    client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
+    operation = client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
+    with pytest.raises(Aborted, match="None of the requests succeeded"):
+        operation.result()
+    assert sorted(operation.metadata.failed_requests) == [0, 1]
+
+
+def test_the_same_request_id_creates_once(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """A batch sent again under its `request_id` is answered with the same operation and makes nothing new."""
+    unnamed = [{"parent": paused, "task": {"http_request": {"url": NOWHERE}}}] * 3
+    batch = {"parent": paused, "requests": unnamed, "request_id": "4b1f7a8e-7c0f-4a52-9a33-0f5a5a1c8a11"}
+    first, second = client.batch_create_tasks(batch), client.batch_create_tasks(batch)
+    assert first.operation.name == second.operation.name
+    assert first.result() == second.result()
+    assert len(list(client.list_tasks(parent=paused))) == 3
+
+
+def test_get_operation(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """GetOperation gives what the batch call answered."""
+    operation = client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a")})
+    name = operation.operation.name
+    assert name.startswith(f"{LOCATION}/operations/")
+    assert client.get_operation(GetOperationRequest(name=name)) == operation.operation
+
+
+def test_get_operation_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
+    """GetOperation of an unknown name is NOT_FOUND."""
+    with pytest.raises(NotFound):
+        client.get_operation(GetOperationRequest(name=f"{LOCATION}/operations/none"))
+
+
+def test_batch_create_takes_100_requests(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """A batch that is too long is refused as a whole."""
+    ids = [f"t{number}" for number in range(101)]
+    with pytest.raises(InvalidArgument):
+        client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids)})
+    assert list(client.list_tasks(parent=paused)) == []
+
+
+def test_batch_create_refuses_another_parent(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """Every request of a batch names the batch's queue."""
+    mixed = [*requests(paused, "a"), *requests(f"{paused}-other", "b")]
+    with pytest.raises(InvalidArgument):
+        client.batch_create_tasks({"parent": paused, "requests": mixed})
+    assert list(client.list_tasks(parent=paused)) == []
+
+
+def test_batch_create_in_a_queue_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
+    """A batch for a missing queue is refused as a whole."""
+    missing = f"{LOCATION}/queues/missing"
+    with pytest.raises(NotFound, match="Queue does not exist"):
+        client.batch_create_tasks({"parent": missing, "requests": requests(missing, "a")})
+
+
+def test_messages_beyond_4_mib(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """A batch of 9 MB is accepted and its bodies come back whole."""
+    body = b"0123456789abcdef" * 56_250
+    ids = [f"t{number}" for number in range(10)]
+    client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=body)})
+    listed = client.list_tasks({"parent": paused, "response_view": "FULL"})
+    assert [task.http_request.body == body for task in listed] == [True] * 10
+
+
+def test_batch_delete(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """BatchDeleteTasks removes up to 1,000 tasks; its operation is done and empty."""
+    names = []
+    for start in range(0, 1_000, 100):
+        batch = requests(paused, *(f"t{number}" for number in range(start, start + 100)))
+        names += [task.name for task in client.batch_create_tasks({"parent": paused, "requests": batch}).result().tasks]
+    kept = client.create_task(requests(paused, "kept")[0])
+    operation = client.batch_delete_tasks({"parent": paused, "names": names})
+    operation.result()
+    assert operation.metadata.state == Deleted.SUCCEEDED
+    assert [task.name for task in client.list_tasks(parent=paused)] == [kept.name]
+
+
+def test_batch_delete_may_succeed_in_part(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """Names that are not there are told by their position; the others are deleted."""
+    client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
+    names = [f"{paused}/tasks/{one}" for one in ("a", "none", "b", "a")]
+    operation = client.batch_delete_tasks({"parent": paused, "names": names})
+    operation.result()
+    assert operation.metadata.state == Deleted.PARTIALLY_SUCCEEDED == 3
+    failed = {index: status.code for index, status in operation.metadata.failed_requests.items()}
+    assert failed == {1: code_pb2.NOT_FOUND, 3: code_pb2.NOT_FOUND}
+
+
+def test_batch_delete_of_nothing_that_is_there(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """When no name could be deleted the operation is aborted with the documented text."""
+    operation = client.batch_delete_tasks({"parent": paused, "names": [f"{paused}/tasks/none"]})
+    text = (
+        "None of the requests succeeded, refer to BatchDeleteTasksMetadata.failed_requests for individual error details"
+    )
+    with pytest.raises(Aborted, match=text):
+        operation.result()
+    assert operation.metadata.state == Deleted.PARTIALLY_SUCCEEDED
+    assert sorted(operation.metadata.failed_requests) == [0]
+
+
+def test_batch_delete_takes_1000_names(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """A deletion that is too long is refused as a whole."""
+    with pytest.raises(InvalidArgument):
+        client.batch_delete_tasks({"parent": paused, "names": [f"{paused}/tasks/t{n}" for n in range(1_001)]})
+
+
+def test_batch_delete_refuses_names_of_another_queue(
+    client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue
+) -> None:
+    """All names are of the queue that the call names."""
+    task = enqueue(paused, NOWHERE)
+    with pytest.raises(InvalidArgument):
+        client.batch_delete_tasks({"parent": paused, "names": [task.name, f"{paused}-other/tasks/a"]})
+    assert client.get_task(name=task.name) == task
+
+
+def test_the_same_request_id_deletes_once(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """A deletion sent again under its `request_id` is answered as before."""
+    client.create_task(requests(paused, "a")[0])
+    deletion = {"parent": paused, "names": [f"{paused}/tasks/a"], "request_id": "b9a2ef70-5dd4-4a8f-8a2e-0c9f3a61d1c2"}
+    first, second = client.batch_delete_tasks(deletion), client.batch_delete_tasks(deletion)
+    assert first.operation == second.operation
+    assert second.metadata.state == Deleted.SUCCEEDED
+
+
+def test_without_batch_calls(start_emulator: StartEmulator) -> None:
+    """With `--no-batch` the batch calls are unimplemented, as on a service that does not have them."""
+    emulator = start_emulator("--no-batch", "--queue", f"{LOCATION}/queues/seeded")
+    single = requests(f"{LOCATION}/queues/seeded", "a")
+    with pytest.raises(MethodNotImplemented):
+        emulator.client.batch_create_tasks({"parent": f"{LOCATION}/queues/seeded", "requests": single})
+    assert emulator.client.create_task(single[0]).name.endswith("/a")

@@ -1,0 +1,169 @@
+"""What a target receives: method, headers and body, attempt after attempt."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from google.rpc import code_pb2
+
+from tests.integration.conftest import Emulator, Enqueue, HeldAnswer, MakeQueue, Received, Target
+
+ALWAYS = {
+    "x-cloudtasks-queuename",
+    "x-cloudtasks-taskname",
+    "x-cloudtasks-taskretrycount",
+    "x-cloudtasks-taskexecutioncount",
+    "x-cloudtasks-tasketa",
+}
+RETRIED = ALWAYS | {"x-cloudtasks-taskpreviousresponse", "x-cloudtasks-taskretryreason"}
+
+
+def counts(request: Received) -> tuple[str, str, str | None, str | None]:
+    """Give a request's retry count, execution count, previous response and retry reason."""
+    headers = request.headers
+    return (
+        headers["x-cloudtasks-taskretrycount"],
+        headers["x-cloudtasks-taskexecutioncount"],
+        headers.get("x-cloudtasks-taskpreviousresponse"),
+        headers.get("x-cloudtasks-taskretryreason"),
+    )
+
+
+def ours(request: Received) -> set[str]:
+    """Give the names of a request's Cloud Tasks headers."""
+    return {name for name in request.headers if name.startswith("x-cloudtasks-")}
+
+
+def test_the_first_request(queue: str, enqueue: Enqueue, target: Target) -> None:
+    """A target sees what the task says, and five headers about the task."""
+    http = {"body": b'{"day": 1}', "headers": {"Content-Type": "application/json", "X-Mine": "a b"}}
+    task = enqueue(queue, f"{target.url}/sub?q=1&r=%20", http)
+    (request,) = target.wait()
+    assert (request.method, request.path, request.body) == ("POST", "/work/sub?q=1&r=%20", b'{"day": 1}')
+    assert ours(request) == ALWAYS
+    assert request.headers["x-cloudtasks-queuename"] == queue.rpartition("/")[2]
+    assert request.headers["x-cloudtasks-taskname"] == task.name.rpartition("/")[2]
+    assert counts(request) == ("0", "0", None, None)
+    assert request.headers["user-agent"] == "Google-Cloud-Tasks"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["x-mine"] == "a b"
+    assert request.headers["host"] == f"127.0.0.1:{target.port}"
+
+
+def test_the_eta_is_the_schedule_time(queue: str, enqueue: Enqueue, target: Target) -> None:
+    """TaskETA is the schedule time in Unix seconds with six decimals."""
+    task = enqueue(queue, target.url)
+    eta = target.wait()[0].headers["x-cloudtasks-tasketa"]
+    assert re.fullmatch(r"\d{10}\.\d{6}", eta)
+    seconds, micros = eta.split(".")
+    due = task.schedule_time
+    assert (int(seconds), int(micros)) == (int(due.timestamp()), due.microsecond)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
+def test_every_method(queue: str, enqueue: Enqueue, target: Target, method: str) -> None:
+    """A task is sent with its own method; POST, PUT and PATCH carry the body."""
+    body = b"body" if method in {"POST", "PUT", "PATCH"} else b""
+    enqueue(queue, target.url, {"http_method": method, "body": body})
+    (request,) = target.wait()
+    assert (request.method, request.body) == (method, body)
+
+
+@pytest.mark.parametrize("header", ["Host", "Content-Length", "User-Agent", "X-Google-Foo", "X-AppEngine-Foo"])
+def test_a_task_does_not_control_the_services_headers(
+    queue: str, enqueue: Enqueue, target: Target, header: str
+) -> None:
+    """Headers that belong to the service are replaced or left out."""
+    enqueue(queue, target.url, {"headers": {header: "7777"}, "body": b"four"})
+    (request,) = target.wait()
+    assert request.headers.get(header.lower()) != "7777"
+    assert request.body == b"four"
+
+
+def test_the_recorded_sequence_of_answers(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """The counts on each attempt are those recorded from the real service: 5xx do not count as executions."""
+    queue = make_queue(retry_config={"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}})
+    target.script(503, 404, 429, 500, 302, 200)
+    task = enqueue(queue, target.url)
+    requests = target.wait(6)
+    assert [counts(request) for request in requests] == [
+        ("0", "0", None, None),
+        ("1", "0", "503", ""),
+        ("2", "1", "404", ""),
+        ("3", "2", "429", ""),
+        ("4", "2", "500", ""),
+        ("5", "3", "302", ""),
+    ]
+    assert [ours(request) for request in requests] == [ALWAYS] + [RETRIED] * 5
+    emulator.gone(task.name)
+    assert len(target.received) == 6
+
+
+def test_a_deadline_that_passes(
+    emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, held_answer: HeldAnswer
+) -> None:
+    """An attempt without an answer ends at the deadline; the next one says 504 and counts no response."""
+    held = held_answer()
+    target.script(held)
+    task = enqueue(queue, target.url, dispatch_deadline={"seconds": 15})
+    target.wait()
+    emulator.client.pause_queue(name=queue)
+    emulator.advance(16)
+    retrying = emulator.tried(task.name)
+    held.release()
+    assert retrying.last_attempt.response_status.code == code_pb2.DEADLINE_EXCEEDED
+    assert (retrying.dispatch_count, retrying.response_count) == (1, 0)
+    emulator.client.resume_queue(name=queue)
+    assert counts(target.wait(2)[1]) == ("1", "0", "504", "")
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 206, 299, 304])
+def test_answers_that_end_a_task(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, status: int) -> None:
+    """Every 2xx, and 304, is a success: the task is deleted after one attempt."""
+    target.script(status)
+    task = enqueue(queue, target.url)
+    emulator.gone(task.name)
+    assert len(target.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (302, 2, "UNKNOWN(2): HTTP status code 302"),
+        (400, 3, "INVALID_ARGUMENT(3): HTTP status code 400"),
+        (401, 16, "UNAUTHENTICATED(16): HTTP status code 401"),
+        (403, 7, "PERMISSION_DENIED(7): HTTP status code 403"),
+        (404, 5, "NOT_FOUND(5): HTTP status code 404"),
+        (409, 10, "ABORTED(10): HTTP status code 409"),
+        (418, 9, "FAILED_PRECONDITION(9): HTTP status code 418"),
+        (429, 8, "RESOURCE_EXHAUSTED(8): HTTP status code 429"),
+        (500, 13, "INTERNAL(13): HTTP status code 500"),
+        (501, 12, "UNIMPLEMENTED(12): HTTP status code 501"),
+        (502, 13, "INTERNAL(13): HTTP status code 502"),
+        (503, 14, "UNAVAILABLE(14): HTTP status code 503"),
+        (504, 4, "DEADLINE_EXCEEDED(4): HTTP status code 504"),
+    ],
+)
+def test_answers_that_fail_an_attempt(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, status: int, code: int, message: str
+) -> None:
+    """Any other answer is kept as the last attempt's status, in canonical form."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 100}})
+    target.script(status)
+    task = emulator.answered(enqueue(queue, target.url).name, 1)
+    attempt = task.last_attempt
+    assert (attempt.response_status.code, attempt.response_status.message) == (code, message)
+    assert attempt.schedule_time <= attempt.dispatch_time <= attempt.response_time <= task.schedule_time
+    assert task.first_attempt.dispatch_time == attempt.dispatch_time
+    assert (task.dispatch_count, task.response_count) == (1, 1)
+
+
+def test_nobody_listens(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, free_port: int) -> None:
+    """A refused connection is an attempt without a response."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 100}})
+    task = emulator.tried(enqueue(queue, f"http://127.0.0.1:{free_port}/").name)
+    assert task.last_attempt.response_status.message == "UNKNOWN(2): HTTP status code 0"
+    assert (task.dispatch_count, task.response_count) == (1, 0)

@@ -1,0 +1,145 @@
+"""Nothing that was acknowledged is lost, not even by SIGKILL."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import AlreadyExists, ServiceUnavailable
+from google.cloud import tasks_v2
+
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
+
+QUEUE = f"{LOCATION}/queues/durable"
+NOWHERE = "http://127.0.0.1:9/"
+TASKS = 5_000
+WORKERS = 16
+NAMES = [f"{QUEUE}/tasks/t{number}" for number in range(TASKS)]
+
+
+def request(name: str, **task: object) -> dict[str, Any]:
+    """Build a CreateTaskRequest."""
+    return {"parent": QUEUE, "task": {"name": name, "http_request": {"url": NOWHERE}, **task}}
+
+
+def make_queue(emulator: Emulator, **fields: object) -> None:
+    """Create the queue of these tests."""
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE, **fields}})
+
+
+class Killing:
+    """Creates tasks and kills the emulator as soon as enough of them were acknowledged."""
+
+    def __init__(self, emulator: Emulator, enough: int) -> None:
+        self._emulator = emulator
+        self._enough = enough
+        self._lock = threading.Lock()
+        self.acknowledged: list[str] = []
+
+    def create(self, names: list[str]) -> None:
+        """Create tasks, one with CreateTask and several with BatchCreateTasks, and note the acknowledged ones."""
+        client = self._emulator.client
+        try:
+            if len(names) == 1:
+                made = [client.create_task(request(names[0]), timeout=PATIENCE)]
+            else:
+                batch = {"parent": QUEUE, "requests": [request(name) for name in names]}
+                made = client.batch_create_tasks(batch, timeout=PATIENCE).result().tasks
+        except ServiceUnavailable:
+            return
+        with self._lock:
+            self.acknowledged += [task.name for task in made]
+            if len(self.acknowledged) >= self._enough:
+                self._emulator.process.kill()
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_a_kill_in_the_middle_of_creates(start_emulator: StartEmulator, tmp_path: Path, chunk: int) -> None:
+    """Every task that was acknowledged is there after the restart, and none twice."""
+    first = start_emulator("--data-dir", str(tmp_path))
+    make_queue(first)
+    first.client.pause_queue(name=QUEUE)
+    killing = Killing(first, TASKS // 4)
+    chunks = [NAMES[start : start + chunk] for start in range(0, TASKS, chunk)]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(killing.create, chunks))
+    assert TASKS // 4 <= len(killing.acknowledged) < TASKS
+
+    second = start_emulator("--data-dir", str(tmp_path))
+    assert second.ready["instance"] == first.ready["instance"]
+    assert second.client.get_queue(name=QUEUE).state == tasks_v2.Queue.State.PAUSED
+    listed = [task.name for task in second.client.list_tasks(parent=QUEUE)]
+    assert set(killing.acknowledged) <= set(listed) <= set(NAMES)
+    assert len(listed) == len(set(listed))
+
+    for start in range(0, TASKS, 100):
+        batch = [request(name) for name in NAMES[start : start + 100]]
+        second.client.batch_create_tasks({"parent": QUEUE, "requests": batch})
+    assert sorted(task.name for task in second.client.list_tasks(parent=QUEUE)) == sorted(NAMES)
+
+
+def test_a_kill_in_the_middle_of_dispatches(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
+    """Every task reaches its target although the emulator was killed, and what was done is not done again."""
+    first = start_emulator("--data-dir", str(tmp_path))
+    make_queue(first, rate_limits={"max_concurrent_dispatches": 4})
+    first.client.pause_queue(name=QUEUE)
+    for start in range(0, 400, 100):
+        batch = [request(name, http_request={"url": target.url}) for name in NAMES[start : start + 100]]
+        first.client.batch_create_tasks({"parent": QUEUE, "requests": batch})
+    first.client.resume_queue(name=QUEUE)
+    target.wait(100)
+    first.kill()
+
+    second = start_emulator("--data-dir", str(tmp_path))
+    second.until(lambda: not list(second.client.list_tasks(parent=QUEUE)))
+    arrived = Counter(received.headers["x-cloudtasks-taskname"] for received in target.received)
+    assert set(arrived) == {name.rpartition("/")[2] for name in NAMES[:400]}
+    assert arrived.total() - len(arrived) <= 100
+
+
+def test_what_a_restart_remembers(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
+    """Settings, bodies, attempts, schedule times and tombstones survive a kill."""
+    first = start_emulator("--data-dir", str(tmp_path))
+    make_queue(first, retry_config={"min_backoff": {"seconds": 300}}, rate_limits={"max_concurrent_dispatches": 3})
+    target.script(500)
+    first.client.create_task(request(NAMES[0], http_request={"url": target.url, "body": b"\x00body"}))
+    failed = first.answered(NAMES[0], 1)
+    first.client.create_task(request(NAMES[1], schedule_time={"seconds": int(failed.schedule_time.timestamp()) + 9}))
+    first.client.delete_task(name=NAMES[1])
+    config = first.client.get_queue(name=QUEUE)
+    first.kill()
+
+    second = start_emulator("--data-dir", str(tmp_path))
+    assert second.client.get_queue(name=QUEUE) == config
+    assert second.client.get_task(name=NAMES[0]) == failed
+    full = second.client.get_task({"name": NAMES[0], "response_view": "FULL"})
+    assert full.http_request.body == b"\x00body"
+    with pytest.raises(AlreadyExists, match="existed too recently"):
+        second.client.create_task(request(NAMES[1]))
+    second.advance(300)
+    retried = target.wait(2)[1]
+    assert retried.headers["x-cloudtasks-taskretrycount"] == "1"
+    assert retried.headers["x-cloudtasks-taskpreviousresponse"] == "500"
+    assert retried.body == b"\x00body"
+
+
+def test_a_deleted_queue_stays_deleted(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """Deletions, purges and queue tombstones survive a kill as well."""
+    first = start_emulator("--data-dir", str(tmp_path))
+    make_queue(first)
+    first.client.create_task(request(NAMES[0]))
+    first.client.delete_queue(name=QUEUE)
+    other = f"{QUEUE}-other"
+    first.client.create_queue({"parent": LOCATION, "queue": {"name": other}})
+    first.client.pause_queue(name=other)
+    first.client.create_task({"parent": other, "task": {"http_request": {"url": NOWHERE}}})
+    purged = first.client.purge_queue(name=other)
+    first.kill()
+
+    second = start_emulator("--data-dir", str(tmp_path))
+    assert list(second.client.list_queues(parent=LOCATION)) == [purged]
+    assert list(second.client.list_tasks(parent=other)) == []

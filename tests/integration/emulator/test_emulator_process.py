@@ -1,0 +1,204 @@
+"""The emulator as a process: ready line, folder, port, lease, end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from google.cloud import tasks_v2
+
+from cloudtasks_nb._names import INSTANCE_METADATA
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator
+
+QUEUE = f"{LOCATION}/queues/seeded"
+#: Takes a lease and then waits for the end of its standard input.
+HOLDER = """
+import sys, http.client
+connection = http.client.HTTPConnection(sys.argv[1])
+connection.request("GET", "/lease")
+print(connection.getresponse().status, flush=True)
+sys.stdin.read()
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an emulator that is expected to end by itself."""
+    command = [sys.executable, "-m", "cloudtasks_nb.emulator", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+@pytest.fixture
+def connections() -> Iterator[ExitStack]:
+    """Close HTTP connections after the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def lease(emulator: Emulator, connections: ExitStack) -> HTTPConnection:
+    """Take a lease."""
+    connection = HTTPConnection(emulator.http, timeout=PATIENCE)
+    connections.callback(connection.close)
+    connection.request("GET", "/lease")
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert answer.getheader("X-Instance") == emulator.ready["instance"]
+    return connection
+
+
+def test_the_ready_line(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """One line of JSON tells both addresses, the process, the folder and the instance."""
+    emulator = start_emulator("--data-dir", str(tmp_path))
+    ready = emulator.ready
+    assert set(ready) == {"grpc", "http", "pid", "data_dir", "instance"}
+    assert ready["pid"] == emulator.process.pid
+    assert Path(ready["data_dir"]) == tmp_path
+    assert str(UUID(ready["instance"])) == ready["instance"]
+    assert ready["grpc"].startswith("127.0.0.1:")
+    assert ready["http"].startswith("http://127.0.0.1:")
+    assert json.loads((tmp_path / "endpoint.json").read_text()) == ready
+
+
+def test_health(start_emulator: StartEmulator) -> None:
+    """`/health` answers as soon as the ready line is there."""
+    emulator = start_emulator()
+    connection = HTTPConnection(emulator.http, timeout=PATIENCE)
+    connection.request("GET", "/health")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_the_instance_is_sent_with_every_reply(start_emulator: StartEmulator) -> None:
+    """The instance id comes as initial metadata, on success and on error."""
+    emulator = start_emulator("--queue", QUEUE)
+    get_queue = emulator.channel.unary_unary(
+        "/google.cloud.tasks.v2.CloudTasks/GetQueue",
+        request_serializer=tasks_v2.GetQueueRequest.serialize,
+        response_deserializer=tasks_v2.Queue.deserialize,
+    )
+    for name in (QUEUE, f"{LOCATION}/queues/missing"):
+        call = get_queue.future(tasks_v2.GetQueueRequest(name=name), timeout=PATIENCE)
+        assert dict(call.initial_metadata())[INSTANCE_METADATA] == emulator.ready["instance"]
+
+
+def test_queues_of_the_command_line(start_emulator: StartEmulator) -> None:
+    """Every `--queue` is there when the emulator is ready."""
+    emulator = start_emulator("--queue", QUEUE, "--queue", f"{QUEUE}-2")
+    assert [queue.name for queue in emulator.client.list_queues(parent=LOCATION)] == [QUEUE, f"{QUEUE}-2"]
+
+
+def test_a_queue_of_the_command_line_may_be_there_already(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """A restart with the same `--queue` keeps the queue as it was."""
+    arguments = ("--data-dir", str(tmp_path), "--queue", QUEUE)
+    first = start_emulator(*arguments)
+    first.client.pause_queue(name=QUEUE)
+    assert first.stop() == 0
+    assert start_emulator(*arguments).client.get_queue(name=QUEUE).state == tasks_v2.Queue.State.PAUSED
+
+
+def test_chosen_ports(start_emulator: StartEmulator, free_port: int) -> None:
+    """`--http-port` is used as given."""
+    emulator = start_emulator("--http-port", str(free_port))
+    assert emulator.ready["http"] == f"http://127.0.0.1:{free_port}"
+
+
+def test_a_temporary_folder_goes_with_the_emulator(start_emulator: StartEmulator) -> None:
+    """Without `--data-dir` nothing stays behind after a graceful stop."""
+    emulator = start_emulator()
+    folder = Path(emulator.ready["data_dir"])
+    assert folder.is_dir()
+    assert emulator.stop() == 0
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+def test_a_graceful_stop(start_emulator: StartEmulator, tmp_path: Path, signal_: signal.Signals) -> None:
+    """SIGTERM and SIGINT end the process with status 0, without a traceback, and keep the folder's contents."""
+    emulator = start_emulator("--data-dir", str(tmp_path), "--queue", QUEUE)
+    emulator.process.send_signal(signal_)
+    assert emulator.process.wait(PATIENCE) == 0
+    assert "Traceback" not in emulator.errors()
+    assert emulator.process.stdout is not None
+    assert emulator.process.stdout.read() == ""
+    again = start_emulator("--data-dir", str(tmp_path))
+    assert again.client.get_queue(name=QUEUE).name == QUEUE
+
+
+def test_a_folder_in_use(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """A second emulator on a folder ends, names the folder and leaves the first one alone."""
+    first = start_emulator("--data-dir", str(tmp_path), "--queue", QUEUE)
+    second = run("--port", "0", "--data-dir", str(tmp_path))
+    assert second.returncode != 0
+    assert str(tmp_path) in second.stderr
+    assert "in use" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert second.stdout == ""
+    assert first.client.get_queue(name=QUEUE).name == QUEUE
+    assert json.loads((tmp_path / "endpoint.json").read_text()) == first.ready
+
+
+@pytest.mark.parametrize("option", ["--port", "--http-port"])
+def test_a_port_in_use(tmp_path: Path, option: str) -> None:
+    """An emulator whose port is taken ends and names the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        other = [] if option == "--port" else ["--port", "0"]
+        ended = run(option, port, *other, "--data-dir", str(tmp_path / "data"))
+    assert ended.returncode != 0
+    assert port in ended.stderr
+    assert "in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, connections: ExitStack) -> None:
+    """With `--lease` the emulator serves until the last holder lets go, and ends soon after."""
+    emulator = start_emulator("--lease", "--queue", QUEUE)
+    first, second = lease(emulator, connections), lease(emulator, connections)
+    first.close()
+    with pytest.raises(subprocess.TimeoutExpired):
+        emulator.process.wait(3)
+    assert emulator.client.get_queue(name=QUEUE).name == QUEUE
+    second.close()
+    assert emulator.process.wait(PATIENCE) == 0
+    assert "Traceback" not in emulator.errors()
+
+
+def test_a_new_holder_in_time_keeps_it(start_emulator: StartEmulator, connections: ExitStack) -> None:
+    """Who comes before the grace is over keeps the emulator."""
+    emulator = start_emulator("--lease")
+    lease(emulator, connections).close()
+    kept = lease(emulator, connections)
+    with pytest.raises(subprocess.TimeoutExpired):
+        emulator.process.wait(3)
+    kept.close()
+    assert emulator.process.wait(PATIENCE) == 0
+
+
+def test_a_killed_holder_lets_go(start_emulator: StartEmulator) -> None:
+    """The lease of a process that was killed is closed by the system: the emulator ends."""
+    emulator = start_emulator("--lease")
+    command = [sys.executable, "-c", HOLDER, emulator.http]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "200\n"
+        holder.kill()
+    assert emulator.process.wait(PATIENCE) == 0
+    assert not Path(emulator.ready["data_dir"]).exists()
+
+
+def test_without_lease_nobody_needs_to_hold_it(start_emulator: StartEmulator, connections: ExitStack) -> None:
+    """Without `--lease` the emulator runs until it is stopped."""
+    emulator = start_emulator()
+    lease(emulator, connections).close()
+    with pytest.raises(subprocess.TimeoutExpired):
+        emulator.process.wait(3)
+    assert emulator.stop() == 0

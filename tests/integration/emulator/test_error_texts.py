@@ -1,0 +1,318 @@
+"""Refusals carry the code and the exact text of the real service (and its links, where it gives some)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import (
+    AlreadyExists,
+    FailedPrecondition,
+    GoogleAPICallError,
+    InvalidArgument,
+    NotFound,
+)
+from google.cloud import tasks_v2
+
+from tests.integration.conftest import LOCATION, Emulator, MakeQueue
+
+QUEUE = f"{LOCATION}/queues/here"  # it holds the task `live`; the task `dead` was deleted
+OTHER = f"{LOCATION}/queues/other"
+DELETED = f"{LOCATION}/queues/deleted"
+MISSING = f"{LOCATION}/queues/missing"
+URL = "https://example.com/"
+
+NO_QUEUE = "Queue does not exist. If you just created the queue, wait at least a minute for the queue to initialize."
+NO_ENTITY = "Requested entity was not found."
+QUEUE_FORMAT = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
+TASK_FORMAT = (
+    'Task name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>/tasks/<TASK_ID>"'
+)
+TASK_WAS = (
+    "The task no longer exists, though a task with this name existed recently. "
+    "The task either successfully completed or was deleted."
+)
+TASK_TOO_RECENT = (
+    "The task cannot be created because a task with this name existed too recently. For more information about task "
+    "de-duplication see https://cloud.google.com/tasks/docs/reference/rest/v2/"
+    "projects.locations.queues.tasks/create#body.request_body.FIELDS.task."
+)
+REFERENCE = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scene(client: tasks_v2.CloudTasksClient) -> None:
+    """Make the queues and tasks that the cases are about."""
+    for queue in (QUEUE, OTHER, DELETED):
+        client.create_queue({"parent": LOCATION, "queue": {"name": queue}})
+        client.pause_queue(name=queue)
+    client.delete_queue(name=DELETED)
+    for name in ("live", "dead"):
+        client.create_task(create(name=f"{QUEUE}/tasks/{name}"))
+    client.delete_task(name=f"{QUEUE}/tasks/dead")
+
+
+def create(parent: str = QUEUE, url: str = URL, **task: object) -> dict[str, Any]:
+    """Build a CreateTaskRequest."""
+    return {"parent": parent, "task": {"http_request": {"url": url}, **task}}
+
+
+def limits(**fields: object) -> dict[str, Any]:
+    """Build a CreateQueueRequest with rate limits."""
+    return {"parent": LOCATION, "queue": {"name": f"{LOCATION}/queues/new", "rate_limits": fields}}
+
+
+def retry(**fields: object) -> dict[str, Any]:
+    """Build a CreateQueueRequest with a retry configuration."""
+    return {"parent": LOCATION, "queue": {"name": f"{LOCATION}/queues/new", "retry_config": fields}}
+
+
+def named(queue: str) -> dict[str, Any]:
+    """Build a CreateQueueRequest with a name."""
+    return {"parent": LOCATION, "queue": {"name": queue}}
+
+
+def seconds(number: float) -> dict[str, int]:
+    """Build a duration."""
+    return {"seconds": int(number), "nanos": int((number - int(number)) * 1e9)}
+
+
+def bad_id(task_id: str) -> str:
+    """Give the text about a task id that cannot be."""
+    return (
+        f'Task ID "{task_id}" can contain only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or underscores (_). '
+        "Task ID must between 1 and 500 characters."
+    )
+
+
+def too_far(time: str) -> str:
+    """Give the text about a schedule time that is too far ahead."""
+    return (
+        f"The Task.scheduleTime, {time}, is too far in the future. "
+        "Schedule time must be no more than 720h in the future."
+    )
+
+
+QUEUES: list[tuple[str, dict[str, Any], type[GoogleAPICallError], str]] = [
+    ("get_queue", {"name": MISSING}, NotFound, NO_QUEUE),
+    ("get_queue", {"name": DELETED}, NotFound, NO_QUEUE),
+    ("pause_queue", {"name": MISSING}, NotFound, NO_QUEUE),
+    ("pause_queue", {"name": DELETED}, NotFound, NO_QUEUE),
+    ("resume_queue", {"name": MISSING}, NotFound, NO_QUEUE),
+    ("purge_queue", {"name": MISSING}, NotFound, NO_QUEUE),
+    ("delete_queue", {"name": MISSING}, NotFound, NO_ENTITY),
+    ("create_queue", named(QUEUE), AlreadyExists, "Queue already exists"),
+    (
+        "create_queue",
+        named(DELETED),
+        FailedPrecondition,
+        "The queue cannot be created because a queue with this name existed too recently.",
+    ),
+    ("create_queue", named("wrong"), InvalidArgument, QUEUE_FORMAT),
+    ("create_queue", named(f"{LOCATION}/queues/under_score"), InvalidArgument, QUEUE_FORMAT),
+    ("create_queue", named(f"{LOCATION}/queues/{'x' * 101}"), InvalidArgument, QUEUE_FORMAT),
+    (
+        "create_queue",
+        named("projects/demo/locations/asia-east1/queues/new"),
+        InvalidArgument,
+        f"projects/demo/locations/asia-east1/queues/new must begin with {LOCATION}.",
+    ),
+    (
+        "create_queue",
+        limits(max_dispatches_per_second=-1),
+        InvalidArgument,
+        "RateLimits.maxDispatchesPerSecond cannot be negative.",
+    ),
+    (
+        "create_queue",
+        limits(max_dispatches_per_second=500.5),
+        InvalidArgument,
+        "RateLimits.maxDispatchesPerSecond must be less than or equal to 500.",
+    ),
+    (
+        "create_queue",
+        limits(max_concurrent_dispatches=-1),
+        InvalidArgument,
+        "RateLimits.maxConcurrentDispatches cannot be negative.",
+    ),
+    (
+        "create_queue",
+        limits(max_concurrent_dispatches=5001),
+        InvalidArgument,
+        "RateLimits.maxConcurrentDispatches must be less than or equal to 5000.",
+    ),
+    (
+        "create_queue",
+        retry(max_attempts=-2),
+        InvalidArgument,
+        "RetryConfig.maxAttempts must be greater or equal to -1.",
+    ),
+    ("create_queue", retry(max_doublings=-1), InvalidArgument, "RetryConfig.maxDoublings cannot be negative."),
+    ("create_queue", retry(min_backoff=seconds(-1)), InvalidArgument, "RetryConfig.minBackoff cannot be negative."),
+    (
+        "create_queue",
+        retry(min_backoff=seconds(10), max_backoff=seconds(5)),
+        InvalidArgument,
+        "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff.",
+    ),
+    (
+        "update_queue",
+        {"queue": limits(max_dispatches_per_second=-1)["queue"]},
+        InvalidArgument,
+        "RateLimits.maxDispatchesPerSecond cannot be negative.",
+    ),
+]
+
+TASKS: list[tuple[str, dict[str, Any], type[GoogleAPICallError], str]] = [
+    ("create_task", create(parent=MISSING), NotFound, NO_QUEUE),
+    ("create_task", create(parent=DELETED), NotFound, NO_QUEUE),
+    ("create_task", create(name=f"{QUEUE}/tasks/live"), AlreadyExists, "Requested entity already exists"),
+    ("create_task", create(name=f"{QUEUE}/tasks/dead"), AlreadyExists, TASK_TOO_RECENT),
+    ("create_task", create(name=f"{QUEUE}/tasks/a b"), InvalidArgument, bad_id("a b")),
+    ("create_task", create(name=f"{QUEUE}/tasks/{'x' * 501}"), InvalidArgument, bad_id("x" * 501)),
+    ("create_task", create(name="wrong"), InvalidArgument, TASK_FORMAT),
+    (
+        "create_task",
+        create(name=f"{OTHER}/tasks/a"),
+        InvalidArgument,
+        f"The queue name from request ('{QUEUE}') must be the same as the queue name in the named task ('{OTHER}').",
+    ),
+    ("create_task", {"parent": QUEUE, "task": {}}, InvalidArgument, "Task.payload_type is not set."),
+    ("create_task", create(url=""), InvalidArgument, "HttpRequest.url is required."),
+    (
+        "create_task",
+        create(url="example.com"),
+        InvalidArgument,
+        "HttpTarget.url must start with 'http://' or 'https://'.",
+    ),
+    (
+        "create_task",
+        create(schedule_time={"seconds": 4_102_444_800}),
+        InvalidArgument,
+        too_far("2099-12-31T16:00:00-08:00"),
+    ),
+    (
+        "create_task",
+        create(schedule_time={"seconds": 4_118_083_200}),
+        InvalidArgument,
+        too_far("2100-06-30T17:00:00-07:00"),
+    ),
+    (
+        "create_task",
+        create(dispatch_deadline=seconds(14.9)),
+        InvalidArgument,
+        "Task.dispatchDeadline must be between [15s, 30m].",
+    ),
+    (
+        "create_task",
+        create(dispatch_deadline=seconds(1801)),
+        InvalidArgument,
+        "Task.dispatchDeadline must be between [15s, 30m].",
+    ),
+    ("get_task", {"name": f"{QUEUE}/tasks/none"}, NotFound, NO_ENTITY),
+    ("get_task", {"name": f"{QUEUE}/tasks/dead"}, NotFound, TASK_WAS),
+    ("delete_task", {"name": f"{QUEUE}/tasks/none"}, NotFound, NO_ENTITY),
+    ("run_task", {"name": f"{QUEUE}/tasks/none"}, NotFound, NO_ENTITY),
+]
+
+
+@pytest.mark.parametrize(("rpc", "message", "error", "text"), QUEUES + TASKS)
+def test_a_refusal_has_the_services_code_and_text(
+    client: tasks_v2.CloudTasksClient,
+    rpc: str,
+    message: dict[str, Any],
+    error: type[GoogleAPICallError],
+    text: str,
+) -> None:
+    """What is wrong is refused with the code and the words of the real service."""
+    with pytest.raises(error) as caught:
+        getattr(client, rpc)(message)
+    assert caught.value.message == text
+
+
+@pytest.mark.parametrize(
+    ("rpc", "message", "description", "link"),
+    [
+        ("create_queue", named("wrong"), "Definition of queue name", f"{REFERENCE}#Queue.FIELDS.name"),
+        (
+            "create_task",
+            create(name=f"{QUEUE}/tasks/a b"),
+            "Definition of task ID",
+            f"{REFERENCE}.tasks#Task.FIELDS.name",
+        ),
+    ],
+)
+def test_a_bad_name_comes_with_a_link(
+    client: tasks_v2.CloudTasksClient, rpc: str, message: dict[str, Any], description: str, link: str
+) -> None:
+    """The refusal of a name links to its definition."""
+    with pytest.raises(InvalidArgument) as caught:
+        getattr(client, rpc)(message)
+    (help_,) = caught.value.details
+    assert [(one.description, one.url) for one in help_.links] == [(description, link)]
+
+
+@pytest.mark.parametrize("rpc", ["delete_task", "run_task"])
+def test_a_task_that_was_cannot_be_deleted_or_run(client: tasks_v2.CloudTasksClient, rpc: str) -> None:
+    """Delete and Run of a finished task are NOT_FOUND."""
+    with pytest.raises(NotFound):
+        getattr(client, rpc)(name=f"{QUEUE}/tasks/dead")
+
+
+def test_list_tasks_of_a_missing_queue(client: tasks_v2.CloudTasksClient) -> None:
+    """ListTasks of a queue that is not there is NOT_FOUND."""
+    with pytest.raises(NotFound):
+        client.list_tasks(parent=MISSING)
+
+
+@pytest.mark.parametrize("url", ["http://example.com/%zz", "http://127.0.0.1:1/a b"])
+def test_a_bad_escape_is_accepted_at_creation(client: tasks_v2.CloudTasksClient, url: str) -> None:
+    """Only the beginning of a URL is checked when the task is created."""
+    assert client.create_task(create(url=url)).http_request.url == url
+
+
+def test_a_burst_size_is_ignored(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
+    """`max_burst_size` is output only: a wrong one is no error."""
+    queue = make_queue(rate_limits={"max_burst_size": -1})
+    assert client.get_queue(name=queue).rate_limits.max_burst_size == 100
+
+
+def test_a_refused_queue_was_not_made(client: tasks_v2.CloudTasksClient) -> None:
+    """Nothing of a refused request stays behind."""
+    with pytest.raises(InvalidArgument):
+        client.create_queue(limits(max_dispatches_per_second=501))
+    with pytest.raises(NotFound):
+        client.get_queue(name=f"{LOCATION}/queues/new")
+
+
+def test_a_task_of_a_mebibyte_is_the_largest(client: tasks_v2.CloudTasksClient) -> None:
+    """A task is refused when what would be stored of it exceeds 2^20 - 7 bytes."""
+    due = client.create_task(create()).schedule_time.replace(microsecond=123_456)
+
+    def stored(name: str, body: int) -> int:
+        task = {
+            "http_request": {"url": URL, "body": b"x" * body},
+            "schedule_time": due,
+            "name": f"{QUEUE}/tasks/{name}",
+        }
+        made = tasks_v2.Task.pb(client.create_task({"parent": QUEUE, "task": task, "response_view": "FULL"}))
+        made.ClearField("view")
+        return int(made.ByteSize())
+
+    room = 2**20 - 7 - stored("size-0", 1_000_000)
+    assert stored("size-1", 1_000_000 + room - 4) == 2**20 - 11
+    with pytest.raises(InvalidArgument) as caught:
+        stored("size-2", 1_000_000 + room + 3)
+    assert caught.value.message == "Task size too large"
+
+
+def test_a_tasks_name_is_free_again_after_an_hour(emulator: Emulator, client: tasks_v2.CloudTasksClient) -> None:
+    """A task's name can be used again an hour after the task went, and not before."""
+    client.create_task(create(name=f"{QUEUE}/tasks/again"))
+    client.delete_task(name=f"{QUEUE}/tasks/again")
+    emulator.advance(3_590)
+    with pytest.raises(AlreadyExists) as caught:
+        client.create_task(create(name=f"{QUEUE}/tasks/again"))
+    assert caught.value.message == TASK_TOO_RECENT
+    emulator.advance(20)
+    assert client.create_task(create(name=f"{QUEUE}/tasks/again")).name == f"{QUEUE}/tasks/again"

@@ -1,0 +1,232 @@
+"""ListLogEntries of `google.logging.v2` over the operations log, through Google's own client."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import InvalidArgument
+from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
+from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
+from google.cloud.logging_v2.types import LogEntry
+from google.logging.type.log_severity_pb2 import ERROR, INFO
+from google.protobuf.json_format import MessageToDict
+
+from tests.integration.conftest import LOCATION, Emulator, Enqueue, HeldAnswer, MakeQueue, StartEmulator, Target
+
+LOGGED = {"stackdriver_logging_config": {"sampling_ratio": 1.0}}
+QUICK = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
+LOG = "projects/demo/logs/cloudtasks.googleapis.com%2Ftask_operations_log"
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
+KINDS = ("taskCreationLog", "attemptDispatchLog", "attemptResponseLog")
+
+
+class Log:
+    """The log of one queue."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = emulator
+        self.client = LoggingServiceV2Client(transport=LoggingServiceV2GrpcTransport(channel=emulator.channel))
+
+    def read(self, queue: str, more: str = "", **fields: object) -> list[LogEntry]:
+        """Give the queue's entries, oldest first."""
+        condition = f'logName="{LOG}" AND resource.labels.queue_id="{queue.rpartition("/")[2]}"'
+        query = {"resource_names": ["projects/demo"], "order_by": "timestamp asc", **fields}
+        return list(self.client.list_log_entries({**query, "filter": f"{condition} {more}".strip()}))
+
+    def wait(self, queue: str, count: int) -> list[LogEntry]:
+        """Give the queue's entries as soon as there are so many."""
+
+        def enough() -> list[LogEntry] | None:
+            entries = self.read(queue)
+            return entries if len(entries) >= count else None
+
+        entries: list[LogEntry] = self._emulator.until(enough)
+        return entries
+
+
+@pytest.fixture(scope="module")
+def log(emulator: Emulator) -> Log:
+    """Give a reader of the emulator's log."""
+    return Log(emulator)
+
+
+def payload(entry: LogEntry) -> dict[str, Any]:
+    """Give an entry's JSON."""
+    return dict(MessageToDict(LogEntry.pb(entry).json_payload))
+
+
+def kind(entry: LogEntry) -> str:
+    """Give the name of the one part of an entry that tells what happened."""
+    (name,) = set(payload(entry)) - {"@type", "task"}
+    return name
+
+
+def test_a_success_is_three_entries(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
+) -> None:
+    """Creation, dispatch and response are written, with the names and labels of the real service."""
+    queue = make_queue(**LOGGED)
+    task = enqueue(queue, target.url)
+    entries = log.wait(queue, 3)
+    assert [kind(entry) for entry in entries] == list(KINDS)
+    labels = {
+        "project_id": "demo",
+        "location": "us-central1",
+        "queue_id": queue.rpartition("/")[2],
+        "target_type": "HTTP",
+    }
+    for entry in entries:
+        assert entry.log_name == LOG
+        assert (entry.resource.type, dict(entry.resource.labels)) == ("cloud_tasks_queue", labels)
+        assert payload(entry)["@type"] == "type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog"
+        assert payload(entry)["task"] == task.name
+        assert entry.severity == INFO
+        assert entry.receive_timestamp >= entry.timestamp
+    assert len({entry.insert_id for entry in entries}) == 3
+    assert [entry.timestamp for entry in entries] == sorted(entry.timestamp for entry in entries)
+    emulator.gone(task.name)
+
+
+def test_the_fields_of_each_kind(make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log) -> None:
+    """Counts are strings, times RFC 3339, durations seconds, targets method and URL."""
+    queue = make_queue(**LOGGED)
+    enqueue(queue, target.url, {"http_method": "PUT"})
+    created, dispatched, answered = (payload(entry)[kind(entry)] for entry in log.wait(queue, 3))
+    for part in (created, dispatched, answered):
+        assert part["targetAddress"] == f"PUT {target.url}"
+        assert part["targetType"] == "HTTP"
+        assert part["status"] == "OK"
+        assert TIME.fullmatch(part["scheduleTime"])
+    assert dispatched["dispatchCount"] == "1"
+    assert (answered["dispatchCount"], answered["responseCount"]) == ("1", "1")
+    assert re.fullmatch(r"\d+(\.\d{1,9})?s", answered["attemptDuration"])
+    assert "retryTime" not in answered
+
+
+def test_a_failure_tells_status_and_retry_time(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
+) -> None:
+    """A failed attempt is an ERROR with its canonical status and the time of the next attempt."""
+    queue = make_queue(**LOGGED, retry_config={"min_backoff": {"seconds": 60}})
+    target.script(503)
+    task = emulator.answered(enqueue(queue, target.url).name, 1)
+    entry = log.wait(queue, 3)[-1]
+    answered = payload(entry)["attemptResponseLog"]
+    assert entry.severity == ERROR
+    assert answered["status"] == "UNAVAILABLE"
+    retry_time = datetime.fromisoformat(answered["retryTime"])
+    assert abs((retry_time - task.schedule_time).total_seconds()) < 1e-3
+
+
+def test_the_last_failure_is_seen_by_its_count(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
+) -> None:
+    """A task that was given up has as many dispatches as attempts allowed, and no retry time."""
+    queue = make_queue(**LOGGED, retry_config={"max_attempts": 3, **QUICK})
+    target.script(500, 404, 500)
+    emulator.gone(enqueue(queue, target.url).name)
+    entries = [payload(entry)["attemptResponseLog"] for entry in log.wait(queue, 7) if kind(entry) == KINDS[2]]
+    assert [entry["status"] for entry in entries] == ["INTERNAL", "NOT_FOUND", "INTERNAL"]
+    assert [entry["dispatchCount"] for entry in entries] == ["1", "2", "3"]
+    assert ["retryTime" in entry for entry in entries] == [True, True, False]
+
+
+def test_a_timeout_has_no_response(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log, held_answer: HeldAnswer
+) -> None:
+    """An attempt that ran into its deadline counts no response."""
+    queue = make_queue(**LOGGED, retry_config={"max_attempts": 1})
+    target.script(held_answer())
+    task = enqueue(queue, target.url, dispatch_deadline={"seconds": 15})
+    target.wait()
+    emulator.advance(15)
+    emulator.gone(task.name)
+    answered = payload(log.wait(queue, 3)[-1])["attemptResponseLog"]
+    assert (answered["status"], answered["dispatchCount"], answered["responseCount"]) == ("DEADLINE_EXCEEDED", "1", "0")
+
+
+def test_a_deletion_is_logged(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, log: Log) -> None:
+    """DeleteTask leaves an entry of its own kind that names the task."""
+    queue = make_queue(**LOGGED)
+    emulator.client.pause_queue(name=queue)
+    task = enqueue(queue, "http://127.0.0.1:9/")
+    emulator.client.delete_task(name=task.name)
+    entry = log.wait(queue, 2)[-1]
+    assert "delet" in kind(entry).lower()
+    assert payload(entry)["task"] == task.name
+
+
+def test_no_sampling_no_log(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
+) -> None:
+    """A queue with Google's default sampling ratio of 0 writes nothing."""
+    silent, loud = make_queue(), make_queue(**LOGGED)
+    for queue in (silent, loud):
+        emulator.gone(enqueue(queue, target.url).name)
+    log.wait(loud, 3)
+    assert log.read(silent) == []
+
+
+def test_half_of_it(emulator: Emulator, make_queue: MakeQueue, log: Log) -> None:
+    """A ratio between 0 and 1 keeps about that share of the operations."""
+    half, all_ = make_queue(stackdriver_logging_config={"sampling_ratio": 0.5}), make_queue(**LOGGED)
+    for queue in (half, all_):
+        emulator.client.pause_queue(name=queue)
+        for _ in range(4):
+            requests = [{"parent": queue, "task": {"http_request": {"url": "http://127.0.0.1:9/"}}}] * 100
+            emulator.client.batch_create_tasks({"parent": queue, "requests": requests})
+    log.wait(all_, 400)
+    assert 100 < len(log.read(half)) < 300
+
+
+def test_pages_and_filters(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
+) -> None:
+    """The log is paged, ordered both ways, and filtered by time, status and task."""
+    queue = make_queue(**LOGGED, retry_config={"max_attempts": 2, **QUICK})
+    target.script(500, 500)
+    task = enqueue(queue, target.url)
+    emulator.gone(task.name)
+    entries = log.wait(queue, 5)
+    assert log.read(queue, page_size=2) == entries
+    assert log.read(queue, order_by="timestamp desc") == entries[::-1]
+    time = entries[2].timestamp.rfc3339()
+    assert log.read(queue, f'AND timestamp>="{time}"') == [e for e in entries if e.timestamp >= entries[2].timestamp]
+    received = entries[2].receive_timestamp.rfc3339()
+    later = [e for e in entries if e.receive_timestamp > entries[2].receive_timestamp]
+    assert log.read(queue, f'AND receiveTimestamp>"{received}"') == later
+    failures = [entry for entry in entries if kind(entry) == KINDS[2]]
+    assert log.read(queue, 'AND jsonPayload.attemptResponseLog.status!="OK"') == failures
+    assert log.read(queue, f'AND jsonPayload.task="{task.name}"') == entries
+    assert log.read(queue, 'AND jsonPayload.task="other"') == []
+
+
+def test_other_projects_have_other_logs(make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log) -> None:
+    """Entries belong to the project of their queue."""
+    queue = make_queue(**LOGGED)
+    enqueue(queue, target.url)
+    log.wait(queue, 3)
+    assert list(log.client.list_log_entries({"resource_names": ["projects/somebody-else"]})) == []
+
+
+def test_a_filter_that_cannot_be_read(log: Log) -> None:
+    """A malformed filter is refused."""
+    with pytest.raises(InvalidArgument):
+        list(log.client.list_log_entries({"resource_names": ["projects/demo"], "filter": 'timestamp >> ("'}))
+
+
+def test_entries_come_late(start_emulator: StartEmulator, target: Target) -> None:
+    """With `--log-delay` entries can be read only after the delay, as on the real service."""
+    queue = f"{LOCATION}/queues/late"
+    emulator = start_emulator("--log-delay", "300")
+    log = Log(emulator)
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": queue, **LOGGED}})
+    task = emulator.client.create_task({"parent": queue, "task": {"http_request": {"url": target.url}}})
+    emulator.gone(task.name)
+    assert log.read(queue) == []
+    emulator.advance(301)
+    entries = log.wait(queue, 3)
+    assert (entries[0].receive_timestamp - entries[0].timestamp).total_seconds() >= 300

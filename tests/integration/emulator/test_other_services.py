@@ -1,0 +1,57 @@
+"""IAM policies, locations and encryption settings, through Google's own client."""
+
+from __future__ import annotations
+
+import pytest
+from google.api_core.exceptions import NotFound
+from google.cloud import tasks_v2
+from google.cloud.location.locations_pb2 import GetLocationRequest, ListLocationsRequest
+from google.iam.v1 import iam_policy_pb2
+from google.iam.v1.policy_pb2 import Binding, Policy
+
+from tests.integration.conftest import LOCATION
+
+ENQUEUER = Policy(bindings=[Binding(role="roles/cloudtasks.enqueuer", members=["user:a@example.com"])])
+
+
+def test_a_queue_has_no_policy_at_first(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    """GetIamPolicy of a queue without a policy is an empty policy."""
+    assert list(client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)).bindings) == []
+
+
+def test_a_policy_is_kept(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    """SetIamPolicy replaces the policy that GetIamPolicy shows."""
+    client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=ENQUEUER))
+    assert client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)).bindings == ENQUEUER.bindings
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_permissions(client: tasks_v2.CloudTasksClient, queue: str, *, missing: bool) -> None:
+    """TestIamPermissions grants what is asked for; of a missing queue nothing, without an error."""
+    asked = ["cloudtasks.tasks.create", "cloudtasks.queues.get"]
+    name = f"{LOCATION}/queues/missing" if missing else queue
+    request = iam_policy_pb2.TestIamPermissionsRequest(resource=name, permissions=asked)
+    assert list(client.test_iam_permissions(request).permissions) == ([] if missing else asked)
+
+
+def test_locations(client: tasks_v2.CloudTasksClient) -> None:
+    """ListLocations and GetLocation know Google's regions."""
+    listed = client.list_locations(ListLocationsRequest(name="projects/demo")).locations
+    assert {"us-central1", "europe-west1"} <= {location.location_id for location in listed}
+    one = client.get_location(GetLocationRequest(name=LOCATION))
+    assert (one.name, one.location_id) == (LOCATION, "us-central1")
+
+
+def test_a_location_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
+    """GetLocation of an unknown region is NOT_FOUND."""
+    with pytest.raises(NotFound):
+        client.get_location(GetLocationRequest(name="projects/demo/locations/atlantis"))
+
+
+def test_encryption_settings(client: tasks_v2.CloudTasksClient) -> None:
+    """GetCmekConfig shows no key until UpdateCmekConfig sets one."""
+    name = f"{LOCATION}/cmekConfig"
+    assert client.get_cmek_config(name=name).kms_key == ""
+    key = "projects/demo/locations/us-central1/keyRings/r/cryptoKeys/k"
+    client.update_cmek_config({"cmek_config": {"name": name, "kms_key": key}, "update_mask": {"paths": ["kms_key"]}})
+    assert client.get_cmek_config(name=name) == tasks_v2.CmekConfig(name=name, kms_key=key)

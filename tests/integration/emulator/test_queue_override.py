@@ -1,0 +1,89 @@
+"""A queue's `http_target` changes requests at the moment they are sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
+
+NOWHERE = "https://nowhere.invalid:1/old?a=1"
+
+
+def override(target: Target, **fields: object) -> dict[str, Any]:
+    """Build an `http_target` that leads to the target."""
+    return {"uri_override": {"scheme": "HTTP", "host": "127.0.0.1", "port": target.port, **fields}}
+
+
+def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
+    """The override of a queue counts for tasks created before it."""
+    emulator.client.pause_queue(name=queue)
+    task = enqueue(queue, NOWHERE, {"body": b"kept"})
+    emulator.client.update_queue({"queue": {"name": queue, "http_target": override(target)}})
+    emulator.client.resume_queue(name=queue)
+    (request,) = target.wait()
+    assert (request.path, request.body) == ("/old?a=1", b"kept")
+    assert request.headers["host"] == f"127.0.0.1:{target.port}"
+    emulator.gone(task.name)
+
+
+def test_it_is_not_seen_in_the_task(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """The task keeps its own URL in the API."""
+    queue = make_queue(http_target=override(target), retry_config={"min_backoff": {"seconds": 100}})
+    target.script(500)
+    task = emulator.answered(enqueue(queue, NOWHERE).name, 1)
+    assert task.http_request.url == NOWHERE
+    assert emulator.client.get_queue(name=queue).http_target.uri_override.port == target.port
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"path_override": {"path": "/new"}}, "/new?a=1"),
+        ({"query_override": {"query_params": "b=2&c=3"}}, "/old?b=2&c=3"),
+        ({"path_override": {"path": "/new"}, "query_override": {"query_params": "b=2"}}, "/new?b=2"),
+        ({"query_override": {}}, "/old"),
+    ],
+)
+def test_path_and_query(
+    make_queue: MakeQueue, enqueue: Enqueue, target: Target, fields: dict[str, Any], path: str
+) -> None:
+    """Path and query are replaced one by one; an empty message clears its part."""
+    enqueue(make_queue(http_target=override(target, **fields)), NOWHERE)
+    assert target.wait()[0].path == path
+
+
+def test_if_not_exists_fills_gaps_only(make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+    """With IF_NOT_EXISTS the parts that a task's URL has stay."""
+    http_target = {
+        "uri_override": {
+            "host": "nowhere.invalid",
+            "port": 1,
+            "path_override": {"path": "/new"},
+            "query_override": {"query_params": "b=2"},
+            "uri_override_enforce_mode": "IF_NOT_EXISTS",
+        }
+    }
+    enqueue(make_queue(http_target=http_target), f"http://127.0.0.1:{target.port}/old")
+    assert target.wait()[0].path == "/old?b=2"
+
+
+def test_method_and_headers(make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+    """The queue's method replaces the task's; its headers replace those of the same name and add others."""
+    headers = [{"header": {"key": "X-A", "value": "queue"}}, {"header": {"key": "X-B", "value": "queue"}}]
+    queue = make_queue(http_target={**override(target), "http_method": "PUT", "header_overrides": headers})
+    enqueue(queue, NOWHERE, {"headers": {"x-a": "task", "X-C": "task"}, "body": b"body"})
+    (request,) = target.wait()
+    assert (request.method, request.body) == ("PUT", b"body")
+    assert [request.headers.get(name) for name in ("x-a", "x-b", "x-c")] == ["queue", "queue", "task"]
+
+
+def test_a_get_override_drops_the_body(make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+    """A body is not sent with a method that has none."""
+    queue = make_queue(http_target={**override(target), "http_method": "GET"})
+    enqueue(queue, NOWHERE, {"body": b"body"})
+    (request,) = target.wait()
+    assert (request.method, request.body) == ("GET", b"")

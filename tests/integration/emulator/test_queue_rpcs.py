@@ -1,0 +1,164 @@
+"""Every RPC on queues, called through Google's own client."""
+
+from __future__ import annotations
+
+import pytest
+from google.api_core.exceptions import NotFound
+from google.cloud import tasks_v2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
+
+State = tasks_v2.Queue.State
+ELSEWHERE = "projects/demo/locations/europe-west1"
+
+
+def test_a_new_queue_has_googles_defaults(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    """CreateQueue fills what is not given as Google does."""
+    made = client.get_queue(name=queue)
+    assert made.name == queue
+    assert made.state == State.RUNNING
+    assert made.rate_limits.max_dispatches_per_second == 500
+    assert made.rate_limits.max_concurrent_dispatches == 1000
+    assert made.rate_limits.max_burst_size == 100
+    assert made.retry_config.max_attempts == 100
+    assert made.retry_config.max_doublings == 16
+    assert made.retry_config.min_backoff.total_seconds() == 0.1
+    assert made.retry_config.max_backoff.total_seconds() == 3600
+    assert "max_retry_duration" not in made.retry_config
+    assert "purge_time" not in made
+    assert made.stackdriver_logging_config.sampling_ratio == 0
+
+
+def test_create_queue_keeps_what_is_given(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
+    """CreateQueue and GetQueue show the settings that were sent."""
+    name = make_queue(
+        rate_limits={"max_dispatches_per_second": 0.5, "max_concurrent_dispatches": 7},
+        retry_config={"max_attempts": -1, "max_retry_duration": {"seconds": 90}, "min_backoff": {"seconds": 2}},
+        stackdriver_logging_config={"sampling_ratio": 0.25},
+    )
+    made = client.get_queue(name=name)
+    assert made.rate_limits.max_dispatches_per_second == 0.5
+    assert made.rate_limits.max_concurrent_dispatches == 7
+    assert made.retry_config.max_attempts == -1
+    assert made.retry_config.max_retry_duration.total_seconds() == 90
+    assert made.retry_config.min_backoff.total_seconds() == 2
+    assert made.retry_config.max_backoff.total_seconds() == 3600
+    assert made.stackdriver_logging_config.sampling_ratio == 0.25
+
+
+def test_list_queues_is_sorted_and_paged(client: tasks_v2.CloudTasksClient) -> None:
+    """ListQueues gives the location's queues by name, page after page."""
+    for short in ("b", "c", "a", "a-1", "B"):
+        client.create_queue(parent=ELSEWHERE, queue=tasks_v2.Queue(name=f"{ELSEWHERE}/queues/{short}"))
+    pages = list(client.list_queues({"parent": ELSEWHERE, "page_size": 2}).pages)
+    assert [len(page.queues) for page in pages] == [2, 2, 1]
+    names = [queue.name.rpartition("/")[2] for page in pages for queue in page.queues]
+    assert names == ["B", "a", "a-1", "b", "c"]
+
+
+def test_list_queues_filters_by_state(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
+    """ListQueues with the documented filter gives the paused queues only."""
+    make_queue()
+    paused = make_queue()
+    client.pause_queue(name=paused)
+    assert [q.name for q in client.list_queues({"parent": LOCATION, "filter": "state: PAUSED"})] == [paused]
+
+
+def test_update_queue_changes_what_the_mask_names(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
+    """UpdateQueue with a mask leaves the other settings alone."""
+    name = make_queue(retry_config={"max_attempts": 3})
+    update = tasks_v2.Queue(name=name, retry_config={"max_attempts": 9}, rate_limits={"max_dispatches_per_second": 2})
+    client.update_queue(queue=update, update_mask=FieldMask(paths=["rate_limits.max_dispatches_per_second"]))
+    after = client.get_queue(name=name)
+    assert after.rate_limits.max_dispatches_per_second == 2
+    assert after.rate_limits.max_concurrent_dispatches == 1000
+    assert after.retry_config.max_attempts == 3
+
+
+def test_update_queue_without_a_mask_sets_every_field(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
+    """UpdateQueue without a mask brings what is left out back to its default."""
+    name = make_queue(retry_config={"max_attempts": 3}, stackdriver_logging_config={"sampling_ratio": 1})
+    after = client.update_queue(queue=tasks_v2.Queue(name=name, rate_limits={"max_concurrent_dispatches": 4}))
+    assert after == client.get_queue(name=name)
+    assert after.rate_limits.max_concurrent_dispatches == 4
+    assert after.retry_config.max_attempts == 100
+    assert after.stackdriver_logging_config.sampling_ratio == 0
+
+
+def test_update_queue_cannot_change_the_state(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    """UpdateQueue ignores output-only fields."""
+    update = tasks_v2.Queue(name=queue, state=State.PAUSED, retry_config={"max_attempts": 2})
+    assert client.update_queue(queue=update).state == State.RUNNING
+
+
+def test_update_queue_makes_a_queue_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
+    """UpdateQueue creates the queue when it is absent."""
+    name = f"{LOCATION}/queues/upserted"
+    made = client.update_queue(queue=tasks_v2.Queue(name=name, retry_config={"max_backoff": Duration(seconds=5)}))
+    assert made.retry_config.max_backoff.total_seconds() == 5
+    assert client.get_queue(name=name) == made
+    client.delete_queue(name=name)
+
+
+def test_delete_queue_takes_its_tasks_along(client: tasks_v2.CloudTasksClient, queue: str, enqueue: Enqueue) -> None:
+    """DeleteQueue removes a queue that still holds tasks."""
+    client.pause_queue(name=queue)
+    task = enqueue(queue, "http://127.0.0.1:9/")
+    client.delete_queue(name=queue)
+    assert queue not in [q.name for q in client.list_queues(parent=LOCATION)]
+    with pytest.raises(NotFound):
+        client.get_task(name=task.name)
+
+
+def test_pause_and_resume(client: tasks_v2.CloudTasksClient, queue: str, enqueue: Enqueue, target: Target) -> None:
+    """A paused queue accepts tasks and sends them when it is resumed."""
+    assert client.pause_queue(name=queue).state == State.PAUSED
+    assert client.get_queue(name=queue).state == State.PAUSED
+    task = enqueue(queue, target.url)
+    assert client.get_task(name=task.name).dispatch_count == 0
+    assert client.resume_queue(name=queue).state == State.RUNNING
+    (request,) = target.wait()
+    assert task.name.endswith("/" + request.headers["x-cloudtasks-taskname"])
+
+
+def test_a_paused_queue_holds_its_retries_back(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """What failed before the pause is tried again only after it."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 5}})
+    target.script(500)
+    task = enqueue(queue, target.url)
+    emulator.answered(task.name, 1)
+    emulator.client.pause_queue(name=queue)
+    emulator.advance(60)
+    other = enqueue(make_queue(), target.url)
+    target.wait(2)
+    emulator.gone(other.name)
+    assert emulator.client.get_task(name=task.name).dispatch_count == 1
+    emulator.client.resume_queue(name=queue)
+    assert target.wait(3)[2].headers["x-cloudtasks-taskretrycount"] == "1"
+
+
+def test_purge_removes_what_was_there_before(client: tasks_v2.CloudTasksClient, queue: str, enqueue: Enqueue) -> None:
+    """PurgeQueue deletes the tasks, notes the time and spares what is created after it."""
+    client.pause_queue(name=queue)
+    before = [enqueue(queue, "http://127.0.0.1:9/") for _ in range(5)]
+    purged = client.purge_queue(name=queue)
+    assert purged.purge_time >= before[-1].create_time
+    assert client.get_queue(name=queue).purge_time == purged.purge_time
+    assert list(client.list_tasks(parent=queue)) == []
+    after = enqueue(queue, "http://127.0.0.1:9/")
+    assert [task.name for task in client.list_tasks(parent=queue)] == [after.name]
+    assert client.get_queue(name=queue).state == State.PAUSED
+
+
+def test_a_queues_name_is_free_again_after_three_days(
+    emulator: Emulator, client: tasks_v2.CloudTasksClient, queue: str
+) -> None:
+    """A deleted queue's name can be used again when its tombstone is gone, and the new queue is empty."""
+    client.delete_queue(name=queue)
+    emulator.advance(3 * 86_400 + 1)
+    client.create_queue(parent=LOCATION, queue=tasks_v2.Queue(name=queue))
+    assert list(client.list_tasks(parent=queue)) == []

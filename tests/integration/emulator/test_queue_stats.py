@@ -1,0 +1,118 @@
+"""Queues with statistics: `google.cloud.tasks.v2beta3`, through Google's own client."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from google.cloud import tasks_v2beta3
+from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTasksGrpcTransport
+
+from tests.integration.conftest import LOCATION, Emulator, Enqueue, HeldAnswer, MakeQueue, Target
+
+NOWHERE = "http://127.0.0.1:9/"
+
+
+@pytest.fixture(scope="module")
+def beta(emulator: Emulator) -> tasks_v2beta3.CloudTasksClient:
+    """Give Google's v2beta3 client on the file's emulator."""
+    return tasks_v2beta3.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=emulator.channel))
+
+
+def stats(beta: tasks_v2beta3.CloudTasksClient, queue: str) -> tasks_v2beta3.QueueStats:
+    """Read a queue's statistics."""
+    return beta.get_queue({"name": queue, "read_mask": "stats"}).stats
+
+
+def test_get_queue_translates_the_queue(beta: tasks_v2beta3.CloudTasksClient, make_queue: MakeQueue) -> None:
+    """A queue made through v2 is the same queue in v2beta3."""
+    name = make_queue(
+        rate_limits={"max_dispatches_per_second": 3},
+        retry_config={"max_attempts": 7, "min_backoff": {"seconds": 2}},
+        stackdriver_logging_config={"sampling_ratio": 0.5},
+        http_target={"uri_override": {"host": "example.com"}, "http_method": "PUT"},
+    )
+    queue = beta.get_queue(name=name)
+    assert queue.name == name
+    assert queue.state == tasks_v2beta3.Queue.State.RUNNING
+    assert queue.rate_limits.max_dispatches_per_second == 3
+    assert queue.retry_config.max_attempts == 7
+    assert queue.retry_config.min_backoff == timedelta(seconds=2)
+    assert queue.stackdriver_logging_config.sampling_ratio == 0.5
+    assert queue.http_target.uri_override.host == "example.com"
+    assert queue.http_target.http_method == tasks_v2beta3.HttpMethod.PUT
+    assert queue.type_ == tasks_v2beta3.Queue.Type.PUSH
+    assert "stats" not in queue
+
+
+def test_a_mask_selects_the_fields(
+    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str, enqueue: Enqueue
+) -> None:
+    """Only what the read mask names is returned; statistics come on request."""
+    emulator.client.pause_queue(name=queue)
+    enqueue(queue, NOWHERE)
+    shown = beta.get_queue({"name": queue, "read_mask": "name,state,stats"})
+    assert (shown.name, shown.state) == (queue, tasks_v2beta3.Queue.State.PAUSED)
+    assert shown.stats.tasks_count == 1
+    assert "rate_limits" not in shown
+    assert "retry_config" not in shown
+
+
+def test_list_queues_with_statistics(
+    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue
+) -> None:
+    """ListQueues gives the statistics of every queue."""
+    filled, empty = make_queue(), make_queue()
+    emulator.client.pause_queue(name=filled)
+    for _ in range(3):
+        enqueue(filled, NOWHERE)
+    listed = {q.name: q.stats.tasks_count for q in beta.list_queues({"parent": LOCATION, "read_mask": "name,stats"})}
+    assert (listed[filled], listed[empty]) == (3, 0)
+
+
+def test_the_counts_follow_the_tasks(
+    beta: tasks_v2beta3.CloudTasksClient,
+    emulator: Emulator,
+    make_queue: MakeQueue,
+    enqueue: Enqueue,
+    target: Target,
+    held_answer: HeldAnswer,
+) -> None:
+    """Waiting and running tasks, and the answers of the last minute, are counted."""
+    queue = make_queue(rate_limits={"max_concurrent_dispatches": 1})
+    held = held_answer()
+    target.script(held)
+    tasks = [enqueue(queue, target.url) for _ in range(3)]
+    target.wait()
+    running = stats(beta, queue)
+    assert (running.tasks_count, running.concurrent_dispatches_count) == (3, 1)
+    assert running.executed_last_minute_count == 0
+    held.release()
+    for task in tasks:
+        emulator.gone(task.name)
+    done = stats(beta, queue)
+    assert (done.tasks_count, done.concurrent_dispatches_count, done.executed_last_minute_count) == (0, 0, 3)
+    emulator.advance(61)
+    assert stats(beta, queue).executed_last_minute_count == 0
+
+
+def test_the_next_schedule_time(
+    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str, enqueue: Enqueue
+) -> None:
+    """`oldest_estimated_arrival_time` is the nearest schedule time, and the rate is the queue's."""
+    emulator.client.pause_queue(name=queue)
+    now = enqueue(queue, NOWHERE).schedule_time
+    (first,) = emulator.client.list_tasks(parent=queue)
+    emulator.client.delete_task(name=first.name)
+    for hours in (5, 2, 9):
+        enqueue(queue, NOWHERE, schedule_time=now + timedelta(hours=hours))
+    shown = stats(beta, queue)
+    assert shown.oldest_estimated_arrival_time == now + timedelta(hours=2)
+    assert shown.effective_execution_rate == 500
+
+
+def test_an_empty_queue_has_no_oldest_task(beta: tasks_v2beta3.CloudTasksClient, queue: str) -> None:
+    """Statistics of an empty queue are zeroes and no time."""
+    empty = stats(beta, queue)
+    assert (empty.tasks_count, empty.concurrent_dispatches_count) == (0, 0)
+    assert "oldest_estimated_arrival_time" not in empty

@@ -1,0 +1,198 @@
+"""When a failed task is tried again, and when it is given up; the emulator's clock is moved, nobody waits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Emulator, Enqueue, HeldAnswer, MakeQueue, Target
+
+
+def delays(emulator: Emulator, name: str, count: int) -> list[float]:
+    """Fail `count` attempts of a task, moving the clock to the next each time; give the seconds between."""
+    found = []
+    for number in range(1, count + 1):
+        task = emulator.answered(name, number)
+        delay = task.schedule_time - task.last_attempt.response_time
+        found.append(round(delay.total_seconds(), 3))
+        emulator.advance(delay.total_seconds())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#RetryConfig
+        ({"min": 10, "max": 300, "doublings": 3}, [10, 20, 40, 80, 160, 240, 300, 300]),
+        ({"min": 10, "max": 45, "doublings": 1}, [10, 20, 40, 45, 45]),
+        ({"min": 1, "max": 5, "doublings": 16}, [1, 2, 4, 5, 5]),
+        ({"min": 7, "max": 7, "doublings": 5}, [7, 7, 7]),
+    ],
+)
+@pytest.mark.parametrize("level", ["queue", "task"])
+def test_the_documented_backoff(
+    emulator: Emulator,
+    make_queue: MakeQueue,
+    enqueue: Enqueue,
+    target: Target,
+    level: str,
+    config: dict[str, int],
+    expected: list[float],
+) -> None:
+    """The delays double, then grow evenly, then stay at the maximum; a task's own configuration wins."""
+    retry = {
+        "max_attempts": 50,
+        "min_backoff": {"seconds": config["min"]},
+        "max_backoff": {"seconds": config["max"]},
+        "max_doublings": config["doublings"],
+    }
+    other: dict[str, Any] = {"retry_config": {"min_backoff": {"seconds": 1000}}}
+    queue = make_queue(**({"retry_config": retry} if level == "queue" else other))
+    target.script(*[500] * len(expected))
+    task = enqueue(queue, target.url, **({"retry_config": retry} if level == "task" else {}))
+    assert delays(emulator, task.name, len(expected)) == expected
+    emulator.gone(task.name)
+    assert len(target.received) == len(expected) + 1
+
+
+def test_no_doublings(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+    """A queue whose doublings are set to 0 by name adds the minimum each time."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 10}, "max_backoff": {"seconds": 45}})
+    mask = {"paths": ["retry_config.max_doublings"]}
+    emulator.client.update_queue({"queue": {"name": queue, "retry_config": {"max_doublings": 0}}, "update_mask": mask})
+    target.script(*[500] * 6)
+    assert delays(emulator, enqueue(queue, target.url).name, 6) == [10, 20, 30, 40, 45, 45]
+
+
+def test_the_next_attempts_eta(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+    """A retry's TaskETA is the schedule time that GetTask showed."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 30}})
+    target.script(500)
+    failed = emulator.answered(enqueue(queue, target.url).name, 1)
+    emulator.advance(31)
+    eta = float(target.wait(2)[1].headers["x-cloudtasks-tasketa"])
+    assert abs(eta - failed.schedule_time.timestamp()) < 2e-6
+
+
+def test_a_future_task_is_sent_when_it_is_due(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
+    """A schedule time ahead is waited for; what is due meanwhile goes first."""
+    now = enqueue(queue, target.url).schedule_time
+    later = enqueue(queue, target.url, schedule_time=now + timedelta(days=20))
+    sooner = enqueue(queue, target.url, schedule_time=now + timedelta(hours=1))
+    target.wait(1)
+    emulator.advance(3_600)
+    second = target.wait(2)[1]
+    assert sooner.name.endswith(second.headers["x-cloudtasks-taskname"])
+    assert emulator.client.get_task(name=later.name).dispatch_count == 0
+    emulator.advance(20 * 86_400)
+    assert later.name.endswith(target.wait(3)[2].headers["x-cloudtasks-taskname"])
+
+
+@pytest.mark.parametrize(("level", "attempts"), [("queue", 1), ("queue", 3), ("task", 1), ("task", 2)])
+def test_max_attempts(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, level: str, attempts: int
+) -> None:
+    """After its last attempt a task is deleted, whether the number is the queue's or its own."""
+    quick = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
+    limit = {"max_attempts": attempts}
+    queue = make_queue(retry_config={**quick, **(limit if level == "queue" else {})})
+    target.script(*[500] * 10)
+    task = enqueue(queue, target.url, **({"retry_config": {**quick, **limit}} if level == "task" else {}))
+    assert "no longer exists" in emulator.gone(task.name)
+    assert len(target.received) == attempts
+
+
+def test_both_limits_must_be_reached(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """With attempts and duration limited, a task goes on until both are used up."""
+    minute = {"seconds": 60}
+    queue = make_queue(
+        retry_config={
+            "max_attempts": 2,
+            "max_retry_duration": {"seconds": 100},
+            "min_backoff": minute,
+            "max_backoff": minute,
+        }
+    )
+    target.script(*[500] * 10)
+    task = enqueue(queue, target.url)
+    assert delays(emulator, task.name, 2) == [60, 60]
+    emulator.gone(task.name)
+    assert len(target.received) == 3
+
+
+def test_a_duration_alone_ends_a_task(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """With unlimited attempts the retry duration, from the first attempt on, decides."""
+    queue = make_queue(
+        retry_config={
+            "max_attempts": -1,
+            "max_retry_duration": {"seconds": 50},
+            "min_backoff": {"seconds": 20},
+            "max_backoff": {"seconds": 20},
+        }
+    )
+    target.script(*[500] * 10)
+    task = enqueue(queue, target.url)
+    assert delays(emulator, task.name, 3) == [20, 20, 20]
+    emulator.gone(task.name)
+    assert len(target.received) == 4
+
+
+def test_a_changed_configuration_counts_for_waiting_tasks(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """UpdateQueue lowers the attempts of tasks that are in the queue already."""
+    queue = make_queue(retry_config={"max_attempts": 100, "min_backoff": {"seconds": 10}})
+    target.script(500, 500, 500)
+    task = enqueue(queue, target.url)
+    emulator.answered(task.name, 1)
+    emulator.client.update_queue({"queue": {"name": queue, "retry_config": {"max_attempts": 2}}})
+    emulator.advance(10)
+    emulator.gone(task.name)
+    assert len(target.received) == 2
+
+
+def test_concurrency_is_bounded(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, held_answer: HeldAnswer
+) -> None:
+    """No more attempts are open than `max_concurrent_dispatches`; the next begins when one ends."""
+    queue = make_queue(rate_limits={"max_concurrent_dispatches": 2})
+    held = [held_answer() for _ in range(4)]
+    target.script(*held)
+    for _ in range(4):
+        enqueue(queue, target.url)
+    target.wait(2)
+    assert _running(emulator, queue) == 2
+    held[0].release()
+    target.wait(3)
+    assert _running(emulator, queue) == 2
+    for one in held:
+        one.release()
+    target.wait(4)
+
+
+def _running(emulator: Emulator, queue: str) -> int:
+    return sum(task.dispatch_count - task.response_count for task in emulator.client.list_tasks(parent=queue))
+
+
+def test_the_rate_is_a_token_bucket(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """A burst goes out at once; what is beyond waits for the rate."""
+    queue = make_queue(rate_limits={"max_dispatches_per_second": 0.01})
+    burst = emulator.client.get_queue(name=queue).rate_limits.max_burst_size
+    for _ in range(burst + 2):
+        enqueue(queue, target.url)
+    target.wait(burst)
+    (*_, last) = emulator.client.list_tasks(parent=queue)
+    assert last.dispatch_count == 0
+    emulator.advance(100)
+    target.wait(burst + 1)
+    emulator.until(lambda: len(list(emulator.client.list_tasks(parent=queue))) == 1)
+    emulator.advance(100)
+    target.wait(burst + 2)

@@ -1,0 +1,206 @@
+"""Every RPC on single tasks, called through Google's own client."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from google.api_core.exceptions import NotFound
+from google.cloud import tasks_v2
+
+from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
+
+NOWHERE = "http://127.0.0.1:9/"
+View = tasks_v2.Task.View
+
+
+@pytest.fixture
+def paused(client: tasks_v2.CloudTasksClient, queue: str) -> str:
+    """Give a queue that sends nothing."""
+    client.pause_queue(name=queue)
+    return queue
+
+
+def test_create_task_answers_what_is_stored(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue) -> None:
+    """CreateTask fills name, times, deadline, method and User-Agent, and shows no body."""
+    task = enqueue(paused, "http://example.com/a", {"headers": {"content-type": "text/x"}, "body": b"secret"})
+    assert re.fullmatch(re.escape(paused) + r"/tasks/\d{17,20}", task.name)
+    assert task.create_time.microsecond == 0
+    assert timedelta(0) <= task.schedule_time - task.create_time < timedelta(seconds=1)
+    assert task.dispatch_deadline == timedelta(minutes=10)
+    assert task.view == View.BASIC
+    assert task.http_request.http_method == tasks_v2.HttpMethod.POST
+    assert dict(task.http_request.headers) == {"content-type": "text/x", "User-Agent": "Google-Cloud-Tasks"}
+    assert task.http_request.body == b""
+    assert (task.dispatch_count, task.response_count) == (0, 0)
+    assert client.get_task(name=task.name) == task
+
+
+@pytest.mark.parametrize(("view", "body"), [(View.BASIC, b""), (View.FULL, b"\x00\xffpayload")])
+def test_the_view_decides_about_the_body(
+    client: tasks_v2.CloudTasksClient, paused: str, view: tasks_v2.Task.View, body: bytes
+) -> None:
+    """Create, Get and List show the body in the FULL view only, and echo the view."""
+    task = {"http_request": {"url": NOWHERE, "body": b"\x00\xffpayload"}}
+    made = client.create_task({"parent": paused, "task": task, "response_view": view})
+    got = client.get_task({"name": made.name, "response_view": view})
+    (listed,) = client.list_tasks({"parent": paused, "response_view": view})
+    for shown in (made, got, listed):
+        assert shown.http_request.body == body
+        assert shown.view == view
+    assert made == got == listed
+
+
+def test_a_task_keeps_everything_that_was_given(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """A task with every field of an HTTP request comes back as it was sent."""
+    sent = tasks_v2.Task(
+        name=f"{paused}/tasks/my_own-ID",
+        http_request={
+            "url": "https://example.com/run?day=1",
+            "http_method": "PUT",
+            "headers": {"X-One": "1", "User-Agent": "mine"},
+            "body": b"{}",
+            "oidc_token": {"service_account_email": "sa@demo.iam.gserviceaccount.com", "audience": "https://a"},
+        },
+        dispatch_deadline={"seconds": 20},
+        retry_config={"max_attempts": 2, "min_backoff": {"seconds": 1}},
+    )
+    client.create_task(parent=paused, task=sent)
+    got = client.get_task({"name": sent.name, "response_view": "FULL"})
+    assert got.name == sent.name
+    assert got.dispatch_deadline == timedelta(seconds=20)
+    assert got.retry_config.max_attempts == 2
+    assert got.retry_config.min_backoff == timedelta(seconds=1)
+    got.http_request.headers["User-Agent"] = "mine"
+    assert got.http_request == sent.http_request
+
+
+def test_a_time_in_the_past_means_now(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue) -> None:
+    """CreateTask moves a schedule time of the past to the present."""
+    now = enqueue(paused, NOWHERE).schedule_time
+    assert enqueue(paused, NOWHERE, schedule_time=now - timedelta(days=400)).schedule_time >= now
+
+
+def test_a_time_ahead_is_kept_to_the_microsecond(paused: str, enqueue: Enqueue) -> None:
+    """CreateTask keeps a future schedule time as it was given."""
+    due = enqueue(paused, NOWHERE).schedule_time + timedelta(days=29, microseconds=123)
+    assert enqueue(paused, NOWHERE, schedule_time=due).schedule_time == due
+
+
+def test_list_tasks_gives_every_task_once(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue) -> None:
+    """ListTasks pages through the whole queue."""
+    made = {enqueue(paused, NOWHERE).name for _ in range(25)}
+    pages = list(client.list_tasks({"parent": paused, "page_size": 10}).pages)
+    listed = [task.name for page in pages for task in page.tasks]
+    assert all(len(page.tasks) <= 10 for page in pages)
+    assert len(listed) == 25
+    assert set(listed) == made
+
+
+def test_list_tasks_goes_on_when_the_queue_changes(
+    client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue
+) -> None:
+    """A task that stays in the queue is listed once although others go between two pages."""
+    made = [enqueue(paused, NOWHERE).name for _ in range(12)]
+    first = next(iter(client.list_tasks({"parent": paused, "page_size": 4}).pages))
+    seen = [task.name for task in first.tasks]
+    gone = [seen[-1], next(name for name in made if name not in seen)]
+    for name in gone:
+        client.delete_task(name=name)
+    rest = client.list_tasks({"parent": paused, "page_size": 4, "page_token": first.next_page_token})
+    seen += [task.name for task in rest]
+    assert sorted(set(seen) - set(gone)) == sorted(set(made) - set(gone))
+    assert len(seen) == len(set(seen))
+
+
+def test_list_tasks_of_an_empty_queue(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    """ListTasks of a queue without tasks is one empty page."""
+    assert list(client.list_tasks(parent=queue)) == []
+
+
+def test_delete_task(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue, target: Target) -> None:
+    """A deleted task is never sent."""
+    deleted, kept = enqueue(paused, target.url), enqueue(paused, target.url)
+    client.delete_task(name=deleted.name)
+    assert [task.name for task in client.list_tasks(parent=paused)] == [kept.name]
+    client.resume_queue(name=paused)
+    (request,) = target.wait()
+    assert kept.name.endswith(request.headers["x-cloudtasks-taskname"])
+
+
+def test_delete_a_task_while_it_runs(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """A task deleted during its attempt is gone at once and not tried again."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 1}})
+    target.script(500)
+    task = enqueue(queue, target.url)
+    emulator.answered(task.name, 1)
+    emulator.client.delete_task(name=task.name)
+    emulator.advance(100)
+    last = enqueue(queue, target.url)
+    names = [request.headers["x-cloudtasks-taskname"] for request in target.wait(2)]
+    assert names == [task.name.rpartition("/")[2], last.name.rpartition("/")[2]]
+
+
+def test_run_task_sends_it_now_even_from_a_paused_queue(
+    emulator: Emulator, client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue, target: Target
+) -> None:
+    """RunTask ignores pause and schedule time; after success the task is gone."""
+    due = enqueue(paused, NOWHERE).schedule_time + timedelta(days=10)
+    task = enqueue(paused, target.url, {"body": b"run me"}, schedule_time=due)
+    assert client.run_task(name=task.name).name == task.name
+    (request,) = target.wait()
+    assert request.body == b"run me"
+    assert "existed recently" in emulator.gone(task.name)
+
+
+def test_run_task_answers_the_task_before_its_response(
+    client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue, target: Target
+) -> None:
+    """RunTask shows the task as dispatched and not yet answered, in the view asked for."""
+    task = enqueue(paused, target.url, {"body": b"x"})
+    running = client.run_task({"name": task.name, "response_view": View.FULL})
+    assert (running.dispatch_count, running.response_count) == (1, 0)
+    assert running.http_request.body == b"x"
+    assert running.first_attempt.dispatch_time >= task.schedule_time
+    target.wait()
+
+
+def test_a_failed_run_is_scheduled_from_the_call(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """After a failed RunTask the task is due a backoff after the call, not at its old time."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 50}})
+    emulator.client.pause_queue(name=queue)
+    now = enqueue(queue, NOWHERE).schedule_time
+    task = enqueue(queue, target.url, schedule_time=now + timedelta(days=3))
+    target.script(500)
+    emulator.client.run_task(name=task.name)
+    failed = emulator.answered(task.name, 1)
+    assert timedelta(0) <= failed.schedule_time - now - timedelta(seconds=50) < timedelta(seconds=20)
+    assert failed.last_attempt.response_status.message == "INTERNAL(13): HTTP status code 500"
+
+
+def test_a_task_is_kept_31_days_and_no_longer(
+    emulator: Emulator, client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue
+) -> None:
+    """A task that was never sent is deleted 31 days after it was created."""
+    task = enqueue(paused, NOWHERE)
+    emulator.advance(31 * 86_400 - 60)
+    assert client.get_task(name=task.name).name == task.name
+    emulator.advance(120)
+    with pytest.raises(NotFound):
+        client.get_task(name=task.name)
+    assert list(client.list_tasks(parent=paused)) == []
+
+
+def test_a_large_page_is_cut(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """A page never holds more than 1,000 tasks."""
+    requests = [{"parent": paused, "task": {"http_request": {"url": NOWHERE}}} for _ in range(100)]
+    for _ in range(11):
+        client.batch_create_tasks({"parent": paused, "requests": requests})
+    pages = list(client.list_tasks({"parent": paused, "page_size": 5_000}).pages)
+    assert max(len(page.tasks) for page in pages) <= 1_000
+    assert sum(len(page.tasks) for page in pages) == 1_100

@@ -1,0 +1,67 @@
+"""`--wait-for-loopback`: tasks for a function that is not served yet wait for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
+
+
+@pytest.fixture(scope="module")
+def emulator_arguments() -> list[str]:
+    """Run the file's emulator with the flag."""
+    return ["--wait-for-loopback"]
+
+
+def test_no_attempt_is_spent_while_nobody_listens(
+    emulator: Emulator,
+    make_queue: MakeQueue,
+    enqueue: Enqueue,
+    target: Target,
+    free_port: int,
+) -> None:
+    """A refused loopback connection costs nothing; when somebody listens the tasks arrive as first attempts."""
+    queue = make_queue(retry_config={"max_attempts": 1})
+    waiting = [enqueue(queue, f"http://127.0.0.1:{free_port}/{number}") for number in range(5)]
+    emulator.advance(10)
+    served = enqueue(queue, target.url)
+    target.wait()
+    emulator.gone(served.name)
+    for task in waiting:
+        assert emulator.client.get_task(name=task.name).dispatch_count == 0
+    with Target(free_port) as late:
+        emulator.advance(2)
+        requests = late.wait(5)
+        assert sorted(request.path for request in requests) == ["/0", "/1", "/2", "/3", "/4"]
+        assert {request.headers["x-cloudtasks-taskretrycount"] for request in requests} == {"0"}
+        for task in waiting:
+            emulator.gone(task.name)
+
+
+def test_they_can_be_deleted_while_they_wait(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, free_port: int
+) -> None:
+    """Waiting tasks are listed, deleted and purged like others."""
+    queue = make_queue()
+    first, second = (enqueue(queue, f"http://localhost:{free_port}/") for _ in range(2))
+    assert {task.name for task in emulator.client.list_tasks(parent=queue)} == {first.name, second.name}
+    emulator.client.delete_task(name=first.name)
+    emulator.client.purge_queue(name=queue)
+    assert list(emulator.client.list_tasks(parent=queue)) == []
+
+
+def test_a_server_that_goes_and_comes_back(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, free_port: int
+) -> None:
+    """A task that failed while its function was served waits when the function is gone."""
+    queue = make_queue(retry_config={"max_attempts": 2, "min_backoff": {"seconds": 5}})
+    with Target(free_port) as early:
+        early.script(500)
+        task = enqueue(queue, early.url)
+        emulator.answered(task.name, 1)
+    emulator.advance(60)
+    assert emulator.client.get_task(name=task.name).dispatch_count == 1
+    with Target(free_port) as late:
+        emulator.advance(2)
+        assert late.wait()[0].headers["x-cloudtasks-taskretrycount"] == "1"
+        emulator.gone(task.name)
