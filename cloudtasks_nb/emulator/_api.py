@@ -36,9 +36,10 @@ def all_calls(engine: Engine) -> dict[str, Call]:
 
 
 def _with_faults(engine: Engine, method: str, call: Call) -> Call:
-    faults = engine.faults
+    faults, called = engine.faults, engine.committer.called
 
     async def answer(wire: bytes) -> bytes:
+        called()
         fault = faults.take(method)
         if fault is None:
             return await call(wire)

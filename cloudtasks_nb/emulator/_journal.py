@@ -76,7 +76,6 @@ class Journal:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         self._pending: dict[Write, list[tuple[Any, ...]]] = {write: [] for write in Write}
-        self._count = 0
         self._writer = self._connect()
         self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
         self._writer.executescript(_SCHEMA)
@@ -90,12 +89,11 @@ class Journal:
         self.close()
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._pending.values()))
 
     def put(self, write: Write, row: tuple[Any, ...]) -> None:
         """Collect a write; it is neither visible nor safe before `commit`."""
         self._pending[write].append(row)
-        self._count += 1
 
     def apply(self) -> None:
         """Give what was collected to SQLite as one transaction, still open."""
@@ -104,7 +102,6 @@ class Journal:
             if rows:
                 self._writer.executemany(write, rows)
                 rows.clear()
-        self._count = 0
 
     def commit(self) -> None:
         """Commit what was applied; may run in another thread while writes are collected."""
@@ -116,7 +113,6 @@ class Journal:
             self._writer.execute("ROLLBACK")
         for rows in self._pending.values():
             rows.clear()
-        self._count = 0
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query over what is committed."""
@@ -151,7 +147,7 @@ class Journal:
 
     def close(self) -> None:
         """Commit what is left and close the file."""
-        if self._count:
+        if len(self):
             self.apply()
             self.commit()
         self._reader.close()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cloudtasks_nb.emulator._attempts import Attempts
 from cloudtasks_nb.emulator._journal import Journal, Write
+from cloudtasks_nb.emulator._tasks import NewTask
 
 __all__ = ["Kind", "OperationsLog", "Record", "Subject"]
 
@@ -22,6 +23,9 @@ class Kind(IntEnum):
     DISPATCH = 2
     RESPONSE = 3
     DELETION = 4
+
+
+_CREATION = Kind.CREATION.value
 
 
 class Record(NamedTuple):
@@ -81,9 +85,28 @@ class OperationsLog:
         if self._delay and self.longest_delay == self._delay:
             self._journal.put(Write.SETTING, (_DELAY_SETTING, str(self._delay)))
 
-    def created(self, subject: Subject, due: int, now: int) -> None:
+    def created(self, q: int, ratio: float, task: NewTask, now: int) -> None:
         """Log that a task was created."""
-        self._append(Kind.CREATION, subject, now, (due, 0, 0, 0, 0, 0))
+        if ratio < 1.0 and _random.random() >= ratio:
+            return
+        self._latest = max(self._latest + 1, now)
+        row = (
+            self._latest,
+            q,
+            _CREATION,
+            now,
+            now + self._delay,
+            task.id,
+            task.target,
+            task.kind,
+            task.due,
+            0,
+            0,
+            0,
+            0,
+            0,
+        )
+        self._journal.put(Write.LOG, row)
 
     def deleted(self, subject: Subject, now: int) -> None:
         """Log that a task was deleted on request."""

@@ -183,15 +183,14 @@ class Store:
 
     # Tasks
 
-    def add(self, queue: QueueState, task: NewTask) -> int:
-        """Add a task and return its number.
+    def add(self, queue: QueueState, task: NewTask, now: int) -> None:
+        """Add a task that was taken in at `now`.
 
         Raises
         ------
         RefusedError
             If the id is taken, or was until recently.
         """
-        now = self._clock.now()
         if task.id in queue.live:
             raise RefusedError("ALREADY_EXISTS", "Requested entity already exists")
         if queue.tombs and queue.tombs.get(task.id, 0) > now:
@@ -204,8 +203,7 @@ class Store:
         self._fresh.append((queue, number, task.due))
         ratio = queue.config.sampling_ratio
         if ratio:
-            self.log.created(Subject(queue.q, ratio, task.id, task.target, task.kind), task.due, now)
-        return number
+            self.log.created(queue.q, ratio, task, now)
 
     def number_of(self, queue: QueueState, task_id: str) -> int:
         """Return the number of a task.

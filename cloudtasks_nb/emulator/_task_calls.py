@@ -63,8 +63,9 @@ class TaskCalls:
         """Add a task."""
         request = self._pb.CreateTaskRequest.FromString(wire)
         queue = self._queue_to_fill(request.parent)
-        task = self._taken_in(request, queue)
-        self._store.add(queue, task)
+        now = self._engine.clock.now()
+        task = self._taken_in(request, queue, now)
+        self._store.add(queue, task, now)
         await self._engine.committer.commit()
         return self._shown(task_wire(task.head, task.due, None, task.body, request.response_view))
 
@@ -108,14 +109,16 @@ class TaskCalls:
         request = self._pb.BatchCreateTasksRequest.FromString(wire)
         queue = self._queue_to_fill(request.parent)
         _check_count("requests", len(request.requests), _MAX_CREATE)
-        if any(item.parent not in {request.parent, ""} for item in request.requests):
+        if not {item.parent for item in request.requests} <= {request.parent, ""}:
             raise RefusedError(
                 "INVALID_ARGUMENT", "The parent of each request must be the same as the parent of the batch."
             )
 
+        now = self._engine.clock.now()
+
         def create(item: Any) -> bytes:
-            task = self._taken_in(item, queue)
-            self._store.add(queue, task)
+            task = self._taken_in(item, queue, now)
+            self._store.add(queue, task, now)
             wire = task_wire(task.head, task.due, None, task.body, item.response_view)
             return len_field(1, self._shown(wire))
 
@@ -175,9 +178,9 @@ class TaskCalls:
     def _shown(self, task: bytes) -> bytes:
         return task if self._plain else as_beta(task)
 
-    def _taken_in(self, request: Any, queue: QueueState) -> NewTask:
+    def _taken_in(self, request: Any, queue: QueueState, now: int) -> NewTask:
         task = request.task if self._plain else v2.Task.FromString(as_v2(request.task.SerializeToString()))
-        return take_in(task, queue.name, self._engine.clock.now())
+        return take_in(task, queue.name, now)
 
     def _queue(self, name: str) -> QueueState:
         queue = self._store.contents.queues.get(name)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cloudtasks_nb.emulator._clock import DAY, SECOND
 from cloudtasks_nb.emulator._pb import v2
-from cloudtasks_nb.emulator._queues import check_retry, duration, set_duration
+from cloudtasks_nb.emulator._queues import check_retry, duration
 from cloudtasks_nb.emulator._refusal import RefusedError, help_link
 from cloudtasks_nb.emulator._regions import app_engine_host
+from cloudtasks_nb.emulator._wire import int_field, len_field, timestamp, varint
 
 __all__ = ["APP_ENGINE_AGENT", "HTTP_AGENT", "METHODS", "NewTask", "take_in"]
 
@@ -22,14 +23,17 @@ METHODS = ("POST", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
 HTTP_AGENT = "Google-Cloud-Tasks"
 APP_ENGINE_AGENT = "AppEngine-Google; (+http://code.google.com/appengine)"
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+_ID_PART = re.compile(r"/tasks/[A-Za-z0-9_-]{1,500}")
 _QUEUE_OF = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks/(.*)", re.DOTALL)
-_POST, _PUT, _PATCH = 1, 4, 6
 _MAX_STORED = 2**20 - 7  # measured against the real service, on the stored form of the task
 _MAX_URL = 2083
 _MAX_HEADERS = 80 * 1024
 _MAX_AHEAD = 30 * DAY
-_OUTPUT_ONLY = ("create_time", "dispatch_count", "response_count", "first_attempt", "last_attempt", "view")
+# Keys of the fields of `Task`, and pieces that most tasks have in common.
+_APP_ENGINE_FIELD, _HTTP_FIELD = b"\x12", b"\x1a"
+_DEFAULT_DEADLINE = len_field(6, int_field(1, 600))
+_HTTP_AGENT_HEADER = len_field(3, len_field(1, b"User-Agent") + len_field(2, HTTP_AGENT.encode()))
+_POST_AND_HTTP_AGENT_HEADER = int_field(2, 1) + _HTTP_AGENT_HEADER
 # Ids are names, not secrets; the module's generator is three times faster than the system's.
 _random = random.Random()  # noqa: S311
 
@@ -62,66 +66,79 @@ def take_in(task: Any, queue: str, now: int) -> NewTask:
     RefusedError
         If the task is not valid.
     """
-    task_id = _identified(task, queue)
+    name, task_id = _identified(task, queue)
     kind = task.WhichOneof("message_type")
-    if kind is None:
+    if kind == "http_request":
+        field, target_type = _HTTP_FIELD, "HTTP"
+        deadline = _deadline(task, _DEFAULT_DEADLINE, 1800 * SECOND, "30m")
+        request, body, target = _http_wire(task.http_request)
+    elif kind is not None:
+        field, target_type = _APP_ENGINE_FIELD, "APP_ENGINE_HTTP"
+        deadline = _deadline(task, b"", (24 * 3600 + 15) * SECOND, "24h15s")
+        request, body, target = _app_engine_wire(task.app_engine_http_request, queue)
+    else:
         raise RefusedError("INVALID_ARGUMENT", "Task.payload_type is not set.")
-    for field in _OUTPUT_ONLY:
-        task.ClearField(field)
-    due = _scheduled(task, now)
-    if task.HasField("retry_config"):
-        check_retry(task.retry_config)
-    # Stored whole seconds: the API truncates the time of creation.
-    task.create_time.seconds = now // SECOND
-    target = _complete_http(task) if kind == "http_request" else _complete_app_engine(task, queue)
-    request = getattr(task, kind)
-    body = request.body
-    request.ClearField("body")
-    head = task.SerializeToString()
+    due = _scheduled(task, now) if task.HasField("schedule_time") else now
+    encoded = name.encode()
+    # Only these fields are stored: whatever else a client sends is output only.
+    head = b"".join(
+        (
+            b"\x0a",
+            varint(len(encoded)),
+            encoded,
+            field,
+            varint(len(request)),
+            request,
+            _created(now // SECOND),
+            deadline,
+            _retry(task) if task.HasField("retry_config") else b"",
+        )
+    )
     if len(head) + len(body) > _MAX_HEADERS:
         _check_size(head, body, due, kind)
-    return NewTask(task_id, due, head, body, target, "HTTP" if kind == "http_request" else "APP_ENGINE_HTTP")
+    return NewTask(task_id, due, head, body, target, target_type)
 
 
-def _identified(task: Any, queue: str) -> str:
+def _identified(task: Any, queue: str) -> tuple[str, str]:
+    """Return the task's name and short id, made up if the client gave none."""
     name = task.name
     if not name:
-        task_id = str(_random.randrange(10**18, 10**19))
-        task.name = f"{queue}/tasks/{task_id}"
-        return task_id
+        made_up = str(_random.randrange(10**18, 10**19))
+        return f"{queue}/tasks/{made_up}", made_up
+    if name.startswith(queue) and _ID_PART.fullmatch(name, len(queue)):
+        return name, name[len(queue) + len("/tasks/") :]
+    raise _misnamed(name, queue)
+
+
+def _misnamed(name: str, queue: str) -> RefusedError:
     match = _QUEUE_OF.fullmatch(name)
     if match is None:
-        raise RefusedError(
+        return RefusedError(
             "INVALID_ARGUMENT",
             'Task name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>'
             '/tasks/<TASK_ID>"',
         )
-    named_queue, named_id = match.groups()
-    if named_queue != queue:
-        raise RefusedError(
+    if match[1] != queue:
+        return RefusedError(
             "INVALID_ARGUMENT",
             f"The queue name from request ('{queue}') must be the same as the queue name in the named task "
-            f"('{named_queue}').",
+            f"('{match[1]}').",
         )
-    if _ID.fullmatch(named_id) is None:
-        raise RefusedError(
-            "INVALID_ARGUMENT",
-            f'Task ID "{named_id}" can contain only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or '
-            "underscores (_). Task ID must between 1 and 500 characters.",
-            [
-                help_link(
-                    "Definition of task ID",
-                    "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks"
-                    "#Task.FIELDS.name",
-                )
-            ],
-        )
-    return str(named_id)
+    return RefusedError(
+        "INVALID_ARGUMENT",
+        f'Task ID "{match[2]}" can contain only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or '
+        "underscores (_). Task ID must between 1 and 500 characters.",
+        [
+            help_link(
+                "Definition of task ID",
+                "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks"
+                "#Task.FIELDS.name",
+            )
+        ],
+    )
 
 
 def _scheduled(task: Any, now: int) -> int:
-    if not task.HasField("schedule_time"):
-        return now
     asked = task.schedule_time.seconds * SECOND + task.schedule_time.nanos // 1000
     if asked - now > _MAX_AHEAD:
         raise RefusedError(
@@ -129,7 +146,6 @@ def _scheduled(task: Any, now: int) -> int:
             f"The Task.scheduleTime, {_in_pacific_time(asked)}, is too far in the future. "
             "Schedule time must be no more than 720h in the future.",
         )
-    task.ClearField("schedule_time")
     return max(asked, now)
 
 
@@ -144,70 +160,78 @@ def _in_pacific_time(instant: int) -> str:
         return f"{instant // SECOND} seconds since 1970"
 
 
-def _deadline(task: Any, default: int, longest: int, described: str) -> None:
-    if task.HasField("dispatch_deadline"):
-        asked = duration(task.dispatch_deadline) // 1000 * 1000
-        if not 15 * SECOND <= asked <= longest:
-            raise RefusedError("INVALID_ARGUMENT", f"Task.dispatchDeadline must be between [15s, {described}].")
-        set_duration(task.dispatch_deadline, asked)
-    elif default:
-        task.dispatch_deadline.seconds = default
+def _deadline(task: Any, default: bytes, longest: int, described: str) -> bytes:
+    if not task.HasField("dispatch_deadline"):
+        return default
+    asked = duration(task.dispatch_deadline) // 1000 * 1000
+    if not 15 * SECOND <= asked <= longest:
+        raise RefusedError("INVALID_ARGUMENT", f"Task.dispatchDeadline must be between [15s, {described}].")
+    return len_field(6, timestamp(asked))  # a duration looks like a timestamp on the wire
 
 
-def _complete_http(task: Any) -> str:
-    request = task.http_request
-    url = request.url
-    if not url:
-        raise RefusedError("INVALID_ARGUMENT", "HttpRequest.url is required.")
+@lru_cache(maxsize=8)
+def _created(second: int) -> bytes:
+    # Whole seconds: the API truncates the time of creation.
+    return len_field(5, int_field(1, second))
+
+
+def _retry(task: Any) -> bytes:
+    check_retry(task.retry_config)
+    return len_field(12, task.retry_config.SerializeToString())
+
+
+def _http_wire(request: Any) -> tuple[bytes, bytes, str]:
+    """Check an `HttpRequest`; return it on the wire without its body, the body, and the target."""
+    url, number, body = request.url, request.http_method, request.body
     if not url.startswith(("http://", "https://")):
-        raise RefusedError("INVALID_ARGUMENT", "HttpTarget.url must start with 'http://' or 'https://'.")
+        text = "HttpTarget.url must start with 'http://' or 'https://'." if url else "HttpRequest.url is required."
+        raise RefusedError("INVALID_ARGUMENT", text)
     if len(url) > _MAX_URL:
         raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.url must be at most {_MAX_URL} characters.")
-    method = request.http_method or _POST
-    if request.body and method not in {_POST, _PUT, _PATCH}:
-        raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.body is not allowed with HTTP method {_method(method)}.")
-    _deadline(task, 600, 1800 * SECOND, "30m")
-    request.http_method = method
-    _drop(request.headers, lambda name: name == "user-agent")
-    request.headers["User-Agent"] = HTTP_AGENT
-    return f"{_method(method)} {url}"
+    method = _method(number)
+    if body:
+        if method not in {"POST", "PUT", "PATCH"}:
+            raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.body is not allowed with HTTP method {method}.")
+        request.ClearField("body")
+    wire = request.SerializeToString()
+    if b"user-agent" in wire.lower():
+        _drop(request.headers, {"user-agent"})
+        wire = request.SerializeToString()
+    return wire + (_HTTP_AGENT_HEADER if number else _POST_AND_HTTP_AGENT_HEADER), body, f"{method} {url}"
 
 
-def _complete_app_engine(task: Any, queue: str) -> str:
-    request = task.app_engine_http_request
-    uri = request.relative_uri or "/"
+def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
+    """Check an `AppEngineHttpRequest`; return the same of it."""
+    uri, body, headers = request.relative_uri or "/", request.body, request.headers
     if not uri.startswith("/") or " " in uri or len(uri) > _MAX_URL:
         raise RefusedError(
             "INVALID_ARGUMENT",
             "AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most "
             f"{_MAX_URL} characters.",
         )
-    method = request.http_method or _POST
-    if request.body and method not in {_POST, _PUT}:
-        raise RefusedError(
-            "INVALID_ARGUMENT", f"AppEngineHttpRequest.body is not allowed with HTTP method {_method(method)}."
-        )
-    _deadline(task, 0, (24 * 3600 + 15) * SECOND, "24h15s")
-    request.http_method, request.relative_uri = method, uri
+    method = _method(request.http_method)
+    if body and method not in {"POST", "PUT"}:
+        raise RefusedError("INVALID_ARGUMENT", f"AppEngineHttpRequest.body is not allowed with HTTP method {method}.")
+    request.http_method, request.relative_uri = request.http_method or 1, uri
     request.app_engine_routing.host = app_engine_host(request.app_engine_routing, queue)
-    headers = request.headers
     given = {name.lower(): value for name, value in headers.items()}
-    _drop(headers, lambda name: name in {"user-agent", "content-length"})
+    _drop(headers, {"user-agent", "content-length"})
     agent = given.get("user-agent", "")
     headers["User-Agent"] = agent if APP_ENGINE_AGENT in agent else f"{agent} {APP_ENGINE_AGENT}".strip()
-    if request.body:
-        headers["Content-Length"] = str(len(request.body))
+    if body:
+        headers["Content-Length"] = str(len(body))
         if "content-type" not in given:
             headers["Content-Type"] = "application/octet-stream"
-    return f"{_method(method)} {request.app_engine_routing.host}{uri}"
+        request.ClearField("body")
+    return request.SerializeToString(), body, f"{method} {request.app_engine_routing.host}{uri}"
 
 
 def _method(number: int) -> str:
     return METHODS[number] if 0 <= number < len(METHODS) else "POST"
 
 
-def _drop(headers: Any, unwanted: Callable[[str], bool]) -> None:
-    for name in [name for name in headers if unwanted(name.lower())]:
+def _drop(headers: Any, unwanted: set[str]) -> None:
+    for name in [name for name in headers if name.lower() in unwanted]:
         del headers[name]
 
 

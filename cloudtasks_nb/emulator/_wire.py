@@ -14,13 +14,14 @@ __all__ = ["fields", "int_field", "len_field", "read_varint", "retag", "timestam
 
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
 _MORE = 0x80  # set in every byte of a varint but the last
-_ONE_BYTE = tuple(bytes([n]) for n in range(_MORE))
+# One and two bytes: nearly every length and tag is among them.
+_SHORT = tuple(bytes([n]) if n < _MORE else bytes([n & 127 | _MORE, n >> 7]) for n in range(1 << 14))
 
 
 def varint(number: int) -> bytes:
     """Encode a number of 0 or more."""
-    if number < _MORE:
-        return _ONE_BYTE[number]
+    if number < len(_SHORT):
+        return _SHORT[number]
     out = bytearray()
     while number >= _MORE:
         out.append(number & 127 | _MORE)
