@@ -1,0 +1,54 @@
+"""Locks that the system frees when their process ends: one sender a batch, and a spool that is still alive."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+__all__ = ["Hold", "hold"]
+
+
+class Hold:
+    """A lock that this process has, as far as the file system can tell.
+
+    Parameters
+    ----------
+    path : Path
+        The lock's file.
+    lock : FileLock, optional
+        None where the file system knows no locks.
+    """
+
+    def __init__(self, path: Path, lock: FileLock | None) -> None:
+        self._path = path
+        self._lock = lock
+
+    @property
+    def certain(self) -> bool:
+        """Whether nobody else can have it; False where the file system knows no locks."""
+        return self._lock is not None
+
+    def release(self, *, forget: bool = False) -> None:
+        """Let others have it; `forget` removes the file of a lock that nobody will want again."""
+        if self._lock is not None:
+            self._lock.release()
+        if forget:
+            with suppress(OSError):
+                self._path.unlink()
+
+
+def hold(outbox: Path, name: str) -> Hold | None:
+    """Take a lock that lies beside the outbox, without waiting; None if another process or sender has it."""
+    path = outbox.parent / "locks" / f"{name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Taken on one thread and released on another, which the default would not see as the same.
+        lock = FileLock(path, thread_local=False)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError):
+        return Hold(path, None)
+    return Hold(path, lock)

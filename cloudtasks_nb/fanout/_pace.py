@@ -1,0 +1,100 @@
+"""How fast to send: calls in flight, pauses after errors, rows a second. Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+__all__ = ["Concurrency", "Meter", "backoff", "constant", "ramp"]
+
+_RAMP_START = 500.0  # rows a second on a queue that was idle
+_RAMP_GROWTH = 1.5
+_RAMP_STEP = 300.0  # seconds
+
+
+class Concurrency:
+    """How many calls may be in flight: one more for each answer, half after trouble, then slowly up again.
+
+    Parameters
+    ----------
+    ceiling : int
+        Never more than this.
+    start : int
+        How many at first.
+    """
+
+    def __init__(self, ceiling: int, start: int = 2) -> None:
+        self._ceiling = float(ceiling)
+        self._limit = float(min(start, ceiling))
+        self._careful = False
+        self._epoch = 0
+
+    @property
+    def limit(self) -> int:
+        """Calls that may be in flight, at least one."""
+        return int(self._limit)
+
+    @property
+    def epoch(self) -> int:
+        """Number of times that the limit was cut; a call remembers it and gives it back with its trouble."""
+        return self._epoch
+
+    def succeeded(self) -> None:
+        """Note an answer."""
+        self._limit = min(self._ceiling, self._limit + (1 / self._limit if self._careful else 1))
+
+    def failed(self, epoch: int) -> None:
+        """Note trouble of a call that began in `epoch`. What was in flight together is cut for once."""
+        if epoch == self._epoch:
+            self._epoch += 1
+            self._careful = True
+            self._limit = max(1.0, self._limit / 2)
+
+
+def backoff(rng: random.Random, *, first: float = 0.25, longest: float = 30.0) -> Iterator[float]:
+    """Yield seconds to wait after each failure: anything between nothing and a bound that doubles ("full jitter").
+
+    See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ for why the whole range is used.
+    """
+    bound = first
+    while True:
+        yield rng.uniform(0, bound)
+        bound = min(longest, 2 * bound)
+
+
+def constant(rate: float) -> Callable[[float], float]:
+    """Return a pace that stays the same, in rows a second."""
+    return lambda _: rate
+
+
+def ramp(elapsed: float) -> float:
+    """Return rows a second after so many seconds: 500, and half as much again every five minutes.
+
+    The service asks for this on a queue that was idle (https://cloud.google.com/tasks/docs/manage-cloud-task-scaling).
+    """
+    return _RAMP_START * _RAMP_GROWTH ** int(max(0.0, elapsed) / _RAMP_STEP)
+
+
+class Meter:
+    """When the next rows may be sent so that a pace is kept; no credit is saved up while nothing is sent.
+
+    Parameters
+    ----------
+    rate : callable
+        Rows a second, by the seconds since the start.
+    now : float
+        The start, in seconds of any clock that does not jump.
+    """
+
+    def __init__(self, rate: Callable[[float], float], now: float) -> None:
+        self._rate = rate
+        self._start = now
+        self._free = now
+
+    def wait(self, now: float) -> float:
+        """Return the seconds to wait before anything is sent; 0 if it may be sent now."""
+        return max(0.0, self._free - now)
+
+    def spend(self, rows: int, now: float) -> None:
+        """Note that rows are sent now."""
+        self._free = max(self._free, now) + rows / self._rate(now - self._start)

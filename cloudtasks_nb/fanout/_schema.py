@@ -1,0 +1,180 @@
+"""The outbox's file: its tables, how it is opened, and what its errors mean."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from cloudtasks_nb.errors import OutboxError
+
+__all__ = ["VERSION", "connect", "guard", "on_network", "prepare", "writing"]
+
+#: `PRAGMA user_version` of the tables below.
+VERSION = 1
+
+# Every table that grows with the rows is written in ascending order; the one index on random keys is filled by a sort
+# when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so a part is
+# one range everywhere. Batches are seen once `batches` has them and parts once they are live: the rest is swept away.
+_TABLES = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
+    """CREATE TABLE batches (
+        num INTEGER PRIMARY KEY,  -- number of the part that founded it
+        id TEXT NOT NULL UNIQUE, identity BLOB NOT NULL UNIQUE,
+        endpoint TEXT NOT NULL, project TEXT NOT NULL, location TEXT NOT NULL, queue TEXT NOT NULL,
+        name TEXT, recipe BLOB NOT NULL, description TEXT NOT NULL,
+        created REAL NOT NULL, changed REAL NOT NULL,
+        issued INTEGER NOT NULL DEFAULT 0,  -- newest request
+        void INTEGER NOT NULL DEFAULT 0,  -- requests up to this one are cancelled
+        cancelled_at REAL, round INTEGER NOT NULL DEFAULT 1, error TEXT, snapshot BLOB, snapshot_at REAL)""",
+    """CREATE TABLE parts (
+        part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER, queue TEXT NOT NULL,
+        status INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 dead
+        next INTEGER NOT NULL, last INTEGER NOT NULL,  -- refs from `next` to `last` were in no request yet
+        touched REAL NOT NULL)""",
+    "CREATE INDEX parts_of_batch ON parts (num, part)",
+    # keys, tasks and shown: see `_blocks`
+    """CREATE TABLE blocks (
+        first INTEGER PRIMARY KEY, n INTEGER NOT NULL, raw INTEGER NOT NULL,
+        keys BLOB NOT NULL, tasks BLOB NOT NULL, shown BLOB NOT NULL)""",
+    """CREATE TABLE rows (
+        ref INTEGER PRIMARY KEY, row INTEGER NOT NULL, try INTEGER NOT NULL, state INTEGER NOT NULL)""",
+    """CREATE TABLE outcomes (
+        ref INTEGER PRIMARY KEY, attempts INTEGER, last_status INTEGER, last_message TEXT,
+        schedule_time INTEGER, last_attempt_time INTEGER, duration INTEGER, reason TEXT)""",
+    """CREATE TABLE keys (
+        num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
+        digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
+        ref INTEGER NOT NULL, PRIMARY KEY (num, k1, k2)) WITHOUT ROWID""",
+    "CREATE TABLE counts (num INTEGER, state INTEGER, n INTEGER NOT NULL, PRIMARY KEY (num, state)) WITHOUT ROWID",
+    """CREATE TABLE requests (
+        num INTEGER, seq INTEGER, queue TEXT NOT NULL,
+        try INTEGER NOT NULL, refs BLOB NOT NULL,  -- rows, all in the same try; 8 bytes each
+        started REAL,  -- NULL: surely not sent
+        tried INTEGER NOT NULL,  -- an earlier request had these rows
+        PRIMARY KEY (num, seq)) WITHOUT ROWID""",
+    """CREATE TABLE completions (
+        id INTEGER PRIMARY KEY, num INTEGER NOT NULL, url TEXT NOT NULL, service_account TEXT, audience TEXT,
+        queue TEXT,
+        told INTEGER NOT NULL DEFAULT 0, claimed INTEGER NOT NULL DEFAULT 0, claimed_at REAL)""",
+    "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
+)
+
+_NETWORK = {"9p", "afs", "ceph", "cifs", "fuse.gcsfuse", "fuse.s3fs", "fuse.sshfs", "lustre", "nfs", "nfs4", "smb3"}
+
+_ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
+_FAILURES: dict[int, tuple[str, str]] = {
+    sqlite3.SQLITE_BUSY: ("is locked by another program", "close what holds it, or try again"),
+    sqlite3.SQLITE_LOCKED: ("is locked by another program", "close what holds it, or try again"),
+    sqlite3.SQLITE_FULL: ("cannot grow: the disk is full", f"make room, or use {_ELSEWHERE}"),
+    sqlite3.SQLITE_IOERR: ("cannot be read or written: the disk fails or is full", f"make room, or use {_ELSEWHERE}"),
+    sqlite3.SQLITE_READONLY: ("cannot be written", f"make it writable, or use {_ELSEWHERE}"),
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", f"make its folder writable, or use {_ELSEWHERE}"),
+    sqlite3.SQLITE_CORRUPT: ("is damaged", f"move the file away to begin a new one, or use {_ELSEWHERE}"),
+    sqlite3.SQLITE_NOTADB: ("is damaged", f"move the file away to begin a new one, or use {_ELSEWHERE}"),
+}
+
+
+@contextmanager
+def guard(path: Path) -> Iterator[None]:
+    """Turn the errors of SQLite into ours.
+
+    Raises
+    ------
+    OutboxError
+        Naming the file, what is wrong with it and what to do.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        what, hint = _FAILURES.get(code, (f"cannot be used: {error}", _ELSEWHERE))
+        raise OutboxError(f"the outbox {path} {what}", resource=str(path), hint=hint) from error
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Run a block as one transaction that owns the right to write from its start."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk makes SQLite roll back by itself.
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def connect(path: Path, *, timeout: float) -> sqlite3.Connection:
+    """Open the file, once `prepare` has made it what it should be; `timeout` is in seconds."""
+    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(connection: sqlite3.Connection, path: Path, *, timeout: float) -> bool:
+    """Make the tables if they are not there; return whether the file has a write-ahead log.
+
+    Raises
+    ------
+    OutboxError
+        If a newer version of this package has written the file.
+    """
+    if _version(connection, path) == 0:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    mode = _set_journal(connection, "DELETE" if on_network(path) else "WAL", time.monotonic() + timeout)
+    with writing(connection):
+        if _version(connection, path) == 0:
+            for statement in _TABLES:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+    return mode == "wal"
+
+
+def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Tell whether a file lies on a network file system, where a write-ahead log would be damaged.
+
+    A log is shared through memory, so all processes have to be on one machine (https://sqlite.org/wal.html).
+    """
+    if sys.platform == "win32":
+        return str(path).startswith(("\\\\", "//"))
+    if not mounts.exists():
+        return False
+    kinds = {}
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, folder, kind, *_ = line.split(" ")
+        kinds[folder.replace("\\040", " ")] = kind
+    folders = (str(parent) for parent in PurePosixPath(path.resolve()).parents)
+    return next((kinds[folder] for folder in folders if folder in kinds), "") in _NETWORK
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise OutboxError(
+            f"the outbox {path} was written by a newer cloudtasks_nb (format {version}, this one knows {VERSION})",
+            resource=str(path),
+            hint=f"pip install -U cloudtasks-nb, or use {_ELSEWHERE}",
+        )
+    return version
+
+
+def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:
+    """Choose the journal. SQLite does not wait here when another process opens the file at the same time."""
+    while True:
+        try:
+            return str(connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
