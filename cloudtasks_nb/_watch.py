@@ -108,6 +108,7 @@ class _Reader:
         self.since = since
         self.lag: int | None = None
         self.until: int | None = None
+        self.trouble: CloudTasksError | None = None  # why the last read failed; stays until one succeeds
         self._cursor: int | None = None  # what the log took before this is read
         self._received = self._newest = since
         self._seen: set[str] = set()
@@ -116,10 +117,8 @@ class _Reader:
         self._token = ""
         self._started = 0
 
-    async def read(
-        self, transport: Transport, queue: QueueName, budget: _Budget
-    ) -> tuple[list[Entry], CloudTasksError | None]:
-        """Return the entries that have come since, as far as the budget allows, and the error that stopped it."""
+    async def read(self, transport: Transport, queue: QueueName, budget: _Budget) -> list[Entry]:
+        """Return the entries that have come since, as far as the budget allows; `trouble` says what stopped it."""
         fresh: list[Entry] = []
         if self._where is None:
             self._started = now_micros()
@@ -131,12 +130,14 @@ class _Reader:
             except CloudTasksError as error:
                 if not isinstance(error, _PATIENCE):
                     self._token = ""  # it may be too old: the pass begins again, and hands nothing over twice
-                return fresh, error
+                self.trouble = error
+                break
+            self.trouble = None
             fresh += self._take(entries)
             if not following:
                 self._finish(one_page=not self._token)
             self._token = following
-        return fresh, None
+        return fresh
 
     def _finish(self, *, one_page: bool) -> None:
         """End a pass. What came while it went on may have been placed on pages that were read before."""
@@ -312,8 +313,8 @@ class Watcher:
         reader = self._readers.get(queue) if log else None
         if reader is None:
             return snapshot
-        entries, error = await reader.read(self._transport, queue, self._log_budget)
-        trouble = snapshot.trouble if error is None else (*snapshot.trouble, error)
+        entries = await reader.read(self._transport, queue, self._log_budget)
+        trouble = snapshot.trouble if reader.trouble is None else (*snapshot.trouble, reader.trouble)
         return replace(snapshot, entries=tuple(entries), log_until=reader.until, lag=reader.lag, trouble=trouble)
 
     async def _statistics(self, queue: QueueName) -> Snapshot:

@@ -1,0 +1,374 @@
+"""The one watcher of a connection, over a service that lives in this file."""
+
+from __future__ import annotations
+
+import asyncio
+import queue as queues
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from google.cloud import tasks_v2beta3
+from google.cloud.logging_v2.types import LogEntry
+from google.cloud.logging_v2.types import logging as logging_types
+from google.cloud.tasks_v2 import types
+
+from cloudtasks_nb import _loop, _watch
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._watch import Pending, Snapshot, Subscription, Watcher
+from cloudtasks_nb.errors import (
+    CloudTasksError,
+    PermissionDeniedError,
+    QueueNotFoundError,
+    QuotaError,
+    ServiceError,
+    TaskNotFoundError,
+    UnavailableError,
+)
+
+PATIENCE = 20.0
+QUEUE = QueueName(project="p", location="l", queue="q")
+OTHER = QueueName(project="p", location="l", queue="other")
+Answerer = Callable[..., Any]
+
+
+class Service:
+    """A transport whose calls are answered by functions of a test."""
+
+    def __init__(self, **answers: Answerer | Exception) -> None:
+        self.answers: dict[str, Answerer | Exception] = {"GetQueueStats": queue_stats, **answers}
+        self.calls: list[str] = []
+
+    async def call(self, rpc: str, **fields: Any) -> Any:
+        """Answer a call, or raise what is said."""
+        self.calls.append(rpc)
+        answer = self.answers[rpc]
+        if isinstance(answer, Exception):
+            raise answer
+        fields.pop("about", None)
+        return answer(**fields)
+
+
+class Heard:
+    """A listener that keeps snapshots for the test's own thread."""
+
+    def __init__(self) -> None:
+        self._snapshots: queues.Queue[Snapshot] = queues.Queue()
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Take a snapshot, on the watcher's thread."""
+        self._snapshots.put(snapshot)
+
+    def next(self) -> Snapshot:
+        """Wait for the next snapshot."""
+        return self._snapshots.get(timeout=PATIENCE)
+
+    def until(self, condition: Callable[[Snapshot], bool]) -> Snapshot:
+        """Wait for the first snapshot that is as wanted."""
+        while not condition(found := self.next()):
+            continue
+        return found
+
+
+def queue_stats(name: str, **_: Any) -> Any:
+    """Answer with a running queue that has statistics."""
+    made = tasks_v2beta3.Queue.pb()(name=name, state=1)
+    made.stats.tasks_count = 7
+    return made
+
+
+def log(*inserts: str) -> Answerer:
+    """Answer with entries of these ids."""
+    entries = []
+    for number, insert_id in enumerate(inserts):
+        entry = LogEntry.pb()(insert_id=insert_id, timestamp={"seconds": 1000 + number})
+        entry.receive_timestamp.seconds = 1003 + number
+        entry.json_payload.update({"task": f"{QUEUE}/tasks/{insert_id}", "attemptResponseLog": {"dispatchCount": "1"}})
+        entries.append(entry)
+    return lambda **_: logging_types.ListLogEntriesResponse.pb()(entries=entries)
+
+
+def inserts(snapshot: Snapshot) -> list[str]:
+    """List the entries of a snapshot."""
+    return [entry.insert_id for entry in snapshot.entries]
+
+
+def start(service: Service, **budgets: int) -> Watcher:
+    """Make a watcher of a service."""
+    transport: Any = service
+    return Watcher(transport, **budgets)
+
+
+@pytest.fixture
+def watching() -> Iterator[Callable[..., Subscription]]:
+    """Subscribe; all ends with the test."""
+    begun: list[Subscription] = []
+    watchers: list[Watcher] = []
+
+    def subscribe(watcher: Watcher, listener: Any, queue: QueueName = QUEUE, **how: Any) -> Subscription:
+        watchers.append(watcher)
+        begun.append(watcher.subscribe(queue, listener, **{"every": 0.001, **how}))
+        return begun[-1]
+
+    yield subscribe
+    for one in begun:
+        one.close()
+    for watcher in watchers:
+        _loop.run(at_rest(watcher))
+
+
+async def at_rest(watcher: Watcher) -> None:
+    """Wait until the watcher's tasks have ended."""
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*watcher._tasks.values())
+
+
+Subscribe = Callable[..., Subscription]
+
+
+def test_snapshots_arrive(watching: Subscribe) -> None:
+    """Settings and statistics come again and again, the newest can be asked for, and the log is not read unasked."""
+    service, heard = Service(), Heard()
+    watcher = start(service)
+    assert watcher.latest(QUEUE) is None
+    watching(watcher, heard)
+    first, second = heard.next(), heard.next()
+    assert (first.queue, first.gone, first.trouble, first.log_until, first.entries) == (QUEUE, False, (), None, ())
+    assert first.values is not None
+    assert (first.values["tasks"], first.values["state"]) == (7, "RUNNING")
+    assert second.at >= first.at
+    assert watcher.latest(QUEUE) is not None
+    assert set(service.calls) == {"GetQueueStats"}
+
+
+def test_entries_come_once(watching: Subscribe) -> None:
+    """However often the log delivers an entry, a snapshot has it once; how late it came is told."""
+    service, heard = Service(ListLogEntries=log("a", "b")), Heard()
+    watching(start(service, log_reads=100_000), heard, since=1_000_000_000)
+    first = heard.next()
+    assert inserts(first) == ["a", "b"]
+    assert (first.entries[0].task, first.lag) == ("a", 3_000_000)
+    assert first.log_until is not None
+    service.answers["ListLogEntries"] = log("a", "b", "c")
+    assert inserts(heard.until(lambda snapshot: bool(snapshot.entries))) == ["c"]
+
+
+def test_entries_from_before_are_left_out(watching: Subscribe) -> None:
+    """The log is asked further back than the wish, because entries come late; who wished does not see it."""
+    heard = Heard()
+    watching(start(Service(ListLogEntries=log("a", "b"))), heard, since=1_001_000_000)
+    assert inserts(heard.next()) == ["b"]
+
+
+def test_who_comes_later_hears_all(watching: Subscribe) -> None:
+    """A subscriber gets every entry since its own wish, whatever others have heard before."""
+    early, late = Heard(), Heard()
+    watcher = start(Service(ListLogEntries=log("a", "b")), log_reads=100_000)
+    watching(watcher, early, since=1_001_000_000)
+    assert inserts(early.next()) == ["b"]
+    watching(watcher, late, since=1_000_000_000)
+    assert inserts(late.until(lambda snapshot: bool(snapshot.entries))) == ["a", "b"]
+
+
+def test_queues_do_not_mix(watching: Subscribe) -> None:
+    """Each listener hears of its own queue."""
+    one, other = Heard(), Heard()
+    watcher = start(Service())
+    watching(watcher, one)
+    watching(watcher, other, OTHER)
+    assert {one.next().queue for _ in range(3)} == {QUEUE}
+    assert {other.next().queue for _ in range(3)} == {OTHER}
+
+
+def test_nobody_watches_for_nobody(watching: Subscribe) -> None:
+    """When the last subscriber has left nothing is called and no task is left; closing twice does no harm."""
+    service, heard = Service(), Heard()
+    watcher = start(service)
+    first, second = watching(watcher, heard), watching(watcher, heard)
+    heard.next()
+    first.close()
+    first.close()
+    heard.next()
+    second.close()
+    _loop.run(at_rest(watcher))
+    assert (watcher._tasks, watcher._subscriptions, watcher._readers, watcher._wake) == ({}, {}, {}, {})
+
+
+def test_it_wakes_again(watching: Subscribe) -> None:
+    """A watcher at rest works for whoever comes next."""
+    watcher, heard = start(Service()), Heard()
+    watching(watcher, heard).close()
+    _loop.run(at_rest(watcher))
+    again = Heard()
+    watching(watcher, again)
+    assert again.next().values is not None
+
+
+def test_a_listener_that_fails(watching: Subscribe, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, it hears on, and the others do not notice."""
+    calls: list[Snapshot] = []
+
+    def fails(snapshot: Snapshot) -> None:
+        calls.append(snapshot)
+        raise RuntimeError("a bug of a panel")
+
+    heard = Heard()
+    watcher = start(Service())
+    watching(watcher, fails)
+    watching(watcher, heard)
+    heard.next()
+    heard.next()
+    assert len(calls) >= 2
+    assert "a listener of queue projects/p/locations/l/queues/q failed" in {r.getMessage() for r in caplog.records}
+
+
+def test_a_log_that_may_not_be_read(watching: Subscribe) -> None:
+    """It shows as trouble, says that nothing is known, and does not keep the statistics back."""
+    denied = PermissionDeniedError("no", code="PERMISSION_DENIED")
+    heard = Heard()
+    watching(start(Service(ListLogEntries=denied)), heard, since=0)
+    found = heard.next()
+    assert (found.trouble, found.log_until, found.entries) == ((denied,), None, ())
+    assert found.values is not None
+
+
+def test_statistics_that_may_not_be_read(watching: Subscribe) -> None:
+    """They do not keep the log back."""
+    denied = PermissionDeniedError("no", code="PERMISSION_DENIED")
+    heard = Heard()
+    watching(start(Service(GetQueueStats=denied, ListLogEntries=log("a"))), heard, since=0)
+    found = heard.next()
+    assert (found.trouble, found.values, found.gone, inserts(found)) == ((denied,), None, False, ["a"])
+
+
+def test_a_queue_that_is_gone(watching: Subscribe) -> None:
+    """That the queue does not exist is a fact of the snapshot."""
+    missing = QueueNotFoundError("no", code="NOT_FOUND")
+    heard = Heard()
+    watching(start(Service(GetQueueStats=missing)), heard)
+    assert heard.next().gone
+
+
+def test_an_endpoint_without_statistics(watching: Subscribe) -> None:
+    """Where v2beta3 is not served, v2 gives the settings, and the depth is not known."""
+    service = Service(
+        GetQueueStats=ServiceError("no", code="UNIMPLEMENTED"),
+        GetQueue=lambda name: types.Queue.pb()(name=name, state=2),
+    )
+    heard = Heard()
+    watching(start(service), heard)
+    found = heard.next()
+    assert found.trouble == ()
+    assert found.values is not None
+    assert (found.values["state"], found.values.get("tasks")) == ("PAUSED", None)
+
+
+def test_a_look_at_once(watching: Subscribe) -> None:
+    """Who has just changed something need not wait for the next look."""
+    watcher, heard = start(Service()), Heard()
+    watching(watcher, heard, every=3600.0)
+    first = heard.next()
+    watcher.look_now(OTHER)
+    watcher.look_now(QUEUE)
+    assert heard.next().at >= first.at
+
+
+def test_the_one_in_most_of_a_hurry_sets_the_pace(watching: Subscribe) -> None:
+    """A slow subscriber does not slow down a quick one."""
+    slow, quick = Heard(), Heard()
+    watcher = start(Service())
+    watching(watcher, slow, every=3600.0)
+    slow.next()
+    watching(watcher, quick)
+    assert [quick.next().queue for _ in range(3)] == [QUEUE] * 3
+
+
+@pytest.mark.parametrize("error", [QuotaError("wait"), UnavailableError("down")])
+@pytest.mark.parametrize("rpc", ["GetQueueStats", "ListLogEntries"])
+def test_patience(watching: Subscribe, monkeypatch: pytest.MonkeyPatch, error: CloudTasksError, rpc: str) -> None:
+    """A service that asks for patience is asked half as often each time, down to twice a minute, and then again."""
+    pauses: list[float] = []
+    service, heard = Service(ListLogEntries=log()), Heard()
+    service.answers[rpc] = error
+
+    async def until(_: asyncio.Event, seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 7:
+            service.answers.update(GetQueueStats=queue_stats, ListLogEntries=log())
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(_watch, "_until", until)
+    monkeypatch.setattr(_watch._Budget, "take", lambda _: True)
+    watching(start(service), heard, since=0, every=1.0)
+    heard.until(lambda snapshot: not snapshot.trouble)
+    heard.next()
+    assert pauses[:8] == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 1.0]
+
+
+def test_closing(watching: Subscribe) -> None:
+    """After `close()` nothing runs and nobody is called."""
+    watcher, heard = start(Service()), Heard()
+    watching(watcher, heard)
+    heard.next()
+    _loop.run(watcher.close())
+    assert (watcher._tasks, watcher._subscriptions) == ({}, {})
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run on the background loop."""
+    return _loop.run(work, PATIENCE)
+
+
+def test_a_glance() -> None:
+    """One look without a subscription, with the error where there is one."""
+    assert run(start(Service()).glance(QUEUE))["tasks"] == 7
+    missing = QueueNotFoundError("no", code="NOT_FOUND")
+    with pytest.raises(QueueNotFoundError):
+        run(start(Service(GetQueueStats=missing)).glance(QUEUE))
+
+
+def task(name: str, **fields: Any) -> Any:
+    """Make a raw task."""
+    return types.Task.pb()(name=f"{QUEUE}/tasks/{name}", **fields)
+
+
+FAILED = {"dispatch_time": {"seconds": 5}, "response_status": {"code": 13, "message": "INTERNAL(13)"}}
+
+
+def test_a_listing() -> None:
+    """Every task of every page, with what a batch wants to know of it."""
+    pages = {
+        "": types.ListTasksResponse.pb()(tasks=[task("a", schedule_time={"seconds": 9})], next_page_token="more"),  # noqa: S106 - no password
+        "more": types.ListTasksResponse.pb()(tasks=[task("b", dispatch_count=2, last_attempt=FAILED)]),
+    }
+    watcher = start(Service(ListTasks=lambda page_token, **_: pages[page_token]))
+    assert run(watcher.listing(QUEUE)) == {
+        "a": Pending(state="ready", attempts=0, schedule_time=9_000_000, last_status=None, last_message=None),
+        "b": Pending(
+            state="retrying", attempts=2, schedule_time=0, last_status="INTERNAL", last_message="INTERNAL(13)"
+        ),
+    }
+
+
+def test_a_lookup() -> None:
+    """Tasks by name, in their order; None for those that are not in the queue."""
+
+    def get(name: str) -> Any:
+        short = name.rpartition("/")[2]
+        if short == "b":
+            raise TaskNotFoundError("no")
+        return task(short, dispatch_count=1, last_attempt={"dispatch_time": {"seconds": 5}})
+
+    found = run(start(Service(GetTask=get)).lookup(QUEUE, ["c", "b", "a"]))
+    assert list(found) == ["c", "b", "a"]
+    assert found["b"] is None
+    assert (found["a"].state, found["a"].last_status) == ("running", None)
+
+
+@pytest.mark.parametrize("work", ["listing", "lookup"])
+def test_what_cannot_be_looked_up(work: str) -> None:
+    """An error is not an answer."""
+    broken = UnavailableError("down")
+    watcher = start(Service(ListTasks=broken, GetTask=broken))
+    with pytest.raises(UnavailableError):
+        run(watcher.listing(QUEUE) if work == "listing" else watcher.lookup(QUEUE, ["a"]))
