@@ -18,6 +18,7 @@ from cloudtasks_nb.emulator._rate import TokenBucket
 from cloudtasks_nb.emulator._request import Authorize, HttpCall, prepare
 from cloudtasks_nb.emulator._settings import Settings
 from cloudtasks_nb.emulator._store import Store
+from cloudtasks_nb.emulator._transitions import Transitions
 
 __all__ = ["Dispatcher"]
 
@@ -75,6 +76,7 @@ class Dispatcher:
         self, store: Store, clock: Clock, deliverer: Deliverer, authorize: Authorize, settings: Settings
     ) -> None:
         self._store = store
+        self._transitions = Transitions(store, clock)
         self._clock = clock
         self._deliverer = deliverer
         self._authorize = authorize
@@ -98,8 +100,15 @@ class Dispatcher:
         """Look at all queues."""
         self.wake(list(self._store.contents.by_number.values()))
 
-    def run(self, claim: Claim) -> None:
-        """Send a task now, whatever its time and the queue's limits."""
+    def run(self, queue: QueueState, task_id: str) -> None:
+        """Send a task now, whatever its time and the queue's limits.
+
+        Raises
+        ------
+        RefusedError
+            ``NOT_FOUND`` if it is not there.
+        """
+        claim = self._transitions.claim_now(queue, task_id)
         self._start(claim, self._prepared(claim), called_at=self._clock.now())
 
     def absent(self) -> list[dict[str, object]]:
@@ -145,7 +154,7 @@ class Dispatcher:
         return lane
 
     def _pump(self, queue: QueueState) -> None:
-        if self._closed or self._store.contents.by_number.get(queue.q) is not queue:
+        if self._closed or self._store.current(queue) is not queue:
             return  # deleted, or rebuilt after a failed commit
         lane = self._lane(queue)
         if lane.timer:
@@ -169,7 +178,7 @@ class Dispatcher:
             if wait:
                 return wait
             number = queue.due.take(now)
-            claim = None if number is None else self._store.claim(queue, number)
+            claim = None if number is None else self._transitions.claim(queue, number)
             if claim is not None:
                 self._dispatch(claim, lane, now)
         return 0
@@ -193,7 +202,7 @@ class Dispatcher:
             f"{call.method} {call.url}",
             "APP_ENGINE_HTTP" if call.app_engine else "HTTP",
         )
-        flight = _Flight(claim, call, subject, self._store.begin(claim), called_at)
+        flight = _Flight(claim, call, subject, self._transitions.begin(claim), called_at)
         task = self._loop.create_task(self._fly(flight))
         self._flights[flight] = task
         task.add_done_callback(lambda _: self._flights.pop(flight, None))
@@ -222,21 +231,21 @@ class Dispatcher:
 
     def _land(self, flight: _Flight, outcome: Outcome) -> None:
         claim = flight.claim
-        gone = self._store.end(claim, outcome, flight.call.retry, flight.subject, called_at=flight.called_at)
+        gone = self._transitions.end(claim, outcome, flight.call.retry, flight.subject, called_at=flight.called_at)
         self.history.record(claim, flight.call, claim.attempts, gone=gone)
         self.changed()
         self._look_again(claim.queue)
 
     def _wait_for_target(self, flight: _Flight) -> None:
         self._absent.add(flight.call.address)
-        self._store.undo(flight.claim, flight.before)
+        self._transitions.undo(flight.claim, flight.before)
         lane = self._lanes.get(flight.claim.queue.q)
         if lane is not None and flight.called_at is None:
             lane.bucket.give_back()
         self._look_again(flight.claim.queue)
 
     def _look_again(self, queue: QueueState) -> None:
-        current = self._store.contents.by_number.get(queue.q)
+        current = self._store.current(queue)
         if current is not None:
             self._pump(current)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from cloudtasks_nb._names import INSTANCE_METADATA
 from cloudtasks_nb.emulator._engine import Call
+from cloudtasks_nb.emulator._ports import cannot_listen
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.errors import PortInUseError
 
@@ -42,13 +44,18 @@ def grpc_server(calls: Mapping[str, Call], instance: str, host: str, port: int) 
     PortInUseError
         If somebody else listens there.
     """
+    # Asked first, because the library prints its own words about a port that it cannot have.
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise cannot_listen(error, host, port, "--port") from error
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers((_Handlers(calls, instance),))
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        return server, server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        raise PortInUseError(f"port {port} is in use", hint="choose another one: --port 0 takes a free one") from error
-    return server, bound
+        raise PortInUseError(f"port {port} is in use", resource=str(port)) from error
 
 
 class _Handlers(grpc.GenericRpcHandler):

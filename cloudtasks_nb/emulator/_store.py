@@ -6,18 +6,15 @@ memory is rebuilt from what is on the disk.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from cloudtasks_nb.emulator._attempts import Attempts, Outcome
 from cloudtasks_nb.emulator._clock import SECOND, Clock
 from cloudtasks_nb.emulator._journal import Journal, Write
-from cloudtasks_nb.emulator._memory import LAST_NUMBER, Claim, QueueState, StoredTask, sequence
+from cloudtasks_nb.emulator._memory import LAST_NUMBER, QueueState, StoredTask, sequence
 from cloudtasks_nb.emulator._oplog import OperationsLog, Subject
 from cloudtasks_nb.emulator._queues import QueueConfig
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.emulator._reload import load
-from cloudtasks_nb.emulator._retry import RetryPolicy
 from cloudtasks_nb.emulator._settings import Settings
 from cloudtasks_nb.emulator._tasks import NewTask
 
@@ -227,7 +224,7 @@ class Store:
         RefusedError
             ``NOT_FOUND`` if it is not there, or not committed yet.
         """
-        stored = self._read(queue, self.number_of(queue, task_id))
+        stored = self.read_task(queue, self.number_of(queue, task_id))
         if stored is None:
             raise RefusedError("NOT_FOUND", _NO_ENTITY)
         return stored
@@ -259,7 +256,7 @@ class Store:
         if number is None:
             return queue.due.next_due(now) if queue.live else None
         tried = queue.attempts.get(number)
-        stored = None if tried else self._read(queue, number)
+        stored = None if tried else self.read_task(queue, number)
         return tried.due if tried else stored.due if stored else now
 
     def delete(self, queue: QueueState, task_id: str) -> None:
@@ -274,92 +271,28 @@ class Store:
         now = self._clock.now()
         if queue.config.sampling_ratio:
             self.log.deleted(Subject(queue.q, queue.config.sampling_ratio, task_id), now)
-        self._end(queue, number, task_id, now)
+        self.end_task(queue, number, task_id, now)
 
-    # Attempts
+    def current(self, queue: QueueState) -> QueueState | None:
+        """Return the queue as it is now: after a failed commit it is another object, and it may have been deleted."""
+        return self.contents.by_number.get(queue.q)
 
-    def claim(self, queue: QueueState, number: int) -> Claim | None:
-        """Return a task that its due entry points to, or None if the entry is out of date."""
-        if number in queue.running:
-            return None
-        stored = self._read(queue, number)
-        if stored is None or queue.live.get(stored.id) != number:
-            return None
-        attempts = queue.attempts.get(number) or Attempts(due=stored.due)
-        return Claim(queue, stored, attempts) if attempts.due <= self._clock.now() else None
+    def read_task(self, queue: QueueState, number: int) -> StoredTask | None:
+        """Return a task as it lies in the journal, None if it is not there or not committed yet."""
+        rows = self.journal.read("SELECT id, due, head, body FROM tasks WHERE seq = ?", (sequence(queue.q, number),))
+        return StoredTask(number, *rows[0]) if rows else None
 
-    def claim_now(self, queue: QueueState, task_id: str) -> Claim:
-        """Return a task that is run by hand, whatever its due time and even while it runs.
-
-        Raises
-        ------
-        RefusedError
-            ``NOT_FOUND`` if it is not there.
-        """
-        stored = self.task(queue, task_id)
-        return Claim(queue, stored, queue.attempts.get(stored.number) or Attempts(due=stored.due))
-
-    def begin(self, claim: Claim) -> Attempts:
-        """Note that an attempt is sent, and return the attempts as they were before."""
-        queue, number = claim.queue, claim.task.number
-        before = replace(claim.attempts)
-        claim.attempts.begin(self._clock.now())
-        queue.attempts[number] = claim.attempts
-        queue.started(number)
-        return before
-
-    def undo(self, claim: Claim, before: Attempts) -> None:
-        """Take back an attempt that reached nobody: the task is due as it was."""
-        queue, number = self._current(claim.queue), claim.task.number
-        if queue is None:
-            return
-        queue.stopped(number)
-        if queue.live.get(claim.task.id) != number:
-            return
-        if before.dispatches:
-            queue.attempts[number] = before
-        else:
-            queue.attempts.pop(number, None)
-        queue.due.add(number, before.due, self._clock.now())
-
-    def end(
-        self, claim: Claim, outcome: Outcome, policy: RetryPolicy, subject: Subject, *, called_at: int | None = None
-    ) -> bool:
-        """Note how an attempt ended and return whether the task is gone.
-
-        Parameters
-        ----------
-        claim : Claim
-            What was begun.
-        outcome : Outcome
-            How it ended.
-        policy : RetryPolicy
-            Of the task, else of its queue.
-        subject : Subject
-            For the log.
-        called_at : int, optional
-            When a run by hand was asked for; the next attempt is counted from then.
-        """
-        queue, task, attempts = self._current(claim.queue), claim.task, claim.attempts
-        if queue is None:
-            return True
-        now = self._clock.now()
-        queue.stopped(task.number)
-        queue.count_execution(now)
-        attempts.end(outcome, now, app_engine=subject.target_type != "HTTP")
-        alive = queue.live.get(task.id) == task.number
-        if alive:
-            queue.attempts[task.number] = attempts
-        over = outcome.succeeded or policy.gives_up(attempts.dispatches, now - attempts.first_dispatched)
-        if alive and not over:
-            attempts.due = (called_at or now) + policy.backoff(attempts.failures)
-            self.journal.put(Write.ATTEMPTS, (sequence(queue.q, task.number), *attempts.row()))
-            queue.due.add(task.number, attempts.due, now)
-        elif alive:
-            self._end(queue, task.number, task.id, now)
-        if subject.ratio:
-            self.log.responded(subject, attempts, attempts.due if alive and not over else 0)
-        return over or not alive
+    def end_task(self, queue: QueueState, number: int, task_id: str, now: int) -> None:
+        """Take a task out of its queue; its name stays taken for a while."""
+        until = now + queue.config.tombstone_ttl
+        del queue.live[task_id]
+        queue.tombs.pop(task_id, None)  # an expired one would keep its place: they lie in the order of their end
+        queue.tombs[task_id] = until
+        key = sequence(queue.q, number)
+        self.journal.put(Write.END_TASK, (key,))
+        self.journal.put(Write.TOMB, (queue.q, task_id, until))
+        if queue.attempts.pop(number, None):
+            self.journal.put(Write.END_ATTEMPTS, (key,))
 
     def expire(self, queue: QueueState, limit: int) -> int:
         """Delete up to `limit` tasks that are older than the queue keeps them; return how many there were."""
@@ -372,16 +305,8 @@ class Store:
         )
         old = [(number, task) for number, task, made in rows if made < oldest and queue.live.get(task) == number]
         for number, task in old:
-            self._end(queue, number, task, now)
+            self.end_task(queue, number, task, now)
         return len(old)
-
-    def _current(self, queue: QueueState) -> QueueState | None:
-        # After a failed commit memory was rebuilt: the queue is another object; it may also have been deleted.
-        return self.contents.by_number.get(queue.q)
-
-    def _read(self, queue: QueueState, number: int) -> StoredTask | None:
-        rows = self.journal.read("SELECT id, due, head, body FROM tasks WHERE seq = ?", (sequence(queue.q, number),))
-        return StoredTask(number, *rows[0]) if rows else None
 
     def _put_queue(self, queue: QueueState) -> None:
         row = (queue.q, queue.name, queue.message.SerializeToString(), queue.usable_at, None)
@@ -391,14 +316,3 @@ class Store:
         # A million rows are not deleted in one call: they are marked as dead, and swept slice by slice.
         self.contents.graves[queue.q, upto] = until
         self.journal.put(Write.GRAVE, (queue.q, upto, until))
-
-    def _end(self, queue: QueueState, number: int, task_id: str, now: int) -> None:
-        until = now + queue.config.tombstone_ttl
-        del queue.live[task_id]
-        queue.tombs.pop(task_id, None)  # an expired one would keep its place: they lie in the order of their end
-        queue.tombs[task_id] = until
-        key = sequence(queue.q, number)
-        self.journal.put(Write.END_TASK, (key,))
-        self.journal.put(Write.TOMB, (queue.q, task_id, until))
-        if queue.attempts.pop(number, None):
-            self.journal.put(Write.END_ATTEMPTS, (key,))

@@ -100,8 +100,7 @@ class TaskCalls:
         """Send a task now, even when it is not due, runs already, or the queue is paused."""
         request = self._pb.RunTaskRequest.FromString(wire)
         queue, task_id = self._named(request.name)
-        claim = self._store.claim_now(queue, task_id)
-        self._engine.dispatcher.run(claim)
+        self._engine.dispatcher.run(queue, task_id)
         return self._task(queue, task_id, request.response_view)
 
     async def batch_create_tasks(self, wire: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from aiohttp import web
 from cloudtasks_nb.emulator._admin import Admin
 from cloudtasks_nb.emulator._engine import Call, Engine
 from cloudtasks_nb.emulator._lease import Leases
+from cloudtasks_nb.emulator._ports import cannot_listen
 from cloudtasks_nb.emulator._rest import Rest
-from cloudtasks_nb.errors import PortInUseError
 
 __all__ = ["Web"]
 
@@ -64,11 +63,7 @@ class Web:
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise PortInUseError(
-                f"port {port} is in use", resource=str(port), hint="choose another one: --http-port 0 takes a free one"
-            ) from error
+            raise cannot_listen(error, host, port, "--http-port") from error
         return int(self._runner.addresses[0][1])
 
     async def close(self) -> None:
