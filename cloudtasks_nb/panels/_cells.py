@@ -1,0 +1,233 @@
+"""Columns of a panel's table, and one value as the text of a cell."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+from typing import Any, Literal, get_args
+
+import orjson
+import pandas as pd
+
+from cloudtasks_nb._names import CODES
+from cloudtasks_nb.errors import InvalidInputError
+
+__all__ = [
+    "COLOURS",
+    "Cell",
+    "Column",
+    "Kind",
+    "cell",
+    "colour",
+    "count_text",
+    "duration_text",
+    "is_missing",
+    "json_text",
+    "table_html",
+    "time_text",
+]
+
+Kind = Literal["text", "count", "time", "duration", "state", "json"]
+
+#: A cell as the page gets it: its text; or text and tooltip; or text, tooltip and the colour of its dot.
+Cell = str | list[str]
+
+#: Colour of each state: at least 3:1 against white and against the dark theme's ground, and neighbours in a bar differ
+#: in lightness too. A colour never stands alone: the word is always beside it.
+COLOURS = {
+    "unsent": "#8b939c",
+    "rejected": "#b5541c",
+    "scheduled": "#8f6ff0",
+    "ready": "#3b82f6",
+    "running": "#0e9aa7",
+    "retrying": "#d07a00",
+    "succeeded": "#2e9e5b",
+    "failed": "#e5484d",
+    "cancelled": "#6f7782",
+    "gone": "#94796b",
+}
+#: Other words that are shown with a dot: states of a queue, canonical codes, yes and no.
+_ALIASES = {
+    "paused": "retrying",
+    "disabled": "cancelled",
+    "ok": "succeeded",
+    "yes": "succeeded",
+    "no": "failed",
+    **{code.lower(): "failed" for code in CODES if code not in {"OK", "CANCELLED"}},
+}
+_UNKNOWN = COLOURS["unsent"]
+
+_NOTHING = "\u2013"  # an en dash
+_TEXT_LIMIT = 240  # characters of a cell; more than the widest column shows
+_TITLE_LIMIT = 1_000
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_CELL_STYLE = "padding:.25em .8em;text-align:{};border-bottom:1px solid rgba(128,128,128,.25);white-space:nowrap"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    Parameters
+    ----------
+    name : str
+        The column (or the index) of the data that it shows.
+    title : str, optional
+        Its heading; the name in words when left out.
+    kind : {"text", "count", "time", "duration", "state", "json"}
+        How a value becomes text. `state` is a word with a coloured dot.
+    width : str, optional
+        CSS width; by kind when left out. Text and JSON columns without one share what is left.
+    align : {"left", "right"}, optional
+        Right for counts and durations when left out.
+    """
+
+    name: str
+    title: str | None = None
+    kind: Kind = "text"
+    width: str | None = None
+    align: Literal["left", "right"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            kinds = ", ".join(get_args(Kind))
+            raise InvalidInputError(
+                f'column "{self.name}": there is no kind "{self.kind}"', hint=f"kind is one of {kinds}"
+            )
+
+    @property
+    def heading(self) -> str:
+        """The title as shown."""
+        words = self.name.replace("_", " ")
+        return self.title or words[:1].upper() + words[1:]
+
+    @property
+    def side(self) -> str:
+        """The side to which cells and heading are aligned."""
+        return self.align or ("right" if self.kind in {"count", "duration"} else "left")
+
+
+def colour(word: str) -> str:
+    """Return the colour that goes with a state, a status code, or yes and no."""
+    key = word.lower()
+    return COLOURS.get(_ALIASES.get(key, key), _UNKNOWN)
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a value of a frame is None, NA, NaT or NaN."""
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124 - NaN
+
+
+def cell(value: Any, kind: Kind, *, now: datetime) -> Cell:
+    """Return a value as a cell.
+
+    Parameters
+    ----------
+    value : object
+        One value of a frame.
+    kind : str
+        The column's kind.
+    now : datetime
+        The present, in the time zone in which times are shown.
+    """
+    if is_missing(value):
+        return "" if kind in {"text", "json"} else _NOTHING
+    if kind == "time":
+        return [time_text(value, now=now), _iso(value, now.tzinfo)]
+    if kind == "duration":
+        seconds = _seconds(value)
+        return [duration_text(seconds), f"{seconds:,.6g} s"]
+    if kind == "count":
+        return count_text(value)
+    if kind == "state":
+        word = _word(value)
+        return [word, word, colour(word)]
+    text = json_text(value) if kind == "json" else str(value)
+    return _short(text)
+
+
+def count_text(value: float) -> str:
+    """Return a number with thousands separators and at most two decimals; small ones keep three figures."""
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.2f}".rstrip("0").rstrip(".") if abs(value) >= 0.1 else f"{value:.3g}"  # noqa: PLR2004 - a tenth
+
+
+def time_text(value: datetime, *, now: datetime) -> str:
+    """Return the time of day for today, else date and minute, in the time zone of `now`."""
+    local = value.astimezone(now.tzinfo) if value.tzinfo is not None else value
+    return f"{local:%H:%M:%S}" if local.date() == now.date() else f"{local:%Y-%m-%d %H:%M}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in its leading units: ``350 ms``, ``12.3 s``, ``2 min 05 s``, ``1 h``, ``3 d 04 h``."""
+    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
+    milliseconds = seconds * 1e3
+    if milliseconds < 999.5:  # noqa: PLR2004 - above, it is rounded to a second
+        return f"{sign}{milliseconds:.{0 if milliseconds >= 9.5 else 1}f}".removesuffix(".0") + " ms"  # noqa: PLR2004 - two figures
+    if seconds < _MINUTE - 0.05:
+        return f"{sign}{seconds:.1f}".removesuffix(".0") + " s"
+    whole = round(seconds)
+    units = ((_DAY, "d", _HOUR, "h"), (_HOUR, "h", _MINUTE, "min"), (_MINUTE, "min", 1, "s"))
+    large, large_name, small, small_name = next(unit for unit in units if whole >= unit[0])
+    rest = whole % large // small
+    return f"{sign}{whole // large} {large_name}" + (f" {rest:02} {small_name}" if rest else "")
+
+
+def json_text(value: Any) -> str:
+    """Return a decoded body or a mapping on one line; text and what JSON cannot hold stay as they are."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY, default=str).decode()
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits
+        return str(value)
+
+
+def table_html(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, caption: str, empty: str) -> str:
+    """Return rows of cells as a static HTML table, everything escaped: what exports and other viewers show."""
+    head = "".join(
+        f'<th scope="col" style="{_CELL_STYLE.format(column.side)}">{html.escape(column.heading)}</th>'
+        for column in columns
+    )
+    body = "".join(
+        f"<tr>{''.join(_static_cell(item, column) for item, column in zip(cells, columns, strict=True))}</tr>"
+        for cells in rows
+    )
+    body = body or f'<tr><td colspan="{len(columns)}" style="padding:1em;opacity:.7">{html.escape(empty)}</td></tr>'
+    return (
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
+        f'<caption style="caption-side:bottom;text-align:left;padding:.4em .8em;opacity:.75">{html.escape(caption)}'
+        f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _static_cell(item: Cell, column: Column) -> str:
+    text, title, dot = [item, "", ""] if isinstance(item, str) else [*item, "", ""][:3]
+    mark = f'<span style="color:{html.escape(dot)}">●</span> ' if dot else ""
+    tip = f' title="{html.escape(title)}"' if title and title != text else ""
+    return f'<td style="{_CELL_STYLE.format(column.side)}"{tip}>{mark}{html.escape(text)}</td>'
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _seconds(value: Any) -> float:
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def _iso(value: datetime, zone: tzinfo | None) -> str:
+    return (value.astimezone(zone) if value.tzinfo is not None else value).isoformat()
+
+
+def _short(text: str) -> Cell:
+    if len(text) <= _TEXT_LIMIT:
+        return text
+    return [f"{text[:_TEXT_LIMIT]}…", text if len(text) <= _TITLE_LIMIT else f"{text[:_TITLE_LIMIT]}…"]

@@ -1,0 +1,386 @@
+"""The table of the panels: rows by key, one page of them in the browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import pandas as pd
+import traitlets
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels._cells import Cell, Column, count_text, table_html
+from cloudtasks_nb.panels._rows import Places, Query, Rows
+
+__all__ = ["Table"]
+
+_NO_SELECTION: dict[str, Any] = {"n": 0, "base": "", "plus": [], "minus": []}
+
+
+class Table(anywidget.AnyWidget):
+    """A live table: rows keyed by name, selection and scroll survive every refresh.
+
+    All rows stay in Python; the page gets the text of those that it shows. Every method may be called from any thread.
+    What the person at the screen selects is kept by key, so that a row which vanishes and returns is selected again;
+    loading rows never changes it.
+
+    Set callbacks as attributes. They run in the thread that caused them, and what they raise goes to `on_error`;
+    without one, the table itself shows it.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+        What is shown, from left to right.
+    key : str
+        Column or index that names a row. Its values must differ.
+    page_size : int
+        Rows on a page.
+    label : str
+        What the rows are, in the plural: ``"tasks"``. Spoken, and shown behind counts.
+    selectable : bool
+        Whether rows can be selected.
+    empty : str, optional
+        What stands in a table without rows.
+    tz : tzinfo
+        Time zone of the times shown.
+
+    Attributes
+    ----------
+    on_open : callable, optional
+        Called with the key of a row when it is opened: Enter or double click.
+    on_select : callable, optional
+        Called with the keys of the selected rows when they have changed, by a click or because rows came or went.
+    on_page : callable, optional
+        Called with the keys of the rows that are now on the page, when other rows are shown than before.
+    on_error : callable, optional
+        Called with the exception that a callback has raised.
+    visible : bool
+        Whether anybody can see the table now; ``observe(f, "visible")`` to refresh only then.
+    """
+
+    _esm = Path(__file__).with_name("table.js")
+    _css = Path(__file__).with_name("table.css")
+
+    # Page and tally are sent as a whole and together, and never set: a trait set by the thread that refreshes while
+    # a message of the browser is being handled could be held back with that message's changes, and be lost.
+    _setup = traitlets.Dict().tag(sync=True)
+    _page = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[0])  # noqa: SLF001 - its own class
+    _tally = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[1])  # noqa: SLF001 - its own class
+    #: Written by the browser alone, save for `select`.
+    selection = traitlets.Dict(_NO_SELECTION).tag(sync=True)
+    visible = traitlets.Bool(False).tag(sync=True)
+
+    on_open: Callable[[Any], object] | None = None
+    on_select: Callable[[list[Any]], object] | None = None
+    on_page: Callable[[list[Any]], object] | None = None
+    on_error: Callable[[Exception], object] | None = None
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        *,
+        key: str = "name",
+        page_size: int = 50,
+        label: str = "tasks",
+        selectable: bool = True,
+        empty: str | None = None,
+        tz: tzinfo = UTC,
+    ) -> None:
+        self._columns = tuple(columns)
+        self._page_size = page_size
+        self._label = label
+        self._empty = empty or f"No {label}"
+        self._tz = tz
+        self._lock = threading.RLock()
+        self._rows = Rows(self._columns, key)
+        self._query = Query()
+        self._filters = 0  # filters so far: "all that match" says of which one it speaks
+        self._order: Places = self._rows.order(self._query)
+        self._number = 0  # of the page, from 0
+        self._moves = 0  # pages, sorts and filters so far: the browser scrolls to the top when it changes
+        self._base: frozenset[str] = frozenset()
+        self._base_name = ""
+        self._found: tuple[Any, Any, list[int]] = None, None, []
+        self._alert = ""
+        self._told: dict[str, list[Any]] = {"on_select": [], "on_page": []}
+        self._sent = self._compose(rev=0)
+        setup = {"columns": [_column_setup(column) for column in columns], "label": label, "selectable": selectable}
+        super().__init__(_setup=setup)
+        self.on_msg(self._heard)
+        self.observe(self._reselect, "selection")
+
+    def load(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
+        """Replace all rows.
+
+        Raises
+        ------
+        InvalidInputError
+            If a column or the key is not in `data`, or two rows have the same key.
+        """
+        with self._changing():
+            self._rows.load(data)
+
+    def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
+        """Update rows by key; rows that are new come behind the last. Columns that `data` lacks stay as they are."""
+        with self._changing():
+            self._rows.patch(data)
+
+    def drop(self, keys: Iterable[Any]) -> None:
+        """Take rows out."""
+        with self._changing():
+            self._rows.drop(str(key) for key in keys)
+
+    def filter(self, text: str | None = None, **where: Any) -> None:
+        """Show the rows that match; each call replaces the filter before, and no arguments show all.
+
+        Parameters
+        ----------
+        text : str, optional
+            Part of what can be read in a row, in any case of letters.
+        **where
+            Column and the value, or values, that are wanted of it; None is any.
+        """
+        with self._changing(moved=True):
+            for name in where:
+                self._rows.check(name)
+            asked = Query.of(text, where)
+            self._filters += (asked.text, asked.where) != (self._query.text, self._query.where)
+            self._query = replace(asked, sort=self._query.sort, descending=self._query.descending)
+            self._number = 0
+
+    def sort(self, column: str | None = None, *, descending: bool = False) -> None:
+        """Sort by a column; without one, show rows in the order in which they were loaded."""
+        with self._changing(moved=True):
+            if column is not None:
+                self._rows.check(column)
+            self._query = replace(self._query, sort=column, descending=descending)
+            self._number = 0
+
+    def turn(self, page: int) -> None:
+        """Show a page, counted from 0; beyond the last it is the last."""
+        with self._changing(moved=True, ordered=False):
+            self._number = max(page, 0)
+
+    def select(self, keys: Iterable[Any]) -> None:
+        """Select these rows and no others; an empty list clears the selection."""
+        chosen = {"n": self.selection["n"] + 1, "base": "", "plus": [str(key) for key in keys], "minus": []}
+        self.selection = chosen
+
+    @property
+    def selected(self) -> list[Any]:
+        """Keys of the selected rows that are loaded, in their loaded order, also those that a filter hides."""
+        with self._lock:
+            return self._rows.keys(self._picked())
+
+    @property
+    def selected_frame(self) -> pd.DataFrame:
+        """The selected rows, as they were loaded."""
+        with self._lock:
+            return self._rows.frame(self._picked())
+
+    @property
+    def page_keys(self) -> list[Any]:
+        """Keys of the rows on the page: what a refresh of the visible has to ask for."""
+        with self._lock:
+            return self._rows.keys(self._on_page())
+
+    @property
+    def matching(self) -> int:
+        """How many rows the filter lets through."""
+        return len(self._order)
+
+    @property
+    def total(self) -> int:
+        """How many rows are loaded."""
+        return len(self._rows)
+
+    @property
+    def rev(self) -> int:
+        """Number of the newest state that was sent; the page has it in `data-rev` once it is drawn."""
+        return int(self._sent[1]["rev"])
+
+    def html(self) -> str:
+        """Return the page as a static HTML table."""
+        with self._lock:
+            at = self._on_page()
+            cells = self._rows.cells(at, now=datetime.now(self._tz))
+            return table_html(self._columns, cells, caption=self._caption(len(at)), empty=self._empty)
+
+    def __repr__(self) -> str:
+        return f"<Table of {count_text(len(self._rows))} {self._label}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is not None:
+            bundle[0]["text/html"] = self.html()  # for exports and viewers that have no kernel
+        return bundle
+
+    @contextmanager
+    def _changing(self, *, moved: bool = False, ordered: bool = True) -> Iterator[None]:
+        """Change rows or query inside; then order anew, send, and call back without holding the lock."""
+        with self._lock:
+            yield
+            if ordered:
+                self._order = self._rows.order(self._query)
+            self._moves += moved
+            self._publish()
+        self._call_back()
+
+    def _publish(self) -> None:
+        with self._lock:
+            last = max(0, (len(self._order) - 1) // self._page_size)
+            self._number = min(self._number, last)
+            old_page, old_tally = self._sent
+            page, tally = self._compose(rev=old_tally["rev"])
+            if (page, tally) == self._sent:
+                return
+            tally["rev"] += 1
+            self._sent = page, tally
+            self.send_state(["_tally"] if page == old_page else ["_page", "_tally"])
+
+    def _compose(self, *, rev: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        at = self._on_page()
+        ids = self._rows.ids(at)
+        cells: list[list[Cell]] = self._rows.cells(at, now=datetime.now(self._tz))
+        query = self._query
+        picked = self._picked()
+        page = {
+            "rows": [[name, row, name in self._base] for name, row in zip(ids, cells, strict=True)],
+            "start": self._number * self._page_size,
+            "size": self._page_size,
+            "matching": len(self._order),
+            "total": len(self._rows),
+            "filter": self._filters,
+            "filtering": query.filtering,
+            "sort": [query.sort, "descending" if query.descending else "ascending"],
+            "moves": self._moves,
+            "empty": f"None of {count_text(len(self._rows))} {self._label} matches" if len(self._rows) else self._empty,
+        }
+        tally = {
+            "rev": rev,
+            "n": self.selection["n"],
+            "base": self._base_name,
+            "selected": len(picked),
+            "hidden": self._hidden(picked),
+            "alert": self._alert,
+        }
+        return page, tally
+
+    def _on_page(self) -> Places:
+        start = self._number * self._page_size
+        return self._order[start : start + self._page_size]
+
+    def _caption(self, shown: int) -> str:
+        if not shown:
+            return f"0 of {count_text(len(self._rows))} {self._label}"
+        start = self._number * self._page_size
+        span = f"{count_text(start + 1)}\u2013{count_text(start + shown)}"
+        if self._query.filtering:
+            return (
+                f"{span} of {count_text(len(self._order))} that match, of {count_text(len(self._rows))} {self._label}"
+            )
+        return f"{span} of {count_text(len(self._rows))} {self._label}"
+
+    def _picked(self) -> list[int]:
+        """Positions of the selected rows; found once for the same rows and the same selection."""
+        chosen, places = self.selection, self._rows.places
+        if self._found[0] is not places or self._found[1] is not chosen:
+            if self._base:
+                ids = (self._base - set(chosen["minus"])) | set(chosen["plus"])
+                found = [place for name, place in places.items() if name in ids]
+            else:
+                found = sorted(places[name] for name in set(chosen["plus"]) if name in places)
+            self._found = places, chosen, found
+        return self._found[2]
+
+    def _hidden(self, picked: list[int]) -> int:
+        if not self._query.filtering or not picked:
+            return 0
+        matches = np.zeros(len(self._rows), dtype=bool)
+        matches[self._order] = True
+        return len(picked) - int(matches[picked].sum())
+
+    def _reselect(self, _change: Any) -> None:
+        with self._lock:
+            name = self.selection["base"]
+            if name != self._base_name:
+                # A base made under another filter than the present one is empty: never more than was shown.
+                now = name.partition(".")[0] == str(self._filters)
+                self._base = frozenset(self._rows.ids(self._order)) if now else frozenset()
+                self._base_name = name
+                self._found = None, None, []
+            self._publish()
+        self._call_back()
+
+    def _heard(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+        deeds: dict[str, Callable[[dict[str, Any]], None]] = {
+            "select": self._hear_selection,
+            "sort": lambda said: self.sort(said["column"], descending=said["descending"]),
+            "page": lambda said: self.turn(said["page"]),
+            "open": self._hear_open,
+        }
+        self._say("")
+        deeds[content["do"]](content)
+
+    def _hear_selection(self, said: dict[str, Any]) -> None:
+        # The trait comes too, but may come later: the browser holds back a trait while an earlier one is on its way,
+        # and a click on a button would overtake it. The lock keeps this from being sent back.
+        with self._lock_property(selection=said["selection"]):
+            self.selection = said["selection"]
+
+    def _hear_open(self, said: dict[str, Any]) -> None:
+        with self._lock:
+            place = self._rows.places.get(said["key"])
+            key = None if place is None else self._rows.keys([place])[0]
+        if place is not None:
+            self._call("on_open", key)
+
+    def _call_back(self) -> None:
+        """Tell what has changed since it was last told."""
+        for name in ("on_select", "on_page"):
+            if getattr(self, name) is None:
+                continue  # 100,000 selected keys are not put together for nobody
+            with self._lock:
+                keys = self.selected if name == "on_select" else self.page_keys
+                news = keys != self._told[name]
+                self._told[name] = keys
+            if news:
+                self._call(name, keys)
+
+    def _call(self, name: str, value: Any) -> None:
+        callback = getattr(self, name)
+        if callback is None:
+            return
+        try:
+            callback(value)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the person at the screen must see it
+            if self.on_error is None:
+                self._say(f"{type(error).__name__}: {error}")
+            else:
+                self.on_error(error)
+
+    def _say(self, alert: str) -> None:
+        with self._lock:
+            self._alert = alert
+            self._publish()
+
+
+def _column_setup(column: Column) -> dict[str, str]:
+    if not isinstance(column, Column):
+        raise InvalidInputError(f"{column!r} is no column of a table", hint="Column(name, title, kind=…)")
+    given = asdict(column)
+    widths = {"count": "7em", "time": "11.5em", "duration": "8em", "state": "8.5em"}
+    return {
+        "name": column.name,
+        "title": column.heading,
+        "kind": column.kind,
+        "width": given["width"] or widths.get(column.kind, ""),
+        "align": column.side,
+    }

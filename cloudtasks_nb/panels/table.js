@@ -1,0 +1,484 @@
+// The table of the panels. Python holds the rows and sends one page of text cells (`_page`) and the counts around it
+// (`_tally`); this file draws them, and owns what Python never decides: which rows are selected, which one is active,
+// and where the page is scrolled to. Text from outside only ever becomes `textContent` or an attribute.
+
+const number = new Intl.NumberFormat("en-US");
+const ARROWS = {
+  first: "M4 3v10M12 3 7 8l5 5",
+  previous: "M10 3 5 8l5 5",
+  next: "M6 3l5 5-5 5",
+  last: "M12 3v10M4 3l5 5-5 5",
+};
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+function icon(path) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  svg.setAttribute("viewBox", "0 0 16 16");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(document.createElementNS(space, "path"));
+  svg.firstChild.setAttribute("d", path);
+  return svg;
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+/** Which rows are selected: single keys, and all that once matched (`base`, a set that Python keeps) but some. */
+class Selection {
+  constructor({ n, base, plus, minus }) {
+    Object.assign(this, { n, base, plus: new Set(plus), minus: new Set(minus) });
+  }
+
+  has(row) {
+    return this.plus.has(row.key) || (this.inBase(row) && !this.minus.has(row.key));
+  }
+
+  // Until Python has answered, a new base is every row that can be seen.
+  inBase(row) {
+    return this.base !== "" && (row.inBase || this.base !== row.knownBase);
+  }
+
+  with(rows, wanted) {
+    const next = new Selection(this);
+    for (const row of rows) {
+      if (wanted) {
+        next.minus.delete(row.key);
+        if (!next.inBase(row)) next.plus.add(row.key);
+      } else {
+        next.plus.delete(row.key);
+        if (next.inBase(row)) next.minus.add(row.key);
+      }
+    }
+    return next;
+  }
+}
+
+class TableView {
+  constructor(model, root, setVisible) {
+    this.model = model;
+    this.setup = model.get("_setup");
+    this.lines = new Map(); // key -> {tr, cells}, as long as the row is on the page
+    this.rows = []; // what is on the page, in order
+    this.moves = -1;
+    this.waiting = false; // for another page, order or filter
+    this.build(root);
+    this.listen(setVisible);
+    this.draw();
+  }
+
+  // -- building ------------------------------------------------------------------------------------------------------
+
+  build(root) {
+    const { label, selectable } = this.setup;
+    this.root = root;
+    root.classList.add("ctn-table");
+    this.body = make("tbody");
+    this.head = make("tr", { "aria-rowindex": "1" });
+    this.buildHead();
+    this.grid = make(
+      "table",
+      { role: "grid", "aria-label": label, "aria-multiselectable": String(selectable) },
+      this.columnGroup(),
+      make("thead", {}, this.head),
+      this.body,
+    );
+    this.grid.style.minWidth = this.least;
+    this.scroller = make("div", { class: "ctn-scroll" }, this.grid);
+    this.alert = make("div", { class: "ctn-alert", role: "alert" });
+    root.append(this.alert, this.scroller, this.buildFoot());
+  }
+
+  columnGroup() {
+    const { columns, selectable } = this.setup;
+    const group = make("colgroup");
+    if (selectable) group.append(make("col", { style: "width:2.6em" }));
+    let least = selectable ? "2.6em" : "0em";
+    for (const { width } of columns) {
+      const col = make("col");
+      col.style.width = width;
+      least += ` + ${col.style.width || "11em"}`;
+      group.append(col);
+    }
+    this.least = `calc(${least})`; // below this width the table scrolls sideways
+    return group;
+  }
+
+  buildHead() {
+    const { columns, selectable } = this.setup;
+    if (selectable) {
+      this.mark = make("th", { class: "ctn-mark", role: "columnheader", "aria-label": "Select" });
+      this.all = make("span", { class: "ctn-box", role: "checkbox", "aria-label": "Select all on this page" });
+      this.mark.append(this.all);
+      this.head.append(this.mark);
+    }
+    this.headings = columns.map(({ name, title, align }) => {
+      const cell = make("th", { role: "columnheader", scope: "col", tabindex: "-1", class: `ctn-${align}`, title });
+      cell.append(make("span", { class: "ctn-title" }, title), make("span", { class: "ctn-arrow", "aria-hidden": "true" }));
+      cell.dataset.column = name;
+      return cell;
+    });
+    this.head.append(...this.headings);
+    if (selectable) this.all.tabIndex = -1;
+    this.stops = selectable ? [this.all, ...this.headings] : this.headings;
+  }
+
+  buildFoot() {
+    const pick = (name, text) => make("button", { type: "button", class: "ctn-link", "data-do": name }, text);
+    const turn = (name) => {
+      const button = make("button", { type: "button", class: "ctn-turn", "data-do": name, title: `${name} page` });
+      button.setAttribute("aria-label", `${name[0].toUpperCase()}${name.slice(1)} page`);
+      button.append(icon(ARROWS[name]));
+      return button;
+    };
+    this.status = make("span", { role: "status" });
+    this.selectAll = pick("select-all", "");
+    this.clear = pick("clear", "Clear");
+    this.span = make("span", { class: "ctn-span" });
+    this.turns = ["first", "previous", "next", "last"].map(turn);
+    const left = make("div", { class: "ctn-picked" });
+    if (this.setup.selectable) left.append(this.status, this.selectAll, this.clear);
+    return make("div", { class: "ctn-foot" }, left, make("div", { class: "ctn-pager" }, this.span, ...this.turns));
+  }
+
+  listen(setVisible) {
+    this.later = () => {
+      // One message changes several traits: draw once, when all are there.
+      if (!this.queued) queueMicrotask(() => (this.queued = false, this.gone || this.draw()));
+      this.queued = true;
+    };
+    for (const name of ["_page", "_tally", "selection"]) this.model.on(`change:${name}`, this.later);
+    this.root.addEventListener("keydown", (event) => this.keydown(event));
+    this.root.addEventListener("click", (event) => this.click(event));
+    this.body.addEventListener("dblclick", (event) => this.openRow(event.target.closest("tr")));
+    this.body.addEventListener("mousedown", (event) => event.shiftKey && event.preventDefault()); // no text selection
+    this.observer = new IntersectionObserver((seen) => setVisible(this, seen.at(-1).isIntersecting));
+    this.observer.observe(this.root);
+  }
+
+  close() {
+    this.gone = true;
+    this.observer.disconnect();
+    for (const name of ["_page", "_tally", "selection"]) this.model.off(`change:${name}`, this.later);
+  }
+
+  // -- drawing -------------------------------------------------------------------------------------------------------
+
+  draw() {
+    const page = (this.page = this.model.get("_page"));
+    this.tally = this.model.get("_tally");
+    this.selection = new Selection(this.model.get("selection"));
+    const moved = page.moves !== this.moves;
+    if (moved) this.waiting = false;
+    const focused = this.body.contains(this.root.getRootNode().activeElement);
+    const anchor = moved ? null : this.anchor();
+    this.rows = page.rows.map(([key, cells, inBase]) => ({ key, cells, inBase, knownBase: this.tally.base }));
+    this.drawHead();
+    this.drawRows();
+    this.keepActive(moved, focused);
+    this.drawMarks();
+    if (moved) this.scroller.scrollTop = 0;
+    else if (anchor) this.scroller.scrollTop += anchor.tr.offsetTop - anchor.top;
+    this.moves = page.moves;
+    this.root.dataset.rev = this.tally.rev; // last: whoever waits for it finds everything drawn
+  }
+
+  /** The first row in view that stays, and where it stands. */
+  anchor() {
+    const stay = new Set(this.model.get("_page").rows.map(([key]) => key));
+    const top = this.scroller.scrollTop;
+    for (const { key } of this.rows) {
+      const { tr } = this.lines.get(key);
+      if (tr.offsetTop - this.head.offsetHeight >= top && stay.has(key)) return { tr, top: tr.offsetTop };
+    }
+    return null;
+  }
+
+  drawHead() {
+    const [column, direction] = this.page.sort;
+    for (const cell of this.headings) {
+      cell.setAttribute("aria-sort", cell.dataset.column === column ? direction : "none");
+    }
+    this.grid.setAttribute("aria-rowcount", this.page.matching + 1);
+    this.grid.setAttribute("aria-busy", this.waiting);
+    setText(this.alert, this.tally.alert);
+  }
+
+  drawRows() {
+    const stay = new Set(this.rows.map(({ key }) => key));
+    for (const [key, { tr }] of this.lines) {
+      if (!stay.has(key)) {
+        tr.remove();
+        this.lines.delete(key);
+      }
+    }
+    this.empty?.remove();
+    let next = this.body.firstChild;
+    this.rows.forEach(({ key, cells }, index) => {
+      const line = this.lines.get(key) ?? this.newLine(key);
+      cells.forEach((cell, place) => this.fill(line.cells[place], cell));
+      line.tr.setAttribute("aria-rowindex", this.page.start + index + 2);
+      if (line.tr === next) next = next.nextSibling;
+      else this.body.insertBefore(line.tr, next);
+    });
+    if (!this.rows.length) {
+      const cell = make("td", { colspan: this.stops.length }, this.page.empty);
+      this.empty = make("tr", { class: "ctn-empty" }, cell);
+      this.body.append(this.empty);
+    }
+  }
+
+  newLine(key) {
+    const tr = make("tr", { role: "row", tabindex: "-1" });
+    tr.dataset.key = key;
+    if (this.setup.selectable) tr.append(make("td", { class: "ctn-mark", role: "gridcell" }, make("span", { class: "ctn-box" })));
+    const cells = this.setup.columns.map(({ kind, align }) => make("td", { role: "gridcell", class: `ctn-${align} ctn-${kind}` }));
+    tr.append(...cells);
+    const line = { tr, cells };
+    this.lines.set(key, line);
+    return line;
+  }
+
+  fill(td, cell) {
+    const [text, title = text, colour] = typeof cell === "string" ? [cell] : cell;
+    if (td.title !== title) td.title = title;
+    td.classList.toggle("ctn-none", text === "\u2013");
+    if (!colour) return setText(td, text);
+    if (td.textContent !== text) td.replaceChildren(make("span", { class: "ctn-dot" }), text);
+    td.firstChild.style.background = colour;
+  }
+
+  drawMarks() {
+    for (const row of this.rows) {
+      if (this.setup.selectable) this.lines.get(row.key).tr.setAttribute("aria-selected", this.selection.has(row));
+    }
+    const { matching, total, filtering, start, size } = this.page;
+    const here = this.rows.filter((row) => this.selection.has(row)).length;
+    this.all?.setAttribute("aria-checked", here === 0 ? "false" : here === this.rows.length ? "true" : "mixed");
+    const count = this.count();
+    const hidden = this.tally.n === this.selection.n && this.tally.hidden ? `, ${number.format(this.tally.hidden)} of them hidden by the filter` : "";
+    setText(this.status, count ? `${number.format(count)} selected${hidden}` : "None selected");
+    setText(this.selectAll, `Select all ${number.format(matching)}${filtering ? " that match" : ""}`);
+    this.able(this.selectAll, matching > 0);
+    this.able(this.clear, count > 0);
+    const last = Math.max(0, Math.ceil(matching / size) - 1);
+    const shown = this.rows.length ? `${number.format(start + 1)}–${number.format(start + this.rows.length)} of ` : "0 of ";
+    const of = filtering ? `${number.format(matching)} that match, of ${number.format(total)}` : number.format(total);
+    setText(this.span, `${shown}${of} ${this.setup.label}`);
+    this.number = Math.round(start / size);
+    this.lastPage = last;
+    this.turns.forEach((button, place) => this.able(button, place < 2 ? this.number > 0 : this.number < last));
+  }
+
+  // A disabled button would lose the focus; this one only does nothing.
+  able(button, can) {
+    button.setAttribute("aria-disabled", !can || (this.waiting && this.turns.includes(button)));
+  }
+
+  /** Keep one tab stop in the grid, on a row that is there; keep the focus if it was on a row. */
+  keepActive(moved, focused) {
+    const gone = !this.active?.isConnected;
+    if (gone || (moved && this.body.contains(this.active))) {
+      const place = moved ? 0 : Math.min(this.place ?? 0, this.rows.length - 1);
+      this.setActive(this.rows.length ? this.lines.get(this.rows[place].key).tr : this.stops[0]);
+    }
+    this.place = this.rows.findIndex(({ key }) => key === this.active.dataset.key);
+    if (focused && this.root.getRootNode().activeElement !== this.active) this.active.focus({ preventScroll: true });
+  }
+
+  setActive(node, focus = false) {
+    if (this.active) this.active.tabIndex = -1;
+    this.active = node;
+    node.tabIndex = 0;
+    const place = this.rows.findIndex(({ key }) => key === node.dataset.key);
+    if (place >= 0) this.place = place;
+    if (focus) {
+      node.focus({ preventScroll: true });
+      node.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
+  }
+
+  // -- selecting -----------------------------------------------------------------------------------------------------
+
+  count() {
+    const { n, count } = this.ahead ?? {};
+    return n === this.selection.n && this.tally.n !== n ? count : this.tally.selected;
+  }
+
+  /** Set the selection; `count` is how many that are, until Python has counted. */
+  write(next, count) {
+    next.n = this.selection.n + 1;
+    const picked = (selection) => this.rows.filter((row) => selection.has(row)).length;
+    this.ahead = { n: next.n, count: count ?? this.count() + picked(next) - picked(this.selection) };
+    const selection = { n: next.n, base: next.base, plus: [...next.plus], minus: [...next.minus] };
+    this.model.set("selection", selection);
+    this.model.save_changes();
+    // A trait may be held back until an earlier one has arrived; a click on a button would overtake it. This is not.
+    this.model.send({ do: "select", selection });
+    this.draw();
+  }
+
+  toggle(key) {
+    const row = this.rows.find((each) => each.key === key);
+    this.range = { from: key, before: null };
+    this.write(this.selection.with([row], !this.selection.has(row)));
+  }
+
+  /** Select from where the range began to this row; what was selected before it began stays. */
+  extend(key) {
+    const place = (name) => this.rows.findIndex((row) => row.key === name);
+    if (!this.range || place(this.range.from) < 0) this.range = { from: this.active.dataset.key ?? key, before: null };
+    this.range.before ??= this.selection;
+    const [low, high] = [place(this.range.from), place(key)].sort((a, b) => a - b);
+    const next = this.range.before.with(this.rows.slice(Math.max(low, 0), high + 1), true);
+    this.write(next);
+  }
+
+  selectPage(wanted) {
+    this.range = null;
+    this.write(this.selection.with(this.rows, wanted));
+  }
+
+  selectMatching() {
+    this.range = null;
+    const base = `${this.page.filter}.${crypto.getRandomValues(new Uint32Array(2)).join("")}`;
+    this.write(new Selection({ base, plus: [], minus: [] }), this.page.matching);
+  }
+
+  // -- acting --------------------------------------------------------------------------------------------------------
+
+  ask(message) {
+    if (this.waiting) return;
+    this.waiting = true;
+    this.model.send(message);
+    this.drawHead();
+    this.drawMarks();
+  }
+
+  sortBy(column) {
+    const [sorted, direction] = this.page.sort;
+    if (column !== sorted) this.ask({ do: "sort", column, descending: false });
+    else if (direction === "ascending") this.ask({ do: "sort", column, descending: true });
+    else this.ask({ do: "sort", column: null, descending: false });
+  }
+
+  turnTo(name) {
+    const page = { first: 0, previous: this.number - 1, next: this.number + 1, last: this.lastPage }[name];
+    this.ask({ do: "page", page });
+  }
+
+  openRow(tr) {
+    if (tr?.dataset.key !== undefined) this.model.send({ do: "open", key: tr.dataset.key });
+  }
+
+  click(event) {
+    const button = event.target.closest("[data-do]");
+    const heading = event.target.closest("[data-column]");
+    const tr = event.target.closest("tr[data-key]");
+    if (button) this.press(button);
+    else if (heading) {
+      this.setActive(heading, true);
+      this.sortBy(heading.dataset.column);
+    } else if (this.mark?.contains(event.target)) {
+      this.setActive(this.all, true);
+      this.selectPage(this.all.getAttribute("aria-checked") !== "true");
+    } else if (tr) this.clickRow(tr, event.shiftKey);
+  }
+
+  clickRow(tr, shift) {
+    if (!getSelection().isCollapsed && !shift) return; // text was marked to be copied
+    if (this.setup.selectable && shift) this.extend(tr.dataset.key);
+    this.setActive(tr, true);
+    if (this.setup.selectable && !shift) this.toggle(tr.dataset.key);
+  }
+
+  press(button) {
+    if (button.getAttribute("aria-disabled") === "true") return;
+    const name = button.dataset.do;
+    if (name === "select-all") this.selectMatching();
+    else if (name === "clear") this.write(new Selection({ base: "", plus: [], minus: [] }), 0);
+    else this.turnTo(name);
+  }
+
+  keydown(event) {
+    const modified = event.ctrlKey || event.metaKey || event.altKey;
+    if (!modified) event.stopPropagation(); // or JupyterLab's shortcuts act on the cell: `d d` deletes it
+    const place = this.rows.findIndex(({ key }) => key === event.target.dataset.key);
+    const column = this.stops.indexOf(event.target);
+    const wholePage = event.key.toLowerCase() === "a" && (event.ctrlKey || event.metaKey) && !event.altKey;
+    let done = false;
+    if (place < 0 && column < 0) return;
+    if (wholePage && this.setup.selectable) done = (this.selectPage(true), true);
+    else if (!modified && column >= 0) done = this.keyInHead(event.key, column);
+    else if (!modified) done = this.keyInRow(event.key, place, event.shiftKey);
+    if (done) {
+      event.preventDefault();
+      event.stopPropagation();
+    }
+  }
+
+  keyInHead(key, column) {
+    const to = { ArrowLeft: column - 1, ArrowRight: column + 1, Home: 0, End: this.stops.length - 1 }[key];
+    if (to !== undefined) this.setActive(this.stops[to] ?? this.stops[column], true);
+    else if (key === "ArrowDown" && this.rows.length) this.setActive(this.lines.get(this.rows[0].key).tr, true);
+    else if (key === "Enter" || key === " ") this.stops[column].click();
+    else return false;
+    return true;
+  }
+
+  keyInRow(key, place, shift) {
+    const last = this.rows.length - 1;
+    const screen = Math.max(1, Math.floor((this.scroller.clientHeight - this.head.offsetHeight) / this.active.offsetHeight) - 1);
+    const steps = { ArrowUp: place - 1, ArrowDown: place + 1, PageUp: place - screen, PageDown: place + screen, Home: 0, End: last };
+    if (key in steps) this.moveTo(steps[key], shift && this.setup.selectable, key === "ArrowUp");
+    else if (key === " " && this.setup.selectable) this.toggle(this.rows[place].key);
+    else if (key === "Enter") this.openRow(this.active);
+    else return false;
+    return true;
+  }
+
+  moveTo(place, extending, upwards) {
+    if (place < 0 && upwards && !extending) return this.setActive(this.heading ?? this.stops[0], true);
+    const row = this.rows[Math.min(Math.max(place, 0), this.rows.length - 1)];
+    if (extending) this.extend(row.key);
+    else this.range = null;
+    this.setActive(this.lines.get(row.key).tr, true);
+  }
+}
+
+export default () => {
+  const seen = new Set(); // of this table's views, those that are on the screen
+  let model;
+  const tell = () => {
+    const visible = seen.size > 0 && !document.hidden;
+    if (model.get("visible") === visible) return;
+    model.set("visible", visible);
+    model.save_changes();
+  };
+  const setVisible = (view, on) => {
+    if (on) seen.add(view);
+    else seen.delete(view);
+    tell();
+  };
+  return {
+    initialize(context) {
+      model = context.model;
+      document.addEventListener("visibilitychange", tell);
+      return () => document.removeEventListener("visibilitychange", tell);
+    },
+    render({ model: own, el }) {
+      const view = new TableView(own, el, setVisible);
+      return () => {
+        view.close();
+        setVisible(view, false);
+      };
+    },
+  };
+};

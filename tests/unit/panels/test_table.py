@@ -1,0 +1,330 @@
+"""The table's Python side: what it sends, what it hears, and what it tells the panel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb._frames import TASKS, frame
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels._cells import Column
+from cloudtasks_nb.panels._table import Table
+
+__all__: list[str] = []
+
+COLUMNS = [Column("task"), Column("state", kind="state"), Column("attempts", kind="count")]
+
+
+def tasks(numbers: range | list[int], state: str = "ready") -> pd.DataFrame:
+    """Make a Tasks frame whose names are its numbers."""
+    names = [f"n{number}" for number in numbers]
+    columns: dict[str, list[Any]] = {"task": names, "name": names}
+    columns |= {"state": [state] * len(names), "attempts": list(numbers)}
+    return frame(TASKS, columns, index="task")
+
+
+class Browser:
+    """What the browser would send and get, without one."""
+
+    def __init__(self, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.table = table
+        self.sent: list[dict[str, Any]] = []
+        monkeypatch.setattr(table, "_send", lambda message, **_buffers: self.sent.append(message))
+
+    def say(self, **content: Any) -> None:
+        """Send a custom message."""
+        self._handle({"method": "custom", "content": content})
+
+    def set(self, **state: Any) -> None:
+        """Write traits."""
+        self._handle({"method": "update", "state": state, "buffer_paths": []})
+
+    def select(self, *plus: str, base: str = "", minus: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Write the selection, as the trait and as the message that does not wait; return it."""
+        chosen = {"n": self.table.selection["n"] + 1, "base": base, "plus": list(plus), "minus": list(minus)}
+        self.set(selection=chosen)
+        self.say(do="select", selection=chosen)
+        return chosen
+
+    def _handle(self, data: dict[str, Any]) -> None:
+        self.table._handle_msg({"content": {"data": data}, "buffers": []})
+
+    @property
+    def page(self) -> dict[str, Any]:
+        """The page as it stands."""
+        return dict(self.table.get_state("_page")["_page"])
+
+    @property
+    def tally(self) -> dict[str, Any]:
+        """The counts as they stand."""
+        return dict(self.table.get_state("_tally")["_tally"])
+
+    @property
+    def names(self) -> list[str]:
+        """Ids of the rows on the page."""
+        return [row[0] for row in self.page["rows"]]
+
+    def updates(self) -> list[str]:
+        """Names of the traits that were sent since the last call, without echoes."""
+        states = [message["state"] for message in self.sent if message["method"] == "update"]
+        self.sent.clear()
+        return sorted(name for state in states for name in state)
+
+
+@pytest.fixture
+def table() -> Iterator[Table]:
+    """Return a table of 12 rows, 5 on a page."""
+    made = Table(COLUMNS, page_size=5)
+    made.load(tasks(range(12)))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def browser(table: Table, monkeypatch: pytest.MonkeyPatch) -> Browser:
+    """Return the other side of the table."""
+    return Browser(table, monkeypatch)
+
+
+def test_only_the_page_travels(browser: Browser) -> None:
+    """Of twelve rows the browser gets five, and the counts of all."""
+    assert browser.names == ["n0", "n1", "n2", "n3", "n4"]
+    assert (browser.page["matching"], browser.page["total"], browser.page["start"]) == (12, 12, 0)
+
+
+def test_what_has_not_changed_is_not_sent(table: Table, browser: Browser) -> None:
+    """Rows that are loaded again as they were cost no message; changed ones travel with their counts at once."""
+    rev = table.rev
+    table.load(tasks(range(12)))
+    assert (browser.updates(), table.rev) == ([], rev)
+    table.patch(tasks([3], state="failed"))
+    assert (browser.updates(), table.rev) == (["_page", "_tally"], rev + 1)
+    browser.select("n1")
+    assert browser.updates() == ["_tally"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [(0, ["n0", "n4"]), (1, ["n5", "n9"]), (2, ["n10", "n11"]), (99, ["n10", "n11"]), (-1, ["n0", "n4"])],
+)
+def test_pages_turn(table: Table, browser: Browser, asked: int, names: list[str]) -> None:
+    """A page that is not there is the nearest that is."""
+    browser.say(do="page", page=asked)
+    assert [browser.names[0], browser.names[-1]] == names
+    assert table.page_keys == browser.names
+
+
+def test_a_page_that_vanishes_becomes_the_last(table: Table, browser: Browser) -> None:
+    """When rows go, the page shown is never behind the end."""
+    table.turn(2)
+    table.load(tasks(range(7)))
+    assert browser.names == ["n5", "n6"]
+
+
+def test_the_browser_sorts(browser: Browser) -> None:
+    """A click on a heading sorts, and the first page is shown."""
+    browser.say(do="page", page=1)
+    browser.say(do="sort", column="attempts", descending=True)
+    assert browser.names[:2] == ["n11", "n10"]
+    assert browser.page["sort"] == ["attempts", "descending"]
+    browser.say(do="sort", column=None, descending=False)
+    assert browser.names[:2] == ["n0", "n1"]
+
+
+def test_every_answer_is_told_apart_from_a_refresh(table: Table, browser: Browser) -> None:
+    """The browser waits for its answer even if the page that it asked for is the one it has."""
+    moves = browser.page["moves"]
+    browser.say(do="page", page=0)
+    assert browser.page["moves"] == moves + 1
+    table.patch(tasks([3], state="failed"))
+    assert browser.page["moves"] == moves + 1
+
+
+def test_a_filter_replaces_the_one_before(table: Table, browser: Browser) -> None:
+    """Counts are those of the filter; without arguments everything is shown again."""
+    table.patch(tasks([2, 8], state="failed"))
+    table.filter(state="failed")
+    assert (browser.names, table.matching, browser.page["filtering"]) == (["n2", "n8"], 2, True)
+    table.filter("n1")
+    assert browser.names == ["n1", "n10", "n11"]
+    table.filter()
+    assert (table.matching, browser.page["filtering"]) == (12, False)
+
+
+def test_filter_and_sort_name_columns_that_are_there(table: Table) -> None:
+    """A misspelt column is refused and changes nothing; one that is loaded but not shown will do."""
+    with pytest.raises(InvalidInputError, match="did you mean state"):
+        table.filter(stat="failed")
+    with pytest.raises(InvalidInputError, match="no column"):
+        table.sort("nothing")
+    table.filter(method=["GET"])
+    assert table.matching == 0
+
+
+def test_selected_are_the_keys_that_are_there(table: Table, browser: Browser) -> None:
+    """A row that vanished is not selected, and is again when it returns; a load never changes the selection."""
+    chosen = browser.select("n7", "n2")
+    assert table.selected == ["n2", "n7"]
+    table.load(tasks([2, 3]))
+    assert (table.selected, browser.tally["selected"]) == (["n2"], 1)
+    table.load(tasks(range(12)))
+    assert table.selected == ["n2", "n7"]
+    assert table.selected_frame["attempts"].tolist() == [2, 7]
+    assert table.selection == chosen
+
+
+def test_the_selection_is_not_sent_back(browser: Browser) -> None:
+    """What the browser wrote is never overwritten by an older answer."""
+    browser.select("n1")
+    browser.select("n1", "n2")
+    assert "selection" not in browser.updates()
+
+
+def test_a_message_overtakes_the_trait(table: Table, browser: Browser) -> None:
+    """The selection counts as soon as the message that does not wait has come; the trait later changes nothing."""
+    chosen = {"n": 5, "base": "", "plus": ["n4"], "minus": []}
+    browser.say(do="select", selection=chosen)
+    assert table.selected == ["n4"]
+    browser.updates()
+    browser.set(selection=chosen)
+    assert (table.selected, browser.updates()) == (["n4"], [])
+
+
+def test_all_that_match_are_those_of_the_moment(table: Table, browser: Browser) -> None:
+    """Rows that come later are not selected; exceptions and additions are counted."""
+    table.filter("n1")
+    base = f"{browser.page['filter']}.77"
+    browser.select(base=base)
+    assert (table.selected, browser.tally["base"]) == (["n1", "n10", "n11"], base)
+    table.filter()
+    table.patch(tasks([100]))
+    browser.select("n3", base=base, minus=("n10",))
+    assert table.selected == ["n1", "n3", "n11"]
+    assert [(row[0], row[2]) for row in browser.page["rows"]][:3] == [("n0", False), ("n1", True), ("n2", False)]
+    browser.select()
+    assert table.selected == []
+
+
+def test_all_that_match_of_another_filter_are_none(table: Table, browser: Browser) -> None:
+    """A click that was made under an older filter selects nothing rather than something else."""
+    base = f"{browser.page['filter']}.77"
+    table.filter("n1")
+    browser.select(base=base)
+    assert (table.selected, browser.tally["base"]) == ([], base)
+
+
+def test_what_the_filter_hides_is_counted(table: Table, browser: Browser) -> None:
+    """The person at the screen is told of selected rows that cannot be seen."""
+    browser.select("n1", "n2")
+    table.filter("n1")
+    assert (browser.tally["selected"], browser.tally["hidden"]) == (2, 1)
+
+
+def test_a_panel_selects(table: Table, browser: Browser) -> None:
+    """`select` writes the selection for the browser too."""
+    table.select(["n3", "n9"])
+    assert table.selected == ["n3", "n9"]
+    assert "selection" in browser.updates()
+
+
+def test_callbacks_tell_what_changed(table: Table, browser: Browser) -> None:
+    """A panel hears of the selection, of the rows on the page, and of a row that is opened, each time once."""
+    heard: list[tuple[str, Any]] = []
+    table.on_select = lambda keys: heard.append(("select", keys))
+    table.on_page = lambda keys: heard.append(("page", keys))
+    table.on_open = lambda key: heard.append(("open", key))
+    browser.select("n1", "n11")
+    browser.say(do="page", page=2)
+    browser.say(do="open", key="n10")
+    browser.say(do="open", key="gone meanwhile")
+    table.drop(["n11"])
+    assert heard == [
+        ("select", ["n1", "n11"]),
+        ("page", ["n0", "n1", "n2", "n3", "n4"]),
+        ("page", ["n10", "n11"]),
+        ("open", "n10"),
+        ("select", ["n1"]),
+        ("page", ["n10"]),
+    ]
+
+
+def test_an_exception_of_a_callback_is_seen(table: Table, browser: Browser) -> None:
+    """It goes to `on_error`; without one the table shows it, until the next thing is done."""
+
+    def fail(key: str) -> None:
+        message = f"<b>no {key}"
+        raise ValueError(message)
+
+    table.on_open = fail
+    browser.say(do="open", key="n1")
+    assert browser.tally["alert"] == "ValueError: <b>no n1"
+    browser.say(do="page", page=0)
+    assert browser.tally["alert"] == ""
+    caught: list[Exception] = []
+    table.on_error = caught.append
+    browser.say(do="open", key="n1")
+    assert [str(error) for error in caught] == ["<b>no n1"]
+    assert browser.tally["alert"] == ""
+
+
+def test_visible_is_what_the_browser_says(table: Table, browser: Browser) -> None:
+    """Nobody sees a table before a view says so."""
+    assert table.visible is False
+    seen: list[bool] = []
+    table.observe(lambda change: seen.append(change["new"]), "visible")
+    browser.set(visible=True)
+    browser.set(visible=False)
+    assert seen == [True, False]
+
+
+def test_threads_load_while_the_browser_asks(table: Table, browser: Browser) -> None:
+    """Refreshes of another thread and requests of the browser leave a page that fits together."""
+
+    def refresh() -> None:
+        for number in range(30):
+            table.load(tasks(range(number % 3, 12), state="running" if number % 2 else "ready"))
+
+    threads = [threading.Thread(target=refresh) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(60):
+        browser.say(do="page", page=number % 3)
+        browser.select(f"n{number % 12}")
+    for thread in threads:
+        thread.join(30)
+    table.load(tasks(range(12)))
+    browser.say(do="page", page=2)
+    browser.select("n11")
+    assert (browser.names, table.selected) == (["n10", "n11"], ["n11"])
+    revisions = [m["state"]["_tally"]["rev"] for m in browser.sent if "_tally" in m.get("state", {})]
+    assert revisions == sorted(set(revisions))
+
+
+def test_an_empty_table_says_so(browser: Browser, table: Table) -> None:
+    """Nothing loaded and nothing found are told apart."""
+    assert Table(COLUMNS, label="batches").get_state("_page")["_page"]["empty"] == "No batches"
+    table.filter("nothing has this")
+    assert browser.page["empty"] == "None of 12 tasks matches"
+
+
+def test_exports_get_a_table_of_the_page(table: Table) -> None:
+    """Beside the widget stands a static table, with what it is a part of."""
+    table.turn(1)
+    bundle, _metadata = table._repr_mimebundle_()  # type: ignore[misc]  # only a closed widget has none
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "n7" in bundle["text/html"]
+    assert "n4" not in bundle["text/html"]
+    assert "6\u201310 of 12 tasks" in bundle["text/html"]
+    assert bundle["text/plain"] == "<Table of 12 tasks>"
+    table.filter("n1")
+    assert "1\u20133 of 3 that match, of 12 tasks" in table.html()
+
+
+def test_a_column_must_be_one() -> None:
+    """A plain name in the list of columns is refused with what to write."""
+    with pytest.raises(InvalidInputError, match=r"'task' is no column"):
+        Table(["task"])  # type: ignore[list-item]  # the mistake

@@ -1,0 +1,179 @@
+"""Rows are found by key, filtered, sorted and cut into pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb._frames import TASKS, frame
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels._cells import Column
+from cloudtasks_nb.panels._rows import Query, Rows
+
+__all__: list[str] = []
+
+NOW = datetime(2026, 3, 5, tzinfo=UTC)
+COLUMNS = [
+    Column("task"),
+    Column("state", kind="state"),
+    Column("attempts", kind="count"),
+    Column("schedule_time", kind="time"),
+    Column("dispatch_deadline", kind="duration"),
+    Column("url"),
+    Column("body", kind="json"),
+]
+
+
+def tasks(**columns: list[Any]) -> pd.DataFrame:
+    """Make a Tasks frame; names are a, b, c and so on, unless given."""
+    length = len(next(iter(columns.values())))
+    letters = [chr(ord("a") + place) for place in range(length)]
+    return frame(TASKS, {"task": letters, "name": letters, **columns}, index="task")
+
+
+def loaded(**columns: list[Any]) -> Rows:
+    """Load a Tasks frame."""
+    rows = Rows(COLUMNS, "name")
+    rows.load(tasks(**columns))
+    return rows
+
+
+def found(rows: Rows, **query: Any) -> str:
+    """Names of the rows that a query finds, in order."""
+    return "".join(rows.ids(rows.order(Query(**query))))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "up", "down"),
+    [
+        ("attempts", [2, None, 1, 2], "cadb", "adcb"),
+        ("schedule_time", [3, 1, None, 2], "bdac", "adbc"),
+        ("dispatch_deadline", [1.5, 0.2, None, 9.0], "badc", "dabc"),
+        ("state", ["failed", "unsent", None, "ready"], "bdac", "adbc"),
+        ("url", ["b", None, "a", "B"], "dcab", "acdb"),
+        ("body", [{"n": 2}, None, {"n": 1}, "z"], "dcab", "acdb"),
+    ],
+)
+def test_every_kind_sorts_both_ways_with_the_missing_last(column: str, values: list[Any], up: str, down: str) -> None:
+    """Equal rows keep the loaded order, states sort by their own order, and what is missing is last."""
+    rows = loaded(**{column: values})
+    assert found(rows, sort=column) == up
+    assert found(rows, sort=column, descending=True) == down
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("jfk", "a"), ("JFK", "a"), ("fail", "b"), ('"day":3', "c"), ("2026", ""), ("", "abc"), ("aready", "")],
+)
+def test_search_finds_what_can_be_read(text: str, names: str) -> None:
+    """Letters match in any case, in texts, states and bodies, but not across two columns."""
+    rows = loaded(
+        url=["https://x/JFK", None, None],
+        state=["ready", "failed", None],
+        body=[None, None, {"day": 3}],
+        schedule_time=[0, 0, 0],
+    )
+    assert found(rows, text=text) == names
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ({"state": "failed"}, "b"),
+        ({"state": ["failed", "ready"]}, "abc"),
+        ({"state": {"ready"}, "attempts": 1}, "a"),
+        ({"state": None}, "abcd"),
+        ({"method": []}, ""),
+    ],
+)
+def test_a_filter_names_the_values_that_are_wanted(where: dict[str, Any], names: str) -> None:
+    """One value or several a column; several columns must all agree; None is any."""
+    rows = loaded(state=["ready", "failed", "ready", None], attempts=[1, 1, 2, 1])
+    assert "".join(rows.ids(rows.order(Query.of(None, where)))) == names
+
+
+def test_a_patch_updates_by_key_and_adds_what_is_new() -> None:
+    """Sorting and searching see the new values at once; columns that the patch lacks stay."""
+    rows = loaded(state=["ready", "ready", "ready"], attempts=[1, 2, 3], url=["x", "y", "z"])
+    assert found(rows, sort="attempts") == "abc"
+    assert found(rows, text="z") == "c"
+    rows.patch(tasks(name=["c", "d"], attempts=[0, 9], url=["new", "w"])[["name", "attempts", "url"]])
+    assert found(rows, sort="attempts") == "cabd"
+    assert found(rows, text="z") == ""
+    assert found(rows, text="new") == "c"
+    assert found(rows, where=(("state", ("ready",)),)) == "abc"
+    assert rows.frame([2])["attempts"].tolist() == [0]
+
+
+def test_a_patch_leaves_the_frame_that_was_loaded_alone() -> None:
+    """The caller's frame is the caller's."""
+    given_frame = tasks(state=["ready", "failed"])
+    rows = Rows(COLUMNS, "name")
+    rows.load(given_frame)
+    rows.patch(tasks(state=["failed"]))
+    assert given_frame["state"].tolist() == ["ready", "failed"]
+    assert found(rows, where=(("state", ("failed",)),)) == "ab"
+
+
+def test_dropped_rows_are_gone_from_every_order() -> None:
+    """What was derived before the rows went is cut with them."""
+    rows = loaded(url=["c", "b", "a", "d"])
+    assert found(rows, sort="url", text="d") == "d"
+    rows.drop(["b", "never there"])
+    assert found(rows, sort="url") == "cad"
+    assert found(rows, text="d") == "d"
+    assert dict(rows.places) == {"a": 0, "c": 1, "d": 2}
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.one_of(st.none(), st.integers(-3, 3))), max_size=30))
+def test_a_patched_table_equals_one_that_was_loaded_whole(steps: list[tuple[int, int | None]]) -> None:
+    """Whatever the patches, order and cells are those of the rows put together by hand."""
+    rows = Rows([Column("n", kind="count")], "key")
+    rows.load({"key": pd.array([0], dtype="Int64"), "n": pd.array([None], dtype="Int64")})
+    whole: dict[int, int | None] = {0: None}
+    for key, value in steps:
+        rows.order(Query(sort="n"))  # derive something that the patch has to mend
+        rows.patch({"key": pd.array([key], dtype="Int64"), "n": pd.array([value], dtype="Int64")})
+        whole[key] = value
+    fresh = Rows([Column("n", kind="count")], "key")
+    fresh.load({"key": pd.array(list(whole), dtype="Int64"), "n": pd.array(list(whole.values()), dtype="Int64")})
+    at = fresh.order(Query(sort="n"))
+    assert rows.keys(rows.order(Query(sort="n"))) == fresh.keys(at)
+    assert rows.cells(at, now=NOW) == fresh.cells(at, now=NOW)
+
+
+def test_keys_keep_their_type() -> None:
+    """The rows' ids are text, the keys that a caller gets are the data's own."""
+    rows = Rows([Column("n", kind="count")], "row")
+    rows.load(pd.DataFrame({"n": [5, 6]}, index=pd.Index([10, 11], name="row")))
+    assert rows.ids(np.array([1])) == ["11"]
+    assert rows.keys([1]) == [11]
+
+
+def test_two_rows_of_one_key_are_refused() -> None:
+    """A table that cannot tell its rows apart would act on the wrong one."""
+    rows = loaded(state=["ready"])
+    with pytest.raises(InvalidInputError, match='two rows have the name "x"'):
+        rows.load(tasks(name=["x", "y", "x"]))
+    assert found(rows) == "a"
+
+
+def test_a_column_that_is_not_there_is_named_with_near_ones() -> None:
+    """A misspelt column fails when data is loaded, and says which one was meant."""
+    rows = Rows([Column("schedule_tme")], "name")
+    with pytest.raises(InvalidInputError, match=r"(?s)no column \"schedule_tme\".*did you mean schedule_time"):
+        rows.load(tasks(state=["ready"]))
+
+
+def test_cells_come_by_row_in_the_order_of_the_columns() -> None:
+    """A page is rows of cells."""
+    rows = loaded(state=["ready", "failed"], attempts=[1, 1000])
+    cells = rows.cells(np.array([1]), now=NOW)
+    assert [item if isinstance(item, str) else item[0] for item in cells[0]][:3] == ["b", "failed", "1,000"]
+    assert rows.cells(np.array([], dtype=np.intp), now=NOW) == []
