@@ -194,7 +194,8 @@ def _bring_in(
     last = connection.execute("SELECT max(ref) FROM incoming").fetchone()[0]
     if last is not None or created:
         connection.execute(
-            "UPDATE parts SET num = ?, queue = ?, status = 1, last = coalesce(?, next - 1) WHERE part = ?",
+            """UPDATE parts SET num = ?, queue = ?, status = 1, next = part << 32, last = coalesce(?, (part << 32) - 1)
+               WHERE part = ?""",
             (target.num, draft.place.queue, last, seen.part),
         )
     if brought and not created:

@@ -7,7 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout._caller import Stopped, Switch
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._pace import Meter
@@ -157,6 +157,9 @@ class Courier:
             )
         except CloudTasksError as error:
             self._switch.turn_off(error)
+        except Exception as error:
+            self._switch.turn_off(OutboxError(f"the outbox failed: {type(error).__name__}: {error}"))
+            raise
         else:
             self._ready.extend(requests)
             self._dry = (self._dry or len(requests) < want) and not any(ack.again for ack in acks)

@@ -21,7 +21,7 @@ from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._deeds import delete
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._watch import Snapshot, now_micros
-from cloudtasks_nb.errors import CloudTasksError, PreconditionError, ServiceError
+from cloudtasks_nb.errors import CloudTasksError, PreconditionError, QueueNotFoundError, ServiceError
 from cloudtasks_nb.fanout._notice import notify
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._progress import Progress, Rate
@@ -182,6 +182,7 @@ class Tracker:
                 on_sent=self._sent,
                 on_trouble=self._troubled,
                 lookup=self._lookup,
+                also_retry=self._is_new,
             )
         except CloudTasksError as error:
             self.stopped = error
@@ -202,6 +203,10 @@ class Tracker:
     def _troubled(self, error: CloudTasksError) -> None:
         self.trouble = error.message
         self._show()
+
+    def _is_new(self, error: CloudTasksError) -> bool:
+        """Tell whether the queue is only not known yet, as we have just made it."""
+        return isinstance(error, QueueNotFoundError) and self._connection.transport.is_fresh(str(self.queue))
 
     async def _lookup(self, names: Any) -> dict[str, bool | None]:
         """Tell of tasks that are not in the queue whether the log has seen them; None where it does not say."""
