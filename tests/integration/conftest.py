@@ -42,6 +42,7 @@ __all__ = [
 LOCATION = "projects/demo/locations/us-central1"
 #: Longest that a test waits for anything, in seconds; what is right takes milliseconds.
 PATIENCE = 20.0
+NO_HEADERS: Mapping[str, str] = {}
 
 T = TypeVar("T")
 StartEmulator = Callable[..., "Emulator"]
@@ -122,12 +123,12 @@ class Emulator:
         self._stack.close()
         return int(self.process.returncode)
 
-    def request(self, method: str, path: str, body: object = None) -> Any:
+    def request(self, method: str, path: str, body: object = None, headers: Mapping[str, str] = NO_HEADERS) -> Any:
         """Send one HTTP request and return the decoded JSON answer."""
         connection = http.client.HTTPConnection(self.http, timeout=PATIENCE)
         try:
             data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json"})
+            connection.request(method, path, data, {"Content-Type": "application/json", **headers})
             answer = connection.getresponse()
             text = answer.read()
             assert answer.status < 300, f"{method} {path}: {answer.status} {text!r}"
@@ -165,6 +166,10 @@ class Emulator:
             return task if "response_status" in task.last_attempt else None
 
         return self.until(tried)
+
+    def drained(self, queue: str) -> None:
+        """Wait until the queue has no tasks."""
+        self.until(lambda: not list(self.client.list_tasks(parent=queue)))
 
     def gone(self, name: str) -> str:
         """Wait until the task has left its queue and return the text of the error that says so."""

@@ -120,6 +120,20 @@ def test_a_deadline_that_passes(
     assert counts(target.wait(2)[1]) == ("1", "0", "504", "")
 
 
+def test_every_task_is_sent_once(emulator: Emulator, make_queue: MakeQueue, target: Target) -> None:
+    """Many tasks of several queues all arrive, each of them once."""
+    queues = [make_queue() for _ in range(4)]
+    for number in range(3):
+        for queue in queues:
+            url = f"{target.url}/{queue.rpartition('/')[2]}/{number}"
+            requests = [{"parent": queue, "task": {"http_request": {"url": f"{url}/{n}"}}} for n in range(100)]
+            emulator.client.batch_create_tasks({"parent": queue, "requests": requests})
+    target.wait(1_200)
+    for queue in queues:
+        emulator.drained(queue)
+    assert len({request.path for request in target.received}) == len(target.received) == 1_200
+
+
 @pytest.mark.parametrize("status", [200, 201, 204, 206, 299, 304])
 def test_answers_that_end_a_task(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, status: int) -> None:
     """Every 2xx, and 304, is a success: the task is deleted after one attempt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -287,7 +288,7 @@ def test_a_refused_queue_was_not_made(client: tasks_v2.CloudTasksClient) -> None
 
 def test_a_task_of_a_mebibyte_is_the_largest(client: tasks_v2.CloudTasksClient) -> None:
     """A task is refused when what would be stored of it exceeds 2^20 - 7 bytes."""
-    due = client.create_task(create()).schedule_time.replace(microsecond=123_456)
+    due = client.create_task(create()).schedule_time.replace(microsecond=123_456) + timedelta(days=1)
 
     def stored(name: str, body: int) -> int:
         task = {

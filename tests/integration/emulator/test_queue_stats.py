@@ -116,3 +116,24 @@ def test_an_empty_queue_has_no_oldest_task(beta: tasks_v2beta3.CloudTasksClient,
     empty = stats(beta, queue)
     assert (empty.tasks_count, empty.concurrent_dispatches_count) == (0, 0)
     assert "oldest_estimated_arrival_time" not in empty
+
+
+def test_tasks_of_v2_are_tasks_of_v2beta3(
+    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str, enqueue: Enqueue
+) -> None:
+    """Both versions show the same tasks, each in its own form."""
+    emulator.client.pause_queue(name=queue)
+    made = enqueue(queue, NOWHERE, {"body": b"body", "headers": {"X-A": "1"}})
+    for shown in (
+        beta.get_task({"name": made.name, "response_view": "FULL"}),
+        *beta.list_tasks({"parent": queue, "response_view": "FULL"}),
+    ):
+        assert shown.name == made.name
+        assert shown.http_request.url == NOWHERE
+        assert shown.http_request.body == b"body"
+        assert shown.schedule_time == made.schedule_time
+        assert shown.dispatch_deadline == made.dispatch_deadline
+    other = beta.create_task({"parent": queue, "task": {"http_request": {"url": NOWHERE}}})
+    assert emulator.client.get_task(name=other.name).http_request.url == NOWHERE
+    beta.delete_task(name=made.name)
+    assert [task.name for task in emulator.client.list_tasks(parent=queue)] == [other.name]

@@ -29,6 +29,8 @@ def test_no_attempt_is_spent_while_nobody_listens(
     emulator.gone(served.name)
     for task in waiting:
         assert emulator.client.get_task(name=task.name).dispatch_count == 0
+    (absent,) = emulator.request("GET", "/admin/waiting")["targets"]
+    assert (absent["address"], absent["queue"], absent["tasks"]) == (f"127.0.0.1:{free_port}", queue, 5)
     with Target(free_port) as late:
         emulator.advance(2)
         requests = late.wait(5)
@@ -44,7 +46,9 @@ def test_they_can_be_deleted_while_they_wait(
     """Waiting tasks are listed, deleted and purged like others."""
     queue = make_queue()
     first, second = (enqueue(queue, f"http://localhost:{free_port}/") for _ in range(2))
-    assert {task.name for task in emulator.client.list_tasks(parent=queue)} == {first.name, second.name}
+    emulator.until(lambda: emulator.request("GET", "/admin/waiting")["targets"])
+    waiting = list(emulator.client.list_tasks(parent=queue))
+    assert {(task.name, task.dispatch_count) for task in waiting} == {(first.name, 0), (second.name, 0)}
     emulator.client.delete_task(name=first.name)
     emulator.client.purge_queue(name=queue)
     assert list(emulator.client.list_tasks(parent=queue)) == []

@@ -1,0 +1,101 @@
+"""What tests of users steer: clock, seeds, snapshots, faults, and the history of finished tasks."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+from google.api_core.exceptions import ServiceUnavailable
+
+from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
+
+NOWHERE = "http://127.0.0.1:9/"
+QUICK = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
+
+
+def test_the_clock_goes_forward(emulator: Emulator) -> None:
+    """The clock is told and moved."""
+    before = datetime.fromisoformat(emulator.request("GET", "/admin/clock")["now"])
+    emulator.advance(86_400)
+    after = datetime.fromisoformat(emulator.request("GET", "/admin/clock")["now"])
+    assert 86_400 <= (after - before).total_seconds() < 86_460
+
+
+def test_the_history_of_a_finished_task(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """A finished task is told with every attempt: status, headers, duration, and the body on request."""
+    queue = make_queue(retry_config=QUICK)
+    target.script(500, 204)
+    task = enqueue(queue, target.url, {"body": b"payload"})
+    emulator.gone(task.name)
+    short = queue.rpartition("/")[2]
+    (told,) = emulator.request("GET", f"/admin/history?queue={short}&body=1")["tasks"]
+    assert (told["queue"], told["task"], told["status"]) == (queue, task.name.rpartition("/")[2], "OK")
+    first, second = told["attempts"]
+    assert (first["status"], first["http_status"]) == ("INTERNAL", 500)
+    assert (second["status"], second["http_status"]) == ("OK", 204)
+    assert second["headers"]["X-CloudTasks-TaskRetryCount"] == "1"
+    assert (second["method"], second["url"], second["body"]) == ("POST", target.url, "payload")
+    assert second["duration_s"] >= 0
+
+
+def test_seeds(emulator: Emulator) -> None:
+    """Queues are made with their settings, or brought to them, as REST shows them."""
+    name = f"{LOCATION}/queues/seed"
+    for attempts in (3, 4):
+        seed = {"queues": [{"name": name, "state": "PAUSED", "retryConfig": {"maxAttempts": attempts}}]}
+        emulator.request("POST", "/admin/seed", seed)
+        queue = emulator.client.get_queue(name=name)
+        assert (queue.retry_config.max_attempts, queue.state.name) == (attempts, "PAUSED")
+
+
+def test_reset_forgets_everything(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
+    """After a reset nothing is there, and every name is free."""
+    emulator.client.pause_queue(name=queue)
+    enqueue(queue, NOWHERE)
+    emulator.request("POST", "/admin/reset", {})
+    assert list(emulator.client.list_queues(parent=LOCATION)) == []
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": queue}})
+    assert list(emulator.client.list_tasks(parent=queue)) == []
+
+
+def test_a_snapshot_is_restored(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
+    """Queues and tasks are as they were; what was created since is not there."""
+    emulator.client.pause_queue(name=queue)
+    kept = enqueue(queue, NOWHERE, {"body": b"kept"})
+    name = emulator.request("POST", "/admin/snapshot", {})["name"]
+    enqueue(queue, NOWHERE)
+    emulator.client.delete_task(name=kept.name)
+    emulator.request("POST", "/admin/restore", {"name": name})
+    (task,) = emulator.client.list_tasks({"parent": queue, "response_view": "FULL"})
+    assert (task.name, task.http_request.body) == (kept.name, b"kept")
+
+
+@pytest.mark.parametrize(("after", "there"), [(False, 0), (True, 1)])
+def test_a_fault_strikes_before_or_after(
+    emulator: Emulator, queue: str, enqueue: Enqueue, *, after: bool, there: int
+) -> None:
+    """A call can be refused, or carried out and its answer lost; the next call is as ever."""
+    emulator.client.pause_queue(name=queue)
+    emulator.request("POST", "/admin/faults", {"method": "CreateTask", "code": "UNAVAILABLE", "after": after})
+    with pytest.raises(ServiceUnavailable):
+        enqueue(queue, NOWHERE)
+    assert len(list(emulator.client.list_tasks(parent=queue))) == there
+    assert enqueue(queue, NOWHERE).name
+
+
+def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:
+    """The operation of a batch stays unfinished until the faults are cleared."""
+    emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "unfinished": True})
+    requests = [{"parent": queue, "task": {"http_request": {"url": NOWHERE}}}]
+    operation = emulator.client.batch_create_tasks({"parent": queue, "requests": requests})
+    assert not operation.operation.done
+    emulator.request("DELETE", "/admin/faults")
+    assert len(operation.result().tasks) == 1
+
+
+def test_web_pages_are_refused(emulator: Emulator) -> None:
+    """A request with an Origin header, as browsers send it, changes nothing."""
+    with pytest.raises(AssertionError, match="403"):
+        emulator.request("POST", "/admin/reset", {}, {"Origin": "https://evil.example"})

@@ -1,0 +1,116 @@
+"""App Engine tasks: what is stored of them and what the application receives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import InvalidArgument
+from google.cloud import tasks_v2
+
+from tests.integration.conftest import Emulator, HeldAnswer, MakeQueue, Target
+
+AGENT = "AppEngine-Google; (+http://code.google.com/appengine)"
+
+
+@pytest.fixture(scope="module")
+def application() -> Iterator[Target]:
+    """Run the application for all tests of the file: its address is part of the command line."""
+    with Target() as server:
+        yield server
+
+
+@pytest.fixture
+def target(application: Target) -> Target:
+    """Give the application, without what it received before."""
+    application.received.clear()
+    return application
+
+
+@pytest.fixture(scope="module")
+def emulator_arguments(application: Target) -> list[str]:
+    """Run the file's emulator for that application."""
+    return ["--app-engine-host", f"http://127.0.0.1:{application.port}"]
+
+
+def create(client: tasks_v2.CloudTasksClient, queue: str, request: dict[str, Any], **task: object) -> tasks_v2.Task:
+    """Create an App Engine task; shows everything."""
+    return client.create_task(
+        {"parent": queue, "task": {"app_engine_http_request": request, **task}, "response_view": "FULL"}
+    )
+
+
+def test_what_is_stored(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    """Method, path, host and headers are filled in as the service does."""
+    client.pause_queue(name=queue)
+    request = create(client, queue, {"body": b"four"}).app_engine_http_request
+    assert (request.http_method, request.relative_uri) == (tasks_v2.HttpMethod.POST, "/")
+    assert request.app_engine_routing.host
+    assert dict(request.headers) == {
+        "Content-Length": "4",
+        "Content-Type": "application/octet-stream",
+        "User-Agent": AGENT,
+    }
+
+
+def test_a_content_type_is_kept(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    """A content type of the task, in any case, and its User-Agent stay."""
+    client.pause_queue(name=queue)
+    headers = {"content-type": "text/plain", "User-Agent": "mine"}
+    stored = dict(create(client, queue, {"body": b"x", "headers": headers}).app_engine_http_request.headers)
+    assert stored["content-type"] == "text/plain"
+    assert "Content-Type" not in stored
+    assert stored["User-Agent"].startswith("mine")
+    assert stored["User-Agent"].endswith(AGENT)
+
+
+@pytest.mark.parametrize("seconds", [14, 86_416])
+def test_its_deadline_has_other_limits(client: tasks_v2.CloudTasksClient, queue: str, seconds: int) -> None:
+    """The deadline of an App Engine task is 15 s to 24 h 15 s."""
+    with pytest.raises(InvalidArgument) as caught:
+        create(client, queue, {}, dispatch_deadline={"seconds": seconds})
+    assert caught.value.message == "Task.dispatchDeadline must be between [15s, 24h15s]."
+
+
+def test_the_request(client: tasks_v2.CloudTasksClient, queue: str, target: Target) -> None:
+    """The application sees its own headers, and the user agent of App Engine."""
+    task = create(client, queue, {"relative_uri": "/do?x=1", "http_method": "PUT", "body": b"data"})
+    (request,) = target.wait()
+    assert (request.method, request.path, request.body) == ("PUT", "/do?x=1", b"data")
+    assert request.headers["user-agent"] == AGENT
+    assert request.headers["x-appengine-queuename"] == queue.rpartition("/")[2]
+    assert request.headers["x-appengine-taskname"] == task.name.rpartition("/")[2]
+    assert not [name for name in request.headers if name.startswith("x-cloudtasks-")]
+
+
+def test_the_recorded_sequence_of_answers(emulator: Emulator, make_queue: MakeQueue, target: Target) -> None:
+    """For App Engine every answer counts as an execution, and the reason is named."""
+    queue = make_queue(retry_config={"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}})
+    target.script(503, 404, 429, 500, 302)
+    task = create(emulator.client, queue, {})
+    names = ("taskretrycount", "taskexecutioncount", "taskpreviousresponse", "taskretryreason")
+    seen = [tuple(request.headers.get(f"x-appengine-{name}") for name in names) for request in target.wait(6)]
+    assert seen == [
+        ("0", "0", None, None),
+        ("1", "1", "503", "App Error"),
+        ("2", "2", "404", "App Error"),
+        ("3", "3", "429", "App Error"),
+        ("4", "4", "500", "App Error"),
+        ("5", "5", "302", "App Error"),
+    ]
+    emulator.gone(task.name)
+
+
+def test_a_timeout(emulator: Emulator, queue: str, target: Target, held_answer: HeldAnswer) -> None:
+    """After a timeout the previous response is 0, and nothing was executed."""
+    held = held_answer()
+    target.script(held)
+    create(emulator.client, queue, {}, dispatch_deadline={"seconds": 15})
+    target.wait()
+    emulator.advance(16)
+    headers = target.wait(2)[1].headers
+    held.release()
+    assert headers["x-appengine-taskpreviousresponse"] == "0"
+    assert headers["x-appengine-taskretryreason"] == "Instance Unavailable"
+    assert (headers["x-appengine-taskretrycount"], headers["x-appengine-taskexecutioncount"]) == ("1", "0")
