@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, Self
 
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._bar import Bar, Live, in_notebook
+from cloudtasks_nb._bar import in_notebook
 from cloudtasks_nb._connection import Connection, say
+from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb._watch import Pending, now_micros
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
+from cloudtasks_nb.fanout._live import Shown, wait
 from cloudtasks_nb.fanout._notice import check_route, check_url
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._progress import Progress
@@ -27,7 +28,6 @@ from cloudtasks_nb.fanout._track import Tracker
 __all__ = ["Batch"]
 
 _LOG = "https://console.cloud.google.com/logs/query;query="
-_TICK = 0.25  # seconds between two updates of what is shown
 _LOOKED_UP = 300  # rows that are looked up one by one
 
 
@@ -84,18 +84,14 @@ class Batch:
             What ended the sending before its end.
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
-        with _Watched(self) as watched:
-            future = _loop.submit(self._tracker.finished())
-            try:
-                return _result(future, seconds, watched)
-            except TimeoutError:
-                raise BatchTimeoutError(
-                    f"batch {self.id} is not done after {timeout}: {self.progress()!r}",
-                    resource=self.id,
-                    hint="it goes on: batch.wait() waits longer, batch.progress() tells",
-                ) from None
-            finally:
-                future.cancel()
+        try:
+            return wait(self._tracker, self._report, seconds)
+        except TimeoutError:
+            raise BatchTimeoutError(
+                f"batch {self.id} is not done after {timeout}: {self.progress()!r}",
+                resource=self.id,
+                hint="it goes on: batch.wait() waits longer, batch.progress() tells",
+            ) from None
 
     def __await__(self) -> Generator[Any, None, Progress]:
         return asyncio.wrap_future(_loop.submit(self._tracker.finished())).__await__()
@@ -241,7 +237,10 @@ class Batch:
         )
 
     def _causes(self) -> dict[str, int]:
-        return self._outbox.causes(self.id) if self._tracker.progress.failed else {}
+        if not self._tracker.progress.failed:
+            return {}
+        found = self._outbox.causes(self.id)
+        return {"no status" if code is None else code_name(code): count for code, count in found.items()}
 
     def __repr__(self) -> str:
         return self._report().text()
@@ -253,74 +252,4 @@ class Batch:
         if not in_notebook():
             print(repr(self))  # noqa: T201 - IPython asks to be shown the object
             return
-        self._show()
-
-    def _show(self) -> _Shown:
-        return _Shown(self._report, self._tracker)
-
-
-class _Shown:
-    """A batch in a notebook's output, kept up to date until it is done."""
-
-    def __init__(self, report: Callable[[], Report], tracker: Tracker) -> None:
-        self._report = report
-        self._tracker = tracker
-        self._live = Live(report().bundle())
-        self._scheduled = False
-        self._end = tracker.listen(self._changed)
-        _loop.call_soon(self._changed)
-
-    def close(self) -> None:
-        """Show the newest state and leave it at that."""
-        self._end()
-        self._live.show(self._report().bundle())
-
-    def _changed(self) -> None:
-        """Update soon, on the background loop; many changes at once are one update."""
-        if not self._scheduled:
-            self._scheduled = True
-            _loop.loop().call_later(_TICK, lambda: _loop.spawn(self._update()))
-
-    async def _update(self) -> None:
-        self._scheduled = False
-        self._live.show(await asyncio.to_thread(lambda: self._report().bundle()))
-        if self._tracker.progress.finished and not self._tracker.watching:
-            self._end()
-
-
-class _Watched:
-    """What `wait()` shows: the batch itself in a notebook, a bar elsewhere."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self._bar = Bar(f"batch {batch.id}", batch.progress().total, show=not in_notebook())
-        self._shown: _Shown | None = None
-
-    def __enter__(self) -> Self:
-        if in_notebook():
-            self._shown = self._batch._show()  # noqa: SLF001 - one thing in two classes
-        return self
-
-    def tick(self) -> None:
-        """Show how far it is."""
-        progress = self._batch.progress()
-        self._bar.to(progress.done, total=progress.total)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-        if self._shown is not None:
-            self._shown.close()
-
-
-def _result(future: Any, seconds: float | None, watched: _Watched) -> Progress:
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while True:
-        left = _TICK if deadline is None else min(_TICK, deadline - time.monotonic())
-        if left <= 0:
-            raise TimeoutError
-        try:
-            return future.result(left)
-        except TimeoutError:
-            if future.done():
-                raise
-            watched.tick()
+        Shown(self._tracker, self._report)

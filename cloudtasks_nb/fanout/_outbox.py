@@ -202,6 +202,10 @@ class Outbox:
         """Return the `State` of each row, one byte a row, in the order of `rows`."""
         return self._read(_rows.states, batch)
 
+    def causes(self, batch: str) -> dict[int | None, int]:
+        """Return how many failed rows had which status (canonical code) last, the most frequent first."""
+        return self._read(_rows.causes, batch)
+
     def locate(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""
         return self._read(_rows.locate, batch, tasks)

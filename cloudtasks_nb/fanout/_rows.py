@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from struct import unpack
@@ -13,7 +14,7 @@ from cloudtasks_nb.fanout._identity import key_head, task_ids, try_of
 from cloudtasks_nb.fanout._ledger import as_json, number_of, paged
 from cloudtasks_nb.fanout._records import Page, State
 
-__all__ = ["locate", "pages", "ranges", "states"]
+__all__ = ["causes", "locate", "pages", "ranges", "states"]
 
 _PAGE = 1_000
 
@@ -49,6 +50,19 @@ def states(connection: sqlite3.Connection, batch: str) -> bytes:
         cursor = connection.execute("SELECT state FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref", (first, last))
         found.extend(state for (state,) in cursor)
     return bytes(found)
+
+
+def causes(connection: sqlite3.Connection, batch: str) -> dict[int | None, int]:
+    """Return how many failed rows had which status last, the most frequent first."""
+    found: Counter[int | None] = Counter()
+    for first, last in ranges(connection, number_of(connection, batch)):
+        cursor = connection.execute(
+            """SELECT o.last_status, count(*) FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
+               WHERE r.ref BETWEEN ? AND ? AND r.state = ? GROUP BY o.last_status""",
+            (first, last, State.FAILED),
+        )
+        found.update(dict(cursor))
+    return dict(found.most_common())
 
 
 def locate(connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> dict[str, int]:
