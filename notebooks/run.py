@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -23,7 +24,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 __all__ = ["main"]
 
 #: Seconds that one cell may take before it counts as hung.
-CELL_TIMEOUT = 300
+_CELL_TIMEOUT = 300
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +44,8 @@ def _run(path: Path, *, inplace: bool) -> int:
         with _own_home():
             _execute(notebook, path.resolve().parent)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        sys.stderr.write(f"{path}: {error}\n")
+        text = f"{path}: {error}\n"
+        sys.stderr.write(text if sys.stderr.isatty() else _COLOUR.sub("", text))
         return 1
     if inplace:
         _forget_machine(notebook)
@@ -69,7 +72,7 @@ def _own_home() -> Iterator[None]:
 def _execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     client = NotebookClient(
         notebook,
-        timeout=CELL_TIMEOUT,
+        timeout=_CELL_TIMEOUT,
         kernel_name="python3",
         record_timing=False,  # it would make every stored run differ from the one before
         extra_arguments=["--log-level=ERROR"],  # a kernel on loopback need not warn that its sockets are not encrypted
