@@ -67,7 +67,7 @@ def examine(connection: Connection) -> pd.DataFrame:
         "versions": _versions,
     }
     found = {name: _safely(check, connection) for name, check in checks.items()}
-    columns = {
+    columns: dict[str, list[Any]] = {
         "check": list(found),
         "ok": [finding.ok for finding in found.values()],
         "detail": [finding.detail for finding in found.values()],

@@ -40,7 +40,10 @@ def rows_frame(pages: Iterable[Page], pending: Mapping[str, Pending | None], now
         Microseconds since 1970, to tell `scheduled` from `ready` where the queue was not asked.
     """
     columns: dict[str, list[Any]] = {name: [] for name in BATCH_TASKS}
-    parts, chosen, rows, offset = [], [], [], 0
+    parts: list[bytes] = []
+    chosen: list[int] = []
+    rows: list[int] = []
+    offset = 0
     for page in pages:
         parts.append(page.shown)
         chosen += [offset + index for index in page.indexes]
