@@ -1,0 +1,429 @@
+"""The verbs on one queue, over gRPC to the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import _connection, errors
+from tests.integration.conftest import Emulator, StartEmulator, Target
+from tests.integration.toolkit.conftest import MakeName
+
+NOWHERE = "http://127.0.0.1:9/never"
+DTYPES = {
+    "queue": "string",
+    "state": "category",
+    "schedule_time": "datetime64[us, UTC]",
+    "create_time": "datetime64[us, UTC]",
+    "attempts": "Int64",
+    "responses": "Int64",
+    "last_status": "string",
+    "last_message": "string",
+    "last_attempt_time": "datetime64[us, UTC]",
+    "method": "string",
+    "url": "string",
+    "headers": "object",
+    "body": "object",
+    "service_account": "string",
+    "dispatch_deadline": "timedelta64[us]",
+    "name": "string",
+}
+ATTEMPTS = {
+    "time": "datetime64[us, UTC]",
+    "task": "string",
+    "queue": "string",
+    "attempt": "Int64",
+    "status": "string",
+    "message": "string",
+    "duration": "timedelta64[us]",
+    "retry_time": "datetime64[us, UTC]",
+    "url": "string",
+}
+
+
+def dtypes(made: pd.DataFrame) -> dict[str, str]:
+    """Name the dtypes of the columns, in their order."""
+    return {str(name): str(dtype) for name, dtype in made.dtypes.items()}
+
+
+def attempted(emulator: Emulator, queue: ct.Queue, count: int) -> pd.DataFrame:
+    """Wait until the log has so many attempts."""
+    emulator.until(lambda: len(queue.attempts()) >= count)
+    return queue.attempts()
+
+
+@pytest.fixture
+def filled(paused: ct.Queue) -> ct.Queue:
+    """Give a paused queue with three tasks."""
+    for number in range(3):
+        paused.enqueue(NOWHERE, {"n": number}, task_id=f"task-{number}")
+    return paused
+
+
+def test_tasks_are_a_frame(paused: ct.Queue) -> None:
+    """Columns and dtypes are the declared ones, the same when the queue is empty."""
+    empty = paused.tasks()
+    made = paused.enqueue("https://svc.example.com/run", {"day": 1}, task_id="t")
+    full = paused.tasks()
+    for frame in (empty, made, full):
+        assert dtypes(frame) == DTYPES
+        assert (frame.index.name, str(frame.index.dtype)) == ("task", "string")
+    assert (len(empty), full.index.tolist()) == (0, ["t"])
+    row = [paused.id, "ready", "POST", "https://svc.example.com/run"]
+    assert full[["queue", "state", "method", "url"]].to_numpy().tolist() == [row]
+    assert made["name"].tolist() == full["name"].tolist() == [f"{paused.name}/tasks/t"]
+    assert full.attrs["truncated"] is False
+    assert abs(full.attrs["fetched_at"] - pd.Timestamp.now("UTC")) < pd.Timedelta("1h")
+
+
+def test_a_list_that_is_longer_than_the_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """That there is more is said in words and in the frame."""
+    cut = filled.tasks(limit=2)
+    assert (len(cut), cut.attrs["truncated"]) == (2, True)
+    assert capsys.readouterr().out == "the first 2 tasks; there are more: queue.tasks(limit=None)\n"
+
+
+@pytest.mark.parametrize("limit", [3, 1000, None])
+def test_a_list_that_is_whole(filled: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None) -> None:
+    """A limit that is just enough cuts nothing, and nothing is said."""
+    whole = filled.tasks(limit)
+    assert (len(whole), whole.attrs["truncated"]) == (3, False)
+    assert capsys.readouterr().out == ""
+
+
+def test_more_than_a_page(emulator: Emulator, paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """`limit=None` reads all pages, each task once."""
+    for start in range(0, 1100, 100):
+        names = [f"{paused.name}/tasks/t-{start + n}" for n in range(100)]
+        requests = [{"parent": paused.name, "task": {"name": n, "http_request": {"url": NOWHERE}}} for n in names]
+        emulator.client.batch_create_tasks({"parent": paused.name, "requests": requests}).result()
+    assert len(paused.tasks()) == 1000
+    assert "there are more" in capsys.readouterr().out
+    everything = paused.tasks(limit=None)
+    assert (everything.index.nunique(), everything.attrs["truncated"]) == (1100, False)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+@pytest.mark.parametrize("verb", ["tasks", "attempts"])
+def test_a_limit_of_nothing(queue: ct.Queue, verb: str, limit: int) -> None:
+    """Less than one is a slip."""
+    with pytest.raises(errors.InvalidInputError, match=f"limit={limit} is less than 1"):
+        getattr(queue, verb)(limit=limit)
+
+
+def test_bodies(emulator: Emulator, paused: ct.Queue) -> None:
+    """JSON is decoded, text stays text, the rest are bytes; without `body=True` none is shown."""
+    bodies = {"json": b'{"day": "2026-01-01", "n": [1, null]}', "text": b"a=1", "bytes": b"\xff\xfe", "none": b""}
+    for name, body in bodies.items():
+        task = {"name": f"{paused.name}/tasks/{name}", "http_request": {"url": NOWHERE, "body": body}}
+        emulator.client.create_task({"parent": paused.name, "task": task})
+    assert paused.tasks().body.isna().all()
+    shown = paused.tasks(body=True).body
+    assert shown["json"] == {"day": "2026-01-01", "n": [1, None]}
+    assert shown["text"] == "a=1"
+    assert shown["bytes"] == b"\xff\xfe"
+    assert shown.isna()["none"]
+
+
+def test_secrets(paused: ct.Queue) -> None:
+    """Headers that hold credentials are dots until they are asked for."""
+    paused.enqueue(NOWHERE, headers={"Authorization": "Bearer x", "X-Api-Key": "k", "X-Shop": "s"}, task_id="t")
+    masked = paused.tasks().headers["t"]
+    shown = paused.tasks(secrets=True).headers["t"]
+    assert (masked["Authorization"], masked["X-Api-Key"], masked["X-Shop"]) == ("•••", "•••", "s")
+    assert (shown["Authorization"], shown["X-Api-Key"]) == ("Bearer x", "k")
+    assert "Bearer" not in str(paused.tasks().to_dict())
+
+
+def test_scheduled_and_ready(paused: ct.Queue) -> None:
+    """What is due later is scheduled, what is due waits for the queue."""
+    paused.schedule(NOWHERE, delay="10min", task_id="later")
+    paused.enqueue(NOWHERE, task_id="now")
+    assert paused.tasks().state.to_dict() == {"later": "scheduled", "now": "ready"}
+
+
+Pick = Callable[[ct.Queue], Any]
+PICKS: dict[str, Pick] = {
+    "frame": lambda queue: queue.tasks(),
+    "frame without name": lambda queue: queue.tasks()[["queue", "state"]],
+    "frame of states": lambda queue: queue.tasks()[["state"]],
+    "frame with a task column": lambda queue: queue.tasks().reset_index()[["task"]],
+    "series": lambda queue: queue.tasks()["name"],
+    "index": lambda queue: queue.tasks().index,
+    "ids": lambda _: ["task-0", "task-1", "task-2"],
+    "full names": lambda queue: [f"{queue.name}/tasks/task-{n}" for n in range(3)],
+    "ids twice": lambda _: ("task-0", "task-1", "task-2", "task-0"),
+}
+
+
+@pytest.mark.parametrize("pick", PICKS.values(), ids=PICKS)
+def test_whatever_names_tasks(filled: ct.Queue, pick: Pick) -> None:
+    """Frames, series, indexes, lists and full names are all ways to name tasks; each is done once."""
+    done = filled.delete_tasks(pick(filled))
+    assert list(done.columns) == ["task", "ok", "error"]
+    assert dtypes(done) == {"task": "string", "ok": "boolean", "error": "string"}
+    assert sorted(done.task) == ["task-0", "task-1", "task-2"]
+    assert done.ok.all()
+    assert len(filled.tasks()) == 0
+
+
+@pytest.mark.parametrize("verb", ["run", "delete_tasks"])
+def test_one_that_fails_does_not_stop_the_others(filled: ct.Queue, target: Target, verb: str) -> None:
+    """Each task has its own verdict, with the reason where it failed."""
+    filled.route(target.url)
+    done = getattr(filled, verb)(["task-0", "missing", "task-2"]).set_index("task")
+    assert done.ok.to_dict() == {"task-0": True, "missing": False, "task-2": True}
+    assert done.error.notna().to_dict() == {"task-0": False, "missing": True, "task-2": False}
+
+
+def test_run(filled: ct.Queue, target: Target) -> None:
+    """Tasks of a paused queue are dispatched now, the others stay."""
+    filled.route(target.url)
+    done = filled.run(filled.tasks().head(2))
+    assert done.ok.tolist() == [True, True]
+    assert done.error.isna().all()
+    ran = {request.headers["x-cloudtasks-taskname"] for request in target.wait(2)}
+    assert ran == set(done.task)
+
+
+@pytest.mark.parametrize("verb", ["run", "delete_tasks"])
+def test_none(queue: ct.Queue, verb: str) -> None:
+    """An empty frame is no error, and its verdicts have the same columns."""
+    done = getattr(queue, verb)(queue.tasks())
+    assert (len(done), dtypes(done)) == (0, {"task": "string", "ok": "boolean", "error": "string"})
+
+
+@pytest.mark.parametrize("verb", ["run", "delete_tasks"])
+@pytest.mark.parametrize("pick", [PICKS["frame"], PICKS["frame without name"], PICKS["series"]])
+def test_tasks_of_another_queue(tasks: ct.Client, make_name: MakeName, filled: ct.Queue, verb: str, pick: Pick) -> None:
+    """A frame of another queue is refused before anything is done; the error names both."""
+    other = tasks.queue(make_name(), create=True)
+    with pytest.raises(errors.InvalidInputError, match=r"is of projects/.*, not of projects/") as caught:
+        getattr(other, verb)(pick(filled))
+    assert filled.id in caught.value.message
+    assert other.id in caught.value.message
+    assert len(filled.tasks()) == 3
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [(5, "int names no tasks"), (pd.DataFrame({"a": [1]}), "no column or index `task`"), (["a b"], "is not a task")],
+)
+def test_what_names_no_tasks(queue: ct.Queue, named: Any, words: str) -> None:
+    """The error says what is accepted."""
+    with pytest.raises(errors.InvalidInputError, match=words) as caught:
+        queue.delete_tasks(named)
+    assert caught.value.hint
+
+
+def test_delete_without_batch_calls(start_emulator: StartEmulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the endpoint has no batch calls, tasks are deleted one by one, with the same verdicts."""
+    emulator = start_emulator("--no-batch")
+    with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
+        queue = tasks.queue("q", create=True).pause()
+        queue.enqueue(NOWHERE, task_id="a")
+        done = queue.delete_tasks(["a", "missing"])
+    assert done.ok.tolist() == [True, False]
+    assert "missing" in done.error[1]
+
+
+def test_attempts(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
+    """One row an attempt, newest first; the message is that of the task's last attempt, while it is in the queue."""
+    assert dtypes(queue.attempts()) == ATTEMPTS
+    queue.update(min_backoff="1h", max_backoff="1h")
+    target.script(200, 503)
+    queue.enqueue(target.url, task_id="good")
+    target.wait(1)
+    queue.enqueue(target.url, task_id="bad")
+    found = attempted(emulator, queue, 2)
+    assert dtypes(found) == ATTEMPTS
+    assert found[["task", "queue", "attempt", "status", "url"]].to_numpy().tolist() == [
+        ["bad", queue.id, 1, "UNAVAILABLE", target.url],
+        ["good", queue.id, 1, "OK", target.url],
+    ]
+    bad, good = (row for _, row in found.iterrows())
+    assert "503" in bad.message
+    assert pd.isna(good.message)
+    assert bad.retry_time - bad.time > pd.Timedelta("50min")
+    assert pd.isna(good.retry_time)
+    assert good.duration >= pd.Timedelta(0)
+    assert found.time.is_monotonic_decreasing
+
+
+def test_a_message_stays_with_its_attempt(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
+    """What was last seen on a task is not put on the attempts before or after it."""
+    queue.update(min_backoff="0.1s", max_backoff="0.1s")
+    target.script(500, 404)
+    queue.pause()
+    queue.enqueue(target.url, task_id="t")
+    queue.run("t")
+    emulator.until(lambda: queue.tasks().responses["t"] == 1)
+    assert "500" in attempted(emulator, queue, 1).message[0]
+    queue.run("t")
+    emulator.until(lambda: queue.tasks().responses["t"] == 2)
+    queue.run("t")
+    found = attempted(emulator, queue, 3).set_index("attempt").message
+    assert pd.isna(found[3])
+    assert "404" in found[2]
+    assert pd.isna(found[1])
+
+
+def test_attempts_since(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
+    """A duration counts back from now, a time is a time, and both cut."""
+    queue.enqueue(target.url)
+    at = attempted(emulator, queue, 1).time[0]
+    assert len(queue.attempts(since=at)) == 1
+    assert len(queue.attempts(since=(at + pd.Timedelta("1s")).isoformat())) == 0
+    assert len(queue.attempts(since="0s")) == 0
+
+
+def test_the_newest_attempts(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
+    """`limit` keeps the newest."""
+    for name in ("a", "b", "c"):
+        queue.enqueue(target.url, task_id=name)
+        attempted(emulator, queue, "abc".index(name) + 1)
+    assert queue.attempts(limit=2).task.tolist() == ["c", "b"]
+
+
+def test_attempts_can_be_run_again(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
+    """A frame of attempts names tasks, each once however often it was tried; of another queue it is refused."""
+    queue.update(min_backoff="0.1s", max_backoff="0.1s")
+    target.script(500, 500, 500, 500, 500)
+    queue.enqueue(target.url, task_id="t")
+    found = attempted(emulator, queue, 5)
+    done = queue.run(found)
+    assert (done.task.tolist(), done.ok.tolist()) == (["t"], [False])
+    found["queue"] = "another"
+    with pytest.raises(errors.InvalidInputError, match="queues/another, not of"):
+        queue.run(found)
+
+
+def test_pause_and_resume(tasks: ct.Client, queue: ct.Queue, target: Target) -> None:
+    """The queue is given back, so that verbs can be chained, and its state is the service's."""
+    assert queue.pause() is queue
+    assert tasks.queues().state[queue.id] == "PAUSED"
+    queue.enqueue(target.url)
+    assert target.received == []
+    assert queue.resume() is queue
+    assert len(target.wait(1)) == 1
+
+
+def test_purge(filled: ct.Queue) -> None:
+    """Everything that waits is deleted."""
+    assert filled.purge() is filled
+    assert len(filled.tasks()) == 0
+
+
+def test_delete(tasks: ct.Client, queue: ct.Queue) -> None:
+    """The queue goes, and its name is said to be blocked for a while when it is made again."""
+    assert queue.delete() is queue
+    assert queue.id not in tasks.queues().index
+    with pytest.raises(errors.PreconditionError, match=f'the queue "{queue.id}" cannot be made') as caught:
+        tasks.queue(queue.id, create=True)
+    assert "use another name" in (caught.value.hint or "")
+
+
+def test_update(tasks: ct.Client, queue: ct.Queue) -> None:
+    """Only what is named changes."""
+    before = tasks.queues().loc[queue.id]
+    assert queue.update(rate=3, max_attempts=7, min_backoff="2s") is queue
+    after = tasks.queues().loc[queue.id]
+    changed = [name for name in before.index if str(before[name]) != str(after[name])]
+    assert sorted({"rate", "max_attempts", "min_backoff"} ^ set(changed)) == ["burst", "effective_rate"]
+    assert (after.rate, after.max_attempts, after.min_backoff) == (3, 7, pd.Timedelta("2s"))
+    assert queue.update() is queue
+
+
+def test_route(tasks: ct.Client, filled: ct.Queue, target: Target) -> None:
+    """Waiting and new tasks go elsewhere, until the routing is taken away."""
+    assert filled.route(target.url) is filled
+    assert tasks.queues().target[filled.id] == target.url
+    filled.run("task-0")
+    assert target.wait(1)[0].path == "/work"
+    filled.route()
+    assert tasks.queues().target.isna()[filled.id]
+    assert filled.tasks().url["task-1"] == NOWHERE
+
+
+MISSING: dict[str, Callable[[ct.Queue], Any]] = {
+    "tasks": lambda queue: queue.tasks(),
+    "attempts": lambda queue: queue.attempts(),
+    "enqueue": lambda queue: queue.enqueue(NOWHERE),
+    "schedule": lambda queue: queue.schedule(NOWHERE, delay="1min"),
+    "pause": lambda queue: queue.pause(),
+    "resume": lambda queue: queue.resume(),
+    "purge": lambda queue: queue.purge(),
+    "update": lambda queue: queue.update(rate=5),
+    "route": lambda queue: queue.route("https://svc.example.com"),
+    "clear the route": lambda queue: queue.route(),
+    "delete": lambda queue: queue.delete(),
+}
+
+
+@pytest.mark.parametrize("verb", MISSING.values(), ids=MISSING)
+def test_a_queue_that_is_not_there(tasks: ct.Client, make_name: MakeName, verb: Callable[[ct.Queue], Any]) -> None:
+    """Every verb names the queue and the call that makes it; none makes it by itself."""
+    queue = tasks.queue(make_name())
+    with pytest.raises(errors.QueueNotFoundError, match=f'there is no queue "{queue.id}"') as caught:
+        verb(queue)
+    assert (caught.value.resource, caught.value.code) == (queue.name, "NOT_FOUND")
+    assert f'tasks.queue("{queue.id}", create=True)' in (caught.value.hint or "")
+    assert queue.id not in tasks.queues().index
+
+
+EARLY: dict[str, Callable[[ct.Client], Any]] = {
+    "a list": lambda tasks: tasks.queue("q").tasks(),
+    "a verb": lambda tasks: tasks.queue("q").pause(),
+    "the same cell": lambda tasks: tasks.queue("q", create=True, rate=30),
+}
+
+
+@pytest.mark.parametrize("verb", EARLY.values(), ids=EARLY)
+def test_a_new_queue_that_is_not_known_yet(
+    start_emulator: StartEmulator, monkeypatch: pytest.MonkeyPatch, verb: Callable[[ct.Client], Any]
+) -> None:
+    """A service that does not know our new queue yet is asked again, and one line says why."""
+    emulator = start_emulator("--new-queue-delay", "3600")
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        emulator.advance(3600)
+
+    monkeypatch.setattr(_connection, "_PATIENCE", 0.01)
+    monkeypatch.setattr(_connection, "say", say)
+    with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
+        tasks.queue("q", create=True)
+        verb(tasks)
+        assert tasks.queues().index.tolist() == ["q"]
+    assert said == [
+        "waiting for the new queue projects/p/locations/l/queues/q: the service needs a minute or more to know it"
+    ]
+
+
+def test_how_a_queue_shows_itself(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
+    """State, depth, limits and the last attempts, and where finished tasks are to be found."""
+    queue.enqueue(target.url, task_id="t")
+    attempted(emulator, queue, 1)
+    shown = queue._repr_mimebundle_()
+    assert repr(queue) == f"<Queue {queue.name}>"
+    for text in (shown["text/plain"], shown["text/html"]):
+        for word in (queue.id, "LOCAL", "RUNNING", "500/s", "OK", "finished tasks leave the queue: queue.attempts()"):
+            assert word in text
+        assert "log_sampling_ratio" not in text
+
+
+def test_a_queue_without_a_log_says_so(queue: ct.Queue) -> None:
+    """Outcomes cannot be known then, and the line that mends it is shown."""
+    queue.update(log_sampling_ratio=0.0)
+    assert "queue.update(log_sampling_ratio=1.0)" in queue._repr_mimebundle_()["text/plain"]
+
+
+def test_a_queue_that_is_not_there_shows_that(tasks: ct.Client, make_name: MakeName) -> None:
+    """Showing an object never raises."""
+    queue = tasks.queue(make_name())
+    assert f'there is no queue "{queue.id}"' in queue._repr_mimebundle_()["text/plain"]
