@@ -46,5 +46,5 @@ class Clock:
             listener(duration)
 
     def subscribe(self, listener: Callable[[int], None]) -> None:
-        """Call `listener` with the microseconds of every advance."""
-        self._listeners.append(listener)
+        """Call `listener` with the microseconds of every advance; the latest subscriber comes first."""
+        self._listeners.insert(0, listener)

@@ -42,10 +42,19 @@ class DueTimes:
         """Enter a task again that was taken and could not be dispatched; it is the next one."""
         self._ready.appendleft(number)
 
-    def first(self, now: int) -> int | None:
-        """Return the next task that is due without removing it."""
+    def first(self, now: int) -> tuple[int, int] | None:
+        """Return number and due time of the entry that comes first; `now` for one that is due already."""
         self._collect(now)
-        return self._ready[0] if self._ready else None
+        if self._ready:
+            return self._ready[0], now
+        return (self._later[0] & _NUMBER, self._later[0] >> _NUMBER_BITS) if self._later else None
+
+    def drop_first(self) -> None:
+        """Remove the entry that `first` returned."""
+        if self._ready:
+            self._ready.popleft()
+        else:
+            heapq.heappop(self._later)
 
     def next_due(self, now: int) -> int | None:
         """Return when the next task is due: `now` for one that is due already, None without tasks."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from cloudtasks_nb.emulator._refusal import RefusedError
 
-__all__ = ["And", "Compare", "Node", "Not", "Or", "compile_filter", "parse_filter", "parse_time"]
+__all__ = ["And", "Compare", "Getter", "Node", "Not", "Or", "compile_filter", "parse_filter", "parse_time"]
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<op><=|>=|!=|=~|!~|=|<|>|:)|(?P<minus>-(?=[\w("]))"""

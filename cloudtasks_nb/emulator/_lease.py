@@ -21,20 +21,25 @@ class Leases:
     ----------
     stop : asyncio.Event
         Set when the last one has been closed for a while.
+    instance : str
+        The emulator's id, a header of the answer: a holder sees whose lease it has.
     """
 
-    def __init__(self, stop: asyncio.Event) -> None:
+    def __init__(self, stop: asyncio.Event, instance: str) -> None:
+        self._headers = {"Content-Type": "text/plain", "X-Instance": instance}
         self._stop = stop
         self._open = 0
+        self._counting = False
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to count: without a first lease within ten seconds the emulator ends."""
+        """Let the emulator live by its leases; without a first one within ten seconds it ends."""
+        self._counting = True
         self._arm(_FIRST_WITHIN)
 
     async def hold(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /lease`: the answer begins and does not end."""
-        answer = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        answer = web.StreamResponse(headers=self._headers)
         self._open += 1
         self._disarm()
         try:
@@ -46,12 +51,13 @@ class Leases:
             pass
         finally:
             self._open -= 1
-            if not self._open:
+            if self._counting and not self._open:
                 self._arm(_LINGER)
         return answer
 
     def close(self) -> None:
-        """Stop counting."""
+        """Let the emulator live without leases."""
+        self._counting = False
         self._disarm()
 
     def _arm(self, delay: float) -> None:

@@ -19,6 +19,7 @@ _PROJECT = "projects/[^/]+"
 _LOCATION = f"{_PROJECT}/locations/[^/]+"
 _QUEUE = f"{_LOCATION}/queues/[^/:]+"
 _TASK = f"{_QUEUE}/tasks/[^/:]+"
+_CMEK = f"{_LOCATION}/cmekConfig"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,151 +53,84 @@ def find_route(verb: str, api: str, path: str) -> tuple[Route, str] | None:
     return None
 
 
+# HTTP method, path (its group is the resource), call, field of the resource, field of the body, response.
+_TABLE: tuple[tuple[str, str, str, str, str | None, str], ...] = (
+    ("GET", f"({_LOCATION})/queues", "ListQueues", "parent", None, "ListQueuesResponse"),
+    ("POST", f"({_LOCATION})/queues", "CreateQueue", "parent", "queue", "Queue"),
+    ("GET", f"({_QUEUE})", "GetQueue", "name", None, "Queue"),
+    ("PATCH", f"({_QUEUE})", "UpdateQueue", "queue.name", "queue", "Queue"),
+    ("DELETE", f"({_QUEUE})", "DeleteQueue", "name", None, "Empty"),
+    ("POST", f"({_QUEUE}):purge", "PurgeQueue", "name", "*", "Queue"),
+    ("POST", f"({_QUEUE}):pause", "PauseQueue", "name", "*", "Queue"),
+    ("POST", f"({_QUEUE}):resume", "ResumeQueue", "name", "*", "Queue"),
+    ("POST", f"({_QUEUE}):getIamPolicy", "GetIamPolicy", "resource", "*", "Policy"),
+    ("POST", f"({_QUEUE}):setIamPolicy", "SetIamPolicy", "resource", "*", "Policy"),
+    (
+        "POST",
+        f"({_QUEUE}):testIamPermissions",
+        "TestIamPermissions",
+        "resource",
+        "*",
+        "TestIamPermissionsResponse",
+    ),
+    ("GET", f"({_QUEUE})/tasks", "ListTasks", "parent", None, "ListTasksResponse"),
+    ("POST", f"({_QUEUE})/tasks", "CreateTask", "parent", "*", "Task"),
+    ("GET", f"({_TASK})", "GetTask", "name", None, "Task"),
+    ("DELETE", f"({_TASK})", "DeleteTask", "name", None, "Empty"),
+    ("POST", f"({_TASK}):run", "RunTask", "name", "*", "Task"),
+    (
+        "POST",
+        f"({_QUEUE})/tasks:batchCreate",
+        "BatchCreateTasks",
+        "parent",
+        "*",
+        "Operation",
+    ),
+    (
+        "POST",
+        f"({_QUEUE})/tasks:batchDelete",
+        "BatchDeleteTasks",
+        "parent",
+        "*",
+        "Operation",
+    ),
+    ("GET", f"({_CMEK})", "GetCmekConfig", "name", None, "CmekConfig"),
+    (
+        "PATCH",
+        f"({_CMEK})",
+        "UpdateCmekConfig",
+        "cmekConfig.name",
+        "cmekConfig",
+        "CmekConfig",
+    ),
+    ("GET", f"({_PROJECT})/locations", "ListLocations", "name", None, "ListLocationsResponse"),
+    ("GET", f"({_LOCATION})", "GetLocation", "name", None, "Location"),
+    ("GET", f"({_LOCATION}/operations/[^/]+)", "GetOperation", "name", None, "Operation"),
+)
+_SERVICES = {
+    "ListLocations": "google.cloud.location.Locations",
+    "GetLocation": "google.cloud.location.Locations",
+    "GetOperation": "google.longrunning.Operations",
+}
+_SHARED_MESSAGES = (empty_pb2, iam_policy_pb2, policy_pb2, operations_pb2, locations_pb2)
+
+
+def _message(api: Any, name: str) -> Any:
+    return next(getattr(module, name) for module in (api, *_SHARED_MESSAGES) if hasattr(module, name))
+
+
 def _routes(api: str, messages: Any) -> list[Route]:
-    tasks = f"/google.cloud.tasks.{api}.CloudTasks/"
-    empty = empty_pb2.Empty
-    policy = policy_pb2.Policy
-    operation = operations_pb2.Operation
-    rows: list[tuple[str, str, str, str, str | None, Any, Any]] = [
-        (
-            "GET",
-            f"({_LOCATION})/queues",
-            "ListQueues",
-            "parent",
-            None,
-            messages.ListQueuesRequest,
-            messages.ListQueuesResponse,
-        ),
-        (
-            "POST",
-            f"({_LOCATION})/queues",
-            "CreateQueue",
-            "parent",
-            "queue",
-            messages.CreateQueueRequest,
-            messages.Queue,
-        ),
-        ("GET", f"({_QUEUE})", "GetQueue", "name", None, messages.GetQueueRequest, messages.Queue),
-        ("PATCH", f"({_QUEUE})", "UpdateQueue", "queue.name", "queue", messages.UpdateQueueRequest, messages.Queue),
-        ("DELETE", f"({_QUEUE})", "DeleteQueue", "name", None, messages.DeleteQueueRequest, empty),
-        ("POST", f"({_QUEUE}):purge", "PurgeQueue", "name", "*", messages.PurgeQueueRequest, messages.Queue),
-        ("POST", f"({_QUEUE}):pause", "PauseQueue", "name", "*", messages.PauseQueueRequest, messages.Queue),
-        ("POST", f"({_QUEUE}):resume", "ResumeQueue", "name", "*", messages.ResumeQueueRequest, messages.Queue),
-        (
-            "POST",
-            f"({_QUEUE}):getIamPolicy",
-            "GetIamPolicy",
-            "resource",
-            "*",
-            iam_policy_pb2.GetIamPolicyRequest,
-            policy,
-        ),
-        (
-            "POST",
-            f"({_QUEUE}):setIamPolicy",
-            "SetIamPolicy",
-            "resource",
-            "*",
-            iam_policy_pb2.SetIamPolicyRequest,
-            policy,
-        ),
-        (
-            "POST",
-            f"({_QUEUE}):testIamPermissions",
-            "TestIamPermissions",
-            "resource",
-            "*",
-            iam_policy_pb2.TestIamPermissionsRequest,
-            iam_policy_pb2.TestIamPermissionsResponse,
-        ),
-        (
-            "GET",
-            f"({_QUEUE})/tasks",
-            "ListTasks",
-            "parent",
-            None,
-            messages.ListTasksRequest,
-            messages.ListTasksResponse,
-        ),
-        ("POST", f"({_QUEUE})/tasks", "CreateTask", "parent", "*", messages.CreateTaskRequest, messages.Task),
-        ("GET", f"({_TASK})", "GetTask", "name", None, messages.GetTaskRequest, messages.Task),
-        ("DELETE", f"({_TASK})", "DeleteTask", "name", None, messages.DeleteTaskRequest, empty),
-        ("POST", f"({_TASK}):run", "RunTask", "name", "*", messages.RunTaskRequest, messages.Task),
-        (
-            "POST",
-            f"({_QUEUE})/tasks:batchCreate",
-            "BatchCreateTasks",
-            "parent",
-            "*",
-            messages.BatchCreateTasksRequest,
-            operation,
-        ),
-        (
-            "POST",
-            f"({_QUEUE})/tasks:batchDelete",
-            "BatchDeleteTasks",
-            "parent",
-            "*",
-            messages.BatchDeleteTasksRequest,
-            operation,
-        ),
-        (
-            "GET",
-            f"({_LOCATION}/cmekConfig)",
-            "GetCmekConfig",
-            "name",
-            None,
-            messages.GetCmekConfigRequest,
-            messages.CmekConfig,
-        ),
-        (
-            "PATCH",
-            f"({_LOCATION}/cmekConfig)",
-            "UpdateCmekConfig",
-            "cmekConfig.name",
-            "cmekConfig",
-            messages.UpdateCmekConfigRequest,
-            messages.CmekConfig,
-        ),
-        (
-            "GET",
-            f"({_PROJECT})/locations",
-            "/google.cloud.location.Locations/ListLocations",
-            "name",
-            None,
-            locations_pb2.ListLocationsRequest,
-            locations_pb2.ListLocationsResponse,
-        ),
-        (
-            "GET",
-            f"({_LOCATION})",
-            "/google.cloud.location.Locations/GetLocation",
-            "name",
-            None,
-            locations_pb2.GetLocationRequest,
-            locations_pb2.Location,
-        ),
-        (
-            "GET",
-            f"({_LOCATION}/operations/[^/]+)",
-            "/google.longrunning.Operations/GetOperation",
-            "name",
-            None,
-            operations_pb2.GetOperationRequest,
-            operation,
-        ),
-    ]
     return [
         Route(
             verb=verb,
             pattern=re.compile(pattern),
-            rpc=name if name.startswith("/") else tasks + name,
-            request=request,
-            response=response,
+            rpc=f"/{_SERVICES.get(name, f'google.cloud.tasks.{api}.CloudTasks')}/{name}",
+            request=_message(messages, f"{name}Request"),
+            response=_message(messages, response),
             resource=resource,
             body=body,
         )
-        for verb, pattern, name, resource, body, request, response in rows
+        for verb, pattern, name, resource, body, response in _TABLE
     ]
 
 

@@ -169,7 +169,7 @@ class QueueCalls:
             tasks_count=len(queue.live),
             executed_last_minute_count=queue.executed_last_minute(now),
             concurrent_dispatches_count=queue.in_flight,
-            effective_execution_rate=queue.config.rate if queue.dispatching else 0.0,
+            effective_execution_rate=queue.config.rate,
         )
         due = self._store.next_due(queue)
         if due is not None:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from cloudtasks_nb._names import QueueName
@@ -104,7 +104,7 @@ async def _listen(
     settings, instance = engine.settings, folder.instance()
     calls = all_calls(engine)
     server, port = grpc_server(calls, instance, settings.host, settings.port)
-    leases = Leases(stop)
+    leases = Leases(stop, instance)
     stack.callback(leases.close)
     web = Web(engine, calls, leases, folder.path, instance)
     stack.push_async_callback(web.close)
@@ -114,8 +114,7 @@ async def _listen(
     http_port = await web.listen(settings.host, http_port)
     await server.start()
     stack.push_async_callback(server.stop, _GRACE)
-    sweeper = asyncio.create_task(_sweep(engine))
-    stack.push_async_callback(_end, sweeper)
+    stack.push_async_callback(_end, asyncio.create_task(_keep_swept(engine)))
     if settings.lease:
         leases.start()
     engine.dispatcher.wake_all()
@@ -130,12 +129,27 @@ async def _listen(
     ready(endpoint)
 
 
-async def _sweep(engine: Engine) -> None:
+async def _keep_swept(engine: Engine) -> None:
+    # After an advance of the clock what is over must be gone when the caller looks.
+    advanced = asyncio.Event()
+
+    def sweep_now(_: int) -> None:
+        _sweep(engine)
+        advanced.set()
+
+    engine.clock.subscribe(sweep_now)
     while True:
-        more = sweep(engine.store, engine.clock.now())
-        if len(engine.store.journal):
-            engine.committer.soon()
-        await asyncio.sleep(_SWEEP_PAUSE if more else _SWEEP_EVERY)
+        pause = _SWEEP_PAUSE if _sweep(engine) else _SWEEP_EVERY
+        with suppress(TimeoutError):
+            await asyncio.wait_for(advanced.wait(), pause)
+        advanced.clear()
+
+
+def _sweep(engine: Engine) -> bool:
+    more = sweep(engine.store, engine.clock.now())
+    if len(engine.store.journal):
+        engine.committer.soon()
+    return more
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -250,14 +250,18 @@ class Store:
         return tasks, rows[-1][0] if len(rows) == limit else 0
 
     def next_due(self, queue: QueueState) -> int | None:
-        """Return when the queue's next task is due; None without tasks."""
+        """Return when the task is due that comes next; None if none waits."""
         now = self._clock.now()
-        number = queue.due.first(now)
-        if number is None:
-            return queue.due.next_due(now) if queue.live else None
-        tried = queue.attempts.get(number)
-        stored = None if tried else self.read_task(queue, number)
-        return tried.due if tried else stored.due if stored else now
+        while (entry := queue.due.first(now)) is not None:
+            number, entered = entry
+            stored = self.read_task(queue, number)
+            if stored is not None and queue.live.get(stored.id) == number:
+                tried = queue.attempts.get(number)
+                due = tried.due if tried else stored.due
+                if due == entered or due <= now:
+                    return due
+            queue.due.drop_first()  # out of date
+        return None
 
     def delete(self, queue: QueueState, task_id: str) -> None:
         """Delete a task on request; an attempt in flight is not recalled.
