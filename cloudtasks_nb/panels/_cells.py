@@ -22,9 +22,11 @@ __all__ = [
     "cell",
     "colour",
     "count_text",
+    "counted",
     "duration_text",
     "is_missing",
     "json_text",
+    "singular",
     "table_html",
     "time_text",
 ]
@@ -153,6 +155,16 @@ def count_text(value: float) -> str:
     if float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:,.2f}".rstrip("0").rstrip(".") if abs(value) >= 0.1 else f"{value:.3g}"  # noqa: PLR2004 - a tenth
+
+
+def counted(number: float, plural: str) -> str:
+    """Return a count with what is counted: ``1 task``, ``2,000 tasks``, ``1 batch``."""
+    return f"{count_text(number)} {singular(plural) if number == 1 else plural}"
+
+
+def singular(plural: str) -> str:
+    """Return the word for one: ``task`` for tasks, ``batch`` for batches."""
+    return plural.removesuffix("es") if plural.endswith(("ches", "shes", "xes")) else plural.removesuffix("s")
 
 
 def time_text(value: datetime, *, now: datetime) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels._cells import Cell, Column, count_text, table_html
+from cloudtasks_nb.panels._cells import Cell, Column, count_text, counted, singular, table_html
 from cloudtasks_nb.panels._rows import Places, Query, Rows
 
 __all__ = ["Table"]
@@ -111,7 +110,8 @@ class Table(anywidget.AnyWidget):
         self._alert = ""
         self._told: dict[str, list[Any]] = {"on_select": [], "on_page": []}
         self._sent = self._compose(rev=0)
-        setup = {"columns": [_column_setup(column) for column in columns], "label": label, "selectable": selectable}
+        setup = {"columns": [_column_setup(column) for column in columns], "selectable": selectable}
+        setup |= {"label": label, "one": singular(label)}
         super().__init__(_setup=setup)
         self.on_msg(self._heard)
         self.observe(self._reselect, "selection")
@@ -214,7 +214,7 @@ class Table(anywidget.AnyWidget):
             return table_html(self._columns, cells, caption=self._caption(len(at)), empty=self._empty)
 
     def __repr__(self) -> str:
-        return f"<Table of {count_text(len(self._rows))} {self._label}>"
+        return f"<Table of {counted(len(self._rows), self._label)}>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -261,7 +261,7 @@ class Table(anywidget.AnyWidget):
             "filtering": query.filtering,
             "sort": [query.sort, "descending" if query.descending else "ascending"],
             "moves": self._moves,
-            "empty": f"None of {count_text(len(self._rows))} {self._label} matches" if len(self._rows) else self._empty,
+            "empty": f"None of {counted(len(self._rows), self._label)} matches" if len(self._rows) else self._empty,
         }
         tally = {
             "rev": rev,
@@ -278,15 +278,12 @@ class Table(anywidget.AnyWidget):
         return self._order[start : start + self._page_size]
 
     def _caption(self, shown: int) -> str:
-        if not shown:
-            return f"0 of {count_text(len(self._rows))} {self._label}"
         start = self._number * self._page_size
-        span = f"{count_text(start + 1)}\u2013{count_text(start + shown)}"
+        span = f"{count_text(start + 1)}\u2013{count_text(start + shown)}" if shown else "0"
+        total = counted(len(self._rows), self._label)
         if self._query.filtering:
-            return (
-                f"{span} of {count_text(len(self._order))} that match, of {count_text(len(self._rows))} {self._label}"
-            )
-        return f"{span} of {count_text(len(self._rows))} {self._label}"
+            return f"{span} of {count_text(len(self._order))} that match, of {total}"
+        return f"{span} of {total}"
 
     def _picked(self) -> list[int]:
         """Positions of the selected rows; found once for the same rows and the same selection."""
@@ -373,14 +370,11 @@ class Table(anywidget.AnyWidget):
 
 
 def _column_setup(column: Column) -> dict[str, str]:
-    if not isinstance(column, Column):
-        raise InvalidInputError(f"{column!r} is no column of a table", hint="Column(name, title, kind=…)")
-    given = asdict(column)
     widths = {"count": "7em", "time": "11.5em", "duration": "8em", "state": "8.5em"}
     return {
         "name": column.name,
         "title": column.heading,
         "kind": column.kind,
-        "width": given["width"] or widths.get(column.kind, ""),
+        "width": column.width or widths.get(column.kind, ""),
         "align": column.side,
     }

@@ -271,7 +271,7 @@ class TableView {
     const last = Math.max(0, Math.ceil(matching / size) - 1);
     const shown = this.rows.length ? `${number.format(start + 1)}–${number.format(start + this.rows.length)} of ` : "0 of ";
     const of = filtering ? `${number.format(matching)} that match, of ${number.format(total)}` : number.format(total);
-    setText(this.span, `${shown}${of} ${this.setup.label}`);
+    setText(this.span, `${shown}${of} ${total === 1 ? this.setup.one : this.setup.label}`);
     this.number = Math.round(start / size);
     this.lastPage = last;
     this.turns.forEach((button, place) => this.able(button, place < 2 ? this.number > 0 : this.number < last));

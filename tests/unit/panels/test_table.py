@@ -322,9 +322,3 @@ def test_exports_get_a_table_of_the_page(table: Table) -> None:
     assert bundle["text/plain"] == "<Table of 12 tasks>"
     table.filter("n1")
     assert "1\u20133 of 3 that match, of 12 tasks" in table.html()
-
-
-def test_a_column_must_be_one() -> None:
-    """A plain name in the list of columns is refused with what to write."""
-    with pytest.raises(InvalidInputError, match=r"'task' is no column"):
-        Table(["task"])  # type: ignore[list-item]  # the mistake

@@ -19,6 +19,7 @@ from cloudtasks_nb.panels._cells import (
     cell,
     colour,
     count_text,
+    counted,
     duration_text,
     json_text,
     table_html,
@@ -63,6 +64,15 @@ def test_durations_are_said_in_their_leading_units(seconds: float, text: str) ->
 def test_counts_have_thousands_separators(value: float, text: str) -> None:
     """Whole numbers are grouped; others keep what can be read at a glance."""
     assert count_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "plural", "text"),
+    [(1, "tasks", "1 task"), (0, "tasks", "0 tasks"), (2000, "rows", "2,000 rows"), (1, "batches", "1 batch")],
+)
+def test_one_is_singular(number: int, plural: str, text: str) -> None:
+    """Counts read like a sentence."""
+    assert counted(number, plural) == text
 
 
 @pytest.mark.parametrize(
