@@ -119,7 +119,7 @@ def _join(folder: Path) -> Lease | None:
     """Take a lease on the emulator that the folder names, if it is there."""
     try:
         return _hold(json.loads((folder / _ENDPOINT_FILE).read_text()), folder)
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not one that an emulator has written
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or nothing that an emulator writes
         return None
 
 
@@ -185,8 +185,8 @@ def _start(folder: Path | None, deadline: float) -> tuple[dict[str, Any] | None,
             raise
         finally:
             timer.cancel()
-        if process.stdout is not None:
-            process.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
         if line.startswith("{"):
             _reap(process)
             return json.loads(line), ""

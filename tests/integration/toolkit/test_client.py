@@ -1,0 +1,306 @@
+"""The connection: what it talks to, queues made and listed, Google's own client beside it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import google.auth
+import google.auth.credentials
+import google.auth.exceptions
+import pandas as pd
+import pytest
+from google.cloud import tasks_v2
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import _loop, _newest, errors
+from tests.integration.conftest import PATIENCE, Emulator, StartEmulator
+from tests.integration.toolkit.conftest import MakeName
+
+DTYPES = {
+    "state": "string",
+    "tasks": "Int64",
+    "oldest_due": "datetime64[us, UTC]",
+    "running": "Int64",
+    "done_last_minute": "Int64",
+    "effective_rate": "Float64",
+    "rate": "Float64",
+    "burst": "Int64",
+    "max_concurrent": "Int64",
+    "max_attempts": "Int64",
+    "max_retry_duration": "timedelta64[us]",
+    "min_backoff": "timedelta64[us]",
+    "max_backoff": "timedelta64[us]",
+    "max_doublings": "Int64",
+    "log_sampling_ratio": "Float64",
+    "target": "string",
+    "purge_time": "datetime64[us, UTC]",
+    "name": "string",
+}
+
+
+def dtypes(made: pd.DataFrame) -> dict[str, str]:
+    """Name the dtypes of the columns, in their order."""
+    return {str(name): str(dtype) for name, dtype in made.dtypes.items()}
+
+
+def test_queues_are_a_frame(start_emulator: StartEmulator) -> None:
+    """Columns and dtypes are the declared ones, the same without queues; statistics are there."""
+    with ct.connect("p", "l", endpoint=start_emulator().ready["grpc"]) as tasks:
+        empty = tasks.queues()
+        tasks.queue("q", create=True).pause().enqueue("http://127.0.0.1:9/")
+        full = tasks.queues()
+    for frame in (empty, full):
+        assert dtypes(frame) == DTYPES
+        assert (frame.index.name, str(frame.index.dtype)) == ("queue", "string")
+    assert (len(empty), full.index.tolist()) == (0, ["q"])
+    assert full[["state", "tasks", "rate", "max_attempts", "name"]].to_numpy().tolist() == [
+        ["PAUSED", 1, 500.0, 5, "projects/p/locations/l/queues/q"]
+    ]
+    assert full.max_backoff["q"] == pd.Timedelta("1h")
+
+
+def test_an_endpoint_without_statistics(tasks: ct.Client, queue: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where v2beta3 is not served the settings come from v2, and depth and rates are not known."""
+    transport = tasks._connection.transport
+    call = transport.call
+
+    async def without(rpc: str, **fields: Any) -> Any:
+        if rpc == "ListQueueStats":
+            raise errors.ServiceError("no", code="UNIMPLEMENTED")
+        return await call(rpc, **fields)
+
+    monkeypatch.setattr(transport, "call", without)
+    found = tasks.queues()
+    assert dtypes(found) == DTYPES
+    assert found.loc[queue.id, ["tasks", "oldest_due", "running", "done_last_minute", "effective_rate"]].isna().all()
+    assert found.rate[queue.id] == 500
+
+
+def test_a_new_queue(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]) -> None:
+    """It gets a log and few attempts unless told otherwise, and one line says which defaults are ours."""
+    queue = tasks.queue(make_name(), create=True, rate=50, max_concurrent=8, min_backoff="1min")
+    assert capsys.readouterr().out == (
+        f"made queue {queue.id} with log_sampling_ratio=1.0 (Cloud Tasks' own default: 0.0), "
+        "max_attempts=5 (Cloud Tasks' own default: 100)\n"
+    )
+    row = tasks.queues().loc[queue.id]
+    assert (row.rate, row.max_concurrent, row.max_attempts, row.log_sampling_ratio) == (50, 8, 5, 1)
+    assert row.min_backoff == pd.Timedelta("1min")
+
+
+def test_a_new_queue_that_is_told_everything(
+    tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was asked for is not remarked upon."""
+    queue = tasks.queue(make_name(), create=True, max_attempts=100, log_sampling_ratio=0.0)
+    assert capsys.readouterr().out == f"made queue {queue.id}\n"
+    row = tasks.queues().loc[queue.id]
+    assert (row.max_attempts, row.log_sampling_ratio) == (100, 0)
+
+
+def test_the_same_cell_again(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]) -> None:
+    """A queue that is as asked for is left alone, without a word, however its values are written."""
+    name = make_name()
+    for backoff in ("90s", 90, pd.Timedelta("1min 30s")):
+        tasks.queue(name, create=True, rate=50, min_backoff=backoff)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_an_existing_queue_is_brought_to_what_was_named(
+    tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the settings that differ are changed, and the line says from what to what; the others stay."""
+    name = make_name()
+    tasks.queue(name, create=True, rate=50, max_concurrent=8, max_attempts=9).pause()
+    capsys.readouterr()
+    tasks.queue(name, create=True, rate=50, max_concurrent=4, min_backoff="1min")
+    assert capsys.readouterr().out == f"queue {name}: max_concurrent 8 → 4, min_backoff 0.1 → 1min\n"
+    row = tasks.queues().loc[name]
+    assert (row.state, row.rate, row.max_concurrent, row.max_attempts) == ("PAUSED", 50, 4, 9)
+
+
+def test_two_who_make_the_same_queue(
+    emulator: Emulator, make_name: MakeName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All get it, one has made it, and it has the settings that were named."""
+    name, gate = make_name(), Barrier(4)
+
+    def make(_: int) -> str:
+        with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+            tasks.queues()
+            gate.wait(PATIENCE)
+            return tasks.queue(name, create=True, rate=7).name
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(make, range(4)))) == 1
+    assert capsys.readouterr().out.count(f"made queue {name}") == 1
+    assert emulator.client.get_queue(name=f"projects/demo/locations/us-central1/queues/{name}").rate_limits == (
+        tasks_v2.RateLimits(max_dispatches_per_second=7, max_burst_size=10, max_concurrent_dispatches=1000)
+    )
+
+
+def test_who_loses_the_race_brings_its_settings(
+    tasks: ct.Client, queue: ct.Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A queue that somebody makes between our look and our call is an existing queue."""
+    transport = tasks._connection.transport
+    call = transport.call
+    looks: list[str] = []
+
+    async def too_early(rpc: str, **fields: Any) -> Any:
+        looks.append(rpc)
+        if looks == ["GetQueue"]:
+            raise errors.QueueNotFoundError(resource=fields["name"], code="NOT_FOUND")
+        return await call(rpc, **fields)
+
+    monkeypatch.setattr(transport, "call", too_early)
+    tasks.queue(queue.id, create=True, rate=7)
+    assert looks == ["GetQueue", "CreateQueue", "GetQueue", "UpdateQueue"]
+    assert capsys.readouterr().out == f"queue {queue.id}: rate 500.0 → 7\n"
+
+
+def test_full_names(tasks: ct.Client, emulator: Emulator) -> None:
+    """A full name is taken as it is, also of another project; Google's client spells it alike."""
+    queue = tasks.queue("projects/other/locations/eu/queues/q")
+    assert (queue.id, queue.name) == ("q", tasks_v2.CloudTasksClient.queue_path("other", "eu", "q"))
+    assert tasks.queue("q").name == tasks_v2.CloudTasksClient.queue_path("demo", "us-central1", "q")
+
+
+def test_googles_client_beside(tasks: ct.Client, queue: ct.Queue) -> None:
+    """`tasks.client` is Google's own, on the same endpoint."""
+    assert isinstance(tasks.client, tasks_v2.CloudTasksClient)
+    assert tasks.client.get_queue(name=queue.name).name == queue.name
+    request = tasks_v2.HttpRequest(url="http://127.0.0.1:9/")
+    made = tasks.client.create_task(parent=queue.pause().name, task=tasks_v2.Task(http_request=request))
+    assert queue.tasks()["name"].tolist() == [made.name]
+
+
+def test_the_block_closes(emulator: Emulator) -> None:
+    """After `with` the channels are closed and verbs are refused; closing twice does no harm."""
+    with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
+        tasks.queues()
+        client = tasks.client
+        assert _newest.newest() is tasks
+    assert _newest.newest() is not tasks
+    tasks.close()
+    with pytest.raises(errors.PreconditionError, match="this connection is closed"):
+        tasks.queues()
+    with pytest.raises(ValueError, match="closed channel"):
+        client.list_queues(parent="projects/p/locations/l")
+
+
+def test_the_newest_connection(emulator: Emulator) -> None:
+    """Who asks for the newest gets the last one that is still open."""
+    first = ct.connect("p", "l", endpoint=emulator.ready["grpc"])
+    second = ct.connect("p", "l", endpoint=emulator.ready["grpc"])
+    assert _newest.newest() is second
+    second.close()
+    assert _newest.newest() is first
+    first.close()
+    assert _newest.newest() is not first
+
+
+def test_the_emulator_of_the_environment(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`CLOUD_TASKS_EMULATOR_HOST` is honoured, and the badge says LOCAL; `endpoint=` comes first."""
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.ready["grpc"])
+    with ct.connect("p", "l") as tasks:
+        assert tasks.endpoint == emulator.ready["grpc"]
+        assert len(tasks.queues()) == 0
+        assert repr(tasks) == f"<Cloud Tasks in p / l [LOCAL {emulator.ready['grpc']}]>"
+    with ct.connect("p", "l", endpoint="127.0.0.1:1") as tasks:
+        assert tasks.endpoint == "127.0.0.1:1"
+    with ct.connect("p", "l", endpoint="cloudtasks.googleapis.com") as tasks:
+        assert repr(tasks) == "<Cloud Tasks in p / l [GOOGLE p]>"
+
+
+def test_identity(tasks: ct.Client, emulator: Emulator) -> None:
+    """An emulator of ours is known by its instance, wherever it listens; Google is Google."""
+    assert _loop.run(tasks._connection.transport.identity()) == emulator.ready["instance"]
+    with ct.connect("p", "l") as google:
+        assert _loop.run(google._connection.transport.identity()) == "google"
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Be on a machine without credentials; keep how often they were looked for."""
+    asked: list[str] = []
+
+    def missing(**_: Any) -> None:
+        asked.append("default")
+        raise google.auth.exceptions.DefaultCredentialsError("none")
+
+    monkeypatch.setattr(google.auth, "default", missing)
+    return asked
+
+
+def test_without_credentials_the_first_verb_says_so(nobody: list[str]) -> None:
+    """`connect()` and `queue()` call nobody and do not fail; the first verb has the command that mends it."""
+    with ct.connect("p", "us-central1") as tasks:
+        queue = tasks.queue("reports")
+        assert (repr(tasks), nobody) == ("<Cloud Tasks in p / us-central1 [GOOGLE p]>", [])
+        for verb in (tasks.queues, queue.tasks, queue.attempts, queue.pause):
+            with pytest.raises(errors.CredentialsError) as caught:
+                verb()
+            assert "gcloud auth application-default login" in (caught.value.hint or "")
+        assert "gcloud auth application-default login" in tasks._repr_mimebundle_()["text/plain"]
+
+
+def test_an_emulator_needs_no_credentials(tasks: ct.Client, nobody: list[str]) -> None:
+    """Nobody looks for credentials when an emulator is talked to."""
+    tasks.queues()
+    assert nobody == []
+
+
+def test_the_project_of_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody names a project, the default credentials may know it; looked for by the first need only."""
+    found = google.auth.credentials.AnonymousCredentials()
+    monkeypatch.setattr(google.auth, "default", lambda **_: (found, "adc-project"))
+    with ct.connect(location="l") as tasks:
+        assert tasks.queue("q").name == "projects/adc-project/locations/l/queues/q"
+
+
+def test_a_location_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`connect()` does not fail; the first need says how to name it."""
+    with ct.connect("p") as tasks:
+        with pytest.raises(errors.ConfigurationError, match=r"location .* project p is not known") as caught:
+            tasks.queues()
+        assert "CLOUDTASKS_NB_LOCATION" in (caught.value.hint or "")
+
+
+def test_gclouds_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Project and location of gcloud are used where nothing else names them."""
+    (tmp_path / "configurations").mkdir()
+    (tmp_path / "active_config").write_text("mine")
+    (tmp_path / "configurations" / "config_mine").write_text("[core]\nproject = g-p\n[run]\nregion = g-l\n")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    with ct.connect() as tasks:
+        assert tasks.queue("q").name == "projects/g-p/locations/g-l/queues/q"
+
+
+def test_how_a_connection_shows_itself(tasks: ct.Client, queue: ct.Queue) -> None:
+    """Place, badge and the queues, in text and HTML."""
+    shown = tasks._repr_mimebundle_()
+    for text in (shown["text/plain"], shown["text/html"]):
+        for word in ("demo / us-central1", f"LOCAL {tasks.endpoint}", queue.id, "RUNNING"):
+            assert word in text
+
+
+def test_a_connection_without_queues_says_the_next_step(start_emulator: StartEmulator) -> None:
+    """The line to type is shown."""
+    with ct.connect("p", "l", endpoint=start_emulator().ready["grpc"]) as tasks:
+        assert 'tasks.queue("reports", create=True)' in tasks._repr_mimebundle_()["text/plain"]
+
+
+def test_public_names_load_when_used() -> None:
+    """`from cloudtasks_nb import …` gives what `__all__` names, `dir` lists it, and nothing else is there."""
+    code = (
+        "import cloudtasks_nb as ct; names = set(ct.__all__); assert names <= set(dir(ct)), dir(ct); "
+        "assert all(getattr(ct, name) for name in names); assert not hasattr(ct, 'nothing')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,316 @@
+"""`ct.local()`: the embedded emulator as a child that kernels share."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import _local, errors
+from tests.integration.conftest import PATIENCE, StartEmulator
+
+NOWHERE = "http://127.0.0.1:9/never"
+
+#: A kernel: does what its standard input says, line by line, and answers each line with one of JSON.
+KERNEL = """
+import json, sys
+import cloudtasks_nb as ct
+from cloudtasks_nb import _local
+
+def local(folder):
+    global tasks
+    tasks = ct.local(folder)
+    lease = tasks._lease
+    return {"pid": lease.pid, "instance": lease.instance, "grpc": lease.grpc}
+
+for line in sys.stdin:
+    try:
+        answer = eval(line)
+    except KeyboardInterrupt:
+        answer = "interrupted"
+    except ct.errors.CloudTasksError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    print("answer:" + json.dumps(answer), flush=True)
+"""
+
+
+class Kernel:
+    """A Python process of its own group, as Jupyter starts one."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", KERNEL],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def ask(self, line: str) -> None:
+        """Send a line and do not wait."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Wait for the answer to the next line; what is said in between is passed over."""
+        assert self.process.stdout is not None
+        timer = threading.Timer(3 * PATIENCE, self.process.kill)
+        timer.start()
+        try:
+            while line := self.process.stdout.readline():
+                if line.startswith("answer:"):
+                    return json.loads(line.removeprefix("answer:"))
+        finally:
+            timer.cancel()
+            timer.join()
+        pytest.fail("the kernel ended")
+
+    def run(self, line: str) -> Any:
+        """Send a line and wait for its answer."""
+        self.ask(line)
+        return self.answer()
+
+
+@pytest.fixture
+def start_kernel() -> Iterator[Callable[[], Kernel]]:
+    """Start kernels; they are killed after the test, and their emulators end by themselves."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Kernel())
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A process that has ended stays until its parent, or init, has asked for its status.
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def ended(pid: int) -> None:
+    """Wait until a process has ended: nobody but its parent can be told."""
+    end = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while alive(pid):
+        assert time.monotonic() < end, f"process {pid} is still there"
+        pause.wait(0.02)
+
+
+def pid_of(tasks: ct.Client) -> int:
+    """Tell the process of a connection's emulator."""
+    assert tasks._lease is not None
+    return tasks._lease.pid
+
+
+def test_one_temporary_emulator_a_process() -> None:
+    """A second call gives the same one, which ends when both connections are closed, and nothing stays behind."""
+    first = ct.local()
+    second = ct.local(project="another", location="eu")
+    assert pid_of(first) == pid_of(second)
+    assert first.endpoint == second.endpoint
+    pid = pid_of(first)
+    first.queue("q", create=True)
+    first.close()
+    first.close()
+    assert second.queue("q2", create=True).name == "projects/another/locations/eu/queues/q2"
+    assert "temporary: ends with this kernel" in second._repr_mimebundle_()["text/plain"]
+    second.close()
+    ended(pid)
+
+
+def test_after_the_end_there_is_a_new_one() -> None:
+    """A closed temporary emulator is not found again."""
+    with ct.local() as tasks:
+        tasks.queue("q", create=True)
+        pid = pid_of(tasks)
+    ended(pid)
+    with ct.local() as tasks:
+        assert len(tasks.queues()) == 0
+        pid = pid_of(tasks)
+    ended(pid)
+
+
+def test_a_folder_remembers(tmp_path: Path) -> None:
+    """Queues and tasks are there again after a restart, in the same instance."""
+    folder = tmp_path / "a" / "b"
+    with ct.local(folder) as tasks:
+        assert tasks._lease is not None
+        pid, instance = tasks._lease.pid, tasks._lease.instance
+        tasks.queue("q", create=True, rate=7).pause().enqueue(NOWHERE, {"n": 1}, task_id="t")
+        assert f"remembers in {folder}" in tasks._repr_mimebundle_()["text/plain"]
+    ended(pid)
+    with ct.local(str(folder)) as tasks:
+        assert tasks._lease is not None
+        assert (tasks._lease.instance, tasks._lease.pid == pid) == (instance, False)
+        assert tasks.queues().rate["q"] == 7
+        assert tasks.queue("q").tasks(body=True).body.to_dict() == {"t": {"n": 1}}
+
+
+def test_nothing_is_lost_when_it_is_killed(tmp_path: Path) -> None:
+    """After a SIGKILL the next call starts it again, with everything that was acknowledged."""
+    tasks = ct.local(tmp_path)
+    queue = tasks.queue("q", create=True).pause()
+    for number in range(20):
+        queue.enqueue(NOWHERE, task_id=f"t-{number}")
+    os.kill(pid_of(tasks), signal.SIGKILL)
+    ended(pid_of(tasks))
+    with pytest.raises(errors.UnavailableError):
+        tasks._connection.call("GetQueue", name=queue.name, timeout=1.0)
+    with ct.local(tmp_path) as again:
+        assert len(again.queue("q").tasks()) == 20
+        tasks.close()
+        assert again.queues().state["q"] == "PAUSED"
+
+
+def test_it_verifies_who_answers(tmp_path: Path, start_emulator: StartEmulator) -> None:
+    """An address in the folder at which another emulator answers is not used."""
+    stranger = start_emulator()
+    facts = {**stranger.ready, "instance": "another"}
+    (tmp_path / "endpoint.json").write_text(json.dumps(facts))
+    with ct.local(tmp_path) as tasks:
+        assert tasks.endpoint != stranger.ready["grpc"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"http": 5}', '{"http": "http://127.0.0.1:1", "instance": "x"}'])
+def test_a_broken_address_is_none(tmp_path: Path, text: str) -> None:
+    """Whatever stands in the file, the emulator starts."""
+    (tmp_path / "endpoint.json").write_text(text)
+    with ct.local(tmp_path) as tasks:
+        assert len(tasks.queues()) == 0
+
+
+def test_two_kernels_share_a_folder(tmp_path: Path, start_kernel: Callable[[], Kernel]) -> None:
+    """One emulator serves both; the first may be killed; it ends soon after the last."""
+    first, second = start_kernel(), start_kernel()
+    place = f"local({str(tmp_path)!r})"
+    facts = first.run(place)
+    assert second.run(place) == facts
+    first.run('tasks.queue("q", create=True).name')
+    os.killpg(first.process.pid, signal.SIGKILL)
+    first.process.wait(PATIENCE)
+    assert second.run("list(tasks.queues().index)") == ["q"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.process.wait(3)  # longer than the emulator waits after its last kernel
+    assert second.run("list(tasks.queues().index)") == ["q"]
+    second.process.kill()
+    ended(facts["pid"])
+
+
+def test_kernels_that_begin_together(tmp_path: Path, start_kernel: Callable[[], Kernel]) -> None:
+    """Whoever wins the race for a new folder, all are at the same emulator."""
+    kernels = [start_kernel() for _ in range(4)]
+    for kernel in kernels:
+        kernel.ask(f"local({str(tmp_path)!r})")
+    answers = [kernel.answer() for kernel in kernels]
+    assert answers == [answers[0]] * 4
+    assert [kernel.run("len(tasks.queues())") for kernel in kernels] == [0] * 4
+
+
+def test_an_interrupt_does_not_reach_it(start_kernel: Callable[[], Kernel]) -> None:
+    """Jupyter interrupts the kernel's whole process group: the emulator is not in it."""
+    kernel = start_kernel()
+    facts = kernel.run("local(None)")
+    kernel.ask("print('answer:1', flush=True) or __import__('signal').pause()")
+    assert kernel.answer() == 1
+    os.killpg(kernel.process.pid, signal.SIGINT)
+    assert kernel.answer() == "interrupted"
+    assert kernel.run("len(tasks.queues())") == 0
+    assert os.getpgid(facts["pid"]) != kernel.process.pid
+    assert alive(facts["pid"])
+
+
+def test_it_ends_with_its_kernel(start_kernel: Callable[[], Kernel]) -> None:
+    """A temporary emulator does not outlive a kernel that was killed."""
+    kernel = start_kernel()
+    facts = kernel.run("local(None)")
+    kernel.process.kill()
+    ended(facts["pid"])
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "file", "file/below"])
+def test_a_folder_that_cannot_be_used(tmp_path: Path, folder: str) -> None:
+    """It is named, and nothing was started."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.EmulatorError, match="cannot be") as caught:
+        ct.local(tmp_path / folder)
+    assert caught.value.resource == str(tmp_path / folder)
+    assert caught.value.hint
+    assert _local._leases == {}
+
+
+def test_a_folder_held_by_somebody_who_does_not_answer(
+    tmp_path: Path, start_emulator: StartEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while the folder and the way out are named."""
+    start_emulator("--data-dir", str(tmp_path))
+    (tmp_path / "endpoint.json").unlink()
+    monkeypatch.setattr(_local, "_START_TIMEOUT", 3.0)
+    with pytest.raises(errors.FolderInUseError, match="does not answer") as caught:
+        ct.local(tmp_path)
+    assert caught.value.resource == str(tmp_path)
+    assert "another folder" in (caught.value.hint or "")
+
+
+def test_an_emulator_that_was_started_by_hand(tmp_path: Path, start_emulator: StartEmulator) -> None:
+    """A kernel joins it, and leaves it running."""
+    emulator = start_emulator("--data-dir", str(tmp_path))
+    with ct.local(tmp_path) as tasks:
+        assert tasks.endpoint == emulator.ready["grpc"]
+    assert emulator.process.poll() is None
+    assert [queue.name for queue in emulator.client.list_queues(parent="projects/p/locations/l")] == []
+
+
+def test_an_emulator_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it said is in the error, with the command that shows more."""
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(errors.EmulatorError, match="did not start: it ended with code 1") as caught:
+        ct.local()
+    assert "python -m cloudtasks_nb.emulator" in (caught.value.hint or "")
+
+
+class InterruptedPipe:
+    """The pipe of a child for which nobody waits to the end."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.close = pipe.close
+
+    def readline(self) -> str:
+        """Be interrupted."""
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_of_the_start_leaves_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is interrupted while the emulator starts takes it along."""
+    started: list[Any] = []
+
+    def start(*args: Any, **options: Any) -> Any:
+        started.append(popen(*args, **options))
+        started[0].stdout = InterruptedPipe(started[0].stdout)
+        return started[0]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr("subprocess.Popen", start)
+    with pytest.raises(KeyboardInterrupt):
+        ct.local()
+    assert started[0].returncode == -signal.SIGKILL
