@@ -1,0 +1,158 @@
+"""The watcher of a connection, against the emulator's statistics and log."""
+
+from __future__ import annotations
+
+import queue as queues
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import _loop
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._watch import Snapshot, Subscription, now_micros
+from tests.integration.conftest import PATIENCE, HeldAnswer, StartEmulator, Target
+from tests.integration.toolkit.conftest import MakeName
+
+NOWHERE = "http://127.0.0.1:9/never"
+
+
+class Heard:
+    """What a subscriber heard."""
+
+    def __init__(self, tasks: ct.Client, queue: ct.Queue, **how: Any) -> None:
+        self._snapshots: queues.Queue[Snapshot] = queues.Queue()
+        self.entries: list[Any] = []
+        self.subscription: Subscription = tasks._connection.watcher.subscribe(
+            QueueName.parse(queue.name), self._snapshots.put, every=0.02, **how
+        )
+
+    def until(self, condition: Callable[[Snapshot], bool]) -> Snapshot:
+        """Wait for the first snapshot that is as wanted."""
+        while True:
+            snapshot = self._snapshots.get(timeout=PATIENCE)
+            self.entries += snapshot.entries
+            if condition(snapshot):
+                return snapshot
+
+
+@pytest.fixture
+def listen(tasks: ct.Client) -> Iterator[Callable[..., Heard]]:
+    """Subscribe, until the test ends."""
+    begun: list[Heard] = []
+
+    def subscribe(queue: ct.Queue, **how: Any) -> Heard:
+        begun.append(Heard(tasks, queue, **how))
+        return begun[-1]
+
+    yield subscribe
+    for one in begun:
+        one.subscription.close()
+
+
+Listen = Callable[..., Heard]
+
+
+def values(name: str, wanted: Any) -> Callable[[Snapshot], bool]:
+    """Give the condition that a value of the queue is as wanted."""
+    return lambda snapshot: snapshot.values is not None and snapshot.values.get(name) == wanted
+
+
+def test_the_depth_is_followed(paused: ct.Queue, listen: Listen) -> None:
+    """Snapshots show what is in the queue and its settings as they change."""
+    heard = listen(paused)
+    assert heard.until(values("tasks", 0)).trouble == ()
+    paused.enqueue(NOWHERE)
+    heard.until(values("tasks", 1))
+    paused.update(rate=3)
+    heard.until(values("rate", 3.0))
+    paused.purge()
+    heard.until(values("tasks", 0))
+
+
+def test_what_runs_is_counted(queue: ct.Queue, listen: Listen, target: Target, held_answer: HeldAnswer) -> None:
+    """A task that is being answered shows as running."""
+    answer = held_answer()
+    target.script(answer)
+    heard = listen(queue)
+    queue.enqueue(target.url)
+    heard.until(values("running", 1))
+    answer.release()
+    heard.until(values("running", 0))
+
+
+def test_every_attempt_is_heard_once(queue: ct.Queue, listen: Listen, target: Target) -> None:
+    """While tasks are made, tried, tried again and deleted, each entry comes once."""
+    queue.update(min_backoff="0.1s", max_backoff="0.1s", max_concurrent=3)
+    target.script(*[200, 500, 404] * 4)
+    heard = listen(queue, since=now_micros() - 1_000_000)
+    for number in range(12):
+        queue.enqueue(target.url, task_id=f"t-{number}")
+    done = {f"t-{number}" for number in range(12)}
+    heard.until(lambda _: {entry.task for entry in heard.entries if entry.status == "OK"} == done)
+    queue.pause().enqueue(NOWHERE, task_id="deleted")
+    queue.delete_tasks("deleted")
+    last = heard.until(lambda _: any(entry.deleted for entry in heard.entries))
+    assert max(Counter(entry.insert_id for entry in heard.entries).values()) == 1
+    assert Counter(entry.status for entry in heard.entries if not entry.deleted) == {
+        "OK": 12,
+        "INTERNAL": 4,
+        "NOT_FOUND": 4,
+    }
+    assert [entry.task for entry in heard.entries if entry.deleted] == ["deleted"]
+    assert last.log_until is not None
+    assert last.lag is not None
+
+
+def test_a_slow_log(start_emulator: StartEmulator, target: Target) -> None:
+    """An entry that appears an hour late is heard when it appears, and its lag is told."""
+    emulator = start_emulator("--log-delay", "3600")
+    with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
+        queue = tasks.queue("q", create=True)
+        heard = Heard(tasks, queue, since=now_micros() - 1_000_000)
+        queue.enqueue(target.url, task_id="t")
+        emulator.gone(f"{queue.name}/tasks/t")
+        heard.until(values("done_last_minute", 1))
+        assert heard.entries == []
+        emulator.advance(3601)
+        heard.until(lambda _: bool(heard.entries))
+        heard.subscription.close()
+    assert [(entry.task, entry.status) for entry in heard.entries] == [("t", "OK")]
+
+
+def test_a_queue_that_goes(tasks: ct.Client, queue: ct.Queue, listen: Listen) -> None:
+    """Its end is a fact of the snapshot, and the watching goes on."""
+    heard = listen(queue)
+    heard.until(lambda snapshot: not snapshot.gone)
+    queue.delete()
+    heard.until(lambda snapshot: snapshot.gone)
+    heard.until(lambda snapshot: snapshot.gone)
+
+
+def test_an_emulator_that_dies(start_emulator: StartEmulator) -> None:
+    """Snapshots go on and tell the trouble."""
+    emulator = start_emulator()
+    with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
+        heard = Heard(tasks, tasks.queue("q", create=True))
+        heard.until(lambda snapshot: not snapshot.trouble)
+        emulator.kill()
+        trouble = heard.until(lambda snapshot: bool(snapshot.trouble)).trouble
+        heard.subscription.close()
+    assert isinstance(trouble[0], ct.errors.UnavailableError)
+
+
+def test_listing_and_lookup(tasks: ct.Client, paused: ct.Queue, make_name: MakeName) -> None:
+    """Every task of the queue, or those that are named, as the service has them."""
+    paused.schedule(NOWHERE, delay="1h", task_id="later")
+    paused.enqueue(NOWHERE, task_id="now")
+    watcher, name = tasks._connection.watcher, QueueName.parse(paused.name)
+    found = _loop.run(watcher.listing(name), PATIENCE)
+    assert {task: pending.state for task, pending in found.items()} == {"later": "scheduled", "now": "ready"}
+    looked: Future[Any] = _loop.submit(watcher.lookup(name, ["missing", "now"]))
+    assert looked.result(PATIENCE) == {"missing": None, "now": found["now"]}
+    assert _loop.run(watcher.glance(name))["tasks"] == 2
+    with pytest.raises(ct.errors.QueueNotFoundError):
+        _loop.run(watcher.listing(QueueName.parse(tasks.queue(make_name()).name)), PATIENCE)
