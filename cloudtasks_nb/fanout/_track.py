@@ -62,6 +62,9 @@ class Tracker:
         self._listeners: list[Callable[[], None]] = []
         self._sending: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        watcher = connection.watcher
+        self._facts = Facts(listing=watcher.listing, lookup=watcher.lookup, run=outbox.run)
         self._counts = dict(record.counts)
         self._loaded = False
         self._saved = 0.0
@@ -113,7 +116,7 @@ class Tracker:
 
     async def close(self) -> None:
         """Stop sending and watching; both can be taken up again from the outbox."""
-        for task in (self._sending, self._watching):
+        for task in (self._sending, self._watching, self._looking):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -240,10 +243,20 @@ class Tracker:
     async def _take(self, snapshot: Snapshot) -> None:
         """Draw the conclusions of one snapshot."""
         try:
-            facts = Facts(
-                listing=self._connection.watcher.listing, lookup=self._connection.watcher.lookup, run=self._do
-            )
-            await self._verdicts.take(snapshot, self._outbox, facts, sent=self._counts[State.SENT])
+            if await self._verdicts.take(snapshot, self._outbox, self._facts, sent=self._counts[State.SENT]):
+                self._look()
+        except CloudTasksError as error:
+            self.trouble = error.message
+        await self._publish()
+
+    def _look(self) -> None:
+        """Begin to look for the rows in the queue, unless that is under way; snapshots are taken meanwhile."""
+        if self._looking is None or self._looking.done():
+            self._looking = _loop.spawn(self._look_through())
+
+    async def _look_through(self) -> None:
+        try:
+            await self._verdicts.look(self._outbox, self._facts)
         except CloudTasksError as error:
             self.trouble = error.message
         await self._publish()

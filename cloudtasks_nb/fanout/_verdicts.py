@@ -107,8 +107,11 @@ class Verdicts:
         }
         return {task: True if located.get(task) in known else None for task in tasks}
 
-    async def take(self, snapshot: Snapshot, outbox: Outbox, facts: Facts, *, sent: int) -> None:
-        """Draw the conclusions of one snapshot and write them down; `sent` rows are in the queue as far as is known."""
+    async def take(self, snapshot: Snapshot, outbox: Outbox, facts: Facts, *, sent: int) -> bool:
+        """Draw the conclusions of one snapshot and write them down.
+
+        `sent` rows are in the queue as far as is known. Returns whether it is time to `look` for them there.
+        """
         self.snapshot = snapshot
         await self._learn_limit(snapshot, outbox, facts)
         self.sources["queue"] = _moment(snapshot.at)
@@ -120,11 +123,32 @@ class Verdicts:
                 mine[entry.task].append(entry)
         if mine:
             sent -= await facts.run(self._apply, outbox, mine)
-        if sent > 0 and self._suspicious(snapshot, sent):
-            started = time.monotonic()
-            await self._look(snapshot, outbox, facts, sent)
-            self._looked = time.monotonic()
-            self._look_took = self._looked - started
+        return sent > 0 and self._suspicious(snapshot, sent)
+
+    async def look(self, outbox: Outbox, facts: Facts) -> None:
+        """Look for the rows in the queue; those that are missing for long enough are gone.
+
+        May take long where the queue holds much: the service allows few list calls a minute.
+        """
+        started = time.monotonic()
+        waiting = await facts.run(self.waiting, outbox)
+        there = await self._there(facts, [task for _, task, _ in waiting])
+        snapshot, now = self.snapshot, now_micros()
+        outcomes = []
+        for ref, task, attempt in waiting:
+            found = there.get(task)
+            if found is not None:
+                self._absent.pop(ref, None)
+                if found.attempts and found.last_status:
+                    outcomes.append(_seen(ref, attempt, found))
+            elif snapshot is not None and self._long_gone(snapshot, self._absent.setdefault(ref, now)):
+                del self._absent[ref]
+                self._retrying.pop(ref, None)
+                outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE))
+        if outcomes:
+            await facts.run(outbox.record, self._batch, outcomes)
+        self._looked = time.monotonic()
+        self._look_took = self._looked - started
 
     def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
         """Tell how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
@@ -202,25 +226,6 @@ class Verdicts:
             return False
         return now - self._looked > max(_ROUTINE, 20 * self._look_took)
 
-    async def _look(self, snapshot: Snapshot, outbox: Outbox, facts: Facts, sent: int) -> None:
-        """Look for the rows in the queue; those that are missing for long enough are gone."""
-        waiting = await facts.run(self.waiting, outbox)
-        there = await self._there(snapshot, facts, [task for _, task, _ in waiting], sent)
-        now = now_micros()
-        outcomes = []
-        for ref, task, attempt in waiting:
-            found = there.get(task)
-            if found is not None:
-                self._absent.pop(ref, None)
-                if found.attempts and found.last_status:
-                    outcomes.append(_seen(ref, attempt, found))
-            elif self._long_gone(snapshot, self._absent.setdefault(ref, now)):
-                del self._absent[ref]
-                self._retrying.pop(ref, None)
-                outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE))
-        if outcomes:
-            await facts.run(outbox.record, self._batch, outcomes)
-
     def waiting(self, outbox: Outbox) -> list[tuple[int, str, int]]:
         """Return ref, task and try of the rows that were sent and are not final."""
         return [
@@ -230,12 +235,10 @@ class Verdicts:
             if task is not None
         ]
 
-    async def _there(
-        self, snapshot: Snapshot, facts: Facts, tasks: Sequence[str], sent: int
-    ) -> Mapping[str, Pending | None]:
-        if snapshot.gone:
+    async def _there(self, facts: Facts, tasks: Sequence[str]) -> Mapping[str, Pending | None]:
+        if self.snapshot is not None and self.snapshot.gone:
             return {}
-        if sent <= _SMALL:
+        if len(tasks) <= _SMALL:
             return await facts.lookup(self._queue, tasks)
         return await facts.listing(self._queue)
 
