@@ -164,16 +164,20 @@ class Store:
     def purge(self, queue: QueueState) -> None:
         """Delete all tasks that the queue has now."""
         now = self._clock.now()
-        until = 0 if self._settings.hard_reset_on_purge else now + queue.config.tombstone_ttl
-        if until:
-            queue.tombs.update(dict.fromkeys(queue.live, until))
-        else:
+        floor = queue.floor = queue.next_number - 1
+        if self._settings.hard_reset_on_purge:
             queue.tombs.clear()
             self.journal.put(Write.FORGET_TOMBS, (queue.q,))
+            for upto in {floor, *(upto for q, upto in self.contents.graves if q == queue.q)}:
+                self._dig(queue, upto, 0)
+        else:
+            until = now + queue.config.tombstone_ttl
+            queue.tombs.update(dict.fromkeys(queue.live, until))
+            # A second purge in a row finds nothing new; the names of the first are not taken any longer by it.
+            if (queue.q, floor) not in self.contents.graves:
+                self._dig(queue, floor, until)
         queue.live, queue.attempts = {}, {}
         queue.due.clear()
-        queue.floor = queue.next_number - 1
-        self._dig(queue, queue.floor, until)
         queue.message.purge_time.seconds, micros = divmod(now, SECOND)
         queue.message.purge_time.nanos = micros * 1000
         self._put_queue(queue)
