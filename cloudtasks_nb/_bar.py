@@ -16,6 +16,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from cloudtasks_nb._listener import listener
+
 __all__ = ["Bar", "Live", "bar_html", "in_notebook"]
 
 _DELAY = 0.5  # seconds before a bar shows: what is done at once needs none
@@ -130,6 +132,10 @@ class Bar:
         self._show = False
 
     def _draw(self, now: float) -> None:
+        who = listener()
+        if who is not None:
+            who.moved(self._what, self._done, self._total)
+            return
         if not in_notebook():
             if self._text is None:
                 self._text = tqdm(desc=self._what, unit=f" {self._unit}", leave=False, dynamic_ncols=True)

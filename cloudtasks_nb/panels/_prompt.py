@@ -1,0 +1,86 @@
+"""The question before what cannot be undone, or is done to many: how many, which, and perhaps a name typed."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ipywidgets as widgets
+
+__all__ = ["Prompt", "Question"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is to be confirmed."""
+
+    title: str  #: "Purge the queue reports?"
+    scope: str  #: what exactly it will be done to, with the count
+    verb: str  #: what the button says: "Purge 2,000 tasks"
+    line: str = ""  #: the same as Python
+    typed: str | None = None  #: the name that has to be typed; None: a click is enough
+    danger: bool = True  #: it destroys something
+
+
+class Prompt(widgets.VBox):
+    """Asks one question at a time; hidden otherwise."""
+
+    def __init__(self) -> None:
+        self._text = widgets.HTML()
+        self._typed = widgets.Text(
+            continuous_update=True, layout={"width": "26em"}, style={"description_width": "auto"}
+        )
+        self._yes = widgets.Button()
+        self._no = widgets.Button(description="Cancel").add_class("ctn-cancel")
+        self._question: Question | None = None
+        self._done: Callable[[], object] = lambda: None
+        self.on_change: Callable[[str], object] = lambda _: None  #: called with the title, empty when it is over
+        super().__init__([self._text, self._typed, widgets.HBox([self._yes, self._no]).add_class("ctn-row")])
+        self.add_class("ctn-prompt")
+        self._yes.on_click(lambda _: self._confirm())
+        self._no.on_click(lambda _: self.hide())
+        self._typed.observe(self._check, "value")
+        self.hide()
+
+    @property
+    def question(self) -> Question | None:
+        """What is being asked."""
+        return self._question
+
+    def show(self, question: Question, done: Callable[[], object]) -> None:
+        """Ask; `done` is called once it is confirmed, in the thread of the click."""
+        self._question, self._done = question, done
+        self._text.value = _question_html(question)
+        self._typed.value = ""
+        self._typed.description = f"Type {question.typed}"
+        self._typed.layout.display = None if question.typed else "none"
+        self._yes.description = question.verb
+        self._yes.button_style = "danger" if question.danger else "primary"
+        self._check()
+        self.layout.display = None
+        self.on_change(question.title)
+
+    def hide(self) -> None:
+        """Ask nothing any more."""
+        self._question = None
+        self.layout.display = "none"
+        self.on_change("")
+
+    def _matches(self) -> bool:
+        question = self._question
+        return question is not None and (question.typed is None or self._typed.value.strip() == question.typed)
+
+    def _check(self, _change: object = None) -> None:
+        self._yes.disabled = not self._matches()
+
+    def _confirm(self) -> None:
+        if self._matches():  # a click may have been on its way while the name was being changed
+            done = self._done
+            self.hide()
+            done()
+
+
+def _question_html(question: Question) -> str:
+    line = f"<code>{html.escape(question.line)}</code>" if question.line else ""
+    return f"<strong>{html.escape(question.title)}</strong><p>{html.escape(question.scope)}</p>{line}"

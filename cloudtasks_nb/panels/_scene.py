@@ -1,0 +1,65 @@
+"""Where a panel is at home: the connection, its verbs, and whether anything may be changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._queue import Queue
+from cloudtasks_nb._watch import Watcher
+from cloudtasks_nb.fanout._catalog import Catalog
+
+__all__ = ["Scene", "quoted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What the panels of one connection share."""
+
+    connection: Connection
+    catalog: Catalog
+    queues: Callable[[], pd.DataFrame]  #: reads the queues that are shown, as `tasks.queues()` does
+    read_only: bool = False
+
+    @property
+    def watcher(self) -> Watcher:
+        """The one watcher of the connection."""
+        return self.connection.watcher
+
+    @property
+    def local(self) -> bool:
+        """Whether it is an emulator."""
+        return self.connection.where.local
+
+    @property
+    def badge(self) -> str:
+        """Where one is: LOCAL, or the project."""
+        return "LOCAL" if self.local else f"{self.connection.where.project}"
+
+    def name(self, queue: str) -> QueueName:
+        """Return the full name of a queue by its short (or full) one."""
+        return QueueName.parse(queue if "/" in queue else f"{self.connection.where.parent()}/queues/{queue}")
+
+    def queue(self, queue: str) -> Queue:
+        """Return the queue, with its verbs."""
+        return Queue(self.connection, self.catalog, self.name(queue))
+
+    def line(self, queue: str, verb: str, *args: Any, **words: Any) -> str:
+        """Return the line of Python for a verb on a queue: ``tasks.queue("reports").update(rate=5)``."""
+        parts = [*map(quoted, args), *(f"{word}={quoted(value)}" for word, value in words.items())]
+        return f"tasks.queue({quoted(queue)}).{verb}({', '.join(parts)})"
+
+
+def quoted(value: Any) -> str:
+    """Return a plain value as Python, text in double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # what it escapes, Python reads alike
+    if isinstance(value, list):
+        return f"[{', '.join(map(quoted, value))}]"
+    return repr(value)

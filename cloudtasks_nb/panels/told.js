@@ -1,0 +1,203 @@
+// The foot of a panel, and what a panel needs of the browser beyond ipywidgets: whether it is seen, keys that stay in it,
+// and a focus that is not lost. Text from outside only ever becomes `textContent`.
+
+const TRAITS = ["status", "trouble", "alert", "line", "at", "rest", "busy", "asking"];
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text; // set again, a live region would be read again
+}
+
+/** "12:03:04, 2 s ago", in the time zone of the person who looks. */
+function age(at) {
+  const seconds = Math.max(0, Math.round(Date.now() / 1000 - at));
+  const ago =
+    seconds < 2 ? "now" : seconds < 120 ? `${seconds} s ago` : seconds < 7200 ? `${Math.round(seconds / 60)} min ago` : "long ago";
+  return `seen ${new Date(at * 1000).toLocaleTimeString("en-GB")}, ${ago}`;
+}
+
+async function copy(text, node) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Not allowed here (a page without https): the old way, which needs it marked.
+    getSelection().selectAllChildren(node);
+    document.execCommand("copy");
+    getSelection().removeAllRanges();
+  }
+}
+
+class Foot {
+  constructor(model, el, seen) {
+    Object.assign(this, { model, el, seen });
+    this.build();
+    this.later = () => {
+      if (!this.queued) queueMicrotask(() => ((this.queued = false), this.gone || this.draw()));
+      this.queued = true;
+    };
+    for (const name of TRAITS) model.on(`change:${name}`, this.later);
+    this.draw();
+    this.attach();
+  }
+
+  build() {
+    this.status = make("span", { role: "status", class: "ctn-status" });
+    this.trouble = make("div", { role: "status", class: "ctn-trouble" });
+    this.age = make("span", { class: "ctn-age" });
+    this.alert = make("div", { role: "alert", class: "ctn-error" });
+    this.code = make("code", { tabindex: "-1" });
+    this.copied = make("button", { type: "button", class: "ctn-copy", title: "Copy this line of Python" }, "Copy");
+    this.copied.addEventListener("click", async () => {
+      await copy(this.model.get("line"), this.code);
+      this.copied.textContent = "Copied";
+      setTimeout(() => (this.copied.textContent = "Copy"), 1500);
+    });
+    this.line = make("div", { class: "ctn-line" }, this.code, this.copied);
+    this.el.classList.add("ctn-told");
+    this.el.tabIndex = -1; // where the focus goes when the button that had it is gone
+    this.el.append(this.alert, this.trouble, make("div", { class: "ctn-say" }, this.status, this.age), this.line);
+  }
+
+  draw() {
+    const get = (name) => this.model.get(name);
+    setText(this.status, get("status"));
+    setText(this.trouble, get("trouble"));
+    setText(this.code, get("line"));
+    this.line.hidden = !get("line");
+    this.drawAlert(get("alert"));
+    this.drawAge();
+    this.root?.setAttribute("aria-busy", get("busy"));
+    if (get("asking") !== this.asked) this.ask(get("asking"));
+    if (!get("busy") && this.wasBusy) setTimeout(() => this.gone || this.keepFocus());
+    this.wasBusy = get("busy");
+  }
+
+  drawAlert(said) {
+    const text = JSON.stringify(said);
+    if (text === this.said) return;
+    this.said = text;
+    if (!said.text) return this.alert.replaceChildren();
+    const words = make("div", {}, make("div", {}, said.text));
+    if (said.hint) words.append(make("div", { class: "ctn-hint" }, said.hint));
+    if (said.trace) words.append(make("details", {}, make("summary", {}, "Traceback"), make("pre", {}, said.trace)));
+    const close = make("button", { type: "button", class: "ctn-copy" }, "Dismiss");
+    close.addEventListener("click", () => {
+      this.model.send({ do: "dismiss" });
+      this.el.focus({ preventScroll: true });
+    });
+    this.alert.replaceChildren(words, close);
+  }
+
+  drawAge() {
+    const at = this.model.get("at");
+    const rest = this.model.get("rest");
+    setText(this.age, [at ? age(at) : "", rest].filter(Boolean).join(", "));
+  }
+
+  // -- the panel around ------------------------------------------------------------------------------------------------
+
+  /** Find the panel as soon as this is in the page, which may be after it was drawn. */
+  attach() {
+    if (this.gone) return;
+    if (!this.el.isConnected) return void requestAnimationFrame(() => this.attach());
+    this.root = this.el.closest(".ctn-panel") ?? this.el;
+    this.root.setAttribute("role", "region");
+    this.root.setAttribute("aria-label", this.root.querySelector(".ctn-heading")?.textContent ?? "panel");
+    this.listeners = { keydown: (event) => this.keydown(event), focusin: (event) => this.focusin(event) };
+    for (const [name, act] of Object.entries(this.listeners)) this.root.addEventListener(name, act);
+    this.observer = new IntersectionObserver((seen) => this.seen(this, seen.at(-1).isIntersecting));
+    this.observer.observe(this.root);
+    this.clock = setInterval(() => this.drawAge(), 1000);
+  }
+
+  keydown(event) {
+    const modified = event.ctrlKey || event.metaKey || event.altKey;
+    if (!modified) event.stopPropagation(); // or JupyterLab's shortcuts act on the cell: `d d` deletes it
+    const prompt = this.prompt();
+    if (event.key === "Escape" && prompt?.contains(event.target)) prompt.querySelector(".ctn-cancel").click();
+    const typed = event.key === "Enter" && event.target.matches("input") && prompt?.contains(event.target);
+    if (typed) prompt.querySelector("button:not(.ctn-cancel)").click();
+  }
+
+  prompt() {
+    return [...this.root.children].find((node) => node.classList.contains("ctn-prompt"));
+  }
+
+  focusin(event) {
+    this.last = event.target;
+    event.stopPropagation(); // a panel within a panel keeps its own
+  }
+
+  /** Put the focus into the question, and back to where it was when it is over. */
+  ask(title) {
+    this.asked = title;
+    const prompt = this.root && this.prompt();
+    if (!prompt) return;
+    prompt.setAttribute("role", "alertdialog");
+    prompt.setAttribute("aria-label", title);
+    if (title) {
+      this.before = this.last;
+      setTimeout(() => {
+        const field = prompt.querySelector("input");
+        (field?.offsetParent ? field : prompt.querySelector(".ctn-cancel")).focus();
+      });
+    } else if (this.before) {
+      this.last = this.before;
+      this.before = null;
+      setTimeout(() => this.gone || this.keepFocus());
+    }
+  }
+
+  /** A button that was disabled or hidden has lost the focus: give it back, or put it here. */
+  keepFocus() {
+    const active = this.el.getRootNode().activeElement;
+    if (!this.last || (active && active !== document.body && active.offsetParent)) return;
+    const able = this.last.isConnected && !this.last.disabled && this.last.offsetParent;
+    (able ? this.last : this.el).focus({ preventScroll: true });
+  }
+
+  close() {
+    this.gone = true;
+    this.observer?.disconnect();
+    clearInterval(this.clock);
+    for (const [name, act] of Object.entries(this.listeners ?? {})) this.root.removeEventListener(name, act);
+    for (const name of TRAITS) this.model.off(`change:${name}`, this.later);
+  }
+}
+
+export default () => {
+  const seen = new Set(); // of this panel's views, those that are on the screen
+  let model;
+  let told = false;
+  const tell = () => {
+    const visible = seen.size > 0 && !document.hidden;
+    if (told === visible) return;
+    told = visible;
+    model.send({ do: "see", visible });
+  };
+  const setSeen = (view, on) => {
+    if (on) seen.add(view);
+    else seen.delete(view);
+    tell();
+  };
+  return {
+    initialize(context) {
+      model = context.model;
+      document.addEventListener("visibilitychange", tell);
+      return () => document.removeEventListener("visibilitychange", tell);
+    },
+    render({ model: own, el }) {
+      const view = new Foot(own, el, setSeen);
+      return () => {
+        view.close();
+        setSeen(view, false);
+      };
+    },
+  };
+};
