@@ -1,0 +1,224 @@
+"""Bad input: one clear error that names the thing and the next step, and nothing half-done stays behind."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import _transport, errors
+from tests.integration.conftest import PATIENCE, StartEmulator
+from tests.integration.toolkit.conftest import MakeName
+
+URL = "https://svc.example.com/run"
+NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
+FRAME = pd.DataFrame({"day": ["a", "b", "c"], "when": [NAIVE] * 3})
+
+Enqueue = tuple[dict[str, Any], type[errors.CloudTasksError], str, str]
+ENQUEUES: dict[str, Enqueue] = {
+    "a naive text": ({"at": "2026-01-02 06:00"}, errors.NaiveTimeError, "at='2026-01-02 06:00", "+00:00"),
+    "a naive datetime": ({"at": NAIVE}, errors.NaiveTimeError, "has no time zone", 'tz="UTC"'),
+    "a naive Timestamp": ({"at": pd.Timestamp(NAIVE)}, errors.NaiveTimeError, "has no time zone", 'tz="UTC"'),
+    "no time": ({"at": "soon"}, errors.InvalidInputError, "at='soon' is not a time", "ISO"),
+    "no duration": ({"delay": "10 parsecs"}, errors.InvalidInputError, "'10 parsecs' is not a duration", "10min"),
+    "too far": ({"delay": "31 days"}, errors.InvalidInputError, "more than 30 days ahead", "30 days"),
+    "both": ({"at": "2026-01-02Z", "delay": 5}, errors.InvalidInputError, "exclude each other", "one of them"),
+    "no zone": ({"at": NAIVE, "tz": "Zurich"}, errors.InvalidInputError, "tz='Zurich' is not a time zone", "Europe/"),
+    "no URL": ({"url": "svc/run"}, errors.InvalidInputError, "svc/run", "http"),
+    "another scheme": ({"url": "ftp://svc/run"}, errors.InvalidInputError, "ftp://svc/run", "http"),
+    "an object": ({"body": {"day": object()}}, errors.InvalidInputError, "cannot be written as JSON", ""),
+    "a bad id": ({"task_id": "a b"}, errors.InvalidInputError, "a b", "letters"),
+    "a bad retry": (
+        {"retry": {"max_atempts": 3}},
+        errors.InvalidInputError,
+        'did you mean "max_attempts"',
+        "there are",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "kind", "text", "hint"), ENQUEUES.values(), ids=ENQUEUES)
+def test_a_bad_task(
+    paused: ct.Queue, words: dict[str, Any], kind: type[errors.CloudTasksError], text: str, hint: str
+) -> None:
+    """The argument is named, the way out is shown, and no task was made."""
+    with pytest.raises(kind) as caught:
+        paused.enqueue(**{"url": URL, **words})
+    assert text in str(caught.value)
+    assert hint in (caught.value.hint or "")
+    assert len(paused.tasks()) == 0
+
+
+@pytest.mark.parametrize("words", [{}, {"at": "2026-01-02 06:00Z", "delay": "1h"}])
+def test_a_schedule_without_a_time(paused: ct.Queue, words: dict[str, Any]) -> None:
+    """`schedule` wants one time: neither none nor two."""
+    with pytest.raises(errors.InvalidInputError, match="wants one of at= and delay="):
+        paused.schedule(URL, **words)
+
+
+def test_an_id_that_is_taken(paused: ct.Queue) -> None:
+    """The id and when it is free again are said."""
+    paused.enqueue(URL, {"n": 1}, task_id="t")
+    with pytest.raises(errors.AlreadyExistsError, match='a task "t" in queue') as caught:
+        paused.enqueue(URL, {"n": 2}, task_id="t")
+    assert "another task_id" in (caught.value.hint or "")
+    assert paused.tasks(body=True).body.to_list() == [{"n": 1}]
+
+
+FanOut = tuple[dict[str, Any], type[errors.CloudTasksError], str]
+FAN_OUTS: dict[str, FanOut] = {
+    "a missing column": ({"url": URL + "/{dya}"}, errors.TemplateError, "day"),
+    "a naive column": ({"at": "{when}"}, errors.InvalidInputError, "no time zone"),
+    "a naive time": ({"at": "2026-01-02 06:00"}, errors.NaiveTimeError, "time zone"),
+    "no URL": ({"url": "{day}"}, errors.InvalidInputError, "http"),
+    "a body with an object": ({"body": lambda _: {"x": object()}}, errors.InvalidInputError, "object"),
+}
+
+
+@pytest.mark.parametrize(("words", "kind", "text"), FAN_OUTS.values(), ids=FAN_OUTS)
+def test_a_bad_fan_out(
+    tasks: ct.Client, paused: ct.Queue, words: dict[str, Any], kind: type[errors.CloudTasksError], text: str
+) -> None:
+    """Nothing was sent, and there is no batch."""
+    with pytest.raises(kind) as caught:
+        paused.fan_out(FRAME, **{"url": URL, **words})
+    assert text in str(caught.value)
+    assert len(paused.tasks()) == 0
+    assert len(tasks.batches()) == 0
+
+
+QUEUES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a slip": (
+        {"max_atempts": 3},
+        '"max_atempts" is not a queue setting; did you mean "max_attempts"',
+        "rate",
+    ),
+    "an unknown word": ({"rate_limit": 3}, '"rate_limit" is not a queue setting', "max_concurrent"),
+    "no number": ({"rate": "fast"}, "rate='fast' is not a number", ""),
+    "no duration": ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration", "10min"),
+    "too much": ({"rate": 501}, "less than or equal to 500", ""),
+}
+
+
+@pytest.mark.parametrize(("words", "text", "hint"), QUEUES.values(), ids=QUEUES)
+def test_a_bad_setting(tasks: ct.Client, make_name: MakeName, words: dict[str, Any], text: str, hint: str) -> None:
+    """The word is named with the near ones, and no queue was made."""
+    name = make_name()
+    with pytest.raises(errors.InvalidInputError) as caught:
+        tasks.queue(name, create=True, **words)
+    assert text in str(caught.value)
+    assert hint in (caught.value.hint or "")
+    assert name not in tasks.queues().index
+
+
+def test_a_bad_update(tasks: ct.Client, queue: ct.Queue) -> None:
+    """A slip among several words changes none of them."""
+    with pytest.raises(errors.InvalidInputError, match='did you mean "rate"'):
+        queue.update(max_concurrent=3, rat=5)
+    assert tasks.queues().max_concurrent[queue.id] == 1000
+
+
+def test_settings_without_create(tasks: ct.Client, queue: ct.Queue) -> None:
+    """Settings that would be ignored are refused, with the two ways to apply them."""
+    with pytest.raises(errors.InvalidInputError, match="rate= changes nothing without create=True") as caught:
+        tasks.queue(queue.id, rate=5)
+    assert f'tasks.queue("{queue.id}").update(…)' in (caught.value.hint or "")
+    assert tasks.queues().rate[queue.id] == 500
+
+
+@pytest.mark.parametrize("name", ["", "a_b", "a b", "q" * 101, "projects/p/queues/q", "a/b"])
+@pytest.mark.parametrize("create", [False, True])
+def test_a_bad_name(tasks: ct.Client, name: str, create: bool) -> None:  # noqa: FBT001 - a table's column
+    """What cannot be a queue is said at once, with the rule."""
+    with pytest.raises(errors.InvalidInputError, match="is not a queue name") as caught:
+        tasks.queue(name, create=create)
+    assert "1 to 100 letters, digits or hyphens" in (caught.value.hint or "")
+
+
+def test_a_route_that_is_none(tasks: ct.Client, queue: ct.Queue) -> None:
+    """Neither half of a route changes the queue."""
+    for words in ({"url": "svc"}, {"audience": "aud"}):
+        with pytest.raises(errors.InvalidInputError):
+            queue.route(**words)
+    assert tasks.queues().target.isna()[queue.id]
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """Give a port at which somebody takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+VERBS: dict[str, Callable[[ct.Client], Any]] = {
+    "queues": lambda tasks: tasks.queues(),
+    "create": lambda tasks: tasks.queue("q", create=True),
+    "enqueue": lambda tasks: tasks.queue("q").enqueue(URL),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+@pytest.mark.parametrize("kind", ["free_port", "silent"])
+def test_an_endpoint_that_does_not_answer(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, verb: Callable[[ct.Client], Any]
+) -> None:
+    """Nobody there, or somebody who never answers: the endpoint is named, and how to start an emulator."""
+    monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 0.5)
+    endpoint = f"127.0.0.1:{request.getfixturevalue(kind)}"
+    with ct.connect("p", "l", endpoint=endpoint) as tasks:
+        with pytest.raises(errors.EndpointError, match=f"nothing answers at {endpoint}") as caught:
+            verb(tasks)
+        assert caught.value.resource == endpoint
+        assert "ct.local()" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("endpoint", ["http://", "host:port", "https://host/path"])
+def test_what_is_no_endpoint(endpoint: str) -> None:
+    """A slip in the endpoint is said by `connect`."""
+    with pytest.raises(errors.InvalidInputError, match="is not an endpoint"):
+        ct.connect("p", "l", endpoint=endpoint)
+
+
+def test_a_folder_in_use(tmp_path: Path, start_emulator: StartEmulator) -> None:
+    """A second emulator by hand is refused with the folder's name; a kernel joins instead."""
+    emulator = start_emulator("--data-dir", str(tmp_path))
+    command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode != 0
+    assert str(tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
+    with ct.local(tmp_path) as tasks:
+        assert tasks.endpoint == emulator.ready["grpc"]
+
+
+def test_an_interrupted_verb_leaves_the_connection_usable(queue: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an interrupt the next cell works."""
+    calls: list[str] = []
+    transport = queue._connection.transport
+    call = transport.call
+
+    async def interrupted(rpc: str, **fields: Any) -> Any:
+        calls.append(rpc)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return await call(rpc, **fields)
+
+    def cell() -> None:
+        while True:
+            queue.tasks()
+
+    monkeypatch.setattr(transport, "call", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cell()
+    monkeypatch.undo()
+    assert len(queue.tasks()) == 0
