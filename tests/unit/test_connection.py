@@ -1,0 +1,111 @@
+"""What all parts of a connection share: patience with a new queue, work side by side, what was last seen of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb import _connection
+from cloudtasks_nb._auth import Auth
+from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._settings import Where
+from cloudtasks_nb.errors import QueueNotFoundError, TaskNotFoundError, UnavailableError
+
+QUEUE = "projects/p/locations/l/queues/q"
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    """Give a connection to nobody, that waits for nothing."""
+    monkeypatch.setattr(_connection, "_PATIENCE", 0.0)
+    made = Connection(Where(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
+    yield made
+    made.close()
+
+
+def fail(connection: Connection, monkeypatch: pytest.MonkeyPatch, *script: Any) -> list[str]:
+    """Answer calls from a script of errors and answers; return the calls."""
+    answers, calls = list(script), []
+
+    async def call(rpc: str, **_: Any) -> Any:
+        calls.append(rpc)
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(connection.transport, "call", call)
+    return calls
+
+
+def test_a_new_queue_is_waited_for(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A queue that we have just made is asked for again, and one line says why, however long it takes."""
+    missing = QueueNotFoundError(resource=QUEUE)
+    calls = fail(connection, monkeypatch, missing, missing, missing, "there")
+    connection.transport.note_fresh(QUEUE)
+    assert connection.call("GetQueue", name=QUEUE) == "there"
+    assert calls == ["GetQueue"] * 4
+    assert capsys.readouterr().out.count("waiting for the new queue") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [QueueNotFoundError(resource=f"{QUEUE}2"), QueueNotFoundError(), TaskNotFoundError(resource=QUEUE)]
+)
+def test_nothing_else_is_waited_for(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """Another queue, or a task, that is not there is not there."""
+    calls = fail(connection, monkeypatch, error)
+    connection.transport.note_fresh(QUEUE)
+    with pytest.raises(type(error)):
+        connection.call("GetQueue", name=QUEUE)
+    assert (calls, capsys.readouterr().out) == (["GetQueue"], "")
+
+
+def test_side_by_side(connection: Connection) -> None:
+    """Results and errors of ours come in order; a bug is raised."""
+    broken = UnavailableError()
+
+    async def work(outcome: Any) -> Any:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    assert connection.gather([work(1), work(broken), work(3)]) == [1, broken, 3]
+    with pytest.raises(ZeroDivisionError):
+        connection.gather([work(1), work(ZeroDivisionError())])
+
+
+def columns(*rows: tuple[str, str, int, str | None]) -> dict[str, list[Any]]:
+    """Make the columns of some tasks."""
+    names = ("queue", "task", "attempts", "last_message")
+    return {name: [row[at] for row in rows] for at, name in enumerate(names)}
+
+
+def test_a_message_is_of_a_queue_a_task_and_an_attempt(connection: Connection) -> None:
+    """What was seen of one is not told of another, and stays when a task without a message is seen."""
+    connection.remember(columns(("q", "t", 2, "INTERNAL(13)"), ("q", "u", 1, None)))
+    connection.remember(columns(("q", "t", 3, None)))
+    assert connection.message("q", "t", 2) == "INTERNAL(13)"
+    asked = [("q", "t", 1), ("q", "t", 3), ("other", "t", 2), ("q", "u", 1)]
+    assert [connection.message(*one) for one in asked] == [None] * 4
+    connection.remember(columns(("q", "t", 4, "NOT_FOUND(5)")))
+    assert (connection.message("q", "t", 4), connection.message("q", "t", 2)) == ("NOT_FOUND(5)", None)
+
+
+def test_the_newest_messages_are_kept(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded: the messages that were seen longest ago go first."""
+    monkeypatch.setattr(_connection, "_MESSAGES", 2)
+    for task in ("a", "b", "a", "c"):
+        connection.remember(columns(("q", task, 1, task)))
+    assert [connection.message("q", task, 1) for task in "abc"] == ["a", None, "c"]
+
+
+def test_it_speaks_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, printed."""
+    _connection.say("made queue q")
+    assert capsys.readouterr().out == "made queue q\n"

@@ -1,0 +1,188 @@
+"""What is done to many tasks: which tasks are meant, and a verdict for each."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from google.cloud.tasks_v2 import types
+from google.longrunning import operations_pb2
+from google.rpc import status_pb2
+
+from cloudtasks_nb import _deeds
+from cloudtasks_nb._deeds import delete, delete_tasks, run_tasks, task_ids
+from cloudtasks_nb._frames import ATTEMPTS, TASKS, VERDICTS, frame
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, ServiceError, TaskNotFoundError
+
+QUEUE = QueueName(project="p", location="l", queue="q")
+A, B = f"{QUEUE}/tasks/a", f"{QUEUE}/tasks/b"
+ROWS = {"task": ["a", "b", "a"], "queue": ["q", "q", "q"]}
+BATCH = pd.DataFrame({"queue": ["of", "the", "user"], "task": ["a", "b", None], "try": [1, 1, 1]})
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        frame(TASKS, {"task": ["a", "b"], "name": [A, B]}, index="task"),
+        frame(TASKS, {"task": ["a", "b"], "queue": ["q", "q"]}, index="task")[["queue", "state"]],
+        frame(TASKS, {"task": ["a", "b"]}, index="task")[["state"]],
+        frame(ATTEMPTS, ROWS),
+        frame(ATTEMPTS, ROWS)[["task", "status"]],
+        frame(VERDICTS, {"task": ["a", "b"]}),
+        BATCH,
+        pd.Series([A, None, B]),
+        pd.Index(["a", "b"]),
+        ["a", A, "b"],
+        ("a", "b"),
+    ],
+)
+def test_what_names_tasks(tasks: Any) -> None:
+    """Every frame that a verb returns, and lists of ids or names; each task once, gaps left out."""
+    assert task_ids(tasks, QUEUE) == ["a", "b"]
+
+
+def test_one_name() -> None:
+    """A text is one task."""
+    assert task_ids("a", QUEUE) == task_ids(A, QUEUE) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        frame(TASKS, {"task": ["a"], "name": ["projects/p/locations/l/queues/r/tasks/a"]}, index="task"),
+        frame(TASKS, {"task": ["a"], "queue": ["r"]}, index="task")[["queue"]],
+        frame(ATTEMPTS, {"task": ["a"], "queue": ["r"]}),
+        ["a", "projects/p/locations/l/queues/r/tasks/a"],
+    ],
+)
+def test_tasks_of_another_queue(tasks: Any) -> None:
+    """They are refused; the hint leads to their own queue."""
+    with pytest.raises(InvalidInputError, match="queues/r, not of projects/p/locations/l/queues/q") as caught:
+        task_ids(tasks, QUEUE)
+    assert 'tasks.queue("r")' in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [(5, "int names no tasks"), (pd.DataFrame({"a": [1]}), "no column or index `task`"), (["a b"], "not a task name")],
+)
+def test_what_names_none(tasks: Any, words: str) -> None:
+    """The error says what is accepted."""
+    with pytest.raises(InvalidInputError, match=words):
+        task_ids(tasks, QUEUE)
+
+
+def connect(answer: Any, *, local: bool = True) -> Any:
+    """Give a connection whose calls a function answers."""
+
+    async def call(rpc: str, **fields: Any) -> Any:
+        return answer(rpc, **fields)
+
+    return SimpleNamespace(transport=SimpleNamespace(call=call), where=SimpleNamespace(local=local))
+
+
+def operation(*, failed: dict[int, str] | None = None, error: str = "", done: bool = True) -> Any:
+    """Make a batch delete's operation."""
+    facts = types.BatchDeleteTasksMetadata.pb()()
+    for index, reason in (failed or {}).items():
+        facts.failed_requests[index].CopyFrom(status_pb2.Status(code=5, message=reason))
+    made = operations_pb2.Operation(name="o", done=done)
+    made.metadata.Pack(facts)
+    if error:
+        made.error.message = error
+    return made
+
+
+def run_delete(answer: Any, ids: list[str]) -> tuple[list[str | None], list[int]]:
+    """Delete, and count as it goes."""
+    counted: list[int] = []
+    errors = asyncio.run(delete(connect(answer), QUEUE, ids, counted.append))
+    return errors, counted
+
+
+def test_deleting_by_the_thousand() -> None:
+    """A call takes a thousand names; a reason goes to the task that it is about."""
+    calls: list[list[str]] = []
+
+    def answer(rpc: str, *, parent: str, names: list[str], **_: Any) -> Any:
+        assert (rpc, parent) == ("BatchDeleteTasks", str(QUEUE))
+        calls.append(names)
+        return operation(failed={1: "not there"})
+
+    errors, counted = run_delete(answer, [f"t{n}" for n in range(1001)])
+    assert ([len(names) for names in calls], counted) == ([1000, 1], [1000, 1])
+    assert [n for n, error in enumerate(errors) if error] == [1]
+    assert errors[1] == "not there"
+
+
+def test_an_operation_that_takes_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for until it is done."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(_deeds, "asyncio", SimpleNamespace(sleep=sleep))
+    answers = [operation(done=False), operation(done=False), operation(failed={0: "gone"})]
+    errors, _ = run_delete(lambda *_, **__: answers.pop(0), ["a", "b"])
+    assert (errors, pauses) == (["gone", None], [0.5, 0.5])
+
+
+@pytest.mark.parametrize(("failed", "expected"), [({}, ["all failed", "all failed"]), ({0: "gone"}, ["gone", None])])
+def test_an_operation_that_failed(failed: dict[int, str], expected: list[str | None]) -> None:
+    """A failure of the whole is one of each, unless it tells which."""
+    errors, _ = run_delete(lambda *_, **__: operation(failed=failed, error="all failed"), ["a", "b"])
+    assert errors == expected
+
+
+def test_a_call_that_fails_does_not_stop_the_next() -> None:
+    """The tasks of a thousand that was refused have the reason, the others their own verdict."""
+
+    def answer(_: str, *, names: list[str], **__: Any) -> Any:
+        if len(names) == 1000:
+            raise CloudTasksError("quota")
+        return operation()
+
+    errors, counted = run_delete(answer, [f"t{n}" for n in range(1001)])
+    assert (errors[0], errors[999], errors[1000], counted) == ("quota", "quota", None, [1000, 1])
+
+
+def one_by_one(rpc: str, **fields: Any) -> Any:
+    """Answer as an endpoint without batch calls, where `b` is missing."""
+    if rpc == "BatchDeleteTasks":
+        raise ServiceError("no", code="UNIMPLEMENTED")
+    if fields["name"] == B:
+        raise TaskNotFoundError("b is not there", hint="look elsewhere")
+    return None
+
+
+def test_an_endpoint_without_batch_calls() -> None:
+    """Tasks are deleted one by one, and each has its verdict."""
+    assert run_delete(one_by_one, ["a", "b", "c"]) == ([None, "b is not there", None], [3])
+
+
+@pytest.mark.parametrize("verb", [run_tasks, delete_tasks])
+def test_verdicts(verb: Any) -> None:
+    """A row a task, in the order in which they were named."""
+    made = verb(connect(one_by_one), QUEUE, ["c", "b", "a"])
+    assert made.task.tolist() == ["c", "b", "a"]
+    assert made.ok.tolist() == [True, False, True]
+    assert made.error.isna().tolist() == [True, False, True]
+    assert made.error[1] == "b is not there"
+
+
+def test_running_keeps_to_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Google one task a second is run, on an emulator as fast as it goes."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(_deeds, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    run_tasks(connect(lambda *_, **__: None), QUEUE, ["a", "b"])
+    run_tasks(connect(lambda *_, **__: None, local=False), QUEUE, ["a", "b"])
+    assert pauses == [0.0, 0.0, 1.0, 1.0]
