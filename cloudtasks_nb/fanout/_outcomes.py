@@ -21,7 +21,7 @@ _MAY_COME_FROM: dict[State, frozenset[State]] = {
     State.SENT: frozenset({State.UNSENT}),
     State.SUCCEEDED: frozenset({State.UNSENT, State.SENT, State.FAILED, State.GONE, State.CANCELLED}),
     State.FAILED: frozenset({State.UNSENT, State.SENT, State.GONE}),
-    State.CANCELLED: frozenset({State.UNSENT, State.SENT}),
+    State.CANCELLED: frozenset({State.UNSENT, State.SENT, State.GONE}),  # who deleted it knows better than the log
     State.GONE: frozenset({State.UNSENT, State.SENT}),
 }
 

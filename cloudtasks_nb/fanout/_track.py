@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 _LOGGER = logging.getLogger(__name__)
 _MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
+_DELETES = 1000  # tasks a call deletes, and rows that are written down together
 _LINGER = 60.0  # seconds for which a late entry may still correct a finished batch
 _SAVE = 5.0  # seconds between two snapshots in the outbox
 
@@ -166,13 +167,16 @@ class Tracker:
         """Send nothing more, delete the tasks that are in the queue, and write down which were."""
         await self._do(self._outbox.cancel, self.batch)
         waiting = await self._do(self._verdicts.waiting, self._outbox)
-        errors = await delete(self._connection, self.queue, [task for _, task, _ in waiting], lambda _: None)
-        deleted = [
-            Outcome(ref=ref, attempt=attempt, state=State.CANCELLED)
-            for (ref, _, attempt), error in zip(waiting, errors, strict=True)
-            if error is None
-        ]
-        await self._do(self._outbox.record, self.batch, deleted)
+        for start in range(0, len(waiting), _DELETES):
+            part = waiting[start : start + _DELETES]
+            errors = await delete(self._connection, self.queue, [task for _, task, _ in part], lambda _: None)
+            deleted = [
+                Outcome(ref=ref, attempt=attempt, state=State.CANCELLED)
+                for (ref, _, attempt), error in zip(part, errors, strict=True)
+                if error is None
+            ]
+            await self._do(self._outbox.record, self.batch, deleted)
+            await self._publish()
         await self._publish()
 
     async def _send(self, send_rate: float | None) -> None:
