@@ -110,7 +110,7 @@ class Table(anywidget.AnyWidget):
         self._alert = ""
         self._told: dict[str, list[Any]] = {"on_select": [], "on_page": []}
         self._sent = self._compose(rev=0)
-        setup = {"columns": [_column_setup(column) for column in columns], "selectable": selectable}
+        setup = {"columns": [_column_setup(column, tz) for column in columns], "selectable": selectable}
         setup |= {"label": label, "one": singular(label)}
         super().__init__(_setup=setup)
         self.on_msg(self._heard)
@@ -313,6 +313,7 @@ class Table(anywidget.AnyWidget):
                 self._base = frozenset(self._rows.ids(self._order)) if now else frozenset()
                 self._base_name = name
                 self._found = None, None, []
+            self._alert = ""
             self._publish()
         self._call_back()
 
@@ -323,7 +324,8 @@ class Table(anywidget.AnyWidget):
             "page": lambda said: self.turn(said["page"]),
             "open": self._hear_open,
         }
-        self._say("")
+        if content["do"] != "select":  # the trait may have come before, and its callback's error is news
+            self._say("")
         deeds[content["do"]](content)
 
     def _hear_selection(self, said: dict[str, Any]) -> None:
@@ -369,11 +371,12 @@ class Table(anywidget.AnyWidget):
             self._publish()
 
 
-def _column_setup(column: Column) -> dict[str, str]:
+def _column_setup(column: Column, tz: tzinfo) -> dict[str, str]:
     widths = {"count": "7em", "time": "11.5em", "duration": "8em", "state": "8.5em"}
     return {
         "name": column.name,
         "title": column.heading,
+        "tip": f"{column.heading} ({tz})" if column.kind == "time" else column.heading,
         "kind": column.kind,
         "width": column.width or widths.get(column.kind, ""),
         "align": column.side,

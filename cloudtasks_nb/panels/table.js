@@ -4,10 +4,10 @@
 
 const number = new Intl.NumberFormat("en-US");
 const ARROWS = {
-  first: "M4 3v10M12 3 7 8l5 5",
-  previous: "M10 3 5 8l5 5",
-  next: "M6 3l5 5-5 5",
-  last: "M12 3v10M4 3l5 5-5 5",
+  first: { title: "First page", path: "M4 3v10M12 3 7 8l5 5" },
+  previous: { title: "Previous page", path: "M10 3 5 8l5 5" },
+  next: { title: "Next page", path: "M6 3l5 5-5 5" },
+  last: { title: "Last page", path: "M12 3v10M4 3l5 5-5 5" },
 };
 
 function make(tag, attributes = {}, ...children) {
@@ -74,75 +74,58 @@ class TableView {
     this.draw();
   }
 
-  // -- building ------------------------------------------------------------------------------------------------------
-
   build(root) {
     const { label, selectable } = this.setup;
     this.root = root;
     root.classList.add("ctn-table");
-    this.body = make("tbody");
     this.head = make("tr", { "aria-rowindex": "1" });
+    this.body = make("tbody");
     this.buildHead();
-    this.grid = make(
-      "table",
-      { role: "grid", "aria-label": label, "aria-multiselectable": String(selectable) },
-      this.columnGroup(),
-      make("thead", {}, this.head),
-      this.body,
-    );
-    this.grid.style.minWidth = this.least;
+    this.grid = make("table", { role: "grid", "aria-label": label, "aria-multiselectable": String(selectable) });
+    this.grid.append(this.columnGroup(), make("thead", {}, this.head), this.body);
     this.scroller = make("div", { class: "ctn-scroll" }, this.grid);
     this.alert = make("div", { class: "ctn-alert", role: "alert" });
     root.append(this.alert, this.scroller, this.buildFoot());
   }
 
   columnGroup() {
-    const { columns, selectable } = this.setup;
-    const group = make("colgroup");
-    if (selectable) group.append(make("col", { style: "width:2.6em" }));
-    let least = selectable ? "2.6em" : "0em";
-    for (const { width } of columns) {
-      const col = make("col");
-      col.style.width = width;
-      least += ` + ${col.style.width || "11em"}`;
-      group.append(col);
-    }
-    this.least = `calc(${least})`; // below this width the table scrolls sideways
-    return group;
+    const widths = this.setup.columns.map(({ width }) => width);
+    if (this.setup.selectable) widths.unshift("2.6em");
+    const columns = widths.map((width) => make("col", { style: `width:${width}` }));
+    const least = columns.map((column) => column.style.width || "11em").join(" + ");
+    this.grid.style.minWidth = `calc(${least})`; // below this the table scrolls sideways
+    return make("colgroup", {}, ...columns);
   }
 
   buildHead() {
-    const { columns, selectable } = this.setup;
-    if (selectable) {
-      this.mark = make("th", { class: "ctn-mark", role: "columnheader", "aria-label": "Select" });
-      this.all = make("span", { class: "ctn-box", role: "checkbox", "aria-label": "Select all on this page" });
-      this.mark.append(this.all);
-      this.head.append(this.mark);
-    }
-    this.headings = columns.map(({ name, title, align }) => {
-      const cell = make("th", { role: "columnheader", scope: "col", tabindex: "-1", class: `ctn-${align}`, title });
-      cell.append(make("span", { class: "ctn-title" }, title), make("span", { class: "ctn-arrow", "aria-hidden": "true" }));
-      cell.dataset.column = name;
+    this.headings = this.setup.columns.map(({ name, title, tip, align }) => {
+      const cell = make("th", { role: "columnheader", scope: "col", tabindex: "-1", title: tip, "data-column": name });
+      const arrow = make("span", { class: "ctn-arrow", "aria-hidden": "true" });
+      cell.className = `ctn-${align}`;
+      cell.append(...(align === "right" ? [arrow, title] : [title, arrow])); // a heading ends where its numbers end
       return cell;
     });
+    this.stops = [...this.headings]; // where arrow keys lead to in the head
+    if (this.setup.selectable) {
+      const name = "Select all on this page";
+      this.all = make("span", { class: "ctn-box", role: "checkbox", "aria-label": name, tabindex: "-1" });
+      this.mark = make("th", { class: "ctn-mark", role: "columnheader", "aria-label": "Select" }, this.all);
+      this.stops.unshift(this.all);
+      this.head.append(this.mark);
+    }
     this.head.append(...this.headings);
-    if (selectable) this.all.tabIndex = -1;
-    this.stops = selectable ? [this.all, ...this.headings] : this.headings;
   }
 
   buildFoot() {
-    const pick = (name, text) => make("button", { type: "button", class: "ctn-link", "data-do": name }, text);
-    const turn = (name) => {
-      const button = make("button", { type: "button", class: "ctn-turn", "data-do": name, title: `${name} page` });
-      button.setAttribute("aria-label", `${name[0].toUpperCase()}${name.slice(1)} page`);
-      button.append(icon(ARROWS[name]));
-      return button;
-    };
+    const button = (name, attributes, content) =>
+      make("button", { type: "button", class: "ctn-link", "data-do": name, ...attributes }, content);
     this.status = make("span", { role: "status" });
-    this.selectAll = pick("select-all", "");
-    this.clear = pick("clear", "Clear");
+    this.selectAll = button("select-all", {}, "");
+    this.clear = button("clear", {}, "Clear");
     this.span = make("span", { class: "ctn-span" });
-    this.turns = ["first", "previous", "next", "last"].map(turn);
+    this.turns = Object.entries(ARROWS).map(([name, { title, path }]) =>
+      button(name, { class: "ctn-turn", title, "aria-label": title }, icon(path)),
+    );
     const left = make("div", { class: "ctn-picked" });
     if (this.setup.selectable) left.append(this.status, this.selectAll, this.clear);
     return make("div", { class: "ctn-foot" }, left, make("div", { class: "ctn-pager" }, this.span, ...this.turns));
@@ -157,7 +140,10 @@ class TableView {
     for (const name of ["_page", "_tally", "selection"]) this.model.on(`change:${name}`, this.later);
     this.root.addEventListener("keydown", (event) => this.keydown(event));
     this.root.addEventListener("click", (event) => this.click(event));
-    this.body.addEventListener("dblclick", (event) => this.openRow(event.target.closest("tr")));
+    this.body.addEventListener("dblclick", (event) => {
+      getSelection().removeAllRanges();
+      this.openRow(event.target.closest("tr"));
+    });
     this.body.addEventListener("mousedown", (event) => event.shiftKey && event.preventDefault()); // no text selection
     this.observer = new IntersectionObserver((seen) => setVisible(this, seen.at(-1).isIntersecting));
     this.observer.observe(this.root);
@@ -169,8 +155,6 @@ class TableView {
     for (const name of ["_page", "_tally", "selection"]) this.model.off(`change:${name}`, this.later);
   }
 
-  // -- drawing -------------------------------------------------------------------------------------------------------
-
   draw() {
     const page = (this.page = this.model.get("_page"));
     this.tally = this.model.get("_tally");
@@ -179,11 +163,13 @@ class TableView {
     if (moved) this.waiting = false;
     const focused = this.body.contains(this.root.getRootNode().activeElement);
     const anchor = moved ? null : this.anchor();
+    const first = !this.rows.length;
     this.rows = page.rows.map(([key, cells, inBase]) => ({ key, cells, inBase, knownBase: this.tally.base }));
     this.drawHead();
     this.drawRows();
-    this.keepActive(moved, focused);
+    this.keepActive(moved || first, focused);
     this.drawMarks();
+    this.drawPager();
     if (moved) this.scroller.scrollTop = 0;
     else if (anchor) this.scroller.scrollTop += anchor.tr.offsetTop - anchor.top;
     this.moves = page.moves;
@@ -236,10 +222,10 @@ class TableView {
   }
 
   newLine(key) {
-    const tr = make("tr", { role: "row", tabindex: "-1" });
-    tr.dataset.key = key;
-    if (this.setup.selectable) tr.append(make("td", { class: "ctn-mark", role: "gridcell" }, make("span", { class: "ctn-box" })));
-    const cells = this.setup.columns.map(({ kind, align }) => make("td", { role: "gridcell", class: `ctn-${align} ctn-${kind}` }));
+    const tr = make("tr", { role: "row", tabindex: "-1", "data-key": key });
+    const td = (shape, ...children) => make("td", { role: "gridcell", class: shape }, ...children);
+    if (this.setup.selectable) tr.append(td("ctn-mark", make("span", { class: "ctn-box" })));
+    const cells = this.setup.columns.map(({ kind, align }) => td(`ctn-${align} ctn-${kind}`));
     tr.append(...cells);
     const line = { tr, cells };
     this.lines.set(key, line);
@@ -256,41 +242,47 @@ class TableView {
   }
 
   drawMarks() {
-    for (const row of this.rows) {
-      if (this.setup.selectable) this.lines.get(row.key).tr.setAttribute("aria-selected", this.selection.has(row));
-    }
-    const { matching, total, filtering, start, size } = this.page;
+    if (!this.setup.selectable) return;
+    for (const row of this.rows) this.lines.get(row.key).tr.setAttribute("aria-selected", this.selection.has(row));
+    const { matching, filtering } = this.page;
     const here = this.rows.filter((row) => this.selection.has(row)).length;
-    this.all?.setAttribute("aria-checked", here === 0 ? "false" : here === this.rows.length ? "true" : "mixed");
+    this.all.setAttribute("aria-checked", here === 0 ? "false" : here === this.rows.length ? "true" : "mixed");
     const count = this.count();
-    const hidden = this.tally.n === this.selection.n && this.tally.hidden ? `, ${number.format(this.tally.hidden)} of them hidden by the filter` : "";
-    setText(this.status, count ? `${number.format(count)} selected${hidden}` : "None selected");
+    const hidden = this.tally.n === this.selection.n ? this.tally.hidden : 0;
+    const words = hidden ? `, ${number.format(hidden)} of them hidden by the filter` : "";
+    setText(this.status, count ? `${number.format(count)} selected${words}` : "None selected");
     setText(this.selectAll, `Select all ${number.format(matching)}${filtering ? " that match" : ""}`);
     this.able(this.selectAll, matching > 0);
     this.able(this.clear, count > 0);
-    const last = Math.max(0, Math.ceil(matching / size) - 1);
-    const shown = this.rows.length ? `${number.format(start + 1)}–${number.format(start + this.rows.length)} of ` : "0 of ";
-    const of = filtering ? `${number.format(matching)} that match, of ${number.format(total)}` : number.format(total);
-    setText(this.span, `${shown}${of} ${total === 1 ? this.setup.one : this.setup.label}`);
+  }
+
+  drawPager() {
+    const { matching, total, filtering, start, size } = this.page;
+    const span = `${number.format(start + 1)}\u2013${number.format(start + this.rows.length)}`;
+    const some = filtering ? `${number.format(matching)} that match, of ` : "";
+    const all = `${number.format(total)} ${total === 1 ? this.setup.one : this.setup.label}`;
+    setText(this.span, `${this.rows.length ? span : "0"} of ${some}${all}`);
     this.number = Math.round(start / size);
-    this.lastPage = last;
-    this.turns.forEach((button, place) => this.able(button, place < 2 ? this.number > 0 : this.number < last));
+    this.last = Math.max(0, Math.ceil(matching / size) - 1);
+    for (const [place, button] of this.turns.entries()) {
+      this.able(button, !this.waiting && (place < 2 ? this.number > 0 : this.number < this.last));
+    }
   }
 
   // A disabled button would lose the focus; this one only does nothing.
   able(button, can) {
-    button.setAttribute("aria-disabled", !can || (this.waiting && this.turns.includes(button)));
+    button.setAttribute("aria-disabled", !can);
   }
 
   /** Keep one tab stop in the grid, on a row that is there; keep the focus if it was on a row. */
   keepActive(moved, focused) {
-    const gone = !this.active?.isConnected;
-    if (gone || (moved && this.body.contains(this.active))) {
-      const place = moved ? 0 : Math.min(this.place ?? 0, this.rows.length - 1);
+    const focus = this.root.getRootNode().activeElement;
+    if (!this.active?.isConnected || (moved && !this.stops.includes(focus))) {
+      const place = moved ? 0 : Math.max(0, Math.min(this.place, this.rows.length - 1));
       this.setActive(this.rows.length ? this.lines.get(this.rows[place].key).tr : this.stops[0]);
     }
     this.place = this.rows.findIndex(({ key }) => key === this.active.dataset.key);
-    if (focused && this.root.getRootNode().activeElement !== this.active) this.active.focus({ preventScroll: true });
+    if (focused && focus !== this.active) this.active.focus({ preventScroll: true });
   }
 
   setActive(node, focus = false) {
@@ -304,8 +296,6 @@ class TableView {
       node.scrollIntoView({ block: "nearest", inline: "nearest" });
     }
   }
-
-  // -- selecting -----------------------------------------------------------------------------------------------------
 
   count() {
     const { n, count } = this.ahead ?? {};
@@ -352,14 +342,12 @@ class TableView {
     this.write(new Selection({ base, plus: [], minus: [] }), this.page.matching);
   }
 
-  // -- acting --------------------------------------------------------------------------------------------------------
-
   ask(message) {
     if (this.waiting) return;
     this.waiting = true;
     this.model.send(message);
     this.drawHead();
-    this.drawMarks();
+    this.drawPager();
   }
 
   sortBy(column) {
@@ -370,7 +358,7 @@ class TableView {
   }
 
   turnTo(name) {
-    const page = { first: 0, previous: this.number - 1, next: this.number + 1, last: this.lastPage }[name];
+    const page = { first: 0, previous: this.number - 1, next: this.number + 1, last: this.last }[name];
     this.ask({ do: "page", page });
   }
 
@@ -389,11 +377,12 @@ class TableView {
     } else if (this.mark?.contains(event.target)) {
       this.setActive(this.all, true);
       this.selectPage(this.all.getAttribute("aria-checked") !== "true");
-    } else if (tr) this.clickRow(tr, event.shiftKey);
+    } else if (tr) this.clickRow(tr, event.shiftKey, event.detail === 2);
   }
 
-  clickRow(tr, shift) {
-    if (!getSelection().isCollapsed && !shift) return; // text was marked to be copied
+  clickRow(tr, shift, second) {
+    // Text that was marked is to be copied; what a double click marks is not, and its clicks undo each other.
+    if (!getSelection().isCollapsed && !shift && !second) return;
     if (this.setup.selectable && shift) this.extend(tr.dataset.key);
     this.setActive(tr, true);
     if (this.setup.selectable && !shift) this.toggle(tr.dataset.key);
@@ -434,9 +423,10 @@ class TableView {
   }
 
   keyInRow(key, place, shift) {
-    const last = this.rows.length - 1;
-    const screen = Math.max(1, Math.floor((this.scroller.clientHeight - this.head.offsetHeight) / this.active.offsetHeight) - 1);
-    const steps = { ArrowUp: place - 1, ArrowDown: place + 1, PageUp: place - screen, PageDown: place + screen, Home: 0, End: last };
+    const room = this.scroller.clientHeight - this.head.offsetHeight;
+    const screen = Math.max(1, Math.floor(room / this.active.offsetHeight) - 1);
+    const steps = { ArrowUp: place - 1, ArrowDown: place + 1, PageUp: place - screen, PageDown: place + screen };
+    Object.assign(steps, { Home: 0, End: this.rows.length - 1 });
     if (key in steps) this.moveTo(steps[key], shift && this.setup.selectable, key === "ArrowUp");
     else if (key === " " && this.setup.selectable) this.toggle(this.rows[place].key);
     else if (key === "Enter") this.openRow(this.active);
@@ -445,7 +435,7 @@ class TableView {
   }
 
   moveTo(place, extending, upwards) {
-    if (place < 0 && upwards && !extending) return this.setActive(this.heading ?? this.stops[0], true);
+    if (place < 0 && upwards && !extending) return this.setActive(this.stops[0], true);
     const row = this.rows[Math.min(Math.max(place, 0), this.rows.length - 1)];
     if (extending) this.extend(row.key);
     else this.range = null;

@@ -30,7 +30,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 __all__: list[str] = []
 
@@ -307,6 +307,7 @@ def dark_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, for one file of tests: Playwright's event loop would be in the way of other tests' own."""
+    expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as playwright:
         path = find_chromium(playwright.chromium.executable_path)
         chromium = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import nbformat
 import pandas as pd
 import pytest
+from nbconvert import HTMLExporter
 
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.errors import InvalidInputError
@@ -255,7 +258,7 @@ def test_callbacks_tell_what_changed(table: Table, browser: Browser) -> None:
 def test_an_exception_of_a_callback_is_seen(table: Table, browser: Browser) -> None:
     """It goes to `on_error`; without one the table shows it, until the next thing is done."""
 
-    def fail(key: str) -> None:
+    def fail(key: object) -> None:
         message = f"<b>no {key}"
         raise ValueError(message)
 
@@ -264,10 +267,14 @@ def test_an_exception_of_a_callback_is_seen(table: Table, browser: Browser) -> N
     assert browser.tally["alert"] == "ValueError: <b>no n1"
     browser.say(do="page", page=0)
     assert browser.tally["alert"] == ""
+    table.on_select = fail
+    browser.select("n1")
+    assert browser.tally["alert"] == "ValueError: <b>no ['n1']"
     caught: list[Exception] = []
     table.on_error = caught.append
     browser.say(do="open", key="n1")
-    assert [str(error) for error in caught] == ["<b>no n1"]
+    browser.select()
+    assert [str(error) for error in caught] == ["<b>no n1", "<b>no []"]
     assert browser.tally["alert"] == ""
 
 
@@ -322,3 +329,31 @@ def test_exports_get_a_table_of_the_page(table: Table) -> None:
     assert bundle["text/plain"] == "<Table of 12 tasks>"
     table.filter("n1")
     assert "1\u20133 of 3 that match, of 12 tasks" in table.html()
+
+
+def test_an_export_shows_the_static_table(table: Table) -> None:
+    """Where a notebook has no widget state, as when a program ran it, nbconvert shows the table and no dead widget."""
+    data, _metadata = table._repr_mimebundle_()  # type: ignore[misc]  # only a closed widget has none
+    output = {"output_type": "display_data", "data": data, "metadata": {}}
+    cell = {"cell_type": "code", "source": "table", "outputs": [output], "execution_count": 1, "metadata": {}}
+    book = nbformat.from_dict({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [cell]})  # type: ignore[no-untyped-call]  # it has no types
+    page, _resources = HTMLExporter().from_notebook_node(book)  # type: ignore[no-untyped-call]  # it has no types
+    body = page.partition("<main>")[2]
+    assert "<td" in body
+    assert "1\u20135 of 12 tasks" in body
+    assert "widget-view+json" not in body
+
+
+def test_a_closed_table_ignores_refreshes(table: Table) -> None:
+    """A refresh that is on its way while the panel is closed does no harm."""
+    table.close()
+    table.load(tasks(range(3)))
+    assert table.total == 3
+
+
+def test_times_say_their_zone() -> None:
+    """The heading of a time has the time zone in its tooltip."""
+    made = Table([Column("created", kind="time"), Column("url", "URL")], tz=ZoneInfo("Asia/Tokyo"))
+    assert [column["tip"] for column in made._setup["columns"]] == ["Created (Asia/Tokyo)", "URL"]
+    made.load({"name": ["a"], "created": pd.to_datetime(["2026-01-01T20:00Z"]), "url": [None]})
+    assert "2026-01-02 05:00" in made.html()

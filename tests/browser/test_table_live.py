@@ -1,0 +1,371 @@
+"""The table in a real notebook: by mouse, by keyboard, while it is refreshed, in both themes, and under Voilà."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+__all__: list[str] = []
+
+TABLE = """
+from cloudtasks_nb.panels._cells import Column
+from cloudtasks_nb.panels._table import Table
+
+def rows(numbers, state="ready"):
+    numbers = list(numbers)
+    return {"name": [f"n{i}" for i in numbers], "state": [state] * len(numbers), "attempts": numbers}
+
+table = Table([Column("name"), Column("state", kind="state"), Column("attempts", kind="count")])
+table.load(rows(range(200)))
+table
+"""
+EVIL = "<img src=x onerror=window.pwned=1>"
+
+#: Contrast of an element's text against its ground, colours mixed as the browser paints them.
+CONTRAST = """(node) => {
+  const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgb = (...layers) => {
+    for (const layer of layers) { paint.fillStyle = layer; paint.fillRect(0, 0, 1, 1); }
+    return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const light = (colour) => colour
+    .map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const grounds = [];
+  for (let at = node; at; at = at.parentElement) grounds.unshift(getComputedStyle(at).backgroundColor);
+  const ground = rgb(...grounds), text = rgb(...grounds, getComputedStyle(node).color);
+  const [low, high] = [light(ground), light(text)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}"""
+
+
+class View:
+    """The table as the person at the screen has it."""
+
+    def __init__(self, page: Page, python: Callable[[str], str] | None = None) -> None:
+        self.page = page
+        self.python = python or (lambda _code: "")
+        self.root = page.locator(".ctn-table")
+        self.grid = page.get_by_role("grid")
+        self.status = self.root.get_by_role("status")
+        expect(self.root).to_have_attribute("data-rev", "1")
+
+    def row(self, name: str) -> Locator:
+        """Find a row by its key."""
+        return self.root.locator(f'tr[data-key="{name}"]')
+
+    def button(self, name: str) -> Locator:
+        """Find a button below the table."""
+        return self.root.get_by_role("button", name=name)
+
+    def heading(self, name: str) -> Locator:
+        """Find a heading."""
+        return self.grid.get_by_role("columnheader", name=name)
+
+    @property
+    def rev(self) -> int:
+        """The newest state that is drawn."""
+        return int(self.root.get_attribute("data-rev") or 0)
+
+    def await_rev(self, rev: int) -> None:
+        """Wait until this state, or a newer one, is drawn."""
+        self.page.wait_for_function("(rev) => Number(document.querySelector('.ctn-table').dataset.rev) >= rev", arg=rev)
+
+    @contextmanager
+    def answered(self) -> Iterator[None]:
+        """Do something inside, then wait until Python has answered and the answer is drawn."""
+        before = self.rev
+        yield
+        self.await_rev(before + 1)
+
+    def run(self, code: str) -> None:
+        """Run code in the kernel and wait until what it has changed is drawn."""
+        self.await_rev(int(self.python(f"{code}\nprint(table.rev)")))
+
+    @property
+    def names(self) -> list[str]:
+        """Keys of the rows on the page, in order."""
+        found: list[str] = self.root.locator("tr[data-key]").evaluate_all("rows => rows.map(row => row.dataset.key)")
+        return found
+
+    @property
+    def selected(self) -> list[str]:
+        """Keys of the rows that are shown as selected."""
+        rows = self.root.locator('tr[aria-selected="true"]')
+        return list(rows.evaluate_all("rows => rows.map(row => row.dataset.key)"))
+
+    @property
+    def active(self) -> str:
+        """Key of the row that has the focus."""
+        return str(self.page.evaluate("() => document.activeElement.dataset.key"))
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after another."""
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def selected_in_python(self) -> list[str]:
+        """Ask the kernel."""
+        return self.python("print(*table.selected)").split()
+
+
+@pytest.fixture
+def view(notebook: Callable[..., Any]) -> View:
+    """Open a notebook with a table of 200 rows, n0 to n199."""
+    book = notebook(TABLE)
+    return View(book.page, book.python)
+
+
+def test_selection_and_scroll_survive_refreshes_while_rows_go(view: View) -> None:
+    """Ten refreshes take rows away above and below; the row in view stays where it was, and its node the same."""
+    for name in ("n20", "n24", "n27"):
+        view.row(name).click()
+    place = """() => {
+      const scroller = document.querySelector('.ctn-scroll'), top = scroller.getBoundingClientRect().top;
+      const row = scroller.querySelector('tr[data-key="n25"]');
+      return { top: row.getBoundingClientRect().top - top, same: row.mark === 1, scrolled: scroller.scrollTop > 0 };
+    }"""
+    view.page.evaluate("document.querySelector('.ctn-scroll').scrollTop = 420")
+    view.page.evaluate("""document.querySelector('tr[data-key="n25"]').mark = 1""")
+    before = view.page.evaluate(place)
+    for tick in range(10):
+        view.run(f"table.drop(['n{tick}', 'n{199 - tick}']); table.patch(rows([{30 + tick}], 'running'))")
+        after = view.page.evaluate(place)
+        assert abs(after["top"] - before["top"]) <= 1
+        assert after["same"]
+        assert after["scrolled"]
+        assert view.selected == ["n20", "n24", "n27"]
+    assert view.selected_in_python() == ["n20", "n24", "n27"]
+    assert view.names[:2] == ["n10", "n11"]
+    assert view.row("n39").inner_text().split() == ["n39", "running", "39"]
+
+
+def test_a_selected_row_that_returns_is_selected(view: View) -> None:
+    """The selection is kept by key while its row is away."""
+    with view.answered():
+        view.row("n1").click()
+    expect(view.status).to_have_text("1 selected")
+    view.run("table.drop(['n1'])")
+    expect(view.status).to_have_text("None selected")
+    view.run("table.load(rows(range(200)))")
+    expect(view.row("n1")).to_have_attribute("aria-selected", "true")
+    expect(view.status).to_have_text("1 selected")
+
+
+def test_the_keyboard_does_everything(view: View) -> None:
+    """From the notebook by Tab to the grid; arrows move, space and shift select, Enter opens and sorts."""
+    view.python("opened = []; table.on_open = opened.append")
+    for _ in range(40):
+        view.press("Tab")
+        if view.page.evaluate("() => document.activeElement.closest('[role=grid]') !== null"):
+            break
+    assert view.active == "n0"
+    view.press("ArrowDown", "Space", "ArrowDown", "ArrowDown", "Shift+ArrowDown", "Shift+ArrowDown", "Shift+ArrowUp")
+    assert (view.active, view.selected) == ("n4", ["n1", "n3", "n4"])
+    view.press("End")
+    assert view.active == "n49"
+    view.press("PageUp")
+    assert view.active not in {"n48", "n49"}
+    view.press("Home", "Enter")
+    view.press("ArrowUp", "ArrowRight", "Enter")
+    expect(view.heading("Name")).to_have_attribute("aria-sort", "ascending")
+    expect(view.heading("Name")).to_be_focused()
+    assert view.names[:3] == ["n0", "n1", "n10"]
+    view.press("ArrowDown")
+    with view.answered():
+        view.press("Control+a")
+    assert len(view.selected) == 50
+    assert view.python("print(opened, len(table.selected))") == "['n0'] 52"
+
+
+def test_the_focus_stays_in_the_table(view: View) -> None:
+    """When the row that has the focus goes, the one in its place has it; without rows, the head."""
+    view.row("n4").click()
+    view.run("table.drop(['n4'])")
+    assert view.active == "n5"
+    view.run("table.sort('attempts', descending=True)")
+    assert view.active == "n199"
+    view.run("table.load(rows([])); table.load(rows([1, 2]))")
+    view.press("ArrowDown")
+    assert view.active == "n2"
+
+
+def test_a_double_click_opens_and_selects_nothing(view: View) -> None:
+    """The clicks of a double click undo each other; the callback gets the key."""
+    view.python("opened = []; table.on_open = opened.append")
+    with view.answered():
+        view.row("n3").locator("td").nth(1).dblclick()
+    assert view.selected == []
+    assert view.python("print(opened, table.selected)") == "['n3'] []"
+
+
+def test_shortcuts_of_the_notebook_stay_quiet(view: View) -> None:
+    """Keys that would delete, cut or convert the cell do nothing of that while a row has the focus."""
+    view.row("n2").click()
+    view.press("d", "d", "x", "m", "y", "a", "b", "j", "k", "z", "0", "0")
+    expect(view.page.locator(".jp-Notebook .jp-Cell")).to_have_count(1)
+    expect(view.page.locator(".jp-Notebook .jp-CodeCell")).to_have_count(1)
+    expect(view.row("n2")).to_be_focused()
+
+
+def test_shift_selects_a_range_that_can_shrink(view: View) -> None:
+    """A range reaches from the row that was clicked to the one clicked with Shift; what was selected before stays."""
+    view.row("n9").click()
+    view.row("n2").click()
+    view.row("n6").click(modifiers=["Shift"])
+    assert view.selected == ["n2", "n3", "n4", "n5", "n6", "n9"]
+    with view.answered():
+        view.row("n4").click(modifiers=["Shift"])
+    assert view.selected == ["n2", "n3", "n4", "n9"]
+    assert view.selected_in_python() == view.selected
+
+
+def test_headings_sort_and_pages_turn(view: View) -> None:
+    """A heading sorts up, down, not at all; the pager says where one is."""
+    span = view.root.locator(".ctn-span")
+    expect(span).to_have_text("1\u201350 of 200 tasks")
+    for sort, first in (("ascending", "n0"), ("descending", "n199"), ("none", "n0")):
+        with view.answered():
+            view.heading("Attempts").click()
+        expect(view.heading("Attempts")).to_have_attribute("aria-sort", sort)
+        assert view.names[0] == first
+    for button, shown in (("Last", (151, 200)), ("Previous", (101, 150)), ("First", (1, 50)), ("Next", (51, 100))):
+        view.button(f"{button} page").click()
+        expect(span).to_have_text("{}\u2013{} of 200 tasks".format(*shown))
+    expect(view.row("n50")).to_have_attribute("aria-rowindex", "52")
+    expect(view.grid).to_have_attribute("aria-rowcount", "201")
+
+
+def test_all_that_match_are_selected_and_cleared(view: View) -> None:
+    """The button says how many; what a filter hides is said; one row can be taken out again."""
+    view.run("table.patch(rows(range(120), 'failed')); table.filter(state='failed')")
+    view.button("Select all 120 that match").click()
+    expect(view.status).to_have_text("120 selected")
+    with view.answered():
+        view.row("n3").click()
+    expect(view.status).to_have_text("119 selected")
+    assert view.python("print(len(table.selected), 'n3' in table.selected)") == "119 False"
+    view.run("table.filter('n11')")
+    expect(view.status).to_have_text("119 selected, 108 of them hidden by the filter")
+    with view.answered():
+        view.button("Clear").click()
+    expect(view.status).to_have_text("None selected")
+    assert view.selected_in_python() == []
+    view.run("table.filter('nowhere')")
+    expect(view.grid.locator(".ctn-empty")).to_have_text("None of 200 tasks matches")
+
+
+def test_markup_is_text(view: View) -> None:
+    """Markup in a key, a cell or an error is shown as it is written."""
+    view.run(f"evil = {EVIL!r}; table.load({{'name': [evil], 'state': [evil], 'attempts': [1]}})")
+    view.python("def fail(key): raise ValueError(key)\ntable.on_open = fail")
+    view.root.locator("tr[data-key]").dblclick()
+    expect(view.root.get_by_role("alert")).to_have_text(f"ValueError: {EVIL}")
+    assert view.root.locator("tr[data-key]").inner_text().count(EVIL) == 2
+    assert view.page.locator(".jp-OutputArea-output img").count() == 0
+    assert view.page.evaluate("() => window.pwned") is None
+
+
+def test_an_exception_of_a_callback_is_shown(view: View) -> None:
+    """What a callback raises stands in the table, and goes when the next thing is done."""
+    view.python("table.on_select = lambda keys: 1 / 0")
+    view.row("n1").click()
+    expect(view.root.get_by_role("alert")).to_have_text("ZeroDivisionError: division by zero")
+    view.python("table.on_select = None")
+    view.row("n2").click()
+    expect(view.root.get_by_role("alert")).to_be_empty()
+
+
+def test_a_busy_cell_freezes_nothing(notebook: Callable[..., Any], tmp_path: Path) -> None:
+    """While a cell runs a thread's refreshes arrive and rows can be selected; Python hears of it when it can."""
+    busy = f"""
+import pathlib, threading
+go, done = pathlib.Path({str(tmp_path / "go")!r}), threading.Event()
+def tick():
+    number = 0
+    while not go.exists() and not done.wait(0.1):
+        table.patch(rows([number % 50], "running"))
+        number += 1
+    done.set()
+thread = threading.Thread(target=tick)
+thread.start()
+done.wait(120)
+thread.join()
+"""
+    book = notebook(TABLE, busy, wait=False)
+    page = book.page
+    page.wait_for_function("() => Number(document.querySelector('.ctn-table')?.dataset.rev) >= 5")
+    row = page.locator('tr[data-key="n7"]')
+    row.click()
+    expect(row).to_have_attribute("aria-selected", "true")
+    expect(page.locator(".ctn-table [role=status]")).to_have_text("1 selected")
+    rev = int(page.locator(".ctn-table").get_attribute("data-rev") or 0)
+    page.wait_for_function("(rev) => Number(document.querySelector('.ctn-table').dataset.rev) >= rev", arg=rev + 5)
+    expect(page.locator(".jp-InputPrompt").nth(1)).to_have_text("[*]:")
+    (tmp_path / "go").touch()
+    book.finish()
+    expect(row).to_have_attribute("aria-selected", "true")
+    assert book.python("print(*table.selected)") == "n7"
+
+
+def test_a_hidden_table_says_so(view: View) -> None:
+    """`visible` is true while the table is on the screen, so that a panel refreshes only then."""
+    view.python("seen = [table.visible]; table.observe(lambda change: seen.append(change['new']), 'visible')")
+    for display in ("none", ""):
+        view.page.evaluate("(display) => document.querySelector('.jp-OutputArea').style.display = display", display)
+        wanted = display == ""
+        view.page.wait_for_function(
+            """async (wanted) => {
+              const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+              const future = kernel.requestExecute({ code: "print(table.visible)" });
+              let text = "";
+              future.onIOPub = ({ header, content }) => { if (header.msg_type === "stream") text += content.text; };
+              await future.done;
+              return text.trim() === wanted;
+            }""",
+            arg=str(wanted),
+        )
+    assert view.python("print(seen)") == "[True, False, True]"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_can_be_read_in_both_themes(
+    notebook: Callable[..., Any], screenshot: Callable[[Page, str], Path], *, dark: bool
+) -> None:
+    """Headings, cells, selected cells and what stands below have a contrast of 4.5:1 at least."""
+    book = notebook(TABLE, dark=dark)
+    view = View(book.page, book.python)
+    view.row("n1").click()
+    view.page.mouse.move(0, 0)
+    parts = {
+        "heading": view.heading("Name"),
+        "cell": view.row("n0").locator("td").nth(1),
+        "selected cell": view.row("n1").locator("td").nth(1),
+        "status": view.status,
+        "link": view.button("Clear"),
+    }
+    measured = {name: round(part.evaluate(CONTRAST), 1) for name, part in parts.items()}
+    assert {name: ratio for name, ratio in measured.items() if ratio < 4.5} == {}
+    ground = view.row("n1").evaluate("(row) => getComputedStyle(row).backgroundColor")
+    assert ground != view.row("n0").evaluate("(row) => getComputedStyle(row).backgroundColor")
+    assert screenshot(book.page, "table").stat().st_size > 0
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_voila_shows_the_same_table(
+    voila: Callable[..., Page], screenshot: Callable[[Page, str], Path], *, dark: bool
+) -> None:
+    """Under Voilà the table is alive: a click on a heading sorts."""
+    view = View(voila(TABLE, dark=dark))
+    for sort in ("ascending", "descending"):
+        view.heading("Attempts").click()
+        expect(view.heading("Attempts")).to_have_attribute("aria-sort", sort)
+    expect(view.root.locator("tr[data-key]").first).to_have_attribute("data-key", "n199")
+    assert view.row("n199").locator("td").nth(1).evaluate(CONTRAST) >= 4.5
+    assert screenshot(view.page, "voila").stat().st_size > 0
