@@ -178,7 +178,7 @@ class StoreModel(RuleBasedStateMachine):
         assert found == expected or (found is not None and expected is not None and max(found, expected) <= self.now)
 
 
-StoreModel.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
+StoreModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 test_store_behaves_like_its_model = StoreModel.TestCase
 
 
