@@ -261,4 +261,6 @@ def local(
     """
     lease = _local.attach(folder)
     where = Where(project=project, location=location, target=lease.grpc, local=True)
-    return Client(Connection(where, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs"), lease)
+    kept = None if lease.folder is None else str(lease.folder)
+    connection = Connection(where, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs", folder=kept)
+    return Client(connection, lease)

@@ -42,11 +42,14 @@ class Connection:
     auth : Auth
     certs_url : str, optional
         Where the endpoint publishes the certificates of its OIDC tokens; Google's when left out.
+    folder : str, optional
+        The folder of the embedded emulator, by which it can be started again.
     """
 
-    def __init__(self, where: Where, auth: Auth, *, certs_url: str | None = None) -> None:
+    def __init__(self, where: Where, auth: Auth, *, certs_url: str | None = None, folder: str | None = None) -> None:
         self.auth = auth
         self.certs_url = certs_url
+        self.folder = folder
         self.transport = Transport(where, auth)
         self.watcher = Watcher(self.transport)
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()

@@ -12,6 +12,8 @@ import pandas as pd
 
 from cloudtasks_nb._client import Client, connect, local
 from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.fanout._catalog import outbox_path
+from cloudtasks_nb.fanout._outbox import Outbox
 
 __all__ = ["main"]
 
@@ -41,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("emulator", help="run the emulator on its own; --help lists its options", add_help=False)
     doctor = commands.add_parser("doctor", parents=[where], help="say what is wrong with the connection")
     doctor.set_defaults(run=_doctor)
+    batches = commands.add_parser("batches", help="list the batches that were sent from this machine")
+    batches.set_defaults(run=_batches)
+    watch = commands.add_parser("watch", help="watch a batch to its end; exit code 1 if some rows failed")
+    watch.add_argument("batch", help="its id, the beginning of it, or its name")
+    watch.set_defaults(run=_watch)
     return parser
 
 
@@ -65,6 +72,52 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if bool(found["ok"].all()) else 1
 
 
+def _batches(_: argparse.Namespace) -> int:
+    with Outbox(outbox_path()) as outbox:
+        rows = [
+            {
+                "batch": record.id,
+                "name": record.name,
+                "endpoint": record.place.endpoint,
+                "queue": record.place.queue,
+                "created": record.created.strftime("%Y-%m-%d %H:%M UTC"),
+                "rows": record.total,
+                **{state.name.lower(): count for state, count in record.counts.items() if count},
+            }
+            for record in outbox.batches()
+        ]
+    if rows:
+        _print(pd.DataFrame(rows).set_index("batch").convert_dtypes())
+    else:
+        sys.stdout.write("no batches were sent from this machine yet\n")
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    """Watch where the batch was sent to; starts the emulator of its folder if it does not run."""
+    with Outbox(outbox_path()) as outbox:
+        record = outbox.batch(options.batch)
+        reach = outbox.settings(record.id).get("reach") or {}
+    place = record.place
+    if place.endpoint == "google":
+        client = connect(place.project, place.location)
+    elif reach.get("folder"):
+        client = local(reach["folder"], project=place.project, location=place.location)
+    else:
+        client = connect(place.project, place.location, endpoint=reach.get("target", place.endpoint))
+    with client as tasks:
+        batch = tasks.batch(record.id)
+        batch.wait()
+        sys.stdout.write(f"{batch!r}\n")
+        progress = batch.progress()
+    return 1 if progress.failed or progress.gone or progress.rejected else 0
+
+
 def _print(frame: pd.DataFrame) -> None:
-    with pd.option_context("display.width", 200, "display.max_colwidth", 90, "display.max_columns", None):
-        sys.stdout.write(f"{frame.to_string(na_rep='')}\n")
+    """Write a frame as text, texts to the left, nothing for what is missing."""
+    words = frame.reset_index().astype(object).where(frame.reset_index().notna(), "").astype(str)
+    widths = [max([len(name), *words[name].str.len()]) for name in words.columns]
+    lines = [words.columns.tolist(), *words.values.tolist()]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")

@@ -8,6 +8,7 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -26,7 +27,7 @@ from cloudtasks_nb.fanout._plan import Plan, Recipe, make_plan, plan_chunks
 from cloudtasks_nb.fanout._records import BatchRecord, Spooled, State
 from cloudtasks_nb.fanout._track import Tracker
 
-__all__ = ["Catalog", "Order"]
+__all__ = ["Catalog", "Order", "outbox_path"]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
@@ -66,7 +67,7 @@ class Catalog:
         """The outbox; opened when first used."""
         with self._lock:
             if self._outbox is None:
-                self._outbox = Outbox(_settings.home() / "outbox.sqlite3")
+                self._outbox = Outbox(outbox_path())
                 note = self._outbox.note()
                 if note:
                     say(note)
@@ -188,6 +189,8 @@ class Catalog:
         with self._lock:
             tracker = self._trackers.get(batch)
             if tracker is None:
+                reach = {"target": self._connection.where.target, "folder": self._connection.folder}
+                outbox.set_setting(batch, "reach", reach)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batch(batch))
         _loop.run(tracker.start(sending=sending, send_rate=send_rate))
         return Batch(self._connection, outbox, tracker)
@@ -209,6 +212,11 @@ class Catalog:
             "total": record.total,
             "done": record.done,
         }
+
+
+def outbox_path() -> Path:
+    """Return where the outbox of this machine's user is; ``CLOUDTASKS_NB_HOME`` chooses another folder."""
+    return _settings.home() / "outbox.sqlite3"
 
 
 def _micros(moment: dt.datetime | None) -> int | None:
