@@ -17,13 +17,13 @@ from cloudtasks_nb._messages import http_target
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.fanout._backfill import Backfill
 from cloudtasks_nb.fanout._catalog import Catalog
-from cloudtasks_nb.fanout._verbs import FanOut
 
 __all__ = ["Queue"]
 
 
-class Queue(FanOut):
+class Queue(Backfill):
     """One queue of Cloud Tasks. Made by `tasks.queue(name)`; makes no call until a verb is used.
 
     Every verb raises `QueueNotFoundError` when the queue does not exist, and another

@@ -16,6 +16,7 @@ from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb._watch import Pending, now_micros
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
+from cloudtasks_nb.fanout._calendar import Calendar
 from cloudtasks_nb.fanout._live import Shown, wait
 from cloudtasks_nb.fanout._notice import check_route, check_url
 from cloudtasks_nb.fanout._outbox import Outbox
@@ -41,6 +42,8 @@ class Batch:
         self._connection = connection
         self._outbox = outbox
         self._tracker = tracker
+        series = tracker.record.description.get("backfill")
+        self._calendar = Calendar(outbox, tracker.batch, series) if series else None
 
     @property
     def id(self) -> str:
@@ -217,6 +220,8 @@ class Batch:
         tracker = self._tracker
         record = tracker.record
         local = self._connection.where.local
+        progress = tracker.progress
+        drawn = self._calendar.draw(round_=record.round, fresh=progress.finished) if self._calendar else None
         said = []
         if tracker.silent:
             said.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
@@ -227,13 +232,15 @@ class Batch:
             name=record.name,
             queue=self.queue,
             badge="LOCAL" if local else record.place.project,
-            progress=tracker.progress,
+            progress=progress,
             sending=tracker.sending,
             causes=self._causes(),
             retry_note=tracker.retry_note(),
             trouble=[line for line in (tracker.trouble, tracker.stopped and str(tracker.stopped)) if line],
             said=said,
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
+            partitions=drawn.line if drawn else None,
+            grid=drawn.grid if drawn else "",
         )
 
     def _causes(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ import datetime as dt
 import html
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ class Plan:
     max_concurrent: int | None
     spent: bool  #: the input was an iterator, and is read
     action: Callable[[], Any]
+    about: Mapping[str, str] = field(default_factory=dict)  #: more to say of it, by name
 
     def submit(self) -> Any:
         """Send it: render again, spool and start, as `fan_out` without ``dry_run`` does; return the Batch.
@@ -103,7 +104,7 @@ class Plan:
 
     def facts(self) -> dict[str, str]:
         """Return what there is to say, by name."""
-        found = {"rows": f"{self.rows:,}", "tasks": f"{self.sendable:,}"}
+        found = {**self.about, "rows": f"{self.rows:,}", "tasks": f"{self.sendable:,}"}
         if self.rejected:
             found["rejected"] = f"{self.rejected:,} ({self._first_problem()})"
         if self.duplicates:
@@ -135,7 +136,10 @@ class Plan:
         return f"plan.submit() would raise: {ways}" if ways and self.errors == "raise" else "plan.submit()"
 
     def _examples(self) -> list[str]:
-        good = self.frame[self.frame["problem"].isna()].head(_SHOWN)
+        sent = self.frame["problem"].isna()
+        if "verdict" in self.frame:
+            sent &= self.frame["verdict"] == "send"
+        good = self.frame[sent].head(_SHOWN)
         lines = []
         for url, body, due in zip(good["url"], good["body"], good["schedule_time"], strict=True):
             when = "" if pd.isna(due) else f" at {due.isoformat()}"

@@ -10,13 +10,13 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
-from cloudtasks_nb.fanout import _batches, _completions, _outcomes, _requests, _rows
+from cloudtasks_nb.fanout import _batches, _completions, _known, _outcomes, _requests, _rows
 from cloudtasks_nb.fanout._draft import Draft
 from cloudtasks_nb.fanout._identity import Place
 from cloudtasks_nb.fanout._locks import Hold, hold
@@ -205,6 +205,10 @@ class Outbox:
     def causes(self, batch: str) -> dict[int | None, int]:
         """Return how many failed rows had which status (canonical code) last, the most frequent first."""
         return self._read(_rows.causes, batch)
+
+    def known(self, draft: Draft, keys: Sequence[bytes]) -> list[State | None]:
+        """Return for each key the state of the row that the draft's batch has; None where a row would be new."""
+        return self._read(_known.known, draft, keys)
 
     def locate(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""

@@ -43,6 +43,8 @@ class Report:
     trouble: Sequence[str] = ()  #: what keeps the sending or the watching up
     said: Sequence[str] = ()  #: other lines worth knowing
     log_url: str | None = None  #: where Google shows the log
+    partitions: str | None = None  #: which ones these are, of a backfill
+    grid: str = ""  #: their calendar, as HTML
 
     def bundle(self) -> dict[str, str]:
         """Return the MIME bundle, text and HTML."""
@@ -53,7 +55,8 @@ class Report:
         share = self._share()
         full = round(_WIDTH * share)
         bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {share:.0%}"
-        return "\n".join([f"{self._title()}  [{self.badge}]", bar, repr(self.progress), *self.lines()])
+        head = [f"{self._title()}  [{self.badge}]", *([self.partitions] if self.partitions else [])]
+        return "\n".join([*head, bar, repr(self.progress), *self.lines()])
 
     def html(self) -> str:
         """Return static HTML: a stacked bar with its legend, and the lines."""
@@ -75,6 +78,7 @@ class Report:
             if self.log_url
             else ""
         )
+        partitions = f'<div style="margin-top:.4em">{html.escape(self.partitions)}</div>' if self.partitions else ""
         lines = "".join(f"<div>{html.escape(line)}</div>" for line in [self._pace(), *self.lines()] if line)
         return (
             '<div style="font-family:var(--jp-ui-font-family,system-ui,sans-serif);'
@@ -86,7 +90,8 @@ class Report:
             f'aria-valuemax="100" aria-valuenow="{100 * self._share():.0f}" style="display:flex;height:1em;'
             "margin:.4em 0;border-radius:3px;overflow:hidden;background:var(--jp-layout-color3,#ccc)"
             f'">{bars}</div><div style="display:flex;flex-wrap:wrap;gap:.2em 1.2em">'
-            f"<b>{progress.done:,} of {progress.total:,} done</b>{legend}{link}</div>{lines}</div>"
+            f"<b>{progress.done:,} of {progress.total:,} done</b>{legend}{link}</div>"
+            f"{partitions}{self.grid}{lines}</div>"
         )
 
     def lines(self) -> list[str]:

@@ -1,8 +1,8 @@
-"""The verbs of a queue that make batches."""
+"""The verb of a queue that makes a batch of many rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, TypedDict, Unpack, overload
 
 from cloudtasks_nb._names import QueueName
@@ -12,17 +12,30 @@ from cloudtasks_nb.fanout._batch import Batch
 from cloudtasks_nb.fanout._catalog import Catalog, Order
 from cloudtasks_nb.fanout._plan import Plan, compile_recipe
 
-__all__ = ["FanOut", "Words"]
+__all__ = ["FanOut", "Shared", "Words", "make_order", "refuse"]
+
+#: The words that say how a row becomes a task; the others are about the batch.
+_RECIPE = (
+    "body",
+    "key",
+    "at",
+    "delay",
+    "tz",
+    "headers",
+    "method",
+    "service_account",
+    "audience",
+    "dispatch_deadline",
+    "retry",
+)
 
 
-class Words(TypedDict, total=False):
-    """The keyword arguments of `fan_out` besides `url` and `dry_run`."""
+class Shared(TypedDict, total=False):
+    """The keyword arguments that `fan_out` and `backfill` share, besides `url`, `tz` and `dry_run`."""
 
     body: Any
-    key: Any
     at: Any
     delay: Any
-    tz: Any
     headers: Mapping[str, str] | None
     method: str | None
     service_account: str | None
@@ -34,6 +47,13 @@ class Words(TypedDict, total=False):
     send_rate: float | None
     stop_after_failures: float | None
     progress: bool
+
+
+class Words(Shared, total=False):
+    """The keyword arguments of `fan_out` besides `url` and `dry_run`."""
+
+    key: Any
+    tz: Any
 
 
 class FanOut:
@@ -113,44 +133,62 @@ class FanOut:
             For an unknown word; `rate` and `max_concurrent` are the queue's.
         """
         if unknown:
-            _refuse(unknown)
-        recipe = compile_recipe(
-            url=url,
-            body=body,
-            key=key,
-            at=at,
-            delay=delay,
-            tz=tz,
-            headers=headers,
-            method=method,
-            service_account=service_account,
-            audience=audience,
-            dispatch_deadline=dispatch_deadline,
-            retry=retry,
-        )
-        self._catalog.check_reachable(url)
-        _check_stop(stop_after_failures)
-        order = Order(
-            queue=self._name,
-            data=data,
-            recipe=recipe,
-            name=name,
-            errors=errors,
-            send_rate=send_rate,
-            progress=progress,
-            facts={} if stop_after_failures is None else {"stop_after_failures": stop_after_failures},
-        )
+            refuse("fan_out", unknown, [*Words.__annotations__, "url", "dry_run"])
+        words: Words = {
+            "body": body,
+            "key": key,
+            "at": at,
+            "delay": delay,
+            "tz": tz,
+            "headers": headers,
+            "method": method,
+            "service_account": service_account,
+            "audience": audience,
+            "dispatch_deadline": dispatch_deadline,
+            "retry": retry,
+            "name": name,
+            "errors": errors,
+            "send_rate": send_rate,
+            "stop_after_failures": stop_after_failures,
+            "progress": progress,
+        }
+        order = make_order(self._catalog, self._name, data, url=url, words=words)
         if dry_run:
             return self._catalog.dry_run(order, lambda: self._catalog.fan_out(order))
         return self._catalog.fan_out(order)
 
 
-def _refuse(unknown: Mapping[str, Any]) -> NoReturn:
+def make_order(catalog: Catalog, queue: QueueName, data: Any, *, url: Any, words: Words) -> Order:
+    """Read and check the arguments of a fan-out, as far as that goes without the data.
+
+    Raises
+    ------
+    InvalidInputError, TemplateError
+        Naming the argument that is wrong.
+    """
+    given: Mapping[str, Any] = words
+    recipe = compile_recipe(url=url, **{word: given[word] for word in _RECIPE if word in given})
+    catalog.check_reachable(url)
+    stop = words.get("stop_after_failures")
+    _check_stop(stop)
+    return Order(
+        queue=queue,
+        data=data,
+        recipe=recipe,
+        name=words.get("name"),
+        errors=words.get("errors", "raise"),
+        send_rate=words.get("send_rate"),
+        progress=words.get("progress", True),
+        facts={} if stop is None else {"stop_after_failures": stop},
+    )
+
+
+def refuse(verb: str, unknown: Mapping[str, Any], allowed: Iterable[str]) -> NoReturn:
+    """Raise the TypeError for the first of the arguments that a verb does not have."""
     word = next(iter(unknown))
     if word in QUEUE_SETTINGS:
-        raise TypeError(f"{word}= is a setting of the queue, not of a fan-out: queue.update({word}={unknown[word]!r})")
-    allowed = [*Words.__annotations__, "url", "dry_run"]
-    raise TypeError(f'fan_out() has no argument "{word}"{near(word, allowed)}')
+        raise TypeError(f"{word}= is a setting of the queue, not of a batch: queue.update({word}={unknown[word]!r})")
+    raise TypeError(f'{verb}() has no argument "{word}"{near(word, allowed)}')
 
 
 def _check_stop(limit: float | None) -> None:

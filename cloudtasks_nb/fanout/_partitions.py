@@ -1,0 +1,333 @@
+"""The partitions of a range: whole periods on the clock of one time zone, one after the other, without holes. Pure.
+
+A period starts where the clock on the wall shows a boundary of its frequency, so a day is 23 or 25 hours long when the
+clock is changed. Boundaries depend on frequency and zone alone, never on the range: a longer range has the same ones.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.tseries import offsets
+from pandas.tseries.frequencies import to_offset
+
+from cloudtasks_nb._settings import near, zone
+from cloudtasks_nb.errors import InvalidInputError
+
+__all__ = ["Freq", "Partitions", "parse_freq", "parse_zone", "partition"]
+
+_SECOND, _MINUTE = dt.timedelta(seconds=1), dt.timedelta(minutes=1)
+_HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - on the wall, in whatever zone
+_YEAR, _QUARTER = 12, 3  # months
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_SLACK = dt.timedelta(days=2)  # by so much a clock on the wall and the time since 1970 may disagree
+_YEARS = range(1700, 2200)  # what fits into the nanoseconds of older Timestamps, with room to round
+_MOST = 5_000_000  # partitions: more is a slip of the frequency
+#: What pandas calls periods of months -> how many, and whether the anchor is the month in which they end.
+_OF_MONTHS = {
+    "MS": (1, 0),
+    "ME": (1, 0),
+    "QS": (_QUARTER, 0),
+    "QE": (_QUARTER, 1),
+    "YS": (_YEAR, 0),
+    "YE": (_YEAR, 1),
+}
+_DAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+_UNITS = (("D", 86_400), ("h", 3_600), ("min", 60), ("s", 1))  # seconds
+_ALIASES = ("D", "h", "min", "s", "W", "W-MON", "MS", "ME", "QS", "QE", "YS", "YE")
+_FREQ_HINT = 'use "D", "h", "15min", "W" (from Sundays), "W-MON", "MS", "QS", "YS", or a multiple such as "2D"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freq:
+    """How long a period is, and where on the calendar it starts."""
+
+    name: str  #: the same for the same periods: ``24h`` is ``D``, ``ME`` is ``MS``
+    step: dt.timedelta | None = None  #: on the wall's clock; None: `months`
+    months: int = 0
+    origin: dt.datetime = _EPOCH  #: a boundary, from which steps or months are counted
+
+    @property
+    def dated(self) -> bool:
+        """Whether every period starts at a midnight."""
+        return self.step is None or not self.step % _DAY
+
+    def boundaries(self, first: dt.datetime, last: dt.datetime) -> list[dt.datetime]:
+        """Return the boundaries on the wall's clock, from before `first` to after `last`."""
+        if self.step is not None:
+            numbers = range((first - self.origin) // self.step, (last - self.origin) // self.step + 2)
+            return [self.origin + self.step * number for number in numbers]
+        count = [_month(moment) - _month(self.origin) for moment in (first, last)]
+        numbers = range(count[0] // self.months, count[1] // self.months + 2)
+        return [_first_of(_month(self.origin) + self.months * number) for number in numbers]
+
+    def labels(self, starts: pd.DatetimeIndex) -> list[str]:
+        """Return a short and unique name for each period, from where it starts."""
+        if not self.dated:
+            return [_moment_label(moment, self.step or _DAY) for moment in starts.to_pydatetime().tolist()]
+        return [self._date_label(moment) for moment in starts.to_pydatetime().tolist()]
+
+    def _date_label(self, start: dt.datetime) -> str:
+        if self.name == "W-MON":
+            year, week, _ = start.isocalendar()
+            return f"{year}-W{week:02}"
+        if self.step is not None:
+            return start.date().isoformat()
+        if self.name == "YS-JAN":
+            return f"{start.year:04}"
+        if self.name == "QS-JAN":
+            return f"{start.year:04}-Q{(start.month + 2) // _QUARTER}"
+        return f"{start.year:04}-{start.month:02}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partitions:
+    """Periods in ascending order; each ends where the next one starts."""
+
+    bounds: pd.DatetimeIndex  #: where they start, and at last where the last one ends; in the zone
+    freq: Freq
+    tz: str
+    asked: tuple[pd.Timestamp, pd.Timestamp]  #: the range that they cover, in the zone
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __str__(self) -> str:
+        labels = self.freq.labels(self.bounds[[0, -2]])
+        span = labels[0] if len(self) == 1 else f"{labels[0]} … {labels[1]}"
+        times = "times " if self.freq.name[0].isdigit() else ""
+        return f"{span}, {len(self):,} {times}{self.freq.name} in {self.tz}"
+
+    @property
+    def notes(self) -> list[str]:
+        """Where they reach beyond the range that was asked for, and where less far than may be meant; in words."""
+        start, end = self.asked
+        found = []
+        if self.bounds[0] < start:
+            found.append(f"the first partition begins {_say(self.bounds[0])}, before {_say(start)}")
+        whole_day = end == _midnight(end)  # a date, then; for periods of hours still a moment
+        reach = _midnight(end, days=1) if whole_day and self.freq.dated else end
+        if self.bounds[-1] - reach > _MINUTE and (self.freq.dated or self.bounds[-2] != end):
+            found.append(f"the last partition ends {_say(self.bounds[-1])}, after {_say(end)}")
+        if whole_day and not self.freq.dated and self.bounds[-1] < _midnight(end, days=1):
+            day = f"{end:%Y-%m-%d}"
+            found.append(f'the last partition begins {day} {end:%H:%M}: end="{day} 23:59" takes that whole day')
+        return found
+
+    def frame(self, *, newest_first: bool = False) -> pd.DataFrame:
+        """Return a row a partition: `start`, `end`, and `partition`, its label."""
+        starts = self.bounds[:-1]
+        columns = {"start": starts, "end": self.bounds[1:], "partition": pd.array(self.freq.labels(starts), "string")}
+        made = pd.DataFrame(columns)
+        return made.iloc[::-1].reset_index(drop=True) if newest_first else made
+
+
+def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions:
+    """Return the whole periods that touch the range from `start` to `end`, both included as in `pd.date_range`.
+
+    Parameters
+    ----------
+    start, end : str, date, datetime or Timestamp
+        Times without a zone are meant in `tz`, others are converted to it.
+    freq : str or pandas offset
+        ``D``, ``h``, ``15min``, ``W`` (from Sundays), ``W-MON``, ``MS``, ``QS``, ``YS``. ``ME``, ``QE`` and ``YE`` mean
+        the same periods as ``MS``, ``QS`` and ``YS``. Multiples are counted from 1970 on.
+    tz : str or tzinfo
+        On whose clock the periods start. A boundary that this clock jumps over moves to the first moment after; one
+        that it shows twice is the first of both, except that for periods of up to an hour both are.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the argument that is wrong.
+    """
+    periods, clock = parse_freq(freq), parse_zone(tz)
+    first, last = _moment(start, "start", clock), _moment(end, "end", clock)
+    if last < first:
+        raise InvalidInputError(
+            f"end={str(end)!r} is before start={str(start)!r}", resource="end", hint="swap them: the older one is start"
+        )
+    _check_count(periods, first, last)
+    walls = periods.boundaries(_wall(first) - _SLACK, _wall(last) + _SLACK)
+    twice = periods.step is not None and periods.step <= _HOUR
+    moments = pd.DatetimeIndex(sorted(set(_instants(walls, clock, twice=twice)))).as_unit("us").tz_convert(clock)
+    begin, stop = (int(place) for place in moments.searchsorted(pd.DatetimeIndex([first, last]), side="right"))
+    return Partitions(bounds=moments[begin - 1 : stop + 1], freq=periods, tz=str(clock), asked=(first, last))
+
+
+def parse_freq(freq: Any) -> Freq:
+    """Read a frequency: what pandas takes, if its periods have no holes.
+
+    Raises
+    ------
+    InvalidInputError
+        If pandas does not know it, or it leaves days out.
+    """
+    offset = _offset(freq)
+    if offset.n < 1:
+        raise InvalidInputError(f"freq={freq!r} does not go forward", resource="freq", hint=_FREQ_HINT)
+    if isinstance(offset, offsets.Day):
+        return _even(freq, offset.n * 86_400 * 10**9)
+    if isinstance(offset, offsets.Tick):
+        return _even(freq, offset.nanos)
+    kind, _, anchor = offset.freqstr.lstrip("0123456789").partition("-")
+    if kind == "W" and anchor in _DAYS:
+        to_first = (_DAYS.index(anchor) - _EPOCH.weekday()) % 7
+        return Freq(name=offset.freqstr, step=offset.n * 7 * _DAY, origin=_EPOCH + to_first * _DAY)
+    if kind in _OF_MONTHS:
+        months, ends = _OF_MONTHS[kind]
+        return _monthly(offset.n * months, (_MONTHS.index(anchor) if anchor else 0) + ends)
+    raise InvalidInputError(
+        f"freq={freq!r} has no periods that follow each other without holes",
+        resource="freq",
+        hint=f"{_FREQ_HINT}; for days of your own choice make a DataFrame of them and use queue.fan_out",
+    )
+
+
+def parse_zone(tz: Any) -> dt.tzinfo:
+    """Return the zone of a name or a tzinfo; its own name, as ``str`` gives it, leads to it again.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such zone.
+    """
+    if isinstance(tz, dt.timezone):
+        return dt.timezone(tz.utcoffset(None))
+    try:
+        fixed = dt.datetime.strptime(str(tz), "UTC%z").tzinfo
+    except ValueError:
+        fixed = None
+    return fixed or zone(str(tz))
+
+
+def _offset(freq: Any) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # spellings that pandas is about to drop
+            offset = to_offset(freq)
+    except (ValueError, TypeError, FutureWarning, DeprecationWarning) as error:
+        raise InvalidInputError(
+            f"freq={freq!r} is no frequency of pandas{near(str(freq), _ALIASES)}", resource="freq", hint=_FREQ_HINT
+        ) from error
+    if offset is None:
+        raise InvalidInputError("freq=None says no length", resource="freq", hint=_FREQ_HINT)
+    return offset
+
+
+def _even(freq: Any, nanoseconds: int) -> Freq:
+    seconds, rest = divmod(nanoseconds, 10**9)
+    if rest:
+        raise InvalidInputError(f"freq={freq!r} is not in whole seconds", resource="freq", hint=_FREQ_HINT)
+    unit, size = next((unit, size) for unit, size in _UNITS if not seconds % size)
+    count = seconds // size
+    return Freq(name=unit if count == 1 else f"{count}{unit}", step=seconds * _SECOND)
+
+
+def _monthly(months: int, first: int) -> Freq:
+    """Return periods of so many months; `first` is a month in which one begins, counted from 0 on."""
+    origin = _first_of(_month(_EPOCH) + first % min(months, _YEAR))
+    unit = next(size for size in (_YEAR, _QUARTER, 1) if not months % size)
+    name = "MS" if unit == 1 else f"{'YS' if unit == _YEAR else 'QS'}-{_MONTHS[origin.month - 1]}"
+    count = months // unit
+    return Freq(name=name if count == 1 else f"{count}{name}", months=months, origin=origin)
+
+
+def _moment(value: Any, name: str, tz: dt.tzinfo) -> pd.Timestamp:
+    """Read one end of the range."""
+    moment: Any = pd.NaT
+    if isinstance(value, (str, dt.date, np.datetime64)) and value not in ("now", "today"):
+        try:
+            moment = pd.Timestamp(value)
+        except (ValueError, OverflowError) as error:
+            raise _no_time(value, name) from error
+    if moment is pd.NaT or moment.year not in _YEARS:
+        raise _no_time(value, name)
+    if moment.tzinfo is None:
+        (moment,) = _instants([moment.floor("us").to_pydatetime()], tz, twice=False)
+    return pd.Timestamp(moment).as_unit("us").tz_convert(tz)
+
+
+def _no_time(value: Any, name: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{name}={value!r} is not a date or time between {_YEARS[0]} and {_YEARS[-1]}",
+        resource=name,
+        hint=f'{name}="2026-01-31", "2026-01-31 06:00", a date or a Timestamp',
+    )
+
+
+def _check_count(freq: Freq, first: pd.Timestamp, last: pd.Timestamp) -> None:
+    step = freq.step or freq.months * 28 * _DAY
+    if (count := (last - first) // step) > _MOST:
+        raise InvalidInputError(
+            f"from {_say(first)} to {_say(last)} there are {count:,} partitions of {freq.name}",
+            resource="freq",
+            hint=f"take a longer freq, or parts of the range one after the other; {_MOST:,} are possible at once",
+        )
+
+
+def _instants(walls: Iterable[dt.datetime], tz: dt.tzinfo, *, twice: bool) -> Iterable[dt.datetime]:
+    """Yield when the clock on the wall shows these times, in UTC; a time that it jumps over gives the jump's end.
+
+    pandas' own `tz_localize` is not used: its "shift_forward" gives a time an hour late where a clock jumps by a day
+    (Apia, 2011) or by half an hour (Lord Howe).
+    """
+    for wall in walls:
+        first = wall.replace(tzinfo=tz, fold=0).astimezone(dt.UTC)
+        second = wall.replace(tzinfo=tz, fold=1).astimezone(dt.UTC)
+        if first > second:
+            yield _jump(second, first, tz)
+            continue
+        yield first
+        if twice:
+            yield second
+
+
+def _jump(before: dt.datetime, after: dt.datetime, tz: dt.tzinfo) -> dt.datetime:
+    """Return the second in which the clock was put forward."""
+    offset = before.astimezone(tz).utcoffset()
+    while after - before > _SECOND:
+        middle = before + (after - before) // 2
+        if middle.astimezone(tz).utcoffset() == offset:
+            before = middle
+        else:
+            after = middle
+    return after.replace(microsecond=0)
+
+
+def _wall(moment: pd.Timestamp) -> dt.datetime:
+    wall: dt.datetime = moment.tz_localize(None).to_pydatetime()
+    return wall
+
+
+def _month(moment: dt.datetime) -> int:
+    return moment.year * _YEAR + moment.month - 1
+
+
+def _first_of(month: int) -> dt.datetime:
+    return dt.datetime(month // _YEAR, month % _YEAR + 1, 1)  # noqa: DTZ001 - on the wall
+
+
+def _moment_label(moment: dt.datetime, step: dt.timedelta) -> str:
+    """Write a time as short as all of its like can be, with its offset: the clock may show it twice."""
+    if step % _MINUTE or moment.second:
+        return moment.isoformat(timespec="seconds")
+    return moment.isoformat(timespec="minutes" if step % _HOUR or moment.minute else "hours")
+
+
+def _midnight(moment: pd.Timestamp, days: int = 0) -> pd.Timestamp:
+    """Return the first moment of the day of a time, or of a later day."""
+    tz: Any = moment.tzinfo
+    (found,) = _instants([dt.datetime.combine(moment.date() + days * _DAY, dt.time())], tz, twice=False)
+    return pd.Timestamp(found).tz_convert(tz)
+
+
+def _say(moment: pd.Timestamp) -> str:
+    return f"{moment:%Y-%m-%d}" if moment == _midnight(moment) else f"{moment:%Y-%m-%d %H:%M}"
