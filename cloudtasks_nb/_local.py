@@ -94,7 +94,7 @@ def _folder(folder: str | os.PathLike[str]) -> Path:
 def _attach(folder: Path | None) -> Lease:
     """Join the folder's emulator or start one; who loses the race for the folder joins the winner."""
     deadline = time.monotonic() + _START_TIMEOUT
-    said = ""
+    held = ""
     while time.monotonic() < deadline:
         lease = None if folder is None else _join(folder)
         if lease is not None:
@@ -104,12 +104,14 @@ def _attach(folder: Path | None) -> Lease:
             lease = _hold(facts, folder)
             if lease is not None:
                 return lease
-        elif folder is None or "in use" not in said:
+        elif folder is not None and "in use" in said:
+            held = said
+        elif not held:
             raise EmulatorError(
                 f"the emulator did not start: {said}", hint="python -m cloudtasks_nb.emulator shows more"
             )
     raise FolderInUseError(
-        f"the folder {folder} is held by an emulator that does not answer: {said}",
+        f"the folder {folder} is held by an emulator that does not answer: {held}",
         resource=str(folder),
         hint="end that process, or use another folder",
     )
@@ -192,7 +194,8 @@ def _start(folder: Path | None, deadline: float) -> tuple[dict[str, Any] | None,
             return json.loads(line), ""
         process.wait()
         words.seek(0)
-        return None, words.read().strip()[-2000:] or f"it ended with code {process.returncode}"
+        end = "it was not ready in time" if time.monotonic() >= deadline else f"it ended with code {process.returncode}"
+        return None, words.read().strip()[-2000:] or end
 
 
 def _reap(process: subprocess.Popen[str]) -> None:

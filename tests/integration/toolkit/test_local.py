@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -265,7 +266,16 @@ def test_a_folder_held_by_somebody_who_does_not_answer(
     """After a while the folder and the way out are named."""
     start_emulator("--data-dir", str(tmp_path))
     (tmp_path / "endpoint.json").unlink()
-    monkeypatch.setattr(_local, "_START_TIMEOUT", 3.0)
+    skipped = [0.0]
+
+    def once(*arguments: Any) -> Any:
+        said = start(*arguments)
+        skipped[0] += _local._START_TIMEOUT
+        return said
+
+    start = _local._start
+    monkeypatch.setattr(_local, "_start", once)
+    monkeypatch.setattr(_local, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + skipped[0]))
     with pytest.raises(errors.FolderInUseError, match="does not answer") as caught:
         ct.local(tmp_path)
     assert caught.value.resource == str(tmp_path)
@@ -282,11 +292,22 @@ def test_an_emulator_that_was_started_by_hand(tmp_path: Path, start_emulator: St
 
 
 def test_an_emulator_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it said is in the error, with the command that shows more."""
+    """How it ended is in the error, with the command that shows more."""
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(errors.EmulatorError, match="did not start: it ended with code 1") as caught:
         ct.local()
     assert "python -m cloudtasks_nb.emulator" in (caught.value.hint or "")
+
+
+def test_an_emulator_that_is_not_ready_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ended, and nobody waits for it any longer."""
+    hangs = tmp_path / "hangs"
+    hangs.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
+    hangs.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(hangs))
+    monkeypatch.setattr(_local, "_START_TIMEOUT", 0.1)
+    with pytest.raises(errors.EmulatorError, match="did not start: it was not ready in time"):
+        ct.local()
 
 
 class InterruptedPipe:
