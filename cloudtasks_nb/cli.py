@@ -117,7 +117,7 @@ def _print(frame: pd.DataFrame) -> None:
     """Write a frame as text, texts to the left, nothing for what is missing."""
     words = frame.reset_index().astype(object).where(frame.reset_index().notna(), "").astype(str)
     widths = [max([len(name), *words[name].str.len()]) for name in words.columns]
-    lines = [words.columns.tolist(), *words.values.tolist()]
+    lines = [words.columns.tolist(), *words.to_numpy().tolist()]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
