@@ -18,6 +18,7 @@ MAX_BYTES = 4 << 20
 _FIRST, _SECOND, _THIRD = b"\x0a", b"\x12", b"\x1a"
 _BASIC_VIEW = b"\x18\x01"  # CreateTaskRequest.response_view
 _SEVEN_BITS = 0x7F
+_OVERHEAD = 64  # tags and lengths around a task, and the request's own id
 
 
 def by_name(name: str) -> bytes:
@@ -47,24 +48,34 @@ class Envelope:
     def batch(self, tasks: Sequence[str], wire: Sequence[bytes], request_id: str) -> bytes:
         """Return the `BatchCreateTasksRequest` for tasks with these ids."""
         pieces = [self._parent]
+        heads: dict[tuple[int, int], bytes] = {}
         for task, content in zip(tasks, wire, strict=True):
-            request = self.create(task, content)
-            pieces += (_SECOND, _varint(len(request)), request)
+            size = (len(task), len(content))
+            head = heads.get(size)
+            if head is None:
+                head = heads[size] = self._head(*size)
+            pieces += (head, task.encode(), content, _BASIC_VIEW)
         pieces.append(_field(_THIRD, request_id.encode()))
         return b"".join(pieces)
 
     def cut(self, tasks: Sequence[str], wire: Sequence[bytes]) -> Iterator[slice]:
         """Yield the slices of a request that are small enough for one call each; nearly always it is one."""
-        extra = len(self._parent) + len(self._prefix) + 40
-        room = MAX_BYTES - 2 * extra
-        start, total = 0, 0
+        extra = len(self._parent) + len(self._prefix) + _OVERHEAD
+        start, total = 0, extra
         for at, (task, content) in enumerate(zip(tasks, wire, strict=True)):
             size = len(content) + len(task) + extra
-            if at > start and total + size > room:
+            if at > start and total + size > MAX_BYTES:
                 yield slice(start, at)
-                start, total = at, 0
+                start, total = at, extra
             total += size
         yield slice(start, len(tasks))
+
+    def _head(self, task: int, content: int) -> bytes:
+        """Return what stands before the id of a task, by the lengths of the id and of the rest of the task."""
+        name = _FIRST + _varint(len(self._prefix) + task)
+        inner = len(name) + len(self._prefix) + task + content
+        parent = self._parent + _SECOND + _varint(inner)
+        return _SECOND + _varint(len(parent) + inner + len(_BASIC_VIEW)) + parent + name + self._prefix
 
 
 def _varint(number: int) -> bytes:

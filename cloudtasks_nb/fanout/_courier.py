@@ -7,7 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout._caller import Stopped, Switch
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._pace import Meter
@@ -87,6 +87,7 @@ class Courier:
         self._acks: list[Ack] = []
         self._turning: asyncio.Future[None] | None = None
         self._pausing: asyncio.Task[None] | None = None
+        self._fault: Exception | None = None
         self._dry = False  # the outbox has no more requests
         self._news = asyncio.Event()
 
@@ -99,6 +100,8 @@ class Courier:
                     self._turn()
                     await self._news.wait()
                     self._news.clear()
+                    if self._fault is not None:
+                        raise self._fault
         finally:
             # Also when the sending is cancelled: what is known must not be lost.
             await asyncio.shield(asyncio.ensure_future(self._put_away()))
@@ -157,9 +160,8 @@ class Courier:
             )
         except CloudTasksError as error:
             self._switch.turn_off(error)
-        except Exception as error:
-            self._switch.turn_off(OutboxError(f"the outbox failed: {type(error).__name__}: {error}"))
-            raise
+        except Exception as error:  # noqa: BLE001 - raised where `run` waits; here nobody would hear of it
+            self._fault = error
         else:
             self._ready.extend(requests)
             self._dry = (self._dry or len(requests) < want) and not any(ack.again for ack in acks)

@@ -10,7 +10,7 @@ from struct import unpack
 from typing import Any
 
 from cloudtasks_nb.fanout._blocks import Block, Sheet, unpack_shown
-from cloudtasks_nb.fanout._identity import key_head, task_ids, try_of
+from cloudtasks_nb.fanout._identity import batch_of, key_head, task_ids, try_of
 from cloudtasks_nb.fanout._ledger import as_json, number_of, paged
 from cloudtasks_nb.fanout._records import Page, State
 
@@ -69,19 +69,20 @@ def locate(connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> 
     """Find the rows whose newest task has one of the ids; ids of older tries and of other batches are left out."""
     num, found = number_of(connection, batch), {}
     for page in paged(tasks, _PAGE):
-        heads = {head: task for task in page if (head := key_head(task)) and task[21:29] == batch}
-        by_half: dict[int, list[bytes]] = {}
-        for head in heads:
-            by_half.setdefault(unpack(">q", head[:8])[0], []).append(head)
+        # Tasks of several tries of a row lead to the same key.
+        by_half: dict[int, list[tuple[int, int | None, str]]] = {}
+        for task in page:
+            head = key_head(task)
+            if head and batch_of(task) == batch:
+                half, rest = unpack(">qH", head)
+                by_half.setdefault(half, []).append((rest, try_of(task), task))
         cursor = connection.execute(
-            """SELECT k.k1, k.k2, r.ref, r.try FROM json_each(?) j
+            """SELECT k.k1, (k.k2 >> 48) & 65535, r.try, r.ref FROM json_each(?) j
                CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value CROSS JOIN rows r ON r.ref = k.ref""",
             (as_json(by_half), num),
         )
-        for k1, k2, ref, attempt in cursor:
-            for head in by_half[k1]:
-                if (k2 >> 48) & 0xFFFF == int.from_bytes(head[8:]) and try_of(heads[head]) == attempt:
-                    found[heads[head]] = ref
+        for half, rest, attempt, ref in cursor:
+            found.update({task: ref for *shown, task in by_half[half] if shown == [rest, attempt]})
     return found
 
 

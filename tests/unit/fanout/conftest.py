@@ -1,0 +1,288 @@
+"""Rows without a DataFrame, and a Cloud Tasks of a few lines that can be told to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.cloud.tasks_v2 import types
+from google.longrunning import operations_pb2
+
+from cloudtasks_nb._names import CODES
+from cloudtasks_nb.errors import CloudTasksError, ServiceError, UnavailableError
+from cloudtasks_nb.fanout._chunk import Chunk
+from cloudtasks_nb.fanout._identity import Place
+from cloudtasks_nb.fanout._outbox import Outbox
+from cloudtasks_nb.fanout._records import Ack, Page, Request, Spooled, State
+from cloudtasks_nb.fanout._requests import Desk
+
+__all__ = [
+    "NOTHING",
+    "NOW",
+    "PLACE",
+    "Service",
+    "all_rows",
+    "chunk",
+    "chunks",
+    "digest",
+    "error",
+    "put",
+    "refs",
+    "send_all",
+    "spool",
+    "tables",
+    "take",
+    "task",
+]
+
+#: Seconds since 1970.
+NOW = 1_800_000_000.0
+
+PLACE = Place(endpoint="e-1", project="p", location="l", queue="q")
+
+_Batch = types.BatchCreateTasksRequest.pb()
+_Metadata = types.BatchCreateTasksMetadata.pb()
+_Create = types.CreateTaskRequest.pb()
+_Task = types.Task.pb()
+
+
+def digest(text: str) -> bytes:
+    """Return 16 bytes for a text."""
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+def task(text: str) -> bytes:
+    """Return a task on the wire, without its name."""
+    wire: bytes = _Task(http_request={"url": f"https://svc/{text}", "body": text.encode() * 3}).SerializeToString()
+    return wire
+
+
+def chunk(
+    rows: Iterable[int],
+    *,
+    key: Callable[[int], str] = str,
+    request: Callable[[int], str] = str,
+    rejected: Mapping[int, str] | None = None,
+) -> Chunk:
+    """Make a chunk; `key` and `request` say by what a row is known and what it sends."""
+    positions = list(rows)
+    bad = {positions.index(row): reason for row, reason in (rejected or {}).items() if row in positions}
+    return Chunk(
+        rows=positions,
+        keys=[digest(key(row)) for row in positions],
+        digests=[bytes(16) if index in bad else digest(request(row)) for index, row in enumerate(positions)],
+        tasks=[b"" if index in bad else task(request(row)) for index, row in enumerate(positions)],
+        shown=",".join(map(str, positions)).encode(),
+        rejected=bad,
+    )
+
+
+def chunks(rows: Iterable[int], size: int = 100, **options: Any) -> Iterator[Chunk]:
+    """Yield the chunks of many rows."""
+    positions = list(rows)
+    for start in range(0, len(positions), size):
+        yield chunk(positions[start : start + size], **options)
+
+
+def spool(
+    outbox: Outbox, planned: Iterable[Chunk], *, place: Place = PLACE, recipe: bytes = b"recipe", **options: Any
+) -> Spooled:
+    """Bring rows into the outbox, as `fan_out` does."""
+    with outbox.spool(place, recipe_identity=recipe, **options) as spooling:
+        for part in planned:
+            spooling.add(part)
+        return spooling.commit()
+
+
+def tables(path: Path) -> dict[str, int]:
+    """Count what the tables that grow hold."""
+    with closing(sqlite3.connect(path)) as connection:
+        return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in TABLES}  # noqa: S608 - our names
+
+
+#: The tables that grow.
+TABLES = ("batches", "parts", "blocks", "rows", "keys", "outcomes", "counts")
+#: What `tables` gives for an outbox without anything in it.
+NOTHING = dict.fromkeys(TABLES, 0)
+
+
+def all_rows(outbox: Outbox, batch: str, field: str, **options: Any) -> list[Any]:
+    """Return one field of all pages of a batch, put together."""
+    pages: Iterator[Page] = outbox.rows(batch, **options)
+    return [value for page in pages for value in getattr(page, field)]
+
+
+def take(outbox: Outbox, batch: str, want: int = 99) -> list[Request]:
+    """Get requests as a new sender does."""
+    return outbox.turn(Desk(batch), [], want, now=NOW)
+
+
+def send_all(outbox: Outbox, batch: str) -> None:
+    """Have every unsent row acknowledged."""
+    desk = Desk(batch)
+    requests = outbox.turn(desk, [], 999, now=NOW)
+    outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=NOW)
+
+
+def refs(outbox: Outbox, batch: str) -> list[int]:
+    """Return the refs of all rows."""
+    return all_rows(outbox, batch, "refs")
+
+
+def put(outbox: Outbox, batch: str, ref: int, state: State) -> None:
+    """Bring a row into a state, without asking whether that can be."""
+    with closing(sqlite3.connect(outbox.path)) as connection, connection:
+        (before,) = connection.execute("SELECT state FROM rows WHERE ref = ?", (ref,)).fetchone()
+        (num,) = connection.execute("SELECT num FROM batches WHERE id = ?", (batch,)).fetchone()
+        connection.execute("UPDATE rows SET state = ? WHERE ref = ?", (state, ref))
+        for code, change in ((before, -1), (state, 1)):
+            connection.execute(
+                "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", (num, code, change)
+            )
+
+
+def error(code: str, text: str = "scripted") -> CloudTasksError:
+    """Return what a channel raises for a code."""
+    kind = UnavailableError if code in {"UNAVAILABLE", "DEADLINE_EXCEEDED"} else ServiceError
+    return kind(f"{code}: {text}", code=code)
+
+
+def _nothing(rpc: str, number: int) -> None:
+    """Let a call happen."""
+
+
+def _accept(name: str) -> tuple[str, str] | None:
+    """Refuse nothing."""
+
+
+class Service:
+    """Cloud Tasks as far as a sender sees it: a task's name can be used once.
+
+    Parameters
+    ----------
+    before, after : callable
+        Called with the RPC and its number, before a call has its effect and after that; raise what goes wrong.
+    refuse : callable
+        Says by its name whether a task is refused: returns code and text, or None.
+    batching : bool
+        Whether it knows `BatchCreateTasks`.
+    unfinished : int
+        How often an operation is looked at before it is done; -1: it never is, and nothing is created.
+    """
+
+    google = False
+
+    def __init__(
+        self,
+        *,
+        before: Callable[[str, int], None] = _nothing,
+        after: Callable[[str, int], None] = _nothing,
+        refuse: Callable[[str], tuple[str, str] | None] = _accept,
+        batching: bool = True,
+        unfinished: int = 0,
+    ) -> None:
+        self.before = before
+        self.after = after
+        self.refuse = refuse
+        self.batching = batching
+        self.unfinished = unfinished
+        self.created: Counter[str] = Counter()  # short id -> times created
+        self.live: set[str] = set()
+        self.calls: Counter[str] = Counter()
+        self.sizes: list[int] = []
+        self.flying = self.most = 0
+        self.requests: dict[str, bytes] = {}
+        self.operations: dict[str, list[Any]] = {}
+
+    async def raw(self, rpc: str, request: bytes, /, *, timeout: float | None = 20.0) -> bytes:  # noqa: ARG002 - as the channel has it
+        """Answer one call."""
+        self.calls[rpc] += 1
+        number = self.calls[rpc]
+        self.flying += 1
+        self.most = max(self.most, self.flying)
+        try:
+            await asyncio.sleep(0)
+            self.before(rpc, number)
+            answer = self._answer(rpc, request)
+            self.after(rpc, number)
+            return answer
+        finally:
+            self.flying -= 1
+
+    def create(self, name: str) -> tuple[str, str] | None:
+        """Create a task; returns code and text if it fails."""
+        short = name.rpartition("/")[2]
+        if refused := self.refuse(short):
+            return refused
+        if short in self.created:
+            return "ALREADY_EXISTS", "Requested entity already exists"
+        self.created[short] += 1
+        self.live.add(short)
+        return None
+
+    def _answer(self, rpc: str, request: bytes) -> bytes:
+        if rpc == "BatchCreateTasks":
+            return self._batch(request)
+        if rpc == "GetOperation":
+            return self._operation(types.GetTaskRequest.pb().FromString(request).name)
+        if rpc == "CreateTask":
+            name = _Create.FromString(request).task.name
+            if failed := self.create(name):
+                raise error(*failed)
+            return b""
+        name = types.GetTaskRequest.pb().FromString(request).name
+        if name.rpartition("/")[2] not in self.live:
+            raise error("NOT_FOUND", "Requested entity was not found.")
+        return bytes(_Task(name=name).SerializeToString())
+
+    def _batch(self, request: bytes) -> bytes:
+        if not self.batching:
+            raise error("UNIMPLEMENTED")
+        message = _Batch.FromString(request)
+        self.sizes.append(len(message.requests))
+        assert self.requests.setdefault(message.request_id, request) == request, "one id for two requests"
+        name = f"projects/p/locations/l/operations/{message.request_id}"
+        if name not in self.operations:
+            names = [one.task.name for one in message.requests]
+            failed = {} if self.unfinished < 0 else {i: bad for i, n in enumerate(names) if (bad := self.create(n))}
+            self.operations[name] = [self.unfinished, failed]
+        return self._operation(name)
+
+    def _operation(self, name: str) -> bytes:
+        left, failed = self.operations[name]
+        operation = operations_pb2.Operation(name=name, done=left == 0)
+        if left == 0:
+            metadata = _Metadata(state=5 if failed else 2)
+            for index, (code, text) in failed.items():
+                metadata.failed_requests[index].code = CODES.index(code)
+                metadata.failed_requests[index].message = text
+            operation.metadata.Pack(metadata)
+        elif left > 0:
+            self.operations[name][0] -= 1
+        return bytes(operation.SerializeToString())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where an outbox can be."""
+    return tmp_path / "home" / "outbox.sqlite3"
+
+
+@pytest.fixture
+def outbox(path: Path) -> Iterator[Outbox]:
+    """Return an empty outbox."""
+    with Outbox(path, timeout=5.0) as made:
+        yield made
+
+
+@pytest.fixture
+def batch(outbox: Outbox) -> str:
+    """Make a batch of 250 rows, none sent."""
+    return spool(outbox, chunks(range(250))).batch
