@@ -1,0 +1,113 @@
+"""Fixtures of fan-outs against a real emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import cloudtasks_nb as ct
+from tests.integration.toolkit.conftest import make_name, paused, queue, tasks
+
+__all__ = ["Proxy", "make_name", "paused", "queue", "reached", "tasks"]
+
+PATIENCE = 60.0  # seconds after which something that should happen counts as not happening
+
+
+def reached(batch: ct.Batch, condition: Callable[[Any], bool]) -> Any:
+    """Wait until the progress of a batch fulfils a condition, and return it."""
+    news = threading.Event()
+    end = batch._tracker.listen(news.set)
+    try:
+        while not condition(batch.progress()):
+            assert news.wait(PATIENCE), f"still {batch.progress()!r}"
+            news.clear()
+        return batch.progress()
+    finally:
+        end()
+
+
+class Proxy:
+    """A TCP proxy on loopback that can cut, delay and hold up what goes through it."""
+
+    def __init__(self, target: str) -> None:
+        host, port = target.split(":")
+        self._target = (host, int(port))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+        self.delay = 0.0  #: seconds before each piece of an answer
+        self.connections = 0
+        self._server = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        port = self._server.sockets[0].getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+
+    def reset(self) -> None:
+        """Cut every connection."""
+        self._run(self._cut())
+
+    def stall(self) -> None:
+        """Let nothing through until `go`."""
+        self._loop.call_soon_threadsafe(self._open.clear)
+
+    def go(self) -> None:
+        """Let everything through."""
+        self._loop.call_soon_threadsafe(self._open.set)
+
+    def close(self) -> None:
+        """Cut every connection and end."""
+        self._run(self._shut())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            there, back = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.close()
+            return
+        self._writers |= {writer, back}
+        await asyncio.gather(self._pump(reader, back, 0.0), self._pump(there, writer, None))
+        self._writers -= {writer, back}
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay: float | None) -> None:
+        try:
+            while piece := await source.read(65536):
+                await self._open.wait()
+                await asyncio.sleep(self.delay if delay is None else delay)
+                sink.write(piece)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+    async def _cut(self) -> None:
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    async def _shut(self) -> None:
+        self._open.set()
+        self._server.close()
+        await self._cut()
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        await asyncio.wait(others, timeout=PATIENCE) if others else None
+
+
+@pytest.fixture
+def proxy(emulator: Any) -> Iterator[Proxy]:
+    """Give a proxy in front of the file's emulator."""
+    made = Proxy(emulator.ready["grpc"])
+    yield made
+    made.close()

@@ -1,0 +1,81 @@
+"""What each verb does to a row in each state: the table of the documentation, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.fanout._records import Outcome, State
+from tests.integration.fanout.conftest import reached
+
+FINAL = {
+    "succeeded": State.SUCCEEDED,
+    "failed": State.FAILED,
+    "cancelled": State.CANCELLED,
+    "gone": State.GONE,
+}
+SAME, NEW = "left", "new try"
+
+
+def same_cell(queue: ct.Queue, _: ct.Batch) -> None:
+    """Run the cell again."""
+    queue.fan_out(ROWS, url="http://127.0.0.1:9/{row}", name="n")
+
+
+VERBS: dict[str, Callable[[ct.Queue, ct.Batch], object]] = {
+    "same cell": same_cell,
+    "resume": lambda _, batch: batch.resume(),
+    "retry_failed": lambda _, batch: batch.retry_failed(),
+    "resend": lambda _, batch: batch.resend(batch.tasks()),
+    "cancel": lambda _, batch: batch.cancel(),
+}
+ROWS = pd.DataFrame({"row": [1]})
+TABLE = [
+    ("ready", "same cell", "ready", SAME),
+    ("ready", "resume", "ready", SAME),
+    ("ready", "retry_failed", "ready", SAME),
+    ("ready", "resend", "ready", SAME),
+    ("ready", "cancel", "cancelled", SAME),
+    ("succeeded", "same cell", "succeeded", SAME),
+    ("succeeded", "resume", "succeeded", SAME),
+    ("succeeded", "retry_failed", "succeeded", SAME),
+    ("succeeded", "resend", "ready", NEW),
+    ("succeeded", "cancel", "succeeded", SAME),
+    ("failed", "same cell", "failed", SAME),
+    ("failed", "resume", "failed", SAME),
+    ("failed", "retry_failed", "ready", NEW),
+    ("failed", "resend", "ready", NEW),
+    ("failed", "cancel", "failed", SAME),
+    *(
+        (state, verb, after, attempt)
+        for state in ("cancelled", "gone")
+        for verb, after, attempt in (
+            ("same cell", state, SAME),
+            ("resume", state, SAME),
+            ("retry_failed", state, SAME),
+            ("resend", "ready", NEW),
+            ("cancel", state, SAME),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "verb", "after", "attempt"), TABLE)
+def test_verb_on_a_row(paused: ct.Queue, before: str, verb: str, after: str, attempt: str) -> None:
+    """A row stays as it is, or gets a new try whose task is in the queue, or is deleted there."""
+    batch = paused.fan_out(ROWS, url="http://127.0.0.1:9/{row}", name="n")
+    reached(batch, lambda progress: not progress.unsent)
+    if before in FINAL:
+        paused.delete_tasks(batch.tasks())
+        outbox = batch._outbox
+        ref = next(outbox.rows(batch.id)).refs[0]
+        outbox.record(batch.id, [Outcome(ref=ref, attempt=1, state=FINAL[before])])
+    VERBS[verb](paused, batch)
+    reached(batch, lambda progress: not progress.unsent and (verb != "cancel" or progress.finished))
+    row = batch.tasks().iloc[0]
+    assert (row["state"], row["try"]) == (after, 2 if attempt == NEW else 1)
+    in_queue = list(paused.tasks().index)
+    assert in_queue == ([row["task"]] if after == "ready" else [])
