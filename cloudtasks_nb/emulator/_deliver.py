@@ -83,7 +83,7 @@ class Deliverer:
                 raise NobodyListensError from error
             return Outcome(http_status=NO_ANSWER)
         except aiohttp.TooManyRedirects as error:
-            return Outcome(http_status=error.status or NO_ANSWER)
+            return Outcome(http_status=error.history[-1].status)
         except (aiohttp.ClientError, OSError, ValueError):
             return Outcome(http_status=NO_ANSWER)
 
