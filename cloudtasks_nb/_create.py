@@ -13,7 +13,7 @@ from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._messages import task_columns
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb._watch import now_micros
-from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError
+from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, TaskNotFoundError
 from cloudtasks_nb.fanout._plan import Recipe, compile_recipe, plan_one
 
 __all__ = ["create_task", "literal_recipe"]
@@ -65,5 +65,9 @@ def create_task(connection: Connection, queue: QueueName, recipe: Recipe, task_i
                 hint="use another task_id, or none; an id is free again 24 hours after its task left the queue",
             ) from error
         # The id is random: it was us, and the answer to the first call was lost.
-        made = connection.call("GetTask", name=message.name)
+        try:
+            made = connection.call("GetTask", name=message.name)
+        except TaskNotFoundError:  # it has left the queue meanwhile
+            columns = task_columns([message], now=now_micros())
+            return frame(TASKS, {**columns, "state": ["gone"], "create_time": [None]}, index="task")
     return frame(TASKS, task_columns([made], now=now_micros()), index="task")

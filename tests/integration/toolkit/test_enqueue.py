@@ -1,0 +1,102 @@
+"""One task at a time: what is sent is what was said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import errors
+from tests.integration.conftest import Emulator, Target
+
+NOWHERE = "http://127.0.0.1:9/never"
+
+
+@pytest.mark.parametrize(
+    ("body", "sent", "kind"),
+    [
+        ({"day": "2026-01-01", "n": [1, None]}, b'{"day":"2026-01-01","n":[1,null]}', "application/json"),
+        ([1, 2], b"[1,2]", "application/json"),
+        (5, b"5", "application/json"),
+        ("a={b}&c=1", b"a={b}&c=1", None),
+        (b"grue\xc3\xa9zi {x}", b"grue\xc3\xa9zi {x}", None),
+        (None, b"", None),
+    ],
+)
+def test_bodies(queue: ct.Queue, target: Target, body: Any, sent: bytes, kind: str | None) -> None:
+    """JSON values are sent as JSON, text and bytes as they are, braces included."""
+    queue.enqueue(target.url, body)
+    request = target.wait(1)[0]
+    assert (request.method, request.path, request.body) == ("POST", "/work", sent)
+    if kind is not None:
+        assert request.headers["content-type"] == kind
+
+
+def test_literal_arguments(queue: ct.Queue, target: Target) -> None:
+    """Method, headers and URL arrive as written: braces name no columns here."""
+    queue.enqueue(f"{target.url}?a=%7Bb%7D", method="PUT", headers={"X-Shape": "{}"})
+    request = target.wait(1)[0]
+    assert (request.method, request.path, request.headers["x-shape"]) == ("PUT", "/work?a=%7Bb%7D", "{}")
+
+
+def test_the_words_of_a_task(paused: ct.Queue, emulator: Emulator) -> None:
+    """Every word reaches the service."""
+    made = paused.enqueue(
+        NOWHERE,
+        task_id="t",
+        service_account="sa@p.iam.gserviceaccount.com",
+        audience="aud",
+        dispatch_deadline="30s",
+        retry={"max_attempts": 3, "min_backoff": "2s"},
+    )
+    assert made.index.tolist() == ["t"]
+    assert made.dispatch_deadline["t"] == pd.Timedelta("30s")
+    assert made.service_account["t"] == "sa@p.iam.gserviceaccount.com"
+    stored = emulator.client.get_task(name=f"{paused.name}/tasks/t")
+    assert stored.http_request.oidc_token.audience == "aud"
+    assert (stored.retry_config.max_attempts, stored.retry_config.min_backoff.total_seconds()) == (3, 2)
+
+
+def test_when_it_is_due(paused: ct.Queue) -> None:
+    """A delay counts from now, a time is a time, with its own zone or the one that was named."""
+    now = pd.Timestamp.now("UTC")
+    due = (now + pd.Timedelta("2h")).floor("s")
+    local = due.tz_convert("Asia/Tokyo").tz_localize(None).isoformat()
+    delayed = paused.schedule(NOWHERE, delay="10min").schedule_time.iloc[0]
+    assert pd.Timedelta("10min") <= delayed - now < pd.Timedelta("20min")
+    for words in ({"at": due}, {"at": due.isoformat()}, {"at": local, "tz": "Asia/Tokyo"}):
+        assert paused.schedule(NOWHERE, **words).schedule_time.iloc[0] == due
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_an_answer_that_was_lost(
+    paused: ct.Queue,
+    monkeypatch: pytest.MonkeyPatch,
+    left: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    """A task that was made although nobody heard of it is made once; one that is gone already is said to be gone."""
+    transport = paused._connection.transport
+    call = transport.call
+
+    async def deaf(rpc: str, **fields: Any) -> Any:
+        answer = await call(rpc, **fields)
+        if rpc != "CreateTask":
+            return answer
+        if left:
+            await call("DeleteTask", name=answer.name)
+        raise errors.AlreadyExistsError("there", code="ALREADY_EXISTS")
+
+    monkeypatch.setattr(transport, "call", deaf)
+    made = paused.enqueue(NOWHERE, {"n": 1})
+    assert made.state.tolist() == ["gone" if left else "ready"]
+    assert made.url.tolist() == [NOWHERE]
+    assert paused.tasks().index.tolist() == ([] if left else made.index.tolist())
+
+
+def test_bytes_that_are_no_text(paused: ct.Queue) -> None:
+    """They are refused with a way out, and nothing was made."""
+    with pytest.raises(errors.InvalidInputError, match="not UTF-8"):
+        paused.enqueue(NOWHERE, b"\xff\xfe")
+    assert len(paused.tasks()) == 0
