@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import itertools
 import re
@@ -15,6 +14,7 @@ from cloudtasks_nb.emulator._clock import Clock
 from cloudtasks_nb.emulator._entries import PARTS, Entries
 from cloudtasks_nb.emulator._filter import And, Compare, Node, Or, compile_filter, parse_filter, parse_time
 from cloudtasks_nb.emulator._oplog import Kind, Record
+from cloudtasks_nb.emulator._pages import page_token, read_number
 from cloudtasks_nb.emulator._pb import logs
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.emulator._store import Store
@@ -69,7 +69,7 @@ class LogCalls:
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
         query = hashlib.sha256(f"{list(request.resource_names)}{request.filter}{request.order_by}".encode()).hexdigest()
         queues = self._queues(request.resource_names, scope)
-        start = _position(request.page_token, query)
+        start = read_number(request.page_token, query)
         found: list[bytes] = []
         last = 0
         rows = self._rows(scope, queues, start, ascending=ascending)
@@ -80,7 +80,7 @@ class LogCalls:
                 if len(found) == size:
                     break
         more = next(rows, None) is not None
-        return b"".join(found) + (len_field(2, _token(last, query)) if more else b"")
+        return b"".join(found) + (len_field(2, page_token(str(last), query).encode()) if more else b"")
 
     def _queues(self, resources: Any, scope: _Scope) -> list[int]:
         projects = {match[1] for resource in resources if (match := _PROJECT.fullmatch(resource))}
@@ -151,20 +151,3 @@ def _kinds(node: Node) -> frozenset[int]:
         kind = PARTS.get(node.path[1])
         return every if kind is None else frozenset([kind.value])
     return every
-
-
-def _token(last: int, query: str) -> bytes:
-    return base64.urlsafe_b64encode(f"{last} {query}".encode())
-
-
-def _position(token: str, query: str) -> int:
-    if not token:
-        return 0
-    try:
-        last, asked = base64.urlsafe_b64decode(token.encode()).decode().split(" ")
-        start = int(last)
-    except ValueError as error:
-        raise RefusedError("INVALID_ARGUMENT", "page_token is not valid.") from error
-    if asked != query:
-        raise RefusedError("INVALID_ARGUMENT", "page_token belongs to another request.")
-    return start

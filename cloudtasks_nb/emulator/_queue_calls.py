@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from typing import Any
 
@@ -13,6 +12,7 @@ from cloudtasks_nb.emulator._clock import SECOND
 from cloudtasks_nb.emulator._engine import Call, Engine
 from cloudtasks_nb.emulator._filter import compile_filter, parse_filter
 from cloudtasks_nb.emulator._memory import QueueState
+from cloudtasks_nb.emulator._pages import page_token, read_token
 from cloudtasks_nb.emulator._pb import beta, v2
 from cloudtasks_nb.emulator._queues import PAUSED, RUNNING, configured, from_v2, set_duration, to_v2, updated
 from cloudtasks_nb.emulator._refusal import RefusedError, help_link
@@ -62,7 +62,7 @@ class QueueCalls:
         if _LOCATION.fullmatch(request.parent) is None:
             raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
         keep = _queue_filter(request.filter)
-        after = _position(request.page_token, request.filter)
+        after = read_token(request.page_token, request.filter) if request.page_token else ""
         prefix, now = f"{request.parent}/queues/", self._engine.clock.now()
         queues = self._store.contents.queues
         names = sorted(name for name, queue in queues.items() if name.startswith(prefix) and queue.usable_at <= now)
@@ -76,7 +76,7 @@ class QueueCalls:
             if keep(queues[name].message):
                 response.queues.append(message)
         if len(names) > size:
-            response.next_page_token = _token(names[size - 1], request.filter)
+            response.next_page_token = page_token(names[size - 1], request.filter)
         return bytes(response.SerializeToString())
 
     async def get_queue(self, wire: bytes) -> bytes:
@@ -240,19 +240,3 @@ def _queue_filter(text: str) -> Any:
         return get
 
     return compile_filter(parse_filter(text), getter_of)
-
-
-def _token(name: str, query: str) -> str:
-    return base64.urlsafe_b64encode(f"{name}\n{query}".encode()).decode()
-
-
-def _position(token: str, query: str) -> str:
-    if not token:
-        return ""
-    try:
-        name, _, asked = base64.urlsafe_b64decode(token.encode()).decode().partition("\n")
-    except ValueError as error:
-        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid.") from error
-    if asked != query:
-        raise RefusedError("INVALID_ARGUMENT", "The filter cannot be changed between pages.")
-    return name

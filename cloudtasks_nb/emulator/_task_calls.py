@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +11,7 @@ from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.emulator._engine import Call, Engine
 from cloudtasks_nb.emulator._memory import QueueState
 from cloudtasks_nb.emulator._operations import CREATE, DELETE, Batch, BatchKind, operation_name, recall, remember
+from cloudtasks_nb.emulator._pages import page_token, read_number
 from cloudtasks_nb.emulator._pb import beta, v2
 from cloudtasks_nb.emulator._queues import configured
 from cloudtasks_nb.emulator._refusal import RefusedError
@@ -83,11 +82,11 @@ class TaskCalls:
             raise RefusedError("INVALID_ARGUMENT", "The page size cannot be negative.")
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         view, attempts, show = request.response_view, queue.attempts.get, self._shown
-        tasks, last = self._store.page(queue, _position(request.page_token), size)
+        tasks, last = self._store.page(queue, read_number(request.page_token), size)
         page = b"".join(
             len_field(1, show(task_wire(task.head, task.due, attempts(task.number), task.body, view))) for task in tasks
         )
-        return page + len_field(2, _token(last)) if last else page
+        return page + len_field(2, page_token(str(last)).encode()) if last else page
 
     async def delete_task(self, wire: bytes) -> bytes:
         """Delete a task."""
@@ -211,16 +210,3 @@ def _parse(kind: Any, name: str) -> Any:
 def _check_count(field: str, count: int, most: int) -> None:
     if count > most:
         raise RefusedError("INVALID_ARGUMENT", f"The number of {field} must be at most {most}.")
-
-
-def _token(number: int) -> bytes:
-    return base64.urlsafe_b64encode(f"after {number}".encode())
-
-
-def _position(token: str) -> int:
-    if not token:
-        return 0
-    try:
-        return int(base64.urlsafe_b64decode(token.encode()).decode().removeprefix("after "))
-    except (binascii.Error, ValueError) as error:
-        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid.") from error

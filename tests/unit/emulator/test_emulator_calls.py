@@ -1,0 +1,435 @@
+"""The calls of the API on a real engine, without a network: what the integration tests do not reach."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.cloud.location import locations_pb2
+from google.iam.v1 import iam_policy_pb2, policy_pb2
+from google.longrunning import operations_pb2
+
+from cloudtasks_nb.emulator._api import all_calls
+from cloudtasks_nb.emulator._clock import SECOND, Clock
+from cloudtasks_nb.emulator._commit import Committer
+from cloudtasks_nb.emulator._deliver import Deliverer
+from cloudtasks_nb.emulator._dispatch import Dispatcher
+from cloudtasks_nb.emulator._engine import Engine
+from cloudtasks_nb.emulator._faults import Fault, Faults
+from cloudtasks_nb.emulator._pb import beta, v2
+from cloudtasks_nb.emulator._refusal import RefusedError
+from cloudtasks_nb.emulator._settings import Settings
+from cloudtasks_nb.emulator._tokens import TokenMint
+from cloudtasks_nb.errors import InvalidInputError
+from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, http_task
+
+LOCATION = QUEUE.rpartition("/queues/")[0]
+
+
+@dataclass(kw_only=True)
+class Service:
+    """All calls of an engine whose dispatcher has nobody to send to."""
+
+    engine: Engine
+    calls: dict[str, Callable[[bytes], Coroutine[Any, Any, bytes]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.calls = dict(all_calls(self.engine))  # type: ignore[arg-type]  # every call is a coroutine function
+
+    async def call(self, name: str, request: Any, response: Any, *, api: str = "v2") -> Any:
+        """Call a method by its name, a short one of Cloud Tasks or a full one."""
+        full = name if name.startswith("/") else f"/google.cloud.tasks.{api}.CloudTasks/{name}"
+        return response.FromString(await self.calls[full](request.SerializeToString()))
+
+    async def create_queue(self, name: str = QUEUE) -> Any:
+        """Make a queue that is paused."""
+        await self.call("CreateQueue", v2.CreateQueueRequest(parent=LOCATION, queue=v2.Queue(name=name)), v2.Queue)
+        return await self.call("PauseQueue", v2.PauseQueueRequest(name=name), v2.Queue)
+
+    async def create_task(self, task_id: str = "") -> Any:
+        """Make a task."""
+        return await self.call("CreateTask", v2.CreateTaskRequest(parent=QUEUE, task=http_task(task_id)), v2.Task)
+
+
+Body = Callable[[Service], Coroutine[Any, Any, None]]
+Run = Callable[..., None]
+
+
+@asynccontextmanager
+async def service(make_store: MakeStore, clock: Clock, folder: Path, **settings: Any) -> AsyncIterator[Service]:
+    """Put an engine together."""
+    chosen = Settings(**settings)
+    store = make_store(**settings)
+    deliverer, mint = Deliverer(chosen), TokenMint(folder, "issuer", clock)
+    dispatcher = Dispatcher(store, clock, deliverer, mint.authorize, chosen)
+    committer = Committer(store, dispatcher.wake)
+    engine = Engine(
+        store=store,
+        committer=committer,
+        dispatcher=dispatcher,
+        clock=clock,
+        settings=chosen,
+        faults=Faults(),
+        mint=mint,
+    )
+    try:
+        yield Service(engine=engine)
+    finally:
+        await dispatcher.close()
+        await committer.close()
+        await deliverer.close()
+
+
+@pytest.fixture
+def run(make_store: MakeStore, clock: Clock, tmp_path: Path) -> Run:
+    """Give a function that runs a test on a service."""
+
+    def start(body: Body, **settings: Any) -> None:
+        async def main() -> None:
+            async with service(make_store, clock, tmp_path, **settings) as ready:
+                await body(ready)
+
+        asyncio.run(main())
+
+    return start
+
+
+async def refusal(calling: Coroutine[Any, Any, Any]) -> tuple[str | None, str]:
+    """Return code and text with which a call is refused."""
+    with pytest.raises(RefusedError) as refused:
+        await calling
+    return refused.value.code, refused.value.message
+
+
+MALFORMED = ("INVALID_ARGUMENT", "Invalid resource field value in the request.")
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "response"),
+    [
+        ("GetQueue", v2.GetQueueRequest(name="q"), v2.Queue),
+        ("DeleteQueue", v2.DeleteQueueRequest(name="q"), v2.Queue),
+        ("ListQueues", v2.ListQueuesRequest(parent="p"), v2.ListQueuesResponse),
+        ("ListTasks", v2.ListTasksRequest(parent="p"), v2.ListTasksResponse),
+        ("GetTask", v2.GetTaskRequest(name=QUEUE), v2.Task),
+        ("RunTask", v2.RunTaskRequest(name="t"), v2.Task),
+        ("GetCmekConfig", v2.GetCmekConfigRequest(name="c"), v2.CmekConfig),
+        ("GetIamPolicy", iam_policy_pb2.GetIamPolicyRequest(resource="q"), policy_pb2.Policy),
+        ("/google.cloud.location.Locations/GetLocation", locations_pb2.GetLocationRequest(name="l"), v2.Queue),
+    ],
+)
+def test_malformed_names(run: Run, method: str, request_: Any, response: Any) -> None:
+    """A name that is none is INVALID_ARGUMENT, whatever it should name."""
+
+    async def body(ready: Service) -> None:
+        assert await refusal(ready.call(method, request_, response)) == MALFORMED
+
+    run(body)
+
+
+def test_names_of_new_queues(run: Run) -> None:
+    """A queue needs a project, a name of the right form, and a parent that the name begins with."""
+
+    async def create(ready: Service, name: str, parent: str = LOCATION) -> tuple[str | None, str]:
+        request = v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=name))
+        return await refusal(ready.call("CreateQueue", request, v2.Queue))
+
+    async def body(ready: Service) -> None:
+        assert await create(ready, QUEUE, "nowhere") == (
+            "PERMISSION_DENIED",
+            "Permission denied on resource project nowhere.",
+        )
+        assert (await create(ready, f"{LOCATION}/queues/a_b"))[1].startswith("Queue name must be formatted: ")
+        other = "projects/p/locations/europe-west1"
+        assert await create(ready, QUEUE, other) == ("INVALID_ARGUMENT", f"{QUEUE} must begin with {other}.")
+
+    run(body)
+
+
+def test_update_makes_a_queue(run: Run) -> None:
+    """An update of a queue that is not there makes it; masks may be spelt in either way."""
+
+    async def body(ready: Service) -> None:
+        queue = v2.Queue(name=QUEUE)
+        queue.rate_limits.max_dispatches_per_second = 5
+        made = await ready.call("UpdateQueue", v2.UpdateQueueRequest(queue=queue), v2.Queue)
+        assert made.rate_limits.max_dispatches_per_second == 5
+        queue.app_engine_routing_override.service = "worker"
+        request = v2.UpdateQueueRequest(queue=queue)
+        request.update_mask.paths.extend(["appEngineRoutingOverride.service", "rateLimits"])
+        changed = await ready.call("UpdateQueue", request, v2.Queue)
+        assert changed.app_engine_routing_override.service == "worker"
+
+    run(body)
+
+
+def test_pages_of_queues(run: Run) -> None:
+    """Queues are listed by name, in pages, filtered; the filter stays the same over all pages."""
+
+    async def body(ready: Service) -> None:
+        for letter in "cab":
+            await ready.create_queue(f"{LOCATION}/queues/{letter}")
+        await ready.call("ResumeQueue", v2.ResumeQueueRequest(name=f"{LOCATION}/queues/b"), v2.Queue)
+
+        async def page(**request: Any) -> Any:
+            asked = v2.ListQueuesRequest(parent=LOCATION, **request)
+            return await ready.call("ListQueues", asked, v2.ListQueuesResponse)
+
+        first = await page(page_size=2)
+        second = await page(page_size=2, page_token=first.next_page_token)
+        assert [queue.name[-1] for queue in [*first.queues, *second.queues]] == ["a", "b", "c"]
+        assert second.next_page_token == ""
+        paused = await page(filter="state: PAUSED")
+        assert [queue.name[-1] for queue in paused.queues] == ["a", "c"]
+        fast = await page(filter="rateLimits.maxDispatchesPerSecond<500")
+        assert list(fast.queues) == []
+        for wrong in ({"page_token": "?"}, {"page_token": first.next_page_token, "filter": "x"}, {"page_size": -1}):
+            assert (await refusal(page(**wrong)))[0] == "INVALID_ARGUMENT"
+
+    run(body)
+
+
+def test_masks_of_v2beta3(run: Run) -> None:
+    """A mask decides what is shown; statistics only come when they are asked for."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        await ready.create_task("a")
+
+        async def get(*paths: str) -> Any:
+            request = beta.GetQueueRequest(name=QUEUE)
+            request.read_mask.paths.extend(paths)
+            return await ready.call("GetQueue", request, beta.Queue, api="v2beta3")
+
+        assert not (await get()).HasField("stats")
+        assert (await get("*")).stats.tasks_count == 1
+        some = await get("name", "stats.tasks_count", "type", "tombstone_ttl")
+        assert (some.stats.tasks_count, some.name, some.type_, some.tombstone_ttl.seconds) == (1, QUEUE, 2, 3600)
+        assert not some.HasField("rate_limits")
+
+    run(body)
+
+
+def test_queues_on_demand(run: Run) -> None:
+    """When it was asked for, a task makes its queue."""
+
+    async def body(ready: Service) -> None:
+        task = http_task("a")
+        task.schedule_time.FromMicroseconds(NOW + SECOND)
+        made = await ready.call("CreateTask", v2.CreateTaskRequest(parent=QUEUE, task=task), v2.Task)
+        assert made.name == f"{QUEUE}/tasks/a"
+        assert await refusal(ready.call("CreateTask", v2.CreateTaskRequest(parent="x"), v2.Task)) == MALFORMED
+
+    run(body, queues_on_demand=True)
+
+
+def test_pages_of_tasks(run: Run) -> None:
+    """A page token leads on; one that is none, and a negative size, are refused."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        for task_id in "abc":
+            await ready.create_task(task_id)
+
+        async def page(**request: Any) -> Any:
+            asked = v2.ListTasksRequest(parent=QUEUE, **request)
+            return await ready.call("ListTasks", asked, v2.ListTasksResponse)
+
+        first = await page(page_size=2)
+        second = await page(page_size=2, page_token=first.next_page_token)
+        assert [task.name[-1] for task in [*first.tasks, *second.tasks]] == ["a", "b", "c"]
+        assert second.next_page_token == ""
+        for wrong in ({"page_token": "??"}, {"page_token": "YWJj"}, {"page_size": -1}):
+            assert (await refusal(page(**wrong)))[0] == "INVALID_ARGUMENT"
+
+    run(body)
+
+
+def test_batches_are_for_one_queue(run: Run) -> None:
+    """Tasks of another queue in a batch refuse the whole; so do too many."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        operation = operations_pb2.Operation
+        other = v2.CreateTaskRequest(parent=f"{QUEUE}-2", task=http_task())
+        create = v2.BatchCreateTasksRequest(parent=QUEUE, requests=[other])
+        assert (await refusal(ready.call("BatchCreateTasks", create, operation)))[0] == "INVALID_ARGUMENT"
+        create = v2.BatchCreateTasksRequest(parent=QUEUE, requests=[v2.CreateTaskRequest()] * 101)
+        assert (await refusal(ready.call("BatchCreateTasks", create, operation)))[0] == "INVALID_ARGUMENT"
+        delete = v2.BatchDeleteTasksRequest(parent=QUEUE, names=[f"{QUEUE}-2/tasks/a"])
+        assert (await refusal(ready.call("BatchDeleteTasks", delete, operation)))[0] == "INVALID_ARGUMENT"
+        assert ready.engine.store.queue(QUEUE).live == {}
+
+    run(body)
+
+
+def test_a_batch_in_v2beta3(run: Run) -> None:
+    """A batch of the other version answers in its own messages."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        task = beta.Task(http_request=beta.HttpRequest(url="http://x"))
+        request = beta.BatchCreateTasksRequest(parent=QUEUE, requests=[beta.CreateTaskRequest(parent=QUEUE, task=task)])
+        operation = await ready.call("BatchCreateTasks", request, operations_pb2.Operation, api="v2beta3")
+        response = beta.BatchCreateTasksResponse()
+        assert operation.response.Unpack(response)
+        assert response.tasks[0].http_request.url == "http://x"
+
+    run(body)
+
+
+def test_the_same_batch_again(run: Run) -> None:
+    """A request id stands for one operation: sent again, the batch is answered and not carried out."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        item = v2.CreateTaskRequest(parent=QUEUE, task=http_task())
+        request = v2.BatchCreateTasksRequest(parent=QUEUE, requests=[item], request_id="once")
+        calls = [ready.call("BatchCreateTasks", request, operations_pb2.Operation) for _ in range(3)]
+        first, *others = await asyncio.gather(*calls)
+        assert others == [first, first]
+        assert len(ready.engine.store.queue(QUEUE).live) == 1
+
+    run(body)
+
+
+def test_an_operation_that_does_not_finish(run: Run) -> None:
+    """An operation that is held back stays unfinished until the faults are cleared; its tasks are there."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        ready.engine.faults.add(Fault(method="BatchCreateTasks", unfinished=True))
+        item = v2.CreateTaskRequest(parent=QUEUE, task=http_task("a"))
+        request = v2.BatchCreateTasksRequest(parent=QUEUE, requests=[item], request_id="held")
+        operation = await ready.call("BatchCreateTasks", request, operations_pb2.Operation)
+        get = operations_pb2.GetOperationRequest(name=operation.name)
+        method = "/google.longrunning.Operations/GetOperation"
+        assert not operation.done
+        assert await ready.call(method, get, operations_pb2.Operation) == operation
+        assert await ready.call("BatchCreateTasks", request, operations_pb2.Operation) == operation
+        assert ready.engine.store.queue(QUEUE).live.keys() == {"a"}
+        ready.engine.faults.clear()
+        assert (await ready.call(method, get, operations_pb2.Operation)).done
+
+    run(body)
+
+
+@pytest.mark.parametrize(("after", "made"), [(False, set()), (True, {"a"})], ids=["refused", "answer lost"])
+def test_faults(run: Run, *, after: bool, made: set[str]) -> None:
+    """A fault refuses a call, or lets it be carried out and loses the answer; the next call is answered."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        ready.engine.faults.add(Fault(method="CreateTask", code="UNAVAILABLE", message="no", after=after))
+        assert await refusal(ready.create_task("a")) == ("UNAVAILABLE", "no")
+        assert set(ready.engine.store.queue(QUEUE).live) == made
+        await ready.create_task("b")
+
+    run(body)
+
+
+def test_faults_are_counted(run: Run) -> None:
+    """A fault strikes as often as it was told, for its method or for all; without a count until it is cleared."""
+    faults = Faults()
+    faults.add(Fault(method="A", count=2))
+    faults.add(Fault(method="*", count=None, delay_s=0.001, code="ABORTED"))
+    struck = [faults.take(method) for method in ("A", "A", "A", "B")]
+    assert [fault.method if fault else None for fault in struck] == ["A", "A", "*", "*"]
+    faults.clear()
+    assert faults.take("A") is None
+    assert not faults.holds("A")
+
+
+@pytest.mark.parametrize("given", [{}, {"method": "A", "color": "red"}, {"method": "A", "code": "BAD"}])
+def test_faults_that_make_no_sense(given: dict[str, Any]) -> None:
+    """A fault without a method, with another key or an unknown code is refused."""
+    with pytest.raises(InvalidInputError):
+        Fault.of(given)
+
+
+def test_a_delayed_call(run: Run) -> None:
+    """A delayed call is answered in the end."""
+
+    async def body(ready: Service) -> None:
+        ready.engine.faults.add(Fault.of({"method": "CreateQueue", "delay_s": 0.001}))
+        assert (await ready.create_queue()).name == QUEUE
+
+    run(body)
+
+
+@pytest.mark.parametrize("method", ["BatchCreateTasks", "BatchDeleteTasks"])
+@pytest.mark.parametrize("api", ["v2", "v2beta3"])
+def test_no_batch(run: Run, api: str, method: str) -> None:
+    """An emulator without batch calls answers them as a service that does not know them."""
+
+    async def body(ready: Service) -> None:
+        code, _ = await refusal(ready.call(method, v2.GetQueueRequest(), v2.Queue, api=api))
+        assert code == "UNIMPLEMENTED"
+
+    run(body, no_batch=True)
+
+
+def test_policies(run: Run) -> None:
+    """A policy is replaced as a whole, has an etag of its content, and one that is out of date is refused."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        get = iam_policy_pb2.GetIamPolicyRequest(resource=QUEUE)
+        assert await ready.call("GetIamPolicy", get, policy_pb2.Policy) == policy_pb2.Policy()
+        policy = policy_pb2.Policy(bindings=[policy_pb2.Binding(role="roles/cloudtasks.enqueuer", members=["user:a"])])
+        put = iam_policy_pb2.SetIamPolicyRequest(resource=QUEUE, policy=policy)
+        saved = await ready.call("SetIamPolicy", put, policy_pb2.Policy)
+        assert (await ready.call("GetIamPolicy", get, policy_pb2.Policy)) == saved
+        put.policy.etag = b"old"
+        assert (await refusal(ready.call("SetIamPolicy", put, policy_pb2.Policy)))[0] == "ABORTED"
+        test = iam_policy_pb2.TestIamPermissionsRequest(resource=QUEUE, permissions=["cloudtasks.tasks.create"])
+        answer = iam_policy_pb2.TestIamPermissionsResponse
+        assert list((await ready.call("TestIamPermissions", test, answer)).permissions) == ["cloudtasks.tasks.create"]
+        test.resource += "-2"
+        assert list((await ready.call("TestIamPermissions", test, answer)).permissions) == []
+
+    run(body)
+
+
+def test_encryption_settings(run: Run) -> None:
+    """The encryption key of a location is empty until it is set."""
+
+    async def body(ready: Service) -> None:
+        name = f"{LOCATION}/cmekConfig"
+        get = v2.GetCmekConfigRequest(name=name)
+        assert await ready.call("GetCmekConfig", get, v2.CmekConfig) == v2.CmekConfig(name=name)
+        config = v2.CmekConfig(name=name, kms_key="key")
+        await ready.call("UpdateCmekConfig", v2.UpdateCmekConfigRequest(cmek_config=config), v2.CmekConfig)
+        assert await ready.call("GetCmekConfig", get, v2.CmekConfig) == config
+
+    run(body)
+
+
+def test_locations(run: Run) -> None:
+    """Locations are listed in pages; one that is not offered is not found."""
+
+    async def body(ready: Service) -> None:
+        service_name = "/google.cloud.location.Locations/"
+        names: list[str] = []
+        token = ""
+        while not names or token:
+            request = locations_pb2.ListLocationsRequest(name="projects/p", page_size=10, page_token=token)
+            response = locations_pb2.ListLocationsResponse
+            page = await ready.call(f"{service_name}ListLocations", request, response)
+            names += [location.name for location in page.locations]
+            token = page.next_page_token
+        assert LOCATION in names
+        assert len(names) == len(set(names)) == 23
+        get = locations_pb2.GetLocationRequest(name=LOCATION)
+        shown = await ready.call(f"{service_name}GetLocation", get, locations_pb2.Location)
+        assert (shown.location_id, shown.labels["cloud.googleapis.com/region"]) == ("us-central1", "us-central1")
+        get.name = "projects/p/locations/moon"
+        code, _ = await refusal(ready.call(f"{service_name}GetLocation", get, locations_pb2.Location))
+        assert code == "NOT_FOUND"
+
+    run(body)

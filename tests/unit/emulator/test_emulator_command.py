@@ -1,0 +1,82 @@
+"""The command line: options become settings, errors one line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.emulator import __main__ as command
+from cloudtasks_nb.emulator._clock import SECOND
+from cloudtasks_nb.emulator._settings import Settings
+from cloudtasks_nb.errors import EmulatorError, PortInUseError
+
+EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --lease --wait-for-loopback
+--openid-issuer i --app-engine-host h --https-ca c --https-insecure --no-batch --create-queues-on-demand
+--hard-reset-on-purge-queue --task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4"""
+
+
+def started(monkeypatch: pytest.MonkeyPatch, *arguments: str, error: Exception | None = None) -> tuple[int, Settings]:
+    """Run the command with an emulator that ends at once; return exit code and settings."""
+    given: list[Settings] = []
+
+    async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event) -> None:
+        given.append(settings)
+        if error:
+            raise error
+        ready({"grpc": "127.0.0.1:1"})
+        stop.set()
+
+    monkeypatch.setattr(command, "run", run)
+    return command.main(arguments), given[0]
+
+
+def test_without_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without options the settings are the defaults, and the ready line is one line of JSON."""
+    code, settings = started(monkeypatch)
+    assert (code, settings) == (0, Settings())
+    assert json.loads(capsys.readouterr().out) == {"grpc": "127.0.0.1:1"}
+
+
+def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option arrives."""
+    _, settings = started(monkeypatch, *EVERYTHING.split())
+    assert settings == Settings(
+        host="0.0.0.0",  # noqa: S104 - only compared
+        port=1,
+        http_port=2,
+        data_dir=Path("d"),
+        queues=("a", "b"),
+        lease=True,
+        wait_for_loopback=True,
+        openid_issuer="i",
+        app_engine_host="h",
+        https_ca=Path("c"),
+        https_insecure=True,
+        no_batch=True,
+        queues_on_demand=True,
+        hard_reset_on_purge=True,
+        task_tombstone=SECOND * 3 // 2,
+        queue_tombstone=2 * SECOND,
+        new_queue_delay=3 * SECOND,
+        log_delay=4 * SECOND,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PortInUseError("port 1 is in use", hint="another"), "cloudtasks-nb emulator: port 1 is in use → another\n"),
+        (EmulatorError("cannot"), "cloudtasks-nb emulator: cannot\n"),
+    ],
+)
+def test_errors_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    """An error is one line, with the next step, and the exit code is 1."""
+    code, _ = started(monkeypatch, error=error)
+    assert (code, capsys.readouterr().err) == (1, line)
