@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -88,6 +89,41 @@ def test_callers_share_a_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -
 
     run(store, body)
     assert len(commits) <= 3
+
+
+def test_callers_gather_while_the_disk_works(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes while a commit is under way waits for the next one, and is not answered by the first."""
+    queue = new_queue(store)
+    writing, go_on = threading.Event(), threading.Event()
+    commit = store.journal.commit
+
+    def slow() -> None:
+        writing.set()
+        assert go_on.wait(20)
+        commit()
+
+    async def body(store: Store, committer: Committer, woken: Woken) -> None:
+        loop = asyncio.get_running_loop()
+
+        def one(number: int) -> asyncio.Future[None]:
+            store.add(queue, new_task(f"t{number}"), NOW)
+            return asyncio.ensure_future(committer.commit())
+
+        with monkeypatch.context() as held:
+            held.setattr(store.journal, "commit", slow)
+            first = [one(0), one(1)]
+            await loop.run_in_executor(None, writing.wait, 20)
+            committer.soon()
+            second = [one(2), one(3), one(4)]
+            await asyncio.sleep(0)
+            assert not any(waiter.done() for waiter in first + second)
+            go_on.set()
+            await asyncio.gather(*first)
+            assert rows(store) >= 2
+            await asyncio.gather(*second)
+        assert (rows(store), set(woken)) == (5, {queue})
+
+    run(store, body)
 
 
 def test_what_nobody_waits_for_is_committed_soon(store: Store) -> None:
