@@ -152,6 +152,25 @@ class Client:
         """
         return examine(self._connection)
 
+    def panel(self, *, read_only: bool = False) -> Any:
+        """Return a widget with all queues, their tasks and their attempts, live.
+
+        Parameters
+        ----------
+        read_only : bool
+            Leave out everything that changes anything.
+
+        Returns
+        -------
+        cloudtasks_nb.panels.Dashboard
+        """
+        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
+
+        scene = panels.Scene(
+            connection=self._connection, catalog=self._catalog, queues=self.queues, read_only=read_only
+        )
+        return panels.Dashboard(scene)
+
     def close(self) -> None:
         """Stop sending and watching, close the channels, and let the embedded emulator go."""
         _loop.run(self._catalog.close())

@@ -259,6 +259,23 @@ class Queue(Backfill):
         """
         return delete_tasks(self._connection, self._name, tasks)
 
+    def panel(self, *, read_only: bool = False) -> Any:
+        """Return a widget with the queue, its tasks and their attempts, live.
+
+        Parameters
+        ----------
+        read_only : bool
+            Leave out everything that changes anything.
+
+        Returns
+        -------
+        cloudtasks_nb.panels.Dashboard
+        """
+        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
+
+        scene = panels.Scene.of_queue(self._connection, self._catalog, self._name, read_only=read_only)
+        return panels.Dashboard(scene, only=self._name)
+
     def _do(self, rpc: str) -> Self:
         self._connection.call(rpc, name=self.name)
         return self

@@ -16,7 +16,7 @@ from cloudtasks_nb.handlers._handler import Handler
 from cloudtasks_nb.handlers._target import Target, check_function
 from cloudtasks_nb.handlers._verify import Verifier
 
-__all__ = ["serve"]
+__all__ = ["serve", "served_at"]
 
 _NAME = re.compile(r"(?=.*[^.])[^/]{1,100}")  # one segment of a URL's path, not "." or ".."
 
@@ -91,6 +91,13 @@ def serve(
     if said:
         print(said)  # noqa: T201 - the one line that serve says
     return handler
+
+
+def served_at(url: str) -> Handler | None:
+    """Return the handler of this process that a URL reaches; None: it is somebody else's."""
+    address = url.partition("?")[0]
+    with _lock:
+        return next((handler for handler in _served.values() if handler.url == address), None)
 
 
 def _replace(name: str, target: Callable[[str], Target], workers: int) -> tuple[Handler, str] | None:

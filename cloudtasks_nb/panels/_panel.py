@@ -68,8 +68,8 @@ _LOCAL_PACE, _GOOGLE_PACE = 2.0, 5.0
 @dataclass(slots=True, kw_only=True)
 class _Knob:
     work: Callable[[], object]
-    changes: bool
-    quick: bool
+    changes: bool = False
+    quick: bool = False
     able: bool = True  # when the panel is not busy
 
 
@@ -82,6 +82,8 @@ class Panel(widgets.VBox):
         The connection, and whether anything may be changed.
     title : str
         What stands in its header.
+    queue : str, optional
+        Short id of the queue that it is about.
     framed : bool
         False: a part of a larger panel, which has header, pace and refresh button for it.
 
@@ -91,20 +93,25 @@ class Panel(widgets.VBox):
         The foot: status, error, line of Python, age.
     prompt : Prompt
         The question that is being asked, if any.
+    stopping : threading.Event
+        Set when what goes on shall stop: long `work` looks at it between its steps.
     """
 
-    def __init__(self, scene: Scene, title: str, *, framed: bool = True) -> None:
+    def __init__(self, scene: Scene, title: str, *, queue: str | None = None, framed: bool = True) -> None:
         self.scene = scene
+        self.queue = queue
         self.told = Told()
         self.prompt = Prompt()
         self.prompt.on_change = self._asks
-        self._title = title
+        self.title = title
         self._framed = framed
         self._closed = False
         self._every = _LOCAL_PACE if scene.local else _GOOGLE_PACE
         self._busy = threading.Lock()
         self._lock = threading.RLock()  # over the subscriptions
         self._knobs: dict[widgets.Button, _Knob] = {}
+        self._stop = widgets.Button(description="Stop", layout={"width": "auto", "display": "none"})
+        self.stopping = threading.Event()
         self._subscriptions: dict[QueueName, Subscription] = {}
         self._pending: set[concurrent.futures.Future[Any]] = set()
         super().__init__()
@@ -122,6 +129,12 @@ class Panel(widgets.VBox):
 
     def wake(self) -> None:
         """Do what is to be done when the panel comes into sight; must not wait: `spawn`."""
+
+    def switched(self) -> None:
+        """Show what there is of another queue, `self.queue`; must not wait: `spawn`."""
+
+    def paced(self) -> None:
+        """Do what is to be done when `every` has changed."""
 
     def refresh(self) -> None:
         """Read anew what is shown."""
@@ -167,6 +180,11 @@ class Panel(widgets.VBox):
         self._knobs[made] = _Knob(work=work, changes=changes, quick=quick)
         made.on_click(self._clicked)
         return made
+
+    def stop_button(self) -> widgets.Button:
+        """Make a button that is seen while something goes on, and sets `stopping`."""
+        self._stop.on_click(lambda _: self.stopping.set())
+        return self._stop
 
     def control(self, widget: T, changed: Callable[[], object]) -> T:
         """Call `changed` when the value of a field changes, in the thread of the change; what it raises is shown."""
@@ -220,18 +238,28 @@ class Panel(widgets.VBox):
             self.told.status = "still busy with what was clicked before"
             return
         self.told.alert = {}
+        self.stopping.clear()
         self._set_busy(on=True)
-        done = self._note(concurrent.futures.Future())
-        threading.Thread(target=self._work, args=(work, done), name=f"cloudtasks-nb {self._title}", daemon=True).start()
+        done = self._track(concurrent.futures.Future())
+        threading.Thread(target=self._work, args=(work, done), name=f"cloudtasks-nb {self.title}", daemon=True).start()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run a coroutine on the background loop; what it raises is shown."""
-        self._note(_loop.submit(work)).add_done_callback(self._spawned)
+        self._track(_loop.submit(work)).add_done_callback(self._spawned)
 
     def check_changes(self) -> None:
         """Raise InvalidInputError if nothing may be changed from here."""
         if self.scene.read_only:
             raise InvalidInputError("this panel is read-only", hint="open it without read_only=True to change anything")
+
+    def use(self, queue: str | None) -> None:
+        """Be about another queue."""
+        if queue != self.queue:
+            self.queue = queue
+            self.prompt.hide()
+            self.told.alert, self.told.status, self.told.at = {}, "", 0.0
+            self.rewatch()
+            self.guarded(self.switched)
 
     def look(self) -> None:
         """Have the watcher look at the watched queues as soon as it can."""
@@ -270,6 +298,11 @@ class Panel(widgets.VBox):
         self._every = float(seconds)
         self.told.rest = "" if seconds else "refreshing is off"
         self.rewatch()
+        self.paced()
+
+    def renew(self) -> None:
+        """Begin to `refresh`, in a thread of its own: what the Refresh button does."""
+        self.start(self.refresh, changes=False)
 
     def settle(self, timeout: float = 60.0) -> None:
         """Wait until nothing goes on that was begun here."""
@@ -277,7 +310,7 @@ class Panel(widgets.VBox):
         while self._pending:
             concurrent.futures.wait(list(self._pending), timeout=max(0.0, deadline - time.monotonic()))
             if self._pending and time.monotonic() > deadline:
-                raise TimeoutError(f"{self._title} is still at work after {timeout:g} s")
+                raise TimeoutError(f"{self.title} is still at work after {timeout:g} s")
 
     def close(self) -> None:
         """End it: nothing is watched any more, and what is on the screen goes."""
@@ -292,11 +325,11 @@ class Panel(widgets.VBox):
         super().close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._title} [{self.scene.badge}]>"
+        return f"<{type(self).__name__} {self.title} [{self.scene.badge}]>"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)
-        title = f"<div><b>{html.escape(self._title)}</b> {_badge(self.scene.badge)}</div>" if self._framed else ""
+        title = f"<div><b>{html.escape(self.title)}</b> {_badge(self.scene.badge)}</div>" if self._framed else ""
         bundle["text/html"] = title + self.static()  # for exports and viewers that have no kernel
         return bundle
 
@@ -304,10 +337,10 @@ class Panel(widgets.VBox):
         pace = widgets.Dropdown(options=PACES, value=self._every, description="Every", layout={"width": "auto"})
         pace.tooltip = "How often what is shown is read anew while it is seen"
         self.control(pace, lambda: setattr(self, "every", pace.value))
-        again = self.button("Refresh", self.refresh, changes=False, tip="Read anew what is shown")
+        again = self.button("Refresh", self.renew, changes=False, quick=True, tip="Read anew what is shown")
         kind = "local" if self.scene.local else "google"
         badges = _badge(self.scene.badge, kind) + (_badge("read-only", "quiet") if self.scene.read_only else "")
-        title = widgets.HTML(f'<span class="ctn-heading">{html.escape(self._title)}</span>{badges}')
+        title = widgets.HTML(f'<span class="ctn-heading">{html.escape(self.title)}</span>{badges}')
         return widgets.HBox([title, widgets.HBox([*controls, pace, again]).add_class("ctn-row")]).add_class(
             "ctn-header"
         )
@@ -340,9 +373,10 @@ class Panel(widgets.VBox):
     def _set_busy(self, *, on: bool) -> None:
         for button, knob in self._knobs.items():
             button.disabled = on or not knob.able
+        self._stop.layout.display = None if on else "none"
         self.told.busy = on
 
-    def _note(self, future: concurrent.futures.Future[Any]) -> concurrent.futures.Future[Any]:
+    def _track(self, future: concurrent.futures.Future[Any]) -> concurrent.futures.Future[Any]:
         self._pending.add(future)
         return future
 
@@ -356,9 +390,9 @@ class Panel(widgets.VBox):
         self.told.asking = title
 
     def _seen(self) -> None:
-        self.guarded(self.rewatch)
         if self.told.visible:
             self.guarded(self.wake)
+        self.guarded(self.rewatch)
 
     def _hear(self, snapshot: Snapshot) -> None:
         if snapshot.queue not in self._subscriptions:

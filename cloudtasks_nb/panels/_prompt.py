@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import ipywidgets as widgets
 
-__all__ = ["Prompt", "Question"]
+__all__ = ["Prompt", "Question", "counted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,11 @@ class Prompt(widgets.VBox):
             done = self._done
             self.hide()
             done()
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 task``, ``2,000 tasks``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _question_html(question: Question) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
 from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._watch import Watcher
@@ -26,6 +27,16 @@ class Scene:
     catalog: Catalog
     queues: Callable[[], pd.DataFrame]  #: reads the queues that are shown, as `tasks.queues()` does
     read_only: bool = False
+
+    @classmethod
+    def of_queue(cls, connection: Connection, catalog: Catalog, name: QueueName, *, read_only: bool = False) -> Self:
+        """Return a scene in which there is only one queue."""
+
+        def queues() -> pd.DataFrame:
+            values = connection.wait_for(lambda: connection.watcher.glance(name))
+            return frame(QUEUES, {word: [value] for word, value in values.items()}, index="queue")
+
+        return cls(connection=connection, catalog=catalog, queues=queues, read_only=read_only)
 
     @property
     def watcher(self) -> Watcher:
