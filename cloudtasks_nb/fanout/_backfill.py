@@ -11,21 +11,19 @@ import orjson
 import pandas as pd
 
 from cloudtasks_nb._connection import say
-from cloudtasks_nb.errors import BatchExistsError, InvalidInputError
+from cloudtasks_nb.errors import BatchExistsError
+from cloudtasks_nb.fanout._across import cross
 from cloudtasks_nb.fanout._batch import Batch
 from cloudtasks_nb.fanout._calendar import ASKED
 from cloudtasks_nb.fanout._catalog import Order
 from cloudtasks_nb.fanout._draft import Draft
-from cloudtasks_nb.fanout._partitions import Partitions, partition
+from cloudtasks_nb.fanout._partitions import COLUMNS, Partitions, partition
 from cloudtasks_nb.fanout._plan import Plan, Recipe
 from cloudtasks_nb.fanout._records import State
 from cloudtasks_nb.fanout._verbs import FanOut, Shared, Words, make_order, refuse
 
-__all__ = ["Backfill", "cross", "series_name"]
+__all__ = ["Backfill", "series_name"]
 
-_OURS = ("start", "end", "partition")
-_MOST = 10_000_000  # rows: they are held in memory
-_ACROSS_HINT = 'across={"shop": ["a", "b"]}, or a DataFrame with a row a combination'
 _SENT_BY_THE_SAME_CELL = (None, State.UNSENT)
 
 
@@ -104,7 +102,7 @@ class Backfill(FanOut):
             ``"D"``, ``"h"``, ``"15min"``, ``"W"`` (from Sundays), ``"W-MON"``, ``"MS"``, ``"QS"``, ``"YS"`` or a
             multiple; ``"ME"``, ``"QE"`` and ``"YE"`` mean the same periods as ``"MS"``, ``"QS"`` and ``"YS"``.
         url : str, Handler or callable
-            As for `fan_out`: ``"https://svc/day/{partition}"``, ``"https://svc/{start:%Y/%m/%d}"``.
+            As for `fan_out`: ``"https://svc/day/{partition}"``, ``"https://svc/{start:%Y}/{start:%j}"``.
         across : mapping of name to values, or DataFrame, optional
             Each period is crossed with each combination of these.
         tz : str or tzinfo
@@ -152,7 +150,7 @@ class Backfill(FanOut):
         return self._dry_run(order, partitions) if dry_run else self._send(order, partitions)
 
     def _order(self, partitions: Partitions, rows: pd.DataFrame, url: Any, words: Words) -> Order:
-        names = [name for name in rows.columns if name not in _OURS]
+        names = [name for name in rows.columns if name not in COLUMNS]
         words["key"] = ["start", *names]
         words["tz"] = partitions.bounds.tz
         order = make_order(self._catalog, self._name, rows, url=url, words=words)
@@ -175,12 +173,12 @@ class Backfill(FanOut):
         return batch
 
     def _dry_run(self, order: Order, partitions: Partitions) -> Plan:
-        self._check_series(order)
+        before = self._check_series(order)
         draft = Draft(
             place=self._catalog.place(order.queue),
             name=order.name,
             recipe=order.recipe.identity,
-            description=order.recipe.describe(),
+            description={**before, **order.recipe.describe()},
             skip=order.errors == "skip",
         )
 
@@ -197,87 +195,27 @@ class Backfill(FanOut):
         plan.frame.loc[bad, ["verdict", "why"]] = ["skip", "problem"]
         return replace(plan, about=_about(order, partitions, plan.frame[~bad]))
 
-    def _check_series(self, order: Order) -> None:
-        """Refuse to mix partitions of different lengths or zones in one batch, which a name alone would allow."""
+    def _check_series(self, order: Order) -> Mapping[str, Any]:
+        """Refuse to mix partitions of different lengths or zones in one batch; return what is known of that batch."""
         series = order.facts["backfill"]
         for record in self._catalog.outbox.batches(**asdict(self._catalog.place(order.queue))):
+            if order.name not in (record.name, record.id):
+                continue
             before = record.description.get("backfill")
-            if order.name in (record.name, record.id) and before != series:
+            if before != series:
                 raise BatchExistsError(
                     f"the batch {record.name or record.id} is {_say_series(before)}, this is {_say_series(series)}",
                     resource=record.id,
                     hint="nothing was sent; leave name= out, or take a new one",
                 )
+            return record.description
+        return {}
 
 
 def series_name(recipe: Recipe, partitions: Partitions, across: Iterable[str]) -> str:
     """Return the name of a backfill that was given none: the same for all ranges and all values of `across`."""
     parts = [recipe.identity.hex(), partitions.freq.name, partitions.tz, list(across)]
     return f"backfill-{hashlib.blake2b(orjson.dumps(parts), digest_size=4).hexdigest()}"
-
-
-def cross(frame: pd.DataFrame, across: Any) -> pd.DataFrame:
-    """Return each row of a frame with each combination of other values.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        The partitions.
-    across : mapping of name to values, DataFrame or None
-        Its columns come in the order of their names, so that the order in which they were written changes nothing.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is empty, has a value twice, or a column that is ours.
-    """
-    if across is None:
-        return frame
-    table = _table(across)
-    for name in table.columns:
-        if name in _OURS:
-            raise InvalidInputError(
-                f'across has a column "{name}", which every backfill has', resource=name, hint="rename it"
-            )
-    if not len(table) or not len(table.columns):
-        raise InvalidInputError("across is empty, so there is nothing to do", resource="across", hint=_ACROSS_HINT)
-    if len(frame) * len(table) > _MOST:
-        raise InvalidInputError(
-            f"{len(frame):,} partitions across {len(table):,} combinations are more than {_MOST:,} rows",
-            resource="across",
-            hint="take parts of the range one after the other: they become one batch",
-        )
-    return frame.merge(table[sorted(table.columns)], how="cross")
-
-
-def _table(across: Any) -> pd.DataFrame:
-    if isinstance(across, pd.DataFrame):
-        levels = [name for name in across.index.names if name is not None and name not in across.columns]
-        table = across.reset_index(levels).reset_index(drop=True).rename(columns=str)
-    elif isinstance(across, Mapping):
-        columns = [_values(str(name), values) for name, values in across.items()]
-        table = columns[0] if columns else pd.DataFrame()
-        for column in columns[1:]:
-            table = table.merge(column, how="cross")
-    else:
-        raise InvalidInputError(
-            f"across={type(across).__name__} names no columns", resource="across", hint=_ACROSS_HINT
-        )
-    twice = table[table.astype(object).map(repr).duplicated()]  # repr: lists have no hash
-    if len(twice):
-        raise InvalidInputError(
-            f"across has {len(twice):,} combinations twice: {twice.iloc[0].to_dict()}",
-            resource="across",
-            hint="drop_duplicates() or unique() leaves one of each",
-        )
-    return table
-
-
-def _values(name: str, values: Any) -> pd.DataFrame:
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise InvalidInputError(f'across["{name}"]={values!r} is not a list', resource=name, hint=_ACROSS_HINT)
-    plain = values if isinstance(values, (pd.Series, pd.Index)) or hasattr(values, "dtype") else list(values)
-    return pd.DataFrame({name: pd.Series(plain).reset_index(drop=True)})
 
 
 def _why(state: State | None) -> str:
@@ -291,7 +229,7 @@ def _about(order: Order, partitions: Partitions, frame: pd.DataFrame) -> dict[st
     about = {"batch": str(order.name), "partitions": str(partitions)}
     if partitions.notes:
         about["note"] = "; ".join(partitions.notes)
-    known = frame.loc[frame["verdict"] == "skip", "why"].value_counts()
+    known = frame.loc[frame["verdict"] == "skip", "why"].value_counts(sort=False)
     if len(known):
         about["known"] = ", ".join(f"{count:,} {why}" for why, count in known.items())
     return about

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,9 +65,14 @@ class Calendar:
         Its id.
     series : mapping
         `freq` and `tz` of its partitions.
+    clock : callable
+        Seconds that only go forward.
     """
 
-    def __init__(self, outbox: Outbox, batch: str, series: Mapping[str, Any]) -> None:
+    def __init__(
+        self, outbox: Outbox, batch: str, series: Mapping[str, Any], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._outbox = outbox
         self._batch = batch
         self._freq = parse_freq(series["freq"])
@@ -86,7 +91,7 @@ class Calendar:
         fresh : bool
             Whether it has to be of this moment; else a drawing that took long is shown for a while.
         """
-        began = time.monotonic()
+        began = self._clock()
         if not fresh and began < self._until:
             return self._drawn
         states = self._outbox.states(self._batch)
@@ -98,7 +103,7 @@ class Calendar:
             counts = np.bincount(cells, minlength=len(starts) * len(_ORDER)).reshape(len(starts), len(_ORDER))
             line = self._line(len(starts), whole)
             self._drawn = CalendarText(line=line, grid=grid(self._freq, starts, counts, line))
-        now = time.monotonic()
+        now = self._clock()
         self._until = now + _RELAX * (now - began)
         return self._drawn
 

@@ -20,7 +20,10 @@ from pandas.tseries.frequencies import to_offset
 from cloudtasks_nb._settings import near, zone
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Freq", "Partitions", "parse_freq", "parse_zone", "partition"]
+__all__ = ["COLUMNS", "Freq", "Partitions", "parse_freq", "parse_zone", "partition"]
+
+#: What a row says of its partition.
+COLUMNS = ("start", "end", "partition")
 
 _SECOND, _MINUTE = dt.timedelta(seconds=1), dt.timedelta(minutes=1)
 _HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -124,8 +127,8 @@ class Partitions:
     def frame(self, *, newest_first: bool = False) -> pd.DataFrame:
         """Return a row a partition: `start`, `end`, and `partition`, its label."""
         starts = self.bounds[:-1]
-        columns = {"start": starts, "end": self.bounds[1:], "partition": pd.array(self.freq.labels(starts), "string")}
-        made = pd.DataFrame(columns)
+        values = (starts, self.bounds[1:], pd.array(self.freq.labels(starts), "string"))
+        made = pd.DataFrame(dict(zip(COLUMNS, values, strict=True)))
         return made.iloc[::-1].reset_index(drop=True) if newest_first else made
 
 
