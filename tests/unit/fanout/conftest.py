@@ -22,19 +22,24 @@ from cloudtasks_nb.fanout._identity import Place
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._records import Ack, Page, Request, Spooled, State
 from cloudtasks_nb.fanout._requests import Desk
+from cloudtasks_nb.fanout._sender import SendReport, send
 
 __all__ = [
     "NOTHING",
     "NOW",
     "PLACE",
+    "Clock",
     "Service",
     "all_rows",
+    "assert_each_once",
     "chunk",
     "chunks",
     "digest",
     "error",
     "put",
+    "raising",
     "refs",
+    "run_send",
     "send_all",
     "spool",
     "tables",
@@ -136,16 +141,31 @@ def refs(outbox: Outbox, batch: str) -> list[int]:
     return all_rows(outbox, batch, "refs")
 
 
-def put(outbox: Outbox, batch: str, ref: int, state: State) -> None:
-    """Bring a row into a state, without asking whether that can be."""
+def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> None:
+    """Bring rows into a state, without asking whether that can be."""
     with closing(sqlite3.connect(outbox.path)) as connection, connection:
-        (before,) = connection.execute("SELECT state FROM rows WHERE ref = ?", (ref,)).fetchone()
         (num,) = connection.execute("SELECT num FROM batches WHERE id = ?", (batch,)).fetchone()
-        connection.execute("UPDATE rows SET state = ? WHERE ref = ?", (state, ref))
-        for code, change in ((before, -1), (state, 1)):
-            connection.execute(
-                "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", (num, code, change)
+        for ref in [rows] if isinstance(rows, int) else rows:
+            (before,) = connection.execute("SELECT state FROM rows WHERE ref = ?", (ref,)).fetchone()
+            connection.execute("UPDATE rows SET state = ? WHERE ref = ?", (state, ref))
+            connection.executemany(
+                "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+                [(num, before, -1), (num, state, 1)],
             )
+
+
+class Clock:
+    """Time that passes only while somebody sleeps, or when it is set."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.ticks = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        """Let the time pass at once."""
+        self.now += seconds
+        self.ticks += seconds
+        await asyncio.sleep(0)
 
 
 def error(code: str, text: str = "scripted") -> CloudTasksError:
@@ -267,6 +287,39 @@ class Service:
         elif left > 0:
             self.operations[name][0] -= 1
         return bytes(operation.SerializeToString())
+
+
+def run_send(outbox: Outbox, batch: str, service: Service, clock: Clock | None = None, **options: Any) -> SendReport:
+    """Send a batch, on a clock that does not make anybody wait."""
+    clock = clock or Clock()
+    return asyncio.run(
+        send(
+            outbox,
+            batch,
+            service,
+            clock=lambda: clock.now,
+            ticks=lambda: clock.ticks,
+            sleep=clock.sleep,
+            **options,
+        )
+    )
+
+
+def raising(code: str, times: int | range = 3, rpc: str = "BatchCreateTasks") -> Callable[[str, int], None]:
+    """Return what makes some calls fail: the first ones, or those of a range."""
+    numbers = range(1, times + 1) if isinstance(times, int) else times
+
+    def fail(called: str, number: int) -> None:
+        if called == rpc and number in numbers:
+            raise error(code)
+
+    return fail
+
+
+def assert_each_once(outbox: Outbox, batch: str, service: Service, rows: int = 1_250) -> None:
+    """Every row is sent, and its task was created once."""
+    assert outbox.counts(batch)[State.SENT] == rows
+    assert dict(service.created) == dict.fromkeys(all_rows(outbox, batch, "tasks"), 1)
 
 
 @pytest.fixture

@@ -121,8 +121,7 @@ def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
 def test_only_final_rows_are_resent(outbox: Outbox, batch: str, state: State) -> None:
     """What is still to come is never sent a second time, whatever is allowed."""
     known = refs(outbox, batch)
-    for ref in known:
-        put(outbox, batch, ref, State.SENT)
+    put(outbox, batch, known, State.SENT)
     put(outbox, batch, known[0], state)
     assert outbox.new_try(batch, allowed=set(State)) == (state in FINAL)
     put(outbox, batch, known[1], state)
@@ -136,16 +135,14 @@ def test_the_same_frame_resent_twice_sends_once(outbox: Outbox, batch: str) -> N
     put(outbox, batch, known[1], State.SUCCEEDED)
     put(outbox, batch, known[2], State.GONE)
     assert outbox.new_try(batch, frame, allowed=FINAL) == 2
-    for ref in known:
-        put(outbox, batch, ref, State.FAILED)
+    put(outbox, batch, known, State.FAILED)
     assert outbox.new_try(batch, frame, allowed=FINAL) == 1, "row 3 alone still has its first task"
     assert outbox.new_try(batch, [(known[4], tasks[5]), (known[5], "strange")], allowed=FINAL) == 0
 
 
 def test_two_threads_that_retry_send_once(outbox: Outbox, batch: str) -> None:
     """retry_failed() in two kernels at once opens one new try for each row."""
-    for ref in refs(outbox, batch):
-        put(outbox, batch, ref, State.FAILED)
+    put(outbox, batch, refs(outbox, batch), State.FAILED)
     ready, found = threading.Barrier(2), []
 
     def retry() -> None:
