@@ -20,6 +20,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._deeds import delete
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._transport import Transport
 from cloudtasks_nb._watch import Snapshot, now_micros
 from cloudtasks_nb.errors import CloudTasksError, PreconditionError, QueueNotFoundError, ServiceError
 from cloudtasks_nb.fanout._notice import notify
@@ -184,7 +185,7 @@ class Tracker:
             await send(
                 self._outbox,
                 self.batch,
-                self._connection.transport,
+                _Channel(self._connection.transport, self.queue),
                 send_rate=send_rate,
                 on_sent=self._sent,
                 on_trouble=self._troubled,
@@ -332,6 +333,18 @@ class Tracker:
 
     async def _do(self, function: Callable[..., T], *args: Any) -> T:
         return await self._outbox.run(function, *args)
+
+
+class _Channel:
+    """The transport as the sender wants it: errors about a queue that is not there name the queue."""
+
+    def __init__(self, transport: Transport, queue: QueueName) -> None:
+        self.google = transport.google
+        self._transport = transport
+        self._queue = str(queue)
+
+    async def raw(self, method: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
+        return await self._transport.raw(method, request, timeout=timeout, about=self._queue)
 
 
 def _pack(progress: Progress) -> bytes:

@@ -1,0 +1,270 @@
+"""Nothing is lost and nothing sent twice, whatever happens between the outbox and the service."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.errors import PreconditionError, QueueNotFoundError
+from tests.integration.conftest import Emulator, StartEmulator
+from tests.integration.fanout.conftest import Proxy, reached
+
+Faults = Callable[..., object]
+TARGET = "http://127.0.0.1:9/run"
+MANY = pd.DataFrame({"row": range(2000)})
+_names = itertools.count()
+
+
+def sent(progress: Any) -> bool:
+    """Tell whether every row has been acknowledged."""
+    return not progress.unsent
+
+
+def at_most(unsent: int, progress: Any) -> bool:
+    """Tell whether so few rows are unsent."""
+    return bool(progress.unsent <= unsent)
+
+
+def rows_in(queue: ct.Queue) -> list[int]:
+    """Return the rows whose tasks are in the queue, sorted; one that is there twice stands there twice."""
+    return sorted(body["row"] for body in queue.tasks(limit=None, body=True)["body"])
+
+
+@pytest.fixture
+def faults(emulator: Emulator) -> Iterator[Faults]:
+    """Give what makes the next calls of the emulator fail; cleared after the test."""
+    yield lambda **fault: emulator.request("POST", "/admin/faults", fault)
+    emulator.request("DELETE", "/admin/faults")
+
+
+ANSWERS: list[tuple[str, dict[str, Any]]] = [
+    ("unavailable", {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "count": 5}),
+    ("too many calls", {"method": "BatchCreateTasks", "code": "RESOURCE_EXHAUSTED", "count": 5}),
+    ("out of time", {"method": "BatchCreateTasks", "code": "DEADLINE_EXCEEDED", "count": 5}),
+    ("aborted", {"method": "BatchCreateTasks", "code": "ABORTED", "count": 5}),
+    ("carried out, the answer lost", {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "count": 5, "after": True}),
+    ("operations that do not finish at once", {"method": "BatchCreateTasks", "unfinished": True, "count": 2}),
+    ("no batch call", {"method": "BatchCreateTasks", "code": "UNIMPLEMENTED", "count": None}),
+]
+
+
+@pytest.mark.parametrize(("what", "fault"), ANSWERS, ids=[what for what, _ in ANSWERS])
+def test_every_row_arrives_once(
+    paused: ct.Queue, emulator: Emulator, faults: Faults, what: str, fault: dict[str, Any]
+) -> None:
+    """Answers that fail, get lost or come late change nothing of what is in the queue at the end."""
+    faults(**fault)
+    batch = paused.fan_out(MANY, url=TARGET)
+    if fault.get("unfinished"):
+        reached(batch, lambda progress: progress.unsent <= 200)
+        emulator.request("DELETE", "/admin/faults")
+    reached(batch, sent)
+    assert rows_in(paused) == list(range(2000))
+
+
+def through(proxy: Proxy, queue: ct.Queue) -> ct.Client:
+    """Connect to the queue's emulator through the proxy."""
+    return ct.connect("demo", "us-central1", endpoint=proxy.address)
+
+
+def test_cut_connections(paused: ct.Queue, proxy: Proxy) -> None:
+    """Resets in the middle of the sending are made good by the next connection."""
+    with through(proxy, paused) as tasks:
+        batch = tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000)
+        for left in (1800, 1200, 600):
+            reached(batch, partial(at_most, left))
+            proxy.reset()
+        reached(batch, sent)
+    assert rows_in(paused) == list(range(2000))
+    assert proxy.connections > 1
+
+
+def test_a_stalled_connection(paused: ct.Queue, proxy: Proxy) -> None:
+    """What hangs is waited for, and goes on when the network does."""
+    with through(proxy, paused) as tasks:
+        batch = tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000)
+        reached(batch, lambda progress: progress.unsent <= 1500)
+        proxy.stall()
+        proxy.go()
+        reached(batch, sent)
+    assert rows_in(paused) == list(range(2000))
+
+
+def test_slow_answers(paused: ct.Queue, proxy: Proxy) -> None:
+    """A far endpoint is slower and nothing else."""
+    proxy.delay = 0.05
+    with through(proxy, paused) as tasks:
+        reached(tasks.queue(paused.id).fan_out(MANY, url=TARGET), sent)
+    assert rows_in(paused) == list(range(2000))
+
+
+def test_an_emulator_restarted_in_between(start_emulator: StartEmulator, tmp_path: Path, free_port: int) -> None:
+    """The rows that it acknowledged are there, the others follow when it is back."""
+    arguments = ("--port", str(free_port), "--http-port", "0", "--data-dir", str(tmp_path / "data"))
+    emulator = start_emulator(*arguments)
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+        queue = tasks.queue("restarted", create=True).pause()
+        batch = queue.fan_out(MANY, url=TARGET, send_rate=4000)
+        reached(batch, lambda progress: progress.unsent <= 1500)
+        emulator.kill()
+        start_emulator(*arguments)
+        reached(batch, sent)
+        assert rows_in(queue) == list(range(2000))
+
+
+def test_an_emulator_without_batch_calls(start_emulator: StartEmulator) -> None:
+    """An endpoint that knows no batch calls gets the tasks one by one."""
+    emulator = start_emulator("--no-batch")
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+        queue = tasks.queue("singles", create=True).pause()
+        reached(queue.fan_out(MANY, url=TARGET), sent)
+        assert rows_in(queue) == list(range(2000))
+
+
+def test_a_deleted_queue_stops_the_sending(queue: ct.Queue, proxy: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rows stay unsent, the repr says why, and waiting raises instead of waiting for ever."""
+    with through(proxy, queue) as tasks:
+        batch = tasks.queue(queue.id).fan_out(MANY, url=TARGET, send_rate=2000)
+        queue.delete()
+        with pytest.raises(QueueNotFoundError, match=queue.id):
+            batch.wait("30s")
+        assert f'there is no queue "{queue.id}"' in repr(batch)
+
+
+KERNEL = """
+import os
+import sys
+import pandas as pd
+import cloudtasks_nb as ct
+from cloudtasks_nb import connect
+
+def send(queue):
+    batch = queue.fan_out(pd.DataFrame({"row": range(2000)}), url="http://127.0.0.1:9/run", progress=False)
+    batch._tracker.listen(lambda: print(batch.progress().unsent, flush=True))
+    print(batch.progress().unsent, flush=True)
+
+def plan(queue):
+    def frames():
+        for start in range(0, 50_000, 5_000):
+            print(start, flush=True)
+            yield pd.DataFrame({"row": range(start, start + 5_000)})
+    queue.fan_out(frames(), url="http://127.0.0.1:9/run", progress=False)
+
+for line in sys.stdin:  # each line is a new kernel's work; the imports are done once
+    deed, endpoint, name = line.split()
+    kernel = os.fork()
+    if kernel == 0:
+        globals()[deed](connect("demo", "us-central1", endpoint=endpoint).queue(name))
+        os.read(0, 1)
+    print("kernel", kernel, flush=True)
+    os.waitpid(kernel, 0)
+"""
+
+
+class Kernels:
+    """A process that forks kernels; they work in the same home."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", KERNEL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, deed: str, emulator: Emulator, queue: ct.Queue) -> int:
+        """Let a new kernel do something to a queue; returns its process id."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{deed} {emulator.ready['grpc']} {queue.id}\n")
+        self._process.stdin.flush()
+        return next(number for word, number in self._lines() if word == "kernel")
+
+    def kill_when(self, kernel: int, reason: Callable[[int], bool]) -> None:
+        """End a kernel with SIGKILL as soon as a number that it prints fulfils a condition."""
+        next(number for word, number in self._lines() if word == "" and reason(number))
+        os.kill(kernel, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def _lines(self) -> Iterator[tuple[str, int]]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            words = line.split()
+            if words and words[-1].isdigit():
+                yield "kernel" if words[0] == "kernel" else "", int(words[-1])
+        raise AssertionError("the kernel ended by itself")
+
+
+@pytest.fixture
+def kernels() -> Iterator[Kernels]:
+    """Give what starts kernels to be killed."""
+    made = Kernels()
+    yield made
+    made.close()
+
+
+def test_a_killed_sender(tasks: ct.Client, emulator: Emulator, kernels: Kernels) -> None:
+    """Ended at twenty moments of the sending, then resumed: exactly one task a row, none missing."""
+    moments = random.Random(7).sample(range(1, 2000), 20)
+    for moment in moments:
+        queue = tasks.queue(f"killed-{next(_names)}", create=True).pause()
+        kernel = kernels.start("send", emulator, queue)
+        kernels.kill_when(kernel, moment.__ge__)
+        batch = tasks.batch()
+        assert batch.queue == queue.id
+        reached(batch.resume(), sent)
+        assert rows_in(queue) == list(range(2000))
+
+
+def test_a_killed_planner(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, kernels: Kernels) -> None:
+    """Ended at five moments of the planning: nothing was sent, no batch is listed, and the cell can be run again."""
+    for moment in range(0, 50_000, 10_000):
+        kernel = kernels.start("plan", emulator, paused)
+        kernels.kill_when(kernel, moment.__le__)
+    assert tasks.batches().empty
+    assert paused.tasks().empty
+    reached(paused.fan_out(MANY, url=TARGET), sent)
+    assert rows_in(paused) == list(range(2000))
+
+
+def test_two_kernels_on_one_batch(paused: ct.Queue, tasks: ct.Client, emulator: Emulator) -> None:
+    """Both run the same cell at the same time: one batch, one task a row."""
+    both = [Kernels(), Kernels()]
+    try:
+        running = [(kernels, kernels.start("send", emulator, paused)) for kernels in both]
+        for kernels, kernel in running:
+            kernels.kill_when(kernel, (0).__eq__)
+    finally:
+        for kernels in both:
+            kernels.close()
+    assert rows_in(paused) == list(range(2000))
+    assert len(tasks.batches()) == 1
+
+
+def test_nobody_sends(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, kernels: Kernels) -> None:
+    """A batch found again sends nothing, and says what would; waiting for it says so too."""
+    emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "count": None})
+    kernels.kill_when(kernels.start("send", emulator, paused), (2000).__eq__)
+    emulator.request("DELETE", "/admin/faults")
+    batch = tasks.batch()
+    assert "2,000 unsent → batch.resume()" in repr(batch)
+    with pytest.raises(PreconditionError, match="nobody sends them"):
+        batch.wait("10s")
+    reached(batch.resume(), sent)
+    assert rows_in(paused) == list(range(2000))
