@@ -74,12 +74,13 @@ class Deliverer:
         Raises
         ------
         NobodyListensError
-            If the connection was refused.
+            If the connection to the call's own address was refused.
         """
         try:
             return await self._send(call, connected)
         except aiohttp.ClientConnectorError as error:
-            if error.os_error.errno == errno.ECONNREFUSED:
+            # A target that redirects to where nobody listens has been called: that is an attempt.
+            if error.os_error.errno == errno.ECONNREFUSED and f"{error.host}:{error.port}" == call.address:
                 raise NobodyListensError from error
             return Outcome(http_status=NO_ANSWER)
         except aiohttp.TooManyRedirects as error:
@@ -97,9 +98,9 @@ class Deliverer:
         note = SimpleNamespace(connected=connected, reused=False)
         try:
             return await self._request(call, note)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             # The server had closed the kept connection, as it may: the request has not been looked at.
-            if not note.reused:
+            if not note.reused or isinstance(error, aiohttp.ClientConnectorError):
                 raise
             note.connected = None
             return await self._request(call, note)

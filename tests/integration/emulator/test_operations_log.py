@@ -155,7 +155,7 @@ def test_a_deletion_is_logged(emulator: Emulator, make_queue: MakeQueue, enqueue
     task = enqueue(queue, "http://127.0.0.1:9/")
     emulator.client.delete_task(name=task.name)
     entry = log.wait(queue, 2)[-1]
-    assert "delet" in kind(entry).lower()
+    assert kind(entry) == "taskDeletionLog"
     assert payload(entry)["task"] == task.name
 
 
@@ -202,6 +202,10 @@ def test_pages_and_filters(
     assert log.read(queue, 'AND jsonPayload.attemptResponseLog.status!="OK"') == failures
     assert log.read(queue, f'AND jsonPayload.task="{task.name}"') == entries
     assert log.read(queue, 'AND jsonPayload.task="other"') == []
+    assert log.read(queue, "AND (jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*)") == failures
+    assert log.read(queue, "AND NOT jsonPayload.attemptResponseLog:* AND severity<ERROR") == [
+        entry for entry in entries if entry not in failures
+    ]
 
 
 def test_other_projects_have_other_logs(make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
+from tests.integration.conftest import Answer, Emulator, Enqueue, MakeQueue, Target
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +69,13 @@ def test_a_server_that_goes_and_comes_back(
         emulator.advance(2)
         assert late.wait()[0].headers["x-cloudtasks-taskretrycount"] == "1"
         emulator.gone(task.name)
+
+
+def test_a_redirect_to_nobody_is_an_attempt(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, free_port: int
+) -> None:
+    """Only the task's own address is waited for: a target that redirects to nobody has been called."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 100}})
+    target.script(Answer(status=307, headers={"Location": f"http://127.0.0.1:{free_port}/"}))
+    task = emulator.tried(enqueue(queue, target.url).name)
+    assert (task.dispatch_count, task.last_attempt.response_status.code) == (1, 2)
