@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue as queues
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -65,8 +66,9 @@ class Heard:
 
     def until(self, condition: Callable[[Snapshot], bool]) -> Snapshot:
         """Wait for the first snapshot that is as wanted."""
+        end = time.monotonic() + PATIENCE
         while not condition(found := self.next()):
-            continue
+            assert time.monotonic() < end, f"waited {PATIENCE} s in vain; the last snapshot was {found}"
         return found
 
 

@@ -201,7 +201,17 @@ def test_a_folder_in_use(tmp_path: Path, start_emulator: StartEmulator) -> None:
         assert tasks.endpoint == emulator.ready["grpc"]
 
 
-def test_an_interrupted_verb_leaves_the_connection_usable(queue: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Have interrupts raised, also where the shell that began the tests has switched them off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_verb_leaves_the_connection_usable(
+    queue: ct.Queue, monkeypatch: pytest.MonkeyPatch, interruptible: None
+) -> None:
     """After an interrupt the next cell works."""
     calls: list[str] = []
     transport = queue._connection.transport
@@ -214,7 +224,7 @@ def test_an_interrupted_verb_leaves_the_connection_usable(queue: ct.Queue, monke
         return await call(rpc, **fields)
 
     def cell() -> None:
-        while True:
+        for _ in range(1000):
             queue.tasks()
 
     monkeypatch.setattr(transport, "call", interrupted)

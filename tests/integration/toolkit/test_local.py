@@ -25,7 +25,7 @@ NOWHERE = "http://127.0.0.1:9/never"
 
 #: A kernel: does what its standard input says, line by line, and answers each line with one of JSON.
 KERNEL = """
-import json, sys
+import json, signal, sys
 import cloudtasks_nb as ct
 from cloudtasks_nb import _local
 
@@ -35,6 +35,7 @@ def local(folder):
     lease = tasks._lease
     return {"pid": lease.pid, "instance": lease.instance, "grpc": lease.grpc}
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 for line in sys.stdin:
     try:
         answer = eval(line)
@@ -232,7 +233,7 @@ def test_an_interrupt_does_not_reach_it(start_kernel: Callable[[], Kernel]) -> N
     """Jupyter interrupts the kernel's whole process group: the emulator is not in it."""
     kernel = start_kernel()
     facts = kernel.run("local(None)")
-    kernel.ask("print('answer:1', flush=True) or __import__('signal').pause()")
+    kernel.ask("print('answer:1', flush=True) or signal.pause()")
     assert kernel.answer() == 1
     os.killpg(kernel.process.pid, signal.SIGINT)
     assert kernel.answer() == "interrupted"

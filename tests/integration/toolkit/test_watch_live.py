@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue as queues
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -32,11 +33,13 @@ class Heard:
 
     def until(self, condition: Callable[[Snapshot], bool]) -> Snapshot:
         """Wait for the first snapshot that is as wanted."""
-        while True:
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             snapshot = self._snapshots.get(timeout=PATIENCE)
             self.entries += snapshot.entries
             if condition(snapshot):
                 return snapshot
+        pytest.fail(f"waited {PATIENCE} s in vain; the last snapshot was {snapshot}")
 
 
 @pytest.fixture
