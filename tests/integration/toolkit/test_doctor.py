@@ -1,0 +1,175 @@
+"""What is wrong with a connection: one row a check, whatever is wrong."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+import urllib.error
+import urllib.request
+from email.message import Message
+from types import SimpleNamespace
+from typing import Any
+
+import google.auth
+import google.auth.exceptions
+import google.oauth2.credentials
+import pandas as pd
+import pytest
+from google.cloud.logging_v2.types import logging as logging_types
+from google.cloud.tasks_v2 import types
+from google.iam.v1 import iam_policy_pb2
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import _transport
+from cloudtasks_nb.errors import PermissionDeniedError
+from tests.integration.conftest import StartEmulator
+
+CHECKS = ["credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "clock", "versions"]
+QUEUE = "projects/p/locations/l/queues/reports"
+
+
+def wrong(found: pd.DataFrame) -> list[str]:
+    """Name the checks that are not ok."""
+    return found.index[~found.ok.astype(bool)].tolist()
+
+
+def test_an_emulator_is_well(start_emulator: StartEmulator) -> None:
+    """Everything is ok, what an emulator does not need is said not to be needed, and the frame is the declared one."""
+    with ct.connect("p", "l", endpoint=start_emulator().ready["grpc"]) as tasks:
+        found = tasks.doctor()
+        tasks.queue("reports", create=True)
+        assert tasks.doctor().detail["queues"] == "1: reports"
+    assert found.index.tolist() == CHECKS
+    assert {name: str(dtype) for name, dtype in found.dtypes.items()} == {
+        "ok": "boolean",
+        "detail": "string",
+        "fix": "string",
+    }
+    assert wrong(found) == []
+    unneeded = found.index[found.detail.str.contains("not needed")]
+    assert unneeded.tolist() == ["credentials", "principal", "permissions", "clock"]
+    assert 'tasks.queue("reports", create=True)' in found.fix["queues"]
+
+
+def test_a_queue_without_a_log(tasks: ct.Client, queue: ct.Queue) -> None:
+    """The queue and the line that mends it are named."""
+    queue.update(log_sampling_ratio=0.0)
+    found = tasks.doctor().loc["log"]
+    assert (found.ok, found.fix) == (False, f'tasks.queue("{queue.id}").update(log_sampling_ratio=1.0)')
+
+
+def test_nobody_answers(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not raise: the checks that need an answer say what is wrong and what to do."""
+    monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 0.2)
+    with ct.connect("p", "l", endpoint=f"127.0.0.1:{free_port}") as tasks:
+        found = tasks.doctor()
+    assert wrong(found) == ["api", "queues", "log"]
+    assert found.detail["api"] == f"nothing answers at 127.0.0.1:{free_port}"
+    assert found.fix[wrong(found)].str.contains("ct.local()", regex=False).all()
+
+
+def test_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without credentials, project and location each check has its own next step."""
+
+    def missing(**_: Any) -> None:
+        raise google.auth.exceptions.DefaultCredentialsError("none")
+
+    monkeypatch.setattr(google.auth, "default", missing)
+    monkeypatch.setattr(urllib.request, "urlopen", answer_at(0))
+    with ct.connect() as tasks:
+        found = tasks.doctor()
+    assert wrong(found) == CHECKS[:-2]
+    assert "gcloud auth application-default login" in found.fix["credentials"]
+    assert found.fix.notna()[wrong(found)].all()
+
+
+def answer_at(skew: float, *, refused: bool = False) -> Any:
+    """Answer HTTP with the date of a clock that is off."""
+    headers = Message()
+    headers["Date"] = email.utils.formatdate(time.time() + skew)
+
+    class Answer(SimpleNamespace):
+        """An answer that is closed."""
+
+        def __enter__(self) -> Any:
+            return SimpleNamespace(headers=headers)
+
+        def __exit__(self, *_: object) -> None:
+            """Close."""
+
+    def urlopen(request: urllib.request.Request, **_: Any) -> Any:
+        if refused:
+            raise urllib.error.HTTPError(request.full_url, 404, "not found", headers, None)
+        return Answer()
+
+    return urlopen
+
+
+@pytest.fixture
+def google_(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Be Google: what each call answers."""
+    monkeypatch.setattr(google.auth, "default", lambda **_: (google.oauth2.credentials.Credentials("t"), "p"))
+    monkeypatch.setattr(urllib.request, "urlopen", answer_at(1, refused=True))
+    queue = types.Queue.pb()(name=QUEUE)
+    queue.stackdriver_logging_config.sampling_ratio = 1.0
+    answers: dict[str, Any] = {
+        "ListQueues": types.ListQueuesResponse.pb()(queues=[queue]),
+        "ListLogEntries": logging_types.ListLogEntriesResponse.pb()(),
+        "TestIamPermissions": lambda permissions, **_: iam_policy_pb2.TestIamPermissionsResponse(
+            permissions=permissions
+        ),
+    }
+
+    async def call(_: Any, rpc: str, **fields: Any) -> Any:
+        answer = answers[rpc]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(**fields) if callable(answer) else answer
+
+    monkeypatch.setattr(_transport.Transport, "call", call)
+    return answers
+
+
+def test_google_is_well(google_: dict[str, Any]) -> None:
+    """With everything granted every check is ok; the project is the credentials'."""
+    with ct.connect("p", "l") as tasks:
+        found = tasks.doctor()
+    assert wrong(found) == []
+    assert "all 7 that the toolkit uses, on reports" in found.detail["permissions"]
+    assert (found.detail["project"], found.detail["location"]) == ("p", "l")
+
+
+def test_permissions_that_lack(google_: dict[str, Any]) -> None:
+    """They are named, with the command that grants a role that has them."""
+    google_["TestIamPermissions"] = iam_policy_pb2.TestIamPermissionsResponse(permissions=["cloudtasks.tasks.create"])
+    with ct.connect("p", "l") as tasks:
+        found = tasks.doctor().loc["permissions"]
+    assert not found.ok
+    assert "cloudtasks.tasks.run" in found.detail
+    assert "cloudtasks.tasks.create" not in found.detail
+    assert "--role=roles/cloudtasks.editor" in found.fix
+
+
+def test_an_api_that_is_off(google_: dict[str, Any]) -> None:
+    """The command that enables it is shown."""
+    google_["ListQueues"] = PermissionDeniedError("Cloud Tasks API has not been used", hint="grant")
+    with ct.connect("p", "l") as tasks:
+        found = tasks.doctor()
+    assert wrong(found) == ["api", "queues", "permissions", "log"]
+    assert found.fix["api"] == "gcloud services enable cloudtasks.googleapis.com --project=p"
+
+
+def test_a_clock_that_is_off(google_: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service refuses deadlines of a clock that is half a minute ahead: that is said."""
+    monkeypatch.setattr(urllib.request, "urlopen", answer_at(-3600))
+    with ct.connect("p", "l") as tasks:
+        found = tasks.doctor().loc["clock"]
+    assert (found.ok, found.fix) == (False, "set this machine's clock (NTP)")
+
+
+def test_a_check_that_breaks(google_: dict[str, Any]) -> None:
+    """A bug of a check is a finding, and the others go on."""
+    google_["ListLogEntries"] = ZeroDivisionError("a bug")
+    with ct.connect("p", "l") as tasks:
+        found = tasks.doctor()
+    assert (wrong(found), found.detail["log"]) == (["log"], "ZeroDivisionError: a bug")
