@@ -36,10 +36,22 @@ class _Lane:
     config: QueueConfig
     bucket: TokenBucket
     timer: asyncio.TimerHandle | None = None
-    parked: dict[str, list[int]] = field(default_factory=dict)  # address -> task numbers
-    floor: int = 0  # of the queue when it was looked at last: tasks below were purged
+    parked: dict[str, dict[int, str]] = field(default_factory=dict)  # address -> number and id of tasks
 
-    def parked_count(self) -> int:
+    def is_full(self, live: dict[str, int]) -> bool:
+        """Tell whether too many of the live tasks wait for absent targets."""
+        return self._parked_count() >= _MAX_PARKED and self.settle(live) >= _MAX_PARKED
+
+    def settle(self, live: dict[str, int]) -> int:
+        """Forget parked tasks that were deleted or purged meanwhile, and return how many are left."""
+        self.parked = {
+            address: kept
+            for address, tasks in self.parked.items()
+            if (kept := {number: task for number, task in tasks.items() if live.get(task) == number})
+        }
+        return self._parked_count()
+
+    def _parked_count(self) -> int:
         return sum(map(len, self.parked.values()))
 
 
@@ -113,10 +125,12 @@ class Dispatcher:
 
     def absent(self) -> list[dict[str, object]]:
         """Return the targets where nobody listens, with the queues and the numbers of tasks that wait for them."""
+        queues = self._store.contents.by_number
         return [
-            {"address": address, "queue": self._store.contents.names[q], "tasks": len(numbers)}
+            {"address": address, "queue": queues[q].name, "tasks": len(tasks)}
             for q, lane in self._lanes.items()
-            for address, numbers in lane.parked.items()
+            if q in queues and lane.settle(queues[q].live)
+            for address, tasks in lane.parked.items()
         ]
 
     async def forget(self) -> None:
@@ -144,13 +158,6 @@ class Dispatcher:
         elif lane.config is not config:
             lane.config = config
             lane.bucket.configure(config.rate, config.burst, now)
-        if lane.floor != queue.floor:
-            lane.floor = queue.floor
-            lane.parked = {
-                address: kept
-                for address, numbers in lane.parked.items()
-                if (kept := [number for number in numbers if number > queue.floor])
-            }
         return lane
 
     def _pump(self, queue: QueueState) -> None:
@@ -169,7 +176,7 @@ class Dispatcher:
         """Send what can be sent, and return the microseconds until there may be more; None to be woken."""
         now = self._clock.now()
         for _ in range(_AT_ONCE):
-            if queue.in_flight >= queue.config.max_concurrent or lane.parked_count() >= _MAX_PARKED:
+            if queue.in_flight >= queue.config.max_concurrent or lane.is_full(queue.live):
                 return None
             due = queue.due.next_due(now)
             if due is None:
@@ -186,7 +193,7 @@ class Dispatcher:
     def _dispatch(self, claim: Claim, lane: _Lane, now: int) -> None:
         call = self._prepared(claim)
         if self._absent and call.address in self._absent:
-            lane.parked.setdefault(call.address, []).append(claim.task.number)
+            lane.parked.setdefault(call.address, {})[claim.task.number] = claim.task.id
             return
         lane.bucket.take(now)
         self._start(claim, call)
@@ -251,7 +258,7 @@ class Dispatcher:
 
     def _returned(self, address: str) -> None:
         for q, lane in list(self._lanes.items()):
-            numbers = lane.parked.pop(address, [])
+            numbers = lane.parked.pop(address, {})
             queue = self._store.contents.by_number.get(q)
             if queue is not None and numbers:
                 for number in reversed(numbers):

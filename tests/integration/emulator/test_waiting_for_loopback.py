@@ -79,3 +79,23 @@ def test_a_redirect_to_nobody_is_an_attempt(
     target.script(Answer(status=307, headers={"Location": f"http://127.0.0.1:{free_port}/"}))
     task = emulator.tried(enqueue(queue, target.url).name)
     assert (task.dispatch_count, task.last_attempt.response_status.code) == (1, 2)
+
+
+def test_tasks_deleted_while_they_waited_block_nobody(
+    emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, free_port: int
+) -> None:
+    """After thousands of tasks for nobody were deleted the queue sends to others at once."""
+    waiting = {"parent": queue, "task": {"http_request": {"url": f"http://127.0.0.1:{free_port}/"}}}
+    for _ in range(12):
+        emulator.client.batch_create_tasks({"parent": queue, "requests": [waiting] * 100})
+    emulator.until(lambda: parked(emulator) >= 1_000)
+    names = [task.name for task in emulator.client.list_tasks(parent=queue)]
+    for start in range(0, len(names), 1_000):
+        emulator.client.batch_delete_tasks({"parent": queue, "names": names[start : start + 1_000]})
+    emulator.gone(enqueue(queue, target.url).name)
+    assert parked(emulator) == 0
+
+
+def parked(emulator: Emulator) -> int:
+    """Give the number of tasks that wait for targets."""
+    return sum(entry["tasks"] for entry in emulator.request("GET", "/admin/waiting")["targets"])
