@@ -208,7 +208,9 @@ def parse_duration(value: Any, name: str) -> dt.timedelta:
 def _seconds(value: Any) -> float | None:
     if isinstance(value, dt.timedelta):  # pd.Timedelta is one
         return value.total_seconds()
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):  # a numpy scalar is one too
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, numbers.Real):  # a numpy scalar is one too
         return float(value)
     if not isinstance(value, str):
         return None
