@@ -159,6 +159,18 @@ def test_a_port_in_use(tmp_path: Path, option: str) -> None:
     assert ended.stdout == ""
 
 
+@pytest.mark.parametrize(("option", "face"), [("--port", "grpc"), ("--http-port", "http")])
+def test_the_port_of_another_emulator(start_emulator: StartEmulator, option: str, face: str) -> None:
+    """Two emulators never share a port, not even where the system would let them."""
+    first = start_emulator()
+    port = first.ready[face].rpartition(":")[2]
+    other = [] if option == "--port" else ["--port", "0"]
+    ended = run(option, port, *other)
+    assert ended.returncode != 0
+    assert f"port {port} is in use" in ended.stderr
+    assert ended.stdout == ""
+
+
 def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, connections: ExitStack) -> None:
     """With `--lease` the emulator serves until the last holder lets go, and ends soon after."""
     emulator = start_emulator("--lease", "--queue", QUEUE)
