@@ -14,8 +14,9 @@ from cloudtasks_nb.fanout._calendar import ASKED, Calendar, CalendarText, grid
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._partitions import partition
 from cloudtasks_nb.fanout._plan import compile_recipe, plan_chunks
+from cloudtasks_nb.fanout._progress import Progress
 from cloudtasks_nb.fanout._records import Ack, Outcome, State
-from cloudtasks_nb.fanout._report import COLOURS
+from cloudtasks_nb.fanout._report import COLOURS, Report
 from cloudtasks_nb.fanout._requests import Desk
 from tests.unit.fanout.conftest import all_rows, spool
 
@@ -222,3 +223,22 @@ def test_rows_in_between(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Non
     before = made.draw(round_=1, fresh=True)
     monkeypatch.setattr(outbox, "states", lambda _: bytes([State.UNSENT] * 3))
     assert made.draw(round_=2, fresh=True) == before
+
+
+def test_report_shows_it() -> None:
+    """The report of a batch has the line in its text, and line and grid in its HTML."""
+    counts: dict[str, Any] = dict.fromkeys(("unsent", "rejected", "scheduled", "ready", "running", "retrying"), 0)
+    progress = Progress(total=1, succeeded=1, failed=0, cancelled=0, gone=0, **counts)
+    shown = Report(
+        batch="a91f03c2",
+        name=None,
+        queue="reports",
+        badge="LOCAL",
+        progress=progress,
+        sending=False,
+        causes={},
+        partitions="1 D in <zone>",
+        grid="<svg></svg>",
+    )
+    assert shown.text().splitlines()[1] == "1 D in <zone>"
+    assert "1 D in &lt;zone&gt;</div><svg></svg>" in shown.html()
