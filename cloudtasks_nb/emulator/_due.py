@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Sequence
 
 __all__ = ["DueTimes"]
 
@@ -32,6 +33,14 @@ class DueTimes:
             self._ready.append(number)
         else:
             heapq.heappush(self._later, due << _NUMBER_BITS | number)
+
+    def add_all(self, numbers: Sequence[int], dues: Sequence[int], now: int) -> None:
+        """Enter many tasks at once."""
+        if max(dues) <= now:
+            self._ready.extend(numbers)
+            return
+        for number, due in zip(numbers, dues, strict=True):
+            self.add(number, due, now)
 
     def take(self, now: int) -> int | None:
         """Remove and return the next task that is due, or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 
 from cloudtasks_nb.emulator._attempts import Attempts
@@ -11,6 +12,8 @@ from cloudtasks_nb.emulator._pb import beta
 from cloudtasks_nb.emulator._queues import QueueConfig
 
 __all__ = ["Contents", "load"]
+
+_CHUNK = 10_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +41,17 @@ def load(journal: Journal, now: int, default_tombstone: int) -> Contents:
     default_tombstone : int
         Microseconds, for queues that do not set their own.
     """
+    # A million new names are no garbage: looking through them again and again would take as long as reading them.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _load(journal, now, default_tombstone)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _load(journal: Journal, now: int, default_tombstone: int) -> Contents:
     contents = Contents()
     contents.settings = dict(journal.read("SELECT key, value FROM settings"))
     contents.operations = dict(journal.read("SELECT name, seq FROM operations ORDER BY seq"))
@@ -64,27 +78,29 @@ def load(journal: Journal, now: int, default_tombstone: int) -> Contents:
 
 
 def _load_tasks(journal: Journal, queue: QueueState, graves: list[tuple[int, int]], now: int) -> None:
-    bounds = (sequence(queue.q, 0), sequence(queue.q, LAST_NUMBER))
-    base = bounds[0]
+    base = sequence(queue.q, 0)
+    floor = queue.floor = max((upto for upto, _ in graves), default=0)
+    _load_taken_names(journal, queue, graves, now)
+    bounds = (base + floor + 1, sequence(queue.q, LAST_NUMBER))
     for seq, *columns in journal.stream("SELECT * FROM attempts WHERE seq BETWEEN ? AND ?", bounds):
         queue.attempts[seq - base] = Attempts.of_row(columns)
-    floor = queue.floor = max((upto for upto, _ in graves), default=0)
-    number = floor
-    live, add, attempts = queue.live, queue.due.add, queue.attempts
-    rows = journal.stream("SELECT seq, due, id FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq", bounds)
-    for seq, due, task in rows:
-        number = seq - base
-        if number <= floor:
-            _bury(queue, number, task, graves, now)
-            continue
-        live[task] = number
-        tried = attempts.get(number)
-        add(number, tried.due if tried else due, now)
-    queue.next_number = max(number, floor) + 1
+    number, attempts = floor, queue.attempts
+    rows = journal.stream("SELECT seq - ?, due, id FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq", (base, *bounds))
+    while chunk := rows.fetchmany(_CHUNK):
+        numbers, dues, ids = zip(*chunk, strict=True)
+        queue.live.update(zip(ids, numbers, strict=True))
+        if attempts:
+            dues = tuple(attempts[n].due if n in attempts else due for n, due in zip(numbers, dues, strict=True))
+        queue.due.add_all(numbers, dues, now)
+        number = numbers[-1]
+    queue.next_number = number + 1
 
 
-def _bury(queue: QueueState, number: int, task: str, graves: list[tuple[int, int]], now: int) -> None:
-    until = next(until for upto, until in graves if number <= upto)
-    queue.attempts.pop(number, None)
-    if until > now:
-        queue.tombs[task] = until
+def _load_taken_names(journal: Journal, queue: QueueState, graves: list[tuple[int, int]], now: int) -> None:
+    """Read the names of purged tasks that are not free yet: their rows lie in the graves."""
+    base, above = sequence(queue.q, 0), 0
+    for upto, until in sorted(graves):
+        if until > now:
+            rows = journal.stream("SELECT id FROM tasks WHERE seq BETWEEN ? AND ?", (base + above + 1, base + upto))
+            queue.tombs.update((task, until) for (task,) in rows)
+        above = upto
