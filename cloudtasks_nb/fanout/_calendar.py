@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout._partitions import Freq, Partitions, parse_freq, parse
 from cloudtasks_nb.fanout._plan import decode_shown
 from cloudtasks_nb.fanout._records import State
 from cloudtasks_nb.fanout._report import COLOURS
+from cloudtasks_nb.fanout._shown import length_of
 
 __all__ = ["ASKED", "Calendar", "CalendarText", "grid"]
 
@@ -110,13 +111,20 @@ class Calendar:
     def _partitions(self, version: tuple[int, int]) -> tuple[pd.DatetimeIndex, Partitions, _Numbers]:
         """Return where the partitions start, all from the first to the last of them, and the partition of each row."""
         if self._read is None or self._read[0] != version:
-            pages = self._outbox.rows(self._batch)
-            parts = [decode_shown([page.shown])["start"].iloc[list(page.indexes)] for page in pages]
-            moments = pd.DatetimeIndex(pd.concat(parts)).tz_convert(self._tz)
+            moments = self._starts()
             starts = moments.unique().sort_values()
             whole = partition(starts[0], starts[-1], freq=self._freq.name, tz=self._tz)
             self._read = (version, starts, whole, starts.get_indexer(moments))
         return self._read[1:]
+
+    def _starts(self) -> pd.DatetimeIndex:
+        """Return where the partition of each row starts."""
+        parts, chosen, offset = [], [], 0
+        for page in self._outbox.rows(self._batch):
+            parts.append(page.shown)
+            chosen += [offset + index for index in page.indexes]
+            offset += length_of(page.shown)
+        return pd.DatetimeIndex(decode_shown(parts)["start"].iloc[chosen]).tz_convert(self._tz)
 
     def _line(self, count: int, whole: Partitions) -> str:
         asked = self._outbox.settings(self._batch).get(ASKED)
