@@ -129,21 +129,20 @@ class Caller:
         Parameters
         ----------
         go_on : callable
-            Asked before each try, with whether an earlier one is unclear; if not, the call ends without an answer.
+            Asked before each try, with whether an earlier one is unclear; if not, or if the sending ends, the call
+            ends without an answer.
 
         Raises
         ------
         Stopped
-            If the sending ends while it waits.
+            If the sending ends while it waits for another try.
         """
         unclear, tries = False, 0
         pauses = backoff(_RNG)
         while True:
             await self._enter()
             try:
-                if self._switch.off:
-                    raise Stopped
-                if not go_on(unclear):
+                if self._switch.off or not go_on(unclear):
                     return Reply(unclear=unclear)
                 epoch = self.concurrency.epoch
                 data = await self._channel.raw(rpc, request)

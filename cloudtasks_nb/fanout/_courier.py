@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout._caller import Stopped, Switch
@@ -14,9 +15,21 @@ from cloudtasks_nb.fanout._pace import Meter
 from cloudtasks_nb.fanout._records import Ack, Request
 from cloudtasks_nb.fanout._requests import MAX_TASKS, Desk
 
-__all__ = ["Courier", "Tally"]
+__all__ = ["Carrier", "Courier", "Tally"]
 
 _RESERVE = 4  # requests that are ready before a place is free, so that nobody waits for the disk
+
+
+class Carrier(Protocol):
+    """What brings single requests to the service."""
+
+    batch: str
+
+    def limit(self) -> int:
+        """Return how many requests may be under way."""
+
+    async def deliver(self, request: Request) -> Ack | None:
+        """Bring a request to the service and return what became of its rows; None if that is not known of all."""
 
 
 class Tally:
@@ -40,12 +53,8 @@ class Courier:
     Parameters
     ----------
     outbox : Outbox
-    batch : str
-    deliver : coroutine function
-        Brings a request to the service and says what became of its rows; None if that is not known.
+    delivery : Carrier
     switch : Switch
-    limit : callable
-        Requests in flight at most, at the moment.
     meter : Meter, optional
         Paces the rows.
     rows : int
@@ -56,14 +65,12 @@ class Courier:
         Hears how many more rows are sent, once that is written down.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of a sending, keyword-only
+    def __init__(
         self,
         outbox: Outbox,
-        batch: str,
-        deliver: Callable[[Request], Awaitable[Ack | None]],
+        delivery: Carrier,
         switch: Switch,
         *,
-        limit: Callable[[], int],
         meter: Meter | None,
         rows: int = MAX_TASKS,
         now: Callable[[], float],
@@ -72,10 +79,9 @@ class Courier:
     ) -> None:
         self.tally = Tally()
         self._outbox = outbox
-        self._desk = Desk(batch)
-        self._deliver = deliver
+        self._desk = Desk(delivery.batch)
+        self._delivery = delivery
         self._switch = switch
-        self._limit = limit
         self._meter = meter
         self._rows = rows
         self._now = now
@@ -113,7 +119,7 @@ class Courier:
 
     def _launch(self, group: asyncio.TaskGroup) -> None:
         """Send what may be sent now."""
-        while self._ready and self._flying < self._limit() and not self._switch.off:
+        while self._ready and self._flying < self._delivery.limit() and not self._switch.off:
             if self._meter is not None:
                 now = self._ticks()
                 wait = self._meter.wait(now)
@@ -127,7 +133,7 @@ class Courier:
 
     async def _carry(self, request: Request) -> None:
         try:
-            ack = await self._deliver(request)
+            ack = await self._delivery.deliver(request)
             if ack is not None:
                 self._acks.append(ack)
         except Stopped:
@@ -146,7 +152,7 @@ class Courier:
         """Start to write answers down and to get more requests, unless that is under way."""
         if self._turning is not None:
             return
-        room = self._limit() + self._reserve - self._flying - len(self._ready)
+        room = self._delivery.limit() + self._reserve - self._flying - len(self._ready)
         want = 0 if self._switch.off or self._dry else max(0, room)
         if self._acks or want:
             # Not a task of the group: what the outbox gives out is not to be lost when the group is cancelled.

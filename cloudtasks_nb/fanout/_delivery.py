@@ -17,9 +17,9 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.fanout._caller import DUBIOUS, RETRIED, Caller, Stopped, Switch
 from cloudtasks_nb.fanout._calls import Envelope, by_name
-from cloudtasks_nb.fanout._identity import Place, request_id
+from cloudtasks_nb.fanout._identity import request_id
 from cloudtasks_nb.fanout._outbox import Outbox
-from cloudtasks_nb.fanout._records import Ack, Request
+from cloudtasks_nb.fanout._records import Ack, BatchRecord, Request
 
 __all__ = ["Delivery", "Lookup", "Operation"]
 
@@ -95,8 +95,8 @@ class Delivery:
     Parameters
     ----------
     outbox : Outbox
-    batch : str
-    place : Place
+    record : BatchRecord
+        The batch whose requests they are.
     batches, singles : Caller
         For batch calls; for calls about one task.
     switch : Switch
@@ -108,8 +108,7 @@ class Delivery:
     def __init__(  # noqa: PLR0913 - the parts of a sending
         self,
         outbox: Outbox,
-        batch: str,
-        place: Place,
+        record: BatchRecord,
         batches: Caller,
         singles: Caller,
         switch: Switch,
@@ -120,8 +119,8 @@ class Delivery:
         ticks: Callable[[], float],
     ) -> None:
         self._outbox = outbox
-        self._batch = batch
-        self._place = place
+        self.batch = record.id
+        self._place = record.place
         self._batches = batches
         self._singles = singles
         self._switch = switch
@@ -148,7 +147,7 @@ class Delivery:
         return found.ack(request.seq)
 
     async def _in_one_call(self, request: Request, envelope: Envelope, found: _Found) -> None:
-        key = request_id(self._batch, request.seq, request.tasks)
+        key = request_id(self.batch, request.seq, request.tasks)
         reply = await self._batches.call(
             "BatchCreateTasks", envelope.batch(request.tasks, request.wire, key), self._wanted(request)
         )
@@ -160,7 +159,7 @@ class Delivery:
             else:
                 await self._judge_all(request, failed, found, ours=ours)
         elif reply.error is None:
-            await self._settle(request, found, unclear=reply.unclear)
+            await self._unwanted(request, found, unclear=reply.unclear)
         elif reply.error.code == "UNIMPLEMENTED":
             self._batching = False
             await self._one_by_one(request, envelope, found, ours=ours)
@@ -241,15 +240,26 @@ class Delivery:
         await _together(work() for _ in range(min(_SINGLES, len(todo))))
         for unclear in (False, True):
             if chosen := [index for index, mine in left if mine is unclear]:
-                await self._settle(_only(request, chosen), found, unclear=unclear)
+                await self._unwanted(_only(request, chosen), found, unclear=unclear)
 
     def _give_up(self, refs: Iterable[int], error: CloudTasksError, found: _Found, *, ours: bool) -> None:
         """End the sending because of an error that comes of no single row."""
+        self._leave(refs, found, ours=ours)
+        self._switch.turn_off(error)
+
+    def _leave(self, refs: Iterable[int], found: _Found, *, ours: bool) -> None:
+        """Leave rows to the next sending: as they are if they may have been created, else as new."""
         if ours:
             found.unclear = True
         else:
             found.again += refs
-        self._switch.turn_off(error)
+
+    async def _unwanted(self, request: Request, found: _Found, *, unclear: bool) -> None:
+        """Deal with rows that were not to be tried any more: the sending ends, or they are cancelled or in doubt."""
+        if self._switch.off:
+            self._leave(request.refs, found, ours=request.tried or unclear)
+        else:
+            await self._settle(request, found, unclear=unclear)
 
     async def _settle(self, request: Request, found: _Found, *, unclear: bool) -> None:
         """Find out whether rows were created that are no longer wanted, or that may have been long ago."""
@@ -264,14 +274,16 @@ class Delivery:
             reply = await self._singles.call("GetTask", by_name(f"{name}/tasks/{task}"), lambda _: True)
             if reply.data is not None:
                 found.sent.append(ref)
-            elif reply.error is not None and reply.error.code not in _NOT_THERE:
-                self._give_up([ref], reply.error, found, ours=True)
-            else:
+            elif reply.error is None:
+                self._leave([ref], found, ours=True)
+            elif reply.error.code in _NOT_THERE:
                 missing.append((ref, task))
+            else:
+                self._give_up([ref], reply.error, found, ours=True)
 
         await _together(look(ref, task) for ref, task in zip(request.refs, request.tasks, strict=True))
         known: Mapping[str, bool | None] = {}
-        if missing and self._lookup is not None:
+        if missing and self._lookup is not None and not found.unclear:
             known = await self._lookup([task for _, task in missing])
         for ref, task in missing:
             existed = known.get(task)
@@ -283,7 +295,7 @@ class Delivery:
                 (found.cancelled if void else found.again).append(ref)
 
     def _void(self, request: Request) -> bool:
-        return self._outbox.void_until(self._batch) >= request.seq
+        return self._outbox.void_until(self.batch) >= request.seq
 
     def _wanted(self, request: Request) -> Callable[[bool], bool]:
         """Return what tells, before each try, whether the request may be sent."""

@@ -19,6 +19,7 @@ __all__ = [
     "as_json",
     "counts",
     "move",
+    "number",
     "number_of",
     "paged",
     "read_refs",

@@ -94,39 +94,19 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
     hold = await _become_sender(outbox, batch, sleep)
     if hold is None:
         return SendReport(sent=0, already_there=0, rejected=0, elapsed_s=ticks() - started)
+    switch = Switch(sleep)
     try:
         await outbox.run(outbox.set_error, batch, None)
         record = await outbox.run(outbox.batch, batch)
-        switch = Switch(sleep)
         batches, singles = (
             Caller(channel, switch, ceiling=ceiling, on_trouble=on_trouble, also_retry=also_retry)
             for ceiling in (in_flight, _SINGLES)
         )
         delivery = Delivery(
-            outbox,
-            batch,
-            record.place,
-            batches,
-            singles,
-            switch,
-            parse=_operation,
-            lookup=lookup,
-            clock=clock,
-            ticks=ticks,
+            outbox, record, batches, singles, switch, parse=_operation, lookup=lookup, clock=clock, ticks=ticks
         )
-        rate = constant(send_rate) if send_rate is not None else ramp if channel.google else None
-        courier = Courier(
-            outbox,
-            batch,
-            delivery.deliver,
-            switch,
-            limit=delivery.limit,
-            meter=None if rate is None else Meter(rate, ticks()),
-            rows=MAX_TASKS if send_rate is None else min(MAX_TASKS, max(1, math.ceil(send_rate))),
-            now=clock,
-            ticks=ticks,
-            on_sent=on_sent,
-        )
+        meter, rows = _pace(send_rate, ticks(), google=channel.google)
+        courier = Courier(outbox, delivery, switch, meter=meter, rows=rows, now=clock, ticks=ticks, on_sent=on_sent)
         await courier.run()
         if switch.error is not None:
             await outbox.run(outbox.set_error, batch, switch.error)
@@ -137,6 +117,13 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
     return SendReport(
         sent=tally.sent, already_there=tally.already, rejected=tally.rejected, elapsed_s=ticks() - started
     )
+
+
+def _pace(send_rate: float | None, now: float, *, google: bool) -> tuple[Meter | None, int]:
+    """Return what paces the rows, if anything does, and how many go into a request."""
+    if send_rate is not None:
+        return Meter(constant(send_rate), now), min(MAX_TASKS, max(1, math.ceil(send_rate)))
+    return Meter(ramp, now) if google else None, MAX_TASKS
 
 
 async def _become_sender(outbox: Outbox, batch: str, sleep: Callable[[float], Awaitable[None]]) -> Hold | None:

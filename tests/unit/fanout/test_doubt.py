@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -146,6 +147,26 @@ def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str
     assert outbox.counts(batch)[State.SENT] == 250
     assert set(service.created.values()) == {1}
     assert service.calls["GetTask"] >= 250
+
+
+def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: str) -> None:
+    """When something else ends the sending, rows that were not looked up are neither gone nor sent."""
+    service, clock = Service(), Clock()
+    left_unanswered(outbox, batch, service, 100)
+
+    def end(rpc: str, number: int) -> None:
+        if rpc == "BatchCreateTasks":
+            raise error("PERMISSION_DENIED")
+
+    service.before = end
+    clock.now += 2 * DAY
+    with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
+        run_send(outbox, batch, service, clock)
+    assert outbox.counts(batch)[State.UNSENT] == 250
+    service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
+    run_send(outbox, batch, service, clock)
+    assert service.created == Counter(all_rows(outbox, batch, "tasks"))
+    assert outbox.counts(batch)[State.SENT] == 250
 
 
 # Cancel
