@@ -28,7 +28,11 @@ PARTS = {
 
 _PART_OF = {kind.value: part for part, kind in PARTS.items()}
 _TYPE = "type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog"
-_INFO, _ERROR = 200, 500
+_INFO, _ERROR = int_field(10, 200), int_field(10, 500)
+_ZERO = b"\x11" + bytes(8)
+_ONE_BYTE_LENGTHS = 124  # a key and a text that are shorter together have lengths of one byte everywhere
+#: Fields whose values are the same in most entries.
+_COMMON = {"status", "targetType", "dispatchCount", "responseCount", "maxAttempts"}
 _SNAKE = {"receiveTimestamp": "receive_timestamp", "insertId": "insert_id", "logName": "log_name"}
 _FIELDS = ("timestamp", "receiveTimestamp", "insertId", "logName", "severity")
 
@@ -48,13 +52,17 @@ class Entries:
     def wire(self, record: Record) -> bytes:
         """Return the entry on the wire."""
         queue = self._names[record.q]
-        return (
-            _frame(queue, record.target_type)
-            + len_field(4, _insert_id(record).encode())
-            + len_field(6, _payload(record, queue))
-            + len_field(9, timestamp(record.at))
-            + int_field(10, _ERROR if record.code else _INFO)
-            + len_field(24, timestamp(record.received))
+        at = timestamp(record.at)
+        received = at if record.received == record.at else timestamp(record.received)
+        return b"".join(
+            (
+                _frame(queue, record.target_type),
+                len_field(4, _insert_id(record).encode()),
+                len_field(6, _payload(record, queue)),
+                len_field(9, at),
+                _ERROR if record.code else _INFO,
+                len_field(24, received),
+            )
         )
 
     def getter(self, path: tuple[str, ...]) -> Callable[[Record], Any]:
@@ -71,7 +79,7 @@ class Entries:
         }
         name = _SNAKE.get(head, head)
         if name in simple and not rest:
-            return simple[name]
+            return self._of_queue(simple[name]) if name == "log_name" else simple[name]
         if head == "resource":
             return self._resource(rest)
         if head in {"jsonPayload", "json_payload"} and rest:
@@ -90,7 +98,20 @@ class Entries:
             "queue_id": lambda record: self._queue(record).queue,
             "target_type": lambda record: record.target_type or None,
         }
-        return labels.get(path[1], lambda _: None) if path[0] == "labels" and path[1:] else lambda _: None
+        if path[0] != "labels" or not path[1:] or path[1] not in labels:
+            return lambda _: None
+        return labels[path[1]] if path[1] == "target_type" else self._of_queue(labels[path[1]])
+
+    def _of_queue(self, getter: Callable[[Record], Any]) -> Callable[[Record], Any]:
+        """Remember what is the same for all entries of a queue."""
+        known: dict[int, Any] = {}
+
+        def get(record: Record) -> Any:
+            if record.q not in known:
+                known[record.q] = getter(record)
+            return known[record.q]
+
+        return get
 
     def _payload_getter(self, path: list[str]) -> Callable[[Record], Any]:
         part, *rest = path
@@ -135,7 +156,13 @@ def _part(record: Record) -> dict[str, Any]:
 
 
 def _text_of(instant: int) -> str:
-    return datetime.fromtimestamp(instant // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{instant % SECOND:06d}Z"
+    second, micros = divmod(instant, SECOND)
+    return f"{_second_text(second)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=256)
+def _second_text(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @lru_cache(maxsize=1024)
@@ -152,20 +179,33 @@ def _frame(queue: str, target_type: str) -> bytes:
 
 
 def _payload(record: Record, queue: str) -> bytes:
-    part = b"".join(_field(key, value) for key, value in _part(record).items())
+    part = b"".join(
+        [
+            _common_field(name, value) if name in _COMMON else _field(_key(name), value)
+            for name, value in _part(record).items()
+        ]
+    )
     return (
-        _field("@type", _TYPE)
-        + _field("task", f"{queue}/tasks/{record.task}")
+        _TYPE_FIELD
+        + _field(_key("task"), f"{queue}/tasks/{record.task}")
         + _entry(_key(_PART_OF[record.kind]), b"\x2a" + varint(len(part)) + part)
     )
 
 
-def _field(name: str, value: Any) -> bytes:
+def _field(key: bytes, value: Any) -> bytes:
     """Return a field of a `google.protobuf.Struct`; the only numbers are zeros."""
     if value == 0:
-        return _entry(_key(name), b"\x11" + bytes(8))
+        return _entry(key, _ZERO)
     text = value.encode()
-    return _entry(_key(name), b"\x1a" + varint(len(text)) + text)
+    size = len(text)
+    if len(key) + size < _ONE_BYTE_LENGTHS:
+        return b"\x0a%c%b\x12%c\x1a%c%b" % (len(key) + size + 4, key, size + 2, size, text)
+    return _entry(key, b"\x1a" + varint(size) + text)
+
+
+@lru_cache(maxsize=1024)
+def _common_field(name: str, value: Any) -> bytes:
+    return _field(_key(name), value)
 
 
 @lru_cache(maxsize=64)
@@ -176,3 +216,6 @@ def _key(name: str) -> bytes:
 def _entry(key: bytes, value: bytes) -> bytes:
     size = varint(len(value))
     return b"\x0a" + varint(len(key) + 1 + len(size) + len(value)) + key + b"\x12" + size + value
+
+
+_TYPE_FIELD = _field(_key("@type"), _TYPE)

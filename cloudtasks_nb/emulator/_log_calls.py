@@ -23,7 +23,7 @@ from cloudtasks_nb.emulator._wire import len_field
 __all__ = ["LogCalls"]
 
 _DEFAULT_PAGE, _MAX_PAGE = 50, 1000
-_CHUNK = 1000  # rows
+_CHUNK = _MAX_PAGE + 1  # rows: one more tells whether there is another page
 # A call looks at so many rows; then it answers with what it found and a token, as Cloud Logging does.
 _MAX_SCANNED = 100_000
 _ORDERS = {"": True, "timestamp": True, "timestamp asc": True, "timestamp desc": False}
