@@ -14,6 +14,7 @@ from cloudtasks_nb._frames import ATTEMPTS, column
 from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb._oplog import Entry, read
 from cloudtasks_nb._watch import Snapshot, now_micros
+from cloudtasks_nb.panels._acting import WIDE
 from cloudtasks_nb.panels._cells import Column, duration_text
 from cloudtasks_nb.panels._detail import card, code, facts, section
 from cloudtasks_nb.panels._panel import Panel
@@ -24,12 +25,11 @@ from cloudtasks_nb.panels._timeline import moment, tracebacks
 __all__ = ["AttemptsPanel"]
 
 _COLUMNS = (
-    Column("time", kind="time", width="9.5em"),
-    Column("status", "Answer", kind="state", width="12em"),
-    Column("attempt", "Attempt", kind="count", width="6em"),
-    Column("task", width="15em"),
+    Column("time", kind="time", width="10em"),
+    Column("status", "Answer", kind="state", width="12.5em"),
+    Column("attempt", "Attempt", kind="count", width="7em"),
     Column("duration", "Took", kind="duration", width="6em"),
-    Column("retry_time", "Next try", kind="time", width="9.5em"),
+    Column("task", width="14em"),
     Column("url", "URL"),
 )
 _ANY, _WRONG = "any answer", "errors"
@@ -64,7 +64,7 @@ class AttemptsPanel(Panel):
         self._hint = widgets.HTML()
         self._make_controls()
         self._say_line()
-        self.fill(self.row(self._status, self._back, self._find), self._hint, self._detail, self.table)
+        self.fill(self.row(self._status, self._back, self._find), self._hint, self.table, self._detail)
 
     def _make_controls(self) -> None:
         options = (_ANY, _WRONG, *CODES)
@@ -76,10 +76,11 @@ class AttemptsPanel(Panel):
             self._reread,
         )
         self._find = self.control(
-            widgets.Text(placeholder="Find in task, URL, answer", tooltip="Part of what can be read in a row"),
+            widgets.Text(
+                placeholder="Find in task, URL, answer", tooltip="Part of what can be read in a row", layout=WIDE
+            ),
             self._filter,
         )
-        self._find.layout = {"width": "auto", "flex": "1 1 12em"}
 
     # What is shown.
 

@@ -44,6 +44,7 @@ class Dashboard(Panel):
         title = f"Queue {only.queue}" if only else f"Cloud Tasks in {where.project} / {where.location}"
         super().__init__(scene, title, queue=only.queue if only else None)
         self.parts: dict[str, Panel] = {}
+        self._making: set[str] = set()
         self._makers: dict[str, Callable[..., Panel]] = {"Queue" if only else "Queues": self._make_queues}
         self._makers |= {name: make for name, make, changes in _TABS if not (changes and scene.read_only)}
         self._boxes = [widgets.VBox() for _ in self._makers]
@@ -104,19 +105,25 @@ class Dashboard(Panel):
     def _opened(self) -> None:
         """Make the panel of the open tab, if there is a queue for it."""
         name = self._name()
-        if name in self.parts:
+        if name in self.parts or name in self._making:
             return
         box, make = self._boxes[self.tabs.selected_index or 0], self._makers[name]
         if make != self._make_queues and self.queue is None:
             box.children = [widgets.HTML('<p class="ctn-quiet">No queue yet.</p>')]
             return
-        panel = make() if make == self._make_queues else make(self.scene, queue=self.queue, framed=False)
+        self._making.add(name)  # the list of queues tells while it is being made
+        try:
+            panel = make() if make == self._make_queues else make(self.scene, queue=self.queue, framed=False)
+        finally:
+            self._making.discard(name)
         panel.every = self._every
         self.parts[name] = panel
         box.children = [panel]
 
     def _make_queues(self) -> Panel:
-        return QueuesPanel(self.scene, framed=False, on_open=self._open_queue, on_queues=self._offer)
+        return QueuesPanel(
+            self.scene, framed=False, on_open=self._open_queue, on_pick=self._choose, on_queues=self._offer
+        )
 
     def _open_queue(self, queue: str) -> None:
         self._choose(queue)

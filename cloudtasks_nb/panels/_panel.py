@@ -7,7 +7,7 @@ How to write one::
             super().__init__(scene, "Queues", framed=framed)
             self.table = self.hold(Table([Column("queue"), Column("state", kind="state")], key="queue"))
             self.pause = self.button("Pause", self._pause, changes=True, tip="Stop dispatching")
-            self.fill(self.row(self.pause), self.table)
+            self.fill(self.row(self.pause), self.prompt, self.table)
 
         def watched(self):                    # whose snapshots `apply` gets, while somebody sees the panel
             return {self.scene.name("reports"): None}
@@ -36,44 +36,28 @@ How to write one::
 
 from __future__ import annotations
 
-import concurrent.futures
 import html
 import threading
-import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import ipywidgets as widgets
 
-from cloudtasks_nb import _loop
-from cloudtasks_nb._listener import Listener, hearing
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._watch import Snapshot, Subscription
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
-from cloudtasks_nb.panels._prompt import Prompt, Question
+from cloudtasks_nb.panels._acting import Acting
 from cloudtasks_nb.panels._scene import Scene
 from cloudtasks_nb.panels._table import Table
-from cloudtasks_nb.panels._told import Told
 
 __all__ = ["PACES", "Panel"]
-
-T = TypeVar("T", bound=widgets.Widget)
 
 #: Seconds between two looks, as offered; 0 is off.
 PACES = (("off", 0.0), ("1 s", 1.0), ("2 s", 2.0), ("5 s", 5.0), ("10 s", 10.0), ("30 s", 30.0))
 _LOCAL_PACE, _GOOGLE_PACE = 2.0, 5.0
 
 
-@dataclass(slots=True, kw_only=True)
-class _Knob:
-    work: Callable[[], object]
-    changes: bool = False
-    quick: bool = False
-    able: bool = True  # when the panel is not busy
-
-
-class Panel(widgets.VBox):
+class Panel(Acting):
     """One panel; `refresh()` reads anew what it shows, `close()` ends it.
 
     Parameters
@@ -87,34 +71,18 @@ class Panel(widgets.VBox):
     framed : bool
         False: a part of a larger panel, which has header, pace and refresh button for it.
 
-    Attributes
-    ----------
-    told : Told
-        The foot: status, error, line of Python, age.
-    prompt : Prompt
-        The question that is being asked, if any.
-    stopping : threading.Event
-        Set when what goes on shall stop: long `work` looks at it between its steps.
+    What a panel does on a click it has from `Acting`: `button`, `row`, `ask`, `spawn`, `tell` and so on.
     """
 
     def __init__(self, scene: Scene, title: str, *, queue: str | None = None, framed: bool = True) -> None:
         self.scene = scene
         self.queue = queue
-        self.told = Told()
-        self.prompt = Prompt()
-        self.prompt.on_change = self._asks
-        self.title = title
         self._framed = framed
         self._closed = False
         self._every = _LOCAL_PACE if scene.local else _GOOGLE_PACE
-        self._busy = threading.Lock()
-        self._lock = threading.RLock()  # over the subscriptions
-        self._knobs: dict[widgets.Button, _Knob] = {}
-        self._stop = widgets.Button(description="Stop", layout={"width": "auto", "display": "none"})
-        self.stopping = threading.Event()
+        self._lock = threading.RLock()  # over the subscriptions, and over what a panel keeps of its own
         self._subscriptions: dict[QueueName, Subscription] = {}
-        self._pending: set[concurrent.futures.Future[Any]] = set()
-        super().__init__()
+        super().__init__(title, read_only=scene.read_only)
         self.add_class("ctn-panel")
         self.told.on_visible = self._seen
 
@@ -147,110 +115,18 @@ class Panel(widgets.VBox):
     # What panels use.
 
     def fill(self, *parts: widgets.Widget, controls: tuple[widgets.Widget, ...] = ()) -> None:
-        """Lay the panel out: its parts from top to bottom; `controls` stand in the header."""
-        head = [self._header(controls)] if self._framed else []
-        self.children = [*head, *parts, self.prompt, self.told]
+        """Lay the panel out: its parts from top to bottom; `controls` stand in the header.
 
-    def button(
-        self,
-        text: str,
-        work: Callable[[], object],
-        *,
-        changes: bool,
-        tip: str | None = None,
-        look: str = "",
-        quick: bool = False,
-    ) -> widgets.Button:
-        """Make a button that does `work`.
-
-        Parameters
-        ----------
-        text : str
-        work : callable
-            Runs in a thread of its own; what it raises is shown.
-        changes : bool
-            Whether it changes anything that lasts: `read_only` leaves such buttons out and blocks them.
-        tip : str, optional
-            More about it, as a tooltip.
-        look : {"", "primary", "danger"}
-        quick : bool
-            Run it in the thread of the click: only for what does not wait.
+        Questions are asked where `self.prompt` stands among the parts, best below the buttons that ask; else below all.
         """
-        made = widgets.Button(description=text, tooltip=tip, button_style=look, layout={"width": "auto"})
-        self._knobs[made] = _Knob(work=work, changes=changes, quick=quick)
-        made.on_click(self._clicked)
-        return made
-
-    def stop_button(self) -> widgets.Button:
-        """Make a button that is seen while something goes on, and sets `stopping`."""
-        self._stop.on_click(lambda _: self.stopping.set())
-        return self._stop
-
-    def control(self, widget: T, changed: Callable[[], object]) -> T:
-        """Call `changed` when the value of a field changes, in the thread of the change; what it raises is shown."""
-        widget.observe(lambda _: self.guarded(changed), "value")
-        return widget
+        head = [self._header(controls)] if self._framed else []
+        prompt = [] if self.prompt in parts else [self.prompt]
+        self.children = [*head, *parts, *prompt, self.told]
 
     def hold(self, table: Table) -> Table:
         """Show here what the callbacks of a table raise."""
         table.on_error = self.fail
         return table
-
-    def row(self, *parts: widgets.Widget) -> widgets.HBox:
-        """Put widgets side by side, without those that change anything if that is not allowed."""
-        shown = [
-            part for part in parts if not (self.scene.read_only and part in self._knobs and self._knobs[part].changes)
-        ]
-        return widgets.HBox(shown).add_class("ctn-row")
-
-    def able(self, button: widgets.Button, yes: bool) -> None:  # noqa: FBT001 - able(button, bool(keys)) reads well
-        """Say whether a button can be clicked when nothing else goes on."""
-        self._knobs[button].able = yes
-        button.disabled = self.told.busy or not yes
-
-    def tell(self, status: str, *, line: str | None = None) -> None:
-        """Say what was done, with the line of Python that does the same."""
-        self.told.status = status
-        if line is not None:
-            self.told.line = line
-
-    def fail(self, error: BaseException) -> None:
-        """Show an error."""
-        self.told.fail(error)
-
-    def guarded(self, work: Callable[..., object], *args: Any) -> None:
-        """Call something, and show what it raises."""
-        try:
-            work(*args)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the person at the screen must see it
-            self.fail(error)
-
-    def ask(self, question: Question, work: Callable[[], object]) -> None:
-        """Ask before `work`, which changes something, is done as by a button."""
-        self.check_changes()
-        self.prompt.show(question, lambda: self.start(work, changes=True))
-
-    def start(self, work: Callable[[], object], changes: bool) -> None:  # noqa: FBT001 - _clicked passes it on
-        """Do `work` in a thread of its own, with the buttons disabled; one at a time."""
-        if changes:
-            self.check_changes()
-        if not self._busy.acquire(blocking=False):
-            self.told.status = "still busy with what was clicked before"
-            return
-        self.told.alert = {}
-        self.stopping.clear()
-        self._set_busy(on=True)
-        done = self._track(concurrent.futures.Future())
-        threading.Thread(target=self._work, args=(work, done), name=f"cloudtasks-nb {self.title}", daemon=True).start()
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run a coroutine on the background loop; what it raises is shown."""
-        self._track(_loop.submit(work)).add_done_callback(self._spawned)
-
-    def check_changes(self) -> None:
-        """Raise InvalidInputError if nothing may be changed from here."""
-        if self.scene.read_only:
-            raise InvalidInputError("this panel is read-only", hint="open it without read_only=True to change anything")
 
     def use(self, queue: str | None) -> None:
         """Be about another queue."""
@@ -304,24 +180,13 @@ class Panel(widgets.VBox):
         """Begin to `refresh`, in a thread of its own: what the Refresh button does."""
         self.start(self.refresh, changes=False)
 
-    def settle(self, timeout: float = 60.0) -> None:
-        """Wait until nothing goes on that was begun here."""
-        deadline = time.monotonic() + timeout
-        while self._pending:
-            concurrent.futures.wait(list(self._pending), timeout=max(0.0, deadline - time.monotonic()))
-            if self._pending and time.monotonic() > deadline:
-                raise TimeoutError(f"{self.title} is still at work after {timeout:g} s")
-
     def close(self) -> None:
         """End it: nothing is watched any more, and what is on the screen goes."""
         if getattr(self, "_closed", True):  # also when it was never finished, or is collected
             return
         self._closed = True
         self.rewatch()
-        for future in list(self._pending):
-            future.cancel()
-        for child in self.children:
-            _close(child)
+        self.end()
         super().close()
 
     def __repr__(self) -> str:
@@ -345,50 +210,6 @@ class Panel(widgets.VBox):
             "ctn-header"
         )
 
-    def _clicked(self, button: widgets.Button) -> None:
-        knob = self._knobs[button]
-        self.guarded(self._do if knob.quick else self.start, knob.work, knob.changes)
-
-    def _do(self, work: Callable[[], object], changes: bool) -> None:  # noqa: FBT001 - as for start
-        if changes:
-            self.check_changes()
-        work()
-
-    def _work(self, work: Callable[[], object], done: concurrent.futures.Future[Any]) -> None:
-        self.told.status = ""
-        try:
-            with hearing(Listener(said=self.tell, moved=self._moved)):
-                work()
-        except BaseException as error:  # noqa: BLE001 - a thread has nobody above it
-            self.fail(error)
-        finally:
-            self._set_busy(on=False)
-            self._busy.release()
-            self._pending.discard(done)
-            done.set_result(None)
-
-    def _moved(self, what: str, count: int, total: int | None) -> None:
-        self.told.status = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}")
-
-    def _set_busy(self, *, on: bool) -> None:
-        for button, knob in self._knobs.items():
-            button.disabled = on or not knob.able
-        self._stop.layout.display = None if on else "none"
-        self.told.busy = on
-
-    def _track(self, future: concurrent.futures.Future[Any]) -> concurrent.futures.Future[Any]:
-        self._pending.add(future)
-        return future
-
-    def _spawned(self, future: concurrent.futures.Future[Any]) -> None:
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
-            self.fail(error)
-        self._pending.discard(future)
-
-    def _asks(self, title: str) -> None:
-        self.told.asking = title
-
     def _seen(self) -> None:
         if self.told.visible:
             self.guarded(self.wake)
@@ -409,9 +230,3 @@ def _trouble(error: CloudTasksError) -> str:
 
 def _badge(text: str, kind: str = "quiet") -> str:
     return f'<span class="ctn-badge ctn-{kind}">{html.escape(text)}</span>'
-
-
-def _close(widget: widgets.Widget) -> None:
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()

@@ -53,7 +53,7 @@ class Prompt(widgets.VBox):
         self._question, self._done = question, done
         self._text.value = _question_html(question)
         self._typed.value = ""
-        self._typed.description = f"Type {question.typed}"
+        self._typed.description = f"Type {question.typed} to confirm"
         self._typed.layout.display = None if question.typed else "none"
         self._yes.description = question.verb
         self._yes.button_style = "danger" if question.danger else "primary"

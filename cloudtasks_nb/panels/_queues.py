@@ -28,14 +28,14 @@ from cloudtasks_nb.panels._table import Table
 __all__ = ["QueuesPanel"]
 
 _COLUMNS = (
-    Column("queue", width="13em"),
-    Column("state", kind="state", width="7.5em"),
-    Column("tasks", kind="count", width="6em"),
-    Column("running", kind="count", width="6em"),
-    Column("done_last_minute", "Last minute", kind="count", width="7.5em"),
-    Column("rate", "Rate /s", kind="count", width="5.5em"),
-    Column("max_concurrent", "At once", kind="count", width="5.5em"),
-    Column("max_attempts", "Attempts", kind="count", width="6em"),
+    Column("queue"),
+    Column("state", kind="state", width="8em"),
+    Column("tasks", kind="count", width="6.5em"),
+    Column("running", kind="count", width="7em"),
+    Column("done_last_minute", "Last minute", kind="count", width="8.5em"),
+    Column("rate", "Rate /s", kind="count", width="6em"),
+    Column("max_concurrent", "At once", kind="count", width="6.5em"),
+    Column("max_attempts", "Attempts", kind="count", width="7em"),
 )
 _KEPT = 120  # depths a queue
 _STALE = 15.0  # seconds after which a look also asks which queues there are
@@ -50,6 +50,8 @@ class QueuesPanel(Panel):
     framed : bool
     on_open : callable, optional
         Called with the short id of a queue that was opened, by Enter or double click.
+    on_pick : callable, optional
+        Called with the short id of a queue when it alone is selected.
     on_queues : callable, optional
         Called with the short ids of all queues when they have been read.
     """
@@ -60,10 +62,11 @@ class QueuesPanel(Panel):
         *,
         framed: bool = True,
         on_open: Callable[[str], object] | None = None,
+        on_pick: Callable[[str], object] | None = None,
         on_queues: Callable[[list[str]], object] | None = None,
     ) -> None:
         super().__init__(scene, "Queues", framed=framed)
-        self._on_queues = on_queues
+        self._on_pick, self._on_queues = on_pick, on_queues
         self._depths: dict[str, deque[float | None]] = {}
         self._values: dict[str, Mapping[str, Any]] = {}
         self._read = 0.0
@@ -77,7 +80,7 @@ class QueuesPanel(Panel):
             )
         )
         self.table.on_open = on_open
-        self.table.on_select = lambda _: self.guarded(self._show)
+        self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_page = lambda _: self.guarded(self.rewatch)
         self._card = widgets.HTML()
         self._form = LimitsForm(lambda: self.guarded(self._preview))
@@ -103,7 +106,7 @@ class QueuesPanel(Panel):
         self._editor = widgets.VBox([self._over, self._form, self.row(self.save, self.cancel)]).add_class("ctn-card")
         self._close_form()
         tools = [] if self.scene.read_only else [self.row(self.pause, self.resume, self.edit, self.purge), self._editor]
-        self.fill(*tools, self.table, self._card)
+        self.fill(*tools, self.prompt, self.table, self._card)
 
     # What is shown.
 
@@ -153,6 +156,11 @@ class QueuesPanel(Panel):
         depth = None if is_missing(values["tasks"]) else float(values["tasks"])
         self._depths.setdefault(name, deque(maxlen=_KEPT)).append(depth)
         self._values[name] = values
+
+    def _selected(self, queues: list[str]) -> None:
+        self._show()
+        if len(queues) == 1 and self._on_pick is not None:
+            self._on_pick(queues[0])
 
     def _show(self) -> None:
         """Show the card of the queue that is meant, and what can be done."""

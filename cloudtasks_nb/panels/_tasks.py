@@ -9,6 +9,7 @@ import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._watch import Pending, Snapshot, now_micros
+from cloudtasks_nb.panels._acting import WIDE
 from cloudtasks_nb.panels._cells import Column
 from cloudtasks_nb.panels._listing import Listing, pending_frame
 from cloudtasks_nb.panels._panel import Panel
@@ -23,9 +24,9 @@ __all__ = ["TasksPanel"]
 
 _COLUMNS = (
     Column("state", kind="state", width="8em"),
-    Column("task", width="15em"),
+    Column("task", width="13em"),
     Column("schedule_time", "Due", kind="time", width="10em"),
-    Column("attempts", kind="count", width="6em"),
+    Column("attempts", kind="count", width="7em"),
     Column("last_status", "Last answer", kind="state", width="11em"),
     Column("url", "URL"),
 )
@@ -53,16 +54,17 @@ class TasksPanel(Panel):
         self._depth: int | None = None
         self._looking = False
         self._inspected = ""
+        self._seen_last: Pending | None = None  # of the task that is inspected
         self.table = self.hold(Table(_COLUMNS, key="task", label="tasks", empty="No tasks in the queue"))
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_open = lambda task: self.guarded(self._inspect, task)
-        self._deeds = TaskDeeds(self, self.table, self.take_out)
+        self.deeds = TaskDeeds(self, self.table, self.take_out)
         self._detail = widgets.HTML()
         self._make_controls()
         self.tell("", line=scene.line(queue, "tasks", _PORTION))
-        tools = [self._state, self._find, *self._deeds.buttons]
+        tools = [self._state, self._find, *self.deeds.buttons]
         load = self.row(self._loaded, self.load_more, self.load_all, self.stop_button())
-        self.fill(self.row(*tools), self.table, load, self._detail)
+        self.fill(self.row(*tools), self.prompt, self.table, load, self._detail)
 
     def _make_controls(self) -> None:
         self._state = self.control(
@@ -70,10 +72,11 @@ class TasksPanel(Panel):
             self._filter,
         )
         self._find = self.control(
-            widgets.Text(placeholder="Find in id, URL, answer", tooltip="Part of what can be read in a row"),
+            widgets.Text(
+                placeholder="Find in id, URL, answer", tooltip="Part of what can be read in a row", layout=WIDE
+            ),
             self._filter,
         )
-        self._find.layout = {"width": "auto", "flex": "1 1 12em"}
         self._loaded = widgets.HTML()
         self.load_more = self.button("Load more", self._load_more, changes=False, tip=f"Load {_PORTION:,} more tasks")
         self.load_all = self.button("Load all", self._load_all, changes=False, tip="Load all tasks; may take a while")
@@ -132,6 +135,9 @@ class TasksPanel(Panel):
             there = {task: pending for task, pending in found.items() if pending is not None and task in self._ids}
             if there:
                 self.table.patch(pending_frame(there))
+        if found.get(self._inspected, self._seen_last) != self._seen_last:
+            self._seen_last = found[self._inspected]
+            self._inspect(self._inspected, again=True)
 
     def take_out(self, tasks: Any) -> None:
         """Take tasks out of what is shown."""
@@ -140,6 +146,8 @@ class TasksPanel(Panel):
             if gone:
                 self._ids -= gone
                 self.table.drop(gone)
+        if self._inspected in gone:
+            self._inspect(self._inspected, again=True)
 
     def static(self) -> str:
         """Return the page that is shown."""
@@ -184,26 +192,26 @@ class TasksPanel(Panel):
             return
         depth = self._depth
         of = f" of about {depth:,}" if depth is not None and depth > there else ""
-        more = "" if listing.complete else "; there are more"
+        more = "" if listing.complete or of else "; there are more"
         new = "; new ones come with Refresh" if listing.complete and of else ""
         self._loaded.value = (
             f'<span class="ctn-quiet">{there:,}{of} loaded, listed {moment(listing.at)} UTC{more}{new}</span>'
         )
         for button in (self.load_more, self.load_all):
-            self.able(button, not listing.complete)
+            button.layout.display = "none" if listing.complete else None
 
     def _filter(self) -> None:
         self.table.filter(self._find.value, state=None if self._state.value == _STATES[0] else self._state.value)
 
     def _selected(self, keys: list[str]) -> None:
-        self._deeds.selected(len(keys))
+        self.deeds.selected(len(keys))
         if len(keys) == 1:
             self._inspect(keys[0])
-        elif not keys:
+        elif not keys and self._inspected in self._ids:  # of one that has gone it is worth to see how
             self._inspected = self._detail.value = ""
 
-    def _inspect(self, task: str) -> None:
-        if task != self._inspected and self.queue:
+    def _inspect(self, task: str, *, again: bool = False) -> None:
+        if self.queue and (again or task != self._inspected):
             self._inspected = task
             self.spawn(self._show_detail(self.scene.name(self.queue), task))
 

@@ -14,12 +14,12 @@ function setText(node, text) {
   if (node.textContent !== text) node.textContent = text; // set again, a live region would be read again
 }
 
-/** "12:03:04, 2 s ago", in the time zone of the person who looks. */
+/** "seen 12:03:04 UTC, 2 s ago": in UTC, as all times in panels and frames. */
 function age(at) {
   const seconds = Math.max(0, Math.round(Date.now() / 1000 - at));
   const ago =
     seconds < 2 ? "now" : seconds < 120 ? `${seconds} s ago` : seconds < 7200 ? `${Math.round(seconds / 60)} min ago` : "long ago";
-  return `seen ${new Date(at * 1000).toLocaleTimeString("en-GB")}, ${ago}`;
+  return `seen ${new Date(at * 1000).toISOString().slice(11, 19)} UTC, ${ago}`;
 }
 
 async function copy(text, node) {

@@ -1,0 +1,205 @@
+"""A connection that only remembers what was asked of it, and a panel's other side: the person who looks and clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import QUEUES, VERDICTS, frame
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._oplog import Entry
+from cloudtasks_nb._settings import Where
+from cloudtasks_nb._watch import Pending, Snapshot
+from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.panels import Panel, Scene
+
+__all__ = ["NOW", "Keep", "MakeStage", "Stage", "Verbs", "Watching", "entry", "look", "pending", "snapshot"]
+
+MakeStage = Callable[..., "Stage"]
+Keep = Callable[[Any], Any]
+NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
+
+
+@dataclass
+class Watching:
+    """A watcher that watches nothing; a test hands out its snapshots."""
+
+    subscribed: list[Any] = field(default_factory=list)
+    looks: list[str] = field(default_factory=list)
+    there: dict[str, Pending | None] = field(default_factory=dict)  # what a lookup finds
+    asked: list[str] = field(default_factory=list)  # what was looked up
+
+    def subscribe(
+        self, queue: QueueName, listener: Callable[[Snapshot], None], *, since: int | None = None, every: float = 1.0
+    ) -> Any:
+        """Remember a subscription until it is closed."""
+        one = SimpleNamespace(queue=queue, listener=listener, since=since, every=every)
+        one.close = lambda: self.subscribed.remove(one)
+        self.subscribed.append(one)
+        return one
+
+    def look_now(self, queue: QueueName) -> None:
+        """Remember the wish."""
+        self.looks.append(queue.queue)
+
+    async def lookup(self, _queue: QueueName, tasks: list[str]) -> dict[str, Pending | None]:
+        """Find what the test put there."""
+        self.asked += tasks
+        return {task: self.there.get(task) for task in tasks}
+
+    def publish(self, seen: Snapshot) -> None:
+        """Hand a snapshot to those who watch its queue, on the background loop as the real one does."""
+
+        async def hand() -> None:
+            for one in [one for one in self.subscribed if one.queue == seen.queue]:
+                one.listener(seen)
+
+        _loop.run(hand())
+
+
+@dataclass
+class Verbs:
+    """A queue that only writes down what it was told; `refuses` is raised instead."""
+
+    name: str
+    told: list[tuple[Any, ...]]
+    refuses: list[Exception]
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        def tell(*args: Any, **words: Any) -> Any:
+            if self.refuses:
+                raise self.refuses.pop()
+            self.told.append((verb, self.name, *args, *([words] if words else [])))
+            if verb in {"run", "delete_tasks"}:
+                tasks = list(args[0])
+                return frame(VERDICTS, {"task": tasks, "ok": [True] * len(tasks), "error": [None] * len(tasks)})
+            return self
+
+        return tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage(Scene):
+    """A scene whose queues are `Verbs`."""
+
+    told: list[tuple[Any, ...]]
+    refuses: list[Exception]
+
+    def queue(self, queue: str) -> Any:
+        """Return a queue that only writes down."""
+        return Verbs(name=queue, told=self.told, refuses=self.refuses)
+
+
+def queue_values(name: str, **changes: Any) -> dict[str, Any]:
+    """Return what the watcher knows of a queue."""
+    return {
+        "queue": name,
+        "state": "RUNNING",
+        "tasks": 2_000,
+        "oldest_due": NOW,
+        "running": 3,
+        "done_last_minute": 40,
+        "effective_rate": 12.5,
+        "rate": 50.0,
+        "burst": 10,
+        "max_concurrent": 8,
+        "max_attempts": 5,
+        "max_retry_duration": 0.0,
+        "min_backoff": 0.1,
+        "max_backoff": 3600.0,
+        "max_doublings": 16,
+        "log_sampling_ratio": 1.0,
+        "target": None,
+        "purge_time": None,
+        "name": f"projects/p/locations/l/queues/{name}",
+        **changes,
+    }
+
+
+def snapshot(name: str, *trouble: CloudTasksError, entries: tuple[Entry, ...] = (), **changes: Any) -> Snapshot:
+    """Return what the watcher saw of a queue."""
+    queue = QueueName(project="p", location="l", queue=name)
+    values = None if trouble else queue_values(name, **changes)
+    gone = any(error.code == "NOT_FOUND" for error in trouble)
+    return Snapshot(queue=queue, at=NOW, values=values, entries=entries, trouble=trouble, gone=gone)
+
+
+def entry(number: int, task: str, **changes: Any) -> Entry:
+    """Return a line of the log."""
+    facts: dict[str, Any] = {
+        "insert_id": f"i{number}",
+        "time": NOW + number,
+        "received": NOW + number,
+        "task": task,
+        "queue": "reports",
+        "deleted": False,
+        "attempt": 1,
+        "status": "OK",
+        "duration": 0.25,
+        "retry_time": None,
+        "max_attempts": 5,
+        "url": "https://example.com/run",
+    }
+    return Entry(**facts | changes)
+
+
+def pending(state: str = "ready", attempts: int = 0) -> Pending:
+    """Return a task that is in its queue."""
+    return Pending(state=state, attempts=attempts, schedule_time=NOW, last_status=None, last_message=None)
+
+
+def look(panel: Panel, *, visible: bool = True) -> None:
+    """Bring a panel into sight, or out of it, as the browser tells."""
+    panel.told._heard(None, {"do": "see", "visible": visible}, None)
+    panel.settle()
+
+
+@pytest.fixture
+def watcher() -> Watching:
+    """Return the watcher of the scene."""
+    return Watching()
+
+
+@pytest.fixture
+def make_stage(watcher: Watching) -> Callable[..., Stage]:
+    """Make scenes with these queues: ``make_stage("reports", local=False, read_only=True)``."""
+
+    def make(*names: str, local: bool = True, read_only: bool = False) -> Stage:
+        where = Where(project="p", location="l", target="127.0.0.1:1", local=local)
+        connection: Any = SimpleNamespace(where=where, watcher=watcher, transport=None, message=lambda *_: None)
+
+        def queues() -> pd.DataFrame:
+            rows = [queue_values(name) for name in names]
+            return frame(QUEUES, {word: [row[word] for row in rows] for word in QUEUES}, index="queue")
+
+        catalog: Any = SimpleNamespace()
+        return Stage(connection=connection, catalog=catalog, queues=queues, read_only=read_only, told=[], refuses=[])
+
+    return make
+
+
+@pytest.fixture
+def stage(make_stage: Callable[..., Stage]) -> Stage:
+    """Return a scene with the queues emails and reports."""
+    return make_stage("emails", "reports")
+
+
+@pytest.fixture
+def closing() -> Iterator[Callable[[Any], Any]]:
+    """Close what it is called with at the end of the test, and return it."""
+    made: list[Any] = []
+
+    def keep(panel: Any) -> Any:
+        made.append(panel)
+        return panel
+
+    yield keep
+    for panel in made:
+        panel.settle()
+        panel.close()

@@ -1,0 +1,141 @@
+"""The attempts of a queue: newest first, filtered, and opened with what the handler in this kernel said."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb._oplog import Entry
+from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.panels import AttemptsPanel, _timeline
+from tests.unit.panels.conftest import Keep, Stage, Watching, entry, look, snapshot
+
+__all__: list[str] = []
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
+    """Return the log, which a test fills; newest first."""
+    entries: list[Entry] = []
+
+    async def read(_transport: Any, _queue: Any, *, since: int, limit: int) -> list[Entry]:
+        if any(isinstance(one, Exception) for one in entries):
+            raise entries.pop()  # type: ignore[misc]  # a test puts an error there
+        return list(entries)
+
+    monkeypatch.setattr("cloudtasks_nb.panels._attempts.read", read)
+    return entries
+
+
+@pytest.fixture
+def panel(log: list[Entry], stage: Stage, closing: Keep) -> AttemptsPanel:
+    """Return a panel of three attempts, one of which failed, that somebody sees."""
+    log += [entry(3, "t3"), entry(2, "t2", status="INTERNAL", retry_time=1), entry(1, "t1")]
+    made: AttemptsPanel = closing(AttemptsPanel(stage, queue="reports"))
+    look(made)
+    return made
+
+
+def test_the_log_is_read_when_somebody_looks(log: list[Entry], stage: Stage, closing: Keep) -> None:
+    """Nothing is read for a panel that nobody sees."""
+    log.append(entry(1, "t1"))
+    panel = closing(AttemptsPanel(stage, queue="reports"))
+    assert panel.table.total == 0
+    look(panel)
+    assert panel.table.page_keys == ["i1"]
+
+
+def test_newest_come_first_and_once(panel: AttemptsPanel, watcher: Watching) -> None:
+    """What the watcher brings is put on top; entries that are delivered twice, and deletions, are not."""
+    new = (entry(3, "t3"), entry(4, "t4"), entry(5, "t5", deleted=True))
+    watcher.publish(snapshot("reports", entries=new))
+    assert panel.table.page_keys == ["i4", "i3", "i2", "i1"]
+
+
+def test_the_log_is_followed_from_what_was_read(panel: AttemptsPanel, watcher: Watching, log: list[Entry]) -> None:
+    """Not from an hour ago again; a minute's overlap is for entries that come late."""
+    assert [one.since for one in watcher.subscribed] == [log[0].time - 60_000_000]
+    assert panel.told.at > 0
+
+
+def test_only_the_newest_are_kept(panel: AttemptsPanel, watcher: Watching) -> None:
+    """A queue that is busy for days does not fill the memory."""
+    watcher.publish(snapshot("reports", entries=tuple(entry(n, f"t{n}") for n in range(10, 2_010))))
+    assert panel.table.total == 2_000
+    assert "i3" not in panel.table.page_keys
+
+
+@pytest.mark.parametrize(
+    ("status", "keys"), [("any answer", ["i3", "i2", "i1"]), ("errors", ["i2"]), ("OK", ["i3", "i1"]), ("ABORTED", [])]
+)
+def test_answers_are_filtered(panel: AttemptsPanel, status: str, keys: list[str]) -> None:
+    """All, those that are errors, or one code."""
+    panel._status.value = status
+    assert panel.table.page_keys == keys
+
+
+def test_text_is_found(panel: AttemptsPanel) -> None:
+    """In what can be read of a row."""
+    panel._find.value = "INTERN"
+    assert panel.table.page_keys == ["i2"]
+
+
+def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one of this very attempt, escaped; without a handler in this kernel the facts of the log are there."""
+    calls = pd.DataFrame(
+        {"task": ["t2", "t2", "t3"], "attempt": [1, 2, 1], "error": [f"KeyError: {EVIL}", "of the second", None]}
+    )
+    monkeypatch.setattr(_timeline, "served_at", lambda _url: SimpleNamespace(calls=lambda: calls))
+    panel.table.select(["i2"])
+    assert "KeyError: &lt;img" in panel._detail.value
+    assert "of the second" not in panel._detail.value
+    monkeypatch.setattr(_timeline, "served_at", lambda _url: None)
+    panel.table.select(["i2", "i3"])
+    assert "t3" in panel._detail.value
+    assert "Raised" not in panel._detail.value
+    panel.table.select([])
+    assert panel._detail.value == ""
+
+
+def test_what_comes_from_outside_is_text(panel: AttemptsPanel, watcher: Watching) -> None:
+    """A log entry cannot bring markup into the page."""
+    watcher.publish(snapshot("reports", entries=(entry(9, "t9", url=f"https://x/{EVIL}", status="INTERNAL"),)))
+    panel.table.select(["i9"])
+    for html in (panel._detail.value, panel.static()):
+        assert "<img" not in html
+        assert "&lt;img" in html
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(0.0, "update(log_sampling_ratio=1.0)"), (0.5, "logs 50% of its operations"), (1.0, "")]
+)
+def test_a_log_with_holes_is_said(panel: AttemptsPanel, watcher: Watching, ratio: float, words: str) -> None:
+    """What is not logged cannot be shown, and nobody shall believe it did not happen."""
+    watcher.publish(snapshot("reports", log_sampling_ratio=ratio))
+    assert words in panel._hint.value
+    assert bool(words) is bool(panel._hint.value)
+
+
+def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list[Entry]) -> None:
+    """The table is of the queue that is meant now; the line says what is shown."""
+    log[:] = [entry(7, "t7")]
+    panel.use("emails")
+    panel.settle()
+    assert panel.table.page_keys == ["i7"]
+    log[:] = []
+    panel._back.value = 86_400
+    panel.settle()
+    assert (panel.table.total, panel.told.line) == (0, 'tasks.queue("emails").attempts("24h")')
+
+
+def test_a_log_that_may_not_be_read_is_said(panel: AttemptsPanel, log: list[Any]) -> None:
+    """The role that is missing stands in the panel."""
+    log.append(PermissionDeniedError("the log is closed", hint="roles/logging.viewer"))
+    panel.renew()
+    panel.settle()
+    assert panel.told.alert == {"text": "the log is closed", "hint": "roles/logging.viewer"}

@@ -1,0 +1,157 @@
+"""The tabs: made when they are opened, about one queue, at one pace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ipywidgets.widgets.widget import _instances
+
+from cloudtasks_nb.errors import ServiceError
+from cloudtasks_nb.panels import Dashboard, Panel, _dashboard
+from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look
+
+__all__: list[str] = []
+
+
+class Part(Panel):
+    """A tab that says what it is told."""
+
+    def __init__(self, scene: Stage, *, queue: str, framed: bool) -> None:
+        super().__init__(scene, "Part", queue=queue, framed=framed)
+        self.refreshed: list[str | None] = []
+        self.refuses = False
+        self.fill()
+
+    def refresh(self) -> None:
+        """Write down of which queue."""
+        if self.refuses:
+            raise ServiceError("not now")
+        self.refreshed.append(self.queue)
+
+    def static(self) -> str:
+        """Return a word."""
+        return "the part"
+
+
+@pytest.fixture(autouse=True)
+def _tabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dashboard, "_TABS", (("Tasks", Part, False), ("Backfill", Part, True)))
+
+
+@pytest.fixture
+def dashboard(stage: Stage, closing: Keep) -> Dashboard:
+    """Return the whole of a connection with the queues emails and reports."""
+    made: Dashboard = closing(Dashboard(stage))
+    return made
+
+
+def part(dashboard: Dashboard, name: str = "Tasks") -> Part:
+    """Open a tab and return what is in it."""
+    dashboard.turn_to(name)
+    found = dashboard.parts[name]
+    assert isinstance(found, Part)
+    return found
+
+
+def test_tabs_are_made_when_opened(dashboard: Dashboard) -> None:
+    """The first is there at once; the others cost nothing before somebody wants them."""
+    assert list(dashboard.tabs.titles) == ["Queues", "Tasks", "Backfill"]
+    assert list(dashboard.parts) == ["Queues"]
+    made = part(dashboard)
+    assert dashboard.current is made
+    dashboard.turn_to("Queues")
+    assert part(dashboard) is made
+
+
+def test_all_tabs_are_about_one_queue(dashboard: Dashboard) -> None:
+    """The one that is chosen above, selected in the list, or opened there, which turns to its tasks."""
+    made = part(dashboard)
+    queues: Any = dashboard.parts["Queues"]
+    assert (dashboard._choice.options, made.queue) == (("emails", "reports"), "emails")
+    dashboard._choice.value = "reports"
+    assert made.queue == "reports"
+    queues.table.select(["emails"])
+    assert (made.queue, dashboard._choice.value) == ("emails", "emails")
+    dashboard.turn_to("Queues")
+    queues.table.on_open("reports")
+    assert (dashboard.current, made.queue) == (made, "reports")
+
+
+def test_there_may_be_no_queue_yet(make_stage: MakeStage, closing: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tab says so, and is made when there is one."""
+    dashboard = closing(Dashboard(make_stage()))
+    dashboard.turn_to("Tasks")
+    assert (dashboard.current, "No queue yet" in dashboard._boxes[1].children[0].value) == (None, True)
+    dashboard.refresh()
+    dashboard.renew()
+    dashboard._offer(["reports"])
+    assert part(dashboard).queue == "reports"
+
+
+def test_queues_that_come_and_go_are_offered(dashboard: Dashboard) -> None:
+    """The choice stays as long as its queue is there."""
+    made = part(dashboard)
+    dashboard._choice.value = "reports"
+    dashboard._offer(["emails", "invoices", "reports"])
+    assert (dashboard._choice.value, made.queue) == ("reports", "reports")
+    dashboard._offer(["invoices"])
+    assert (dashboard._choice.value, made.queue) == ("invoices", "invoices")
+
+
+def test_one_pace_for_all(dashboard: Dashboard, watcher: Watching) -> None:
+    """Also for tabs that are opened later."""
+    dashboard.every = 10
+    assert part(dashboard).every == 10
+    dashboard.every = 0
+    look(part(dashboard))
+    assert part(dashboard).told.rest == "refreshing is off"
+
+
+def test_refresh_is_of_the_open_tab(dashboard: Dashboard) -> None:
+    """What goes wrong stands in the tab that it is about."""
+    made = part(dashboard)
+    dashboard.refresh()
+    dashboard.renew()
+    dashboard.settle()
+    assert made.refreshed == ["emails", "emails"]
+    made.refuses = True
+    dashboard.renew()
+    dashboard.settle()
+    assert (made.told.alert["text"], dashboard.told.alert) == ("not now", {})
+
+
+def test_read_only_has_no_tab_that_is_for_changing(make_stage: MakeStage, closing: Keep) -> None:
+    """What is there for nothing else is left out."""
+    dashboard = closing(Dashboard(make_stage("reports", read_only=True)))
+    assert list(dashboard.tabs.titles) == ["Queues", "Tasks"]
+
+
+def test_a_queue_has_a_dashboard_of_its_own(make_stage: MakeStage, closing: Keep) -> None:
+    """There is no other to choose."""
+    stage = make_stage("reports")
+    dashboard = closing(Dashboard(stage, only=stage.name("reports")))
+    assert dashboard.tabs.titles[0] == "Queue"
+    assert part(dashboard).queue == "reports"
+    assert dashboard._choice not in dashboard.children[0].children[1].children
+
+
+def test_exports_show_what_was_opened(dashboard: Dashboard) -> None:
+    """Under the title of its tab."""
+    part(dashboard)
+    html = dashboard._repr_mimebundle_()["text/html"]
+    assert "<h4>Queues</h4>" in html
+    assert "reports" in html
+    assert "<h4>Tasks</h4>the part" in html
+
+
+def test_closing_closes_everything(stage: Stage, watcher: Watching) -> None:
+    """No widget and no subscription of any tab is left."""
+    before = set(_instances)
+    dashboard = Dashboard(stage)
+    made = part(dashboard)
+    look(made)
+    look(dashboard.parts["Queues"])
+    dashboard.close()
+    assert watcher.subscribed == []
+    assert [type(_instances[name]).__name__ for name in set(_instances) - before] == []

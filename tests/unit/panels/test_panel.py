@@ -1,0 +1,309 @@
+"""What all panels share: errors in place, one thing at a time, questions, read-only, rest when unseen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._bar import Bar
+from cloudtasks_nb._connection import say
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._watch import Snapshot
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, UnavailableError
+from cloudtasks_nb.panels import Panel
+from cloudtasks_nb.panels._prompt import Question
+from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look, snapshot
+
+__all__: list[str] = []
+
+QUESTION = Question(
+    title="Purge <b>?", scope="about 2 tasks", verb="Purge 2 tasks", typed="reports", line="queue.purge()"
+)
+
+
+class Sample(Panel):
+    """A panel with a button of each kind."""
+
+    def __init__(self, scene: Stage, *, framed: bool = True) -> None:
+        super().__init__(scene, "Sample <i>", queue="reports", framed=framed)
+        self.seen: list[Snapshot] = []
+        self.done: list[str] = []
+        self.read = self.button("Read", lambda: self.work("read"), changes=False)
+        self.write = self.button("Write", lambda: self.work("write"), changes=True)
+        self.quick = self.button("Quick", lambda: self.work("quick"), changes=True, quick=True)
+        self.work: Callable[[str], object] = self.done.append
+        self.tools = self.row(self.read, self.write, self.quick)
+        self.fill(self.tools, self.prompt)
+
+    def watched(self) -> Mapping[QueueName, int | None]:
+        """Watch one queue."""
+        return {self.scene.name(self.queue or ""): None}
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Write it down; one without tasks is an error of the panel's own."""
+        self.seen.append(snapshot)
+        if snapshot.values is not None and not snapshot.values["tasks"]:
+            raise RuntimeError("no tasks")
+
+
+@pytest.fixture
+def panel(stage: Stage, closing: Keep) -> Sample:
+    """Return a panel that somebody sees."""
+    made: Sample = closing(Sample(stage))
+    look(made)
+    return made
+
+
+def test_a_click_is_done_in_a_thread_of_its_own(panel: Sample) -> None:
+    """The kernel's thread is free meanwhile; what is quick is done where the click came."""
+    threads: dict[str, threading.Thread] = {}
+    panel.work = lambda name: threads.setdefault(name, threading.current_thread())
+    panel.write.click()
+    panel.quick.click()
+    panel.settle()
+    assert threads["write"] is not threading.current_thread()
+    assert threads["quick"] is threading.current_thread()
+
+
+def test_while_one_thing_goes_on_nothing_else_begins(panel: Sample) -> None:
+    """Buttons are disabled while a callback runs; a click that was on its way is told so, and not done."""
+    go = threading.Event()
+    began = threading.Event()
+
+    def slow(name: str) -> None:
+        panel.done.append(name)
+        began.set()
+        assert go.wait(30)
+
+    panel.work = slow
+    panel.write.click()
+    assert began.wait(30)
+    busy = panel.told.busy, panel.read.disabled, panel.write.disabled
+    panel.read.click()
+    assert "still busy" in panel.told.status
+    go.set()
+    panel.settle()
+    assert busy == (True, True, True)
+    assert (panel.told.busy, panel.read.disabled, panel.done) == (False, False, ["write"])
+
+
+def test_long_work_is_stopped_by_its_button(panel: Sample) -> None:
+    """The button is there while something goes on; the next thing does not find it pressed."""
+    stop = panel.stop_button()
+    began = threading.Event()
+
+    def until_stopped(_name: str) -> None:
+        began.set()
+        assert panel.stopping.wait(30)
+
+    panel.work = until_stopped
+    panel.read.click()
+    assert began.wait(30)
+    shown = stop.layout.display
+    stop.click()
+    panel.settle()
+    assert (shown, stop.layout.display) == (None, "none")
+    panel.work = lambda _: panel.done.append(str(panel.stopping.is_set()))
+    panel.read.click()
+    panel.settle()
+    assert panel.done == ["False"]
+
+
+@pytest.mark.parametrize("button", ["write", "quick"])
+def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None:
+    """It appears in the panel with the way it came, and goes with the next click."""
+    nothing: dict[str, str] = {}
+    panel.work = nothing.__getitem__
+    getattr(panel, button).click()
+    panel.settle()
+    assert panel.told.alert["text"] == f"KeyError: '{button}'"
+    assert "Traceback" in panel.told.alert["trace"]
+    assert not panel.told.busy
+    panel.work = panel.done.append
+    panel.write.click()
+    panel.settle()
+    assert panel.told.alert == {}
+
+
+def test_an_error_of_ours_speaks_for_itself(panel: Sample) -> None:
+    """Message and next step are enough; the browser can dismiss it."""
+    panel.fail(UnavailableError("nobody answers", hint="start it"))
+    assert panel.told.alert == {"text": "nobody answers", "hint": "start it"}
+    panel.told._heard(None, {"do": "dismiss"}, None)
+    assert panel.told.alert == {}
+
+
+def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: Watching) -> None:
+    """Of a snapshot that could not be shown, and of a coroutine."""
+
+    async def broken() -> None:
+        raise ValueError("in the background")
+
+    watcher.publish(snapshot("reports", tasks=0))
+    assert panel.told.alert["text"] == "RuntimeError: no tasks"
+    panel.spawn(broken())
+    panel.settle()
+    assert panel.told.alert["text"] == "ValueError: in the background"
+
+
+def test_what_verbs_say_is_heard_in_the_foot(panel: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines and bars of a verb show in the panel, not in the output of whatever cell runs."""
+
+    def speak(_name: str) -> None:
+        bar = Bar("listing", 10, unit="tasks")
+        bar._next = 0
+        bar.add(4)
+        panel.done.append(panel.told.status)
+        say("made queue reports")
+
+    panel.work = speak
+    panel.write.click()
+    panel.settle()
+    assert (panel.done, panel.told.status) == (["listing: 4 of 10"], "made queue reports")
+    assert capsys.readouterr().out == ""
+
+
+def test_read_only_leaves_out_and_blocks(make_stage: MakeStage, closing: Keep) -> None:
+    """No button that changes anything is laid out; one that was kept, a question and a start do nothing but say so."""
+    panel = closing(Sample(make_stage("reports", read_only=True)))
+    assert panel.tools.children == (panel.read,)
+    for button in (panel.write, panel.quick):
+        button.click()
+        panel.settle()
+        assert (panel.done, panel.told.alert["text"]) == ([], "this panel is read-only")
+    with pytest.raises(InvalidInputError, match="read-only"):
+        panel.ask(QUESTION, panel.write.click)
+    with pytest.raises(InvalidInputError, match="read-only"):
+        panel.start(panel.write.click, changes=True)
+
+
+def test_a_question_wants_the_name_typed(panel: Sample) -> None:
+    """Count, scope and line are shown escaped; nothing is done before the very name is there."""
+    panel.ask(QUESTION, lambda: panel.done.append("purged"))
+    prompt = panel.prompt
+    assert "Purge &lt;b&gt;?" in prompt._text.value
+    assert "about 2 tasks" in prompt._text.value
+    assert (panel.told.asking, prompt.layout.display) == ("Purge <b>?", None)
+    for name, blocked in (("report", True), ("reports", False)):
+        prompt._typed.value = name
+        assert prompt._yes.disabled is blocked
+    prompt._typed.value = "Reports"
+    prompt._yes.click()
+    assert panel.done == []
+    prompt._typed.value = "reports"
+    prompt._yes.click()
+    panel.settle()
+    assert (panel.done, prompt.question, panel.told.asking) == (["purged"], None, "")
+
+
+def test_a_question_can_be_left(panel: Sample) -> None:
+    """Cancel does nothing, and a later question finds nothing typed."""
+    panel.ask(QUESTION, lambda: panel.done.append("purged"))
+    panel.prompt._typed.value = "reports"
+    panel.prompt._no.click()
+    assert (panel.done, panel.prompt.layout.display) == ([], "none")
+    panel.ask(QUESTION, lambda: panel.done.append("purged"))
+    assert (panel.prompt._typed.value, panel.prompt._yes.disabled) == ("", True)
+
+
+def test_it_watches_only_while_it_is_seen(panel: Sample, watcher: Watching) -> None:
+    """At rest when nobody looks, when refreshing is off, and after it was closed."""
+
+    def watching() -> int:
+        return len(watcher.subscribed)
+
+    assert watching() == 1
+    look(panel, visible=False)
+    assert watching() == 0
+    look(panel)
+    panel.every = 0
+    assert (watching(), panel.told.rest) == (0, "refreshing is off")
+    panel.every = 30
+    assert ([one.every for one in watcher.subscribed], panel.told.rest) == ([30], "")
+    panel.close()
+    assert watching() == 0
+
+
+@pytest.mark.parametrize("seconds", [0.5, 31, -1])
+def test_the_pace_has_bounds(panel: Sample, seconds: float) -> None:
+    """Not more often than each second, not more seldom than twice a minute."""
+    with pytest.raises(InvalidInputError, match="1 to 30 seconds"):
+        panel.every = seconds
+
+
+def test_what_is_shown_has_its_age_and_its_trouble(panel: Sample, watcher: Watching) -> None:
+    """A look that failed says why and leaves the age of the last one that did not; the next good one is silent."""
+    watcher.publish(snapshot("reports"))
+    at = panel.told.at
+    assert at > 0
+    watcher.publish(snapshot("reports", UnavailableError("nobody answers", hint="start it")))
+    assert (panel.told.trouble, panel.told.at) == ("nobody answers \u2192 start it", at)
+    watcher.publish(snapshot("reports"))
+    assert panel.told.trouble == ""
+
+
+def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: Watching) -> None:
+    """A snapshot of the old queue that is still on its way is not shown."""
+    late = watcher.subscribed[0].listener
+    panel.use("emails")
+    assert [one.queue.queue for one in watcher.subscribed] == ["emails"]
+    late(snapshot("reports"))
+    assert panel.seen == []
+
+
+def test_the_badge_says_where_one_is(make_stage: MakeStage, closing: Keep) -> None:
+    """LOCAL, or the project, and whether nothing can be changed; the title is escaped."""
+    for local, words in ((True, "LOCAL"), (False, ">p<")):
+        head = closing(Sample(make_stage("reports", local=local, read_only=True))).children[0].children[0].value
+        assert words in head
+        assert "read-only" in head
+        assert "Sample &lt;i&gt;" in head
+
+
+def test_it_has_a_static_form(panel: Sample) -> None:
+    """Exports show HTML beside the widget; closed, it is as any closed widget."""
+    bundle: dict[str, Any] = panel._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "Sample &lt;i&gt;" in bundle["text/html"]
+    assert bundle["text/plain"] == "<Sample Sample <i> [LOCAL]>"
+
+
+def test_closing_twice_is_once(panel: Sample) -> None:
+    """All that it is made of goes with it."""
+    parts = [panel.told, panel.prompt, panel.read]
+    panel.close()
+    panel.close()
+    assert all(part.comm is None for part in parts)
+
+
+def test_waiting_has_an_end(panel: Sample) -> None:
+    """`settle` gives up when its time is over."""
+    go = threading.Event()
+    panel.work = lambda _: go.wait(30)
+    panel.read.click()
+    with pytest.raises(TimeoutError, match="still at work"):
+        panel.settle(timeout=0)
+    go.set()
+
+
+def test_the_loop_itself_is_not_blocked(panel: Sample) -> None:
+    """A click that comes on the background loop is handed to a thread as well."""
+
+    async def click() -> None:
+        panel.write.click()
+
+    _loop.run(click())
+    panel.settle()
+    assert panel.done == ["write"]
+
+
+def test_errors_without_words_have_their_name(panel: Sample) -> None:
+    """An exception without a message is named."""
+    panel.fail(ZeroDivisionError())
+    assert panel.told.alert["text"] == "ZeroDivisionError"
+    panel.fail(CloudTasksError())
+    assert panel.told.alert["text"] == "Something went wrong with Cloud Tasks."

@@ -1,0 +1,187 @@
+"""The queues: figures that follow the watcher, and what can be done to those that are selected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.errors import QueueNotFoundError, ServiceError
+from cloudtasks_nb.panels import QueuesPanel
+from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look, snapshot
+
+__all__: list[str] = []
+
+
+@pytest.fixture
+def panel(stage: Stage, closing: Keep) -> QueuesPanel:
+    """Return a panel of emails and reports that somebody sees."""
+    made: QueuesPanel = closing(QueuesPanel(stage))
+    look(made)
+    return made
+
+
+def shown(panel: QueuesPanel) -> str:
+    """Return the card."""
+    return str(panel._card.value)
+
+
+def click(panel: QueuesPanel, name: str) -> None:
+    """Click a button and wait until it is done."""
+    getattr(panel, name).click()
+    panel.settle()
+
+
+def test_queues_are_there_before_anybody_looks(stage: Stage, closing: Keep) -> None:
+    """What is exported right after the cell has a table with the queues in it."""
+    html = closing(QueuesPanel(stage))._repr_mimebundle_()["text/html"]
+    assert "emails" in html
+    assert "2,000" in html
+
+
+def test_only_the_page_is_watched(make_stage: MakeStage, closing: Keep, watcher: Watching) -> None:
+    """Of thirty queues the twenty on the page; after turning it the others."""
+    names = [f"q{number:02}" for number in range(30)]
+    panel = closing(QueuesPanel(make_stage(*names)))
+    look(panel)
+    assert sorted(one.queue.queue for one in watcher.subscribed) == names[:20]
+    panel.table.turn(1)
+    assert sorted(one.queue.queue for one in watcher.subscribed) == names[20:]
+
+
+def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: Watching) -> None:
+    """Table and card show the newest depth, the sparkline the ones before; figures that are not known are left out."""
+    panel.table.select(["reports"])
+    for depth in (1_500, 1_000):
+        watcher.publish(snapshot("reports", tasks=depth, state="PAUSED"))
+    assert "1,000" in panel.static()
+    assert "<b>1,000</b> tasks" in shown(panel)
+    assert "between 1,000 and 2,000" in shown(panel)
+    assert "PAUSED" in shown(panel)
+    watcher.publish(snapshot("reports", tasks=None, running=None, effective_rate=None))
+    assert "depth not known" in shown(panel)
+
+
+def test_a_queue_that_is_deleted_goes(panel: QueuesPanel, watcher: Watching) -> None:
+    """It is taken out and not watched any more."""
+    watcher.publish(snapshot("reports", QueueNotFoundError("gone", code="NOT_FOUND")))
+    assert panel.table.page_keys == ["emails"]
+    assert [one.queue.queue for one in watcher.subscribed] == ["emails"]
+
+
+def test_a_look_that_failed_leaves_what_was_seen(panel: QueuesPanel, watcher: Watching) -> None:
+    """The figures stay, and the trouble is said."""
+    watcher.publish(snapshot("reports", ServiceError("broken")))
+    assert (panel.table.total, panel.told.trouble) == (2, "broken")
+
+
+def test_which_queues_there_are_is_asked_again(
+    panel: QueuesPanel, watcher: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look a while after the last list brings queues that others have made."""
+    made: list[int] = []
+    monkeypatch.setattr(panel, "refresh", lambda: made.append(1))
+    panel._read -= 60
+    watcher.publish(snapshot("reports"))
+    watcher.publish(snapshot("reports"))
+    panel.settle()
+    assert made == [1]
+
+
+@pytest.mark.parametrize(
+    ("selected", "able"),
+    [
+        ([], set()),
+        (["reports"], {"pause", "edit", "purge"}),
+        (["emails"], {"resume", "edit", "purge"}),
+        (["emails", "reports"], {"pause", "resume"}),
+    ],
+)
+def test_buttons_fit_what_is_selected(
+    panel: QueuesPanel, watcher: Watching, selected: list[str], able: set[str]
+) -> None:
+    """Pause for those that run, resume for those that do not; limits and purge for one."""
+    watcher.publish(snapshot("emails", state="PAUSED"))
+    panel.table.select(selected)
+    assert {name for name in ("pause", "resume", "edit", "purge") if not getattr(panel, name).disabled} == able
+
+
+def test_the_only_queue_need_not_be_selected(make_stage: MakeStage, closing: Keep) -> None:
+    """A panel of one queue shows its card at once."""
+    panel = closing(QueuesPanel(make_stage("reports")))
+    assert "reports" in shown(panel)
+    assert not panel.purge.disabled
+
+
+def test_pause_and_resume_are_done_at_once(panel: QueuesPanel, stage: Stage, watcher: Watching) -> None:
+    """They can be undone, so nobody is asked; the line does the same, and the watcher looks again."""
+    panel.table.select(["reports"])
+    click(panel, "pause")
+    assert stage.told == [("pause", "reports")]
+    assert (panel.told.status, panel.told.line) == ("paused reports", 'tasks.queue("reports").pause()')
+    assert "reports" in watcher.looks
+    panel.table.select(["emails", "reports"])
+    click(panel, "pause")
+    assert panel.told.status == "paused 2 queues: emails, reports"
+    assert panel.told.line == 'for name in ["emails", "reports"]: tasks.queue(name).pause()'
+
+
+def test_purge_wants_the_name(panel: QueuesPanel, stage: Stage) -> None:
+    """Count and full name are in the question; the right name and a click purge."""
+    panel.table.select(["reports"])
+    click(panel, "purge")
+    question = panel.prompt.question
+    assert question is not None
+    assert (question.typed, question.verb) == ("reports", "Purge about 2,000 tasks")
+    assert "projects/p/locations/l/queues/reports" in question.scope
+    assert stage.told == []
+    panel.prompt._typed.value = "reports"
+    panel.prompt._yes.click()
+    panel.settle()
+    assert (stage.told, panel.told.status) == ([("purge", "reports")], "purged reports")
+
+
+def test_only_changed_limits_are_sent(panel: QueuesPanel, stage: Stage) -> None:
+    """The line says what the form would do while it is filled; saving says from what to what."""
+    panel.table.select(["reports"])
+    click(panel, "edit")
+    fields = panel._form._fields
+    assert (fields["rate"].value, fields["max_backoff"].value, panel.save.disabled) == ("50", "3600s", True)
+    fields["rate"].value = "5"
+    fields["max_backoff"].value = "10min"
+    expected = {"rate": 5.0, "max_backoff": "10min"}
+    assert panel.told.line == 'tasks.queue("reports").update(rate=5.0, max_backoff="10min")'
+    click(panel, "save")
+    assert stage.told == [("update", "reports", expected)]
+    assert panel.told.status == "reports: rate 50 \u2192 5.0, max_backoff 3600s \u2192 10min"
+    assert panel._editor.layout.display == "none"
+
+
+def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, stage: Stage) -> None:
+    """While it is typed, and it is not sent; the message goes when it is one."""
+    panel.table.select(["reports"])
+    click(panel, "edit")
+    field = panel._form._fields["max_concurrent"]
+    field.value = "many"
+    assert panel.told.alert["text"] == 'Running at once: "many" is not a whole number'
+    click(panel, "save")
+    assert stage.told == []
+    field.value = "9"
+    assert panel.told.alert == {}
+
+
+def test_what_the_service_refuses_is_shown(panel: QueuesPanel, stage: Stage) -> None:
+    """The error stands in the panel, which goes on."""
+    stage.refuses.append(ServiceError("no", hint="ask"))
+    panel.table.select(["reports"])
+    click(panel, "pause")
+    assert panel.told.alert == {"text": "no", "hint": "ask"}
+    click(panel, "pause")
+    assert (panel.told.alert, stage.told) == ({}, [("pause", "reports")])
+
+
+def test_read_only_has_no_tools(make_stage: MakeStage, closing: Keep) -> None:
+    """Neither buttons nor form are laid out."""
+    panel = closing(QueuesPanel(make_stage("reports", read_only=True), framed=False))
+    laid: list[Any] = list(panel.children)
+    assert laid == [panel.prompt, panel.table, panel._card, panel.told]

@@ -1,0 +1,319 @@
+"""The tasks of a queue: loaded on demand, what is seen kept up to date, and what is done to the selected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb._frames import TASKS, frame
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.panels import TasksPanel
+from tests.unit.panels.conftest import NOW, Keep, MakeStage, Stage, Watching, entry, look, pending, snapshot
+
+__all__: list[str] = []
+
+
+class Book:
+    """A listing of so many tasks a queue, named by their numbers."""
+
+    tasks = 25
+
+    def __init__(self, _connection: Any, queue: QueueName) -> None:
+        self.queue = queue
+        self.at: int | None = None
+        self.read = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all were read."""
+        return self.read >= self.tasks
+
+    def more(self, limit: int | None) -> Iterator[pd.DataFrame]:
+        """Give out the next in one frame."""
+        self.at = NOW
+        upto = self.tasks if limit is None else min(self.tasks, self.read + limit)
+        names = [f"{self.queue.queue}{number:05}" for number in range(self.read, upto)]
+        self.read = upto
+        count = len(names)
+        states = (["ready", "retrying"] * count)[:count]
+        columns: dict[str, list[Any]] = {"task": names, "state": states, "schedule_time": [NOW] * count}
+        yield frame(TASKS, columns, index="task")
+
+
+@pytest.fixture(autouse=True)
+def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the tasks whose cards were read."""
+    read: list[str] = []
+
+    async def read_card(_connection: Any, _queue: QueueName, task: str) -> str:
+        read.append(task)
+        return f"card of {task}, {len(read)}"
+
+    monkeypatch.setattr("cloudtasks_nb.panels._tasks.Listing", Book)
+    monkeypatch.setattr("cloudtasks_nb.panels._tasks.read_card", read_card)
+    monkeypatch.setattr("cloudtasks_nb.panels._tasks._PORTION", 10)
+    return read
+
+
+@pytest.fixture
+def panel(stage: Stage, closing: Keep, watcher: Watching) -> TasksPanel:
+    """Return a panel of 10 of 25 tasks that somebody sees."""
+    made: TasksPanel = closing(TasksPanel(stage, queue="reports"))
+    watcher.there = {f"reports{number:05}": pending() for number in range(25)}
+    look(made)
+    return made
+
+
+def pick(panel: TasksPanel, *numbers: int) -> list[str]:
+    """Select tasks by number."""
+    names = [f"reports{number:05}" for number in numbers]
+    panel.table.select(names)
+    panel.settle()
+    return names
+
+
+def publish(panel: TasksPanel, watcher: Watching, **facts: Any) -> None:
+    """Let the watcher see the queue, and wait until all that follows is shown."""
+    watcher.publish(snapshot("reports", **facts))
+    panel.settle()
+
+
+def test_a_portion_is_loaded_when_somebody_looks(panel: TasksPanel, watcher: Watching) -> None:
+    """No more of what the service has least of; how much of how much, and from when, is said."""
+    publish(panel, watcher, tasks=25)
+    assert panel.table.total == 10
+    assert "10 of about 25 loaded, listed 2026-01-02 00:00 UTC" in panel._loaded.value
+
+
+def test_more_and_all_are_loaded_on_demand(panel: TasksPanel) -> None:
+    """The next portion, then the rest; then there is nothing to load."""
+    panel.load_more.click()
+    panel.settle()
+    assert (panel.table.total, panel.told.status) == (20, "loaded 20 tasks")
+    panel.load_all.click()
+    panel.settle()
+    assert (panel.table.total, panel.load_all.layout.display) == (25, "none")
+
+
+def test_loading_can_be_stopped(panel: TasksPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop ends it behind the part that is being read, and what came stays."""
+
+    def endless(book: Book, _limit: int | None) -> Iterator[pd.DataFrame]:
+        for number in range(10, 10_000):
+            if number == 12:
+                panel.stopping.set()
+            book.at = NOW
+            yield frame(TASKS, {"task": [f"reports{number:05}"], "state": ["ready"]}, index="task")
+
+    monkeypatch.setattr(Book, "more", endless)
+    panel.load_all.click()
+    panel.settle()
+    assert panel.table.total == 13
+
+
+def test_refresh_lists_as_many_again(panel: TasksPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was loaded before is there again, and what is no longer in the queue is not."""
+    panel.load_more.click()
+    panel.settle()
+    monkeypatch.setattr(Book, "tasks", 15)
+    panel.refresh()
+    assert panel.table.total == 15
+
+
+def test_what_the_log_says_is_done_goes(panel: TasksPanel, watcher: Watching) -> None:
+    """Succeeded and deleted tasks are taken out, wherever they stand; one that failed an attempt stays."""
+    panel.load_all.click()
+    panel.settle()
+    for number in (3, 20):
+        watcher.there.pop(f"reports{number:05}")
+    seen = (
+        entry(1, "reports00003"),
+        entry(2, "reports00020", deleted=True),
+        entry(3, "reports00004", status="INTERNAL"),
+    )
+    publish(panel, watcher, entries=seen)
+    assert panel.table.total == 23
+    assert "reports00004" in panel.table.page_keys
+
+
+def test_what_is_on_the_screen_is_looked_up(panel: TasksPanel, watcher: Watching) -> None:
+    """Tasks that have left go, others show how they are now; those that are not on the screen are not asked about."""
+    panel.table._page_size = 5
+    panel.table.turn(0)
+    watcher.asked.clear()
+    watcher.there["reports00001"] = None
+    watcher.there["reports00002"] = pending("running", attempts=2)
+    publish(panel, watcher)
+    assert watcher.asked == [f"reports{number:05}" for number in range(5)]
+    assert panel.table.total == 9
+    pick(panel, 2)
+    assert panel.table.selected_frame[["state", "attempts"]].values.tolist() == [["running", 2]]  # noqa: PD011 - short
+
+
+def test_selection_survives_what_comes_and_goes(panel: TasksPanel, watcher: Watching) -> None:
+    """Ten looks while tasks finish: what is selected stays selected as long as it is there."""
+    pick(panel, 5, 6, 9)
+    for number in range(5):
+        watcher.there[f"reports{number:05}"] = None
+        publish(panel, watcher)
+    assert panel.table.selected == ["reports00005", "reports00006", "reports00009"]
+    assert panel.deeds.run.description == "Run now (3)"
+
+
+def test_tasks_are_filtered(panel: TasksPanel) -> None:
+    """By state and by text."""
+    panel._state.value = "retrying"
+    assert panel.table.matching == 5
+    panel._find.value = "00003"
+    assert panel.table.page_keys == ["reports00003"]
+    panel._state.value = "any state"
+    panel._find.value = ""
+    assert panel.table.matching == 10
+
+
+def test_a_few_are_run_at_once(panel: TasksPanel, stage: Stage) -> None:
+    """Three tasks need no question; the line does the same."""
+    names = pick(panel, 1, 2, 3)
+    panel.deeds.run.click()
+    panel.settle()
+    assert stage.told == [("run", "reports", names)]
+    assert panel.told.status == "ran 3 tasks of reports"
+    assert panel.told.line == 'tasks.queue("reports").run(["reports00001", "reports00002", "reports00003"])'
+
+
+def test_many_are_asked_about(panel: TasksPanel, stage: Stage) -> None:
+    """All that match the filter, with the count and what is left alone; deleting wants the queue's name."""
+    panel.load_all.click()
+    panel.settle()
+    names = pick(panel, *range(12))
+    panel.deeds.run.click()
+    question = panel.prompt.question
+    assert question is not None
+    assert (question.title, question.typed) == ("Run 12 tasks of reports now?", None)
+    assert "The 12 tasks selected of 25 loaded from reports." in question.scope
+    panel.deeds.delete.click()
+    question = panel.prompt.question
+    assert question is not None
+    assert (question.verb, question.typed) == ("Delete 12 tasks", "reports")
+    assert stage.told == []
+    panel.prompt._typed.value = "reports"
+    panel.prompt._yes.click()
+    panel.settle()
+    assert stage.told == [("delete_tasks", "reports", names)]
+    assert panel.table.total == 13
+
+
+def test_one_is_deleted_with_a_click_more(panel: TasksPanel, stage: Stage) -> None:
+    """It cannot be undone, so it is asked; for one nothing has to be typed."""
+    names = pick(panel, 4)
+    panel.deeds.delete.click()
+    assert panel.prompt.question is not None
+    assert panel.prompt.question.typed is None
+    panel.prompt._yes.click()
+    panel.settle()
+    assert (stage.told, panel.table.total) == ([("delete_tasks", "reports", names)], 9)
+
+
+def test_all_that_are_loaded_are_not_all_there_are(panel: TasksPanel) -> None:
+    """The question says that the rest of the queue is left alone."""
+    pick(panel, *range(10))
+    panel.deeds.delete.click()
+    assert panel.prompt.question is not None
+    assert "those that are not loaded are left alone" in panel.prompt.question.scope
+
+
+def test_google_runs_one_a_second(
+    make_stage: MakeStage, closing: Keep, watcher: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long it takes is in the question, and Stop ends it between two parts."""
+    monkeypatch.setattr("cloudtasks_nb.panels._tasks._PORTION", 200)
+    monkeypatch.setattr(Book, "tasks", 150)
+    watcher.there = {f"reports{number:05}": pending() for number in range(150)}
+    stage = make_stage("reports", local=False)
+    panel = closing(TasksPanel(stage, queue="reports"))
+    look(panel)
+    pick(panel, *range(130))
+    panel.deeds.run.click()
+    assert "60 a minute: this takes 3 minutes" in panel.prompt.question.scope
+    told: list[int] = []
+
+    def run(tasks: list[str]) -> pd.DataFrame:
+        told.append(len(tasks))
+        panel.stopping.set()
+        return pd.DataFrame({"task": tasks, "ok": [name != "reports00007" for name in tasks], "error": ["no"] * 20})
+
+    monkeypatch.setattr(Stage, "queue", lambda _stage, _name: type("Slow", (), {"run": staticmethod(run)}))
+    panel.prompt._yes.click()
+    panel.settle()
+    assert told == [20]
+    assert panel.told.status == "ran 19 tasks of reports; 1 task not: no; stopped with 110 tasks left"
+
+
+def test_a_task_is_inspected(panel: TasksPanel, watcher: Watching, cards: list[str]) -> None:
+    """Selected or opened; read again when it has changed, and kept when it leaves the queue; gone with the click."""
+    publish(panel, watcher)
+    pick(panel, 2)
+    assert panel._detail.value == "card of reports00002, 1"
+    publish(panel, watcher)
+    publish(panel, watcher)
+    seen = len(cards)
+    watcher.there["reports00002"] = pending("running", attempts=1)
+    publish(panel, watcher)
+    publish(panel, watcher)
+    assert len(cards) == seen + 1
+    watcher.there["reports00002"] = None
+    publish(panel, watcher)
+    assert panel._detail.value.startswith("card of reports00002")
+    assert cards[-1] == "reports00002"
+    panel.table.on_open("reports00003")  # type: ignore[misc]  # it is set
+    panel.settle()
+    assert panel._detail.value.startswith("card of reports00003")
+    pick(panel, 3)
+    pick(panel)
+    assert panel._detail.value == ""
+
+
+def test_another_queue_is_loaded(panel: TasksPanel) -> None:
+    """Its tasks, and none of the other's; nothing stays selected."""
+    pick(panel, 1)
+    panel.use("emails")
+    panel.settle()
+    assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
+    assert (panel.table.selected, panel._detail.value) == ([], "")
+    assert panel.told.line == 'tasks.queue("emails").tasks(10)'
+
+
+def test_read_only_has_nothing_that_changes(make_stage: MakeStage, closing: Keep) -> None:
+    """Neither run nor delete are laid out, and their clicks do nothing."""
+    stage = make_stage("reports", read_only=True)
+    panel = closing(TasksPanel(stage, queue="reports"))
+    look(panel)
+    row = panel.children[1]
+    assert panel.deeds.run not in row.children
+    assert panel.deeds.delete not in row.children
+    pick(panel, 1)
+    for button in panel.deeds.buttons:
+        button.click()
+        panel.settle()
+        assert panel.told.alert["text"] == "this panel is read-only"
+    assert stage.told == []
+
+
+def test_a_hundred_thousand_are_no_burden(
+    panel: TasksPanel, watcher: Watching, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    """A look with 100,000 tasks loaded takes out what is done and shows what has changed."""
+    monkeypatch.setattr(Book, "tasks", 100_000)
+    panel.load_all.click()
+    panel.settle()
+    watcher.there = {f"reports{number:05}": pending("running", attempts=1) for number in range(100_000)}
+    done = tuple(entry(number, f"reports{number:05}") for number in range(50_000, 50_500))
+    began = time.perf_counter()
+    panel.apply_lookup({name: watcher.there[name] for name in panel.table.page_keys})
+    panel.take_out(one.task for one in done)
+    record_property("seconds", time.perf_counter() - began)
+    assert panel.table.total == 99_500
