@@ -7,8 +7,12 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+if sys.platform != "win32":
+    import resource
 
 import orjson
 
@@ -23,12 +27,23 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an emulator until it is stopped, and return the exit code."""
     settings = _settings(_parser().parse_args(arguments))
+    _allow_many_files()
     try:
         asyncio.run(_run(settings))
     except CloudTasksError as error:
         sys.stderr.write(f"cloudtasks-nb emulator: {error.message}{f' → {error.hint}' if error.hint else ''}\n")
         return 1
     return 0
+
+
+def _allow_many_files() -> None:
+    """Allow as many connections as the system grants: thousands of attempts may be in flight."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # some systems name a limit that they do not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from yarl import URL
 from cloudtasks_nb.emulator._attempts import NO_ANSWER, Outcome
 from cloudtasks_nb.emulator._request import HttpCall
 from cloudtasks_nb.emulator._settings import Settings
+from cloudtasks_nb.errors import EmulatorError
 
 __all__ = ["Deliverer", "NobodyListensError", "is_loopback"]
 
@@ -80,7 +81,7 @@ class Deliverer:
             return await self._send(call, connected)
         except aiohttp.ClientConnectorError as error:
             # A target that redirects to where nobody listens has been called: that is an attempt.
-            if error.os_error.errno == errno.ECONNREFUSED and f"{error.host}:{error.port}" == call.address:
+            if f"{error.host}:{error.port}" == call.address and _refused(error, call.address):
                 raise NobodyListensError from error
             return Outcome(http_status=NO_ANSWER)
         except aiohttp.TooManyRedirects as error:
@@ -125,13 +126,25 @@ def _url(url: str) -> URL:
     return URL(url, encoded=encoded)
 
 
+def _refused(error: aiohttp.ClientConnectorError, address: str) -> bool:
+    if error.os_error.errno == errno.ECONNREFUSED:
+        return True
+    # Of a name with several addresses (localhost) the library reports all failures as one, without a number.
+    return type(error) is aiohttp.ClientConnectorError and error.os_error.errno is None and is_loopback(address)
+
+
 def _tls(settings: Settings) -> Any:
     if settings.https_insecure:
         return False
     if settings.https_ca is None:
         return True
     context = ssl.create_default_context()
-    context.load_verify_locations(settings.https_ca)
+    try:
+        context.load_verify_locations(settings.https_ca)
+    except OSError as error:
+        raise EmulatorError(
+            f"{settings.https_ca} cannot be read as certificates: {error}", resource=str(settings.https_ca)
+        ) from error
     return context
 
 

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from cloudtasks_nb._names import INSTANCE_METADATA
 from cloudtasks_nb.emulator._engine import Call
-from cloudtasks_nb.emulator._ports import cannot_listen
+from cloudtasks_nb.emulator._ports import cannot_listen, host_and_port
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.errors import PortInUseError
 
@@ -46,14 +46,14 @@ def grpc_server(calls: Mapping[str, Call], instance: str, host: str, port: int) 
     """
     # Asked first, because the library prints its own words about a port that it cannot have.
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
         raise cannot_listen(error, host, port, "--port") from error
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers((_Handlers(calls, instance),))
     try:
-        return server, server.add_insecure_port(f"{host}:{port}")
+        return server, server.add_insecure_port(host_and_port(host, port))
     except RuntimeError as error:
         raise PortInUseError(f"port {port} is in use", resource=str(port)) from error
 

@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from cloudtasks_nb.errors import EmulatorError
+
 __all__ = ["Journal", "Write"]
 
 _SCHEMA = """
@@ -34,6 +36,7 @@ CREATE TABLE IF NOT EXISTS log(
 """
 _TABLES = ("settings", "queues", "tasks", "attempts", "tombs", "graves", "operations", "log")
 _CACHE_KIB = 16_384
+_VERSION = 1  # of the schema
 
 
 class Write(StrEnum):
@@ -76,11 +79,18 @@ class Journal:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         self._pending: dict[Write, list[tuple[Any, ...]]] = {write: [] for write in Write}
-        self._writer = self._connect()
-        self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-        self._writer.executescript(_SCHEMA)
-        self._reader = self._connect()
-        self._reader.execute("PRAGMA query_only = ON")
+        try:
+            self._writer = self._connect()
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+            self._prepare()
+            self._reader = self._connect()
+            self._reader.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            raise EmulatorError(
+                f"{path} cannot be used: {error}",
+                resource=str(path),
+                hint="if it is damaged, remove it or choose another folder",
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +162,17 @@ class Journal:
             self.commit()
         self._reader.close()
         self._writer.close()
+
+    def _prepare(self) -> None:
+        [(version,)] = self._writer.execute("PRAGMA user_version")
+        if version not in {0, _VERSION}:
+            raise EmulatorError(
+                f"{self.path} was written by another version of the emulator ({version} instead of {_VERSION})",
+                resource=str(self.path),
+                hint="choose another folder",
+            )
+        self._writer.executescript(_SCHEMA)
+        self._writer.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)

@@ -6,7 +6,12 @@ import errno
 
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
-__all__ = ["cannot_listen"]
+__all__ = ["cannot_listen", "host_and_port"]
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Return the two as one text; an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def cannot_listen(error: OSError, host: str, port: int, option: str) -> EmulatorError:
@@ -15,4 +20,5 @@ def cannot_listen(error: OSError, host: str, port: int, option: str) -> Emulator
         return PortInUseError(
             f"port {port} is in use", resource=str(port), hint=f"choose another one: {option} 0 takes a free one"
         )
-    return EmulatorError(f"cannot listen on {host}:{port}: {error.strerror or error}", resource=f"{host}:{port}")
+    address = host_and_port(host, port)
+    return EmulatorError(f"cannot listen on {address}: {error.strerror or error}", resource=address)

@@ -43,8 +43,10 @@ class HttpCall:
 
     @property
     def address(self) -> str:
-        """Host and port, as in ``127.0.0.1:8080``."""
-        parts = urlsplit(self.url)
+        """Host and port, as in ``127.0.0.1:8080``; empty if the URL has none."""
+        parts = _parts(self.url)
+        if parts is None:
+            return ""
         return f"{parts.hostname}:{_port(parts) or (443 if parts.scheme == 'https' else 80)}"
 
 
@@ -113,7 +115,9 @@ def _http(
 
 def overridden(url: str, override: Any) -> str:
     """Return a task's URL with the parts that the queue's `UriOverride` replaces, or fills in."""
-    parts = urlsplit(url)
+    parts = _parts(url)
+    if parts is None:
+        return url
     always = override.uri_override_enforce_mode != _IF_NOT_EXISTS
     scheme, path, query = parts.scheme, parts.path, parts.query
     host, port = parts.hostname or "", _port(parts)
@@ -131,6 +135,13 @@ def overridden(url: str, override: Any) -> str:
         path = f"/{path}"
     host = f"[{host}]" if ":" in host else host
     return SplitResult(scheme, host if port is None else f"{host}:{port}", path, query, "").geturl()
+
+
+def _parts(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:  # a bracket that does not close: taken at creation, as any URL
+        return None
 
 
 def _port(parts: SplitResult) -> int | None:

@@ -22,6 +22,7 @@ from cloudtasks_nb.emulator._grpc import grpc_server
 from cloudtasks_nb.emulator._journal import Journal
 from cloudtasks_nb.emulator._lease import Leases
 from cloudtasks_nb.emulator._pb import beta
+from cloudtasks_nb.emulator._ports import host_and_port
 from cloudtasks_nb.emulator._queues import configured
 from cloudtasks_nb.emulator._settings import Settings
 from cloudtasks_nb.emulator._store import Store
@@ -119,8 +120,8 @@ async def _listen(
         leases.start()
     engine.dispatcher.wake_all()
     endpoint = {
-        "grpc": f"{settings.host}:{port}",
-        "http": f"http://{settings.host}:{http_port}",
+        "grpc": host_and_port(settings.host, port),
+        "http": f"http://{host_and_port(settings.host, http_port)}",
         "pid": os.getpid(),
         "data_dir": str(folder.path),
         "instance": instance,

@@ -157,6 +157,8 @@ class Store:
         until = self._clock.now() + self._settings.queue_tombstone
         del self.contents.by_number[queue.q]
         self.contents.deleted[name] = until
+        if self.setting(f"iam/{name}"):
+            self.set_setting(f"iam/{name}", b"")
         self.journal.put(Write.QUEUE, (queue.q, name, b"", queue.usable_at, until))
         self.journal.put(Write.FORGET_TOMBS, (queue.q,))
         self._dig(queue, LAST_NUMBER, 0)

@@ -32,6 +32,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *arguments: str, error: Exception |
         stop.set()
 
     monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command, "_allow_many_files", lambda: None)
     return command.main(arguments), given[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from cloudtasks_nb.emulator._attempts import Outcome
-from cloudtasks_nb.emulator._clock import SECOND
+from cloudtasks_nb.emulator._clock import SECOND, Clock
 from cloudtasks_nb.emulator._deliver import Deliverer, NobodyListensError, is_loopback
 from cloudtasks_nb.emulator._request import HttpCall
 from cloudtasks_nb.emulator._retry import RetryPolicy
 from cloudtasks_nb.emulator._settings import Settings
+from cloudtasks_nb.emulator._tokens import TokenMint
+from cloudtasks_nb.errors import EmulatorError
 
 Body = Callable[[Deliverer, str, list[Any]], Awaitable[None]]
 
@@ -196,6 +199,33 @@ def test_a_new_connection_that_breaks_is_a_failed_attempt() -> None:
             finally:
                 await deliverer.close()
         assert served == [1]
+
+    asyncio.run(main())
+
+
+def test_nobody_listens_at_any_address_of_this_machine() -> None:
+    """A name with several addresses is refused at all of them."""
+
+    async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
+        with pytest.raises(NobodyListensError):
+            await deliverer.send(call(f"http://localhost:{free_port()}/"))
+
+    run(body)
+
+
+def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file without certificates is named; one with them is trusted; without checks none are needed."""
+
+    async def main() -> None:
+        for content in (None, "nonsense"):
+            file = tmp_path / "ca.pem"
+            if content:
+                file.write_text(content)
+            with pytest.raises(EmulatorError, match="cannot be read as certificates"):
+                Deliverer(Settings(https_ca=file))
+        (tmp_path / "good.pem").write_text(next(iter(TokenMint(tmp_path, "i", Clock()).certificates().values())))
+        for settings in (Settings(https_ca=tmp_path / "good.pem"), Settings(https_insecure=True)):
+            await Deliverer(settings).close()
 
     asyncio.run(main())
 

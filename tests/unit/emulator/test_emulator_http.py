@@ -19,6 +19,7 @@ from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import rest_base
 from cloudtasks_nb._names import INSTANCE_METADATA
 from cloudtasks_nb.emulator import _absent, _folder, _lease, _paths, _server, _web
 from cloudtasks_nb.emulator._pb import v2
+from cloudtasks_nb.emulator._ports import host_and_port
 from cloudtasks_nb.emulator._settings import Settings
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError, PortInUseError
 from tests.unit.emulator.conftest import QUEUE
@@ -355,6 +356,11 @@ def test_a_port_in_use(option: str) -> None:
         assert f"--{option.replace('_', '-')} 0" in (refused.value.hint or "")
 
     run(body)
+
+
+def test_hosts_with_colons() -> None:
+    """An IPv6 address stands in brackets before its port."""
+    assert [host_and_port(host, 80) for host in ("127.0.0.1", "::1")] == ["127.0.0.1:80", "[::1]:80"]
 
 
 def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,7 @@ def test_the_policy_of_the_task_wins() -> None:
     ("url", "override", "result"),
     [
         (URL, {}, URL),
+        ("http://[::1/x", {"scheme": "HTTPS"}, "http://[::1/x"),
         ("https://a.com/x?y=1", {"host": "b.net"}, "https://b.net/x?y=1"),
         ("https://a.com:8080/x", {"host": "b.net"}, "https://b.net:8080/x"),
         ("http://a.com/x", {"scheme": "HTTPS"}, "https://a.com/x"),
@@ -214,6 +215,7 @@ def test_tokens_replace_a_given_authorization(level: str) -> None:
         ("https://a", "a:443"),
         ("http://127.0.0.1:5/x", "127.0.0.1:5"),
         ("http://[::1]:7", "::1:7"),
+        ("http://[::1", ""),
     ],
 )
 def test_addresses(url: str, address: str) -> None:

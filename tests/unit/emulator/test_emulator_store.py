@@ -26,6 +26,7 @@ from cloudtasks_nb.emulator._settings import Settings
 from cloudtasks_nb.emulator._store import Store
 from cloudtasks_nb.emulator._sweep import sweep
 from cloudtasks_nb.emulator._transitions import Transitions
+from cloudtasks_nb.errors import EmulatorError
 from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit, new_queue, new_task
 
 POLICY = RetryPolicy(max_attempts=2, min_backoff=10 * SECOND)
@@ -433,6 +434,33 @@ def test_journal_copies_and_erases(tmp_path: Path) -> None:
         _write(journal, "two", commit_it=False)
     with Journal(tmp_path / "a", durable=False) as journal:
         assert journal.read("SELECT key FROM settings ORDER BY key") == [("one",), ("two",)]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"no database at all, but long enough to be looked at" * 20, "cannot be used"), (b"", "another version")],
+    ids=["no database", "another version"],
+)
+def test_journals_that_cannot_be_used(tmp_path: Path, content: bytes, text: str) -> None:
+    """A file that is no journal, or one of another version, is named with what to do."""
+    file = tmp_path / "tasks.sqlite3"
+    file.write_bytes(content)
+    if not content:
+        connection = sqlite3.connect(file)
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+    with pytest.raises(EmulatorError, match=text) as wrong:
+        Journal(file, durable=True)
+    assert (wrong.value.resource, wrong.value.hint is None) == (str(file), False)
+
+
+def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
+    """A queue made anew does not have the policy of the old one."""
+    new_queue(store)
+    store.set_setting(f"iam/{QUEUE}", b"policy")
+    store.delete_queue(QUEUE)
+    commit(store)
+    assert store.setting(f"iam/{QUEUE}") == b""
 
 
 def _write(journal: Journal, key: str, *, commit_it: bool = True) -> Any:
