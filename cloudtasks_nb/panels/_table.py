@@ -17,10 +17,9 @@ import traitlets
 
 from cloudtasks_nb.panels._cells import Cell, Column, count_text, counted, singular, table_html
 from cloudtasks_nb.panels._rows import Places, Query, Rows
+from cloudtasks_nb.panels._selection import Selection
 
 __all__ = ["Table"]
-
-_NO_SELECTION: dict[str, Any] = {"n": 0, "base": "", "plus": [], "minus": []}
 
 
 class Table(anywidget.AnyWidget):
@@ -30,8 +29,9 @@ class Table(anywidget.AnyWidget):
     What the person at the screen selects is kept by key, so that a row which vanishes and returns is selected again;
     loading rows never changes it.
 
-    Set callbacks as attributes. They run in the thread that caused them, and what they raise goes to `on_error`;
-    without one, the table itself shows it.
+    Set callbacks as attributes. They run in the thread that caused them, or in the one that is telling when news come
+    meanwhile. What they raise goes to `on_error`; without one the table itself shows it, until that callback works
+    again or another thing is done in the table.
 
     Parameters
     ----------
@@ -67,13 +67,12 @@ class Table(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("table.js")
     _css = Path(__file__).with_name("table.css")
 
-    # Page and tally are sent as a whole and together, and never set: a trait set by the thread that refreshes while
-    # a message of the browser is being handled could be held back with that message's changes, and be lost.
     _setup = traitlets.Dict().tag(sync=True)
+    # Sent, but never set: what a refreshing thread sets while another one handles a message of the browser could be
+    # held back with the changes of that message, and be lost.
     _page = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[0])  # noqa: SLF001 - its own class
     _tally = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[1])  # noqa: SLF001 - its own class
-    #: Written by the browser alone, save for `select`.
-    selection = traitlets.Dict(_NO_SELECTION).tag(sync=True)
+    _selection = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._selected.state)  # noqa: SLF001 - its own class
     visible = traitlets.Bool(False).tag(sync=True)
 
     on_open: Callable[[Any], object] | None = None
@@ -104,17 +103,15 @@ class Table(anywidget.AnyWidget):
         self._order: Places = self._rows.order(self._query)
         self._number = 0  # of the page, from 0
         self._moves = 0  # pages, sorts and filters so far: the browser scrolls to the top when it changes
-        self._base: frozenset[str] = frozenset()
-        self._base_name = ""
-        self._found: tuple[Any, Any, list[int]] = None, None, []
-        self._alert = ""
+        self._selected = Selection()
+        self._alerts: dict[str, str] = {}  # by callback
         self._told: dict[str, list[Any]] = {"on_select": [], "on_page": []}
+        self._telling = self._news = False
         self._sent = self._compose(rev=0)
         setup = {"columns": [_column_setup(column, tz) for column in columns], "selectable": selectable}
         setup |= {"label": label, "one": singular(label)}
         super().__init__(_setup=setup)
         self.on_msg(self._heard)
-        self.observe(self._reselect, "selection")
 
     def load(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Replace all rows.
@@ -170,8 +167,10 @@ class Table(anywidget.AnyWidget):
 
     def select(self, keys: Iterable[Any]) -> None:
         """Select these rows and no others; an empty list clears the selection."""
-        chosen = {"n": self.selection["n"] + 1, "base": "", "plus": [str(key) for key in keys], "minus": []}
-        self.selection = chosen
+        with self._lock:
+            self._choose(self._selected.of(str(key) for key in keys))
+            self.send_state("_selection")
+        self._call_back()
 
     @property
     def selected(self) -> list[Any]:
@@ -252,7 +251,7 @@ class Table(anywidget.AnyWidget):
         query = self._query
         picked = self._picked()
         page = {
-            "rows": [[name, row, name in self._base] for name, row in zip(ids, cells, strict=True)],
+            "rows": [[name, row, name in self._selected.base] for name, row in zip(ids, cells, strict=True)],
             "start": self._number * self._page_size,
             "size": self._page_size,
             "matching": len(self._order),
@@ -265,11 +264,11 @@ class Table(anywidget.AnyWidget):
         }
         tally = {
             "rev": rev,
-            "n": self.selection["n"],
-            "base": self._base_name,
+            "n": self._selected.state["n"],
+            "base": self._selected.state["base"],
             "selected": len(picked),
             "hidden": self._hidden(picked),
-            "alert": self._alert,
+            "alert": "\n".join(self._alerts.values()),
         }
         return page, tally
 
@@ -286,16 +285,7 @@ class Table(anywidget.AnyWidget):
         return f"{span} of {total}"
 
     def _picked(self) -> list[int]:
-        """Positions of the selected rows; found once for the same rows and the same selection."""
-        chosen, places = self.selection, self._rows.places
-        if self._found[0] is not places or self._found[1] is not chosen:
-            if self._base:
-                ids = (self._base - set(chosen["minus"])) | set(chosen["plus"])
-                found = [place for name, place in places.items() if name in ids]
-            else:
-                found = sorted(places[name] for name in set(chosen["plus"]) if name in places)
-            self._found = places, chosen, found
-        return self._found[2]
+        return self._selected.places(self._rows.places)
 
     def _hidden(self, picked: list[int]) -> int:
         if not self._query.filtering or not picked:
@@ -304,35 +294,38 @@ class Table(anywidget.AnyWidget):
         matches[self._order] = True
         return len(picked) - int(matches[picked].sum())
 
-    def _reselect(self, _change: Any) -> None:
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take what the browser has written."""
+        state = dict(sync_data)
+        if "_selection" in state:
+            self._hear_selection(state.pop("_selection"))
+        if state:
+            super().set_state(state)
+
+    def _hear_selection(self, state: dict[str, Any]) -> None:
         with self._lock:
-            name = self.selection["base"]
-            if name != self._base_name:
-                # A base made under another filter than the present one is empty: never more than was shown.
-                now = name.partition(".")[0] == str(self._filters)
-                self._base = frozenset(self._rows.ids(self._order)) if now else frozenset()
-                self._base_name = name
-                self._found = None, None, []
-            self._alert = ""
-            self._publish()
-        self._call_back()
+            news = self._selected.is_news(state)
+            if news:
+                self._choose(state)
+        if news:
+            self._call_back()
+
+    def _choose(self, state: dict[str, Any]) -> None:
+        self._selected.choose(state, number=self._filters, matching=lambda: self._rows.ids(self._order))
+        self._publish()
 
     def _heard(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         deeds: dict[str, Callable[[dict[str, Any]], None]] = {
-            "select": self._hear_selection,
+            # The trait comes too, but is held back while an earlier one is on its way: a click on a button would
+            # overtake it.
+            "select": lambda said: self._hear_selection(said["selection"]),
             "sort": lambda said: self.sort(said["column"], descending=said["descending"]),
             "page": lambda said: self.turn(said["page"]),
             "open": self._hear_open,
         }
-        if content["do"] != "select":  # the trait may have come before, and its callback's error is news
-            self._say("")
+        if content["do"] != "select":  # which may come late, after the error of what was done next
+            self._alert({})
         deeds[content["do"]](content)
-
-    def _hear_selection(self, said: dict[str, Any]) -> None:
-        # The trait comes too, but may come later: the browser holds back a trait while an earlier one is on its way,
-        # and a click on a button would overtake it. The lock keeps this from being sent back.
-        with self._lock_property(selection=said["selection"]):
-            self.selection = said["selection"]
 
     def _hear_open(self, said: dict[str, Any]) -> None:
         with self._lock:
@@ -342,16 +335,35 @@ class Table(anywidget.AnyWidget):
             self._call("on_open", key)
 
     def _call_back(self) -> None:
-        """Tell what has changed since it was last told."""
-        for name in ("on_select", "on_page"):
-            if getattr(self, name) is None:
-                continue  # 100,000 selected keys are not put together for nobody
-            with self._lock:
-                keys = self.selected if name == "on_select" else self.page_keys
-                news = keys != self._told[name]
-                self._told[name] = keys
-            if news:
-                self._call(name, keys)
+        """Tell what has changed since it was last told: one thread at a time, so that the newest is told last."""
+        with self._lock:
+            self._news = True
+            if self._telling:
+                return  # the thread that is at it will see it
+            self._telling = True
+        try:
+            while self._take_news():
+                self._tell("on_select")
+                self._tell("on_page")
+        except BaseException:  # of `on_error`: the next news is told all the same
+            self._telling = False
+            raise
+
+    def _take_news(self) -> bool:
+        with self._lock:
+            news, self._news = self._news, False
+            self._telling = news
+            return news
+
+    def _tell(self, name: str) -> None:
+        if getattr(self, name) is None:
+            return  # 100,000 selected keys are not put together for nobody
+        with self._lock:
+            keys = self.selected if name == "on_select" else self.page_keys
+            news = keys != self._told[name]
+            self._told[name] = keys
+        if news:
+            self._call(name, keys)
 
     def _call(self, name: str, value: Any) -> None:
         callback = getattr(self, name)
@@ -361,14 +373,17 @@ class Table(anywidget.AnyWidget):
             callback(value)
         except Exception as error:  # noqa: BLE001 - whatever it is, the person at the screen must see it
             if self.on_error is None:
-                self._say(f"{type(error).__name__}: {error}")
+                self._alert(self._alerts | {name: f"{type(error).__name__}: {error}"})
             else:
                 self.on_error(error)
+        else:
+            self._alert({other: text for other, text in self._alerts.items() if other != name})
 
-    def _say(self, alert: str) -> None:
+    def _alert(self, alerts: dict[str, str]) -> None:
         with self._lock:
-            self._alert = alert
-            self._publish()
+            if alerts != self._alerts:
+                self._alerts = alerts
+                self._publish()
 
 
 def _column_setup(column: Column, tz: tzinfo) -> dict[str, str]:

@@ -137,7 +137,7 @@ class TableView {
       if (!this.queued) queueMicrotask(() => (this.queued = false, this.gone || this.draw()));
       this.queued = true;
     };
-    for (const name of ["_page", "_tally", "selection"]) this.model.on(`change:${name}`, this.later);
+    for (const name of ["_page", "_tally", "_selection"]) this.model.on(`change:${name}`, this.later);
     this.root.addEventListener("keydown", (event) => this.keydown(event));
     this.root.addEventListener("click", (event) => this.click(event));
     this.body.addEventListener("dblclick", (event) => {
@@ -152,13 +152,13 @@ class TableView {
   close() {
     this.gone = true;
     this.observer.disconnect();
-    for (const name of ["_page", "_tally", "selection"]) this.model.off(`change:${name}`, this.later);
+    for (const name of ["_page", "_tally", "_selection"]) this.model.off(`change:${name}`, this.later);
   }
 
   draw() {
     const page = (this.page = this.model.get("_page"));
     this.tally = this.model.get("_tally");
-    this.selection = new Selection(this.model.get("selection"));
+    this.selection = new Selection(this.model.get("_selection"));
     const moved = page.moves !== this.moves;
     if (moved) this.waiting = false;
     const focused = this.body.contains(this.root.getRootNode().activeElement);
@@ -173,7 +173,13 @@ class TableView {
     if (moved) this.scroller.scrollTop = 0;
     else if (anchor) this.scroller.scrollTop += anchor.tr.offsetTop - anchor.top;
     this.moves = page.moves;
+    this.tellSettled();
     this.root.dataset.rev = this.tally.rev; // last: whoever waits for it finds everything drawn
+  }
+
+  /** Whether Python has answered everything that was done here. */
+  tellSettled() {
+    this.root.dataset.settled = !this.waiting && this.tally.n === this.selection.n;
   }
 
   /** The first row in view that stays, and where it stands. */
@@ -308,9 +314,9 @@ class TableView {
     const picked = (selection) => this.rows.filter((row) => selection.has(row)).length;
     this.ahead = { n: next.n, count: count ?? this.count() + picked(next) - picked(this.selection) };
     const selection = { n: next.n, base: next.base, plus: [...next.plus], minus: [...next.minus] };
-    this.model.set("selection", selection);
+    this.model.set("_selection", selection);
     this.model.save_changes();
-    // A trait may be held back until an earlier one has arrived; a click on a button would overtake it. This is not.
+    // A trait is held back until an earlier one has arrived, and a click on a button would overtake it. This is not.
     this.model.send({ do: "select", selection });
     this.draw();
   }
@@ -348,6 +354,7 @@ class TableView {
     this.model.send(message);
     this.drawHead();
     this.drawPager();
+    this.tellSettled();
   }
 
   sortBy(column) {

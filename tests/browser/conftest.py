@@ -7,9 +7,9 @@ A test asks for `notebook` and gives it the code of its cells; it gets a page on
         expect(book.page.locator("[role=grid] tbody tr")).to_have_count(3)
         assert book.python("print(table.selected)") == "[]"
 
-Nothing waits for time to pass: wait for what the page shows, or run `python`, which comes back when the kernel has
-dealt with everything that was sent before. When a test ends, its pages must have logged no error and must have asked
-nobody but this machine.
+Nothing waits for time to pass: wait for what the page shows, or `book.until` Python says so. What a widget sends may be
+handled in another thread of the kernel than `book.python`, before or after it. When a test ends, its pages must have
+logged no error and must have asked nobody but this machine.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -159,8 +161,7 @@ class Server:
                 start_new_session=True,
             )
         try:
-            self.url = self._await_url()
-            self.api("GET", "api/status")
+            self._await_answer()
         except BaseException:
             self._stop()
             raise
@@ -171,20 +172,19 @@ class Server:
         called = self._outside.read_text(encoding="utf-8") if self._outside.exists() else ""
         assert called == "", "the server or a kernel called another host"
 
-    def _await_url(self) -> str:
-        """Read the server's record of itself, which has the port that it got."""
+    def _await_answer(self) -> None:
+        """Read the server's record of itself, which has the port that it got, and wait until it answers there."""
         record = self.folder / f"runtime/jpserver-{self._process.pid}.json"
         deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
+        while self._process.poll() is None and time.monotonic() < deadline:
             try:
-                return str(json.loads(record.read_text(encoding="utf-8"))["url"])
-            except (FileNotFoundError, json.JSONDecodeError):
-                pass  # not there yet, or half written
-            try:
-                self._process.wait(0.05)
-            except subprocess.TimeoutExpired:
-                continue
-            break
+                self.url = json.loads(record.read_text(encoding="utf-8"))["url"]
+                self.api("GET", "api/status")
+            except (FileNotFoundError, json.JSONDecodeError, urllib.error.URLError):
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(0.05)
+            else:
+                return
         log = (self.folder / "server.log").read_text(encoding="utf-8")
         pytest.fail(f"JupyterLab did not start:\n{log[-3000:]}")
 
@@ -208,22 +208,10 @@ class Server:
     def write(self, cells: tuple[str, ...]) -> str:
         """Write a notebook and return its file name."""
         name = f"{secrets.token_hex(4)}.ipynb"
-        book = {
-            "nbformat": 4,
-            "nbformat_minor": 5,
-            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-            "cells": [
-                {
-                    "cell_type": "code",
-                    "id": f"c{n}",
-                    "metadata": {},
-                    "execution_count": None,
-                    "outputs": [],
-                    "source": source,
-                }
-                for n, source in enumerate(cells)
-            ],
-        }
+        blank: dict[str, Any] = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+        code = [blank | {"id": f"c{number}", "source": source} for number, source in enumerate(cells)]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        book = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": code}
         (self.notebooks / name).write_text(json.dumps(book), encoding="utf-8")
         return name
 
@@ -273,10 +261,15 @@ class Notebook:
         assert self.page.evaluate("() => window.cellsRan"), "a cell raised: " + self.page.inner_text(".jp-Notebook")
 
     def python(self, code: str) -> str:
-        """Run code in the kernel, behind everything that was sent to it, and return what it prints."""
+        """Run code in the kernel and return what it prints."""
         done = self.page.evaluate(EXECUTE, code)
         assert not done["error"], done["error"]
         return str(done["text"]).strip()
+
+    def until(self, expression: str, wanted: str) -> None:
+        """Wait until the kernel prints an expression as wanted."""
+        poll = f"async ([code, wanted]) => (await ({EXECUTE})(code)).text.trim() === wanted"
+        self.page.wait_for_function(poll, arg=[f"print({expression})", wanted])
 
 
 def find_chromium(bundled: str) -> str:

@@ -48,8 +48,8 @@ class Browser:
 
     def select(self, *plus: str, base: str = "", minus: tuple[str, ...] = ()) -> dict[str, Any]:
         """Write the selection, as the trait and as the message that does not wait; return it."""
-        chosen = {"n": self.table.selection["n"] + 1, "base": base, "plus": list(plus), "minus": list(minus)}
-        self.set(selection=chosen)
+        chosen = {"n": self.table._selected.state["n"] + 1, "base": base, "plus": list(plus), "minus": list(minus)}
+        self.set(_selection=chosen)
         self.say(do="select", selection=chosen)
         return chosen
 
@@ -177,14 +177,14 @@ def test_selected_are_the_keys_that_are_there(table: Table, browser: Browser) ->
     table.load(tasks(range(12)))
     assert table.selected == ["n2", "n7"]
     assert table.selected_frame["attempts"].tolist() == [2, 7]
-    assert table.selection == chosen
+    assert table.get_state("_selection") == {"_selection": chosen}
 
 
 def test_the_selection_is_not_sent_back(browser: Browser) -> None:
     """What the browser wrote is never overwritten by an older answer."""
     browser.select("n1")
     browser.select("n1", "n2")
-    assert "selection" not in browser.updates()
+    assert "_selection" not in browser.updates()
 
 
 def test_a_message_overtakes_the_trait(table: Table, browser: Browser) -> None:
@@ -193,8 +193,38 @@ def test_a_message_overtakes_the_trait(table: Table, browser: Browser) -> None:
     browser.say(do="select", selection=chosen)
     assert table.selected == ["n4"]
     browser.updates()
-    browser.set(selection=chosen)
+    browser.set(_selection=chosen)
     assert (table.selected, browser.updates()) == (["n4"], [])
+
+
+def test_an_older_selection_that_comes_later_is_none(table: Table, browser: Browser) -> None:
+    """Messages of one widget may be handled in several threads; the newest selection counts in any order."""
+    browser.say(do="select", selection={"n": 7, "base": "", "plus": ["n1", "n2"], "minus": []})
+    browser.set(_selection={"n": 6, "base": "", "plus": ["n1"], "minus": []})
+    assert table.selected == ["n1", "n2"]
+
+
+def test_what_is_told_last_is_the_newest(table: Table, browser: Browser) -> None:
+    """A callback that changes the table, or that is slow while another thread selects, hears of each state in order."""
+    heard: list[list[str]] = []
+    busy, go = threading.Event(), threading.Event()
+
+    def slow(keys: list[str]) -> None:
+        if not heard:
+            busy.set()
+            assert go.wait(30)
+            table.drop(["n2"])
+        heard.append(keys)
+
+    table.on_select = slow
+    thread = threading.Thread(target=browser.select, args=("n1", "n2"))
+    thread.start()
+    assert busy.wait(30)
+    browser.select("n2", "n3")
+    assert heard == []
+    go.set()
+    thread.join(30)
+    assert heard == [["n1", "n2"], ["n3"]]
 
 
 def test_all_that_match_are_those_of_the_moment(table: Table, browser: Browser) -> None:
@@ -231,7 +261,7 @@ def test_a_panel_selects(table: Table, browser: Browser) -> None:
     """`select` writes the selection for the browser too."""
     table.select(["n3", "n9"])
     assert table.selected == ["n3", "n9"]
-    assert "selection" in browser.updates()
+    assert browser.updates() == ["_selection", "_tally"]
 
 
 def test_callbacks_tell_what_changed(table: Table, browser: Browser) -> None:
@@ -270,11 +300,26 @@ def test_an_exception_of_a_callback_is_seen(table: Table, browser: Browser) -> N
     table.on_select = fail
     browser.select("n1")
     assert browser.tally["alert"] == "ValueError: <b>no ['n1']"
+    table.on_select = None
+    browser.say(do="page", page=0)
+    table.on_select = fail
     caught: list[Exception] = []
     table.on_error = caught.append
     browser.say(do="open", key="n1")
-    browser.select()
-    assert [str(error) for error in caught] == ["<b>no n1", "<b>no []"]
+    browser.select("n2")
+    assert [str(error) for error in caught] == ["<b>no n1", "<b>no ['n2']"]
+    assert browser.tally["alert"] == ""
+
+
+def test_a_late_selection_leaves_an_error_alone(table: Table, browser: Browser) -> None:
+    """The error of a row that was opened stays when an earlier click is heard after it, until opening works."""
+    table.on_open = lambda _key: 1 / 0
+    table.on_select = lambda _keys: None
+    browser.say(do="open", key="n1")
+    browser.select("n1")
+    assert browser.tally["alert"] == "ZeroDivisionError: division by zero"
+    table.on_open = None
+    browser.say(do="open", key="n1")
     assert browser.tally["alert"] == ""
 
 
