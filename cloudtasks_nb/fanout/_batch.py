@@ -29,7 +29,8 @@ from cloudtasks_nb.fanout._track import Tracker
 __all__ = ["Batch"]
 
 _LOG = "https://console.cloud.google.com/logs/query;query="
-_LOOKED_UP = 300  # rows that are looked up one by one
+_LOOKED_UP = 300  # pending rows that are looked up one by one
+_LISTED = 10_000  # pending rows for which the queue is listed: more would take minutes of the list quota
 
 
 class Batch:
@@ -212,9 +213,11 @@ class Batch:
         try:
             if len(waiting) <= _LOOKED_UP:
                 return _loop.run(watcher.lookup(queue, waiting))
-            return {**_loop.run(watcher.listing(queue))}
+            if len(waiting) <= _LISTED:
+                return {**_loop.run(watcher.listing(queue))}
         except CloudTasksError:
-            return {}
+            pass
+        return {}
 
     def _report(self) -> Report:
         tracker = self._tracker

@@ -22,6 +22,7 @@ __all__ = ["RESERVED", "Shown", "decode_shown", "length_of", "shown_names"]
 #: Columns of `batch.tasks()` that are ours; one of the input with such a name gets the suffix ``_in``.
 RESERVED = frozenset(
     {
+        "row",  # the index
         "url",
         "task",
         "try",

@@ -1,0 +1,199 @@
+"""No row that succeeded is shown as failed, and none that is unknown as either, whatever the log does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.errors import BatchTimeoutError
+from tests.integration.conftest import Emulator, StartEmulator
+from tests.integration.fanout.conftest import reached
+
+ROWS = pd.DataFrame({"row": range(20)})
+
+
+def states(batch: ct.Batch) -> dict[str, int]:
+    """Return how many rows are in each state, zeros left out."""
+    return {str(state): count for state, count in batch.tasks()["state"].value_counts().items() if count}
+
+
+def send(queue: ct.Queue, serve: Callable[..., ct.Handler], failing: int = 5) -> ct.Batch:
+    """Fan twenty rows out to a function that refuses the first few."""
+
+    def work(row: int) -> None:
+        if row < failing:
+            raise RuntimeError(f"row {row} is refused")
+
+    return queue.fan_out(ROWS, url=serve(work, name=f"work-{queue.id}"))
+
+
+@pytest.fixture
+def serve() -> Any:
+    """Serve functions that are closed after the test."""
+    served: list[ct.Handler] = []
+
+    def make(fn: Callable[..., Any], **words: Any) -> ct.Handler:
+        served.append(ct.serve(fn, **words))
+        return served[-1]
+
+    yield make
+    for handler in served:
+        handler.close()
+
+
+@pytest.fixture
+def quick(tasks: ct.Client, make_name: Callable[[], str]) -> ct.Queue:
+    """Give a queue that gives up after two attempts, quickly."""
+    return tasks.queue(make_name(), create=True, max_attempts=2, min_backoff="100ms")
+
+
+def test_successes_and_failures(quick: ct.Queue, serve: Callable[..., ct.Handler]) -> None:
+    """The usual case: what the log says."""
+    batch = send(quick, serve)
+    progress = batch.wait("60s")
+    assert (progress.succeeded, progress.failed) == (15, 5)
+    failed = batch.failed()
+    assert list(failed["row_in"]) == [0, 1, 2, 3, 4]
+    assert list(failed["attempts"]) == [2] * 5
+    assert set(failed["last_status"]) == {"INTERNAL"}
+
+
+def test_entries_that_come_late(start_emulator: StartEmulator, serve: Callable[..., ct.Handler]) -> None:
+    """A log that is half a minute behind only makes it take longer; nothing is gone meanwhile."""
+    emulator = start_emulator("--log-delay", "30")
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+        batch = send(tasks.queue("late", create=True, max_attempts=1), serve)
+        with pytest.raises(BatchTimeoutError):
+            batch.wait("8s")
+        assert batch.progress().gone == 0
+        emulator.advance(31)
+        progress = batch.wait("60s")
+        assert (progress.succeeded, progress.failed, progress.gone) == (15, 5, 0)
+
+
+def test_a_log_of_half_the_operations(
+    tasks: ct.Client, make_name: Callable[[], str], serve: Callable[..., ct.Handler]
+) -> None:
+    """What the log has is right, the rest is gone."""
+    queue = tasks.queue(make_name(), create=True, max_attempts=1, log_sampling_ratio=0.5)
+    batch = send(queue, serve)
+    progress = batch.wait("90s")
+    assert progress.succeeded <= 15
+    assert progress.failed <= 5
+    assert progress.gone == 20 - progress.succeeded - progress.failed
+    table = batch.tasks()
+    assert not (table.index[table["state"] == "succeeded"] < 5).any()
+    assert not (table.index[table["state"] == "failed"] >= 5).any()
+
+
+def test_no_log(
+    tasks: ct.Client,
+    make_name: Callable[[], str],
+    serve: Callable[..., ct.Handler],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing is known, nothing is claimed, and the cell says so at the start."""
+    queue = tasks.queue(make_name(), create=True, max_attempts=1, log_sampling_ratio=0.0)
+    batch = send(queue, serve)
+    assert "queue.update(log_sampling_ratio=1.0)" in capsys.readouterr().out
+    assert batch.wait("60s").gone == 20
+
+
+def test_a_log_that_may_not_be_read(quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]) -> None:
+    """Without the permission the rows end as gone; the reason stands in the sources."""
+    emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
+    try:
+        batch = send(quick, serve)
+        progress = batch.wait("60s")
+    finally:
+        emulator.request("DELETE", "/admin/faults")
+    assert (progress.succeeded, progress.failed, progress.gone) == (0, 0, 20)
+    assert "log" not in progress.sources
+
+
+def test_a_log_that_is_busy(quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]) -> None:
+    """Reads that the quota refuses are repeated, more slowly."""
+    emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "RESOURCE_EXHAUSTED", "count": 3})
+    progress = send(quick, serve).wait("90s")
+    assert (progress.succeeded, progress.failed) == (15, 5)
+
+
+def test_a_purge(paused: ct.Queue) -> None:
+    """The log does not have purged tasks: they are gone."""
+    batch = paused.fan_out(ROWS, url="http://127.0.0.1:9/x")
+    reached(batch, lambda progress: not progress.unsent)
+    paused.purge()
+    assert batch.wait("90s").gone == 20
+
+
+def test_a_deleted_queue(paused: ct.Queue) -> None:
+    """The tasks of a queue that was deleted are gone."""
+    batch = paused.fan_out(ROWS, url="http://127.0.0.1:9/x")
+    reached(batch, lambda progress: not progress.unsent)
+    paused.delete()
+    assert batch.wait("90s").gone == 20
+
+
+def test_tasks_deleted_while_they_retry(
+    tasks: ct.Client, make_name: Callable[[], str], serve: Callable[..., ct.Handler]
+) -> None:
+    """Somebody deletes them in the Console: neither failed nor succeeded, but with the status they had last."""
+    queue = tasks.queue(make_name(), create=True, max_attempts=5, min_backoff="10min")
+    batch = send(queue, serve)
+    reached(batch, lambda progress: progress.succeeded == 15 and progress.retrying == 5)
+    assert queue.delete_tasks(queue.tasks())["ok"].all()
+    progress = batch.wait("60s")
+    assert (progress.succeeded, progress.failed, progress.gone) == (15, 0, 5)
+    assert set(batch.tasks().query("state == 'gone'")["last_status"]) == {"INTERNAL"}
+
+
+def test_an_analyst_can_cancel(quick: ct.Queue) -> None:
+    """What was not tried is deleted and cancelled, and may be sent again on purpose."""
+    quick.pause()
+    batch = quick.fan_out(ROWS, url="http://127.0.0.1:9/x")
+    reached(batch, lambda progress: not progress.unsent)
+    assert batch.cancel().wait("60s").cancelled == 20
+    assert quick.tasks().empty
+    batch.resend(batch.tasks().head(3))
+    reached(batch, lambda progress: progress.cancelled == 17 and not progress.unsent)
+    assert len(quick.tasks()) == 3
+
+
+def test_too_many_failures_cancel_the_rest(
+    tasks: ct.Client, make_name: Callable[[], str], serve: Callable[..., ct.Handler]
+) -> None:
+    """The watching process judges, cancels what has not run, and the repr says why."""
+    queue = tasks.queue(make_name(), create=True, max_attempts=1, rate=5, max_concurrent=1)
+
+    def work(row: int) -> None:
+        raise RuntimeError(f"row {row}")
+
+    batch = queue.fan_out(pd.DataFrame({"row": range(200)}), url=serve(work), stop_after_failures=3)
+    progress = batch.wait("60s")
+    assert progress.failed >= 3
+    assert progress.cancelled > 100
+    assert "stop_after_failures=3" in repr(batch)
+
+
+def test_nobody_listens_yet(start_emulator: StartEmulator, serve: Callable[..., ct.Handler]) -> None:
+    """With the embedded emulator no attempt is spent on a handler that is not served yet."""
+    emulator = start_emulator("--wait-for-loopback")
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+        queue = tasks.queue("patient", create=True, max_attempts=1)
+
+        def later(row: int) -> int:
+            return row
+
+        handler = ct.serve(later)
+        handler.close()
+        batch = queue.fan_out(ROWS, url=handler)
+        reached(batch, lambda progress: not progress.unsent and progress.ready == 20)
+        emulator.advance(60)
+        assert states(batch) == {"ready": 20}
+        serve(later)
+        assert batch.wait("60s").succeeded == 20
+        assert set(batch.tasks()["attempts"]) == {1}
