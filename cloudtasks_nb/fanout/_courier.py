@@ -108,6 +108,8 @@ class Courier:
                     self._news.clear()
                     if self._fault is not None:
                         raise self._fault
+        except ExceptionGroup as group:
+            raise _first(group) from group
         finally:
             # Also when the sending is cancelled: what is known must not be lost.
             await asyncio.shield(asyncio.ensure_future(self._put_away()))
@@ -188,3 +190,10 @@ class Courier:
         if self._ready:
             with contextlib.suppress(CloudTasksError):
                 await self._outbox.run(self._outbox.hand_back, self._desk, list(self._ready))
+
+
+def _first(error: Exception) -> Exception:
+    """Return the first single error of a group: whoever hears of it wants its own words."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

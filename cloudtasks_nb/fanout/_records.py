@@ -124,7 +124,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """What became of a request's rows; those that are in none of the fields are left for the next sender."""
+    """What became of a request: each of its rows is in one of the fields."""
 
     seq: int
     sent: Sequence[int] = ()

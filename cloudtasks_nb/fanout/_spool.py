@@ -11,10 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import unpack
-from types import TracebackType
 from typing import Self, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
@@ -108,16 +108,11 @@ class Spool:
         self._next = self._seen.part << 32
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
-        try:
+        # What was committed is safe, and of any trouble one has heard; the next that opens the outbox sweeps.
+        with suppress(OutboxError):
             self._sweep()
-        except OutboxError:
-            # Of the first trouble one hears by its own error; the next that opens the outbox sweeps.
-            if kind is None:
-                raise
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk.

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from cloudtasks_nb.fanout._ledger import number
 from cloudtasks_nb.fanout._locks import hold
 from cloudtasks_nb.fanout._schema import writing
 
@@ -40,12 +41,16 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
         # Where there are no locks, only time can tell that a spool is not at work.
         if lock is None or (status == 0 and not lock.certain and now - touched < _DAY):
             continue
+        gone = True
         try:
-            if not _remove(connection, part, deadline):
-                break
-            removed += 1
+            # It may have come to its end between the look and the lock.
+            if number(connection, "SELECT count(*) FROM parts WHERE part = ? AND status <> 1", part):
+                gone = _remove(connection, part, deadline)
+                removed += gone
         finally:
-            lock.release(forget=True)
+            lock.release(forget=gone)
+        if not gone:
+            break
     if removed:
         connection.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
     return removed

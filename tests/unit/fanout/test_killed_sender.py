@@ -52,8 +52,8 @@ SENDER = """
     service = Kept(**{when: pause})
     with open(log, "a+") as file, Outbox(path) as outbox:
         file.seek(0)
-        for task in file.read().split():
-            service.created[task] = 1
+        service.created.update(file.read().split())
+        print("begun", flush=True)
         asyncio.run(send(outbox, batch, service))
     print("done", flush=True)
 """
@@ -82,6 +82,7 @@ def test_a_killed_sender_is_taken_over(path: Path, tmp_path: Path, when: str, st
     with Outbox(path) as outbox:
         batch = spool(outbox, chunks(range(ROWS))).batch
         with _start(path, batch, log, when, stop) as child:
+            _wait_for(child, b"begun\n")
             _wait_for(child, b"now\n")
             os.kill(child.pid, signal.SIGKILL)
         assert outbox.counts(batch)[State.UNSENT] > 0
@@ -98,11 +99,14 @@ def test_two_processes_on_one_batch_send_it_once(path: Path, tmp_path: Path) -> 
     log = tmp_path / "created"
     with Outbox(path) as outbox:
         batch = spool(outbox, chunks(range(ROWS))).batch
-        with _start(path, batch, log, "after", 12) as first, _start(path, batch, log) as second:
+        with _start(path, batch, log, "after", 12) as first:
+            _wait_for(first, b"begun\n")
             _wait_for(first, b"now\n")
-            os.kill(first.pid, signal.SIGKILL)
-            _wait_for(second, b"done\n")
-            second.wait()
+            with _start(path, batch, log) as second:
+                _wait_for(second, b"begun\n")
+                os.kill(first.pid, signal.SIGKILL)
+                _wait_for(second, b"done\n")
+                second.wait()
         assert Counter(log.read_text().split()) == Counter(all_rows(outbox, batch, "tasks"))
         assert outbox.counts(batch)[State.SENT] == ROWS
 

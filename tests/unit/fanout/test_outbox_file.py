@@ -6,12 +6,15 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout import _schema
+from cloudtasks_nb.fanout._locks import Hold, hold
 from cloudtasks_nb.fanout._outbox import Outbox
+from cloudtasks_nb.fanout._records import Spooled
 from cloudtasks_nb.fanout._schema import on_network
 from cloudtasks_nb.fanout._sweep import KEPT_DAYS, sweep
 from tests.unit.fanout.conftest import (
@@ -23,10 +26,14 @@ from tests.unit.fanout.conftest import (
 )
 
 
-def test_a_batch_goes_90_days_after_its_last_change(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slice_", [20_000, 1_000])
+def test_a_batch_goes_90_days_after_its_last_change(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, slice_: int
+) -> None:
     """What nobody touched for three months goes whole; what was touched stays whole."""
     old, used = (spool(outbox, chunks(range(at, at + 3_000))).batch for at in (0, 10_000))
     outbox.register_completion(old, "https://svc/done")
+    monkeypatch.setattr("cloudtasks_nb.fanout._sweep._SLICE", slice_)
     day = 86_400.0
     born = outbox.batch(old).created.timestamp()
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS - 1) * day)
@@ -53,6 +60,81 @@ def test_a_large_sweep_goes_on_the_next_time(outbox: Outbox, monkeypatch: pytest
         assert sweep(connection, outbox.path, now=later, limit=-1.0) == 0
         assert outbox.batches() == []
     assert outbox.sweep() == 1
+
+
+def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is committed between the sweeper's look and its lock stays whole."""
+    found: list[Spooled] = []
+
+    def slow_hold(path: Path, name: str) -> Hold | None:
+        if not found:
+            found.append(spooling.commit())
+            spooling.__exit__(None, None, None)
+        return hold(path, name)
+
+    spooling = outbox.spool(PLACE, recipe_identity=b"r").__enter__()
+    spooling.add(chunk(range(100)))
+    monkeypatch.setattr("cloudtasks_nb.fanout._sweep.hold", slow_hold)
+    outbox.sweep()
+    assert len(refs(outbox, found[0].batch)) == 100
+
+
+def test_many_may_open_a_new_file_at_once(path: Path) -> None:
+    """Kernels that start together make one outbox."""
+    ready = threading.Barrier(6)
+    found: list[int] = []
+
+    def begin() -> None:
+        ready.wait()
+        with Outbox(path) as outbox:
+            found.append(len(outbox.batches()))
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [0] * 6
+
+
+def test_a_file_that_another_program_holds_from_the_start_is_told(path: Path) -> None:
+    """When the file cannot even be opened because it is locked, the error says so."""
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE x (y)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutboxError, match="locked by another program"):
+            Outbox(path, timeout=0.0)
+
+
+class Busy:
+    """A connection that is refused a new journal a few times, as SQLite does without waiting."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def execute(self, _: str) -> Busy:
+        """Fail while it is busy."""
+        self.times -= 1
+        if self.times >= 0:
+            busy = sqlite3.OperationalError("database is locked")
+            busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise busy
+        return self
+
+    def fetchone(self) -> tuple[str]:
+        """Return the journal."""
+        return ("wal",)
+
+
+def test_the_journal_is_chosen_when_the_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SQLite does not wait for processes that open the file at the same time, we do, for a while."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    assert _schema._set_journal(cast("Any", Busy(3)), "WAL", float("inf")) == "wal"
+    assert len(slept) == 3
+    with pytest.raises(sqlite3.OperationalError):
+        _schema._set_journal(cast("Any", Busy(3)), "WAL", 0.0)
 
 
 def test_a_newer_file_is_refused(path: Path) -> None:
@@ -171,4 +253,9 @@ def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatc
         assert outbox.sweep() == 0
         now = outbox.batch(batch).created.timestamp() + 2 * 86_400
         monkeypatch.setattr("time.time", lambda: now)
+        monkeypatch.setattr("cloudtasks_nb.fanout._spool._TOUCH", -1.0)
+        spooling.add(chunk(range(1_010, 1_020)))
+        spooling._flush(0)
+        assert outbox.sweep() == 0, "it has shown that it is alive"
+        monkeypatch.setattr("time.time", lambda: now + 2 * 86_400)
         assert outbox.sweep() == 1

@@ -58,7 +58,7 @@ def test_the_limit_stays_within_its_bounds(answers: list[bool], ceiling: int) ->
 
 def test_pauses_have_full_jitter_under_a_bound_that_doubles() -> None:
     """Pauses lie anywhere between nothing and a bound, which grows to a longest one."""
-    rng = random.Random(7)  # noqa: S311 - a test wants the same numbers each time
+    rng = random.Random(7)
     runs = [list(islice(backoff(rng, first=0.25, longest=30.0), 12)) for _ in range(500)]
     for at, bound in enumerate([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0, 30.0]):
         pauses = [run[at] for run in runs]

@@ -13,11 +13,13 @@ from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._records import Outcome, State
 from cloudtasks_nb.fanout._sender import SendReport, send
 from tests.unit.fanout.conftest import (
+    NOW,
     Clock,
     Service,
     all_rows,
     assert_each_once,
     chunks,
+    error,
     raising,
     refs,
     run_send,
@@ -70,6 +72,26 @@ def test_single_calls_end_at_what_cannot_be_mended(outbox: Outbox, batch: str) -
     assert outbox.counts(batch)[State.UNSENT] > 0
     service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     run_send(outbox, batch, service)
+    assert_each_once(outbox, batch, service)
+
+
+def test_nobody_waits_when_the_sending_ends(outbox: Outbox, batch: str) -> None:
+    """Rows that wait for another try are left when a missing permission ends the sending, and sent later, once."""
+
+    def trouble(rpc: str, number: int) -> None:
+        if rpc == "CreateTask" and number < 60:
+            raise error("UNAVAILABLE")
+        if rpc == "CreateTask" and number == 60:
+            raise error("PERMISSION_DENIED")
+
+    async def for_ever(seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    service = Service(batching=False, after=trouble)
+    with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
+        asyncio.run(send(outbox, batch, service, clock=lambda: NOW, sleep=for_ever))
+    service.after = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
+    assert run_send(outbox, batch, service).already_there == 0
     assert_each_once(outbox, batch, service)
 
 

@@ -127,6 +127,12 @@ def test_a_batch_that_goes_while_its_rows_are_planned_is_told(outbox: Outbox) ->
         spool(outbox, plan(), name="n")
 
 
+def test_what_is_committed_is_not_called_a_failure(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trouble with the tidying up afterwards does not hide that the rows are safe."""
+    monkeypatch.setattr(outbox, "sweep", lambda: (_ for _ in ()).throw(OutboxError()))
+    assert spool(outbox, chunks(range(10))).added == 10
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(outbox: Outbox) -> None:
     """When the disk is full while rows are spooled, the error says so and no batch is there."""
     with pytest.raises(OutboxError, match="disk is full") as caught:
