@@ -7,7 +7,7 @@ own, twice with the write-ahead log. What has to be found by name is found in me
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -104,6 +104,10 @@ class Journal:
     def put(self, write: Write, row: tuple[Any, ...]) -> None:
         """Collect a write; it is neither visible nor safe before `commit`."""
         self._pending[write].append(row)
+
+    def putter(self, write: Write) -> Callable[[tuple[Any, ...]], None]:
+        """Return what `put` does for one kind of write, without its lookup: for the write of every task."""
+        return self._pending[write].append
 
     def apply(self) -> None:
         """Give what was collected to SQLite as one transaction, still open."""

@@ -51,6 +51,7 @@ class QueueState:
     message: Any  #: the v2beta3 `Queue`
     config: QueueConfig
     usable_at: int  #: microseconds since 1970; before that the service does not know the queue yet
+    base: int = field(init=False)  #: what a task's number is added to for its key in the journal
     next_number: int = 1
     floor: int = 0  #: tasks up to this number were purged
     live: dict[str, int] = field(default_factory=dict)  #: id -> number of every task
@@ -60,6 +61,9 @@ class QueueState:
     running: dict[int, int] = field(default_factory=dict)  #: number -> attempts in flight
     in_flight: int = 0
     _executed: deque[tuple[int, int]] = field(default_factory=deque)  # second, answers in it
+
+    def __post_init__(self) -> None:
+        self.base = sequence(self.q, 0)
 
     @property
     def dispatching(self) -> bool:

@@ -36,6 +36,7 @@ RUNNING, PAUSED, DISABLED = 1, 2, 3
 _PUSH = 2
 _MAX_RATE, _MAX_CONCURRENT, _MAX_BURST = 500, 5000, 500
 _DEFAULT_RATE, _DEFAULT_CONCURRENT = 500.0, 1000
+_METHODS = range(8)
 _SHARED = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
 _SETTINGS = (
     "app_engine_http_queue",
@@ -233,7 +234,8 @@ def _check(queue: Any) -> None:
         not 0.0 <= logging.sampling_ratio <= 1.0, "StackdriverLoggingConfig.samplingRatio must be between 0.0 and 1.0."
     )
     _check_lifetimes(queue)
-    override = queue.http_target.uri_override
+    override, method = queue.http_target.uri_override, queue.http_target.http_method
+    _refuse_if(method not in _METHODS, f"{method} is not a valid HttpMethod.")
     _refuse_if(override.HasField("host") and not override.host, "UriOverride.host cannot be an empty string.")
 
 

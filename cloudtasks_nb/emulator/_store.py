@@ -33,6 +33,10 @@ _TOO_RECENT = (
 )
 
 
+# Tasks of a queue that are not committed yet: their numbers and due times.
+_Fresh = tuple[QueueState, list[int], list[int]]
+
+
 class Store:
     """All queues and tasks of an emulator.
 
@@ -48,11 +52,12 @@ class Store:
 
     def __init__(self, journal: Journal, clock: Clock, settings: Settings) -> None:
         self.journal = journal
+        self._put_task = journal.putter(Write.TASK)
         self._clock = clock
         self._settings = settings
         self.log = OperationsLog(journal, delay=settings.log_delay)
-        self._fresh: list[tuple[QueueState, int, int]] = []
-        self._applied: list[tuple[QueueState, int, int]] = []
+        self._fresh: list[_Fresh] = []
+        self._applied: list[_Fresh] = []
         self.contents = load(journal, clock.now(), settings.task_tombstone)
 
     # Commits
@@ -64,8 +69,8 @@ class Store:
     def committed(self) -> list[QueueState]:
         """Let the tasks of the finished transaction be dispatched, and return their queues."""
         now = self._clock.now()
-        for queue, number, due in self._applied:
-            queue.due.add(number, due, now)
+        for queue, numbers, dues in self._applied:
+            queue.due.add_all(numbers, dues, now)
         woken = list({id(queue): queue for queue, _, _ in self._applied}.values())
         self._applied = []
         return woken
@@ -201,9 +206,13 @@ class Store:
         number = queue.next_number
         queue.next_number = number + 1
         queue.live[task.id] = number
-        row = (sequence(queue.q, number), now // SECOND, task.due, task.id, task.head, task.body)
-        self.journal.put(Write.TASK, row)
-        self._fresh.append((queue, number, task.due))
+        self._put_task((queue.base + number, now // SECOND, task.due, task.id, task.head, task.body))
+        fresh = self._fresh
+        if not fresh or fresh[-1][0] is not queue:
+            fresh.append((queue, [], []))
+        _, numbers, dues = fresh[-1]
+        numbers.append(number)
+        dues.append(task.due)
         ratio = queue.config.sampling_ratio
         if ratio:
             self.log.created(queue.q, ratio, task, now)

@@ -107,7 +107,8 @@ class TaskCalls:
         request = self._pb.BatchCreateTasksRequest.FromString(wire)
         queue = self._queue_to_fill(request.parent)
         _check_count("requests", len(request.requests), _MAX_CREATE)
-        if not {item.parent for item in request.requests} <= {request.parent, ""}:
+        items = list(request.requests)  # once: each access makes new Python objects
+        if not {item.parent for item in items} <= {request.parent, ""}:
             raise RefusedError(
                 "INVALID_ARGUMENT", "The parent of each request must be the same as the parent of the batch."
             )
@@ -120,7 +121,7 @@ class TaskCalls:
             wire = task_wire(task.head, task.due, None, task.body, item.response_view)
             return len_field(1, self._shown(wire))
 
-        return await self._batch(CREATE, request, request.requests, create)
+        return await self._batch(CREATE, request, items, create)
 
     async def batch_delete_tasks(self, wire: bytes) -> bytes:
         """Delete up to a thousand tasks."""

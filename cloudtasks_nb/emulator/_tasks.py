@@ -70,11 +70,13 @@ def take_in(task: Any, queue: str, now: int) -> NewTask:
     kind = task.WhichOneof("message_type")
     if kind == "http_request":
         field, target_type = _HTTP_FIELD, "HTTP"
-        deadline = _deadline(task, _DEFAULT_DEADLINE, 1800 * SECOND, "30m")
+        limited = task.HasField("dispatch_deadline")
+        deadline = _deadline(task, 1800 * SECOND, "30m") if limited else _DEFAULT_DEADLINE
         request, body, target = _http_wire(task.http_request)
     elif kind is not None:
         field, target_type = _APP_ENGINE_FIELD, "APP_ENGINE_HTTP"
-        deadline = _deadline(task, b"", (24 * 3600 + 15) * SECOND, "24h15s")
+        limited = task.HasField("dispatch_deadline")
+        deadline = _deadline(task, (24 * 3600 + 15) * SECOND, "24h15s") if limited else b""
         request, body, target = _app_engine_wire(task.app_engine_http_request, queue)
     else:
         raise RefusedError("INVALID_ARGUMENT", "Task.payload_type is not set.")
@@ -160,9 +162,7 @@ def _in_pacific_time(instant: int) -> str:
         return f"{instant // SECOND} seconds since 1970"
 
 
-def _deadline(task: Any, default: bytes, longest: int, described: str) -> bytes:
-    if not task.HasField("dispatch_deadline"):
-        return default
+def _deadline(task: Any, longest: int, described: str) -> bytes:
     asked = duration(task.dispatch_deadline) // 1000 * 1000
     if not 15 * SECOND <= asked <= longest:
         raise RefusedError("INVALID_ARGUMENT", f"Task.dispatchDeadline must be between [15s, {described}].")
@@ -227,7 +227,9 @@ def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
 
 
 def _method(number: int) -> str:
-    return METHODS[number] if 0 <= number < len(METHODS) else "POST"
+    if 0 <= number < len(METHODS):
+        return METHODS[number]
+    raise RefusedError("INVALID_ARGUMENT", f"{number} is not a valid HttpMethod.")
 
 
 def _drop(headers: Any, unwanted: set[str]) -> None:

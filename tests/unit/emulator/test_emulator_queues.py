@@ -71,6 +71,7 @@ def test_the_burst_follows_the_rate(rate: float, burst: int) -> None:
         ),
         ({"taskTtl": "86400s"}, "Queue.taskTtl must be between [240h, 87600h]."),
         ({"tombstoneTtl": "60s"}, "Queue.tombstoneTtl must be between [1h, 216h]."),
+        ({"httpTarget": {"httpMethod": 9}}, "9 is not a valid HttpMethod."),
         ({"httpTarget": {"uriOverride": {"host": ""}}}, "UriOverride.host cannot be an empty string."),
     ],
 )

@@ -95,6 +95,8 @@ BAD_ID = (
             app_engine_task(relative_uri="x"),
             ("AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most 2083 characters."),
         ),
+        (v2.Task(http_request=v2.HttpRequest(url=URL, http_method=8)), "8 is not a valid HttpMethod."),
+        (app_engine_task(http_method=-1), "-1 is not a valid HttpMethod."),
         (with_retry(max_attempts=-2), "RetryConfig.maxAttempts must be greater or equal to -1."),
         (http_task(body=b"x" * 2**20), "Task size too large"),
         (
