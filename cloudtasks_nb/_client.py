@@ -281,5 +281,5 @@ def local(
     lease = _local.attach(folder)
     where = Where(project=project, location=location, target=lease.grpc, local=True)
     kept = None if lease.folder is None else str(lease.folder)
-    connection = Connection(where, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs", folder=kept)
+    connection = Connection(where, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs", folder=kept, http=lease.http)
     return Client(connection, lease)

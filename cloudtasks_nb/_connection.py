@@ -13,6 +13,7 @@ from cloudtasks_nb._auth import Auth
 from cloudtasks_nb._listener import listener
 from cloudtasks_nb._settings import Where
 from cloudtasks_nb._transport import Transport
+from cloudtasks_nb._waiting import Waiting
 from cloudtasks_nb._watch import Watcher
 from cloudtasks_nb.errors import CloudTasksError, QueueNotFoundError
 
@@ -44,12 +45,23 @@ class Connection:
         Where the endpoint publishes the certificates of its OIDC tokens; Google's when left out.
     folder : str, optional
         The folder of the embedded emulator, by which it can be started again.
+    http : str, optional
+        ``http://127.0.0.1:PORT`` of the embedded emulator, which tells who does not listen.
     """
 
-    def __init__(self, where: Where, auth: Auth, *, certs_url: str | None = None, folder: str | None = None) -> None:
+    def __init__(
+        self,
+        where: Where,
+        auth: Auth,
+        *,
+        certs_url: str | None = None,
+        folder: str | None = None,
+        http: str | None = None,
+    ) -> None:
         self.auth = auth
         self.certs_url = certs_url
         self.folder = folder
+        self.waiting = Waiting(http)
         self.transport = Transport(where, auth)
         self.watcher = Watcher(self.transport)
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()

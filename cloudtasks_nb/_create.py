@@ -13,7 +13,9 @@ from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._messages import task_columns
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb._watch import now_micros
-from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, TaskNotFoundError
+from cloudtasks_nb.errors import AlreadyExistsError, TaskNotFoundError
+from cloudtasks_nb.fanout._body import BODILESS
+from cloudtasks_nb.fanout._encode import to_json
 from cloudtasks_nb.fanout._plan import Recipe, compile_recipe, plan_one
 
 __all__ = ["create_task", "literal_recipe"]
@@ -38,21 +40,23 @@ def literal_recipe(*, url: Any, body: Any, headers: Any, **words: Any) -> Recipe
 
 
 def _literal_body(body: Any, method: str | None) -> Any:
-    if isinstance(body, bytes):
-        try:
-            body = body.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(
-                "body= holds bytes that are not UTF-8 text", resource="body", hint="send them as base64 in JSON"
-            ) from error
     if body is None:
-        return None if method is not None and method.upper() in ("GET", "HEAD", "DELETE", "OPTIONS") else ""
-    return body.translate(_BRACES) if isinstance(body, str) else lambda _row: body
+        return None if method is not None and method.upper() in BODILESS else ""
+    if isinstance(body, bytes):
+        return " "  # its place; the bytes themselves need not be text
+    if isinstance(body, str):
+        return body.translate(_BRACES)
+    to_json(body)  # for its error, which names what cannot be written
+    return lambda _row: body
 
 
-def create_task(connection: Connection, queue: QueueName, recipe: Recipe, task_id: str | None) -> pd.DataFrame:
+def create_task(
+    connection: Connection, queue: QueueName, recipe: Recipe, *, body: Any, task_id: str | None
+) -> pd.DataFrame:
     """Create the task and return it as the queue has it: one row."""
     message = plan_one(recipe, now=dt.datetime.now(dt.UTC))
+    if isinstance(body, bytes):
+        message.http_request.body = body
     message.name = str(TaskName.parse(f"{queue}/tasks/{task_id or secrets.token_hex(16)}"))
     try:
         made = connection.call("CreateTask", parent=str(queue), task=message, about=str(queue))

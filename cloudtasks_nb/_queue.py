@@ -16,6 +16,7 @@ from cloudtasks_nb._look import attempts_frame, tasks_frame
 from cloudtasks_nb._messages import http_target
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words
+from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout._backfill import Backfill
 from cloudtasks_nb.fanout._catalog import Catalog
@@ -112,7 +113,7 @@ class Queue(Backfill):
             retry=retry,
         )
         self._catalog.check_reachable(url)
-        return create_task(self._connection, self._name, recipe, task_id)
+        return create_task(self._connection, self._name, recipe, body=body, task_id=task_id)
 
     def schedule(self, url: Any, body: Any = None, *, at: Any = None, delay: Any = None, **words: Any) -> pd.DataFrame:
         """Create one task that is due later: `enqueue` with one of `at` and `delay` required.
@@ -288,7 +289,6 @@ class Queue(Backfill):
         title = f"Queue {self.id}"
         try:
             found = _loop.run(self._connection.watcher.glance(self._name), timeout=10)
-            attempts = self.attempts(limit=5)
         except (CloudTasksError, TimeoutError) as error:
             return _show.card(title, badge=badge, notes=[str(error) or "the service did not answer in time"])
         facts = {
@@ -300,8 +300,21 @@ class Queue(Backfill):
             "max_attempts": found["max_attempts"],
             "target": found["target"],
         }
-        notes = ["finished tasks leave the queue: queue.attempts()"]
+        notes = [*self._absent(), "finished tasks leave the queue: queue.attempts()"]
         if not found["log_sampling_ratio"]:
             notes.append("this queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
-        shown = attempts[["time", "task", "attempt", "status", "duration", "url"]]
+        shown = None
+        try:
+            shown = self.attempts(limit=5)[["time", "task", "attempt", "status", "duration", "url"]]
+        except CloudTasksError as error:
+            notes.append(str(error))
         return _show.card(title, badge=badge, facts=facts, frame=shown, notes=notes)
+
+    def _absent(self) -> list[str]:
+        """Say for which handlers of this machine tasks wait."""
+        addresses = self._connection.waiting.addresses(self.name)
+        urls = self._connection.call("ListTasks", parent=self.name, page_size=100).tasks if addresses else ()
+        return [
+            absent_line(address, next((task.http_request.url for task in urls if address in task.http_request.url), ""))
+            for address in addresses
+        ]

@@ -14,6 +14,7 @@ from cloudtasks_nb._bar import in_notebook
 from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb._watch import Pending, now_micros
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout._calendar import Calendar
@@ -230,6 +231,8 @@ class Batch:
             said.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         if tracker.stopped_by:
             said.append(tracker.stopped_by)
+        if tracker.progress.ready:
+            said += self._absent()
         return Report(
             batch=self.id,
             name=record.name,
@@ -245,6 +248,13 @@ class Batch:
             partitions=drawn.line if drawn else None,
             grid=drawn.grid if drawn else "",
         )
+
+    def _absent(self) -> list[str]:
+        """Say for which handler of this machine the tasks wait."""
+        addresses = self._connection.waiting.addresses(str(self._tracker.queue))
+        target = str(self._tracker.record.description.get("url", ""))
+        name = target.removeprefix("handler:") if target.startswith("handler:") else ""
+        return [absent_line(address, f"http://{address}/{name}") for address in addresses]
 
     def _causes(self) -> dict[str, int]:
         if not self._tracker.progress.failed:
