@@ -96,7 +96,6 @@ def test_an_answer_that_was_lost(
 
 
 def test_bytes_that_are_no_text(paused: ct.Queue) -> None:
-    """They are refused with a way out, and nothing was made."""
-    with pytest.raises(errors.InvalidInputError, match="not UTF-8"):
-        paused.enqueue(NOWHERE, b"\xff\xfe")
-    assert len(paused.tasks()) == 0
+    """They are sent as they are, and shown as bytes."""
+    paused.enqueue(NOWHERE, b"\xff\xfe{}")
+    assert paused.tasks(body=True)["body"].tolist() == [b"\xff\xfe{}"]
