@@ -16,6 +16,8 @@ __all__ = ["Committer"]
 # Seconds. A caller that comes alone is committed at once on the loop: a thread would cost it a third of its speed.
 # Calls are delivered one by one, however many there are; when others wait, the next comes right after an answer.
 _ALONE_AFTER = 0.0003
+# On a disk that takes longer than this nobody is committed on the loop: dispatches would wait for it too.
+_SLOW = 0.005
 # After a group, wait for as many to come again, but not longer than this.
 _WINDOW = 0.003
 # What nobody waits for (results of attempts) may take this long to reach the disk.
@@ -42,6 +44,7 @@ class Committer:
         self._expected = 1
         self._acknowledged_at = 0.0
         self._called_at = 0.0
+        self._slow = False
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,7 +61,7 @@ class Committer:
         RefusedError
             If it cannot be written; then nothing of it was kept.
         """
-        alone = not (self._waiting or self._busy) and self._expected == 1
+        alone = not (self._waiting or self._busy or self._slow) and self._expected == 1
         if alone and self._called_at - self._acknowledged_at > _ALONE_AFTER:
             self._commit_inline()
             return
@@ -102,10 +105,11 @@ class Committer:
         self._disarm()
         try:
             self._apply()
+            began = self._loop.time()
             self._store.journal.commit()
         except sqlite3.Error as error:
             raise self._fail(error) from error
-        self._finish()
+        self._finish(began)
 
     def _start(self) -> None:
         self._disarm()
@@ -119,6 +123,7 @@ class Committer:
     async def _commit_group(self) -> None:
         group, self._waiting = self._waiting, []
         refusal: RefusedError | None = None
+        began = self._loop.time()
         try:
             self._apply()
             await self._loop.run_in_executor(self._thread, self._store.journal.commit)
@@ -133,7 +138,7 @@ class Committer:
                     waiter.set_exception(refusal)
         self._expected = max(1, len(group))
         if refusal is None:
-            self._finish()
+            self._finish(began)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -148,8 +153,9 @@ class Committer:
         self._store.journal.apply()
         self._store.applied()
 
-    def _finish(self) -> None:
+    def _finish(self, began: float) -> None:
         self._acknowledged_at = self._loop.time()
+        self._slow = self._acknowledged_at - began > _SLOW
         self._wake(self._store.committed())
 
     def _fail(self, error: sqlite3.Error) -> RefusedError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb.emulator import _commit
 from cloudtasks_nb.emulator._clock import Clock
 from cloudtasks_nb.emulator._commit import Committer
 from cloudtasks_nb.emulator._memory import QueueState
@@ -63,6 +64,30 @@ def test_a_caller_alone_is_committed_at_once(store: Store) -> None:
         assert (rows(store), woken) == (1, [queue])
 
     run(store, body)
+
+
+def test_nobody_is_committed_on_the_loop_of_a_slow_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a commit that took long, the next one leaves the loop free."""
+    queue = new_queue(store)
+    monkeypatch.setattr(_commit, "_SLOW", -1.0)
+    monkeypatch.setattr(_commit, "_ALONE_AFTER", -1.0)
+    threads: list[bool] = []
+    commit = store.journal.commit
+
+    def noted() -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+        commit()
+
+    monkeypatch.setattr(store.journal, "commit", noted)
+
+    async def body(store: Store, committer: Committer, _: Woken) -> None:
+        for number in range(2):
+            committer.called()
+            store.add(queue, new_task(f"t{number}"), NOW)
+            await committer.commit()
+
+    run(store, body)
+    assert threads == [True, False]
 
 
 def test_callers_share_a_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
