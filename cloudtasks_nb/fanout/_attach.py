@@ -56,7 +56,9 @@ def find(connection: sqlite3.Connection, draft: Draft, identity: bytes | None = 
     target = Target(num=num, id=batch, label=f"{name} ({batch})" if name else batch)
     if recipe != draft.recipe:
         before = orjson.loads(description)
-        other = sorted(word for word in before.keys() | draft.description if _differs(before, draft.description, word))
+        # Words with an underscore are facts about the sending, not about the templates.
+        words = {word for word in before.keys() | draft.description if not word.startswith("_")}
+        other = sorted(word for word in words if _differs(before, draft.description, word))
         raise BatchExistsError(
             f"the batch {target.label} was made of other templates"
             + "".join(f"; {word} was {before.get(word)!r}, is {draft.description.get(word)!r}" for word in other),

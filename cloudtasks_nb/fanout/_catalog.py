@@ -167,9 +167,9 @@ class Catalog:
         retry = recipe.retry or {}
         description = {
             **recipe.describe(),
-            "retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
-            "due": recipe.schedule.fixed(now),
-            "spread": recipe.schedule.template is not None,
+            "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
+            "_due": recipe.schedule.fixed(now),
+            "_spread": recipe.schedule.template is not None,
             **order.facts,
         }
         spool = self.outbox.spool(

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._bar import Bar, Live, in_notebook
+from cloudtasks_nb.fanout._calendar import Periods
 from cloudtasks_nb.fanout._progress import Progress
 from cloudtasks_nb.fanout._report import Report
 from cloudtasks_nb.fanout._track import Tracker
 
-__all__ = ["Shown", "wait"]
+__all__ = ["Face", "Shown", "wait"]
 
 _TICK = 0.25  # seconds between two updates of what is shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Face:
+    """What a panel shows of a batch. None of it calls the service."""
+
+    report: Callable[[], Report]  #: how it is now, without the picture of its partitions
+    periods: Callable[[], Periods | None]  #: its partitions as they are now; None if it is no backfill
+    listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as of `Tracker`
 
 
 class Shown:
@@ -33,13 +45,17 @@ class Shown:
         self._report = report
         self._live = Live(report().bundle())
         self._scheduled = False
+        self._closed = False
+        self._lock = threading.Lock()
         self._end = tracker.listen(self._changed)
         _loop.call_soon(self._changed)
 
     def close(self) -> None:
         """Show the newest state and leave it at that."""
         self._end()
-        self._live.show(self._report().bundle())
+        with self._lock:
+            self._closed = True
+            self._live.show(self._report().bundle())
 
     def _changed(self) -> None:
         """Update soon, on the background loop; many changes at once are one update."""
@@ -49,7 +65,10 @@ class Shown:
 
     async def _update(self) -> None:
         self._scheduled = False
-        self._live.show(await asyncio.to_thread(lambda: self._report().bundle()))
+        bundle = await asyncio.to_thread(lambda: self._report().bundle())
+        with self._lock:
+            if not self._closed:  # an update that was under way then is older than what is shown
+                self._live.show(bundle)
         if self._tracker.progress.finished and not self._tracker.watching:
             self._end()
 

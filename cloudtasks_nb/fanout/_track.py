@@ -167,6 +167,7 @@ class Tracker:
     async def cancel(self) -> None:
         """Send nothing more, delete the tasks that are in the queue, and write down which were."""
         await self._do(self._outbox.cancel, self.batch)
+        await self._settle()
         waiting = await self._do(self._verdicts.waiting, self._outbox)
         for start in range(0, len(waiting), _DELETES):
             part = waiting[start : start + _DELETES]
@@ -179,6 +180,14 @@ class Tracker:
             await self._do(self._outbox.record, self.batch, deleted)
             await self._publish()
         await self._publish()
+
+    async def _settle(self) -> None:
+        """Wait until it is known what became of the requests that were under way: tasks they made are to be deleted."""
+        left = await self._do(self._outbox.counts, self.batch)
+        if left[State.UNSENT] and not self.sending:
+            self._sending = _loop.spawn(self._send(None))
+        if self._sending is not None:
+            await asyncio.wait({self._sending})
 
     async def _send(self, send_rate: float | None) -> None:
         try:

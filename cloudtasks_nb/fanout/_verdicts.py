@@ -68,11 +68,11 @@ class Verdicts:
         self._batch = record.id
         self._queue = QueueName(project=place.project, location=place.location, queue=place.queue)
         self._created = int(record.created.timestamp() * _SECOND)
-        retry = record.description.get("retry") or {}
+        retry = record.description.get("_retry") or {}
         self._own_attempts: int | None = retry.get("max_attempts")
         self._own_duration = bool(retry.get("max_retry_duration"))
-        self._due: int | None = record.description.get("due")
-        self._spread = bool(record.description.get("spread"))
+        self._due: int | None = record.description.get("_due")
+        self._spread = bool(record.description.get("_spread"))
         self._retrying: dict[int, tuple[int, int | None]] = {}
         self._absent: dict[int, int] = {}
         self._missing_since: float | None = None

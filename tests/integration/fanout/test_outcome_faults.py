@@ -197,3 +197,12 @@ def test_nobody_listens_yet(start_emulator: StartEmulator, serve: Callable[..., 
         serve(later)
         assert batch.wait("60s").succeeded == 20
         assert set(batch.tasks()["attempts"]) == {1}
+
+
+def test_cancelling_while_sending(paused: ct.Queue) -> None:
+    """Requests that are under way are waited for, and the tasks that they made are deleted."""
+    batch = paused.fan_out(pd.DataFrame({"row": range(3000)}), url="http://127.0.0.1:9/x", send_rate=2000)
+    reached(batch, lambda progress: progress.unsent < 2500)
+    progress = batch.cancel().wait("60s")
+    assert progress.cancelled == 3000
+    assert paused.tasks().empty
