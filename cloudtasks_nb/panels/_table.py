@@ -387,7 +387,7 @@ class Table(anywidget.AnyWidget):
 
 
 def _column_setup(column: Column, tz: tzinfo) -> dict[str, str]:
-    widths = {"count": "7em", "time": "11.5em", "duration": "8em", "state": "8.5em"}
+    widths = {"count": "8.2em", "time": "11.5em", "duration": "8em", "state": "8.5em"}
     return {
         "name": column.name,
         "title": column.heading,
