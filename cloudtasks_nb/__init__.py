@@ -34,6 +34,7 @@ _HOMES = {
     "Progress": "fanout._progress",
     "Queue": "_queue",
     "connect": "_client",
+    "load_ipython_extension": "magics",
     "local": "_client",
     "serve": "handlers",
 }

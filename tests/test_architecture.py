@@ -33,7 +33,6 @@ EMPTY_NAMES = {"common", "core", "helper", "helpers", "lib", "manager", "misc", 
 #: Imports that run when a function is called, with the reason; all others stand at the top of their module.
 LATE_IMPORTS = {
     ("__init__", "__getattr__"): "PEP 562: a public name loads its module when it is first used",
-    ("__init__", "load_ipython_extension"): "IPython is there when it calls this, and only then",
     ("_bar", "Live.__init__"): "only a kernel gets here, and it has IPython loaded",
     ("_client", "Client.panel"): "ipywidgets is loaded when the first panel is asked for",
     ("_queue", "Queue.panel"): "same",
