@@ -13,10 +13,10 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words, parse_duration
 from cloudtasks_nb.errors import AlreadyExistsError, PreconditionError, QueueNotFoundError
 
-__all__ = ["ensure", "update"]
+__all__ = ["NEW_QUEUE", "ensure", "update"]
 
-# What a queue that we make gets unless it is told otherwise: without a log no outcomes, with 100 attempts days of them.
-_NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
+#: What a queue that we make gets unless told otherwise: without a log no outcomes, with 100 attempts days of them.
+NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
 _GOOGLES = {"log_sampling_ratio": 0.0, "max_attempts": 100}
 
 
@@ -47,7 +47,7 @@ def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any])
 
 def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
     """Make a queue and say so; False if it is there already, made by another or not yet known everywhere."""
-    message, _ = queue_message(str(name), {**_NEW_QUEUE, **settings})
+    message, _ = queue_message(str(name), {**NEW_QUEUE, **settings})
     try:
         connection.call("CreateQueue", parent=name.parent, queue=message, about=str(name))
     except AlreadyExistsError:
@@ -61,8 +61,8 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
             hint="the name of a deleted queue is blocked for up to 3 days; use another name",
         ) from error
     connection.transport.note_fresh(str(name))
-    ours = [word for word in _NEW_QUEUE if word not in settings]
-    told = ", ".join(f"{word}={_NEW_QUEUE[word]} (Cloud Tasks' own default: {_GOOGLES[word]})" for word in ours)
+    ours = [word for word in NEW_QUEUE if word not in settings]
+    told = ", ".join(f"{word}={NEW_QUEUE[word]} (Cloud Tasks' own default: {_GOOGLES[word]})" for word in ours)
     say(f"made queue {name.queue}" + (f" with {told}" if told else ""))
     return True
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import OK, HTTPConnection, HTTPException
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+from cloudtasks_nb import _child
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError
 
 __all__ = ["Lease", "attach"]
 
 _START_TIMEOUT = 30.0  # seconds; a start takes one, a crowded machine and a large folder some more
-_LEASE_TIMEOUT = 5.0  # seconds
 _ENDPOINT_FILE = "endpoint.json"
 
 _lock = threading.Lock()
@@ -40,7 +38,7 @@ class Lease:
 
     def alive(self) -> bool:
         """Tell whether the emulator still answers."""
-        return _instance_at(self.http) == self.instance
+        return _child.instance_at(self.http) == self.instance
 
     def close(self) -> None:
         """Let go, once for each `attach`; the emulator ends two seconds after its last holder did."""
@@ -125,79 +123,18 @@ def _join(folder: Path) -> Lease | None:
         return None
 
 
-def _hold(facts: dict[str, Any], folder: Path | None) -> Lease | None:
+def _hold(facts: Mapping[str, Any], folder: Path | None) -> Lease | None:
     """Open the lease; None when nobody answers at that address, or somebody else does."""
-    connection = HTTPConnection(facts["http"].removeprefix("http://"), timeout=_LEASE_TIMEOUT)
-    try:
-        connection.request("GET", "/lease")
-        answer = connection.getresponse()
-    except (OSError, HTTPException):
-        connection.close()
-        return None
-    if answer.status != OK or _instance_at(facts["http"]) != facts["instance"]:
-        connection.close()
+    held = _child.hold(facts)
+    if held is None:
         return None
     return Lease(
-        grpc=facts["grpc"],
-        http=facts["http"],
-        pid=facts["pid"],
-        instance=facts["instance"],
-        folder=folder,
-        held=connection,
+        grpc=facts["grpc"], http=facts["http"], pid=facts["pid"], instance=facts["instance"], folder=folder, held=held
     )
 
 
-def _instance_at(http: str) -> str | None:
-    """Return the id of the emulator at an address; None when none answers."""
-    connection = HTTPConnection(http.removeprefix("http://"), timeout=_LEASE_TIMEOUT)
-    try:
-        connection.request("GET", "/health")
-        instance = json.loads(connection.getresponse().read())["instance"]
-    except (OSError, HTTPException, ValueError, TypeError, KeyError):
-        return None
-    finally:
-        connection.close()
-    return str(instance)
-
-
-def _start(folder: Path | None, deadline: float) -> tuple[dict[str, Any] | None, str]:
+def _start(folder: Path | None, deadline: float) -> tuple[Mapping[str, Any] | None, str]:
     """Start an emulator; return its ready line, or None and what it said instead."""
-    command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--lease", "--wait-for-loopback"]
-    if folder is not None:
-        command += ["--data-dir", str(folder)]
-    with tempfile.TemporaryFile("w+") as words:
-        # Its own session (process group on Windows): Jupyter's interrupt signals the whole group of the kernel.
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            text=True,
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
-        timer = threading.Timer(max(1.0, deadline - time.monotonic()), process.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            line = process.stdout.readline() if process.stdout is not None else ""
-        except BaseException:  # an interrupt: nobody will hold it
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            timer.cancel()
-            if process.stdout is not None:
-                process.stdout.close()
-        if line.startswith("{"):
-            _reap(process)
-            return json.loads(line), ""
-        process.wait()
-        words.seek(0)
-        end = "it was not ready in time" if time.monotonic() >= deadline else f"it ended with code {process.returncode}"
-        return None, words.read().strip()[-2000:] or end
-
-
-def _reap(process: subprocess.Popen[str]) -> None:
-    """Wait for the child in a thread, so that none is left as a zombie when it ends before this process does."""
-    threading.Thread(target=process.wait, name="cloudtasks-nb-emulator", daemon=True).start()
+    arguments = ["--wait-for-loopback", *([] if folder is None else ["--data-dir", str(folder)])]
+    child, said = _child.start(arguments, max(1.0, deadline - time.monotonic()))
+    return None if child is None else child.facts, said

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from google.cloud.tasks_v2 import types
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -25,6 +26,7 @@ __all__ = [
     "http_target",
     "mask_headers",
     "micros",
+    "queue_json",
     "queue_message",
     "queue_values",
     "retry_message",
@@ -224,6 +226,11 @@ def queue_message(name: str, words: Mapping[str, Any]) -> tuple[Any, list[str]]:
             mask.append(f"retry_config.{word}")
     message.retry_config.CopyFrom(retry_message({word: words[word] for word in words if word in RETRY_SETTINGS}))
     return message, mask
+
+
+def queue_json(name: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a queue of our words for queue settings as the REST API writes it."""
+    return json_format.MessageToDict(queue_message(name, words)[0])
 
 
 def queue_values(queue: Any) -> dict[str, Any]:

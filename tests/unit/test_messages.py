@@ -24,6 +24,7 @@ from cloudtasks_nb._messages import (
     http_target,
     mask_headers,
     micros,
+    queue_json,
     queue_message,
     queue_values,
     retry_message,
@@ -178,6 +179,15 @@ def test_settings_become_a_queue_and_its_mask() -> None:
         "min_backoff": 0.25,
     }
     assert (shown["log_sampling_ratio"], shown["name"], shown["queue"]) == (1.0, QUEUE, "q")
+
+
+def test_a_queue_as_rest_writes_it() -> None:
+    """The same words in the field names of the REST API, and only those that were given."""
+    assert queue_json(QUEUE, {"rate": 0.5, "max_attempts": 3, "min_backoff": "250ms"}) == {
+        "name": QUEUE,
+        "rateLimits": {"maxDispatchesPerSecond": 0.5},
+        "retryConfig": {"maxAttempts": 3, "minBackoff": "0.250s"},
+    }
 
 
 def test_numpy_numbers_are_numbers() -> None:
