@@ -202,6 +202,22 @@ def test_many_due_tasks(play: Callable[..., None]) -> None:
     play(body, **limits(max_burst_size=500))
 
 
+def test_a_few_at_a_time(play: Callable[..., None]) -> None:
+    """Between two handfuls of tasks the loop has its turn, so that answers are seen and connections come free."""
+
+    async def body(stage: Stage, queue: QueueState) -> None:
+        for number in range(25):
+            stage.store.add(queue, new_task(f"t{number}"), NOW)
+        stage.commit()
+        stage.dispatcher.wake([queue])
+        assert queue.in_flight == 10
+        for _ in range(25):
+            await stage.target.arrivals.get()
+        assert queue.in_flight == 25
+
+    play(body)
+
+
 def test_a_paused_queue_sends_nothing(play: Callable[..., None]) -> None:
     """A paused queue takes tasks and sends none; what is in flight ends; resumed it goes on."""
 
