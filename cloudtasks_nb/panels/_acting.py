@@ -17,7 +17,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels._prompt import Prompt, Question
 from cloudtasks_nb.panels._told import Told
 
-__all__ = ["WIDE", "Acting"]
+__all__ = ["WIDE", "Acting", "close_whole"]
 
 T = TypeVar("T", bound=widgets.Widget)
 
@@ -169,12 +169,12 @@ class Acting(widgets.VBox):
             if self._pending and time.monotonic() > deadline:
                 raise TimeoutError(f"{self.title} is still at work after {timeout:g} s")
 
-    def end(self) -> None:
-        """Give up what waits, and close all buttons, also those that were never laid out."""
+    def end(self, *more: widgets.Widget) -> None:
+        """Give up what waits, and close all that it is made of, also what was never laid out."""
         for future in list(self._pending):
             future.cancel()
-        for part in (*self.children, *self._knobs, self._stop, self.layout):
-            _close(part)
+        for part in (*self.children, *self._knobs, self._stop, *more, self.layout):
+            close_whole(part)
 
     def _clicked(self, button: widgets.Button) -> None:
         knob = self._knobs[button]
@@ -221,10 +221,10 @@ class Acting(widgets.VBox):
         self.told.asking = title
 
 
-def _close(widget: widgets.Widget) -> None:
+def close_whole(widget: widgets.Widget) -> None:
     """Close a widget with what it is made of, which ipywidgets keeps."""
     parts = (*getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None))
     for part in parts:
         if isinstance(part, widgets.Widget):
-            _close(part)
+            close_whole(part)
     widget.close()

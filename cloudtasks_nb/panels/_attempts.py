@@ -60,7 +60,7 @@ class AttemptsPanel(Panel):
         self.table.sort("time", descending=True)
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_open = lambda key: self.guarded(self._open, key)
-        self._detail = widgets.HTML()
+        self._detail = widgets.HTML().add_class("ctn-follow")
         self._hint = widgets.HTML()
         self._make_controls()
         self._say_line()

@@ -9,7 +9,11 @@ from typing import Any
 import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.panels._acting import close_whole
 from cloudtasks_nb.panels._attempts import AttemptsPanel
+from cloudtasks_nb.panels._backfill import BackfillPanel
+from cloudtasks_nb.panels._batches import BatchesPanel
+from cloudtasks_nb.panels._fan_out import FanOutPanel
 from cloudtasks_nb.panels._panel import Panel
 from cloudtasks_nb.panels._queues import QueuesPanel
 from cloudtasks_nb.panels._scene import Scene
@@ -20,8 +24,14 @@ __all__ = ["Dashboard"]
 #: Tabs besides the queues: title, who makes it for a queue, and whether it is there for nothing but changing things.
 _TABS: tuple[tuple[str, Callable[..., Panel], bool], ...] = (
     ("Tasks", TasksPanel, False),
+    ("Fan out", FanOutPanel, True),
+    ("Backfill", BackfillPanel, True),
+    ("Batches", BatchesPanel, False),
     ("Attempts", AttemptsPanel, False),
 )
+
+_WAITING = '<p class="ctn-quiet">It is made when the kernel is free.</p>'
+_NO_QUEUE = '<p class="ctn-quiet">There is no queue yet.</p>'
 
 
 class Dashboard(Panel):
@@ -47,7 +57,7 @@ class Dashboard(Panel):
         self._making: set[str] = set()
         self._makers: dict[str, Callable[..., Panel]] = {"Queue" if only else "Queues": self._make_queues}
         self._makers |= {name: make for name, make, changes in _TABS if not (changes and scene.read_only)}
-        self._boxes = [widgets.VBox() for _ in self._makers]
+        self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
         self._choice = widgets.Dropdown(options=[], description="Queue", layout={"width": "auto", "max_width": "22em"})
         self._choice.tooltip = "The queue that the other tabs are about"
         self.control(self._choice, lambda: self._choose(self._choice.value))
@@ -71,6 +81,12 @@ class Dashboard(Panel):
     def turn_to(self, title: str) -> None:
         """Open a tab."""
         self.tabs.selected_index = list(self._makers).index(title)
+
+    def shown(self) -> None:
+        """Take it that somebody sees the open tab, until a browser tells."""
+        super().shown()
+        if self.current is not None:
+            self.current.shown()
 
     def refresh(self) -> None:
         """Read anew what the open tab shows."""
@@ -109,7 +125,7 @@ class Dashboard(Panel):
             return
         box, make = self._boxes[self.tabs.selected_index or 0], self._makers[name]
         if make != self._make_queues and self.queue is None:
-            box.children = [widgets.HTML('<p class="ctn-quiet">No queue yet.</p>')]
+            box.children[0].value = _NO_QUEUE
             return
         self._making.add(name)  # the list of queues tells while it is being made
         try:
@@ -118,6 +134,7 @@ class Dashboard(Panel):
             self._making.discard(name)
         panel.every = self._every
         self.parts[name] = panel
+        close_whole(box.children[0])
         box.children = [panel]
 
     def _make_queues(self) -> Panel:

@@ -82,6 +82,8 @@ class Panel(Acting):
         self._every = _LOCAL_PACE if scene.local else _GOOGLE_PACE
         self._lock = threading.RLock()  # over the subscriptions, and over what a panel keeps of its own
         self._subscriptions: dict[QueueName, Subscription] = {}
+        self._pace = widgets.Dropdown(options=PACES, value=self._every, description="Every", layout={"width": "auto"})
+        self._pace.tooltip = "How often what is shown is read anew while it is seen"
         super().__init__(title, read_only=scene.read_only)
         self.add_class("ctn-panel")
         self.told.on_visible = self._seen
@@ -172,9 +174,15 @@ class Panel(Acting):
         if seconds and not 1 <= seconds <= 30:  # noqa: PLR2004 - as the message says
             raise InvalidInputError(f"every={seconds!r} is not 1 to 30 seconds", hint="0 is off")
         self._every = float(seconds)
+        self._offer_pace()
         self.told.rest = "" if seconds else "refreshing is off"
         self.rewatch()
         self.paced()
+
+    def shown(self) -> None:
+        """Take it that somebody sees the panel, until a browser tells: in a long cell it cannot."""
+        if not self.told.heard:
+            self.told.see(visible=True)
 
     def renew(self) -> None:
         """Begin to `refresh`, in a thread of its own: what the Refresh button does."""
@@ -186,7 +194,7 @@ class Panel(Acting):
             return
         self._closed = True
         self.rewatch()
-        self.end()
+        self.end(self._pace)
         super().close()
 
     def __repr__(self) -> str:
@@ -194,14 +202,14 @@ class Panel(Acting):
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)
+        self.shown()
         title = f"<div><b>{html.escape(self.title)}</b> {_badge(self.scene.badge)}</div>" if self._framed else ""
         bundle["text/html"] = title + self.static()  # for exports and viewers that have no kernel
         return bundle
 
     def _header(self, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
-        pace = widgets.Dropdown(options=PACES, value=self._every, description="Every", layout={"width": "auto"})
-        pace.tooltip = "How often what is shown is read anew while it is seen"
-        self.control(pace, lambda: setattr(self, "every", pace.value))
+        pace = self._pace
+        self.control(pace, self._choose_pace)
         again = self.button("Refresh", self.renew, changes=False, quick=True, tip="Read anew what is shown")
         kind = "local" if self.scene.local else "google"
         badges = _badge(self.scene.badge, kind) + (_badge("read-only", "quiet") if self.scene.read_only else "")
@@ -209,6 +217,18 @@ class Panel(Acting):
         return widgets.HBox([title, widgets.HBox([*controls, pace, again]).add_class("ctn-row")]).add_class(
             "ctn-header"
         )
+
+    def _offer_pace(self) -> None:
+        """Show the present pace as chosen, also one that was not offered."""
+        pace, every = self._pace, self._every
+        if every not in dict(pace.options).values():
+            pace.options = (*PACES, (f"{every:g} s", every))  # which chooses the first
+            self._every = every
+        pace.value = every
+
+    def _choose_pace(self) -> None:
+        if self._pace.value != self._every:
+            self.every = self._pace.value
 
     def _seen(self) -> None:
         if self.told.visible:

@@ -38,6 +38,7 @@ _COLUMNS = (
     Column("max_attempts", "Attempts", kind="count", width="7em"),
 )
 _KEPT = 120  # depths a queue
+_FRESH = 2.0  # seconds
 _STALE = 15.0  # seconds after which a look also asks which queues there are
 
 
@@ -115,8 +116,9 @@ class QueuesPanel(Panel):
         return {self.scene.name(queue): None for queue in self.table.page_keys}
 
     def wake(self) -> None:
-        """Read which queues there are."""
-        self.spawn(asyncio.to_thread(self.refresh))
+        """Read which queues there are, if that was not just done."""
+        if time.monotonic() > self._read + _FRESH:
+            self.spawn(asyncio.to_thread(self.refresh))
 
     def refresh(self) -> None:
         """Read which queues there are, and how they are."""

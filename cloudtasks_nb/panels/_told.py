@@ -41,6 +41,8 @@ class Told(anywidget.AnyWidget):
         What the prompt above asks; empty when there is none.
     visible : bool
         Whether anybody sees the panel now. Not a trait: a message tells it.
+    heard : bool
+        Whether a browser has told so yet.
     on_visible : callable, optional
         Called when that has changed.
     """
@@ -58,7 +60,7 @@ class Told(anywidget.AnyWidget):
     asking = traitlets.Unicode().tag(sync=True)
 
     def __init__(self) -> None:
-        self.visible = False
+        self.visible = self.heard = False
         self.on_visible: Callable[[], object] | None = None
         super().__init__()
         self.on_msg(self._heard)
@@ -71,10 +73,16 @@ class Told(anywidget.AnyWidget):
         trace = "".join(traceback.format_exception(error))
         self.alert = {"text": f"{type(error).__name__}: {error}".removesuffix(": "), "trace": trace}
 
+    def see(self, *, visible: bool) -> None:
+        """Take it that somebody sees the panel, or nobody."""
+        if visible != self.visible:
+            self.visible = visible
+            if self.on_visible is not None:
+                self.on_visible()
+
     def _heard(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         if content["do"] == "dismiss":
             self.alert = {}
-        elif content["do"] == "see" and self.visible != content["visible"]:
-            self.visible = content["visible"]
-            if self.on_visible is not None:
-                self.on_visible()
+        elif content["do"] == "see":
+            self.heard = True
+            self.see(visible=content["visible"])

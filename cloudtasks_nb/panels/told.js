@@ -109,20 +109,32 @@ class Foot {
     this.root = this.el.closest(".ctn-panel") ?? this.el;
     this.root.setAttribute("role", "region");
     this.root.setAttribute("aria-label", this.root.querySelector(".ctn-heading")?.textContent ?? "panel");
-    this.listeners = { keydown: (event) => this.keydown(event), focusin: (event) => this.focusin(event) };
-    for (const [name, act] of Object.entries(this.listeners)) this.root.addEventListener(name, act);
+    this.listening = new AbortController();
+    const { signal } = this.listening;
+    this.root.addEventListener("focusin", (event) => this.focusin(event), { signal });
+    for (const name of ["click", "keydown"]) {
+      this.root.addEventListener(name, () => (this.acted = performance.now()), { signal, capture: true });
+    }
+    // Fields of ipywidgets let no key out, so what they are to do is seen to before they get it.
+    this.root.addEventListener("keydown", (event) => this.keyInPrompt(event), { signal, capture: true });
+    this.root.addEventListener("keydown", (event) => this.keepKey(event), { signal });
     this.observer = new IntersectionObserver((seen) => this.seen(this, seen.at(-1).isIntersecting));
     this.observer.observe(this.root);
+    this.changes = new MutationObserver(() => this.changed());
+    this.changes.observe(this.root, { subtree: true, childList: true, attributeFilter: ["disabled"] });
     this.clock = setInterval(() => this.drawAge(), 1000);
   }
 
-  keydown(event) {
-    const modified = event.ctrlKey || event.metaKey || event.altKey;
-    if (!modified) event.stopPropagation(); // or JupyterLab's shortcuts act on the cell: `d d` deletes it
+  keyInPrompt(event) {
     const prompt = this.prompt();
-    if (event.key === "Escape" && prompt?.contains(event.target)) prompt.querySelector(".ctn-cancel").click();
-    const typed = event.key === "Enter" && event.target.matches("input") && prompt?.contains(event.target);
-    if (typed) prompt.querySelector("button:not(.ctn-cancel)").click();
+    if (!prompt?.contains(event.target)) return;
+    if (event.key === "Escape") prompt.querySelector(".ctn-cancel").click();
+    if (event.key === "Enter" && event.target.matches("input")) prompt.querySelector("button:not(.ctn-cancel)").click();
+  }
+
+  /** Or JupyterLab's shortcuts act on the cell: `d d` deletes it. */
+  keepKey(event) {
+    if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation();
   }
 
   prompt() {
@@ -154,19 +166,30 @@ class Foot {
     }
   }
 
-  /** A button that was disabled or hidden has lost the focus: give it back, or put it here. */
+  changed() {
+    if (this.last?.disabled || !this.last?.isConnected) this.keepFocus();
+    const card = [...this.root.querySelectorAll(".ctn-follow .ctn-card")].find((node) => node.closest(".ctn-panel") === this.root);
+    // What was opened by hand is to be seen; what only changes stays where it is.
+    if (card && card !== this.card && performance.now() - this.acted < 2000) card.scrollIntoView({ block: "nearest" });
+    this.card = card;
+  }
+
+  /** Where the focus was there may be nothing any more that can have it: give it back, or to what is next to it. */
   keepFocus() {
     const active = this.el.getRootNode().activeElement;
-    if (!this.last || (active && active !== document.body && active.offsetParent)) return;
+    const lost = !active || active === document.body || active.disabled || !active.offsetParent;
+    if (!this.last || !lost) return;
     const able = this.last.isConnected && !this.last.disabled && this.last.offsetParent;
-    (able ? this.last : this.el).focus({ preventScroll: true });
+    const stops = [...this.root.querySelectorAll('[role="grid"] [tabindex="0"]')].filter((node) => node.offsetParent);
+    (able ? this.last : (stops[0] ?? this.el)).focus({ preventScroll: true });
   }
 
   close() {
     this.gone = true;
     this.observer?.disconnect();
+    this.changes?.disconnect();
     clearInterval(this.clock);
-    for (const [name, act] of Object.entries(this.listeners ?? {})) this.root.removeEventListener(name, act);
+    this.listening?.abort();
     for (const name of TRAITS) this.model.off(`change:${name}`, this.later);
   }
 }

@@ -224,6 +224,10 @@ def test_it_watches_only_while_it_is_seen(panel: Sample, watcher: Watching) -> N
     assert (watching(), panel.told.rest) == (0, "refreshing is off")
     panel.every = 30
     assert ([one.every for one in watcher.subscribed], panel.told.rest) == ([30], "")
+    panel.every = 3
+    assert (panel._pace.value, panel._pace.label, watcher.subscribed[0].every) == (3, "3 s", 3)
+    panel._pace.value = 10
+    assert panel.every == 10
     panel.close()
     assert watching() == 0
 
@@ -262,6 +266,16 @@ def test_the_badge_says_where_one_is(make_stage: MakeStage, closing: Keep) -> No
         assert words in head
         assert "read-only" in head
         assert "Sample &lt;i&gt;" in head
+
+
+def test_it_is_live_once_it_is_shown(stage: Stage, closing: Keep, watcher: Watching) -> None:
+    """A browser cannot tell that it is seen while a cell runs: it is believed, until the browser says otherwise."""
+    panel = closing(Sample(stage))
+    panel._repr_mimebundle_()
+    assert len(watcher.subscribed) == 1
+    look(panel, visible=False)
+    panel._repr_mimebundle_()
+    assert watcher.subscribed == []
 
 
 def test_it_has_a_static_form(panel: Sample) -> None:

@@ -82,7 +82,7 @@ def test_there_may_be_no_queue_yet(make_stage: MakeStage, closing: Keep, monkeyp
     """A tab says so, and is made when there is one."""
     dashboard = closing(Dashboard(make_stage()))
     dashboard.turn_to("Tasks")
-    assert (dashboard.current, "No queue yet" in dashboard._boxes[1].children[0].value) == (None, True)
+    assert (dashboard.current, "no queue yet" in dashboard._boxes[1].children[0].value) == (None, True)
     dashboard.refresh()
     dashboard.renew()
     dashboard._offer(["reports"])

@@ -1,0 +1,365 @@
+"""The dashboard as an analyst uses it: in a real JupyterLab on the embedded emulator, by mouse and by keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+__all__: list[str] = []
+
+EVIL = "<img src=x onerror=window.pwned=1>"
+
+#: A queue of 2,000 tasks that waits, and a handler that fails on every seventh.
+SETUP = """
+import cloudtasks_nb as ct, pandas as pd, time
+
+def report(day):
+    if day % 7 == 0:
+        raise KeyError(f"no data for day {day} <img src=x onerror=window.pwned=1>")
+    return day
+
+tasks = ct.local()
+handler = ct.serve(report)
+queue = tasks.queue("reports", create=True, max_attempts=3, min_backoff="600s").pause()
+batch = queue.fan_out(pd.DataFrame({"day": range(2000)}), url=handler, progress=False)
+while batch.progress().unsent:
+    time.sleep(0.05)
+"""
+PANEL = "panel = tasks.panel(); panel.every = 1; panel"
+RUNNING = """(code) => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  window.cellEnded = false;
+  kernel.requestExecute({ code }).done.then(() => (window.cellEnded = true));
+}"""
+
+
+class Board:
+    """The dashboard as the person at the screen has it."""
+
+    def __init__(self, book: Any) -> None:
+        self.book = book
+        self.page: Page = book.page
+        self.root: Locator = self.page.locator(".ctn-panel").first
+        expect(self.root).to_be_visible()
+
+    @property
+    def part(self) -> Locator:
+        """The panel of the open tab."""
+        return self.root.locator(".ctn-panel:visible")
+
+    @property
+    def rows(self) -> Locator:
+        """Rows of the open tab's table."""
+        return self.part.locator("tr[data-key]")
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of these rows."""
+        found: list[str] = self.rows.evaluate_all("rows => rows.map(row => row.dataset.key)")
+        return found
+
+    @property
+    def status(self) -> Locator:
+        """What the open tab says was done."""
+        return self.part.locator(".ctn-status")
+
+    def row(self, key: str) -> Locator:
+        """Find a row by its key."""
+        return self.part.locator(f'tr[data-key="{key}"]')
+
+    def button(self, name: str, *, exact: bool = False) -> Locator:
+        """Find a button of the open tab."""
+        return self.part.get_by_role("button", name=name, exact=exact)
+
+    def open(self, tab: str) -> None:
+        """Open a tab and wait until its panel and the first rows are there."""
+        self.root.get_by_role("tab", name=tab).click()
+        self.rows.first.wait_for()
+
+
+@pytest.fixture
+def board(notebook: Callable[..., Any]) -> Board:
+    """Open the dashboard on a queue of 2,000 tasks."""
+    return Board(notebook(SETUP, PANEL))
+
+
+def test_filter_select_run_and_see_them_go(board: Board) -> None:
+    """Of 2,000 tasks three are found, selected and run; they leave the list by themselves."""
+    board.open("Tasks")
+    expect(board.part).to_contain_text("2,000 loaded")
+    ids = board.book.python("print(*queue.tasks(limit=None).index[[10, 20, 30]])").split()
+    find = board.part.get_by_placeholder("Find in")
+    find.fill(ids[0][:10])
+    expect(board.rows).to_have_count(1)
+    board.row(ids[0]).click()
+    expect(board.part.locator(".ctn-card")).to_contain_text(ids[0])
+    for name in ids[1:]:
+        find.fill(name[:10])
+        board.row(name).click()
+    expect(board.button("Run now (3)")).to_be_enabled()
+    find.fill("")
+    board.button("Run now (3)").click()
+    expect(board.status).to_have_text("ran 3 tasks of reports")
+    expect(board.part.locator(".ctn-line code")).to_contain_text('tasks.queue("reports").run(["')
+    good = board.book.python(f"print(*[t for t in {ids} if t not in set(queue.tasks(limit=None).index)])").split()
+    for name in good:
+        find.fill(name[:10])
+        expect(board.rows).to_have_count(0)
+
+
+def test_selection_and_scroll_survive_while_tasks_finish(board: Board) -> None:
+    """Ten looks, in each of which a task above and one below is done; what one sees stays where it is."""
+    board.open("Tasks")
+    keys = board.keys
+    picked = keys[20:23]
+    for key in picked:
+        board.row(key).click()
+    place = """(key) => {
+      const row = document.querySelector(`tr[data-key="${key}"]`), scroller = row.closest('.ctn-scroll');
+      return [row.getBoundingClientRect().top - scroller.getBoundingClientRect().top, scroller.scrollTop > 0];
+    }"""
+    board.row(keys[21]).evaluate("row => { row.closest('.ctn-scroll').scrollTop = row.offsetTop - 60; }")
+    before, scrolled = board.page.evaluate(place, keys[21])
+    assert scrolled
+    for look in range(10):
+        done = [keys[look], keys[-1 - look]]
+        board.book.python(f"queue.delete_tasks({done}); panel.parts['Tasks'].look()")
+        for key in done:
+            expect(board.row(key)).to_have_count(0)
+        after, _ = board.page.evaluate(place, keys[21])
+        assert abs(after - before) <= 1
+    selected = board.part.locator('tr[aria-selected="true"]')
+    assert selected.evaluate_all("rows => rows.map(row => row.dataset.key)") == picked
+    assert board.book.python("print(*panel.parts['Tasks'].table.selected)").split() == picked
+
+
+def test_pause_resume_and_purge(board: Board) -> None:
+    """The state follows each click; a purge wants the queue's name, and Escape leaves it."""
+    row = board.row("reports")
+    expect(row).to_contain_text("PAUSED")
+    board.book.python("queue.update(rate=0.1)")
+    board.button("Resume").click()
+    expect(row).to_contain_text("RUNNING")
+    board.button("Pause").click()
+    expect(row).to_contain_text("PAUSED")
+    expect(board.part.locator(".ctn-line code")).to_have_text('tasks.queue("reports").pause()')
+    board.button("Purge", exact=True).click()
+    question = board.part.get_by_role("alertdialog", name="Purge the queue reports?")
+    field = question.get_by_role("textbox", name="Type reports to confirm")
+    yes = question.get_by_role("button", name="Purge about")
+    expect(field).to_be_focused()
+    expect(yes).to_be_disabled()
+    board.page.keyboard.press("Escape")
+    expect(question).to_be_hidden()
+    expect(board.button("Purge", exact=True)).to_be_focused()
+    board.page.keyboard.press("Enter")
+    field.fill("report")
+    expect(yes).to_be_disabled()
+    field.fill("reports")
+    yes.click()
+    expect(board.status).to_have_text("purged reports")
+    expect(row.locator("td").nth(3)).to_have_text("0")
+    assert board.book.python("print(len(queue.tasks()))") == "0"
+
+
+def test_limits_are_edited(board: Board) -> None:
+    """What was changed is one line of Python, which the queue has afterwards."""
+    board.button("Edit limits").click()
+    board.part.get_by_role("textbox", name="Running at once").fill("4")
+    expect(board.part.locator(".ctn-line code")).to_have_text('tasks.queue("reports").update(max_concurrent=4)')
+    board.button("Save limits").click()
+    expect(board.status).to_contain_text("max_concurrent 1000 \u2192 4")
+    assert board.book.python("print(tasks.queues().max_concurrent['reports'])") == "4"
+
+
+def test_a_failing_handlers_error_is_two_clicks_away(board: Board) -> None:
+    """The tab, then the attempt: status and traceback are on the screen, and what it says is text."""
+    board.book.python("queue.run(queue.tasks(limit=None)[:40])")
+    board.root.get_by_role("tab", name="Attempts").click()
+    board.rows.filter(has_text="NOT_FOUND").first.click()
+    card = board.part.locator(".ctn-card")
+    expect(card).to_contain_text("NOT_FOUND")
+    expect(card).to_contain_text("raise KeyError")
+    expect(card).to_contain_text("<img src=x")
+    expect(card.locator("pre")).to_be_in_viewport()
+    assert board.page.evaluate("window.pwned") is None
+
+
+def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[..., Any]) -> None:
+    """All buttons of all tabs, and none of them does more than look."""
+    board = Board(notebook(SETUP, "panel = tasks.panel(read_only=True); panel"))
+    board.book.python("queue.run(queue.tasks(limit=None)[:1])")
+    harmless = {"Refresh", "Copy", "Clear", "Load more", "Load all", "First page", "Previous page", "Next page"}
+    for tab in board.root.get_by_role("tab").all_inner_texts():
+        board.open(tab)
+        board.rows.first.click()
+        names = set(board.root.get_by_role("button").all_inner_texts()) - {""}
+        assert {name for name in names if not name.startswith("Select all")} <= harmless
+    expect(board.root).to_contain_text("read-only")
+
+
+def test_an_exception_in_a_callback_is_seen(board: Board) -> None:
+    """It stands in the panel, with its traceback, until it is dismissed."""
+    board.open("Tasks")
+    board.book.python(f"panel.parts['Tasks'].deeds._run = lambda *_: {{}}['no such <b> {EVIL}']")
+    board.rows.first.click()
+    board.button("Run now (1)").click()
+    alert = board.part.locator(".ctn-error")
+    expect(alert).to_contain_text(f"KeyError: 'no such <b> {EVIL}'")
+    expect(alert).to_have_attribute("role", "alert")
+    alert.get_by_text("Traceback", exact=True).click()
+    expect(alert.locator("pre")).to_contain_text("Traceback (most recent call last)")
+    alert.get_by_role("button", name="Dismiss").click()
+    expect(alert).to_be_empty()
+    assert board.page.evaluate("window.pwned") is None
+
+
+def test_a_sleeping_cell_does_not_freeze_the_figures(board: Board) -> None:
+    """While a cell sleeps ten seconds the depth goes on falling before one's eyes."""
+    board.book.python("queue.update(rate=20).resume()")
+    depth = board.part.locator(".ctn-depth b")
+    expect(depth).not_to_have_text("2,000")
+    board.page.evaluate(
+        """() => {
+          window.depths = new Set();
+          const note = () => window.cellEnded || window.depths.add(document.querySelector('.ctn-depth b')?.textContent);
+          const all = { childList: true, subtree: true };
+          new MutationObserver(note).observe(document.querySelector('.ctn-dashboard'), all);
+        }"""
+    )
+    board.page.evaluate(RUNNING, "import time; time.sleep(10)")
+    board.page.wait_for_function("() => window.cellEnded")
+    seen = [int(text.replace(",", "")) for text in board.page.evaluate("[...window.depths]")]
+    assert len(seen) >= 5
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_payloads_are_text(notebook: Callable[..., Any]) -> None:
+    """Markup in a header, a body, an id's neighbour and a log entry is shown as it was written, and does nothing."""
+    evil = f"""
+import cloudtasks_nb as ct
+evil = {EVIL!r}
+tasks = ct.local()
+
+def refuse(**body):
+    raise ValueError(evil)
+
+queue = tasks.queue("reports", create=True, max_attempts=1).pause()
+headers = {{"X-Note": evil, "Authorization": "Bearer secret"}}
+handler = ct.serve(refuse)
+queue.enqueue(handler, {{"x": evil}}, headers=headers, task_id="t1")
+queue.enqueue(handler.url + "?q=" + evil.replace(" ", "+"), evil, task_id="t2")
+"""
+    board = Board(notebook(evil, PANEL))
+    board.open("Tasks")
+    card = board.part.locator(".ctn-card")
+    board.row("t1").click()
+    expect(card).to_contain_text(f'"x": "{EVIL}"')
+    expect(card).to_contain_text(f"X-Note{EVIL}")
+    expect(card).to_contain_text("Authorization•••")
+    board.row("t1").click()
+    board.row("t2").click()
+    expect(card.locator("pre")).to_have_text(EVIL)
+    board.book.python('queue.run(["t1", "t2"])')
+    board.open("Attempts")
+    board.rows.filter(has_text="img").first.click()
+    expect(card.last).to_contain_text("<img+src=x")
+    board.rows.filter(has_not_text="img").first.click()
+    expect(card.last).to_contain_text(f"ValueError: {EVIL}")
+    assert board.page.locator(".ctn-dashboard img").count() == 0
+    assert board.page.evaluate("window.pwned") is None
+
+
+def test_by_keyboard_alone(board: Board) -> None:
+    """From the first tab stop to a task that was run; keys do nothing to the cells, and the focus is never lost."""
+    page, press = board.page, board.page.keyboard.press
+    cells = page.locator(".jp-Notebook .jp-Cell").count()
+
+    def tab_to(target: Locator, key: str = "Tab") -> None:
+        for _ in range(60):
+            if target.count() and target.evaluate("node => node === document.activeElement"):
+                return
+            press(key)
+        pytest.fail(f"{key} does not reach {target}")
+
+    page.locator(".jp-Notebook").focus()
+    tab_to(board.root.get_by_role("tab", name="Queues"))
+    press("ArrowRight")
+    press("Enter")
+    board.rows.nth(49).wait_for()
+    tab_to(board.rows.first)
+    press("ArrowDown")
+    press(" ")
+    name = board.keys[1]
+    expect(board.button("Run now (1)")).to_be_enabled()
+    press("d")
+    press("d")
+    tab_to(board.button("Run now (1)"), "Shift+Tab")
+    press("Enter")
+    expect(board.status).to_have_text("ran 1 task of reports")
+    assert int(board.book.python(f"print(queue.attempts().set_index('task').attempt[{name!r}])")) == 1
+    assert page.evaluate("document.querySelector('.ctn-dashboard').contains(document.activeElement)")
+    assert page.locator(".jp-Notebook .jp-Cell").count() == cells
+
+
+def test_it_lives_on_after_the_emulator_has_restarted(notebook: Callable[..., Any], tmp_path: Path) -> None:
+    """While nobody answers the panel says so, with what was seen last; then it goes on by itself."""
+    setup = f"""
+import cloudtasks_nb as ct, json, os, signal, pathlib
+folder = pathlib.Path({str(tmp_path)!r}) / "emulator"
+tasks = ct.local(folder)
+queue = tasks.queue("reports", create=True).pause()
+queue.enqueue("http://127.0.0.1:9/")
+"""
+    board = Board(notebook(setup, PANEL))
+    expect(board.row("reports")).to_contain_text("PAUSED")
+    where = board.book.python("print((folder / 'endpoint.json').read_text())")
+    assert "pid" in where
+    board.book.python("os.kill(json.loads((folder / 'endpoint.json').read_text())['pid'], signal.SIGKILL)")
+    trouble = board.part.locator(".ctn-trouble")
+    expect(trouble).not_to_be_empty()
+    expect(board.row("reports")).to_contain_text("PAUSED")
+    port = board.book.python("print(tasks.endpoint.rpartition(':')[2])")
+    board.book.python(
+        f"""import subprocess, sys
+command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "{port}", "--data-dir", str(folder)]
+again = subprocess.Popen(command, stdout=subprocess.PIPE)
+again.stdout.readline()"""
+    )
+    expect(trouble).to_be_empty()
+    board.button("Resume").click()
+    expect(board.row("reports")).to_contain_text("RUNNING")
+    board.book.python("again.terminate(); again.wait()")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_it_can_be_read_in_both_themes(
+    notebook: Callable[..., Any], screenshot: Callable[[Page, str], Path], *, dark: bool
+) -> None:
+    """Every tab with something opened; text stands out against its ground."""
+    board = Board(notebook(SETUP, PANEL, dark=dark))
+    board.book.python("queue.run(queue.tasks(limit=40))")
+    board.page.set_viewport_size({"width": 1000, "height": 1100})
+    for tab in ("Queues", "Tasks", "Attempts"):
+        board.open(tab)
+        board.rows.first.click()
+        expect(board.part.get_by_role("group").last).to_be_visible()
+        board.root.scroll_into_view_if_needed()
+        screenshot(board.page, tab)
+
+
+def test_under_voila(voila: Callable[..., Page], screenshot: Callable[[Page, str], Path]) -> None:
+    """The same dashboard as a page of its own: it shows the queues, and a task is run."""
+    page = voila(SETUP, PANEL)
+    root = page.locator(".ctn-dashboard")
+    expect(root.locator('tr[data-key="reports"]')).to_contain_text("PAUSED")
+    root.get_by_role("tab", name="Tasks").click()
+    row = root.locator(".ctn-panel:visible tr[data-key]").first
+    row.click()
+    root.get_by_role("button", name="Run now (1)").click()
+    expect(root.locator(".ctn-panel:visible .ctn-status")).to_have_text("ran 1 task of reports")
+    screenshot(page, "voila")
