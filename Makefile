@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab notebooks test check bench constraints clean
+.PHONY: help demo lab notebooks screenshots test check bench constraints clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
 
 notebooks: $(VENV)/.installed-lab ## run every notebook and store its outputs in place
 	$(BIN)/python notebooks/run.py --inplace notebooks/*.ipynb
+
+screenshots: $(VENV)/.installed-test ## make the pictures of the README anew
+	tests/browser/ensure-browser.sh $(BIN)/python
+	$(BIN)/python -m pytest tests/browser/screenshots.py
 
 test: $(VENV)/.installed-test ## run every test, with branch coverage
 	tests/browser/ensure-browser.sh $(BIN)/python
