@@ -88,16 +88,22 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
     getter_of : callable
         Gives, for the path of a field, a function that returns the field's value in a record, None when it is missing.
     """
-    if isinstance(node, And):
-        every = [compile_filter(part, getter_of) for part in node.nodes]
-        return lambda record: all(part(record) for part in every)
-    if isinstance(node, Or):
-        some = [compile_filter(part, getter_of) for part in node.nodes]
-        return lambda record: any(part(record) for part in some)
+    if isinstance(node, And | Or):
+        return _joined([compile_filter(part, getter_of) for part in node.nodes], stop_at=isinstance(node, Or))
     if isinstance(node, Not):
         inner = compile_filter(node.node, getter_of)
         return lambda record: not inner(record)
     return _comparison(node, getter_of(node.path))
+
+
+def _joined(parts: list[Callable[[Any], bool]], *, stop_at: bool) -> Callable[[Any], bool]:
+    def test(record: Any) -> bool:
+        for part in parts:
+            if part(record) is stop_at:
+                return stop_at
+        return not stop_at
+
+    return test
 
 
 def parse_time(text: str) -> int:
