@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Self
 
 import pandas as pd
@@ -17,8 +18,8 @@ from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb._watch import Pending, now_micros
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
-from cloudtasks_nb.fanout._calendar import Calendar
-from cloudtasks_nb.fanout._live import Shown, wait
+from cloudtasks_nb.fanout._calendar import Calendar, Periods
+from cloudtasks_nb.fanout._live import Face, Shown, wait
 from cloudtasks_nb.fanout._notice import check_route, check_url
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._progress import Progress
@@ -61,6 +62,32 @@ class Batch:
     def queue(self) -> str:
         """Short id of the queue."""
         return self._tracker.queue.queue
+
+    @property
+    def face(self) -> Face:
+        """What panels show of it."""
+        return Face(
+            report=lambda: self._report(drawn=False),
+            periods=self._periods,
+            rows=self._kept,
+            listen=self._tracker.listen,
+        )
+
+    def panel(self, *, read_only: bool = False) -> Any:
+        """Return a widget with the batch, live: its bar, what failed and why, its calendar, and its verbs.
+
+        Parameters
+        ----------
+        read_only : bool
+            Leave out everything that changes anything.
+
+        Returns
+        -------
+        cloudtasks_nb.panels.BatchPanel
+        """
+        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
+
+        return panels.BatchPanel.of(self._connection, self, read_only=read_only)
 
     def progress(self) -> Progress:
         """Return how far the batch is, as of the watcher's newest snapshot; never calls the service."""
@@ -122,6 +149,7 @@ class Batch:
 
     def retry_failed(self) -> Self:
         """Make a new try for exactly the rows in state `failed`, in the background."""
+        self._tracker.check_open()
         self._outbox.new_try(self.id, None, {State.FAILED})
         return self._go(sending=True)
 
@@ -145,6 +173,7 @@ class Batch:
             raise InvalidInputError(
                 "resend() wants rows of this batch", hint="batch.resend(batch.tasks().query(\"state == 'gone'\"))"
             )
+        self._tracker.check_open()
         wanted = rows["task"].dropna().tolist()
         found = self._outbox.locate(self.id, wanted)
         self._outbox.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)
@@ -203,7 +232,14 @@ class Batch:
         if states is None and self._outbox.counts(self.id)[State.SENT]:
             pending = self._in_queue()
         pages = self._outbox.rows(self.id, states=states, wire=True)
-        return rows_frame(pages, pending, now_micros())
+        made = rows_frame(pages, pending, now_micros())
+        if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
+            made = rows_frame(islice(self._outbox.rows(self.id, wire=True), 1), {}, now_micros()).head(0)
+        return made
+
+    def _kept(self, states: set[State] | None, limit: int | None) -> pd.DataFrame:
+        pages = self._outbox.rows(self.id, states=states, wire=True)
+        return rows_frame(pages, {}, now_micros(), limit)
 
     def _in_queue(self) -> dict[str, Pending | None]:
         """Ask the queue for the tasks that are not final; nothing where it does not answer."""
@@ -220,12 +256,16 @@ class Batch:
             pass
         return {}
 
-    def _report(self) -> Report:
+    def _periods(self) -> Periods | None:
+        return self._calendar.periods(self._tracker.record.round) if self._calendar else None
+
+    def _report(self, *, drawn: bool = True) -> Report:
         tracker = self._tracker
         record = tracker.record
         local = self._connection.where.local
         progress = tracker.progress
-        drawn = self._calendar.draw(round_=record.round, fresh=progress.finished) if self._calendar else None
+        calendar = self._calendar if drawn else None
+        picture = calendar.draw(round_=record.round, fresh=progress.finished) if calendar else None
         said = []
         if tracker.silent:
             said.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
@@ -245,8 +285,8 @@ class Batch:
             trouble=[line for line in (tracker.trouble, tracker.stopped and str(tracker.stopped)) if line],
             said=said,
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
-            partitions=drawn.line if drawn else None,
-            grid=drawn.grid if drawn else "",
+            partitions=picture.line if picture else None,
+            grid=picture.grid if picture else "",
         )
 
     def _absent(self) -> list[str]:

@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout._records import State
 from cloudtasks_nb.fanout._report import COLOURS
 from cloudtasks_nb.fanout._shown import length_of
 
-__all__ = ["ASKED", "Calendar", "CalendarText", "grid"]
+__all__ = ["ASKED", "Calendar", "CalendarText", "Periods", "grid"]
 
 _Numbers = npt.NDArray[np.int64]
 
@@ -54,6 +54,21 @@ class CalendarText:
 
     line: str  #: which partitions these are
     grid: str  #: HTML
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Periods:
+    """The partitions of a backfill, and how many rows of each are in which state."""
+
+    freq: Freq
+    starts: pd.DatetimeIndex  #: where they start, in their zone, ascending
+    counts: _Numbers  #: of shape (partitions, states), the states in the order of the worst
+    line: str  #: which ones these are
+
+    @property
+    def by_state(self) -> dict[str, _Numbers]:
+        """Counts of each partition, by the name of the state."""
+        return dict(zip(_WORDS, self.counts.T, strict=True))
 
 
 class Calendar:
@@ -95,18 +110,31 @@ class Calendar:
         began = self._clock()
         if not fresh and began < self._until:
             return self._drawn
+        found = self.periods(round_)
+        if found is not None:
+            picture = grid(self._freq, found.starts, found.counts, found.line)
+            self._drawn = CalendarText(line=found.line, grid=picture)
+        now = self._clock()
+        self._until = now + _RELAX * (now - began)
+        return self._drawn
+
+    def periods(self, round_: int) -> Periods | None:
+        """Return the partitions as they are now; None if the batch has no rows, or gets new ones this moment.
+
+        Parameters
+        ----------
+        round_ : int
+            Grows when rows are added.
+        """
         states = self._outbox.states(self._batch)
         if not states:
             return None
         starts, whole, places = self._partitions((round_, len(states)))
-        if len(places) == len(states):  # else rows came in between, and the next drawing has them
-            cells = places * len(_ORDER) + _RANKS[np.frombuffer(states, dtype=np.uint8)]
-            counts = np.bincount(cells, minlength=len(starts) * len(_ORDER)).reshape(len(starts), len(_ORDER))
-            line = self._line(len(starts), whole)
-            self._drawn = CalendarText(line=line, grid=grid(self._freq, starts, counts, line))
-        now = self._clock()
-        self._until = now + _RELAX * (now - began)
-        return self._drawn
+        if len(places) != len(states):  # rows came in between
+            return None
+        cells = places * len(_ORDER) + _RANKS[np.frombuffer(states, dtype=np.uint8)]
+        counts = np.bincount(cells, minlength=len(starts) * len(_ORDER)).reshape(len(starts), len(_ORDER))
+        return Periods(freq=self._freq, starts=starts, counts=counts, line=self._line(len(starts), whole))
 
     def _partitions(self, version: tuple[int, int]) -> tuple[pd.DatetimeIndex, Partitions, _Numbers]:
         """Return where the partitions start, all from the first to the last of them, and the partition of each row."""

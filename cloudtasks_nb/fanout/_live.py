@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pandas as pd
+
 from cloudtasks_nb import _loop
 from cloudtasks_nb._bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout._calendar import Periods
 from cloudtasks_nb.fanout._progress import Progress
+from cloudtasks_nb.fanout._records import State
 from cloudtasks_nb.fanout._report import Report
 from cloudtasks_nb.fanout._track import Tracker
 
@@ -26,6 +29,7 @@ class Face:
 
     report: Callable[[], Report]  #: how it is now, without the picture of its partitions
     periods: Callable[[], Periods | None]  #: its partitions as they are now; None if it is no backfill
+    rows: Callable[[set[State] | None, int | None], pd.DataFrame]  #: as `tasks()`: in which states, how many at most
     listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as of `Tracker`
 
 

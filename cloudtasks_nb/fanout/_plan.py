@@ -29,6 +29,7 @@ __all__ = [
     "decode_shown",
     "make_plan",
     "plan_chunks",
+    "plan_few",
     "plan_one",
     "read_task",
 ]
@@ -162,6 +163,22 @@ def plan_one(recipe: Recipe, *, now: dt.datetime) -> Any:
     if chunk.rejected:
         raise InvalidInputError(chunk.rejected[0])
     return types.Task.pb().FromString(chunk.tasks[0])
+
+
+def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:
+    """Render each row of a small frame to a raw Task without a name, or to the reason why it cannot be one (text).
+
+    Raises
+    ------
+    TemplateError, NaiveTimeError, InvalidInputError
+        If the data or the arguments as a whole are wrong.
+    """
+    read = types.Task.pb().FromString
+    return [
+        chunk.rejected[index] if index in chunk.rejected else read(wire)
+        for chunk in plan_chunks(data, recipe, now=now, errors="skip")
+        for index, wire in enumerate(chunk.tasks)
+    ]
 
 
 def read_task(wire: bytes) -> tuple[str, bytes, int | None]:

@@ -27,7 +27,9 @@ _WORDS = {
 _SECOND = 1_000_000
 
 
-def rows_frame(pages: Iterable[Page], pending: Mapping[str, Pending | None], now: int) -> pd.DataFrame:
+def rows_frame(
+    pages: Iterable[Page], pending: Mapping[str, Pending | None], now: int, limit: int | None = None
+) -> pd.DataFrame:
     """Return one row a row of the batch, index `row` (position in the input).
 
     Parameters
@@ -38,6 +40,8 @@ def rows_frame(pages: Iterable[Page], pending: Mapping[str, Pending | None], now
         What is known of tasks that are in the queue, by short id.
     now : int
         Microseconds since 1970, to tell `scheduled` from `ready` where the queue was not asked.
+    limit : int, optional
+        How many rows at most; pages behind them are not read.
     """
     columns: dict[str, list[Any]] = {name: [] for name in BATCH_TASKS}
     parts: list[bytes] = []
@@ -51,11 +55,13 @@ def rows_frame(pages: Iterable[Page], pending: Mapping[str, Pending | None], now
         rows += page.rows
         for name, values in _page(page, pending, now).items():
             columns[name] += values
+        if limit is not None and len(rows) >= limit:
+            break
     shown = decode_shown(parts).take(chosen)
     ours = frame(BATCH_TASKS, columns)
     made = pd.concat([shown.reset_index(drop=True), ours], axis=1)
     made.index = pd.Index(rows, dtype="int64", name="row")
-    return made
+    return made if limit is None else made.head(limit)
 
 
 def _page(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[str, list[Any]]:

@@ -52,6 +52,7 @@ COLOURS = {
 }
 #: Other words that are shown with a dot: states of a queue, canonical codes, yes and no.
 _ALIASES = {
+    "queued": "ready",
     "paused": "retrying",
     "disabled": "cancelled",
     "ok": "succeeded",

@@ -31,6 +31,7 @@ _BAR_ORDER = (
     "running",
     "retrying",
     "ready",
+    "queued",  # in the queue, and not known how
     "scheduled",
     "unsent",
 )
@@ -126,7 +127,7 @@ _PARTS = (
     ("good", "succeeded", ("succeeded",)),
     ("left", "cancelled or gone", ("cancelled", "gone")),
     ("bad", "failed", ("failed", "rejected")),
-    ("busy", "on its way", ("scheduled", "ready", "running", "retrying")),
+    ("busy", "on its way", ("scheduled", "ready", "queued", "running", "retrying")),
 )
 _PART_COLOURS = {
     "good": COLOURS["succeeded"],
@@ -254,13 +255,18 @@ def _by_year(days: Sequence[date]) -> tuple[dict[int, str], dict[int, str], list
 def _by_day(
     periods: Sequence[Square], days: Sequence[date]
 ) -> tuple[dict[int, str], dict[int, str], list[tuple[int, int]]]:
-    times = [f"{square.start:%H:%M}" for square in periods]
+    times = [_clock(square.start) for square in periods]
     row = {day: place for place, day in enumerate(sorted(set(days)), start=2)}
     column = {time: place for place, time in enumerate(sorted(set(times)), start=2)}
     every = max(1, -(-len(column) // 4))
-    heads = {place: time for time, place in column.items() if (place - 2) % every == 0}
+    heads = {place: time[:5] for time, place in column.items() if (place - 2) % every == 0}
     places = [(row[day], column[time]) for day, time in zip(days, times, strict=True)]
     return {place: str(day) for day, place in row.items()}, heads, places
+
+
+def _clock(start: date) -> str:
+    """Return the time of day; one that the clock shows for the second time that day comes right behind the first."""
+    return f"{start:%H:%M}" + ("+" if getattr(start, "fold", 0) else "")
 
 
 def _day(start: date) -> date:

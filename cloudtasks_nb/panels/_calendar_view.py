@@ -1,0 +1,62 @@
+"""The calendar of a backfill, in which periods can be selected by mouse and keyboard."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+__all__ = ["CalendarView"]
+
+
+class CalendarView(anywidget.AnyWidget):
+    """Shows what `_charts.calendar` draws. Its methods may be called from any thread.
+
+    Parameters
+    ----------
+    changed : callable
+        Called when other periods are selected.
+
+    Attributes
+    ----------
+    picked : list of str
+        Keys of the selected squares.
+    """
+
+    _esm = Path(__file__).with_name("calendar.js")
+
+    html = traitlets.Unicode().tag(sync=True)
+    # The browser tells by message what is selected, and gets it back with the number of what it told last: an answer
+    # that an earlier click is still waiting for must not undo a later one.
+    _told: Any = traitlets.Any({"n": 0, "keys": []}).tag(sync=True)
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self._changed = changed
+        self._lock = threading.Lock()
+        super().__init__()
+        self.on_msg(self._heard)
+
+    @property
+    def picked(self) -> list[str]:
+        """Keys of the selected squares."""
+        return list(self._told["keys"])
+
+    def pick(self, keys: Iterable[str]) -> None:
+        """Select these squares and no others."""
+        wanted = list(keys)
+        if wanted != self.picked:
+            self._take(self._told["n"] + 1, wanted)
+
+    def _heard(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+        self._take(content["n"], content["keys"])
+
+    def _take(self, number: int, keys: list[str]) -> None:
+        with self._lock:
+            if number <= self._told["n"]:
+                return
+            self._told = {"n": number, "keys": keys}
+        self._changed()

@@ -1,0 +1,56 @@
+"""Names to choose from, each a box that is ticked or not: the columns of a DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+__all__ = ["Picker"]
+
+
+class Picker(anywidget.AnyWidget):
+    """Chooses some of several names.
+
+    Parameters
+    ----------
+    label : str
+        What is chosen.
+    nothing : str
+        What it means when none is chosen.
+    changed : callable
+        Called when the choice has changed.
+
+    Attributes
+    ----------
+    options : list of str
+        The names, in their order.
+    value : list of str
+        Those that are chosen, in the order of `options`.
+    """
+
+    _esm = Path(__file__).with_name("picker.js")
+    _css = Path(__file__).with_name("form.css")
+
+    label = traitlets.Unicode().tag(sync=True)
+    nothing = traitlets.Unicode().tag(sync=True)
+    options = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    value = traitlets.List(traitlets.Unicode()).tag(sync=True)
+
+    def __init__(self, label: str, nothing: str, changed: Callable[[], object]) -> None:
+        super().__init__(label=label, nothing=nothing)
+        self.observe(lambda _: changed(), "value")
+
+    def offer(self, options: Sequence[str]) -> None:
+        """Offer other names; of those that were chosen the ones stay that are still there."""
+        names = list(dict.fromkeys(options))
+        if names != self.options:
+            self.options = names
+            self.value = [name for name in names if name in self.value]
+
+    @traitlets.validate("value")
+    def _in_order(self, proposal: Any) -> list[str]:
+        return [name for name in self.options if name in proposal["value"]]
