@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -43,9 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("emulator", help="run the emulator on its own; --help lists its options", add_help=False)
     doctor = commands.add_parser("doctor", parents=[where], help="say what is wrong with the connection")
     doctor.set_defaults(run=_doctor)
-    batches = commands.add_parser("batches", help="list the batches that were sent from this machine")
+    batches = commands.add_parser("batches", parents=[where], help="list the batches that were sent from this machine")
     batches.set_defaults(run=_batches)
-    watch = commands.add_parser("watch", help="watch a batch to its end; exit code 1 if some rows failed")
+    watch = commands.add_parser(
+        "watch",
+        help="watch a batch to its end",
+        description="Watch a batch to its end, on the endpoint that it was sent to. The exit code is 0 when it went "
+        "well, 1 if some rows failed, were rejected or are gone, 2 if it cannot be watched.",
+    )
     watch.add_argument("batch", help="its id, the beginning of it, or its name")
     watch.set_defaults(run=_watch)
     return parser
@@ -72,7 +79,9 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if bool(found["ok"].all()) else 1
 
 
-def _batches(_: argparse.Namespace) -> int:
+def _batches(options: argparse.Namespace) -> int:
+    """List the batches of all connections, or only those of the place that was named; makes no call."""
+    folder = None if options.local is None else str(Path(options.local).expanduser().resolve())
     with Outbox(outbox_path()) as outbox:
         rows = [
             {
@@ -84,7 +93,8 @@ def _batches(_: argparse.Namespace) -> int:
                 "rows": record.total,
                 **{state.name.lower(): count for state, count in record.counts.items() if count},
             }
-            for record in outbox.batches()
+            for record in outbox.batches(project=options.project, location=options.location)
+            if folder in {None, _reach(outbox, record.id).get("folder")}
         ]
     if rows:
         _print(pd.DataFrame(rows).set_index("batch").convert_dtypes())
@@ -93,11 +103,16 @@ def _batches(_: argparse.Namespace) -> int:
     return 0
 
 
+def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
+    """Return how the endpoint was reached that a batch was sent to."""
+    return outbox.settings(batch).get("reach") or {}
+
+
 def _watch(options: argparse.Namespace) -> int:
     """Watch where the batch was sent to; starts the emulator of its folder if it does not run."""
     with Outbox(outbox_path()) as outbox:
         record = outbox.batch(options.batch)
-        reach = outbox.settings(record.id).get("reach") or {}
+        reach = _reach(outbox, record.id)
     place = record.place
     if place.endpoint == "google":
         client = connect(place.project, place.location)

@@ -1,0 +1,204 @@
+"""The command line on a real emulator: watching a batch to its end, the doctor, becoming the emulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import cli
+from tests.integration.conftest import Emulator, StartEmulator, Target
+from tests.integration.fanout.conftest import PATIENCE, reached
+
+COMMAND = [sys.executable, "-c", "import sys; from cloudtasks_nb.cli import main; sys.exit(main())"]
+ROWS = pd.DataFrame({"day": range(3)})
+
+Run = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Run]:
+    """Start the command in a process of its own; it is ended after the test at the latest."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> subprocess.Popen[str]:
+            child = subprocess.Popen(
+                [*COMMAND, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                text=True,
+            )
+            stack.callback(child.communicate)
+            stack.callback(child.kill)
+            return child
+
+        yield start
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that no call waits for: the coming and going of other processes."""
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.02)):
+        if condition():
+            return
+        pause.wait(0.02)
+    pytest.fail("waited in vain")
+
+
+def endpoint(folder: Path) -> int | None:
+    """Return the process id of the emulator that a folder names, if that runs."""
+    try:
+        pid = int(json.loads((folder / "endpoint.json").read_text())["pid"])
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return None
+    return pid
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "counts"),
+    [((200, 200, 200), 0, "3 succeeded"), ((200, 500, 200), 1, "2 succeeded, 1 failed")],
+)
+def test_the_exit_code_tells_how_it_went(
+    queue: ct.Queue,
+    target: Target,
+    capsys: pytest.CaptureFixture[str],
+    answers: tuple[int, ...],
+    code: int,
+    counts: str,
+) -> None:
+    """A script can go by it: 0 when every row went well, 1 when some failed; the last line says how many."""
+    queue.update(max_attempts=1)
+    target.script(*answers)
+    batch = queue.fan_out(ROWS, url=target.url)
+    assert cli.main(["watch", batch.id[:5]]) == code
+    out = capsys.readouterr().out
+    assert f"{batch.id} on queue {queue.id}" in out
+    assert counts in out
+
+
+def test_by_its_name(queue: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    """A batch can be named as in `fan_out`."""
+    queue.fan_out(ROWS, url=target.url, name="three days")
+    assert cli.main(["watch", "three days"]) == 0
+    assert 'Batch "three days"' in capsys.readouterr().out
+
+
+def test_rejected_rows_are_no_success(queue: ct.Queue, target: Target) -> None:
+    """A row that was never sent makes the exit code 1, too."""
+    rows = pd.DataFrame({"url": [target.url, "ftp://nowhere"]})
+    batch = queue.fan_out(rows, url=lambda row: row["url"], errors="skip")
+    assert batch.wait("60s").rejected == 1
+    assert cli.main(["watch", batch.id]) == 1
+
+
+def test_an_endpoint_that_is_gone(start_emulator: StartEmulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """An emulator that nobody can start again is named with its address, and the exit code is 2."""
+    emulator = start_emulator()
+    address = emulator.ready["grpc"]
+    with ct.connect("p", "l", endpoint=address) as tasks:
+        batch = tasks.queue("q", create=True).pause().fan_out(ROWS, url="http://127.0.0.1:9/never")
+        reached(batch, lambda progress: not progress.unsent)
+    emulator.stop()
+    capsys.readouterr()
+    assert cli.main(["watch", batch.id]) == 2
+    assert address in capsys.readouterr().err
+
+
+def test_the_folders_emulator_is_started_again(tmp_path: Path, target: Target, start: Run) -> None:
+    """A batch of `ct.local(folder)` is watched although no kernel is left: its emulator comes back with its tasks."""
+    target.script(200, 404, 200)
+    with ct.local(tmp_path) as tasks:
+        queue = tasks.queue("reports", create=True, max_attempts=1).pause()
+        batch = queue.fan_out(ROWS, url=target.url)
+        reached(batch, lambda progress: not progress.unsent)
+    until(lambda: endpoint(tmp_path) is None)
+    watching = start("watch", batch.id)
+    until(lambda: endpoint(tmp_path) is not None)
+    with ct.local(tmp_path) as tasks:
+        tasks.queue("reports").resume()
+        out, said = watching.communicate(timeout=PATIENCE)
+    assert watching.returncode == 1, said
+    assert "2 succeeded, 1 failed" in out
+    assert "NOT_FOUND 1" in out
+
+
+def test_an_interrupt_leaves_the_batch_alone(queue: ct.Queue, target: Target, start: Run) -> None:
+    """Ctrl-C ends the watching with 130, quietly, and no task is touched."""
+    queue.pause()
+    batch = queue.fan_out(ROWS, url=target.url)
+    reached(batch, lambda progress: not progress.unsent)
+    watching = start("watch", batch.id)
+    assert watching.stderr is not None
+    watching.stderr.read(1)  # the bar: it watches
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=PATIENCE)
+    assert watching.returncode == 130
+    assert "Traceback" not in said
+    assert len(queue.tasks()) == 3
+
+
+def test_the_doctor_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything is well with an emulator, which is started for it."""
+    assert cli.main(["doctor", "--local", str(tmp_path / "new")]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["check", "ok", "detail", "fix"]
+    assert {line.split()[1] for line in lines} == {"True"}
+
+
+def test_the_doctor_finds_something(
+    free_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, and the line has what mends it."""
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", f"127.0.0.1:{free_port}")
+    assert cli.main(["doctor", "--project", "p", "--location", "l"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    [api] = [line for line in lines if line.startswith("api ")]
+    assert api.split()[1] == "False"
+    assert f"127.0.0.1:{free_port}" in api
+
+
+def test_the_command_becomes_the_emulator(tmp_path: Path, start: Run) -> None:
+    """The process that was started is the emulator: it serves, and a signal to it ends it gracefully."""
+    emulator = start(
+        "emulator", "--port", "0", "--data-dir", str(tmp_path), "--queue", "projects/p/locations/l/queues/q"
+    )
+    assert emulator.stdout is not None
+    ready = json.loads(emulator.stdout.readline())
+    assert ready["pid"] == emulator.pid
+    with ct.connect("p", "l", endpoint=ready["grpc"]) as tasks:
+        assert tasks.queues().index.tolist() == ["q"]
+    emulator.terminate()
+    emulator.communicate(timeout=PATIENCE)
+    assert emulator.returncode == 0
+
+
+def test_an_option_that_the_emulator_does_not_have(start: Run) -> None:
+    """The emulator's own words and exit code are those of the command."""
+    emulator = start("emulator", "--colour")
+    _, said = emulator.communicate(timeout=PATIENCE)
+    assert emulator.returncode == 2
+    assert "unrecognized arguments: --colour" in said
+
+
+def test_batches_are_those_of_this_machine(
+    emulator: Emulator, queue: ct.Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The list names the batch with its queue and the emulator that it was sent to, and asks nobody."""
+    batch = queue.pause().fan_out(ROWS, url="http://127.0.0.1:9/never")
+    reached(batch, lambda progress: not progress.unsent)
+    assert cli.main(["batches"]) == 0
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.split()[0] == batch.id
+    assert {queue.id, emulator.ready["instance"]} <= set(line.split())

@@ -1,0 +1,166 @@
+"""The command line, as far as it needs no service."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cloudtasks_nb import cli
+from cloudtasks_nb._client import Client
+from cloudtasks_nb.errors import CredentialsError
+from cloudtasks_nb.fanout._catalog import outbox_path
+from cloudtasks_nb.fanout._identity import Place
+from cloudtasks_nb.fanout._outbox import Outbox
+from tests.unit.fanout.conftest import chunks, spool
+
+EMULATOR = ["-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", "D"]
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> list[str]:
+    """Put three batches into the outbox: of an emulator's folder, and of two projects at Google."""
+    with Outbox(outbox_path()) as outbox:
+        made = [
+            spool(outbox, chunks(range(3)), place=Place(endpoint="e-1", project="local", location="l", queue="a")),
+            spool(outbox, chunks(range(4)), place=Place(endpoint="google", project="p", location="l", queue="b")),
+            spool(
+                outbox,
+                chunks(range(500), rejected={7: "no day"}),
+                place=Place(endpoint="google", project="p", location="m", queue="c"),
+                name="reports",
+                errors="skip",
+            ),
+        ]
+        outbox.set_setting(made[0].batch, "reach", {"target": "127.0.0.1:1", "folder": str(tmp_path)})
+    return [spooled.batch for spooled in made]
+
+
+def listed(out: str) -> list[list[str]]:
+    """Take the printed table apart; the columns are two spaces apart at least."""
+    header, *lines = out.splitlines()
+    assert header.split()[:4] == ["batch", "name", "endpoint", "queue"]
+    return [line.split() for line in lines]
+
+
+def test_batches_lists_what_was_sent_from_here(sent: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each batch has its line, the newest first, with its name and its counts by state."""
+    assert cli.main(["batches"]) == 0
+    lines = listed(capsys.readouterr().out)
+    assert [line[0] for line in lines] == sent[::-1]
+    assert lines[0][1:4] == ["reports", "google", "c"]
+    assert lines[0][-3:] == ["500", "499", "1"]
+    assert lines[1][1:3] == ["google", "b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "queues"),
+    [
+        (["--project", "p"], ["c", "b"]),
+        (["--project", "p", "--location", "l"], ["b"]),
+        (["--location", "l"], ["b", "a"]),
+        (["--local", "FOLDER"], ["a"]),
+        (["--local", "elsewhere"], []),
+    ],
+)
+def test_batches_of_one_place(
+    sent: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], queues: list[str]
+) -> None:
+    """Project, location and the emulator's folder each leave out the others' batches."""
+    given = [str(tmp_path) if argument == "FOLDER" else argument for argument in arguments]
+    assert cli.main(["batches", *given]) == 0
+    out = capsys.readouterr().out
+    assert [queue for queue in "cba" if f" {queue} " in out] == queues
+
+
+def test_no_batches_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty outbox is no empty table."""
+    assert cli.main(["batches"]) == 0
+    assert capsys.readouterr().out == "no batches were sent from this machine yet\n"
+
+
+def test_an_unknown_batch_is_named(sent: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, and the error on one line with the next step below it; nothing is printed as a result."""
+    assert cli.main(["watch", "nothing"]) == 2
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert said.startswith("cloudtasks-nb: ")
+    assert "nothing" in said
+    assert "→" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--help"], 0, "doctor"),
+        (["watch", "--help"], 0, "1 if some rows failed"),
+        ([], 2, "required: COMMAND"),
+        (["watch"], 2, "required: batch"),
+        (["wach", "x"], 2, "invalid choice: 'wach'"),
+        (["doctor", "--folder", "x"], 2, "unrecognized arguments"),
+    ],
+)
+def test_help_and_slips(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, text: str) -> None:
+    """The usual answers of a command line: help is no error, a slip is one and is named."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == code
+    assert text in " ".join("".join(capsys.readouterr()).split())
+
+
+def test_arguments_come_from_the_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without arguments, as the installed command calls it, those of the process are read."""
+    monkeypatch.setattr(sys, "argv", ["cloudtasks-nb", "batches"])
+    assert cli.main() == 0
+    assert "no batches" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (CredentialsError("there are no credentials", hint="gcloud auth login"), 2, "→ gcloud auth login"),
+    ],
+)
+def test_how_it_ends_when_it_cannot_go_on(
+    sent: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    """An interrupt is 130, as in every shell; an error is 2 and says what to do, without a traceback."""
+
+    def batch(_: Client, name: str) -> None:
+        raise raised
+
+    monkeypatch.setattr(Client, "batch", batch)
+    assert cli.main(["watch", sent[1]]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_emulator_becomes_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is replaced, with every option handed on as it is."""
+    became = []
+    monkeypatch.setattr("os.execv", lambda program, command: became.append((program, command)))
+    cli.main(["emulator", *EMULATOR[2:]])
+    assert became == [(sys.executable, [sys.executable, *EMULATOR])]
+
+
+def test_emulator_where_a_process_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows the emulator is a child, and its exit code is handed on."""
+    called = []
+
+    def call(command: list[str]) -> int:
+        called.append(command)
+        return 3
+
+    monkeypatch.setattr(cli, "sys", SimpleNamespace(platform="win32", executable="python.exe"))
+    monkeypatch.setattr("subprocess.call", call)
+    assert cli.main(["emulator", *EMULATOR[2:]]) == 3
+    assert called == [["python.exe", *EMULATOR]]
