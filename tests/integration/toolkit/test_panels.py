@@ -1,0 +1,142 @@
+"""The panels on a real emulator: what they list, look up and read, and what their buttons do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.panels import AttemptsPanel, Dashboard, Panel, TasksPanel
+from tests.integration.conftest import Emulator
+
+__all__: list[str] = []
+
+NOWHERE = "http://127.0.0.1:9/run"
+
+
+@pytest.fixture
+def board(tasks: ct.Client, paused: ct.Queue) -> Iterator[Dashboard]:
+    """Open the dashboard of a queue whose tasks stay where they are."""
+    made = paused.panel()
+    yield made
+    made.settle()
+    made.close()
+
+
+def see(board: Dashboard, tab: str) -> Any:
+    """Open a tab, as one that somebody sees, and wait until it is filled."""
+    board.turn_to(tab)
+    panel = board.parts[tab]
+    panel.told._heard(None, {"do": "see", "visible": True}, None)
+    panel.settle()
+    return panel
+
+
+def click(panel: Panel, button: Any) -> None:
+    """Click and wait until it is done."""
+    button.click()
+    panel.settle()
+    assert panel.told.alert == {}
+
+
+def count(panel: Any) -> int:
+    """Read anew, and return how many rows there are."""
+    panel.refresh()
+    return int(panel.table.total)
+
+
+def fill(queue: ct.Queue, number: int) -> list[str]:
+    """Put tasks into a queue and return their ids."""
+    names = [f"t{n:02}" for n in range(number)]
+    for name in names:
+        queue.enqueue(NOWHERE, {"n": name}, task_id=name, headers={"Authorization": "Bearer secret", "X-Team": "data"})
+    return names
+
+
+def test_the_whole_is_opened_by_the_client(tasks: ct.Client, paused: ct.Queue) -> None:
+    """All queues are there at once; read-only says so."""
+    board = tasks.panel(read_only=True)
+    assert paused.id in board._repr_mimebundle_()["text/html"]
+    assert repr(board) == "<Dashboard Cloud Tasks in demo / us-central1 [LOCAL]>"
+    board.close()
+
+
+def test_a_queue_is_paused_resumed_and_purged(board: Dashboard, paused: ct.Queue, tasks: ct.Client) -> None:
+    """The service has it, and the card shows it after the next look."""
+    fill(paused, 3)
+    panel = see(board, "Queue")
+    click(panel, panel.resume)
+    assert tasks.queues().state[paused.id] == "RUNNING"
+    panel.refresh()
+    click(panel, panel.pause)
+    assert tasks.queues().state[paused.id] == "PAUSED"
+    panel.purge.click()
+    panel.prompt._typed.value = paused.id
+    click(panel, panel.prompt._yes)
+    panel.refresh()
+    assert len(paused.tasks()) == 0
+    assert "<b>0</b> tasks" in panel._card.value
+
+
+def test_tasks_are_listed_inspected_and_deleted(board: Dashboard, paused: ct.Queue) -> None:
+    """The payload is decoded, secrets are masked, and what is deleted is gone from queue and table."""
+    names = fill(paused, 5)
+    panel: TasksPanel = see(board, "Tasks")
+    assert sorted(panel.table.page_keys) == names
+    panel.table.select(["t03"])
+    panel.settle()
+    card = panel._detail.value
+    for words in ("&quot;n&quot;: &quot;t03&quot;", "X-Team</td><td>data", "Authorization</td><td>•••", "no attempt"):
+        assert words in card
+    assert "secret" not in card
+    panel.deeds.delete.click()
+    click(panel, panel.prompt._yes)
+    assert sorted(panel.table.page_keys) == sorted(paused.tasks().index) == ["t00", "t01", "t02", "t04"]
+    assert panel.told.status == f"deleted 1 task of {paused.id}"
+
+
+def test_what_a_handler_raised_is_found(board: Dashboard, paused: ct.Queue, emulator: Emulator) -> None:
+    """In the attempts of the queue and in those of the task, though the log has no word of it."""
+
+    def report(day: int) -> None:
+        raise LookupError(f"no data for {day}")
+
+    with ct.serve(report, name=f"report-{paused.id}") as handler:
+        paused.enqueue(handler, {"day": 3}, task_id="t1")
+        panel: TasksPanel = see(board, "Tasks")
+        panel.table.select(["t1"])
+        click(panel, panel.deeds.run)
+        attempts: AttemptsPanel = see(board, "Attempts")
+        emulator.until(lambda: count(attempts))  # the log takes its time
+        attempts.table.select(attempts.table.page_keys)
+        assert "NOT_FOUND" in attempts._detail.value
+        assert "LookupError: no data for 3" in attempts._detail.value
+        panel._inspect("t1", again=True)
+        panel.settle()
+        assert "LookupError: no data for 3" in panel._detail.value
+        assert "retrying" in panel._detail.value
+
+
+def test_a_task_that_has_left_is_known_by_its_attempts(board: Dashboard, paused: ct.Queue, emulator: Emulator) -> None:
+    """Its card says that it is no longer there, and how it went."""
+    with ct.serve(lambda: None, name=f"done-{paused.id}") as handler:
+        paused.enqueue(handler, task_id="t1")
+        panel: TasksPanel = see(board, "Tasks")
+        paused.run(["t1"])
+        emulator.until(lambda: len(paused.attempts()))
+        panel._inspect("t1")
+        panel.settle()
+    assert "It has left the queue" in panel._detail.value
+    assert "</span> OK" in panel._detail.value
+
+
+def test_a_queue_that_is_gone_is_said(board: Dashboard, paused: ct.Queue) -> None:
+    """Refreshing a deleted queue shows the error where it was asked for."""
+    panel = see(board, "Tasks")
+    paused.delete()
+    panel.renew()
+    panel.settle()
+    assert f'there is no queue "{paused.id}"' in panel.told.alert["text"]
+    assert "create=True" in panel.told.alert["hint"]

@@ -1,0 +1,86 @@
+"""What is shown of one thing: values as text, everything escaped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.panels import _detail, _prompt, _scene
+from cloudtasks_nb.panels._timeline import timeline
+from tests.unit.panels.conftest import NOW, entry
+
+__all__: list[str] = []
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "none"),
+        (pd.NA, "none"),
+        ({"day": 1}, "{\n  &quot;day&quot;: 1\n}"),
+        ([1, 2], "[\n  1,\n  2\n]"),
+        ("plain", ">plain<"),
+        (b"\xff\x00", "\\xff"),
+        (2**70, ">1180591620717411303424<"),
+        ("x" * 20_005, "… 5 more characters"),
+    ],
+)
+def test_payloads_are_written_out(value: Any, text: str) -> None:
+    """JSON in lines, text as it is, bytes escaped, the end of what is very long said."""
+    assert text in _detail.code(value)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        _detail.code({"x": EVIL}),
+        _detail.card(EVIL, _detail.section(EVIL, "")),
+        _detail.facts({EVIL: EVIL}),
+        _detail.state(EVIL),
+        _detail.lines([EVIL], []),
+        timeline([entry(1, "t", status=EVIL)], {1: EVIL}),
+    ],
+)
+def test_everything_is_escaped(html: str) -> None:
+    """No text becomes markup."""
+    assert "<img" not in html
+    assert "&lt;img" in html
+
+
+def test_facts_that_are_empty_are_left_out() -> None:
+    """What is not known takes no room."""
+    assert "message" not in _detail.facts({"state": "ready", "message": ""})
+
+
+def test_a_timeline_has_every_attempt() -> None:
+    """Attempts with answer, duration and next try; deletions too; the last line of a traceback."""
+    entries = [
+        entry(1, "t", status="INTERNAL", retry_time=NOW + 60_000_000),
+        entry(2, "t", attempt=2, duration=None),
+        entry(3, "t", attempt=0, deleted=True),
+    ]
+    html = timeline(entries, {1: "Traceback …\nKeyError: 3\n"})
+    for words in ("INTERNAL", "250 ms", "2026-01-02 00:01", "<td>2</td>", "deleted", "KeyError: 3"):
+        assert words in html
+    assert "no attempt" in timeline([], {})
+    assert "Error in this kernel" not in timeline(entries, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [("a", '"a"'), ("it's", '"it\'s"'), ('"\n', '"\\"\\n"'), (["a", 1], '["a", 1]'), (0.5, "0.5"), (None, "None")],
+)
+def test_values_are_written_as_python(value: Any, code: str) -> None:
+    """A line that is copied means what was clicked."""
+    assert _scene.quoted(value) == code
+    assert eval(code) == value  # noqa: S307 - that is what it is for
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 tasks"), (1, "1 task"), (2_000, "2,000 tasks")])
+def test_counts_have_their_noun(count: int, words: str) -> None:
+    """One is one."""
+    assert _prompt.counted(count, "task") == words
