@@ -1,0 +1,130 @@
+"""What is measured: the lines of the table with their goals, how a value is judged, and what a measurement reports."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+__all__ = ["Bench", "Case", "Figure", "Result", "Size", "judge", "number", "spread"]
+
+_WHOLE, _TENTHS = 100, 10  # from these on a number needs no, or one decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One line of the table."""
+
+    key: str
+    what: str
+    against: str = ""
+    unit: str = ""
+    low: float | None = None  #: the goal: the median must not be below
+    high: float | None = None  #: the goal: the median must not be above
+    full: bool = False  #: measured with `--full` only
+
+    @property
+    def goal(self) -> str:
+        """The goal in words."""
+        if self.low is not None and self.high is not None:
+            return f"{number(self.low)} to {number(self.high)} {self.unit}"
+        if self.low is not None:
+            return f"≥ {number(self.low)} {self.unit}"
+        return f"≤ {number(self.high)} {self.unit}" if self.high is not None else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    rounds: int = 3
+    flights: int | None = None  #: rows of the fan-out; None: all
+    compared: int = 3_000  #: rows that slow ways of creating tasks get: their rate is what counts
+    without_batch: int | None = 40_000  #: rows of the fan-out without batch calls; None: all
+    listed: int = 100_000
+    pending: int = 1_000_000
+    pages: int = 200  #: pages of 1,000 that are listed of these
+    window: tuple[float, float] = (5.0, 35.0)  #: seconds after the start in which dispatches are counted
+    delays: int = 200  #: tasks whose delay is measured
+    streamed: tuple[int, ...] = (100_000, 1_000_000)  #: rows of fan-outs from an iterator
+    ticks: int = 20
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """What came of a case."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)  #: key of a figure -> a value a round
+    remarks: list[str] = field(default_factory=list)
+    error: str | None = None  #: why it did not come to its end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What a measurement is given, and tells its values to."""
+
+    size: Size
+    folder: Path  #: for what it writes; removed afterwards
+    out: TextIO
+
+    def rounds(self) -> Iterator[int]:
+        """Yield the numbers of the rounds, and say which one begins."""
+        for number_ in range(1, self.size.rounds + 1):
+            self._tell(say=f"round {number_} of {self.size.rounds}")
+            yield number_
+
+    def note(self, key: str, value: float) -> None:
+        """Report the value of a figure in this round."""
+        self._tell(figure=key, value=value)
+
+    def remark(self, text: str) -> None:
+        """Report something that belongs below the table."""
+        self._tell(remark=text)
+
+    def _tell(self, **what: object) -> None:
+        self.out.write(json.dumps(what) + "\n")
+        self.out.flush()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Figures that are measured together, in a process of their own."""
+
+    name: str
+    title: str
+    how: str  #: what was done, in a few sentences
+    figures: tuple[Figure, ...]
+    run: Callable[[Bench], None]
+    seconds: float = 180.0  #: after which it is given up
+    full_seconds: float | None = None  #: same, with `--full`
+
+
+def number(value: float) -> str:
+    """Write a number with as many decimals as it deserves."""
+    size = abs(value)
+    if size >= _WHOLE or value == round(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= _TENTHS else f"{value:.2f}"
+
+
+def spread(values: Sequence[float], unit: str) -> str:
+    """Write the median of some values, and between what they lie."""
+    middle = f"{number(statistics.median(values))} {unit}".rstrip()
+    return middle if len(values) == 1 else f"{middle} ({number(min(values))} to {number(max(values))})"
+
+
+def judge(figure: Figure, values: Sequence[float]) -> str:
+    """Say whether the median reaches the goal, or by how much not; nothing where there is no goal."""
+    median = statistics.median(values)
+    if figure.low is not None and median < figure.low:
+        return f"**not met**: {_share(figure.low - median, figure.low)} below"
+    if figure.high is not None and median > figure.high:
+        return f"**not met**: {_share(median - figure.high, figure.high)} above"
+    return "met" if figure.goal else ""
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{number(100 * part / whole)} %"

@@ -1,0 +1,90 @@
+"""The memory of a fan-out from an iterator: the same for a hundred thousand rows and for millions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+import cloudtasks_nb as ct
+from tests.benchmarks import flights
+from tests.benchmarks.fan_out import until_sent
+from tests.benchmarks.figures import Bench, Case, Figure
+from tests.benchmarks.machine import peak_mb
+from tests.benchmarks.servers import LOCATION, Emulator
+
+__all__ = ["MEMORY", "main"]
+
+_CHUNK = 10_000  # rows of a DataFrame that the iterator gives
+_MILLION = 1_000_000
+
+
+def _measure(bench: Bench) -> None:
+    sample = bench.folder / "sample.csv"
+    flights.frame(_CHUNK).to_csv(sample, index=False)
+    small, *large = bench.size.streamed
+    for number in bench.rounds():
+        few = _peak(bench.folder / f"home-{number}-{small}", sample, small)
+        bench.note("few", few)
+        for rows in large:
+            # Ten millions once: that takes minutes.
+            if rows <= _MILLION or number == 1:
+                peak = _peak(bench.folder / f"home-{number}-{rows}", sample, rows)
+                bench.note(f"{rows:,}" if rows > _MILLION else "many", peak)
+                bench.note(f"{rows:,} more" if rows > _MILLION else "more", peak - few)
+    bench.remark(f"Few are {small:,} rows, many {large[0]:,}.")
+
+
+def _peak(folder: Path, sample: Path, rows: int) -> float:
+    """Fan out in a process of its own and return its peak of memory in MB."""
+    with Emulator() as emulator:
+        command = [sys.executable, "-m", "tests.benchmarks.memory", emulator.grpc, str(sample), str(rows)]
+        environment = {**os.environ, "CLOUDTASKS_NB_HOME": str(folder)}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Fan out from an iterator until all is acknowledged, and print the peak of memory in MB."""
+    target, sample, rows = sys.argv[1:]
+    _, project, _, location = LOCATION.split("/")
+    chunk = pd.read_csv(sample)
+    with ct.connect(project, location, endpoint=target) as tasks:
+        queue = tasks.queue("stream", create=True).pause()
+        until_sent(queue.fan_out(_frames(chunk, int(rows)), url=flights.URL, progress=False))
+        sys.stdout.write(json.dumps(peak_mb()) + "\n")
+
+
+def _frames(chunk: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
+    for first in range(0, rows, len(chunk)):
+        part = chunk.head(rows - first)
+        yield part.assign(n=range(first, first + len(part)))
+
+
+MEMORY = Case(
+    name="memory",
+    title="Memory of a fan-out from an iterator",
+    how=(
+        f"`queue.fan_out(frames, url=…)` with an iterator of DataFrames of {_CHUNK:,} rows, in a process of its own, "
+        "until the last acknowledgement of a temporary emulator; the peak of resident memory (`VmHWM`)."
+    ),
+    figures=(
+        Figure(key="more", what="peak with many rows less that with few", unit="MB", high=50),
+        Figure(key="few", what="peak with few rows, interpreter and libraries included", unit="MB"),
+        Figure(key="many", what="peak with many rows", unit="MB"),
+        Figure(key="10,000,000 more", what="same with 10,000,000 rows", unit="MB", high=50, full=True),
+        Figure(key="10,000,000", what="peak with 10,000,000 rows", unit="MB", full=True),
+    ),
+    run=_measure,
+    seconds=300,
+    full_seconds=2400,
+)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What a tick of the watcher costs a panel that has a hundred thousand tasks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import _loop
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._oplog import Entry
+from cloudtasks_nb._watch import Pending, Snapshot, now_micros
+from cloudtasks_nb.panels import Scene, TasksPanel
+from tests.benchmarks import callers, flights
+from tests.benchmarks.figures import Bench, Case, Figure
+from tests.benchmarks.servers import connected
+
+__all__ = ["PANEL"]
+
+_DONE = 500  # tasks that a tick hears of: what a queue does in a second at the most
+
+
+def _ticks(bench: Bench) -> None:
+    bodies = flights.bodies(bench.size.listed)
+    with connected() as (emulator, tasks):
+        queue = tasks.queue("shown", create=True).pause()
+        callers.by_batches(emulator.grpc, callers.batch_requests(queue.name, flights.URL, bodies, "shown"))
+        for _ in bench.rounds():
+            panel = _loaded(tasks)
+            if len(panel._ids) != len(bodies):
+                raise AssertionError(f"{len(panel._ids):,} tasks are loaded and not {len(bodies):,}")
+            try:
+                bench.note("plain", _tick(bench, tasks, panel))
+                panel.table.filter("flights")
+                panel.table.sort("schedule_time", descending=True)
+                bench.note("sorted", _tick(bench, tasks, panel))
+            finally:
+                panel.close()
+
+
+def _loaded(tasks: ct.Client) -> TasksPanel:
+    """Return a panel that has loaded all tasks of the queue."""
+    scene = Scene(connection=tasks._connection, catalog=tasks._catalog, queues=tasks.queues)
+    panel = TasksPanel(scene, queue="shown")
+    panel.refresh()
+    panel._load_all()
+    # Ticks are handed to it here: it is not to look tasks up beside that.
+    panel._looking = True
+    return panel
+
+
+def _tick(bench: Bench, tasks: ct.Client, panel: TasksPanel) -> float:
+    """Return the median of the milliseconds that a tick takes, from the fetched result to the changed widgets."""
+    watcher, queue = tasks._connection.watcher, panel.scene.name("shown")
+    taken = []
+    for _ in range(bench.size.ticks):
+        values = _loop.run(watcher.glance(queue))
+        there = panel.table.page_keys
+        found = _loop.run(watcher.lookup(queue, there))
+        gone = sorted(panel._ids.difference(there))[:_DONE]
+        snapshot = _snapshot(queue, values, gone)
+        start = time.perf_counter()
+        _apply(panel, snapshot, found)
+        taken.append(1000 * (time.perf_counter() - start))
+        if panel._ids.intersection(gone):
+            raise AssertionError("tasks that are done are still shown")
+    return statistics.median(taken)
+
+
+def _apply(panel: TasksPanel, snapshot: Snapshot, found: Mapping[str, Pending | None]) -> None:
+    panel.apply(snapshot)
+    # Every task looks as if it had been tried since, so that the whole page changes.
+    tried = {
+        task: Pending(state="retrying", attempts=one.attempts + 1, schedule_time=now_micros(), **_FAILED)
+        for task, one in found.items()
+        if one is not None
+    }
+    panel.apply_lookup(tried)
+
+
+_FAILED: dict[str, Any] = {"last_status": "INTERNAL", "last_message": "INTERNAL(13): HTTP status code 500"}
+
+
+def _snapshot(queue: QueueName, values: Mapping[str, Any], done: Sequence[str]) -> Snapshot:
+    now = now_micros()
+    entries = tuple(
+        Entry(
+            insert_id=f"{now}-{number}",
+            time=now,
+            received=now,
+            task=task,
+            queue=queue.queue,
+            deleted=False,
+            attempt=1,
+            status="OK",
+            duration=0.1,
+            retry_time=None,
+            max_attempts=5,
+            url=flights.URL,
+        )
+        for number, task in enumerate(done)
+    )
+    return Snapshot(queue=queue, at=now, values=values, entries=entries, log_until=now)
+
+
+PANEL = Case(
+    name="panel",
+    title="Panel: a tick with 100,000 tasks",
+    how=(
+        f"A tasks panel that has loaded all tasks of its queue hears that {_DONE} of them are done, and how the 50 "
+        "on its page are now, which all have changed; from there until the widgets have their new state, without the "
+        "browser. The median of 20 ticks a round."
+    ),
+    figures=(
+        Figure(key="plain", what="in the order in which tasks were loaded", unit="ms", high=50),
+        Figure(key="sorted", what="sorted by time, filtered by a text", unit="ms", high=50),
+    ),
+    run=_ticks,
+)

@@ -1,0 +1,206 @@
+"""Measures, and writes the table of figures: `make bench`.
+
+    python tests/benchmarks/run.py                          everything; writes RESULTS.md beside this file
+    python tests/benchmarks/run.py --only fan-out listing   some of it; --list shows the names
+    python tests/benchmarks/run.py --quick                  small sizes, one round: does it work at all?
+    python tests/benchmarks/run.py --full                   also what takes longer, as ten million rows
+
+RESULTS.md is written by a whole run that is not quick; `--write FILE` writes any run. Each case runs in a process of
+its own with a time limit; what goes wrong in one is in its cells, and the others go on. Everything that a case starts
+ends with it, and what it writes is in a temporary folder, where TMPDIR says, which is removed: let that be on the disk
+that is meant. Measure on a quiet machine: the head of the table says how busy it was before. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tests.benchmarks.dispatch import DELAY, DISPATCH
+from tests.benchmarks.emulator import BATCH_CREATE, CREATE, PENDING
+from tests.benchmarks.fan_out import FAN_OUT, WITHOUT_BATCH
+from tests.benchmarks.figures import Bench, Case, Result, Size
+from tests.benchmarks.frames import IMPORT, LISTING
+from tests.benchmarks.machine import facts
+from tests.benchmarks.memory import MEMORY
+from tests.benchmarks.panels import PANEL
+from tests.benchmarks.table import document, verdict
+
+__all__ = ["main"]
+
+CASES = (
+    FAN_OUT,
+    WITHOUT_BATCH,
+    LISTING,
+    BATCH_CREATE,
+    CREATE,
+    DISPATCH,
+    DELAY,
+    PENDING,
+    MEMORY,
+    PANEL,
+    IMPORT,
+)
+RESULTS = Path(__file__).with_name("RESULTS.md")
+ROOT = Path(__file__).parents[2]
+
+QUICK = Size(
+    rounds=1,
+    flights=20_000,
+    compared=300,
+    without_batch=2_000,
+    listed=3_000,
+    pending=20_000,
+    pages=10,
+    window=(1.0, 3.0),
+    delays=20,
+    streamed=(10_000, 30_000),
+    ticks=5,
+)
+FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000))
+
+#: Variables that choose an endpoint, a project or a home; nobody's own are touched.
+_PERSONAL = ("CLOUD_TASKS_EMULATOR_HOST", "CLOUDTASKS_NB_LOCATION", "CLOUDTASKS_NB_HOME", "GOOGLE_CLOUD_PROJECT")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is asked for, and return the exit code: 1 if something could not be measured."""
+    given = _parser().parse_args(arguments)
+    if given.list:
+        _say("\n".join(f"{case.name:14} {case.title}" for case in CASES))
+        return 0
+    if given.child:
+        _measure(_chosen([given.child])[0], _size(given), Path(given.folder))
+        return 0
+    chosen = _chosen(given.only)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="cloudtasks-nb-bench-") as folder:
+        machine = facts(Path(folder))
+        results = [(case, _run(case, given, Path(folder) / case.name)) for case in chosen]
+    machine["duration"] = f"{(time.monotonic() - started) / 60:.1f} min"
+    if given.quick:
+        machine["sizes"] = "small, by `--quick`: these figures say nothing"
+    for file in [given.write] if given.write else [RESULTS] if not given.only and not given.quick else []:
+        file.write_text(document(machine, results), encoding="utf-8")
+        _say(f"written: {file}")
+    return 1 if any(result.error for _, result in results) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    names = [case.name for case in CASES]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="measure these; --list shows them")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round")
+    parser.add_argument("--full", action="store_true", help="also what takes longer")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--list", action="store_true", help="show what can be measured")
+    parser.add_argument("--child", choices=names, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    return parser
+
+
+def _chosen(names: Sequence[str] | None) -> list[Case]:
+    return [case for case in CASES if names is None or case.name in names]
+
+
+def _size(given: argparse.Namespace) -> Size:
+    return QUICK if given.quick else FULL if given.full else Size()
+
+
+def _measure(case: Case, size: Size, folder: Path) -> None:
+    """Measure a case in this process, and report on standard output."""
+    os.environ["CLOUDTASKS_NB_HOME"] = str(folder / "home")
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # the toolkit says things, which are no report
+        case.run(Bench(size=size, folder=folder, out=out))
+
+
+def _run(case: Case, given: argparse.Namespace, folder: Path) -> Result:
+    """Measure a case in a process of its own, which takes all that it has started with it."""
+    _say(f"{case.name}: {case.title}")
+    folder.mkdir()
+    options = [option for option in ("quick", "full") if getattr(given, option)]
+    command = [sys.executable, "-m", "tests.benchmarks.run", "--child", case.name, "--folder", str(folder)]
+    environment = {name: value for name, value in os.environ.items() if name not in _PERSONAL}
+    limit = (case.full_seconds if given.full else None) or case.seconds
+    result = Result()
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(
+            [*command, *(f"--{option}" for option in options)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+        late = threading.Timer(limit, _end, [child])
+        late.daemon = True
+        late.start()
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                _hear(case, result, json.loads(line))
+            child.wait()
+        finally:
+            over = not late.is_alive()
+            late.cancel()
+            _end(child)
+        if over:
+            result.error = f"not done after {limit:g} s"
+        elif child.returncode:
+            result.error = _last_line(errors) or f"it ended with code {child.returncode}"
+    shutil.rmtree(folder, ignore_errors=True)
+    if result.error:
+        _say(f"  failed: {result.error}")
+    return result
+
+
+def _hear(case: Case, result: Result, told: dict[str, Any]) -> None:
+    """Keep what a measurement reports, and show it."""
+    if "say" in told:
+        _say(f"  {told['say']}")
+    elif "remark" in told:
+        result.remarks.append(told["remark"])
+    else:
+        result.values.setdefault(told["figure"], []).append(told["value"])
+        figure = next(one for one in case.figures if one.key == told["figure"])
+        measured, judged = verdict(figure, result)
+        _say(f"    {figure.what} {f'against {figure.against}' if figure.against else ''}: {measured} {judged}")
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """End a case with all that it has started: they are one process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _last_line(errors: IO[str]) -> str:
+    errors.seek(0)
+    lines = [line.strip() for line in errors if line.strip()]
+    if lines:
+        sys.stderr.write("\n".join(lines[-40:]) + "\n")
+    return lines[-1] if lines else ""
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

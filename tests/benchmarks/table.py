@@ -1,0 +1,82 @@
+"""The document with the figures. Pure: what was measured goes in, Markdown comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from tests.benchmarks.figures import Case, Figure, Result, judge, spread
+
+__all__ = ["document", "verdict"]
+
+_HEAD = """# Figures
+
+Written by `make bench`; `tests/benchmarks/run.py` says how to measure single ones. What is compared was measured in the
+same run on the same machine, taking turns round by round; each value is the median of its rounds, with the smallest and
+the largest. Emulators "on a folder" commit with `fsync` before they acknowledge. Everything talks over loopback, and
+clients, emulators and targets share the cores.
+
+Other projects' emulators were not run here. Where the table names their figures they are quoted from measurements on
+another day, and say how far apart things are, not more."""
+
+
+def document(machine: Mapping[str, str], results: Sequence[tuple[Case, Result]]) -> str:
+    """Return all figures as Markdown.
+
+    Parameters
+    ----------
+    machine : mapping
+        Facts about the machine, by what they are.
+    results : sequence of (Case, Result)
+        In the order of the sections.
+    """
+    facts = "\n".join(_line(name, fact) for name, fact in machine.items())
+    parts = [_HEAD, _tally(results), f"## The machine\n\n| | |\n|---|---|\n{facts}"]
+    parts += [_section(case, result) for case, result in results]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdict(figure: Figure, result: Result) -> tuple[str, str]:
+    """Return what was measured and whether that is enough."""
+    values = result.values.get(figure.key)
+    if values:
+        return spread(values, figure.unit), judge(figure, values)
+    if result.error is not None:
+        return f"failed: {result.error}", "**not met**: not measured" if figure.goal else ""
+    return "not run: `--full` does" if figure.full else "not measured", ""
+
+
+def _section(case: Case, result: Result) -> str:
+    lines = [
+        f"## {case.title}",
+        "",
+        case.how,
+        "",
+        _line("what", "against", "goal", "measured", ""),
+        _line(*["---"] * 5),
+        *(_line(one.what, one.against, one.goal, *verdict(one, result)) for one in case.figures),
+    ]
+    remarks = [*result.remarks, *([f"It was not measured to its end: {result.error}"] if result.error else [])]
+    if remarks:
+        lines += ["", *(f"- {remark}" for remark in remarks)]
+    return "\n".join(lines)
+
+
+def _tally(results: Sequence[tuple[Case, Result]]) -> str:
+    """Say how many goals are met, and which are not."""
+    judged = list(_judged(results))
+    missed = [name for name, met in judged if not met]
+    line = f"{len(judged) - len(missed)} of {len(judged)} goals are met."
+    return line if not missed else f"{line} Not met: {'; '.join(missed)}."
+
+
+def _judged(results: Sequence[tuple[Case, Result]]) -> Iterator[tuple[str, bool]]:
+    for case, result in results:
+        for figure in case.figures:
+            said = verdict(figure, result)[1]
+            if said:
+                yield f"{case.title}, {figure.what}", said == "met"
+
+
+def _line(*cells: str) -> str:
+    plain = (" ".join(cell.split()).replace("|", "/") for cell in cells)
+    return f"| {' | '.join(plain)} |"

@@ -1,0 +1,69 @@
+"""A target for tasks, as a program: answers 200 at once and tells afterwards when each request came."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import defaultdict
+from typing import Any
+
+from aiohttp import web
+
+__all__ = ["main"]
+
+
+class _Arrivals:
+    """When requests came, by path."""
+
+    def __init__(self) -> None:
+        self._times: defaultdict[str, list[int]] = defaultdict(list)
+        self._news = asyncio.Event()
+
+    async def take(self, request: web.Request) -> web.Response:
+        """Note a request."""
+        # The clock is that of the whole system, so that other processes can compare.
+        self._times[request.path].append(time.monotonic_ns())
+        self._news.set()
+        return web.Response()
+
+    async def all(self, _: web.Request) -> web.Response:
+        """Tell of all requests."""
+        return _json(self._times)
+
+    async def first(self, request: web.Request) -> web.Response:
+        """Tell of the first request to a path, once it has come."""
+        path = request.query["path"]
+        while path not in self._times:
+            self._news.clear()
+            await self._news.wait()
+        return _json(self._times[path][0])
+
+
+async def _serve() -> None:
+    arrivals = _Arrivals()
+    app = web.Application()
+    app.router.add_get("/arrivals", arrivals.all)
+    app.router.add_get("/arrival", arrivals.first)
+    app.router.add_post("/{name}", arrivals.take)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    host, port = runner.addresses[0][:2]
+    sys.stdout.write(json.dumps({"url": f"http://{host}:{port}"}) + "\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+
+def _json(content: Any) -> web.Response:
+    return web.json_response(content)
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    asyncio.run(_serve())
+
+
+if __name__ == "__main__":
+    main()
