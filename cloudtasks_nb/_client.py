@@ -127,12 +127,12 @@ class Client:
         """
         return self._catalog.frame()
 
-    def batch(self, batch: str | None = None) -> Batch:
+    def batch(self, id: str | None = None) -> Batch:  # noqa: A002 - what the column and the attribute are called
         """Return a batch, also one of an earlier kernel: watches it, sends nothing.
 
         Parameters
         ----------
-        batch : str, optional
+        id : str, optional
             Its id, the beginning of it, or its name; the newest batch when left out.
 
         Raises
@@ -140,7 +140,7 @@ class Client:
         BatchNotFoundError
             If there is none, or several begin like that.
         """
-        return self._catalog.get(batch)
+        return self._catalog.get(id)
 
     def doctor(self) -> pd.DataFrame:
         """Check credentials, project, API, permissions, log and clock, and say what mends what is wrong.

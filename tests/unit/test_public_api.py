@@ -1,0 +1,219 @@
+"""What the package promises: its names, their parameters and defaults, and the help on each."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+import cloudtasks_nb as ct
+import cloudtasks_nb.handlers
+
+#: Every public function and method with its parameters: a change here is a change for every user.
+SIGNATURES = {
+    "connect": "project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, quota_project=None",
+    "local": "folder=None, *, project='local', location='us-central1'",
+    "serve": "fn, *, name=None, workers=8, service_account=None, audience=None, tasks=None",
+    "handlers.app": "fn, *, audience=None, service_account=None, name=None",
+    "Client.queue": "name, *, create=False, **settings",
+    "Client.queues": "",
+    "Client.batches": "",
+    "Client.batch": "id=None",
+    "Client.doctor": "",
+    "Client.panel": "*, read_only=False",
+    "Client.close": "",
+    "Queue.enqueue": "url, body=None, *, method=None, headers=None, task_id=None, at=None, delay=None, tz=None, "
+    "service_account=None, audience=None, dispatch_deadline=None, retry=None",
+    "Queue.schedule": "url, body=None, *, at=None, delay=None, **words",
+    "Queue.tasks": "limit=1000, *, body=False, secrets=False",
+    "Queue.attempts": "since='1h', limit=1000",
+    "Queue.pause": "",
+    "Queue.resume": "",
+    "Queue.purge": "",
+    "Queue.delete": "",
+    "Queue.update": "**settings",
+    "Queue.route": "url=None, *, service_account=None, audience=None",
+    "Queue.run": "tasks",
+    "Queue.delete_tasks": "tasks",
+    "Queue.panel": "*, read_only=False",
+    "Queue.fan_out": "data, *, url, body=None, key=None, at=None, delay=None, tz=None, headers=None, method=None, "
+    "service_account=None, audience=None, dispatch_deadline=None, retry=None, name=None, errors='raise', "
+    "send_rate=None, stop_after_failures=None, progress=True, dry_run=False, **unknown",
+    "Queue.backfill": "start, end, *, freq, url, across=None, tz='UTC', newest_first=False, body=None, at=None, "
+    "delay=None, headers=None, method=None, service_account=None, audience=None, dispatch_deadline=None, retry=None, "
+    "name=None, errors='raise', send_rate=None, stop_after_failures=None, progress=True, dry_run=False, **unknown",
+    "Batch.wait": "timeout=None",
+    "Batch.progress": "",
+    "Batch.tasks": "",
+    "Batch.failed": "",
+    "Batch.retry_failed": "",
+    "Batch.resend": "rows",
+    "Batch.cancel": "",
+    "Batch.resume": "",
+    "Batch.on_complete": "url, *, service_account=None, audience=None, queue=None",
+    "Batch.panel": "*, read_only=False",
+    "Plan.submit": "",
+    "Handler.calls": "",
+    "Handler.close": "",
+}
+
+#: Public attributes of each class that are no methods.
+ATTRIBUTES = {
+    "Client": {"endpoint", "client"},
+    "Queue": {"id", "name"},
+    "Batch": {"id", "name", "queue"},
+    "Plan": {"frame"},
+    "Handler": {"url"},
+}
+
+#: The states of a row, in the order in which they are shown.
+STATES = ["unsent", "rejected", "scheduled", "ready", "running", "retrying", "succeeded", "failed", "cancelled", "gone"]
+
+#: `**unknown` is there to refuse words with a hint.
+NOT_FOR_USE = {"unknown"}
+
+each_callable = pytest.mark.parametrize("name", SIGNATURES)
+
+
+def public(name: str) -> Any:
+    """Return what a dotted name stands for."""
+    return functools.reduce(getattr, name.split("."), ct)
+
+
+def parameters(name: str) -> list[inspect.Parameter]:
+    """Return the parameters of a public callable, bound."""
+    return [one for one in inspect.signature(public(name)).parameters.values() if one.name != "self"]
+
+
+def section(name: str, title: str) -> str:
+    """Return a section of a numpy docstring; nothing if it has no such section."""
+    text = inspect.getdoc(public(name)) or ""
+    found = re.search(rf"^{title}\n-+\n(.*?)(?=^\S[^\n]*\n-+\n|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    return found[1] if found else ""
+
+
+def test_all_is_what_there_is() -> None:
+    """Each name of `__all__` can be had, once, and stands in `dir()`."""
+    assert [name for name in ct.__all__ if not hasattr(ct, name)] == []
+    assert len(set(ct.__all__)) == len(ct.__all__)
+    assert set(ct.__all__) <= set(dir(ct))
+
+
+def test_all_names_are_had_by_a_star_in_a_fresh_process() -> None:
+    """`from cloudtasks_nb import *` loads everything; names that nobody used yet are found the same way."""
+    code = "from cloudtasks_nb import *; import cloudtasks_nb as ct; print(set(ct.__all__) - set(globals()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_name_is_loaded_once() -> None:
+    """The second use of a name is an attribute like any other."""
+    assert ct.connect is ct.connect
+    assert vars(ct)["connect"] is ct.connect
+
+
+@pytest.mark.parametrize("name", ["conect", "_client_", "Batches"])
+def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
+    """A slip is told as for every module."""
+    with pytest.raises(AttributeError, match=f"module 'cloudtasks_nb' has no attribute '{name}'"):
+        getattr(ct, name)
+
+
+@pytest.mark.parametrize("name", ct.__all__)
+def test_what_is_public_is_defined_here(name: str) -> None:
+    """Nothing of another library stands among the public names."""
+    value = getattr(ct, name)
+    module = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", type(value).__module__)
+    assert module.split(".")[0] == "cloudtasks_nb"
+
+
+@each_callable
+def test_parameters_and_defaults(name: str) -> None:
+    """Each callable takes what it promises, with these defaults, by name where promised so."""
+    bare = [one.replace(annotation=inspect.Parameter.empty) for one in parameters(name)]
+    assert str(inspect.Signature(bare)) == f"({SIGNATURES[name]})"
+
+
+@each_callable
+def test_parameters_have_types(name: str) -> None:
+    """An editor shows what may be given and what comes back."""
+    bare = [one.name for one in parameters(name) if one.annotation is inspect.Parameter.empty]
+    assert bare == []
+    assert inspect.signature(public(name)).return_annotation is not inspect.Signature.empty
+
+
+@pytest.mark.parametrize("kind", ATTRIBUTES)
+def test_attributes(kind: str) -> None:
+    """The attributes that are promised are there, with a line of help each where they are properties."""
+    made = getattr(ct, kind)
+    assert ATTRIBUTES[kind] <= set(dir(made))
+    properties = [name for name in ATTRIBUTES[kind] if isinstance(inspect.getattr_static(made, name), property)]
+    assert [name for name in properties if not inspect.getdoc(getattr(made, name))] == []
+
+
+def test_progress_has_a_field_for_each_state() -> None:
+    """Counts come in the order of the states, then what is known about pace, end and sources."""
+    assert [field.name for field in fields(ct.Progress)] == [
+        "total",
+        *STATES,
+        "done_per_second",
+        "eta",
+        "sources",
+        "at",
+    ]
+
+
+def test_handles_are_context_managers() -> None:
+    """What holds something open can be closed by a `with` block."""
+    for kind in (ct.Client, ct.Handler):
+        assert {"__enter__", "__exit__"} <= set(dir(kind))
+
+
+@pytest.mark.parametrize("name", [*SIGNATURES, "Client", "Queue", "Batch", "Plan", "Progress", "Handler", "errors"])
+def test_help_begins_with_a_sentence(name: str) -> None:
+    """`help()` opens with one line that says what it is or does."""
+    first, *rest = (inspect.getdoc(public(name)) or "").splitlines()
+    assert first.endswith(".")
+    assert not rest or not rest[0]
+
+
+@each_callable
+def test_help_describes_every_parameter(name: str) -> None:
+    """Each parameter stands in the section "Parameters", several of a kind together."""
+    heads = re.findall(r"^(\S.*?)(?: : .*)?$", section(name, "Parameters"), flags=re.MULTILINE)
+    described = {word.strip().lstrip("*") for head in heads for word in head.split(",")}
+    assert {one.name for one in parameters(name)} - described - NOT_FOR_USE == set()
+
+
+@each_callable
+def test_help_describes_a_frame_that_comes_back(name: str) -> None:
+    """Where a frame comes back its index and its columns are told, or whose columns they are."""
+    if inspect.signature(public(name)).return_annotation == "pd.DataFrame":
+        assert section(name, "Returns") or "with the columns of" in (inspect.getdoc(public(name)) or "")
+
+
+def test_the_errors_are_a_module_of_their_own() -> None:
+    """`ct.errors` is what `import cloudtasks_nb.errors` gives."""
+    assert ct.errors is importlib.import_module("cloudtasks_nb.errors")
+    assert all(issubclass(getattr(ct.errors, name), ct.errors.CloudTasksError) for name in ct.errors.__all__)
+
+
+def test_words_of_fan_out_and_backfill_are_the_same() -> None:
+    """What can be said of many rows can be said of many days."""
+    fan_out = {one.name for one in parameters("Queue.fan_out")} - {"data", "key"}
+    backfill = {one.name for one in parameters("Queue.backfill")}
+    assert fan_out <= backfill
+
+
+def test_enqueue_and_fan_out_share_the_words_of_a_task() -> None:
+    """A word learned with one task is the word for many."""
+    words: Callable[[str], set[str]] = lambda name: {one.name for one in parameters(name)}  # noqa: E731 - short here
+    assert words("Queue.enqueue") - {"task_id"} <= words("Queue.fan_out")
