@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.browser.test_table_live import CONTRAST
+
 __all__: list[str] = []
 
 EVIL = "<img src=x onerror=window.pwned=1>"
@@ -350,6 +352,17 @@ def test_it_can_be_read_in_both_themes(
         expect(board.part.get_by_role("group").last).to_be_visible()
         board.root.scroll_into_view_if_needed()
         screenshot(board.page, tab)
+        for words in (".lm-TabBar-tabLabel", ".ctn-badge", "button:enabled", "label", "h4, h5, b", ".ctn-facts span"):
+            assert_readable(board.root.locator(words))
+        assert_readable(board.part.locator(".ctn-quiet, .ctn-age, .ctn-line code, .ctn-copy, td, th"))
+
+
+def assert_readable(found: Locator) -> None:
+    """Check that what is seen of these has the contrast of small text."""
+    seen = [node for node in found.all() if node.is_visible() and node.inner_text().strip()]
+    assert seen
+    poor = {node.inner_text(): contrast for node in seen if (contrast := node.evaluate(CONTRAST)) < 4.5}
+    assert poor == {}
 
 
 def test_under_voila(voila: Callable[..., Page], screenshot: Callable[[Page, str], Path]) -> None:
