@@ -36,16 +36,14 @@ class BackfillPanel(SendingPanel):
         super().__init__(scene, f"Backfill on {queue}" if framed else "Backfill", queue=queue, framed=framed)
         self.range = RangeForm(lambda: self.guarded(self._range_changed))
         self.request = RequestForm(lambda: self.guarded(self.edited))
-        self.name = self.control(
-            field(widgets.Text, "Name", "of the series; none: what is sent, period and zone name it"), self.edited
-        )
+        self.name = self.control(field(widgets.Text, "Name", "of the series; may be left out"), self.edited)
         self.series = field(widgets.Dropdown, "Backfill", options=[_NO_BATCH])
         self.series.tooltip = "A backfill of this queue"
         self.control(self.series, self._choose)
         self._offering = False
-        batch = widgets.VBox([self.name]).add_class("ctn-fields")
-        chosen = widgets.VBox([self.series]).add_class("ctn-fields")
-        self.lay_out(self.range, self.request, batch, below=(chosen,))
+        names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
+        self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
+        self.lay_out(self.range, self.request, widgets.VBox([names]).add_class("ctn-fields"), below=(self._chosen,))
         self._range_changed()
         self._read_series()
 
@@ -112,6 +110,7 @@ class BackfillPanel(SendingPanel):
         self.series.options = options
         self.series.value = shown if shown in dict(options).values() else options[0][1]
         self._offering = False
+        self._chosen.layout.display = None if found else "none"
         if self.view.batch is None and self.series.value:
             self._open(self.series.value)
 

@@ -63,7 +63,7 @@ class BatchDeeds:
         )
         self.resume = button("Resume", self._ask_resume, changes=True, quick=True, tip="Send what is unsent")
         self.cancel = button(
-            "Cancel",
+            "Cancel rest",
             self._ask_cancel,
             changes=True,
             quick=True,
@@ -86,7 +86,7 @@ class BatchDeeds:
             self.retry: ("Retry failed", progress.failed if progress else 0),
             self.again: ("Send again", self._chosen.again),
             self.resume: ("Resume", unsent),
-            self.cancel: ("Cancel", progress.total - progress.done if progress else 0),
+            self.cancel: ("Cancel rest", progress.total - progress.done if progress else 0),
         }
         for button, (verb, count) in counts.items():
             text = f"{verb} ({count:,})" if count else verb
@@ -161,7 +161,7 @@ class BatchDeeds:
         progress = batch.progress()
         left = progress.total - progress.done
         question = Question(
-            title=f"Cancel batch {batch.id}?",
+            title=f"Cancel the rest of batch {batch.id}?",
             scope=f"{counted(left, 'rows')} of {progress.total:,} are not done: {progress.unsent:,} will not be sent, "
             f"{counted(progress.pending, 'tasks')} in {batch.queue} will be deleted. Attempts that run go on.",
             verb=f"Cancel {counted(left, 'rows')}",

@@ -16,12 +16,13 @@ from cloudtasks_nb.panels._table import Table
 __all__ = ["BatchRows"]
 
 _OURS = (
-    Column("state", kind="state", width="7.5em"),
+    Column("state", kind="state", width="8.5em"),
     Column("last_status", "Last answer", kind="state", width="12em"),
-    Column("attempts", kind="count", width="6.5em"),
+    Column("attempts", kind="count", width="7.5em"),
     Column("last_attempt_time", "Last attempt", kind="time", width="10em"),
     Column("last_message", "Message"),
 )
+_WIDTHS = {"row": "5em", "partition": "9em"}
 _KEY = "_key"
 _MOST = 5  # columns of the input that are shown
 
@@ -45,11 +46,11 @@ class BatchRows(widgets.VBox):
         super().__init__([self._heading])
 
     def load(self, frame: pd.DataFrame, heading: str) -> None:
-        """Show these rows of `batch.tasks()`; the heading is HTML."""
-        names = [str(name) for name in frame.columns[: list(frame.columns).index("url")]][:_MOST]
-        wanted = ["row", *names]
+        """Show these rows of `batch.tasks()`, with a column `partition` or not; the heading is HTML."""
+        names = [str(name) for name in frame.columns[: list(frame.columns).index("url")] if name != "start"][:_MOST]
+        wanted = names if "partition" in names else ["row", *names]
         if self.table is None or [column.name for column in self._columns[: -len(_OURS)]] != wanted:
-            self._make([*(Column(name, width="auto") for name in wanted), *_OURS])
+            self._make([*(Column(name, width=_WIDTHS.get(name)) for name in wanted), *_OURS])
         assert self.table is not None  # noqa: S101 - it was just made
         self._heading.value = heading
         self.table.load(_keyed(frame))

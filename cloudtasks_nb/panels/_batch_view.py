@@ -177,11 +177,12 @@ class BatchView(widgets.VBox):
             return self._until - began
         self._known = wanted
         if picked and self._squares is not None:
-            found = self._squares.rows(face.rows(None, None), picked)
+            found = self._squares.labelled(self._squares.rows(face.rows(None, None), picked))
             self.rows.load(found, self._heading(found, f" of {self._squares.words(picked)}"))
         elif report.progress.failed:
             found = face.rows({State.FAILED}, _MOST)
             part = f", the first {_MOST:,} of {report.progress.failed:,}" if report.progress.failed > _MOST else ""
+            found = found if self._squares is None else self._squares.labelled(found)
             self.rows.load(found, self._heading(found, part))
         else:
             self.rows.hide()
@@ -193,10 +194,11 @@ class BatchView(widgets.VBox):
         counts = Counter(found["state"].tolist())
         words = ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
         text = f"{counted(len(found), 'rows')}{more}" + (f": {words}" if words else "")
-        return f"<h5>{html.escape(text)}</h5>"
+        return f'<h5 class="ctn-title">{html.escape(text)}</h5>'
 
     def _picked(self) -> None:
         self.rows.clear()
+        self.deeds.show()
         self._panel.spawn(asyncio.to_thread(self.draw))
 
     def _selected(self, keys: list[str]) -> None:

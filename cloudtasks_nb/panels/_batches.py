@@ -21,14 +21,14 @@ from cloudtasks_nb.panels._table import Table
 __all__ = ["BatchesPanel"]
 
 _COLUMNS = (
-    Column("state", kind="state", width="8em"),
+    Column("state", kind="state", width="8.5em"),
     Column("batch", width="7em"),
     Column("name"),
-    Column("queue", width="9em"),
+    Column("queue", width="8em"),
     Column("created", kind="time", width="10em"),
-    Column("total", "Rows", kind="count", width="6.5em"),
-    Column("ended", "Done", kind="count", width="6.5em"),
-    Column("failed", kind="count", width="6.5em"),
+    Column("total", "Rows", kind="count", width="5.5em"),
+    Column("ended", "Done", kind="count", width="5.5em"),
+    Column("failed", kind="count", width="5.5em"),
 )
 _FINAL = ["rejected", "succeeded", "failed", "cancelled", "gone"]
 _OF_ALL = "all queues"

@@ -28,6 +28,7 @@ class CalendarView(anywidget.AnyWidget):
     """
 
     _esm = Path(__file__).with_name("calendar.js")
+    _css = Path(__file__).with_name("batch.css")
 
     html = traitlets.Unicode().tag(sync=True)
     # The browser tells by message what is selected, and gets it back with the number of what it told last: an answer

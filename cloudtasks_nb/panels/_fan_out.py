@@ -37,11 +37,12 @@ class FanOutPanel(SendingPanel):
         self.control(self.source.upload, self.source.take)
         self.request = RequestForm(lambda: self.guarded(self.edited))
         self.key = Picker("Key", "none chosen: what is sent tells rows apart", lambda: self.guarded(self.edited))
-        self.name = self.control(field(widgets.Text, "Name", "of the batch; none: what is sent names it"), self.edited)
+        self.name = self.control(field(widgets.Text, "Name", "of the batch; may be left out"), self.edited)
         self.skip = self.control(
             field(widgets.Checkbox, "leave out bad rows and duplicates", indent=False), self.edited
         )
-        batch = widgets.VBox([self.key, self.name, self.skip]).add_class("ctn-fields")
+        names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
+        batch = widgets.VBox([names, self.key, self.skip]).add_class("ctn-fields")
         self.lay_out(widgets.VBox([self.source]).add_class("ctn-fields"), self.request, batch)
         self._data_changed()
 

@@ -45,7 +45,7 @@ def send_question(plan: Plan, scene: Scene, line: str) -> Question | None:
     count = counted(plan.sendable, "tasks")
     return Question(
         title=f"Send {count} to {plan.queue}?",
-        scope=f"Creates {count} in {scene.name(plan.queue)}; each calls its URL. {plan.cost}",
+        scope=f"Creates {count} in {scene.name(plan.queue)}; each calls its URL. It costs {plan.cost}.",
         verb=f"Send {count}",
         line=line,
         typed=plan.queue if plan.sendable > _MANY and not scene.local else None,
@@ -57,14 +57,14 @@ def _figures(plan: Plan) -> Iterable[tuple[str, str, str]]:
     """Name, value and a remark of each figure."""
     sizes, least = plan.body_bytes, plan.time_to_drain
     yield "tasks", count_text(plan.sendable), f"of {counted(plan.rows, 'rows')}"
-    yield "bodies in all", str(sizes).rpartition(", ")[2].removesuffix(" in all"), str(sizes).rpartition(", ")[0]
+    yield "of bodies", str(sizes).rpartition(", ")[2].removesuffix(" in all"), str(sizes).rpartition(", ")[0]
     if least is None:
         yield "time to drain", "not known", "the queue's rate is not"
     else:
         at_once = "" if plan.max_concurrent is None else f", {plan.max_concurrent:,} at once"
-        yield "at least", duration_text(max(least.total_seconds(), 0.001)), f"at {plan.rate:g} a second{at_once}"
+        yield "to drain", f"≥ {duration_text(least.total_seconds())}", f"at {plan.rate:g} a second{at_once}"
     price, _, why = plan.cost.removesuffix(f" ({PRICING})").partition(": ")
-    yield "price", price.removeprefix("about "), f"about; {why}"
+    yield "estimated", price.removeprefix("about "), why
 
 
 def _notes(plan: Plan) -> list[str]:

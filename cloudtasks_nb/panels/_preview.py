@@ -10,6 +10,7 @@ from cloudtasks_nb._messages import task_columns
 from cloudtasks_nb._watch import now_micros
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.panels._detail import code
+from cloudtasks_nb.panels._incomplete import IncompleteError
 
 __all__ = ["error_html", "tasks_html"]
 
@@ -24,13 +25,15 @@ def tasks_html(tasks: Sequence[Any]) -> str:
     """
     parts = [_problem(task) if isinstance(task, str) else _request(task) for task in tasks]
     numbered = (f'<section aria-label="task {number}">{part}</section>' for number, part in enumerate(parts, start=1))
-    return f'<div class="ctn-tasks">{"".join(numbered)}</div>'
+    title = '<h5 class="ctn-title">The first tasks, as they would be sent</h5>'
+    return f'{title}<div class="ctn-tasks">{"".join(numbered)}</div>'
 
 
 def error_html(error: CloudTasksError) -> str:
-    """Return what is wrong with a form, where the tasks would stand."""
+    """Return what is wrong with a form, where the tasks would stand; quietly if something is not filled in yet."""
     hint = f'<div class="ctn-hint">{html.escape(error.hint)}</div>' if error.hint else ""
-    return f'<div class="ctn-wrong">{html.escape(error.message)}{hint}</div>'
+    kind = "ctn-quiet" if isinstance(error, IncompleteError) else "ctn-wrong"
+    return f'<div class="{kind}">{html.escape(error.message)}{hint}</div>'
 
 
 def _problem(reason: str) -> str:
@@ -40,7 +43,7 @@ def _problem(reason: str) -> str:
 def _request(task: Any) -> str:
     columns = task_columns([task], now=now_micros(), body=True)
     shown = {name: values[0] for name, values in columns.items()}
-    lines = [f"{name}: {value}" for name, value in (shown["headers"] or {}).items()]
+    lines = sorted(f"{name}: {value}" for name, value in (shown["headers"] or {}).items())
     if shown["service_account"]:
         lines.append(f"signed as {shown['service_account']}")
     heads = "".join(f"<div>{html.escape(line)}</div>" for line in lines)

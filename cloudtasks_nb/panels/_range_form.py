@@ -12,6 +12,7 @@ import pandas as pd
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels._code import Code, mapping_code
+from cloudtasks_nb.panels._incomplete import IncompleteError
 from cloudtasks_nb.panels._request_form import field
 from cloudtasks_nb.panels._variables import variable
 
@@ -51,7 +52,7 @@ class RangeForm(widgets.VBox):
         for part in (self.start, self.end, self.freq, self.tz, self.across, self.newest_first):
             part.observe(lambda _: changed(), "value")
         pair = [widgets.HBox(parts).add_class("ctn-pair") for parts in ((self.start, self.end), (self.freq, self.tz))]
-        super().__init__([*pair, self.across, self.newest_first])
+        super().__init__([*pair, widgets.HBox([self.across, self.newest_first]).add_class("ctn-pair")])
         self.add_class("ctn-fields")
 
     @property
@@ -60,12 +61,12 @@ class RangeForm(widgets.VBox):
 
         Raises
         ------
-        InvalidInputError
+        IncompleteError
             If one is not there yet.
         """
         for part, name in ((self.start, "first"), (self.end, "last")):
             if part.value is None:
-                raise InvalidInputError(f"the {name} day is not chosen yet", hint="choose From and To")
+                raise IncompleteError(f"the {name} day is not chosen yet", hint="choose From and To")
         # A date is meant with all its hours.
         late = " 23:59" if self.freq.value in _OF_A_DAY else ""
         return self.start.value.isoformat(), f"{self.end.value.isoformat()}{late}"

@@ -10,6 +10,7 @@ import ipywidgets as widgets
 from cloudtasks_nb._messages import mask_headers
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels._code import Code, headers_code
+from cloudtasks_nb.panels._incomplete import IncompleteError
 from cloudtasks_nb.panels._picker import Picker
 from cloudtasks_nb.panels._variables import handlers
 
@@ -34,6 +35,11 @@ class RequestForm(widgets.VBox):
     ----------
     changed : callable
         Called when any of it has changed.
+
+    Attributes
+    ----------
+    signed : ipywidgets.Text
+        In whose name; to be laid out by the panel.
     """
 
     def __init__(self, changed: Callable[[], object]) -> None:
@@ -48,7 +54,7 @@ class RequestForm(widgets.VBox):
         for part in (self.url, self.signed):
             part.observe(lambda _: changed(), "value")
         self.headers.observe(lambda _: self._headers_typed(), "value")
-        super().__init__([self.url, self.body, self.headers, self.signed])
+        super().__init__([self.url, self.body, self.headers])
         self.add_class("ctn-fields")
 
     def renew(self, columns: Sequence[str]) -> None:
@@ -64,12 +70,12 @@ class RequestForm(widgets.VBox):
 
         Raises
         ------
-        InvalidInputError
+        IncompleteError, InvalidInputError
             If there is no URL, or a header is none.
         """
         text = self.url.value.strip()
         if not text:
-            raise InvalidInputError(
+            raise IncompleteError(
                 "there is no URL yet", hint="https://service/run/{column}, or the name of what ct.serve returned"
             )
         given = {"body": self.body.value, "headers": self._read(), "service_account": self.signed.value.strip()}

@@ -168,6 +168,7 @@ class SendingPanel(Panel):
         line = self.told.line
         batch = plan.submit()
         self._drop_plan()
-        self.tell(self.told.status if "batch" in self.told.status else f"batch {batch.id} is on its way", line=line)
+        said = self.told.status  # of a batch that was there before: what was added
+        self.tell(said if batch.id in said else f"started batch {batch.id}", line=line)
         self.view.show(batch)
         self.submitted()

@@ -11,6 +11,7 @@ import pandas as pd
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels._code import Code
+from cloudtasks_nb.panels._incomplete import IncompleteError
 from cloudtasks_nb.panels._scene import quoted
 from cloudtasks_nb.panels._variables import frames
 
@@ -37,8 +38,10 @@ class SourceField(widgets.HBox):
         self.choice = widgets.Dropdown(description="Data", options=[_NONE], layout={"flex": "1 1 auto"})
         self.choice.tooltip = "A DataFrame among the notebook's variables, or an uploaded file"
         self.choice.observe(lambda _: self._tell(), "value")
-        self.upload = widgets.FileUpload(accept=".csv", description="Upload CSV", layout={"width": "auto"})
+        # Its text stands in the style sheet: a count of files would come behind a description.
+        self.upload = widgets.FileUpload(accept=".csv", description="", layout={"width": "auto"})
         self.upload.tooltip = "Read a CSV file from your computer"
+        self.upload.add_class("ctn-upload")
         super().__init__([self.choice, self.upload])
         self.add_class("ctn-row")
         self.renew()
@@ -54,12 +57,12 @@ class SourceField(widgets.HBox):
 
         Raises
         ------
-        InvalidInputError
+        IncompleteError
             If there is none.
         """
         found = self._all().get(self.name)
         if found is None:
-            raise InvalidInputError("there are no data yet", hint="make a DataFrame in a cell, or upload a CSV file")
+            raise IncompleteError("there are no data yet", hint="make a DataFrame in a cell, or upload a CSV file")
         return found
 
     @property

@@ -55,6 +55,13 @@ class Squares:
         codes = self._heads.get_indexer(_floors(starts, self._width))
         return frame[np.isin(codes, self._places(keys))]
 
+    def labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return rows of `batch.tasks()` with the label of each one's period in front."""
+        starts = pd.DatetimeIndex(frame["start"]).tz_convert(self._periods.starts.tz)
+        made = frame.copy()
+        made.insert(0, "partition", self._periods.freq.labels(starts), allow_duplicates=True)
+        return made
+
     def words(self, keys: Collection[str]) -> str:
         """Say which squares these are."""
         chosen = [f"{start}" for key, start in zip(self._keys, self._starts(), strict=True) if key in keys]
