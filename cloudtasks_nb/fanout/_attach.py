@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout._identity import batch_ids, named_identity, rows_ident
 from cloudtasks_nb.fanout._ledger import add_counts, counts, number, set_reasons, touch
 from cloudtasks_nb.fanout._records import Spooled, State
 
-__all__ = ["find", "settle"]
+__all__ = ["find", "free_id", "settle"]
 
 
 def find(connection: sqlite3.Connection, draft: Draft, identity: bytes | None = None) -> Target | None:
@@ -123,8 +123,7 @@ def _again(connection: sqlite3.Connection, draft: Draft, seen: Seen) -> Spooled 
 def _found(connection: sqlite3.Connection, draft: Draft, seen: Seen, identity: bytes | None) -> Target:
     """Write a new batch down."""
     identity = identity or named_identity(draft.place, draft.name or "")
-    taken = "SELECT 1 FROM batches WHERE id = ?"
-    batch = next(i for i in batch_ids(identity) if connection.execute(taken, (i,)).fetchone() is None)
+    batch = free_id(connection, identity)
     place, now = draft.place, time.time()
     connection.execute(
         """INSERT INTO batches (num, id, identity, endpoint, project, location, queue, name, recipe, description,
@@ -145,6 +144,12 @@ def _found(connection: sqlite3.Connection, draft: Draft, seen: Seen, identity: b
         ),
     )
     return Target(num=seen.part, id=batch, label=draft.name or batch)
+
+
+def free_id(connection: sqlite3.Connection, identity: bytes) -> str:
+    """Return the id that a new batch gets: the first of its identity that no other batch has."""
+    taken = "SELECT 1 FROM batches WHERE id = ?"
+    return next(i for i in batch_ids(identity) if connection.execute(taken, (i,)).fetchone() is None)
 
 
 def _leave_known(connection: sqlite3.Connection, seen: Seen, target: Target) -> None:

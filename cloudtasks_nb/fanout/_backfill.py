@@ -15,16 +15,13 @@ from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout._across import cross
 from cloudtasks_nb.fanout._batch import Batch
 from cloudtasks_nb.fanout._calendar import ASKED
-from cloudtasks_nb.fanout._catalog import Order
+from cloudtasks_nb.fanout._catalog import SENT_BY_THE_SAME_CELL, Order, why
 from cloudtasks_nb.fanout._draft import Draft
 from cloudtasks_nb.fanout._partitions import COLUMNS, Partitions, partition
 from cloudtasks_nb.fanout._plan import Plan, Recipe
-from cloudtasks_nb.fanout._records import State
 from cloudtasks_nb.fanout._verbs import FanOut, Shared, Words, make_order, refuse
 
 __all__ = ["Backfill", "series_name"]
-
-_SENT_BY_THE_SAME_CELL = (None, State.UNSENT)
 
 
 class Backfill(FanOut):
@@ -186,8 +183,8 @@ class Backfill(FanOut):
             states = self._catalog.outbox.known(draft, keys)
             return {
                 "partition": order.data["partition"].tolist(),
-                "verdict": ["send" if state in _SENT_BY_THE_SAME_CELL else "skip" for state in states],
-                "why": [_why(state) for state in states],
+                "verdict": ["send" if state in SENT_BY_THE_SAME_CELL else "skip" for state in states],
+                "why": [why(state) for state in states],
             }
 
         plan = self._catalog.dry_run(order, lambda: self._send(order, partitions), verdicts)
@@ -216,12 +213,6 @@ def series_name(recipe: Recipe, partitions: Partitions, across: Iterable[str]) -
     """Return the name of a backfill that was given none: the same for all ranges and all values of `across`."""
     parts = [recipe.identity.hex(), partitions.freq.name, partitions.tz, list(across)]
     return f"backfill-{hashlib.blake2b(orjson.dumps(parts), digest_size=4).hexdigest()}"
-
-
-def _why(state: State | None) -> str:
-    if state is None:
-        return "new"
-    return "in the queue" if state is State.SENT else state.name.lower()
 
 
 def _about(order: Order, partitions: Partitions, frame: pd.DataFrame) -> dict[str, str]:

@@ -6,7 +6,7 @@ import datetime as dt
 import ipaddress
 import threading
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +21,17 @@ from cloudtasks_nb._messages import queue_values
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout._batch import Batch
+from cloudtasks_nb.fanout._draft import Draft
 from cloudtasks_nb.fanout._identity import Place
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._plan import Plan, Recipe, make_plan, plan_chunks
 from cloudtasks_nb.fanout._records import BatchRecord, Spooled, State
 from cloudtasks_nb.fanout._track import Tracker
 
-__all__ = ["Catalog", "Order", "outbox_path"]
+__all__ = ["SENT_BY_THE_SAME_CELL", "Catalog", "Order", "outbox_path", "why"]
+
+#: States in which the same cell, run again, sends a row; None: the batch does not have it.
+SENT_BY_THE_SAME_CELL = (None, State.UNSENT)
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
@@ -107,8 +111,26 @@ class Catalog:
         return self._open(result.batch, sending=True, send_rate=order.send_rate)
 
     def dry_run(self, order: Order, submit: Callable[[], Any], verdicts: Any = None) -> Plan:
-        """Render and check every row, send nothing."""
+        """Render and check every row, send nothing.
+
+        Raises
+        ------
+        BatchExistsError
+            If the batch of this name was made of other templates: sending would be refused.
+        """
         limits = self._limits(order.queue)
+        draft = Draft(
+            place=self.place(order.queue),
+            name=order.name,
+            recipe=order.recipe.identity,
+            description={**order.recipe.describe(), **order.facts},
+            skip=order.errors == "skip",
+        )
+
+        def name_tasks(keys: Sequence[bytes], total: int | None) -> list[tuple[str | None, str | None]]:
+            rows = self.outbox.planned(draft, keys, total)
+            return [(task, None if state in SENT_BY_THE_SAME_CELL else why(state)) for task, state in rows]
+
         with Bar("planning", _length(order.data), show=order.progress) as bar:
             return make_plan(
                 order.data,
@@ -120,6 +142,7 @@ class Catalog:
                 rate=limits["rate"],
                 max_concurrent=limits["max_concurrent"],
                 verdicts=verdicts,
+                name_tasks=name_tasks,
                 on_progress=bar.add,
             )
 
@@ -212,6 +235,13 @@ class Catalog:
             "total": record.total,
             "done": record.done,
         }
+
+
+def why(state: State | None) -> str:
+    """Say why a row is sent, or is not: it is new, or the state of the one that the batch has."""
+    if state is None:
+        return "new"
+    return "in the queue" if state is State.SENT else state.name.lower()
 
 
 def outbox_path() -> Path:

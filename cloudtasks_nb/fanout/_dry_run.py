@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import html
 from array import array
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +17,13 @@ import pandas as pd
 from cloudtasks_nb._frames import column
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout._chunk import Chunk
+from cloudtasks_nb.fanout._identity import KEY_SIZE, row_sum
 
-__all__ = ["PRICING", "Plan", "Sizes", "Survey"]
+__all__ = ["PRICING", "NameTasks", "Plan", "Sizes", "Survey"]
+
+#: Takes the keys of the rows of a plan's frame and the `row_sum` of all rows that would be sent (None: none would be),
+#: and returns for each row the id of its task, if it can be known, and why it is not sent, if the batch has it.
+NameTasks = Callable[[Sequence[bytes], int | None], Sequence[tuple[str | None, str | None]]]
 
 #: Where the prices below come from; an estimate, without what else the project uses in the month.
 PRICING = "https://cloud.google.com/tasks/pricing"
@@ -176,14 +183,15 @@ class Survey:
     Parameters
     ----------
     limit : int, optional
-        How many rows to keep; None: all. Of each only 32 bytes stay then, to find duplicates and the median size.
+        How many rows to keep; None: all. Of each only 40 bytes stay then, to find duplicates and the median size.
     """
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._rows = self._rejected = 0
         self._keys, self._positions = bytearray(), array("q")
-        self._sizes = array("q")
+        self._sizes, self._digests = array("q"), array("Q")
+        self._refused: set[bytes] = set()
         self._kept: list[tuple[int, bytes, str | None, bytes, int | None, str | None]] = []
 
     def add(self, chunk: Chunk, read: Sequence[tuple[str, bytes, int | None]]) -> None:
@@ -194,6 +202,9 @@ class Survey:
                 self._keys += key
                 self._positions.append(row)
                 self._sizes.append(len(body))
+                self._digests.append(int.from_bytes(chunk.digests[index][:8]))
+            else:
+                self._refused.add(key)
             if self._limit is None or len(self._kept) < self._limit:
                 self._kept.append((row, key, None if problem else url, body, due, problem))
         self._rows += len(chunk.rows)
@@ -204,18 +215,26 @@ class Survey:
         *,
         verdicts: Callable[[Sequence[bytes]], Mapping[str, Sequence[Any]]] | None,
         submit: Callable[[], Any],
+        name_tasks: NameTasks | None = None,
         **facts: Any,
     ) -> Plan:
         """Return the plan of what was counted; `facts` are its fields about queue and input."""
         earlier = self._earlier()
         frame = self._frame(earlier)
-        sendable = self._rows - self._rejected - len(earlier)
+        known: Counter[str] = Counter()
+        if name_tasks is not None:
+            total = self._total(earlier, skip=facts["errors"] == "skip")
+            named = name_tasks([row[1] for row in self._kept], total)
+            named = [one if good else (None, None) for one, good in zip(named, frame["problem"].isna(), strict=True)]
+            frame["task"] = column([task for task, _ in named], "text")
+            known.update(why for _, why in named if why is not None)
         if verdicts is not None:
             for name, values in verdicts([row[1] for row in self._kept]).items():
                 frame[name] = column(values, "text")
-            if "verdict" in frame:
-                sendable -= int((frame["problem"].isna() & (frame["verdict"] != "send")).sum())
+        skipped = (frame["problem"].isna() & (frame["verdict"] != "send")).sum() if "verdict" in frame else None
+        sendable = self._rows - self._rejected - len(earlier) - (known.total() if skipped is None else int(skipped))
         return Plan(
+            about={"known": ", ".join(f"{count:,} {why}" for why, count in known.items())} if known else {},
             frame=frame,
             rows=self._rows,
             rejected=self._rejected,
@@ -224,6 +243,19 @@ class Survey:
             body_bytes=self._body_bytes(),
             action=submit,
             **facts,
+        )
+
+    def _total(self, earlier: Mapping[int, int], *, skip: bool) -> int | None:
+        """Return the `row_sum` of the rows that would be sent, as a spool reckons it; None if that would raise."""
+        if not skip and (earlier or self._rejected):
+            return None
+        keys = bytes(self._keys)
+        lone = self._refused.difference(keys[at : at + KEY_SIZE] for at in range(0, len(keys), KEY_SIZE))
+        total = row_sum([*lone], [0] * len(lone))
+        every = range(len(self._positions))
+        again = {bisect_left(self._positions, row) for row in earlier}
+        return total + sum(
+            row_sum([keys[at * KEY_SIZE : (at + 1) * KEY_SIZE]], [self._digests[at]]) for at in every if at not in again
         )
 
     def _body_bytes(self) -> Sizes:

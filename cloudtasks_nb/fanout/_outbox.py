@@ -210,6 +210,12 @@ class Outbox:
         """Return for each key the state of the row that the draft's batch has; None where a row would be new."""
         return self._read(_known.known, draft, keys)
 
+    def planned(
+        self, draft: Draft, keys: Sequence[bytes], total: int | None
+    ) -> list[tuple[str | None, State | None]]:
+        """Return for each key the id that its task has or will have, and its state; `total` is the rows' `row_sum`."""
+        return self._read(_known.planned, draft, keys, total)
+
     def locate(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""
         return self._read(_rows.locate, batch, tasks)

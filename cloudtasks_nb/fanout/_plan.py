@@ -12,7 +12,7 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb._messages import METHODS, micros, retry_message
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout._chunk import Chunk
-from cloudtasks_nb.fanout._dry_run import Plan, Survey
+from cloudtasks_nb.fanout._dry_run import NameTasks, Plan, Survey
 from cloudtasks_nb.fanout._input import Table, frames, once
 from cloudtasks_nb.fanout._recipe import ROW, Recipe, compile_recipe
 from cloudtasks_nb.fanout._render import Rendered, Renderer
@@ -116,6 +116,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     rate: float | None = None,
     max_concurrent: int | None = None,
     verdicts: Callable[[Sequence[bytes]], Mapping[str, Sequence[Any]]] | None = None,
+    name_tasks: NameTasks | None = None,
     on_progress: Callable[[int], object] | None = None,
 ) -> Plan:
     """Render the whole input as `plan_chunks` does, keep the figures, send nothing.
@@ -133,8 +134,10 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     rate, max_concurrent : number, optional
         The queue's limits; None if they are not known.
     verdicts : callable, optional
-        Takes the keys of the rows in `Plan.frame` and returns more columns for it: `task` for the ids, and for a
-        backfill `verdict` ("send" or "skip") and `why`.
+        Takes the keys of the rows in `Plan.frame` and returns more columns for it: of a backfill `verdict` ("send" or
+        "skip") and `why`.
+    name_tasks : callable, optional
+        Tells the ids of the tasks, and which rows are there already.
     """
     survey = Survey(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
     for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress):
@@ -148,6 +151,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         rate=rate,
         max_concurrent=max_concurrent,
         verdicts=verdicts,
+        name_tasks=name_tasks,
     )
 
 

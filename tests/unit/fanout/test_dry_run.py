@@ -75,7 +75,14 @@ def test_keys_that_share_a_half() -> None:
     survey.add(
         Chunk(rows=range(5), keys=keys, digests=keys, tasks=[b"t"] * 5, shown=b""), [("https://svc", b"", None)] * 5
     )
-    facts = {"queue": "q", "method": "POST", "spent": False, "errors": "raise", "rate": None, "max_concurrent": None}
+    facts: dict[str, Any] = {
+        "queue": "q",
+        "method": "POST",
+        "spent": False,
+        "errors": "raise",
+        "rate": None,
+        "max_concurrent": None,
+    }
     assert survey.plan(verdicts=None, submit=list, **facts).duplicates == 0
 
 
@@ -126,14 +133,12 @@ def test_verdicts() -> None:
     def verdicts(keys: Sequence[bytes]) -> dict[str, list[str]]:
         asked.append(keys)
         return {
-            "task": [f"t{n}" for n in range(len(keys))],
             "verdict": ["send", "skip", "skip", "skip", "send"],
             "why": ["new", "succeeded", "rejected", "new", "new"],
         }
 
     plan = _plan(verdicts=verdicts)
     assert list(plan.frame.columns) == ["url", "body", "schedule_time", "task", "problem", "verdict", "why"]
-    assert plan.frame["task"].tolist() == ["t0", "t1", "t2", "t3", "t4"]
     assert plan.sendable == 2
     assert asked[0][0] == asked[0][3]
 
@@ -168,3 +173,26 @@ def test_median_of_many() -> None:
     frame = pd.DataFrame({"x": np.arange(3_000).astype(str)})
     assert len(_plan(frame).frame) == 3_000
     assert len(_plan(iter([frame])).frame) == 1_000
+
+
+@pytest.mark.parametrize(
+    ("data", "errors", "totals"),
+    [
+        (["a", "b"], "raise", [True]),
+        (["a", "b", None], "raise", [False]),
+        (["a", "b", "a"], "raise", [False]),
+        (["a", "b", None, "a"], "skip", [True]),
+    ],
+)
+def test_task_ids(data: list[str | None], errors: str, totals: list[bool]) -> None:
+    """Who knows ids hears of all keys, and of what the rows are together unless sending would raise."""
+    asked: list[int | None] = []
+
+    def name_tasks(keys: Sequence[bytes], total: int | None) -> list[tuple[str | None, str | None]]:
+        asked.append(total)
+        return [(f"t{n}", "succeeded" if n == 1 else None) for n in range(len(keys))]
+
+    plan = _plan(pd.DataFrame({"x": data}), errors=errors, name_tasks=name_tasks)
+    assert plan.frame["task"].tolist() == ["t0", "t1", *[pd.NA] * (len(data) - 2)]
+    assert (plan.sendable, plan.facts()["known"]) == (1, "1 succeeded")
+    assert [one is not None for one in asked] == totals

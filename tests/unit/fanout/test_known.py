@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout._draft import Draft
+from cloudtasks_nb.fanout._identity import task_id
 from cloudtasks_nb.fanout._outbox import Outbox
-from cloudtasks_nb.fanout._records import Ack, State
+from cloudtasks_nb.fanout._records import Ack, Outcome, State
 from cloudtasks_nb.fanout._requests import Desk
 from tests.unit.fanout.conftest import PLACE, chunks, digest, spool
 
@@ -56,3 +59,24 @@ def test_no_keys(outbox: Outbox) -> None:
     """Nothing asked, nothing answered."""
     spool(outbox, chunks(range(2)), name="days")
     assert outbox.known(draft(), []) == []
+
+
+def test_ids_of_tasks(outbox: Outbox) -> None:
+    """A row that the batch has shows its newest task, one that is new the task that it will be."""
+    batch = spool(outbox, chunks(range(2)), name="days").batch
+    desk = Desk(batch)
+    (request,) = outbox.turn(desk, [], 1, now=1.0)
+    outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
+    outbox.record(batch, [Outcome(ref=request.refs[0], attempt=1, state=State.FAILED)])
+    outbox.new_try(batch)
+    found = outbox.planned(draft(), keys(range(3)), None)
+    wanted = [(0, 2, State.UNSENT), (1, 1, State.SENT), (2, 1, None)]
+    assert found == [(task_id(batch, digest(str(row)), attempt), state) for row, attempt, state in wanted]
+
+
+def test_ids_before_there_is_a_batch(outbox: Outbox) -> None:
+    """The batch that would be made is known by its name, or by all its rows; without both no id is."""
+    before = outbox.planned(draft(), keys(range(2)), None)
+    assert outbox.planned(replace(draft(), name=None), keys(range(2)), None) == [(None, None)] * 2
+    batch = spool(outbox, chunks(range(2)), name="days").batch
+    assert before == [(task_id(batch, key, 1), None) for key in keys(range(2))]
