@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
-from cloudtasks_nb.fanout._ledger import number_of, touch
-from cloudtasks_nb.fanout._records import Completion
+from cloudtasks_nb.fanout._ledger import counts, number_of, touch
+from cloudtasks_nb.fanout._records import FINAL, Completion, State
 
-__all__ = ["claim", "confirm", "register", "registered"]
+__all__ = ["claim", "confirm", "register", "registered", "release", "untold"]
 
 _LEASE = 60.0  # seconds that a claimer has to create the task; then another may
 
@@ -48,12 +49,27 @@ def registered(connection: sqlite3.Connection, batch: str) -> list[Completion]:
     return [_completion(row[:-1], row[-1]) for row in found]
 
 
+def untold(connection: sqlite3.Connection, batch: str) -> bool:
+    """Return whether every row is final and somebody has not been told of it yet."""
+    num = number_of(connection, batch)
+    (waiting,) = connection.execute(
+        """SELECT EXISTS (SELECT 1 FROM completions c JOIN batches b ON b.num = c.num
+           WHERE c.num = ? AND c.told < b.round)""",
+        (num,),
+    ).fetchone()
+    return bool(waiting) and _final(counts(connection, num))
+
+
 def claim(connection: sqlite3.Connection, batch: str, now: float) -> list[Completion]:
     """Return who is to be told of the present round by the caller, and by nobody else for a minute.
 
-    Runs in the caller's transaction. The caller creates the tasks and then calls `confirm`.
+    Nobody while a row is not final: what the caller has seen may be older than a new try. Runs in the caller's
+    transaction. The caller creates the tasks and then calls `confirm`, or `release` if it could not.
     """
     num = number_of(connection, batch)
+    states = counts(connection, num)
+    if not _final(states):
+        return []
     (round_,) = connection.execute("SELECT round FROM batches WHERE num = ?", (num,)).fetchone()
     found = connection.execute(
         """UPDATE completions SET claimed = ?1, claimed_at = ?2
@@ -61,7 +77,7 @@ def claim(connection: sqlite3.Connection, batch: str, now: float) -> list[Comple
            RETURNING id, url, service_account, audience, queue""",
         (round_, now, num, _LEASE),
     ).fetchall()
-    return [_completion(row, round_) for row in sorted(found)]
+    return [_completion(row, round_, states) for row in sorted(found)]
 
 
 def confirm(connection: sqlite3.Connection, batch: str, completion: Completion) -> None:
@@ -72,6 +88,26 @@ def confirm(connection: sqlite3.Connection, batch: str, completion: Completion) 
     )
 
 
-def _completion(row: tuple[Any, ...], round_: int) -> Completion:
+def release(connection: sqlite3.Connection, batch: str, completion: Completion) -> None:
+    """Let another, or the caller itself, try at once; runs in the caller's transaction."""
+    connection.execute(
+        "UPDATE completions SET claimed = ?1 - 1 WHERE num = ?2 AND id = ?3 AND claimed = ?1",
+        (completion.round, number_of(connection, batch), completion.id),
+    )
+
+
+def _final(states: Mapping[State, int]) -> bool:
+    return not any(n for state, n in states.items() if state not in FINAL)
+
+
+def _completion(row: tuple[Any, ...], round_: int, states: Mapping[State, int] | None = None) -> Completion:
     number, url, service_account, audience, queue = row
-    return Completion(id=number, url=url, service_account=service_account, audience=audience, queue=queue, round=round_)
+    return Completion(
+        id=number,
+        url=url,
+        service_account=service_account,
+        audience=audience,
+        queue=queue,
+        round=round_,
+        counts=states or {},
+    )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+from collections.abc import Callable
 from typing import Any
 
 from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError
+from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout._identity import completion_id
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._plan import compile_recipe, plan_one
-from cloudtasks_nb.fanout._progress import Progress
-from cloudtasks_nb.fanout._records import BatchRecord, Completion
+from cloudtasks_nb.fanout._records import BatchRecord, Completion, State
 
-__all__ = ["check_route", "check_url", "notify"]
+__all__ = ["check_route", "check_url", "tell"]
+
+_SOON = 1.0  # seconds between two looks whether somebody is still to be told
+_LATE = 60.0  # the same, once the service has refused a few times
+_TOLD = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
 
 _BRACES = str.maketrans({"{": "{{", "}": "}}"})
 
@@ -47,17 +52,41 @@ def check_url(url: str) -> None:
     compile_recipe(url=url.translate(_BRACES), body="")
 
 
-async def notify(connection: Connection, outbox: Outbox, record: BatchRecord, progress: Progress) -> None:
-    """Create the notifications of this round that nobody has created yet.
+async def tell(
+    connection: Connection, outbox: Outbox, batch: str, heard: Callable[[CloudTasksError | None], None]
+) -> None:
+    """Have everybody told of the present round; ends when all are, or when the batch goes on.
+
+    Goes on while others are about to tell, as they may be killed before they do, and while the service does not take
+    the task. `heard` is called after each attempt, with what went wrong.
 
     Raises
     ------
-    CloudTasksError
-        If the service does not take one; the next look tries again.
+    OutboxError, BatchNotFoundError
+        If the outbox does not answer.
     """
-    for completion in await outbox.run(outbox.claim_completions, record.id):
-        await _create(connection, record, completion, _summary(record, completion, progress))
-        await outbox.run(outbox.confirm_completion, record.id, completion)
+    pause = _SOON
+    while await outbox.run(outbox.untold, batch):
+        error = await _attempt(connection, outbox, batch)
+        heard(error)
+        if await outbox.run(outbox.untold, batch):
+            await asyncio.sleep(pause)
+        pause = _SOON if error is None else min(2 * pause, _LATE)
+
+
+async def _attempt(connection: Connection, outbox: Outbox, batch: str) -> CloudTasksError | None:
+    """Create the notifications of this round that nobody else is about to create; return what went wrong last."""
+    wrong = None
+    for completion in await outbox.run(outbox.claim_completions, batch):
+        record = await outbox.run(outbox.batch, batch)
+        try:
+            await _create(connection, record, completion, _summary(record, completion))
+        except CloudTasksError as error:
+            wrong = error
+            await outbox.run(outbox.release_completion, batch, completion)
+        else:
+            await outbox.run(outbox.confirm_completion, batch, completion)
+    return wrong
 
 
 async def _create(connection: Connection, record: BatchRecord, completion: Completion, summary: Any) -> None:
@@ -77,14 +106,14 @@ async def _create(connection: Connection, record: BatchRecord, completion: Compl
         return  # another watcher of this round was quicker, or our first call's answer was lost
 
 
-def _summary(record: BatchRecord, completion: Completion, progress: Progress) -> dict[str, Any]:
+def _summary(record: BatchRecord, completion: Completion) -> dict[str, Any]:
     return {
         "batch": record.id,
         "name": record.name,
         "queue": record.place.queue_name,
         "round": completion.round,
-        "total": progress.total,
-        **{state: progress.counts()[state] for state in ("succeeded", "failed", "rejected", "cancelled", "gone")},
+        "total": sum(completion.counts.values()),
+        **{state.name.lower(): completion.counts[state] for state in _TOLD},
         "created": record.created.isoformat(),
         "completed": dt.datetime.now(dt.UTC).isoformat(),
     }

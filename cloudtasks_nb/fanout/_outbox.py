@@ -210,9 +210,7 @@ class Outbox:
         """Return for each key the state of the row that the draft's batch has; None where a row would be new."""
         return self._read(_known.known, draft, keys)
 
-    def planned(
-        self, draft: Draft, keys: Sequence[bytes], total: int | None
-    ) -> list[tuple[str | None, State | None]]:
+    def planned(self, draft: Draft, keys: Sequence[bytes], total: int | None) -> list[tuple[str | None, State | None]]:
         """Return for each key the id that its task has or will have, and its state; `total` is the rows' `row_sum`."""
         return self._read(_known.planned, draft, keys, total)
 
@@ -295,6 +293,10 @@ class Outbox:
         """Return who is to be told; `round` is the last one that each was told of."""
         return self._read(_completions.registered, batch)
 
+    def untold(self, batch: str) -> bool:
+        """Return whether every row is final and somebody has not been told of it yet."""
+        return self._read(_completions.untold, batch)
+
     def claim_completions(self, batch: str) -> list[Completion]:
         """Return who the caller is to tell now; for a minute nobody else gets the same answer."""
         return self._write(_completions.claim, batch, time.time())
@@ -302,6 +304,10 @@ class Outbox:
     def confirm_completion(self, batch: str, completion: Completion) -> None:
         """Note that a completion was told."""
         self._write(_completions.confirm, batch, completion)
+
+    def release_completion(self, batch: str, completion: Completion) -> None:
+        """Note that a completion could not be told: the next who asks may try at once."""
+        self._write(_completions.release, batch, completion)
 
     # Housekeeping
 

@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["FINAL", "PENDING", "Progress", "Rate"]
+import orjson
+
+__all__ = ["FINAL", "PENDING", "Progress", "Rate", "pack", "unpack"]
 
 #: States that no attempt of Cloud Tasks will change any more.
 FINAL = ("rejected", "succeeded", "failed", "cancelled", "gone")
@@ -101,3 +103,17 @@ class Rate:
         """Return how long `left` more rows take at this rate; None when nothing moves."""
         rate = self.per_second()
         return left / rate if rate else None
+
+
+def pack(progress: Progress) -> bytes:
+    """Write a progress in the form that the outbox keeps."""
+    return orjson.dumps({name: getattr(progress, name) for name in Progress.__dataclass_fields__})
+
+
+def unpack(packed: bytes) -> Progress:
+    """Read what `pack` wrote."""
+    fields = orjson.loads(packed)
+    for name in ("eta", "at"):
+        fields[name] = None if fields[name] is None else dt.datetime.fromisoformat(fields[name])
+    fields["sources"] = {name: dt.datetime.fromisoformat(at) for name, at in fields["sources"].items()}
+    return Progress(**fields)

@@ -145,3 +145,4 @@ class Completion:
     audience: str | None
     queue: str | None  #: short id of the queue that carries the notification; None: the batch's own
     round: int  #: the round that is to be told
+    counts: Mapping[State, int] = field(default_factory=dict)  #: how many rows ended in which state; of a claim only

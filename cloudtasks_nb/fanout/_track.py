@@ -14,18 +14,23 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import orjson
-
 from cloudtasks_nb import _loop
 from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._deeds import delete
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._transport import Transport
 from cloudtasks_nb._watch import Snapshot, now_micros
-from cloudtasks_nb.errors import CloudTasksError, PreconditionError, QueueNotFoundError, ServiceError
-from cloudtasks_nb.fanout._notice import notify
+from cloudtasks_nb.errors import (
+    CloudTasksError,
+    PreconditionError,
+    QueueNotFoundError,
+    QuotaError,
+    ServiceError,
+    UnavailableError,
+)
+from cloudtasks_nb.fanout._notice import tell
 from cloudtasks_nb.fanout._outbox import Outbox
-from cloudtasks_nb.fanout._progress import Progress, Rate
+from cloudtasks_nb.fanout._progress import Progress, Rate, pack, unpack
 from cloudtasks_nb.fanout._records import BatchRecord, Outcome, State
 from cloudtasks_nb.fanout._sender import send
 from cloudtasks_nb.fanout._verdicts import Facts, Verdicts
@@ -38,6 +43,7 @@ _LOGGER = logging.getLogger(__name__)
 _MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
 _DELETES = 1000  # tasks a call deletes, and rows that are written down together
 _LINGER = 60.0  # seconds for which a late entry may still correct a finished batch
+_TELLING = 75.0  # seconds after which nobody waits any more for a notification that is not created
 _SAVE = 5.0  # seconds between two snapshots in the outbox
 
 
@@ -65,12 +71,14 @@ class Tracker:
         self._sending: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._tried_to_tell = asyncio.Event()
         watcher = connection.watcher
         self._facts = Facts(listing=watcher.listing, lookup=watcher.lookup, run=outbox.run)
         self._counts = dict(record.counts)
         self._loaded = False
         self._saved = 0.0
-        self.trouble: str | None = None  #: what keeps sending or watching up
+        self._troubles: dict[str, str] = {}
         self.stopped: CloudTasksError | None = None  #: what ended the sending before its end
         self.stopped_by: str | None = outbox.settings(record.id).get("stopped_by")  #: why the rest was cancelled
         self.progress = self._seen_before()
@@ -79,6 +87,11 @@ class Tracker:
     def sending(self) -> bool:
         """Whether this process sends the batch."""
         return self._sending is not None and not self._sending.done()
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps sending, watching or telling up."""
+        return next(iter(self._troubles.values()), None)
 
     @property
     def watching(self) -> bool:
@@ -118,14 +131,14 @@ class Tracker:
 
     async def close(self) -> None:
         """Stop sending and watching; both can be taken up again from the outbox."""
-        for task in (self._sending, self._watching, self._looking):
+        for task in (self._sending, self._watching, self._looking, self._telling):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
 
     async def finished(self) -> Progress:
-        """Wait until every row is final.
+        """Wait until every row is final, and who is to be told has been.
 
         Raises
         ------
@@ -141,6 +154,7 @@ class Tracker:
                 await self._check_sender()
                 await changed.wait()
                 changed.clear()
+            await self._told()
             return self.progress
         finally:
             end()
@@ -207,18 +221,18 @@ class Tracker:
             _LOGGER.exception("sending batch %s failed", self.batch)
             self.stopped = ServiceError(f"sending ended with {type(error).__name__}: {error}", resource=self.batch)
         finally:
-            self.trouble = None
+            self._troubles.pop("send", None)
         self._connection.watcher.look_now(self.queue)
         await self._publish()
 
     def _sent(self, count: int) -> None:
-        self.trouble = None
+        self._troubles.pop("send", None)
         self._counts[State.UNSENT] -= count
         self._counts[State.SENT] += count
         self._show()
 
     def _troubled(self, error: CloudTasksError) -> None:
-        self.trouble = error.message
+        self._troubles["send"] = error.message
         self._show()
 
     def _is_new(self, error: CloudTasksError) -> bool:
@@ -259,8 +273,9 @@ class Tracker:
         try:
             if await self._verdicts.take(snapshot, self._outbox, self._facts, sent=self._counts[State.SENT]):
                 self._look()
+            self._troubles.pop("watch", None)
         except CloudTasksError as error:
-            self.trouble = error.message
+            self._troubles["watch"] = error.message
         await self._publish()
 
     def _look(self) -> None:
@@ -271,21 +286,22 @@ class Tracker:
     async def _look_through(self) -> None:
         try:
             await self._verdicts.look(self._outbox, self._facts)
+            self._troubles.pop("look", None)
         except CloudTasksError as error:
-            self.trouble = error.message
+            self._troubles["look"] = error.message
         await self._publish()
 
     async def _publish(self) -> None:
         self._counts = dict(await self._do(self._outbox.counts, self.batch))
+        if not self._counts[State.UNSENT] + self._counts[State.SENT] and not self.sending:
+            self._tell()  # before anybody hears of the end, and may end this process
         self._show()
         now = time.monotonic()
         if self.progress.finished or now - self._saved > _SAVE:
             self._saved = now
-            await self._do(self._outbox.save_snapshot, self.batch, _pack(self.progress))
+            await self._do(self._outbox.save_snapshot, self.batch, pack(self.progress))
         if self.progress.failed:
             await self._check_limit()
-        if self.progress.finished and not self.sending:
-            await self._tell()
 
     async def _check_limit(self) -> None:
         """Cancel the rest when more rows have failed than were to be borne."""
@@ -298,11 +314,34 @@ class Tracker:
             await self._do(self._outbox.set_setting, self.batch, "stopped_by", self.stopped_by)
             await self.cancel()
 
-    async def _tell(self) -> None:
+    def _tell(self) -> None:
+        """Begin to tell who wants to know that all is done, unless that is under way."""
+        if self._telling is None or self._telling.done():
+            self._tried_to_tell.clear()
+            self._telling = _loop.spawn(self._tell_all())
+
+    async def _tell_all(self) -> None:
         try:
-            await notify(self._connection, self._outbox, self.record, self.progress)
+            await tell(self._connection, self._outbox, self.batch, self._heard)
         except CloudTasksError as error:
-            self.trouble = f"not told that the batch is done: {error.message}"
+            self._heard(error)
+        finally:
+            self._tried_to_tell.set()
+
+    def _heard(self, error: CloudTasksError | None) -> None:
+        """Note whether the service has taken the notification."""
+        self._troubles.pop("tell", None)
+        if error is not None:
+            self._troubles["tell"] = f"not told that the batch is done: {error.message}"
+        if error is not None and not isinstance(error, (QuotaError, UnavailableError)):
+            self._tried_to_tell.set()
+        self._show()
+
+    async def _told(self) -> None:
+        """Wait for the notification, or why it cannot be; another process may have it in hand, and be killed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TELLING):
+                await self._tried_to_tell.wait()
 
     def _show(self) -> None:
         done = sum(self._counts[state] for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.GONE))
@@ -332,7 +371,7 @@ class Tracker:
         """Return yesterday's figures, with their time."""
         packed = self._outbox.snapshot(self.batch)
         if packed is not None:
-            return _unpack(packed)
+            return unpack(packed)
         names = {State.UNSENT: "unsent", State.REJECTED: "rejected", State.SUCCEEDED: "succeeded"}
         names |= {State.FAILED: "failed", State.CANCELLED: "cancelled", State.GONE: "gone"}
         counts: dict[str, Any] = {name: self.record.counts[state] for state, name in names.items()}
@@ -354,16 +393,3 @@ class _Channel:
 
     async def raw(self, method: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
         return await self._transport.raw(method, request, timeout=timeout, about=self._queue)
-
-
-def _pack(progress: Progress) -> bytes:
-    fields = {name: getattr(progress, name) for name in Progress.__dataclass_fields__}
-    return orjson.dumps(fields)
-
-
-def _unpack(packed: bytes) -> Progress:
-    fields = orjson.loads(packed)
-    for name in ("eta", "at"):
-        fields[name] = None if fields[name] is None else dt.datetime.fromisoformat(fields[name])
-    fields["sources"] = {name: dt.datetime.fromisoformat(at) for name, at in fields["sources"].items()}
-    return Progress(**fields)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import cloudtasks_nb as ct
+from tests.integration.conftest import Emulator
 from tests.integration.toolkit.conftest import make_name, paused, queue, tasks
 
-__all__ = ["Proxy", "make_name", "paused", "queue", "reached", "tasks"]
+__all__ = ["Proxy", "Serve", "make_name", "paused", "queue", "reached", "tasks"]
+
+Serve = Callable[..., ct.Handler]
 
 PATIENCE = 60.0  # seconds after which something that should happen counts as not happening
 
@@ -111,3 +115,24 @@ def proxy(emulator: Any) -> Iterator[Proxy]:
     made = Proxy(emulator.ready["grpc"])
     yield made
     made.close()
+
+
+@pytest.fixture
+def serve(emulator: Emulator) -> Iterator[Serve]:
+    """Serve functions that are closed after the test; the tokens they take are the file's emulator's."""
+    served: list[ct.Handler] = []
+
+    def make(fn: Callable[..., Any], *, issuer: Emulator = emulator, **words: Any) -> ct.Handler:
+        tasks = SimpleNamespace(certs_url=f"{issuer.ready['http']}/oauth2/v1/certs")
+        served.append(ct.serve(fn, tasks=tasks, **words))
+        return served[-1]
+
+    yield make
+    for handler in served:
+        handler.close()
+
+
+@pytest.fixture
+def once(tasks: ct.Client, make_name: Callable[[], str]) -> ct.Queue:
+    """Give a queue whose tasks are tried once."""
+    return tasks.queue(make_name(), create=True, max_attempts=1)

@@ -6,11 +6,15 @@ import pytest
 
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._records import State
-from tests.unit.fanout.conftest import (
-    NOW,
-    put,
-    refs,
-)
+from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
+
+
+@pytest.fixture
+def batch(outbox: Outbox) -> str:
+    """Make a batch of four rows that have succeeded."""
+    made = spool(outbox, chunks(range(4))).batch
+    put(outbox, made, refs(outbox, made), State.SUCCEEDED)
+    return made
 
 
 def test_a_completion_is_claimed_once_a_round(outbox: Outbox, batch: str) -> None:
@@ -26,8 +30,10 @@ def test_a_completion_is_claimed_once_a_round(outbox: Outbox, batch: str) -> Non
     )
     assert outbox.claim_completions(batch) == []
     outbox.confirm_completion(batch, mine)
-    put(outbox, batch, refs(outbox, batch)[0], State.FAILED)
+    first = refs(outbox, batch)[0]
+    put(outbox, batch, first, State.FAILED)
     outbox.new_try(batch)
+    put(outbox, batch, first, State.SUCCEEDED)
     assert [one.round for one in outbox.claim_completions(batch)] == [2]
 
 
@@ -66,3 +72,33 @@ def test_the_same_completion_twice_is_one(outbox: Outbox, batch: str) -> None:
     assert len(outbox.claim_completions(batch)) == 1
     outbox.register_completion(batch, "https://svc/other")
     assert [found.url for found in outbox.claim_completions(batch)] == ["https://svc/other"]
+
+
+@pytest.mark.parametrize("state", [State.UNSENT, State.SENT])
+def test_nobody_is_told_while_a_row_is_not_final(outbox: Outbox, batch: str, state: State) -> None:
+    """Whoever saw the end just before a new try began does not tell of a round that has only begun."""
+    outbox.register_completion(batch, "https://svc/done")
+    assert outbox.untold(batch)
+    put(outbox, batch, refs(outbox, batch)[0], state)
+    assert not outbox.untold(batch)
+    assert outbox.claim_completions(batch) == []
+
+
+def test_a_claim_has_the_counts_of_its_moment(outbox: Outbox, batch: str) -> None:
+    """What is told is what was true when the round ended."""
+    outbox.register_completion(batch, "https://svc/done")
+    put(outbox, batch, refs(outbox, batch)[0], State.FAILED)
+    (mine,) = outbox.claim_completions(batch)
+    assert (mine.counts[State.SUCCEEDED], mine.counts[State.FAILED]) == (3, 1)
+
+
+def test_a_claim_can_be_given_back(outbox: Outbox, batch: str) -> None:
+    """When the service does not take a notification, the next attempt need not wait for a minute."""
+    outbox.register_completion(batch, "https://svc/done")
+    (mine,) = outbox.claim_completions(batch)
+    outbox.release_completion(batch, mine)
+    (again,) = outbox.claim_completions(batch)
+    outbox.confirm_completion(batch, again)
+    outbox.release_completion(batch, mine)
+    assert outbox.claim_completions(batch) == []
+    assert not outbox.untold(batch)

@@ -1,0 +1,298 @@
+"""Somebody is told that a batch is done: once a round, whoever watches, and only by who may."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import queue as queues
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import cli
+from cloudtasks_nb.errors import InvalidInputError
+from tests.integration.conftest import Emulator, Target
+from tests.integration.fanout.conftest import Serve, reached
+
+ROWS = pd.DataFrame({"row": range(4)})
+ACCOUNT = "teller@demo.iam.gserviceaccount.com"
+Connect = Callable[[], Any]
+
+#: Watches a batch to its end in a process of its own; with `stop` it waits to be killed before it creates the task.
+WATCHER = """
+    import os, sys
+    from cloudtasks_nb import connect
+    from cloudtasks_nb.fanout import _notice
+
+    endpoint, batch, stop = sys.argv[1:]
+
+    async def never(*_):
+        print("claimed", flush=True)
+        os.read(0, 1)
+
+    if stop:
+        _notice._create = never
+    with connect("demo", "us-central1", endpoint=endpoint) as tasks:
+        watched = tasks.batch(batch)
+        print("watching", flush=True)
+        watched.wait()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long for another look."""
+    monkeypatch.setattr("cloudtasks_nb.fanout._notice._SOON", 0.01)
+
+
+@pytest.fixture
+def connect(emulator: Emulator) -> Connect:
+    """Give further connections to the file's emulator."""
+    return lambda: ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"])
+
+
+@contextmanager
+def watcher(emulator: Emulator, batch: ct.Batch, stop: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Run a process that watches a batch, and wait until it does."""
+    command = [sys.executable, "-c", textwrap.dedent(WATCHER), emulator.ready["grpc"], batch.id, stop]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "watching\n"
+        yield child
+
+
+def done_url(target: Target) -> str:
+    """Return where the notifications go."""
+    return target.url.replace("/work", "/done")
+
+
+def told(target: Target, count: int) -> list[dict[str, Any]]:
+    """Wait for so many notifications beside the requests of the rows, and return what they say."""
+    end = time.monotonic() + 20
+    total = count
+    while True:
+        found = [json.loads(one.body) for one in target.wait(total) if one.path == "/done"]
+        if len(found) >= count:
+            return found
+        assert time.monotonic() < end
+        total = len(target.received) + 1
+
+
+def created(emulator: Emulator, queue: ct.Queue) -> list[str]:
+    """Return the rounds of which a notification was carried by a queue, once its tasks have ended."""
+    emulator.drained(queue.name)
+    found = emulator.request("GET", f"/admin/history?queue={quote(queue.name)}")["tasks"]
+    return sorted(task["task"].rpartition("-complete-")[2] for task in found if "-complete-" in task["task"])
+
+
+def test_what_is_told(once: ct.Queue, target: Target) -> None:
+    """One task says how the batch ended, as JSON, without being a row of it."""
+    batch = once.fan_out(ROWS, url=target.url, name="nightly")
+    assert batch.on_complete(done_url(target)).wait("60s").succeeded == 4
+    (summary,) = told(target, 1)
+    times = [dt.datetime.fromisoformat(summary.pop(name)) for name in ("created", "completed")]
+    assert times == sorted(times)
+    assert all(at.tzinfo for at in times)
+    assert summary == {
+        "batch": batch.id,
+        "name": "nightly",
+        "queue": once.name,
+        "round": 1,
+        "total": 4,
+        "succeeded": 4,
+        "failed": 0,
+        "rejected": 0,
+        "cancelled": 0,
+        "gone": 0,
+    }
+    assert len(batch.tasks()) == 4
+
+
+def test_two_connections_watch(
+    tasks: ct.Client, connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target
+) -> None:
+    """Two watchers in one process create one task."""
+    batch = paused.fan_out(ROWS, url=target.url).on_complete(done_url(target))
+    with connect() as others:
+        other = others.batch(batch.id)
+        paused.resume()
+        assert [batch.wait("60s").succeeded, other.wait("60s").succeeded] == [4, 4]
+    assert created(emulator, paused) == ["1"]
+    assert tasks.batch(batch.id).id == batch.id
+
+
+def test_two_processes_watch(connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target) -> None:
+    """Two watchers in two processes, with none here, create one task."""
+    with connect() as here:
+        batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
+        reached(batch, lambda progress: not progress.unsent)
+    with watcher(emulator, batch) as first, watcher(emulator, batch) as second:
+        paused.resume()
+        assert [first.wait(60), second.wait(60)] == [0, 0]
+    assert created(emulator, paused) == ["1"]
+
+
+def test_a_watcher_is_killed_before_it_tells(
+    connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who said that it would create the task, and was killed, is waited for; after a minute another one does it."""
+    with connect() as here:
+        batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
+        reached(batch, lambda progress: not progress.unsent)
+    with watcher(emulator, batch, "stop") as child:
+        paused.resume()
+        assert child.stdout is not None
+        assert child.stdout.readline() == "claimed\n"
+        os.kill(child.pid, signal.SIGKILL)
+    with connect() as again:
+        batch = again.batch(batch.id)
+        reached(batch, lambda progress: progress.succeeded == 4)
+        assert created(emulator, paused) == []
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 61)
+        batch.wait("60s")
+    assert [summary["succeeded"] for summary in told(target, 1)] == [4]
+    assert created(emulator, paused) == ["1"]
+
+
+def test_a_new_round(once: ct.Queue, emulator: Emulator, target: Target, serve: Serve) -> None:
+    """What was retried or sent again has an end of its own, and somebody is told of it."""
+    broken = True
+
+    def work(row: int) -> None:
+        if broken and row == 0:
+            raise RuntimeError("not yet")
+
+    batch = once.fan_out(ROWS, url=serve(work)).on_complete(done_url(target))
+    assert batch.wait("60s").failed == 1
+    broken = False
+    assert batch.retry_failed().wait("60s").failed == 0
+    batch.retry_failed().wait("60s")  # there is nothing to retry, so no new round
+    batch.resend(batch.tasks().head(2)).wait("60s")
+    assert [(one["round"], one["succeeded"], one["failed"]) for one in told(target, 3)] == [
+        (1, 3, 1),
+        (2, 4, 0),
+        (3, 4, 0),
+    ]
+    assert created(emulator, once) == ["1", "2", "3"]
+
+
+def test_registered_after_the_end(once: ct.Queue, emulator: Emulator, target: Target) -> None:
+    """Who comes late is told at once, and the cell run again tells nobody twice."""
+    batch = once.fan_out(ROWS, url=target.url)
+    batch.wait("60s")
+    for _ in range(2):
+        batch.on_complete(done_url(target)).wait("60s")
+    assert len(told(target, 1)) == 1
+    assert created(emulator, once) == ["1"]
+
+
+@pytest.mark.parametrize("how", ["cloudtasks-nb watch", "tasks.batch(id)"])
+def test_nobody_watched(
+    connect: Connect,
+    paused: ct.Queue,
+    emulator: Emulator,
+    target: Target,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+) -> None:
+    """The call says who is going to tell; when all have left, the next that attaches does."""
+    with connect() as here:
+        batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
+        reached(batch, lambda progress: not progress.unsent)
+    assert f"cloudtasks-nb watch {batch.id}" in capsys.readouterr().out
+    paused.resume()
+    assert created(emulator, paused) == []
+    if how == "tasks.batch(id)":
+        with connect() as later:
+            later.batch(batch.id)
+            told(target, 1)
+    else:
+        assert cli.main(["watch", batch.id]) == 0
+        assert "4 rows" in capsys.readouterr().out
+    assert [summary["batch"] for summary in told(target, 1)] == [batch.id]
+    assert created(emulator, paused) == ["1"]
+
+
+@pytest.fixture
+def refused(emulator: Emulator) -> Iterator[Callable[[str], None]]:
+    """Let no task be created one by one, until the fault is taken away."""
+    yield lambda code: emulator.request("POST", "/admin/faults", {"method": "CreateTask", "code": code, "count": None})
+    emulator.request("DELETE", "/admin/faults")
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "PERMISSION_DENIED"])
+def test_the_service_does_not_take_it(
+    once: ct.Queue, emulator: Emulator, target: Target, refused: Callable[[str], None], code: str
+) -> None:
+    """It is tried again, and meanwhile the repr says why nobody has been told."""
+    refused(code)
+    batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
+    reached(batch, lambda _: "not told that the batch is done" in repr(batch))
+    emulator.request("DELETE", "/admin/faults")
+    assert batch.wait("60s").succeeded == 4
+    assert len(told(target, 1)) == 1
+    reached(batch, lambda _: "not told" not in repr(batch))
+    assert created(emulator, once) == ["1"]
+
+
+def test_a_refusal_keeps_nobody_waiting(
+    once: ct.Queue, emulator: Emulator, target: Target, refused: Callable[[str], None]
+) -> None:
+    """A permission that is missing does not come by waiting; the rows are done all the same."""
+    refused("PERMISSION_DENIED")
+    batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
+    assert batch.wait("60s").succeeded == 4
+    assert "not told that the batch is done" in repr(batch)
+    assert created(emulator, once) == []
+
+
+def test_an_answer_is_lost(once: ct.Queue, emulator: Emulator, target: Target) -> None:
+    """A notification that was created without our knowing is not created twice."""
+    emulator.request("POST", "/admin/faults", {"method": "CreateTask", "code": "UNAVAILABLE", "after": True})
+    batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
+    batch.wait("60s")
+    assert len(told(target, 1)) == 1
+    assert created(emulator, once) == ["1"]
+
+
+def test_a_handler_takes_it(tmp_path: Path, target: Target) -> None:
+    """On the embedded emulator, a function that wants the token of an account gets the summary as its arguments."""
+    heard: queues.Queue[dict[str, Any]] = queues.Queue()
+    with ct.local(tmp_path / "emulator") as tasks:
+
+        def done(**summary: Any) -> None:
+            heard.put(summary)
+
+        with ct.serve(done, service_account=ACCOUNT) as handler:
+            batch = tasks.queue("nightly", create=True).fan_out(ROWS, url=target.url)
+            batch.on_complete(handler, service_account=ACCOUNT).wait("60s")
+            summary = heard.get(timeout=20)
+    assert (summary["batch"], summary["succeeded"]) == (batch.id, 4)
+    assert handler.calls()["status"].tolist() == [200]
+
+
+def test_a_queue_that_sends_elsewhere(
+    tasks: ct.Client, once: ct.Queue, make_name: Callable[[], str], emulator: Emulator, target: Target
+) -> None:
+    """It would carry the notification away, so it is refused; another queue carries it."""
+    once.route(target.url)
+    batch = once.fan_out(ROWS, url="http://127.0.0.1:9/x")
+    with pytest.raises(InvalidInputError, match="queue="):
+        batch.on_complete(done_url(target))
+    notices = tasks.queue(make_name(), create=True)
+    batch.on_complete(done_url(target), queue=notices).wait("60s")
+    assert [summary["queue"] for summary in told(target, 1)] == [once.name]
+    assert (created(emulator, once), created(emulator, notices)) == ([], ["1"])
