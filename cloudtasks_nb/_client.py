@@ -173,6 +173,7 @@ class Client:
 
     def close(self) -> None:
         """Stop sending and watching, close the channels, and let the embedded emulator go."""
+        self._connection.transport.refuse()  # before: who waits for a batch asks whether it can go on
         _loop.run(self._catalog.close())
         self._connection.close()
         lease, self._lease = self._lease, None

@@ -198,10 +198,17 @@ class Queue(Backfill):
 
     def delete(self) -> Self:
         """Delete the queue with all its tasks; its name is blocked for up to 3 days."""
+        self._connection.transport.note_gone(self.name)
         return self._do("DeleteQueue")
 
     def update(self, **settings: Any) -> Self:
-        """Change settings of the queue: `rate`, `max_concurrent`, `max_attempts`, `min_backoff` and the others.
+        """Change settings of the queue; it may dispatch meanwhile.
+
+        Parameters
+        ----------
+        **settings
+            The words of `tasks.queue(create=True)`: `rate`, `max_concurrent`, `max_attempts`, `max_retry_duration`,
+            `min_backoff`, `max_backoff`, `max_doublings`, `log_sampling_ratio`. Those that are left out stay.
 
         Raises
         ------
@@ -214,13 +221,25 @@ class Queue(Backfill):
             update(self._connection, self._name, settings)
         return self
 
-    def route(self, url: str | None = None, *, service_account: str | None = None, audience: str | None = None) -> Self:
-        """Send every task of this queue, waiting or new, to `url`, signed as `service_account`.
+    def route(self, url: Any = None, *, service_account: str | None = None, audience: str | None = None) -> Self:
+        """Send every task of this queue, waiting or new, to another URL, signed as a service account.
 
-        The queue-level ``http_target`` (https://cloud.google.com/tasks/docs/configuring-queues). Parts that the URL
-        leaves out stay each task's own. Without arguments the routing is taken away.
+        The queue-level ``http_target`` (https://cloud.google.com/tasks/docs/configuring-queues). Without arguments the
+        routing is taken away.
+
+        Parameters
+        ----------
+        url : str or Handler, optional
+            Parts that it leaves out, a path or a query, stay each task's own.
+        service_account, audience : str, optional
+            E-mail of the account whose OIDC token goes along, and for whom the token is (default: the URL).
+
+        Raises
+        ------
+        InvalidInputError
+            If it is not an http(s) URL, or `audience` is given without `service_account`.
         """
-        target = http_target(url, service_account, audience)
+        target = http_target(getattr(url, "url", url), service_account, audience)
         self._connection.call("GetQueue", name=self.name)
         self._connection.call(
             "UpdateQueue",

@@ -55,7 +55,7 @@ _UNANSWERED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 
 _ERRORS: dict[str, tuple[type[CloudTasksError], str | None]] = {
     "ALREADY_EXISTS": (AlreadyExistsError, None),
-    "INVALID_ARGUMENT": (InvalidInputError, None),
+    "INVALID_ARGUMENT": (InvalidInputError, "what the service takes: https://cloud.google.com/tasks/docs/quotas"),
     "OUT_OF_RANGE": (InvalidInputError, None),
     "FAILED_PRECONDITION": (PreconditionError, None),
     "RESOURCE_EXHAUSTED": (QuotaError, "wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas"),
@@ -96,6 +96,10 @@ class Transport:
     def note_fresh(self, queue: str) -> None:
         """Remember that we have just made this queue: the service may not know it everywhere yet."""
         self._fresh[queue] = time.monotonic() + _FRESH
+
+    def note_gone(self, queue: str) -> None:
+        """Forget that we made this queue: if it is not known from now on, that is because it was deleted."""
+        self._fresh.pop(queue, None)
 
     def is_fresh(self, queue: str) -> bool:
         """Tell whether we made this queue within the last five minutes."""
@@ -181,9 +185,28 @@ class Transport:
                 self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
         return self._client
 
+    def check_open(self) -> None:
+        """Refuse to go on when the connection was closed.
+
+        Raises
+        ------
+        PreconditionError
+            With the way out.
+        """
+        if self._closed:
+            raise PreconditionError(
+                "this connection is closed",
+                resource=self.where.target,
+                hint="make a new one: ct.connect() or ct.local()",
+            )
+
+    def refuse(self) -> None:
+        """Refuse all calls from now on; what is under way may end."""
+        self._closed = True
+
     async def close(self) -> None:
         """Close all channels; a later call is refused."""
-        self._closed = True
+        self.refuse()
         if self._client is not None:
             self._client.transport.close()
         for channel in self._channels.values():
@@ -220,12 +243,7 @@ class Transport:
         PreconditionError
             If the connection is closed.
         """
-        if self._closed:
-            raise PreconditionError(
-                "this connection is closed",
-                resource=self.where.target,
-                hint="make a new one: ct.connect() or ct.local()",
-            )
+        self.check_open()
         target = self.where.target
         if self.google:
             await self._freshen()

@@ -149,7 +149,7 @@ class Batch:
 
     def retry_failed(self) -> Self:
         """Make a new try for exactly the rows in state `failed`, in the background."""
-        self._tracker.check_open()
+        self._connection.transport.check_open()
         self._outbox.new_try(self.id, None, {State.FAILED})
         return self._go(sending=True)
 
@@ -173,7 +173,7 @@ class Batch:
             raise InvalidInputError(
                 "resend() wants rows of this batch", hint="batch.resend(batch.tasks().query(\"state == 'gone'\"))"
             )
-        self._tracker.check_open()
+        self._connection.transport.check_open()
         wanted = rows["task"].dropna().tolist()
         found = self._outbox.locate(self.id, wanted)
         self._outbox.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)

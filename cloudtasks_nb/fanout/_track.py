@@ -117,6 +117,7 @@ class Tracker:
 
     async def start(self, *, sending: bool, send_rate: float | None = None) -> None:
         """Watch the batch, and send what is unsent if told so; does not wait for either."""
+        self._connection.transport.check_open()
         self.record = await self._do(self._outbox.batch, self.batch)
         self._counts = dict(self.record.counts)
         if not self._loaded:
@@ -130,12 +131,14 @@ class Tracker:
         await self._publish()
 
     async def close(self) -> None:
-        """Stop sending and watching; both can be taken up again from the outbox."""
+        """Stop sending and watching; both can be taken up again from the outbox. Who waits for the end hears of it."""
         for task in (self._sending, self._watching, self._looking, self._telling):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        for listener in tuple(self._listeners):
+            listener()
 
     async def finished(self) -> Progress:
         """Wait until every row is final, and who is to be told has been.
@@ -145,12 +148,13 @@ class Tracker:
         CloudTasksError
             What ended the sending before its end.
         PreconditionError
-            If rows are unsent and nobody sends them.
+            If rows are unsent and nobody sends them, or the connection is closed.
         """
         changed = asyncio.Event()
         end = self.listen(changed.set)
         try:
             while self.sending or not self.progress.finished:
+                self._connection.transport.check_open()
                 await self._check_sender()
                 await changed.wait()
                 changed.clear()

@@ -147,7 +147,7 @@ def test_a_raw_call_is_the_same_on_the_wire(fake: Fakes) -> None:
         ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
         ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
         ("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None),
-        ("INVALID_ARGUMENT", "GetQueue", errors.InvalidInputError, None),
+        ("INVALID_ARGUMENT", "GetQueue", errors.InvalidInputError, "quotas"),
         ("OUT_OF_RANGE", "GetQueue", errors.InvalidInputError, None),
         ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
         ("PERMISSION_DENIED", "GetQueue", errors.PermissionDeniedError, "--role=roles/cloudtasks.viewer"),

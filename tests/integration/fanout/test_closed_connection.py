@@ -1,0 +1,64 @@
+"""A batch kept after its connection was closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import errors
+from tests.integration.conftest import Emulator
+from tests.integration.fanout.conftest import PATIENCE, reached
+
+URL = "http://127.0.0.1:9/{a}"
+DATA = pd.DataFrame({"a": [1, 2]})
+
+
+@pytest.fixture
+def closed(tasks: ct.Client, paused: ct.Queue) -> ct.Batch:
+    """Give a batch whose connection was closed when its tasks were in the queue."""
+    batch = paused.fan_out(DATA, url=URL)
+    reached(batch, lambda progress: not progress.unsent)
+    tasks.close()
+    return batch
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda batch: batch.wait(timeout="60s"),
+        lambda batch: batch.retry_failed(),
+        lambda batch: batch.resend(batch.tasks()),
+        lambda batch: batch.cancel(),
+        lambda batch: batch.resume(),
+        lambda batch: batch.on_complete("https://svc.example.com/done"),
+    ],
+)
+def test_verbs_say_that_it_is_closed(closed: ct.Batch, verb: Callable[[ct.Batch], Any]) -> None:
+    """No verb hangs or fails in words of its own; what is known is shown all the same."""
+    with pytest.raises(errors.PreconditionError, match="connection is closed") as caught:
+        verb(closed)
+    assert "ct.connect()" in str(caught.value.hint)
+    assert (closed.progress().total, len(closed.tasks()), len(closed.failed())) == (2, 2, 0)
+
+
+def test_who_waits_hears_of_it(tasks: ct.Client, paused: ct.Queue) -> None:
+    """`wait()` in another thread ends when the connection is closed."""
+    batch = paused.fan_out(DATA, url=URL)
+    reached(batch, lambda progress: not progress.unsent)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(batch.wait)
+        tasks.close()
+        with pytest.raises(errors.PreconditionError, match="connection is closed"):
+            waiting.result(PATIENCE)
+
+
+def test_another_connection_has_the_batch(emulator: Emulator, closed: ct.Batch) -> None:
+    """The batch is found again, and goes on."""
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as again:
+        batch = again.batch(closed.id).cancel()
+        assert batch.wait(timeout="60s").cancelled == len(DATA)
