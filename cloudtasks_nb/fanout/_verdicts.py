@@ -141,7 +141,10 @@ class Verdicts:
                 self._absent.pop(ref, None)
                 if found.attempts and found.last_status:
                     outcomes.append(_seen(ref, attempt, found))
-            elif snapshot is not None and self._long_gone(snapshot, self._absent.setdefault(ref, now)):
+                continue
+            # A clock that was set back would let the row wait until it has caught up.
+            since = self._absent[ref] = min(self._absent.get(ref, now), now)
+            if snapshot is not None and self._long_gone(snapshot, since):
                 del self._absent[ref]
                 self._retrying.pop(ref, None)
                 outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE))

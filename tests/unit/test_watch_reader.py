@@ -108,11 +108,11 @@ class Reading:
         self.reader = _Reader(START + since)
         self.heard: list[str] = []
 
-    def look(self, now: float, allowance: int = 1000) -> CloudTasksError | None:
-        """Read at a time, in seconds since START."""
+    def look(self, now: float, allowance: int = 1000, ahead: float = 0) -> CloudTasksError | None:
+        """Read at a time, in seconds since START; our clock may be ahead of the service's."""
         self.log.now = round(now * SECOND)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_watch, "now_micros", lambda: START + self.log.now)
+            patch.setattr(_watch, "now_micros", lambda: START + self.log.now + round(ahead * SECOND))
             transport: Any = self.log
             entries = asyncio.run(self.reader.read(transport, QUEUE, Allowance(allowance)))
         self.heard += [one.insert_id for one in entries]
@@ -145,6 +145,16 @@ def test_late_and_out_of_order() -> None:
         reading.look(now)
     assert reading.heard == ["a", "b", "unordered", "late"]
     assert reading.reader.lag == 299 * SECOND
+
+
+def test_a_clock_that_is_set_back() -> None:
+    """Our clock may run two days ahead and be put right between two looks, or between two pages: nothing is missed."""
+    reading = Reading(Log(*(line(f"{n:02}", n) for n in range(8)), line("late", 5, received=21), line("new", 30)))
+    reading.look(10, allowance=2, ahead=172_800)
+    for now in (11, 22, 31):
+        reading.look(now)
+    assert reading.heard == [*(f"{n:02}" for n in range(8)), "late", "new"]
+    assert reading.reader.until == START + 31 * SECOND
 
 
 def test_what_comes_while_a_long_read_goes_on() -> None:

@@ -149,6 +149,22 @@ def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str
     assert service.calls["GetTask"] >= 250
 
 
+def test_a_clock_that_is_set_back_while_sending(outbox: Outbox, batch: str) -> None:
+    """When the clock is put right by two days between a call and its answer, which gets lost, rows are looked up."""
+    clock = Clock()
+
+    def put_right(rpc: str, number: int) -> None:
+        if rpc == "BatchCreateTasks" and number == 2:
+            clock.now -= 2 * DAY
+            raise error("UNAVAILABLE")
+
+    service = Service(after=put_right)
+    run_send(outbox, batch, service, clock)
+    assert outbox.counts(batch)[State.SENT] == 250
+    assert service.created == Counter(all_rows(outbox, batch, "tasks"))
+    assert service.calls["GetTask"] >= 100
+
+
 def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: str) -> None:
     """When something else ends the sending, rows that were not looked up are neither gone nor sent."""
     service, clock = Service(), Clock()

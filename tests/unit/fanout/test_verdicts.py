@@ -256,6 +256,21 @@ def test_while_nothing_of_the_log_was_seen_it_may_be_a_minute_late(
     assert world.counts() == {"gone": 5}
 
 
+def test_a_clock_that_is_set_back_keeps_no_row_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that were missing when the clock was put right by two days are gone a little later, not in two days."""
+    now = clock(monkeypatch)
+    now[0] += 172_800
+    verdicts = new(world)
+    for step in (-172_800, 30, 35):
+        take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
+        look(verdicts, world)
+        assert world.counts() == {"sent": 5}
+        now[0] += step
+    take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
+    look(verdicts, world)
+    assert world.counts() == {"gone": 5}
+
+
 def test_a_log_that_cannot_be_read_leaves_what_left_as_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the permission there is nothing to wait for, and no success to be claimed."""
     clock(monkeypatch)
