@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import threading
+import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,7 +17,7 @@ from cloudtasks_nb._settings import Where
 from cloudtasks_nb._transport import Transport
 from cloudtasks_nb._waiting import Waiting
 from cloudtasks_nb._watch import Watcher
-from cloudtasks_nb.errors import CloudTasksError, QueueNotFoundError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, QueueNotFoundError
 
 __all__ = ["Connection", "say"]
 
@@ -71,6 +73,23 @@ class Connection:
     def where(self) -> Where:
         """What the connection talks to."""
         return self.transport.where
+
+    def check_reachable(self, url: Any) -> None:
+        """Refuse a URL (or Handler) on this machine for tasks that Google's service would deliver.
+
+        Raises
+        ------
+        InvalidInputError
+            With the way out.
+        """
+        address = getattr(url, "url", url)
+        if self.transport.google and isinstance(address, str) and _loopback(address):
+            raise InvalidInputError(
+                f"Google cannot reach {address}: it is an address on this machine",
+                resource=address,
+                hint="deploy the function: cloudtasks_nb.handlers.app(fn, audience=…, service_account=…) is a WSGI "
+                "application for Cloud Run; or rehearse with ct.local()",
+            )
 
     def call(self, rpc: str, /, **fields: Any) -> Any:
         """Call an RPC and wait for the raw answer; patient with a new queue, as `wait_for` is."""
@@ -129,3 +148,14 @@ class Connection:
             await self.transport.close()
 
         _loop.run(shut())
+
+
+def _loopback(address: str) -> bool:
+    try:
+        host = urllib.parse.urlsplit(address).hostname or ""
+    except ValueError:  # no URL at all, which others say better
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -84,18 +84,26 @@ def run_tasks(connection: Connection, queue: QueueName, tasks: Any) -> pd.DataFr
         await connection.transport.call("RunTask", name=str(TaskName(queue=queue, task=task)))
 
     ids = task_ids(tasks, queue)
-    return _each(ids, "running tasks", lambda bar: _one_by_one(ids, one, bar, pace=pace))
+    return _each(connection, queue, ids, "running tasks", lambda bar: _one_by_one(ids, one, bar, pace=pace))
 
 
 def delete_tasks(connection: Connection, queue: QueueName, tasks: Any) -> pd.DataFrame:
     """Delete tasks; a row a task: `task, ok, error`."""
     ids = task_ids(tasks, queue)
-    return _each(ids, "deleting tasks", lambda bar: delete(connection, queue, ids, bar.add))
+    return _each(connection, queue, ids, "deleting tasks", lambda bar: delete(connection, queue, ids, bar.add))
 
 
-def _each(ids: Sequence[str], what: str, work: Callable[[Bar], Coroutine[Any, Any, list[str | None]]]) -> pd.DataFrame:
+def _each(
+    connection: Connection,
+    queue: QueueName,
+    ids: Sequence[str],
+    what: str,
+    work: Callable[[Bar], Coroutine[Any, Any, list[str | None]]],
+) -> pd.DataFrame:
     with Bar(what, len(ids), unit="tasks") as bar:
         errors = _loop.run(work(bar)) if ids else []
+    if errors and None not in errors:
+        connection.call("GetQueue", name=str(queue))  # raises if the queue, rather than each task, is not there
     return frame(VERDICTS, {"task": ids, "ok": [error is None for error in errors], "error": errors})
 
 

@@ -18,6 +18,7 @@ __all__ = ["NEW_QUEUE", "ensure", "update"]
 #: What a queue that we make gets unless told otherwise: without a log no outcomes, with 100 attempts days of them.
 NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
 _GOOGLES = {"log_sampling_ratio": 0.0, "max_attempts": 100}
+_DURATIONS = ("max_retry_duration", "min_backoff", "max_backoff")
 
 
 def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
@@ -42,7 +43,8 @@ def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any])
     differing = {word: value for word, value in settings.items() if not _same(there[word], value)}
     if differing:
         update(connection, name, differing)
-        say(f"queue {name.queue}: " + ", ".join(f"{word} {there[word]} → {value}" for word, value in differing.items()))
+        changes = (f"{word} {_text(word, there[word])} → {_text(word, value)}" for word, value in differing.items())
+        say(f"queue {name.queue}: " + ", ".join(changes))
 
 
 def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
@@ -71,6 +73,11 @@ def update(connection: Connection, name: QueueName, settings: Mapping[str, Any])
     """Bring the named settings of a queue to their values."""
     message, mask = queue_message(str(name), settings)
     connection.call("UpdateQueue", queue=message, update_mask={"paths": mask}, about=str(name))
+
+
+def _text(word: str, value: Any) -> str:
+    """Say a value of a setting; durations in seconds, in whatever form they came."""
+    return f"{parse_duration(value, word).total_seconds():g}s" if word in _DURATIONS else f"{value:g}"
 
 
 def _same(there: Any, wanted: Any) -> bool:

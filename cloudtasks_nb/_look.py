@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,8 +93,14 @@ def _look_for_messages(connection: Connection, queue: QueueName, entries: Sequen
 
 
 def _check_limit(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise InvalidInputError(f"limit={limit!r} is less than 1", resource="limit", hint="limit=None is all")
+    if limit is None:
+        return
+    try:
+        fault = "is less than 1" if operator.index(limit) < 1 else None
+    except TypeError:
+        fault = "is not a whole number"
+    if fault:
+        raise InvalidInputError(f"limit={limit!r} {fault}", resource="limit", hint="limit=None is all")
 
 
 def _since(since: Any) -> int:

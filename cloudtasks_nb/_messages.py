@@ -198,13 +198,13 @@ def retry_message(words: Mapping[str, Any]) -> Any:
 def _whole(value: Any, word: str) -> int:
     number = _number(value, word)
     if number != int(number) or abs(number) >= 2**31:
-        raise InvalidInputError(f"{word}={value!r} is not a whole number", resource=word)
+        raise InvalidInputError(f"{word}={value!r} is not a whole number", resource=word, hint=f"say {word}=5")
     return int(number)
 
 
 def _number(value: Any, word: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise InvalidInputError(f"{word}={value!r} is not a number", resource=word)
+        raise InvalidInputError(f"{word}={value!r} is not a number", resource=word, hint=f"say {word}=5")
     return float(value)
 
 
@@ -292,7 +292,11 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
         If `url` is not an http(s) URL, or there is an `audience` and nobody to sign.
     """
     if audience is not None and service_account is None:
-        raise InvalidInputError("audience= says nothing without service_account=", resource="audience")
+        raise InvalidInputError(
+            "audience= says nothing without service_account=",
+            resource="audience",
+            hint='say service_account="name@project.iam.gserviceaccount.com" too',
+        )
     target = types.HttpTarget.pb()()
     if url is not None:
         parts, port = _split(url)

@@ -240,6 +240,7 @@ class Queue(Backfill):
             If it is not an http(s) URL, or `audience` is given without `service_account`.
         """
         target = http_target(getattr(url, "url", url), service_account, audience)
+        self._connection.check_reachable(url)
         self._connection.call("GetQueue", name=self.name)
         self._connection.call(
             "UpdateQueue",

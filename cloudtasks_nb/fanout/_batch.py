@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Generator
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb._watch import Pending, now_micros
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout._calendar import Calendar, Periods
+from cloudtasks_nb.fanout._identity import batch_of
 from cloudtasks_nb.fanout._live import Face, Shown, wait
 from cloudtasks_nb.fanout._notice import check_route, check_url
 from cloudtasks_nb.fanout._outbox import Outbox
@@ -175,6 +176,13 @@ class Batch:
             )
         self._connection.transport.check_open()
         wanted = rows["task"].dropna().tolist()
+        strange = [task for task in wanted if batch_of(str(task)) != self.id]
+        if strange:
+            raise InvalidInputError(
+                f"{len(strange):,} of {len(wanted):,} tasks are not of batch {self.id}: {strange[0]}",
+                resource=self.id,
+                hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
+            )
         found = self._outbox.locate(self.id, wanted)
         self._outbox.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)
         return self._go(sending=True)
@@ -208,10 +216,11 @@ class Batch:
         Raises
         ------
         InvalidInputError
-            If the queue sends its tasks elsewhere (`queue.route`).
+            If the queue sends its tasks elsewhere (`queue.route`), or the URL cannot be reached from there.
         """
         address = str(getattr(url, "url", url))
-        check_url(address)
+        check_url(address, service_account=service_account, audience=audience)
+        self._connection.check_reachable(address)
         carrier = None if queue is None else str(getattr(queue, "id", queue))
         check_route(self._connection, replace(self._tracker.queue, queue=carrier or self.queue))
         self._outbox.register_completion(
@@ -266,13 +275,6 @@ class Batch:
         progress = tracker.progress
         calendar = self._calendar if drawn else None
         picture = calendar.draw(round_=record.round, fresh=progress.finished) if calendar else None
-        said = []
-        if tracker.silent:
-            said.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
-        if tracker.stopped_by:
-            said.append(tracker.stopped_by)
-        if tracker.progress.ready:
-            said += self._absent()
         return Report(
             batch=self.id,
             name=record.name,
@@ -283,11 +285,23 @@ class Batch:
             causes=self._causes(),
             retry_note=tracker.retry_note(),
             trouble=[line for line in (tracker.trouble, tracker.stopped and str(tracker.stopped)) if line],
-            said=said,
+            said=self._remarks(),
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
             partitions=picture.line if picture else None,
             grid=picture.grid if picture else "",
         )
+
+    def _remarks(self) -> list[str]:
+        """Say what else keeps rows from their end, or hides it."""
+        seen, progress = self._tracker.queue_values, self._tracker.progress
+        said = []
+        if seen.get("log_sampling_ratio") == 0:
+            said.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
+        if seen.get("state") == "PAUSED" and not progress.finished:
+            said.append(f"the queue {self.queue} is paused and dispatches nothing: queue.resume()")
+        if self._tracker.stopped_by:
+            said.append(self._tracker.stopped_by)
+        return said + (self._absent() if progress.ready else [])
 
     def _absent(self) -> list[str]:
         """Say for which handler of this machine the tasks wait."""
@@ -301,6 +315,9 @@ class Batch:
             return {}
         found = self._outbox.causes(self.id)
         return {"no status" if code is None else code_name(code): count for code, count in found.items()}
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f'a Batch belongs to its process: hand on the id, tasks.batch("{self.id}") is the batch there')
 
     def __repr__(self) -> str:
         return self._report().text()

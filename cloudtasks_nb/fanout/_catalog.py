@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 import threading
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,6 @@ from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._frames import BATCHES, frame
 from cloudtasks_nb._messages import queue_values
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout._batch import Batch
 from cloudtasks_nb.fanout._draft import Draft
 from cloudtasks_nb.fanout._identity import Place
@@ -85,14 +82,7 @@ class Catalog:
         InvalidInputError
             With the way out.
         """
-        address = getattr(url, "url", url)
-        if self._connection.transport.google and isinstance(address, str) and _loopback(address):
-            raise InvalidInputError(
-                f"Google cannot reach {address}: it is an address on this machine",
-                resource=address,
-                hint="deploy the function: cloudtasks_nb.handlers.app(fn, audience=…, service_account=…) is a WSGI "
-                "application for Cloud Run; or rehearse with ct.local()",
-            )
+        self._connection.check_reachable(url)
 
     def fan_out(self, order: Order) -> Batch:
         """Spool every row, then send in the background.
@@ -255,14 +245,6 @@ def _micros(moment: dt.datetime | None) -> int | None:
 
 def _length(data: Any) -> int | None:
     return len(data) if isinstance(data, pd.DataFrame) else None
-
-
-def _loopback(address: str) -> bool:
-    host = urllib.parse.urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _say(result: Spooled, order: Order) -> None:

@@ -97,7 +97,11 @@ def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) 
                 try:
                     return future.result(max(left, 0))
                 except TimeoutError:
-                    if future.done() or left <= 0:
+                    if future.done():
+                        raise
+                    if left <= 0:
+                        if tracker.progress.finished and not tracker.sending:
+                            return tracker.progress  # wait(timeout=0) asks whether it is done
                         raise
                 bar.to(tracker.progress.done, total=tracker.progress.total)
     finally:

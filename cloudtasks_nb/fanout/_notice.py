@@ -41,15 +41,15 @@ def check_route(connection: Connection, queue: QueueName) -> None:
         )
 
 
-def check_url(url: str) -> None:
-    """Refuse what is no http(s) URL.
+def check_url(url: str, *, service_account: str | None = None, audience: str | None = None) -> None:
+    """Refuse what is no http(s) URL, and a token that makes no sense.
 
     Raises
     ------
     InvalidInputError
         Naming it.
     """
-    compile_recipe(url=url.translate(_BRACES), body="")
+    compile_recipe(url=url.translate(_BRACES), body="", service_account=service_account, audience=audience)
 
 
 async def tell(

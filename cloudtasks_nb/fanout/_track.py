@@ -11,7 +11,7 @@ import contextlib
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
@@ -99,10 +99,10 @@ class Tracker:
         return self._watching is not None and not self._watching.done()
 
     @property
-    def silent(self) -> bool:
-        """Whether the queue writes no log."""
-        values = self._verdicts.snapshot.values if self._verdicts.snapshot is not None else None
-        return values is not None and not values["log_sampling_ratio"]
+    def queue_values(self) -> Mapping[str, Any]:
+        """Settings and state of the queue when it was last looked at; empty if it was not yet."""
+        snapshot = self._verdicts.snapshot
+        return {} if snapshot is None or snapshot.values is None else snapshot.values
 
     def retry_note(self) -> str | None:
         """Say how far the retrying rows are."""

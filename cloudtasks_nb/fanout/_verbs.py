@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, TypedDict, Unpack, overload
 
@@ -171,6 +172,8 @@ def make_order(catalog: Catalog, queue: QueueName, data: Any, *, url: Any, words
     catalog.check_reachable(url)
     stop = words.get("stop_after_failures")
     _check_stop(stop)
+    _check_rate(words.get("send_rate"))
+    _check_name(words.get("name"))
     return Order(
         queue=queue,
         data=data,
@@ -191,8 +194,28 @@ def refuse(verb: str, unknown: Mapping[str, Any], allowed: Iterable[str]) -> NoR
     raise TypeError(f'{verb}() has no argument "{word}"{near(word, allowed)}')
 
 
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _check_name(name: str | None) -> None:
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        raise InvalidInputError(
+            f"name={name!r} is no name of a batch", resource="name", hint='name="march", or leave it out'
+        )
+
+
+def _check_rate(rate: float | None) -> None:
+    if rate is not None and not _positive(rate):
+        raise InvalidInputError(
+            f"send_rate={rate!r} is no number of tasks created a second",
+            resource="send_rate",
+            hint="send_rate=200, or leave it out; how fast tasks are dispatched is the queue's: queue.update(rate=5)",
+        )
+
+
 def _check_stop(limit: float | None) -> None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit <= 0):
+    if limit is not None and not _positive(limit):
         raise InvalidInputError(
             f"stop_after_failures={limit!r} is neither a number of rows nor a share of them",
             resource="stop_after_failures",
