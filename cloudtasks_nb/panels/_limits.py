@@ -48,6 +48,10 @@ class LimitsForm(widgets.VBox):
         for word, text in self._before.items():
             self._fields[word].value = text
 
+    def begin(self) -> None:
+        """Put the focus into the first field."""
+        self._fields[QUEUE_SETTINGS[0]].focus()
+
     def before(self, word: str) -> str:
         """Return what a field was filled with."""
         return self._before[word]

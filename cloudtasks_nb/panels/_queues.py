@@ -156,8 +156,9 @@ class QueuesPanel(Panel):
         values: dict[Any, Any] = row.reset_index().iloc[0].to_dict()
         name = values["queue"]
         depth = None if is_missing(values["tasks"]) else float(values["tasks"])
-        self._depths.setdefault(name, deque(maxlen=_KEPT)).append(depth)
-        self._values[name] = values
+        with self._lock:
+            self._depths.setdefault(name, deque(maxlen=_KEPT)).append(depth)
+            self._values[name] = values
 
     def _selected(self, queues: list[str]) -> None:
         self._show()
@@ -168,8 +169,10 @@ class QueuesPanel(Panel):
         """Show the card of the queue that is meant, and what can be done."""
         picked = self._picked()
         one = picked[0] if len(picked) == 1 else None
-        values = self._values.get(one) if one else None
-        self._card.value = queue_card(values, self._depths[values["queue"]], now=datetime.now(UTC)) if values else ""
+        with self._lock:
+            values = self._values.get(one) if one else None
+            depths = tuple(self._depths[values["queue"]]) if values else ()
+        self._card.value = queue_card(values, depths, now=datetime.now(UTC)) if values else ""
         states = {self._values[name]["state"] for name in picked if name in self._values}
         self.able(self.pause, "RUNNING" in states)
         self.able(self.resume, bool(states - {"RUNNING"}))
@@ -232,6 +235,7 @@ class QueuesPanel(Panel):
         self._form.show(self._values[name])
         self._over.value = f"<h4>Limits of {html.escape(name)}</h4>"
         self._editor.layout.display = None
+        self._form.begin()
 
     def _close_form(self) -> None:
         self._editor.layout.display = "none"

@@ -171,6 +171,7 @@ def test_pause_resume_and_purge(board: Board) -> None:
 def test_limits_are_edited(board: Board) -> None:
     """What was changed is one line of Python, which the queue has afterwards."""
     board.button("Edit limits").click()
+    expect(board.part.get_by_role("textbox", name="Dispatches a second")).to_be_focused()
     board.part.get_by_role("textbox", name="Running at once").fill("4")
     expect(board.part.locator(".ctn-line code")).to_have_text('tasks.queue("reports").update(max_concurrent=4)')
     board.button("Save limits").click()
