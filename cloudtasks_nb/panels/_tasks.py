@@ -135,8 +135,9 @@ class TasksPanel(Panel):
             there = {task: pending for task, pending in found.items() if pending is not None and task in self._ids}
             if there:
                 self.table.patch(pending_frame(there))
-        if found.get(self._inspected, self._seen_last) != self._seen_last:
-            self._seen_last = found[self._inspected]
+        inspected = found.get(self._inspected)
+        if inspected is not None and inspected != self._seen_last:
+            self._seen_last = inspected
             self._inspect(self._inspected, again=True)
 
     def take_out(self, tasks: Any) -> None:

@@ -221,24 +221,39 @@ def test_an_exception_in_a_callback_is_seen(board: Board) -> None:
     assert board.page.evaluate("window.pwned") is None
 
 
+#: Writes down every depth that is shown until the cell has ended.
+NOTE_DEPTHS = """() => {
+  window.depths = new Set();
+  const note = () => window.cellEnded || window.depths.add(document.querySelector('.ctn-depth b')?.textContent);
+  new MutationObserver(note).observe(document.querySelector('.ctn-dashboard'), { childList: true, subtree: true });
+}"""
+
+
+def assert_falling(page: Page) -> None:
+    """Check that the depth was seen to fall again and again until the cell ended."""
+    page.wait_for_function("() => window.cellEnded")
+    seen = [int(text.replace(",", "")) for text in page.evaluate("[...window.depths]") if text]
+    assert len(seen) >= 5
+    assert seen == sorted(seen, reverse=True)
+
+
 def test_a_sleeping_cell_does_not_freeze_the_figures(board: Board) -> None:
     """While a cell sleeps ten seconds the depth goes on falling before one's eyes."""
     board.book.python("queue.update(rate=20).resume()")
-    depth = board.part.locator(".ctn-depth b")
-    expect(depth).not_to_have_text("2,000")
-    board.page.evaluate(
-        """() => {
-          window.depths = new Set();
-          const note = () => window.cellEnded || window.depths.add(document.querySelector('.ctn-depth b')?.textContent);
-          const all = { childList: true, subtree: true };
-          new MutationObserver(note).observe(document.querySelector('.ctn-dashboard'), all);
-        }"""
-    )
+    expect(board.part.locator(".ctn-depth b")).not_to_have_text("2,000")
+    board.page.evaluate(NOTE_DEPTHS)
     board.page.evaluate(RUNNING, "import time; time.sleep(10)")
-    board.page.wait_for_function("() => window.cellEnded")
-    seen = [int(text.replace(",", "")) for text in board.page.evaluate("[...window.depths]")]
-    assert len(seen) >= 5
-    assert seen == sorted(seen, reverse=True)
+    assert_falling(board.page)
+
+
+def test_a_panel_is_live_though_the_kernel_is_busy_from_the_start(notebook: Callable[..., Any]) -> None:
+    """All cells are run at once and the last one sleeps: the browser cannot tell the kernel that it shows the panel."""
+    resume = "queue.update(rate=20).resume()"
+    book = notebook(f"{SETUP}\n{resume}", PANEL, "time.sleep(10)", wait=False)
+    book.page.evaluate("() => { window.cellsRan.then(() => (window.cellEnded = true)); }")
+    book.page.locator(".ctn-dashboard").wait_for()
+    book.page.evaluate(NOTE_DEPTHS)
+    assert_falling(book.page)
 
 
 def test_payloads_are_text(notebook: Callable[..., Any]) -> None:
