@@ -122,6 +122,9 @@ class _Reader:
         fresh: list[Entry] = []
         if self._where is None:
             self._started = now_micros()
+            if self._started < self.since:  # the clock was set back: the wish is of a time that is yet to come
+                self.since = self._received = self._newest = self._started - _LOOK_BACK
+                self._cursor = None
             received = None if self._cursor is None else self._cursor - _OVERLAP
             self._where = _oplog.log_filter(queue, since=self._newest - _LOOK_BACK, received_from=received)
         while self._where is not None and budget.take():

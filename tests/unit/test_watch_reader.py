@@ -157,6 +157,16 @@ def test_a_clock_that_is_set_back() -> None:
     assert reading.reader.until == START + 31 * SECOND
 
 
+def test_a_wish_of_a_time_that_is_yet_to_come() -> None:
+    """Who subscribed before the clock was set back hears what happens from a little before then."""
+    reading = Reading(Log(line("old", 100), line("a", 900), line("b", 1020)), since=172_800 * SECOND)
+    reading.look(1000, ahead=172_800)
+    assert reading.heard == []
+    for now in (1001, 1030):
+        reading.look(now)
+    assert reading.heard == ["a", "b"]
+
+
 def test_what_comes_while_a_long_read_goes_on() -> None:
     """An entry whose place is on a page that was read already is found by the next read."""
     lines = [line(f"{n:02}", n) for n in range(6)]

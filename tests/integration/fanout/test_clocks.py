@@ -1,0 +1,82 @@
+"""A batch is taken up long after, or after the clock was moved: nothing is sent twice without being asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.fanout import _track
+from cloudtasks_nb.fanout._sender import send
+from tests.integration.conftest import Emulator, StartEmulator, Target
+from tests.integration.fanout.conftest import reached
+
+TWO_DAYS = 172_800.0
+ROWS = pd.DataFrame({"row": range(120)})
+Move = Callable[[float], None]
+
+
+@pytest.fixture
+def move(monkeypatch: pytest.MonkeyPatch) -> Move:
+    """Give what sets the clock of this machine, as everything here reads it."""
+    times, nanoseconds = time.time, time.time_ns
+
+    def by(seconds: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: times() + seconds)
+        monkeypatch.setattr(time, "time_ns", lambda: nanoseconds() + round(seconds * 1e9))
+        monkeypatch.setattr(_track, "send", partial(send, clock=time.time))  # its own was taken when it was imported
+
+    return by
+
+
+def left_unanswered(emulator: Emulator, target: Target) -> str:
+    """Create tasks of which no answer arrives, and leave; returns the batch."""
+    fault = {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "after": True, "count": None}
+    emulator.request("POST", "/admin/faults", fault)
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+        queue = tasks.queue("old", create=True).pause()
+        batch = queue.fan_out(ROWS, url=target.url)
+        emulator.until(lambda: len(queue.tasks()) == len(ROWS))
+        assert batch.progress().unsent == len(ROWS)
+    emulator.request("DELETE", "/admin/faults")
+    return batch.id
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["tasks that still wait", "tasks that have run"])
+def test_resumed_two_days_later(start_emulator: StartEmulator, target: Target, move: Move, *, ran: bool) -> None:
+    """Requests without an answer are looked up first, in the queue and in the log, and no row is sent again."""
+    emulator = start_emulator()
+    batch_id = left_unanswered(emulator, target)
+    if ran:
+        emulator.client.resume_queue(name="projects/demo/locations/us-central1/queues/old")
+        target.wait(len(ROWS))
+        emulator.drained("projects/demo/locations/us-central1/queues/old")
+    emulator.advance(TWO_DAYS)
+    move(TWO_DAYS)
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+        batch = tasks.batch(batch_id).resume()
+        reached(batch, lambda progress: not progress.unsent)
+        tasks.queue("old").resume()
+        progress = batch.wait("60s")
+        assert progress.succeeded + progress.gone == len(ROWS)
+        assert progress.succeeded == len(ROWS) or ran
+    rows = sorted(one.body for one in target.received)
+    assert len(rows) == len(set(rows)) == len(ROWS)
+
+
+def test_a_clock_that_is_set_back(start_emulator: StartEmulator, target: Target, move: Move) -> None:
+    """A batch that was sent while the clock ran two days ahead is done all the same, each row once."""
+    emulator = start_emulator()
+    move(TWO_DAYS)
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+        queue = tasks.queue("back", create=True).pause()
+        batch = queue.fan_out(ROWS, url=target.url)
+        reached(batch, lambda progress: not progress.unsent)
+        move(0.0)
+        queue.resume()
+        assert batch.wait("60s").succeeded == len(ROWS)
+    assert len(target.received) == len(ROWS)
