@@ -32,7 +32,7 @@ screenshots: $(VENV)/.installed-test ## make the pictures of the README anew
 
 test: $(VENV)/.installed-test ## run every test, with branch coverage
 	tests/browser/ensure-browser.sh $(BIN)/python
-	$(BIN)/python -m pytest --cov --cov-fail-under=90 --durations=15
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-fail-under=90 --durations=15
 
 check: $(VENV)/.installed-dev ## lint, formatting and types
 	$(BIN)/python -m ruff check . notebooks/run.py
