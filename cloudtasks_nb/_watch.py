@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -85,14 +85,22 @@ class _Budget:
         self._gap = 60 / (per_minute - burst)
         self._slack = self._gap * (burst - 1)
         self._free_at = 0.0
+        self._line: dict[Hashable, None] = {}  # who has been refused, and not served since; the first comes first
 
-    def take(self) -> bool:
-        """Take one call if there is one."""
+    def take(self, asker: Hashable = None) -> bool:
+        """Take one call if there is one, and one more for each who has waited longer than `asker`."""
+        self._line.setdefault(asker)
+        ahead = list(self._line).index(asker)
         start = max(self._free_at, time.monotonic() - self._slack)
-        if start > time.monotonic():
+        if start + ahead * self._gap > time.monotonic():
             return False
+        del self._line[asker]
         self._free_at = start + self._gap
         return True
+
+    def leave(self, asker: Hashable) -> None:
+        """Wait no longer."""
+        self._line.pop(asker, None)
 
     async def turn(self) -> None:
         """Take one call, waiting for it if need be."""
@@ -127,7 +135,7 @@ class _Reader:
                 self._cursor = None
             received = None if self._cursor is None else self._cursor - _OVERLAP
             self._where = _oplog.log_filter(queue, since=self._newest - _LOOK_BACK, received_from=received)
-        while self._where is not None and budget.take():
+        while self._where is not None and budget.take(queue):
             try:
                 entries, following = await _oplog.page(transport, queue, self._where, self._token)
             except CloudTasksError as error:
@@ -310,11 +318,13 @@ class Watcher:
             self._tasks.pop(queue, None)
             self._wake.pop(queue, None)
             self._readers.pop(queue, None)
+            self._log_budget.leave(queue)
 
     async def _look(self, queue: QueueName, *, log: bool) -> Snapshot:
         snapshot = await self._statistics(queue)
         reader = self._readers.get(queue) if log else None
         if reader is None:
+            self._log_budget.leave(queue)
             return snapshot
         entries = await reader.read(self._transport, queue, self._log_budget)
         trouble = snapshot.trouble if reader.trouble is None else (*snapshot.trouble, reader.trouble)

@@ -300,7 +300,7 @@ def test_patience(watching: Subscribe, monkeypatch: pytest.MonkeyPatch, error: C
         await asyncio.sleep(0)
 
     monkeypatch.setattr(_watch, "_until", until)
-    monkeypatch.setattr(_watch._Budget, "take", lambda _: True)
+    monkeypatch.setattr(_watch._Budget, "take", lambda *_: True)
     watching(start(service), heard, since=0, every=1.0)
     heard.until(lambda snapshot: not snapshot.trouble)
     heard.next()

@@ -94,7 +94,7 @@ class Allowance(_Budget):
         super().__init__(60, burst=5)
         self.left = left
 
-    def take(self) -> bool:
+    def take(self, asker: object = None) -> bool:  # noqa: ARG002 - nobody else asks
         """Take one, if one is left."""
         self.left -= 1
         return self.left >= 0
@@ -252,6 +252,20 @@ def test_no_minute_has_more_calls_than_allowed(clock: list[float], per_minute: i
     assert taken[:burst] == [1000.0] + [pytest.approx(1000 + 0.1 * n) for n in range(1, burst)]
     assert max(bisect_right(taken, at + 59.99) - n for n, at in enumerate(taken)) <= per_minute
     assert len(taken) >= 5 * (per_minute - burst)
+
+
+def test_who_has_waited_longest_is_next(clock: list[float]) -> None:
+    """Who asks more often does not get more; who leaves keeps nobody waiting."""
+    budget = _Budget(60, 1)
+    assert budget.take("quick")
+    assert [budget.take(asker) for asker in ("slow", "quick", "gone")] == [False] * 3
+    clock[0] += 1.1
+    assert [budget.take(asker) for asker in ("quick", "gone", "slow", "quick")] == [False, False, True, False]
+    clock[0] += 1.1
+    assert [budget.take(asker) for asker in ("slow", "gone", "quick")] == [False, False, True]
+    budget.leave("gone")
+    clock[0] += 1.1
+    assert budget.take("slow")
 
 
 def test_a_rest_fills_the_budget_again(clock: list[float]) -> None:

@@ -1,0 +1,120 @@
+"""Many queues are watched at once within the quota of 60 log reads a minute, and none is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from bisect import bisect_right
+from collections import defaultdict
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from google.cloud import tasks_v2beta3
+from google.cloud.logging_v2.types import LogEntry
+from google.cloud.logging_v2.types import logging as logging_types
+
+from cloudtasks_nb import _loop, _watch
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._watch import Snapshot, Watcher
+
+QUEUES = [QueueName(project="p", location="l", queue=f"q{number}") for number in range(8)]
+MINUTE = 60.0
+START = 1_767_225_600.0
+
+
+class Hurried(selectors.DefaultSelector):
+    """Waits for nothing: the time that was to be waited for has passed at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1_000.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        """Look for what is ready."""
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+class Service:
+    """A transport that notes when the log of which queue is read; answers take so many seconds."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, latency: float, pages: dict[str, int]) -> None:
+        self._loop = loop
+        self._latency = latency
+        self._pages = pages  # pages of each queue's log that nobody has read yet
+        self.reads: list[float] = []
+        self.by_queue: defaultdict[str, list[float]] = defaultdict(list)
+
+    async def call(self, rpc: str, **fields: Any) -> Any:
+        """Answer a call."""
+        await asyncio.sleep(self._latency)
+        if rpc == "GetQueueStats":
+            return tasks_v2beta3.Queue.pb()(name=fields["name"], state=1)
+        assert rpc == "ListLogEntries"
+        queue = next(one.queue for one in QUEUES if f'"{one.queue}"' in fields["filter"])
+        self.reads.append(self._loop.time())
+        self.by_queue[queue].append(self._loop.time())
+        left = self._pages.get(queue, 0)
+        if not left:
+            return logging_types.ListLogEntriesResponse.pb()()
+        self._pages[queue] = left - 1
+        entry = LogEntry.pb()(insert_id=f"{queue}-{left}")
+        entry.timestamp.FromMicroseconds(int(START * 1e6))
+        entry.receive_timestamp.FromMicroseconds(int(START * 1e6))
+        entry.json_payload.update({"task": f"t-{left}", "attemptResponseLog": {"dispatchCount": "1"}})
+        return logging_types.ListLogEntriesResponse.pb()(entries=[entry], next_page_token=str(left))
+
+
+def watch(
+    monkeypatch: pytest.MonkeyPatch, minutes: float, *, latency: float = 0.0, pages: dict[str, int] | None = None
+) -> tuple[Service, dict[str, list[Snapshot]]]:
+    """Watch all queues for a while, which takes no time."""
+    selector = Hurried()
+    loop = asyncio.SelectorEventLoop(selector)
+    monkeypatch.setattr(loop, "time", lambda: selector.now)
+    monkeypatch.setattr(_watch, "time", SimpleNamespace(monotonic=loop.time))
+    monkeypatch.setattr(_watch, "now_micros", lambda: int((START + loop.time()) * 1e6))
+    monkeypatch.setattr(_loop, "call_soon", loop.call_soon)
+    service: Any = Service(loop, latency, dict(pages or {}))
+    heard: dict[str, list[Snapshot]] = {queue.queue: [] for queue in QUEUES}
+
+    async def all_of_them() -> None:
+        watcher = Watcher(service)
+        for queue in QUEUES:
+            watcher.subscribe(queue, heard[queue.queue].append, since=int(START * 1e6), every=1.0)
+        await asyncio.sleep(minutes * MINUTE)
+        await watcher.close()
+
+    try:
+        loop.run_until_complete(all_of_them())
+    finally:
+        loop.close()
+    return service, heard
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.08])
+def test_no_minute_has_more_reads_than_the_quota(monkeypatch: pytest.MonkeyPatch, latency: float) -> None:
+    """Eight queues share what one may read; the rest of a look, the statistics, comes every second all the same."""
+    service, heard = watch(monkeypatch, 10, latency=latency)
+    reads = service.reads
+    assert max(bisect_right(reads, at + MINUTE - 0.001) - number for number, at in enumerate(reads)) <= 60
+    assert len(reads) > 10 * 50
+    assert min(len(snapshots) for snapshots in heard.values()) > 500
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.08])
+def test_every_queue_has_its_turn(monkeypatch: pytest.MonkeyPatch, latency: float) -> None:
+    """No queue's log stays unread while others are read again and again, also when one is very long."""
+    service, _ = watch(monkeypatch, 10, latency=latency, pages={"q3": 200})
+    for queue in QUEUES:
+        times = [1_000.0, *service.by_queue[queue.queue], 1_600.0]
+        assert max(after - before for before, after in pairwise(times)) < 15, queue
+
+
+def test_a_long_log_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every page of it is handed over once, however long it takes."""
+    _, heard = watch(monkeypatch, 10, pages={"q3": 40})
+    entries = [entry.insert_id for snapshot in heard["q3"] for entry in snapshot.entries]
+    assert entries == [f"q3-{left}" for left in range(40, 0, -1)]
