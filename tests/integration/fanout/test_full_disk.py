@@ -1,0 +1,97 @@
+"""Rows that cannot be written down are not sent: a full disk or a locked outbox is told, and nothing has happened."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.errors import OutboxError
+from cloudtasks_nb.fanout import _catalog
+from cloudtasks_nb.fanout._outbox import Outbox
+from tests.integration.conftest import Emulator
+from tests.integration.fanout.conftest import reached
+
+ROWS = pd.DataFrame({"row": range(300)})
+URL = "http://127.0.0.1:9/run"
+
+#: Runs a cell while files may not grow, looks what there is, and runs it again where there is room.
+CHILD = """
+    import hashlib, json, resource, sys
+    import pandas as pd
+    import cloudtasks_nb as ct
+    from cloudtasks_nb.errors import OutboxError
+
+    texts = [hashlib.sha512(bytes(str(row), "ascii")).hexdigest() for row in range(5_000)]
+    with ct.connect("demo", "us-central1", endpoint=sys.argv[1]) as tasks:
+        queue = tasks.queue(sys.argv[2])
+        cell = lambda: queue.fan_out(pd.DataFrame({"text": texts}), url="http://127.0.0.1:9/run", progress=False)
+        assert tasks.batches().empty
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+        try:
+            cell()
+        except OutboxError as error:
+            told = str(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        found = {"told": told, "batches": len(tasks.batches()), "tasks": len(queue.tasks())}
+        print(json.dumps({**found, "total": cell().progress().total}))
+"""
+
+#: Holds the right to write to the outbox until its input ends.
+LOCKER = """
+    import sqlite3, sys
+    connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Have another process write to a file of SQLite."""
+    command = [sys.executable, "-c", textwrap.dedent(LOCKER), str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout.readline() == b"locked\n"
+        yield
+        child.stdin.close()
+        child.wait(20)
+
+
+def test_a_full_disk(paused: ct.Queue, emulator: Emulator) -> None:
+    """The error names the file and the ways out; no batch is there, no task was created, and later the cell works."""
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), emulator.ready["grpc"], paused.id]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    told = found.pop("told")
+    assert "outbox.sqlite3" in told
+    assert "is full" in told
+    assert "CLOUDTASKS_NB_HOME" in told
+    assert found == {"batches": 0, "tasks": 0, "total": 5_000}
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["from the start", "later"])
+def test_a_locked_outbox(paused: ct.Queue, tasks: ct.Client, monkeypatch: pytest.MonkeyPatch, *, opened: bool) -> None:
+    """While another program holds the file the cell says so; nothing is sent before it can be written down."""
+    monkeypatch.setattr(_catalog, "Outbox", partial(Outbox, timeout=0.1))
+    path = _catalog.outbox_path()
+    if opened:
+        assert tasks.batches().empty
+    with locked(path), pytest.raises(OutboxError, match="locked by another program") as caught:
+        paused.fan_out(ROWS, url=URL)
+    assert str(path) in str(caught.value)
+    assert paused.tasks().empty
+    assert tasks.batches().empty
+    reached(paused.fan_out(ROWS, url=URL), lambda progress: not progress.unsent)
+    assert len(paused.tasks()) == len(ROWS)

@@ -1,0 +1,74 @@
+"""Rows that do not fit in memory: what a fan-out needs does not grow with them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+__all__: list[str] = []
+
+FEW, MANY = 100_000, 1_000_000
+SAME = 50  # MiB by which two runs may differ
+
+#: Plans an iterator of frames into an outbox and sends it to a service that acknowledges at once; says what it took.
+CHILD = """
+    import asyncio, datetime as dt, json, resource, sys
+    import pandas as pd
+    from google.cloud.tasks_v2 import types
+    from google.longrunning import operations_pb2
+    from cloudtasks_nb.fanout._identity import Place
+    from cloudtasks_nb.fanout._outbox import Outbox
+    from cloudtasks_nb.fanout._plan import compile_recipe, plan_chunks
+    from cloudtasks_nb.fanout._records import State
+    from cloudtasks_nb.fanout._sender import send
+
+    path, rows = sys.argv[1], int(sys.argv[2])
+    done = operations_pb2.Operation(done=True)
+    done.metadata.Pack(types.BatchCreateTasksMetadata.pb()(state=2))
+    answer = done.SerializeToString()
+
+    class Acknowledging:
+        google = False
+        calls = 0
+
+        async def raw(self, rpc, request, /, *, timeout=20.0):
+            self.calls += 1
+            await asyncio.sleep(0)
+            return answer
+
+    def frames():
+        for start in range(0, rows, 25_000):
+            flight = range(start, min(rows, start + 25_000))
+            yield pd.DataFrame({"flight": flight, "origin": "JFK", "day": pd.Timestamp("2026-01-01")})
+
+    recipe = compile_recipe(url="https://svc.example/run/{origin}", body=["flight", "day"])
+    place = Place(endpoint="google", project="p", location="l", queue="q")
+    with Outbox(path) as outbox:
+        with outbox.spool(place, recipe_identity=recipe.identity, description=recipe.describe()) as spool:
+            for chunk in plan_chunks(frames(), recipe, now=dt.datetime.now(dt.UTC)):
+                spool.add(chunk)
+            batch = spool.commit().batch
+        channel = Acknowledging()
+        asyncio.run(send(outbox, batch, channel))
+        sent = outbox.counts(batch)[State.SENT]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"sent": sent, "calls": channel.calls, "peak": peak}))
+"""
+
+
+def fan_out(path: Path, rows: int) -> dict[str, Any]:
+    """Fan rows out in a process of their own."""
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(path), str(rows)]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    """From an iterator through plan, outbox and sender: ten times as many rows take the same memory."""
+    few, many = (fan_out(tmp_path / str(rows) / "outbox.sqlite3", rows) for rows in (FEW, MANY))
+    assert (few["sent"], many["sent"]) == (FEW, MANY)
+    assert (few["calls"], many["calls"]) == (FEW // 100, MANY // 100)
+    assert many["peak"] - few["peak"] < SAME
