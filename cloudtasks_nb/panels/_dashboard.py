@@ -74,7 +74,8 @@ class Dashboard(Panel):
         return self.parts.get(self._name())
 
     def paced(self) -> None:
-        """Let all tabs look as often."""
+        """Let all tabs look as often; each says so itself when that is never."""
+        self.told.rest = ""
         for panel in self.parts.values():
             panel.every = self.every
 

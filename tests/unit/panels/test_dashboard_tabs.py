@@ -105,7 +105,7 @@ def test_one_pace_for_all(dashboard: Dashboard, watcher: Watching) -> None:
     assert part(dashboard).every == 10
     dashboard.every = 0
     look(part(dashboard))
-    assert part(dashboard).told.rest == "refreshing is off"
+    assert (part(dashboard).told.rest, dashboard.told.rest) == ("refreshing is off", "")
 
 
 def test_refresh_is_of_the_open_tab(dashboard: Dashboard) -> None:
