@@ -20,7 +20,7 @@ from cloudtasks_nb._frames import DOCTOR, frame
 from cloudtasks_nb._names import QueueName, log_name
 from cloudtasks_nb._oplog import log_filter
 from cloudtasks_nb._watch import now_micros
-from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, PreconditionError
 
 __all__ = ["examine"]
 
@@ -118,7 +118,8 @@ def _api(connection: Connection) -> _Finding:
         _call(connection, "ListQueues", parent=where.parent(), page_size=1)
     except CloudTasksError as error:
         enable = f"gcloud services enable cloudtasks.googleapis.com --project={where.project}"
-        return _Finding(ok=False, detail=error.message, fix=error.hint if where.local else enable)
+        refused = not where.local and isinstance(error, (PermissionDeniedError, PreconditionError))
+        return _Finding(ok=False, detail=error.message, fix=enable if refused else error.hint)
     return _Finding(ok=True, detail=f"{where.target} answers")
 
 
@@ -191,6 +192,8 @@ def _clock(connection: Connection) -> _Finding:
             date = answer.headers["Date"]
     except urllib.error.HTTPError as error:
         date = error.headers["Date"]
+    except OSError as error:
+        return _Finding(ok=False, detail=f"cannot be compared: {error}", fix="is there a network, or a proxy to name?")
     skew = abs(email.utils.parsedate_to_datetime(date).timestamp() - time.time())
     if skew > _SKEW:
         return _Finding(ok=False, detail=f"{skew:.0f} s off", fix="set this machine's clock (NTP)")

@@ -295,6 +295,9 @@ class Batch:
         """Say what else keeps rows from their end, or hides it."""
         seen, progress = self._tracker.queue_values, self._tracker.progress
         said = []
+        already = self._outbox.settings(self.id).get("already")
+        if already:
+            said.append(f"{already:,} were there already: made by another machine, or before its outbox was deleted")
         if seen.get("log_sampling_ratio") == 0:
             said.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         if seen.get("state") == "PAUSED" and not progress.finished:

@@ -209,7 +209,7 @@ class Tracker:
 
     async def _send(self, send_rate: float | None) -> None:
         try:
-            await send(
+            report = await send(
                 self._outbox,
                 self.batch,
                 _Channel(self._connection.transport, self.queue),
@@ -219,6 +219,8 @@ class Tracker:
                 lookup=self._lookup,
                 also_retry=self._is_new,
             )
+            if report.already_there:
+                await self._do(self._outbox.set_setting, self.batch, "already", report.already_there)
         except CloudTasksError as error:
             self.stopped = error
         except Exception as error:
@@ -392,8 +394,7 @@ class _Channel:
 
     def __init__(self, transport: Transport, queue: QueueName) -> None:
         self.google = transport.google
-        self._transport = transport
-        self._queue = str(queue)
+        self._transport, self._queue = transport, str(queue)
 
     async def raw(self, method: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
         return await self._transport.raw(method, request, timeout=timeout, about=self._queue)

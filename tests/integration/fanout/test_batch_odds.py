@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
-from tests.integration.conftest import Target
+from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import reached
 from tests.integration.toolkit.conftest import MakeName
 
@@ -86,6 +87,20 @@ def test_words_that_make_no_sense(queue: ct.Queue, tasks: ct.Client, words: dict
         queue.fan_out(DATA, url=URL, **words)
     assert caught.value.hint
     assert len(tasks.batches()) == before
+
+
+def test_tasks_that_were_there_already_are_said(
+    emulator: Emulator, paused: ct.Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that does not have the outbox makes no task twice, and says that it found some."""
+    first = paused.fan_out(DATA.head(1), url=URL, name="march")
+    reached(first, lambda progress: not progress.unsent)
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path))
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as elsewhere:
+        batch = elsewhere.queue(paused.id).fan_out(DATA, url=URL, name="march")
+        reached(batch, lambda progress: progress.ready == len(DATA))
+        assert sorted(batch.tasks()["task"]) == sorted(paused.tasks().index)
+        assert "1 were there already" in repr(batch)
 
 
 def test_a_queue_kept_after_it_was_deleted(tasks: ct.Client, make_name: MakeName) -> None:

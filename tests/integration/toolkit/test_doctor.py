@@ -21,7 +21,7 @@ from google.iam.v1 import iam_policy_pb2
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import _transport
-from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.errors import CredentialsError, PermissionDeniedError
 from tests.integration.conftest import StartEmulator
 
 CHECKS = ["credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "clock", "versions"]
@@ -165,6 +165,27 @@ def test_a_clock_that_is_off(google_: dict[str, Any], monkeypatch: pytest.Monkey
     with ct.connect("p", "l") as tasks:
         found = tasks.doctor().loc["clock"]
     assert (found.ok, found.fix) == (False, "set this machine's clock (NTP)")
+
+
+def test_nobody_to_compare_clocks_with(google_: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a network hears of the network, not that it found a bug."""
+
+    def urlopen(*_: Any, **__: Any) -> Any:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    with ct.connect("p", "l") as tasks:
+        found = tasks.doctor().loc["clock"]
+    assert not found.ok
+    assert "cannot be compared" in found.detail
+    assert "network" in found.fix
+
+
+def test_an_api_that_cannot_be_asked(google_: dict[str, Any]) -> None:
+    """What keeps the question from being asked is mended first; to enable the API would not help."""
+    google_["ListQueues"] = CredentialsError("no Google credentials were found", hint="log in")
+    with ct.connect("p", "l") as tasks:
+        assert tasks.doctor().fix["api"] == "log in"
 
 
 def test_a_check_that_breaks(google_: dict[str, Any]) -> None:
