@@ -76,6 +76,7 @@ class Verdicts:
         self._retrying: dict[int, tuple[int, int | None]] = {}
         self._absent: dict[int, int] = {}
         self._missing_since: float | None = None
+        self._sent: int | None = None  # as far as was known when the last snapshot was taken
         self._looked = time.monotonic()
         self._look_took = 0.0
         self.max_attempts: int | None = None
@@ -121,9 +122,12 @@ class Verdicts:
         for entry in snapshot.entries:
             if batch_of(entry.task) == self._batch:
                 mine[entry.task].append(entry)
+        # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
+        fresh = max(0, sent - self._sent) if self._sent is not None else 0
         if mine:
             sent -= await facts.run(self._apply, outbox, mine)
-        return sent > 0 and self._suspicious(snapshot, sent)
+        self._sent = sent
+        return sent > 0 and self._suspicious(snapshot, sent, fresh)
 
     async def look(self, outbox: Outbox, facts: Facts) -> None:
         """Look for the rows in the queue; those that are missing for long enough are gone.
@@ -213,19 +217,23 @@ class Verdicts:
                 outcomes.append(_outcome(ref, attempt, state, entry))
         return outbox.record(self._batch, outcomes)
 
-    def _suspicious(self, snapshot: Snapshot, sent: int) -> bool:
-        """Tell whether rows seem to have left the queue without an entry in the log."""
+    def _suspicious(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
+        """Tell whether rows seem to have left the queue without an entry in the log.
+
+        While rows are sent it is only certain that those that are not `fresh` should be there: a look through the queue
+        for all of them would cost more than the sending.
+        """
         if snapshot.gone:
             return True
         if snapshot.values is None:
             return False
         now = time.monotonic()
         tasks = snapshot.values.get("tasks")
-        if tasks is not None and tasks < sent:
+        if tasks is not None and tasks < sent - fresh:
             self._missing_since = self._missing_since or now
             return now - self._missing_since > _SUSPICION
         self._missing_since = None
-        if tasks == sent and not self._absent:
+        if tasks is not None and (fresh or tasks == sent) and not self._absent:
             return False
         return now - self._looked > max(_ROUTINE, 20 * self._look_took)
 

@@ -227,6 +227,27 @@ def test_rows_that_left_without_a_word_are_gone_when_the_log_had_its_time(
     assert world.asked == ["lookup", "lookup"]
 
 
+SENDING: list[tuple[str, list[tuple[int, int]], list[bool]]] = [
+    ("a look that is older than the last answers", [(0, 0), (2, 1), (4, 3), (5, 4)], [False] * 4),
+    ("a look that is ahead of the answers", [(0, 0), (1, 3), (2, 4), (4, 5)], [False] * 4),
+    ("rows that left while others were sent", [(0, 0), (3, 3), (4, 1), (5, 2)], [False, False, False, True]),
+    ("others in the queue when all is sent", [(4, 5), (5, 7), (5, 7)], [False, False, True]),
+]
+
+
+@pytest.mark.parametrize(("what", "seen", "looks"), SENDING, ids=[what for what, *_ in SENDING])
+def test_while_rows_are_sent_statistics_need_not_agree(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str, seen: list[tuple[int, int]], looks: list[bool]
+) -> None:
+    """Only rows that were acknowledged before the last snapshot can be missing; `seen` are these, and what is there."""
+    now = clock(monkeypatch)
+    verdicts = new(world)
+    for (sent, tasks), expected in zip(seen, looks, strict=True):
+        look = verdicts.take(snapshot(values={"tasks": tasks}), world.outbox, world.facts, sent=sent)
+        assert asyncio.run(look) is expected
+        now[0] += 20
+
+
 def test_a_late_entry_corrects_what_was_thought_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gone means not known; when the log knows after all, that counts."""
     clock(monkeypatch)
