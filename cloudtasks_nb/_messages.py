@@ -62,15 +62,18 @@ _TASK_COLUMNS = (
 _MASK = "•••"
 _MICRO = 1_000_000
 
+# What tasks of a queue mostly have in common: method, URL, headers and service account.
+_Target = tuple[str, str, dict[str, str], str | None]
+
 
 def micros(stamp: Any) -> int:
     """Return a protobuf Timestamp in microseconds since 1970."""
-    return int(stamp.seconds) * _MICRO + int(stamp.nanos) // 1000
+    return stamp.seconds * _MICRO + stamp.nanos // 1000
 
 
 def seconds(duration: Any) -> float:
     """Return a protobuf Duration in seconds."""
-    return float(duration.seconds + duration.nanos / 1e9)
+    return duration.seconds + duration.nanos / 1e9
 
 
 def timestamp(moment: dt.datetime) -> Timestamp:
@@ -108,10 +111,14 @@ def decode_body(body: bytes) -> Any:
 def task_state(task: Any, now: int) -> str:
     """Tell in which state a task in the queue is, from the attempts the service has recorded on it."""
     if task.dispatch_count == 0:
-        return "scheduled" if micros(task.schedule_time) > now else "ready"
+        return _waiting(micros(task.schedule_time), now)
     last = task.last_attempt
     in_flight = last.HasField("dispatch_time") and not last.HasField("response_time") and not last.response_status.code
     return "running" if in_flight else "retrying"
+
+
+def _waiting(due: int, now: int) -> str:
+    return "scheduled" if due > now else "ready"
 
 
 def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets: bool = False) -> dict[str, list[Any]]:
@@ -130,51 +137,68 @@ def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets:
     dict
         Column name to one item a task; times in microseconds or None, durations in seconds or None.
     """
-    rows = [_task_row(task, now, body, secrets) for task in tasks]
+    targets: dict[bytes, _Target] = {}
+    rows = [_task_row(task, now, body, secrets, targets) for task in tasks]
     columns = map(list, zip(*rows, strict=True)) if rows else ([] for _ in _TASK_COLUMNS)
     return dict(zip(_TASK_COLUMNS, columns, strict=True))
 
 
-def _task_row(task: Any, now: int, body: bool, secrets: bool) -> tuple[Any, ...]:  # noqa: FBT001 - internal, hot
+def _task_row(task: Any, now: int, body: bool, secrets: bool, targets: dict[bytes, _Target]) -> tuple[Any, ...]:  # noqa: FBT001 - internal, hot
     name = task.name
     head, _, short = name.rpartition("/tasks/")
-    request, method, url = _target(task)
-    headers = dict(request.headers)
-    state = task_state(task, now)
-    tried = task.dispatch_count > 0
-    last = task.last_attempt
-    answered = tried and (state != "running")
-    email = (
-        request.oidc_token.service_account_email or request.oauth_token.service_account_email
-        if task.HasField("http_request")
-        else ""
-    )
+    # Most tasks of a queue have the same request but for its body, and to take it apart costs more than all the rest.
+    wire = b"" if body else task.http_request.SerializeToString()
+    target = targets.get(wire) if wire else None
+    if target is None:
+        target = targets[wire] = _target(task, secrets=secrets)
+    method, url, headers, email = target
+    due, tries = micros(task.schedule_time), task.dispatch_count
+    state = task_state(task, now) if tries else _waiting(due, now)
+    status, message, at = _last_attempt(task, state) if tries else (None, None, None)
+    deadline = seconds(task.dispatch_deadline)
     return (
         short,
         head.rpartition("/")[2],
         state,
-        micros(task.schedule_time),
+        due,
         micros(task.create_time),
-        task.dispatch_count,
+        tries,
         task.response_count,
-        code_name(last.response_status.code) if answered else None,
-        last.response_status.message or None if answered else None,
-        micros(last.dispatch_time) if tried else None,
+        status,
+        message,
+        at,
         method,
         url,
-        headers if secrets else mask_headers(headers),
-        decode_body(request.body) if body else None,
-        email or None,
-        seconds(task.dispatch_deadline) if task.HasField("dispatch_deadline") else None,
+        dict(headers),
+        decode_body(_request(task).body) if body else None,
+        email,
+        deadline if deadline or task.HasField("dispatch_deadline") else None,
         name,
     )
 
 
-def _target(task: Any) -> tuple[Any, str, str]:
+def _last_attempt(task: Any, state: str) -> tuple[str | None, str | None, int]:
+    """Return status and message of the newest attempt, if it has ended, and when it began."""
+    last = task.last_attempt
+    began = micros(last.dispatch_time)
+    if state == "running":
+        return None, None, began
+    return code_name(last.response_status.code), last.response_status.message or None, began
+
+
+def _request(task: Any) -> Any:
+    return task.app_engine_http_request if task.HasField("app_engine_http_request") else task.http_request
+
+
+def _target(task: Any, *, secrets: bool) -> _Target:
+    request = _request(task)
+    headers = dict(request.headers)
+    shown = headers if secrets else mask_headers(headers)
+    method = METHODS[request.http_method]
     if task.HasField("app_engine_http_request"):
-        request = task.app_engine_http_request
-        return request, METHODS[request.http_method], f"appengine:{request.relative_uri}"
-    return task.http_request, METHODS[task.http_request.http_method], task.http_request.url
+        return method, f"appengine:{request.relative_uri}", shown, None
+    email = request.oidc_token.service_account_email or request.oauth_token.service_account_email
+    return method, request.url, shown, email or None
 
 
 def retry_message(words: Mapping[str, Any]) -> Any:
