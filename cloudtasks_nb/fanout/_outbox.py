@@ -86,9 +86,19 @@ class Outbox:
             self._threads = threading.local()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a method on the outbox's own thread, so that the event loop goes on."""
+        """Call a method on the outbox's own thread, so that the event loop goes on.
+
+        Raises
+        ------
+        OutboxError
+            If the outbox was closed, besides what the method raises.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, lambda: function(*args, **kwargs))
+        try:
+            called = loop.run_in_executor(self._worker, lambda: function(*args, **kwargs))
+        except RuntimeError as error:  # what was in the background when the connection was closed hears of it here
+            raise OutboxError("the outbox was closed", resource=str(self.path), hint="make a new connection") from error
+        return await called
 
     # Into it
 

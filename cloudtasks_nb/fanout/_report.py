@@ -103,7 +103,7 @@ class Report:
         lines += self.trouble
         lines += self.said
         if progress.unsent and not self.sending:
-            lines.append(f"{progress.unsent:,} unsent → batch.resume()")
+            lines.append(f"{progress.unsent:,} unsent: batch.resume()")
         if progress.gone:
             lines.append(f"{progress.gone:,} gone: no longer in the queue, and the log does not say why")
         if progress.rejected:

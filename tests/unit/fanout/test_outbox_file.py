@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from contextlib import closing
@@ -259,3 +260,10 @@ def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatc
         assert outbox.sweep() == 0, "it has shown that it is alive"
         monkeypatch.setattr("time.time", lambda: now + 2 * 86_400)
         assert outbox.sweep() == 1
+
+
+def test_background_work_hears_that_it_was_closed(outbox: Outbox) -> None:
+    """What still runs when the outbox is closed gets an error that it can catch like any other of the outbox."""
+    outbox.close()
+    with pytest.raises(OutboxError, match="closed"):
+        asyncio.run(outbox.run(outbox.batches))

@@ -35,7 +35,7 @@ def test_failures_come_with_their_causes_and_the_next_line_to_type() -> None:
 
 def test_unsent_rows_ask_for_resume_unless_they_are_being_sent() -> None:
     """A batch found again says what sends the rest."""
-    assert "40,000 unsent → batch.resume()" in report(unsent=40000).lines()
+    assert "40,000 unsent: batch.resume()" in report(unsent=40000).lines()
     assert report({"sending": True}, unsent=40000).lines() == []
 
 
