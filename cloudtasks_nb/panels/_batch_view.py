@@ -32,7 +32,7 @@ from cloudtasks_nb.panels._task_card import read_card
 __all__ = ["BatchView"]
 
 _TICK = 0.25  # seconds between two updates
-_RELAX = 20  # rows that were read are shown so many times longer than it took
+_RELAX = 20  # what was drawn or read is shown so many times longer than that took
 _MOST = 10_000  # failed rows that are read
 _LISTED = 1_000  # ids that are written out in a line of Python
 
@@ -57,6 +57,7 @@ class BatchView(widgets.VBox):
         self._squares: Squares | None = None
         self._known: tuple[Any, ...] | None = None  # of what the rows are that are shown
         self._until = 0.0
+        self._took = 0.0
         self._inspected = ""
         self._bar = widgets.HTML()
         self._range = widgets.HTML()
@@ -98,9 +99,11 @@ class BatchView(widgets.VBox):
         with self._drawing:
             if self._face is None:
                 return 0.0
+            began = time.monotonic()
             report = self._face.report()
             self._bar.value = batch_html(report)
             self._draw_calendar(self._face)
+            self._took = time.monotonic() - began
             left = self._draw_rows(self._face, report)
             self.sending = report.sending
             self.deeds.show()
@@ -112,7 +115,8 @@ class BatchView(widgets.VBox):
         """Return the batch as HTML; nothing if there is none."""
         if self.batch is None:
             return ""
-        return self._bar.value + self._range.value + self.calendar.html + self.rows.html()
+        grid = "" if self._squares is None else self._range.value + self.calendar.html
+        return self._bar.value + grid + self.rows.html()
 
     # What the deeds are about.
 
@@ -150,7 +154,7 @@ class BatchView(widgets.VBox):
         """Draw soon, on the background loop; many changes at once are one drawing."""
         if not self._scheduled and self._panel.live:
             self._scheduled = True
-            _loop.loop().call_later(_TICK, lambda: self._panel.spawn(self._update()))
+            _loop.loop().call_later(max(_TICK, _RELAX * self._took), lambda: self._panel.spawn(self._update()))
 
     async def _update(self) -> None:
         self._scheduled = False
@@ -178,23 +182,19 @@ class BatchView(widgets.VBox):
         self._known = wanted
         if picked and self._squares is not None:
             found = self._squares.labelled(self._squares.rows(face.rows(None, None), picked))
-            self.rows.load(found, self._heading(found, f" of {self._squares.words(picked)}"))
+            counts = Counter(found["state"].tolist()).most_common()
+            words = ", ".join(f"{count:,} {state}" for state, count in counts)
+            self.rows.load(found, _title(f"{counted(len(found), 'rows')} of {self._squares.words(picked)}: {words}"))
         elif report.progress.failed:
             found = face.rows({State.FAILED}, _MOST)
-            part = f", the first {_MOST:,} of {report.progress.failed:,}" if report.progress.failed > _MOST else ""
+            part = f", here the first {_MOST:,}" if report.progress.failed > _MOST else ""
             found = found if self._squares is None else self._squares.labelled(found)
-            self.rows.load(found, self._heading(found, part))
+            self.rows.load(found, _title(f"{counted(report.progress.failed, 'failed rows')}{part}"))
         else:
             self.rows.hide()
         now = time.monotonic()
         self._until = now + _RELAX * (now - began)
         return 0.0
-
-    def _heading(self, found: pd.DataFrame, more: str) -> str:
-        counts = Counter(found["state"].tolist())
-        words = ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
-        text = f"{counted(len(found), 'rows')}{more}" + (f": {words}" if words else "")
-        return f'<h5 class="ctn-title">{html.escape(text)}</h5>'
 
     def _picked(self) -> None:
         self.rows.clear()
@@ -214,3 +214,7 @@ class BatchView(widgets.VBox):
         card = await read_card(self._panel.scene.connection, self._panel.scene.name(queue), task)
         if self._inspected == task:  # and no other was opened meanwhile
             self._detail.value = card
+
+
+def _title(text: str) -> str:
+    return f'<h5 class="ctn-title">{html.escape(text)}</h5>'

@@ -21,7 +21,7 @@ _LISTED = 5  # rows with a problem that are named
 def plan_html(plan: Plan) -> str:
     """Return the plan as a card."""
     figures = "".join(
-        f"<div><b>{html.escape(value)}</b><span>{html.escape(name)}</span><small>{html.escape(more)}</small></div>"
+        f"<div><b>{html.escape(value)}</b> <span>{html.escape(name)}</span> <small>{html.escape(more)}</small></div>"
         for name, value, more in _figures(plan)
     )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(plan))

@@ -19,13 +19,9 @@ __all__ = ["RequestForm", "field"]
 
 def field(kind: type[widgets.Widget], label: str, placeholder: str = "", **options: Any) -> Any:
     """Make a field with its label on the left."""
-    return kind(
-        description=label,
-        placeholder=placeholder,
-        layout={"width": "auto"},
-        style={"description_width": "auto"},
-        **options,
-    )
+    if placeholder:
+        options["placeholder"] = placeholder
+    return kind(description=label, layout={"width": "auto"}, style={"description_width": "auto"}, **options)
 
 
 class RequestForm(widgets.VBox):

@@ -68,10 +68,6 @@ class Squares:
         few = ", ".join(chosen[:3])
         return few if len(chosen) <= 3 else f"{few} and {len(chosen) - 3:,} more"  # noqa: PLR2004 - as many as are named
 
-    def kept(self, keys: Collection[str]) -> list[str]:
-        """Return those of some keys that are of squares."""
-        return [key for key in keys if key in self._keys]
-
     def _places(self, keys: Collection[str]) -> list[int]:
         return [at for at, key in enumerate(self._keys) if key in keys]
 

@@ -34,6 +34,19 @@ flight_url = ct.serve(flight)
 days = pd.date_range("2026-01-01", periods=80, freq="D").strftime("%Y-%m-%d")
 flights = pd.DataFrame([{"origin": o, "day": d, "note": "<b>"} for d in days for o in ("EWR", "JFK", "LGA")])
 """
+BACKFILL = """
+batch = queue.backfill("2026-01-01", "2026-03-31", freq="D", url=report_url, progress=False)
+_ = batch.wait()
+"""
+NOTE_BAR = """() => {
+  window.shares = [];
+  const note = () => {
+    const bar = document.querySelector('.ctn-panel [role=progressbar]');
+    const share = bar && Number(bar.getAttribute('aria-valuenow'));
+    if (bar && window.shares.at(-1) !== share) window.shares.push(share);
+  };
+  new MutationObserver(note).observe(document.querySelector('.ctn-dashboard'), { childList: true, subtree: true });
+}"""
 PANEL = "panel = tasks.panel(); panel.every = 1; panel"
 
 
@@ -43,7 +56,7 @@ class Board:
     def __init__(self, book: Any) -> None:
         self.book = book
         self.page: Page = book.page
-        self.root = self.page.locator(".ctn-panel").first
+        self.root: Locator = self.page.locator(".ctn-panel").first
         expect(self.root).to_be_visible()
 
     @property
@@ -83,6 +96,179 @@ class Board:
 def board(notebook: Callable[..., Any]) -> Board:
     """Open the dashboard on a queue without tasks."""
     return Board(notebook(SETUP, PANEL))
+
+
+def test_a_dataframe_is_fanned_out_from_the_form(board: Board) -> None:
+    """Columns are ticked, the first tasks looked at, the plan made, the question answered; the bar reaches its end."""
+    board.book.python("queue.update(rate=100)")
+    board.open("Fan out")
+    expect(board.field("Data")).to_have_value("flights  (240 rows, 3 columns)")
+    board.field("URL").fill("flight_url")
+    body = board.part.get_by_role("group", name="Body")
+    body.get_by_label("origin").check()
+    body.get_by_label("day").check()
+    first = board.part.get_by_role("region", name="task 1")
+    expect(first).to_contain_text('"origin": "EWR"')
+    expect(first).to_contain_text('"day": "2026-01-01"')
+    expect(board.line).to_have_text('tasks.queue("reports").fan_out(flights, url=flight_url, body=["origin", "day"])')
+    board.button("Plan").click()
+    plan = board.part.get_by_role("group", name="plan")
+    expect(plan).to_contain_text("240 tasks")
+    expect(plan).to_contain_text("to drain")
+    expect(plan).to_contain_text("$0.00")
+    board.button("Send 240 tasks").click()
+    question = board.part.get_by_role("alertdialog", name="Send 240 tasks to reports?")
+    expect(question).to_contain_text("projects/local/locations/us-central1/queues/reports")
+    board.page.evaluate(NOTE_BAR)
+    question.get_by_role("button", name="Send 240 tasks").click()
+    expect(board.bar).to_have_attribute("aria-valuenow", "100")
+    expect(board.part).to_contain_text("240 of 240 done")
+    shares = board.page.evaluate("window.shares")
+    assert shares == sorted(shares)
+    assert len(shares) > 2
+    assert board.book.python("print(tasks.batch().progress().succeeded)") == "240"
+
+
+def test_a_csv_file_is_uploaded(board: Board, tmp_path: Path) -> None:
+    """It is chosen, its columns are offered, and markup in names and cells is text."""
+    file = tmp_path / "shops.csv"
+    file.write_text(f"shop,{EVIL}\nbern,{EVIL}\n", encoding="utf-8")
+    board.open("Fan out")
+    with board.page.expect_file_chooser() as chooser:
+        board.part.locator("button.ctn-upload").click()
+    chooser.value.set_files(file)
+    expect(board.field("Data")).to_have_value("shops.csv  (1 rows, 2 columns)")
+    board.field("URL").fill("https://svc/{shop}")
+    expect(board.part.get_by_role("region", name="task 1")).to_contain_text(f'"{EVIL}": "{EVIL}"')
+    expect(board.part.get_by_role("group", name="Body")).to_contain_text(EVIL)
+    expect(board.line).to_have_text(
+        'tasks.queue("reports").fan_out(pd.read_csv("shops.csv"), url="https://svc/{shop}")'
+    )
+    assert board.page.locator(".ctn-dashboard img").count() == 0
+    assert board.page.evaluate("window.pwned") is None
+
+
+def test_a_bad_template_is_an_error_in_place(board: Board) -> None:
+    """While it is typed where the first tasks would stand, and in the foot when a plan is asked for."""
+    board.open("Fan out")
+    board.field("URL").fill("https://svc/{orign}")
+    wrong = board.part.locator(".ctn-wrong")
+    expect(wrong).to_contain_text('the column "orign", which the data does not have')
+    board.button("Plan").click()
+    alert = board.part.get_by_role("alert")
+    expect(alert).to_contain_text("orign")
+    expect(alert).to_contain_text("the columns are origin, day, note")
+    expect(board.button("Send")).to_be_disabled()
+    board.field("URL").fill("https://svc/{origin}")
+    expect(alert).to_be_empty()
+    expect(wrong).to_have_count(0)
+    expect(board.part.get_by_role("region", name="task 2")).to_contain_text("https://svc/JFK")
+
+
+def test_two_failed_days_are_retried_from_the_calendar(board: Board) -> None:
+    """A backfill is sent; its two red days are clicked, mended, sent again, and turn green."""
+    board.open("Backfill")
+    board.field("From").fill("2026-01-01")
+    board.field("To, included").fill("2026-03-31")
+    board.field("URL").fill("report_url")
+    expect(board.part.get_by_role("region", name="task 3")).to_contain_text('"partition": "2026-01-03"')
+    board.button("Plan").click()
+    expect(board.part.get_by_role("group", name="plan")).to_contain_text("2026-01-01 … 2026-03-31, 90 D in UTC")
+    board.button("Send 90 tasks").click()
+    failed = board.part.locator(".ctn-calendar button", has_text="✕")
+    expect(failed).to_have_count(2)
+    expect(board.bar).to_have_attribute("aria-valuenow", "100")
+    for day in ("2026-01-07", "2026-01-20"):
+        expect(board.square(day)).to_have_attribute("aria-label", f"{day}: 1 row: 1 failed")
+        board.square(day).click()
+        expect(board.square(day)).to_have_attribute("aria-pressed", "true")
+    expect(board.part).to_contain_text("2 rows of 2026-01-07, 2026-01-20: 2 failed")
+    board.part.locator("tr[data-key]").first.click()
+    expect(board.part.locator(".ctn-card").last).to_contain_text(f"LookupError: no data for 2026-01-07 {EVIL}")
+    board.part.locator("tr[data-key]").first.click()
+    board.book.python("broken.clear()")
+    board.button("Send again (2)").click()
+    expect(failed).to_have_count(0)
+    for day in ("2026-01-07", "2026-01-20"):
+        expect(board.square(day)).to_have_attribute("aria-label", f"{day}: 1 row: 1 succeeded")
+        expect(board.square(day)).to_have_attribute("aria-pressed", "true")
+    assert board.book.python("print(int(tasks.batch().tasks()['try'].sum()))") == "92"
+    assert board.page.evaluate("window.pwned") is None
+
+
+def test_the_calendar_by_keyboard(notebook: Callable[..., Any]) -> None:
+    """One tab stop, arrows go from day to day and over the end of a column; space selects, Escape clears."""
+    book = notebook(SETUP, BACKFILL, "panel = batch.panel(); panel")
+    page, press = book.page, book.page.keyboard.press
+
+    def focused() -> str:
+        return str(page.evaluate("document.activeElement.dataset.key ?? ''"))[:10]
+
+    page.locator('.ctn-calendar button[tabindex="0"]').focus()
+    assert focused() == "2026-01-01"
+    for key, day in (
+        ("ArrowRight", "2026-01-08"),
+        ("ArrowUp", "2026-01-07"),
+        ("End", "2026-03-31"),
+        ("Home", "2026-01-01"),
+    ):
+        press(key)
+        assert focused() == day
+    press("ArrowRight")
+    press("ArrowUp")
+    press(" ")
+    square = page.locator('.ctn-calendar button[data-key^="2026-01-07"]')
+    expect(square).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="Send again (1)")).to_be_enabled()
+    assert focused() == "2026-01-07"
+    assert page.locator('.ctn-calendar button[tabindex="0"]').count() == 1
+    press("Escape")
+    expect(square).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_role("button", name="Send again")).to_be_disabled()
+
+
+def test_a_batch_is_chosen_retried_and_cancelled(board: Board) -> None:
+    """From the list to its failed rows; a retry of two by a click, a cancel of many by typing the id."""
+    board.book.python(BACKFILL + "\nqueue.pause(); late = queue.fan_out(flights, url=flight_url, progress=False)")
+    board.open("Batches")
+    rows = board.part.locator(".ctn-scroll").first.locator("tr[data-key]")
+    expect(rows).to_have_count(2)
+    rows.filter(has_text="backfill").click()
+    expect(board.part).to_contain_text("2 failed rows")
+    board.book.python("broken.clear(); queue.resume(); late.wait(); queue.pause()")
+    board.button("Retry failed (2)").click()
+    expect(board.part.locator(".ctn-status")).to_contain_text("will be tried again")
+    board.book.python(
+        "queue.resume(); batch.wait(); queue.pause(); late = queue.fan_out(flights, url=flight_url, name='x')"
+    )
+    expect(board.button("Retry failed", exact=True)).to_be_disabled()
+    rows.filter(has_text="x").first.click()
+    board.button("Cancel rest (240)").click()
+    question = board.part.get_by_role("alertdialog")
+    yes = question.get_by_role("button", name="Cancel 240 rows")
+    expect(yes).to_be_disabled()
+    question.get_by_role("textbox").fill(board.book.python("print(late.id)"))
+    yes.click()
+    expect(board.part).to_contain_text("240 of 240 done")
+    assert board.book.python("print(len(queue.tasks()))") == "0"
+
+
+def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[..., Any]) -> None:
+    """Neither in the tabs nor in the panel of a batch; squares and rows can be looked at."""
+    harmless = {"Refresh", "Copy", "Clear", "✕", "First page", "Previous page", "Next page", "Last page"}
+    book = notebook(SETUP, BACKFILL, "panel = tasks.panel(read_only=True); panel", "batch.panel(read_only=True)")
+    board = Board(book)
+    assert not {"Fan out", "Backfill"} & set(board.root.get_by_role("tab").all_inner_texts())
+    board.open("Batches")
+    board.part.locator("tr[data-key]").first.click()
+    expect(board.part).to_contain_text("2 failed rows")
+    board.square("2026-01-07").click()
+    expect(board.part).to_contain_text("1 row of 2026-01-07: 1 failed")
+    own = book.page.locator(".ctn-panel", has_text="Batch ").last
+    for root in (board.root, own):
+        expect(root).to_contain_text("read-only")
+        names = set(root.get_by_role("button").all_inner_texts()) - {""}
+        assert {name for name in names if not name.startswith("Select all")} <= harmless
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

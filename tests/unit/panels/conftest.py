@@ -53,6 +53,10 @@ class Watching:
         self.asked += tasks
         return {task: self.there.get(task) for task in tasks}
 
+    async def listing(self, _queue: QueueName) -> dict[str, Pending]:
+        """Find all that the test put there."""
+        return {task: one for task, one in self.there.items() if one is not None}
+
     def publish(self, seen: Snapshot) -> None:
         """Hand a snapshot to those who watch its queue, on the background loop as the real one does."""
 

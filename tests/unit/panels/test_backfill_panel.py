@@ -1,0 +1,288 @@
+"""The form of a backfill, and the calendar from which what failed is sent again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.fanout._calendar import Periods
+from cloudtasks_nb.fanout._partitions import partition
+from cloudtasks_nb.panels import BackfillPanel, _sending, _variables
+from cloudtasks_nb.panels._squares import Squares
+from tests.unit.panels.conftest import Keep, Watching, look
+from tests.unit.panels.workshop import Shell, Workshop, seen
+
+__all__: list[str] = []
+
+
+@pytest.fixture
+def workshop(watcher: Watching) -> Iterator[Workshop]:
+    """Give a connection to a Cloud Tasks of a few lines."""
+    made = Workshop(watcher)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Give a notebook; forms in it do not wait for more letters."""
+    made = Shell()
+    monkeypatch.setattr(_variables, "_shell", lambda: made)
+    monkeypatch.setattr(_sending, "_PAUSE", 0)
+    return made
+
+
+@pytest.fixture
+def panel(workshop: Workshop, shell: Shell, closing: Keep) -> BackfillPanel:
+    """Return a form that somebody sees."""
+    made: BackfillPanel = closing(BackfillPanel(workshop.scene(), queue="reports"))
+    look(made)
+    return made
+
+
+def fill(panel: BackfillPanel, **values: Any) -> None:
+    """Fill fields in, and wait until the first tasks are there."""
+    form, request = panel.range, panel.request
+    fields: dict[str, Any] = {name: getattr(form, name) for name in ("start", "end", "freq", "tz", "across")}
+    fields |= {"newest_first": form.newest_first, "url": request.url, "body": request.body, "name": panel.name}
+    for name, value in values.items():
+        fields[name].value = dt.date.fromisoformat(value) if name in ("start", "end") else value
+    panel.settle()
+
+
+def send(panel: BackfillPanel) -> None:
+    """Plan and send."""
+    panel.make_plan.click()
+    panel.settle()
+    panel.send.click()
+    panel.settle()
+
+
+def squares(panel: BackfillPanel) -> dict[str, str]:
+    """Return the squares of the calendar: the day, and what its tooltip says."""
+    found = re.findall(r'data-key="([^"]*)"[^>]*title="[^:"]*: ([^"]*)"', panel.view.calendar.html)
+    return {key[:10]: words for key, words in found}
+
+
+def pick(panel: BackfillPanel, *days: str) -> None:
+    """Click squares, as the browser tells it."""
+    number = panel.view.calendar._told["n"] + 1
+    keys = [f"{day}T00:00:00+00:00" for day in days]
+    panel.view.calendar._heard(None, {"n": number, "keys": keys}, None)
+    panel.settle()
+
+
+def test_what_is_not_filled_in_is_said(panel: BackfillPanel) -> None:
+    """One thing after the other, quietly; the form of an untouched panel is no error."""
+    assert "the first day is not chosen yet" in panel._first.value
+    fill(panel, start="2026-01-01")
+    assert "the last day is not chosen yet" in panel._first.value
+    fill(panel, end="2026-01-31")
+    assert "there is no URL yet" in panel._first.value
+    assert panel.told.alert == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({}, 'backfill("2026-01-01", "2026-01-31", freq="D", url="https://svc/{partition}")'),
+        ({"freq": "h"}, 'backfill("2026-01-01", "2026-01-31 23:59", freq="h", url="https://svc/{partition}")'),
+        ({"tz": "Europe/Zurich", "newest_first": True}, 'freq="D", tz="Europe/Zurich", newest_first=True, url='),
+        ({"across": "shop: bern, 7; size: 1"}, 'across={"shop": ["bern", 7], "size": [1]}, url='),
+        ({"body": ["start"], "name": "all"}, 'url="https://svc/{partition}", body=["start"], name="all")'),
+    ],
+)
+def test_the_line_says_what_the_form_says(panel: BackfillPanel, values: dict[str, Any], line: str) -> None:
+    """Of periods shorter than a day the last day is meant whole."""
+    fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}", **values)
+    assert line in panel.told.line
+
+
+def test_the_first_tasks_are_shown_while_it_is_filled(panel: BackfillPanel) -> None:
+    """Periods crossed with values, the newest first if that is wanted; columns of `across` can be picked."""
+    fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}/{shop}", across="shop: b, a")
+    assert panel.request.body.options == ["start", "end", "partition", "shop"]
+    assert re.findall(r"https://svc/([\w/-]+)", panel._first.value) == ["2026-01-01/b", "2026-01-01/a", "2026-01-02/b"]
+    fill(panel, newest_first=True)
+    assert re.findall(r"https://svc/([\w/-]+)", panel._first.value)[0] == "2026-01-31/b"
+
+
+@pytest.mark.parametrize(
+    ("across", "said"),
+    [("shop", "neither a DataFrame nor a dict"), ("shop:", "has no values"), ("start: 1", "which every backfill has")],
+)
+def test_across_that_cannot_be_read_is_said(panel: BackfillPanel, across: str, said: str) -> None:
+    """Where the first tasks would stand, and as an error when a plan is made."""
+    fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}", across=across)
+    assert said in panel._first.value
+    panel.make_plan.click()
+    panel.settle()
+    assert said in panel.told.alert["text"]
+
+
+def test_across_may_be_a_variable(panel: BackfillPanel, shell: Shell) -> None:
+    """It stands in the line by its name."""
+    shell.cell(shops=pd.DataFrame({"shop": ["bern"], "size": [2]}))
+    fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{shop}", across="shops")
+    assert "across=shops, url=" in panel.told.line
+    assert "https://svc/bern" in panel._first.value
+
+
+def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, workshop: Workshop) -> None:
+    """What the batch has already is counted apart."""
+    batch = workshop.days("2026-01-05")
+    workshop.finish(batch)
+    fill(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
+    panel.make_plan.click()
+    panel.settle()
+    assert "2026-01-01 … 2026-01-08, 8 D in UTC" in panel._card.value
+    assert "known: 5 succeeded" in panel._card.value
+    assert panel.send.description == "Send 3 tasks"
+
+
+def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, workshop: Workshop) -> None:
+    """Sent from the form, seen in the calendar, selected there, sent again from there, and done."""
+    fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")
+    send(panel)
+    batch = panel.view.batch
+    assert batch is not None
+    workshop.sent(batch)
+    with seen(panel.view.calendar, "html", lambda html: html.count("✕</button>") == 2):
+        workshop.finish(batch, 1, 3)
+    assert squares(panel)["2026-01-02"] == "1 row: 1 failed"
+    pick(panel, "2026-01-02", "2026-01-04")
+    deeds, rows = panel.view.deeds, panel.view.rows.table
+    assert rows is not None
+    assert (deeds.again.description, rows.total) == ("Send again (2)", 2)
+    assert "2 rows of 2026-01-02, 2026-01-04: 2 failed" in panel.view.rows.html()
+    deeds.again.click()
+    panel.settle()
+    assert panel.told.status == f"2 rows of batch {batch.id} will be sent again"
+    assert panel.told.line.startswith(f'(batch := tasks.batch("{batch.id}")).resend(batch.tasks().query("task in [')
+    workshop.sent(batch)
+    with seen(
+        panel.view.calendar, "html", lambda html: html.count('title="2026-01') == html.count('1 succeeded" aria') == 5
+    ):
+        workshop.finish(batch)
+    assert set(squares(panel).values()) == {"1 row: 1 succeeded"}
+    assert batch.tasks()["try"].tolist() == [1, 2, 1, 2, 1]
+
+
+def test_retry_failed_needs_no_selection(panel: BackfillPanel, workshop: Workshop) -> None:
+    """Exactly the rows that failed."""
+    batch = workshop.days("2026-01-05")
+    workshop.finish(batch, 0)
+    look(panel, visible=False)
+    look(panel)
+    panel.view.deeds.retry.click()
+    panel.settle()
+    workshop.sent(batch)
+    assert batch.tasks()["try"].tolist() == [2, 1, 1, 1, 1]
+    assert panel.told.line == f'tasks.batch("{batch.id}").retry_failed()'
+
+
+def test_what_succeeded_is_asked_about(panel: BackfillPanel, workshop: Workshop) -> None:
+    """To do once more what was done well may do harm."""
+    fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")
+    send(panel)
+    batch = panel.view.batch
+    assert batch is not None
+    workshop.sent(batch)
+    workshop.finish(batch, 1)
+    panel.view.draw()
+    pick(panel, "2026-01-02", "2026-01-03")
+    panel.view.deeds.again.click()
+    question = panel.prompt.question
+    assert question is not None
+    assert "1 row of them succeeded" in question.scope
+    panel.prompt._no.click()
+    assert batch.tasks()["try"].tolist() == [1] * 5
+
+
+def test_backfills_of_the_queue_are_offered(workshop: Workshop, shell: Shell, closing: Keep) -> None:
+    """The newest is shown at once, another one when it is chosen; those of other queues, and other batches, are not."""
+    first = workshop.days("2026-01-02")
+    second = workshop.days("2026-01-03", url="https://svc/other")
+    workshop.sent(workshop.queue("emails").backfill("2026-01-01", "2026-01-01", freq="D", url="https://svc/x"))
+    workshop.sent(workshop.queue().fan_out(pd.DataFrame({"n": [1]}), url="https://svc/x"))
+    panel = closing(BackfillPanel(workshop.scene(), queue="reports"))
+    panel.settle()
+    assert [value for _, value in panel.series.options] == [second.id, first.id]
+    assert panel.view.batch.id == second.id
+    panel.series.value = first.id
+    panel.settle()
+    assert panel.view.batch.id == first.id
+    panel.use("emails")
+    panel.settle()
+    assert panel.view.batch.queue == "emails"
+    panel.use("nothing")
+    panel.settle()
+    assert (panel.view.batch, panel._chosen.layout.display) == (None, "none")
+
+
+def test_read_only_looks_and_does_nothing(workshop: Workshop, shell: Shell, closing: Keep) -> None:
+    """The calendar is there, its squares can be selected, and no button is laid out."""
+    batch = workshop.days("2026-01-03")
+    workshop.finish(batch, 1)
+    panel = closing(BackfillPanel(workshop.scene(read_only=True), queue="reports"))
+    look(panel)
+    assert panel.range not in panel.children
+    pick(panel, "2026-01-02")
+    assert panel.view.rows.table is not None
+    assert not any(button in str(panel.view.children) for button in ("Retry", "Cancel rest"))
+    panel.view.deeds.retry.click()
+    assert panel.told.alert["text"] == "this panel is read-only"
+    assert batch.tasks()["try"].tolist() == [1, 1, 1]
+
+
+def test_an_older_click_does_not_undo_a_newer_one(panel: BackfillPanel, workshop: Workshop) -> None:
+    """Messages may be handled in several threads, and so come in another order."""
+    workshop.days("2026-01-03")
+    calendar = panel.view.calendar
+    calendar._heard(None, {"n": 2, "keys": ["a", "b"]}, None)
+    calendar._heard(None, {"n": 1, "keys": ["a"]}, None)
+    panel.settle()
+    assert calendar.picked == ["a", "b"]
+
+
+def periods(start: str, end: str, freq: str, tz: str = "UTC") -> Periods:
+    """Return periods of which the first failed."""
+    made = partition(start, end, freq=freq, tz=tz)
+    counts = pd.DataFrame({"failed": [1, *[0] * (len(made) - 1)]}).reindex(columns=range(7), fill_value=0)
+    counts[0], counts[6] = [1, *[0] * (len(made) - 1)], [0, *[1] * (len(made) - 1)]
+    return Periods(freq=made.freq, starts=made.bounds[:-1], counts=counts.to_numpy(), line="")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "freq", "count", "first"),
+    [
+        ("2026-01-01", "2026-01-31", "D", 31, {"failed": 1}),
+        ("2026-01-01", "2026-01-31 23:59", "h", 744, {"failed": 1}),
+        ("2026-01-01", "2026-12-31 23:59", "h", 365, {"failed": 1, "succeeded": 23}),
+        ("2016-01-01", "2025-12-31", "D", 120, {"failed": 1, "succeeded": 30}),
+        ("1900-01-01", "2025-12-31", "D", 126, {"failed": 1, "succeeded": 364}),
+    ],
+)
+def test_many_periods_share_squares(start: str, end: str, freq: str, count: int, first: dict[str, int]) -> None:
+    """Of hours of a year days are drawn, of days of decades months, so that a page can hold them."""
+    found = Squares(periods(start, end, freq)).all()
+    assert len(found) == count
+    assert found[0].counts == first
+    assert sum(sum(square.counts.values()) for square in found) == len(periods(start, end, freq).starts)
+
+
+def test_rows_are_found_by_square_across_a_change_of_the_clock() -> None:
+    """The day on which the clock is put back has 25 hours, each of which is in its square."""
+    hours = periods("2026-10-01", "2026-11-30 23:59", "h", tz="America/New_York")
+    made = Squares(hours)
+    frame = pd.DataFrame({"start": hours.starts.tz_convert("UTC"), "url": "x"})
+    key = "2026-11-01T00:00:00"
+    assert len(made.rows(frame, [key])) == 25
+    assert made.count([key], ("succeeded",)) == 25
+    assert made.words([key]) == "2026-11-01"
+    assert made.labelled(made.rows(frame, [key]))["partition"].iloc[0] == "2026-11-01T00-04:00"

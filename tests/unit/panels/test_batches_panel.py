@@ -1,0 +1,373 @@
+"""The list of batches, one batch as a panel, and what can be done about it by how much it touches."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.fanout._batch import Batch
+from cloudtasks_nb.fanout._progress import Progress
+from cloudtasks_nb.fanout._report import Report
+from cloudtasks_nb.panels import BatchesPanel, BatchPanel, _batch_view
+from cloudtasks_nb.panels._batch_card import batch_html
+from tests.unit.panels.conftest import Keep, Watching, look
+from tests.unit.panels.workshop import Workshop, seen
+
+__all__: list[str] = []
+
+ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]})
+
+
+@pytest.fixture
+def workshop(watcher: Watching) -> Iterator[Workshop]:
+    """Give a connection to a Cloud Tasks of a few lines."""
+    made = Workshop(watcher)
+    yield made
+    made.close()
+
+
+def fan_out(workshop: Workshop, rows: pd.DataFrame | int = ROWS, queue: str = "reports", **words: Any) -> Batch:
+    """Send a batch."""
+    data = pd.DataFrame({"n": range(rows)}) if isinstance(rows, int) else rows
+    return workshop.sent(workshop.queue(queue).fan_out(data, url="https://svc/run", progress=False, **words))
+
+
+@pytest.fixture
+def panel(workshop: Workshop, closing: Keep) -> BatchesPanel:
+    """Return a list that somebody sees."""
+    made: BatchesPanel = closing(BatchesPanel(workshop.scene(), queue="reports"))
+    look(made)
+    return made
+
+
+def own(closing: Keep, batch: Batch, **words: Any) -> BatchPanel:
+    """Open the panel of one batch."""
+    made: BatchPanel = closing(batch.panel(**words))
+    look(made)
+    return made
+
+
+def click(panel: Any, name: str) -> None:
+    """Click a button of a batch."""
+    getattr(panel.view.deeds, name).click()
+    panel.settle()
+
+
+def confirm(panel: Any, typed: str = "") -> Any:
+    """Answer the question with yes, and return it."""
+    question = panel.prompt.question
+    panel.prompt._typed.value = typed
+    panel.prompt._yes.click()
+    panel.settle()
+    return question
+
+
+def test_batches_are_listed_newest_first(workshop: Workshop, closing: Keep) -> None:
+    """Name, counts, and how it is in a word; those of other queues when they are wanted."""
+    done, failed = fan_out(workshop, name="night"), fan_out(workshop, 2)
+    fan_out(workshop, 4, queue="emails")
+    workshop.finish(done)
+    workshop.finish(failed, 0)
+    running = fan_out(workshop, 5, name="<b>")
+    panel = closing(BatchesPanel(workshop.scene(), queue="reports"))
+    assert panel.table.page_keys == [running.id, failed.id, done.id]
+    shown = panel.table.html()
+    for words in ("night", "&lt;b&gt;", "● </span>succeeded", "succeeded", "running", "failed"):
+        assert words.removeprefix("● </span>") in shown
+    panel._of.index = 1
+    assert panel.table.total == panel.table.matching == 4
+    panel.use("emails")
+    assert panel.table.matching == 4
+    panel._of.index = 0
+    assert panel.table.matching == 1
+
+
+def test_the_list_follows(panel: BatchesPanel, workshop: Workshop) -> None:
+    """With each look at the queue; a batch that another kernel makes comes too."""
+    batch = fan_out(workshop)
+    workshop.finish(batch, 2)
+    workshop.publish("reports")
+    panel.settle()
+    assert panel.table.page_keys == [batch.id]
+    assert "failed" in panel.table.html()
+
+
+def test_the_chosen_batch_is_opened(panel: BatchesPanel, workshop: Workshop) -> None:
+    """Its bar, its causes and its failed rows, everything escaped; with the line that finds it again."""
+    batch = fan_out(workshop, name="<i>night")
+    workshop.finish(batch, 0)
+    panel.refresh()
+    panel.table.select([batch.id])
+    panel.settle()
+    shown = panel.static()
+    assert "&lt;i&gt;night" in shown
+    assert "<i>night" not in shown
+    assert "1 failed row<" in shown
+    assert "&lt;b&gt;" in shown
+    assert "NOT_FOUND" in shown
+    assert panel.told.line == f'batch = tasks.batch("{batch.id}")'
+
+
+def test_of_several_the_last_that_was_chosen_is_shown(panel: BatchesPanel, workshop: Workshop) -> None:
+    """Enter opens one without selecting it."""
+    first, second = fan_out(workshop), fan_out(workshop, 2)
+    panel.refresh()
+    panel.table.select([second.id])
+    panel.table.select([second.id, first.id])
+    panel.settle()
+    assert panel.view.batch is not None
+    assert panel.view.batch.id == first.id
+    on_open: Any = panel.table.on_open
+    on_open(second.id)
+    panel.settle()
+    assert panel.view.batch.id == second.id
+
+
+def test_nothing_is_listed_before_the_first(panel: BatchesPanel) -> None:
+    """And nothing is shown of no batch."""
+    assert "No batch was sent from here yet" in panel.static()
+    assert panel.view.static() == ""
+    assert panel.view.draw() == 0.0
+    click(panel, "retry")
+    assert "no batch is shown" in panel.told.alert["text"]
+
+
+def test_a_batch_has_a_panel_of_its_own(workshop: Workshop, closing: Keep) -> None:
+    """`batch.panel()`: the bar moves while somebody looks, and is as it is when somebody looks again."""
+    batch = fan_out(workshop)
+    panel = own(closing, batch)
+    assert batch.id in panel.title
+    assert panel.told.line == f'batch = tasks.batch("{batch.id}")'
+    with seen(panel.view._bar, "value", lambda html: "<b>3</b> of 3 done" in html):
+        workshop.finish(batch)
+    before = panel.view._bar.value
+    look(panel, visible=False)
+    grown = fan_out(workshop, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id)
+    assert grown.id == batch.id
+    assert panel.view._bar.value == before
+    with seen(panel.view._bar, "value", lambda html: "of 6 done" in html):
+        look(panel)
+
+
+def test_the_bar_says_what_is_known(workshop: Workshop, closing: Keep) -> None:
+    """Rows in the queue of which the log says nothing yet are queued; the bar can be read by its words."""
+    panel = own(closing, fan_out(workshop))
+    shown = panel.static()
+    assert "3 queued" in shown
+    assert 'aria-valuenow="0"' in shown
+    assert 'role="progressbar"' in shown
+
+
+def test_few_failed_rows_are_retried_by_a_click(workshop: Workshop, closing: Keep) -> None:
+    """The line does the same; afterwards there is nothing to retry."""
+    batch = fan_out(workshop)
+    workshop.finish(batch, 1)
+    panel = own(closing, batch)
+    assert panel.view.deeds.retry.description == "Retry failed (1)"
+    click(panel, "retry")
+    workshop.sent(batch)
+    panel.refresh()
+    assert (panel.view.deeds.retry.description, panel.view.deeds.retry.disabled) == ("Retry failed", True)
+    assert panel.told.line == f'tasks.batch("{batch.id}").retry_failed()'
+    assert batch.tasks()["try"].tolist() == [1, 2, 1]
+
+
+def test_many_failed_rows_are_asked_about(workshop: Workshop, closing: Keep) -> None:
+    """With their count, of how many, and where."""
+    batch = fan_out(workshop, 30)
+    workshop.finish(batch, *range(12))
+    panel = own(closing, batch)
+    click(panel, "retry")
+    assert batch.progress().failed == 12
+    question = confirm(panel)
+    assert (question.verb, question.typed, question.danger) == ("Retry 12 rows", None, False)
+    assert "of 30" in question.scope
+    workshop.sent(batch)
+    assert batch.progress().failed == 0
+
+
+def test_selected_rows_are_sent_again(workshop: Workshop, closing: Keep) -> None:
+    """Of two failed rows the one that was selected; its card says what became of it."""
+    batch = fan_out(workshop)
+    workshop.finish(batch, 0, 2)
+    panel = own(closing, batch)
+    table: Any = panel.view.rows.table
+    table.select(table.page_keys[1:])
+    panel.settle()
+    assert panel.view.deeds.again.description == "Send again (1)"
+    assert table.page_keys[1] in panel.view._detail.value
+    click(panel, "again")
+    workshop.sent(batch)
+    assert batch.tasks()["try"].tolist() == [1, 1, 2]
+    table.select([])
+    assert panel.view._detail.value == ""
+
+
+def test_a_batch_is_cancelled_by_typing_its_id(workshop: Workshop, closing: Keep) -> None:
+    """How many will not be sent and how many are deleted is said before."""
+    batch = fan_out(workshop, 12)
+    panel = own(closing, batch)
+    click(panel, "cancel")
+    question = panel.prompt.question
+    assert question is not None
+    assert (question.typed, question.danger) == (batch.id, True)
+    assert "12 rows of 12 are not done: 0 will not be sent, 12 tasks in reports will be deleted" in question.scope
+    confirm(panel, typed=batch.id)
+    workshop.until(batch, lambda: batch.progress().cancelled == 12)
+    assert panel.told.line == f'tasks.batch("{batch.id}").cancel()'
+
+
+def test_what_is_unsent_is_sent_by_resume(workshop: Workshop, closing: Keep) -> None:
+    """Of a batch whose kernel has ended; while this one sends, there is nothing to resume."""
+    workshop.cloud.open.clear()
+    batch = workshop.queue().fan_out(ROWS, url="https://svc/run", progress=False)
+    panel = own(closing, batch)
+    assert panel.view.deeds.resume.disabled
+    panel.close()
+    workshop.close()  # as the end of a kernel
+    again = Workshop(workshop.watcher)
+    batch = again.catalog.get(None)
+    panel = own(closing, batch)
+    assert "3 rows unsent, and this kernel does not send them" in panel.static()
+    assert panel.view.deeds.resume.description == "Resume (3)"
+    click(panel, "resume")
+    again.sent(batch)
+    assert panel.told.line == f'tasks.batch("{batch.id}").resume()'
+    panel.settle()
+    panel.close()
+    again.close()
+
+
+def test_read_only_has_no_buttons(workshop: Workshop, closing: Keep) -> None:
+    """None is laid out, and one that was kept does nothing."""
+    batch = fan_out(workshop)
+    workshop.finish(batch, 1)
+    panel = own(closing, batch, read_only=True)
+    laid = str(panel.view.children)
+    assert not any(button.description in laid for button in panel.view.deeds.buttons)
+    for name in ("retry", "again", "cancel"):
+        click(panel, name)
+        assert panel.told.alert["text"] == "this panel is read-only"
+    assert batch.progress().failed == 1
+
+
+def test_rows_that_took_long_to_read_are_not_read_at_each_change(
+    workshop: Workshop, closing: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come later, and the drawing says when."""
+    monkeypatch.setattr(_batch_view, "_RELAX", 1e6)
+    batch = fan_out(workshop)
+    workshop.finish(batch, 0)
+    panel = own(closing, batch)
+    table: Any = panel.view.rows.table
+    assert table.total == 1
+    grown = fan_out(workshop, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id)
+    workshop.finish(grown, 4)
+    assert batch.progress().failed == 2
+    assert panel.view.draw() > 0
+    assert table.total == 1
+    panel.view._until = 0.0
+    assert panel.view.draw() == 0.0
+    assert table.total == 2
+
+
+def test_only_the_first_of_very_many_failed_rows_are_read(
+    workshop: Workshop, closing: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heading says of how many."""
+    monkeypatch.setattr(_batch_view, "_MOST", 2)
+    batch = fan_out(workshop)
+    workshop.finish(batch, 0, 1, 2)
+    panel = own(closing, batch)
+    table: Any = panel.view.rows.table
+    assert table.total == 2
+    assert "3 failed rows, here the first 2" in panel.static()
+
+
+def test_closing_leaves_the_batch(workshop: Workshop) -> None:
+    """It goes on; nothing of the panel hears of it any more."""
+    batch = fan_out(workshop)
+    panel = batch.panel()
+    look(panel)
+    listening = len(batch._tracker._listeners)
+    panel.settle()
+    panel.close()
+    panel.close()
+    assert len(batch._tracker._listeners) == listening - 1
+    workshop.finish(batch)
+    assert batch.progress().succeeded == 3
+
+
+PROGRESS = Progress(
+    total=100,
+    unsent=10,
+    rejected=2,
+    scheduled=None,
+    ready=None,
+    running=4,
+    retrying=6,
+    succeeded=40,
+    failed=8,
+    cancelled=0,
+    gone=5,
+    done_per_second=2.5,
+    eta=dt.datetime(2026, 1, 1, 0, 1, 5, tzinfo=dt.UTC),
+    at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<b>55</b> of 100 done, 2.5 a second, the rest in about 1 min 05 s",
+        'aria-valuenow="55"',
+        "25 queued",
+        "INTERNAL <b>7</b>",
+        "6 retrying, attempt 3 of 5",
+        "nobody answers &lt;i&gt;",
+        "said &lt;b&gt;",
+        "10 rows unsent, and this kernel does not send them",
+        "5 gone: no longer in the queue",
+        "2 rejected: never created",
+        'href="https://log?a&amp;b"',
+    ],
+)
+def test_a_bar_has_its_words(words: str) -> None:
+    """What is known, what is not, why it failed, what keeps it up, and where more is; everything escaped."""
+    report = Report(
+        batch="a91f03c2",
+        name="<b>night",
+        queue="reports",
+        badge="p",
+        progress=PROGRESS,
+        sending=False,
+        causes={"INTERNAL": 7, "NOT_FOUND": 1},
+        retry_note="attempt 3 of 5",
+        trouble=["nobody answers <i>"],
+        said=["said <b>"],
+        log_url="https://log?a&b",
+    )
+    shown = batch_html(report)
+    assert words in shown
+    assert "<b>night" not in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"eta": None}, "done, 2.5 a second</span>"),
+        ({"done_per_second": None}, "<b>55</b> of 100 done</span>"),
+        ({"total": 0, "unsent": 0, "rejected": 0, "succeeded": 0, "failed": 0, "gone": 0}, 'aria-valuenow="100"'),
+    ],
+)
+def test_a_bar_leaves_out_what_is_not_known(changes: dict[str, Any], words: str) -> None:
+    """No pace, no end in sight, no rows."""
+    report = Report(
+        batch="a", name=None, queue="q", badge="p", progress=replace(PROGRESS, **changes), sending=True, causes={}
+    )
+    assert words in batch_html(report)

@@ -1,0 +1,333 @@
+"""The form of a fan-out: what it offers, the first tasks, the plan, the question, and the batch that comes of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pytest
+
+from cloudtasks_nb.panels import FanOutPanel, _plan_card, _sending, _variables
+from tests.unit.panels.conftest import Keep, Watching, look
+from tests.unit.panels.workshop import Shell, Workshop, seen
+
+__all__: list[str] = []
+
+FLIGHTS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA", "EWR"], "day": ["d1", "d1", "d1", "d2"]})
+
+
+@pytest.fixture
+def workshop(watcher: Watching) -> Iterator[Workshop]:
+    """Give a connection to a Cloud Tasks of a few lines."""
+    made = Workshop(watcher)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Give a notebook with a DataFrame; forms in it do not wait for more letters."""
+    made = Shell(_=FLIGHTS, flights=FLIGHTS)
+    monkeypatch.setattr(_variables, "_shell", lambda: made)
+    monkeypatch.setattr(_sending, "_PAUSE", 0)
+    return made
+
+
+@pytest.fixture
+def panel(workshop: Workshop, shell: Shell, closing: Keep) -> FanOutPanel:
+    """Return a form that somebody sees."""
+    made: FanOutPanel = closing(FanOutPanel(workshop.scene(), queue="reports"))
+    look(made)
+    return made
+
+
+def fill(panel: FanOutPanel, **values: Any) -> None:
+    """Fill fields in, and wait until the first tasks are there."""
+    fields = {"url": panel.request.url, "body": panel.request.body, "headers": panel.request.headers}
+    fields |= {"signed": panel.request.signed, "name": panel.name, "key": panel.key, "skip": panel.skip}
+    for name, value in values.items():
+        fields[name].value = value
+    panel.settle()
+
+
+def file(name: str, content: bytes) -> dict[str, Any]:
+    """Return a file as the page uploads it."""
+    made = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    return {"name": name, "type": "text/csv", "size": len(content), "content": content, "last_modified": made}
+
+
+def plan(panel: FanOutPanel) -> None:
+    """Click Plan."""
+    panel.make_plan.click()
+    panel.settle()
+
+
+def test_dataframes_of_the_notebook_are_offered(panel: FanOutPanel, shell: Shell) -> None:
+    """The newest first, as soon as its cell has ended; what was chosen stays; hidden names and series are none."""
+    assert panel.source.choice.options == ("flights  (4 rows, 2 columns)",)
+    shell.cell(days=pl.DataFrame({"day": ["d1"]}), count=3, column=FLIGHTS["day"])
+    assert panel.source.choice.options == ("days  (1 rows, 1 columns)", "flights  (4 rows, 2 columns)")
+    assert panel.source.name == "flights"
+    assert panel.request.body.options == ["origin", "day"]
+    panel.source.choose("days")
+    assert panel.request.body.options == ["day"]
+
+
+def test_a_frame_that_was_made_anew_is_seen(panel: FanOutPanel, shell: Shell) -> None:
+    """The same name, other columns: they are offered, and a column that is chosen and gone is chosen no more."""
+    fill(panel, url="https://svc/run", body=["origin", "day"])
+    shell.cell(flights=FLIGHTS[["day"]].assign(shop=1))
+    assert panel.request.body.options == ["day", "shop"]
+    assert panel.request.body.value == ["day"]
+
+
+def test_without_data_it_says_so(workshop: Workshop, shell: Shell, closing: Keep) -> None:
+    """Quietly while nothing was asked for, as an error when a plan is."""
+    shell.user_ns.clear()
+    panel = closing(FanOutPanel(workshop.scene(), queue="reports"))
+    panel.settle()
+    assert "there are no data yet" in panel._first.value
+    plan(panel)
+    assert panel.told.alert["text"] == "there is no URL yet"
+    fill(panel, url="https://svc/run")
+    plan(panel)
+    assert panel.told.alert["text"] == "there are no data yet"
+
+
+def test_a_csv_file_can_be_uploaded(panel: FanOutPanel, workshop: Workshop) -> None:
+    """It is chosen, the line reads it, and the page keeps no copy of it."""
+    upload = panel.source.upload
+    upload.value = (file('a "b".csv', b"x,y\n1,2\n"),)
+    assert (panel.source.name, panel.source.columns, upload.value) == ('a "b".csv', ["x", "y"], ())
+    fill(panel, url="https://svc/{x}")
+    assert panel.told.line == 'tasks.queue("reports").fan_out(pd.read_csv("a \\"b\\".csv"), url="https://svc/{x}")'
+    assert "https://svc/1" in panel._first.value
+
+
+def test_a_file_that_is_no_csv_is_named(panel: FanOutPanel) -> None:
+    """The error stands in the panel; what was chosen before still is."""
+    panel.source.upload.value = (file("x.csv", b"\xff\xfe\x00"),)
+    assert panel.told.alert["text"].startswith("x.csv cannot be read as CSV")
+    assert panel.source.name == "flights"
+
+
+def test_the_first_tasks_are_shown_while_it_is_filled(panel: FanOutPanel) -> None:
+    """Three of them as they would be sent, escaped; a wrong template says what is wrong with it."""
+    fill(panel, url="https://svc/{origin}?<b>", body=["day"], headers="X-Day: {day}", signed="me@p.iam")
+    shown = panel._first.value
+    assert shown.count("<section") == 3
+    assert "https://svc/EWR?&lt;b&gt;" in shown
+    assert "X-Day: d1" in shown
+    assert "&quot;day&quot;: &quot;d1&quot;" in shown
+    assert "signed as me@p.iam" in shown
+    fill(panel, url="https://svc/{origim}")
+    assert "origim" in panel._first.value
+    assert "ctn-wrong" in panel._first.value
+
+
+def test_secrets_are_neither_shown_nor_kept_on_the_page(panel: FanOutPanel) -> None:
+    """A token that was typed becomes dots, is sent all the same, and is a variable in the line of Python."""
+    fill(panel, url="https://svc/run", headers="Authorization: Bearer abc\nX-Team: data")
+    assert panel.request.headers.value == "Authorization: •••\nX-Team: data"
+    assert "Bearer" not in panel._first.value
+    assert "Authorization: •••" in panel._first.value
+    assert panel.request.words["headers"] == {"Authorization": "Bearer abc", "X-Team": "data"}
+    assert 'headers={"Authorization": authorization, "X-Team": "data"}' in panel.told.line
+    fill(panel, headers="Authorization: •••\nX-Team: other")
+    assert panel.request.words["headers"] == {"Authorization": "Bearer abc", "X-Team": "other"}
+    fill(panel, headers="X-Team: other")
+    fill(panel, headers="Authorization: Bearer new")
+    assert panel.request.words["headers"] == {"Authorization": "Bearer new"}
+
+
+def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
+    """Where the first tasks would stand."""
+    fill(panel, url="https://svc/run", headers="X-Team data")
+    assert "X-Team data" in panel._first.value
+    assert panel.told.line == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({}, 'fan_out(flights, url="https://svc/run")'),
+        ({"body": ["day"], "key": ["origin", "day"]}, 'body=["day"], key=["origin", "day"])'),
+        ({"key": ["position of the row"], "skip": True}, 'key=ct.ROW, errors="skip")'),
+        ({"name": ' a "b" ', "signed": "me@p.iam"}, 'service_account="me@p.iam", name="a \\"b\\"")'),
+    ],
+)
+def test_the_line_says_what_the_form_says(panel: FanOutPanel, values: dict[str, Any], line: str) -> None:
+    """Word by word, while it is filled in."""
+    fill(panel, url="https://svc/run", **values)
+    assert panel.told.line.endswith(line)
+
+
+def test_a_served_function_is_a_url(panel: FanOutPanel, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of its variable is offered, and stands in the line as it is."""
+
+    class Served:
+        url, name, closed = "http://127.0.0.1:9/x", "report", False
+
+    monkeypatch.setattr(_variables, "Handler", Served)
+    shell.cell(report_url=Served())
+    assert panel.request.url.options == ("report_url",)
+    fill(panel, url="report_url")
+    assert panel.told.line.endswith("fan_out(flights, url=report_url)")
+    assert "http://127.0.0.1:9/x" in panel._first.value
+
+
+def test_the_plan_comes_before_the_send(panel: FanOutPanel, workshop: Workshop) -> None:
+    """Counts, sizes, time and price; nothing is sent by it, and a change of the form takes it back."""
+    assert panel.send.disabled
+    fill(panel, url="https://svc/run", body=["origin", "day"])
+    plan(panel)
+    card = panel._card.value
+    for words in (
+        "<b>4</b> <span>tasks",
+        "of 4 rows",
+        "≥ 80 ms</b> <span>to drain",
+        "at 50 a second, 8 at once",
+        "$0.00",
+    ):
+        assert words in card
+    assert (panel.send.description, panel.send.disabled) == ("Send 4 tasks", False)
+    assert workshop.cloud.created == {}
+    fill(panel, name="night")
+    assert (panel._card.value, panel.send.description, panel.send.disabled) == ("", "Send", True)
+
+
+def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPanel) -> None:
+    """What would be sent is what is on the screen."""
+    fill(panel, url="https://svc/run")
+    real = panel.plan
+
+    def slow() -> Any:
+        found = real()
+        panel.edited()
+        return found
+
+    panel.plan = slow  # type: ignore[method-assign]  # the form is changed while it is planned
+    plan(panel)
+    assert panel.told.status == "the form was changed meanwhile: plan again"
+    assert panel.send.disabled
+
+
+def test_rows_in_the_way_block_the_send(panel: FanOutPanel) -> None:
+    """They are counted and named; leaving them out lets the others go."""
+    fill(panel, url="https://svc/run", body=["origin"])
+    plan(panel)
+    assert panel.send.disabled
+    assert "1 row with the key of an earlier one: in the way" in panel._card.value
+    assert "duplicate of row 0" in panel._card.value
+    fill(panel, skip=True)
+    plan(panel)
+    assert "left out" in panel._card.value
+    assert (panel.send.description, panel.send.disabled) == ("Send 3 tasks", False)
+
+
+def test_a_wrong_template_is_an_error_in_place(panel: FanOutPanel) -> None:
+    """With the next step, and the panel goes on."""
+    fill(panel, url="https://svc/{origin")
+    plan(panel)
+    assert "is not a template" in panel.told.alert["text"]
+    assert panel.told.alert["hint"]
+    fill(panel, url="https://svc/{origin}")
+    assert panel.told.alert == {}
+
+
+def test_few_tasks_are_sent_by_a_click(panel: FanOutPanel, workshop: Workshop) -> None:
+    """The bar of the batch appears and reaches its end by itself."""
+    fill(panel, url="https://svc/run")
+    plan(panel)
+    line = panel.told.line
+    panel.send.click()
+    panel.settle()
+    assert panel.told.alert == {}
+    batch = panel.view.batch
+    assert batch is not None
+    assert (panel.told.status, panel.told.line) == (f"started batch {batch.id}", line)
+    assert panel.send.disabled
+    workshop.sent(batch)
+    with seen(panel.view._bar, "value", lambda html: "<b>4</b> of 4 done" in html):
+        workshop.finish(batch, 1)
+    assert "NOT_FOUND" in panel.view._bar.value
+    assert len(workshop.cloud.created) == 4
+
+
+def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: Shell, workshop: Workshop) -> None:
+    """The batch grows by the rows that it does not have, and the foot says so."""
+    fill(panel, url="https://svc/run", name="night")
+    plan(panel)
+    panel.send.click()
+    panel.settle()
+    first = panel.view.batch
+    shell.cell(flights=pd.concat([FLIGHTS, pd.DataFrame({"origin": ["LGA"], "day": ["d2"]})]))
+    plan(panel)
+    panel.send.click()
+    panel.settle()
+    second = panel.view.batch
+    assert first is not None
+    assert second is not None
+    assert (second.id, second.progress().total) == (first.id, 5)
+    assert f"batch night ({first.id}) has 4 of these rows already; 1 new ones will be sent" in panel.told.status
+
+
+def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: Shell, workshop: Workshop) -> None:
+    """How many, where, and for how much; nothing is sent before the answer."""
+    shell.cell(flights=pd.DataFrame({"n": range(101)}))
+    fill(panel, url="https://svc/run")
+    plan(panel)
+    panel.send.click()
+    question = panel.prompt.question
+    assert question is not None
+    assert (question.verb, question.typed, question.danger) == ("Send 101 tasks", None, False)
+    assert "projects/p/locations/l/queues/reports" in question.scope
+    assert "$0.00" in question.scope
+    assert workshop.cloud.created == {}
+    panel.prompt._yes.click()
+    panel.settle()
+    assert panel.view.batch is not None
+
+
+def test_very_many_on_google_want_the_queues_name(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine a click is enough."""
+    monkeypatch.setattr(_plan_card, "_MANY", 2)
+    monkeypatch.setattr(_plan_card, "_FEW", 1)
+    made: Any = workshop.queue().fan_out(FLIGHTS, url="https://svc/run", dry_run=True, progress=False)
+    asked = [_plan_card.send_question(made, SimpleNamespace(local=local, name=str), "") for local in (True, False)]  # type: ignore[arg-type]  # what is asked of a scene
+    assert [question and question.typed for question in asked] == [None, "reports"]
+
+
+def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:
+    """What was planned and sent is of the old one."""
+    fill(panel, url="https://svc/run")
+    plan(panel)
+    panel.send.click()
+    panel.settle()
+    panel.use("emails")
+    panel.settle()
+    assert panel.view.batch is None
+    assert panel.told.line.startswith('tasks.queue("emails")')
+    assert panel.static() == panel._first.value
+
+
+def test_read_only_has_no_form(workshop: Workshop, shell: Shell, closing: Keep) -> None:
+    """Nothing to fill in, and a button that was kept does nothing."""
+    panel = closing(FanOutPanel(workshop.scene(read_only=True), queue="reports", framed=False))
+    assert set(panel.children) == {panel.prompt, panel._card, panel.view, panel.told}
+    panel.send.click()
+    assert panel.told.alert["text"] == "this panel is read-only"
+
+
+def test_closing_forgets_the_notebook(workshop: Workshop, shell: Shell) -> None:
+    """No listener is left for the ends of cells."""
+    panel = FanOutPanel(workshop.scene(), queue="reports")
+    panel.settle()
+    assert len(shell.listeners) == 1
+    panel.close()
+    panel.close()
+    assert shell.listeners == []

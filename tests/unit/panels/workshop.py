@@ -1,0 +1,191 @@
+"""Real batches in a real outbox, sent to a Cloud Tasks of a few lines; a test says what becomes of the tasks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+from google.cloud.tasks_v2 import types
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._auth import Auth
+from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._frames import QUEUES, frame
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._queue import Queue
+from cloudtasks_nb._settings import Where
+from cloudtasks_nb._transport import Transport
+from cloudtasks_nb.errors import ServiceError, TaskNotFoundError
+from cloudtasks_nb.fanout._batch import Batch
+from cloudtasks_nb.fanout._catalog import Catalog
+from cloudtasks_nb.panels import Scene
+from tests.unit.fanout.conftest import Service
+from tests.unit.panels.conftest import Watching, entry, queue_values, snapshot
+
+__all__ = ["Shell", "Workshop", "seen"]
+
+PATIENCE = 30.0
+
+
+class Cloud(Transport):
+    """Takes tasks, and knows its queues; its log is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(Where(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
+        self.service = Service()
+        self.open = threading.Event()  # until it is set no task is taken
+        self.open.set()
+
+    @property
+    def created(self) -> dict[str, int]:
+        """Tasks by id, and how often they were created."""
+        return dict(self.service.created)
+
+    async def identity(self) -> str:
+        """Return which service it is."""
+        return "e-1"
+
+    async def raw(self, rpc: str, request: bytes, **_options: Any) -> bytes:
+        """Answer a call of the sender, as soon as it is open."""
+        await _loop.loop().run_in_executor(None, self.open.wait, PATIENCE)
+        return await self.service.raw(rpc, request)
+
+    async def call(self, rpc: str, /, **fields: Any) -> Any:
+        """Answer a call of a panel."""
+        if rpc == "GetQueue":
+            return _queue_message(fields["name"])
+        if rpc == "GetTask":
+            raise TaskNotFoundError("no longer there", code="NOT_FOUND")
+        if rpc == "DeleteTask":
+            return None
+        if rpc == "BatchDeleteTasks":
+            raise ServiceError("not here", code="UNIMPLEMENTED")
+        raise ServiceError("the log is closed")
+
+
+class Workshop:
+    """A connection to `Cloud`, with its batches.
+
+    Parameters
+    ----------
+    watcher : Watching
+        Hands out what the test wants to have been seen.
+    """
+
+    def __init__(self, watcher: Watching) -> None:
+        self.watcher = watcher
+        self.cloud = Cloud()
+        made: Any = Connection(self.cloud.where, Auth())
+        made.transport, made.watcher = self.cloud, watcher
+        self.connection: Connection = made
+        self.catalog = Catalog(self.connection)
+        self._numbers = iter(range(10_000))
+
+    def scene(self, *names: str, read_only: bool = False) -> Scene:
+        """Return a scene with these queues."""
+
+        def queues() -> pd.DataFrame:
+            rows = [queue_values(name) for name in names or ("reports",)]
+            return frame(QUEUES, {word: [row[word] for row in rows] for word in QUEUES}, index="queue")
+
+        return Scene(connection=self.connection, catalog=self.catalog, queues=queues, read_only=read_only)
+
+    def queue(self, name: str = "reports") -> Queue:
+        """Return a queue."""
+        return Queue(self.connection, self.catalog, QueueName(project="p", location="l", queue=name))
+
+    def days(self, end: str = "2026-01-05", **words: Any) -> Batch:
+        """Backfill days of January and wait until all are sent."""
+        given: Any = {"freq": "D", "url": "https://svc/{partition}", "progress": False} | words
+        return self.sent(self.queue().backfill("2026-01-01", end, **given))
+
+    def sent(self, batch: Batch) -> Batch:
+        """Wait until no row is unsent."""
+        self.until(batch, lambda: not batch.progress().unsent)
+        return batch
+
+    def until(self, batch: Batch, condition: Callable[[], bool]) -> None:
+        """Wait until something is so of a batch; looked at whenever the batch has changed."""
+        changed = threading.Event()
+        leave = batch.face.listen(changed.set)
+        try:
+            while not condition():
+                assert changed.wait(PATIENCE), f"in vain: {batch!r}"
+                changed.clear()
+        finally:
+            leave()
+
+    def finish(self, batch: Batch, *failed: int) -> None:
+        """Let all tasks in the queue end: rows at these positions fail, the others succeed."""
+        rows = batch.face.rows(None, None)
+        rows = rows[~rows["state"].isin(["succeeded", "failed", "rejected", "cancelled", "unsent"])]
+        bad = {"attempt": 5, "status": "NOT_FOUND"}
+        entries = [
+            entry(next(self._numbers), task, **(bad if row in failed else {})) for row, task in rows["task"].items()
+        ]
+        self.publish(batch.queue, entries)
+        self.until(batch, lambda: batch.progress().finished)
+
+    def publish(self, queue: str, entries: Iterable[Any] = (), **changes: Any) -> None:
+        """Let the watcher see a queue."""
+        self.watcher.publish(snapshot(queue, entries=tuple(entries), **changes))
+
+    def close(self) -> None:
+        """End all that goes on."""
+        self.cloud.open.set()
+        _loop.run(self.catalog.close())
+
+
+class Shell:
+    """A notebook with these variables, whose cells end when the test says so."""
+
+    def __init__(self, **variables: Any) -> None:
+        self.user_ns = variables
+        self.listeners: list[Callable[[Any], object]] = []
+        self.events = self
+
+    def register(self, event: str, listener: Callable[[Any], object]) -> None:
+        """Tell of the ends of cells."""
+        assert event == "post_run_cell"
+        self.listeners.append(listener)
+
+    def unregister(self, _event: str, listener: Callable[[Any], object]) -> None:
+        """Tell no more."""
+        self.listeners.remove(listener)
+
+    def cell(self, **variables: Any) -> None:
+        """Run a cell that sets variables."""
+        self.user_ns |= variables
+        for listener in list(self.listeners):
+            listener(None)
+
+
+@contextmanager
+def seen(widget: Any, trait: str, wanted: Callable[[Any], bool]) -> Iterator[None]:
+    """Wait, at the end of the block, until a trait is as wanted."""
+    event = threading.Event()
+
+    def look(_change: object = None) -> None:
+        if wanted(getattr(widget, trait)):
+            event.set()
+
+    widget.observe(look, trait)
+    try:
+        yield
+        look()
+        assert event.wait(PATIENCE), f"{trait} is {getattr(widget, trait)!r}"
+    finally:
+        widget.unobserve(look, trait)
+
+
+def _queue_message(name: str) -> Any:
+    return types.Queue.pb()(
+        name=name,
+        rate_limits={"max_dispatches_per_second": 50, "max_concurrent_dispatches": 8},
+        retry_config={"max_attempts": 5},
+        stackdriver_logging_config={"sampling_ratio": 1.0},
+        state=1,
+    )
