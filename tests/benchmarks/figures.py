@@ -84,6 +84,10 @@ class Bench:
         """Report something that belongs below the table."""
         self._tell(remark=text)
 
+    def fail(self, error: str) -> None:
+        """Report why the measurement ends."""
+        self._tell(error=error)
+
     def _tell(self, **what: object) -> None:
         self.out.write(json.dumps(what) + "\n")
         self.out.flush()

@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tests.benchmarks.dispatch import DELAY, DISPATCH
 from tests.benchmarks.emulator import BATCH_CREATE, CREATE, PENDING
@@ -73,6 +73,8 @@ FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000))
 
 #: Variables that choose an endpoint, a project or a home; nobody's own are touched.
 _PERSONAL = ("CLOUD_TASKS_EMULATOR_HOST", "CLOUDTASKS_NB_LOCATION", "CLOUDTASKS_NB_HOME", "GOOGLE_CLOUD_PROJECT")
+
+_SHOWN = 4_000  # characters of what a failed case wrote to its standard error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,8 +125,20 @@ def _measure(case: Case, size: Size, folder: Path) -> None:
     """Measure a case in this process, and report on standard output."""
     os.environ["CLOUDTASKS_NB_HOME"] = str(folder / "home")
     out = sys.stdout
+    bench = Bench(size=size, folder=folder, out=out)
     with contextlib.redirect_stdout(sys.stderr):  # the toolkit says things, which are no report
-        case.run(Bench(size=size, folder=folder, out=out))
+        try:
+            case.run(bench)
+        except Exception as error:
+            bench.fail(_in_words(error).replace(str(folder), "…"))
+            raise
+
+
+def _in_words(error: Exception) -> str:
+    """Return what an error says in one line; those of gRPC say it in their details."""
+    details = getattr(error, "details", None)
+    said = details() if callable(details) else error
+    return " ".join(f"{type(error).__name__}: {said}".split())
 
 
 def _run(case: Case, given: argparse.Namespace, folder: Path) -> Result:
@@ -162,7 +176,9 @@ def _run(case: Case, given: argparse.Namespace, folder: Path) -> Result:
         if over:
             result.error = f"not done after {limit:g} s"
         elif child.returncode:
-            result.error = _last_line(errors) or f"it ended with code {child.returncode}"
+            result.error = result.error or f"it ended with code {child.returncode}"
+            errors.seek(0)
+            sys.stderr.write(errors.read()[-_SHOWN:])
     shutil.rmtree(folder, ignore_errors=True)
     if result.error:
         _say(f"  failed: {result.error}")
@@ -175,6 +191,8 @@ def _hear(case: Case, result: Result, told: dict[str, Any]) -> None:
         _say(f"  {told['say']}")
     elif "remark" in told:
         result.remarks.append(told["remark"])
+    elif "error" in told:
+        result.error = told["error"]
     else:
         result.values.setdefault(told["figure"], []).append(told["value"])
         figure = next(one for one in case.figures if one.key == told["figure"])
@@ -187,14 +205,6 @@ def _end(child: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-
-
-def _last_line(errors: IO[str]) -> str:
-    errors.seek(0)
-    lines = [line.strip() for line in errors if line.strip()]
-    if lines:
-        sys.stderr.write("\n".join(lines[-40:]) + "\n")
-    return lines[-1] if lines else ""
 
 
 def _say(text: str) -> None:

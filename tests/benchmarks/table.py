@@ -18,6 +18,8 @@ clients, emulators and targets share the cores.
 Other projects' emulators were not run here. Where the table names their figures they are quoted from measurements on
 another day, and say how far apart things are, not more."""
 
+_CELL = 80  # characters of an error in a cell
+
 
 def document(machine: Mapping[str, str], results: Sequence[tuple[Case, Result]]) -> str:
     """Return all figures as Markdown.
@@ -41,7 +43,7 @@ def verdict(figure: Figure, result: Result) -> tuple[str, str]:
     if values:
         return spread(values, figure.unit), judge(figure, values)
     if result.error is not None:
-        return f"failed: {result.error}", "**not met**: not measured" if figure.goal else ""
+        return f"failed: {_short(result.error)}", "**not met**: not measured" if figure.goal else ""
     return "not run: `--full` does" if figure.full else "not measured", ""
 
 
@@ -74,7 +76,13 @@ def _judged(results: Sequence[tuple[Case, Result]]) -> Iterator[tuple[str, bool]
         for figure in case.figures:
             said = verdict(figure, result)[1]
             if said:
-                yield f"{case.title}, {figure.what}", said == "met"
+                against = f" against {figure.against}" if figure.against else ""
+                yield f"{case.title}, {figure.what}{against}", said == "met"
+
+
+def _short(error: str) -> str:
+    """Cut an error to what fits into a cell; it stands below the table as a whole."""
+    return error if len(error) <= _CELL else f"{error[: _CELL - 1]}…"
 
 
 def _line(*cells: str) -> str:
