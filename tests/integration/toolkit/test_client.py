@@ -119,7 +119,7 @@ def test_an_existing_queue_is_brought_to_what_was_named(
     tasks.queue(name, create=True, rate=50, max_concurrent=8, max_attempts=9).pause()
     capsys.readouterr()
     tasks.queue(name, create=True, rate=50, max_concurrent=4, min_backoff="1min")
-    assert capsys.readouterr().out == f"queue {name}: max_concurrent 8 → 4, min_backoff 0.1 → 1min\n"
+    assert capsys.readouterr().out == f"queue {name}: max_concurrent 8 → 4, min_backoff 0.1s → 60s\n"
     row = tasks.queues().loc[name]
     assert (row.state, row.rate, row.max_concurrent, row.max_attempts) == ("PAUSED", 50, 4, 9)
 
@@ -161,7 +161,7 @@ def test_who_loses_the_race_brings_its_settings(
     monkeypatch.setattr(transport, "call", too_early)
     tasks.queue(queue.id, create=True, rate=7)
     assert looks == ["GetQueue", "CreateQueue", "GetQueue", "UpdateQueue"]
-    assert capsys.readouterr().out == f"queue {queue.id}: rate 500.0 → 7\n"
+    assert capsys.readouterr().out == f"queue {queue.id}: rate 500 → 7\n"
 
 
 def test_full_names(tasks: ct.Client, emulator: Emulator) -> None:
