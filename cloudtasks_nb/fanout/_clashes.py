@@ -26,14 +26,15 @@ def index(connection: sqlite3.Connection, draft: Draft, seen: Seen) -> int:
     ).rowcount
     if kept == number(connection, "SELECT count(*) FROM incoming"):
         return 0
-    extras = """FROM incoming i JOIN keys k ON k.num = ? AND k.k1 = i.k1 AND k.k2 = i.k2 AND k.ref <> i.ref
-                JOIN incoming first ON first.ref = k.ref WHERE i.digest <> 0"""
+    # Row by row into the index, and not the other way round, which would read all rows again for each of them.
+    extras = """FROM incoming i CROSS JOIN keys k ON k.num = ? AND k.k1 = i.k1 AND k.k2 = i.k2 AND k.ref <> i.ref
+                CROSS JOIN incoming first ON first.ref = k.ref WHERE i.digest <> 0"""
     many = number(connection, f"SELECT count(*) {extras}", seen.part)
     if many and not draft.skip:
         rows = connection.execute(f"SELECT i.row, first.row {extras} ORDER BY i.ref LIMIT {SHOWN}", (seen.part,))
         raise _duplicates(rows.fetchall(), many, seen.rows)
     left_out = connection.execute(
-        """SELECT i.k1, i.k2, i.digest FROM incoming i JOIN keys k
+        """SELECT i.k1, i.k2, i.digest FROM incoming i CROSS JOIN keys k
            ON k.num = ? AND k.k1 = i.k1 AND k.k2 = i.k2 AND k.ref <> i.ref""",
         (seen.part,),
     )
