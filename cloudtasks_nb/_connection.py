@@ -24,6 +24,8 @@ __all__ = ["Connection", "say"]
 T = TypeVar("T")
 
 _MESSAGES = 100_000  # newest messages kept
+_GOOGLE_READS = 60  # of the log a minute (https://cloud.google.com/logging/quotas)
+_EMULATOR_READS = 1200  # it has no quota: 5,000 outcomes are six pages, which need not take six seconds
 _PATIENCE = 2.0  # seconds between two looks for a queue that was just made
 
 
@@ -65,7 +67,7 @@ class Connection:
         self.folder = folder
         self.waiting = Waiting(http)
         self.transport = Transport(where, auth)
-        self.watcher = Watcher(self.transport)
+        self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if where.local else _GOOGLE_READS)
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -109,3 +109,21 @@ def test_it_speaks_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """One line, printed."""
     _connection.say("made queue q")
     assert capsys.readouterr().out == "made queue q\n"
+
+
+def test_an_emulators_log_has_no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's log is read 60 times a minute at most; an emulator's as often as there is something to read."""
+    now = [100.0]
+    monkeypatch.setattr("cloudtasks_nb._watch.time.monotonic", lambda: now[0])
+
+    def reads(*, local: bool) -> int:
+        made = Connection(Where(project="p", location="l", target="127.0.0.1:1", local=local), Auth())
+        taken = 0
+        for _ in range(6000):  # a minute
+            now[0] += 0.01
+            taken += made.watcher._log_budget.take()
+        made.close()
+        return taken
+
+    assert reads(local=False) <= 60
+    assert reads(local=True) > 600
