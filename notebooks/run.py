@@ -25,6 +25,7 @@ __all__ = ["main"]
 
 #: Seconds that one cell may take before it counts as hung.
 _CELL_TIMEOUT = 300
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
@@ -49,6 +50,7 @@ def _run(path: Path, *, inplace: bool) -> int:
         return 1
     if inplace:
         _forget_machine(notebook)
+        _keep_static_forms(notebook)
         nbformat.write(notebook, path)  # type: ignore[no-untyped-call]  # nbformat is typed in part
     for text in _shown(notebook):
         sys.stdout.write(f"{text.rstrip()}\n\n")
@@ -85,6 +87,14 @@ def _forget_machine(notebook: nbformat.NotebookNode) -> None:
     """Drop what tells the machine's Python apart, so that a stored run differs only where its outputs do."""
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata["language_info"] = {"name": "python"}
+
+
+def _keep_static_forms(notebook: nbformat.NotebookNode) -> None:
+    """Keep the HTML of widgets, and drop what needs their kernel: one who opens the file sees a table."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(_WIDGET, None)
 
 
 def _shown(notebook: nbformat.NotebookNode) -> Iterator[str]:

@@ -14,6 +14,9 @@ from cloudtasks_nb.panels._detail import state
 __all__ = ["batch_html"]
 
 
+_APART = "display:flex;flex-wrap:wrap;gap:0 16px;justify-content:space-between"
+
+
 def batch_html(report: Report) -> str:
     """Return a batch's state, everything escaped."""
     progress = report.progress
@@ -27,7 +30,8 @@ def batch_html(report: Report) -> str:
         f'aria-valuenow="{int(share)}">{state_bar(_counts(report), label=f"batch {report.batch}")}</div>'
     )
     lines = "".join(f"<div>{line}</div>" for line in _lines(report))
-    head = f'<div class="ctn-batch-head"><span>{title}</span><span>{done}{html.escape(_pace(report))}</span></div>'
+    ends = f"<span>{title}</span><span>{done}{html.escape(_pace(report))}</span>"
+    head = f'<div class="ctn-batch-head" style="{_APART}">{ends}</div>'
     return f'<div class="ctn-batch">{head}{bar}{lines}</div>'
 
 

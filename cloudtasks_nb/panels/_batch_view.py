@@ -115,8 +115,8 @@ class BatchView(widgets.VBox):
         """Return the batch as HTML; nothing if there is none."""
         if self.batch is None:
             return ""
-        grid = "" if self._squares is None else self._range.value + self.calendar.html
-        return self._bar.value + grid + self.rows.html()
+        periods = "" if self._squares is None else self._range.value + self._squares.picture()
+        return self._bar.value + periods + self.rows.html()
 
     # What the deeds are about.
 

@@ -53,6 +53,7 @@ class BatchesPanel(Panel):
     def __init__(self, scene: Scene, *, queue: str, framed: bool = True) -> None:
         super().__init__(scene, "Batches", queue=queue, framed=framed)
         self._reading = False
+        self._stale = False  # there is news that the present reading may have missed
         self._wanted: str | None = None  # the batch that was chosen last
         self._chosen: list[str] = []
         self._of = self.control(
@@ -76,6 +77,7 @@ class BatchesPanel(Panel):
 
     def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - only the moment counts
         """Read the list anew."""
+        self._stale = True
         if not self._reading:
             self._reading = True
             self.spawn(self._reread())
@@ -109,7 +111,9 @@ class BatchesPanel(Panel):
 
     async def _reread(self) -> None:
         try:
-            await asyncio.to_thread(self.refresh)
+            while self._stale:
+                self._stale = False
+                await asyncio.to_thread(self.refresh)
         finally:
             self._reading = False
 

@@ -13,6 +13,7 @@ from cloudtasks_nb.panels._scene import Scene
 
 __all__ = ["blocked", "plan_html", "send_question"]
 
+_SIDE_BY_SIDE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(11em,1fr));gap:10px 24px"
 _FEW = 100  # tasks for which the plan is question enough
 _MANY = 10_000  # tasks on Google for which the queue's name is typed
 _LISTED = 5  # rows with a problem that are named
@@ -25,7 +26,11 @@ def plan_html(plan: Plan) -> str:
         for name, value, more in _figures(plan)
     )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(plan))
-    parts = [f'<div class="ctn-plan">{figures}</div>', f"<ul>{notes}</ul>" if notes else "", _problems(plan)]
+    parts = [
+        f'<div class="ctn-plan" style="{_SIDE_BY_SIDE}">{figures}</div>',
+        f"<ul>{notes}</ul>" if notes else "",
+        _problems(plan),
+    ]
     return card(f"Plan for the queue {plan.queue}: nothing was sent yet", *parts, label="plan")
 
 

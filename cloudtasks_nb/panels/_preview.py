@@ -15,6 +15,10 @@ from cloudtasks_nb.panels._incomplete import IncompleteError
 __all__ = ["error_html", "tasks_html"]
 
 
+#: Layout stands in the HTML where exports, which have no style sheet, are to look alike.
+_SIDE_BY_SIDE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(15em,1fr));gap:10px;overflow-wrap:anywhere"
+
+
 def tasks_html(tasks: Sequence[Any]) -> str:
     """Return rendered tasks side by side, secrets masked and everything escaped.
 
@@ -26,7 +30,7 @@ def tasks_html(tasks: Sequence[Any]) -> str:
     parts = [_problem(task) if isinstance(task, str) else _request(task) for task in tasks]
     numbered = (f'<section aria-label="task {number}">{part}</section>' for number, part in enumerate(parts, start=1))
     title = '<h5 class="ctn-title">The first tasks, as they would be sent</h5>'
-    return f'{title}<div class="ctn-tasks">{"".join(numbered)}</div>'
+    return f'{title}<div class="ctn-tasks" style="{_SIDE_BY_SIDE}">{"".join(numbered)}</div>'
 
 
 def error_html(error: CloudTasksError) -> str:

@@ -43,6 +43,7 @@ class SendingPanel(Panel):
         super().__init__(scene, title, queue=queue, framed=framed)
         self._plan: Plan | None = None
         self._edits = 0
+        self._filled = False  # the first tasks can be shown
         self._first = widgets.HTML()
         self._card = widgets.HTML()
         self.make_plan = self.button(
@@ -109,7 +110,8 @@ class SendingPanel(Panel):
 
     def static(self) -> str:
         """Return the first tasks, the plan and the batch."""
-        return self._first.value + self._card.value + self.view.static()
+        first = self._first.value if self._filled else ""
+        return first + self._card.value + self.view.static()
 
     def close(self) -> None:
         """End it; the batch goes on."""
@@ -135,9 +137,12 @@ class SendingPanel(Panel):
         try:
             rows, words = self.sample(_FIRST)
             recipe = compile_recipe(**{word: words[word] for word in _TASK_WORDS if word in words})
-            return tasks_html(plan_few(rows, recipe, now=dt.datetime.now(dt.UTC)))
+            found = tasks_html(plan_few(rows, recipe, now=dt.datetime.now(dt.UTC)))
         except CloudTasksError as error:
+            self._filled = False
             return error_html(error)
+        self._filled = True
+        return found
 
     def _make_plan(self) -> None:
         edits = self._edits

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cloudtasks_nb.fanout._calendar import Periods
+from cloudtasks_nb.fanout._calendar import Periods, grid
 from cloudtasks_nb.panels._charts import Square
 
 __all__ = ["Squares"]
@@ -43,6 +43,11 @@ class Squares:
             Square(key=key, start=start, counts={name: counts[at] for name, counts in sums.items() if counts[at]})
             for at, (key, start) in enumerate(zip(self._keys, self._starts(), strict=True))
         ]
+
+    def picture(self) -> str:
+        """Return all periods as a picture, for where nothing can be clicked."""
+        found = self._periods
+        return grid(found.freq, found.starts, found.counts, found.line)
 
     def count(self, keys: Collection[str], states: Collection[str]) -> int:
         """Return how many rows of some squares are in some states."""

@@ -152,6 +152,15 @@ def test_stored_file_is_small_and_tells_nothing_of_the_machine(path: Path) -> No
     assert stored["metadata"]["language_info"] == {"name": "python"}, "run `make notebooks`"
 
 
+@each_notebook
+def test_stored_widgets_are_static(path: Path) -> None:
+    """Where no kernel runs a panel is a table: the file has its HTML, and nothing of the widget."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    kinds = {kind for cell in stored["cells"] for output in cell.get("outputs", []) for kind in output.get("data", {})}
+    assert "widgets" not in stored["metadata"]
+    assert not {kind for kind in kinds if "widget" in kind}
+
+
 def test_run_prints_only_what_is_tagged(tmp_path: Path) -> None:
     """`make demo` shows printed text and last values of the cells tagged `show`, and of no others."""
     shown = write_notebook(tmp_path / "a.ipynb", "print('said')", "6 * 7", tags=("show",))
