@@ -43,7 +43,7 @@ def verdict(figure: Figure, result: Result) -> tuple[str, str]:
     if values:
         return spread(values, figure.unit), judge(figure, values)
     if result.error is not None:
-        return f"failed: {_short(result.error)}", "**not met**: not measured" if figure.goal else ""
+        return f"failed: {_short(result.error)}", "**not met**: not measured" if figure.goal and not figure.full else ""
     return "not run: `--full` does" if figure.full else "not measured", ""
 
 
