@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError
+from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError, QuotaError, UnavailableError
 from cloudtasks_nb.fanout._identity import completion_id
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._plan import compile_recipe, plan_one
 from cloudtasks_nb.fanout._records import BatchRecord, Completion, State
 
-__all__ = ["check_route", "check_url", "tell"]
+__all__ = ["Teller", "check_route", "check_url"]
 
 _SOON = 1.0  # seconds between two looks whether somebody is still to be told
 _LATE = 60.0  # the same, once the service has refused a few times
+_PATIENCE = 75.0  # seconds after which nobody waits any more for a notification that is not created
 _TOLD = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
 
 _BRACES = str.maketrans({"{": "{{", "}": "}}"})
@@ -52,26 +55,66 @@ def check_url(url: str, *, service_account: str | None = None, audience: str | N
     compile_recipe(url=url.translate(_BRACES), body="", service_account=service_account, audience=audience)
 
 
-async def tell(
-    connection: Connection, outbox: Outbox, batch: str, heard: Callable[[CloudTasksError | None], None]
-) -> None:
-    """Have everybody told of the present round; ends when all are, or when the batch goes on.
+class Teller:
+    """Tells of the end of one batch, in the background. Lives on the background loop.
 
-    Goes on while others are about to tell, as they may be killed before they do, and while the service does not take
-    the task. `heard` is called after each attempt, with what went wrong.
-
-    Raises
-    ------
-    OutboxError, BatchNotFoundError
-        If the outbox does not answer.
+    Parameters
+    ----------
+    connection : Connection
+    outbox : Outbox
+    batch : str
+    heard : callable
+        Called after each attempt, with what went wrong.
     """
-    pause = _SOON
-    while await outbox.run(outbox.untold, batch):
-        error = await _attempt(connection, outbox, batch)
-        heard(error)
-        if await outbox.run(outbox.untold, batch):
-            await asyncio.sleep(pause)
-        pause = _SOON if error is None else min(2 * pause, _LATE)
+
+    def __init__(
+        self, connection: Connection, outbox: Outbox, batch: str, heard: Callable[[CloudTasksError | None], None]
+    ) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self._batch = batch
+        self._heard = heard
+        self._telling: asyncio.Task[None] | None = None
+        self._known = asyncio.Event()  # everybody has been told, or why not will not change soon
+
+    def begin(self) -> None:
+        """Begin to tell everybody who has not been told of the present round, unless that is under way."""
+        if self._telling is None or self._telling.done():
+            self._known.clear()
+            self._telling = _loop.spawn(self._tell())
+
+    async def told(self) -> None:
+        """Wait until everybody is told, or cannot be; another process may have it in hand, and be killed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await self._known.wait()
+
+    async def close(self) -> None:
+        """Tell nobody any more."""
+        if self._telling is not None:
+            self._telling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._telling
+
+    async def _tell(self) -> None:
+        """Go on while others are about to tell, as they may be killed, and while the service does not take the task."""
+        pause = _SOON
+        try:
+            while await self._waiting():
+                error = await _attempt(self._connection, self._outbox, self._batch)
+                self._heard(error)
+                if error is not None and not isinstance(error, (QuotaError, UnavailableError)):
+                    self._known.set()
+                if await self._waiting():
+                    await asyncio.sleep(pause)
+                pause = _SOON if error is None else min(2 * pause, _LATE)
+        except CloudTasksError as error:
+            self._heard(error)
+        finally:
+            self._known.set()
+
+    async def _waiting(self) -> bool:
+        return await self._outbox.run(self._outbox.untold, self._batch)
 
 
 async def _attempt(connection: Connection, outbox: Outbox, batch: str) -> CloudTasksError | None:

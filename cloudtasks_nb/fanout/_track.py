@@ -24,11 +24,9 @@ from cloudtasks_nb.errors import (
     CloudTasksError,
     PreconditionError,
     QueueNotFoundError,
-    QuotaError,
     ServiceError,
-    UnavailableError,
 )
-from cloudtasks_nb.fanout._notice import tell
+from cloudtasks_nb.fanout._notice import Teller
 from cloudtasks_nb.fanout._outbox import Outbox
 from cloudtasks_nb.fanout._progress import Progress, Rate, pack, unpack
 from cloudtasks_nb.fanout._records import BatchRecord, Outcome, State
@@ -43,7 +41,6 @@ _LOGGER = logging.getLogger(__name__)
 _MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
 _DELETES = 1000  # tasks a call deletes, and rows that are written down together
 _LINGER = 60.0  # seconds for which a late entry may still correct a finished batch
-_TELLING = 75.0  # seconds after which nobody waits any more for a notification that is not created
 _SAVE = 5.0  # seconds between two snapshots in the outbox
 
 
@@ -69,10 +66,11 @@ class Tracker:
         self._news: asyncio.Queue[Snapshot | None] = asyncio.Queue()
         self._listeners: list[Callable[[], None]] = []
         self._sending: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._asked = False
         self._watching: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._telling: asyncio.Task[None] | None = None
-        self._tried_to_tell = asyncio.Event()
+        self._teller = Teller(connection, outbox, record.id, self._heard)
         watcher = connection.watcher
         self._facts = Facts(listing=watcher.listing, lookup=watcher.lookup, run=outbox.run)
         self._counts = dict(record.counts)
@@ -86,7 +84,7 @@ class Tracker:
     @property
     def sending(self) -> bool:
         """Whether this process sends the batch."""
-        return self._sending is not None and not self._sending.done()
+        return any(task is not None and not task.done() for task in (self._sending, self._ending))
 
     @property
     def trouble(self) -> str | None:
@@ -123,20 +121,20 @@ class Tracker:
         if not self._loaded:
             self._loaded = True
             await self._do(self._verdicts.load, self._outbox)
-        if sending and self._counts[State.UNSENT] and not self.sending:
-            self.stopped = None
-            self._sending = _loop.spawn(self._send(send_rate))
+        if sending and self._counts[State.UNSENT]:
+            self._begin_sending(send_rate)
         if not self.record.done and (self._watching is None or self._watching.done()):
             self._watching = _loop.spawn(self._watch())
         await self._publish()
 
     async def close(self) -> None:
         """Stop sending and watching; both can be taken up again from the outbox. Who waits for the end hears of it."""
-        for task in (self._sending, self._watching, self._looking, self._telling):
+        for task in (self._sending, self._ending, self._watching, self._looking):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        await self._teller.close()
         for listener in tuple(self._listeners):
             listener()
 
@@ -158,7 +156,7 @@ class Tracker:
                 await self._check_sender()
                 await changed.wait()
                 changed.clear()
-            await self._told()
+            await self._teller.told()
             return self.progress
         finally:
             end()
@@ -202,12 +200,25 @@ class Tracker:
     async def _settle(self) -> None:
         """Wait until it is known what became of the requests that were under way: tasks they made are to be deleted."""
         left = await self._do(self._outbox.counts, self.batch)
-        if left[State.UNSENT] and not self.sending:
-            self._sending = _loop.spawn(self._send(None))
+        if left[State.UNSENT]:
+            self._begin_sending(None)
         if self._sending is not None:
             await asyncio.wait({self._sending})
 
+    def _begin_sending(self, send_rate: float | None) -> None:
+        """Send what is unsent; a sending that is just ending begins again."""
+        self._asked = True
+        if self._sending is None or self._sending.done():
+            self._sending = _loop.spawn(self._send(send_rate))
+
     async def _send(self, send_rate: float | None) -> None:
+        while self._asked:
+            self._asked = False
+            await self._send_once(send_rate)
+        self._ending = _loop.spawn(self._end_sending())
+
+    async def _send_once(self, send_rate: float | None) -> None:
+        self.stopped = None
         try:
             report = await send(
                 self._outbox,
@@ -228,6 +239,8 @@ class Tracker:
             self.stopped = ServiceError(f"sending ended with {type(error).__name__}: {error}", resource=self.batch)
         finally:
             self._troubles.pop("send", None)
+
+    async def _end_sending(self) -> None:
         self._connection.watcher.look_now(self.queue)
         await self._publish()
 
@@ -300,7 +313,7 @@ class Tracker:
     async def _publish(self) -> None:
         self._counts = dict(await self._do(self._outbox.counts, self.batch))
         if not self._counts[State.UNSENT] + self._counts[State.SENT] and not self.sending:
-            self._tell()  # before anybody hears of the end, and may end this process
+            self._teller.begin()  # before anybody hears of the end, and may end this process
         self._show()
         now = time.monotonic()
         if self.progress.finished or now - self._saved > _SAVE:
@@ -320,34 +333,12 @@ class Tracker:
             await self._do(self._outbox.set_setting, self.batch, "stopped_by", self.stopped_by)
             await self.cancel()
 
-    def _tell(self) -> None:
-        """Begin to tell who wants to know that all is done, unless that is under way."""
-        if self._telling is None or self._telling.done():
-            self._tried_to_tell.clear()
-            self._telling = _loop.spawn(self._tell_all())
-
-    async def _tell_all(self) -> None:
-        try:
-            await tell(self._connection, self._outbox, self.batch, self._heard)
-        except CloudTasksError as error:
-            self._heard(error)
-        finally:
-            self._tried_to_tell.set()
-
     def _heard(self, error: CloudTasksError | None) -> None:
         """Note whether the service has taken the notification."""
         self._troubles.pop("tell", None)
         if error is not None:
             self._troubles["tell"] = f"not told that the batch is done: {error.message}"
-        if error is not None and not isinstance(error, (QuotaError, UnavailableError)):
-            self._tried_to_tell.set()
         self._show()
-
-    async def _told(self) -> None:
-        """Wait for the notification, or why it cannot be; another process may have it in hand, and be killed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_TELLING):
-                await self._tried_to_tell.wait()
 
     def _show(self) -> None:
         done = sum(self._counts[state] for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.GONE))

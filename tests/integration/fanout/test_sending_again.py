@@ -1,0 +1,32 @@
+"""Rows that come while a sending is just ending are sent all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.fanout import _track
+from cloudtasks_nb.fanout._sender import SendReport, send
+from tests.integration.fanout.conftest import reached
+
+URL = "http://127.0.0.1:9/run"
+
+
+def test_a_longer_cell_while_the_shorter_ends(paused: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender has found nothing left, and has not said so yet, when the next cell adds its rows."""
+    longer = [pd.DataFrame({"row": range(150)})]
+
+    async def ending(*given: Any, **words: Any) -> SendReport:
+        report = await send(*given, **words)
+        if longer:
+            await asyncio.to_thread(paused.fan_out, longer.pop(), url=URL, name="series", progress=False)
+        return report
+
+    monkeypatch.setattr(_track, "send", ending)
+    batch = paused.fan_out(pd.DataFrame({"row": range(100)}), url=URL, name="series")
+    reached(batch, lambda progress: progress.total == 150 and not progress.unsent)
+    assert len(paused.tasks()) == 150
