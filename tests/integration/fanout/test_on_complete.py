@@ -233,7 +233,7 @@ def refused(emulator: Emulator) -> Iterator[Callable[[str], None]]:
     emulator.request("DELETE", "/admin/faults")
 
 
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "PERMISSION_DENIED"])
+@pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "PERMISSION_DENIED"])
 def test_the_service_does_not_take_it(
     once: ct.Queue, emulator: Emulator, target: Target, refused: Callable[[str], None], code: str
 ) -> None:
