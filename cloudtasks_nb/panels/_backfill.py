@@ -45,7 +45,7 @@ class BackfillPanel(SendingPanel):
         self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
         self.lay_out(self.range, self.request, widgets.VBox([names]).add_class("ctn-fields"), below=(self._chosen,))
         self._range_changed()
-        self._read_series()
+        self.guarded(self._read_series)
 
     def sample(self, count: int) -> tuple[Any, Mapping[str, Any]]:
         """Return the first rows, and the words of `backfill`."""

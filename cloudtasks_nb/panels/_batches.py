@@ -69,7 +69,7 @@ class BatchesPanel(Panel):
         self.tell("", line="tasks.batches()")
         self.fill(self.row(self._of), self.table, self.prompt, self.view)
         self._offer_queue()
-        self.refresh()
+        self.guarded(self.refresh)
 
     def watched(self) -> Mapping[QueueName, int | None]:
         """Return the queue: the list is read anew with each look at it."""

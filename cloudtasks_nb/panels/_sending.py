@@ -42,6 +42,7 @@ class SendingPanel(Panel):
     def __init__(self, scene: Scene, title: str, *, queue: str, framed: bool) -> None:
         super().__init__(scene, title, queue=queue, framed=framed)
         self._plan: Plan | None = None
+        self._line = ""  # that does what was planned
         self._edits = 0
         self._filled = False  # the first tasks can be shown
         self._first = widgets.HTML()
@@ -152,7 +153,7 @@ class SendingPanel(Panel):
         if edits != self._edits:
             self.tell("the form was changed meanwhile: plan again")
             return
-        self._plan = found
+        self._plan, self._line = found, line
         self._card.value = plan_html(found)
         why = blocked(found)
         self.send.description = f"Send {counted(found.sendable, 'tasks')}" if found.sendable else "Send"
@@ -163,17 +164,16 @@ class SendingPanel(Panel):
         plan = self._plan
         if plan is None:
             return  # the form was changed while the click was on its way
-        question = send_question(plan, self.scene, self.told.line)
+        question = send_question(plan, self.scene, self._line)
         if question is None:
             self.start(lambda: self._submit(plan), changes=True)
         else:
             self.ask(question, lambda: self._submit(plan))
 
     def _submit(self, plan: Plan) -> None:
-        line = self.told.line
         batch = plan.submit()
         self._drop_plan()
         said = self.told.status  # of a batch that was there before: what was added
-        self.tell(said if batch.id in said else f"started batch {batch.id}", line=line)
+        self.tell(said if batch.id in said else f"started batch {batch.id}", line=self._line)
         self.view.show(batch)
         self.submitted()

@@ -10,6 +10,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels._cells import counted
 from cloudtasks_nb.panels._code import Code
 from cloudtasks_nb.panels._incomplete import IncompleteError
 from cloudtasks_nb.panels._scene import quoted
@@ -131,4 +132,4 @@ class SourceField(widgets.HBox):
 
 
 def _label(name: str, frame: Any) -> str:
-    return f"{name}  ({len(frame):,} rows, {len(frame.columns):,} columns)"
+    return f"{name}  ({counted(len(frame), 'rows')}, {counted(len(frame.columns), 'columns')})"

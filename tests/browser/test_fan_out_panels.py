@@ -137,7 +137,7 @@ def test_a_csv_file_is_uploaded(board: Board, tmp_path: Path) -> None:
     with board.page.expect_file_chooser() as chooser:
         board.part.locator("button.ctn-upload").click()
     chooser.value.set_files(file)
-    expect(board.field("Data")).to_have_value("shops.csv  (1 rows, 2 columns)")
+    expect(board.field("Data")).to_have_value("shops.csv  (1 row, 2 columns)")
     board.field("URL").fill("https://svc/{shop}")
     expect(board.part.get_by_role("region", name="task 1")).to_contain_text(f'"{EVIL}": "{EVIL}"')
     expect(board.part.get_by_role("group", name="Body")).to_contain_text(EVIL)
@@ -269,6 +269,15 @@ def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[...,
         expect(root).to_contain_text("read-only")
         names = set(root.get_by_role("button").all_inner_texts()) - {""}
         assert {name for name in names if not name.startswith("Select all")} <= harmless
+
+
+def test_a_batch_under_voila(voila: Callable[..., Page]) -> None:
+    """As a page of its own: a red day is selected in the calendar and sent again."""
+    page = voila(SETUP, BACKFILL, "broken.clear(); batch.panel()")
+    page.locator('.ctn-calendar button[data-key^="2026-01-20"]').click()
+    page.get_by_role("button", name="Send again (1)").click()
+    expect(page.locator(".ctn-status")).to_contain_text("1 row of batch")
+    expect(page.locator(".ctn-calendar button", has_text="✕")).to_have_count(1)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -13,6 +13,7 @@ import pytest
 from cloudtasks_nb.fanout._calendar import Periods
 from cloudtasks_nb.fanout._partitions import partition
 from cloudtasks_nb.panels import BackfillPanel, _sending, _variables
+from cloudtasks_nb.panels._charts import calendar
 from cloudtasks_nb.panels._squares import Squares
 from tests.unit.panels.conftest import Keep, Watching, look
 from tests.unit.panels.workshop import Shell, Workshop, seen
@@ -280,6 +281,9 @@ def test_rows_are_found_by_square_across_a_change_of_the_clock() -> None:
     """The day on which the clock is put back has 25 hours, each of which is in its square."""
     hours = periods("2026-10-01", "2026-11-30 23:59", "h", tz="America/New_York")
     made = Squares(hours)
+    day = Squares(periods("2026-11-01", "2026-11-01 23:59", "h", tz="America/New_York")).all()
+    places = re.findall(r"grid-area:(\d+/\d+);?[^<]*</button>", calendar(day, label="backfill"))
+    assert len(set(places)) == len(day) == 25
     frame = pd.DataFrame({"start": hours.starts.tz_convert("UTC"), "url": "x"})
     key = "2026-11-01T00:00:00"
     assert len(made.rows(frame, [key])) == 25

@@ -70,7 +70,7 @@ def test_dataframes_of_the_notebook_are_offered(panel: FanOutPanel, shell: Shell
     """The newest first, as soon as its cell has ended; what was chosen stays; hidden names and series are none."""
     assert panel.source.choice.options == ("flights  (4 rows, 2 columns)",)
     shell.cell(days=pl.DataFrame({"day": ["d1"]}), count=3, column=FLIGHTS["day"])
-    assert panel.source.choice.options == ("days  (1 rows, 1 columns)", "flights  (4 rows, 2 columns)")
+    assert panel.source.choice.options == ("days  (1 row, 1 column)", "flights  (4 rows, 2 columns)")
     assert panel.source.name == "flights"
     assert panel.request.body.options == ["origin", "day"]
     panel.source.choose("days")
@@ -126,6 +126,15 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: FanOutPanel) -> Non
     assert "signed as me@p.iam" in shown
     fill(panel, url="https://svc/{origim}")
     assert "origim" in panel._first.value
+    assert "ctn-wrong" in panel._first.value
+
+
+def test_a_row_that_cannot_be_a_task_says_why(panel: FanOutPanel, shell: Shell) -> None:
+    """In its place among the first ones."""
+    shell.cell(flights=pd.DataFrame({"origin": ["EWR", None], "day": ["d1", "d2"]}))
+    fill(panel, url="https://svc/{origin}")
+    assert panel._first.value.count("<section") == 2
+    assert "origin" in panel._first.value.partition('aria-label="task 2"')[2]
     assert "ctn-wrong" in panel._first.value
 
 
@@ -274,6 +283,17 @@ def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: Shell,
     assert second is not None
     assert (second.id, second.progress().total) == (first.id, 5)
     assert f"batch night ({first.id}) has 4 of these rows already; 1 new ones will be sent" in panel.told.status
+
+
+def test_a_line_of_something_else_is_not_the_line_of_the_plan(panel: FanOutPanel) -> None:
+    """What was done meanwhile to a batch has its own."""
+    fill(panel, url="https://svc/run")
+    plan(panel)
+    line = panel.told.line
+    panel.tell("retried", line="batch.retry_failed()")
+    panel.send.click()
+    panel.settle()
+    assert panel.told.line == line
 
 
 def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: Shell, workshop: Workshop) -> None:
