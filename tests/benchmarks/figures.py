@@ -43,7 +43,7 @@ class Size:
     rounds: int = 3
     flights: int | None = None  #: rows of the fan-out; None: all
     compared: int = 3_000  #: rows that slow ways of creating tasks get: their rate is what counts
-    without_batch: int | None = 40_000  #: rows of the fan-out without batch calls; None: all
+    without_batch: int | None = 30_000  #: rows of the fan-out without batch calls; None: all
     listed: int = 100_000
     pending: int = 1_000_000
     pages: int = 200  #: pages of 1,000 that are listed of these

@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tests.benchmarks.dispatch import DELAY, DISPATCH
 from tests.benchmarks.emulator import BATCH_CREATE, CREATE, PENDING
@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _measure(_chosen([given.child])[0], _size(given), Path(given.folder))
         return 0
     chosen = _chosen(given.only)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is put away, as after an interrupt
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cloudtasks-nb-bench-") as folder:
         machine = facts(Path(folder))
@@ -125,6 +126,7 @@ def _measure(case: Case, size: Size, folder: Path) -> None:
     """Measure a case in this process, and report on standard output."""
     os.environ["CLOUDTASKS_NB_HOME"] = str(folder / "home")
     out = sys.stdout
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     bench = Bench(size=size, folder=folder, out=out)
     with contextlib.redirect_stdout(sys.stderr):  # the toolkit says things, which are no report
         try:
@@ -132,6 +134,12 @@ def _measure(case: Case, size: Size, folder: Path) -> None:
         except Exception as error:
             bench.fail(_in_words(error).replace(str(folder), "…"))
             raise
+
+
+def _end_with_parent() -> None:
+    """End this process, with all that it has started, when the one that has started it is gone."""
+    sys.stdin.buffer.read()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _in_words(error: Exception) -> str:
@@ -145,22 +153,33 @@ def _run(case: Case, given: argparse.Namespace, folder: Path) -> Result:
     """Measure a case in a process of its own, which takes all that it has started with it."""
     _say(f"{case.name}: {case.title}")
     folder.mkdir()
-    options = [option for option in ("quick", "full") if getattr(given, option)]
-    command = [sys.executable, "-m", "tests.benchmarks.run", "--child", case.name, "--folder", str(folder)]
-    environment = {name: value for name, value in os.environ.items() if name not in _PERSONAL}
+    options = [f"--{option}" for option in ("quick", "full") if getattr(given, option)]
+    command = [sys.executable, "-m", "tests.benchmarks.run", "--child", case.name, "--folder", str(folder), *options]
     limit = (case.full_seconds if given.full else None) or case.seconds
-    result = Result()
     with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen(
-            [*command, *(f"--{option}" for option in options)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        )
+        result = _listen(case, command, errors, limit)
+        if result.error:
+            errors.seek(0)
+            sys.stderr.write(errors.read()[-_SHOWN:])
+            _say(f"  failed: {result.error}")
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _listen(case: Case, command: list[str], errors: IO[str], limit: float) -> Result:
+    """Start the process of a case and hear what it reports, until it ends or its time is over."""
+    result = Result()
+    environment = {name: value for name, value in os.environ.items() if name not in _PERSONAL}
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,  # closed when this process ends, however that comes
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        start_new_session=True,
+    ) as child:
         late = threading.Timer(limit, _end, [child])
         late.daemon = True
         late.start()
@@ -173,15 +192,10 @@ def _run(case: Case, given: argparse.Namespace, folder: Path) -> Result:
             over = not late.is_alive()
             late.cancel()
             _end(child)
-        if over:
-            result.error = f"not done after {limit:g} s"
-        elif child.returncode:
-            result.error = result.error or f"it ended with code {child.returncode}"
-            errors.seek(0)
-            sys.stderr.write(errors.read()[-_SHOWN:])
-    shutil.rmtree(folder, ignore_errors=True)
-    if result.error:
-        _say(f"  failed: {result.error}")
+    if over:
+        result.error = f"not done after {limit:g} s"
+    elif child.returncode:
+        result.error = result.error or f"it ended with code {child.returncode}"
     return result
 
 
