@@ -138,7 +138,7 @@ def _measure(case: Case, size: Size, folder: Path) -> None:
 
 def _end_with_parent() -> None:
     """End this process, with all that it has started, when the one that has started it is gone."""
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # not through the buffer, whose lock a thread must not hold at the end
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
