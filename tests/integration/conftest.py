@@ -283,7 +283,7 @@ class Target:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
         self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/work"
+        self.url = f"http://127.0.0.1:{self.port}/job"
 
     def __enter__(self) -> Self:
         return self

@@ -132,10 +132,10 @@ def test_secrets_on_request() -> None:
 def test_an_app_engine_task() -> None:
     """Its URL is relative to the application, its body and headers are shown like others."""
     message = task(
-        'app_engine_http_request { relative_uri: "/work" http_method: GET body: "x" headers { key: "A" value: "b" } }'
+        'app_engine_http_request { relative_uri: "/job" http_method: GET body: "x" headers { key: "A" value: "b" } }'
     )
     columns = task_columns([message], now=NOW, body=True)
-    assert (columns["url"], columns["method"]) == (["appengine:/work"], ["GET"])
+    assert (columns["url"], columns["method"]) == (["appengine:/job"], ["GET"])
     assert (columns["body"], columns["headers"], columns["service_account"]) == (["x"], [{"A": "b"}], [None])
 
 

@@ -40,7 +40,7 @@ def test_the_first_request(queue: str, enqueue: Enqueue, target: Target) -> None
     http = {"body": b'{"day": 1}', "headers": {"Content-Type": "application/json", "X-Mine": "a b"}}
     task = enqueue(queue, f"{target.url}/sub?q=1&r=%20", http)
     (request,) = target.wait()
-    assert (request.method, request.path, request.body) == ("POST", "/work/sub?q=1&r=%20", b'{"day": 1}')
+    assert (request.method, request.path, request.body) == ("POST", "/job/sub?q=1&r=%20", b'{"day": 1}')
     assert ours(request) == ALWAYS
     assert request.headers["x-cloudtasks-queuename"] == queue.rpartition("/")[2]
     assert request.headers["x-cloudtasks-taskname"] == task.name.rpartition("/")[2]

@@ -82,14 +82,14 @@ def test_a_redirect_is_followed(emulator: Emulator, queue: str, enqueue: Enqueue
     target.script(Answer(status=307, headers={"Location": "/moved"}))
     emulator.gone(enqueue(queue, target.url, {"body": b"kept"}).name)
     first, second = target.received
-    assert (first.path, second.path) == ("/work", "/moved")
+    assert (first.path, second.path) == ("/job", "/moved")
     assert (second.method, second.body) == ("POST", b"kept")
     assert second.headers["x-cloudtasks-taskretrycount"] == "0"
 
 
 def test_a_redirect_in_a_circle(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
     """Endless redirects are a failed attempt."""
-    target.script(*[Answer(status=307, headers={"Location": "/work"})] * 50)
+    target.script(*[Answer(status=307, headers={"Location": "/job"})] * 50)
     task = emulator.tried(enqueue(make_queue(retry_config=SLOW), target.url).name)
     assert task.dispatch_count == 1
     assert task.last_attempt.response_status.message == "UNKNOWN(2): HTTP status code 307"

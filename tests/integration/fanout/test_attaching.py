@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.fanout._catalog import outbox_path
 from cloudtasks_nb.fanout._records import Outcome, State
-from tests.integration.conftest import StartEmulator
+from tests.integration.conftest import Emulator, StartEmulator
 from tests.integration.fanout.conftest import reached
 
 URL = "http://127.0.0.1:9/run"
@@ -141,6 +143,27 @@ def test_retry_failed_twice_sends_once(paused: ct.Queue) -> None:
     reached(batch, sent)
     finish(batch, State.FAILED)
     batch.retry_failed().retry_failed()
+    reached(batch, sent)
+    assert set(batch.tasks()["try"]) == {2}
+    assert in_queue(paused) == 600
+
+
+def test_retry_failed_from_two_connections_at_once_sends_once(
+    paused: ct.Queue, tasks: ct.Client, emulator: Emulator
+) -> None:
+    """Whoever is first opens the new tries; the other one finds none that failed."""
+    batch = paused.fan_out(ROWS, url=URL)
+    reached(batch, sent)
+    finish(batch, State.FAILED)
+    start = threading.Barrier(2)
+
+    def retry(other: ct.Batch) -> None:
+        start.wait()
+        other.retry_failed()
+
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as second, ThreadPoolExecutor(2) as pool:
+        list(pool.map(retry, [tasks.batch(batch.id), second.batch(batch.id)]))
+        reached(second.batch(batch.id), sent)
     reached(batch, sent)
     assert set(batch.tasks()["try"]) == {2}
     assert in_queue(paused) == 600

@@ -75,7 +75,7 @@ def watcher(emulator: Emulator, batch: ct.Batch, stop: str = "") -> Iterator[sub
 
 def done_url(target: Target) -> str:
     """Return where the notifications go."""
-    return target.url.replace("/work", "/done")
+    return target.url.replace("/job", "/done")
 
 
 def told(target: Target, count: int) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def test_bodies(queue: ct.Queue, target: Target, body: Any, sent: bytes, kind: s
     """JSON values are sent as JSON, text and bytes as they are, braces included."""
     queue.enqueue(target.url, body)
     request = target.wait(1)[0]
-    assert (request.method, request.path, request.body) == ("POST", "/work", sent)
+    assert (request.method, request.path, request.body) == ("POST", "/job", sent)
     if kind is not None:
         assert request.headers["content-type"] == kind
 
@@ -38,7 +38,7 @@ def test_literal_arguments(queue: ct.Queue, target: Target) -> None:
     """Method, headers and URL arrive as written: braces name no columns here."""
     queue.enqueue(f"{target.url}?a=%7Bb%7D", method="PUT", headers={"X-Shape": "{}"})
     request = target.wait(1)[0]
-    assert (request.method, request.path, request.headers["x-shape"]) == ("PUT", "/work?a=%7Bb%7D", "{}")
+    assert (request.method, request.path, request.headers["x-shape"]) == ("PUT", "/job?a=%7Bb%7D", "{}")
 
 
 def test_the_words_of_a_task(paused: ct.Queue, emulator: Emulator) -> None:

@@ -343,7 +343,7 @@ def test_route(tasks: ct.Client, filled: ct.Queue, target: Target) -> None:
     assert filled.route(target.url) is filled
     assert tasks.queues().target[filled.id] == target.url
     filled.run("task-0")
-    assert target.wait(1)[0].path == "/work"
+    assert target.wait(1)[0].path == "/job"
     filled.route()
     assert tasks.queues().target.isna()[filled.id]
     assert filled.tasks().url["task-1"] == NOWHERE

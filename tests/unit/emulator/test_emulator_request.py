@@ -117,8 +117,8 @@ def test_headers_after_a_timeout(task: Any, status: int, previous: str, reason: 
 
 def test_an_app_engine_request() -> None:
     """An App Engine task goes to its host, or to the application that the emulator was told of."""
-    call = prepared(app_engine(relativeUri="/work?x=1", body="aGk=", headers={"User-Agent": "mine"}))
-    assert (call.url, call.app_engine) == ("https://p.uc.r.appspot.com/work?x=1", True)
+    call = prepared(app_engine(relativeUri="/job?x=1", body="aGk=", headers={"User-Agent": "mine"}))
+    assert (call.url, call.app_engine) == ("https://p.uc.r.appspot.com/job?x=1", True)
     assert call.headers["User-Agent"] == f"mine {APP_ENGINE_AGENT}"
     assert call.headers["Content-Type"] == "application/octet-stream"
     assert "Content-Length" not in call.headers  # the HTTP client computes it
