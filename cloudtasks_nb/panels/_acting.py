@@ -63,6 +63,7 @@ class Acting(widgets.VBox):
         self._busy = threading.Lock()
         self._knobs: dict[widgets.Button, _Knob] = {}
         self._stop = widgets.Button(description="Stop", layout={"width": "auto", "display": "none"})
+        self._stop.add_class("ctn-stop")
         self._stop.on_click(lambda _: self.stopping.set())
         self._pending: set[concurrent.futures.Future[Any]] = set()
         super().__init__()

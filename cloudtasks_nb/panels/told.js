@@ -109,6 +109,7 @@ class Foot {
     this.root = this.el.closest(".ctn-panel") ?? this.el;
     this.root.setAttribute("role", "region");
     this.root.setAttribute("aria-label", this.root.querySelector(".ctn-heading")?.textContent ?? "panel");
+    this.root.setAttribute("aria-busy", this.model.get("busy"));
     this.listening = new AbortController();
     const { signal } = this.listening;
     this.root.addEventListener("focusin", (event) => this.focusin(event), { signal });

@@ -78,9 +78,14 @@ class Board:
         return self.part.get_by_role("button", name=name, exact=exact)
 
     def open(self, tab: str) -> None:
-        """Open a tab and wait until its panel and the first rows are there."""
+        """Open a tab and wait until its panel has the first rows and loads no more."""
         self.root.get_by_role("tab", name=tab).click()
         self.rows.first.wait_for()
+        self.at_rest()
+
+    def at_rest(self) -> None:
+        """Wait until the open tab is at work on nothing."""
+        expect(self.part).to_have_attribute("aria-busy", "false")
 
 
 @pytest.fixture
@@ -200,6 +205,8 @@ def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[...,
     for tab in board.root.get_by_role("tab").all_inner_texts():
         board.open(tab)
         board.rows.first.click()
+        board.book.until(f"len(panel.parts[{tab!r}].table.selected)", "1")
+        board.at_rest()
         names = set(board.root.get_by_role("button").all_inner_texts()) - {""}
         assert {name for name in names if not name.startswith("Select all")} <= harmless
     expect(board.root).to_contain_text("read-only")
