@@ -61,6 +61,20 @@ class Selection {
   }
 }
 
+/**
+ * Keep keys from the shortcuts of the page around: `d d` deletes a cell. JupyterLab hears keys after the panel, which can
+ * stop them; Notebook 7 hears them first, and passes over an element that has this attribute.
+ */
+function keepKeys(root, signal) {
+  const claim = (event) => {
+    if (!root.contains(event.target)) return;
+    const modified = event.ctrlKey || event.metaKey || event.altKey;
+    const wholePage = event.key.toLowerCase() === "a" && event.target.closest('[role="grid"]');
+    event.target.toggleAttribute("data-lm-suppress-shortcuts", !modified || Boolean(wholePage));
+  };
+  window.addEventListener("keydown", claim, { capture: true, signal });
+}
+
 class TableView {
   constructor(model, root, setVisible) {
     this.model = model;
@@ -138,6 +152,8 @@ class TableView {
       this.queued = true;
     };
     for (const name of ["_page", "_tally", "_selection"]) this.model.on(`change:${name}`, this.later);
+    this.listening = new AbortController();
+    keepKeys(this.root, this.listening.signal);
     this.root.addEventListener("keydown", (event) => this.keydown(event));
     this.root.addEventListener("click", (event) => this.click(event));
     this.body.addEventListener("dblclick", (event) => {
@@ -151,6 +167,7 @@ class TableView {
 
   close() {
     this.gone = true;
+    this.listening.abort();
     this.observer.disconnect();
     for (const name of ["_page", "_tally", "_selection"]) this.model.off(`change:${name}`, this.later);
   }
@@ -405,7 +422,7 @@ class TableView {
 
   keydown(event) {
     const modified = event.ctrlKey || event.metaKey || event.altKey;
-    if (!modified) event.stopPropagation(); // or JupyterLab's shortcuts act on the cell: `d d` deletes it
+    if (!modified) event.stopPropagation();
     const place = this.rows.findIndex(({ key }) => key === event.target.dataset.key);
     const column = this.stops.indexOf(event.target);
     const wholePage = event.key.toLowerCase() === "a" && (event.ctrlKey || event.metaKey) && !event.altKey;

@@ -33,6 +33,20 @@ async function copy(text, node) {
   }
 }
 
+/**
+ * Keep keys from the shortcuts of the page around: `d d` deletes a cell. JupyterLab hears keys after the panel, which can
+ * stop them; Notebook 7 hears them first, and passes over an element that has this attribute.
+ */
+function keepKeys(root, signal) {
+  const claim = (event) => {
+    if (!root.contains(event.target)) return;
+    const modified = event.ctrlKey || event.metaKey || event.altKey;
+    const wholePage = event.key.toLowerCase() === "a" && event.target.closest('[role="grid"]');
+    event.target.toggleAttribute("data-lm-suppress-shortcuts", !modified || Boolean(wholePage));
+  };
+  window.addEventListener("keydown", claim, { capture: true, signal });
+}
+
 class Foot {
   constructor(model, el, seen) {
     Object.assign(this, { model, el, seen });
@@ -119,6 +133,7 @@ class Foot {
     // Fields of ipywidgets let no key out, so what they are to do is seen to before they get it.
     this.root.addEventListener("keydown", (event) => this.keyInPrompt(event), { signal, capture: true });
     this.root.addEventListener("keydown", (event) => this.keepKey(event), { signal });
+    keepKeys(this.root, signal);
     this.observer = new IntersectionObserver((seen) => this.seen(this, seen.at(-1).isIntersecting));
     this.observer.observe(this.root);
     this.changes = new MutationObserver(() => this.changed());
@@ -133,7 +148,6 @@ class Foot {
     if (event.key === "Enter" && event.target.matches("input")) prompt.querySelector("button:not(.ctn-cancel)").click();
   }
 
-  /** Or JupyterLab's shortcuts act on the cell: `d d` deletes it. */
   keepKey(event) {
     if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation();
   }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.test_fan_out_panels import Board
+from tests.browser.board import Board
 
 __all__: list[str] = []
 
@@ -53,10 +53,10 @@ def test_dashboard(notebook: Callable[..., Any], *, dark: bool) -> None:
     board = Board(notebook(SETUP, "panel = tasks.panel()\npanel", dark=dark))
     board.page.set_viewport_size({"width": 1100, "height": 1500})
     suffix = "-dark" if dark else ""
-    expect(board.part.locator("tr[data-key]").first).to_be_visible()
+    expect(board.rows.first).to_be_visible()
     picture(board, f"queues{suffix}")
     board.open("Tasks")
-    expect(board.part.locator("tr[data-key]").first).to_be_visible()
+    expect(board.rows.first).to_be_visible()
     picture(board, f"tasks{suffix}")
     board.open("Fan out")
     board.field("URL").fill("https://example.com/run/{origin}?day={day}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.test_table_live import CONTRAST
+from tests.browser.board import CONTRAST, EVIL, PANEL, Board
 
 __all__: list[str] = []
-
-EVIL = "<img src=x onerror=window.pwned=1>"
 
 #: A queue of 2,000 tasks that waits, and a handler that fails on every seventh.
 SETUP = """
@@ -31,61 +30,11 @@ batch = queue.fan_out(pd.DataFrame({"day": range(2000)}), url=handler, progress=
 while batch.progress().unsent:
     time.sleep(0.05)
 """
-PANEL = "panel = tasks.panel(); panel.every = 1; panel"
 RUNNING = """(code) => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
   window.cellEnded = false;
   kernel.requestExecute({ code }).done.then(() => (window.cellEnded = true));
 }"""
-
-
-class Board:
-    """The dashboard as the person at the screen has it."""
-
-    def __init__(self, book: Any) -> None:
-        self.book = book
-        self.page: Page = book.page
-        self.root: Locator = self.page.locator(".ctn-panel").first
-        expect(self.root).to_be_visible()
-
-    @property
-    def part(self) -> Locator:
-        """The panel of the open tab."""
-        return self.root.locator(".ctn-panel:visible")
-
-    @property
-    def rows(self) -> Locator:
-        """Rows of the open tab's table."""
-        return self.part.locator("tr[data-key]")
-
-    @property
-    def keys(self) -> list[str]:
-        """Keys of these rows."""
-        found: list[str] = self.rows.evaluate_all("rows => rows.map(row => row.dataset.key)")
-        return found
-
-    @property
-    def status(self) -> Locator:
-        """What the open tab says was done."""
-        return self.part.locator(".ctn-status")
-
-    def row(self, key: str) -> Locator:
-        """Find a row by its key."""
-        return self.part.locator(f'tr[data-key="{key}"]')
-
-    def button(self, name: str, *, exact: bool = False) -> Locator:
-        """Find a button of the open tab."""
-        return self.part.get_by_role("button", name=name, exact=exact)
-
-    def open(self, tab: str) -> None:
-        """Open a tab and wait until its panel has the first rows and loads no more."""
-        self.root.get_by_role("tab", name=tab).click()
-        self.rows.first.wait_for()
-        self.at_rest()
-
-    def at_rest(self) -> None:
-        """Wait until the open tab is at work on nothing."""
-        expect(self.part).to_have_attribute("aria-busy", "false")
 
 
 @pytest.fixture
@@ -96,7 +45,7 @@ def board(notebook: Callable[..., Any]) -> Board:
 
 def test_filter_select_run_and_see_them_go(board: Board) -> None:
     """Of 2,000 tasks three are found, selected and run; they leave the list by themselves."""
-    board.open("Tasks")
+    board.open_table("Tasks")
     expect(board.part).to_contain_text("2,000 loaded")
     ids = board.book.python("print(*queue.tasks(limit=None).index[[10, 20, 30]])").split()
     find = board.part.get_by_placeholder("Find in")
@@ -111,7 +60,7 @@ def test_filter_select_run_and_see_them_go(board: Board) -> None:
     find.fill("")
     board.button("Run now (3)").click()
     expect(board.status).to_have_text("ran 3 tasks of reports")
-    expect(board.part.locator(".ctn-line code")).to_contain_text('tasks.queue("reports").run(["')
+    expect(board.line).to_contain_text('tasks.queue("reports").run(["')
     good = board.book.python(f"print(*[t for t in {ids} if t not in set(queue.tasks(limit=None).index)])").split()
     for name in good:
         find.fill(name[:10])
@@ -120,7 +69,7 @@ def test_filter_select_run_and_see_them_go(board: Board) -> None:
 
 def test_selection_and_scroll_survive_while_tasks_finish(board: Board) -> None:
     """Ten looks, in each of which a task above and one below is done; what one sees stays where it is."""
-    board.open("Tasks")
+    board.open_table("Tasks")
     keys = board.keys
     picked = keys[20:23]
     for key in picked:
@@ -153,7 +102,7 @@ def test_pause_resume_and_purge(board: Board) -> None:
     expect(row).to_contain_text("RUNNING")
     board.button("Pause").click()
     expect(row).to_contain_text("PAUSED")
-    expect(board.part.locator(".ctn-line code")).to_have_text('tasks.queue("reports").pause()')
+    expect(board.line).to_have_text('tasks.queue("reports").pause()')
     board.button("Purge", exact=True).click()
     question = board.part.get_by_role("alertdialog", name="Purge the queue reports?")
     field = question.get_by_role("textbox", name="Type reports to confirm")
@@ -178,7 +127,7 @@ def test_limits_are_edited(board: Board) -> None:
     board.button("Edit limits").click()
     expect(board.part.get_by_role("textbox", name="Dispatches a second")).to_be_focused()
     board.part.get_by_role("textbox", name="Running at once").fill("4")
-    expect(board.part.locator(".ctn-line code")).to_have_text('tasks.queue("reports").update(max_concurrent=4)')
+    expect(board.line).to_have_text('tasks.queue("reports").update(max_concurrent=4)')
     board.button("Save limits").click()
     expect(board.status).to_contain_text("max_concurrent 1000 \u2192 4")
     assert board.book.python("print(tasks.queues().max_concurrent['reports'])") == "4"
@@ -203,7 +152,7 @@ def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[...,
     board.book.python("queue.run(queue.tasks(limit=None)[:1])")
     harmless = {"Refresh", "Copy", "Clear", "Load more", "Load all", "First page", "Previous page", "Next page"}
     for tab in board.root.get_by_role("tab").all_inner_texts():
-        board.open(tab)
+        board.open_table(tab)
         board.rows.first.click()
         board.book.until(f"len(panel.parts[{tab!r}].table.selected)", "1")
         board.at_rest()
@@ -214,7 +163,7 @@ def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[...,
 
 def test_an_exception_in_a_callback_is_seen(board: Board) -> None:
     """It stands in the panel, with its traceback, until it is dismissed."""
-    board.open("Tasks")
+    board.open_table("Tasks")
     board.book.python(f"panel.parts['Tasks'].deeds._run = lambda *_: {{}}['no such <b> {EVIL}']")
     board.rows.first.click()
     board.button("Run now (1)").click()
@@ -280,7 +229,7 @@ queue.enqueue(handler, {{"x": evil}}, headers=headers, task_id="t1")
 queue.enqueue(handler.url + "?q=" + evil.replace(" ", "+"), evil, task_id="t2")
 """
     board = Board(notebook(evil, PANEL))
-    board.open("Tasks")
+    board.open_table("Tasks")
     card = board.part.locator(".ctn-card")
     board.row("t1").click()
     expect(card).to_contain_text(f'"x": "{EVIL}"')
@@ -290,7 +239,7 @@ queue.enqueue(handler.url + "?q=" + evil.replace(" ", "+"), evil, task_id="t2")
     board.row("t2").click()
     expect(card.locator("pre")).to_have_text(EVIL)
     board.book.python('queue.run(["t1", "t2"])')
-    board.open("Attempts")
+    board.open_table("Attempts")
     board.rows.filter(has_text="img").first.click()
     expect(card.last).to_contain_text("<img+src=x")
     board.rows.filter(has_not_text="img").first.click()
@@ -370,7 +319,7 @@ def test_it_can_be_read_in_both_themes(
     board.book.python("queue.run(queue.tasks(limit=40))")
     board.page.set_viewport_size({"width": 1000, "height": 1100})
     for tab in ("Queues", "Tasks", "Attempts"):
-        board.open(tab)
+        board.open_table(tab)
         board.rows.first.click()
         expect(board.part.get_by_role("group").last).to_be_visible()
         board.root.scroll_into_view_if_needed()
@@ -402,3 +351,27 @@ def test_under_voila(voila: Callable[..., Page], screenshot: Callable[[Page, str
     root.get_by_role("button", name="Run now (1)").click()
     expect(root.locator(".ctn-panel:visible .ctn-status")).to_have_text("ran 1 task of reports")
     screenshot(page, "voila")
+
+
+def test_in_notebook_7(notebook: Callable[..., Any], screenshot: Callable[[Page, str], Path]) -> None:
+    """The same dashboard there: it is live, a task is found and run, and keys stay in the panel."""
+    board = Board(notebook(SETUP, PANEL, classic=True))
+    expect(board.page).to_have_title(re.compile("^[0-9a-f]+$"))
+    cells = board.page.locator(".jp-Notebook .jp-Cell").count()
+    expect(board.row("reports")).to_contain_text("PAUSED")
+    board.button("Resume").click()
+    expect(board.row("reports")).to_contain_text("RUNNING")
+    board.button("Pause").click()
+    board.open_table("Tasks")
+    name = board.keys[3]
+    board.row(name).click()
+    for key in ("d", "d", "x", "a", "b", "Control+a"):
+        board.page.keyboard.press(key)
+    expect(board.part.locator('tr[aria-selected="true"]')).to_have_count(50)
+    board.button("Clear").click()
+    board.row(name).click()
+    screenshot(board.page, "notebook-7")
+    board.button("Run now (1)").click()
+    expect(board.status).to_have_text("ran 1 task of reports")
+    assert name in board.book.python("print(*queue.attempts().task)")
+    assert board.page.locator(".jp-Notebook .jp-Cell").count() == cells

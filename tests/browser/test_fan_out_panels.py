@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
+
+from tests.browser.board import EVIL, PANEL, Board
 
 __all__: list[str] = []
-
-EVIL = "<img src=x onerror=window.pwned=1>"
 
 #: A function that fails on two days until it is mended, and data for it.
 SETUP = """
@@ -47,49 +47,6 @@ NOTE_BAR = """() => {
   };
   new MutationObserver(note).observe(document.querySelector('.ctn-dashboard'), { childList: true, subtree: true });
 }"""
-PANEL = "panel = tasks.panel(); panel.every = 1; panel"
-
-
-class Board:
-    """The dashboard as the person at the screen has it."""
-
-    def __init__(self, book: Any) -> None:
-        self.book = book
-        self.page: Page = book.page
-        self.root: Locator = self.page.locator(".ctn-panel").first
-        expect(self.root).to_be_visible()
-
-    @property
-    def part(self) -> Locator:
-        """The panel of the open tab."""
-        return self.root.locator(".ctn-panel:visible")
-
-    @property
-    def line(self) -> Locator:
-        """The line of Python."""
-        return self.part.locator(".ctn-line code")
-
-    @property
-    def bar(self) -> Locator:
-        """The bar of the batch that is shown."""
-        return self.part.get_by_role("progressbar")
-
-    def button(self, name: str, *, exact: bool = False) -> Locator:
-        """Find a button of the open tab."""
-        return self.part.get_by_role("button", name=name, exact=exact)
-
-    def field(self, name: str) -> Locator:
-        """Find a field of the open tab."""
-        return self.part.get_by_label(name, exact=True)
-
-    def square(self, day: str) -> Locator:
-        """Find a square of the calendar."""
-        return self.part.locator(f'.ctn-calendar button[data-key^="{day}"]')
-
-    def open(self, tab: str) -> None:
-        """Open a tab and wait until its panel is there."""
-        self.root.get_by_role("tab", name=tab).click()
-        self.part.locator(".ctn-told").wait_for()
 
 
 @pytest.fixture
@@ -183,9 +140,9 @@ def test_two_failed_days_are_retried_from_the_calendar(board: Board) -> None:
         board.square(day).click()
         expect(board.square(day)).to_have_attribute("aria-pressed", "true")
     expect(board.part).to_contain_text("2 rows of 2026-01-07, 2026-01-20: 2 failed")
-    board.part.locator("tr[data-key]").first.click()
+    board.rows.first.click()
     expect(board.part.locator(".ctn-card").last).to_contain_text(f"LookupError: no data for 2026-01-07 {EVIL}")
-    board.part.locator("tr[data-key]").first.click()
+    board.rows.first.click()
     board.book.python("broken.clear()")
     board.button("Send again (2)").click()
     expect(failed).to_have_count(0)
@@ -237,7 +194,7 @@ def test_a_batch_is_chosen_retried_and_cancelled(board: Board) -> None:
     expect(board.part).to_contain_text("2 failed rows")
     board.book.python("broken.clear(); queue.resume(); late.wait(); queue.pause()")
     board.button("Retry failed (2)").click()
-    expect(board.part.locator(".ctn-status")).to_contain_text("will be tried again")
+    expect(board.status).to_contain_text("will be tried again")
     board.book.python(
         "queue.resume(); batch.wait(); queue.pause(); late = queue.fan_out(flights, url=flight_url, name='x')"
     )
@@ -260,7 +217,7 @@ def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[...,
     board = Board(book)
     assert not {"Fan out", "Backfill"} & set(board.root.get_by_role("tab").all_inner_texts())
     board.open("Batches")
-    board.part.locator("tr[data-key]").first.click()
+    board.rows.first.click()
     expect(board.part).to_contain_text("2 failed rows")
     board.square("2026-01-07").click()
     expect(board.part).to_contain_text("1 row of 2026-01-07: 1 failed")
@@ -322,7 +279,7 @@ def test_they_can_be_read_in_both_themes(
     board.page.mouse.wheel(0, 700)
     screenshot(board.page, "backfill-calendar")
     board.open("Batches")
-    board.part.locator("tr[data-key]").first.click()
+    board.rows.first.click()
     expect(board.button("Retry failed (2)")).to_be_enabled()
     board.part.locator(".ctn-batch").wait_for()
     board.root.scroll_into_view_if_needed()

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.browser.board import CONTRAST, EVIL
+
 __all__: list[str] = []
 
 TABLE = """
@@ -23,25 +25,6 @@ table = Table([Column("name"), Column("state", kind="state"), Column("attempts",
 table.load(rows(range(200)))
 table
 """
-EVIL = "<img src=x onerror=window.pwned=1>"
-
-#: Contrast of an element's text against its ground, colours mixed as the browser paints them.
-CONTRAST = """(node) => {
-  const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const rgb = (...layers) => {
-    for (const layer of layers) { paint.fillStyle = layer; paint.fillRect(0, 0, 1, 1); }
-    return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const light = (colour) => colour
-    .map((c) => c / 255)
-    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const grounds = [];
-  for (let at = node; at; at = at.parentElement) grounds.unshift(getComputedStyle(at).backgroundColor);
-  const ground = rgb(...grounds), text = rgb(...grounds, getComputedStyle(node).color);
-  const [low, high] = [light(ground), light(text)].sort((a, b) => a - b);
-  return (high + 0.05) / (low + 0.05);
-}"""
 
 
 class View:
