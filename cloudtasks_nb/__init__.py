@@ -16,22 +16,22 @@ from cloudtasks_nb import errors
 if TYPE_CHECKING:
     from cloudtasks_nb._client import Client, connect, local
     from cloudtasks_nb._queue import Queue
-    from cloudtasks_nb.fanout._batch import Batch
-    from cloudtasks_nb.fanout._dry_run import Plan
-    from cloudtasks_nb.fanout._progress import Progress
-    from cloudtasks_nb.fanout._recipe import ROW
+    from cloudtasks_nb.fanout.batch._batch import Batch
+    from cloudtasks_nb.fanout.batch._progress import Progress
+    from cloudtasks_nb.fanout.plan._dry_run import Plan
+    from cloudtasks_nb.fanout.plan._recipe import ROW
     from cloudtasks_nb.handlers import Handler, serve
 
 __all__ = ["ROW", "Batch", "Client", "Handler", "Plan", "Progress", "Queue", "connect", "errors", "local", "serve"]
 
 # Where each public name lives; loaded when first used, so that the import costs nothing (PEP 562).
 _HOMES = {
-    "ROW": "fanout._recipe",
-    "Batch": "fanout._batch",
+    "ROW": "fanout.plan._recipe",
+    "Batch": "fanout.batch._batch",
     "Client": "_client",
     "Handler": "handlers",
-    "Plan": "fanout._dry_run",
-    "Progress": "fanout._progress",
+    "Plan": "fanout.plan._dry_run",
+    "Progress": "fanout.batch._progress",
     "Queue": "_queue",
     "connect": "_client",
     "load_ipython_extension": "magics",

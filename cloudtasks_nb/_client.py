@@ -20,8 +20,8 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import Where, resolve
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
-from cloudtasks_nb.fanout._batch import Batch
-from cloudtasks_nb.fanout._catalog import Catalog
+from cloudtasks_nb.fanout.batch._batch import Batch
+from cloudtasks_nb.fanout.batch._catalog import Catalog
 
 __all__ = ["Client", "connect", "local"]
 

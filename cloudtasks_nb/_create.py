@@ -14,9 +14,9 @@ from cloudtasks_nb._messages import task_columns
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb._watch import now_micros
 from cloudtasks_nb.errors import AlreadyExistsError, TaskNotFoundError
-from cloudtasks_nb.fanout._body import BODILESS
-from cloudtasks_nb.fanout._encode import to_json
-from cloudtasks_nb.fanout._plan import Recipe, compile_recipe, plan_one
+from cloudtasks_nb.fanout.plan._body import BODILESS
+from cloudtasks_nb.fanout.plan._encode import to_json
+from cloudtasks_nb.fanout.plan._plan import Recipe, compile_recipe, plan_one
 
 __all__ = ["create_task", "literal_recipe"]
 

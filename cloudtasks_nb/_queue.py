@@ -18,8 +18,8 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words
 from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
-from cloudtasks_nb.fanout._backfill import Backfill
-from cloudtasks_nb.fanout._catalog import Catalog
+from cloudtasks_nb.fanout.batch._backfill import Backfill
+from cloudtasks_nb.fanout.batch._catalog import Catalog
 
 __all__ = ["Queue"]
 

@@ -14,8 +14,8 @@ import pandas as pd
 
 from cloudtasks_nb._client import Client, connect, local
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.fanout._catalog import outbox_path
-from cloudtasks_nb.fanout._outbox import Outbox
+from cloudtasks_nb.fanout.batch._catalog import outbox_path
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
 
 __all__ = ["main"]
 

@@ -36,18 +36,20 @@ LATE_IMPORTS = {
     ("_bar", "Live.__init__"): "only a kernel gets here, and it has IPython loaded",
     ("_client", "Client.panel"): "ipywidgets is loaded when the first panel is asked for",
     ("_queue", "Queue.panel"): "same",
-    ("fanout._batch", "Batch.panel"): "same",
-    ("fanout._input", "_pyarrow"): "optional: only who has Arrow data needs it",
+    ("fanout.batch._batch", "Batch.panel"): "same",
+    ("fanout.plan._input", "_pyarrow"): "optional: only who has Arrow data needs it",
 }
 #: The one import that may point down: a verb that shows a panel.
-DOWNWARD = {("_client", "panels"), ("_queue", "panels"), ("fanout._batch", "panels")}
+DOWNWARD = {("_client", "panels"), ("_queue", "panels"), ("fanout.batch._batch", "panels")}
 
+#: The modules that translate between the API's messages and plain values.
+PROTOBUF = {"_messages", "_methods", "_transport", "_oplog", "fanout.plan._plan", "fanout.sender._sender", "emulator."}
 #: Foreign library -> the only modules that may import it. `x.` stands for every module of the package x.
 ONLY_IN = {
     "ipywidgets": {"panels.", "_bar"},
     "anywidget": {"panels."},
-    "google.protobuf": {"_messages", "_methods", "_transport", "_oplog", "fanout._plan", "fanout._sender", "emulator."},
-    "google.cloud": {"_messages", "_methods", "_transport", "_oplog", "fanout._plan", "fanout._sender", "emulator."},
+    "google.protobuf": PROTOBUF,
+    "google.cloud": PROTOBUF,
     "google.api_core": {"_transport"},
     "google.auth": {"_auth", "_transport", "handlers."},
     "google.oauth2": {"_auth", "handlers."},
@@ -57,7 +59,7 @@ ONLY_IN = {
 }
 #: Foreign library -> modules that stay free of it, because they work on plain values only.
 NEVER_IN = {
-    "pandas": {"_loop", "_transport", "fanout._outbox", "fanout._sender", "fanout._progress", "emulator."},
+    "pandas": {"_loop", "_transport", "fanout.outbox.", "fanout.sender.", "fanout.batch._progress", "emulator."},
 }
 #: The emulator is a program of its own: of the toolkit it knows these, and the toolkit starts it as a child process.
 EMULATOR_KNOWS = {"errors", "_names"}
@@ -80,7 +82,7 @@ class Import:
 class Module:
     """One file of the package, parsed."""
 
-    name: str  #: `fanout._plan`; a package has its folder's name
+    name: str  #: `fanout.plan._plan`; a package has its folder's name
     path: Path
     text: str
     tree: ast.Module
@@ -150,26 +152,27 @@ def layer_rows() -> list[list[str]]:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     section = text.partition("\n## Layers\n")[2].partition("\n## ")[0]
     rows = [row_modules(cell) for cell in re.findall(r"^\| \w+ \| (`.+?) \|", section, flags=re.MULTILINE)]
-    # A package may fill several rows; its `__init__` stands at the end of the last one.
+    # A package is closed by each row with a part of it; its `__init__` stands where it is closed last.
     seen: set[str] = set()
     for row in reversed(rows):
-        packages = {name for name in row if name in PACKAGES}
-        row[:] = [name for name in row if name not in packages & seen]
-        seen |= packages
+        for name in reversed(row.copy()):
+            if name in PACKAGES & seen:
+                row.remove(name)
+            seen.add(name)
     return rows
 
 
 def row_modules(cell: str) -> list[str]:
-    """Read one cell: "`_a`, `b/`: `_c`, `_d`" is _a, b._c, b._d and at last b, the package that shows them."""
+    """Read one cell: "`_a`, `b/c/`: `_d`, `_e`" is _a, b.c._d, b.c._e and at last b.c and b, which show them."""
     names: list[str] = []
-    package = ""
-    for word in re.findall(r"`([\w/]+)`", cell):
+    parts: list[str] = []
+    for word in [*re.findall(r"`([\w/]+)`", cell), "/"]:
         if word.endswith("/"):
-            names += [package] if package else []
-            package = word[:-1]
+            names += [".".join(parts[:depth]) for depth in range(len(parts), 0, -1)]
+            parts = [part for part in word.split("/") if part]
         else:
-            names.append(f"{package}.{word}" if package else word)
-    return names + ([package] if package else [])
+            names.append(".".join([*parts, word]))
+    return names
 
 
 ROWS = layer_rows()
@@ -179,8 +182,8 @@ NOWHERE = (len(ROWS), 0)
 
 
 def belongs(name: str, group: set[str]) -> bool:
-    """Tell whether a module is in a group in which `x.` stands for the whole package x."""
-    return name in group or f"{name.partition('.')[0]}." in group
+    """Tell whether a module is in a group in which `x.` stands for the whole package x, with the packages in it."""
+    return name in group or f"{name}.".startswith(tuple(entry for entry in group if entry.endswith(".")))
 
 
 def uses(module: Module, library: str) -> list[int]:

@@ -6,8 +6,8 @@ from typing import Self
 
 from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.fanout._batch import Batch
-from cloudtasks_nb.fanout._catalog import Catalog
+from cloudtasks_nb.fanout.batch._batch import Batch
+from cloudtasks_nb.fanout.batch._catalog import Catalog
 from cloudtasks_nb.panels._batch_view import BatchView
 from cloudtasks_nb.panels._panel import Panel
 from cloudtasks_nb.panels._scene import Scene, quoted

@@ -14,7 +14,7 @@ from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._watch import Watcher
-from cloudtasks_nb.fanout._catalog import Catalog
+from cloudtasks_nb.fanout.batch._catalog import Catalog
 
 __all__ = ["Scene", "quoted"]
 

@@ -11,9 +11,9 @@ import pytest
 from cloudtasks_nb import cli
 from cloudtasks_nb._client import Client
 from cloudtasks_nb.errors import CredentialsError
-from cloudtasks_nb.fanout._catalog import outbox_path
-from cloudtasks_nb.fanout._identity import Place
-from cloudtasks_nb.fanout._outbox import Outbox
+from cloudtasks_nb.fanout.batch._catalog import outbox_path
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.plan._identity import Place
 from tests.unit.fanout.conftest import chunks, spool
 
 EMULATOR = ["-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", "D"]

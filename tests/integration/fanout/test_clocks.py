@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout import _track
-from cloudtasks_nb.fanout._sender import send
+from cloudtasks_nb.fanout.batch import _track
+from cloudtasks_nb.fanout.sender._sender import send
 from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.fanout.conftest import reached
 

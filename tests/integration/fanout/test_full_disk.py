@@ -16,8 +16,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout import _catalog
-from cloudtasks_nb.fanout._outbox import Outbox
+from cloudtasks_nb.fanout.batch import _catalog
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from tests.integration.conftest import Emulator
 from tests.integration.fanout.conftest import reached
 

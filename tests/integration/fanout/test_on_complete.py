@@ -34,7 +34,7 @@ Connect = Callable[[], Any]
 WATCHER = """
     import os, sys
     from cloudtasks_nb import connect
-    from cloudtasks_nb.fanout import _notice
+    from cloudtasks_nb.fanout.batch import _notice
 
     endpoint, batch, stop = sys.argv[1:]
 
@@ -54,7 +54,7 @@ WATCHER = """
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for another look."""
-    monkeypatch.setattr("cloudtasks_nb.fanout._notice._SOON", 0.01)
+    monkeypatch.setattr("cloudtasks_nb.fanout.batch._notice._SOON", 0.01)
 
 
 @pytest.fixture

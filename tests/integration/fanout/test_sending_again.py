@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout import _track
-from cloudtasks_nb.fanout._sender import SendReport, send
+from cloudtasks_nb.fanout.batch import _track
+from cloudtasks_nb.fanout.sender._sender import SendReport, send
 from tests.integration.fanout.conftest import reached
 
 URL = "http://127.0.0.1:9/run"

@@ -19,8 +19,8 @@ from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import Where
 from cloudtasks_nb._transport import Transport
 from cloudtasks_nb.errors import ServiceError, TaskNotFoundError
-from cloudtasks_nb.fanout._batch import Batch
-from cloudtasks_nb.fanout._catalog import Catalog
+from cloudtasks_nb.fanout.batch._batch import Batch
+from cloudtasks_nb.fanout.batch._catalog import Catalog
 from cloudtasks_nb.panels import Scene
 from tests.unit.fanout.conftest import Service
 from tests.unit.panels.conftest import Watching, entry, queue_values, snapshot

@@ -1,0 +1,391 @@
+"""The live side of one batch in this process: sends it, hears of its tasks, and writes down what became of them.
+
+Everything lasting is in the outbox; what is kept here can be read again from there and from the service. Runs on the
+background loop; work on the outbox goes to one thread, so that it never holds up the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._connection import Connection
+from cloudtasks_nb._deeds import delete
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._transport import Transport
+from cloudtasks_nb._watch import Snapshot, now_micros
+from cloudtasks_nb.errors import (
+    CloudTasksError,
+    PreconditionError,
+    QueueNotFoundError,
+    ServiceError,
+)
+from cloudtasks_nb.fanout.batch._notice import Teller
+from cloudtasks_nb.fanout.batch._progress import Progress, Rate, pack, unpack
+from cloudtasks_nb.fanout.batch._verdicts import Facts, Verdicts
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import BatchRecord, Outcome, State
+from cloudtasks_nb.fanout.sender._sender import send
+
+__all__ = ["Tracker"]
+
+T = TypeVar("T")
+
+_LOGGER = logging.getLogger(__name__)
+_MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
+_DELETES = 1000  # tasks a call deletes, and rows that are written down together
+_LINGER = 60.0  # seconds for which a late entry may still correct a finished batch
+_SAVE = 5.0  # seconds between two snapshots in the outbox
+
+
+class Tracker:
+    """Sends and watches one batch.
+
+    Parameters
+    ----------
+    connection : Connection
+    outbox : Outbox
+    record : BatchRecord
+    """
+
+    def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self.record = record
+        self.batch = record.id
+        place = record.place
+        self.queue = QueueName(project=place.project, location=place.location, queue=place.queue)
+        self._verdicts = Verdicts(record)
+        self._rate = Rate()
+        self._news: asyncio.Queue[Snapshot | None] = asyncio.Queue()
+        self._listeners: list[Callable[[], None]] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._asked = False
+        self._watching: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._teller = Teller(connection, outbox, record.id, self._heard)
+        watcher = connection.watcher
+        self._facts = Facts(listing=watcher.listing, lookup=watcher.lookup, run=outbox.run)
+        self._counts = dict(record.counts)
+        self._loaded = False
+        self._saved = 0.0
+        self._troubles: dict[str, str] = {}
+        self.stopped: CloudTasksError | None = None  #: what ended the sending before its end
+        self.stopped_by: str | None = outbox.settings(record.id).get("stopped_by")  #: why the rest was cancelled
+        self.progress = self._seen_before()
+
+    @property
+    def sending(self) -> bool:
+        """Whether this process sends the batch."""
+        return any(task is not None and not task.done() for task in (self._sending, self._ending))
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps sending, watching or telling up."""
+        return next(iter(self._troubles.values()), None)
+
+    @property
+    def watching(self) -> bool:
+        """Whether a later entry of the log may still change something."""
+        return self._watching is not None and not self._watching.done()
+
+    @property
+    def queue_values(self) -> Mapping[str, Any]:
+        """Settings and state of the queue when it was last looked at; empty if it was not yet."""
+        snapshot = self._verdicts.snapshot
+        return {} if snapshot is None or snapshot.values is None else snapshot.values
+
+    def retry_note(self) -> str | None:
+        """Say how far the retrying rows are."""
+        return self._verdicts.retry_note(now_micros())
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` on the background loop after each change; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    # The following run on the background loop.
+
+    async def start(self, *, sending: bool, send_rate: float | None = None) -> None:
+        """Watch the batch, and send what is unsent if told so; does not wait for either."""
+        self._connection.transport.check_open()
+        self.record = await self._do(self._outbox.batch, self.batch)
+        self._counts = dict(self.record.counts)
+        if not self._loaded:
+            self._loaded = True
+            await self._do(self._verdicts.load, self._outbox)
+        if sending and self._counts[State.UNSENT]:
+            self._begin_sending(send_rate)
+        if not self.record.done and (self._watching is None or self._watching.done()):
+            self._watching = _loop.spawn(self._watch())
+        await self._publish()
+
+    async def close(self) -> None:
+        """Stop sending and watching; both can be taken up again from the outbox. Who waits for the end hears of it."""
+        for task in (self._sending, self._ending, self._watching, self._looking):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        await self._teller.close()
+        for listener in tuple(self._listeners):
+            listener()
+
+    async def finished(self) -> Progress:
+        """Wait until every row is final, and who is to be told has been.
+
+        Raises
+        ------
+        CloudTasksError
+            What ended the sending before its end.
+        PreconditionError
+            If rows are unsent and nobody sends them, or the connection is closed.
+        """
+        changed = asyncio.Event()
+        end = self.listen(changed.set)
+        try:
+            while self.sending or not self.progress.finished:
+                self._connection.transport.check_open()
+                await self._check_sender()
+                await changed.wait()
+                changed.clear()
+            await self._teller.told()
+            return self.progress
+        finally:
+            end()
+
+    async def _check_sender(self) -> None:
+        if self.sending or not self.progress.unsent:
+            return
+        if self.stopped is not None:
+            raise self.stopped
+        if await self._do(self._is_idle):
+            raise PreconditionError(
+                f"{self.progress.unsent:,} rows of batch {self.batch} are unsent, and nobody sends them",
+                resource=self.batch,
+                hint="batch.resume() sends them",
+            )
+
+    def _is_idle(self) -> bool:
+        """Tell whether no process sends the batch."""
+        hold = self._outbox.sending(self.batch)
+        if hold is not None:
+            hold.release()
+        return hold is not None
+
+    async def cancel(self) -> None:
+        """Send nothing more, delete the tasks that are in the queue, and write down which were."""
+        await self._do(self._outbox.cancel, self.batch)
+        await self._settle()
+        waiting = await self._do(self._verdicts.waiting, self._outbox)
+        for start in range(0, len(waiting), _DELETES):
+            part = waiting[start : start + _DELETES]
+            errors = await delete(self._connection, self.queue, [task for _, task, _ in part], lambda _: None)
+            deleted = [
+                Outcome(ref=ref, attempt=attempt, state=State.CANCELLED)
+                for (ref, _, attempt), error in zip(part, errors, strict=True)
+                if error is None
+            ]
+            await self._do(self._outbox.record, self.batch, deleted)
+            await self._publish()
+        await self._publish()
+
+    async def _settle(self) -> None:
+        """Wait until it is known what became of the requests that were under way: tasks they made are to be deleted."""
+        left = await self._do(self._outbox.counts, self.batch)
+        if left[State.UNSENT]:
+            self._begin_sending(None)
+        if self._sending is not None:
+            await asyncio.wait({self._sending})
+
+    def _begin_sending(self, send_rate: float | None) -> None:
+        """Send what is unsent; a sending that is just ending begins again."""
+        self._asked = True
+        if self._sending is None or self._sending.done():
+            self._sending = _loop.spawn(self._send(send_rate))
+
+    async def _send(self, send_rate: float | None) -> None:
+        while self._asked:
+            self._asked = False
+            await self._send_once(send_rate)
+        self._ending = _loop.spawn(self._end_sending())
+
+    async def _send_once(self, send_rate: float | None) -> None:
+        self.stopped = None
+        try:
+            report = await send(
+                self._outbox,
+                self.batch,
+                _Channel(self._connection.transport, self.queue),
+                send_rate=send_rate,
+                on_sent=self._sent,
+                on_trouble=self._troubled,
+                lookup=self._lookup,
+                also_retry=self._is_new,
+            )
+            if report.already_there:
+                await self._do(self._outbox.set_setting, self.batch, "already", report.already_there)
+        except CloudTasksError as error:
+            self.stopped = error
+        except Exception as error:
+            _LOGGER.exception("sending batch %s failed", self.batch)
+            self.stopped = ServiceError(f"sending ended with {type(error).__name__}: {error}", resource=self.batch)
+        finally:
+            self._troubles.pop("send", None)
+
+    async def _end_sending(self) -> None:
+        self._connection.watcher.look_now(self.queue)
+        await self._publish()
+
+    def _sent(self, count: int) -> None:
+        self._troubles.pop("send", None)
+        self._counts[State.UNSENT] -= count
+        self._counts[State.SENT] += count
+        self._show()
+
+    def _troubled(self, error: CloudTasksError) -> None:
+        self._troubles["send"] = error.message
+        self._show()
+
+    def _is_new(self, error: CloudTasksError) -> bool:
+        """Tell whether the queue is only not known yet, as we have just made it."""
+        return isinstance(error, QueueNotFoundError) and self._connection.transport.is_fresh(str(self.queue))
+
+    async def _lookup(self, names: Any) -> dict[str, bool | None]:
+        """Tell of tasks that are not in the queue whether the log has seen them; None where it does not say."""
+        return await self._do(self._verdicts.seen, self._outbox, list(names))
+
+    async def _watch(self) -> None:
+        since = int(self.record.created.timestamp() * 1_000_000) - _MARGIN
+        subscription = self._connection.watcher.subscribe(self.queue, self._news.put_nowait, since=since)
+        ended: float | None = None
+        try:
+            while ended is None or time.monotonic() < ended + _LINGER:
+                snapshot = await self._next(_LINGER if ended is not None else None)
+                if snapshot is not None:
+                    await self._take(snapshot)
+                if not self.progress.finished or self.sending:
+                    ended = None
+                elif not self._verdicts.correctable(self._counts):
+                    break
+                else:
+                    ended = time.monotonic() if ended is None else ended
+        finally:
+            subscription.close()
+
+    async def _next(self, timeout: float | None) -> Snapshot | None:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._news.get()
+        except TimeoutError:
+            return None
+
+    async def _take(self, snapshot: Snapshot) -> None:
+        """Draw the conclusions of one snapshot."""
+        try:
+            if await self._verdicts.take(snapshot, self._outbox, self._facts, sent=self._counts[State.SENT]):
+                self._look()
+            self._troubles.pop("watch", None)
+        except CloudTasksError as error:
+            self._troubles["watch"] = error.message
+        await self._publish()
+
+    def _look(self) -> None:
+        """Begin to look for the rows in the queue, unless that is under way; snapshots are taken meanwhile."""
+        if self._looking is None or self._looking.done():
+            self._looking = _loop.spawn(self._look_through())
+
+    async def _look_through(self) -> None:
+        try:
+            await self._verdicts.look(self._outbox, self._facts)
+            self._troubles.pop("look", None)
+        except CloudTasksError as error:
+            self._troubles["look"] = error.message
+        await self._publish()
+
+    async def _publish(self) -> None:
+        self._counts = dict(await self._do(self._outbox.counts, self.batch))
+        if not self._counts[State.UNSENT] + self._counts[State.SENT] and not self.sending:
+            self._teller.begin()  # before anybody hears of the end, and may end this process
+        self._show()
+        now = time.monotonic()
+        if self.progress.finished or now - self._saved > _SAVE:
+            self._saved = now
+            await self._do(self._outbox.save_snapshot, self.batch, pack(self.progress))
+        if self.progress.failed:
+            await self._check_limit()
+
+    async def _check_limit(self) -> None:
+        """Cancel the rest when more rows have failed than were to be borne."""
+        limit = self.record.description.get("stop_after_failures")
+        if limit is None or self.stopped_by is not None or self.progress.finished:
+            return
+        borne = limit * self.progress.total if limit < 1 else limit
+        if self.progress.failed >= borne:
+            self.stopped_by = f"cancelled the rest: {self.progress.failed:,} failed, stop_after_failures={limit}"
+            await self._do(self._outbox.set_setting, self.batch, "stopped_by", self.stopped_by)
+            await self.cancel()
+
+    def _heard(self, error: CloudTasksError | None) -> None:
+        """Note whether the service has taken the notification."""
+        self._troubles.pop("tell", None)
+        if error is not None:
+            self._troubles["tell"] = f"not told that the batch is done: {error.message}"
+        self._show()
+
+    def _show(self) -> None:
+        done = sum(self._counts[state] for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.GONE))
+        self._rate.note(time.monotonic(), done)
+        pending = self._verdicts.split(self._counts, now_micros())
+        now = dt.datetime.now(dt.UTC)
+        left = self._counts[State.UNSENT] + self._counts[State.SENT]
+        seconds = self._rate.seconds_left(left)
+        self.progress = Progress(
+            total=sum(self._counts.values()),
+            unsent=self._counts[State.UNSENT],
+            rejected=self._counts[State.REJECTED],
+            succeeded=self._counts[State.SUCCEEDED],
+            failed=self._counts[State.FAILED],
+            cancelled=self._counts[State.CANCELLED],
+            gone=self._counts[State.GONE],
+            done_per_second=self._rate.per_second(),
+            eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
+            sources=self._verdicts.sources,
+            at=now,
+            **pending,
+        )
+        for listener in tuple(self._listeners):
+            listener()
+
+    def _seen_before(self) -> Progress:
+        """Return yesterday's figures, with their time."""
+        packed = self._outbox.snapshot(self.batch)
+        if packed is not None:
+            return unpack(packed)
+        names = {State.UNSENT: "unsent", State.REJECTED: "rejected", State.SUCCEEDED: "succeeded"}
+        names |= {State.FAILED: "failed", State.CANCELLED: "cancelled", State.GONE: "gone"}
+        counts: dict[str, Any] = {name: self.record.counts[state] for state, name in names.items()}
+        unknown = None if self.record.counts[State.SENT] else 0
+        pending = dict.fromkeys(("scheduled", "ready", "running", "retrying"), unknown)
+        return Progress(total=self.record.total, **counts, **pending)
+
+    async def _do(self, function: Callable[..., T], *args: Any) -> T:
+        return await self._outbox.run(function, *args)
+
+
+class _Channel:
+    """The transport as the sender wants it: errors about a queue that is not there name the queue."""
+
+    def __init__(self, transport: Transport, queue: QueueName) -> None:
+        self.google = transport.google
+        self._transport, self._queue = transport, str(queue)
+
+    async def raw(self, method: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
+        return await self._transport.raw(method, request, timeout=timeout, about=self._queue)

@@ -1,0 +1,113 @@
+"""Who is to be told when a batch is done, and who has been: once a round, also with several watchers."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from cloudtasks_nb.fanout.outbox._ledger import counts, number_of, touch
+from cloudtasks_nb.fanout.outbox._records import FINAL, Completion, State
+
+__all__ = ["claim", "confirm", "register", "registered", "release", "untold"]
+
+_LEASE = 60.0  # seconds that a claimer has to create the task; then another may
+
+
+def register(
+    connection: sqlite3.Connection,
+    batch: str,
+    url: str,
+    service_account: str | None,
+    audience: str | None,
+    queue: str | None,
+) -> int:
+    """Note that somebody is to be told; the same wish again is the same registration. In the caller's transaction."""
+    num = number_of(connection, batch)
+    wish = (num, url, service_account, audience, queue)
+    found = connection.execute(
+        """SELECT id FROM completions
+           WHERE num = ? AND url = ? AND service_account IS ? AND audience IS ? AND queue IS ?""",
+        wish,
+    ).fetchone()
+    if found is not None:
+        registration: int = found[0]
+        return registration
+    touch(connection, num)
+    cursor = connection.execute(
+        "INSERT INTO completions (num, url, service_account, audience, queue) VALUES (?, ?, ?, ?, ?)", wish
+    )
+    return cursor.lastrowid or 0
+
+
+def registered(connection: sqlite3.Connection, batch: str) -> list[Completion]:
+    """Return who wants to be told; `round` is the last one that each was told of, 0 for none."""
+    found = connection.execute(
+        "SELECT id, url, service_account, audience, queue, told FROM completions WHERE num = ? ORDER BY id",
+        (number_of(connection, batch),),
+    )
+    return [_completion(row[:-1], row[-1]) for row in found]
+
+
+def untold(connection: sqlite3.Connection, batch: str) -> bool:
+    """Return whether every row is final and somebody has not been told of it yet."""
+    num = number_of(connection, batch)
+    (waiting,) = connection.execute(
+        """SELECT EXISTS (SELECT 1 FROM completions c JOIN batches b ON b.num = c.num
+           WHERE c.num = ? AND c.told < b.round)""",
+        (num,),
+    ).fetchone()
+    return bool(waiting) and _final(counts(connection, num))
+
+
+def claim(connection: sqlite3.Connection, batch: str, now: float) -> list[Completion]:
+    """Return who is to be told of the present round by the caller, and by nobody else for a minute.
+
+    Nobody while a row is not final: what the caller has seen may be older than a new try. Runs in the caller's
+    transaction. The caller creates the tasks and then calls `confirm`, or `release` if it could not.
+    """
+    num = number_of(connection, batch)
+    states = counts(connection, num)
+    if not _final(states):
+        return []
+    (round_,) = connection.execute("SELECT round FROM batches WHERE num = ?", (num,)).fetchone()
+    found = connection.execute(
+        """UPDATE completions SET claimed = ?1, claimed_at = ?2
+           WHERE num = ?3 AND told < ?1 AND (claimed < ?1 OR claimed_at NOT BETWEEN ?2 - ?4 AND ?2 + ?4)
+           RETURNING id, url, service_account, audience, queue""",
+        (round_, now, num, _LEASE),
+    ).fetchall()
+    return [_completion(row, round_, states) for row in sorted(found)]
+
+
+def confirm(connection: sqlite3.Connection, batch: str, completion: Completion) -> None:
+    """Note that somebody has been told; runs in the caller's transaction."""
+    connection.execute(
+        "UPDATE completions SET told = max(told, ?) WHERE num = ? AND id = ?",
+        (completion.round, number_of(connection, batch), completion.id),
+    )
+
+
+def release(connection: sqlite3.Connection, batch: str, completion: Completion) -> None:
+    """Let another, or the caller itself, try at once; runs in the caller's transaction."""
+    connection.execute(
+        "UPDATE completions SET claimed = ?1 - 1 WHERE num = ?2 AND id = ?3 AND claimed = ?1",
+        (completion.round, number_of(connection, batch), completion.id),
+    )
+
+
+def _final(states: Mapping[State, int]) -> bool:
+    return not any(n for state, n in states.items() if state not in FINAL)
+
+
+def _completion(row: tuple[Any, ...], round_: int, states: Mapping[State, int] | None = None) -> Completion:
+    number, url, service_account, audience, queue = row
+    return Completion(
+        id=number,
+        url=url,
+        service_account=service_account,
+        audience=audience,
+        queue=queue,
+        round=round_,
+        counts=states or {},
+    )

@@ -1,0 +1,72 @@
+"""Counts, rate and time left of a batch."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb._frames import STATES
+from cloudtasks_nb.fanout.batch._progress import Progress, Rate
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+
+def progress(**counts: Any) -> Progress:
+    """Return a Progress with nothing but what is named."""
+    return Progress(total=10, **{**dict.fromkeys(STATES, 0), **counts})
+
+
+def test_rows_are_either_done_pending_or_unsent() -> None:
+    """The three kinds add up to the total."""
+    made = progress(unsent=1, ready=2, running=1, succeeded=3, failed=1, gone=1, cancelled=1)
+    assert (made.done, made.pending, made.unsent, made.finished) == (6, 3, 1, False)
+
+
+def test_finished_means_that_every_row_is_final() -> None:
+    """Rejected, cancelled and gone rows are final as well."""
+    assert progress(succeeded=6, rejected=1, failed=1, cancelled=1, gone=1).finished
+
+
+def test_the_repr_is_one_line_and_leaves_zeros_out() -> None:
+    """What is there is said, with the rate while it goes on."""
+    made = progress(ready=4, succeeded=6, done_per_second=2.0, eta=NOW)
+    assert repr(made) == "10 rows: 4 ready, 6 succeeded; 2.0/s, done about 2026-01-01 12:00:00 UTC"
+
+
+def test_what_is_not_known_is_said_as_being_in_the_queue() -> None:
+    """None is not zero: the rows are counted without a state."""
+    made = progress(scheduled=None, ready=None, running=None, retrying=None, succeeded=6)
+    assert repr(made) == "10 rows: 6 succeeded, 4 in the queue"
+    assert made.counts()["ready"] is None
+
+
+POINTS: list[tuple[str, list[tuple[float, int]], float | None]] = [
+    ("no point", [], None),
+    ("one point", [(0, 0)], None),
+    ("steady", [(0, 0), (1, 10), (2, 20)], 10.0),
+    ("only the last half minute counts", [(0, 0), (10, 0), (40, 0), (50, 100)], 100 / 40),
+    ("a new round begins anew", [(0, 0), (1, 10), (2, 4), (3, 5)], 1.0),
+    ("a clock that was set back begins anew", [(10, 0), (5, 1), (6, 3)], 2.0),
+    ("two points at one time", [(1, 0), (1, 5)], None),
+]
+
+
+@pytest.mark.parametrize(("what", "points", "rate"), POINTS, ids=[what for what, *_ in POINTS])
+def test_rate(what: str, points: list[tuple[float, int]], rate: float | None) -> None:
+    """Rows a second over the window."""
+    meter = Rate()
+    for at, done in points:
+        meter.note(at, done)
+    assert meter.per_second() == rate
+
+
+def test_time_left_is_not_known_while_nothing_moves() -> None:
+    """A rate of zero gives no estimate, any other one does."""
+    meter = Rate()
+    meter.note(0, 5)
+    meter.note(1, 5)
+    assert meter.seconds_left(10) is None
+    meter.note(2, 7)
+    assert meter.seconds_left(10) == 10.0

@@ -1,0 +1,77 @@
+"""What a batch shows of itself."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from cloudtasks_nb._frames import STATES
+from cloudtasks_nb.fanout.batch._progress import Progress
+from cloudtasks_nb.fanout.batch._report import Report
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+
+def report(words: dict[str, Any] | None = None, **counts: Any) -> Report:
+    """Return a report on a batch with these counts."""
+    total = sum(count or 0 for name, count in counts.items() if name in STATES)
+    progress = Progress(total=counts.pop("total", total), **{**dict.fromkeys(STATES, 0), **counts})
+    facts: dict[str, Any] = {
+        "batch": "a91f03c2",
+        "name": None,
+        "queue": "reports",
+        "badge": "LOCAL",
+        "sending": False,
+        "causes": {},
+    }
+    return Report(progress=progress, **{**facts, **(words or {})})
+
+
+def test_failures_come_with_their_causes_and_the_next_line_to_type() -> None:
+    """The last line says how many failed of what, and what retries them."""
+    shown = report({"causes": {"INTERNAL": 20900, "NOT_FOUND": 134}}, succeeded=10, failed=21034)
+    assert shown.lines()[-1] == "21,034 failed (INTERNAL 20,900, NOT_FOUND 134) → batch.retry_failed()"
+
+
+def test_unsent_rows_ask_for_resume_unless_they_are_being_sent() -> None:
+    """A batch found again says what sends the rest."""
+    assert "40,000 unsent: batch.resume()" in report(unsent=40000).lines()
+    assert report({"sending": True}, unsent=40000).lines() == []
+
+
+def test_retrying_rows_say_how_far_they_are() -> None:
+    """Attempt, of how many, and when the next one is."""
+    shown = report({"retry_note": "attempt 3 of 5, next in 12 min"}, retrying=5)
+    assert shown.lines() == ["5 retrying, attempt 3 of 5, next in 12 min"]
+
+
+def test_text_has_title_bar_counts() -> None:
+    """Outside a notebook four lines tell it all."""
+    text = report({"name": "year"}, succeeded=3, ready=1).text().splitlines()
+    assert text[0] == 'Batch "year" a91f03c2 on queue reports  [LOCAL]'
+    assert text[1].endswith("] 75%")
+    assert text[2] == "4 rows: 1 ready, 3 succeeded"
+
+
+def test_html_escapes_every_word_and_tells_no_state_by_colour_alone() -> None:
+    """Names come from people; colours have a legend."""
+    html = report({"name": "<img src=x>", "trouble": ["<b>"]}, succeeded=3, failed=1).html()
+    assert "<img" not in html
+    assert "<b>3" not in html
+    assert "&lt;img src=x&gt;" in html
+    assert "3 succeeded" in html
+    assert "1 failed" in html
+    assert 'aria-valuenow="100"' in html
+
+
+def test_rows_of_unknown_state_have_a_part_of_the_bar() -> None:
+    """Pending rows whose state is not known are shown as queued."""
+    html = report(total=4, succeeded=1, scheduled=None, ready=None, running=None, retrying=None).html()
+    assert "3 queued" in html
+
+
+def test_the_pace_is_shown_while_it_goes_on() -> None:
+    """Rate and rest in the two largest units."""
+    html = report(ready=5, succeeded=5, done_per_second=2.5, at=NOW, eta=NOW + dt.timedelta(minutes=90)).html()
+    assert "2.5 done a second, the last one in about 1 h 30 min" in html
+    assert "done a second" not in report(succeeded=5, done_per_second=2.5).html()

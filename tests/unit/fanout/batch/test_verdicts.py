@@ -1,0 +1,371 @@
+"""The rule by which log, statistics and queue decide over each row."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._oplog import Entry
+from cloudtasks_nb._watch import Pending, Snapshot
+from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.fanout.batch import _verdicts
+from cloudtasks_nb.fanout.batch._verdicts import Facts, Verdicts, judge
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import Outcome, State
+from cloudtasks_nb.fanout.plan._chunk import Chunk
+from cloudtasks_nb.fanout.plan._identity import Place, task_id
+
+QUEUE = QueueName(project="p", location="l", queue="q")
+PLACE = Place(endpoint="google", project="p", location="l", queue="q")
+SECOND = 1_000_000
+_numbers = itertools.count()
+
+
+def entry(task: str = "t", attempt: int = 1, status: str = "INTERNAL", **words: Any) -> Entry:
+    """Return a log entry about one attempt."""
+    facts: dict[str, Any] = {
+        "time": attempt * SECOND,
+        "received": attempt * SECOND,
+        "retry_time": None,
+        "duration": 0.5,
+    }
+    facts |= {"queue": "q", "deleted": False, "max_attempts": 0, "url": "https://x"}
+    return Entry(insert_id=str(next(_numbers)), task=task, attempt=attempt, status=status, **{**facts, **words})
+
+
+DELETED: dict[str, Any] = {"attempt": 0, "status": "OK", "deleted": True}
+RULE: list[tuple[str, list[Entry], int | None, State | None]] = [
+    ("one success", [entry(status="OK")], 5, State.SUCCEEDED),
+    ("a success after failures", [entry(attempt=1), entry(attempt=2, status="OK")], 5, State.SUCCEEDED),
+    ("a success, and a failure that came later", [entry(attempt=1, status="OK"), entry(attempt=2)], 2, State.SUCCEEDED),
+    ("a failure that is not the last", [entry(attempt=4)], 5, None),
+    ("the last failure", [entry(attempt=5)], 5, State.FAILED),
+    ("failures out of order", [entry(attempt=5), entry(attempt=4)], 5, State.FAILED),
+    ("more attempts than allowed", [entry(attempt=7)], 5, State.FAILED),
+    ("no fixed number of attempts", [entry(attempt=100)], None, None),
+    ("deleted before it was tried", [entry(**DELETED)], 5, State.GONE),
+    ("deleted while it was retrying", [entry(attempt=2), entry(**DELETED)], 5, State.GONE),
+    ("deleted after its last failure", [entry(attempt=5), entry(**DELETED)], 5, State.FAILED),
+    ("deleted, and yet it succeeded", [entry(**DELETED), entry(status="OK")], 5, State.SUCCEEDED),
+]
+
+
+@pytest.mark.parametrize(("what", "entries", "limit", "state"), RULE, ids=[what for what, *_ in RULE])
+def test_rule(what: str, entries: list[Entry], limit: int | None, state: State | None) -> None:
+    """Any OK is a success; a last possible attempt without one a failure; a deletion is gone; the rest is not known."""
+    assert judge(entries, limit)[0] is state
+
+
+@dataclass
+class World:
+    """A batch of five sent rows, what the queue holds of them, and the facts to ask for."""
+
+    outbox: Outbox
+    batch: str
+    tasks: list[str]
+    there: dict[str, Pending] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    @property
+    def facts(self) -> Facts:
+        """Return what the verdicts may ask."""
+
+        async def listing(_: QueueName) -> Mapping[str, Pending]:
+            self.asked.append("listing")
+            return self.there
+
+        async def lookup(_: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
+            self.asked.append("lookup")
+            return {task: self.there.get(task) for task in tasks}
+
+        return Facts(listing=listing, lookup=lookup, run=self.outbox.run)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows are in each state, zeros left out."""
+        return {state.name.lower(): count for state, count in self.outbox.counts(self.batch).items() if count}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Make an outbox with the batch in it."""
+    keys = [bytes([row]) * 16 for row in range(1, 6)]
+    chunk = Chunk(rows=range(5), keys=keys, digests=keys, tasks=[b"\x1a\x00"] * 5, shown=b"[5,[],[],[]]")
+    with Outbox(tmp_path / "outbox.sqlite3") as outbox:
+        with outbox.spool(PLACE, recipe_identity=b"recipe", name="n") as spool:
+            spool.add(chunk)
+            batch = spool.commit().batch
+        refs = [ref for page in outbox.rows(batch) for ref in page.refs]
+        outbox.record(batch, [Outcome(ref=ref, attempt=1, state=State.SENT) for ref in refs])
+        yield World(outbox=outbox, batch=batch, tasks=[task_id(batch, key, 1) for key in keys])
+
+
+VALUES = {"max_attempts": 3, "max_retry_duration": 0.0, "log_sampling_ratio": 1.0, "tasks": 5, "running": 0}
+
+
+def snapshot(at: int = SECOND, **words: Any) -> Snapshot:
+    """Return a look at the queue; `values` are on top of the usual ones."""
+    values = {**VALUES, **words.pop("values", {})}
+    return Snapshot(queue=QUEUE, at=at, values=values, **{"log_until": at, **words})
+
+
+def take(verdicts: Verdicts, world: World, *snapshots: Snapshot) -> list[bool]:
+    """Take snapshots one after the other; returns for each whether it asks for a look into the queue."""
+
+    async def all_of_them() -> list[bool]:
+        sent = [world.outbox.counts(world.batch)[State.SENT] for _ in snapshots]
+        return [
+            await verdicts.take(one, world.outbox, world.facts, sent=count)
+            for one, count in zip(snapshots, sent, strict=True)
+        ]
+
+    return asyncio.run(all_of_them())
+
+
+def new(world: World) -> Verdicts:
+    """Return the verdicts of the batch, as after a restart of the kernel."""
+    verdicts = Verdicts(world.outbox.batch(world.batch))
+    verdicts.load(world.outbox)
+    return verdicts
+
+
+def test_entries_become_outcomes(world: World) -> None:
+    """Success, last failure and an attempt that will be repeated, each with what the log tells of it."""
+    first, second, third, *_ = world.tasks
+    news = (entry(first, status="OK"), entry(second, attempt=3), entry(third, attempt=1, retry_time=9 * SECOND))
+    take(new(world), world, snapshot(entries=news))
+    assert world.counts() == {"succeeded": 1, "failed": 1, "sent": 3}
+    page = next(world.outbox.rows(world.batch))
+    assert list(page.attempts) == [1, 3, 1, None, None]
+    assert list(page.last_status) == [0, 13, 13, None, None]
+    assert page.duration[0] == SECOND // 2
+    assert page.schedule_time[2] == 9 * SECOND
+
+
+def test_a_late_success_corrects_a_failure(world: World) -> None:
+    """At least once also means that the last attempt in the log need not be the last word."""
+    verdicts = new(world)
+    take(verdicts, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
+    assert world.counts()["failed"] == 1
+    take(verdicts, world, snapshot(entries=(entry(world.tasks[0], attempt=2, status="OK"),)))
+    assert world.counts() == {"succeeded": 1, "sent": 4}
+
+
+def test_entries_heard_twice_count_once(world: World) -> None:
+    """The watcher may hand an entry over again."""
+    news = (entry(world.tasks[0], status="OK"),)
+    take(new(world), world, snapshot(entries=news), snapshot(entries=news))
+    assert world.counts() == {"succeeded": 1, "sent": 4}
+
+
+def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
+    """Other batches, earlier tries and hand-made tasks share the queue and its log."""
+    others = ("hand-made", "0" * 20 + "-ffffffff-1", world.tasks[0][:-1] + "2")
+    take(new(world), world, snapshot(entries=tuple(entry(task, status="OK") for task in others)))
+    assert world.counts() == {"sent": 5}
+
+
+def test_the_largest_number_of_attempts_since_sending_counts(world: World) -> None:
+    """Tasks sent under five attempts do not fail after three, also after a restart."""
+    take(new(world), world, snapshot(values={"max_attempts": 5}))
+    verdicts = new(world)
+    take(verdicts, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
+    assert world.counts() == {"sent": 5}
+    take(verdicts, world, snapshot(entries=(entry(world.tasks[0], attempt=5),)))
+    assert world.counts() == {"failed": 1, "sent": 4}
+
+
+@pytest.mark.parametrize("values", [{"max_attempts": -1}, {"max_retry_duration": 3600.0}])
+def test_without_a_fixed_number_of_attempts_nothing_fails(world: World, values: dict[str, Any]) -> None:
+    """Unlimited attempts, or a duration that goes on top, leave no last attempt to be seen."""
+    take(new(world), world, snapshot(values=values, entries=(entry(world.tasks[0], attempt=99),)))
+    assert world.counts() == {"sent": 5}
+
+
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give the verdicts a clock that stands until it is moved; returns its seconds in a list."""
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(_verdicts, "now_micros", lambda: int(now[0] * SECOND))
+    return now
+
+
+def look(verdicts: Verdicts, world: World) -> None:
+    """Look for the rows in the queue."""
+    asyncio.run(verdicts.look(world.outbox, world.facts))
+
+
+def pending(state: str = "ready", **words: Any) -> Pending:
+    """Return a task that is in the queue."""
+    facts: dict[str, Any] = {"attempts": 0, "schedule_time": 0, "last_status": None, "last_message": None}
+    return Pending(state=state, **{**facts, **words})
+
+
+def test_rows_that_left_without_a_word_are_gone_when_the_log_had_its_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First they only look missing; then the queue is asked; then the log is waited for, as late as it usually is."""
+    now = clock(monkeypatch)
+    verdicts = new(world)
+    world.there = {task: pending() for task in world.tasks[:3]}
+    few: dict[str, Any] = {"values": {"tasks": 3}, "lag": SECOND}
+    assert take(verdicts, world, snapshot(log_until=int(1000 * SECOND), **few)) == [False]
+    now[0] += 4
+    assert take(verdicts, world, snapshot(log_until=int(1004 * SECOND), **few)) == [True]
+    look(verdicts, world)
+    assert world.counts() == {"sent": 5}
+    now[0] += 10
+    take(verdicts, world, snapshot(log_until=int(1014 * SECOND), **few))
+    look(verdicts, world)
+    assert world.counts() == {"sent": 3, "gone": 2}
+    assert world.asked == ["lookup", "lookup"]
+
+
+SENDING: list[tuple[str, list[tuple[int, int]], list[bool]]] = [
+    ("a look that is older than the last answers", [(0, 0), (2, 1), (4, 3), (5, 4)], [False] * 4),
+    ("a look that is ahead of the answers", [(0, 0), (1, 3), (2, 4), (4, 5)], [False] * 4),
+    ("rows that left while others were sent", [(0, 0), (3, 3), (4, 1), (5, 2)], [False, False, False, True]),
+    ("others in the queue when all is sent", [(4, 5), (5, 7), (5, 7)], [False, False, True]),
+]
+
+
+@pytest.mark.parametrize(("what", "seen", "looks"), SENDING, ids=[what for what, *_ in SENDING])
+def test_while_rows_are_sent_statistics_need_not_agree(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str, seen: list[tuple[int, int]], looks: list[bool]
+) -> None:
+    """Only rows that were acknowledged before the last snapshot can be missing; `seen` are these, and what is there."""
+    now = clock(monkeypatch)
+    verdicts = new(world)
+    for (sent, tasks), expected in zip(seen, looks, strict=True):
+        look = verdicts.take(snapshot(values={"tasks": tasks}), world.outbox, world.facts, sent=sent)
+        assert asyncio.run(look) is expected
+        now[0] += 20
+
+
+def test_a_late_entry_corrects_what_was_thought_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gone means not known; when the log knows after all, that counts."""
+    clock(monkeypatch)
+    verdicts = new(world)
+    take(verdicts, world, snapshot(values={"tasks": 0, "log_sampling_ratio": 0.0}))
+    look(verdicts, world)
+    assert world.counts() == {"gone": 5}
+    news = (entry(world.tasks[0], status="OK"), entry(world.tasks[1], attempt=3))
+    take(verdicts, world, snapshot(entries=news))
+    assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
+
+
+def test_while_nothing_of_the_log_was_seen_it_may_be_a_minute_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that is half a minute late makes no row gone."""
+    now = clock(monkeypatch)
+    verdicts = new(world)
+    for _ in range(2):
+        take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
+        look(verdicts, world)
+        assert world.counts() == {"sent": 5}
+        now[0] += 30
+    now[0] += 5
+    take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
+    look(verdicts, world)
+    assert world.counts() == {"gone": 5}
+
+
+def test_a_clock_that_is_set_back_keeps_no_row_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that were missing when the clock was put right by two days are gone a little later, not in two days."""
+    now = clock(monkeypatch)
+    now[0] += 172_800
+    verdicts = new(world)
+    for step in (-172_800, 30, 35):
+        take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
+        look(verdicts, world)
+        assert world.counts() == {"sent": 5}
+        now[0] += step
+    take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
+    look(verdicts, world)
+    assert world.counts() == {"gone": 5}
+
+
+def test_a_log_that_cannot_be_read_leaves_what_left_as_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the permission there is nothing to wait for, and no success to be claimed."""
+    clock(monkeypatch)
+    verdicts = new(world)
+    take(verdicts, world, snapshot(values={"tasks": 0}, log_until=None, trouble=(PermissionDeniedError("no"),)))
+    look(verdicts, world)
+    assert world.counts() == {"gone": 5}
+
+
+def test_a_deleted_queue_takes_its_tasks_along(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody needs to be asked for the tasks of a queue that is not there."""
+    now = clock(monkeypatch)
+    verdicts = new(world)
+    gone: dict[str, Any] = {"queue": QUEUE, "gone": True}
+    assert take(verdicts, world, Snapshot(at=1, log_until=int(1000 * SECOND), **gone)) == [True]
+    look(verdicts, world)
+    now[0] += 11
+    take(verdicts, world, Snapshot(at=1, log_until=int(1011 * SECOND), **gone))
+    look(verdicts, world)
+    assert world.counts() == {"gone": 5}
+    assert world.asked == []
+
+
+def test_messages_of_retrying_tasks_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log has none; what the queue shows of a task is written down while it is there."""
+    clock(monkeypatch)
+    verdicts = new(world)
+    told = pending("retrying", attempts=2, last_status="INTERNAL", last_message="INTERNAL(13): HTTP status code 500")
+    world.there = dict.fromkeys(world.tasks, told)
+    take(verdicts, world, snapshot())
+    look(verdicts, world)
+    page = next(world.outbox.rows(world.batch))
+    assert set(page.last_message) == {"INTERNAL(13): HTTP status code 500"}
+
+
+SPLITS: list[tuple[str, dict[str, Any], tuple[Entry, ...], dict[str, int | None]]] = [
+    ("all wait", {}, (), {"scheduled": 0, "ready": 5, "running": 0, "retrying": 0}),
+    ("two run", {"running": 2}, (), {"scheduled": 0, "ready": 3, "running": 2, "retrying": 0}),
+    (
+        "others share the queue, so whose attempts run is not known",
+        {"tasks": 50, "running": 2},
+        (),
+        {"scheduled": None, "ready": None, "running": None, "retrying": 0},
+    ),
+    (
+        "no statistics",
+        {"tasks": None},
+        (),
+        {"scheduled": None, "ready": None, "running": None, "retrying": 0},
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "values", "news", "split"), SPLITS, ids=[what for what, *_ in SPLITS])
+def test_split_of_pending_rows(
+    world: World, what: str, values: dict[str, Any], news: tuple[Entry, ...], split: dict[str, int | None]
+) -> None:
+    """What is not known is None, and what is known adds up."""
+    verdicts = new(world)
+    take(verdicts, world, snapshot(values=values, entries=news))
+    assert verdicts.split(world.outbox.counts(world.batch), SECOND) == split
+
+
+def test_retrying_rows_are_known_from_the_log_also_after_a_restart(world: World) -> None:
+    """Their number, and when the next attempt is due."""
+    news = tuple(entry(task, attempt=2, retry_time=90 * SECOND) for task in world.tasks[:2])
+    take(new(world), world, snapshot(entries=news))
+    verdicts = new(world)
+    take(verdicts, world, snapshot())
+    assert verdicts.split(world.outbox.counts(world.batch), SECOND)["retrying"] == 2
+    assert verdicts.retry_note(30 * SECOND) == "attempt 3 of 3, next in 60 s"
+
+
+def test_before_the_log_was_read_nothing_is_known(world: World) -> None:
+    """A new kernel says nothing rather than zero."""
+    split = new(world).split(world.outbox.counts(world.batch), SECOND)
+    assert set(split.values()) == {None}

@@ -1,0 +1,186 @@
+"""A frame meets the batches that are there: the same cell, a longer frame, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import Spooled, State
+from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.mark.parametrize("name", [None, "nightly"])
+def test_the_same_cell_three_times_is_one_batch(outbox: Outbox, name: str | None) -> None:
+    """Running a cell again attaches to its batch and adds nothing."""
+    first = spool(outbox, chunks(range(250)), name=name)
+    for _ in range(2):
+        again = spool(outbox, chunks(range(250)), name=name)
+        assert again == Spooled(
+            batch=first.batch,
+            created=False,
+            added=0,
+            known=250,
+            duplicates=0,
+            rejected=0,
+            left={State.UNSENT: 250},
+        )
+    assert tables(outbox.path)["rows"] == tables(outbox.path)["keys"] == 250
+    assert tables(outbox.path)["parts"] == 1
+
+
+def test_the_order_of_the_rows_does_not_matter(outbox: Outbox) -> None:
+    """A frame that was sorted otherwise is the same batch."""
+    first = spool(outbox, chunks(range(250)))
+    assert spool(outbox, chunks(reversed(range(250)))).batch == first.batch
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_a_longer_frame_under_its_name_sends_the_rest(outbox: Outbox, *, by_id: bool) -> None:
+    """Rows that the batch has are left, the others are added; a batch without a name is named by its id."""
+    name = None if by_id else "nightly"
+    first = spool(outbox, chunks(range(290)), name=name)
+    longer = spool(outbox, chunks([300, *range(290), *range(301, 312)]), name=first.batch if by_id else name)
+    assert (longer.batch, longer.created, longer.added, longer.known) == (first.batch, False, 12, 290)
+    assert all_rows(outbox, first.batch, "rows") == [*range(290), 300, *range(301, 312)]
+    assert all_rows(outbox, first.batch, "wire", wire=True)[-1] == task("311")
+    assert outbox.batch(first.batch).round == 2
+
+
+def test_what_is_shown_of_added_rows_is_of_their_own_chunk(outbox: Outbox) -> None:
+    """When only some rows of a chunk are new, they still find their place in what the plan shows."""
+    first = spool(outbox, chunks(range(50)), name="n")
+    spool(outbox, chunks([*range(40, 60)]), name="n")
+    last = list(outbox.rows(first.batch))[-1]
+    shown = last.shown.decode().split(",")
+    assert [int(shown[index]) for index in last.indexes] == list(last.rows) == list(range(50, 60))
+
+
+def test_attaching_says_what_is_left_as_it_is(outbox: Outbox) -> None:
+    """The caller hears in which states the known rows are."""
+    first = spool(outbox, chunks(range(10)))
+    outbox.cancel(first.batch)
+    assert spool(outbox, chunks(range(10))).left == {State.CANCELLED: 10}
+
+
+def test_a_batch_that_has_grown_still_knows_its_first_cell(outbox: Outbox) -> None:
+    """The first, shorter frame attaches to its batch, and hears only of its own rows."""
+    first = spool(outbox, chunks(range(10)))
+    outbox.cancel(first.batch)
+    spool(outbox, chunks(range(15)), name=first.batch)
+    again = spool(outbox, chunks(range(10)))
+    assert (again.batch, again.known, again.left) == (first.batch, 10, {State.CANCELLED: 10})
+
+
+def test_an_unnamed_frame_that_overlaps_is_refused_with_numbers(outbox: Outbox) -> None:
+    """Without a name, rows that an earlier batch has raise, with the exact numbers and both ways out."""
+    first = spool(outbox, chunks(range(2_989)))
+    with pytest.raises(BatchExistsError) as caught:
+        spool(outbox, chunks(range(3_001)))
+    assert caught.value.message == f"2,989 of 3,001 are in {first.batch}"
+    assert caught.value.hint == (f'nothing was sent; name="{first.batch}" sends the other 12, any new name sends all')
+    assert caught.value.resource == first.batch
+    assert [record.total for record in outbox.batches()] == [2_989]
+    assert spool(outbox, chunks(range(3_001)), name="all of it").added == 3_001
+
+
+def test_a_part_of_an_earlier_frame_is_refused_too(outbox: Outbox) -> None:
+    """A subset of a batch is pointed to the batch; only a new name sends it again."""
+    first = spool(outbox, chunks(range(100)), name="nightly")
+    with pytest.raises(BatchExistsError, match="10 of 10 are in nightly") as caught:
+        spool(outbox, chunks(range(10)))
+    assert caught.value.hint == 'nothing was sent; tasks.batch("nightly") shows it, any new name sends all'
+    assert first.added == 100
+
+
+def test_all_batches_that_overlap_are_told(outbox: Outbox) -> None:
+    """The largest overlap comes first, as its way out sends rows of the others again."""
+    one, two = spool(outbox, chunks(range(10))), spool(outbox, chunks(range(10, 40)))
+    with pytest.raises(BatchExistsError) as caught:
+        spool(outbox, chunks(range(50)))
+    assert caught.value.message == f"30 of 50 are in {two.batch}, 10 of 50 are in {one.batch}"
+
+
+def test_an_overlap_with_other_templates_has_one_way_out(outbox: Outbox) -> None:
+    """Rows cannot be added to a batch of other templates, so that way is not offered."""
+    spool(outbox, chunks(range(10)), recipe=b"other")
+    with pytest.raises(BatchExistsError) as caught:
+        spool(outbox, chunks(range(20)))
+    assert caught.value.hint == "nothing was sent; it was made of other templates; any new name sends all"
+
+
+def test_the_same_keys_with_other_requests_are_no_overlap(outbox: Outbox) -> None:
+    """Two jobs over the same days have the same keys and nothing to do with each other."""
+    spool(outbox, chunks(range(10)), recipe=b"one")
+    other = spool(outbox, chunks(range(10), request=lambda row: f"other-{row}"), recipe=b"two")
+    assert other.created
+
+
+@pytest.mark.parametrize("field", ["endpoint", "project", "location", "queue"])
+def test_other_places_do_not_overlap(outbox: Outbox, field: str) -> None:
+    """What was rehearsed on an emulator is sent in full to Google."""
+    rehearsed = spool(outbox, chunks(range(10)), name="n")
+    elsewhere = replace(PLACE, **{field: "other"})
+    assert spool(outbox, chunks(range(10)), place=elsewhere, name="n").added == 10
+    assert spool(outbox, chunks(range(10)), place=elsewhere, name=rehearsed.batch).created
+
+
+def test_a_name_with_other_templates_is_refused_at_once(outbox: Outbox) -> None:
+    """A name that stands for other templates raises before a row is planned, and says what differs."""
+    spool(outbox, chunks(range(10)), name="n", description={"url": "https://a/{x}", "key": None})
+    with pytest.raises(BatchExistsError) as caught:
+        outbox.spool(
+            PLACE, recipe_identity=b"other", name="n", description={"url": "https://b/{x}", "key": None}
+        ).__enter__()
+    assert "was made of other templates; url was 'https://a/{x}', is 'https://b/{x}'" in caught.value.message
+    assert "any new name sends all" in str(caught.value)
+
+
+def test_a_key_with_another_request_is_refused(outbox: Outbox) -> None:
+    """Under one name a key stands for one request: a row that changed raises, and nothing is added."""
+    first = spool(outbox, chunks(range(300)), name="n")
+    with pytest.raises(BatchExistsError) as caught:
+        spool(outbox, chunks(range(310), request=lambda row: f"{row}{'!' if row in (7, 120) else ''}"), name="n")
+    assert caught.value.message == (
+        f"2 of 310 rows have keys that the batch n ({first.batch}) knows with another request (rows 7, 120)"
+    )
+    assert outbox.batch(first.batch).total == 300
+
+
+def test_duplicates_raise_with_count_rows_and_ways_out(outbox: Outbox) -> None:
+    """Rows that send the same request are counted, the first are named, and nothing is kept."""
+    rows = [*range(2_500), 7, 2_400, 7, *range(100, 106)]
+    with pytest.raises(DuplicateRowsError) as caught:
+        spool(
+            outbox,
+            [chunk(range(at, at + 100), key=lambda row: str(rows[row])) for at in range(0, 2_500, 100)]
+            + [chunk(range(2_500, len(rows)), key=lambda row: str(rows[row]))],
+        )
+    assert caught.value.message == (
+        "9 of 2,509 rows have the key of an earlier row: 2500 is the same as 7, 2501 is the same as 2400, "
+        "2502 is the same as 7, 2503 is the same as 100, 2504 is the same as 101, ..."
+    )
+    assert 'errors="skip" (the first is sent)' in str(caught.value)
+    assert tables(outbox.path) == NOTHING
+
+
+def test_duplicates_can_be_left_out(outbox: Outbox) -> None:
+    """With errors="skip" the first of equal rows is sent, and the others say whose duplicates they are."""
+    same = [chunk(range(100)), chunk(range(100, 103), key=lambda _: "5", request=lambda _: "5")]
+    done = spool(outbox, same, errors="skip")
+    assert (done.added, done.duplicates, done.rejected) == (100, 3, 0)
+    assert all_rows(outbox, done.batch, "reasons", states={State.REJECTED}) == ["duplicate of row 5"] * 3
+    assert all_rows(outbox, done.batch, "tasks")[-3:] == [None] * 3
+    again = spool(outbox, same, errors="skip")
+    assert (again.batch, again.added, again.duplicates, again.known) == (done.batch, 0, 0, 103)
+
+
+def test_a_frame_without_its_duplicates_is_the_same_batch(outbox: Outbox) -> None:
+    """Whoever drops the duplicates by hand attaches to the batch that left them out."""
+    done = spool(outbox, [chunk(range(10)), chunk([10], key=lambda _: "5")], errors="skip")
+    assert spool(outbox, chunks(range(10))).batch == done.batch

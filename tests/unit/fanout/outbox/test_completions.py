@@ -1,0 +1,104 @@
+"""Who is to be told that a batch is done: once a round."""
+
+from __future__ import annotations
+
+import pytest
+
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import State
+from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
+
+
+@pytest.fixture
+def batch(outbox: Outbox) -> str:
+    """Make a batch of four rows that have succeeded."""
+    made = spool(outbox, chunks(range(4))).batch
+    put(outbox, made, refs(outbox, made), State.SUCCEEDED)
+    return made
+
+
+def test_a_completion_is_claimed_once_a_round(outbox: Outbox, batch: str) -> None:
+    """Of two watchers one creates the notification; a new round brings another."""
+    outbox.register_completion(batch, "https://svc/done", service_account="sa@p", audience="a", queue="other")
+    (mine,) = outbox.claim_completions(batch)
+    assert (mine.url, mine.service_account, mine.audience, mine.queue, mine.round) == (
+        "https://svc/done",
+        "sa@p",
+        "a",
+        "other",
+        1,
+    )
+    assert outbox.claim_completions(batch) == []
+    outbox.confirm_completion(batch, mine)
+    first = refs(outbox, batch)[0]
+    put(outbox, batch, first, State.FAILED)
+    outbox.new_try(batch)
+    put(outbox, batch, first, State.SUCCEEDED)
+    assert [one.round for one in outbox.claim_completions(batch)] == [2]
+
+
+@pytest.mark.parametrize("seconds", [61, -61])
+def test_a_claim_of_a_killed_watcher_is_free_after_a_minute(
+    outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    """When whoever claimed a notification never created it, the next watcher does, also if the clock was set back."""
+    outbox.register_completion(batch, "https://svc/done")
+    clock = [NOW]
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    assert len(outbox.claim_completions(batch)) == 1
+    clock[0] += seconds / 2
+    assert outbox.claim_completions(batch) == []
+    clock[0] += seconds
+    assert len(outbox.claim_completions(batch)) == 1
+
+
+def test_a_completion_that_was_told_is_not_claimed_again(
+    outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once told, a round is over for good."""
+    outbox.register_completion(batch, "https://svc/done")
+    (mine,) = outbox.claim_completions(batch)
+    outbox.confirm_completion(batch, mine)
+    later = outbox.batch(batch).created.timestamp() + 9_999
+    monkeypatch.setattr("time.time", lambda: later)
+    assert outbox.claim_completions(batch) == []
+    assert [one.round for one in outbox.completions(batch)] == [1]
+
+
+def test_the_same_completion_twice_is_one(outbox: Outbox, batch: str) -> None:
+    """The cell that registers a notification may be run again; another URL is another one, told at once."""
+    one = outbox.register_completion(batch, "https://svc/done")
+    assert outbox.register_completion(batch, "https://svc/done") == one
+    assert len(outbox.claim_completions(batch)) == 1
+    outbox.register_completion(batch, "https://svc/other")
+    assert [found.url for found in outbox.claim_completions(batch)] == ["https://svc/other"]
+
+
+@pytest.mark.parametrize("state", [State.UNSENT, State.SENT])
+def test_nobody_is_told_while_a_row_is_not_final(outbox: Outbox, batch: str, state: State) -> None:
+    """Whoever saw the end just before a new try began does not tell of a round that has only begun."""
+    outbox.register_completion(batch, "https://svc/done")
+    assert outbox.untold(batch)
+    put(outbox, batch, refs(outbox, batch)[0], state)
+    assert not outbox.untold(batch)
+    assert outbox.claim_completions(batch) == []
+
+
+def test_a_claim_has_the_counts_of_its_moment(outbox: Outbox, batch: str) -> None:
+    """What is told is what was true when the round ended."""
+    outbox.register_completion(batch, "https://svc/done")
+    put(outbox, batch, refs(outbox, batch)[0], State.FAILED)
+    (mine,) = outbox.claim_completions(batch)
+    assert (mine.counts[State.SUCCEEDED], mine.counts[State.FAILED]) == (3, 1)
+
+
+def test_a_claim_can_be_given_back(outbox: Outbox, batch: str) -> None:
+    """When the service does not take a notification, the next attempt need not wait for a minute."""
+    outbox.register_completion(batch, "https://svc/done")
+    (mine,) = outbox.claim_completions(batch)
+    outbox.release_completion(batch, mine)
+    (again,) = outbox.claim_completions(batch)
+    outbox.confirm_completion(batch, again)
+    outbox.release_completion(batch, mine)
+    assert outbox.claim_completions(batch) == []
+    assert not outbox.untold(batch)

@@ -1,0 +1,269 @@
+"""The outbox as a file: how long it keeps what, who may use it at once, and what can be wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from cloudtasks_nb.errors import OutboxError
+from cloudtasks_nb.fanout.outbox import _schema
+from cloudtasks_nb.fanout.outbox._locks import Hold, hold
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import Spooled
+from cloudtasks_nb.fanout.outbox._schema import on_network
+from cloudtasks_nb.fanout.outbox._sweep import KEPT_DAYS, sweep
+from tests.unit.fanout.conftest import (
+    PLACE,
+    chunk,
+    chunks,
+    refs,
+    spool,
+)
+
+
+@pytest.mark.parametrize("slice_", [20_000, 1_000])
+def test_a_batch_goes_90_days_after_its_last_change(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, slice_: int
+) -> None:
+    """What nobody touched for three months goes whole; what was touched stays whole."""
+    old, used = (spool(outbox, chunks(range(at, at + 3_000))).batch for at in (0, 10_000))
+    outbox.register_completion(old, "https://svc/done")
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox._sweep._SLICE", slice_)
+    day = 86_400.0
+    born = outbox.batch(old).created.timestamp()
+    monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS - 1) * day)
+    outbox.cancel(used)
+    assert outbox.sweep() == 0
+    monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS + 1) * day)
+    assert outbox.sweep() == 1
+    assert [record.id for record in outbox.batches()] == [used]
+    with closing(sqlite3.connect(outbox.path)) as connection:
+        left = {
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - our names
+            for table in ("rows", "keys", "parts", "completions")
+        }
+    assert left == {"rows": 3_000, "keys": 3_000, "parts": 1, "completions": 0}
+    assert len(refs(outbox, used)) == 3_000
+
+
+def test_a_large_sweep_goes_on_the_next_time(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing takes no longer than it may; what is left is invisible and goes later."""
+    spool(outbox, chunks(range(3_000)))
+    later = outbox.batch().created.timestamp() + 100 * 86_400
+    monkeypatch.setattr("time.time", lambda: later)
+    with closing(sqlite3.connect(outbox.path, isolation_level=None)) as connection:
+        assert sweep(connection, outbox.path, now=later, limit=-1.0) == 0
+        assert outbox.batches() == []
+    assert outbox.sweep() == 1
+
+
+def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is committed between the sweeper's look and its lock stays whole."""
+    found: list[Spooled] = []
+
+    def slow_hold(path: Path, name: str) -> Hold | None:
+        if not found:
+            found.append(spooling.commit())
+            spooling.__exit__(None, None, None)
+        return hold(path, name)
+
+    spooling = outbox.spool(PLACE, recipe_identity=b"r").__enter__()
+    spooling.add(chunk(range(100)))
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox._sweep.hold", slow_hold)
+    outbox.sweep()
+    assert len(refs(outbox, found[0].batch)) == 100
+
+
+def test_many_may_open_a_new_file_at_once(path: Path) -> None:
+    """Kernels that start together make one outbox."""
+    ready = threading.Barrier(6)
+    found: list[int] = []
+
+    def begin() -> None:
+        ready.wait()
+        with Outbox(path) as outbox:
+            found.append(len(outbox.batches()))
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [0] * 6
+
+
+def test_a_file_that_another_program_holds_from_the_start_is_told(path: Path) -> None:
+    """When the file cannot even be opened because it is locked, the error says so."""
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE x (y)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutboxError, match="locked by another program"):
+            Outbox(path, timeout=0.0)
+
+
+class Busy:
+    """A connection that is refused a new journal a few times, as SQLite does without waiting."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def execute(self, _: str) -> Busy:
+        """Fail while it is busy."""
+        self.times -= 1
+        if self.times >= 0:
+            busy = sqlite3.OperationalError("database is locked")
+            busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise busy
+        return self
+
+    def fetchone(self) -> tuple[str]:
+        """Return the journal."""
+        return ("wal",)
+
+
+def test_the_journal_is_chosen_when_the_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SQLite does not wait for processes that open the file at the same time, we do, for a while."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    assert _schema._set_journal(cast("Any", Busy(3)), "WAL", float("inf")) == "wal"
+    assert len(slept) == 3
+    with pytest.raises(sqlite3.OperationalError):
+        _schema._set_journal(cast("Any", Busy(3)), "WAL", 0.0)
+
+
+def test_a_newer_file_is_refused(path: Path) -> None:
+    """A file that a newer version has written is left alone, and the error says what to do."""
+    Outbox(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {_schema.VERSION + 1}")
+    with pytest.raises(OutboxError, match="newer cloudtasks_nb") as caught:
+        Outbox(path)
+    assert "pip install -U cloudtasks-nb" in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["whole", "page"])
+def test_a_damaged_file_is_told(path: Path, where: str) -> None:
+    """A file that is no outbox, or no longer a sound one, is named with the way out."""
+    with Outbox(path) as outbox:
+        spool(outbox, chunks(range(3_000)))
+    content = bytearray(path.read_bytes())
+    content[100 if where == "page" else 0 : 8_000] = b"x" * 7_900
+    path.write_bytes(bytes(content))
+    with pytest.raises(OutboxError, match="is damaged") as caught:
+        Outbox(path)
+    assert "move the file away" in str(caught.value)
+    assert caught.value.resource == str(path)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """When the home is a file, the error names the folder and the setting."""
+    (tmp_path / "home").write_text("")
+    with pytest.raises(OutboxError, match="cannot be made") as caught:
+        Outbox(tmp_path / "home" / "outbox.sqlite3")
+    assert "CLOUDTASKS_NB_HOME" in str(caught.value)
+
+
+def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    """When a folder stands where the file should be, the error says that it cannot be opened."""
+    (tmp_path / "outbox.sqlite3").mkdir()
+    with pytest.raises(OutboxError, match="cannot be opened"):
+        Outbox(tmp_path / "outbox.sqlite3")
+
+
+MOUNTS = "/dev/vda / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\nx /home/me/my\\040disk ext4 rw 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "network"),
+    [("/tmp/o", False), ("/home/me/o", True), ("/home/me/my disk/o", False), ("/homes/o", False)],  # noqa: S108 - nothing is written there
+)
+def test_network_file_systems_are_known(tmp_path: Path, file: str, *, network: bool) -> None:
+    """The mount that a file lies on decides whether it is shared between machines."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS)
+    assert on_network(Path(file), mounts) is network
+    assert on_network(Path(file), tmp_path / "none") is False
+
+
+def test_on_a_network_file_system_it_works_without_a_log_and_says_so_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write-ahead log is not used between machines; that is said for a file once, by whoever is first."""
+    monkeypatch.setattr(_schema, "on_network", lambda path: True)  # noqa: ARG005 - the signature of what it stands for
+    with Outbox(path) as outbox:
+        note = outbox.note()
+        assert note is not None
+        assert "network file system" in note
+        assert outbox.note() is None
+        batch = spool(outbox, chunks(range(10))).batch
+    with Outbox(path) as later:
+        assert later.note() is None
+        assert later.batch(batch).total == 10
+    assert not path.with_name("outbox.sqlite3-wal").exists()
+
+
+def test_elsewhere_there_is_nothing_to_say(outbox: Outbox) -> None:
+    """On a disk of this machine the outbox has a log and no remark."""
+    assert outbox.log
+    assert outbox.note() is None
+
+
+def test_threads_have_connections_of_their_own(outbox: Outbox, batch: str) -> None:
+    """Any thread may use the outbox; connections of threads that ended are closed."""
+    found: list[int] = []
+    for _ in range(5):
+        thread = threading.Thread(target=lambda: found.append(outbox.batch(batch).total))
+        thread.start()
+        thread.join()
+    assert found == [250] * 5
+    assert len(outbox._open) == 2
+
+
+def test_one_sender_a_batch(outbox: Outbox, batch: str, path: Path) -> None:
+    """Who holds the right to send has it alone, until it is released."""
+    hold = outbox.sending(batch)
+    assert hold is not None
+    assert hold.certain
+    with Outbox(path) as other:
+        assert other.sending(batch) is None
+        assert other.sending("another") is not None
+        hold.release()
+        taken = other.sending(batch)
+        assert taken is not None
+        taken.release()
+
+
+def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system knows no locks two senders are harmless, and nothing is swept that may be alive."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    holds = [outbox.sending(batch), outbox.sending(batch)]
+    assert [hold is not None and not hold.certain for hold in holds] == [True, True]
+    with outbox.spool(PLACE, recipe_identity=b"r") as spooling:
+        spooling.add(chunk(range(1_000, 1_010)))
+        assert outbox.sweep() == 0
+        now = outbox.batch(batch).created.timestamp() + 2 * 86_400
+        monkeypatch.setattr("time.time", lambda: now)
+        monkeypatch.setattr("cloudtasks_nb.fanout.outbox._spool._TOUCH", -1.0)
+        spooling.add(chunk(range(1_010, 1_020)))
+        spooling._flush(0)
+        assert outbox.sweep() == 0, "it has shown that it is alive"
+        monkeypatch.setattr("time.time", lambda: now + 2 * 86_400)
+        assert outbox.sweep() == 1
+
+
+def test_background_work_hears_that_it_was_closed(outbox: Outbox) -> None:
+    """What still runs when the outbox is closed gets an error that it can catch like any other of the outbox."""
+    outbox.close()
+    with pytest.raises(OutboxError, match="closed"):
+        asyncio.run(outbox.run(outbox.batches))

@@ -1,0 +1,125 @@
+"""Spools, senders, outcomes, new tries and cancels in any order: what must hold after each step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import Ack, Outcome, Request, State
+from cloudtasks_nb.fanout.outbox._requests import Desk
+from tests.unit.fanout.conftest import (
+    NOW,
+    all_rows,
+    chunks,
+    refs,
+    spool,
+)
+
+
+class Anything(RuleBasedStateMachine):
+    """Spools, senders, outcomes, new tries and cancels in any order."""
+
+    requests: Bundle[Request] = Bundle("requests")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.outbox = Outbox(Path(self.folder.name) / "outbox.sqlite3")
+        self.desks = [Desk(""), Desk("")]
+
+    @initialize()
+    def begin(self) -> None:
+        """Make the batch."""
+        self.batch = spool(self.outbox, chunks(range(3), size=2), name="n").batch
+        self.desks = [Desk(self.batch), Desk(self.batch)]
+
+    @rule(first=st.integers(0, 20), n=st.integers(0, 9), bad=st.sets(st.integers(0, 30), max_size=3))
+    def lengthen(self, first: int, n: int, bad: set[int]) -> None:
+        """Add rows, some of which are no tasks."""
+        rows = range(first, first + n)
+        spool(self.outbox, chunks(rows, size=4, rejected=dict.fromkeys(bad, "bad")), name="n", errors="skip")
+
+    @rule(target=requests, who=st.integers(0, 1), want=st.integers(1, 2), size=st.integers(1, 4))
+    def take(self, who: int, want: int, size: int) -> Any:
+        """Get requests."""
+        return multiple(*self.outbox.turn(self.desks[who], [], want, now=NOW, size=size))
+
+    @rule(who=st.integers(0, 1))
+    def restart(self, who: int) -> None:
+        """Begin to send anew."""
+        self.desks[who] = Desk(self.batch)
+
+    @rule(who=st.integers(0, 1), request=consumes(requests), cut=st.lists(st.integers(0, 4), min_size=4, max_size=4))
+    def answer(self, who: int, request: Request, cut: list[int]) -> None:
+        """Hear what became of the rows of a request."""
+        parts = [request.refs[at::5] for at in range(5)]
+        sent, again, rejected, cancelled, gone = (parts[at] for at in sorted(range(5), key=lambda at: [*cut, 0][at]))
+        ack = Ack(
+            seq=request.seq,
+            sent=sent,
+            again=again,
+            rejected=dict.fromkeys(rejected, "no"),
+            cancelled=cancelled,
+            gone=gone,
+        )
+        self.outbox.turn(self.desks[who], [ack], 0, now=NOW)
+
+    @rule(who=st.integers(0, 1), request=consumes(requests))
+    def hand_back(self, who: int, request: Request) -> None:
+        """Leave a request unsent."""
+        self.outbox.hand_back(self.desks[who], [request])
+
+    @rule(at=st.integers(0, 30), attempt=st.integers(1, 3), state=st.sampled_from([*State, None]))
+    def hear(self, at: int, attempt: int, state: State | None) -> None:
+        """Hear an outcome, which may be old or impossible."""
+        known = refs(self.outbox, self.batch)
+        news = Outcome(ref=known[at % len(known)], attempt=attempt, state=state, attempts=1)
+        self.outbox.record(self.batch, [news])
+
+    @rule(at=st.none() | st.sets(st.integers(0, 30), max_size=4), allowed=st.sets(st.sampled_from(State)))
+    def retry(self, at: set[int] | None, allowed: set[State]) -> None:
+        """Open new tries."""
+        known, tasks = refs(self.outbox, self.batch), all_rows(self.outbox, self.batch, "tasks")
+        rows = None if at is None else [(known[i % len(known)], tasks[i % len(known)]) for i in at]
+        self.outbox.new_try(self.batch, rows, allowed)
+
+    @rule()
+    def cancel(self) -> None:
+        """Cancel."""
+        self.outbox.cancel(self.batch)
+
+    @invariant()
+    def counts_are_those_of_the_rows(self) -> None:
+        """Count what is there and compare."""
+        if self.desks[0].batch:
+            found = Counter(self.outbox.states(self.batch))
+            assert {state: n for state, n in self.outbox.counts(self.batch).items() if n} == found
+
+    @invariant()
+    def each_key_is_there_once(self) -> None:
+        """No two rows share a task, and each is found by it."""
+        if self.desks[0].batch:
+            tasks = [task for task in all_rows(self.outbox, self.batch, "tasks") if task]
+            assert len(set(tasks)) == len(tasks)
+            assert len(self.outbox.locate(self.batch, tasks)) == len(tasks)
+
+    def teardown(self) -> None:
+        """No row is lost: a last sender gets all that is unsent."""
+        if self.desks[0].batch:
+            desk = Desk(self.batch)
+            while requests := self.outbox.turn(desk, [], 5, now=NOW):
+                self.outbox.turn(desk, [Ack(seq=one.seq, sent=one.refs) for one in requests], 0, now=NOW)
+            assert self.outbox.counts(self.batch)[State.UNSENT] == 0
+        self.outbox.close()
+        self.folder.cleanup()
+
+
+TestAnything = Anything.TestCase
+TestAnything.settings = settings(max_examples=30, stateful_step_count=30)

@@ -1,0 +1,275 @@
+"""How rows come into the outbox: all or none, each key once, and never unseen twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
+from cloudtasks_nb.fanout.outbox import _attach
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import Spooled, State
+from cloudtasks_nb.fanout.plan._chunk import Chunk
+from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
+
+ROOT = Path(__file__).parents[4]
+
+
+def test_rows_are_there_as_planned(outbox: Outbox) -> None:
+    """After commit, every row is unsent, in input order, with its task as it will be sent."""
+    done = spool(outbox, chunks(range(250)))
+    assert (done.created, done.added, done.known, done.duplicates, done.rejected) == (True, 250, 0, 0, 0)
+    assert outbox.counts(done.batch)[State.UNSENT] == 250
+    assert all_rows(outbox, done.batch, "rows") == list(range(250))
+    assert all_rows(outbox, done.batch, "wire", wire=True) == [task(str(row)) for row in range(250)]
+
+
+@pytest.mark.parametrize("errors", ["raise", "skip"])
+def test_duplicates_are_found_in_one_pass(outbox: Outbox, errors: Literal["raise", "skip"]) -> None:
+    """Eight times the rows are eight times the work, not 64 times, when a few of them have the key of another."""
+
+    def work(rows: int) -> int:
+        steps: list[None] = []
+        with outbox.spool(PLACE, recipe_identity=b"r", errors=errors, name=f"of {rows}") as spooling:
+            for part in chunks(range(rows), key=lambda row: str(max(row, 20))):
+                spooling.add(part)
+            spooling._connection.set_progress_handler(lambda: steps.append(None), 1000)
+            with nullcontext() if errors == "skip" else pytest.raises(DuplicateRowsError, match="20 of"):
+                spooling.commit()
+        return len(steps)
+
+    assert work(8_000) < 16 * work(1_000)
+
+
+def test_nothing_is_seen_before_commit(outbox: Outbox) -> None:
+    """While a plan goes on, no batch is listed, also after thousands of rows."""
+    with outbox.spool(PLACE, recipe_identity=b"r") as spooling:
+        for part in chunks(range(6_000)):
+            spooling.add(part)
+        assert outbox.batches() == []
+        spooling.commit()
+    assert len(outbox.batches()) == 1
+
+
+def test_a_plan_that_raises_leaves_nothing(outbox: Outbox) -> None:
+    """A bad row in the middle of the plan leaves the outbox as it was."""
+
+    def plan() -> Iterator[Chunk]:
+        yield from chunks(range(6_000))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        spool(outbox, plan())
+    assert tables(outbox.path) == NOTHING
+    assert list((outbox.path.parent / "locks").iterdir()) == []
+
+
+def test_a_plan_without_rows_is_a_batch_without_rows(outbox: Outbox) -> None:
+    """An empty frame is no error: its batch is done at once."""
+    done = spool(outbox, [])
+    assert outbox.batch(done.batch).total == 0
+    assert outbox.batch(done.batch).done
+    assert list(outbox.rows(done.batch)) == []
+
+
+def test_what_is_asked_for_is_kept(outbox: Outbox) -> None:
+    """Place, name and description stand with the batch."""
+    done = spool(outbox, chunks(range(3)), name="nightly", description={"url": "https://svc/{x}", "key": ["x"]})
+    record = outbox.batch(done.batch)
+    assert (record.place, record.name) == (PLACE, "nightly")
+    assert record.description == {"url": "https://svc/{x}", "key": ["x"]}
+
+
+def test_rejected_rows_are_kept_with_their_reason(outbox: Outbox) -> None:
+    """A row that the plan could not make a task of is a row of the batch that was never sent."""
+    done = spool(outbox, chunks(range(150), rejected={3: "no URL", 120: "too large"}))
+    assert (done.added, done.rejected, outbox.batch(done.batch).total) == (148, 2, 150)
+    assert all_rows(outbox, done.batch, "rows", states={State.REJECTED}) == [3, 120]
+    assert all_rows(outbox, done.batch, "reasons", states={State.REJECTED}) == ["no URL", "too large"]
+    assert outbox.new_try(done.batch, allowed=set(State)) == 0
+
+
+def test_a_rejected_row_that_was_mended_is_sent(outbox: Outbox) -> None:
+    """Under a name, a row that was no task gives way to the one that is, and the other rows are left."""
+    done = spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n")
+    assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
+    mended = spool(outbox, chunks(range(150)), name="n")
+    assert (mended.batch, mended.added, mended.known) == (done.batch, 1, 149)
+    assert outbox.counts(done.batch)[State.REJECTED] == 0
+    assert sorted(all_rows(outbox, done.batch, "rows")) == list(range(150))
+    assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
+
+
+def test_a_valid_row_goes_before_a_rejected_one_of_its_key(outbox: Outbox) -> None:
+    """Of two rows with one key, only one of which is a task, that one is sent and nothing raises."""
+    rows = [chunk([0, 1], key=lambda _: "same", rejected={0: "no URL"})]
+    done = spool(outbox, rows)
+    assert (done.added, done.rejected, done.duplicates) == (1, 1, 0)
+
+
+def test_two_batches_may_have_the_same_short_id(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When another batch happens to have a batch's id, the next id is taken, and found again."""
+
+    def ids(identity: bytes) -> Iterator[str]:
+        yield "00000000"
+        yield identity.hex()[:8]
+
+    monkeypatch.setattr(_attach, "batch_ids", ids)
+    one, two = spool(outbox, chunks(range(10))), spool(outbox, chunks(range(10, 20)))
+    assert one.batch == "00000000" != two.batch
+    assert spool(outbox, chunks(range(10, 20))).batch == two.batch
+
+
+def test_a_batch_that_goes_while_its_rows_are_planned_is_told(outbox: Outbox) -> None:
+    """Rows that were left out for a batch that is no more are not lost silently."""
+    spool(outbox, chunks(range(100)), name="n")
+
+    def plan() -> Iterator[Chunk]:
+        yield chunk(range(100))
+        with closing(sqlite3.connect(outbox.path)) as connection, connection:
+            connection.execute("DELETE FROM batches")
+
+    with pytest.raises(OutboxError, match="run the cell again"):
+        spool(outbox, plan(), name="n")
+
+
+def test_what_is_committed_is_not_called_a_failure(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trouble with the tidying up afterwards does not hide that the rows are safe."""
+    monkeypatch.setattr(outbox, "sweep", lambda: (_ for _ in ()).throw(OutboxError()))
+    assert spool(outbox, chunks(range(10))).added == 10
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(outbox: Outbox) -> None:
+    """When the disk is full while rows are spooled, the error says so and no batch is there."""
+    with pytest.raises(OutboxError, match="disk is full") as caught:
+        _spool_on_a_small_disk(outbox, chunks(range(20_000)), room=60, at_the_end=False)
+    assert "CLOUDTASKS_NB_HOME" in str(caught.value)
+    assert tables(outbox.path) == NOTHING
+
+
+def test_a_full_disk_at_the_very_end_leaves_nothing(outbox: Outbox) -> None:
+    """Also when only the last transaction does not fit, nothing half done stays."""
+    with pytest.raises(OutboxError, match="disk is full"):
+        _spool_on_a_small_disk(outbox, chunks(range(4_000)), room=3, at_the_end=True)
+    assert tables(outbox.path) == NOTHING
+
+
+def _spool_on_a_small_disk(outbox: Outbox, planned: Iterable[Chunk], *, room: int, at_the_end: bool) -> None:
+    """Bring rows in where only so many pages of 4 KB are left, from the beginning or for the last transaction."""
+    with outbox.spool(PLACE, recipe_identity=b"r") as spooling:
+
+        def shrink() -> None:
+            (pages,) = spooling._connection.execute("PRAGMA page_count").fetchone()
+            spooling._connection.execute(f"PRAGMA max_page_count = {pages + room}")
+
+        if not at_the_end:
+            shrink()
+        for part in planned:
+            spooling.add(part)
+        spooling._flush(0)
+        assert at_the_end, "the disk was large enough"
+        shrink()
+        spooling.commit()
+
+
+def test_a_locked_outbox_is_told(path: Path) -> None:
+    """When another program holds the file, the error says so after the waiting time."""
+    with Outbox(path, timeout=0.05) as outbox, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OutboxError, match="locked by another program"):
+            spool(outbox, chunks(range(10)))
+        other.execute("ROLLBACK")
+        assert spool(outbox, chunks(range(10))).created
+
+
+def test_two_threads_with_one_frame_make_one_batch(outbox: Outbox) -> None:
+    """Two kernels that run the same cell at once end with one batch, each row once."""
+    found: list[Spooled] = []
+    ready = threading.Barrier(2)
+
+    def plan() -> None:
+        with outbox.spool(PLACE, recipe_identity=b"recipe") as spooling:
+            for part in chunks(range(3_000)):
+                spooling.add(part)
+            ready.wait()
+            found.append(spooling.commit())
+
+    threads = [threading.Thread(target=plan) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted((one.created, one.added, one.known) for one in found) == [(False, 0, 3_000), (True, 3_000, 0)]
+    assert tables(outbox.path)["rows"] == 3_000
+
+
+def test_two_threads_that_lengthen_a_batch_add_each_row_once(outbox: Outbox) -> None:
+    """Rows that another kernel added while these were planned are known at the end."""
+    spool(outbox, chunks(range(100)), name="n")
+    with outbox.spool(PLACE, recipe_identity=b"recipe", name="n") as spooling:
+        for part in chunks(range(300)):
+            spooling.add(part)
+        other = spool(outbox, chunks(range(200)), name="n")
+        mine = spooling.commit()
+    assert (other.added, other.known, mine.added, mine.known) == (100, 100, 100, 200)
+    assert outbox.batch("n").total == 300
+
+
+PLANNER = """
+    import sys, time
+    from pathlib import Path
+    from tests.unit.fanout.conftest import PLACE, chunk
+    from cloudtasks_nb.fanout.outbox._outbox import Outbox
+    outbox = Outbox(sys.argv[1])
+    stop = int(sys.argv[2])
+    with outbox.spool(PLACE, recipe_identity=b"recipe") as spooling:
+        for at in range(60):
+            if at == stop:
+                print("now", flush=True)
+                sys.stdin.read()
+            spooling.add(chunk(range(100 * at, 100 * at + 100)))
+        spooling._flush(0)
+        print("now", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("stop", [0, 1, 25, 45, 60])
+def test_a_killed_planner_leaves_nothing(path: Path, stop: int) -> None:
+    """SIGKILL while rows are planned: no batch is listed, nothing stays, and the cell can be run again."""
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PLANNER), str(path), str(stop)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"now\n"
+        with Outbox(path) as outbox:
+            assert outbox.batches() == []
+            assert tables(path)["parts"] == 1, "a living spool is not swept away"
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+            assert outbox.sweep() == 1
+            assert tables(path) == NOTHING
+            assert spool(outbox, chunks(range(6_000))).added == 6_000
+
+
+def test_large_rows_make_smaller_blocks(outbox: Outbox) -> None:
+    """Rows of a megabyte each do not wait for two thousand of their kind."""
+    large = b"x" * 1_000_000
+    done = spool(outbox, [replace(chunk([row]), tasks=[large]) for row in range(6)])
+    assert tables(outbox.path)["blocks"] == 3
+    assert all_rows(outbox, done.batch, "wire", wire=True) == [large] * 6

@@ -1,0 +1,364 @@
+"""Whole periods on the clock of a zone: where they start, that none is missing, and what they are called."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.periods._partitions import parse_freq, parse_zone, partition
+
+FREQS = ["D", "2D", "h", "6h", "15min", "7h", "W", "W-MON", "2W-THU", "MS", "ME", "2MS", "QS", "QE-JAN", "YS-APR", "YE"]
+ZONES = [
+    "UTC",
+    "America/New_York",
+    "America/Sao_Paulo",  # midnights that did not exist
+    "America/Havana",  # midnights that come twice
+    "Asia/Beirut",
+    "Asia/Kolkata",
+    "Australia/Lord_Howe",  # half an hour of summer time
+    "Europe/Dublin",  # winter time is the exception
+    "Pacific/Apia",  # a day that did not exist
+]
+MOMENTS = st.datetimes(min_value=dt.datetime(2005, 1, 1), max_value=dt.datetime(2045, 1, 1)).map(  # noqa: DTZ001 - naive
+    lambda moment: moment.replace(microsecond=0)
+)
+
+
+def starts(start: Any, end: Any, freq: Any, tz: Any = "UTC") -> list[str]:
+    """Return where the partitions start, and last where the last one ends."""
+    return [moment.isoformat() for moment in partition(start, end, freq=freq, tz=tz).bounds]
+
+
+def labels(start: Any, end: Any, freq: Any, tz: Any = "UTC") -> list[str]:
+    """Return what the partitions are called."""
+    return partition(start, end, freq=freq, tz=tz).frame()["partition"].tolist()
+
+
+@given(start=MOMENTS, hours=st.integers(0, 24 * 40), freq=st.sampled_from(FREQS), tz=st.sampled_from(ZONES))
+def test_no_hole(start: dt.datetime, hours: int, freq: str, tz: str) -> None:
+    """Partitions ascend, each ends where the next starts, they cover the range, and only the first holds its start."""
+    made = partition(start, start + dt.timedelta(hours=hours), freq=freq, tz=tz)
+    frame = made.frame()
+    utc = made.bounds.tz_convert("UTC")
+    assert (np.diff(utc.asi8) > 0).all()
+    assert frame["end"].iloc[:-1].tolist() == frame["start"].iloc[1:].tolist()
+    first, last = made.asked
+    assert made.bounds[0] <= first < made.bounds[1]
+    assert made.bounds[-2] <= last < made.bounds[-1]
+    assert frame["partition"].is_unique
+
+
+@given(
+    start=MOMENTS,
+    days=st.integers(0, 20),
+    more=st.integers(0, 20),
+    freq=st.sampled_from(FREQS),
+    tz=st.sampled_from(ZONES),
+)
+def test_a_longer_range_has_the_same_boundaries(start: dt.datetime, days: int, more: int, freq: str, tz: str) -> None:
+    """What a range has, a longer one has too: their rows have the same keys and labels."""
+    end = start + dt.timedelta(days=days)
+    short = partition(start, end, freq=freq, tz=tz).frame()
+    longer = partition(start - dt.timedelta(days=more), end + dt.timedelta(days=more), freq=freq, tz=tz).frame()
+    both = short.merge(longer, on=["start", "end", "partition"])
+    assert len(both) == len(short)
+
+
+@given(start=MOMENTS, tz=st.sampled_from(ZONES))
+def test_days_are_those_of_the_zone(start: dt.datetime, tz: str) -> None:
+    """A day's partition begins with the first instant of that date on the zone's clock, and ends with a later date."""
+    made = partition(start, start + dt.timedelta(days=3), freq="D", tz=tz)
+    bounds = [moment.to_pydatetime().astimezone(dt.UTC) for moment in made.bounds]
+    second = dt.timedelta(seconds=1)
+
+    def day(moment: dt.datetime) -> str:
+        return moment.astimezone(ZoneInfo(tz)).date().isoformat()
+
+    for begin, end, label in zip(bounds, bounds[1:], made.frame()["partition"], strict=False):
+        assert day(begin - second) < label
+        assert day(begin) == label
+        assert day(end) > label
+
+
+@pytest.mark.parametrize(
+    ("day", "tz", "hours"),
+    [
+        ("2026-03-08", "America/New_York", 23),
+        ("2026-11-01", "America/New_York", 25),
+        ("2026-03-29", "Europe/Dublin", 23),
+        ("2026-10-25", "Europe/Dublin", 25),
+        ("2018-11-04", "America/Sao_Paulo", 23),
+        ("2026-11-01", "America/Havana", 25),
+        ("2026-06-01", "Asia/Kolkata", 24),
+        ("2045-03-12", "America/New_York", 23),
+    ],
+)
+def test_hours_of_a_day(day: str, tz: str, hours: int) -> None:
+    """A day on which the clock is changed has an hour less or more, each with a name of its own."""
+    made = partition(day, f"{day} 23:59", freq="h", tz=tz)
+    assert len(made) == hours
+    assert made.bounds[-1] - made.bounds[0] == pd.Timedelta(hours=hours)
+    assert made.frame()["partition"].is_unique
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "freq", "tz", "expected"),
+    [
+        # midnights that the clock jumps over
+        (
+            "2018-11-03",
+            "2018-11-04",
+            "D",
+            "America/Sao_Paulo",
+            ["2018-11-03T00:00:00-03:00", "2018-11-04T01:00:00-02:00", "2018-11-05T00:00:00-02:00"],
+        ),
+        (
+            "2018-03-25",
+            "2018-03-25",
+            "D",
+            "Asia/Beirut",
+            ["2018-03-25T01:00:00+03:00", "2018-03-26T00:00:00+03:00"],
+        ),
+        # a whole day that it jumps over
+        (
+            "2011-12-29",
+            "2011-12-31",
+            "D",
+            "Pacific/Apia",
+            ["2011-12-29T00:00:00-10:00", "2011-12-31T00:00:00+14:00", "2012-01-01T00:00:00+14:00"],
+        ),
+        # half an hour
+        (
+            "2026-10-04 01:00",
+            "2026-10-04 02:45",
+            "h",
+            "Australia/Lord_Howe",
+            ["2026-10-04T01:00:00+10:30", "2026-10-04T02:30:00+11:00", "2026-10-04T03:00:00+11:00"],
+        ),
+        # a midnight that comes twice
+        (
+            "2026-11-01",
+            "2026-11-01",
+            "D",
+            "America/Havana",
+            ["2026-11-01T00:00:00-04:00", "2026-11-02T00:00:00-05:00"],
+        ),
+        # six hours on the clock are seven when it is put back
+        (
+            "2026-11-01",
+            "2026-11-01 06:00",
+            "6h",
+            "America/New_York",
+            ["2026-11-01T00:00:00-04:00", "2026-11-01T06:00:00-05:00", "2026-11-01T12:00:00-05:00"],
+        ),
+        # anchored periods from their middle
+        ("2026-01-15", "2026-01-31", "W", "UTC", ["2026-01-11", "2026-01-18", "2026-01-25", "2026-02-01"]),
+        ("2026-01-15", "2026-01-25", "W-MON", "UTC", ["2026-01-12", "2026-01-19", "2026-01-26"]),
+        ("2026-01-15", "2026-02-01", "MS", "UTC", ["2026-01-01", "2026-02-01", "2026-03-01"]),
+        ("2026-01-15", "2026-02-01", "ME", "UTC", ["2026-01-01", "2026-02-01", "2026-03-01"]),
+        ("2026-05-15", "2026-05-15", "QS", "UTC", ["2026-04-01", "2026-07-01"]),
+        ("2026-05-15", "2026-05-15", "QE-JAN", "UTC", ["2026-05-01", "2026-08-01"]),
+        ("2026-03-31", "2026-04-01", "YS-APR", "UTC", ["2025-04-01", "2026-04-01", "2027-04-01"]),
+        ("2026-03-31", "2026-03-31", "2MS", "UTC", ["2026-03-01", "2026-05-01"]),
+        ("1969-12-31", "1970-01-02", "2D", "UTC", ["1969-12-30", "1970-01-01", "1970-01-03"]),
+    ],
+)
+def test_boundaries(start: str, end: str, freq: str, tz: str, expected: list[str]) -> None:
+    """The boundaries of clock and calendar, by hand."""
+    found = starts(start, end, freq, tz)
+    assert [moment[: len(shown)] for moment, shown in zip(found, expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "freq", "tz", "expected"),
+    [
+        ("2026-01-01", "2026-01-02", "D", "UTC", ["2026-01-01", "2026-01-02"]),
+        ("2026-01-01", "2026-01-03", "2D", "UTC", ["2026-01-01", "2026-01-03"]),
+        ("2025-12-29", "2026-01-05", "W-MON", "UTC", ["2026-W01", "2026-W02"]),
+        ("2026-01-04", "2026-01-10", "W", "UTC", ["2026-01-04"]),
+        ("2026-01-01", "2026-02-01", "MS", "UTC", ["2026-01", "2026-02"]),
+        ("2026-01-01", "2026-04-01", "QS", "UTC", ["2026-Q1", "2026-Q2"]),
+        ("2026-01-01", "2026-01-01", "QS-FEB", "UTC", ["2025-11"]),
+        ("2026-01-01", "2026-01-01", "YS", "UTC", ["2026"]),
+        ("2026-01-01", "2026-01-01", "YS-APR", "UTC", ["2025-04"]),
+        ("2026-01-01 05:10", "2026-01-01 05:10", "h", "Europe/Zurich", ["2026-01-01T05+01:00"]),
+        ("2026-01-01 05:10", "2026-01-01 05:10", "15min", "UTC", ["2026-01-01T05:00+00:00"]),
+        ("2026-01-01 05:10", "2026-01-01 05:10", "30s", "UTC", ["2026-01-01T05:10:00+00:00"]),
+        ("2026-10-04 02:45", "2026-10-04 02:45", "h", "Australia/Lord_Howe", ["2026-10-04T02:30+11:00"]),
+        (
+            "2026-11-01 01:00",
+            "2026-11-01 02:00",
+            "h",
+            "America/New_York",
+            ["2026-11-01T01-04:00", "2026-11-01T01-05:00", "2026-11-01T02-05:00"],
+        ),
+    ],
+)
+def test_labels(start: str, end: str, freq: str, tz: str, expected: list[str]) -> None:
+    """A label is as short as it can be and still unique in its series."""
+    assert labels(start, end, freq, tz) == expected
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "2026-01-01",
+        "2026-01-01 00:00",
+        dt.date(2026, 1, 1),
+        dt.datetime(2026, 1, 1, 5),  # noqa: DTZ001 - naive is meant
+        pd.Timestamp("2026-01-01"),
+        pd.Timestamp("2025-12-31 15:00", tz="UTC"),
+        "2025-12-31T16:00:00-01:00",
+        np.datetime64("2026-01-01"),
+    ],
+)
+def test_forms_of_a_moment(start: Any) -> None:
+    """A time without a zone is one of the backfill's zone, others are converted to it."""
+    assert starts(start, "2026-01-01 06:00", "D", "Asia/Tokyo") == [
+        "2026-01-01T00:00:00+09:00",
+        "2026-01-02T00:00:00+09:00",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("freq", "name"),
+    [
+        ("24h", "D"),
+        (dt.timedelta(days=1), "D"),
+        (pd.offsets.Day(), "D"),
+        ("1440min", "D"),
+        ("60min", "h"),
+        ("1h30min", "90min"),
+        ("W", "W-SUN"),
+        ("ME", "MS"),
+        ("3ME", "QS-JAN"),
+        ("QE", "QS-JAN"),
+        ("QS-OCT", "QS-JAN"),
+        ("QE-JAN", "QS-FEB"),
+        ("YE", "YS-JAN"),
+        ("YE-MAR", "YS-APR"),
+        ("12MS", "YS-JAN"),
+        ("6MS", "2QS-JAN"),
+    ],
+)
+def test_same_periods_same_name(freq: Any, name: str) -> None:
+    """However it is written, a frequency has one name, which means the same periods."""
+    assert parse_freq(freq).name == name
+    assert parse_freq(name) == parse_freq(freq)
+
+
+@pytest.mark.parametrize(
+    "freq", ["B", "bh", "SMS", "BMS", "M", "H", "foo", "0D", "-1D", "100ms", 5, None, pd.DateOffset(months=1)]
+)
+def test_bad_freq(freq: Any) -> None:
+    """A frequency that pandas does not know, or that has holes, is refused with those that work."""
+    with pytest.raises(InvalidInputError, match="freq=") as caught:
+        parse_freq(freq)
+    assert '"MS"' in (caught.value.hint or "")
+
+
+def test_near_freq() -> None:
+    """A slip is answered with what may have been meant."""
+    with pytest.raises(InvalidInputError, match='did you mean "MS" or "ME"'):
+        parse_freq("M")
+
+
+@pytest.mark.parametrize("tz", ["UTC", "Europe/Zurich", "UTC+09:00", "UTC-03:30"])
+def test_zone_by_its_own_name(tz: str) -> None:
+    """What a zone calls itself leads to the same zone."""
+    found = parse_zone(tz)
+    assert parse_zone(found) == found
+    assert parse_zone(str(found)) == found
+    assert str(found) == tz
+
+
+def test_named_fixed_zone() -> None:
+    """A fixed offset with a name of its own is known by its offset."""
+    assert str(parse_zone(dt.timezone(dt.timedelta(hours=9), "JST"))) == "UTC+09:00"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"start": "2026-02-01", "end": "2026-01-01"}, "before start="),
+        ({"start": "soon"}, "start='soon' is not a date or time"),
+        ({"start": "now"}, "start='now'"),
+        ({"end": 20260101}, "end=20260101"),
+        ({"end": None}, "end=None"),
+        ({"end": pd.NaT}, "end=NaT"),
+        ({"end": True}, "end=True"),
+        ({"start": "1492-01-01"}, "start='1492-01-01'"),
+        ({"tz": "Mars/Olympus"}, "tz='Mars/Olympus'"),
+        ({"start": "1970-01-01", "freq": "s"}, "767,059,200 partitions of s"),
+    ],
+)
+def test_bad_range(arguments: dict[str, Any], message: str) -> None:
+    """What is wrong with a range is said by the name of the argument."""
+    given_ = {"start": "1994-01-01", "end": "1994-04-23", "freq": "D", **arguments}
+    with pytest.raises(InvalidInputError, match=message):
+        partition(given_.pop("start"), given_.pop("end"), **given_)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "freq", "notes"),
+    [
+        ("2026-01-01", "2026-01-31", "D", []),
+        ("2026-01-01", "2026-01-31", "MS", []),
+        ("2026-01-01", "2026-01-31 23:59", "h", []),
+        ("2026-01-01", "2026-01-31 12:00", "h", []),
+        (
+            "2026-01-05",
+            "2026-01-20",
+            "MS",
+            [
+                "the first partition begins 2026-01-01, before 2026-01-05",
+                "the last partition ends 2026-02-01, after 2026-01-20",
+            ],
+        ),
+        ("2026-01-01", "2026-01-02 12:00", "D", ["the last partition ends 2026-01-03, after 2026-01-02 12:00"]),
+        ("2026-01-01", "2026-01-02 12:20", "h", ["the last partition ends 2026-01-02 13:00, after 2026-01-02 12:20"]),
+        (
+            "2026-01-01",
+            "2026-01-02",
+            "h",
+            ['the last partition begins 2026-01-02 00:00: end="2026-01-02 23:59" takes that whole day'],
+        ),
+    ],
+)
+def test_notes(start: str, end: str, freq: str, notes: list[str]) -> None:
+    """Where partitions reach beyond the range, or less far than a date may mean, is said."""
+    assert partition(start, end, freq=freq).notes == notes
+
+
+@pytest.mark.parametrize(
+    ("end", "freq", "text"),
+    [
+        ("2013-12-31", "D", "2013-01-01 … 2013-12-31, 365 D in America/New_York"),
+        ("2013-01-01", "D", "2013-01-01, 1 D in America/New_York"),
+        ("2013-01-01 12:00", "6h", "2013-01-01T00-05:00 … 2013-01-01T12-05:00, 3 times 6h in America/New_York"),
+    ],
+)
+def test_text(end: str, freq: str, text: str) -> None:
+    """One line says from where to where, how many, and in which zone."""
+    assert str(partition("2013-01-01", end, freq=freq, tz="America/New_York")) == text
+
+
+def test_newest_first() -> None:
+    """The newest can come first; it is the same rows."""
+    made = partition("2026-01-01", "2026-01-03", freq="D")
+    assert made.frame(newest_first=True)["partition"].tolist() == ["2026-01-03", "2026-01-02", "2026-01-01"]
+    assert made.frame(newest_first=True).index.tolist() == [0, 1, 2]
+
+
+def test_columns() -> None:
+    """The columns have their dtypes, in the zone that was named."""
+    frame = partition("2026-01-01", "2026-01-03", freq="D", tz="Asia/Tokyo").frame()
+    assert [str(dtype) for dtype in frame.dtypes] == ["datetime64[us, Asia/Tokyo]"] * 2 + ["string"]

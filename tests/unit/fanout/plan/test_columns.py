@@ -1,0 +1,180 @@
+"""Columns of every dtype to JSON."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import uuid
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from cloudtasks_nb.fanout.plan._columns import Column, Source
+
+DAY = dt.date(2026, 1, 1)
+NOON = dt.datetime(2026, 1, 1, 12)  # noqa: DTZ001 - naive is the case
+TOKYO = pd.Timestamp("2026-01-01 12:00", tz="Asia/Tokyo")
+
+
+def _arrow(values: list[Any], kind: pa.DataType) -> pd.Series[Any]:
+    return pd.Series(values, dtype=pd.ArrowDtype(kind))
+
+
+def _block(series: pd.Series[Any]) -> Column:
+    return Source("x", series).block(0, len(series))
+
+
+DTYPES: dict[str, tuple[pd.Series[Any], list[Any]]] = {
+    "int64": (pd.Series([1, -2]), [1, -2]),
+    "uint64": (pd.Series([2**64 - 1], dtype="uint64"), [2**64 - 1]),
+    "Int64": (pd.Series([1, None], dtype="Int64"), [1, None]),
+    "int64[pyarrow]": (_arrow([1, None], pa.int64()), [1, None]),
+    "float64": (pd.Series([1.0, 2.5]), [1.0, 2.5]),
+    "float64, missing": (pd.Series([1.0, 2.5, None]), [1.0, 2.5, None]),
+    "float64, integers with missing": (pd.Series([1.0, None]), [1, None]),
+    "float64, all missing": (pd.Series([np.nan, np.nan]), [None, None]),
+    "float64, too large to be integers": (pd.Series([1e300, None]), [1e300, None]),
+    "float32": (pd.Series([0.5], dtype="float32"), [0.5]),
+    "Float64": (pd.Series([1.5, None], dtype="Float64"), [1.5, None]),
+    "Float64, integers with missing": (pd.Series([1.0, None], dtype="Float64"), [1, None]),
+    "double[pyarrow]": (_arrow([1.5, None], pa.float64()), [1.5, None]),
+    "bool": (pd.Series([True, False]), [True, False]),
+    "boolean": (pd.Series([True, None], dtype="boolean"), [True, None]),
+    "bool[pyarrow]": (_arrow([True, None], pa.bool_()), [True, None]),
+    "object, bool with missing": (pd.Series([True, None], dtype=object), [True, None]),
+    "str": (pd.Series(["a", None, "ü"]), ["a", None, "ü"]),
+    "string": (pd.Series(["a", None], dtype="string"), ["a", None]),
+    "string[python]": (pd.Series(["a", None], dtype="string[python]"), ["a", None]),
+    "string[pyarrow]": (_arrow(["a", None], pa.string()), ["a", None]),
+    "large_string[pyarrow]": (_arrow(["a", None], pa.large_string()), ["a", None]),
+    "datetime64[ns]": (pd.Series([NOON, None]).astype("datetime64[ns]"), ["2026-01-01T12:00:00", None]),
+    "datetime64[s]": (pd.Series([NOON, None]).astype("datetime64[s]"), ["2026-01-01T12:00:00", None]),
+    "datetime64[us], fraction": (
+        pd.Series([pd.Timestamp("2026-01-01 12:00:00.5")]).astype("datetime64[us]"),
+        ["2026-01-01T12:00:00.500000"],
+    ),
+    "datetime64[ns], nanoseconds": (
+        pd.Series([pd.Timestamp("2026-01-01 12:00:00.000000001"), pd.NaT]),
+        ["2026-01-01T12:00:00.000000001", None],
+    ),
+    "datetime64[s], beyond 9999": (pd.Series(np.array(["12000-01-01"], dtype="M8[s]")), ["12000-01-01T00:00:00"]),
+    "datetime64[us, Asia/Tokyo]": (pd.Series([TOKYO, None]), ["2026-01-01T12:00:00+09:00", None]),
+    "timestamp[pyarrow]": (_arrow([NOON, None], pa.timestamp("us")), ["2026-01-01T12:00:00", None]),
+    "timestamp[tz][pyarrow]": (_arrow([TOKYO], pa.timestamp("us", "Asia/Tokyo")), ["2026-01-01T12:00:00+09:00"]),
+    "timedelta64": (pd.Series(pd.to_timedelta(["10min", None])), ["P0DT0H10M0S", None]),
+    "duration[pyarrow]": (_arrow([dt.timedelta(minutes=10), None], pa.duration("ms")), ["P0DT0H10M0S", None]),
+    "date32[pyarrow]": (_arrow([DAY, None], pa.date32()), ["2026-01-01", None]),
+    "time64[pyarrow]": (_arrow([dt.time(6), None], pa.time64("us")), ["06:00:00", None]),
+    "decimal128[pyarrow]": (_arrow([decimal.Decimal("1.10"), None], pa.decimal128(9, 2)), ["1.10", None]),
+    "list[pyarrow]": (_arrow([[1, 2], None], pa.list_(pa.int64())), [[1, 2], None]),
+    "struct[pyarrow]": (_arrow([{"a": 1}, None], pa.struct([("a", pa.int64())])), [{"a": 1}, None]),
+    "null[pyarrow]": (_arrow([None], pa.null()), [None]),
+    "category of text": (pd.Series(["a", None, "b"], dtype="category"), ["a", None, "b"]),
+    "category of times": (pd.Series([TOKYO, None]).astype("category"), ["2026-01-01T12:00:00+09:00", None]),
+    "category of integers": (pd.Series([3, 1], dtype="category"), [3, 1]),
+    "period": (pd.Series(pd.period_range("2026-01", periods=1, freq="M")), ["2026-01"]),
+    "interval": (pd.Series(pd.interval_range(0, 1)), [{"left": 0, "right": 1, "closed": "right"}]),
+    "sparse": (pd.Series([0, 0, 1], dtype=pd.SparseDtype("int64")), [0, 0, 1]),
+    "object, mixed": (
+        pd.Series(
+            [1, "a", None, np.nan, decimal.Decimal("0.1"), DAY, [1, {"b": pd.NA}], uuid.UUID(int=1)], dtype=object
+        ),
+        [1, "a", None, None, "0.1", "2026-01-01", [1, {"b": None}], str(uuid.UUID(int=1))],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_dtype(name: str) -> None:
+    """Cells of each dtype become the JSON values of the table, of exactly these types."""
+    series, expected = DTYPES[name]
+    column = _block(series)
+    assert column.json == expected
+    assert [type(value) for value in column.json] == [type(value) for value in expected]
+    assert column.bad == {}
+
+
+@pytest.mark.parametrize(
+    ("series", "bad", "word"),
+    [
+        (pd.Series([b"a", b"b"]), [0, 1], "base64"),
+        (pd.Series(["a", "\ud800"], dtype=object), [1], "surrogate"),
+        (pd.Series([1.0, np.inf]), [1], "infinity"),
+        (pd.Series([{1}, 2]), [0], "set"),
+        (pd.Series([1 + 2j]), [0], "complex"),
+        (pd.Series([object(), 1, object()]), [0, 2], "object"),
+        (_arrow([b"a", None], pa.binary()), [0], "bytes"),
+        (pd.Series([b"a", b"c", b"a"], dtype="category"), [0, 1, 2], "bytes"),
+    ],
+)
+def test_bad_cells(series: pd.Series[Any], bad: list[int], word: str) -> None:
+    """A cell without a form in JSON is noted by position, column, type and way out; the others are there."""
+    column = _block(series)
+    assert all(column.json[index] is None for index in bad)
+    assert sorted(column.bad) == bad
+    assert all(word in reason and '"x"' in reason for reason in column.bad.values())
+
+
+def test_self_containing_cell() -> None:
+    """A list that holds itself is a bad cell, not a crash."""
+    cell: list[Any] = []
+    cell.append(cell)
+    series = pd.Series([None, None], dtype=object)
+    series.iloc[0] = cell
+    column = _block(series)
+    assert column.json == [None, None]
+    assert "holds itself" in column.bad[0]
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        pd.Series([517, 2]),
+        pd.Series([517, 2], dtype="Int64"),
+        _arrow([517, 2], pa.int32()),
+        pd.Series([517.0, 2.0]),
+        pd.Series([517.0, 2.0, None]).head(2),
+        pd.Series([517.0, 2.0, 0.5]).head(2),
+        pd.Series([517.0, 2.0], dtype="Float64"),
+        pd.Series([517.0, 2.0], dtype="category"),
+    ],
+)
+def test_canonical(series: pd.Series[Any]) -> None:
+    """Whole numbers are integers in a row's identity, whatever dtype holds them."""
+    assert _block(series).canonical == [517, 2]
+    assert [type(value) for value in _block(series).canonical] == [int, int]
+
+
+def test_canonical_keeps_fractions() -> None:
+    """Beside a whole number, a fraction and a missing value stay what they are."""
+    column = _block(pd.Series([1.0, 0.5, None]))
+    assert column.json == [1.0, 0.5, None]
+    assert column.canonical == [1, 0.5, None]
+    assert isinstance(column.canonical[0], int)
+
+
+def test_whole_is_told_by_the_column() -> None:
+    """A block without a missing value still has integers if the rest of its column tells that they were."""
+    source = Source("x", pd.Series([1.0, 2.0, None]))
+    assert source.block(0, 2).json == [1, 2]
+    assert isinstance(source.block(0, 2).json[0], int)
+    assert source.block(2, 3).json == [None]
+
+
+@pytest.mark.parametrize(
+    ("series", "raw"),
+    [
+        (pd.Series([TOKYO, None]), [TOKYO, None]),
+        (pd.Series([1.0, None]), [1, None]),
+        (pd.Series([np.inf]), [np.inf]),
+        (pd.Series(["a", None]), ["a", None]),
+        (pd.Series([DAY, None], dtype=object), [DAY, None]),
+        (pd.Series([3, 4], dtype="category"), [3, 4]),
+    ],
+)
+def test_raw(series: pd.Series[Any], raw: list[Any]) -> None:
+    """Functions and format specifications get Python and pandas values, None where missing."""
+    assert _block(series).raw == raw

@@ -1,0 +1,142 @@
+"""The JSON encoder, value by value."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import enum
+import fractions
+import math
+import uuid
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.errors import NotSerializableError
+from cloudtasks_nb.fanout.plan._encode import json_text, plain, to_json
+
+
+class _Port(enum.Enum):
+    NEWARK = "EWR"
+
+
+class _Code(enum.IntEnum):
+    ONE = 1
+
+
+class _Word(str, enum.Enum):  # noqa: UP042 - the older spelling has another str() and must work too
+    A = "a"
+
+
+VALUES: list[tuple[Any, Any]] = [
+    (None, None),
+    (pd.NA, None),
+    (pd.NaT, None),
+    (math.nan, None),
+    (np.float64("nan"), None),
+    (np.datetime64("NaT"), None),
+    (decimal.Decimal("NaN"), None),
+    (True, True),
+    (np.True_, True),
+    (2**64 - 1, 2**64 - 1),
+    (np.int8(-3), -3),
+    (1.5, 1.5),
+    (np.float32(0.5), 0.5),
+    (np.longdouble(0.25), 0.25),
+    ("Zürich", "Zürich"),
+    (np.str_("a"), "a"),
+    (_Port.NEWARK, "EWR"),
+    (_Code.ONE, 1),
+    (_Word.A, "a"),
+    (decimal.Decimal("1.10"), "1.10"),
+    (decimal.Decimal(2) ** 200, str(decimal.Decimal(2) ** 200)),
+    (dt.date(2026, 1, 2), "2026-01-02"),
+    (dt.time(6, 30), "06:30:00"),
+    (dt.datetime(2026, 1, 2, 6), "2026-01-02T06:00:00"),  # noqa: DTZ001 - naive is the case
+    (dt.datetime(2026, 1, 2, 6, tzinfo=dt.UTC), "2026-01-02T06:00:00+00:00"),
+    (pd.Timestamp("2026-01-02 06:00", tz="Asia/Tokyo"), "2026-01-02T06:00:00+09:00"),
+    (pd.Timestamp("2026-01-02 06:00:00.000000001"), "2026-01-02T06:00:00.000000001"),
+    (np.datetime64("2026-01-02T06:00:00"), "2026-01-02T06:00:00"),
+    (dt.timedelta(minutes=10), "P0DT0H10M0S"),
+    (pd.Timedelta("1.5s"), "P0DT0H0M1.5S"),
+    (np.timedelta64(10, "m"), "P0DT0H10M0S"),
+    (pd.Period("2026-01", "M"), "2026-01"),
+    (pd.Interval(0, 1), {"left": 0, "right": 1, "closed": "right"}),
+    (
+        pd.Interval(pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-02"), closed="left"),
+        {"left": "2026-01-01T00:00:00", "right": "2026-01-02T00:00:00", "closed": "left"},
+    ),
+    (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    ([1, (2, [None, math.nan])], [1, [2, [None, None]]]),
+    (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+    (np.array(["2026-01-01"], dtype="datetime64[ns]"), ["2026-01-01T00:00:00"]),
+    (np.array(7), 7),
+    (pd.Series([1, 2]), [1, 2]),
+    (pd.Index(["a"]), ["a"]),
+    ({"a": {"b": pd.NA}, 7: 2, None: 3, True: 4, 0.5: 5}, {"a": {"b": None}, "7": 2, "null": 3, "true": 4, "0.5": 5}),
+    ({pd.Timestamp("2026-01-01"): 1}, {"2026-01-01T00:00:00": 1}),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), VALUES, ids=[f"{type(v).__name__}-{n}" for n, (v, _) in enumerate(VALUES)]
+)
+def test_value(value: Any, expected: Any) -> None:
+    """A value becomes what JSON knows, and comes back from the bytes as that."""
+    assert plain(value) == expected
+    assert type(plain(value)) is type(expected)
+    assert orjson.loads(to_json(value)) == expected
+
+
+def _cyclic() -> list[Any]:
+    inner: list[Any] = []
+    inner.append(inner)
+    return inner
+
+
+def _deep() -> list[Any]:
+    made: list[Any] = []
+    for _ in range(300):
+        made = [made]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (b"x", "base64"),
+        (bytearray(b"x"), "base64"),
+        (np.bytes_(b"x"), "base64"),
+        ({1, 2}, "sorted"),
+        (frozenset(), "sorted"),
+        (math.inf, "infinity"),
+        (np.float32("-inf"), "infinity"),
+        (decimal.Decimal("Infinity"), "infinity"),
+        (2**64, "64 bits"),
+        (-(2**63) - 1, "64 bits"),
+        ("\ud800", "surrogate"),
+        (1 + 2j, "complex"),
+        (np.complex128(1), "complex"),
+        (fractions.Fraction(1, 3), "Fraction"),
+        (object(), "object"),
+        (pd.DataFrame({"a": [1]}), "DataFrame"),
+        ({"a": [b"x"]}, "bytes"),
+        (_cyclic(), "nested"),
+        (_deep(), "nested"),
+    ],
+)
+def test_refused(value: Any, word: str) -> None:
+    """What JSON cannot hold is refused by its name, with a way out."""
+    with pytest.raises(NotSerializableError, match=word):
+        to_json(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("a b", "a b"), (1, "1"), (1.5, "1.5"), (True, "true"), ([1, "a"], '[1,"a"]')]
+)
+def test_json_text(value: Any, text: str) -> None:
+    """In a URL a value stands as in JSON, but text without quotes."""
+    assert json_text(value) == text

@@ -1,0 +1,151 @@
+"""What a fan-out reads."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan._input import BLOCK, Table, frames, once
+
+
+def _cells(data: Any) -> dict[str, list[Any]]:
+    """Read everything, column by column."""
+    found: dict[str, list[Any]] = {}
+    for frame in frames(data):
+        for block in Table(frame).blocks(0):
+            for name, column in block.columns.items():
+                found.setdefault(name, []).extend(column.json)
+    return found
+
+
+class _Partition:
+    def __init__(self, frame: Any) -> None:
+        self.frame = frame
+
+    def compute(self) -> Any:
+        return self.frame
+
+
+POLARS = pl.DataFrame({"n": [1, None], "s": ["a", None], "c": pl.Series(["x", "y"], dtype=pl.Categorical)})
+EXPECTED = {"n": [1, None], "s": ["a", None], "c": ["x", "y"]}
+PANDAS = pd.DataFrame(EXPECTED)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PANDAS,
+        [PANDAS],
+        iter([PANDAS.head(1), PANDAS.tail(1)]),
+        POLARS,
+        POLARS.to_arrow(),
+        POLARS.to_arrow().to_reader(),
+        pa.Table.from_pandas(PANDAS, preserve_index=True),
+        (part for part in POLARS.iter_slices(1)),
+        [_Partition(PANDAS)],
+        [_Partition(POLARS)],
+    ],
+    ids=["frame", "list", "generator", "polars", "arrow", "reader", "pandas metadata", "slices", "lazy", "lazy polars"],
+)
+def test_kinds(data: Any) -> None:
+    """A frame, an iterable of frames, an Arrow stream and lazy partitions hold the same cells."""
+    assert _cells(data) == EXPECTED
+
+
+def test_binary_view() -> None:
+    """Layouts of Arrow that pandas does not know are read as the plain ones."""
+    table = pa.table({"b": pa.array([b"x"], type=pa.binary_view())})
+    (frame,) = frames(table)
+    assert frame["b"].tolist() == [b"x"]
+
+
+def test_generator_is_read_once_and_late() -> None:
+    """A part is asked for when the one before has been dealt with, and only once."""
+    asked = []
+
+    def parts() -> Iterator[pd.DataFrame]:
+        for number in range(3):
+            asked.append(number)
+            yield pd.DataFrame({"a": [number]})
+
+    reading = frames(parts())
+    assert asked == []
+    next(reading)
+    assert asked == [0]
+    assert len(list(reading)) == 2
+    assert asked == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        ("flights.csv", "str"),
+        ({"a": [1]}, "dict"),
+        (pd.Series([1]), "Series"),
+        (7, "int"),
+        (None, "NoneType"),
+        ([{"a": 1}], "part 0"),
+        ([PANDAS, "x"], "part 1"),
+        ([pd.Series([1])], "part 0"),
+    ],
+)
+def test_refused(data: Any, word: str) -> None:
+    """Anything else is refused, with what it is and what it should be."""
+    with pytest.raises(InvalidInputError, match=rf"{word}[\s\S]*→ [\s\S]*DataFrame"):
+        list(frames(data))
+
+
+def test_arrow_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has Arrow data and no pyarrow is told what to install."""
+    real = builtins.__import__
+
+    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "pyarrow":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(InvalidInputError, match="pip install pyarrow"):
+        list(frames(POLARS))
+
+
+def test_blocks() -> None:
+    """A table is cut into blocks that know their position in the whole input."""
+    blocks = list(Table(pd.DataFrame({"a": range(BLOCK + 5)})).blocks(100))
+    assert [(block.first, block.length) for block in blocks] == [(100, BLOCK), (100 + BLOCK, 5)]
+    assert blocks[1].columns["a"].json == list(range(BLOCK, BLOCK + 5))
+    assert next(blocks[1].rows()) == {"a": BLOCK}
+
+
+def test_index() -> None:
+    """Index levels with a name are columns, unless a column has the name; others are not."""
+    frame = pd.DataFrame(
+        {"a": [1], "day": [2]}, index=pd.MultiIndex.from_tuples([("x", 3, 4)], names=["shop", "day", None])
+    )
+    (block,) = Table(frame).blocks(0)
+    assert {name: column.json for name, column in block.columns.items()} == {"shop": ["x"], "a": [1], "day": [2]}
+    assert list(Table(PANDAS).sources) == ["n", "s", "c"]
+
+
+def test_names() -> None:
+    """Names that are no text become text."""
+    assert list(Table(pd.DataFrame([[1, 2]], columns=[2013, "a"])).sources) == ["2013", "a"]
+
+
+def test_double_names() -> None:
+    """Two columns of one name are refused by it."""
+    with pytest.raises(InvalidInputError, match=r'several columns named "a"[\s\S]*duplicated'):
+        Table(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "a"]))
+
+
+def test_once() -> None:
+    """Iterators can be read only once."""
+    assert [once(data) for data in (PANDAS, [PANDAS], POLARS)] == [False] * 3
+    assert [once(data) for data in (iter([PANDAS]), POLARS.to_arrow().to_reader())] == [True] * 2

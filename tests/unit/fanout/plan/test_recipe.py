@@ -1,0 +1,200 @@
+"""The arguments of a fan-out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import orjson
+import pytest
+
+from cloudtasks_nb.errors import InvalidInputError, TemplateError
+from cloudtasks_nb.fanout.plan._recipe import ROW, Recipe, compile_recipe
+
+URL = "https://svc/run"
+
+
+class _Handler:
+    def __init__(self, url: str, name: str) -> None:
+        self.url = url
+        self.name = name
+
+
+def _made(**arguments: Any) -> Recipe:
+    return compile_recipe(**{"url": URL, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "used", "shown"),
+    [
+        ({}, None, None),
+        ({"key": ["a"]}, None, ("a",)),
+        ({"body": ["b", "a"]}, ("b", "a"), ("b", "a")),
+        ({"url": URL + "/{o}", "body": {"x": "{b}"}}, ("o", "b"), ("o", "b")),
+        ({"url": URL + "/{o}", "body": ["o"], "key": "k"}, ("o", "k"), ("k",)),
+        ({"body": ["a"], "key": ROW}, ("a",), ("a",)),
+        ({"body": ["a"], "headers": {"X-Shop": "{s}"}, "at": "{t}"}, ("s", "a", "t"), ("s", "a", "t")),
+        ({"body": ["a"], "delay": "{d}"}, ("a", "d"), ("a", "d")),
+        ({"body": {"x": 1}}, (), ()),
+        ({"method": "GET"}, (), ()),
+        ({"url": lambda row: row["u"], "body": ["a"]}, None, None),
+        ({"body": lambda row: row}, None, None),
+        ({"body": [2013], "key": [2014]}, ("2013", "2014"), ("2014",)),
+    ],
+)
+def test_columns(arguments: dict[str, Any], used: Any, shown: Any) -> None:
+    """A recipe knows the columns it uses and those by which a row is shown; None is all of them."""
+    recipe = _made(**arguments)
+    assert recipe.columns_used == used
+    assert recipe.columns_shown == shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "headers"),
+    [
+        ({}, {"Content-Type": "application/json"}),
+        ({"headers": {"content-type": "text/csv"}}, {"content-type": "text/csv"}),
+        ({"headers": {"X-B": "1", "X-A": 2}}, {"Content-Type": "application/json", "X-A": "2", "X-B": "1"}),
+        ({"method": "GET"}, {}),
+        ({"body": "a={a}"}, {}),
+        ({"body": "{a}"}, {"Content-Type": "application/json"}),
+    ],
+)
+def test_headers(arguments: dict[str, Any], headers: dict[str, str]) -> None:
+    """JSON bodies say that they are JSON, unless the caller says what they are."""
+    assert {name: text.source for name, text in _made(**arguments).headers} == headers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"url": "svc"}, "not an http"),
+        ({"method": "FETCH"}, 'method="FETCH" is not an HTTP method'),
+        ({"method": "PSOT"}, 'did you mean "POST"'),
+        ({"method": "GET", "body": ["a"]}, "GET request has no body"),
+        ({"key": []}, "names no columns"),
+        ({"key": 7}, "names no columns"),
+        ({"key": [1.5]}, "names no columns"),
+        ({"audience": "https://svc"}, "service_account="),
+        ({"headers": {"X Shop": "1"}}, "not the name of a header"),
+        ({"headers": {"X-Shop": "a\r\nX-Evil: 1"}}, "several lines"),
+        ({"headers": {"X-Shop": "x" * 90_000}}, "80 KB"),
+        ({"headers": {"X-Shop": "{s"}}, "is not a template"),
+        ({"dispatch_deadline": "5s"}, "between 15 seconds and 30 minutes"),
+        ({"dispatch_deadline": "31min"}, "between 15 seconds and 30 minutes"),
+        ({"dispatch_deadline": "soon"}, "is not a duration"),
+        ({"retry": {"max_attemps": 3}}, 'did you mean "max_attempts"'),
+        ({"retry": {"min_backoff": "1h", "max_backoff": "1s"}}, "is longer than"),
+        ({"retry": {"max_attempts": -2}}, "no number of attempts"),
+        ({"retry": {"max_attempts": 1.5}}, "is not a whole number"),
+        ({"at": "2026-01-01"}, "no time zone"),
+        ({"at": "2026-01-01", "delay": 1}, "exclude each other"),
+    ],
+)
+def test_refused(arguments: dict[str, Any], word: str) -> None:
+    """An argument that is wrong is named, and what it should be."""
+    with pytest.raises(InvalidInputError, match=word):
+        _made(**arguments)
+
+
+def test_accepted() -> None:
+    """The edges of what the service takes are taken."""
+    recipe = _made(
+        dispatch_deadline="15s",
+        retry={"max_attempts": -1, "min_backoff": "1s", "max_backoff": "1s", "max_doublings": 0},
+        method="put",
+        service_account="sa@p.iam.gserviceaccount.com",
+    )
+    assert recipe.method == "PUT"
+    assert recipe.dispatch_deadline is not None
+    assert recipe.dispatch_deadline.total_seconds() == 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"url": URL + "/{x}"}, "url"),
+        ({"body": ["x"]}, "body"),
+        ({"body": {"a": ["{x}"]}}, "body"),
+        ({"key": ["x"]}, "key"),
+        ({"headers": {"X-Shop": "{x}"}}, 'the header "X-Shop"'),
+        ({"at": "{x}"}, "at"),
+        ({"delay": "{x}s"}, "delay"),
+    ],
+)
+def test_unknown_column(arguments: dict[str, Any], what: str) -> None:
+    """Data without a column that is named is refused, with the argument that names it."""
+    recipe = _made(**arguments)
+    recipe.check(["x", "y"])
+    with pytest.raises(TemplateError, match=f'{what} names the column "x"'):
+        recipe.check(["y"])
+
+
+SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"delay": "10min"}),
+    ({}, {"retry": {"max_attempts": 3}, "dispatch_deadline": 60}),
+    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:2/b", "report")}),
+    ({"headers": {"A": "1", "B": "2"}}, {"headers": {"B": "2", "A": "1"}}),
+    ({"body": ["a"]}, {"body": ("a",)}),
+    ({"key": "a"}, {"key": ["a"]}),
+]
+OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"url": URL + "/x"}),
+    ({}, {"method": "PUT"}),
+    ({}, {"headers": {"X-Shop": "1"}}),
+    ({}, {"key": ["a"]}),
+    ({"key": ["a"]}, {"key": ROW}),
+    ({"key": ["a"]}, {"key": ["a", "b"]}),
+    ({"body": ["a"]}, {"body": ["b"]}),
+    ({"body": {"a": "{a}"}}, {"body": {"a": "{b}"}}),
+    ({}, {"service_account": "sa@p.iam.gserviceaccount.com"}),
+    (
+        {"service_account": "sa@p.iam.gserviceaccount.com"},
+        {"service_account": "sa@p.iam.gserviceaccount.com", "audience": "https://svc"},
+    ),
+    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:1/a", "other")}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_same_identity(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Schedules, delivery settings, the order of headers and a handler's address make no other template."""
+    assert _made(**one).identity == _made(**other).identity
+
+
+@pytest.mark.parametrize(("one", "other"), OTHER)
+def test_other_identity(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Anything that changes the requests, or what identifies a row, makes another template."""
+    assert _made(**one).identity != _made(**other).identity
+
+
+def test_identity_in_another_process() -> None:
+    """Another process, with another hash seed, finds the same identity."""
+    code = (
+        "from cloudtasks_nb.fanout.plan._recipe import compile_recipe;"
+        f"print(compile_recipe(url='{URL}/{{a}}', body={{'x': '{{b}}', 'y': {{'z': 1}}}}).identity.hex())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == _made(url=URL + "/{a}", body={"x": "{b}", "y": {"z": 1}}).identity.hex()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, {"url": URL, "method": "POST", "body": None, "key": None}),
+        ({"body": ["a"], "key": ROW}, {"body": ["a"], "key": "ROW"}),
+        ({"body": {"a": "{x}"}, "key": ["x"]}, {"body": {"a": "{x}"}, "key": ["x"]}),
+        ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": "handler:report"}),
+    ],
+)
+def test_describe(arguments: dict[str, Any], expected: dict[str, Any]) -> None:
+    """A recipe describes itself in JSON, without its headers, which may hold secrets."""
+    described = _made(headers={"Authorization": "Bearer s3cret"}, **arguments).describe()
+    assert expected.items() <= described.items()
+    assert b"s3cret" not in orjson.dumps(described)
+
+
+def test_row_shows_what_it_is() -> None:
+    """The sentinel says how it is written and what it means."""
+    assert repr(ROW).startswith("ct.ROW")

@@ -1,0 +1,159 @@
+"""When each row is due."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, TemplateError
+from cloudtasks_nb.fanout.plan._input import Table
+from cloudtasks_nb.fanout.plan._schedule import Schedule, compile_schedule
+from cloudtasks_nb.fanout.plan._templates import Problems
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+START = int(NOW.timestamp()) * 1_000_000
+HOUR = 3_600_000_000
+
+
+def _made(at: Any = None, delay: Any = None, tz: Any = None) -> Schedule:
+    return compile_schedule(at=at, delay=delay, tz=tz)
+
+
+def _rows(schedule: Schedule, problems: Problems | None = None, **columns: Any) -> list[float]:
+    """Return when the rows are due, in hours from now."""
+    (block,) = Table(pd.DataFrame(columns)).blocks(0)
+    moments = schedule.render(block, NOW, problems or Problems())
+    assert moments is not None
+    return [(moment - START) / HOUR for moment in moments]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "hours"),
+    [
+        (_made(), None),
+        (_made(delay="90min"), 1.5),
+        (_made(delay=1800), 0.5),
+        (_made(delay=pd.Timedelta("1h")), 1),
+        (_made(delay=dt.timedelta(0)), 0),
+        (_made(at="2026-01-01 06:00+00:00"), 6),
+        (_made(at="2026-01-01 06:00+09:00"), -3),
+        (_made(at="2026-01-01 06:00", tz="Asia/Tokyo"), -3),
+        (_made(at=pd.Timestamp("2026-01-02", tz="UTC")), 24),
+        (_made(at=dt.datetime(2026, 1, 2, tzinfo=dt.UTC)), 24),
+    ],
+)
+def test_same_for_all(schedule: Schedule, hours: float | None) -> None:
+    """A literal time or duration holds for every row."""
+    fixed = schedule.fixed(NOW)
+    assert (None if fixed is None else (fixed - START) / HOUR) == hours
+    assert schedule.columns == ()
+    (block,) = Table(pd.DataFrame({"a": [1]})).blocks(0)
+    assert schedule.render(block, NOW, Problems()) is None
+
+
+DAY = pd.Timestamp("2026-01-02")
+UTC = DAY.tz_localize("UTC")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "cells", "hours"),
+    [
+        (_made(at="{x}"), [UTC], [24]),
+        (_made(at="{x}"), pd.Series([UTC]).astype("datetime64[s, UTC]"), [24]),
+        (_made(at="{x}"), ["2026-01-02T09:00+09:00"], [24]),
+        (_made(at="{x}", tz="Asia/Tokyo"), [DAY], [15]),
+        (_made(at="{x}", tz="Asia/Tokyo"), [DAY.date()], [15]),
+        (_made(at="{x}", tz="Asia/Tokyo"), ["2026-01-02"], [15]),
+        (_made(at="{x}", tz="Asia/Tokyo"), pd.Series([UTC.to_pydatetime()], dtype=object), [24]),
+        (_made(at="{x:%Y-%m-%d} 06:00", tz="UTC"), [DAY], [30]),
+        (_made(at="{x}T06:00Z"), ["2026-01-02"], [30]),
+        (_made(delay="{x}"), [pd.Timedelta("90min"), pd.Timedelta(0)], [1.5, 0]),
+        (_made(delay="{x}"), [3600, 1800], [1, 0.5]),
+        (_made(delay="{x}"), ["2h"], [2]),
+        (_made(delay="{x}h"), [3], [3]),
+    ],
+)
+def test_by_row(schedule: Schedule, cells: Any, hours: list[float]) -> None:
+    """A column gives each row its time or duration, whether it holds times, numbers or text."""
+    assert schedule.fixed(NOW) is None
+    assert _rows(schedule, x=cells) == hours
+    assert schedule.columns == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("local", "utc"),
+    [("2026-03-29 02:30", "2026-03-29 01:00"), ("2026-10-25 02:30", "2026-10-25 00:30")],
+    ids=["skipped hour: the first instant after it", "hour that comes twice: the first of them"],
+)
+def test_daylight_saving(local: str, utc: str) -> None:
+    """Where a clock is changed, a time that is missing or doubtful has one meaning."""
+    now = dt.datetime.fromisoformat(utc).replace(tzinfo=dt.UTC)
+    (block,) = Table(pd.DataFrame({"x": pd.to_datetime([local])})).blocks(0)
+    moments = _made(at="{x}", tz="Europe/Zurich").render(block, now, Problems())
+    assert moments == [int(now.timestamp()) * 1_000_000]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "cell", "word"),
+    [
+        (_made(at="{x}"), None, '"x" is missing'),
+        (_made(at="{x}"), 7, "int is not a time"),
+        (_made(at="{x}"), "soon", "is not a time"),
+        (_made(at="{x}"), UTC + pd.Timedelta(days=31), "32.0 days ahead"),
+        (_made(at="{x}"), [1], "list is not a time"),
+        (_made(delay="{x}"), None, '"x" is missing'),
+        (_made(delay="{x}"), -5, "is not a duration"),
+        (_made(delay="{x}"), "soon", "is not a duration"),
+        (_made(delay="{x}"), "31d", "31.0 days ahead"),
+        (_made(delay="{x}"), 1e300, "is not a duration"),
+    ],
+)
+def test_bad_rows(schedule: Schedule, cell: Any, word: str) -> None:
+    """A row whose time is missing, no time, or too far ahead has a problem; the others are scheduled."""
+    good = UTC if schedule.what == "at" else 60
+    problems = Problems()
+    assert len(_rows(schedule, problems, x=pd.Series([cell, good], dtype=object))) == 2
+    assert list(problems.reasons) == [0]
+    assert word in problems.reasons[0]
+
+
+def test_thirty_days_are_fine() -> None:
+    """A row may be due in exactly 30 days."""
+    problems = Problems()
+    assert _rows(_made(delay="{x}"), problems, x=["30d"]) == [720]
+    assert problems.reasons == {}
+
+
+@pytest.mark.parametrize("cell", [DAY, "2026-01-02 06:00"])
+def test_naive_column(cell: Any) -> None:
+    """A column of times without a zone is refused as a whole, with the column and the way out."""
+    with pytest.raises(NaiveTimeError, match=r'column "x"[\s\S]*tz="UTC"'):
+        _rows(_made(at="{x}"), x=[cell])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "word"),
+    [
+        ({"at": "2026-01-02", "delay": 5}, InvalidInputError, "exclude each other"),
+        ({"at": "2026-01-02 06:00"}, NaiveTimeError, "no time zone"),
+        ({"at": dt.datetime(2026, 1, 2)}, NaiveTimeError, "no time zone"),  # noqa: DTZ001 - naive is the case
+        ({"at": "soon", "tz": "UTC"}, InvalidInputError, "is not a time"),
+        ({"at": "2026-01-02", "tz": "Mars/Olympus"}, InvalidInputError, "is not a time zone"),
+        ({"delay": "soon"}, InvalidInputError, "is not a duration"),
+        ({"delay": "{"}, TemplateError, "is not a template"),
+        ({"delay": -1}, InvalidInputError, "is not a duration"),
+    ],
+)
+def test_refused(arguments: dict[str, Any], error: type[Exception], word: str) -> None:
+    """Literals are checked at once."""
+    with pytest.raises(error, match=word):
+        _made(**arguments)
+
+
+def test_too_far_for_all() -> None:
+    """A literal beyond 30 days is refused before any row is read."""
+    with pytest.raises(InvalidInputError, match="more than 30 days"):
+        _made(delay="31d").fixed(NOW)

@@ -1,0 +1,253 @@
+"""Requests of which nobody knows whether they arrived: looked up before anything is sent again, or cancelled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from cloudtasks_nb.errors import ServiceError
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import Request, State
+from cloudtasks_nb.fanout.outbox._requests import Desk
+from tests.unit.fanout.conftest import NOW, Clock, Service, all_rows, chunks, error, run_send, spool
+
+HOUR = 3_600.0
+DAY = 24 * HOUR
+
+
+@pytest.fixture
+def batch(outbox: Outbox) -> str:
+    """Make a batch of 250 rows, none sent."""
+    return spool(outbox, chunks(range(250))).batch
+
+
+def left_unanswered(outbox: Outbox, batch: str, service: Service, created: int) -> Request:
+    """Leave a request as a killed sender does; so many of its rows were created."""
+    (request,) = outbox.turn(Desk(batch), [], 1, now=NOW)
+    for task in request.tasks[:created]:
+        service.create(task)
+    return request
+
+
+def test_within_the_hour_it_is_sent_again_as_it_was(outbox: Outbox, batch: str) -> None:
+    """While names are surely taken, a request is sent again with the same id; what was there is our own."""
+    service, clock = Service(), Clock()
+    left_unanswered(outbox, batch, service, 60)
+    clock.now += 49 * 60
+    report = run_send(outbox, batch, service, clock)
+    assert (report.sent, report.already_there) == (250, 0)
+    assert service.calls == {"BatchCreateTasks": 3}
+    assert set(service.created.values()) == {1}
+
+
+@pytest.mark.parametrize("later", [51 * 60, 2 * DAY, -2 * DAY], ids=["51 minutes", "two days", "clock set back"])
+def test_after_an_hour_it_is_looked_up_first(outbox: Outbox, batch: str, later: float) -> None:
+    """Rows that may have been created, run and forgotten are not sent again unasked."""
+    service, clock = Service(), Clock()
+    request = left_unanswered(outbox, batch, service, 60)
+    service.live -= set(request.tasks[:20])  # these have run
+    clock.now += later
+    run_send(outbox, batch, service, clock)
+    assert service.calls == {"GetTask": 100, "BatchCreateTasks": 2}
+    assert set(service.created.values()) == {1}
+    assert outbox.counts(batch)[State.GONE] == 60
+    assert outbox.states(batch)[:100] == bytes([State.GONE] * 20 + [State.SENT] * 40 + [State.GONE] * 40)
+
+
+def test_the_log_tells_what_the_queue_does_not(outbox: Outbox, batch: str) -> None:
+    """What the log knows was sent, what it knows was not is sent now, and the rest is gone."""
+    service, clock = Service(), Clock()
+    asked: list[str] = []
+    request = left_unanswered(outbox, batch, service, 60)
+    service.live.clear()
+
+    async def lookup(tasks: Sequence[str]) -> Mapping[str, bool | None]:
+        asked.extend(tasks)
+        return {
+            task: True if at < 60 else None if at < 70 else False for at, task in enumerate(request.tasks) if at != 65
+        }
+
+    clock.now += 2 * DAY
+    run_send(outbox, batch, service, clock, lookup=lookup)
+    assert sorted(asked) == sorted(request.tasks)
+    assert outbox.states(batch)[:100] == bytes([State.SENT] * 60 + [State.GONE] * 10 + [State.SENT] * 30)
+    assert set(service.created.values()) == {1}
+
+
+def test_what_is_gone_is_sent_when_asked_for(outbox: Outbox, batch: str) -> None:
+    """resend() opens a new try for rows whose outcome stayed unknown."""
+    service, clock = Service(), Clock()
+    left_unanswered(outbox, batch, service, 0)
+    clock.now += 2 * DAY
+    run_send(outbox, batch, service, clock)
+    assert outbox.new_try(batch, allowed={State.GONE}) == 100
+    assert run_send(outbox, batch, service, clock).sent == 100
+    assert outbox.counts(batch)[State.SENT] == 250
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNIMPLEMENTED"])
+def test_who_may_not_look_asks_the_log(outbox: Outbox, batch: str, code: str) -> None:
+    """Whoever may create tasks but not read them still learns from the log; without it the rows are gone."""
+
+    def refuse(rpc: str, number: int) -> None:
+        if rpc == "GetTask":
+            raise error(code)
+
+    service, clock = Service(before=refuse), Clock()
+    left_unanswered(outbox, batch, service, 100)
+    clock.now += 2 * DAY
+    run_send(outbox, batch, service, clock)
+    assert outbox.counts(batch)[State.GONE] == 100
+
+
+def test_a_look_up_that_fails_leaves_everything_as_it_is(outbox: Outbox, batch: str) -> None:
+    """An error while looking ends the sending; the rows are still in doubt the next time."""
+
+    def refuse(rpc: str, number: int) -> None:
+        if rpc == "GetTask":
+            raise error("UNAUTHENTICATED")
+
+    service, clock = Service(before=refuse), Clock()
+    left_unanswered(outbox, batch, service, 100)
+    clock.now += 2 * DAY
+    with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
+        run_send(outbox, batch, service, clock)
+    service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
+    run_send(outbox, batch, service, clock)
+    assert outbox.counts(batch)[State.SENT] == 250
+
+
+def test_look_ups_go_on_through_trouble(outbox: Outbox, batch: str) -> None:
+    """A look-up without an answer is made again."""
+
+    def busy(rpc: str, number: int) -> None:
+        if rpc == "GetTask" and number < 50:
+            raise error("UNAVAILABLE")
+
+    service, clock = Service(before=busy), Clock()
+    left_unanswered(outbox, batch, service, 100)
+    clock.now += 2 * DAY
+    run_send(outbox, batch, service, clock)
+    assert outbox.counts(batch)[State.SENT] == 250
+
+
+def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str) -> None:
+    """Requests that this very process has tried for too long are looked up, too, before they are sent again."""
+    clock = Clock()
+    service = Service()
+
+    def lost(rpc: str, number: int) -> None:
+        if clock.now < NOW + 2 * HOUR:
+            raise error("UNAVAILABLE")
+
+    service.after = lost
+    run_send(outbox, batch, service, clock)
+    assert outbox.counts(batch)[State.SENT] == 250
+    assert set(service.created.values()) == {1}
+    assert service.calls["GetTask"] >= 250
+
+
+def test_a_clock_that_is_set_back_while_sending(outbox: Outbox, batch: str) -> None:
+    """When the clock is put right by two days between a call and its answer, which gets lost, rows are looked up."""
+    clock = Clock()
+
+    def put_right(rpc: str, number: int) -> None:
+        if rpc == "BatchCreateTasks" and number == 2:
+            clock.now -= 2 * DAY
+            raise error("UNAVAILABLE")
+
+    service = Service(after=put_right)
+    run_send(outbox, batch, service, clock)
+    assert outbox.counts(batch)[State.SENT] == 250
+    assert service.created == Counter(all_rows(outbox, batch, "tasks"))
+    assert service.calls["GetTask"] >= 100
+
+
+def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: str) -> None:
+    """When something else ends the sending, rows that were not looked up are neither gone nor sent."""
+    service, clock = Service(), Clock()
+    left_unanswered(outbox, batch, service, 100)
+
+    def end(rpc: str, number: int) -> None:
+        if rpc == "BatchCreateTasks":
+            raise error("PERMISSION_DENIED")
+
+    service.before = end
+    clock.now += 2 * DAY
+    with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
+        run_send(outbox, batch, service, clock)
+    assert outbox.counts(batch)[State.UNSENT] == 250
+    service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
+    run_send(outbox, batch, service, clock)
+    assert service.created == Counter(all_rows(outbox, batch, "tasks"))
+    assert outbox.counts(batch)[State.SENT] == 250
+
+
+# Cancel
+
+
+def test_cancel_stops_a_sender_before_its_next_request(outbox: Outbox) -> None:
+    """What is in flight is answered, what is not is cancelled, and nothing is in between."""
+    batch = spool(outbox, chunks(range(5_000))).batch
+
+    def cancel(rpc: str, number: int) -> None:
+        if number == 10:
+            outbox.cancel(batch)
+
+    service = Service(before=cancel)
+    run_send(outbox, batch, service, Clock())
+    counts = outbox.counts(batch)
+    assert counts[State.SENT] == len(service.created) < 4_000
+    assert counts[State.SENT] + counts[State.CANCELLED] == 5_000
+    sent = set(all_rows(outbox, batch, "tasks", states={State.SENT}))
+    assert sent == set(service.created)
+
+
+def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
+    """Requests that are tried again and again are looked up when they are no longer wanted."""
+    service = Service()
+
+    def trouble(rpc: str, number: int) -> None:
+        if rpc == "BatchCreateTasks":
+            if number == 20:
+                outbox.cancel(batch)
+            raise error("UNAVAILABLE")
+
+    service.after = trouble
+
+    async def never(tasks: Sequence[str]) -> Mapping[str, bool | None]:
+        return dict.fromkeys(tasks, False)
+
+    run_send(outbox, batch, service, Clock(), lookup=never)
+    counts = outbox.counts(batch)
+    assert (counts[State.SENT], counts[State.UNSENT]) == (len(service.created), 0)
+    assert service.calls["GetTask"] == 250
+
+
+def test_what_a_killed_sender_left_of_a_cancelled_batch_is_found_out(outbox: Outbox, batch: str) -> None:
+    """After a cancel, unanswered requests are looked up, not sent: what is there is the caller's to delete."""
+    service, clock = Service(), Clock()
+    left_unanswered(outbox, batch, service, 60)
+    assert outbox.cancel(batch) == 150
+    assert outbox.counts(batch)[State.UNSENT] == 100
+    run_send(outbox, batch, service, clock)
+    assert service.calls == {"GetTask": 100}
+    counts = outbox.counts(batch)
+    assert (counts[State.SENT], counts[State.GONE], counts[State.CANCELLED]) == (60, 40, 150)
+
+
+def test_cancel_reaches_rows_that_are_sent_one_by_one(outbox: Outbox) -> None:
+    """Also without batch calls the flag is read before each request."""
+    batch = spool(outbox, chunks(range(1_000))).batch
+
+    def cancel(rpc: str, number: int) -> None:
+        if rpc == "CreateTask" and number == 150:
+            outbox.cancel(batch)
+
+    service = Service(batching=False, before=cancel)
+    run_send(outbox, batch, service, Clock())
+    counts = outbox.counts(batch)
+    assert counts[State.SENT] == len(service.created) < 300
+    assert counts[State.SENT] + counts[State.CANCELLED] == 1_000

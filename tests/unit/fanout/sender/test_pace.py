@@ -1,0 +1,103 @@
+"""How fast to send: concurrency that adapts, pauses with jitter, the ramp of a cold queue."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb.fanout.sender._pace import Concurrency, Meter, backoff, constant, ramp
+
+
+def test_concurrency_doubles_at_first() -> None:
+    """Without trouble, each answer makes room for one call more, up to the ceiling."""
+    pace = Concurrency(16, start=2)
+    seen = [pace.limit]
+    for _ in range(20):
+        pace.succeeded()
+        seen.append(pace.limit)
+    assert seen[:4] == [2, 3, 4, 5]
+    assert seen[-1] == 16
+
+
+def test_trouble_halves_and_then_it_grows_slowly() -> None:
+    """After trouble half as many calls are made, and one more for each full round of answers."""
+    pace = Concurrency(16, start=16)
+    pace.failed(pace.epoch)
+    assert pace.limit == 8
+    for _ in range(8):
+        pace.succeeded()
+    assert pace.limit == 8
+    pace.succeeded()
+    assert pace.limit == 9
+
+
+def test_calls_that_fail_together_are_one_trouble() -> None:
+    """Sixteen calls in flight that fail at once halve the limit once."""
+    pace = Concurrency(16, start=16)
+    epoch = pace.epoch
+    for _ in range(16):
+        pace.failed(epoch)
+    assert pace.limit == 8
+
+
+@given(st.lists(st.booleans(), max_size=200), st.integers(1, 64))
+def test_the_limit_stays_within_its_bounds(answers: list[bool], ceiling: int) -> None:
+    """Whatever happens, at least one call is made and never more than the ceiling."""
+    pace = Concurrency(ceiling)
+    for fine in answers:
+        if fine:
+            pace.succeeded()
+        else:
+            pace.failed(pace.epoch)
+        assert 1 <= pace.limit <= ceiling
+
+
+def test_pauses_have_full_jitter_under_a_bound_that_doubles() -> None:
+    """Pauses lie anywhere between nothing and a bound, which grows to a longest one."""
+    rng = random.Random(7)
+    runs = [list(islice(backoff(rng, first=0.25, longest=30.0), 12)) for _ in range(500)]
+    for at, bound in enumerate([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0, 30.0]):
+        pauses = [run[at] for run in runs]
+        assert max(pauses) <= bound
+        assert max(pauses) > 0.9 * bound
+        assert min(pauses) < 0.1 * bound
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "rate"),
+    [(-5, 500), (0, 500), (299, 500), (300, 750), (599, 750), (600, 1125), (5400, pytest.approx(738_946, rel=0.001))],
+)
+def test_the_ramp_is_500_and_half_as_much_again_every_five_minutes(elapsed: float, rate: float) -> None:
+    """The service's own rule for queues that were idle: 90 minutes reach about 740,000 a second."""
+    assert ramp(elapsed) == rate
+
+
+def test_a_meter_keeps_its_rate() -> None:
+    """At 200 rows a second, a hundred rows may leave every half second."""
+    meter = Meter(constant(200.0), 10.0)
+    assert meter.wait(10.0) == 0
+    meter.spend(100, 10.0)
+    assert meter.wait(10.1) == pytest.approx(0.4)
+    assert meter.wait(10.5) == 0
+
+
+def test_a_meter_saves_nothing_up() -> None:
+    """After a long silence it goes on at the same rate, not with a burst."""
+    meter = Meter(constant(100.0), 0.0)
+    meter.spend(100, 1_000.0)
+    assert meter.wait(1_000.0) == pytest.approx(1.0)
+
+
+def test_a_meter_on_the_ramp_lets_150_000_rows_through_in_five_minutes() -> None:
+    """What leaves in the first five minutes, and in the next five, is what the ramp says."""
+    meter, now, sent = Meter(ramp, 0.0), 0.0, [0, 0]
+    while now < 600:
+        meter.spend(100, now)
+        sent[int(now // 300)] += 100
+        now += meter.wait(now)
+    assert sent[0] == pytest.approx(150_000, rel=0.01)
+    assert sent[1] == pytest.approx(225_000, rel=0.01)

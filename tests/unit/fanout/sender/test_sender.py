@@ -1,0 +1,283 @@
+"""Sending a batch: every row's task once, whatever the service answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import State
+from tests.unit.fanout.conftest import (
+    Clock,
+    Service,
+    all_rows,
+    assert_each_once,
+    chunk,
+    chunks,
+    error,
+    raising,
+    run_send,
+    spool,
+)
+
+ROWS = 1_250
+
+
+@pytest.fixture
+def batch(outbox: Outbox) -> str:
+    """Make a batch of 1,250 rows, none sent."""
+    return spool(outbox, chunks(range(ROWS))).batch
+
+
+def test_every_row_is_sent_once(outbox: Outbox, batch: str) -> None:
+    """A hundred rows a call, each once, and the report says so."""
+    heard: list[int] = []
+    service = Service()
+    report = run_send(outbox, batch, service, on_sent=heard.append)
+    assert_each_once(outbox, batch, service)
+    assert (report.sent, report.already_there, report.rejected) == (ROWS, 0, 0)
+    assert sum(heard) == ROWS
+    assert service.calls == {"BatchCreateTasks": 13}
+    assert sorted(service.sizes) == [50] + [100] * 12
+
+
+def test_calls_in_flight_grow_to_their_bound(outbox: Outbox) -> None:
+    """It begins with a few calls and comes to as many as are allowed, never more."""
+    batch = spool(outbox, chunks(range(10_000))).batch
+    service = Service()
+    run_send(outbox, batch, service, in_flight=8)
+    assert service.most == 8
+    assert_each_once(outbox, batch, service, 10_000)
+
+
+def test_nothing_to_send_is_no_call(outbox: Outbox, batch: str) -> None:
+    """A batch that is sent can be sent again: nothing happens."""
+    service = Service()
+    run_send(outbox, batch, service)
+    assert run_send(outbox, batch, service).sent == 0
+    assert service.calls == {"BatchCreateTasks": 13}
+
+
+def test_tasks_that_another_outbox_has_sent_are_told(outbox: Outbox, batch: str) -> None:
+    """On a first sending, tasks that are there already count as sent and are reported."""
+    service = Service()
+    for task in all_rows(outbox, batch, "tasks")[:120]:
+        service.create(task)
+    report = run_send(outbox, batch, service)
+    assert (report.sent, report.already_there) == (ROWS, 120)
+    assert_each_once(outbox, batch, service)
+
+
+def test_rows_that_are_added_meanwhile_are_sent(outbox: Outbox) -> None:
+    """A sender that is at work also sends the rows that come to its batch."""
+    batch = spool(outbox, chunks(range(2_000)), name="n").batch
+
+    def lengthen(rpc: str, number: int) -> None:
+        if number == 5:
+            spool(outbox, chunks(range(2_300)), name="n")
+
+    service = Service(before=lengthen)
+    assert run_send(outbox, batch, service).sent == 2_300
+    assert_each_once(outbox, batch, service, 2_300)
+
+
+def test_large_tasks_are_sent_in_several_calls(outbox: Outbox) -> None:
+    """No call is over 4 MiB: large tasks make smaller ones."""
+    wide = [chunk(range(at, at + 4), request=lambda row: f"{row}-" + "x" * 230_000) for at in (0, 4, 8)]
+    batch = spool(outbox, wide).batch
+    service = Service()
+    run_send(outbox, batch, service)
+    assert_each_once(outbox, batch, service, 12)
+    assert all(len(request) <= 4 << 20 for request in service.requests.values())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL", "UNKNOWN"]
+)
+def test_calls_without_an_answer_are_made_again(outbox: Outbox, batch: str, code: str, when: str) -> None:
+    """Whether a call failed or only its answer was lost, each row is there once, and it is our own."""
+    heard: list[CloudTasksError] = []
+    service = Service()
+    setattr(service, when, raising(code, range(3, 9)))
+    report = run_send(outbox, batch, service, on_trouble=heard.append)
+    assert_each_once(outbox, batch, service)
+    assert (report.sent, report.already_there) == (ROWS, 0)
+    assert [one.code for one in heard] == [code] * 6
+
+
+def test_an_outage_is_waited_for(outbox: Outbox, batch: str) -> None:
+    """A service that is down for half an hour is tried all the time, and less and less often."""
+    clock = Clock()
+    began = clock.now
+
+    def down(rpc: str, number: int) -> None:
+        if clock.now < began + 1_800:
+            raise error("UNAVAILABLE")
+
+    service = Service(before=down)
+    run_send(outbox, batch, service, clock, in_flight=1)
+    assert_each_once(outbox, batch, service)
+    assert 60 < service.calls["BatchCreateTasks"] < 500
+
+
+def test_trouble_makes_fewer_calls_at_once(outbox: Outbox) -> None:
+    """While the service asks for patience, fewer and fewer calls are in flight."""
+    batch = spool(outbox, chunks(range(20_000))).batch
+    flying: list[int] = []
+    service = Service()
+
+    def tired(rpc: str, number: int) -> None:
+        flying.append(service.flying)
+        if 50 <= number < 90:
+            raise error("RESOURCE_EXHAUSTED")
+
+    service.before = tired
+    run_send(outbox, batch, service)
+    assert max(flying[:50]) > 8
+    assert max(flying[75:95]) <= 4
+    assert_each_once(outbox, batch, service, 20_000)
+
+
+def test_rows_that_could_not_be_created_now_are_sent_again(outbox: Outbox, batch: str) -> None:
+    """An operation may name rows that failed for the moment: they alone go into a new request."""
+    tried: dict[str, int] = {}
+
+    def later(task: str) -> tuple[str, str] | None:
+        tried[task] = tried.get(task, 0) + 1
+        return ("UNAVAILABLE", "busy") if task[0] in "0123" and tried[task] < 3 else None
+
+    heard: list[CloudTasksError] = []
+    service = Service(refuse=later)
+    report = run_send(outbox, batch, service, on_trouble=heard.append)
+    assert_each_once(outbox, batch, service)
+    assert (report.sent, report.already_there, report.rejected) == (ROWS, 0, 0)
+    assert heard
+
+
+def test_a_new_queue_can_be_waited_for(outbox: Outbox, batch: str) -> None:
+    """A queue that was just made may be unknown for a while: the caller says which errors are of that kind."""
+    service = Service(before=raising("NOT_FOUND", 5))
+    report = run_send(outbox, batch, service, also_retry=lambda one: one.code == "NOT_FOUND")
+    assert_each_once(outbox, batch, service)
+    assert report.already_there == 0
+
+
+def test_refused_rows_are_rejected_with_the_reason(outbox: Outbox, batch: str) -> None:
+    """What the service does not take is rejected with its own words; the other rows are sent."""
+    bad = set(all_rows(outbox, batch, "tasks")[5:8])
+    service = Service(refuse=lambda task: ("INVALID_ARGUMENT", "Task size too large") if task in bad else None)
+    report = run_send(outbox, batch, service)
+    assert (report.sent, report.rejected) == (ROWS - 3, 3)
+    assert all_rows(outbox, batch, "rows", states={State.REJECTED}) == [5, 6, 7]
+    assert all_rows(outbox, batch, "reasons", states={State.REJECTED}) == ["INVALID_ARGUMENT: Task size too large"] * 3
+
+
+def test_one_bad_row_does_not_take_its_call_along(outbox: Outbox, batch: str) -> None:
+    """Where a whole call is refused, its rows are sent one by one, and only the bad one is rejected."""
+    bad = all_rows(outbox, batch, "tasks")[105]
+    service = Service(
+        before=raising("INVALID_ARGUMENT", 1),
+        refuse=lambda task: ("INVALID_ARGUMENT", "no") if task == bad else None,
+    )
+    report = run_send(outbox, batch, service)
+    assert (report.sent, report.rejected) == (ROWS - 1, 1)
+    assert service.calls["CreateTask"] == 100
+    assert all_rows(outbox, batch, "rows", states={State.REJECTED}) == [105]
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_a_fault_in_many_calls_is_raised_as_one(outbox: Outbox, batch: str, *, batching: bool) -> None:
+    """However many calls meet it at once, and however deep, an unforeseen error comes out by itself."""
+
+    def fault(name: str) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_send(outbox, batch, Service(batching=batching, refuse=fault))
+
+
+@pytest.mark.parametrize("code", ["NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "FAILED_PRECONDITION"])
+def test_what_cannot_be_mended_here_ends_the_sending(outbox: Outbox, batch: str, code: str) -> None:
+    """A queue that is not there, or a permission that is missing, stops at once; the rest stays unsent."""
+    service = Service(before=raising(code, range(4, 99)))
+    with pytest.raises(ServiceError, match=code):
+        run_send(outbox, batch, service)
+    kept = outbox.batch(batch).error
+    assert kept is not None
+    assert kept["code"] == code
+    counts = outbox.counts(batch)
+    assert (counts[State.SENT], counts[State.UNSENT]) == (300, ROWS - 300)
+    service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
+    report = run_send(outbox, batch, service)
+    assert (report.sent, report.already_there) == (ROWS - 300, 0)
+    assert_each_once(outbox, batch, service)
+    assert outbox.batch(batch).error is None
+
+
+def test_a_permission_that_rows_lack_ends_the_sending(outbox: Outbox, batch: str) -> None:
+    """When the service names a missing permission for rows, the others are sent and it stops."""
+    service = Service(refuse=lambda task: ("PERMISSION_DENIED", "actAs") if task[0] == "0" else None)
+    with pytest.raises(PermissionDeniedError, match="actAs"):
+        run_send(outbox, batch, service)
+    counts = outbox.counts(batch)
+    assert counts[State.SENT] == len(service.created) > 0
+    assert counts[State.SENT] + counts[State.UNSENT] == ROWS
+    service.refuse = lambda task: None  # noqa: ARG005 - the signature of what it stands for
+    assert run_send(outbox, batch, service).already_there == 0
+    assert_each_once(outbox, batch, service)
+
+
+def test_a_fault_that_stays_ends_the_sending(outbox: Outbox, batch: str) -> None:
+    """An internal error that comes again and again is not tried for ever, and what may have arrived is not lost."""
+    service = Service(after=raising("INTERNAL", 99_999))
+    with pytest.raises(ServiceError, match="INTERNAL"):
+        run_send(outbox, batch, service)
+    service.after = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
+    assert run_send(outbox, batch, service).already_there == 0
+    assert_each_once(outbox, batch, service)
+
+
+def test_a_fault_of_our_own_is_raised(outbox: Outbox, batch: str) -> None:
+    """An error that is none of the service's comes out as it is, and the batch can be sent afterwards."""
+
+    def fault(rpc: str, number: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_send(outbox, batch, Service(before=fault))
+    service = Service()
+    run_send(outbox, batch, service)
+    assert_each_once(outbox, batch, service)
+
+
+def test_a_fault_in_the_outbox_is_raised(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the outbox that nobody foresaw ends the sending instead of being tried for ever."""
+
+    def fault(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(outbox, "turn", fault)
+    with pytest.raises(ZeroDivisionError):
+        run_send(outbox, batch, Service())
+
+
+def test_an_outbox_that_fails_ends_the_sending(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When answers cannot be written down, nothing more is sent; later what is unclear is sent again, once."""
+    service, turn, turns = Service(), outbox.turn, []
+
+    def failing(*args: Any, **options: Any) -> Any:
+        turns.append(args)
+        if len(turns) > 3:
+            raise CloudTasksError("the disk is full")
+        return turn(*args, **options)
+
+    monkeypatch.setattr(outbox, "turn", failing)
+    with pytest.raises(CloudTasksError, match="the disk is full"):
+        run_send(outbox, batch, service)
+    assert outbox.counts(batch)[State.UNSENT] > 0
+    monkeypatch.setattr(outbox, "turn", turn)
+    run_send(outbox, batch, service)
+    assert_each_once(outbox, batch, service)

@@ -1,0 +1,246 @@
+"""Sending where there is no batch call, at a given pace, and with several senders: still every task once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from google.cloud.tasks_v2 import types
+from google.longrunning import operations_pb2
+
+from cloudtasks_nb.errors import ServiceError
+from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import Outcome, State
+from cloudtasks_nb.fanout.sender._sender import SendReport, send
+from tests.unit.fanout.conftest import (
+    NOW,
+    Clock,
+    Service,
+    all_rows,
+    assert_each_once,
+    chunks,
+    error,
+    raising,
+    refs,
+    run_send,
+    spool,
+)
+
+ROWS = 1_250
+
+
+@pytest.fixture
+def batch(outbox: Outbox) -> str:
+    """Make a batch of 1,250 rows, none sent."""
+    return spool(outbox, chunks(range(ROWS))).batch
+
+
+def test_without_batch_calls_rows_are_sent_one_by_one(outbox: Outbox, batch: str) -> None:
+    """Where BatchCreateTasks is not known, many CreateTask calls are in flight instead."""
+    service = Service(batching=False)
+    report = run_send(outbox, batch, service)
+    assert report.sent == ROWS
+    assert_each_once(outbox, batch, service)
+    assert service.calls["CreateTask"] == ROWS
+    assert 32 <= service.most <= 64 + 16
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_single_calls_are_tried_again_too(outbox: Outbox, batch: str, when: str) -> None:
+    """Also one by one, lost calls and lost answers create each task once."""
+    service = Service(batching=False)
+    setattr(service, when, raising("UNAVAILABLE", range(100, 180), "CreateTask"))
+    report = run_send(outbox, batch, service)
+    assert (report.sent, report.already_there) == (ROWS, 0)
+    assert_each_once(outbox, batch, service)
+
+
+def test_single_calls_tell_what_was_there_and_what_is_refused(outbox: Outbox, batch: str) -> None:
+    """One by one, too, tasks of another outbox are reported and bad rows rejected."""
+    tasks = all_rows(outbox, batch, "tasks")
+    service = Service(batching=False, refuse=lambda task: ("INVALID_ARGUMENT", "no") if task == tasks[7] else None)
+    service.create(tasks[0])
+    report = run_send(outbox, batch, service)
+    assert (report.sent, report.already_there, report.rejected) == (ROWS - 1, 1, 1)
+
+
+def test_single_calls_end_at_what_cannot_be_mended(outbox: Outbox, batch: str) -> None:
+    """One by one, too, a missing permission stops, and everything can be taken up again."""
+    service = Service(batching=False, before=raising("PERMISSION_DENIED", range(150, 9_999), "CreateTask"))
+    with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
+        run_send(outbox, batch, service)
+    assert outbox.counts(batch)[State.UNSENT] > 0
+    service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
+    run_send(outbox, batch, service)
+    assert_each_once(outbox, batch, service)
+
+
+def test_nobody_waits_when_the_sending_ends(outbox: Outbox, batch: str) -> None:
+    """Rows that wait for another try are left when a missing permission ends the sending, and sent later, once."""
+
+    def trouble(rpc: str, number: int) -> None:
+        if rpc == "CreateTask" and number < 60:
+            raise error("UNAVAILABLE")
+        if rpc == "CreateTask" and number == 60:
+            raise error("PERMISSION_DENIED")
+
+    async def for_ever(seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    service = Service(batching=False, after=trouble)
+    with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
+        asyncio.run(send(outbox, batch, service, clock=lambda: NOW, sleep=for_ever))
+    service.after = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
+    assert run_send(outbox, batch, service).already_there == 0
+    assert_each_once(outbox, batch, service)
+
+
+@pytest.mark.parametrize("looks", [1, 7])
+def test_operations_that_take_their_time_are_waited_for(outbox: Outbox, batch: str, looks: int) -> None:
+    """An operation that is not done is looked at until it is."""
+    service = Service(unfinished=looks)
+    run_send(outbox, batch, service)
+    assert_each_once(outbox, batch, service)
+    assert service.calls == {"BatchCreateTasks": 13, "GetOperation": 13 * looks}
+
+
+def test_an_operation_that_never_finishes_is_given_up(outbox: Outbox, batch: str) -> None:
+    """After two minutes its rows are created one by one; should it do so after all, the names are taken."""
+    service, clock = Service(unfinished=-1), Clock()
+    report = run_send(outbox, batch, service, clock)
+    assert_each_once(outbox, batch, service)
+    assert (report.sent, report.already_there) == (ROWS, 0)
+    assert service.calls["CreateTask"] == ROWS
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "NOT_FOUND", "UNIMPLEMENTED"])
+def test_operations_that_may_not_be_looked_at_are_given_up(outbox: Outbox, batch: str, code: str) -> None:
+    """Whoever may create tasks but not look at operations sends one by one what was not done at once."""
+    service = Service(unfinished=-1, before=raising(code, 99_999, "GetOperation"))
+    run_send(outbox, batch, service)
+    assert_each_once(outbox, batch, service)
+
+
+class Taciturn(Service):
+    """Answers as some emulators do: no metadata, only the tasks that were created."""
+
+    def _operation(self, name: str) -> bytes:
+        _, failed = self.operations[name]
+        count = len(types.BatchCreateTasksRequest.pb().FromString(self.requests[name.rpartition("/")[2]]).requests)
+        operation = operations_pb2.Operation(name=name, done=True)
+        response = types.BatchCreateTasksResponse.pb()(tasks=[{"name": "x"}] * (count - len(failed)))
+        operation.response.Pack(response)
+        return bytes(operation.SerializeToString())
+
+
+def test_an_answer_without_metadata_is_believed_if_it_is_whole(outbox: Outbox, batch: str) -> None:
+    """When all tasks come back, all were created; when some are missing, each is asked for alone."""
+    there = all_rows(outbox, batch, "tasks")[3]
+    service = Taciturn(refuse=lambda task: ("INVALID_ARGUMENT", "no") if task == there else None)
+    report = run_send(outbox, batch, service)
+    assert (report.sent, report.already_there, report.rejected) == (ROWS - 1, 0, 1)
+    assert service.calls == {"BatchCreateTasks": 13, "CreateTask": 100}
+
+
+class Broken(Service):
+    """Finishes every operation with an error that names no row."""
+
+    def _operation(self, name: str) -> bytes:
+        operation = operations_pb2.Operation(name=name, done=True)
+        operation.error.code = 13
+        return bytes(operation.SerializeToString())
+
+
+def test_an_operation_that_failed_as_a_whole_is_sent_one_by_one(outbox: Outbox, batch: str) -> None:
+    """The same request would get the same answer, so its rows are created by calls of their own."""
+    service = Broken()
+    report = run_send(outbox, batch, service)
+    assert (report.sent, report.already_there) == (ROWS, 0)
+    assert_each_once(outbox, batch, service)
+
+
+def test_send_rate_is_kept(outbox: Outbox, batch: str) -> None:
+    """With send_rate=50 a batch of 1,250 rows takes 25 seconds, in small and steady requests."""
+    clock, service = Clock(), Service()
+    report = run_send(outbox, batch, service, clock, send_rate=50)
+    assert clock.ticks == pytest.approx(24, abs=1.5)
+    assert report.elapsed_s == clock.ticks
+    assert set(service.sizes) == {50}
+
+
+def test_a_slow_rate_sends_row_by_row(outbox: Outbox) -> None:
+    """Also one row in two seconds can be asked for."""
+    batch = spool(outbox, chunks(range(10))).batch
+    clock, service = Clock(), Service()
+    run_send(outbox, batch, service, clock, send_rate=0.5)
+    assert set(service.sizes) == {1}
+    assert clock.ticks == pytest.approx(18, abs=2)
+
+
+def test_google_gets_500_a_second_at_first(outbox: Outbox) -> None:
+    """On Google's own endpoint a cold queue is warmed up, unless a rate is given."""
+    batch = spool(outbox, chunks(range(5_000))).batch
+
+    class Google(Service):
+        google = True
+
+    clock = Clock()
+    run_send(outbox, batch, Google(), clock)
+    assert clock.ticks == pytest.approx(9.8, abs=0.5)
+
+
+def test_a_second_sender_waits_and_finds_nothing_left(outbox: Outbox, batch: str) -> None:
+    """Two kernels on one batch: one sends, the other waits for it and sends nothing."""
+    service = Service()
+
+    async def both() -> list[SendReport]:
+        return await asyncio.gather(*(send(outbox, batch, service, sleep=Clock().sleep) for _ in range(2)))
+
+    reports = asyncio.run(both())
+    assert sorted(report.sent for report in reports) == [0, ROWS]
+    assert_each_once(outbox, batch, service)
+    assert service.calls == {"BatchCreateTasks": 13}
+
+
+def test_two_senders_without_locks_are_harmless(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where locks do not work both send, and each task is there once all the same."""
+    monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: (_ for _ in ()).throw(OSError(38, "no locks")))
+    service = Service()
+
+    async def both() -> list[SendReport]:
+        return await asyncio.gather(*(send(outbox, batch, service, sleep=Clock().sleep) for _ in range(2)))
+
+    asyncio.run(both())
+    assert_each_once(outbox, batch, service)
+
+
+def test_a_sending_that_is_cancelled_can_be_taken_up(outbox: Outbox, batch: str) -> None:
+    """Ending the task keeps what is known, and what was not sent is as new."""
+    service = Service()
+
+    async def begin() -> None:
+        reached = asyncio.Event()
+        service.before = lambda rpc, number: reached.set() if number == 6 else None  # noqa: ARG005 - the signature of what it stands for
+        sending = asyncio.create_task(send(outbox, batch, service))
+        await reached.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+
+    asyncio.run(begin())
+    assert outbox.counts(batch)[State.UNSENT] > 0
+    assert run_send(outbox, batch, service).already_there == 0
+    assert_each_once(outbox, batch, service)
+
+
+def test_rows_tried_again_are_sent(outbox: Outbox, batch: str) -> None:
+    """New tries have tasks of their own, also right after a cancel."""
+    service = Service()
+    run_send(outbox, batch, service)
+    outbox.cancel(batch)
+    rows = refs(outbox, batch)[:150]
+    outbox.record(batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in rows])
+    assert outbox.new_try(batch) == 150
+    report = run_send(outbox, batch, service)
+    assert (report.sent, len(service.created)) == (150, ROWS + 150)
+    assert set(service.created.values()) == {1}
