@@ -12,6 +12,7 @@ from cloudtasks_nb.panels._acting import close_whole
 from cloudtasks_nb.panels._cells import Column
 from cloudtasks_nb.panels._panel import Panel
 from cloudtasks_nb.panels._table import Table
+from cloudtasks_nb.panels._timeline import last_errors
 
 __all__ = ["BatchRows"]
 
@@ -53,7 +54,7 @@ class BatchRows(widgets.VBox):
             self._make([*(Column(name, width=_WIDTHS.get(name)) for name in wanted), *_OURS])
         assert self.table is not None  # noqa: S101 - it was just made
         self._heading.value = heading
-        self.table.load(_keyed(frame))
+        self.table.load(_keyed(_explained(frame)))
         self.layout.display = None
 
     def hide(self) -> None:
@@ -89,6 +90,15 @@ class BatchRows(widgets.VBox):
         self.children = [self._heading, self.table]
         if old is not None:
             close_whole(old)
+
+
+def _explained(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in what handlers of this kernel raised: the log that tells how a task ended has no message."""
+    silent = frame[(frame["state"] == "failed") & frame["last_message"].isna() & frame["task"].notna()]
+    known = last_errors(silent["url"].dropna()) if len(silent) else {}
+    if not known:
+        return frame
+    return frame.assign(last_message=frame["last_message"].fillna(silent["task"].map(known)))
 
 
 def _keyed(frame: pd.DataFrame) -> pd.DataFrame:

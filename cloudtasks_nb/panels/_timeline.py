@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from cloudtasks_nb._connection import Connection
@@ -13,7 +13,7 @@ from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels._cells import duration_text, time_text
 from cloudtasks_nb.panels._detail import lines, state
 
-__all__ = ["moment", "read_attempts", "timeline", "tracebacks"]
+__all__ = ["last_errors", "moment", "read_attempts", "timeline", "tracebacks"]
 
 _MOST = 100  # attempts of one task: more than the largest number of tries anybody sets
 
@@ -39,6 +39,17 @@ def tracebacks(url: str, task: str) -> dict[int, str]:
     calls = handler.calls()
     mine = calls[(calls["task"] == task) & calls["error"].notna()]
     return {int(attempt): str(error) for attempt, error in zip(mine["attempt"], mine["error"], strict=True)}
+
+
+def last_errors(urls: Iterable[str]) -> dict[str, str]:
+    """Return the last line of what handlers of this kernel, at these URLs, raised on their tasks at last."""
+    handlers = {handler.url: handler for url in set(urls) if (handler := served_at(url)) is not None}
+    found: dict[str, str] = {}
+    for handler in handlers.values():
+        calls = handler.calls()
+        wrong = calls[calls["task"].notna() & calls["error"].notna()]
+        found |= {str(task): _last_line(str(error)) for task, error in zip(wrong["task"], wrong["error"], strict=True)}
+    return found
 
 
 def timeline(entries: Sequence[Entry], errors: Mapping[int, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pytest
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._progress import Progress
 from cloudtasks_nb.fanout.batch._report import Report
-from cloudtasks_nb.panels import BatchesPanel, BatchPanel, _batch_view
+from cloudtasks_nb.panels import BatchesPanel, BatchPanel, _batch_view, _timeline
 from cloudtasks_nb.panels._batch_card import batch_html
 from tests.unit.panels.conftest import Keep, Watching, look
 from tests.unit.panels.workshop import Workshop, seen
@@ -175,6 +176,22 @@ def test_few_failed_rows_are_retried_by_a_click(workshop: Workshop, closing: Kee
     assert (panel.view.deeds.retry.description, panel.view.deeds.retry.disabled) == ("Retry failed", True)
     assert panel.told.line == f'tasks.batch("{batch.id}").retry_failed()'
     assert batch.tasks()["try"].tolist() == [1, 2, 1]
+
+
+def test_failed_rows_have_the_handlers_error(
+    workshop: Workshop, closing: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the function is of this kernel, the table says what it raised last: the log has no message."""
+    batch = fan_out(workshop)
+    workshop.finish(batch, 1, 2)
+    tasks = batch.tasks()["task"].tolist()
+    calls = pd.DataFrame({"task": [tasks[1], tasks[1], None], "error": ["old", "Traceback …\nKeyError: 'x'\n", "?"]})
+    handler = SimpleNamespace(url="https://svc/run", calls=lambda: calls)
+    monkeypatch.setattr(_timeline, "served_at", lambda _url: handler)
+    rows = own(closing, batch).view.rows
+    assert rows.table is not None
+    rows.table.select(tasks[1:])
+    assert rows.selected["last_message"].fillna("-").tolist() == ["KeyError: 'x'", "-"]
 
 
 def test_many_failed_rows_are_asked_about(workshop: Workshop, closing: Keep) -> None:
