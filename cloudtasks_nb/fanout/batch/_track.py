@@ -1,4 +1,4 @@
-"""The live side of one batch in this process: sends it, hears of its tasks, and writes down what became of them.
+"""The live side of one batch in this process: has it sent, hears of its tasks, and writes down what became of them.
 
 Everything lasting is in the outbox; what is kept here can be read again from there and from the service. Runs on the
 background loop; work on the outbox goes to one thread, so that it never holds up the loop.
@@ -9,35 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._deeds import delete
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._transport import Transport
 from cloudtasks_nb._watch import Snapshot, now_micros
-from cloudtasks_nb.errors import (
-    CloudTasksError,
-    PreconditionError,
-    QueueNotFoundError,
-    ServiceError,
-)
+from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.batch._notice import Teller
 from cloudtasks_nb.fanout.batch._progress import Progress, Rate, pack, unpack
+from cloudtasks_nb.fanout.batch._sending import Sending
 from cloudtasks_nb.fanout.batch._verdicts import Facts, Verdicts
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import BatchRecord, Outcome, State
-from cloudtasks_nb.fanout.sender._sender import send
 
 __all__ = ["Tracker"]
 
 T = TypeVar("T")
 
-_LOGGER = logging.getLogger(__name__)
 _MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
 _DELETES = 1000  # tasks a call deletes, and rows that are written down together
 _LINGER = 60.0  # seconds for which a late entry may still correct a finished batch
@@ -45,7 +37,7 @@ _SAVE = 5.0  # seconds between two snapshots in the outbox
 
 
 class Tracker:
-    """Sends and watches one batch.
+    """Sends and watches one batch, and keeps count of it.
 
     Parameters
     ----------
@@ -65,26 +57,36 @@ class Tracker:
         self._rate = Rate()
         self._news: asyncio.Queue[Snapshot | None] = asyncio.Queue()
         self._listeners: list[Callable[[], None]] = []
-        self._sending: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
-        self._asked = False
         self._watching: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._teller = Teller(connection, outbox, record.id, self._heard)
+        self._sending = Sending(
+            connection.transport,
+            outbox,
+            record,
+            lookup=self._lookup,
+            sent=self._sent,
+            heard=self._heard_sending,
+            ended=self._end_sending,
+        )
+        self._teller = Teller(connection, outbox, record.id, self._heard_telling)
         watcher = connection.watcher
         self._facts = Facts(listing=watcher.listing, lookup=watcher.lookup, run=outbox.run)
         self._counts = dict(record.counts)
         self._loaded = False
         self._saved = 0.0
         self._troubles: dict[str, str] = {}
-        self.stopped: CloudTasksError | None = None  #: what ended the sending before its end
         self.stopped_by: str | None = outbox.settings(record.id).get("stopped_by")  #: why the rest was cancelled
         self.progress = self._seen_before()
 
     @property
     def sending(self) -> bool:
         """Whether this process sends the batch."""
-        return any(task is not None and not task.done() for task in (self._sending, self._ending))
+        return self._sending.active
+
+    @property
+    def stopped(self) -> CloudTasksError | None:
+        """What ended the sending before its end."""
+        return self._sending.stopped
 
     @property
     def trouble(self) -> str | None:
@@ -122,14 +124,15 @@ class Tracker:
             self._loaded = True
             await self._do(self._verdicts.load, self._outbox)
         if sending and self._counts[State.UNSENT]:
-            self._begin_sending(send_rate)
+            self._sending.begin(send_rate)
         if not self.record.done and (self._watching is None or self._watching.done()):
             self._watching = _loop.spawn(self._watch())
         await self._publish()
 
     async def close(self) -> None:
         """Stop sending and watching; both can be taken up again from the outbox. Who waits for the end hears of it."""
-        for task in (self._sending, self._ending, self._watching, self._looking):
+        await self._sending.close()
+        for task in (self._watching, self._looking):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -153,32 +156,13 @@ class Tracker:
         try:
             while self.sending or not self.progress.finished:
                 self._connection.transport.check_open()
-                await self._check_sender()
+                await self._sending.check(self.progress.unsent)
                 await changed.wait()
                 changed.clear()
             await self._teller.told()
             return self.progress
         finally:
             end()
-
-    async def _check_sender(self) -> None:
-        if self.sending or not self.progress.unsent:
-            return
-        if self.stopped is not None:
-            raise self.stopped
-        if await self._do(self._is_idle):
-            raise PreconditionError(
-                f"{self.progress.unsent:,} rows of batch {self.batch} are unsent, and nobody sends them",
-                resource=self.batch,
-                hint="batch.resume() sends them",
-            )
-
-    def _is_idle(self) -> bool:
-        """Tell whether no process sends the batch."""
-        hold = self._outbox.sending(self.batch)
-        if hold is not None:
-            hold.release()
-        return hold is not None
 
     async def cancel(self) -> None:
         """Send nothing more, delete the tasks that are in the queue, and write down which were."""
@@ -201,44 +185,8 @@ class Tracker:
         """Wait until it is known what became of the requests that were under way: tasks they made are to be deleted."""
         left = await self._do(self._outbox.counts, self.batch)
         if left[State.UNSENT]:
-            self._begin_sending(None)
-        if self._sending is not None:
-            await asyncio.wait({self._sending})
-
-    def _begin_sending(self, send_rate: float | None) -> None:
-        """Send what is unsent; a sending that is just ending begins again."""
-        self._asked = True
-        if self._sending is None or self._sending.done():
-            self._sending = _loop.spawn(self._send(send_rate))
-
-    async def _send(self, send_rate: float | None) -> None:
-        while self._asked:
-            self._asked = False
-            await self._send_once(send_rate)
-        self._ending = _loop.spawn(self._end_sending())
-
-    async def _send_once(self, send_rate: float | None) -> None:
-        self.stopped = None
-        try:
-            report = await send(
-                self._outbox,
-                self.batch,
-                _Channel(self._connection.transport, self.queue),
-                send_rate=send_rate,
-                on_sent=self._sent,
-                on_trouble=self._troubled,
-                lookup=self._lookup,
-                also_retry=self._is_new,
-            )
-            if report.already_there:
-                await self._do(self._outbox.set_setting, self.batch, "already", report.already_there)
-        except CloudTasksError as error:
-            self.stopped = error
-        except Exception as error:
-            _LOGGER.exception("sending batch %s failed", self.batch)
-            self.stopped = ServiceError(f"sending ended with {type(error).__name__}: {error}", resource=self.batch)
-        finally:
-            self._troubles.pop("send", None)
+            self._sending.begin()
+        await self._sending.settle()
 
     async def _end_sending(self) -> None:
         self._connection.watcher.look_now(self.queue)
@@ -250,15 +198,15 @@ class Tracker:
         self._counts[State.SENT] += count
         self._show()
 
-    def _troubled(self, error: CloudTasksError) -> None:
-        self._troubles["send"] = error.message
-        self._show()
+    def _heard_sending(self, error: CloudTasksError | None) -> None:
+        """Note what keeps the sending up; None: nothing is tried any more."""
+        if error is None:
+            self._troubles.pop("send", None)
+        else:
+            self._troubles["send"] = error.message
+            self._show()
 
-    def _is_new(self, error: CloudTasksError) -> bool:
-        """Tell whether the queue is only not known yet, as we have just made it."""
-        return isinstance(error, QueueNotFoundError) and self._connection.transport.is_fresh(str(self.queue))
-
-    async def _lookup(self, names: Any) -> dict[str, bool | None]:
+    async def _lookup(self, names: Sequence[str]) -> dict[str, bool | None]:
         """Tell of tasks that are not in the queue whether the log has seen them; None where it does not say."""
         return await self._do(self._verdicts.seen, self._outbox, list(names))
 
@@ -333,7 +281,7 @@ class Tracker:
             await self._do(self._outbox.set_setting, self.batch, "stopped_by", self.stopped_by)
             await self.cancel()
 
-    def _heard(self, error: CloudTasksError | None) -> None:
+    def _heard_telling(self, error: CloudTasksError | None) -> None:
         """Note whether the service has taken the notification."""
         self._troubles.pop("tell", None)
         if error is not None:
@@ -378,14 +326,3 @@ class Tracker:
 
     async def _do(self, function: Callable[..., T], *args: Any) -> T:
         return await self._outbox.run(function, *args)
-
-
-class _Channel:
-    """The transport as the sender wants it: errors about a queue that is not there name the queue."""
-
-    def __init__(self, transport: Transport, queue: QueueName) -> None:
-        self.google = transport.google
-        self._transport, self._queue = transport, str(queue)
-
-    async def raw(self, method: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
-        return await self._transport.raw(method, request, timeout=timeout, about=self._queue)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.batch import _track
+from cloudtasks_nb.fanout.batch import _sending
 from cloudtasks_nb.fanout.sender._sender import send
 from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.fanout.conftest import reached
@@ -28,7 +28,7 @@ def move(monkeypatch: pytest.MonkeyPatch) -> Move:
     def by(seconds: float) -> None:
         monkeypatch.setattr(time, "time", lambda: times() + seconds)
         monkeypatch.setattr(time, "time_ns", lambda: nanoseconds() + round(seconds * 1e9))
-        monkeypatch.setattr(_track, "send", partial(send, clock=time.time))  # its own was taken when it was imported
+        monkeypatch.setattr(_sending, "send", partial(send, clock=time.time))  # its own was taken when it was imported
 
     return by
 

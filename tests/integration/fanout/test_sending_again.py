@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.batch import _track
+from cloudtasks_nb.fanout.batch import _sending
 from cloudtasks_nb.fanout.sender._sender import SendReport, send
 from tests.integration.fanout.conftest import reached
 
@@ -26,7 +26,7 @@ def test_a_longer_cell_while_the_shorter_ends(paused: ct.Queue, monkeypatch: pyt
             await asyncio.to_thread(paused.fan_out, longer.pop(), url=URL, name="series", progress=False)
         return report
 
-    monkeypatch.setattr(_track, "send", ending)
+    monkeypatch.setattr(_sending, "send", ending)
     batch = paused.fan_out(pd.DataFrame({"row": range(100)}), url=URL, name="series")
     reached(batch, lambda progress: progress.total == 150 and not progress.unsent)
     assert len(paused.tasks()) == 150
