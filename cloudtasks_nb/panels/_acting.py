@@ -61,6 +61,7 @@ class Acting(widgets.VBox):
         self.stopping = threading.Event()
         self._read_only = read_only
         self._busy = threading.Lock()
+        self._enabling = threading.RLock()
         self._knobs: dict[widgets.Button, _Knob] = {}
         self._stop = widgets.Button(description="Stop", layout={"width": "auto", "display": "none"})
         self._stop.add_class("ctn-stop")
@@ -114,8 +115,9 @@ class Acting(widgets.VBox):
 
     def able(self, button: widgets.Button, yes: bool) -> None:  # noqa: FBT001 - able(button, bool(keys)) reads well
         """Say whether a button can be clicked when nothing else goes on."""
-        self._knobs[button].able = yes
-        button.disabled = self.told.busy or not yes
+        with self._enabling:  # what another thread found a moment ago must not be written after this
+            self._knobs[button].able = yes
+            button.disabled = self.told.busy or not yes
 
     def tell(self, status: str, *, line: str | None = None) -> None:
         """Say what was done, with the line of Python that does the same."""
@@ -203,10 +205,11 @@ class Acting(widgets.VBox):
         self.told.status = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}")
 
     def _set_busy(self, *, on: bool) -> None:
-        for button, knob in self._knobs.items():
-            button.disabled = on or not knob.able
-        self._stop.layout.display = None if on else "none"
-        self.told.busy = on
+        with self._enabling:
+            for button, knob in self._knobs.items():
+                button.disabled = on or not knob.able
+            self._stop.layout.display = None if on else "none"
+            self.told.busy = on  # last: the browser then gives the focus back to a button that can have it
 
     def _track(self, future: concurrent.futures.Future[Any]) -> concurrent.futures.Future[Any]:
         self._pending.add(future)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -54,6 +55,7 @@ class BatchDeeds:
 
     def __init__(self, panel: Panel, chosen: Chosen, done: Callable[[], object]) -> None:
         self._panel, self._chosen, self._done = panel, chosen, done
+        self._showing = threading.RLock()
         button = panel.button
         self.retry = button(
             "Retry failed", self._ask_retry, changes=True, quick=True, tip="A new task for each row that failed"
@@ -79,6 +81,10 @@ class BatchDeeds:
 
     def show(self) -> None:
         """Show how many rows each would touch."""
+        with self._showing:  # who comes last has seen the newest
+            self._show()
+
+    def _show(self) -> None:
         batch = self._chosen.batch
         progress = None if batch is None else batch.progress()
         unsent = progress.unsent if progress is not None and not self._chosen.sending else 0
