@@ -1,1 +1,1 @@
-"""From a DataFrame to tasks and back: plan, outbox, sender, batch."""
+"""From a DataFrame to tasks and back, a room a step: plan, outbox, sender, batch; periods are what backfills are of."""
