@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -107,7 +106,7 @@ class Committer:
             self._apply()
             began = self._loop.time()
             self._store.journal.commit()
-        except sqlite3.Error as error:
+        except Exception as error:
             raise self._fail(error) from error
         self._finish(began)
 
@@ -127,8 +126,8 @@ class Committer:
         try:
             self._apply()
             await self._loop.run_in_executor(self._thread, self._store.journal.commit)
-        except sqlite3.Error as error:
-            refusal = self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody may wait for ever
+            refusal = self._refusal(error)
         self._busy = False
         for waiter in group:
             if not waiter.done():
@@ -137,9 +136,13 @@ class Committer:
                 else:
                     waiter.set_exception(refusal)
         self._expected = max(1, len(group))
-        if refusal is None:
-            self._finish(began)
-        self._go_on()
+        try:
+            if refusal is None:
+                self._finish(began)
+            else:
+                self._undo(refusal)
+        finally:
+            self._go_on()
 
     def _go_on(self) -> None:
         if len(self._waiting) >= self._expected:
@@ -158,13 +161,19 @@ class Committer:
         self._slow = self._acknowledged_at - began > _SLOW
         self._wake(self._store.committed())
 
-    def _fail(self, error: sqlite3.Error) -> RefusedError:
-        # What others put in since belongs to the lost transaction too: memory goes back to the disk's state.
-        self._store.failed()
-        refusal = RefusedError("INTERNAL", f"The emulator cannot write {self._store.journal.path}: {error}")
+    def _fail(self, error: Exception) -> RefusedError:
+        refusal = self._refusal(error)
+        self._undo(refusal)
+        return refusal
+
+    def _refusal(self, error: Exception) -> RefusedError:
+        return RefusedError("INTERNAL", f"The emulator cannot write {self._store.journal.path}: {error}")
+
+    def _undo(self, refusal: RefusedError) -> None:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_exception(refusal)
+        # What others put in since belongs to the lost transaction too: memory goes back to the disk's state.
+        self._store.failed()
         self._wake(list(self._store.contents.by_number.values()))
-        return refusal

@@ -21,6 +21,7 @@ __all__ = [
     "PAUSED",
     "RUNNING",
     "QueueConfig",
+    "check_duration",
     "check_retry",
     "configured",
     "duration",
@@ -37,6 +38,8 @@ _PUSH = 2
 _MAX_RATE, _MAX_CONCURRENT, _MAX_BURST = 500, 5000, 500
 _DEFAULT_RATE, _DEFAULT_CONCURRENT = 500.0, 1000
 _METHODS = range(8)
+_MAX_DURATION = 315_576_000_000  # seconds; more is no `google.protobuf.Duration`
+_NANOS = 10**9
 _SHARED = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
 _SETTINGS = (
     "app_engine_http_queue",
@@ -91,6 +94,19 @@ def set_duration(message: Any, micros: int) -> None:
     message.nanos = rest * 1000
 
 
+def check_duration(message: Any, field: str) -> None:
+    """Check that a `google.protobuf.Duration` is one; without it nothing else can show it, or count with it.
+
+    Raises
+    ------
+    RefusedError
+        If it is longer than ten thousand years, or its nanoseconds are too many or of the other sign.
+    """
+    seconds, nanos = message.seconds, message.nanos
+    valid = abs(seconds) <= _MAX_DURATION and abs(nanos) < _NANOS and seconds * nanos >= 0
+    _refuse_if(not valid, f"{field} is not a valid duration.")
+
+
 def policy(config: Any, base: RetryPolicy) -> RetryPolicy:
     """Read a `RetryConfig`; what it leaves open is taken from `base`."""
     return RetryPolicy(
@@ -112,6 +128,9 @@ def check_retry(config: Any) -> None:
     RefusedError
         If a setting is outside its limits.
     """
+    check_duration(config.max_retry_duration, "RetryConfig.maxRetryDuration")
+    check_duration(config.min_backoff, "RetryConfig.minBackoff")
+    check_duration(config.max_backoff, "RetryConfig.maxBackoff")
     low, high = duration(config.min_backoff), duration(config.max_backoff)
     _refuse_if(config.max_attempts < -1, "RetryConfig.maxAttempts must be greater or equal to -1.")
     _refuse_if(config.max_doublings < 0, "RetryConfig.maxDoublings cannot be negative.")
@@ -240,6 +259,8 @@ def _check(queue: Any) -> None:
 
 
 def _check_lifetimes(queue: Any) -> None:
+    check_duration(queue.task_ttl, "Queue.taskTtl")
+    check_duration(queue.tombstone_ttl, "Queue.tombstoneTtl")
     if queue.HasField("task_ttl"):
         _refuse_if(
             not 10 * DAY <= duration(queue.task_ttl) <= 3650 * DAY, "Queue.taskTtl must be between [240h, 87600h]."

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cloudtasks_nb.emulator._clock import DAY, SECOND
 from cloudtasks_nb.emulator._pb import v2
-from cloudtasks_nb.emulator._queues import check_retry, duration
+from cloudtasks_nb.emulator._queues import check_duration, check_retry, duration
 from cloudtasks_nb.emulator._refusal import RefusedError, help_link
 from cloudtasks_nb.emulator._regions import app_engine_host
 from cloudtasks_nb.emulator._wire import int_field, len_field, timestamp, varint
@@ -163,6 +163,7 @@ def _in_pacific_time(instant: int) -> str:
 
 
 def _deadline(task: Any, longest: int, described: str) -> bytes:
+    check_duration(task.dispatch_deadline, "Task.dispatchDeadline")
     asked = duration(task.dispatch_deadline) // 1000 * 1000
     if not 15 * SECOND <= asked <= longest:
         raise RefusedError("INVALID_ARGUMENT", f"Task.dispatchDeadline must be between [15s, {described}].")

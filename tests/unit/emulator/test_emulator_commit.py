@@ -179,13 +179,17 @@ def test_closing_writes_what_is_left(store: Store) -> None:
     assert rows(store) == 1
 
 
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk is full"), OverflowError("disk is full")])
+@pytest.mark.parametrize("step", ["apply", "commit"])
 @pytest.mark.parametrize("callers", [1, 5])
-def test_a_disk_that_says_no(store: Store, monkeypatch: pytest.MonkeyPatch, callers: int) -> None:
-    """When a commit fails every caller is told, nothing of it is kept, and the store goes on."""
+def test_a_disk_that_says_no(
+    store: Store, monkeypatch: pytest.MonkeyPatch, callers: int, step: str, error: Exception
+) -> None:
+    """When a commit fails, for whatever reason, every caller is told, nothing of it is kept, and the store goes on."""
     queue = new_queue(store)
 
     def full() -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+        raise error
 
     async def body(store: Store, committer: Committer, woken: Woken) -> None:
         async def one(number: int) -> None:
@@ -194,8 +198,9 @@ def test_a_disk_that_says_no(store: Store, monkeypatch: pytest.MonkeyPatch, call
             await committer.commit()
 
         with monkeypatch.context() as broken:
-            broken.setattr(store.journal, "commit", full)
-            results = await asyncio.gather(*map(one, range(callers)), return_exceptions=True)
+            broken.setattr(store.journal, step, full)
+            async with asyncio.timeout(5):
+                results = await asyncio.gather(*map(one, range(callers)), return_exceptions=True)
         assert all(isinstance(result, RefusedError) and "disk is full" in result.message for result in results)
         assert {result.code for result in results if isinstance(result, RefusedError)} == {"INTERNAL"}
         assert store.queue(QUEUE) is not queue

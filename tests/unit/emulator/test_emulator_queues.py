@@ -82,6 +82,27 @@ def test_settings_outside_their_limits(settings: dict[str, Any], text: str) -> N
     assert (refused.value.code, refused.value.message) == ("INVALID_ARGUMENT", text)
 
 
+@pytest.mark.parametrize(("seconds", "nanos"), [(10**17, 0), (-(10**17), 0), (1, -5), (-1, 5), (1, 10**9)])
+@pytest.mark.parametrize(
+    ("group", "field"),
+    [
+        ("retry_config", "min_backoff"),
+        ("retry_config", "max_backoff"),
+        ("retry_config", "max_retry_duration"),
+        ("", "task_ttl"),
+        ("", "tombstone_ttl"),
+    ],
+)
+def test_durations_that_are_none(group: str, field: str, seconds: int, nanos: int) -> None:
+    """A duration that no client could read, or no file could hold, is refused and not stored."""
+    given = queue()
+    message = getattr(getattr(given, group) if group else given, field)
+    message.seconds, message.nanos = seconds, nanos
+    with pytest.raises(RefusedError, match=r"is not a valid duration\.$") as refused:
+        configured(given)
+    assert refused.value.code == "INVALID_ARGUMENT"
+
+
 def test_the_burst_is_output_only_in_v2() -> None:
     """What a v2 client sends as burst is ignored, even if it is nonsense."""
     given = v2.Queue(name=QUEUE, rate_limits=v2.RateLimits(max_burst_size=-1))

@@ -98,6 +98,8 @@ BAD_ID = (
         (v2.Task(http_request=v2.HttpRequest(url=URL, http_method=8)), "8 is not a valid HttpMethod."),
         (app_engine_task(http_method=-1), "-1 is not a valid HttpMethod."),
         (with_retry(max_attempts=-2), "RetryConfig.maxAttempts must be greater or equal to -1."),
+        (with_retry(max_backoff={"seconds": 10**17}), "RetryConfig.maxBackoff is not a valid duration."),
+        (http_task(dispatch_deadline={"seconds": 20, "nanos": -5}), "Task.dispatchDeadline is not a valid duration."),
         (http_task(body=b"x" * 2**20), "Task size too large"),
         (
             v2.Task(http_request=v2.HttpRequest(url=URL, headers={"a": "x" * 81_920})),
