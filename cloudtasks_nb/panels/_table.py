@@ -94,7 +94,8 @@ class Table(anywidget.AnyWidget):
         self._columns = tuple(columns)
         self._page_size = page_size
         self._label = label
-        self._empty = empty or f"No {label}"
+        self._nothing = empty or f"No {label}"
+        self._empty = "Not loaded yet"
         self._tz = tz
         self._lock = threading.RLock()
         self._rows = Rows(self._columns, key)
@@ -123,6 +124,7 @@ class Table(anywidget.AnyWidget):
         """
         with self._changing():
             self._rows.load(data)
+            self._empty = self._nothing
 
     def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Update rows by key; rows that are new come behind the last. Columns that `data` lacks stay as they are."""

@@ -357,8 +357,11 @@ def test_threads_load_while_the_browser_asks(table: Table, browser: Browser) -> 
 
 
 def test_an_empty_table_says_so(browser: Browser, table: Table) -> None:
-    """Nothing loaded and nothing found are told apart."""
-    assert Table(COLUMNS, label="batches").get_state("_page")["_page"]["empty"] == "No batches"
+    """Not loaded, nothing there and nothing found are told apart."""
+    fresh = Table(COLUMNS, label="batches")
+    assert fresh.get_state("_page")["_page"]["empty"] == "Not loaded yet"
+    fresh.load({name: [] for name in ("name", *(column.name for column in COLUMNS))})
+    assert fresh.get_state("_page")["_page"]["empty"] == "No batches"
     table.filter("nothing has this")
     assert browser.page["empty"] == "None of 12 tasks matches"
 
