@@ -10,10 +10,10 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._messages import queue_message, queue_values
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words, parse_duration
+from cloudtasks_nb._settings import QUEUE_SETTINGS, check_limits, check_words, parse_duration
 from cloudtasks_nb.errors import AlreadyExistsError, PreconditionError, QueueNotFoundError
 
-__all__ = ["NEW_QUEUE", "ensure", "update"]
+__all__ = ["NEW_QUEUE", "check", "ensure", "update"]
 
 #: What a queue that we make gets unless told otherwise: without a log no outcomes, with 100 attempts days of them.
 NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
@@ -31,8 +31,7 @@ def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any])
     PreconditionError
         If the name was freed too recently: a deleted queue's name is blocked for days.
     """
-    check_words(settings, QUEUE_SETTINGS, "queue setting")
-    queue_message(str(name), settings)
+    check(name, settings)
     try:
         found = _loop.run(connection.transport.call("GetQueue", name=str(name)))
     except QueueNotFoundError:
@@ -47,11 +46,24 @@ def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any])
         say(f"queue {name.queue}: " + ", ".join(changes))
 
 
+def check(name: QueueName, settings: Mapping[str, Any]) -> None:
+    """Refuse unknown settings and bad values before anything is called.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the setting.
+    """
+    check_words(settings, QUEUE_SETTINGS, "queue setting")
+    queue_message(str(name), settings)
+    check_limits(settings)
+
+
 def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
     """Make a queue and say so; False if it is there already, made by another or not yet known everywhere."""
     message, _ = queue_message(str(name), {**NEW_QUEUE, **settings})
     try:
-        connection.call("CreateQueue", parent=name.parent, queue=message, about=str(name))
+        made = connection.call("CreateQueue", parent=name.parent, queue=message, about=str(name))
     except AlreadyExistsError:
         connection.transport.note_fresh(str(name))
         return False
@@ -63,6 +75,9 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
             hint="the name of a deleted queue is blocked for up to 3 days; use another name",
         ) from error
     connection.transport.note_fresh(str(name))
+    there = queue_values(made)
+    if ignored := {word: value for word, value in settings.items() if not _same(there[word], value)}:
+        update(connection, name, ignored)  # CreateQueue takes max_doublings=0 for not said; a mask says it
     ours = [word for word in NEW_QUEUE if word not in settings]
     told = ", ".join(f"{word}={NEW_QUEUE[word]} (Cloud Tasks' own default: {_GOOGLES[word]})" for word in ours)
     say(f"made queue {name.queue}" + (f" with {told}" if told else ""))

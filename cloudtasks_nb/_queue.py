@@ -11,11 +11,10 @@ from cloudtasks_nb import _loop, _show
 from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._create import create_task, literal_recipe
 from cloudtasks_nb._deeds import delete_tasks, run_tasks
-from cloudtasks_nb._ensure import update
+from cloudtasks_nb._ensure import check, update
 from cloudtasks_nb._look import attempts_frame, tasks_frame
 from cloudtasks_nb._messages import http_target
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words
 from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._backfill import Backfill
@@ -215,7 +214,7 @@ class Queue(Backfill):
         InvalidInputError
             For an unknown word or a bad value.
         """
-        check_words(settings, QUEUE_SETTINGS, "queue setting")
+        check(self._name, settings)
         if settings:
             self._connection.call("GetQueue", name=self.name)  # UpdateQueue would make a queue that is not there
             update(self._connection, self._name, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import datetime as dt
 import difflib
+import math
 import numbers
 import os
 import re
@@ -23,6 +24,7 @@ __all__ = [
     "QUEUE_SETTINGS",
     "RETRY_SETTINGS",
     "Where",
+    "check_limits",
     "check_words",
     "home",
     "near",
@@ -40,6 +42,17 @@ RETRY_SETTINGS = ("max_attempts", "max_retry_duration", "min_backoff", "max_back
 
 #: The words for a queue's settings, the same everywhere.
 QUEUE_SETTINGS = ("rate", "max_concurrent", *RETRY_SETTINGS, "log_sampling_ratio")
+
+#: What the numbers may be (https://cloud.google.com/tasks/docs/quotas). The service takes 0 for "not said", so that
+#: it would mean its own default, and the opposite of what was meant.
+_LIMITS: dict[str, tuple[float, float, str, str]] = {
+    "rate": (0, 500, "more than 0 and at most 500 dispatches a second", "queue.pause() stops dispatching"),
+    "max_concurrent": (1, 5000, "from 1 to 5,000", "queue.pause() stops dispatching"),
+    "max_attempts": (-1, math.inf, "1 or more, or -1", "1 means no retry, -1 means without end"),
+    "max_doublings": (0, math.inf, "0 or more", "16 is the service's default"),
+    "log_sampling_ratio": (0, 1, "from 0 to 1", "1.0 logs everything, 0.0 nothing; outcomes are known from the log"),
+}
+_NOT_ZERO = ("rate", "max_concurrent", "max_attempts")
 
 _UNITS = {
     "ms": 0.001,
@@ -187,6 +200,31 @@ def check_words(given: Mapping[str, Any], allowed: Iterable[str], what: str) -> 
             raise InvalidInputError(
                 f'"{word}" is not a {what}{near(word, allowed)}', resource=word, hint="there are " + ", ".join(allowed)
             )
+
+
+def check_limits(settings: Mapping[str, Any]) -> None:
+    """Refuse values of a queue's settings that are out of range; whether they are numbers is known already.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the setting, the value and the limits.
+    """
+    for word, (low, high, limits, hint) in _LIMITS.items():
+        value = settings.get(word)
+        if value is None:
+            continue
+        if not low <= value <= high or (value == 0 and word in _NOT_ZERO):
+            raise InvalidInputError(f"{word}={value!r} is not {limits}", resource=word, hint=hint)
+    if not {"min_backoff", "max_backoff"} <= settings.keys():
+        return
+    shortest, longest = settings["min_backoff"], settings["max_backoff"]
+    if parse_duration(shortest, "min_backoff") > parse_duration(longest, "max_backoff"):
+        raise InvalidInputError(
+            f"min_backoff={shortest!r} is longer than max_backoff={longest!r}",
+            resource="min_backoff",
+            hint="the waits grow from the first to the second",
+        )
 
 
 def parse_duration(value: Any, name: str) -> dt.timedelta:

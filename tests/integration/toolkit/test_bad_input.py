@@ -106,7 +106,9 @@ QUEUES: dict[str, tuple[dict[str, Any], str, str]] = {
     "an unknown word": ({"rate_limit": 3}, '"rate_limit" is not a queue setting', "max_concurrent"),
     "no number": ({"rate": "fast"}, "rate='fast' is not a number", ""),
     "no duration": ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration", "10min"),
-    "too much": ({"rate": 501}, "less than or equal to 500", ""),
+    "too much": ({"rate": 501}, "rate=501 is not more than 0 and at most 500", "queue.pause()"),
+    "nothing": ({"rate": 0}, "rate=0 is not more than 0", "queue.pause()"),
+    "no attempts": ({"max_attempts": 0}, "max_attempts=0 is not 1 or more, or -1", "without end"),
 }
 
 
@@ -123,8 +125,9 @@ def test_a_bad_setting(tasks: ct.Client, make_name: MakeName, words: dict[str, A
 
 def test_a_bad_update(tasks: ct.Client, queue: ct.Queue) -> None:
     """A slip among several words changes none of them."""
-    with pytest.raises(errors.InvalidInputError, match='did you mean "rate"'):
-        queue.update(max_concurrent=3, rat=5)
+    for slip, words in (({"rat": 5}, 'did you mean "rate"'), ({"rate": 0}, "rate=0 is not more than 0")):
+        with pytest.raises(errors.InvalidInputError, match=words):
+            queue.update(max_concurrent=3, **slip)
     assert tasks.queues().max_concurrent[queue.id] == 1000
 
 

@@ -124,6 +124,15 @@ def test_an_existing_queue_is_brought_to_what_was_named(
     assert (row.state, row.rate, row.max_concurrent, row.max_attempts) == ("PAUSED", 50, 4, 9)
 
 
+def test_no_doublings(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one 0 that means something is there from the beginning, though CreateQueue takes it for not said."""
+    name = make_name()
+    for _ in range(2):
+        tasks.queue(name, create=True, max_doublings=0)
+    assert tasks.queues().max_doublings[name] == 0
+    assert capsys.readouterr().out.count("\n") == 1
+
+
 def test_two_who_make_the_same_queue(
     emulator: Emulator, make_name: MakeName, capsys: pytest.CaptureFixture[str]
 ) -> None:
