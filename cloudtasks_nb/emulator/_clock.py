@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["DAY", "HOUR", "SECOND", "Clock"]
+__all__ = ["DAY", "HOUR", "LAST_INSTANT", "SECOND", "Clock"]
 
 #: Instants and durations inside the emulator are whole microseconds, as Cloud Tasks keeps them.
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
+#: The end of the year 9999: no `google.protobuf.Timestamp` is later.
+LAST_INSTANT = 253_402_300_800 * SECOND - 1
 
 
 class Clock:

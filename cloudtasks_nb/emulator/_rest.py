@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +35,7 @@ _HTTP_STATUS = {
     "UNAVAILABLE": 503,
     "UNAUTHENTICATED": 401,
 }
+_log = logging.getLogger(__name__)
 _BUFFER = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks(?:/([^/:]+))?:buffer")
 
 
@@ -63,11 +65,14 @@ class Rest:
         whole_numbers = "enum-encoding=int" in request.query.get("$alt", "")
         try:
             response = await self._called(request, request.match_info["api"], request.match_info["path"])
+            shown = json_format.MessageToDict(response, use_integers_for_enums=whole_numbers)
         except RefusedError as error:
             return self._refused(error)
         except json_format.ParseError as error:
             return self._refused(RefusedError("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}"))
-        shown = json_format.MessageToDict(response, use_integers_for_enums=whole_numbers)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a client of JSON gets JSON
+            _log.exception("%s %s", request.method, request.path)
+            return self._refused(RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}"))
         return self._json(200, shown)
 
     async def _called(self, request: web.Request, api: str, path: str) -> Any:
@@ -138,4 +143,6 @@ def _set(document: dict[str, Any], path: str, value: str) -> None:
     *parents, last = path.split(".")
     for part in parents:
         document = document.setdefault(part, {})
+        if not isinstance(document, dict):
+            raise RefusedError("INVALID_ARGUMENT", f'Invalid JSON payload received. "{part}" must be a message.')
     document[last] = value

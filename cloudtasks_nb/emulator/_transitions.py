@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cloudtasks_nb.emulator._attempts import Attempts, Outcome
-from cloudtasks_nb.emulator._clock import Clock
+from cloudtasks_nb.emulator._clock import LAST_INSTANT, Clock
 from cloudtasks_nb.emulator._journal import Write
 from cloudtasks_nb.emulator._memory import Claim, QueueState, sequence
 from cloudtasks_nb.emulator._oplog import Subject
@@ -104,7 +104,7 @@ class Transitions:
             queue.attempts[task.number] = attempts
         over = outcome.succeeded or policy.gives_up(attempts.dispatches, now - attempts.first_dispatched)
         if alive and not over:
-            attempts.due = (called_at or now) + policy.backoff(attempts.failures)
+            attempts.due = min((called_at or now) + policy.backoff(attempts.failures), LAST_INSTANT)
             self._store.journal.put(Write.ATTEMPTS, (sequence(queue.q, task.number), *attempts.row()))
             queue.due.add(task.number, attempts.due, now)
         elif alive:

@@ -155,6 +155,7 @@ def test_instance_in_every_answer() -> None:
         ("POST", f"/v2/{LOCATION}/queues", b"{", 400, "INVALID_ARGUMENT"),
         ("POST", f"/v2/{LOCATION}/queues", [1], 400, "INVALID_ARGUMENT"),
         ("POST", f"/v2/{QUEUE}/tasks", {"tusk": {}}, 400, "INVALID_ARGUMENT"),
+        ("POST", f"/v2/{QUEUE}/tasks?task.name=x", {"task": 5}, 400, "INVALID_ARGUMENT"),
         ("POST", f"/v2/{QUEUE}/tasks:buffer", b"hi", 400, "FAILED_PRECONDITION"),
         ("POST", f"/v2/{QUEUE}/tasks:batchCreate", {}, 501, "UNIMPLEMENTED"),
     ],
@@ -167,6 +168,23 @@ def test_refusals_in_json(verb: str, path: str, body: Any, status: int, code: st
         assert (found, content["error"]["code"], content["error"]["status"]) == (status, status, code)
 
     run(check, queues=(QUEUE,), no_batch=True)
+
+
+def test_what_nobody_thought_of_in_json(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception that is no refusal is answered in JSON too, and logged."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("nobody's fault")
+
+    async def body(running: Running) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("google.protobuf.json_format.MessageToDict", broken)
+            status, content = await running.http("GET", f"/v2/{QUEUE}")
+        assert (status, content["error"]["code"], content["error"]["status"]) == (500, 500, "INTERNAL")
+        assert content["error"]["message"] == "Unexpected ZeroDivisionError: nobody's fault"
+
+    run(body, queues=(QUEUE,))
+    assert f"GET /v2/{QUEUE}" in caplog.text
 
 
 def test_details_in_json() -> None:

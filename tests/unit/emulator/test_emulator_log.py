@@ -14,14 +14,16 @@ from cloudtasks_nb.emulator._clock import DAY, SECOND, Clock
 from cloudtasks_nb.emulator._log_calls import LogCalls
 from cloudtasks_nb.emulator._memory import QueueState
 from cloudtasks_nb.emulator._oplog import Subject
-from cloudtasks_nb.emulator._pb import beta, logs
+from cloudtasks_nb.emulator._pb import beta, logs, v2
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.emulator._retry import RetryPolicy
 from cloudtasks_nb.emulator._store import Store
 from cloudtasks_nb.emulator._sweep import sweep
 from cloudtasks_nb.emulator._transitions import Transitions
+from cloudtasks_nb.emulator._views import FULL, task_wire
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, MakeStore, commit, new_queue, new_task
 
+TWICE = RetryPolicy(max_attempts=2)
 ALL = beta.StackdriverLoggingConfig(sampling_ratio=1.0)
 
 
@@ -38,7 +40,7 @@ def read(store: Store, clock: Clock, text: str = "", **request: Any) -> tuple[li
     return [json_format.MessageToDict(entry) for entry in page.entries], page.next_page_token
 
 
-def fail(store: Store, clock: Clock, queue: QueueState, task_id: str, *, attempts: int = 2) -> None:
+def fail(store: Store, clock: Clock, queue: QueueState, task_id: str, policy: RetryPolicy = TWICE) -> None:
     """Let a task fail once, by a 404 after 1.25 ms."""
     transitions = Transitions(store, clock)
     claim = transitions.claim_now(queue, task_id)
@@ -46,7 +48,7 @@ def fail(store: Store, clock: Clock, queue: QueueState, task_id: str, *, attempt
     transitions.begin(claim)
     store.log.dispatched(subject, claim.attempts, clock.now())
     clock.advance(1250)
-    transitions.end(claim, Outcome(http_status=404), RetryPolicy(max_attempts=attempts), subject)
+    transitions.end(claim, Outcome(http_status=404), policy, subject)
     commit(store)
 
 
@@ -98,9 +100,23 @@ def test_the_last_answer_has_no_retry_time(store: Store, clock: Clock) -> None:
     queue = logged_queue(store)
     store.add(queue, new_task("a"), NOW)
     commit(store)
-    fail(store, clock, queue, "a", attempts=1)
+    fail(store, clock, queue, "a", RetryPolicy(max_attempts=1))
     ((entry,), _) = read(store, clock, "jsonPayload.attemptResponseLog:*")
     assert "retryTime" not in entry["jsonPayload"]["attemptResponseLog"]
+
+
+def test_a_retry_after_all_calendars(store: Store, clock: Clock) -> None:
+    """The longest backoff there is ends with the year 9999, the last that a time can show."""
+    queue = logged_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    longest = 315_576_000_000 * SECOND
+    fail(store, clock, queue, "a", RetryPolicy(min_backoff=longest, max_backoff=longest))
+    ((entry,), _) = read(store, clock, "jsonPayload.attemptResponseLog:*")
+    assert entry["jsonPayload"]["attemptResponseLog"]["retryTime"] == "9999-12-31T23:59:59.999999Z"
+    task = store.task(queue, "a")
+    shown = v2.Task.FromString(task_wire(task.head, task.due, queue.attempts[task.number], b"", FULL))
+    assert shown.schedule_time.ToJsonString() == "9999-12-31T23:59:59.999999Z"
 
 
 @pytest.mark.parametrize(("ratio", "least", "most"), [(0.0, 0, 0), (0.5, 350, 650), (1.0, 1000, 1000)])
