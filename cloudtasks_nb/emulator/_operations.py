@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import uuid4
@@ -18,7 +17,7 @@ __all__ = ["CREATE", "DELETE", "Batch", "BatchKind", "operation_name", "recall",
 
 _ABORTED = CODES.index("ABORTED")
 _RUNNING, _SUCCEEDED = 1, 2
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_ID_LENGTH = 32  # hexadecimal digits, as many as a UUID has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +74,17 @@ class Batch:
         return len_field(2, _any(f"google.cloud.tasks.{self.api}.Batch{self.kind.verb}TasksMetadata", value))
 
 
-def operation_name(queue: str, request_id: str) -> str:
-    """Return the name of the operation that a request id stands for, a new one without an id."""
-    if not request_id:
-        request_id = str(uuid4())
-    elif _PLAIN_ID.fullmatch(request_id) is None:
-        request_id = hashlib.sha256(request_id.encode()).hexdigest()
-    return f"{queue.rsplit('/queues/', 1)[0]}/operations/{request_id}"
+def operation_name(api: str, kind: BatchKind, queue: str, request_id: str) -> str:
+    """Return the name of the operation that a request id stands for, a new one without an id.
+
+    The same id in another call, queue or version of the API is another operation.
+    """
+    if request_id:
+        text = "\n".join((api, kind.verb, queue, request_id))
+        short = hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
+    else:
+        short = uuid4().hex
+    return f"{queue.rsplit('/queues/', 1)[0]}/operations/{short}"
 
 
 def remember(store: Store, name: str, wire: bytes, now: int) -> None:

@@ -140,7 +140,7 @@ class TaskCalls:
 
     async def _batch(self, kind: BatchKind, request: Any, items: Any, carry_out: Callable[[Any], bytes]) -> bytes:
         engine, store = self._engine, self._store
-        name = operation_name(request.parent, request.request_id)
+        name = operation_name(self._api, kind, request.parent, request.request_id)
         if name in store.contents.operations:
             await engine.committer.commit()
             return engine.faults.held.get(name) or recall(store, name)

@@ -13,6 +13,7 @@ import pytest
 from google.cloud.location import locations_pb2
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
 
 from cloudtasks_nb.emulator._api import all_calls
 from cloudtasks_nb.emulator._clock import SECOND, Clock
@@ -26,7 +27,7 @@ from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.emulator._settings import Settings
 from cloudtasks_nb.emulator._tokens import TokenMint
 from cloudtasks_nb.errors import InvalidInputError
-from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, http_task
+from tests.unit.emulator.conftest import NOW, QUEUE, URL, MakeStore, http_task
 
 LOCATION = QUEUE.rpartition("/queues/")[0]
 
@@ -294,6 +295,26 @@ def test_the_same_batch_again(run: Run) -> None:
         first, *others = await asyncio.gather(*calls)
         assert others == [first, first]
         assert len(ready.engine.store.queue(QUEUE).live) == 1
+
+    run(body)
+
+
+def test_one_request_id_for_two_queues(run: Run) -> None:
+    """A request id that was used for another queue, or for the other batch call, stands for an operation of its own."""
+
+    async def body(ready: Service) -> None:
+        queues = [QUEUE, f"{QUEUE}-2"]
+        for queue in queues:
+            await ready.create_queue(queue)
+            item = v2.CreateTaskRequest(parent=queue, task=v2.Task(name=f"{queue}/tasks/a", http_request={"url": URL}))
+            create = v2.BatchCreateTasksRequest(parent=queue, requests=[item], request_id="same")
+            made = await ready.call("BatchCreateTasks", create, operations_pb2.Operation)
+            assert made.response.Is(v2.BatchCreateTasksResponse.DESCRIPTOR)
+            assert ready.engine.store.queue(queue).live.keys() == {"a"}
+        delete = v2.BatchDeleteTasksRequest(parent=QUEUE, names=[f"{QUEUE}/tasks/a"], request_id="same")
+        gone = await ready.call("BatchDeleteTasks", delete, operations_pb2.Operation)
+        assert gone.response.Is(empty_pb2.Empty.DESCRIPTOR)
+        assert [len(ready.engine.store.queue(queue).live) for queue in queues] == [0, 1]
 
     run(body)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 from google.cloud.tasks_v2 import types as types_v2
 from google.longrunning.operations_pb2 import Operation
@@ -79,11 +82,13 @@ def test_an_unfinished_batch() -> None:
 
 
 def test_names_of_operations() -> None:
-    """A request id names its operation; one with other letters is digested; without one each call is its own."""
-    assert operation_name(QUEUE, "my-id_1") == f"{LOCATION}/operations/my-id_1"
-    assert operation_name(QUEUE, "a/b") == operation_name(QUEUE, "a/b")
-    assert "/" not in operation_name(QUEUE, "a/b").rpartition("/operations/")[2]
-    assert operation_name(QUEUE, "") != operation_name(QUEUE, "")
+    """A request id names one operation of a call, a queue and a version; without one each call is its own."""
+    calls = list(itertools.product(("v2", "v2beta3"), (CREATE, DELETE), (QUEUE, f"{QUEUE}-2"), ("my-id", "a/b\nc")))
+    names = [operation_name(*call) for call in calls]
+    assert names == [operation_name(*call) for call in calls]
+    assert len(set(names)) == len(calls)
+    assert all(re.fullmatch(rf"{LOCATION}/operations/[A-Za-z0-9_-]+", name) for name in names)
+    assert operation_name("v2", CREATE, QUEUE, "") != operation_name("v2", CREATE, QUEUE, "")
 
 
 def test_operations_are_kept_for_an_hour(make_store: MakeStore, clock: Clock) -> None:
