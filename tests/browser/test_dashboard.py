@@ -150,6 +150,7 @@ def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[...,
     """All buttons of all tabs, and none of them does more than look."""
     board = Board(notebook(SETUP, "panel = tasks.panel(read_only=True); panel"))
     board.book.python("queue.run(queue.tasks(limit=None)[:1])")
+    board.book.until("len(queue.attempts())", "1")  # or the first row may be a task that is about to go
     harmless = {"Refresh", "Copy", "Clear", "Load more", "Load all", "First page", "Previous page", "Next page"}
     for tab in board.root.get_by_role("tab").all_inner_texts():
         board.open_table(tab)
@@ -317,6 +318,7 @@ def test_it_can_be_read_in_both_themes(
     """Every tab with something opened; text stands out against its ground."""
     board = Board(notebook(SETUP, PANEL, dark=dark))
     board.book.python("queue.run(queue.tasks(limit=40))")
+    board.book.until("len(queue.attempts())", "40")  # or the first row may be a task that is about to go
     board.page.set_viewport_size({"width": 1000, "height": 1100})
     for tab in ("Queues", "Tasks", "Attempts"):
         board.open_table(tab)
@@ -362,6 +364,8 @@ def test_in_notebook_7(notebook: Callable[..., Any], screenshot: Callable[[Page,
     board.button("Resume").click()
     expect(board.row("reports")).to_contain_text("RUNNING")
     board.button("Pause").click()
+    expect(board.row("reports")).to_contain_text("PAUSED")
+    board.book.until("int(tasks.queues().running['reports'])", "0")  # or a row may be a task that is about to go
     board.open_table("Tasks")
     name = board.keys[3]
     board.row(name).click()
