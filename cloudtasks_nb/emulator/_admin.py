@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 from google.protobuf import json_format
 
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator._clock import SECOND
 from cloudtasks_nb.emulator._engine import Engine
 from cloudtasks_nb.emulator._faults import Fault
@@ -79,9 +80,11 @@ class Admin:
     async def seed(self, given: dict[str, Any]) -> dict[str, Any]:
         """Make queues, or give them other settings; `queues` are as REST shows them, of either version."""
         store = self._engine.store
+        queues = given.get("queues", [])
+        if not isinstance(queues, list):
+            raise InvalidInputError("queues must be a list")
         names = []
-        for queue in given.get("queues", []):
-            message = _queue(queue)
+        for message in [_queue(queue) for queue in queues]:  # all are read before the first one is made
             existing = store.contents.queues.get(message.name)
             if existing is None:
                 store.contents.deleted.pop(message.name, None)
@@ -164,7 +167,9 @@ async def _given(request: web.Request) -> dict[str, Any]:
     return {**request.query, **body}
 
 
-def _queue(given: dict[str, Any]) -> Any:
+def _queue(given: Any) -> Any:
+    if not isinstance(given, dict):
+        raise InvalidInputError("each of the queues must be a JSON object")
     state = given.get("state", "RUNNING")
     if state not in _STATES:
         raise InvalidInputError(f"{state} is none of {', '.join(_STATES)}")
@@ -172,6 +177,7 @@ def _queue(given: dict[str, Any]) -> Any:
         message = from_v2(json_format.ParseDict(given, v2.Queue()))
     else:
         message = json_format.ParseDict(given, beta.Queue())
+    QueueName.parse(message.name)
     queue = configured(message)
     queue.state = _STATES[state]
     return queue

@@ -80,7 +80,7 @@ def operation_name(api: str, kind: BatchKind, queue: str, request_id: str) -> st
     The same id in another call, queue or version of the API is another operation.
     """
     if request_id:
-        text = "\n".join((api, kind.verb, queue, request_id))
+        text = f"{api}\n{kind.verb}\n{queue}\n{request_id}"
         short = hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
     else:
         short = uuid4().hex

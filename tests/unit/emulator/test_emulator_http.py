@@ -269,6 +269,30 @@ def test_reset_and_seed() -> None:
     run(body, queues=(QUEUE,))
 
 
+@pytest.mark.parametrize(
+    "queues",
+    [
+        "x",
+        [1],
+        [{}],
+        [{"name": "foo"}],
+        [{"name": QUEUE, "state": "ASLEEP"}],
+        [{"name": QUEUE, "retryConfig": {"maxAttempts": -2}}],
+        [{"name": QUEUE, "colour": "red"}],
+    ],
+)
+def test_seeds_that_make_no_sense(queues: Any) -> None:
+    """A seed with a queue that cannot be is refused, and makes none of the others either."""
+
+    async def body(running: Running) -> None:
+        seed = [{"name": f"{QUEUE}-0"}, *queues] if isinstance(queues, list) else queues
+        status, content = await running.http("POST", "/admin/seed", {"queues": seed})
+        assert (status, list(content)) == (400, ["error"])
+        assert (await running.http("GET", f"/v2/{LOCATION}/queues"))[1] == {}
+
+    run(body)
+
+
 def test_snapshots() -> None:
     """A snapshot brings back what was there when it was made."""
 
