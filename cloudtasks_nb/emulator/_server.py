@@ -36,6 +36,8 @@ __all__ = ["run"]
 _SWEEP_EVERY = 10.0
 _SWEEP_PAUSE = 0.05
 _GRACE = 1.0
+# After an advance of the clock, tasks that were due on the way have so long to be sent before their retention counts.
+_CATCHING_UP = 600.0
 
 
 async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event) -> None:
@@ -132,22 +134,25 @@ async def _listen(
 
 async def _keep_swept(engine: Engine) -> None:
     # After an advance of the clock what is over must be gone when the caller looks.
-    advanced = asyncio.Event()
+    advanced, loop = asyncio.Event(), asyncio.get_running_loop()
+    caught_up_at = loop.time()
 
     def sweep_now(_: int) -> None:
-        _sweep(engine)
+        nonlocal caught_up_at
+        caught_up_at = loop.time() + _CATCHING_UP
+        _sweep(engine, spare_due=True)
         advanced.set()
 
     engine.clock.subscribe(sweep_now)
     while True:
-        pause = _SWEEP_PAUSE if _sweep(engine) else _SWEEP_EVERY
+        more = _sweep(engine, spare_due=loop.time() < caught_up_at)
         with suppress(TimeoutError):
-            await asyncio.wait_for(advanced.wait(), pause)
+            await asyncio.wait_for(advanced.wait(), _SWEEP_PAUSE if more else _SWEEP_EVERY)
         advanced.clear()
 
 
-def _sweep(engine: Engine) -> bool:
-    more = sweep(engine.store, engine.clock.now())
+def _sweep(engine: Engine, *, spare_due: bool) -> bool:
+    more = sweep(engine.store, engine.clock.now(), spare_due=spare_due)
     if len(engine.store.journal):
         engine.committer.soon()
     return more

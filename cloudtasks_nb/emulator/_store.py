@@ -313,16 +313,31 @@ class Store:
         if queue.attempts.pop(number, None):
             self.journal.put(Write.END_ATTEMPTS, (key,))
 
-    def expire(self, queue: QueueState, limit: int) -> int:
-        """Delete up to `limit` tasks that are older than the queue keeps them; return how many there were."""
-        now = self._clock.now()
-        oldest = (now - queue.config.task_ttl) // SECOND
-        base = sequence(queue.q, 0)
+    def expire(self, queue: QueueState, limit: int, *, spare_due: bool = False) -> int:
+        """Delete up to `limit` tasks that are older than the queue keeps them; return how many there were.
+
+        Parameters
+        ----------
+        queue : QueueState
+            Whose tasks.
+        limit : int
+            Rows to look at.
+        spare_due : bool
+            Keep those that should have been sent while they were still young enough: the clock was moved past that.
+        """
+        now, kept = self._clock.now(), queue.config.task_ttl
+        oldest = (now - kept) // SECOND
+        base, spares = sequence(queue.q, 0), spare_due and queue.dispatching
         rows = self.journal.read(
-            "SELECT seq - ?, id, made FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
+            "SELECT seq - ?, id, made, due FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
             (base, base, sequence(queue.q, LAST_NUMBER), limit),
         )
-        old = [(number, task) for number, task, made in rows if made < oldest and queue.live.get(task) == number]
+        old = []
+        for number, task, made, due in rows:
+            if made < oldest and queue.live.get(task) == number:
+                tried = queue.attempts.get(number)
+                if not (spares and (tried.due if tried else due) <= made * SECOND + kept):
+                    old.append((number, task))
         for number, task in old:
             self.end_task(queue, number, task, now)
         return len(old)

@@ -14,7 +14,7 @@ _OPERATIONS_KEPT = HOUR
 _LOG_KEPT = 30 * DAY  # as Cloud Logging's default bucket
 
 
-def sweep(store: Store, now: int) -> bool:
+def sweep(store: Store, now: int, *, spare_due: bool = False) -> bool:
     """Clear away one slice of what is over, and tell whether more is left.
 
     Parameters
@@ -23,12 +23,14 @@ def sweep(store: Store, now: int) -> bool:
         Its journal is written to; the caller commits.
     now : int
         Microseconds since 1970.
+    spare_due : bool
+        Keep tasks past their retention that were due before it was over, and are still to be sent.
     """
     _sweep_rows(store, now)
     more = _sweep_graves(store, now)
     for queue in list(store.contents.by_number.values()):
         _free_names(queue, now)
-        more |= store.expire(queue, _SLICE) == _SLICE
+        more |= store.expire(queue, _SLICE, spare_due=spare_due) == _SLICE
     return more
 
 

@@ -19,7 +19,7 @@ from cloudtasks_nb.emulator._journal import Journal
 from cloudtasks_nb.emulator._memory import QueueState
 from cloudtasks_nb.emulator._oplog import Subject
 from cloudtasks_nb.emulator._pb import beta
-from cloudtasks_nb.emulator._queues import configured
+from cloudtasks_nb.emulator._queues import PAUSED, RUNNING, configured
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.emulator._retry import RetryPolicy
 from cloudtasks_nb.emulator._settings import Settings
@@ -302,6 +302,30 @@ def test_a_task_lives_thirty_one_days(store: Store, clock: Clock) -> None:
     assert store.expire(queue, 10) == 0
     clock.advance(31 * DAY + SECOND)
     assert store.expire(queue, 10) == 1
+    assert queue.live == {}
+
+
+@pytest.mark.parametrize(
+    ("due", "settings", "paused", "spared"),
+    [
+        (NOW + 2 * DAY, {}, False, True),
+        (NOW + 2 * DAY, {}, True, False),
+        (NOW + 12 * DAY, {"task_ttl": {"seconds": 11 * 86_400}}, False, False),
+    ],
+    ids=["to be sent", "paused", "due too late"],
+)
+def test_what_an_advance_jumps_over(
+    store: Store, clock: Clock, due: int, settings: dict[str, Any], *, paused: bool, spared: bool
+) -> None:
+    """A clock that jumps from before a task's time to after its retention leaves it to be sent, if it could be."""
+    queue = new_queue(store, **settings)
+    queue.message.state = PAUSED if paused else RUNNING
+    store.add(queue, new_task("a", due=due), NOW)
+    commit(store)
+    clock.advance(40 * DAY)
+    sweep(store, clock.now(), spare_due=True)
+    assert ("a" in queue.live) is spared
+    sweep(store, clock.now())
     assert queue.live == {}
 
 
