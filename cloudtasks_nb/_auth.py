@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import google.auth
@@ -10,12 +12,15 @@ import google.auth.credentials
 import google.auth.exceptions
 import google.auth.impersonated_credentials
 
-from cloudtasks_nb.errors import CredentialsError
+from cloudtasks_nb._settings import check_text
+from cloudtasks_nb.errors import CredentialsError, InvalidInputError
 
 __all__ = ["SCOPE", "Auth"]
 
 #: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks/create#authorization-scopes
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+_SERVICE_ACCOUNT = "google.oauth2.service_account.Credentials"
 
 
 class Auth:
@@ -29,11 +34,19 @@ class Auth:
         E-mail of the service account to act as; the caller needs ``roles/iam.serviceAccountTokenCreator`` on it.
     quota_project : str, optional
         Project that is charged for the calls.
+
+    Raises
+    ------
+    InvalidInputError
+        If one of them is something else, such as the path of a key.
     """
 
     def __init__(
         self, credentials: Any = None, *, impersonate: str | None = None, quota_project: str | None = None
     ) -> None:
+        _check(credentials)
+        check_text(impersonate, "impersonate", 'impersonate="name@project.iam.gserviceaccount.com"')
+        check_text(quota_project, "quota_project", 'quota_project="my-project"')
         self._given = credentials
         self._impersonate = impersonate
         self._quota_project = quota_project
@@ -86,3 +99,20 @@ class Auth:
         ):
             credentials = credentials.with_quota_project(self._quota_project)
         return google.auth.credentials.with_scopes_if_required(credentials, [SCOPE]), project
+
+
+def _check(credentials: Any) -> None:
+    if credentials is None or isinstance(credentials, google.auth.credentials.Credentials):
+        return
+    if isinstance(credentials, tuple):
+        what, hint = "a tuple", "google.auth.default() returns credentials and a project: give the first of the two"
+    elif isinstance(credentials, Mapping):
+        what, hint = "a dictionary", f"{_SERVICE_ACCOUNT}.from_service_account_info(...) makes credentials of a key"
+    elif isinstance(credentials, (str, os.PathLike)):
+        path = str(credentials)
+        what = f'"{path}"'
+        hint = f'{_SERVICE_ACCOUNT}.from_service_account_file("{path}") reads a key; or leave credentials= out and set '
+        hint += f"GOOGLE_APPLICATION_CREDENTIALS={path}"
+    else:
+        what, hint = f"{type(credentials).__name__}", "leave it out to use Application Default Credentials"
+    raise InvalidInputError(f"credentials={what} is not a credentials object", resource="credentials", hint=hint)

@@ -18,7 +18,7 @@ from cloudtasks_nb._messages import queue_values
 from cloudtasks_nb._methods import STATS_MASK
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue
-from cloudtasks_nb._settings import Where, resolve
+from cloudtasks_nb._settings import Where, check_text, resolve
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._catalog import Catalog
@@ -58,15 +58,15 @@ class Client:
         """Where the endpoint publishes the certificates of its OIDC tokens; None: Google's."""
         return self._connection.certs_url
 
-    def queue(self, name: str, *, create: bool = False, **settings: Any) -> Queue:
+    def queue(self, name: str | Queue, *, create: bool = False, **settings: Any) -> Queue:
         """Return a queue by its short (or full) name.
 
         Without `create` no call is made; the first verb on a queue that is not there raises `QueueNotFoundError`.
 
         Parameters
         ----------
-        name : str
-            Letters, digits and hyphens.
+        name : str or Queue
+            Letters, digits and hyphens; of a Queue its full name is taken.
         create : bool
             Make it if it is not there, with ``log_sampling_ratio=1.0`` and ``max_attempts=5`` unless told otherwise;
             bring the settings that are named to their values if it is. What was done is said.
@@ -79,7 +79,7 @@ class Client:
         InvalidInputError
             For a bad name, an unknown setting, or settings without `create`.
         """
-        full = QueueName.parse(name if "/" in name else f"{self._parent()}/queues/{name}")
+        full = self._full_name(name)
         if create:
             ensure(self._connection, full, settings)
         elif settings:
@@ -181,6 +181,13 @@ class Client:
             lease.close()
         _newest.forget(self)
 
+    def _full_name(self, name: Any) -> QueueName:
+        if isinstance(name, Queue):
+            return QueueName.parse(name.name)
+        if not isinstance(name, str):
+            raise InvalidInputError(f"{name!r} is not a queue name", resource="name", hint='tasks.queue("reports")')
+        return QueueName.parse(name if "/" in name else f"{self._parent()}/queues/{name}")
+
     def _parent(self) -> str:
         where = self._connection.where
         if where.project is None and not where.local:
@@ -279,6 +286,8 @@ def local(
     EmulatorError
         If it does not start, with what it said.
     """
+    check_text(project, "project", 'project="local"')
+    check_text(location, "location", 'location="us-central1"')
     lease = _local.attach(folder)
     where = Where(project=project, location=location, target=lease.grpc, local=True)
     kept = None if lease.folder is None else str(lease.folder)

@@ -12,8 +12,9 @@ from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._messages import task_columns
 from cloudtasks_nb._names import QueueName, TaskName
+from cloudtasks_nb._settings import check_headers
 from cloudtasks_nb._watch import now_micros
-from cloudtasks_nb.errors import AlreadyExistsError, TaskNotFoundError
+from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, TaskNotFoundError
 from cloudtasks_nb.fanout.plan._body import BODILESS
 from cloudtasks_nb.fanout.plan._encode import to_json
 from cloudtasks_nb.fanout.plan._plan import Recipe, compile_recipe, plan_one
@@ -34,7 +35,7 @@ def literal_recipe(*, url: Any, body: Any, headers: Any, **words: Any) -> Recipe
     return compile_recipe(
         url=url.translate(_BRACES) if isinstance(url, str) else url,
         body=_literal_body(body, words.get("method")),
-        headers={name: str(value).translate(_BRACES) for name, value in (headers or {}).items()},
+        headers={name: value.translate(_BRACES) for name, value in check_headers(headers).items()},
         **words,
     )
 
@@ -50,6 +51,20 @@ def _literal_body(body: Any, method: str | None) -> Any:
     return lambda _row: body
 
 
+def _task_name(queue: QueueName, task_id: str | None) -> TaskName:
+    """Return the name of a new task; without an id a random one, so that a call can be repeated."""
+    if task_id is None:
+        return TaskName(queue=queue, task=secrets.token_hex(16))
+    try:
+        return TaskName.parse(f"{queue}/tasks/{task_id}")
+    except InvalidInputError:
+        raise InvalidInputError(
+            f"task_id={task_id!r} is not the id of a task",
+            resource="task_id",
+            hint="use 1 to 500 letters, digits, hyphens or underscores, or leave it out",
+        ) from None
+
+
 def create_task(
     connection: Connection, queue: QueueName, recipe: Recipe, *, body: Any, task_id: str | None
 ) -> pd.DataFrame:
@@ -57,7 +72,7 @@ def create_task(
     message = plan_one(recipe, now=dt.datetime.now(dt.UTC))
     if isinstance(body, bytes):
         message.http_request.body = body
-    message.name = str(TaskName.parse(f"{queue}/tasks/{task_id or secrets.token_hex(16)}"))
+    message.name = str(_task_name(queue, task_id))
     try:
         made = connection.call("CreateTask", parent=str(queue), task=message, about=str(queue))
     except AlreadyExistsError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudtasks_nb import _child
-from cloudtasks_nb.errors import EmulatorError, FolderInUseError
+from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
 
 __all__ = ["Lease", "attach"]
 
@@ -60,6 +60,8 @@ def attach(folder: str | os.PathLike[str] | None) -> Lease:
         If it does not start; with what it said.
     FolderInUseError
         If the folder is held by an emulator that does not answer.
+    InvalidInputError
+        If it is no path.
     """
     place = None if folder is None else _folder(folder)
     with _lock:
@@ -73,6 +75,12 @@ def attach(folder: str | os.PathLike[str] | None) -> Lease:
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise InvalidInputError(
+            f"folder={folder!r} is not a folder",
+            resource="folder",
+            hint='name one, ct.local("folder"), or none, ct.local(): then nothing is kept',
+        )
     place = Path(folder).expanduser().resolve()
     try:
         place.mkdir(parents=True, exist_ok=True)

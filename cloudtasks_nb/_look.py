@@ -99,6 +99,8 @@ def _check_limit(limit: int | None) -> None:
         fault = "is less than 1" if operator.index(limit) < 1 else None
     except TypeError:
         fault = "is not a whole number"
+    if isinstance(limit, bool):  # which Python takes for 1
+        fault = "is not a whole number"
     if fault:
         raise InvalidInputError(f"limit={limit!r} {fault}", resource="limit", hint="limit=None is all")
 

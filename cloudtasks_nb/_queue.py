@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from cloudtasks_nb._ensure import check, update
 from cloudtasks_nb._look import attempts_frame, tasks_frame
 from cloudtasks_nb._messages import http_target
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import check_text, near
 from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._backfill import Backfill
@@ -136,11 +138,17 @@ class Queue(Backfill):
         ------
         InvalidInputError
             If neither or both are given.
+        TypeError
+            For an unknown word.
         """
         if (at is None) == (delay is None):
             raise InvalidInputError(
                 "schedule() wants one of at= and delay=", hint='delay="10min", or at="2026-01-02 06:00+09:00"'
             )
+        allowed = inspect.signature(self.enqueue).parameters
+        unknown = next((word for word in words if word not in allowed), None)
+        if unknown is not None:
+            raise TypeError(f'schedule() has no argument "{unknown}"{near(unknown, allowed)}')
         return self.enqueue(url, body, at=at, delay=delay, **words)
 
     def tasks(self, limit: int | None = 1000, *, body: bool = False, secrets: bool = False) -> pd.DataFrame:
@@ -238,7 +246,9 @@ class Queue(Backfill):
         InvalidInputError
             If it is not an http(s) URL, or `audience` is given without `service_account`.
         """
-        target = http_target(getattr(url, "url", url), service_account, audience)
+        address = getattr(url, "url", url)
+        check_text(address, "url", 'url="https://service.example.com", or what ct.serve() returned')
+        target = http_target(address, service_account, audience)
         self._connection.check_reachable(url)
         self._connection.call("GetQueue", name=self.name)
         self._connection.call(

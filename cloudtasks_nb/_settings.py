@@ -24,7 +24,10 @@ __all__ = [
     "QUEUE_SETTINGS",
     "RETRY_SETTINGS",
     "Where",
+    "check_headers",
     "check_limits",
+    "check_mapping",
+    "check_text",
     "check_words",
     "home",
     "near",
@@ -131,7 +134,16 @@ def home() -> Path:
 
 
 def resolve(project: str | None, location: str | None, endpoint: str | None) -> Where:
-    """Find out what to talk to, from the arguments, the environment and gcloud's configuration, in this order."""
+    """Find out what to talk to, from the arguments, the environment and gcloud's configuration, in this order.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming what is no endpoint, or an argument that is no text.
+    """
+    check_text(project, "project", 'project="my-project"')
+    check_text(location, "location", 'location="us-central1"')
+    check_text(endpoint, "endpoint", 'endpoint="host:port"')
     if endpoint is None:
         emulator = os.environ.get("CLOUD_TASKS_EMULATOR_HOST")
         target, local = (_host_port(emulator), True) if emulator else (GOOGLE_ENDPOINT, False)
@@ -184,6 +196,47 @@ def near(word: str, words: Iterable[str]) -> str:
     """Return ``; did you mean "x"?`` for the words that look like the one given, else nothing."""
     found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.6)
     return "; did you mean " + " or ".join(f'"{one}"' for one in found) + "?" if found else ""
+
+
+def check_text(value: Any, name: str, example: str) -> None:
+    """Refuse an argument that was given and is no text.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the argument, with an example.
+    """
+    if value is not None and not isinstance(value, str):
+        raise InvalidInputError(f"{name}={value!r} is not a text", resource=name, hint=f"say {example}")
+
+
+def check_mapping(value: Any, name: str, example: str) -> None:
+    """Refuse an argument that was given and is no dictionary.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the argument, with an example.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidInputError(f"{name}={value!r} is not a dictionary", resource=name, hint=f"say {example}")
+
+
+def check_headers(headers: Any) -> dict[str, str]:
+    """Return headers as texts; None is no headers.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not names with values.
+    """
+    check_mapping(headers, "headers", 'headers={"X-Shop": "north"}')
+    for name, value in (headers or {}).items():
+        if value is None:
+            raise InvalidInputError(
+                f'the header "{name}" has no value', resource=str(name), hint='leave it out, or say "" for an empty one'
+            )
+    return {str(name): str(value) for name, value in (headers or {}).items()}
 
 
 def check_words(given: Mapping[str, Any], allowed: Iterable[str], what: str) -> None:

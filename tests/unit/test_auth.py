@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import google.auth
@@ -12,7 +13,7 @@ import google.oauth2.credentials
 import pytest
 
 from cloudtasks_nb._auth import SCOPE, Auth
-from cloudtasks_nb.errors import CredentialsError
+from cloudtasks_nb.errors import CredentialsError, InvalidInputError
 
 
 class ServiceAccount(google.auth.credentials.Credentials, google.auth.credentials.Scoped):
@@ -108,3 +109,21 @@ def test_an_account_that_is_not_known(account: str | None) -> None:
     """The metadata server's `default` is no name."""
     given = google.oauth2.credentials.Credentials("token", account=account or "")
     assert Auth(given).principal() is None
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "hint"),
+    [
+        ("/key.json", '"/key.json"', 'from_service_account_file("/key.json") reads a key'),
+        (Path("/key.json"), '"/key.json"', "GOOGLE_APPLICATION_CREDENTIALS=/key.json"),
+        ({"type": "service_account"}, "a dictionary", "from_service_account_info"),
+        ((None, "p"), "a tuple", "the first of the two"),
+        (5, "int", "Application Default Credentials"),
+    ],
+)
+def test_what_are_no_credentials(given: Any, what: str, hint: str) -> None:
+    """A key, or where it lies, is refused at once, with the call that makes credentials of it; no key is shown."""
+    with pytest.raises(InvalidInputError) as caught:
+        Auth(given)
+    assert caught.value.message == f"credentials={what} is not a credentials object"
+    assert hint in (caught.value.hint or "")

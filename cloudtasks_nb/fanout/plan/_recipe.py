@@ -12,7 +12,7 @@ from typing import Any, Final, final
 import orjson
 
 from cloudtasks_nb._messages import METHODS, retry_message
-from cloudtasks_nb._settings import near, parse_duration
+from cloudtasks_nb._settings import check_headers, check_mapping, near, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan._body import Body, compile_body
 from cloudtasks_nb.fanout.plan._schedule import Schedule, compile_schedule
@@ -165,7 +165,7 @@ def compile_recipe(  # noqa: PLR0913 - the words of `fan_out`, keyword-only
     return Recipe(
         url=compile_url(url),
         method=verb,
-        headers=_headers(headers or {}, json=made.json),
+        headers=_headers(check_headers(headers), json=made.json),
         body=made,
         key=_key(key),
         schedule=compile_schedule(at=at, delay=delay, tz=tz),
@@ -187,13 +187,16 @@ def _method(method: str | None) -> str:
     return verb
 
 
-def _headers(given: Mapping[str, str], *, json: bool) -> tuple[tuple[str, Text], ...]:
-    headers = {str(name): str(value) for name, value in given.items()}
+def _headers(headers: dict[str, str], *, json: bool) -> tuple[tuple[str, Text], ...]:
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
             raise InvalidInputError(f'"{name}" is not the name of a header', resource=name, hint="for example X-Shop")
         if re.search(r"[\r\n\0]", value):
-            raise InvalidInputError(f'the value of the header "{name}" has several lines', resource=name)
+            raise InvalidInputError(
+                f'the value of the header "{name}" has several lines',
+                resource=name,
+                hint="a header is one line; put longer text into the body",
+            )
     if sum(len(name) + len(value.encode()) for name, value in headers.items()) >= _HEADER_BYTES:
         raise InvalidInputError("the headers have more than 80 KB", resource="headers", hint="put it into the body")
     if json and "content-type" not in {name.lower() for name in headers}:
@@ -230,6 +233,7 @@ def _deadline(given: Any) -> dt.timedelta | None:
 def _retry(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if given is None:
         return None
+    check_mapping(given, "retry", 'retry={"max_attempts": 3}')
     words = dict(given)
     retry_message(words)  # for its checks
     low, high = (parse_duration(words.get(word, default), word) for word, default in _BACKOFFS)

@@ -19,7 +19,7 @@ def test_a_queue_that_is_not_there(tasks: ct.Client, verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["tasks", "attempts"])
-@pytest.mark.parametrize("limit", ["5", 1.5])
+@pytest.mark.parametrize("limit", ["5", 1.5, True])
 def test_limits_that_are_no_number(queue: ct.Queue, verb: str, limit: Any) -> None:
     """A limit that is no whole number is refused by its word."""
     with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is not a whole number"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -37,7 +38,15 @@ ENQUEUES: dict[str, Enqueue] = {
     "no URL": ({"url": "svc/run"}, errors.InvalidInputError, "svc/run", "http"),
     "another scheme": ({"url": "ftp://svc/run"}, errors.InvalidInputError, "ftp://svc/run", "http"),
     "an object": ({"body": {"day": object()}}, errors.InvalidInputError, "cannot be written as JSON", ""),
-    "a bad id": ({"task_id": "a b"}, errors.InvalidInputError, "a b", "letters"),
+    "a bad id": ({"task_id": "a b"}, errors.InvalidInputError, "task_id='a b' is not the id", "letters"),
+    "an empty id": ({"task_id": ""}, errors.InvalidInputError, "task_id='' is not the id", "leave it out"),
+    "headers in a list": ({"headers": ["x"]}, errors.InvalidInputError, "headers=['x'] is not", 'headers={"X'),
+    "headers in a text": ({"headers": "a"}, errors.InvalidInputError, "headers='a' is not", 'headers={"X-Shop'),
+    "a header without": ({"headers": {"X": None}}, errors.InvalidInputError, 'header "X" has no value', "leave it"),
+    "a header of lines": ({"headers": {"X": "a\nb"}}, errors.InvalidInputError, '"X" has several lines', "the body"),
+    "a retry number": ({"retry": 3}, errors.InvalidInputError, "retry=3 is not a dictionary", '{"max_attempts": 3}'),
+    "a retry list": ({"retry": [1]}, errors.InvalidInputError, "retry=[1] is not a dictionary", "max_attempts"),
+    "a retry text": ({"retry": "a"}, errors.InvalidInputError, "retry='a' is not a dictionary", "max_attempts"),
     "a bad retry": (
         {"retry": {"max_atempts": 3}},
         errors.InvalidInputError,
@@ -66,6 +75,15 @@ def test_a_schedule_without_a_time(paused: ct.Queue, words: dict[str, Any]) -> N
         paused.schedule(URL, **words)
 
 
+@pytest.mark.parametrize(
+    ("word", "said"), [("headerz", '"headerz"; did you mean "headers"?'), ("foo", '"foo"'), ("rate", '"rate"')]
+)
+def test_an_unknown_word_of_schedule(paused: ct.Queue, word: str, said: str) -> None:
+    """The verb that was called is named, with near words, as `fan_out` does."""
+    with pytest.raises(TypeError, match=re.escape(f"schedule() has no argument {said}")):
+        paused.schedule(URL, delay=5, **{word: 1})
+
+
 def test_an_id_that_is_taken(paused: ct.Queue) -> None:
     """The id and when it is free again are said."""
     paused.enqueue(URL, {"n": 1}, task_id="t")
@@ -81,6 +99,9 @@ FAN_OUTS: dict[str, FanOut] = {
     "a naive column": ({"at": "{when}"}, errors.InvalidInputError, "no time zone"),
     "a naive time": ({"at": "2026-01-02 06:00"}, errors.NaiveTimeError, "time zone"),
     "no URL": ({"url": "{day}"}, errors.InvalidInputError, "http"),
+    "headers in a list": ({"headers": ["x"]}, errors.InvalidInputError, "headers=['x'] is not a dictionary"),
+    "headers in a text": ({"headers": "a"}, errors.InvalidInputError, "headers='a' is not a dictionary"),
+    "a retry number": ({"retry": 3}, errors.InvalidInputError, "retry=3 is not a dictionary"),
     "a body with an object": ({"body": lambda _: {"x": object()}}, errors.InvalidInputError, "object"),
 }
 
@@ -148,9 +169,24 @@ def test_a_bad_name(tasks: ct.Client, name: str, create: bool) -> None:  # noqa:
     assert "1 to 100 letters, digits or hyphens" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("name", [None, 5, ["q"]])
+def test_a_name_that_is_no_text(tasks: ct.Client, name: Any) -> None:
+    """It is named, with what is meant."""
+    with pytest.raises(errors.InvalidInputError, match="is not a queue name") as caught:
+        tasks.queue(name)
+    assert caught.value.message.startswith(str(name))
+    assert 'tasks.queue("reports")' in (caught.value.hint or "")
+
+
+def test_a_queue_for_a_name(tasks: ct.Client, queue: ct.Queue) -> None:
+    """A Queue is as good as its full name, also to change its settings."""
+    assert tasks.queue(queue, create=True, rate=5).name == queue.name
+    assert tasks.queues().rate[queue.id] == 5
+
+
 def test_a_route_that_is_none(tasks: ct.Client, queue: ct.Queue) -> None:
     """Neither half of a route changes the queue."""
-    for words in ({"url": "svc"}, {"audience": "aud"}):
+    for words in ({"url": "svc"}, {"audience": "aud"}, {"url": 5}):
         with pytest.raises(errors.InvalidInputError):
             queue.route(**words)
     assert tasks.queues().target.isna()[queue.id]
@@ -190,6 +226,22 @@ def test_what_is_no_endpoint(endpoint: str) -> None:
     """A slip in the endpoint is said by `connect`."""
     with pytest.raises(errors.InvalidInputError, match="is not an endpoint"):
         ct.connect("p", "l", endpoint=endpoint)
+
+
+@pytest.mark.parametrize("word", ["project", "location", "endpoint", "impersonate", "quota_project"])
+def test_what_is_no_text(word: str) -> None:
+    """`connect` names the argument at once, not the first verb somewhere below."""
+    with pytest.raises(errors.InvalidInputError, match=f"{word}=5 is not a text") as caught:
+        ct.connect(**{word: 5})  # type: ignore[arg-type]  # the subject
+    assert f"{word}=" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("words", [{"folder": 5}, {"folder": ""}, {"folder": True}, {"project": 5}, {"location": 5}])
+def test_what_no_emulator_is_started_for(words: dict[str, Any]) -> None:
+    """`local` names the argument; "" is not taken for the working directory."""
+    with pytest.raises(errors.InvalidInputError, match=f"{next(iter(words))}=.* is not a ") as caught:
+        ct.local(**words)
+    assert caught.value.hint
 
 
 def test_a_folder_in_use(tmp_path: Path, start_emulator: StartEmulator) -> None:
