@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import grpc
@@ -18,6 +20,9 @@ from cloudtasks_nb.errors import PortInUseError
 __all__ = ["grpc_server"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+# Cloud Tasks takes no deadline of more than 30 s, its sister services do. gRPC rounds up what it sends: 30 become 30.1.
+_TASKS = "/google.cloud.tasks."
+_LONGEST = 30.25
 _OPTIONS = (
     # A batch of large tasks is above the default of 4 MiB; Google's client lifts its own limits too.
     ("grpc.max_receive_message_length", -1),
@@ -62,17 +67,23 @@ class _Handlers(grpc.GenericRpcHandler):
     def __init__(self, calls: Mapping[str, Call], instance: str) -> None:
         metadata = ((INSTANCE_METADATA, instance),)
         self._handlers = {
-            name: grpc.unary_unary_rpc_method_handler(_behaviour(call, metadata)) for name, call in calls.items()
+            name: grpc.unary_unary_rpc_method_handler(
+                _behaviour(call, metadata, _LONGEST if name.startswith(_TASKS) else math.inf)
+            )
+            for name, call in calls.items()
         }
 
     def service(self, handler_call_details: Any) -> Any:
         return self._handlers.get(handler_call_details.method)
 
 
-def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...]) -> Any:
+def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], longest: float) -> Any:
     async def answer(wire: bytes, context: Any) -> bytes:
         await context.send_initial_metadata(metadata)
         try:
+            left = context.time_remaining()
+            if left is not None and left > longest:
+                raise _too_patient(left)
             return await call(wire)
         except RefusedError as error:
             await _abort(context, error)
@@ -80,6 +91,14 @@ def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...]) -> Any:
             await _abort(context, RefusedError("INVALID_ARGUMENT", "The request cannot be parsed."))
 
     return answer
+
+
+def _too_patient(left: float) -> RefusedError:
+    deadline = datetime.now(UTC) + timedelta(seconds=left)
+    return RefusedError(
+        "INVALID_ARGUMENT",
+        f"The request deadline is {deadline.isoformat()}. The deadline cannot be more than 30s in the future.",
+    )
 
 
 async def _abort(context: Any, error: RefusedError) -> NoReturn:

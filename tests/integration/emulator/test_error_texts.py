@@ -272,6 +272,21 @@ def test_a_bad_escape_is_accepted_at_creation(client: tasks_v2.CloudTasksClient,
     assert client.create_task(create(url=url)).http_request.url == url
 
 
+@pytest.mark.parametrize("timeout", [None, 20, 30])
+def test_deadlines_that_are_taken(client: tasks_v2.CloudTasksClient, timeout: float | None) -> None:
+    """A call may wait thirty seconds, or say nothing of a deadline."""
+    assert client.get_queue(name=QUEUE, timeout=timeout, retry=None).name == QUEUE
+
+
+def test_a_deadline_too_far_ahead(client: tasks_v2.CloudTasksClient) -> None:
+    """A call that would wait for more than thirty seconds is refused, as the real service does."""
+    with pytest.raises(InvalidArgument) as caught:
+        client.get_queue(name=QUEUE, timeout=31, retry=None)
+    before, _, after = caught.value.message.partition("20")
+    assert before == "The request deadline is "
+    assert after.endswith(". The deadline cannot be more than 30s in the future.")
+
+
 def test_a_burst_size_is_ignored(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
     """`max_burst_size` is output only: a wrong one is no error."""
     queue = make_queue(rate_limits={"max_burst_size": -1})
