@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from google.protobuf.duration_pb2 import Duration
+
 from cloudtasks_nb.emulator._clock import DAY, SECOND
 from cloudtasks_nb.emulator._pb import v2
 from cloudtasks_nb.emulator._queues import check_duration, check_retry, duration
@@ -31,6 +33,7 @@ _MAX_HEADERS = 80 * 1024
 _MAX_AHEAD = 30 * DAY
 # Keys of the fields of `Task`, and pieces that most tasks have in common.
 _APP_ENGINE_FIELD, _HTTP_FIELD = b"\x12", b"\x1a"
+_SERVICE_DEFAULT = Duration()  # App Engine's own deadline, which its kind of scaling decides
 _DEFAULT_DEADLINE = len_field(6, int_field(1, 600))
 _HTTP_AGENT_HEADER = len_field(3, len_field(1, b"User-Agent") + len_field(2, HTTP_AGENT.encode()))
 _POST_AND_HTTP_AGENT_HEADER = int_field(2, 1) + _HTTP_AGENT_HEADER
@@ -75,7 +78,7 @@ def take_in(task: Any, queue: str, now: int) -> NewTask:
         request, body, target = _http_wire(task.http_request)
     elif kind is not None:
         field, target_type = _APP_ENGINE_FIELD, "APP_ENGINE_HTTP"
-        limited = task.HasField("dispatch_deadline")
+        limited = task.HasField("dispatch_deadline") and task.dispatch_deadline != _SERVICE_DEFAULT
         deadline = _deadline(task, (24 * 3600 + 15) * SECOND, "24h15s") if limited else b""
         request, body, target = _app_engine_wire(task.app_engine_http_request, queue)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from cloudtasks_nb.emulator._clock import DAY, SECOND
 from cloudtasks_nb.emulator._pb import v2
@@ -34,7 +35,7 @@ def with_url(url: str) -> Any:
 
 def with_deadline(task: Any, seconds: int) -> Any:
     """Set a task's deadline."""
-    task.dispatch_deadline.seconds = seconds
+    task.dispatch_deadline.CopyFrom(Duration(seconds=seconds))
     return task
 
 
@@ -223,6 +224,13 @@ def test_what_an_app_engine_task_gets() -> None:
         "User-Agent": APP_ENGINE_AGENT,
     }
     assert not task.HasField("dispatch_deadline")
+
+
+def test_no_deadline_of_an_app_engine_task() -> None:
+    """A deadline of zero is the application's own for App Engine, and none that an HTTP task may have."""
+    assert not stored(with_deadline(app_engine_task(), 0)).HasField("dispatch_deadline")
+    with pytest.raises(RefusedError, match="must be between"):
+        take_in(with_deadline(http_task(), 0), QUEUE, NOW)
 
 
 def test_an_app_engine_task_keeps_its_own_headers() -> None:
