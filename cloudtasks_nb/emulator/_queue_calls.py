@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from google.protobuf import empty_pb2, json_format
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
 
 from cloudtasks_nb.emulator._clock import SECOND
@@ -95,12 +96,12 @@ class QueueCalls:
         """Change a queue, or add it if there is none."""
         request = self._pb.UpdateQueueRequest.FromString(wire)
         given = from_v2(request.queue) if self._plain else request.queue
-        paths = [_beta_path(path) for path in request.update_mask.paths]
+        paths = self._update_paths(request.update_mask)
         queue = self._store.contents.queues.get(given.name)
         if queue is None:
             _check_new_name(given.name, given.name.partition("/queues/")[0])
             return await self._saved(self._store.create_queue(configured(given)))
-        self._store.configure(queue, updated(queue.message, given, paths))
+        self._store.configure(queue, updated(queue.message, given, paths, plain=self._plain))
         self._engine.dispatcher.wake([queue])
         return await self._saved(queue)
 
@@ -144,6 +145,15 @@ class QueueCalls:
 
     def _mask(self, request: Any) -> tuple[str, ...]:
         return () if self._plain else tuple(_snake(path) for path in request.read_mask.paths)
+
+    def _update_paths(self, mask: Any) -> list[str]:
+        """Return the paths of an update mask, of either spelling, as those of v2beta3."""
+        paths = [_snake(path) for path in mask.paths]
+        if not FieldMask(paths=paths).IsValidForDescriptor(self._pb.Queue.DESCRIPTOR):
+            raise RefusedError("INVALID_ARGUMENT", "Invalid update mask.")
+        if not self._plain:
+            return paths
+        return [f"app_engine_http_queue.{path}" if path.startswith(_ROUTING) else path for path in paths]
 
     def _shown(self, queue: QueueState, mask: tuple[str, ...]) -> Any:
         if self._plain:
@@ -218,12 +228,6 @@ def _no_project(parent: str) -> RefusedError:
 
 def _snake(path: str) -> str:
     return re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), path)
-
-
-def _beta_path(path: str) -> str:
-    """Return a path of an update mask, of either version and spelling, as one of v2beta3."""
-    path = _snake(path)
-    return f"app_engine_http_queue.{path}" if path.startswith(_ROUTING) else path
 
 
 def _queue_filter(text: str) -> Any:

@@ -41,6 +41,8 @@ _METHODS = range(8)
 _MAX_DURATION = 315_576_000_000  # seconds; more is no `google.protobuf.Duration`
 _NANOS = 10**9
 _SHARED = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
+_ONLY_IN_BETA = ("task_ttl", "tombstone_ttl")
+_BURST = "rate_limits.max_burst_size"
 _SETTINGS = (
     "app_engine_http_queue",
     "http_target",
@@ -181,14 +183,25 @@ def configured(given: Any) -> Any:
     return _completed(queue)
 
 
-def updated(old: Any, given: Any, paths: Sequence[str]) -> Any:
-    """Return `old` with the fields of `given` that the mask names; both are v2beta3, no path names all.
+def updated(old: Any, given: Any, paths: Sequence[str], *, plain: bool = False) -> Any:
+    """Return `old` with the fields of `given` that the mask names.
+
+    Parameters
+    ----------
+    old, given : Queue
+        Both of v2beta3.
+    paths : sequence of str
+        The mask, of v2beta3; no path names all fields.
+    plain : bool
+        Whether `given` is from a client of v2: what that version does not have, or only shows, stays as it is.
 
     Raises
     ------
     RefusedError
         If a path or a setting is wrong.
     """
+    if plain:
+        given = _with_the_rest_of(old, given)
     if not paths:
         fresh = configured(given)
         fresh.name, fresh.state, fresh.type_ = old.name, old.state, old.type_
@@ -198,16 +211,29 @@ def updated(old: Any, given: Any, paths: Sequence[str]) -> Any:
     mask = FieldMask(paths=paths)
     if not mask.IsValidForDescriptor(beta.Queue.DESCRIPTOR):
         raise RefusedError("INVALID_ARGUMENT", "Invalid update mask.")
+    if plain:
+        paths = [path for path in paths if path != _BURST]
     settings = FieldMask(paths=[path for path in paths if path.split(".")[0] in _SETTINGS])
     queue = beta.Queue()
     queue.CopyFrom(old)
     settings.MergeMessage(given, queue, replace_message_field=True, replace_repeated_field=True)
     rate_changed = queue.rate_limits.max_dispatches_per_second != old.rate_limits.max_dispatches_per_second
-    if rate_changed and "rate_limits.max_burst_size" not in paths:
+    if rate_changed and _BURST not in paths:
         queue.rate_limits.max_burst_size = 0
     if "retry_config" in paths and not queue.retry_config.max_doublings:
         queue.retry_config.max_doublings = RetryPolicy().max_doublings
     return _completed(queue)
+
+
+def _with_the_rest_of(old: Any, given: Any) -> Any:
+    queue = beta.Queue()
+    queue.CopyFrom(given)
+    for field in _ONLY_IN_BETA:
+        if old.HasField(field):
+            getattr(queue, field).CopyFrom(getattr(old, field))
+    if (given.rate_limits.max_dispatches_per_second or _DEFAULT_RATE) == old.rate_limits.max_dispatches_per_second:
+        queue.rate_limits.max_burst_size = old.rate_limits.max_burst_size
+    return queue
 
 
 def _copy(source: Any, target: Any) -> None:

@@ -169,6 +169,33 @@ def test_update_makes_a_queue(run: Run) -> None:
     run(body)
 
 
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("api", "path"),
+    [
+        ("v2", "task_ttl"),
+        ("v2", "tombstoneTtl"),
+        ("v2", "app_engine_http_queue"),
+        ("v2", "colour"),
+        ("v2beta3", "app_engine_routing_override"),
+        ("v2beta3", "retry_config.colour"),
+    ],
+)
+def test_masks_that_name_nothing(run: Run, api: str, path: str, *, there: bool) -> None:
+    """A mask with a field that queues of the version do not have is refused, also where it would make the queue."""
+
+    async def body(ready: Service) -> None:
+        if there:
+            await ready.create_queue()
+        messages = v2 if api == "v2" else beta
+        request = messages.UpdateQueueRequest(queue=messages.Queue(name=QUEUE))
+        request.update_mask.paths.append(path)
+        refused = await refusal(ready.call("UpdateQueue", request, messages.Queue, api=api))
+        assert refused == ("INVALID_ARGUMENT", "Invalid update mask.")
+
+    run(body)
+
+
 def test_pages_of_queues(run: Run) -> None:
     """Queues are listed by name, in pages, filtered; the filter stays the same over all pages."""
 

@@ -168,6 +168,26 @@ def test_a_group_in_a_mask_is_replaced() -> None:
     assert (new.retry_config.max_attempts, new.retry_config.max_doublings) == (9, 16)
 
 
+@pytest.mark.parametrize(
+    ("paths", "rate", "burst"),
+    [
+        ([], 7, 3),
+        ([], 50, 10),
+        (["rate_limits"], 7, 3),
+        (["rate_limits.max_burst_size"], 50, 3),
+        (["rate_limits.max_burst_size", "rate_limits.max_dispatches_per_second"], 50, 10),
+    ],
+)
+def test_what_v2_does_not_have_stays(paths: list[str], rate: int, burst: int) -> None:
+    """An update by a client of v2 leaves lifetimes as they were, and a burst as long as its rate stays."""
+    limits = {"maxDispatchesPerSecond": 7, "maxBurstSize": 3}
+    old = configured(queue(rateLimits=limits, taskTtl="864000s", tombstoneTtl="7200s"))
+    given = v2.Queue(name=QUEUE, rate_limits=v2.RateLimits(max_dispatches_per_second=rate, max_burst_size=99))
+    new = updated(old, from_v2(given), paths, plain=True)
+    assert (new.task_ttl.seconds, new.tombstone_ttl.seconds) == (864_000, 7_200)
+    assert new.rate_limits.max_burst_size == burst
+
+
 def test_an_unknown_path_is_refused() -> None:
     """A mask with a field that queues do not have is refused."""
     with pytest.raises(RefusedError, match="update mask"):
