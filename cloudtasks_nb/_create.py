@@ -18,6 +18,7 @@ from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, TaskNotF
 from cloudtasks_nb.fanout.plan._body import BODILESS
 from cloudtasks_nb.fanout.plan._encode import to_json
 from cloudtasks_nb.fanout.plan._plan import Recipe, compile_recipe, plan_one
+from cloudtasks_nb.fanout.plan._render import LARGEST
 
 __all__ = ["create_task", "literal_recipe"]
 
@@ -42,13 +43,25 @@ def literal_recipe(*, url: Any, body: Any, headers: Any, **words: Any) -> Recipe
 
 def _literal_body(body: Any, method: str | None) -> Any:
     if body is None:
-        return None if method is not None and method.upper() in BODILESS else ""
+        return None if method is not None and str(method).upper() in BODILESS else ""
     if isinstance(body, bytes):
+        _check_size(body)
         return " "  # its place; the bytes themselves need not be text
     if isinstance(body, str):
+        _check_size(body.encode(errors="replace"))
         return body.translate(_BRACES)
-    to_json(body)  # for its error, which names what cannot be written
+    _check_size(to_json(body))
     return lambda _row: body
+
+
+def _check_size(body: bytes) -> None:
+    if len(body) > LARGEST:
+        raise InvalidInputError(
+            f"body: {len(body):,} bytes are too many for a task; the service takes up to 1 MiB",
+            resource="body",
+            hint="put the data where the target can read it, and send where the data lies: "
+            '{"file": "gs://bucket/day.parquet"}',
+        )
 
 
 def _task_name(queue: QueueName, task_id: str | None) -> TaskName:

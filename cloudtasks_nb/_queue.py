@@ -248,6 +248,8 @@ class Queue(Backfill):
         """
         address = getattr(url, "url", url)
         check_text(address, "url", 'url="https://service.example.com", or what ct.serve() returned')
+        check_text(service_account, "service_account", 'service_account="name@project.iam.gserviceaccount.com"')
+        check_text(audience, "audience", 'audience="https://service.example.com"')
         target = http_target(address, service_account, audience)
         self._connection.check_reachable(url)
         self._connection.call("GetQueue", name=self.name)

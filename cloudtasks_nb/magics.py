@@ -28,6 +28,13 @@ __all__ = ["CloudTasksMagics", "QueueNames", "load_ipython_extension"]
 _LINE = {"queues": (), "tasks": ("QUEUE",), "batches": (), "panel": ()}
 _CELL = {"enqueue": ("QUEUE", "URL")}
 
+#: What may have been meant by a word behind a line that takes none.
+_MEANT = {
+    "%ct queues": "%ct tasks {0} lists the tasks in a queue",
+    "%ct batches": 'tasks.batch("{0}") is one batch',
+    "%ct panel": 'tasks.queue("{0}").panel() is the widget of one queue',
+}
+
 #: Lines that are completed, up to the cursor: ``%ct …``, ``%%ct …``, ``frame = %ct …``.
 _TYPED = re.compile(r"(?:.*=\s*)?(?P<sign>%%?)ct\s+(?P<done>(?:\S+\s+)*)(?P<begun>\S*)")
 
@@ -148,7 +155,11 @@ class CloudTasksMagics(Magics):
         self, client: Client, typed: str, wanted: tuple[str, ...], arguments: list[str]
     ) -> InvalidInputError:
         if not wanted:
-            return InvalidInputError(f'{typed} takes nothing after it, not "{arguments[0]}"', resource=arguments[0])
+            return InvalidInputError(
+                f'{typed} takes nothing after it, not "{arguments[0]}"',
+                resource=arguments[0],
+                hint=_MEANT[typed].format(arguments[0]),
+            )
         names = self._names.of(client, anew=True) if len(arguments) < len(wanted) else []
         return InvalidInputError(
             f"the line is {typed} {' '.join(wanted)}",

@@ -68,7 +68,7 @@ class Connection(Client):
             raise self.error
         return pd.DataFrame({"state": "RUNNING"}, index=pd.Index(self.made, name="queue"))
 
-    def queue(self, name: str, **_: Any) -> Any:
+    def queue(self, name: Any, **_: Any) -> Any:
         """Give one of them, or one that is not there."""
         return self.made.get(name) or Queue(name, there=False)
 
@@ -192,7 +192,9 @@ def test_tasks_comes_before_the_newest(run: Run, tasks: Connection) -> None:
         ("%%ct tasks reports\n1", ["it is %ct tasks", "in one line"]),
         ("%ct tasks", ["the line is %ct tasks QUEUE", "queues: reports, mails"]),
         ("%ct tasks reports mails", ["the line is %ct tasks QUEUE"]),
-        ("%ct queues reports", ["%ct queues takes nothing", '"reports"']),
+        ("%ct queues reports", ["%ct queues takes nothing", '"reports"', "→ %ct tasks reports lists"]),
+        ("%ct batches m1", ["%ct batches takes nothing", '→ tasks.batch("m1") is one batch']),
+        ("%ct panel m1", ["%ct panel takes nothing", '→ tasks.queue("m1").panel()']),
         ("%%ct enqueue reports\n1", ["the line is %%ct enqueue QUEUE URL", "queues: reports, mails"]),
         ("%ct tasks reprots", ["queues/reprots", 'did you mean "reports"?', "make it"]),
         ("%%ct enqueue mals u\n1", ["queues/mals", 'did you mean "mails"?', "make it"]),

@@ -48,7 +48,10 @@ def to_json(value: Any) -> bytes:
     try:
         return orjson.dumps(plain(value))
     except (RecursionError, orjson.JSONEncodeError) as error:  # holds itself, or has over 254 levels
-        raise NotSerializableError(f"{type(value).__name__} is nested too deeply for JSON") from error
+        raise NotSerializableError(
+            f"{type(value).__name__} is nested too deeply for JSON",
+            hint="a value in it holds itself, or has over 254 levels: send its parts under names of their own",
+        ) from error
 
 
 def json_text(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final, final
 import orjson
 
 from cloudtasks_nb._messages import METHODS, retry_message
-from cloudtasks_nb._settings import check_headers, check_mapping, near, parse_duration
+from cloudtasks_nb._settings import check_headers, check_mapping, check_text, near, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan._body import Body, compile_body
 from cloudtasks_nb.fanout.plan._schedule import Schedule, compile_schedule
@@ -154,6 +154,8 @@ def compile_recipe(  # noqa: PLR0913 - the words of `fan_out`, keyword-only
     InvalidInputError
         Naming the argument that is wrong.
     """
+    check_text(service_account, "service_account", 'service_account="name@project.iam.gserviceaccount.com"')
+    check_text(audience, "audience", 'audience="https://service.example.com"')
     verb = _method(method)
     made = compile_body(body, verb)
     if audience is not None and service_account is None:

@@ -24,6 +24,8 @@ from tests.integration.toolkit.conftest import MakeName
 URL = "https://svc.example.com/run"
 NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
 FRAME = pd.DataFrame({"day": ["a", "b", "c"], "when": [NAIVE] * 3})
+CIRCLE: dict[str, Any] = {}
+CIRCLE["self"] = CIRCLE
 
 Enqueue = tuple[dict[str, Any], type[errors.CloudTasksError], str, str]
 ENQUEUES: dict[str, Enqueue] = {
@@ -45,6 +47,11 @@ ENQUEUES: dict[str, Enqueue] = {
     "a header without": ({"headers": {"X": None}}, errors.InvalidInputError, 'header "X" has no value', "leave it"),
     "a header of lines": ({"headers": {"X": "a\nb"}}, errors.InvalidInputError, '"X" has several lines', "the body"),
     "a retry number": ({"retry": 3}, errors.InvalidInputError, "retry=3 is not a dictionary", '{"max_attempts": 3}'),
+    "an account": ({"service_account": 5}, errors.InvalidInputError, "service_account=5 is not a text", "name@project"),
+    "a method": ({"method": 5}, errors.InvalidInputError, 'method="5" is not an HTTP method', "POST"),
+    "too large": ({"body": "x" * 2**20}, errors.InvalidInputError, "bytes are too many for a task", "where the data"),
+    "too many bytes": ({"body": b"x" * 2**20}, errors.InvalidInputError, "bytes are too many for a", "where the data"),
+    "a circle": ({"body": CIRCLE}, errors.InvalidInputError, "nested too deeply", "holds itself"),
     "a retry list": ({"retry": [1]}, errors.InvalidInputError, "retry=[1] is not a dictionary", "max_attempts"),
     "a retry text": ({"retry": "a"}, errors.InvalidInputError, "retry='a' is not a dictionary", "max_attempts"),
     "a bad retry": (
@@ -186,7 +193,7 @@ def test_a_queue_for_a_name(tasks: ct.Client, queue: ct.Queue) -> None:
 
 def test_a_route_that_is_none(tasks: ct.Client, queue: ct.Queue) -> None:
     """Neither half of a route changes the queue."""
-    for words in ({"url": "svc"}, {"audience": "aud"}, {"url": 5}):
+    for words in ({"url": "svc"}, {"audience": "aud"}, {"url": 5}, {"url": URL, "service_account": 5}):
         with pytest.raises(errors.InvalidInputError):
             queue.route(**words)
     assert tasks.queues().target.isna()[queue.id]
