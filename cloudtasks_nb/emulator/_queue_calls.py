@@ -99,7 +99,7 @@ class QueueCalls:
         paths = self._update_paths(request.update_mask)
         queue = self._store.contents.queues.get(given.name)
         if queue is None:
-            _check_new_name(given.name, given.name.partition("/queues/")[0])
+            _check_format(given.name)
             return await self._saved(self._store.create_queue(configured(given)))
         self._store.configure(queue, updated(queue.message, given, paths, plain=self._plain))
         self._engine.dispatcher.wake([queue])
@@ -196,25 +196,31 @@ def _check_name(name: str) -> None:
 def _check_new_name(name: str, parent: str) -> None:
     if _LOCATION.fullmatch(parent) is None:
         raise _no_project(parent)
-    match = _QUEUE.fullmatch(name)
-    if match is None:
-        raise RefusedError(
-            "INVALID_ARGUMENT",
-            'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
-            [
-                help_link(
-                    "Definition of queue name",
-                    "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#Queue.FIELDS.name",
-                )
-            ],
-        )
-    if match[1] != parent:
+    if _check_format(name) != parent:
         raise RefusedError("INVALID_ARGUMENT", f"{name} must begin with {parent}.")
 
 
+def _check_format(name: str) -> str:
+    """Check the name of a queue that is to be made, and return its location."""
+    match = _QUEUE.fullmatch(name)
+    if match is not None:
+        return match[1]
+    raise RefusedError(
+        "INVALID_ARGUMENT",
+        'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
+        [
+            help_link(
+                "Definition of queue name",
+                "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#Queue.FIELDS.name",
+            )
+        ],
+    )
+
+
 def _no_project(parent: str) -> RefusedError:
-    text = f"Permission denied on resource project {parent}."
-    metadata = {"consumer": f"projects/{parent}", "containerInfo": parent, "service": "cloudtasks.googleapis.com"}
+    project = parent.removeprefix("projects/").partition("/")[0]
+    text = f"Permission denied on resource project {project}."
+    metadata = {"consumer": f"projects/{project}", "containerInfo": project, "service": "cloudtasks.googleapis.com"}
     return RefusedError(
         "PERMISSION_DENIED",
         text,

@@ -133,21 +133,55 @@ def test_malformed_names(run: Run, method: str, request_: Any, response: Any) ->
     run(body)
 
 
-def test_names_of_new_queues(run: Run) -> None:
+BAD_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
+ELSEWHERE = "projects/p/locations/europe-west1"
+
+
+@pytest.mark.parametrize(
+    ("parent", "name", "code", "text"),
+    [
+        ("nowhere", QUEUE, "PERMISSION_DENIED", "Permission denied on resource project nowhere."),
+        (
+            "projects/bad_id/locations/us-central1",
+            QUEUE,
+            "PERMISSION_DENIED",
+            "Permission denied on resource project bad_id.",
+        ),
+        (LOCATION, f"{LOCATION}/queues/a_b", "INVALID_ARGUMENT", BAD_NAME),
+        (LOCATION, "", "INVALID_ARGUMENT", BAD_NAME),
+        (ELSEWHERE, QUEUE, "INVALID_ARGUMENT", f"{QUEUE} must begin with {ELSEWHERE}."),
+    ],
+)
+def test_names_of_new_queues(run: Run, parent: str, name: str, code: str, text: str) -> None:
     """A queue needs a project, a name of the right form, and a parent that the name begins with."""
 
-    async def create(ready: Service, name: str, parent: str = LOCATION) -> tuple[str | None, str]:
+    async def body(ready: Service) -> None:
         request = v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=name))
-        return await refusal(ready.call("CreateQueue", request, v2.Queue))
+        assert await refusal(ready.call("CreateQueue", request, v2.Queue)) == (code, text)
+
+    run(body)
+
+
+def test_who_has_no_project(run: Run) -> None:
+    """The details of the refusal name the project as a consumer."""
 
     async def body(ready: Service) -> None:
-        assert await create(ready, QUEUE, "nowhere") == (
-            "PERMISSION_DENIED",
-            "Permission denied on resource project nowhere.",
-        )
-        assert (await create(ready, f"{LOCATION}/queues/a_b"))[1].startswith("Queue name must be formatted: ")
-        other = "projects/p/locations/europe-west1"
-        assert await create(ready, QUEUE, other) == ("INVALID_ARGUMENT", f"{QUEUE} must begin with {other}.")
+        parent = "projects/bad_id/locations/us-central1"
+        with pytest.raises(RefusedError) as refused:
+            await ready.call("CreateQueue", v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=QUEUE)), v2.Queue)
+        metadata = refused.value.details[0].metadata
+        assert (metadata["consumer"], metadata["containerInfo"]) == ("projects/bad_id", "bad_id")
+
+    run(body)
+
+
+@pytest.mark.parametrize("name", ["", "bad", f"{LOCATION}/queues/a_b", "projects/bad_id/locations/l/queues/q"])
+def test_an_update_needs_a_name(run: Run, name: str) -> None:
+    """An update of what is no name of a queue makes none, and says how a name is formed."""
+
+    async def body(ready: Service) -> None:
+        request = v2.UpdateQueueRequest(queue=v2.Queue(name=name))
+        assert await refusal(ready.call("UpdateQueue", request, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
 
     run(body)
 
