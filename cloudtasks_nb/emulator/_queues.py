@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from cloudtasks_nb.emulator._clock import DAY, HOUR, SECOND
 from cloudtasks_nb.emulator._pb import beta, v2
 from cloudtasks_nb.emulator._refusal import RefusedError
+from cloudtasks_nb.emulator._regions import app_engine_host
 from cloudtasks_nb.emulator._retry import RetryPolicy
 
 __all__ = [
@@ -257,6 +258,10 @@ def _completed(queue: Any) -> Any:
     if not queue.HasField("task_ttl"):
         set_duration(queue.task_ttl, 31 * DAY)
     check_retry(retry)
+    engine = queue.app_engine_http_queue
+    if engine.HasField("app_engine_routing_override"):  # its host is output only
+        override = engine.app_engine_routing_override
+        override.host = app_engine_host(override, queue.name)
     return queue
 
 

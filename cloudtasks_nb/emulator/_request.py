@@ -71,7 +71,7 @@ def prepare(claim: Claim, authorize: Authorize, app_engine_base: str | None) -> 
     request = task.app_engine_http_request
     host = request.app_engine_routing.host
     if config.routing is not None:
-        host = config.routing.host or app_engine_host(config.routing, claim.queue.name)
+        host = app_engine_host(config.routing, claim.queue.name)
     headers = {name: value for name, value in request.headers.items() if _allowed(name, keep_agent=True)}
     return HttpCall(
         method=METHODS[request.http_method],

@@ -121,6 +121,17 @@ def test_versions_keep_everything() -> None:
     assert to_v2(from_v2(given)) == given
 
 
+def test_the_host_of_a_routing_is_output_only() -> None:
+    """The host of a queue's App Engine routing is what its other parts make of it, whatever a client sends."""
+    routing = {"service": "worker", "host": "evil.example"}
+    made = configured(queue(appEngineHttpQueue={"appEngineRoutingOverride": routing}))
+    assert to_v2(made).app_engine_routing_override.host == "worker.p.uc.r.appspot.com"
+    given = queue(appEngineHttpQueue={"appEngineRoutingOverride": {"service": "other", "host": "evil.example"}})
+    for path in ("service", "host"):
+        made = updated(made, given, [f"app_engine_http_queue.app_engine_routing_override.{path}"])
+        assert to_v2(made).app_engine_routing_override.host == "other.p.uc.r.appspot.com"
+
+
 def test_no_mask_replaces_all_settings() -> None:
     """Without a mask every setting is replaced, those that are not given by their defaults; the state stays."""
     old = configured(queue(rateLimits={"maxDispatchesPerSecond": 5}, retryConfig={"maxAttempts": 3}, taskTtl="864000s"))

@@ -128,7 +128,8 @@ def test_an_app_engine_request() -> None:
 
 def test_routing_of_the_queue_wins() -> None:
     """A queue's routing override sends its App Engine tasks elsewhere."""
-    override: dict[str, Any] = {"appEngineHttpQueue": {"appEngineRoutingOverride": {"service": "worker"}}}
+    routing = {"service": "worker", "host": "evil.example"}  # the host is output only
+    override: dict[str, Any] = {"appEngineHttpQueue": {"appEngineRoutingOverride": routing}}
     assert prepared(app_engine(), **override).url == "https://worker.p.uc.r.appspot.com/"
 
 
