@@ -61,7 +61,7 @@ class TaskCalls:
     async def create_task(self, wire: bytes) -> bytes:
         """Add a task."""
         request = self._pb.CreateTaskRequest.FromString(wire)
-        queue = self._queue_to_fill(request.parent)
+        queue = self._queue_to_fill(request.parent, request)
         now = self._engine.clock.now()
         task = self._taken_in(request, queue, now)
         self._store.add(queue, task, now)
@@ -105,14 +105,13 @@ class TaskCalls:
     async def batch_create_tasks(self, wire: bytes) -> bytes:
         """Add up to a hundred tasks."""
         request = self._pb.BatchCreateTasksRequest.FromString(wire)
-        queue = self._queue_to_fill(request.parent)
         _check_count("requests", len(request.requests), _MAX_CREATE)
         items = list(request.requests)  # once: each access makes new Python objects
         if not {item.parent for item in items} <= {request.parent, ""}:
             raise RefusedError(
                 "INVALID_ARGUMENT", "The parent of each request must be the same as the parent of the batch."
             )
-
+        queue = self._queue_to_fill(request.parent)
         now = self._engine.clock.now()
 
         def create(item: Any) -> bytes:
@@ -178,8 +177,10 @@ class TaskCalls:
         return task if self._plain else as_beta(task)
 
     def _taken_in(self, request: Any, queue: QueueState, now: int) -> NewTask:
-        task = request.task if self._plain else v2.Task.FromString(as_v2(request.task.SerializeToString()))
-        return take_in(task, queue.name, now)
+        return take_in(self._as_v2(request.task), queue.name, now)
+
+    def _as_v2(self, task: Any) -> Any:
+        return task if self._plain else v2.Task.FromString(as_v2(task.SerializeToString()))
 
     def _queue(self, name: str) -> QueueState:
         queue = self._store.contents.queues.get(name)
@@ -187,10 +188,15 @@ class TaskCalls:
             _parse(QueueName, name)
         return self._store.queue(name)
 
-    def _queue_to_fill(self, name: str) -> QueueState:
+    def _queue_to_fill(self, name: str, request: Any = None) -> QueueState:
+        """Return a queue; one that is made on demand is made only when the task of `request` is valid."""
         if self._engine.settings.queues_on_demand and name not in self._store.contents.queues:
             _parse(QueueName, name)
-            self._store.create_queue(configured(beta.Queue(name=name)))
+            if request is not None:
+                task = type(request.task)()
+                task.CopyFrom(request.task)  # taking a task in changes it
+                take_in(self._as_v2(task), name, self._engine.clock.now())
+            return self._store.create_queue(configured(beta.Queue(name=name)))
         return self._queue(name)
 
     def _named(self, name: str) -> tuple[QueueState, str]:

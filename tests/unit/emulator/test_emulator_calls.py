@@ -290,6 +290,36 @@ def test_queues_on_demand(run: Run) -> None:
     run(body, queues_on_demand=True)
 
 
+@pytest.mark.parametrize(
+    ("method", "messages", "request_"),
+    [
+        ("CreateTask", v2, v2.CreateTaskRequest(parent=QUEUE)),
+        ("CreateTask", beta, beta.CreateTaskRequest(parent=QUEUE)),
+        ("BatchCreateTasks", v2, v2.BatchCreateTasksRequest(parent=QUEUE, requests=[{"parent": "x"}])),
+        ("BatchCreateTasks", v2, v2.BatchCreateTasksRequest(parent=QUEUE, requests=[{}] * 101)),
+    ],
+)
+def test_no_queue_for_a_refused_call(run: Run, method: str, messages: Any, request_: Any) -> None:
+    """A call that is refused makes no queue, though it was asked that calls do."""
+
+    async def body(ready: Service) -> None:
+        api = "v2" if messages is v2 else "v2beta3"
+        code, _ = await refusal(ready.call(method, request_, v2.Task, api=api))
+        assert (code, ready.engine.store.contents.queues) == ("INVALID_ARGUMENT", {})
+
+    run(body, queues_on_demand=True)
+
+
+def test_a_queue_on_demand_is_usable_at_once(run: Run) -> None:
+    """The task that makes a queue gets into it, even where new queues are not known for a while."""
+
+    async def body(ready: Service) -> None:
+        assert (await ready.create_task("a")).name == f"{QUEUE}/tasks/a"
+        assert (await refusal(ready.call("GetQueue", v2.GetQueueRequest(name=QUEUE), v2.Queue)))[0] == "NOT_FOUND"
+
+    run(body, queues_on_demand=True, new_queue_delay=SECOND)
+
+
 def test_pages_of_tasks(run: Run) -> None:
     """A page token leads on; one that is none, and a negative size, are refused."""
 
