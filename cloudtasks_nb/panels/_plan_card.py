@@ -36,6 +36,8 @@ def plan_html(plan: Plan) -> str:
 
 def blocked(plan: Plan) -> str:
     """Return why a plan cannot be sent; empty if it can."""
+    if plan.refusal:
+        return plan.refusal
     if not plan.sendable:
         return "there is nothing to send"
     if plan.errors == "raise" and (plan.rejected or plan.duplicates):
@@ -67,7 +69,8 @@ def _figures(plan: Plan) -> Iterable[tuple[str, str, str]]:
         yield "time to drain", "not known", "the queue's rate is not"
     else:
         at_once = "" if plan.max_concurrent is None else f", {plan.max_concurrent:,} at once"
-        yield "to drain", f"≥ {duration_text(least.total_seconds())}", f"at {plan.rate:g} a second{at_once}"
+        halted = f", once the queue, which is {plan.halted}, is resumed" if plan.halted else ""
+        yield "to drain", f"≥ {duration_text(least.total_seconds())}", f"at {plan.rate:g} a second{at_once}{halted}"
     price, _, why = plan.cost.removesuffix(f" ({PRICING})").partition(": ")
     yield "estimated", price.removeprefix("about "), why
 

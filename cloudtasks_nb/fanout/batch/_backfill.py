@@ -14,9 +14,10 @@ from cloudtasks_nb._connection import say
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._calendar import ASKED
-from cloudtasks_nb.fanout.batch._catalog import SENT_BY_THE_SAME_CELL, Order, why
+from cloudtasks_nb.fanout.batch._catalog import Order
 from cloudtasks_nb.fanout.batch._verbs import FanOut, Shared, Words, make_order, refuse
 from cloudtasks_nb.fanout.outbox._draft import Draft
+from cloudtasks_nb.fanout.outbox._known import SENT_BY_THE_SAME_CELL, why
 from cloudtasks_nb.fanout.periods._across import cross
 from cloudtasks_nb.fanout.periods._partitions import COLUMNS, Partitions, partition
 from cloudtasks_nb.fanout.plan._plan import Plan, Recipe

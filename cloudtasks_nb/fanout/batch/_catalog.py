@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +25,7 @@ from cloudtasks_nb.fanout.outbox._records import BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan._identity import Place
 from cloudtasks_nb.fanout.plan._plan import Plan, Recipe, make_plan, plan_chunks
 
-__all__ = ["SENT_BY_THE_SAME_CELL", "Catalog", "Order", "outbox_path", "why"]
-
-#: States in which the same cell, run again, sends a row; None: the batch does not have it.
-SENT_BY_THE_SAME_CELL = (None, State.UNSENT)
+__all__ = ["Catalog", "Order", "outbox_path"]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
@@ -116,11 +113,6 @@ class Catalog:
             description={**order.recipe.describe(), **order.facts},
             skip=order.errors == "skip",
         )
-
-        def name_tasks(keys: Sequence[bytes], total: int | None) -> list[tuple[str | None, str | None]]:
-            rows = self.outbox.planned(draft, keys, total)
-            return [(task, None if state in SENT_BY_THE_SAME_CELL else why(state)) for task, state in rows]
-
         with Bar("planning", _length(order.data), show=order.progress) as bar:
             return make_plan(
                 order.data,
@@ -132,7 +124,8 @@ class Catalog:
                 rate=limits["rate"],
                 max_concurrent=limits["max_concurrent"],
                 verdicts=verdicts,
-                name_tasks=name_tasks,
+                foretell=lambda asked: self.outbox.planned(draft, asked),
+                halted="" if limits["state"] == "RUNNING" else limits["state"].lower(),
                 on_progress=bar.add,
             )
 
@@ -225,13 +218,6 @@ class Catalog:
             "total": record.total,
             "done": record.done,
         }
-
-
-def why(state: State | None) -> str:
-    """Say why a row is sent, or is not: it is new, or the state of the one that the batch has."""
-    if state is None:
-        return "new"
-    return "in the queue" if state is State.SENT else state.name.lower()
 
 
 def outbox_path() -> Path:

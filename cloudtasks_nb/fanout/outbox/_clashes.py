@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
 from cloudtasks_nb.fanout.outbox._draft import Draft, Seen, Target
@@ -11,10 +12,52 @@ from cloudtasks_nb.fanout.outbox._ledger import number
 from cloudtasks_nb.fanout.outbox._records import State
 from cloudtasks_nb.fanout.plan._identity import KEY_SIZE, row_sum
 
-__all__ = ["ALL_AGAIN", "SHOWN", "conflict", "index", "refuse_overlap"]
+__all__ = [
+    "ALL_AGAIN",
+    "SHOWN",
+    "Mine",
+    "Overlap",
+    "conflict",
+    "index",
+    "overlap_error",
+    "overlaps",
+    "reason",
+    "refuse_overlap",
+]
 
 SHOWN = 5  #: rows that a message names
 ALL_AGAIN = "any new name sends all"  #: the way out that always works
+
+_NOTHING_SENT = "nothing was sent; "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mine:
+    """Rows that would be sent, in a table with an index on `k1, k2`; those with the digest 0 do not count."""
+
+    table: str
+    which: str  #: of its rows, which it calls ``a``; SQL
+    size: int  #: how many, about
+
+    def shared(self, num: int, *, smaller: bool) -> str:
+        """Return what selects those that the batch has too; it searches for each row of the `smaller` side."""
+        same = "a.k1 = b.k1 AND a.k2 = b.k2"
+        sides = (
+            f"{self.table} a CROSS JOIN keys b ON b.num = {num} AND {same}"
+            if smaller
+            else f"keys b CROSS JOIN {self.table} a ON {same}"
+        )
+        return f"FROM {sides} WHERE b.num = {num} AND {self.which} AND a.digest <> 0 AND a.digest = b.digest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """A batch that has some of the rows."""
+
+    label: str
+    same: bool  #: it was made of the same templates
+    shared: int  #: rows
+    rows: str  #: what selects them
 
 
 def index(connection: sqlite3.Connection, draft: Draft, seen: Seen) -> int:
@@ -53,8 +96,16 @@ def index(connection: sqlite3.Connection, draft: Draft, seen: Seen) -> int:
 
 def refuse_overlap(connection: sqlite3.Connection, draft: Draft, seen: Seen) -> None:
     """Raise if another batch of the queue has some of the rows: without a name, it is not clear what is wanted."""
+    size = number(connection, "SELECT count(*) FROM keys WHERE num = ?", seen.part)
+    found = overlaps(connection, draft, Mine(table="keys", which=f"a.num = {seen.part}", size=size))
+    if found:
+        total = number(connection, "SELECT count(*) FROM keys WHERE num = ? AND digest <> 0", seen.part)
+        raise overlap_error(found, total)
+
+
+def overlaps(connection: sqlite3.Connection, draft: Draft, mine: Mine) -> list[Overlap]:
+    """Return the batches of the queue that have some of the rows, the one with the most first."""
     place = draft.place
-    mine = number(connection, "SELECT count(*) FROM keys WHERE num = ?", seen.part)
     others = connection.execute(
         """SELECT b.num, b.id, b.name, b.recipe, (SELECT sum(n) FROM counts c WHERE c.num = b.num) FROM batches b
            WHERE endpoint = ? AND project = ? AND location = ? AND queue = ? ORDER BY b.num DESC""",
@@ -63,32 +114,32 @@ def refuse_overlap(connection: sqlite3.Connection, draft: Draft, seen: Seen) -> 
     found = []
     for num, batch, name, recipe, theirs in others:
         # One search in the larger batch for each row of the smaller.
-        outer, inner = (seen.part, num) if mine <= (theirs or 0) else (num, seen.part)
-        shared = number(
-            connection,
-            """SELECT count(*) FROM keys a CROSS JOIN keys b ON b.num = ? AND b.k1 = a.k1 AND b.k2 = a.k2
-               WHERE a.num = ? AND a.digest <> 0 AND a.digest = b.digest""",
-            inner,
-            outer,
-        )
+        rows = mine.shared(num, smaller=mine.size <= (theirs or 0))
+        shared = number(connection, f"SELECT count(*) {rows}")
         if shared:
-            found.append((shared, name or batch, recipe == draft.recipe))
-    if not found:
-        return
-    total = number(connection, "SELECT count(*) FROM keys WHERE num = ? AND digest <> 0", seen.part)
-    found.sort(key=lambda item: -item[0])
-    shared, label, same = found[0]
-    if shared == total:
-        ways = f'tasks.batch("{label}") shows it, {ALL_AGAIN}'
-    elif same:
-        ways = f'name="{label}" sends the other {total - shared:,}, {ALL_AGAIN}'
+            found.append(Overlap(label=name or batch, same=recipe == draft.recipe, shared=shared, rows=rows))
+    return sorted(found, key=lambda one: -one.shared)
+
+
+def overlap_error(found: Sequence[Overlap], total: int) -> BatchExistsError:
+    """Return the error for rows that other batches have; `found` as `overlaps` returns it."""
+    most = found[0]
+    if most.shared == total:
+        ways = f'tasks.batch("{most.label}") shows it, {ALL_AGAIN}'
+    elif most.same:
+        ways = f'name="{most.label}" sends the other {total - most.shared:,}, {ALL_AGAIN}'
     else:
         ways = f"it was made of other templates; {ALL_AGAIN}"
-    raise BatchExistsError(
-        ", ".join(f"{n:,} of {total:,} are in {other}" for n, other, _ in found[:3]),
-        resource=label,
-        hint=f"nothing was sent; {ways}",
+    return BatchExistsError(
+        ", ".join(f"{one.shared:,} of {total:,} are in {one.label}" for one in found[:3]),
+        resource=most.label,
+        hint=f"{_NOTHING_SENT}{ways}",
     )
+
+
+def reason(error: BatchExistsError) -> str:
+    """Return what an error of this module would say, in one line, where nothing was to be sent anyway."""
+    return f"{error.message}; {(error.hint or '').removeprefix(_NOTHING_SENT)}"
 
 
 def conflict(rows: Sequence[int], many: int, total: int, target: Target) -> BatchExistsError:
@@ -98,7 +149,7 @@ def conflict(rows: Sequence[int], many: int, total: int, target: Target) -> Batc
         f"{many:,} of {total:,} rows {'has a key' if one else 'have keys'} that the batch {target.label} knows with "
         f"another request (row{'' if one else 's'} {_list(rows, many)})",
         resource=target.id,
-        hint=f"nothing was sent; {ALL_AGAIN}, and key=[...] may name more columns that tell rows apart",
+        hint=f"{_NOTHING_SENT}{ALL_AGAIN}, and key=[...] may name more columns that tell rows apart",
     )
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from struct import unpack
+from struct import iter_unpack, unpack
 
 from cloudtasks_nb.fanout.outbox._attach import find, free_id
+from cloudtasks_nb.fanout.outbox._clashes import SHOWN, Mine, conflict, overlap_error, overlaps, reason
 from cloudtasks_nb.fanout.outbox._draft import Draft, Target
-from cloudtasks_nb.fanout.outbox._ledger import as_json, paged
+from cloudtasks_nb.fanout.outbox._ledger import as_json, number, paged
 from cloudtasks_nb.fanout.outbox._records import State
-from cloudtasks_nb.fanout.plan._identity import named_identity, rows_identity, task_id
+from cloudtasks_nb.fanout.plan._chunk import Asked, Forecast
+from cloudtasks_nb.fanout.plan._identity import KEY_SIZE, named_identity, rows_identity, task_id
 
-__all__ = ["known", "planned"]
+__all__ = ["SENT_BY_THE_SAME_CELL", "known", "planned", "why"]
+
+#: States in which the same cell, run again, sends a row; None: the batch does not have it.
+SENT_BY_THE_SAME_CELL = (None, State.UNSENT)
 
 _PAGE = 1_000
 
@@ -30,38 +35,97 @@ def known(connection: sqlite3.Connection, draft: Draft, keys: Sequence[bytes]) -
     return [state for state, _ in _rows(connection, find(connection, draft), keys)]
 
 
-def planned(
-    connection: sqlite3.Connection, draft: Draft, keys: Sequence[bytes], total: int | None
-) -> list[tuple[str | None, State | None]]:
-    """Return for each key the id that its task has or will have, and the state of the row that the batch has.
+def why(state: State | None) -> str:
+    """Say why a row is sent, or is not: it is new, or the state of the one that the batch has."""
+    if state is None:
+        return "new"
+    return "in the queue" if state is State.SENT else state.name.lower()
 
-    Parameters
-    ----------
-    total : int, optional
-        `row_sum` of all rows that would be sent, by which a batch without a name is known; None if there is none.
 
-    Returns
-    -------
-    list of (id or None, State or None)
-        No id where it cannot be known; no state where a row would be new.
+def planned(connection: sqlite3.Connection, draft: Draft, asked: Asked) -> Forecast:
+    """Foretell what sending the rows of a dry run would come to.
 
     Raises
     ------
     BatchExistsError
         If the batch of this name was made of other templates.
     """
+    connection.execute("BEGIN")  # one moment of the outbox for all that follows
+    try:
+        connection.execute("CREATE TEMP TABLE asked (n INTEGER PRIMARY KEY, k1, k2, digest, again)")
+        pairs = zip(iter_unpack(">qq", asked.keys), memoryview(asked.digests).cast("q"), strict=True)
+        connection.executemany(
+            "INSERT INTO asked VALUES (?, ?, ?, ?, ?)",
+            ((n, *key, digest, n in asked.again) for n, (key, digest) in enumerate(pairs)),
+        )
+        return _forecast(connection, draft, asked)
+    finally:
+        connection.execute("ROLLBACK")  # takes the table away, too
+
+
+def _forecast(connection: sqlite3.Connection, draft: Draft, asked: Asked) -> Forecast:
     if draft.name is not None:
         identity = named_identity(draft.place, draft.name)
-    elif total is not None:
-        identity = rows_identity(draft.place, draft.recipe, total)
+    elif asked.total is not None:
+        identity = rows_identity(draft.place, draft.recipe, asked.total)
     else:
-        return [(None, None)] * len(keys)
+        return Forecast(tasks=[None] * asked.shown)
     target = find(connection, draft, identity)
-    batch = free_id(connection, identity) if target is None else target.id
-    return [
-        (task_id(batch, key, attempt) if attempt else None, state)
-        for key, (state, attempt) in zip(keys, _rows(connection, target, keys), strict=True)
-    ]
+    if target is not None:
+        return _joined(connection, asked, target)
+    if draft.name is None and (found := _overlapping(connection, draft, asked)):
+        return found
+    batch = free_id(connection, identity)
+    return Forecast(tasks=[task_id(batch, key, 1) for key in _shown_keys(asked)])
+
+
+def _joined(connection: sqlite3.Connection, asked: Asked, target: Target) -> Forecast:
+    """Foretell for rows that come to a batch which is there."""
+    both = f"FROM asked a CROSS JOIN keys k ON k.num = {target.num} AND k.k1 = a.k1 AND k.k2 = a.k2"
+    states = connection.execute(
+        f"""SELECT r.state, count(*) {both} CROSS JOIN rows r ON r.ref = k.ref
+            WHERE k.digest = a.digest AND NOT a.again GROUP BY r.state"""
+    )
+    known = {why(State(state)): n for state, n in states if state not in SENT_BY_THE_SAME_CELL}
+    differ = f"{both} WHERE k.digest <> 0 AND k.digest <> a.digest"
+    many = number(connection, f"SELECT count(*) {differ}")
+    first = [asked.rows[n] for (n,) in connection.execute(f"SELECT a.n {differ} ORDER BY a.n LIMIT {SHOWN}")]
+    clashing = connection.execute(f"SELECT a.n {differ} AND NOT a.again AND a.n < ?", (asked.shown,))
+    keys = _shown_keys(asked)
+    return Forecast(
+        tasks=[
+            task_id(target.id, key, attempt)
+            for key, (_, attempt) in zip(keys, _rows(connection, target, keys), strict=True)
+        ],
+        known=known,
+        problems={n: f"the batch {target.label} knows its key with another request" for (n,) in clashing},
+        left_out=sum(known.values()) + number(connection, f"SELECT count(*) {differ} AND NOT a.again"),
+        refusal=reason(conflict(first, many, asked.read, target)) if many else "",
+    )
+
+
+def _overlapping(connection: sqlite3.Connection, draft: Draft, asked: Asked) -> Forecast | None:
+    """Foretell for rows without a name of which other batches have some; None: no other batch has any."""
+    connection.execute("CREATE INDEX asked_keys ON asked (k1, k2)")
+    total = number(connection, "SELECT count(*) FROM asked WHERE NOT again")
+    found = overlaps(connection, draft, Mine(table="asked", which="NOT a.again", size=total))
+    if not found:
+        return None
+    connection.execute("CREATE TEMP TABLE shared (n INTEGER PRIMARY KEY, label TEXT)")
+    for one in found:
+        connection.execute(f"INSERT OR IGNORE INTO shared SELECT a.n, ? {one.rows}", (one.label,))
+    shown = connection.execute("SELECT n, label FROM shared WHERE n < ?", (asked.shown,))
+    return Forecast(
+        tasks=[None] * asked.shown,
+        known={f"in {one.label}": one.shared for one in found},
+        problems={n: f"the batch {label} has this row" for n, label in shown},
+        left_out=number(connection, "SELECT count(*) FROM shared"),
+        refusal=reason(overlap_error(found, total)),
+    )
+
+
+def _shown_keys(asked: Asked) -> list[bytes]:
+    return [asked.keys[at : at + KEY_SIZE] for at in range(0, asked.shown * KEY_SIZE, KEY_SIZE)]
 
 
 def _rows(

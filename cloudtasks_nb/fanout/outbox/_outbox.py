@@ -23,6 +23,7 @@ from cloudtasks_nb.fanout.outbox._records import Ack, BatchRecord, Completion, O
 from cloudtasks_nb.fanout.outbox._schema import connect, guard, prepare, writing
 from cloudtasks_nb.fanout.outbox._spool import Spool
 from cloudtasks_nb.fanout.outbox._sweep import sweep
+from cloudtasks_nb.fanout.plan._chunk import Asked, Forecast
 from cloudtasks_nb.fanout.plan._identity import Place
 
 __all__ = ["Outbox"]
@@ -220,9 +221,9 @@ class Outbox:
         """Return for each key the state of the row that the draft's batch has; None where a row would be new."""
         return self._read(_known.known, draft, keys)
 
-    def planned(self, draft: Draft, keys: Sequence[bytes], total: int | None) -> list[tuple[str | None, State | None]]:
-        """Return for each key the id that its task has or will have, and its state; `total` is the rows' `row_sum`."""
-        return self._read(_known.planned, draft, keys, total)
+    def planned(self, draft: Draft, asked: Asked) -> Forecast:
+        """Foretell what sending the rows of a dry run would come to."""
+        return self._read(_known.planned, draft, asked)
 
     def locate(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""

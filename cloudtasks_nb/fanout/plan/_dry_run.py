@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import html
-from array import array
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from cloudtasks_nb._frames import column
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan._chunk import Chunk
-from cloudtasks_nb.fanout.plan._identity import KEY_SIZE, row_sum
 
-__all__ = ["PRICING", "NameTasks", "Plan", "Sizes", "Survey"]
-
-#: Takes the keys of the rows of a plan's frame and the `row_sum` of all rows that would be sent (None: none would be),
-#: and returns for each row the id of its task, if it can be known, and why it is not sent, if the batch has it.
-NameTasks = Callable[[Sequence[bytes], int | None], Sequence[tuple[str | None, str | None]]]
+__all__ = ["PRICING", "Plan", "Sizes"]
 
 #: Where the prices below come from; an estimate, without what else the project uses in the month.
 PRICING = "https://cloud.google.com/tasks/pricing"
@@ -59,7 +48,7 @@ class Plan:
     rows: int  #: rows of the input
     rejected: int  #: rows that cannot become tasks
     duplicates: int  #: rows with the key of an earlier row
-    sendable: int  #: tasks that `submit` would create
+    sendable: int  #: tasks that are left to create
     body_bytes: Sizes
     queue: str
     method: str
@@ -69,6 +58,9 @@ class Plan:
     spent: bool  #: the input was an iterator, and is read
     action: Callable[[], Any]
     about: Mapping[str, str] = field(default_factory=dict)  #: more to say of it, by name
+    refusal: str = ""  #: what `submit` would raise, whatever `errors` is, as batches have some of the rows
+    first_rejected: str = ""  #: the first row that cannot become a task, and why
+    halted: str = ""  #: the queue's state, if it dispatches nothing in it: "paused"
 
     def submit(self) -> Any:
         """Send it: render again, spool and start, as `fan_out` without ``dry_run`` does; return the Batch.
@@ -113,7 +105,7 @@ class Plan:
         """Return what there is to say, by name."""
         found = {**self.about, "rows": f"{self.rows:,}", "tasks": f"{self.sendable:,}"}
         if self.rejected:
-            found["rejected"] = f"{self.rejected:,} ({self._first_problem()})"
+            found["rejected"] = f"{self.rejected:,} ({self.first_rejected})"
         if self.duplicates:
             found["duplicates"] = f"{self.duplicates:,} with the key of an earlier row"
         found["bodies"] = str(self.body_bytes)
@@ -121,26 +113,27 @@ class Plan:
         found["price"] = self.cost
         return found
 
-    def _first_problem(self) -> str:
-        problems = self.frame["problem"].dropna()
-        return f"row {problems.index[0]}: {problems.iloc[0]}" if len(problems) else "none of them in the rows shown"
-
     def _drain(self) -> str:
         least = self.time_to_drain
         if least is None:
             return "not known: the queue's rate is not"
         at_once = "" if self.max_concurrent is None else f", at most {self.max_concurrent:,} at once"
         span = dt.timedelta(seconds=round(least.total_seconds()))
-        return f"{span} at {self.rate:g} a second{at_once}; longer if the target is slower"
+        later = f"the queue is {self.halted} and dispatches nothing: queue.resume(); then " if self.halted else ""
+        return f"{later}{span} at {self.rate:g} a second{at_once}; longer if the target is slower"
 
     @property
     def _next(self) -> str:
         if self.spent:
             return "to send it: fan_out with a new iterator and without dry_run=True"
-        ways = 'errors="skip" leaves them out' if self.rejected else ""
-        if self.duplicates:
-            ways += ("; " if ways else "") + 'for duplicates: key=[…], key=ct.ROW or errors="skip"'
-        return f"plan.submit() would raise: {ways}" if ways and self.errors == "raise" else "plan.submit()"
+        why = []
+        if self.rejected and self.errors == "raise":
+            why.append('errors="skip" leaves them out')
+        if self.duplicates and self.errors == "raise":
+            why.append('for duplicates: key=[…], key=ct.ROW or errors="skip"')
+        if self.refusal:
+            why.append(self.refusal)
+        return f"plan.submit() would raise: {'; '.join(why)}" if why else "plan.submit()"
 
     def _examples(self) -> list[str]:
         sent = self.frame["problem"].isna()
@@ -175,125 +168,6 @@ class Plan:
             "text/html": f"<div>{title}<table>{facts}</table>First tasks:<ol>{tasks}</ol>"
             f"→ <code>{html.escape(self._next)}</code></div>",
         }
-
-
-class Survey:
-    """Counts what goes by, and keeps the first rows to be looked at.
-
-    Parameters
-    ----------
-    limit : int, optional
-        How many rows to keep; None: all. Of each only 40 bytes stay then, to find duplicates and the median size.
-    """
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._rows = self._rejected = 0
-        self._keys, self._positions = bytearray(), array("q")
-        self._sizes, self._digests = array("q"), array("Q")
-        self._refused: set[bytes] = set()
-        self._kept: list[tuple[int, bytes, str | None, bytes, int | None, str | None]] = []
-
-    def add(self, chunk: Chunk, read: Sequence[tuple[str, bytes, int | None]]) -> None:
-        """Count the rows of a chunk; `read` is URL, body and schedule (microseconds since 1970) of each task."""
-        for index, (row, key, (url, body, due)) in enumerate(zip(chunk.rows, chunk.keys, read, strict=True)):
-            problem = chunk.rejected.get(index)
-            if problem is None:
-                self._keys += key
-                self._positions.append(row)
-                self._sizes.append(len(body))
-                self._digests.append(int.from_bytes(chunk.digests[index][:8]))
-            else:
-                self._refused.add(key)
-            if self._limit is None or len(self._kept) < self._limit:
-                self._kept.append((row, key, None if problem else url, body, due, problem))
-        self._rows += len(chunk.rows)
-        self._rejected += len(chunk.rejected)
-
-    def plan(
-        self,
-        *,
-        verdicts: Callable[[Sequence[bytes]], Mapping[str, Sequence[Any]]] | None,
-        submit: Callable[[], Any],
-        name_tasks: NameTasks | None = None,
-        **facts: Any,
-    ) -> Plan:
-        """Return the plan of what was counted; `facts` are its fields about queue and input."""
-        earlier = self._earlier()
-        frame = self._frame(earlier)
-        known: Counter[str] = Counter()
-        if name_tasks is not None:
-            total = self._total(earlier, skip=facts["errors"] == "skip")
-            named = name_tasks([row[1] for row in self._kept], total)
-            named = [one if good else (None, None) for one, good in zip(named, frame["problem"].isna(), strict=True)]
-            frame["task"] = column([task for task, _ in named], "text")
-            known.update(why for _, why in named if why is not None)
-        if verdicts is not None:
-            for name, values in verdicts([row[1] for row in self._kept]).items():
-                frame[name] = column(values, "text")
-        skipped = (frame["problem"].isna() & (frame["verdict"] != "send")).sum() if "verdict" in frame else None
-        sendable = self._rows - self._rejected - len(earlier) - (known.total() if skipped is None else int(skipped))
-        return Plan(
-            about={"known": ", ".join(f"{count:,} {why}" for why, count in known.items())} if known else {},
-            frame=frame,
-            rows=self._rows,
-            rejected=self._rejected,
-            duplicates=len(earlier),
-            sendable=sendable,
-            body_bytes=self._body_bytes(),
-            action=submit,
-            **facts,
-        )
-
-    def _total(self, earlier: Mapping[int, int], *, skip: bool) -> int | None:
-        """Return the `row_sum` of the rows that would be sent, as a spool reckons it; None if that would raise."""
-        if not skip and (earlier or self._rejected):
-            return None
-        keys = bytes(self._keys)
-        lone = self._refused.difference(keys[at : at + KEY_SIZE] for at in range(0, len(keys), KEY_SIZE))
-        total = row_sum([*lone], [0] * len(lone))
-        every = range(len(self._positions))
-        again = {bisect_left(self._positions, row) for row in earlier}
-        return total + sum(
-            row_sum([keys[at * KEY_SIZE : (at + 1) * KEY_SIZE]], [self._digests[at]]) for at in every if at not in again
-        )
-
-    def _body_bytes(self) -> Sizes:
-        sizes = np.frombuffer(self._sizes or array("q", [0]), dtype=np.int64)
-        return Sizes(min=int(sizes.min()), median=int(np.median(sizes)), max=int(sizes.max()), total=int(sizes.sum()))
-
-    def _earlier(self) -> dict[int, int]:
-        """Return for each row with the key of an earlier one the position of the first that has it."""
-        if not self._positions:
-            return {}
-        halves = np.frombuffer(bytes(self._keys), dtype=np.uint64).reshape(-1, 2)
-        positions = np.frombuffer(self._positions, dtype=np.int64)
-        order = np.lexsort((positions, halves[:, 1], halves[:, 0]))
-        ordered = halves[order]
-        again = np.zeros(len(order), dtype=bool)
-        again[1:] = (ordered[1:] == ordered[:-1]).all(axis=1)
-        heads = np.maximum.accumulate(np.where(again, 0, np.arange(len(order))))
-        found = np.flatnonzero(again)
-        return dict(zip(positions[order[found]].tolist(), positions[order[heads[found]]].tolist(), strict=True))
-
-    def _frame(self, earlier: Mapping[int, int]) -> pd.DataFrame:
-        rows = [row for row, *_ in self._kept]
-        problems = [
-            problem or (f"duplicate of row {earlier[row]}" if row in earlier else None)
-            for row, *_, problem in self._kept
-        ]
-        frame = pd.DataFrame(
-            {
-                "url": column([url for _, _, url, *_ in self._kept], "text"),
-                "body": column([body.decode() or None for _, _, _, body, *_ in self._kept], "text"),
-                "schedule_time": column([due for *_, due, _ in self._kept], "time"),
-                "task": column([None] * len(rows), "text"),
-                "problem": column(problems, "text"),
-            },
-            index=pd.Index(rows, name="row", dtype="int64"),
-        )
-        frame.attrs["truncated"] = len(rows) < self._rows
-        return frame
 
 
 def _bytes(size: float) -> str:

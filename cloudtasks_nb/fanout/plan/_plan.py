@@ -12,11 +12,12 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb._messages import METHODS, micros, retry_message
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan._chunk import Chunk
-from cloudtasks_nb.fanout.plan._dry_run import NameTasks, Plan, Survey
+from cloudtasks_nb.fanout.plan._dry_run import Plan
 from cloudtasks_nb.fanout.plan._input import Table, frames, once
 from cloudtasks_nb.fanout.plan._recipe import ROW, Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan._render import Rendered, Renderer
 from cloudtasks_nb.fanout.plan._shown import decode_shown
+from cloudtasks_nb.fanout.plan._survey import Foretell, Survey
 from cloudtasks_nb.fanout.plan._wire import Envelope
 
 __all__ = [
@@ -116,7 +117,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     rate: float | None = None,
     max_concurrent: int | None = None,
     verdicts: Callable[[Sequence[bytes]], Mapping[str, Sequence[Any]]] | None = None,
-    name_tasks: NameTasks | None = None,
+    foretell: Foretell | None = None,
+    halted: str = "",
     on_progress: Callable[[int], object] | None = None,
 ) -> Plan:
     """Render the whole input as `plan_chunks` does, keep the figures, send nothing.
@@ -136,8 +138,10 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     verdicts : callable, optional
         Takes the keys of the rows in `Plan.frame` and returns more columns for it: of a backfill `verdict` ("send" or
         "skip") and `why`.
-    name_tasks : callable, optional
-        Tells the ids of the tasks, and which rows are there already.
+    foretell : callable, optional
+        Tells the ids of the tasks, which rows are there already, and what `submit` would raise because of that.
+    halted : str
+        The queue's state, if it dispatches nothing in it.
     """
     survey = Survey(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
     for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress):
@@ -151,7 +155,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         rate=rate,
         max_concurrent=max_concurrent,
         verdicts=verdicts,
-        name_tasks=name_tasks,
+        foretell=foretell,
+        halted=halted,
     )
 
 

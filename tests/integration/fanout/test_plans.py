@@ -56,3 +56,56 @@ def test_other_templates_are_refused(paused: ct.Queue) -> None:
     paused.fan_out(DATA, url=URL, name="april")
     with pytest.raises(errors.BatchExistsError, match="other templates; url was"):
         paused.fan_out(DATA, url=URL + "/x", name="april", dry_run=True)
+
+
+def test_rows_that_another_batch_has(paused: ct.Queue) -> None:
+    """Rows without a name that another batch has: the plan counts the rest and says what `submit` raises, and why."""
+    batch = paused.fan_out(DATA, url=URL)
+    longer = pd.concat([DATA, pd.DataFrame({"a": [4]})], ignore_index=True)
+    plan = paused.fan_out(longer, url=URL, dry_run=True)
+    assert (plan.sendable, plan.facts()["known"]) == (1, f"3 in {batch.id}")
+    assert plan.frame["problem"].isna().tolist() == [False, False, False, True]
+    with pytest.raises(errors.BatchExistsError) as raised:
+        plan.submit()
+    assert raised.value.message in repr(plan)
+    assert f'plan.submit() would raise: 3 of 4 are in {batch.id}; name="{batch.id}" sends the other 1' in repr(plan)
+    assert paused.fan_out(longer, url=URL, name=batch.id, dry_run=True).submit().id == batch.id
+
+
+def test_keys_that_the_batch_knows_otherwise(paused: ct.Queue) -> None:
+    """Rows of a named batch with other requests under known keys: the plan says what `submit` raises, and where."""
+    data = DATA.assign(b=[1, 2, 3])
+    paused.fan_out(data, url=URL, key=["a"], name="may")
+    plan = paused.fan_out(data.assign(b=[1, 2, 9]), url=URL, key=["a"], name="may", dry_run=True)
+    assert (plan.sendable, plan.frame["problem"].notna().tolist()) == (0, [False, False, True])
+    with pytest.raises(errors.BatchExistsError) as raised:
+        plan.submit()
+    assert f"plan.submit() would raise: {raised.value.message}" in repr(plan)
+
+
+def test_a_backfill_whose_requests_have_changed(paused: ct.Queue) -> None:
+    """A partition that would be another request now is no partition to send, nor one that is only skipped."""
+    words: dict[str, Any] = {"freq": "D", "url": URL.replace("{a}", "x")}
+    value = [1]
+    body = lambda row: value[0]  # noqa: ARG005, E731 - the same function, as far as its name says
+    paused.backfill("2026-01-01", "2026-01-02", body=body, **words)
+    value[0] = 2
+    plan = paused.backfill("2026-01-01", "2026-01-03", body=body, dry_run=True, **words)
+    assert plan.frame["why"].tolist() == ["problem", "problem", "new"]
+    assert plan.sendable == 1
+    with pytest.raises(errors.BatchExistsError) as raised:
+        plan.submit()
+    assert f"plan.submit() would raise: {raised.value.message}" in repr(plan)
+
+
+def test_an_iterator_counts_all_that_is_there(paused: ct.Queue) -> None:
+    """Rows that a plan does not show are counted as those that it does."""
+    data = pd.DataFrame({"a": range(1_500)})
+    reached(paused.fan_out(data, url=URL, name="june"), lambda progress: not progress.unsent)
+    plan = paused.fan_out(iter([data]), url=URL, name="june", dry_run=True)
+    assert (len(plan.frame), plan.sendable, plan.facts()["known"]) == (1_000, 0, "1,500 in the queue")
+
+
+def test_a_paused_queue_is_said(paused: ct.Queue) -> None:
+    """A time to drain is no promise while the queue is paused."""
+    assert "paused and dispatches nothing: queue.resume()" in repr(paused.fan_out(DATA, url=URL, dry_run=True))

@@ -238,6 +238,35 @@ def test_rows_in_the_way_block_the_send(panel: FanOutPanel) -> None:
     assert (panel.send.description, panel.send.disabled) == ("Send 3 tasks", False)
 
 
+def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: Shell, workshop: Workshop) -> None:
+    """The card names them and the way out; a name for the batch is one."""
+    fill(panel, url="https://svc/run")
+    plan(panel)
+    panel.send.click()
+    panel.settle()
+    batch = panel.view.batch
+    assert batch is not None
+    workshop.sent(batch)
+    shell.cell(flights=pd.concat([FLIGHTS, pd.DataFrame({"origin": ["LGA"], "day": ["d2"]})], ignore_index=True))
+    plan(panel)
+    way_out = f'4 of 5 are in {batch.id}; name="{batch.id}" sends the other 1, any new name sends all'
+    assert panel.told.status == f"planned 1 task; {way_out}"
+    assert panel.send.disabled
+    assert f"the batch {batch.id} has this row" in panel._card.value
+    fill(panel, name=batch.id)
+    plan(panel)
+    assert (panel.send.description, panel.send.disabled) == ("Send 1 task", False)
+
+
+def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, workshop: Workshop) -> None:
+    """What will not be dispatched has no time to drain; it can be sent all the same."""
+    workshop.cloud.paused = True
+    fill(panel, url="https://svc/run")
+    plan(panel)
+    assert "at 50 a second, 8 at once, once the queue, which is paused, is resumed" in panel._card.value
+    assert not panel.send.disabled
+
+
 def test_a_wrong_template_is_an_error_in_place(panel: FanOutPanel) -> None:
     """With the next step, and the panel goes on."""
     fill(panel, url="https://svc/{origin")

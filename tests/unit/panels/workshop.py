@@ -38,6 +38,7 @@ class Cloud(Transport):
         self.service = Service()
         self.open = threading.Event()  # until it is set no task is taken
         self.open.set()
+        self.paused = False  # its queues
 
     @property
     def created(self) -> dict[str, int]:
@@ -56,7 +57,7 @@ class Cloud(Transport):
     async def call(self, rpc: str, /, **fields: Any) -> Any:
         """Answer a call of a panel."""
         if rpc == "GetQueue":
-            return _queue_message(fields["name"])
+            return _queue_message(fields["name"], paused=self.paused)
         if rpc == "GetTask":
             raise TaskNotFoundError("no longer there", code="NOT_FOUND")
         if rpc == "DeleteTask":
@@ -181,11 +182,11 @@ def seen(widget: Any, trait: str, wanted: Callable[[Any], bool]) -> Iterator[Non
         widget.unobserve(look, trait)
 
 
-def _queue_message(name: str) -> Any:
+def _queue_message(name: str, *, paused: bool) -> Any:
     return types.Queue.pb()(
         name=name,
         rate_limits={"max_dispatches_per_second": 50, "max_concurrent_dispatches": 8},
         retry_config={"max_attempts": 5},
         stackdriver_logging_config={"sampling_ratio": 1.0},
-        state=1,
+        state=2 if paused else 1,
     )

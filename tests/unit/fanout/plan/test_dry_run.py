@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.plan._chunk import Chunk
-from cloudtasks_nb.fanout.plan._dry_run import Plan, Survey
+from cloudtasks_nb.fanout.plan._chunk import Asked, Chunk, Forecast
+from cloudtasks_nb.fanout.plan._dry_run import Plan
 from cloudtasks_nb.fanout.plan._plan import compile_recipe, make_plan
+from cloudtasks_nb.fanout.plan._survey import Survey
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 FRAME = pd.DataFrame({"x": ["a", "b", None, "a", "c"]})
@@ -176,23 +177,56 @@ def test_median_of_many() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "errors", "totals"),
+    ("data", "errors", "total", "again"),
     [
-        (["a", "b"], "raise", [True]),
-        (["a", "b", None], "raise", [False]),
-        (["a", "b", "a"], "raise", [False]),
-        (["a", "b", None, "a"], "skip", [True]),
+        (["a", "b"], "raise", True, set()),
+        (["a", "b", None], "raise", False, set()),
+        (["a", "b", "a"], "raise", False, {2}),
+        (["a", "b", None, "a"], "skip", True, {2}),
     ],
 )
-def test_task_ids(data: list[str | None], errors: str, totals: list[bool]) -> None:
-    """Who knows ids hears of all keys, and of what the rows are together unless sending would raise."""
-    asked: list[int | None] = []
+def test_what_is_asked(data: list[str | None], errors: str, total: bool, again: set[int]) -> None:  # noqa: FBT001 - a table
+    """Who foretells hears of all rows that can be tasks, and of what they are together unless sending would raise."""
+    asked: list[Asked] = []
 
-    def name_tasks(keys: Sequence[bytes], total: int | None) -> list[tuple[str | None, str | None]]:
-        asked.append(total)
-        return [(f"t{n}", "succeeded" if n == 1 else None) for n in range(len(keys))]
+    def foretell(rows: Asked) -> Forecast:
+        asked.append(rows)
+        return Forecast(tasks=["t0", "t1", "t2"], known={"succeeded": 1}, left_out=1)
 
-    plan = _plan(pd.DataFrame({"x": data}), errors=errors, name_tasks=name_tasks)
+    plan = _plan(pd.DataFrame({"x": data}), errors=errors, foretell=foretell)
     assert plan.frame["task"].tolist() == ["t0", "t1", *[pd.NA] * (len(data) - 2)]
     assert (plan.sendable, plan.facts()["known"]) == (1, "1 succeeded")
-    assert [one is not None for one in asked] == totals
+    good = [row for row, value in enumerate(data) if value is not None]
+    assert (list(asked[0].rows), asked[0].read, asked[0].again) == (good, len(data), again)
+    assert [len(asked[0].keys), len(asked[0].digests)] == [16 * len(good), 8 * len(good)]
+    assert (asked[0].total is not None) is total
+
+
+def test_rows_in_the_way() -> None:
+    """Rows that forbid to send are a problem and no tasks, and the plan says what `submit` would raise."""
+    forecast = Forecast(
+        tasks=["t0", "t1", "t2"], known={"in 42ebfe79": 1}, problems={1: "taken"}, left_out=1, refusal="1 of 3 are"
+    )
+    plan = _plan(pd.DataFrame({"x": ["a", None, "b", "c"]}), errors="skip", foretell=lambda _: forecast)
+    assert plan.frame["problem"].tolist() == [pd.NA, 'url: "x" is missing', "taken", pd.NA]
+    assert plan.frame["task"].tolist() == ["t0", pd.NA, pd.NA, "t2"]
+    assert (plan.sendable, plan.price, plan.facts()["known"]) == (2, 0, "1 in 42ebfe79")
+    assert "4 operations" in plan.cost
+    assert repr(plan).endswith("→ plan.submit() would raise: 1 of 3 are")
+    assert plan.facts()["rejected"] == '1 (row 1: url: "x" is missing)'
+
+
+def test_the_reason_of_rejected_rows() -> None:
+    """What is said of rejected rows is the first of them, and not a duplicate or one that an iterator's plan hides."""
+    frame = pd.DataFrame({"x": ["a", "a", *map(str, range(2_000)), None]})
+    for data in (frame, iter([frame])):
+        assert _plan(data, errors="skip").facts()["rejected"] == '1 (row 2002: url: "x" is missing)'
+
+
+def test_a_paused_queue() -> None:
+    """A queue that dispatches nothing is said to, with what to do, wherever the time to drain stands."""
+    drain = _plan(rate=1, halted="paused").facts()["time to drain"]
+    assert drain == (
+        "the queue is paused and dispatches nothing: queue.resume(); then 0:00:03 at 1 a second; "
+        "longer if the target is slower"
+    )
