@@ -123,6 +123,16 @@ class Bar:
             self._next = now + _PACE
             self._draw(now)
 
+    def say(self, line: str) -> None:
+        """Print a line above the bar, or tell it to who listens."""
+        who = listener()
+        if who is not None:
+            who.said(line)
+        elif self._text is None:
+            print(line, flush=True)  # noqa: T201 - as all that is said
+        else:
+            tqdm.write(line)
+
     def close(self) -> None:
         """Take the bar away."""
         if self._live is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import threading
 import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
@@ -66,7 +68,7 @@ class Connection:
         self.certs_url = certs_url
         self.folder = folder
         self.waiting = Waiting(http)
-        self.transport = Transport(where, auth)
+        self.transport = Transport(where, auth, moved=self._moved)
         self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if where.local else _GOOGLE_READS)
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
@@ -141,6 +143,20 @@ class Connection:
         """Return the message that was last seen on a task (short ids), if it is the one of this attempt."""
         seen, message = self._messages.get((queue, task), (0, None))
         return message if seen == attempt else None
+
+    def _moved(self) -> str | None:
+        """Tell where the emulator of the folder listens now: started again, it has other ports."""
+        if self.folder is None:
+            return None
+        try:
+            facts = json.loads((Path(self.folder) / "endpoint.json").read_text(encoding="utf-8"))
+            target, http = str(facts["grpc"]), str(facts["http"])
+        except (OSError, ValueError, LookupError, TypeError):  # it does not run
+            return None
+        if target != self.where.target:
+            self.waiting = Waiting(http)
+            self.certs_url = f"{http}/oauth2/v1/certs"
+        return target
 
     def close(self) -> None:
         """Stop watching and close the channels."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import google.auth.exceptions
@@ -74,10 +75,13 @@ class Transport:
     where : Where
     auth : Auth
         Not asked for anything on an emulator.
+    moved : callable, optional
+        Returns where the same service is to be found now; asked when nothing answers.
     """
 
-    def __init__(self, where: Where, auth: Auth) -> None:
+    def __init__(self, where: Where, auth: Auth, *, moved: Callable[[], str | None] = lambda: None) -> None:
         self.where = where
+        self._moved = moved
         self.auth = auth
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stubs: dict[tuple[str, bool], Any] = {}
@@ -254,8 +258,27 @@ class Transport:
                     self._channels[target] = await self._open(target)
         channel = self._channels[target]
         if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
-            await self._ready(channel, target)
+            try:
+                await self._ready(channel, target)
+            except EndpointError:
+                if not await self._follow(target):
+                    raise
+                return await self._channel(method)
         return channel
+
+    async def _follow(self, target: str) -> bool:
+        """Turn to where an emulator has moved to; return whether it is elsewhere."""
+        if self.google:
+            return False
+        now = await asyncio.to_thread(self._moved) if target == self.where.target else self.where.target
+        if now is None or now == target:
+            return False
+        self.where = replace(self.where, target=now)
+        self._stubs.clear()
+        if self._client is not None:
+            self._client.transport.close()
+            self._client = None
+        return True
 
     async def _ready(self, channel: grpc.aio.Channel, target: str) -> None:
         try:

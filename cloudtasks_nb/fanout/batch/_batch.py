@@ -15,13 +15,13 @@ from cloudtasks_nb._bar import in_notebook
 from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import parse_duration
-from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb._watch import Pending, now_micros
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._calendar import Calendar, Periods
 from cloudtasks_nb.fanout.batch._live import Face, Shown, wait
 from cloudtasks_nb.fanout.batch._notice import check_route, check_url
 from cloudtasks_nb.fanout.batch._progress import Progress
+from cloudtasks_nb.fanout.batch._remarks import hindrances, remarks
 from cloudtasks_nb.fanout.batch._report import Report
 from cloudtasks_nb.fanout.batch._table import rows_frame
 from cloudtasks_nb.fanout.batch._track import Tracker
@@ -118,7 +118,7 @@ class Batch:
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
         try:
-            return wait(self._tracker, self._report, seconds)
+            return wait(self._tracker, self._report, seconds, lambda: hindrances(self._connection, self._tracker))
         except TimeoutError:
             raise BatchTimeoutError(
                 f"batch {self.id} is not done after {timeout}: {self.progress()!r}",
@@ -281,37 +281,15 @@ class Batch:
             queue=self.queue,
             badge="LOCAL" if local else record.place.project,
             progress=progress,
-            sending=tracker.sending,
+            sending=tracker.sending and not tracker.unanswered,
             causes=self._causes(),
             retry_note=tracker.retry_note(),
-            trouble=[line for line in (tracker.trouble, tracker.stopped and str(tracker.stopped)) if line],
-            said=self._remarks(),
+            trouble=hindrances(self._connection, tracker),
+            said=remarks(tracker, self._outbox),
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
             partitions=picture.line if picture else None,
             grid=picture.grid if picture else "",
         )
-
-    def _remarks(self) -> list[str]:
-        """Say what else keeps rows from their end, or hides it."""
-        seen, progress = self._tracker.queue_values, self._tracker.progress
-        said = []
-        already = self._outbox.settings(self.id).get("already")
-        if already:
-            said.append(f"{already:,} were there already: made by another machine, or before its outbox was deleted")
-        if seen.get("log_sampling_ratio") == 0:
-            said.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
-        if seen.get("state") == "PAUSED" and not progress.finished:
-            said.append(f"the queue {self.queue} is paused and dispatches nothing: queue.resume()")
-        if self._tracker.stopped_by:
-            said.append(self._tracker.stopped_by)
-        return said + (self._absent() if progress.ready else [])
-
-    def _absent(self) -> list[str]:
-        """Say for which handler of this machine the tasks wait."""
-        addresses = self._connection.waiting.addresses(str(self._tracker.queue))
-        target = str(self._tracker.record.description.get("url", ""))
-        name = target.removeprefix("handler:") if target.startswith("handler:") else ""
-        return [absent_line(address, f"http://{address}/{name}") for address in addresses]
 
     def _causes(self) -> dict[str, int]:
         if not self._tracker.progress.failed:

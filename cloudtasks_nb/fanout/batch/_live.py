@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.outbox._records import State
 __all__ = ["Face", "Shown", "wait"]
 
 _TICK = 0.25  # seconds between two updates of what is shown
+_LASTING = 2.0  # seconds for which something has to keep a batch up before it is worth a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +78,15 @@ class Shown:
             self._end()
 
 
-def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) -> Progress:
+def wait(
+    tracker: Tracker,
+    report: Callable[[], Report],
+    seconds: float | None,
+    hindrances: Callable[[], Sequence[str]] = list,
+) -> Progress:
     """Wait until every row of a batch is final, and show how far it is: itself in a notebook, a bar elsewhere.
+
+    What keeps it up for long is said once, below the bar.
 
     Raises
     ------
@@ -88,6 +96,7 @@ def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) 
         What ended the sending before its end.
     """
     shown = Shown(tracker, report) if in_notebook() else None
+    watch = _Hindrances(hindrances)
     future = _loop.submit(tracker.finished())
     deadline = None if seconds is None else time.monotonic() + seconds
     try:
@@ -104,7 +113,30 @@ def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) 
                             return tracker.progress  # wait(timeout=0) asks whether it is done
                         raise
                 bar.to(tracker.progress.done, total=tracker.progress.total)
+                for line in watch.fresh() if shown is None else ():
+                    bar.say(line)
     finally:
         future.cancel()
         if shown is not None:
             shown.close()
+
+
+class _Hindrances:
+    """What keeps a batch up: each line once, when it has lasted."""
+
+    def __init__(self, ask: Callable[[], Sequence[str]]) -> None:
+        self._ask = ask
+        self._next = time.monotonic() + _LASTING
+        self._last: Sequence[str] = ()
+        self._said: set[str] = set()
+
+    def fresh(self) -> list[str]:
+        """Return the lines that held at the last look and hold now, and were not returned before."""
+        if time.monotonic() < self._next:
+            return []
+        self._next = time.monotonic() + _LASTING
+        lines = self._ask()
+        found = [line for line in lines if line in self._last and line not in self._said]
+        self._last = lines
+        self._said.update(found)
+        return found

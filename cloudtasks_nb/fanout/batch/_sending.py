@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._transport import Transport
-from cloudtasks_nb.errors import CloudTasksError, PreconditionError, QueueNotFoundError, ServiceError
+from cloudtasks_nb.errors import (
+    CloudTasksError,
+    EndpointError,
+    PreconditionError,
+    QueueNotFoundError,
+    ServiceError,
+)
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import BatchRecord
 from cloudtasks_nb.fanout.sender._sender import send
@@ -57,12 +64,28 @@ class Sending:
         self._sending: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._asked = False
+        self._rival: Mapping[str, Any] | None = None
+        self.unanswered = False  #: nothing answers at the endpoint
         self.stopped: CloudTasksError | None = None  #: what ended it before its end
 
     @property
     def active(self) -> bool:
-        """Whether this process sends the batch."""
+        """Whether this process sends the batch, or will as soon as it can."""
         return any(task is not None and not task.done() for task in (self._sending, self._ending))
+
+    @property
+    def rival(self) -> str | None:
+        """Who sends the batch while this sending waits."""
+        if self._rival is None or not self.active:
+            return None
+        pid, target = self._rival.get("pid"), self._rival.get("target")
+        if pid is None:
+            who = "another process"
+        elif pid == os.getpid():
+            who = f"another connection of this kernel ({target})"
+        else:
+            who = f"process {pid} ({target})"
+        return f"{who} sends the rest; when it ends, or nothing answers there, this connection goes on"
 
     def begin(self, send_rate: float | None = None) -> None:
         """Send what is unsent; a sending that is just ending begins again."""
@@ -126,9 +149,11 @@ class Sending:
                 _Channel(self._transport, self._queue),
                 send_rate=send_rate,
                 on_sent=self._sent,
-                on_trouble=self._heard,
+                on_trouble=self._heard_trouble,
+                on_wait=self._wait,
                 lookup=self._lookup,
                 also_retry=self._is_new,
+                who={"pid": os.getpid(), "target": self._transport.where.target},
             )
             if report.already_there:
                 await self._outbox.run(self._outbox.set_setting, self._batch, "already", report.already_there)
@@ -138,6 +163,18 @@ class Sending:
             _LOGGER.exception("sending batch %s failed", self._batch)
             self.stopped = ServiceError(f"sending ended with {type(error).__name__}: {error}", resource=self._batch)
         finally:
+            self._rival, self.unanswered = None, False
+            self._heard(None)
+
+    def _heard_trouble(self, error: CloudTasksError) -> None:
+        self.unanswered = isinstance(error, EndpointError)
+        self._heard(error)
+
+    def _wait(self, rival: Mapping[str, Any] | None) -> None:
+        """Note who sends instead; None: this sending begins, so that it was answered."""
+        changed = rival != self._rival or self.unanswered
+        self._rival, self.unanswered = rival, False
+        if changed:
             self._heard(None)
 
     def _is_new(self, error: CloudTasksError) -> bool:

@@ -84,6 +84,16 @@ class Tracker:
         return self._sending.active
 
     @property
+    def unanswered(self) -> bool:
+        """Whether the sending waits until something answers at the endpoint."""
+        return self._sending.unanswered
+
+    @property
+    def rival(self) -> str | None:
+        """Who sends the batch while this process waits for that."""
+        return self._sending.rival
+
+    @property
     def stopped(self) -> CloudTasksError | None:
         """What ended the sending before its end."""
         return self._sending.stopped
@@ -103,6 +113,12 @@ class Tracker:
         """Settings and state of the queue when it was last looked at; empty if it was not yet."""
         snapshot = self._verdicts.snapshot
         return {} if snapshot is None or snapshot.values is None else snapshot.values
+
+    @property
+    def unread(self) -> Sequence[CloudTasksError]:
+        """What could not be read when the queue and its log were last looked at."""
+        snapshot = self._verdicts.snapshot
+        return () if snapshot is None else snapshot.trouble
 
     def retry_note(self) -> str | None:
         """Say how far the retrying rows are."""
@@ -200,11 +216,10 @@ class Tracker:
 
     def _heard_sending(self, error: CloudTasksError | None) -> None:
         """Note what keeps the sending up; None: nothing is tried any more."""
-        if error is None:
-            self._troubles.pop("send", None)
-        else:
+        self._troubles.pop("send", None)
+        if error is not None:
             self._troubles["send"] = error.message
-            self._show()
+        self._show()
 
     async def _lookup(self, names: Sequence[str]) -> dict[str, bool | None]:
         """Tell of tasks that are not in the queue whether the log has seen them; None where it does not say."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from cloudtasks_nb.errors import CloudTasksError, UnavailableError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, UnavailableError
 from cloudtasks_nb.fanout.sender._pace import Concurrency, backoff
 
 __all__ = ["DUBIOUS", "RETRIED", "Caller", "Channel", "Reply", "Stopped", "Switch"]
@@ -124,7 +124,7 @@ class Caller:
         self._rests = backoff(_RNG)
 
     async def call(self, rpc: str, request: bytes, go_on: Callable[[bool], bool]) -> Reply:
-        """Call until there is an answer.
+        """Call until there is an answer; where nothing answers at all, the sending ends.
 
         Parameters
         ----------
@@ -146,6 +146,11 @@ class Caller:
                     return Reply(unclear=unclear)
                 epoch = self.concurrency.epoch
                 data = await self._channel.raw(rpc, request)
+            except EndpointError as error:
+                # Nothing was sent. Who keeps on trying keeps others from sending who may reach it by another address.
+                self._on_trouble(error)
+                self._switch.turn_off(error)
+                return Reply(unclear=unclear)
             except CloudTasksError as error:
                 tries += 1
                 if not self._again(error, tries):

@@ -46,6 +46,12 @@ class Tally:
         self.already += ack.already
         self.rejected += len(ack.rejected)
 
+    def include(self, other: Tally) -> None:
+        """Count what another sending has counted."""
+        self.sent += other.sent
+        self.already += other.already
+        self.rejected += other.rejected
+
 
 class Courier:
     """One sending of a batch.

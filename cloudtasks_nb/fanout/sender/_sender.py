@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
 
 from cloudtasks_nb._names import code_name
-from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, UnavailableError
 from cloudtasks_nb.fanout.outbox._locks import Hold
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import State
+from cloudtasks_nb.fanout.outbox._records import BatchRecord, State
 from cloudtasks_nb.fanout.outbox._requests import MAX_TASKS
 from cloudtasks_nb.fanout.sender._caller import Caller, Channel, Switch
-from cloudtasks_nb.fanout.sender._courier import Courier
+from cloudtasks_nb.fanout.sender._calls import by_name
+from cloudtasks_nb.fanout.sender._courier import Courier, Tally
 from cloudtasks_nb.fanout.sender._delivery import Delivery, Lookup, Operation
 from cloudtasks_nb.fanout.sender._pace import Meter, constant, ramp
 
@@ -31,6 +33,7 @@ __all__ = ["Channel", "SendReport", "send"]
 
 _SINGLES = 64  # calls of CreateTask and GetTask in flight
 _LOOK_AGAIN = 0.5  # seconds between two looks whether another sender has ended
+_ASK_AGAIN = 2.0  # seconds between two questions whether the service answers again
 
 # Raw messages: those of the client library cost ten times the rest of a call.
 _Metadata = types.BatchCreateTasksMetadata.pb()
@@ -58,13 +61,17 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
     in_flight: int = 16,
     on_sent: Callable[[int], None] = lambda _: None,
     on_trouble: Callable[[CloudTasksError], None] = lambda _: None,
+    on_wait: Callable[[Mapping[str, Any] | None], None] = lambda _: None,
     lookup: Lookup | None = None,
     also_retry: Callable[[CloudTasksError], bool] = lambda _: False,
+    who: Mapping[str, Any] | None = None,
     clock: Callable[[], float] = time.time,
     ticks: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> SendReport:
     """Send what is unsent of a batch; where another process does so, wait until it is done or has ended.
+
+    While nothing answers at the endpoint, another connection or process may send: it may have a better address.
 
     Parameters
     ----------
@@ -76,11 +83,15 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
         Hears how many more rows are sent, after that is written down.
     on_trouble : callable
         Hears every error after which the sender tries again.
+    on_wait : callable
+        Hears `who` sends instead, and None when this one does.
     lookup : coroutine function, optional
         Asked about tasks that may have been created long ago and are not in the queue.
     also_retry : callable
         Says of an error that would end the sending whether to try again: a queue that was just made is not known
         everywhere at once.
+    who : mapping, optional
+        What others may know of this sender, as JSON.
     clock, ticks, sleep : callable
         Seconds since 1970; seconds of a clock that does not jump; what waits.
 
@@ -90,14 +101,9 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
         What ended the sending before its end: the queue is not there, a permission is missing, the outbox cannot be
         written. It is kept with the batch; what was not sent stays unsent.
     """
-    started = ticks()
-    hold = await _become_sender(outbox, batch, sleep)
-    if hold is None:
-        return SendReport(sent=0, already_there=0, rejected=0, elapsed_s=ticks() - started)
-    switch = Switch(sleep)
-    try:
-        await outbox.run(outbox.set_error, batch, None)
-        record = await outbox.run(outbox.batch, batch)
+    started, total = ticks(), Tally()
+
+    def courier(record: BatchRecord, switch: Switch) -> Courier:
         batches, singles = (
             Caller(channel, switch, ceiling=ceiling, on_trouble=on_trouble, also_retry=also_retry)
             for ceiling in (in_flight, _SINGLES)
@@ -106,17 +112,33 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
             outbox, record, batches, singles, switch, parse=_operation, lookup=lookup, clock=clock, ticks=ticks
         )
         meter, rows = _pace(send_rate, ticks(), google=channel.google)
-        courier = Courier(outbox, delivery, switch, meter=meter, rows=rows, now=clock, ticks=ticks, on_sent=on_sent)
-        await courier.run()
-        if switch.error is not None:
-            await outbox.run(outbox.set_error, batch, switch.error)
-            raise switch.error
-    finally:
-        hold.release()
-    tally = courier.tally
+        return Courier(outbox, delivery, switch, meter=meter, rows=rows, now=clock, ticks=ticks, on_sent=on_sent)
+
+    while hold := await _become_sender(outbox, batch, sleep, on_wait):
+        switch = Switch(sleep)
+        try:
+            record = await outbox.run(_begin, outbox, batch, who)
+            sending = courier(record, switch)
+            await sending.run()
+            total.include(sending.tally)
+            if switch.error is not None and not isinstance(switch.error, EndpointError):
+                await outbox.run(outbox.set_error, batch, switch.error)
+                raise switch.error
+        finally:
+            hold.release()
+        if switch.error is None:
+            break
+        await _until_answered(outbox, record, channel, on_trouble, sleep)
     return SendReport(
-        sent=tally.sent, already_there=tally.already, rejected=tally.rejected, elapsed_s=ticks() - started
+        sent=total.sent, already_there=total.already, rejected=total.rejected, elapsed_s=ticks() - started
     )
+
+
+def _begin(outbox: Outbox, batch: str, who: Mapping[str, Any] | None) -> BatchRecord:
+    """Note that a sending begins, and whose it is."""
+    outbox.set_error(batch, None)
+    outbox.set_setting(batch, "sender", who)
+    return outbox.batch(batch)
 
 
 def _pace(send_rate: float | None, now: float, *, google: bool) -> tuple[Meter | None, int]:
@@ -126,18 +148,45 @@ def _pace(send_rate: float | None, now: float, *, google: bool) -> tuple[Meter |
     return Meter(ramp, now) if google else None, MAX_TASKS
 
 
-async def _become_sender(outbox: Outbox, batch: str, sleep: Callable[[float], Awaitable[None]]) -> Hold | None:
+async def _become_sender(
+    outbox: Outbox,
+    batch: str,
+    sleep: Callable[[float], Awaitable[None]],
+    on_wait: Callable[[Mapping[str, Any] | None], None],
+) -> Hold | None:
     """Wait until nobody else sends; None if then nothing is left to send."""
     while True:
         hold = outbox.sending(batch)
         unsent = (await outbox.run(outbox.counts, batch))[State.UNSENT]
         if hold is not None and unsent:
+            on_wait(None)
             return hold
         if not unsent:
             if hold is not None:
                 hold.release()
             return None
+        on_wait((await outbox.run(outbox.settings, batch)).get("sender") or {})
         await sleep(_LOOK_AGAIN)
+
+
+async def _until_answered(
+    outbox: Outbox,
+    record: BatchRecord,
+    channel: Channel,
+    on_trouble: Callable[[CloudTasksError], None],
+    sleep: Callable[[float], Awaitable[None]],
+) -> None:
+    """Wait until the service answers again, whatever it says, or somebody else has sent everything."""
+    while (await outbox.run(outbox.counts, record.id))[State.UNSENT]:
+        await sleep(_ASK_AGAIN)
+        try:
+            await channel.raw("GetQueue", by_name(record.place.queue_name))
+        except UnavailableError as error:
+            on_trouble(error)
+        except CloudTasksError:
+            return
+        else:
+            return
 
 
 def _operation(data: bytes) -> Operation:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import CloudTasksError, PreconditionError, QueueNotFoundError, ServiceError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, QueueNotFoundError, ServiceError
 from cloudtasks_nb.fanout.batch import _sending
 from cloudtasks_nb.fanout.batch._sending import Sending
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
@@ -28,6 +30,7 @@ class Transport:
     def __init__(self, service: Service, *, fresh: bool = False) -> None:
         self.service, self.fresh = service, fresh
         self.about: set[str | None] = set()
+        self.where = SimpleNamespace(target="127.0.0.1:8123")
 
     async def raw(self, rpc: str, request: bytes, *, timeout: float | None, about: str | None) -> bytes:
         """Answer one call, and keep about which queue it was."""
@@ -175,6 +178,61 @@ def test_nobody_sends(outbox: Outbox, batch: str) -> None:
             sent.check(ROWS)
         finally:
             hold.release()
+
+
+@pytest.mark.parametrize(
+    ("sender", "who"),
+    [
+        ({"pid": os.getpid(), "target": "127.0.0.1:1"}, "another connection of this kernel (127.0.0.1:1)"),
+        ({"pid": 1, "target": "127.0.0.1:1"}, "process 1 (127.0.0.1:1)"),
+        (None, "another process"),
+    ],
+)
+def test_who_sends_instead(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch, sender: Any, who: str) -> None:
+    """A sending that waits for another tells whom it waits for, and goes on when that one has ended."""
+    service = Service()
+    sent = Sent(outbox, batch, service)
+    outbox.set_setting(batch, "sender", sender)
+    hold = outbox.sending(batch)
+    assert hold is not None
+
+    async def wait_for_it() -> str | None:
+        news, sent._over = asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(sent.sending, "_heard", lambda _: news.set())
+        sent.sending.begin()
+        await news.wait()
+        told = sent.sending.rival
+        hold.release()
+        await sent.sending.settle()
+        return told
+
+    told = _loop.run(wait_for_it())
+    assert told is not None
+    assert told.startswith(f"{who} sends the rest")
+    assert sent.sending.rival is None
+    assert outbox.settings(batch)["sender"] == {"pid": os.getpid(), "target": "127.0.0.1:8123"}
+    assert_each_once(outbox, batch, service, ROWS)
+
+
+def test_nothing_answers_for_a_while(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile others may send; when there is an answer again this one does."""
+    calls: list[bool] = []
+
+    def dead(rpc: str, number: int) -> None:
+        free = outbox.sending(batch)
+        calls.append(sent.sending.unanswered and free is not None)
+        if free is not None:
+            free.release()
+        if number <= 5 or (rpc == "GetQueue" and number < 10):
+            raise EndpointError("nothing answers", code="UNAVAILABLE")
+
+    monkeypatch.setattr(_sending, "send", partial(send, sleep=Clock().sleep))
+    service = Service(before=dead)
+    sent = Sent(outbox, batch, service)
+    sent.run()
+    assert sum(calls) >= 4
+    assert not sent.sending.unanswered
+    assert_each_once(outbox, batch, service, ROWS)
 
 
 def test_closed_while_it_sends(outbox: Outbox, batch: str) -> None:

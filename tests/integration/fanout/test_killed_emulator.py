@@ -1,0 +1,80 @@
+"""An emulator that was killed and started again on its folder is sent the rest, once; nobody waits without a word."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from tests.integration.fanout.conftest import reached
+
+TARGET = "http://127.0.0.1:9/run"
+MANY = pd.DataFrame({"row": range(3000)})
+
+
+def kill(folder: Path) -> None:
+    """End the emulator of a folder as a crash would."""
+    os.kill(json.loads((folder / "endpoint.json").read_text())["pid"], signal.SIGKILL)
+
+
+def rows_in(queue: ct.Queue) -> list[int]:
+    """Return the rows whose tasks are in the queue, sorted; one that is there twice stands there twice."""
+    return sorted(body["row"] for body in queue.tasks(limit=None, body=True)["body"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Name the folder of the emulator."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def broken(folder: Path) -> Iterator[ct.Batch]:
+    """Give a batch whose emulator was killed while it was sent; its connection stays open."""
+    with ct.local(folder) as tasks:
+        queue = tasks.queue("killed", create=True).pause()
+        batch = queue.fan_out(MANY, url=TARGET, send_rate=1000)
+        reached(batch, lambda progress: progress.unsent <= 2500)
+        kill(folder)
+        yield batch
+
+
+def by_resume(tasks: ct.Client) -> ct.Batch:
+    """Take the newest batch up."""
+    return tasks.batch().resume()
+
+
+def by_the_same_cell(tasks: ct.Client) -> ct.Batch:
+    """Run the cell again."""
+    return tasks.queue("killed").fan_out(MANY, url=TARGET, send_rate=1000)
+
+
+@pytest.mark.parametrize("again", [by_resume, by_the_same_cell])
+def test_the_next_connection_sends_the_rest(
+    broken: ct.Batch, folder: Path, again: Callable[[ct.Client], ct.Batch]
+) -> None:
+    """The connection that has lost its emulator keeps nobody from sending, and each row's task is there once."""
+    with ct.local(folder) as tasks:
+        batch = again(tasks)
+        reached(batch, lambda progress: not progress.unsent)
+        assert rows_in(tasks.queue("killed")) == list(range(3000))
+        reached(broken, lambda progress: not progress.unsent)
+
+
+def test_the_old_connection_lives_again(broken: ct.Batch, folder: Path) -> None:
+    """It says that nothing answers and what starts the emulator again; then it finds it, and sends the rest."""
+    reached(broken, lambda _: broken._tracker.unanswered)
+    lines = repr(broken).splitlines()
+    assert any("nothing answers at 127.0.0.1" in line for line in lines)
+    assert any(f"ct.local({str(folder)!r}) starts the emulator again" in line for line in lines)
+    assert lines[-1].endswith(" unsent: batch.resume()")
+    with ct.local(folder) as tasks:
+        reached(broken, lambda progress: not progress.unsent)
+        assert rows_in(tasks.queue("killed")) == list(range(3000))
+        assert broken.tasks()["state"].eq("ready").all()
