@@ -156,7 +156,8 @@ class Handler:
         return self.url
 
     def __repr__(self) -> str:
-        return f"<Handler {self.name} at {self.url}>"
+        closed = f", closed: {_repr.again(self.name, lasting=self.lasting)}" if self._closed else ""
+        return f"<Handler {self.name} at {self.url}{closed}>"
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, str]:
         """Return what notebooks show: text and a static html table."""
@@ -166,6 +167,8 @@ class Handler:
             url=self.url,
             summary=summary,
             closed=self._closed,
-            next_line=_repr.next_line(self.name, self._target.fn, summary, closed=self._closed),
+            next_line=_repr.again(self.name, lasting=self.lasting)
+            if self._closed
+            else _repr.next_line(self._target.fn, summary),
         )
         return {"text/plain": _repr.text(shown), "text/html": _repr.html(shown)}

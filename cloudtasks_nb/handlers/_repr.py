@@ -11,7 +11,7 @@ from typing import Any
 
 from cloudtasks_nb.handlers._record import Call, Summary
 
-__all__ = ["Shown", "html", "next_line", "text"]
+__all__ = ["Shown", "again", "html", "next_line", "text"]
 
 _WIDEST = 120
 
@@ -52,10 +52,15 @@ def html(shown: Shown) -> str:
     return f"<div>{''.join(parts)}→ <code>{escape(shown.next_line)}</code></div>"
 
 
-def next_line(name: str, fn: Callable[..., Any], summary: Summary, *, closed: bool) -> str:
-    """Return the line of Python that comes next."""
-    if closed:
+def again(name: str, *, lasting: bool) -> str:
+    """Say what comes after the end."""
+    if lasting:
         return f"ct.serve({name}) serves it again"
+    return 'its tasks will reach no other; ct.serve(fn, name="report") has an address that stays'
+
+
+def next_line(fn: Callable[..., Any], summary: Summary) -> str:
+    """Return the line of Python that comes next."""
     if summary.total:
         return "handler.calls()"
     return f"queue.enqueue(handler, {_example(fn)})"
@@ -72,7 +77,7 @@ def _example(fn: Callable[..., Any]) -> str:
 
 
 def _state(shown: Shown) -> str:
-    return "closed" if shown.closed else "waiting for tasks"
+    return "closed; its tasks wait with ct.local(), elsewhere they fail" if shown.closed else "waiting for tasks"
 
 
 def _counts(summary: Summary) -> str:

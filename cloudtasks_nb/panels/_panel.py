@@ -196,14 +196,18 @@ class Panel(Acting):
         self.rewatch()
         self.end(self._pace)
         super().close()
+        # ipywidgets takes it away from a closed widget, so that showing one would raise a TypeError.
+        self.__dict__.pop("_repr_mimebundle_", None)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.title} [{self.scene.badge}]>"
+        return f"<{type(self).__name__} {self.title} [{self.scene.badge}]{' (closed)' if self._closed else ''}>"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
+        title = f"<div><b>{html.escape(self.title)}</b> {_badge(self.scene.badge)}</div>" if self._framed else ""
+        if self._closed:
+            return {"text/plain": repr(self), "text/html": f"{title}<div>(closed)</div>{self.static()}"}
         bundle = super()._repr_mimebundle_(**options)
         self.shown()
-        title = f"<div><b>{html.escape(self.title)}</b> {_badge(self.scene.badge)}</div>" if self._framed else ""
         bundle["text/html"] = title + self.static()  # for exports and viewers that have no kernel
         return bundle
 

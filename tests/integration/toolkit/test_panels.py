@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.panels import AttemptsPanel, Dashboard, Panel, TasksPanel
@@ -61,6 +63,25 @@ def test_the_whole_is_opened_by_the_client(tasks: ct.Client, paused: ct.Queue) -
     assert paused.id in board._repr_mimebundle_()["text/html"]
     assert repr(board) == "<Dashboard Cloud Tasks in demo / us-central1 [LOCAL]>"
     board.close()
+
+
+@pytest.mark.parametrize("kind", ["tasks", "queue", "batch"])
+def test_a_closed_panel_is_shown(tasks: ct.Client, paused: ct.Queue, kind: str) -> None:
+    """The value of a cell that was closed is what it showed last, in IPython as in any viewer."""
+    frame = pd.DataFrame({"day": ["2026-01-01"]})
+    kinds = {
+        "tasks": tasks.panel,
+        "queue": paused.panel,
+        "batch": lambda: paused.fan_out(frame, url=NOWHERE, progress=False).panel(),
+    }
+    panel = kinds[kind]()
+    panel.settle()
+    panel.close()
+    data, _ = DisplayFormatter().format(panel)
+    assert data["text/plain"] == repr(panel)
+    assert data["text/plain"].endswith("(closed)>")
+    assert "(closed)" in data["text/html"]
+    assert paused.id in data["text/html"]
 
 
 def test_a_queue_is_paused_resumed_and_purged(board: Dashboard, paused: ct.Queue, tasks: ct.Client) -> None:

@@ -145,7 +145,9 @@ def test_the_text_has_name_url_counts_last_error_and_the_next_line() -> None:
         "last error: RuntimeError: first line second line",
         "→ handler.calls()",
     ]
-    assert text(shown(recorded(), closed=True)).startswith("report: closed\n")
+    assert text(shown(recorded(), closed=True)).startswith(
+        "report: closed; its tasks wait with ct.local(), elsewhere they fail\n"
+    )
     assert "\n1 call: 1 succeeded, 0 failed\n" in text(shown(recorded(made())))
 
 
@@ -172,6 +174,5 @@ def test_the_html_is_escaped_and_bounded() -> None:
 )
 def test_the_next_line_fits_the_function(fn: Any, line: str) -> None:
     """Before the first call, the line to type has the function's own arguments."""
-    assert next_line("report", fn, recorded().summary(), closed=False) == line
-    assert next_line("report", fn, recorded(made()).summary(), closed=False) == "handler.calls()"
-    assert next_line("report", fn, recorded(made()).summary(), closed=True) == "ct.serve(report) serves it again"
+    assert next_line(fn, recorded().summary()) == line
+    assert next_line(fn, recorded(made()).summary()) == "handler.calls()"

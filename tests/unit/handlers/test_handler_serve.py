@@ -238,6 +238,19 @@ def test_a_with_statement_closes(post: Post) -> None:
         post(handler.url)
 
 
+def test_a_closed_handler_says_so(serve: Serve) -> None:
+    """What it is worth now stands in its repr and on its card, with the next line; an address for once has no next."""
+    lasting, passing = serve(report), serve(lambda: None)
+    lasting.close()
+    passing.close()
+    assert repr(lasting) == f"<Handler report at {lasting.url}, closed: ct.serve(report) serves it again>"
+    assert "closed: its tasks will reach no other" in repr(passing)
+    for handler, words in ((lasting, "→ ct.serve(report) serves it again"), (passing, 'name="report"')):
+        shown = handler._repr_mimebundle_()["text/plain"]
+        assert "closed; its tasks wait with ct.local(), elsewhere they fail" in shown
+        assert words in shown
+
+
 def test_closing_leaves_no_thread_behind(serve: Serve, post: Post) -> None:
     """Workers and the coroutines' loop end with the handler; only the package's own loop stays."""
 

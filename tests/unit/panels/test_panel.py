@@ -279,11 +279,22 @@ def test_it_is_live_once_it_is_shown(stage: Stage, closing: Keep, watcher: Watch
 
 
 def test_it_has_a_static_form(panel: Sample) -> None:
-    """Exports show HTML beside the widget; closed, it is as any closed widget."""
+    """Exports show HTML beside the widget."""
     bundle: dict[str, Any] = panel._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert "Sample &lt;i&gt;" in bundle["text/html"]
     assert bundle["text/plain"] == "<Sample Sample <i> [LOCAL]>"
+
+
+def test_closed_it_shows_what_it_showed(panel: Sample) -> None:
+    """In text and HTML, which say that it is closed; there is no widget to show, and nothing is watched again."""
+    panel.close()
+    bundle: dict[str, Any] = panel._repr_mimebundle_()
+    assert bundle["text/plain"] == repr(panel) == "<Sample Sample <i> [LOCAL] (closed)>"
+    assert "Sample &lt;i&gt;" in bundle["text/html"]
+    assert "(closed)" in bundle["text/html"]
+    assert set(bundle) == {"text/plain", "text/html"}
+    assert not panel.live
 
 
 def test_closing_twice_is_once(panel: Sample) -> None:
