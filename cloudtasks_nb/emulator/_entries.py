@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
-from cloudtasks_nb._names import QueueName, code_name, log_name
+from cloudtasks_nb._names import OPERATIONS_LOG, QueueName, code_name, log_name
 from cloudtasks_nb.emulator._clock import SECOND
+from cloudtasks_nb.emulator._filter import LOG_ID
 from cloudtasks_nb.emulator._oplog import Kind, Record
 from cloudtasks_nb.emulator._wire import int_field, len_field, timestamp, varint
 
@@ -75,6 +77,7 @@ class Entries:
             "receive_timestamp": lambda record: record.received * 1000,
             "insert_id": _insert_id,
             "severity": lambda record: "ERROR" if record.code else "INFO",
+            LOG_ID[0]: lambda _: unquote(OPERATIONS_LOG),
             "log_name": lambda record: log_name(self._queue(record).project),
         }
         name = _SNAKE.get(head, head)

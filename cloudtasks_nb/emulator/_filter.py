@@ -7,18 +7,24 @@ by side are joined by AND; texts are compared without regard to case.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 from cloudtasks_nb.emulator._refusal import RefusedError
 
-__all__ = ["And", "Compare", "Getter", "Node", "Not", "Or", "compile_filter", "parse_filter", "parse_time"]
+__all__ = ["LOG_ID", "And", "Compare", "Getter", "Node", "Not", "Or", "compile_filter", "parse_filter", "parse_time"]
 
+#: The path that `log_id()` looks at; no field can be written like this.
+LOG_ID = ("log_id()",)
+
+_SAMPLE = "sample()"  # an operator that nobody can write either
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<op><=|>=|!=|=~|!~|=|<|>|:)|(?P<minus>-(?=[\w("]))"""
-    r"""|(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[^\s()<>=!:"~]+))""",
+    r"""|(?P<function>(?!(?:AND|OR|NOT)\()[A-Za-z_]\w*\()|(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[^\s()<>=!:"~]+))""",
     re.VERBOSE,
 )
 _PART = re.compile(r'"((?:[^"\\]|\\.)*)"|([^."]+)')
@@ -172,7 +178,24 @@ class _Parser:
             return Not(self.term())
         if kind == "open":
             return self._closed()
+        if kind == "function":
+            return self._function(text[:-1])
         return self._comparison(kind, text)
+
+    def _function(self, name: str) -> Node:
+        words = []
+        while (token := self.peek()) is not None and token[0] in {"quoted", "word"}:
+            words.append(_unquote(token[1]))
+            self._at += 1
+        if token is None or token[0] != "close":
+            raise self.error()
+        self._at += 1
+        match name, [word.strip() for word in " ".join(words).split(",")]:
+            case "log_id", [log]:
+                return Compare(LOG_ID, "=", unquote(log))
+            case "sample", [field, fraction]:
+                return Compare(_path(field, "word"), _SAMPLE, fraction)
+        raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: {name}() is not supported here.")
 
     def _closed(self) -> Node:
         node = self.conjunction()
@@ -241,6 +264,8 @@ def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
     value, op = node.value, node.op
     if op == ":" and value == "*":
         return lambda record: get(record) is not None
+    if op == _SAMPLE:
+        return _sampling(value, get)
     if op in {"=~", "!~"}:
         return _matching(value, get, wanted=op == "=~")
     test, field = _TESTS[op], node.path[-1] if node.path else ""
@@ -269,6 +294,15 @@ def _matching(pattern: str, get: Getter, *, wanted: bool) -> Callable[[Any], boo
     except re.error as error:
         raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: {error} in a regular expression.") from error
     return lambda record: (found := get(record)) is not None and (regex.search(str(found)) is not None) == wanted
+
+
+def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
+    share = _number(fraction)
+    if share is None or not 0.0 <= share <= 1.0:
+        raise RefusedError("INVALID_ARGUMENT", "Unparseable filter: sample() takes a fraction between 0 and 1.")
+    # The same value is always in, or always out: pages of one query fit together.
+    limit = int(share * (1 << 32))
+    return lambda record: (found := get(record)) is not None and zlib.crc32(str(found).encode()) < limit
 
 
 def _number(value: Any) -> float | None:

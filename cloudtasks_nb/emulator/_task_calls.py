@@ -63,7 +63,7 @@ class TaskCalls:
         request = self._pb.CreateTaskRequest.FromString(wire)
         queue = self._queue_to_fill(request.parent, request)
         now = self._engine.clock.now()
-        task = self._taken_in(request, queue, now)
+        task = self._taken_in(request, queue.name, now)
         self._store.add(queue, task, now)
         await self._engine.committer.commit()
         return self._shown(task_wire(task.head, task.due, None, task.body, request.response_view))
@@ -115,7 +115,7 @@ class TaskCalls:
         now = self._engine.clock.now()
 
         def create(item: Any) -> bytes:
-            task = self._taken_in(item, queue, now)
+            task = self._taken_in(item, queue.name, now)
             self._store.add(queue, task, now)
             wire = task_wire(task.head, task.due, None, task.body, item.response_view)
             return len_field(1, self._shown(wire))
@@ -176,11 +176,9 @@ class TaskCalls:
     def _shown(self, task: bytes) -> bytes:
         return task if self._plain else as_beta(task)
 
-    def _taken_in(self, request: Any, queue: QueueState, now: int) -> NewTask:
-        return take_in(self._as_v2(request.task), queue.name, now)
-
-    def _as_v2(self, task: Any) -> Any:
-        return task if self._plain else v2.Task.FromString(as_v2(task.SerializeToString()))
+    def _taken_in(self, request: Any, queue: str, now: int) -> NewTask:
+        task = request.task if self._plain else v2.Task.FromString(as_v2(request.task.SerializeToString()))
+        return take_in(task, queue, now)
 
     def _queue(self, name: str) -> QueueState:
         queue = self._store.contents.queues.get(name)
@@ -193,9 +191,9 @@ class TaskCalls:
         if self._engine.settings.queues_on_demand and name not in self._store.contents.queues:
             _parse(QueueName, name)
             if request is not None:
-                task = type(request.task)()
-                task.CopyFrom(request.task)  # taking a task in changes it
-                take_in(self._as_v2(task), name, self._engine.clock.now())
+                copy = type(request)()
+                copy.CopyFrom(request)  # taking a task in changes it
+                self._taken_in(copy, name, self._engine.clock.now())
             return self._store.create_queue(configured(beta.Queue(name=name)))
         return self._queue(name)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator._filter import And, Compare, Not, Or, compile_filter, parse_filter, parse_time
+from cloudtasks_nb.emulator._filter import LOG_ID, And, Compare, Not, Or, compile_filter, parse_filter, parse_time
 from cloudtasks_nb.emulator._refusal import RefusedError
 
 RECORD: dict[str, Any] = {
@@ -53,6 +53,9 @@ def getter(path: tuple[str, ...]) -> Any:
         ('a=("x" OR NOT "y")', Or((Compare(("a",), "=", "x"), Not(Compare(("a",), "=", "y"))))),
         ("a>-1", Compare(("a",), ">", "-1")),
         ("t>=2026-01-01T00:00:00Z", Compare(("t",), ">=", "2026-01-01T00:00:00Z")),
+        ('log_id("a%2Fb")', Compare(LOG_ID, "=", "a/b")),
+        ("NOT(a=1)", Not(Compare(("a",), "=", "1"))),
+        ("word (a=1)", And((Compare((), ":", "word"), Compare(("a",), "=", "1")))),
         ("lone", Compare((), ":", "lone")),
         ('"two words"', Compare((), ":", "two words")),
     ],
@@ -63,7 +66,28 @@ def test_reading(text: str, node: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a=", "=1", "(a=1", "a=1)", "a==1", "AND a=1", "a=1 OR", "NOT", 'a="open', "a=)", "a=(b", "~"]
+    "text",
+    [
+        "a=",
+        "=1",
+        "(a=1",
+        "a=1)",
+        "a==1",
+        "AND a=1",
+        "a=1 OR",
+        "NOT",
+        'a="open',
+        "a=)",
+        "a=(b",
+        "~",
+        'log_id("a"',
+        "log_id(",
+        "log_id(a=b)",
+        "log_id(a, b)",
+        "sample(a)",
+        "ip_in_net(a, b)",
+        "a=b(c)",
+    ],
 )
 def test_what_cannot_be_read(text: str) -> None:
     """A filter that cannot be read is INVALID_ARGUMENT."""
@@ -115,7 +139,27 @@ def test_what_passes(text: str, *, passes: bool) -> None:
     assert compile_filter(parse_filter(text), getter)(RECORD) is passes
 
 
-@pytest.mark.parametrize("text", ['timestamp>"yesterday"', 'severity=~"["', 'receiveTimestamp>""'])
+@pytest.mark.parametrize(("fraction", "least", "most"), [("0", 0, 0), ("0.5", 350, 650), ("1", 1000, 1000)])
+def test_samples(fraction: str, least: int, most: int) -> None:
+    """A sample lets its fraction of records through, the same ones each time, and none without the field."""
+    passes = compile_filter(parse_filter(f"sample(id,{fraction})"), getter)
+    first = [passes({"id": number}) for number in range(1000)]
+    assert least <= sum(first) <= most
+    assert first == [passes({"id": number}) for number in range(1000)]
+    assert not passes({})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sample(a, much)",
+        "sample(a, 2)",
+        "sample(a, -1)",
+        'timestamp>"yesterday"',
+        'severity=~"["',
+        'receiveTimestamp>""',
+    ],
+)
 def test_values_that_make_no_sense(text: str) -> None:
     """A time that is none, and a broken regular expression, are INVALID_ARGUMENT."""
     with pytest.raises(RefusedError, match=r"^Unparseable filter"):
