@@ -35,6 +35,7 @@ from tests.benchmarks.figures import Bench, Case, Result, Size
 from tests.benchmarks.frames import IMPORT, LISTING
 from tests.benchmarks.machine import facts
 from tests.benchmarks.memory import MEMORY
+from tests.benchmarks.paint import PAINT
 from tests.benchmarks.panels import PANEL
 from tests.benchmarks.table import document, verdict
 
@@ -51,6 +52,7 @@ CASES = (
     PENDING,
     MEMORY,
     PANEL,
+    PAINT,
     IMPORT,
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")

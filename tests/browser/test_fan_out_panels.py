@@ -13,10 +13,12 @@ from tests.browser.board import EVIL, PANEL, Board
 
 __all__: list[str] = []
 
-#: A function that fails on two days until it is mended, and data for it.
+#: A function that fails on two days until it is mended, one that can be held up after its first 100 calls, and data.
 SETUP = """
-import cloudtasks_nb as ct, pandas as pd
+import cloudtasks_nb as ct, itertools, pandas as pd, threading
 
+go_on, calls = threading.Event(), itertools.count()
+go_on.set()
 broken = {"2026-01-07", "2026-01-20"}
 
 def report(partition, **rest):
@@ -25,6 +27,8 @@ def report(partition, **rest):
     return partition
 
 def flight(origin, day, note="<img src=x onerror=window.pwned=1>"):
+    if next(calls) >= 100:
+        go_on.wait(60)
     return origin
 
 tasks = ct.local()
@@ -57,7 +61,7 @@ def board(notebook: Callable[..., Any]) -> Board:
 
 def test_a_dataframe_is_fanned_out_from_the_form(board: Board) -> None:
     """Columns are ticked, the first tasks looked at, the plan made, the question answered; the bar reaches its end."""
-    board.book.python("queue.update(rate=100)")
+    board.book.python("go_on.clear()")
     board.open("Fan out")
     expect(board.field("Data")).to_have_value("flights  (240 rows, 3 columns)")
     board.field("URL").fill("flight_url")
@@ -78,6 +82,9 @@ def test_a_dataframe_is_fanned_out_from_the_form(board: Board) -> None:
     expect(question).to_contain_text("projects/local/locations/us-central1/queues/reports")
     board.page.evaluate(NOTE_BAR)
     question.get_by_role("button", name="Send 240 tasks").click()
+    expect(board.part).to_contain_text("100 of 240 done")
+    expect(board.bar).to_have_attribute("aria-valuenow", "41")
+    board.book.python("go_on.set()")
     expect(board.bar).to_have_attribute("aria-valuenow", "100")
     expect(board.part).to_contain_text("240 of 240 done")
     shares = board.page.evaluate("window.shares")
