@@ -7,7 +7,7 @@ own, twice with the write-ahead log. What has to be found by name is found in me
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS log(
 """
 _TABLES = ("settings", "queues", "tasks", "attempts", "tombs", "graves", "operations", "log")
 _CACHE_KIB = 16_384
-_VERSION = 1  # of the schema
+_VERSION = 2  # of the schema
+_READ = {0, 1, _VERSION}  # new files have 0; 1 knew no row of the log that stands for many creations
 
 
 class Write(StrEnum):
@@ -105,9 +106,9 @@ class Journal:
         """Collect a write; it is neither visible nor safe before `commit`."""
         self._pending[write].append(row)
 
-    def putter(self, write: Write) -> Callable[[tuple[Any, ...]], None]:
-        """Return what `put` does for one kind of write, without its lookup: for the write of every task."""
-        return self._pending[write].append
+    def put_all(self, write: Write, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Collect many writes of one kind."""
+        self._pending[write].extend(rows)
 
     def apply(self) -> None:
         """Give what was collected to SQLite as one transaction, still open."""
@@ -169,7 +170,7 @@ class Journal:
 
     def _prepare(self) -> None:
         [(version,)] = self._writer.execute("PRAGMA user_version")
-        if version not in {0, _VERSION}:
+        if version not in _READ:
             raise EmulatorError(
                 f"{self.path} was written by another version of the emulator ({version} instead of {_VERSION})",
                 resource=str(self.path),

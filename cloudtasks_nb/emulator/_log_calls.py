@@ -23,8 +23,7 @@ from cloudtasks_nb.emulator._wire import len_field
 __all__ = ["LogCalls"]
 
 _DEFAULT_PAGE, _MAX_PAGE = 50, 1000
-_CHUNK = _MAX_PAGE + 1  # rows: one more tells whether there is another page
-# A call looks at so many rows; then it answers with what it found and a token, as Cloud Logging does.
+# A call looks at so many entries; then it answers with what it found and a token, as Cloud Logging does.
 _MAX_SCANNED = 100_000
 _ORDERS = {"": True, "timestamp": True, "timestamp asc": True, "timestamp desc": False}
 _PROJECT = re.compile(r"projects/([^/]+)(/.*)?")
@@ -72,14 +71,14 @@ class LogCalls:
         start = read_number(request.page_token, query)
         found: list[bytes] = []
         last = 0
-        rows = self._rows(scope, queues, start, ascending=ascending)
-        for record in itertools.islice(rows, _MAX_SCANNED):
+        records = self._records(scope, queues, start, ascending=ascending)
+        for record in itertools.islice(records, _MAX_SCANNED):
             last = record.seq
             if keep(record):
                 found.append(len_field(1, entries.wire(record)))
                 if len(found) == size:
                     break
-        more = next(rows, None) is not None
+        more = next(records, None) is not None
         return b"".join(found) + (len_field(2, page_token(str(last), query).encode()) if more else b"")
 
     def _queues(self, resources: Any, scope: _Scope) -> list[int]:
@@ -93,33 +92,18 @@ class LogCalls:
                 chosen.append(q)
         return chosen
 
-    def _rows(self, scope: _Scope, queues: list[int], start: int, *, ascending: bool) -> Iterator[Record]:
-        """Yield rows in order of time, read in chunks so that the journal's end is not held back."""
-        if not queues:
-            return
-        # An entry is received at most the longest delay after its time, and rows are not before their time.
+    def _records(self, scope: _Scope, queues: list[int], start: int, *, ascending: bool) -> Iterator[Record]:
+        """Return the entries that may pass, in order of time."""
+        # An entry is received at most the longest delay after its time, and its place is not before its time.
         low = max(scope.since, scope.received_since - self._store.log.longest_delay, 0)
         high = (1 << 62) - 1
         if start and ascending:
             low = start + 1
         elif start:
             high = start - 1
-        kinds = ", ".join(map(str, sorted(scope.kinds)))
-        numbers = ", ".join(map(str, queues))
-        sql = (
-            f"SELECT * FROM log WHERE seq BETWEEN ? AND ? AND q IN ({numbers}) AND kind IN ({kinds}) "  # noqa: S608 - numbers
-            f"AND received <= ? ORDER BY seq {'ASC' if ascending else 'DESC'} LIMIT {_CHUNK}"
+        return self._store.log.read(
+            low, high, queues=queues, kinds=scope.kinds, now=self._clock.now(), ascending=ascending
         )
-        now = self._clock.now()
-        while True:
-            rows = self._store.journal.read(sql, (low, high, now))
-            yield from map(Record._make, rows)
-            if len(rows) < _CHUNK:
-                return
-            if ascending:
-                low = rows[-1][0] + 1
-            else:
-                high = rows[-1][0] - 1
 
 
 def _scope(node: Node) -> _Scope:

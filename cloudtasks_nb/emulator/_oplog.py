@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection, Iterator, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import orjson
 
 from cloudtasks_nb.emulator._attempts import Attempts
 from cloudtasks_nb.emulator._journal import Journal, Write
@@ -13,6 +16,7 @@ from cloudtasks_nb.emulator._tasks import NewTask
 __all__ = ["Kind", "OperationsLog", "Record", "Subject"]
 
 _DELAY_SETTING = "longest_log_delay"
+_CHUNK = 200  # rows read at a time
 _random = random.Random()  # noqa: S311 - sampling, not secrets
 
 
@@ -25,13 +29,16 @@ class Kind(IntEnum):
     DELETION = 4
 
 
-_CREATION = Kind.CREATION.value
+# The tasks that one call created are one row, because a row each would cost a fifth of all that a task costs. The row
+# stands at the place of its last entry, is of a kind of its own, and has JSON where others have the task.
+_CREATIONS = 5
+_MOST_CREATIONS = 100
 
 
 class Record(NamedTuple):
-    """A row of the log; instants are microseconds since 1970, 0 where there is nothing to tell."""
+    """An entry of the log; instants are microseconds since 1970, 0 where there is nothing to tell."""
 
-    seq: int  #: the instant, moved on to the next free one: rows are in the order of time
+    seq: int  #: the instant, moved on to the next free one: entries are in the order of time
     q: int  #: number of the queue
     kind: int
     at: int
@@ -85,28 +92,27 @@ class OperationsLog:
         if self._delay and self.longest_delay == self._delay:
             self._journal.put(Write.SETTING, (_DELAY_SETTING, str(self._delay)))
 
-    def created(self, q: int, ratio: float, task: NewTask, now: int) -> None:
-        """Log that a task was created."""
-        if ratio < 1.0 and _random.random() >= ratio:
+    def created(self, q: int, ratio: float, tasks: Sequence[NewTask], now: int) -> None:
+        """Log that tasks were created, a hundred at most."""
+        if ratio < 1.0:
+            tasks = [task for task in tasks if _random.random() < ratio]
+        if not tasks:
             return
-        self._latest = max(self._latest + 1, now)
-        row = (
-            self._latest,
-            q,
-            _CREATION,
-            now,
-            now + self._delay,
-            task.id,
-            task.target,
-            task.kind,
-            task.due,
-            0,
-            0,
-            0,
-            0,
-            0,
-        )
-        self._journal.put(Write.LOG, row)
+        self._latest = max(self._latest + 1, now) + len(tasks) - 1
+        if len(tasks) == 1:
+            (task,) = tasks
+            about: tuple[Any, ...] = (
+                Kind.CREATION.value,
+                now,
+                now + self._delay,
+                task.id,
+                task.target,
+                task.kind,
+                task.due,
+            )
+        else:
+            about = (_CREATIONS, now, now + self._delay, _packed(tasks), "", "", 0)
+        self._journal.put(Write.LOG, (self._latest, q, *about, 0, 0, 0, 0, 0))
 
     def deleted(self, subject: Subject, now: int) -> None:
         """Log that a task was deleted on request."""
@@ -123,9 +129,70 @@ class OperationsLog:
         counts = (attempts.code, attempts.dispatches, attempts.responses)
         self._append(Kind.RESPONSE, subject, attempts.responded, (attempts.scheduled, *counts, duration, retry_at))
 
+    def read(
+        self, low: int, high: int, *, queues: Collection[int], kinds: Collection[int], now: int, ascending: bool
+    ) -> Iterator[Record]:
+        """Yield committed entries in order of time, read in chunks so that the journal's end is not held back.
+
+        Parameters
+        ----------
+        low, high : int
+            The first and the last `Record.seq` that is wanted.
+        queues : collection of int
+            Numbers of the queues.
+        kinds : collection of Kind
+            The wanted kinds.
+        now : int
+            Microseconds since 1970; what is received later is not there yet.
+        ascending : bool
+            Whether the oldest comes first.
+        """
+        wanted = {*map(int, kinds), *([_CREATIONS] if Kind.CREATION in kinds else [])}
+        sql = (
+            f"SELECT * FROM log WHERE seq BETWEEN ? AND ? AND q IN ({_listed(queues)}) "  # noqa: S608 - numbers
+            f"AND kind IN ({_listed(wanted)}) AND received <= ? "
+            f"ORDER BY seq {'ASC' if ascending else 'DESC'} LIMIT {_CHUNK}"
+        )
+        first, last = low, high + _MOST_CREATIONS - 1  # entries up to `high` may lie in a row that ends behind it
+        while True:
+            rows = self._journal.read(sql, (first, last, now))
+            for row in rows:
+                for entry in _entries(row)[:: 1 if ascending else -1]:
+                    if low <= entry.seq <= high:
+                        yield entry
+            if len(rows) < _CHUNK:
+                return
+            if ascending:
+                first = rows[-1][0] + 1
+            else:
+                last = rows[-1][0] - 1
+
     def _append(self, kind: Kind, subject: Subject, now: int, rest: tuple[int, ...]) -> None:
         if subject.ratio < 1.0 and _random.random() >= subject.ratio:
             return
         self._latest = max(self._latest + 1, now)
         row = (self._latest, subject.q, kind.value, now, now + self._delay, *subject[2:], *rest)
         self._journal.put(Write.LOG, row)
+
+
+def _listed(numbers: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
+
+
+def _packed(tasks: Sequence[NewTask]) -> bytes:
+    """Return what the entries tell of their tasks, column by column; a value instead of a column is that of all."""
+    ids, dues, _, _, *targets = zip(*tasks, strict=True)
+    columns = [column[0] if column.count(column[0]) == len(ids) else column for column in (*targets, dues)]
+    return orjson.dumps([ids, *columns])
+
+
+def _entries(row: Sequence[Any]) -> list[Record]:
+    """Return the entries that a row of the table stands for, in order of time."""
+    record = Record._make(row)
+    if record.kind != _CREATIONS:
+        return [record]
+    ids, *shared = orjson.loads(record.task)
+    columns = [column if isinstance(column, list) else [column] * len(ids) for column in shared]
+    rows = enumerate(zip(ids, *columns, strict=True), record.seq - len(ids) + 1)
+    head, tail = (record.q, Kind.CREATION.value, record.at, record.received), record[9:]
+    return [Record._make((seq, *head, *told, *tail)) for seq, told in rows]

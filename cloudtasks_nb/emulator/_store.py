@@ -6,6 +6,7 @@ memory is rebuilt from what is on the disk.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb.emulator._clock import SECOND, Clock
@@ -34,7 +35,7 @@ _TOO_RECENT = (
 
 
 # Tasks of a queue that are not committed yet: their numbers and due times.
-_Fresh = tuple[QueueState, list[int], list[int]]
+_Fresh = tuple[QueueState, Sequence[int], Sequence[int]]
 
 
 class Store:
@@ -52,7 +53,6 @@ class Store:
 
     def __init__(self, journal: Journal, clock: Clock, settings: Settings) -> None:
         self.journal = journal
-        self._put_task = journal.putter(Write.TASK)
         self._clock = clock
         self._settings = settings
         self.log = OperationsLog(journal, delay=settings.log_delay)
@@ -199,23 +199,36 @@ class Store:
         RefusedError
             If the id is taken, or was until recently.
         """
-        if task.id in queue.live:
-            raise RefusedError("ALREADY_EXISTS", "Requested entity already exists")
-        if queue.tombs and queue.tombs.get(task.id, 0) > now:
-            raise RefusedError("ALREADY_EXISTS", _TOO_RECENT)
-        number = queue.next_number
-        queue.next_number = number + 1
-        queue.live[task.id] = number
-        self._put_task((queue.base + number, now // SECOND, task.due, task.id, task.head, task.body))
-        fresh = self._fresh
-        if not fresh or fresh[-1][0] is not queue:
-            fresh.append((queue, [], []))
-        _, numbers, dues = fresh[-1]
-        numbers.append(number)
-        dues.append(task.due)
+        for refused in self.add_all(queue, {0: task}, now).values():
+            raise refused
+
+    def add_all(self, queue: QueueState, tasks: Mapping[int, NewTask], now: int) -> dict[int, RefusedError]:
+        """Add up to a hundred tasks that were taken in at `now`; return which were refused, as `add` does, and why."""
+        refused: dict[int, RefusedError] = {}
+        added: list[NewTask] = []
+        live, tombs, first = queue.live, queue.tombs, queue.next_number
+        for index, task in tasks.items():
+            if task.id in live:
+                refused[index] = RefusedError("ALREADY_EXISTS", "Requested entity already exists")
+            elif tombs and tombs.get(task.id, 0) > now:
+                refused[index] = RefusedError("ALREADY_EXISTS", _TOO_RECENT)
+            else:
+                live[task.id] = first + len(added)
+                added.append(task)
+        if added:
+            self._put_tasks(queue, first, added, now)
+        return refused
+
+    def _put_tasks(self, queue: QueueState, first: int, tasks: Sequence[NewTask], now: int) -> None:
+        """Put tasks whose numbers begin with `first` into the journal, the due times and the log."""
+        queue.next_number = first + len(tasks)
+        key, made = queue.base + first, now // SECOND
+        rows = [(seq, made, task.due, task.id, task.head, task.body) for seq, task in enumerate(tasks, key)]
+        self.journal.put_all(Write.TASK, rows)
+        self._fresh.append((queue, range(first, queue.next_number), [task.due for task in tasks]))
         ratio = queue.config.sampling_ratio
         if ratio:
-            self.log.created(queue.q, ratio, task, now)
+            self.log.created(queue.q, ratio, tasks, now)
 
     def number_of(self, queue: QueueState, task_id: str) -> int:
         """Return the number of a task.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from google.protobuf import empty_pb2
 
@@ -22,9 +22,14 @@ from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["TaskCalls"]
 
+T = TypeVar("T")
+
 _MAX_PAGE = 1000
 _MAX_CREATE, _MAX_DELETE = 100, 1000
 _EMPTY = empty_pb2.Empty().SerializeToString()
+
+# What a batch call gave: the response message on the wire, and what was refused by the index of the item.
+_Done = tuple[bytes, dict[int, RefusedError]]
 
 
 class TaskCalls:
@@ -114,13 +119,18 @@ class TaskCalls:
         queue = self._queue_to_fill(request.parent)
         now = self._engine.clock.now()
 
-        def create(item: Any) -> bytes:
-            task = self._taken_in(item, queue.name, now)
-            self._store.add(queue, task, now)
-            wire = task_wire(task.head, task.due, None, task.body, item.response_view)
-            return len_field(1, self._shown(wire))
+        def create() -> _Done:
+            tasks, failed = _each(items, lambda item: self._taken_in(item, queue.name, now))
+            failed |= self._store.add_all(queue, tasks, now)
+            show = self._shown
+            response = [
+                len_field(1, show(task_wire(task.head, task.due, None, task.body, items[index].response_view)))
+                for index, task in tasks.items()
+                if index not in failed
+            ]
+            return b"".join(response), failed
 
-        return await self._batch(CREATE, request, items, create)
+        return await self._batch(CREATE, request, len(items), create)
 
     async def batch_delete_tasks(self, wire: bytes) -> bytes:
         """Delete up to a thousand tasks."""
@@ -131,35 +141,29 @@ class TaskCalls:
         if not all(name.startswith(prefix) for name in request.names):
             raise RefusedError("INVALID_ARGUMENT", "All tasks must be in the queue that is the parent of the batch.")
 
-        def delete(name: str) -> bytes:
-            self._store.delete(queue, name.removeprefix(prefix))
-            return b""
+        def delete() -> _Done:
+            _, failed = _each(request.names, lambda name: self._store.delete(queue, name.removeprefix(prefix)))
+            return b"", failed
 
-        return await self._batch(DELETE, request, request.names, delete)
+        return await self._batch(DELETE, request, len(request.names), delete)
 
-    async def _batch(self, kind: BatchKind, request: Any, items: Any, carry_out: Callable[[Any], bytes]) -> bytes:
+    async def _batch(self, kind: BatchKind, request: Any, total: int, carry_out: Callable[[], _Done]) -> bytes:
         engine, store = self._engine, self._store
         name = operation_name(self._api, kind, request.parent, request.request_id)
         if name in store.contents.operations:
             await engine.committer.commit()
             return engine.faults.held.get(name) or recall(store, name)
         started = engine.clock.now()
-        failed: dict[int, RefusedError] = {}
-        done: list[bytes] = []
-        for index, item in enumerate(items):
-            try:
-                done.append(carry_out(item))
-            except RefusedError as error:
-                failed[index] = error
+        response, failed = carry_out()
         batch = Batch(
             kind=kind,
             api=self._api,
             name=name,
             started=started,
             ended=engine.clock.now(),
-            total=len(items),
-            failed=failed,
-            response=b"".join(done),
+            total=total,
+            failed=dict(sorted(failed.items())),
+            response=response,
         )
         finished = batch.wire()
         remember(store, name, finished, batch.ended)
@@ -210,6 +214,18 @@ def _parse(kind: Any, name: str) -> Any:
         return kind.parse(name)
     except InvalidInputError as error:
         raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.") from error
+
+
+def _each(items: Iterable[Any], work: Callable[[Any], T]) -> tuple[dict[int, T], dict[int, RefusedError]]:
+    """Do the work for every item; return the results and what was refused, both by the index of the item."""
+    results: dict[int, T] = {}
+    failed: dict[int, RefusedError] = {}
+    for index, item in enumerate(items):
+        try:
+            results[index] = work(item)
+        except RefusedError as error:
+            failed[index] = error
+    return results, failed
 
 
 def _check_count(field: str, count: int, most: int) -> None:

@@ -28,15 +28,17 @@ URL = "http://127.0.0.1:9/run"
 MakeStore = Callable[..., Store]
 
 
-def http_task(task_id: str = "", *, body: bytes = b"", **fields: Any) -> Any:
+def http_task(task_id: str = "", *, body: bytes = b"", url: str = URL, **fields: Any) -> Any:
     """Make a v2 `Task` with an HTTP target."""
     name = f"{QUEUE}/tasks/{task_id}" if task_id else ""
-    return v2.Task(name=name, http_request=v2.HttpRequest(url=URL, body=body), **fields)
+    return v2.Task(name=name, http_request=v2.HttpRequest(url=url, body=body), **fields)
 
 
-def new_task(task_id: str = "", now: int = NOW, *, due: int | None = None, body: bytes = b"") -> NewTask:
+def new_task(
+    task_id: str = "", now: int = NOW, *, due: int | None = None, body: bytes = b"", url: str = URL
+) -> NewTask:
     """Make a task that can be stored."""
-    task = http_task(task_id, body=body)
+    task = http_task(task_id, body=body, url=url)
     if due is not None:
         task.schedule_time.FromMicroseconds(due)
     return take_in(task, QUEUE, now)
@@ -68,9 +70,9 @@ def make_store(clock: Clock, tmp_path: Path) -> Iterator[MakeStore]:
     """Give a function that opens the store of the test's folder; an earlier one is closed first."""
     with ExitStack() as stack:
 
-        def make(**settings: Any) -> Store:
+        def make(*, file: str = "tasks.sqlite3", **settings: Any) -> Store:
             stack.close()
-            journal = stack.enter_context(Journal(tmp_path / "tasks.sqlite3", durable=False))
+            journal = stack.enter_context(Journal(tmp_path / file, durable=False))
             return Store(journal, clock, Settings(**settings))
 
         yield make

@@ -375,6 +375,27 @@ def test_a_batch_in_v2beta3(run: Run) -> None:
     run(body)
 
 
+def test_what_a_batch_refuses(run: Run) -> None:
+    """Tasks that are not valid and tasks whose names are taken are refused, in order; the others are answered."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        tasks = [http_task(task_id) for task_id in ("a", "a", "?", "b", "a")]
+        items = [v2.CreateTaskRequest(parent=QUEUE, task=task) for task in tasks]
+        request = v2.BatchCreateTasksRequest(parent=QUEUE, requests=items)
+        operation = await ready.call("BatchCreateTasks", request, operations_pb2.Operation)
+        wire = operation.metadata.value
+        places = [wire.index(b"already exists"), wire.index(b"can contain only"), wire.rindex(b"already exists")]
+        assert places == sorted(places)
+        metadata = v2.BatchCreateTasksMetadata.FromString(wire)
+        assert sorted(metadata.failed_requests) == [1, 2, 4]
+        response = v2.BatchCreateTasksResponse()
+        assert operation.response.Unpack(response)
+        assert [task.name[-1] for task in response.tasks] == ["a", "b"]
+
+    run(body)
+
+
 def test_the_same_batch_again(run: Run) -> None:
     """A request id stands for one operation: sent again, the batch is answered and not carried out."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import log_name
+from cloudtasks_nb.emulator import _oplog
 from cloudtasks_nb.emulator._attempts import Outcome
 from cloudtasks_nb.emulator._clock import DAY, SECOND, Clock
 from cloudtasks_nb.emulator._log_calls import LogCalls
@@ -38,6 +40,21 @@ def read(store: Store, clock: Clock, text: str = "", **request: Any) -> tuple[li
     wire = asyncio.run(LogCalls(store, clock).list_log_entries(message.SerializeToString()))
     page = logs.ListLogEntriesResponse.FromString(wire)
     return [json_format.MessageToDict(entry) for entry in page.entries], page.next_page_token
+
+
+def read_all(store: Store, clock: Clock, **request: Any) -> list[dict[str, Any]]:
+    """Read page after page to the end."""
+    entries, token = read(store, clock, **request)
+    while token:
+        page, token = read(store, clock, page_token=token, **request)
+        assert page
+        entries += page
+    return entries
+
+
+def names(entries: list[dict[str, Any]]) -> list[str]:
+    """Give the short ids of the entries' tasks."""
+    return [entry["jsonPayload"]["task"].rpartition("/")[2] for entry in entries]
 
 
 def fail(store: Store, clock: Clock, queue: QueueState, task_id: str, policy: RetryPolicy = TWICE) -> None:
@@ -93,6 +110,78 @@ def test_the_frame_of_an_entry(store: Store, clock: Clock) -> None:
         "severity": "INFO",
         "insertId": f"{NOW:016x}",
     }
+
+
+@pytest.mark.parametrize("order", ["timestamp asc", "timestamp desc"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_one_call_is_logged_as_many_are(make_store: MakeStore, clock: Clock, order: str, size: int) -> None:
+    """Tasks that one call created have the entries that they would have alone, on pages of any size in both orders."""
+    tasks = [new_task("a"), new_task("b", due=NOW + SECOND), new_task("c", url=f"{URL}/other"), new_task("d")]
+    seen = []
+    for together in (True, False):
+        store = make_store(file=f"{together}.sqlite3")
+        queue = logged_queue(store)
+        store.add(queue, new_task("first"), NOW)
+        if together:
+            store.add_all(queue, dict(enumerate(tasks)), NOW)
+        else:
+            for task in tasks:
+                store.add(queue, task, NOW)
+        store.add(queue, new_task("last"), NOW)
+        commit(store)
+        seen.append(read_all(store, clock, page_size=size, order_by=order))
+        assert len(store.journal.read("SELECT * FROM log")) == (3 if together else 6)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f'insertId>="{NOW + 2:016x}"', ["c", "d"]),
+        ('timestamp>="2026-01-02T03:04:05.678903Z"', []),
+        (f'"{URL}/other"', ["b"]),
+        ('jsonPayload.taskCreationLog.scheduleTime:"03:04:06"', ["d"]),
+        ("jsonPayload.taskDeletionLog:*", []),
+    ],
+)
+def test_each_entry_of_a_call_is_filtered(store: Store, clock: Clock, text: str, found: list[str]) -> None:
+    """A filter decides about the entries of one call one by one."""
+    tasks = [new_task("a"), new_task("b", url=f"{URL}/other"), new_task("c"), new_task("d", due=NOW + SECOND)]
+    store.add_all(logged_queue(store), dict(enumerate(tasks)), NOW)
+    commit(store)
+    assert names(read(store, clock, text, order_by="timestamp asc")[0]) == found
+
+
+def test_a_call_is_sampled_task_by_task(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tasks of one call those are logged that the sampling ratio lets through; their entries leave no gap."""
+    monkeypatch.setattr(_oplog, "_random", SimpleNamespace(random=iter([0.2, 0.9, 0.7, 0.1, 0.6, 0.8]).__next__))
+    queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=0.5))
+    for call in ("abcd", "ef"):
+        store.add_all(queue, dict(enumerate(map(new_task, call))), NOW)
+    commit(store)
+    entries, _ = read(store, clock)
+    assert [(entry["insertId"], *names([entry])) for entry in entries] == [
+        (f"{NOW:016x}", "a"),
+        (f"{NOW + 1:016x}", "d"),
+    ]
+
+
+def test_the_log_goes_on_behind_the_entries_of_a_call(make_store: MakeStore, clock: Clock) -> None:
+    """After a restart entries follow the last one of a call that created many tasks, and are dropped with them."""
+    store = make_store()
+    store.add_all(logged_queue(store), dict(enumerate(map(new_task, "abc"))), NOW)
+    commit(store)
+    store = make_store()
+    store.add(store.queue(QUEUE), new_task("d"), NOW)
+    commit(store)
+    entries, _ = read(store, clock)
+    assert [entry["insertId"] for entry in entries] == [f"{NOW + number:016x}" for number in range(4)]
+    assert names(entries) == ["a", "b", "c", "d"]
+    clock.advance(30 * DAY + 2)
+    sweep(store, clock.now())
+    commit(store)
+    assert names(read(store, clock)[0]) == ["d"]
 
 
 def test_the_last_answer_has_no_retry_time(store: Store, clock: Clock) -> None:

@@ -478,6 +478,38 @@ def test_journals_that_cannot_be_used(tmp_path: Path, content: bytes, text: str)
     assert (wrong.value.resource, wrong.value.hint is None) == (str(file), False)
 
 
+def test_a_journal_of_the_version_before(tmp_path: Path) -> None:
+    """A file that was written before one row stood for many creations is read, and marked."""
+    file = tmp_path / "tasks.sqlite3"
+    Journal(file, durable=True).close()
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute("INSERT INTO settings VALUES ('kept', 'yes')")
+    connection.commit()
+    connection.close()
+    with Journal(file, durable=True) as journal:
+        assert journal.read("SELECT value FROM settings") == [("yes",)]
+        assert journal.read("PRAGMA user_version") == [(2,)]
+
+
+def test_what_cannot_be_added_is_told_by_its_key(store: Store, clock: Clock) -> None:
+    """Of many tasks those are refused whose names are taken, by others or by the first of them; the rest is there."""
+    queue = new_queue(store)
+    store.add(queue, new_task("taken"), NOW)
+    store.add(queue, new_task("gone"), NOW)
+    store.delete(queue, "gone")
+    ids = ("taken", "a", "gone", "a", "b")
+    refused = store.add_all(queue, {10 * place: new_task(task_id) for place, task_id in enumerate(ids)}, NOW)
+    commit(store)
+    assert {key: error.message[:29] for key, error in refused.items()} == {
+        0: "Requested entity already exists"[:29],
+        20: "The task cannot be created be",
+        30: "Requested entity already exists"[:29],
+    }
+    assert [(task.number, task.id) for task in store.page(queue, 0, 9)[0]] == [(1, "taken"), (3, "a"), (4, "b")]
+    assert [queue.due.take(clock.now()) for _ in range(5)] == [1, 2, 3, 4, None]
+
+
 def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
     """A queue made anew does not have the policy of the old one."""
     new_queue(store)
