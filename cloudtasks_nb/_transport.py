@@ -169,8 +169,8 @@ class Transport:
             method = METHODS["ListQueues"]
             stub = await self._stub(method, serialized=False)
             call = stub(method.request(parent=self.where.parent(), page_size=1), timeout=5.0)
-            told = dict(await call.initial_metadata() or ())
             code = await call.code()
+            told = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
             if INSTANCE_METADATA not in told and code.name in _UNANSWERED:
                 # Somebody who did not answer is not known to be a stranger.
                 raise self._refusal(code.name, await call.details(), method, self.where.target)

@@ -40,7 +40,7 @@ def grpc_server(calls: Mapping[str, Call], instance: str, host: str, port: int) 
     calls : mapping
         The calls by their full names.
     instance : str
-        Sent as initial metadata with every answer.
+        Sent as trailing metadata with every answer.
     host, port : str and int
         Where to listen; port 0 is a free one.
 
@@ -79,16 +79,17 @@ class _Handlers(grpc.GenericRpcHandler):
 
 def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], longest: float) -> Any:
     async def answer(wire: bytes, context: Any) -> bytes:
-        await context.send_initial_metadata(metadata)
+        # Not as initial metadata, whose sending costs a tenth of a small call.
+        context.set_trailing_metadata(metadata)
         try:
             left = context.time_remaining()
             if left is not None and left > longest:
                 raise _too_patient(left)
             return await call(wire)
         except RefusedError as error:
-            await _abort(context, error)
+            await _abort(context, error, metadata)
         except DecodeError:
-            await _abort(context, RefusedError("INVALID_ARGUMENT", "The request cannot be parsed."))
+            await _abort(context, RefusedError("INVALID_ARGUMENT", "The request cannot be parsed."), metadata)
 
     return answer
 
@@ -101,7 +102,7 @@ def _too_patient(left: float) -> RefusedError:
     )
 
 
-async def _abort(context: Any, error: RefusedError) -> NoReturn:
-    trailing = (("grpc-status-details-bin", error.status().SerializeToString()),) if error.details else ()
-    await context.abort(_CODES[error.number], error.message, trailing)
+async def _abort(context: Any, error: RefusedError, metadata: tuple[tuple[str, str], ...]) -> NoReturn:
+    details = (("grpc-status-details-bin", error.status().SerializeToString()),) if error.details else ()
+    await context.abort(_CODES[error.number], error.message, (*metadata, *details))
     raise error

@@ -77,7 +77,7 @@ def test_health(start_emulator: StartEmulator) -> None:
 
 
 def test_the_instance_is_sent_with_every_reply(start_emulator: StartEmulator) -> None:
-    """The instance id comes as initial metadata, on success and on error."""
+    """The instance id comes as trailing metadata, on success and on error."""
     emulator = start_emulator("--queue", QUEUE)
     get_queue = emulator.channel.unary_unary(
         "/google.cloud.tasks.v2.CloudTasks/GetQueue",
@@ -86,7 +86,7 @@ def test_the_instance_is_sent_with_every_reply(start_emulator: StartEmulator) ->
     )
     for name in (QUEUE, f"{LOCATION}/queues/missing"):
         call = get_queue.future(tasks_v2.GetQueueRequest(name=name), timeout=PATIENCE)
-        assert dict(call.initial_metadata())[INSTANCE_METADATA] == emulator.ready["instance"]
+        assert dict(call.trailing_metadata())[INSTANCE_METADATA] == emulator.ready["instance"]
 
 
 def test_queues_of_the_command_line(start_emulator: StartEmulator) -> None:

@@ -138,7 +138,7 @@ def test_instance_in_every_answer() -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await call
                 assert refused.value.code().name == (code or "INVALID_ARGUMENT")
-                assert tuple(await call.initial_metadata()) == (expected,)
+                assert tuple(await call.trailing_metadata()) == (expected,)
         async with running.session.get(f"{running.endpoint['http']}/v2/{QUEUE}") as answer:
             assert answer.headers[INSTANCE_METADATA] == running.endpoint["instance"]
 
