@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from google.api_core.exceptions import AlreadyExists, ServiceUnavailable
 from google.cloud import tasks_v2
+from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
+from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
 from google.longrunning.operations_pb2 import GetOperationRequest
 
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
@@ -30,6 +32,14 @@ def request(name: str, **task: object) -> dict[str, Any]:
 def make_queue(emulator: Emulator, **fields: object) -> None:
     """Create the queue of these tests."""
     emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE, **fields}})
+
+
+def logged(emulator: Emulator) -> list[str]:
+    """Give the names of the tasks whose creation is in the log, in its order."""
+    client = LoggingServiceV2Client(transport=LoggingServiceV2GrpcTransport(channel=emulator.channel))
+    request = {"resource_names": ["projects/demo"], "order_by": "timestamp asc", "page_size": 1000}
+    entries = client.list_log_entries({**request, "filter": "jsonPayload.taskCreationLog:*"})
+    return [str(entry.json_payload["task"]) for entry in entries]
 
 
 class Killing:
@@ -60,9 +70,9 @@ class Killing:
 
 @pytest.mark.parametrize("chunk", [1, 100])
 def test_a_kill_in_the_middle_of_creates(start_emulator: StartEmulator, tmp_path: Path, chunk: int) -> None:
-    """Every task that was acknowledged is there after the restart, and none twice."""
+    """Every task that was acknowledged is there after the restart, and none twice; the log has all that are there."""
     first = start_emulator("--data-dir", str(tmp_path))
-    make_queue(first)
+    make_queue(first, stackdriver_logging_config={"sampling_ratio": 1.0})
     first.client.pause_queue(name=QUEUE)
     killing = Killing(first, TASKS // 4)
     chunks = [NAMES[start : start + chunk] for start in range(0, TASKS, chunk)]
@@ -76,6 +86,7 @@ def test_a_kill_in_the_middle_of_creates(start_emulator: StartEmulator, tmp_path
     listed = [task.name for task in second.client.list_tasks(parent=QUEUE)]
     assert set(killing.acknowledged) <= set(listed) <= set(NAMES)
     assert len(listed) == len(set(listed))
+    assert logged(second) == listed
 
     for start in range(0, TASKS, 100):
         batch = [request(name) for name in NAMES[start : start + 100]]
