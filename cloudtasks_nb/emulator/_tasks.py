@@ -31,12 +31,16 @@ _MAX_STORED = 2**20 - 7  # measured against the real service, on the stored form
 _MAX_URL = 2083
 _MAX_HEADERS = 80 * 1024
 _MAX_AHEAD = 30 * DAY
-# Keys of the fields of `Task`, and pieces that most tasks have in common.
-_APP_ENGINE_FIELD, _HTTP_FIELD = b"\x12", b"\x1a"
+_WITH_BODY = {"POST", "PUT", "PATCH"}
 _SERVICE_DEFAULT = Duration()  # App Engine's own deadline, which its kind of scaling decides
+# Fields of `Task`, and pieces that most tasks have in common.
+_APP_ENGINE_FIELD, _HTTP_FIELD = 2, 3
 _DEFAULT_DEADLINE = len_field(6, int_field(1, 600))
 _HTTP_AGENT_HEADER = len_field(3, len_field(1, b"User-Agent") + len_field(2, HTTP_AGENT.encode()))
 _POST_AND_HTTP_AGENT_HEADER = int_field(2, 1) + _HTTP_AGENT_HEADER
+# What `_http_field` gave for the latest requests: in most batches they differ in the body alone.
+_known: dict[bytes, tuple[bytes, str, str]] = {}
+_MAX_KNOWN = 64
 # Ids are names, not secrets; the module's generator is three times faster than the system's.
 _random = random.Random()  # noqa: S311
 
@@ -72,12 +76,12 @@ def take_in(task: Any, queue: str, now: int) -> NewTask:
     name, task_id = _identified(task, queue)
     kind = task.WhichOneof("message_type")
     if kind == "http_request":
-        field, target_type = _HTTP_FIELD, "HTTP"
+        target_type = "HTTP"
         limited = task.HasField("dispatch_deadline")
         deadline = _deadline(task, 1800 * SECOND, "30m") if limited else _DEFAULT_DEADLINE
         request, body, target = _http_wire(task.http_request)
     elif kind is not None:
-        field, target_type = _APP_ENGINE_FIELD, "APP_ENGINE_HTTP"
+        target_type = "APP_ENGINE_HTTP"
         limited = task.HasField("dispatch_deadline") and task.dispatch_deadline != _SERVICE_DEFAULT
         deadline = _deadline(task, (24 * 3600 + 15) * SECOND, "24h15s") if limited else b""
         request, body, target = _app_engine_wire(task.app_engine_http_request, queue)
@@ -91,8 +95,6 @@ def take_in(task: Any, queue: str, now: int) -> NewTask:
             b"\x0a",
             varint(len(encoded)),
             encoded,
-            field,
-            varint(len(request)),
             request,
             _created(now // SECOND),
             deadline,
@@ -185,23 +187,36 @@ def _retry(task: Any) -> bytes:
 
 
 def _http_wire(request: Any) -> tuple[bytes, bytes, str]:
-    """Check an `HttpRequest`; return it on the wire without its body, the body, and the target."""
-    url, number, body = request.url, request.http_method, request.body
+    """Check an `HttpRequest`; return it as a field on the wire without its body, the body, and the target."""
+    body = request.body
+    if body:
+        request.ClearField("body")
+    wire = request.SerializeToString()
+    known = _known.get(wire)
+    if known is None:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        known = _known[wire] = _http_field(request, wire)
+    field, method, target = known
+    if body and method not in _WITH_BODY:
+        raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.body is not allowed with HTTP method {method}.")
+    return field, body, target
+
+
+def _http_field(request: Any, wire: bytes) -> tuple[bytes, str, str]:
+    """Check an `HttpRequest` without its body; return it as it is stored, its method, and the target."""
+    url, number = request.url, request.http_method
     if not url.startswith(("http://", "https://")):
         text = "HttpTarget.url must start with 'http://' or 'https://'." if url else "HttpRequest.url is required."
         raise RefusedError("INVALID_ARGUMENT", text)
     if len(url) > _MAX_URL:
         raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.url must be at most {_MAX_URL} characters.")
     method = _method(number)
-    if body:
-        if method not in {"POST", "PUT", "PATCH"}:
-            raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.body is not allowed with HTTP method {method}.")
-        request.ClearField("body")
-    wire = request.SerializeToString()
     if b"user-agent" in wire.lower():
         _drop(request.headers, {"user-agent"})
         wire = request.SerializeToString()
-    return wire + (_HTTP_AGENT_HEADER if number else _POST_AND_HTTP_AGENT_HEADER), body, f"{method} {url}"
+    wire += _HTTP_AGENT_HEADER if number else _POST_AND_HTTP_AGENT_HEADER
+    return len_field(_HTTP_FIELD, wire), method, f"{method} {url}"
 
 
 def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
@@ -227,7 +242,8 @@ def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
         if "content-type" not in given:
             headers["Content-Type"] = "application/octet-stream"
         request.ClearField("body")
-    return request.SerializeToString(), body, f"{method} {request.app_engine_routing.host}{uri}"
+    target = f"{method} {request.app_engine_routing.host}{uri}"
+    return len_field(_APP_ENGINE_FIELD, request.SerializeToString()), body, target
 
 
 def _method(number: int) -> str:
