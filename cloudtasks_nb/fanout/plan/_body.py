@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
-from cloudtasks_nb.errors import InvalidInputError, NotSerializableError
+from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan._encode import json_text, plain, to_json
 from cloudtasks_nb.fanout.plan._input import Block
 from cloudtasks_nb.fanout.plan._templates import Problems, Text, parse
 from cloudtasks_nb.fanout.plan._url import function_name
 
-__all__ = ["BODILESS", "Body", "compile_body"]
+__all__ = ["BODILESS", "Body", "check_literal", "compile_body"]
 
 #: Methods whose requests the service refuses to give a body.
 BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
@@ -86,6 +86,24 @@ def compile_body(body: Any, method: str) -> Body:
         hint="give a list of columns, a dictionary with columns in braces, a function of the row, "
         "or nothing for the whole row",
     )
+
+
+def check_literal(body: Body, available: Collection[str]) -> None:
+    """Refuse a text without braces that is the name of a column: each row would send the name.
+
+    Raises
+    ------
+    TemplateError
+        With what is meant, probably.
+    """
+    name = body.text.literals[0] if isinstance(body, _Text) and not body.text.fields else ""
+    if name and name in available:
+        raise TemplateError(
+            f'body="{name}" is that word for every row, and "{name}" is a column',
+            resource=name,
+            hint=f'body=["{name}"] sends {{"{name}": its cell}}, body="{{{name}}}" the cell alone; '
+            "if the word is meant, rename the column",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ class Block:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Return each row as a dictionary of Python and pandas values, None where missing."""
+        if not self.columns:
+            return ({} for _ in range(self.length))
         cells = [column.raw for column in self.columns.values()]
         return (dict(zip(self.columns, row, strict=True)) for row in zip(*cells, strict=True))
 

@@ -168,7 +168,7 @@ def plan_one(recipe: Recipe, *, now: dt.datetime) -> Any:
     InvalidInputError
         If it cannot be a task.
     """
-    (chunk,) = plan_chunks(pd.DataFrame({"row": [0]}), recipe, now=now, errors="skip")
+    (chunk,) = plan_chunks(pd.DataFrame(index=range(1)), recipe, now=now, errors="skip")
     if chunk.rejected:
         raise InvalidInputError(chunk.rejected[0])
     return types.Task.pb().FromString(chunk.tasks[0])

@@ -14,7 +14,7 @@ import orjson
 from cloudtasks_nb._messages import METHODS, retry_message
 from cloudtasks_nb._settings import check_headers, check_mapping, check_text, near, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan._body import Body, compile_body
+from cloudtasks_nb.fanout.plan._body import Body, check_literal, compile_body
 from cloudtasks_nb.fanout.plan._schedule import Schedule, compile_schedule
 from cloudtasks_nb.fanout.plan._templates import Text, check_columns, parse
 from cloudtasks_nb.fanout.plan._url import Url, compile_url
@@ -91,7 +91,7 @@ class Recipe:
         }
 
     def check(self, available: Iterable[str]) -> None:
-        """Refuse data that lacks a column which the recipe names.
+        """Refuse data that lacks a column which the recipe names, or has one that it names by mistake.
 
         Raises
         ------
@@ -104,6 +104,7 @@ class Recipe:
         named += [(self.schedule.what, self.schedule.columns), ("key", self.columns_of_key)]
         for what, names in named:
             check_columns(names or (), there, what)
+        check_literal(self.body, there)
 
     @property
     def columns_of_key(self) -> tuple[str, ...]:

@@ -149,3 +149,9 @@ def test_once() -> None:
     """Iterators can be read only once."""
     assert [once(data) for data in (PANDAS, [PANDAS], POLARS)] == [False] * 3
     assert [once(data) for data in (iter([PANDAS]), POLARS.to_arrow().to_reader())] == [True] * 2
+
+
+def test_rows_without_columns() -> None:
+    """A frame of no columns has its rows all the same."""
+    (block,) = Table(pd.DataFrame(index=range(3))).blocks(0)
+    assert list(block.rows()) == [{}, {}, {}]

@@ -369,6 +369,7 @@ def test_rejected_across_chunks() -> None:
     [
         ({"url": "https://svc/{orgin}"}, TemplateError, 'did you mean "origin"'),
         ({"key": ["x"]}, TemplateError, "key names the column"),
+        ({"body": "origin"}, TemplateError, r'"origin" is a column\n.*body=\["origin"\] sends'),
         ({"at": "{day}"}, NaiveTimeError, 'tz="UTC"'),
         ({"delay": "31d"}, InvalidInputError, "more than 30 days"),
         ({"errors": "ignore"}, InvalidInputError, 'errors="skip"'),
@@ -379,6 +380,14 @@ def test_wrong_as_a_whole(arguments: dict[str, Any], error: type[Exception], wor
     frame = FRAME.assign(day=DAY)
     with pytest.raises(error, match=word):
         _chunks(frame, **{"errors": "skip", **arguments})
+
+
+def test_a_text_for_every_row() -> None:
+    """A body that is no column's name is literal, and of a single task every text is."""
+    (chunk,) = _chunks(FRAME, body="origins", key=ROW)
+    assert {read_task(task)[1] for task in chunk.tasks} == {b"origins"}
+    for text in ("row", "0"):
+        assert plan_one(compile_recipe(url="https://svc", body=text), now=NOW).http_request.body == text.encode()
 
 
 def test_later_frame_without_a_column() -> None:

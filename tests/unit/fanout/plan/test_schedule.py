@@ -120,6 +120,14 @@ def test_bad_rows(schedule: Schedule, cell: Any, word: str) -> None:
     assert word in problems.reasons[0]
 
 
+@pytest.mark.parametrize("dtype", ["datetime64[us, UTC]", "datetime64[ns, UTC]", "category", "object", "string"])
+def test_a_missing_time(dtype: str) -> None:
+    """A time that is missing is a problem whatever holds it, and never means at once."""
+    problems, cells = Problems(), pd.Series([UTC, pd.NaT]).astype(dtype)
+    _rows(_made(at="{x}"), problems, x=cells)
+    assert problems.reasons == {1: 'at: "x" is missing'}
+
+
 def test_thirty_days_are_fine() -> None:
     """A row may be due in exactly 30 days."""
     problems = Problems()
