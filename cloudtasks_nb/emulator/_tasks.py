@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
+from urllib.parse import quote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from google.protobuf.duration_pb2 import Duration
@@ -29,6 +30,8 @@ _ID_PART = re.compile(r"/tasks/[A-Za-z0-9_-]{1,500}")
 _QUEUE_OF = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks/(.*)", re.DOTALL)
 _MAX_STORED = 2**20 - 7  # measured against the real service, on the stored form of the task
 _MAX_URL = 2083
+_SURELY_FITS = _MAX_URL // 12  # encoded, a character has up to twelve
+_NOT_ENCODED = ":/?#[]@!$&'()*+,;=%"
 _MAX_HEADERS = 80 * 1024
 _MAX_AHEAD = 30 * DAY
 _WITH_BODY = {"POST", "PUT", "PATCH"}
@@ -209,7 +212,7 @@ def _http_field(request: Any, wire: bytes) -> tuple[bytes, str, str]:
     if not url.startswith(("http://", "https://")):
         text = "HttpTarget.url must start with 'http://' or 'https://'." if url else "HttpRequest.url is required."
         raise RefusedError("INVALID_ARGUMENT", text)
-    if len(url) > _MAX_URL:
+    if len(url) > _SURELY_FITS and len(quote(url, safe=_NOT_ENCODED)) > _MAX_URL:
         raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.url must be at most {_MAX_URL} characters.")
     method = _method(number)
     if b"user-agent" in wire.lower():

@@ -63,6 +63,8 @@ BAD_ID = (
         (with_url("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
         (with_url("example.com"), "HttpTarget.url must start with 'http://' or 'https://'."),
         (with_url("http://x/" + "y" * 2075), "HttpRequest.url must be at most 2083 characters."),
+        (with_url("http://x/" + " " * 692), "HttpRequest.url must be at most 2083 characters."),
+        (with_url("http://x/" + "\N{EURO SIGN}" * 231), "HttpRequest.url must be at most 2083 characters."),
         (
             named("a"),
             (
@@ -125,7 +127,16 @@ def test_a_bad_id_comes_with_a_link() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://example.com/%zz", "https://x", "http://x/" + "y" * 2074], ids=["bad escape", "short", "longest"]
+    "url",
+    [
+        "http://example.com/%zz",
+        "https://x",
+        "http://x/" + "y" * 2074,
+        "http://x/?" + "&a=%20" * 345,
+        "http://x/" + " " * 691,
+        "http://x/" + "\N{EURO SIGN}" * 230,
+    ],
+    ids=["bad escape", "short", "longest", "longest, encoded", "longest of spaces", "longest of other letters"],
 )
 def test_urls_that_are_taken(url: str) -> None:
     """A URL is not looked at closely when a task is created."""
