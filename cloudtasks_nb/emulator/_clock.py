@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["DAY", "HOUR", "LAST_INSTANT", "SECOND", "Clock"]
+__all__ = ["DAY", "HOUR", "LAST_INSTANT", "LAST_NOW", "SECOND", "Clock"]
 
 #: Instants and durations inside the emulator are whole microseconds, as Cloud Tasks keeps them.
 SECOND = 1_000_000
@@ -13,6 +13,9 @@ HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 #: The end of the year 9999: no `google.protobuf.Timestamp` is later.
 LAST_INSTANT = 253_402_300_800 * SECOND - 1
+
+#: The end of the year 8999: what tasks of then are due for still has a calendar.
+LAST_NOW = 221_845_392_000 * SECOND - 1
 
 
 class Clock:
@@ -40,9 +43,17 @@ class Clock:
         return reading
 
     def advance(self, duration: int) -> None:
-        """Move forward by `duration` microseconds and tell the listeners by how much."""
+        """Move forward by `duration` microseconds and tell the listeners by how much.
+
+        Raises
+        ------
+        ValueError
+            If it is negative, or leads to where the times of tasks could not be shown any more.
+        """
         if duration < 0:
             raise ValueError("the clock can only be moved forward")
+        if self.now() + duration > LAST_NOW:
+            raise ValueError("the clock cannot be moved beyond the year 9000")
         self._offset += duration
         for listener in self._listeners:
             listener(duration)
