@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,15 @@ from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["Fault", "Faults", "strike"]
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "method": (lambda value: isinstance(value, str), "the name of a method, or *"),
+    "count": (lambda value: value is None or (type(value) is int and value > 0), "a number of 1 or more, or null"),
+    "message": (lambda value: isinstance(value, str), "a text"),
+    "after": (lambda value: isinstance(value, bool), "true or false"),
+    "delay_s": (lambda value: type(value) in {int, float} and 0 <= value < math.inf, "a number of seconds, 0 or more"),
+    "unfinished": (lambda value: isinstance(value, bool), "true or false"),
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,13 +43,17 @@ class Fault:
         Raises
         ------
         InvalidInputError
-            If a key or a code is unknown.
+            If a key or a code is unknown, or a value is of another kind.
         """
         unknown = given.keys() - cls.__dataclass_fields__.keys()
         if unknown or "method" not in given:
             raise InvalidInputError(f"a fault has method and some of {sorted(cls.__dataclass_fields__)}")
-        if given.get("code") is not None and given["code"] not in CODES:
-            raise InvalidInputError(f"{given['code']} is no canonical code")
+        code = given.get("code")
+        if code is not None and code not in CODES[1:]:
+            raise InvalidInputError(f"{code} is no canonical code of an error")
+        for name, (fits, kind) in _KINDS.items():
+            if name in given and not fits(given[name]):
+                raise InvalidInputError(f"{name} of a fault is {kind}")
         return cls(**given)
 
 

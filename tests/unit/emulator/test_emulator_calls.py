@@ -478,9 +478,29 @@ def test_faults_are_counted(run: Run) -> None:
     assert not faults.holds("A")
 
 
-@pytest.mark.parametrize("given", [{}, {"method": "A", "color": "red"}, {"method": "A", "code": "BAD"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"method": "A", "color": "red"},
+        {"method": "A", "code": "BAD"},
+        {"method": "A", "code": "OK"},
+        {"method": "A", "code": ["ABORTED"]},
+        {"method": 1},
+        {"method": "A", "count": "abc"},
+        {"method": "A", "count": 0},
+        {"method": "A", "count": True},
+        {"method": "A", "count": 1.5},
+        {"method": "A", "message": 5},
+        {"method": "A", "after": "yes"},
+        {"method": "A", "unfinished": 1},
+        {"method": "A", "delay_s": "x"},
+        {"method": "A", "delay_s": -1},
+        {"method": "A", "delay_s": float("nan")},
+    ],
+)
 def test_faults_that_make_no_sense(given: dict[str, Any]) -> None:
-    """A fault without a method, with another key or an unknown code is refused."""
+    """A fault without a method, with another key, an unknown code or a value of another kind is refused."""
     with pytest.raises(InvalidInputError):
         Fault.of(given)
 
