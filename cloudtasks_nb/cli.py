@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,32 @@ import pandas as pd
 from cloudtasks_nb._client import Client, connect, local
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.batch._catalog import outbox_path
+from cloudtasks_nb.fanout.outbox._batches import choose
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import BatchRecord, State
 
 __all__ = ["main"]
+
+#: What errors advise to call, and the command that does the same.
+_COMMANDS = {
+    "tasks.batches()": "cloudtasks-nb batches",
+    "tasks.doctor()": "cloudtasks-nb doctor",
+}
+
+#: What the options mean that say where; and that say which batches, whose record tells where they were sent to.
+_PLACE = {
+    "project": "as in connect(): environment and gcloud's configuration when left out",
+    "location": "as in connect()",
+    "local": "the embedded emulator of this folder instead of Google",
+}
+_SENT_TO = {
+    "project": "only batches in queues of this project",
+    "location": "only batches in queues of this location",
+    "local": "only batches that were sent to the embedded emulator of this folder",
+}
+
+#: Rows that were sent and have their outcome are no longer counted as sent.
+_TITLES = {State.SENT: "pending"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,30 +49,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["emulator"]:
         return _emulator(given[1:])
-    options = _parser().parse_args(given)
+    parser = _parser()
+    options, more = parser.parse_known_args(given)
+    if options.run is None:
+        parser.error("the emulator has options of its own, behind its name: cloudtasks-nb emulator --help")
+    if more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         return int(options.run(options))
     except CloudTasksError as error:
-        sys.stderr.write(f"cloudtasks-nb: {error}\n")
+        sys.stderr.write(f"cloudtasks-nb: {_for_a_shell(str(error))}\n")
         return 2
     except KeyboardInterrupt:
         return 130
 
 
+def _for_a_shell(text: str) -> str:
+    """Name the commands in place of the calls that do the same in a notebook."""
+    for call, command in _COMMANDS.items():
+        text = text.replace(call, command)
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cloudtasks-nb", description="Google Cloud Tasks from a terminal.")
-    where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--project", help="as in connect(): environment and gcloud's configuration when left out")
-    where.add_argument("--location", help="as in connect()")
-    where.add_argument("--local", metavar="FOLDER", help="the embedded emulator of this folder instead of Google")
+    parser.add_argument("--version", action="version", version=f"cloudtasks-nb {_version()}")
+    _add_place(parser, _PLACE, default=None)
+    # What stands before the command holds unless it is said again behind it.
+    where, which = (argparse.ArgumentParser(add_help=False) for _ in range(2))
+    _add_place(where, _PLACE, default=argparse.SUPPRESS)
+    _add_place(which, _SENT_TO, default=argparse.SUPPRESS)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    commands.add_parser("emulator", help="run the emulator on its own; --help lists its options", add_help=False)
+    emulator = commands.add_parser("emulator", help="run the emulator on its own; --help lists its options")
+    emulator.set_defaults(run=None)
     doctor = commands.add_parser("doctor", parents=[where], help="say what is wrong with the connection")
     doctor.set_defaults(run=_doctor)
-    batches = commands.add_parser("batches", parents=[where], help="list the batches that were sent from this machine")
+    batches = commands.add_parser("batches", parents=[which], help="list the batches that were sent from this machine")
     batches.set_defaults(run=_batches)
     watch = commands.add_parser(
         "watch",
+        parents=[which],
         help="watch a batch to its end",
         description="Watch a batch to its end, on the endpoint that it was sent to. The exit code is 0 when it went "
         "well, 1 if some rows failed, were rejected or are gone, 2 if it cannot be watched.",
@@ -56,6 +96,19 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("batch", help="its id, the beginning of it, or its name")
     watch.set_defaults(run=_watch)
     return parser
+
+
+def _add_place(parser: argparse.ArgumentParser, said: Mapping[str, str], *, default: Any) -> None:
+    parser.add_argument("--project", default=default, help=said["project"])
+    parser.add_argument("--location", default=default, help=said["location"])
+    parser.add_argument("--local", metavar="FOLDER", default=default, help=said["local"])
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("cloudtasks-nb")
+    except importlib.metadata.PackageNotFoundError:  # run out of a folder
+        return "(not installed)"
 
 
 def _client(options: argparse.Namespace) -> Client:
@@ -81,26 +134,41 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _batches(options: argparse.Namespace) -> int:
     """List the batches of all connections, or only those of the place that was named; makes no call."""
-    folder = None if options.local is None else str(Path(options.local).expanduser().resolve())
     with Outbox(outbox_path()) as outbox:
+        found = _meant(outbox, options)
+        states = [state for state in State if any(record.counts.get(state) for record in found)]
         rows = [
             {
                 "batch": record.id,
                 "name": record.name,
-                "endpoint": record.place.endpoint,
+                "endpoint": _endpoint(record, _reach(outbox, record.id)),
                 "queue": record.place.queue,
                 "created": record.created.strftime("%Y-%m-%d %H:%M UTC"),
                 "rows": record.total,
-                **{state.name.lower(): count for state, count in record.counts.items() if count},
+                **{_TITLES.get(state, state.name.lower()): record.counts.get(state, 0) for state in states},
             }
-            for record in outbox.batches(project=options.project, location=options.location)
-            if folder in {None, _reach(outbox, record.id).get("folder")}
+            for record in found
         ]
     if rows:
         _print(pd.DataFrame(rows).set_index("batch").convert_dtypes())
     else:
-        sys.stdout.write("no batches were sent from this machine yet\n")
+        narrowed = {options.project, options.location, options.local} != {None}
+        sys.stdout.write(f"no {'such ' if narrowed else ''}batches were sent from this machine yet\n")
     return 0
+
+
+def _meant(outbox: Outbox, options: argparse.Namespace) -> list[BatchRecord]:
+    """Return the batches of the place that the options name, newest first."""
+    folder = None if options.local is None else str(Path(options.local).expanduser().resolve())
+    found = outbox.batches(project=options.project, location=options.location)
+    return [record for record in found if folder in {None, _reach(outbox, record.id).get("folder")}]
+
+
+def _endpoint(record: BatchRecord, reach: Mapping[str, Any]) -> str:
+    """Say where a batch was sent to: Google, the emulator of a folder, or one at an address."""
+    if record.place.endpoint == "google":
+        return "google"
+    return str(reach.get("folder") or reach.get("target") or record.place.endpoint)
 
 
 def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
@@ -111,7 +179,7 @@ def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
 def _watch(options: argparse.Namespace) -> int:
     """Watch where the batch was sent to; starts the emulator of its folder if it does not run."""
     with Outbox(outbox_path()) as outbox:
-        record = outbox.batch(options.batch)
+        record = choose(_meant(outbox, options), options.batch)
         reach = _reach(outbox, record.id)
     place = record.place
     if place.endpoint == "google":
@@ -136,3 +204,7 @@ def _print(frame: pd.DataFrame) -> None:
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +15,9 @@ from cloudtasks_nb._client import Client
 from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.fanout.batch._catalog import outbox_path
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.outbox._records import State
 from cloudtasks_nb.fanout.plan._identity import Place
-from tests.unit.fanout.conftest import chunks, spool
+from tests.unit.fanout.conftest import chunks, put, refs, send_all, spool
 
 EMULATOR = ["-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", "D"]
 
@@ -53,6 +56,38 @@ def test_batches_lists_what_was_sent_from_here(sent: list[str], capsys: pytest.C
     assert lines[0][1:4] == ["reports", "google", "c"]
     assert lines[0][-3:] == ["500", "499", "1"]
     assert lines[1][1:3] == ["google", "b"]
+    assert lines[1][-3:] == ["4", "4", "0"]
+
+
+def test_batches_say_where_they_were_sent_to(
+    sent: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An emulator is its folder, or its address if it had none: nobody knows its id."""
+    with Outbox(outbox_path()) as outbox:
+        for reach, words in (
+            ({"target": "127.0.0.1:1", "folder": str(tmp_path)}, str(tmp_path)),
+            ({"target": "127.0.0.1:1", "folder": None}, "127.0.0.1:1"),
+            ({}, "e-1"),
+        ):
+            outbox.set_setting(sent[0], "reach", reach)
+            assert cli.main(["batches"]) == 0
+            assert listed(capsys.readouterr().out)[2][:3] == [sent[0], words, "a"]
+
+
+def test_rows_without_an_outcome_are_pending(sent: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A count is of rows that are so now, and 0 where there are none: no blank, which reads as not known."""
+    with Outbox(outbox_path()) as outbox:
+        send_all(outbox, sent[0])
+        send_all(outbox, sent[1])
+        put(outbox, sent[0], refs(outbox, sent[0]), State.SUCCEEDED)
+    assert cli.main(["batches"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split()[-5:] == ["rows", "unsent", "pending", "succeeded", "rejected"]
+    assert [line[-5:] for line in listed(out)] == [
+        ["500", "499", "0", "0", "1"],
+        ["4", "0", "4", "0", "0"],
+        ["3", "0", "0", "3", "0"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +108,46 @@ def test_batches_of_one_place(
     assert cli.main(["batches", *given]) == 0
     out = capsys.readouterr().out
     assert [queue for queue in "cba" if f" {queue} " in out] == queues
+    assert out.startswith("batch " if queues else "no such batches were sent from this machine yet")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_options_stand_on_either_side(
+    sent: list[str],
+    capsys: pytest.CaptureFixture[str],
+    before: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    """Where it is may be said before the command or behind it; what stands behind it comes last."""
+    options = ["--project", "p"]
+    assert cli.main([*options, "batches"] if before else ["batches", *options]) == 0
+    assert [line[0] for line in listed(capsys.readouterr().out)] == [sent[2], sent[1]]
+    assert cli.main([*options, "batches", "--project", "local"]) == 0
+    assert [line[0] for line in listed(capsys.readouterr().out)] == [sent[0]]
+
+
+@pytest.mark.parametrize("options", [["--local", "FOLDER"], ["--project", "local"], ["--location", "m"]])
+def test_which_batch_is_watched(
+    sent: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+) -> None:
+    """The options say which batch is meant; where it was sent to is what its record says."""
+    given = [str(tmp_path) if option == "FOLDER" else option for option in options]
+    asked: list[tuple[object, ...]] = []
+
+    def refuse(*place: object, **words: object) -> Client:
+        asked.append((*place, *words.values()))
+        raise CredentialsError("not here")
+
+    monkeypatch.setattr(cli, "local", refuse)
+    monkeypatch.setattr(cli, "connect", refuse)
+    meant = sent[2] if "m" in options else sent[0]
+    assert cli.main(["watch", meant, *given]) == cli.main([*given, "watch", meant]) == 2
+    assert asked == [("p", "m") if "m" in options else (str(tmp_path), "local", "l")] * 2
+    assert cli.main(["watch", sent[1], *given]) == 2
+    assert f'there is no batch "{sent[1]}"' in capsys.readouterr().err
 
 
 def test_no_batches_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,13 +163,17 @@ def test_an_unknown_batch_is_named(sent: list[str], capsys: pytest.CaptureFixtur
     assert out == ""
     assert said.startswith("cloudtasks-nb: ")
     assert "nothing" in said
-    assert "→" in said
+    assert "→ cloudtasks-nb batches lists those there are" in said
+    assert "tasks." not in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
         (["--help"], 0, "doctor"),
+        (["--version"], 0, f"cloudtasks-nb {importlib.metadata.version('cloudtasks-nb')}"),
+        (["--local", "D", "emulator"], 2, "options of its own, behind its name: cloudtasks-nb emulator --help"),
+        (["--local", "D", "emulator", "--port", "0"], 2, "options of its own, behind its name"),
         (["watch", "--help"], 0, "1 if some rows failed"),
         ([], 2, "required: COMMAND"),
         (["watch"], 2, "required: batch"),
@@ -108,6 +187,13 @@ def test_help_and_slips(capsys: pytest.CaptureFixture[str], arguments: list[str]
         cli.main(arguments)
     assert ended.value.code == code
     assert text in " ".join("".join(capsys.readouterr()).split())
+
+
+def test_the_module_is_the_command() -> None:
+    """`python -m cloudtasks_nb.cli` does what the command does, where that is not on the path."""
+    command = [sys.executable, "-m", "cloudtasks_nb.cli", "batches"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "no batches were sent from this machine yet\n")
 
 
 def test_arguments_come_from_the_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

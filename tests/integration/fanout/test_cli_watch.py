@@ -201,4 +201,4 @@ def test_batches_are_those_of_this_machine(
     assert cli.main(["batches"]) == 0
     _, line = capsys.readouterr().out.splitlines()
     assert line.split()[0] == batch.id
-    assert {queue.id, emulator.ready["instance"]} <= set(line.split())
+    assert {queue.id, emulator.ready["grpc"]} <= set(line.split())
