@@ -492,6 +492,23 @@ def test_a_journal_of_the_version_before(tmp_path: Path) -> None:
         assert journal.read("PRAGMA user_version") == [(2,)]
 
 
+@pytest.mark.parametrize("size", [4096, 8192])
+def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
+    """A file keeps the page size that it was made with, also in the copy that it is restored from."""
+    file, copy = tmp_path / "tasks.sqlite3", tmp_path / "copy.sqlite3"
+    connection = sqlite3.connect(file)
+    connection.execute(f"PRAGMA page_size = {size}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with Journal(file, durable=True) as journal:
+        _write(journal, "one")
+        journal.save_to(copy)
+        _write(journal, "two")
+        journal.load_from(copy)
+        assert journal.read("SELECT key FROM settings") == [("one",)]
+        assert journal.read("PRAGMA page_size") == [(size,)]
+
+
 def test_what_cannot_be_added_is_told_by_its_key(store: Store, clock: Clock) -> None:
     """Of many tasks those are refused whose names are taken, by others or by the first of them; the rest is there."""
     queue = new_queue(store)
