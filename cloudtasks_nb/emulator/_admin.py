@@ -15,7 +15,7 @@ from aiohttp import web
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.emulator._clock import SECOND
+from cloudtasks_nb.emulator._clock import CLOCK_SETTING, SECOND
 from cloudtasks_nb.emulator._engine import Engine
 from cloudtasks_nb.emulator._faults import Fault
 from cloudtasks_nb.emulator._pb import beta, v2
@@ -69,12 +69,18 @@ class Admin:
             raise InvalidInputError("advance_s is a number of seconds, 0 or more: the clock can only be moved forward")
         if advance:
             self._engine.clock.advance(round(advance * SECOND))
+            await self._keep_clock()
         now = self._engine.clock.now()
         return {"now": datetime.fromtimestamp(now / SECOND, UTC).isoformat(), "now_us": now}
 
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Forget all queues, tasks, names, logs and faults; the queues of the command line are made anew."""
-        await self._replace(self._engine.store.journal.erase)
+        """Forget all queues, tasks, names, logs, faults and advances; the command line's queues are made anew."""
+
+        def erase() -> None:
+            self._engine.store.journal.erase()
+            self._engine.clock.reset()
+
+        await self._replace(erase)
         self._engine.faults.clear()
         return await self.seed({"queues": [{"name": name} for name in self._engine.settings.queues]})
 
@@ -108,12 +114,13 @@ class Admin:
         return {"name": name}
 
     async def restore(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Go back to the snapshot `name`; attempts under way are broken off."""
+        """Go back to the snapshot `name`; attempts under way are broken off, the clock stays."""
         name = _checked(given.get("name", ""))
         file = self._snapshots / f"{name}.sqlite3"
         if not file.exists():
             raise RefusedError("NOT_FOUND", f"There is no snapshot {name}.")
         await self._replace(lambda: self._engine.store.journal.load_from(file))
+        await self._keep_clock()
         return {"name": name}
 
     async def add_fault(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +142,11 @@ class Admin:
     async def waiting(self, _: dict[str, Any]) -> dict[str, Any]:
         """Return the targets on this machine where nobody listens, with the tasks that wait for them."""
         return {"targets": self._engine.dispatcher.absent()}
+
+    async def _keep_clock(self) -> None:
+        """Keep with the folder how far the clock was moved: the times of all that is stored are of that clock."""
+        self._engine.store.set_setting(CLOCK_SETTING, str(self._engine.clock.offset).encode())
+        await self._engine.committer.commit()
 
     async def _replace(self, change: Callable[[], None]) -> None:
         engine = self._engine

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["DAY", "HOUR", "LAST_INSTANT", "LAST_NOW", "SECOND", "Clock"]
+__all__ = ["CLOCK_SETTING", "DAY", "HOUR", "LAST_INSTANT", "LAST_NOW", "SECOND", "Clock"]
 
 #: Instants and durations inside the emulator are whole microseconds, as Cloud Tasks keeps them.
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
+#: The setting under which a folder keeps how far its clock was moved.
+CLOCK_SETTING = "clock_offset"
 #: The end of the year 9999: no `google.protobuf.Timestamp` is later.
 LAST_INSTANT = 253_402_300_800 * SECOND - 1
 
@@ -25,11 +27,13 @@ class Clock:
     ----------
     source : callable, optional
         Returns nanoseconds since 1970; the system's clock by default.
+    offset : int
+        Microseconds by which it begins ahead of that.
     """
 
-    def __init__(self, source: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, source: Callable[[], int] = time.time_ns, offset: int = 0) -> None:
         self._source = source
-        self._offset = 0
+        self._offset = offset
         self._latest = 0
         self._listeners: list[Callable[[int], None]] = []
 
@@ -41,6 +45,15 @@ class Clock:
             return self._latest
         self._latest = reading
         return reading
+
+    @property
+    def offset(self) -> int:
+        """Microseconds by which it is ahead of its source."""
+        return self._offset
+
+    def reset(self) -> None:
+        """Show the time of the source again, though it be an earlier one."""
+        self._offset = self._latest = 0
 
     def advance(self, duration: int) -> None:
         """Move forward by `duration` microseconds and tell the listeners by how much.

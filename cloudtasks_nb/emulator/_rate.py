@@ -60,3 +60,5 @@ class TokenBucket:
         if elapsed > 0:
             self._tokens = min(self._burst, self._tokens + elapsed * self._rate / SECOND)
             self._filled_at = now
+        elif elapsed < 0:  # the clock was reset
+            self._filled_at = now

@@ -11,7 +11,7 @@ from typing import Any
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator._api import all_calls
-from cloudtasks_nb.emulator._clock import Clock
+from cloudtasks_nb.emulator._clock import CLOCK_SETTING, Clock
 from cloudtasks_nb.emulator._commit import Committer
 from cloudtasks_nb.emulator._deliver import Deliverer
 from cloudtasks_nb.emulator._dispatch import Dispatcher
@@ -69,7 +69,8 @@ async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop:
 
 
 async def _engine(folder: Folder, journal: Journal, settings: Settings, stack: AsyncExitStack) -> Engine:
-    clock = Clock()
+    moved = journal.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
+    clock = Clock(offset=int(moved[0][0]) if moved else 0)
     store = Store(journal, clock, settings)
     # What was loaded stays: the collector need not look at it again and again.
     gc.collect()

@@ -106,6 +106,12 @@ def test_bucket_holds_no_more_than_its_burst() -> None:
     assert sum(bucket.take(NOW + DAY) for _ in range(10)) == 3
 
 
+def test_bucket_of_a_clock_that_was_reset() -> None:
+    """After a clock went back tokens come at the rate from then on."""
+    bucket = TokenBucket(rate=4, burst=1, now=NOW + DAY)
+    assert [bucket.take(instant) for instant in (NOW, NOW, NOW + SECOND // 4)] == [True, False, True]
+
+
 def test_bucket_of_a_slow_queue_holds_a_token() -> None:
     """A tenth of a dispatch a second is one in ten seconds."""
     bucket = TokenBucket(rate=0.1, burst=0, now=NOW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +246,33 @@ def test_clock_endpoint() -> None:
         assert after["now_us"] - before["now_us"] >= 3_600_000_000
 
     run(body)
+
+
+async def ahead(running: Running) -> int:
+    """Return the whole hours by which the clock is ahead of this machine's."""
+    return round(((await running.admin("clock"))["now_us"] - time.time_ns() // 1000) / 3_600_000_000)
+
+
+def test_the_clock_stays_with_the_folder(tmp_path: Path) -> None:
+    """A moved clock is as far ahead after a restart and after a restore; a reset brings it back to this machine's."""
+
+    async def first(running: Running) -> None:
+        await running.admin("snapshot", {"name": "before"})
+        await running.admin("clock", {"advance_s": 10 * 3600})
+        await running.admin("restore", {"name": "before"})
+        assert await ahead(running) == 10
+
+    async def second(running: Running) -> None:
+        assert await ahead(running) == 10
+        await running.admin("reset", {})
+        assert await ahead(running) == 0
+        await running.admin("clock", {"advance_s": 7200})
+
+    async def third(running: Running) -> None:
+        assert await ahead(running) == 2
+
+    for body in (first, second, third):
+        run(body, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("advance", [-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1]])
