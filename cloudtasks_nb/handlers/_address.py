@@ -6,23 +6,25 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from filelock import FileLock
 
 from cloudtasks_nb.errors import HandlerError
 
-__all__ = ["Address", "claim", "derive"]
+__all__ = ["Address", "claim", "derive", "name_of"]
 
 _HOST = "127.0.0.1"
 _FIRST_PORT, _PORTS = 20_000, 10_000
 _SECRET_FILE = "handlers.key"  # noqa: S105 - the name of the file, not what is in it
 _SECRET_BYTES = 32
+_URL = re.compile(rf"http://{re.escape(_HOST)}:\d{{5}}/(?P<name>[^/?#]+)/[0-9a-f]{{32}}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,19 @@ def derive(home: Path, name: str) -> Address:
         path=f"/{name}/{token}",
         lasting=True,
     )
+
+
+def name_of(home: Path, url: str) -> str | None:
+    """Return the name whose lasting address a URL is; None: it is no such address, or one of another home.
+
+    Raises
+    ------
+    HandlerError
+        If the home's secret cannot be read or made.
+    """
+    match = _URL.fullmatch(url)
+    name = match and unquote(match["name"])
+    return name if name and derive(home, name).url == url else None
 
 
 def claim(home: Path, name: str, *, lasting: bool) -> tuple[Address, socket.socket]:

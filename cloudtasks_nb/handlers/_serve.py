@@ -16,7 +16,7 @@ from cloudtasks_nb.handlers._handler import Handler
 from cloudtasks_nb.handlers._target import Target, check_function
 from cloudtasks_nb.handlers._verify import Verifier
 
-__all__ = ["serve", "served_at"]
+__all__ = ["name_at", "serve", "served_at"]
 
 _NAME = re.compile(r"(?=.*[^.])[^/]{1,100}")  # one segment of a URL's path, not "." or ".."
 
@@ -98,6 +98,18 @@ def served_at(url: str) -> Handler | None:
     address = url.partition("?")[0]
     with _lock:
         return next((handler for handler in _served.values() if handler.url == address), None)
+
+
+def name_at(url: str) -> str | None:
+    """Return the name of the handler whose address a URL is, whether it is served now or not; None: it is none's.
+
+    Raises
+    ------
+    ConfigurationError, HandlerError
+        If the home, or its secret, cannot be read or made.
+    """
+    handler = served_at(url)
+    return handler.name if handler is not None and handler.url == url else _address.name_of(_settings.home(), url)
 
 
 def _replace(name: str, target: Callable[[str], Target], workers: int) -> tuple[Handler, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, TypedDict, Unpack, overload
 
@@ -12,6 +13,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._catalog import Catalog, Order
 from cloudtasks_nb.fanout.plan._plan import Plan, compile_recipe
+from cloudtasks_nb.fanout.plan._url import HandlerAddress
 
 __all__ = ["FanOut", "Shared", "Words", "make_order", "refuse"]
 
@@ -29,6 +31,9 @@ _RECIPE = (
     "dispatch_deadline",
     "retry",
 )
+
+_LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
+_LOCAL = re.compile(r"http://127\.0\.0\.1:\d{4,5}/")  # where handlers are
 
 
 class Shared(TypedDict, total=False):
@@ -168,7 +173,7 @@ def make_order(catalog: Catalog, queue: QueueName, data: Any, *, url: Any, words
         Naming the argument that is wrong.
     """
     given: Mapping[str, Any] = words
-    recipe = compile_recipe(url=url, **{word: given[word] for word in _RECIPE if word in given})
+    recipe = compile_recipe(url=_handler(url), **{word: given[word] for word in _RECIPE if word in given})
     catalog.check_reachable(url)
     stop = words.get("stop_after_failures")
     _check_stop(stop)
@@ -198,10 +203,28 @@ def _positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
+def _handler(url: Any) -> Any:
+    """Return the address of a handler as the handler that it is, so that both make the same batch."""
+    if not (isinstance(url, str) and _LOCAL.match(url)):
+        return url
+    from cloudtasks_nb.handlers._serve import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+
+    name = name_at(url)
+    return url if name is None else HandlerAddress(url=url, name=name)
+
+
 def _check_name(name: str | None) -> None:
-    if name is not None and not (isinstance(name, str) and name.strip()):
+    if name is None:
+        return
+    if not (isinstance(name, str) and name.strip() and name.isprintable()):
         raise InvalidInputError(
-            f"name={name!r} is no name of a batch", resource="name", hint='name="march", or leave it out'
+            f"name={name!r} is no name of a batch",
+            resource="name",
+            hint='name="march": one line of text, or leave it out',
+        )
+    if len(name) > _LONGEST_NAME:
+        raise InvalidInputError(
+            f'name="{name[:20]}…" has {len(name):,} characters', resource="name", hint=f"use up to {_LONGEST_NAME}"
         )
 
 

@@ -26,6 +26,8 @@ _SHORTEST, _LONGEST = dt.timedelta(seconds=15), dt.timedelta(minutes=30)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BACKOFFS = (("min_backoff", 0), ("max_backoff", 0))
 _HEADER_BYTES = 80 * 1024
+_ACCOUNT = re.compile(r"[^@\s{}]+@[^@\s{}]+")
+_ACCOUNT_HINT = '"name@project.iam.gserviceaccount.com"'
 
 
 @final
@@ -155,7 +157,8 @@ def compile_recipe(  # noqa: PLR0913 - the words of `fan_out`, keyword-only
     InvalidInputError
         Naming the argument that is wrong.
     """
-    check_text(service_account, "service_account", 'service_account="name@project.iam.gserviceaccount.com"')
+    check_text(service_account, "service_account", f"service_account={_ACCOUNT_HINT}")
+    _check_account(service_account)
     check_text(audience, "audience", 'audience="https://service.example.com"')
     verb = _method(method)
     made = compile_body(body, verb)
@@ -163,7 +166,7 @@ def compile_recipe(  # noqa: PLR0913 - the words of `fan_out`, keyword-only
         raise InvalidInputError(
             "audience= says for whom a token is, and there is none",
             resource="audience",
-            hint='say service_account="name@project.iam.gserviceaccount.com" too',
+            hint=f"say service_account={_ACCOUNT_HINT} too",
         )
     return Recipe(
         url=compile_url(url),
@@ -188,6 +191,15 @@ def _method(method: str | None) -> str:
             hint="there are " + ", ".join(METHODS[1:]),
         )
     return verb
+
+
+def _check_account(email: str | None) -> None:
+    if email is not None and not _ACCOUNT.fullmatch(email):
+        raise InvalidInputError(
+            f"service_account={email!r} is not an e-mail address",
+            resource="service_account",
+            hint=f"one account signs for all rows: service_account={_ACCOUNT_HINT}",
+        )
 
 
 def _headers(headers: dict[str, str], *, json: bool) -> tuple[tuple[str, Text], ...]:

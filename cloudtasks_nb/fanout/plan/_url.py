@@ -14,7 +14,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan._input import Block
 from cloudtasks_nb.fanout.plan._templates import Problems, Text, parse_url
 
-__all__ = ["Url", "compile_url", "function_name"]
+__all__ = ["HandlerAddress", "Url", "compile_url", "function_name"]
 
 #: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#HttpRequest
 _LONGEST = 2_083
@@ -37,6 +37,14 @@ class Url(Protocol):
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
         """Return each row's URL, and what stands for it in the row's identity."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerAddress:
+    """A handler as `compile_url` takes one: its address, and its name, which identifies it."""
+
+    url: str
+    name: str
 
 
 def compile_url(url: Any) -> Url:

@@ -78,7 +78,16 @@ def test_a_batch_is_not_pickled(waiting: ct.Batch) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [{"send_rate": 0}, {"send_rate": "5"}, {"send_rate": True}, {"name": ""}, {"name": 5}, {"stop_after_failures": -1}],
+    [
+        {"send_rate": 0},
+        {"send_rate": "5"},
+        {"send_rate": True},
+        {"name": ""},
+        {"name": 5},
+        {"name": "a\nb"},
+        {"name": "n" * 201},
+        {"stop_after_failures": -1},
+    ],
 )
 def test_words_that_make_no_sense(queue: ct.Queue, tasks: ct.Client, words: dict[str, Any]) -> None:
     """A value that is none is refused by its word, with an example, before anything is planned."""

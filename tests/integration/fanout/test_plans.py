@@ -9,7 +9,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import Serve, reached
 
 URL = "http://127.0.0.1:9/{a}"
 DATA = pd.DataFrame({"a": [1, 2, 3]})
@@ -75,7 +75,7 @@ def test_rows_that_another_batch_has(paused: ct.Queue) -> None:
 def test_keys_that_the_batch_knows_otherwise(paused: ct.Queue) -> None:
     """Rows of a named batch with other requests under known keys: the plan says what `submit` raises, and where."""
     data = DATA.assign(b=[1, 2, 3])
-    paused.fan_out(data, url=URL, key=["a"], name="may")
+    reached(paused.fan_out(data, url=URL, key=["a"], name="may"), lambda progress: not progress.unsent)
     plan = paused.fan_out(data.assign(b=[1, 2, 9]), url=URL, key=["a"], name="may", dry_run=True)
     assert (plan.sendable, plan.frame["problem"].notna().tolist()) == (0, [False, False, True])
     with pytest.raises(errors.BatchExistsError) as raised:
@@ -104,6 +104,17 @@ def test_an_iterator_counts_all_that_is_there(paused: ct.Queue) -> None:
     reached(paused.fan_out(data, url=URL, name="june"), lambda progress: not progress.unsent)
     plan = paused.fan_out(iter([data]), url=URL, name="june", dry_run=True)
     assert (len(plan.frame), plan.sendable, plan.facts()["known"]) == (1_000, 0, "1,500 in the queue")
+
+
+def test_a_handlers_address_is_the_handler(paused: ct.Queue, serve: Serve) -> None:
+    """Whether a handler is given or its URL, served or closed, is the same batch."""
+    handler = serve(lambda **_: None, name="report")
+    batch = paused.fan_out(DATA, url=handler)
+    assert paused.fan_out(DATA, url=handler.url).id == batch.id
+    handler.close()
+    assert paused.fan_out(DATA, url=handler.url).id == batch.id
+    assert set(batch.tasks()["url"]) == {handler.url}
+    assert paused.fan_out(DATA, url=f"{handler.url}?x=1").id != batch.id
 
 
 def test_a_paused_queue_is_said(paused: ct.Queue) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers._address import claim, derive
+from cloudtasks_nb.handlers._address import claim, derive, name_of
 
 __all__: list[str] = []
 
@@ -39,6 +39,17 @@ def test_a_name_is_escaped_in_the_url_alone(tmp_path: Path) -> None:
     assert urlsplit(address.url).query == ""
     assert unquote(urlsplit(address.url).path) == address.path
     assert address.url.isascii()
+
+
+@pytest.mark.parametrize("name", ["report", "größe & ?#", "{a}"])
+def test_the_name_of_an_address(tmp_path: Path, name: str) -> None:
+    """A lasting address leads back to its name; another path, port or home does not."""
+    url = derive(tmp_path, name).url
+    (tmp_path / "other").mkdir()
+    assert name_of(tmp_path, url) == name
+    for other in (f"{url}?x=1", url.replace("127.0.0.1:2", "127.0.0.1:3"), f"{url[:-4]}0000", "https://svc/run"):
+        assert name_of(tmp_path, other) is None
+    assert name_of(tmp_path / "other", url) is None
 
 
 def test_the_secret_is_the_owners_alone(tmp_path: Path) -> None:

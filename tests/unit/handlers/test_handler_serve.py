@@ -18,6 +18,7 @@ from cloudtasks_nb import _newest, handlers
 from cloudtasks_nb.errors import ConfigurationError, HandlerError
 from cloudtasks_nb.handlers import _handler
 from cloudtasks_nb.handlers._address import derive
+from cloudtasks_nb.handlers._serve import name_at
 
 __all__: list[str] = []
 
@@ -321,6 +322,17 @@ def test_a_held_port_is_said(serve: Serve, post: Post, home: Path, capsys: pytes
     assert out.startswith(f"port {port} of report is in use: {handler.url} is new")
     assert "tasks that were sent before will not reach it" in out
     assert out.count("\n") == 1
+
+
+def test_whose_address_it_is(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """A lasting address names its handler for ever, a passing one while it is served."""
+    lasting, passing = serve(report), serve(lambda: None)
+    capsys.readouterr()
+    assert [name_at(handler.url) for handler in (lasting, passing)] == [lasting.name, passing.name]
+    for handler in (lasting, passing):
+        handler.close()
+    assert [name_at(handler.url) for handler in (lasting, passing)] == ["report", None]
+    assert name_at(f"{lasting.url}?day=1") is None
 
 
 class Callable1:

@@ -77,6 +77,8 @@ def test_headers(arguments: dict[str, Any], headers: dict[str, str]) -> None:
         ({"key": 7}, "names no columns"),
         ({"key": [1.5]}, "names no columns"),
         ({"audience": "https://svc"}, "service_account="),
+        *(({"service_account": one}, "is not an e-mail address") for one in ("nope", "{origin}", "a@", "a b@c", "")),
+        ({"headers": {"X-Shop": None}}, 'the header "X-Shop" has no value'),
         ({"headers": {"X Shop": "1"}}, "not the name of a header"),
         ({"headers": {"X-Shop": "a\r\nX-Evil: 1"}}, "several lines"),
         ({"headers": {"X-Shop": "x" * 90_000}}, "80 KB"),
@@ -167,6 +169,12 @@ def test_same_identity(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_other_identity(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Anything that changes the requests, or what identifies a row, makes another template."""
     assert _made(**one).identity != _made(**other).identity
+
+
+def test_identity_of_a_handler() -> None:
+    """It is what earlier versions made of it, so that their batches are found again."""
+    recipe = _made(url=_Handler("http://127.0.0.1:1/a", "report"), body=["a"])
+    assert recipe.identity.hex() == "f780e438a6df16ee32c12cd625e048c4"
 
 
 def test_identity_in_another_process() -> None:
