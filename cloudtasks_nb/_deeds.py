@@ -68,10 +68,11 @@ def _short(task: Any, queue: QueueName) -> str:
     text = str(task)
     name = TaskName.parse(text if "/" in text else f"{queue}/tasks/{text}")
     if name.queue != queue:
+        its = name.queue.queue if name.queue.parent == queue.parent else str(name.queue)
         raise InvalidInputError(
             f"task {name.task} is of {name.queue}, not of {queue}",
             resource=text,
-            hint=f'tasks.queue("{name.queue.queue}") has the verbs for it',
+            hint=f'tasks.queue("{its}") has the verbs for it',
         )
     return name.task
 

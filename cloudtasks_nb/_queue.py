@@ -261,12 +261,12 @@ class Queue(Backfill):
         )
         return self
 
-    def run(self, tasks: Any) -> pd.DataFrame:
+    def run(self, df: Any) -> pd.DataFrame:
         """Dispatch tasks now, over the queue's limits and even when it is paused.
 
         Parameters
         ----------
-        tasks : DataFrame, Series, Index, list or str
+        df : DataFrame, Series, Index, list or str
             A frame that a verb returned, or task ids. Google allows 60 a minute.
 
         Returns
@@ -274,14 +274,14 @@ class Queue(Backfill):
         pandas.DataFrame
             A row a task: `task, ok, error`; one that fails does not stop the others.
         """
-        return run_tasks(self._connection, self._name, tasks)
+        return run_tasks(self._connection, self._name, df)
 
-    def delete_tasks(self, tasks: Any) -> pd.DataFrame:
+    def delete_tasks(self, df: Any) -> pd.DataFrame:
         """Delete tasks that have not finished.
 
         Parameters
         ----------
-        tasks : DataFrame, Series, Index, list or str
+        df : DataFrame, Series, Index, list or str
             A frame that a verb returned, or task ids.
 
         Returns
@@ -289,7 +289,7 @@ class Queue(Backfill):
         pandas.DataFrame
             A row a task: `task, ok, error`; one that fails does not stop the others.
         """
-        return delete_tasks(self._connection, self._name, tasks)
+        return delete_tasks(self._connection, self._name, df)
 
     def panel(self, *, read_only: bool = False) -> Any:
         """Return a widget with the queue, its tasks and their attempts, live.

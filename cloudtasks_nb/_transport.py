@@ -323,7 +323,7 @@ class Transport:
         text = details or code
         what = resource or self.where.target
         if code == "NOT_FOUND":
-            return _not_found(text, method, what)
+            return _not_found(text, method, what, self.where)
         if code == "PERMISSION_DENIED":
             return PermissionDeniedError(
                 f"{what}: {text}",
@@ -336,14 +336,16 @@ class Transport:
         return kind(f"{what}: {text}", resource=what, code=code, hint=hint)
 
 
-def _not_found(text: str, method: Method, what: str) -> CloudTasksError:
+def _not_found(text: str, method: Method, what: str, where: Where) -> CloudTasksError:
     short = what.rpartition("/")[2]
     if method.about == "queue":
+        ours = what == f"projects/{where.project}/locations/{where.location}/queues/{short}"
+        makes = f'tasks.queue("{short if ours else what}", create=True) makes it'
         return QueueNotFoundError(
             f'there is no queue "{short}" ({what})',
             resource=what,
             code="NOT_FOUND",
-            hint=f'tasks.queue("{short}", create=True) makes it; tasks.queues() shows those there are',
+            hint=f"{makes}; tasks.queues() shows those there are" if ours else makes,
         )
     if method.about == "task":
         return TaskNotFoundError(

@@ -66,6 +66,13 @@ def test_tasks_of_another_queue(tasks: Any) -> None:
     assert 'tasks.queue("r")' in (caught.value.hint or "")
 
 
+def test_tasks_of_another_project() -> None:
+    """The hint has the queue's full name: the short one is of this project."""
+    with pytest.raises(InvalidInputError) as caught:
+        task_ids("projects/other/locations/l/queues/q/tasks/a", QUEUE)
+    assert 'tasks.queue("projects/other/locations/l/queues/q") has the verbs' in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize(
     ("tasks", "words"),
     [(5, "int names no tasks"), (pd.DataFrame({"a": [1]}), "no column or index `task`"), (["a b"], "not a task name")],

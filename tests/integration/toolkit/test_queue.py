@@ -180,6 +180,13 @@ def test_one_that_fails_does_not_stop_the_others(filled: ct.Queue, target: Targe
     assert done.error.notna().to_dict() == {"task-0": False, "missing": True, "task-2": False}
 
 
+@pytest.mark.parametrize("verb", ["run", "delete_tasks"])
+def test_tasks_by_their_word(filled: ct.Queue, target: Target, verb: str) -> None:
+    """What the tasks are in can be named, as in all verbs that take a frame."""
+    filled.route(target.url)
+    assert getattr(filled, verb)(df=filled.tasks()).ok.all()
+
+
 def test_run(filled: ct.Queue, target: Target) -> None:
     """Tasks of a paused queue are dispatched now, the others stay."""
     filled.route(target.url)
@@ -373,6 +380,16 @@ def test_a_queue_that_is_not_there(tasks: ct.Client, make_name: MakeName, verb: 
     assert (caught.value.resource, caught.value.code) == (queue.name, "NOT_FOUND")
     assert f'tasks.queue("{queue.id}", create=True)' in (caught.value.hint or "")
     assert queue.id not in tasks.queues().index
+
+
+def test_a_queue_of_another_project_that_is_not_there(tasks: ct.Client) -> None:
+    """The call that makes it has its full name: the short one would be made in the connection's project."""
+    name = "projects/other/locations/us-central1/queues/zz"
+    for verb in ("tasks", "pause", "attempts"):
+        with pytest.raises(errors.QueueNotFoundError, match='no queue "zz"') as caught:
+            getattr(tasks.queue(name), verb)()
+        assert f'tasks.queue("{name}", create=True) makes it' in (caught.value.hint or "")
+        assert "tasks.queues()" not in (caught.value.hint or "")
 
 
 EARLY: dict[str, Callable[[ct.Client], Any]] = {
