@@ -13,6 +13,7 @@ from google.longrunning import operations_pb2
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator._engine import Call, Engine
 from cloudtasks_nb.emulator._operations import recall
+from cloudtasks_nb.emulator._pages import page_token, read_number
 from cloudtasks_nb.emulator._pb import beta, v2
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.emulator._regions import REGIONS
@@ -21,6 +22,7 @@ from cloudtasks_nb.errors import InvalidInputError
 __all__ = ["AccessCalls", "SharedCalls"]
 
 _CMEK = re.compile(r"projects/[^/]+/locations/[^/]+/cmekConfig")
+_PROJECT = re.compile(r"projects/[^/]+")
 _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
 
 
@@ -125,18 +127,20 @@ class SharedCalls:
         project, location = _check(_LOCATION, name).groups()
         if location not in REGIONS:
             raise RefusedError("NOT_FOUND", "Requested entity was not found.")
-        return bytes(_location(project, location).SerializeToString())
+        return bytes(_location(f"projects/{project}", location).SerializeToString())
 
     async def list_locations(self, wire: bytes) -> bytes:
         """List the locations of Cloud Tasks."""
         request = locations_pb2.ListLocationsRequest.FromString(wire)
-        project = request.name.removeprefix("projects/")
-        skipped = int(request.page_token) if request.page_token.isdigit() else 0
+        if request.name:  # without a project the list is the public one
+            _check(_PROJECT, request.name)
+        now = self._engine.clock.now()
+        skipped = read_number(request.page_token, request.name, now=now)
         size = request.page_size if request.page_size > 0 else len(REGIONS)
         shown = list(REGIONS)[skipped : skipped + size]
-        response = locations_pb2.ListLocationsResponse(locations=[_location(project, region) for region in shown])
+        response = locations_pb2.ListLocationsResponse(locations=[_location(request.name, region) for region in shown])
         if skipped + size < len(REGIONS):
-            response.next_page_token = str(skipped + size)
+            response.next_page_token = page_token(str(skipped + size), request.name, now=now)
         return bytes(response.SerializeToString())
 
 
@@ -147,9 +151,9 @@ def _check(pattern: re.Pattern[str], name: str) -> re.Match[str]:
     return match
 
 
-def _location(project: str, region: str) -> Any:
+def _location(parent: str, region: str) -> Any:
     return locations_pb2.Location(
-        name=f"projects/{project}/locations/{region}",
+        name=f"{parent}/locations/{region}".lstrip("/"),
         location_id=region,
         labels={"cloud.googleapis.com/region": region},
     )

@@ -63,8 +63,9 @@ class QueueCalls:
         if _LOCATION.fullmatch(request.parent) is None:
             raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
         keep = _queue_filter(request.filter)
-        after = read_token(request.page_token, request.filter) if request.page_token else ""
         prefix, now = f"{request.parent}/queues/", self._engine.clock.now()
+        query = prefix + request.filter
+        after = read_token(request.page_token, query, now=now) if request.page_token else ""
         queues = self._store.contents.queues
         names = sorted(name for name, queue in queues.items() if name.startswith(prefix) and queue.usable_at <= now)
         names = [name for name in names if name > after]
@@ -77,7 +78,7 @@ class QueueCalls:
             if keep(queues[name].message):
                 response.queues.append(message)
         if len(names) > size:
-            response.next_page_token = page_token(names[size - 1], request.filter)
+            response.next_page_token = page_token(names[size - 1], query, now=now)
         return bytes(response.SerializeToString())
 
     async def get_queue(self, wire: bytes) -> bytes:

@@ -87,11 +87,12 @@ class TaskCalls:
             raise RefusedError("INVALID_ARGUMENT", "The page size cannot be negative.")
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         view, attempts, show = request.response_view, queue.attempts.get, self._shown
-        tasks, last = self._store.page(queue, read_number(request.page_token), size)
+        now = self._engine.clock.now()
+        tasks, last = self._store.page(queue, read_number(request.page_token, queue.name, now=now), size)
         page = b"".join(
             len_field(1, show(task_wire(task.head, task.due, attempts(task.number), task.body, view))) for task in tasks
         )
-        return page + len_field(2, page_token(str(last)).encode()) if last else page
+        return page + len_field(2, page_token(str(last), queue.name, now=now).encode()) if last else page
 
     async def delete_task(self, wire: bytes) -> bytes:
         """Delete a task."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
 from cloudtasks_nb.emulator._api import all_calls
-from cloudtasks_nb.emulator._clock import SECOND, Clock
+from cloudtasks_nb.emulator._clock import HOUR, SECOND, Clock
 from cloudtasks_nb.emulator._commit import Committer
 from cloudtasks_nb.emulator._deliver import Deliverer
 from cloudtasks_nb.emulator._dispatch import Dispatcher
@@ -559,6 +560,79 @@ def test_encryption_settings(run: Run) -> None:
         config = v2.CmekConfig(name=name, kms_key="key")
         await ready.call("UpdateCmekConfig", v2.UpdateCmekConfigRequest(cmek_config=config), v2.CmekConfig)
         assert await ready.call("GetCmekConfig", get, v2.CmekConfig) == config
+
+    run(body)
+
+
+LOCATIONS = "/google.cloud.location.Locations/ListLocations"
+
+
+def token_of(*parts: object) -> str:
+    """Make a page token of its parts."""
+    return base64.urlsafe_b64encode("\n".join(map(str, parts)).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "again", "response"),
+    [
+        ("ListTasks", v2.ListTasksRequest(parent=QUEUE), {"parent": f"{QUEUE}-2"}, v2.ListTasksResponse),
+        ("ListQueues", v2.ListQueuesRequest(parent=LOCATION), {"parent": f"{LOCATION}2"}, v2.ListQueuesResponse),
+        (
+            LOCATIONS,
+            locations_pb2.ListLocationsRequest(name="projects/p"),
+            {"name": "projects/q"},
+            locations_pb2.ListLocationsResponse,
+        ),
+    ],
+)
+def test_page_tokens(run: Run, method: str, first: Any, again: dict[str, str], response: Any) -> None:
+    """A page token is for the same request, for two hours; what somebody made up is none."""
+
+    async def body(ready: Service) -> None:
+        for queue in (QUEUE, f"{QUEUE}-2"):
+            await ready.create_queue(queue)
+        for _ in range(2):
+            await ready.create_task()
+        first.page_size = 1
+        token = (await ready.call(method, first, response)).next_page_token
+        other = type(first)(page_token=token, **again)
+        assert (await refusal(ready.call(method, other, response)))[0] == "INVALID_ARGUMENT"
+        same = type(first)(page_token=token, page_size=1)
+        for name in again:
+            setattr(same, name, getattr(first, name))
+        ready.engine.clock.advance(2 * HOUR)
+        assert await ready.call(method, same, response) != response()
+        ready.engine.clock.advance(1)
+        assert (await refusal(ready.call(method, same, response)))[1].endswith("it has expired.")
+        query = base64.urlsafe_b64decode(token).decode().rpartition("\n")[2]
+        for made_up in ("?", "YWJj", token_of(1), token_of("", 0, query), token_of(1, "x", query)):
+            same.page_token = made_up
+            assert (await refusal(ready.call(method, same, response)))[0] == "INVALID_ARGUMENT"
+
+    run(body)
+
+
+@pytest.mark.parametrize("position", ["9" * 25, "\N{SUPERSCRIPT TWO}", "-1", "1.5", "x"])
+def test_positions_that_are_no_numbers(run: Run, position: str) -> None:
+    """A token whose position is no number that a row could have is refused."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        asked = v2.ListTasksRequest(parent=QUEUE, page_token=token_of(position, 0, QUEUE))
+        assert (await refusal(ready.call("ListTasks", asked, v2.ListTasksResponse)))[0] == "INVALID_ARGUMENT"
+
+    run(body)
+
+
+@pytest.mark.parametrize(("name", "shown"), [("", "locations/us-central1"), ("projects/p", LOCATION)])
+def test_names_of_locations(run: Run, name: str, shown: str) -> None:
+    """Locations are listed below a project, or, without one, as the public list."""
+
+    async def body(ready: Service) -> None:
+        asked, response = locations_pb2.ListLocationsRequest(name=name), locations_pb2.ListLocationsResponse
+        assert shown in {one.name for one in (await ready.call(LOCATIONS, asked, response)).locations}
+        asked.name = "somewhere/else"
+        assert await refusal(ready.call(LOCATIONS, asked, response)) == MALFORMED
 
     run(body)
 

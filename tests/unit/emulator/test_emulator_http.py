@@ -250,7 +250,8 @@ def test_clock_endpoint() -> None:
 
 async def ahead(running: Running) -> int:
     """Return the whole hours by which the clock is ahead of this machine's."""
-    return round(((await running.admin("clock"))["now_us"] - time.time_ns() // 1000) / 3_600_000_000)
+    now: int = (await running.admin("clock"))["now_us"]
+    return round((now - time.time_ns() // 1000) / 3_600_000_000)
 
 
 def test_the_clock_stays_with_the_folder(tmp_path: Path) -> None:
