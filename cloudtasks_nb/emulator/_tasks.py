@@ -265,6 +265,8 @@ def _check_size(head: bytes, body: bytes, due: int, kind: str) -> None:
     request = getattr(task, kind)
     if sum(len(name) + len(value) for name, value in request.headers.items()) >= _MAX_HEADERS:
         raise RefusedError("INVALID_ARGUMENT", "The size of the headers must be less than 80KB.")
+    if kind == "app_engine_http_request":  # service, version and instance are counted as parts of the host only
+        request.app_engine_routing.CopyFrom(v2.AppEngineRouting(host=request.app_engine_routing.host))
     request.body = body
     task.schedule_time.seconds, micros = divmod(due, SECOND)
     task.schedule_time.nanos = micros * 1000

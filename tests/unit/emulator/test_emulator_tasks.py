@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import Any
 
 import pytest
@@ -275,6 +276,28 @@ def test_the_largest_task(kind: str) -> None:
     assert take_in(make(size + free), QUEUE, NOW).body == b"x" * (size + free)
     with pytest.raises(RefusedError, match="Task size too large"):
         take_in(make(size + free + 1), QUEUE, NOW)
+
+
+def test_a_service_counts_once() -> None:
+    """The parts of an App Engine routing count in the host that they make, and not again by themselves."""
+
+    def take(size: int, service: str) -> None:
+        task = app_engine_task(body=b"x" * size)
+        task.name = f"{QUEUE}/tasks/a"
+        task.app_engine_http_request.app_engine_routing.service = service
+        take_in(task, QUEUE, NOW)
+
+    def largest(service: str) -> int:
+        return bisect.bisect(range(2**20), 0, key=lambda size: fails(size, service)) - 1
+
+    def fails(size: int, service: str) -> bool:
+        try:
+            take(size, service)
+        except RefusedError:
+            return True
+        return False
+
+    assert largest("") - largest("worker") == len("worker.")
 
 
 def test_targets_for_the_log() -> None:
