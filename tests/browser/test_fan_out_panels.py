@@ -137,7 +137,7 @@ def test_two_failed_days_are_retried_from_the_calendar(board: Board) -> None:
     board.field("URL").fill("report_url")
     expect(board.part.get_by_role("region", name="task 3")).to_contain_text('"partition": "2026-01-03"')
     board.button("Plan").click()
-    expect(board.part.get_by_role("group", name="plan")).to_contain_text("2026-01-01 … 2026-03-31, 90 D in UTC")
+    expect(board.part.get_by_role("group", name="plan")).to_contain_text("2026-01-01 … 2026-03-31, 90 days in UTC")
     board.button("Send 90 tasks").click()
     failed = board.part.locator(".ctn-calendar button", has_text="✕")
     expect(failed).to_have_count(2)

@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.batch._verbs import FanOut, Shared, Words, make_order,
 from cloudtasks_nb.fanout.outbox._draft import Draft
 from cloudtasks_nb.fanout.outbox._known import SENT_BY_THE_SAME_CELL, why
 from cloudtasks_nb.fanout.periods._across import cross
-from cloudtasks_nb.fanout.periods._partitions import COLUMNS, Partitions, partition
+from cloudtasks_nb.fanout.periods._partitions import COLUMNS, Partitions, parse_freq, partition
 from cloudtasks_nb.fanout.plan._plan import Plan, Recipe
 
 __all__ = ["Backfill", "series_name"]
@@ -231,4 +231,4 @@ def _say_series(series: Mapping[str, Any] | None) -> str:
     if series is None:
         return "no backfill"
     across = f" across {', '.join(series['across'])}" if series["across"] else ""
-    return f"a backfill of {series['freq']} in {series['tz']}{across}"
+    return f"a backfill of {parse_freq(series['freq']).plural} in {series['tz']}{across}"

@@ -73,8 +73,9 @@ def _check_size(one: int, other: int) -> None:
 def _check_unique(table: pd.DataFrame) -> None:
     twice = table[table.astype(object).map(repr).duplicated()]  # repr: lists have no hash
     if len(twice):
+        one = len(twice) == 1
         raise InvalidInputError(
-            f"across has {len(twice):,} combinations twice: {twice.iloc[0].to_dict()}",
+            f"across has {len(twice):,} combination{'' if one else 's'} twice: {twice.iloc[0].to_dict()}",
             resource="across",
             hint="drop_duplicates() or unique() leaves one of each",
         )

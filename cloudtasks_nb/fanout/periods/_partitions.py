@@ -44,6 +44,24 @@ _OF_MONTHS = {
 }
 _DAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _UNITS = (("D", 86_400), ("h", 3_600), ("min", 60), ("s", 1))  # seconds
+_NOUNS = {
+    "s": "second",
+    "min": "minute",
+    "h": "hour",
+    "D": "day",
+    "W": "week",
+    "MS": "month",
+    "QS": "quarter",
+    "YS": "year",
+}
+_ANCHORS = {
+    name[:3].upper(): name
+    for name in (
+        *("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+        *("February", "March", "April", "May", "June", "July"),
+        *("August", "September", "October", "November", "December"),
+    )
+}
 _ALIASES = ("D", "h", "min", "s", "W", "W-MON", "MS", "ME", "QS", "QE", "YS", "YE")
 _FREQ_HINT = 'use "D", "h", "15min", "W" (from Sundays), "W-MON", "MS", "QS", "YS", or a multiple such as "2D"'
 
@@ -70,6 +88,26 @@ class Freq:
         count = [_month(moment) - _month(self.origin) for moment in (first, last)]
         numbers = range(count[0] // self.months, count[1] // self.months + 2)
         return [_first_of(_month(self.origin) + self.months * number) for number in numbers]
+
+    def counted(self, count: int) -> str:
+        """Say so many periods in words: ``90 days``, ``1 quarter``, ``45 periods of 2 hours``."""
+        number, unit, _ = self._words
+        plural = "" if count == 1 else "s"
+        return f"{count:,} {unit}{plural}" if number == 1 else f"{count:,} period{plural} of {number} {unit}s"
+
+    @property
+    def plural(self) -> str:
+        """The periods in words, with the day or month from which they count where others would be others."""
+        number, unit, anchor = self._words
+        start = f" from {anchor}" if anchor else ""
+        return f"{unit}s{start}" if number == 1 else f"periods of {number} {unit}s{start}"
+
+    @property
+    def _words(self) -> tuple[int, str, str]:
+        """How many of which unit a period has, and its anchor; empty for January, which everybody takes for granted."""
+        digits = len(self.name) - len(self.name.lstrip("0123456789"))
+        unit, _, anchor = self.name[digits:].partition("-")
+        return int(self.name[:digits] or 1), _NOUNS[unit], _ANCHORS.get(anchor, "")
 
     def labels(self, starts: pd.DatetimeIndex) -> list[str]:
         """Return a short and unique name for each period, from where it starts."""
@@ -105,8 +143,7 @@ class Partitions:
     def __str__(self) -> str:
         labels = self.freq.labels(self.bounds[[0, -2]])
         span = labels[0] if len(self) == 1 else f"{labels[0]} … {labels[1]}"
-        times = "times " if self.freq.name[0].isdigit() else ""
-        return f"{span}, {len(self):,} {times}{self.freq.name} in {self.tz}"
+        return f"{span}, {self.freq.counted(len(self))} in {self.tz}"
 
     @property
     def notes(self) -> list[str]:
@@ -270,7 +307,7 @@ def _check_count(freq: Freq, first: pd.Timestamp, last: pd.Timestamp) -> None:
     step = freq.step or freq.months * 28 * _DAY
     if (count := (last - first) // step) > _MOST:
         raise InvalidInputError(
-            f"from {_say(first)} to {_say(last)} there are {count:,} partitions of {freq.name}",
+            f"from {_say(first)} to {_say(last)} there are {freq.counted(count)}",
             resource="freq",
             hint=f"take a longer freq, or parts of the range one after the other; {_MOST:,} are possible at once",
         )

@@ -118,7 +118,7 @@ def _part(part: Any, number: int) -> Iterator[pd.DataFrame]:
         yield from _arrow(computed)
     else:
         raise InvalidInputError(
-            f"part {number} of the input is a {type(computed).__name__}, not a DataFrame",
+            f"part {number} of the input is of type {type(computed).__name__}, not a DataFrame",
             hint="give an iterable of DataFrames, or make one frame of the rows: pd.DataFrame(rows)",
         )
 

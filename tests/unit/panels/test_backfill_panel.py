@@ -141,7 +141,7 @@ def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, workshop: Wo
     fill(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
     panel.make_plan.click()
     panel.settle()
-    assert "2026-01-01 … 2026-01-08, 8 D in UTC" in panel._card.value
+    assert "2026-01-01 … 2026-01-08, 8 days in UTC" in panel._card.value
     assert "known: 5 succeeded" in panel._card.value
     assert panel.send.description == "Send 3 tasks"
 

@@ -179,9 +179,9 @@ def test_name(stand: Stand) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"freq": "MS"}, "is a backfill of D in UTC, this is a backfill of MS in UTC"),
-        ({"tz": "Asia/Tokyo"}, "this is a backfill of D in Asia/Tokyo"),
-        ({"across": {"shop": ["a"]}}, "this is a backfill of D in UTC across shop"),
+        ({"freq": "MS"}, "is a backfill of days in UTC, this is a backfill of months in UTC"),
+        ({"tz": "Asia/Tokyo"}, "this is a backfill of days in Asia/Tokyo"),
+        ({"across": {"shop": ["a"]}}, "this is a backfill of days in UTC across shop"),
     ],
 )
 @pytest.mark.parametrize("dry_run", [True, False])
@@ -261,10 +261,10 @@ def test_plan_says_what_of(stand: Stand) -> None:
     plan = stand.plan("2026-01-15", "2026-02-01", freq="MS", tz="Europe/Zurich")
     facts = plan.facts()
     assert facts["batch"].startswith("backfill-")
-    assert facts["partitions"] == "2026-01 … 2026-02, 2 MS in Europe/Zurich"
+    assert facts["partitions"] == "2026-01 … 2026-02, 2 months in Europe/Zurich"
     assert "begins 2026-01-01, before 2026-01-15" in facts["note"]
-    assert "2 MS in Europe/Zurich" in repr(plan)
-    assert "2 MS in Europe/Zurich" in plan._repr_mimebundle_()["text/html"]
+    assert "2 months in Europe/Zurich" in repr(plan)
+    assert "2 months in Europe/Zurich" in plan._repr_mimebundle_()["text/html"]
 
 
 def test_plan_shows_what_would_be_sent(stand: Stand, outbox: Outbox) -> None:

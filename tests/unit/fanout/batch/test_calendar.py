@@ -176,7 +176,7 @@ def test_line(outbox: Outbox) -> None:
     text = calendar(outbox, batch, "MS").draw(round_=1, fresh=True)
     assert text is not None
     assert text.line == (
-        "2026-01 … 2026-05, 5 MS in America/New_York; 2 between them are not in this batch; "
+        "2026-01 … 2026-05, 5 months in America/New_York; 2 between them are not in this batch; "
         "the first partition begins 2026-01-01, before 2026-01-15"
     )
 
@@ -185,7 +185,7 @@ def test_line_of_what_was_not_asked_for(outbox: Outbox) -> None:
     """A batch of which it is not known what was asked for says what it has."""
     text = calendar(outbox, plan(outbox, "2026-01-01", "2026-01-03")).draw(round_=1, fresh=True)
     assert text is not None
-    assert text.line == "2026-01-01 … 2026-01-03, 3 D in America/New_York"
+    assert text.line == "2026-01-01 … 2026-01-03, 3 days in America/New_York"
 
 
 def test_kept_for_a_while(outbox: Outbox) -> None:

@@ -297,7 +297,7 @@ def test_named_fixed_zone() -> None:
         ({"end": True}, "end=True"),
         ({"start": "1492-01-01"}, "start='1492-01-01'"),
         ({"tz": "Mars/Olympus"}, "tz='Mars/Olympus'"),
-        ({"start": "1970-01-01", "freq": "s"}, "767,059,200 partitions of s"),
+        ({"start": "1970-01-01", "freq": "s"}, "767,059,200 seconds"),
     ],
 )
 def test_bad_range(arguments: dict[str, Any], message: str) -> None:
@@ -341,14 +341,41 @@ def test_notes(start: str, end: str, freq: str, notes: list[str]) -> None:
 @pytest.mark.parametrize(
     ("end", "freq", "text"),
     [
-        ("2013-12-31", "D", "2013-01-01 … 2013-12-31, 365 D in America/New_York"),
-        ("2013-01-01", "D", "2013-01-01, 1 D in America/New_York"),
-        ("2013-01-01 12:00", "6h", "2013-01-01T00-05:00 … 2013-01-01T12-05:00, 3 times 6h in America/New_York"),
+        ("2013-12-31", "D", "2013-01-01 … 2013-12-31, 365 days in America/New_York"),
+        ("2013-01-01", "D", "2013-01-01, 1 day in America/New_York"),
+        (
+            "2013-01-01 12:00",
+            "6h",
+            "2013-01-01T00-05:00 … 2013-01-01T12-05:00, 3 periods of 6 hours in America/New_York",
+        ),
     ],
 )
 def test_text(end: str, freq: str, text: str) -> None:
     """One line says from where to where, how many, and in which zone."""
     assert str(partition("2013-01-01", end, freq=freq, tz="America/New_York")) == text
+
+
+@pytest.mark.parametrize(
+    ("freq", "counted", "plural"),
+    [
+        ("D", "90 days", "days"),
+        ("24h", "90 days", "days"),
+        ("h", "90 hours", "hours"),
+        ("2h", "90 periods of 2 hours", "periods of 2 hours"),
+        ("15min", "90 periods of 15 minutes", "periods of 15 minutes"),
+        ("s", "90 seconds", "seconds"),
+        ("W", "90 weeks", "weeks from Sunday"),
+        ("2W-MON", "90 periods of 2 weeks", "periods of 2 weeks from Monday"),
+        ("ME", "90 months", "months"),
+        ("QS", "90 quarters", "quarters"),
+        ("QS-FEB", "90 quarters", "quarters from February"),
+        ("YS-APR", "90 years", "years from April"),
+        ("2YS", "90 periods of 2 years", "periods of 2 years"),
+    ],
+)
+def test_words(freq: str, counted: str, plural: str) -> None:
+    """Periods are counted in words, not in the names of pandas; what differs has another name."""
+    assert (parse_freq(freq).counted(90), parse_freq(freq).plural) == (counted, plural)
 
 
 def test_newest_first() -> None:
