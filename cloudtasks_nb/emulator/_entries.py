@@ -144,10 +144,10 @@ _parsed = lru_cache(maxsize=1024)(QueueName.parse)
 
 def _part(record: Record) -> dict[str, Any]:
     """Return the part of the payload that tells about the operation; counts are texts, as 64-bit numbers are."""
+    target = {"targetAddress": record.target, "targetType": record.target_type} if record.target_type else {}
     if record.kind == Kind.DELETION:
-        return {"status": "OK"}
-    shown: dict[str, Any] = {"scheduleTime": _text_of(record.due), "status": code_name(record.code)}
-    shown |= {"targetAddress": record.target, "targetType": record.target_type}
+        return {"status": "OK", **target}
+    shown: dict[str, Any] = {"scheduleTime": _text_of(record.due), "status": code_name(record.code), **target}
     if record.kind == Kind.CREATION:
         return shown
     shown |= {"dispatchCount": str(record.dispatches), "responseCount": str(record.responses), "maxAttempts": 0}

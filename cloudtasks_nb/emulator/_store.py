@@ -17,7 +17,7 @@ from cloudtasks_nb.emulator._queues import QueueConfig
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.emulator._reload import load
 from cloudtasks_nb.emulator._settings import Settings
-from cloudtasks_nb.emulator._tasks import NewTask
+from cloudtasks_nb.emulator._tasks import NewTask, target_of
 
 __all__ = ["Store"]
 
@@ -300,9 +300,11 @@ class Store:
             ``NOT_FOUND`` if it is not there.
         """
         number = self.number_of(queue, task_id)
-        now = self._clock.now()
-        if queue.config.sampling_ratio:
-            self.log.deleted(Subject(queue.q, queue.config.sampling_ratio, task_id), now)
+        now, ratio = self._clock.now(), queue.config.sampling_ratio
+        if ratio:
+            rows = self.journal.read("SELECT head FROM tasks WHERE seq = ?", (sequence(queue.q, number),))
+            target = target_of(rows[0][0]) if rows else ("", "")  # one that is not committed yet
+            self.log.deleted(Subject(queue.q, ratio, task_id, *target), now)
         self.end_task(queue, number, task_id, now)
 
     def current(self, queue: QueueState) -> QueueState | None:

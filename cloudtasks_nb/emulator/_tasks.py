@@ -19,7 +19,7 @@ from cloudtasks_nb.emulator._refusal import RefusedError, help_link
 from cloudtasks_nb.emulator._regions import app_engine_host
 from cloudtasks_nb.emulator._wire import int_field, len_field, timestamp, varint
 
-__all__ = ["APP_ENGINE_AGENT", "HTTP_AGENT", "METHODS", "NewTask", "take_in"]
+__all__ = ["APP_ENGINE_AGENT", "HTTP_AGENT", "METHODS", "NewTask", "take_in", "target_of"]
 
 #: Names of the `HttpMethod` numbers.
 METHODS = ("POST", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
@@ -107,6 +107,17 @@ def take_in(task: Any, queue: str, now: int) -> NewTask:
     if len(head) + len(body) > _MAX_HEADERS:
         _check_size(head, body, due, kind)
     return NewTask(task_id, due, head, body, target, target_type)
+
+
+def target_of(head: bytes) -> tuple[str, str]:
+    """Return `target` and `kind` of a stored task."""
+    task = v2.Task.FromString(head)
+    if task.WhichOneof("message_type") == "http_request":
+        request = task.http_request
+        return f"{METHODS[request.http_method]} {request.url}", "HTTP"
+    request = task.app_engine_http_request
+    host = request.app_engine_routing.host
+    return f"{METHODS[request.http_method]} {host}{request.relative_uri}", "APP_ENGINE_HTTP"
 
 
 def _identified(task: Any, queue: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.emulator._retry import RetryPolicy
 from cloudtasks_nb.emulator._store import Store
 from cloudtasks_nb.emulator._sweep import sweep
+from cloudtasks_nb.emulator._tasks import take_in
 from cloudtasks_nb.emulator._transitions import Transitions
 from cloudtasks_nb.emulator._views import FULL, task_wire
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, MakeStore, commit, new_queue, new_task
@@ -90,9 +91,35 @@ def test_the_life_of_a_task(store: Store, clock: Clock) -> None:
         {"taskCreationLog": {**common, "status": "OK"}},
         {"attemptDispatchLog": {**common, **counts, "status": "OK"}},
         {"attemptResponseLog": {**common, **counts, **answer, "responseCount": "1"}},
-        {"taskDeletionLog": {"status": "OK"}},
+        {"taskDeletionLog": {"status": "OK", "targetAddress": f"POST {URL}", "targetType": "HTTP"}},
     ]
     assert [entry["severity"] for entry in entries] == ["INFO", "INFO", "ERROR", "INFO"]
+    assert {entry["resource"]["labels"]["target_type"] for entry in entries} == {"HTTP"}
+
+
+def test_a_deleted_task_of_app_engine(store: Store, clock: Clock) -> None:
+    """A deletion tells of the same target as the creation."""
+    queue = logged_queue(store)
+    task = v2.Task(name=f"{QUEUE}/tasks/a", app_engine_http_request={"relative_uri": "/job", "http_method": 4})
+    store.add(queue, take_in(task, QUEUE, NOW), NOW)
+    commit(store)
+    store.delete(queue, "a")
+    commit(store)
+    created, deleted = [
+        next(p for k, p in e["jsonPayload"].items() if k.endswith("Log")) for e in read(store, clock)[0]
+    ]
+    assert (created["targetAddress"], created["targetType"]) == ("PUT p.uc.r.appspot.com/job", "APP_ENGINE_HTTP")
+    assert deleted == {"status": "OK", "targetAddress": created["targetAddress"], "targetType": created["targetType"]}
+
+
+def test_a_task_that_is_deleted_before_it_is_committed(store: Store, clock: Clock) -> None:
+    """A deletion of what is not committed yet is told without a target."""
+    queue = logged_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    store.delete(queue, "a")
+    commit(store)
+    ((entry,), _) = read(store, clock, "jsonPayload.taskDeletionLog:*")
+    assert entry["jsonPayload"]["taskDeletionLog"] == {"status": "OK"}
 
 
 def test_the_frame_of_an_entry(store: Store, clock: Clock) -> None:
