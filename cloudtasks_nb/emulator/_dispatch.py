@@ -211,7 +211,7 @@ class Dispatcher:
             claim.queue.q,
             claim.queue.config.sampling_ratio,
             claim.task.id,
-            f"{call.method} {call.url}",
+            call.target,
             "APP_ENGINE_HTTP" if call.app_engine else "HTTP",
         )
         flight = _Flight(claim, call, subject, self._transitions.begin(claim), called_at)

@@ -40,6 +40,7 @@ class HttpCall:
     deadline: int  #: microseconds
     retry: RetryPolicy
     app_engine: bool
+    target: str  #: method and URL, as the operations log shows them
 
     @property
     def address(self) -> str:
@@ -81,6 +82,8 @@ def prepare(claim: Claim, authorize: Authorize, app_engine_base: str | None) -> 
         deadline=deadline,
         retry=retry,
         app_engine=True,
+        # Of the same form as at creation, wherever the emulator finds the application.
+        target=f"{METHODS[request.http_method]} {host}{request.relative_uri}",
     )
 
 
@@ -110,6 +113,7 @@ def _http(
         deadline=deadline,
         retry=retry,
         app_engine=False,
+        target=f"{METHODS[method]} {url}",
     )
 
 

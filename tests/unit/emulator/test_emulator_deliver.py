@@ -34,6 +34,7 @@ def call(url: str, *, method: str = "POST", body: bytes = b"", app_engine: bool 
         deadline=15 * SECOND,
         retry=RetryPolicy(),
         app_engine=app_engine,
+        target=f"{method} {url}",
     )
 
 

@@ -126,6 +126,14 @@ def test_an_app_engine_request() -> None:
     assert local.url == "http://127.0.0.1:8080/"
 
 
+@pytest.mark.parametrize("base", [None, "http://127.0.0.1:8080"])
+def test_the_target_of_an_app_engine_task(base: str | None) -> None:
+    """The log shows one target from creation to the last attempt, also where the application is on this machine."""
+    task = app_engine(relativeUri="/job")
+    assert prepared(task, base=base).target == "POST p.uc.r.appspot.com/job"
+    assert take_in(app_engine(relativeUri="/job"), QUEUE, NOW).target == "POST p.uc.r.appspot.com/job"
+
+
 def test_routing_of_the_queue_wins() -> None:
     """A queue's routing override sends its App Engine tasks elsewhere."""
     routing = {"service": "worker", "host": "evil.example"}  # the host is output only
