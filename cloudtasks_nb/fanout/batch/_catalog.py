@@ -17,8 +17,10 @@ from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._frames import BATCHES, frame
 from cloudtasks_nb._messages import queue_values
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._track import Tracker
+from cloudtasks_nb.fanout.outbox._batches import choose
 from cloudtasks_nb.fanout.outbox._draft import Draft
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import BatchRecord, Spooled, State
@@ -137,18 +139,25 @@ class Catalog:
         BatchNotFoundError
             If there is none, or several.
         """
-        return self._open(self.outbox.batch(batch, **self._here()).id, sending=False)
+        here = self._listed()
+        try:
+            found = choose(here, batch)
+        except BatchNotFoundError:
+            if batch is None or any(record.id.startswith(batch) for record in here):
+                raise
+            # A queue may be named in full, and be of another project.
+            found = self.outbox.batch(batch, endpoint=self._endpoint())
+        return self._open(found.id, sending=False)
 
     def frame(self) -> pd.DataFrame:
-        """List the batches of this connection's project and location, newest first."""
-        rows = [self._row(record) for record in self.outbox.batches(**self._here())]
+        """List the batches of this connection's project and location, and what it has opened, newest first."""
+        rows = [self._row(record) for record in self._listed()]
         columns = {name: [row.get(name) for row in rows] for name in BATCHES}
         return frame(BATCHES, columns, index="batch")
 
     def place(self, queue: QueueName) -> Place:
         """Return the queue with what the endpoint is."""
-        endpoint = _loop.run(self._connection.transport.identity())
-        return Place(endpoint=endpoint, project=queue.project, location=queue.location, queue=queue.queue)
+        return Place(endpoint=self._endpoint(), project=queue.project, location=queue.location, queue=queue.queue)
 
     async def close(self) -> None:
         """Stop sending and watching; the outbox has it all."""
@@ -159,10 +168,18 @@ class Catalog:
             self._outbox.close()
             self._outbox = None
 
-    def _here(self) -> dict[str, str | None]:
+    def _endpoint(self) -> str:
+        return _loop.run(self._connection.transport.identity())
+
+    def _listed(self) -> list[BatchRecord]:
+        """Return the batches of this connection's project and location, and those of others that it has opened."""
         where = self._connection.where
-        endpoint = _loop.run(self._connection.transport.identity())
-        return {"endpoint": endpoint, "project": where.project, "location": where.location}
+        return [
+            record
+            for record in self.outbox.batches(endpoint=self._endpoint())
+            if record.id in self._trackers
+            or (where.project in (None, record.place.project) and where.location in (None, record.place.location))
+        ]
 
     def _limits(self, queue: QueueName) -> dict[str, Any]:
         """Return the queue's settings; that it exists is seen before anything is planned."""
@@ -235,18 +252,33 @@ def _length(data: Any) -> int | None:
 
 def _say(result: Spooled, order: Order) -> None:
     """Say what was attached to, and what was left out."""
-    batch = f"batch {order.name} ({result.batch})" if order.name else f"batch {result.batch}"
+    batch = f"batch {result.batch}" if order.name in (None, result.batch) else f"batch {order.name} ({result.batch})"
     parts = []
-    if not result.created:
+    if not result.created and not (result.known or result.added or result.rejected or result.duplicates):
+        parts.append(f"there are no rows here; {batch} stays as it is")
+    elif not result.created:
         parts.append(f"{batch} has {result.known:,} of these rows already")
-        parts.append(f"{result.added:,} new ones will be sent" if result.added else "nothing new to send")
-        parts += [f"{count:,} {state.name.lower()} are left" for state, count in result.left.items() if state in _LEFT]
+        unsent = result.left.get(State.UNSENT, 0)
+        if unsent:
+            parts.append(f"{unsent:,} of them {_are(unsent)} still unsent: the sending goes on")
+        if result.added or not unsent:
+            parts.append(f"{_many(result.added, 'new one')} will be sent" if result.added else "nothing new to send")
+        left = ((count, state.name.lower()) for state, count in result.left.items() if state in _LEFT)
+        parts += [f"{count:,} {state} {_are(count)} left" for count, state in left]
     if result.rejected:
-        parts.append(f"{result.rejected:,} rows are rejected: batch.tasks() has the reasons")
+        parts.append(f"{_many(result.rejected, 'row')} {_are(result.rejected)} rejected: batch.tasks() has the reasons")
     if result.duplicates:
-        parts.append(f"{result.duplicates:,} duplicates are left out")
+        parts.append(f"{_many(result.duplicates, 'duplicate')} {_are(result.duplicates)} left out")
     if parts:
         say("; ".join(parts))
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _warn(limits: Mapping[str, Any], order: Order) -> None:

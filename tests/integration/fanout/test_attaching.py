@@ -69,6 +69,22 @@ def test_an_order_of_rows_is_no_other_batch(paused: ct.Queue) -> None:
     assert first.id == second.id
 
 
+def test_what_is_said_counts_in_words(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """One row is, several are; a batch that has no other name than its id is said once, and no rows are no rows."""
+    rows = pd.DataFrame({"day": [1, 2, 2, None]})
+    batch = paused.fan_out(rows, url=f"{URL}/{{day}}", errors="skip", name="words")
+    assert capsys.readouterr().out == ("1 row is rejected: batch.tasks() has the reasons; 1 duplicate is left out\n")
+    reached(batch, lambda progress: not progress.unsent)
+    paused.fan_out(pd.DataFrame({"day": [1.0, 2, 3]}), url=f"{URL}/{{day}}", name=batch.id)
+    assert capsys.readouterr().out == f"batch {batch.id} has 2 of these rows already; 1 new one will be sent\n"
+    batch.cancel()
+    reached(batch, lambda progress: progress.cancelled == 3)
+    paused.fan_out(pd.DataFrame({"day": [1.0]}), url=f"{URL}/{{day}}", name="words")
+    assert capsys.readouterr().out.endswith("already; nothing new to send; 1 cancelled is left\n")
+    paused.fan_out(rows.head(0), url=f"{URL}/{{day}}", name="words")
+    assert capsys.readouterr().out == f"there are no rows here; batch words ({batch.id}) stays as it is\n"
+
+
 def test_an_overlap_without_a_name(paused: ct.Queue) -> None:
     """It is not clear what is meant, so nothing is sent, and both ways out are named."""
     batch = paused.fan_out(ROWS, url=URL)

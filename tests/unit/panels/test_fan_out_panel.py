@@ -311,7 +311,7 @@ def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: Shell,
     assert first is not None
     assert second is not None
     assert (second.id, second.progress().total) == (first.id, 5)
-    assert f"batch night ({first.id}) has 4 of these rows already; 1 new ones will be sent" in panel.told.status
+    assert f"batch night ({first.id}) has 4 of these rows already; 1 new one will be sent" in panel.told.status
 
 
 def test_a_line_of_something_else_is_not_the_line_of_the_plan(panel: FanOutPanel) -> None:
