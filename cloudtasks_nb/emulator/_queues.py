@@ -39,6 +39,8 @@ _PUSH = 2
 _MAX_RATE, _MAX_CONCURRENT, _MAX_BURST = 500, 5000, 500
 _DEFAULT_RATE, _DEFAULT_CONCURRENT = 500.0, 1000
 _METHODS = range(8)
+_PORTS = range(65_536)
+_MAX_HEADERS = 80 * 1024
 _MAX_DURATION = 315_576_000_000  # seconds; more is no `google.protobuf.Duration`
 _NANOS = 10**9
 _SHARED = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
@@ -269,7 +271,7 @@ def _check(queue: Any) -> None:
     limits, retry, logging = queue.rate_limits, queue.retry_config, queue.stackdriver_logging_config
     rate, concurrent = limits.max_dispatches_per_second, limits.max_concurrent_dispatches
     _refuse_if(rate < 0, "RateLimits.maxDispatchesPerSecond cannot be negative.")
-    _refuse_if(rate > _MAX_RATE, f"RateLimits.maxDispatchesPerSecond must be less than or equal to {_MAX_RATE}.")
+    _refuse_if(not rate <= _MAX_RATE, f"RateLimits.maxDispatchesPerSecond must be less than or equal to {_MAX_RATE}.")
     _refuse_if(concurrent < 0, "RateLimits.maxConcurrentDispatches cannot be negative.")
     _refuse_if(
         concurrent > _MAX_CONCURRENT,
@@ -284,9 +286,25 @@ def _check(queue: Any) -> None:
         not 0.0 <= logging.sampling_ratio <= 1.0, "StackdriverLoggingConfig.samplingRatio must be between 0.0 and 1.0."
     )
     _check_lifetimes(queue)
-    override, method = queue.http_target.uri_override, queue.http_target.http_method
+    _check_target(queue.http_target)
+
+
+def _check_target(target: Any) -> None:
+    override, method = target.uri_override, target.http_method
     _refuse_if(method not in _METHODS, f"{method} is not a valid HttpMethod.")
     _refuse_if(override.HasField("host") and not override.host, "UriOverride.host cannot be an empty string.")
+    _refuse_if(override.port not in _PORTS, "UriOverride.port must be between 1 and 65535, or 0 for none.")
+    size = sum(len(one.header.key.encode()) + len(one.header.value.encode()) for one in target.header_overrides)
+    _refuse_if(size >= _MAX_HEADERS, "The size of HttpTarget.headerOverrides must be less than 80KB.")
+    oauth, oidc = target.oauth_token, target.oidc_token
+    _refuse_if(
+        target.HasField("oauth_token") and not (oauth.service_account_email and oauth.scope),
+        "HttpTarget.oauthToken needs a serviceAccountEmail and a scope.",
+    )
+    _refuse_if(
+        target.HasField("oidc_token") and not oidc.service_account_email,
+        "HttpTarget.oidcToken needs a serviceAccountEmail.",
+    )
 
 
 def _check_lifetimes(queue: Any) -> None:

@@ -45,6 +45,10 @@ def test_the_burst_follows_the_rate(rate: float, burst: int) -> None:
             {"rateLimits": {"maxDispatchesPerSecond": 501}},
             "RateLimits.maxDispatchesPerSecond must be less than or equal to 500.",
         ),
+        (
+            {"rateLimits": {"maxDispatchesPerSecond": "NaN"}},
+            "RateLimits.maxDispatchesPerSecond must be less than or equal to 500.",
+        ),
         ({"rateLimits": {"maxConcurrentDispatches": -1}}, "RateLimits.maxConcurrentDispatches cannot be negative."),
         (
             {"rateLimits": {"maxConcurrentDispatches": 5001}},
@@ -73,6 +77,25 @@ def test_the_burst_follows_the_rate(rate: float, burst: int) -> None:
         ({"tombstoneTtl": "60s"}, "Queue.tombstoneTtl must be between [1h, 216h]."),
         ({"httpTarget": {"httpMethod": 9}}, "9 is not a valid HttpMethod."),
         ({"httpTarget": {"uriOverride": {"host": ""}}}, "UriOverride.host cannot be an empty string."),
+        *(
+            (
+                {"httpTarget": {"uriOverride": {"port": port}}},
+                "UriOverride.port must be between 1 and 65535, or 0 for none.",
+            )
+            for port in ("-1", "65536")
+        ),
+        (
+            {"httpTarget": {"headerOverrides": [{"header": {"key": "k", "value": "x" * 81_919}}]}},
+            "The size of HttpTarget.headerOverrides must be less than 80KB.",
+        ),
+        *(
+            ({"httpTarget": {"oauthToken": token}}, "HttpTarget.oauthToken needs a serviceAccountEmail and a scope.")
+            for token in ({}, {"scope": "s"}, {"serviceAccountEmail": "a@x"})
+        ),
+        (
+            {"httpTarget": {"oidcToken": {"audience": "a"}}},
+            "HttpTarget.oidcToken needs a serviceAccountEmail.",
+        ),
     ],
 )
 def test_settings_outside_their_limits(settings: dict[str, Any], text: str) -> None:
@@ -80,6 +103,21 @@ def test_settings_outside_their_limits(settings: dict[str, Any], text: str) -> N
     with pytest.raises(RefusedError) as refused:
         configured(queue(**settings))
     assert (refused.value.code, refused.value.message) == ("INVALID_ARGUMENT", text)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"uriOverride": {"port": "65535"}},
+        {"uriOverride": {"port": "0"}},
+        {"headerOverrides": [{"header": {"key": "k", "value": "x" * 81_918}}]},
+        {"oauthToken": {"serviceAccountEmail": "a@x", "scope": "s"}},
+        {"oidcToken": {"serviceAccountEmail": "a@x"}},
+    ],
+)
+def test_targets_that_are_taken(target: dict[str, Any]) -> None:
+    """A target of a queue at its limits is taken; the audience of a token may be left to the URL."""
+    assert json_format.MessageToDict(configured(queue(httpTarget=target)).http_target) == target
 
 
 @pytest.mark.parametrize(("seconds", "nanos"), [(10**17, 0), (-(10**17), 0), (1, -5), (-1, 5), (1, 10**9)])
