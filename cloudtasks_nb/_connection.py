@@ -28,6 +28,7 @@ T = TypeVar("T")
 _MESSAGES = 100_000  # newest messages kept
 _GOOGLE_READS = 60  # of the log a minute (https://cloud.google.com/logging/quotas)
 _EMULATOR_READS = 1200  # it has no quota: 5,000 outcomes are six pages, which need not take six seconds
+_CERTS = "/oauth2/v1/certs"  # of an emulator's HTTP face
 _PATIENCE = 2.0  # seconds between two looks for a queue that was just made
 
 
@@ -48,7 +49,7 @@ class Connection:
     where : Where
     auth : Auth
     certs_url : str, optional
-        Where the endpoint publishes the certificates of its OIDC tokens; Google's when left out.
+        Where the endpoint publishes the certificates of its OIDC tokens; asked for when left out.
     folder : str, optional
         The folder of the embedded emulator, by which it can be started again.
     http : str, optional
@@ -65,7 +66,7 @@ class Connection:
         http: str | None = None,
     ) -> None:
         self.auth = auth
-        self.certs_url = certs_url
+        self._certs_url = certs_url
         self.folder = folder
         self.waiting = Waiting(http)
         self.transport = Transport(where, auth, moved=self._moved)
@@ -77,6 +78,20 @@ class Connection:
     def where(self) -> Where:
         """What the connection talks to."""
         return self.transport.where
+
+    @property
+    def certs_url(self) -> str | None:
+        """Where the endpoint publishes the certificates of its OIDC tokens; None: Google's.
+
+        Raises
+        ------
+        CloudTasksError
+            If an emulator has to be asked for it, and does not answer.
+        """
+        if self._certs_url is None:
+            http = _loop.run(self.transport.http())
+            self._certs_url = http and http + _CERTS
+        return self._certs_url
 
     def check_reachable(self, url: Any) -> None:
         """Refuse a URL (or Handler) on this machine for tasks that Google's service would deliver.
@@ -155,7 +170,7 @@ class Connection:
             return None
         if target != self.where.target:
             self.waiting = Waiting(http)
-            self.certs_url = f"{http}/oauth2/v1/certs"
+            self._certs_url = http + _CERTS
         return target
 
     def close(self) -> None:

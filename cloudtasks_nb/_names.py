@@ -10,6 +10,7 @@ from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = [
     "CODES",
+    "HTTP_PORT_METADATA",
     "INSTANCE_METADATA",
     "OPERATIONS_LOG",
     "SECRET_HEADER",
@@ -42,6 +43,9 @@ CODES = (
 
 #: Response metadata key under which an emulator tells its instance id; Google's service sends none.
 INSTANCE_METADATA = "x-cloudtasks-instance"
+
+#: The same for the port of its HTTP face, on the host that the calls go to.
+HTTP_PORT_METADATA = "x-cloudtasks-http-port"
 
 #: The log into which Cloud Tasks writes what happens to tasks (https://cloud.google.com/tasks/docs/logging).
 OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"

@@ -19,7 +19,7 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 
 from cloudtasks_nb._auth import Auth
 from cloudtasks_nb._methods import METHODS, Method
-from cloudtasks_nb._names import INSTANCE_METADATA
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb._settings import Where
 from cloudtasks_nb.errors import (
     AlreadyExistsError,
@@ -89,6 +89,7 @@ class Transport:
         self._credentials: Any = None  # looked up by the first call
         self._closed = False
         self._identity: str | None = None
+        self._http_port: str | None = None
         self._fresh: dict[str, float] = {}
         self._opening = asyncio.Lock()
 
@@ -175,7 +176,16 @@ class Transport:
                 # Somebody who did not answer is not known to be a stranger.
                 raise self._refusal(code.name, await call.details(), method, self.where.target)
             self._identity = told.get(INSTANCE_METADATA, self.where.target)
+            self._http_port = told.get(HTTP_PORT_METADATA)
         return self._identity
+
+    async def http(self) -> str | None:
+        """Return ``http://host:port`` of our emulator's HTTP face; None: this is Google, or a foreign emulator."""
+        if self.google:
+            return None
+        await self.identity()
+        host = self.where.target.rpartition(":")[0]
+        return None if self._http_port is None else f"http://{host}:{self._http_port}"
 
     def client(self) -> CloudTasksClient:
         """Return Google's own client for the same endpoint with the same credentials."""

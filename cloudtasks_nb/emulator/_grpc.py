@@ -11,13 +11,12 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from cloudtasks_nb._names import INSTANCE_METADATA
 from cloudtasks_nb.emulator._engine import Call
 from cloudtasks_nb.emulator._ports import cannot_listen, host_and_port
 from cloudtasks_nb.emulator._refusal import RefusedError
 from cloudtasks_nb.errors import PortInUseError
 
-__all__ = ["grpc_server"]
+__all__ = ["answer_calls", "grpc_server"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # Cloud Tasks takes no deadline of more than 30 s, its sister services do. gRPC rounds up what it sends: 30 become 30.1.
@@ -32,15 +31,11 @@ _OPTIONS = (
 )
 
 
-def grpc_server(calls: Mapping[str, Call], instance: str, host: str, port: int) -> tuple[Any, int]:
+def grpc_server(host: str, port: int) -> tuple[Any, int]:
     """Return a server that is not started yet, and its port.
 
     Parameters
     ----------
-    calls : mapping
-        The calls by their full names.
-    instance : str
-        Sent as trailing metadata with every answer.
     host, port : str and int
         Where to listen; port 0 is a free one.
 
@@ -56,16 +51,29 @@ def grpc_server(calls: Mapping[str, Call], instance: str, host: str, port: int) 
     except OSError as error:
         raise cannot_listen(error, host, port, "--port") from error
     server = grpc.aio.server(options=_OPTIONS)
-    server.add_generic_rpc_handlers((_Handlers(calls, instance),))
     try:
         return server, server.add_insecure_port(host_and_port(host, port))
     except RuntimeError as error:
         raise PortInUseError(f"port {port} is in use", resource=str(port)) from error
 
 
+def answer_calls(server: Any, calls: Mapping[str, Call], metadata: Mapping[str, str]) -> None:
+    """Have a server that is not started yet answer calls.
+
+    Parameters
+    ----------
+    server : grpc.aio.Server
+        What `grpc_server` gave.
+    calls : mapping
+        The calls by their full names.
+    metadata : mapping
+        Sent as trailing metadata with every answer.
+    """
+    server.add_generic_rpc_handlers((_Handlers(calls, tuple(metadata.items())),))
+
+
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, calls: Mapping[str, Call], instance: str) -> None:
-        metadata = ((INSTANCE_METADATA, instance),)
+    def __init__(self, calls: Mapping[str, Call], metadata: tuple[tuple[str, str], ...]) -> None:
         self._handlers = {
             name: grpc.unary_unary_rpc_method_handler(
                 _behaviour(call, metadata, _LONGEST if name.startswith(_TASKS) else math.inf)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, QueueName
 from cloudtasks_nb.emulator._api import all_calls
 from cloudtasks_nb.emulator._clock import CLOCK_SETTING, Clock
 from cloudtasks_nb.emulator._commit import Committer
@@ -18,7 +18,7 @@ from cloudtasks_nb.emulator._dispatch import Dispatcher
 from cloudtasks_nb.emulator._engine import Engine
 from cloudtasks_nb.emulator._faults import Faults
 from cloudtasks_nb.emulator._folder import Folder
-from cloudtasks_nb.emulator._grpc import grpc_server
+from cloudtasks_nb.emulator._grpc import answer_calls, grpc_server
 from cloudtasks_nb.emulator._journal import Journal
 from cloudtasks_nb.emulator._lease import Leases
 from cloudtasks_nb.emulator._pb import beta
@@ -107,7 +107,7 @@ async def _listen(
 ) -> None:
     settings, instance = engine.settings, folder.instance()
     calls = all_calls(engine)
-    server, port = grpc_server(calls, instance, settings.host, settings.port)
+    server, port = grpc_server(settings.host, settings.port)
     leases = Leases(stop, instance)
     stack.callback(leases.close)
     web = Web(engine, calls, leases, folder.path, instance)
@@ -116,6 +116,7 @@ async def _listen(
     if http_port is None:
         http_port = port + 1 if settings.port else 0
     http_port = await web.listen(settings.host, http_port)
+    answer_calls(server, calls, {INSTANCE_METADATA: instance, HTTP_PORT_METADATA: str(http_port)})
     await server.start()
     stack.push_async_callback(server.stop, _GRACE)
     stack.push_async_callback(_end, asyncio.create_task(_keep_swept(engine)))

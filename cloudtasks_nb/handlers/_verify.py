@@ -16,6 +16,7 @@ from google.auth import exceptions, jwt
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
+from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.handlers._guard import Refusal
 
 __all__ = ["GOOGLE_CERTS", "Certificates", "Verifier"]
@@ -124,7 +125,7 @@ class Verifier:
         try:
             url = self._certs_url() or GOOGLE_CERTS
             claims = self._claims(token.strip(), url)
-        except exceptions.TransportError as error:
+        except (exceptions.TransportError, CloudTasksError) as error:
             # Not the token's fault; 500, because 503 would slow the queue down.
             return Refusal(status=500, reason=f"the certificates to verify the token cannot be fetched: {error}")
         except exceptions.InvalidValue as error:

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from google.cloud import tasks_v2
 
-from cloudtasks_nb._names import INSTANCE_METADATA
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator
 
 QUEUE = f"{LOCATION}/queues/seeded"
@@ -77,7 +77,7 @@ def test_health(start_emulator: StartEmulator) -> None:
 
 
 def test_the_instance_is_sent_with_every_reply(start_emulator: StartEmulator) -> None:
-    """The instance id comes as trailing metadata, on success and on error."""
+    """The instance id and the port for HTTP come as trailing metadata, on success and on error."""
     emulator = start_emulator("--queue", QUEUE)
     get_queue = emulator.channel.unary_unary(
         "/google.cloud.tasks.v2.CloudTasks/GetQueue",
@@ -86,7 +86,9 @@ def test_the_instance_is_sent_with_every_reply(start_emulator: StartEmulator) ->
     )
     for name in (QUEUE, f"{LOCATION}/queues/missing"):
         call = get_queue.future(tasks_v2.GetQueueRequest(name=name), timeout=PATIENCE)
-        assert dict(call.trailing_metadata())[INSTANCE_METADATA] == emulator.ready["instance"]
+        told = dict(call.trailing_metadata())
+        assert told[INSTANCE_METADATA] == emulator.ready["instance"]
+        assert told[HTTP_PORT_METADATA] == emulator.ready["http"].rpartition(":")[2]
 
 
 def test_queues_of_the_command_line(start_emulator: StartEmulator) -> None:

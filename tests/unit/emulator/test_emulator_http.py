@@ -17,7 +17,7 @@ import pytest
 from google.cloud.tasks_v2.services.cloud_tasks.transports import rest_base as rest_v2
 from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import rest_base as rest_beta
 
-from cloudtasks_nb._names import INSTANCE_METADATA
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb.emulator import _absent, _folder, _lease, _paths, _server, _web
 from cloudtasks_nb.emulator._pb import v2
 from cloudtasks_nb.emulator._ports import host_and_port
@@ -128,10 +128,11 @@ def test_a_temporary_folder_goes(tmp_path: Path) -> None:
 
 
 def test_instance_in_every_answer() -> None:
-    """The id is sent with answers and refusals, over gRPC and REST; bytes that are no message are refused."""
+    """Answers and refusals tell the id, and over gRPC the HTTP port; bytes that are no message are refused."""
 
     async def body(running: Running) -> None:
-        expected = (INSTANCE_METADATA, running.endpoint["instance"])
+        port = running.endpoint["http"].rpartition(":")[2]
+        expected = ((INSTANCE_METADATA, running.endpoint["instance"]), (HTTP_PORT_METADATA, port))
         async with grpc.aio.insecure_channel(running.endpoint["grpc"]) as channel:
             method = channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/GetQueue")
             for wire, code in ((v2.GetQueueRequest(name=QUEUE).SerializeToString(), "NOT_FOUND"), (b"\x0a\xff", None)):
@@ -139,7 +140,7 @@ def test_instance_in_every_answer() -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await call
                 assert refused.value.code().name == (code or "INVALID_ARGUMENT")
-                assert tuple(await call.trailing_metadata()) == (expected,)
+                assert tuple(await call.trailing_metadata()) == expected
         async with running.session.get(f"{running.endpoint['http']}/v2/{QUEUE}") as answer:
             assert answer.headers[INSTANCE_METADATA] == running.endpoint["instance"]
 
