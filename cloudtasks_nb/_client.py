@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from cloudtasks_nb._messages import queue_values
 from cloudtasks_nb._methods import STATS_MASK
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue
-from cloudtasks_nb._settings import Where, check_text, resolve
+from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Where, check_text, resolve
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._catalog import Catalog
@@ -197,7 +198,7 @@ class Client:
     def _with_project(self, where: Where) -> Where:
         """Take the project from the default credentials, which may know it."""
         project = self._connection.auth.project()
-        return Where(project=project, location=where.location, target=where.target, local=where.local)
+        return replace(where, project=project)
 
     def __enter__(self) -> Self:
         return self
@@ -210,7 +211,8 @@ class Client:
     def _title(self) -> tuple[str, str]:
         where = self._connection.where
         place = f"{where.project or '(project not known)'} / {where.location or '(location not known)'}"
-        return f"Cloud Tasks in {place}", f"LOCAL {where.target}" if where.local else f"GOOGLE {where.project}"
+        badge = f"LOCAL {where.target}" if where.local else f"GOOGLE {where.project or ''}".rstrip()
+        return f"Cloud Tasks in {place}", badge
 
     def __repr__(self) -> str:
         title, badge = self._title()
@@ -252,9 +254,11 @@ def connect(
     Parameters
     ----------
     project : str, optional
-        ``GOOGLE_CLOUD_PROJECT``, gcloud's configuration or the credentials' project when left out.
+        ``GOOGLE_CLOUD_PROJECT``, gcloud's configuration or the credentials' project when left out; none of them:
+        ``local`` on an emulator.
     location : str, optional
-        ``CLOUDTASKS_NB_LOCATION``, ``GOOGLE_CLOUD_LOCATION`` or gcloud's configuration when left out.
+        ``CLOUDTASKS_NB_LOCATION``, ``GOOGLE_CLOUD_LOCATION`` or gcloud's configuration when left out; none of them:
+        ``us-central1`` on an emulator.
     endpoint : str, optional
         ``host:port``; anything but Google's own hosts is taken for an emulator and called without credentials.
     credentials : google.auth.credentials.Credentials, optional
@@ -269,7 +273,7 @@ def connect(
 
 
 def local(
-    folder: str | os.PathLike[str] | None = None, *, project: str = "local", location: str = "us-central1"
+    folder: str | os.PathLike[str] | None = None, *, project: str = LOCAL_PROJECT, location: str = LOCAL_LOCATION
 ) -> Client:
     """Connect to the embedded emulator; starts it if it does not run.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,14 +11,24 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._messages import queue_message, queue_values
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, check_limits, check_words, parse_duration
-from cloudtasks_nb.errors import AlreadyExistsError, PreconditionError, QueueNotFoundError
+from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words, parse_duration
+from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PreconditionError, QueueNotFoundError
 
 __all__ = ["NEW_QUEUE", "check", "ensure", "update"]
 
 #: What a queue that we make gets unless told otherwise: without a log no outcomes, with 100 attempts days of them.
 NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
 _GOOGLES = {"log_sampling_ratio": 0.0, "max_attempts": 100}
+#: What the numbers may be (https://cloud.google.com/tasks/docs/quotas). The service takes 0 for "not said", so that
+#: it would mean its own default, and the opposite of what was meant.
+_LIMITS: dict[str, tuple[float, float, str, str]] = {
+    "rate": (0, 500, "more than 0 and at most 500 dispatches a second", "queue.pause() stops dispatching"),
+    "max_concurrent": (1, 5000, "from 1 to 5,000", "queue.pause() stops dispatching"),
+    "max_attempts": (-1, math.inf, "1 or more, or -1", "1 means no retry, -1 means without end"),
+    "max_doublings": (0, math.inf, "0 or more", "16 is the service's default"),
+    "log_sampling_ratio": (0, 1, "from 0 to 1", "1.0 logs everything, 0.0 nothing; outcomes are known from the log"),
+}
+_NOT_ZERO = ("rate", "max_concurrent", "max_attempts")
 _DURATIONS = ("max_retry_duration", "min_backoff", "max_backoff")
 
 
@@ -56,7 +67,25 @@ def check(name: QueueName, settings: Mapping[str, Any]) -> None:
     """
     check_words(settings, QUEUE_SETTINGS, "queue setting")
     queue_message(str(name), settings)
-    check_limits(settings)
+    _check_limits(settings)
+
+
+def _check_limits(settings: Mapping[str, Any]) -> None:
+    for word, (low, high, limits, hint) in _LIMITS.items():
+        value = settings.get(word)
+        if value is None:
+            continue
+        if not low <= value <= high or (value == 0 and word in _NOT_ZERO):
+            raise InvalidInputError(f"{word}={value!r} is not {limits}", resource=word, hint=hint)
+    if not {"min_backoff", "max_backoff"} <= settings.keys():
+        return
+    shortest, longest = settings["min_backoff"], settings["max_backoff"]
+    if parse_duration(shortest, "min_backoff") > parse_duration(longest, "max_backoff"):
+        raise InvalidInputError(
+            f"min_backoff={shortest!r} is longer than max_backoff={longest!r}",
+            resource="min_backoff",
+            hint="the waits grow from the first to the second",
+        )
 
 
 def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:

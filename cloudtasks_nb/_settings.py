@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import datetime as dt
 import difflib
-import math
 import numbers
 import os
 import re
@@ -20,12 +19,14 @@ import platformdirs
 from cloudtasks_nb.errors import ConfigurationError, InvalidInputError, NaiveTimeError
 
 __all__ = [
+    "EMULATOR_VARIABLE",
     "GOOGLE_ENDPOINT",
+    "LOCAL_LOCATION",
+    "LOCAL_PROJECT",
     "QUEUE_SETTINGS",
     "RETRY_SETTINGS",
     "Where",
     "check_headers",
-    "check_limits",
     "check_mapping",
     "check_text",
     "check_words",
@@ -40,22 +41,17 @@ __all__ = [
 
 GOOGLE_ENDPOINT = "cloudtasks.googleapis.com"
 
+#: The variable of the environment by which emulators of Google's services are found.
+EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
+
+#: Where the queues of an emulator are unless told otherwise: any names will do there.
+LOCAL_PROJECT, LOCAL_LOCATION = "local", "us-central1"
+
 #: The words for a task's own retry settings, the same as a queue's.
 RETRY_SETTINGS = ("max_attempts", "max_retry_duration", "min_backoff", "max_backoff", "max_doublings")
 
 #: The words for a queue's settings, the same everywhere.
 QUEUE_SETTINGS = ("rate", "max_concurrent", *RETRY_SETTINGS, "log_sampling_ratio")
-
-#: What the numbers may be (https://cloud.google.com/tasks/docs/quotas). The service takes 0 for "not said", so that
-#: it would mean its own default, and the opposite of what was meant.
-_LIMITS: dict[str, tuple[float, float, str, str]] = {
-    "rate": (0, 500, "more than 0 and at most 500 dispatches a second", "queue.pause() stops dispatching"),
-    "max_concurrent": (1, 5000, "from 1 to 5,000", "queue.pause() stops dispatching"),
-    "max_attempts": (-1, math.inf, "1 or more, or -1", "1 means no retry, -1 means without end"),
-    "max_doublings": (0, math.inf, "0 or more", "16 is the service's default"),
-    "log_sampling_ratio": (0, 1, "from 0 to 1", "1.0 logs everything, 0.0 nothing; outcomes are known from the log"),
-}
-_NOT_ZERO = ("rate", "max_concurrent", "max_attempts")
 
 _UNITS = {
     "ms": 0.001,
@@ -85,6 +81,7 @@ class Where:
     location: str | None
     target: str  #: ``host:port`` for gRPC
     local: bool  #: an emulator: plain channel, no credentials
+    named_by: str | None = None  #: the variable of the environment that names the target; None: an argument does
 
     def parent(self) -> str:
         """Return ``projects/P/locations/L``.
@@ -144,26 +141,44 @@ def resolve(project: str | None, location: str | None, endpoint: str | None) -> 
     check_text(project, "project", 'project="my-project"')
     check_text(location, "location", 'location="us-central1"')
     check_text(endpoint, "endpoint", 'endpoint="host:port"')
-    if endpoint is None:
-        emulator = os.environ.get("CLOUD_TASKS_EMULATOR_HOST")
-        target, local = (_host_port(emulator), True) if emulator else (GOOGLE_ENDPOINT, False)
-    else:
+    emulator = os.environ.get(EMULATOR_VARIABLE) if endpoint is None else None
+    if endpoint is not None:
         target = _host_port(endpoint)
         # The dot matters: credentials go to Google's own hosts only.
         local = not f".{target.partition(':')[0]}".endswith(".googleapis.com")
+    else:
+        target, local = (_emulator(emulator), True) if emulator else (GOOGLE_ENDPOINT, False)
     gcloud = _gcloud()
     return Where(
         project=project
         or os.environ.get("GOOGLE_CLOUD_PROJECT")
         or os.environ.get("GCLOUD_PROJECT")
-        or gcloud.get("project"),
+        or gcloud.get("project")
+        or (LOCAL_PROJECT if local else None),
         location=location
         or os.environ.get("CLOUDTASKS_NB_LOCATION")
         or os.environ.get("GOOGLE_CLOUD_LOCATION")
-        or gcloud.get("location"),
+        or gcloud.get("location")
+        or (LOCAL_LOCATION if local else None),
         target=target,
         local=local,
+        named_by=EMULATOR_VARIABLE if emulator else None,
     )
+
+
+def _emulator(named: str) -> str:
+    """Return the address of the emulator that the environment names; without its port nobody listens there."""
+    try:
+        target = _host_port(named)
+    except InvalidInputError:
+        target = ""
+    if not target.rpartition(":")[1]:
+        raise InvalidInputError(
+            f'{EMULATOR_VARIABLE}="{named}" is not the address of an emulator',
+            resource=EMULATOR_VARIABLE,
+            hint="set it to host:port, such as 127.0.0.1:8123, or unset it",
+        )
+    return target
 
 
 def _host_port(endpoint: str) -> str:
@@ -253,31 +268,6 @@ def check_words(given: Mapping[str, Any], allowed: Iterable[str], what: str) -> 
             raise InvalidInputError(
                 f'"{word}" is not a {what}{near(word, allowed)}', resource=word, hint="there are " + ", ".join(allowed)
             )
-
-
-def check_limits(settings: Mapping[str, Any]) -> None:
-    """Refuse values of a queue's settings that are out of range; whether they are numbers is known already.
-
-    Raises
-    ------
-    InvalidInputError
-        Naming the setting, the value and the limits.
-    """
-    for word, (low, high, limits, hint) in _LIMITS.items():
-        value = settings.get(word)
-        if value is None:
-            continue
-        if not low <= value <= high or (value == 0 and word in _NOT_ZERO):
-            raise InvalidInputError(f"{word}={value!r} is not {limits}", resource=word, hint=hint)
-    if not {"min_backoff", "max_backoff"} <= settings.keys():
-        return
-    shortest, longest = settings["min_backoff"], settings["max_backoff"]
-    if parse_duration(shortest, "min_backoff") > parse_duration(longest, "max_backoff"):
-        raise InvalidInputError(
-            f"min_backoff={shortest!r} is longer than max_backoff={longest!r}",
-            resource="min_backoff",
-            hint="the waits grow from the first to the second",
-        )
 
 
 def parse_duration(value: Any, name: str) -> dt.timedelta:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -147,13 +147,13 @@ class Transport:
 
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
-    ) -> AsyncIterator[list[Any]]:
+    ) -> AsyncIterator[Sequence[Any]]:
         """Call a List RPC page after page and yield each page's items, until `limit` items have come."""
         token, left = "", limit
         while True:
             size = page_size if left is None else min(page_size, left)
             answer = await self.call(rpc, page_size=size, page_token=token, **fields)
-            found = list(getattr(answer, items))
+            found = getattr(answer, items)
             token = answer.next_page_token
             if left is not None:
                 found = found[:left]
@@ -294,8 +294,9 @@ class Transport:
         try:
             await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT)
         except TimeoutError:
+            named = f", which {self.where.named_by} names" if self.where.named_by else ""
             raise EndpointError(
-                f"nothing answers at {target}",
+                f"nothing answers at {target}{named}",
                 resource=target,
                 code="UNAVAILABLE",
                 hint="is the emulator running there? ct.local() starts one; cloudtasks-nb emulator --port 8123 too"

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb._client import Client, connect, local
+from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.batch._catalog import outbox_path
 from cloudtasks_nb.fanout.outbox._batches import choose
@@ -113,7 +114,8 @@ def _version() -> str:
 
 def _client(options: argparse.Namespace) -> Client:
     if options.local is not None:
-        return local(options.local, project=options.project or "local", location=options.location or "us-central1")
+        project, location = options.project or LOCAL_PROJECT, options.location or LOCAL_LOCATION
+        return local(options.local, project=project, location=location)
     return connect(options.project, options.location)
 
 

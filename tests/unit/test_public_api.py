@@ -41,8 +41,8 @@ SIGNATURES = {
     "Queue.delete": "",
     "Queue.update": "**settings",
     "Queue.route": "url=None, *, service_account=None, audience=None",
-    "Queue.run": "tasks",
-    "Queue.delete_tasks": "tasks",
+    "Queue.run": "df",
+    "Queue.delete_tasks": "df",
     "Queue.panel": "*, read_only=False",
     "Queue.fan_out": "data, *, url, body=None, key=None, at=None, delay=None, tz=None, headers=None, method=None, "
     "service_account=None, audience=None, dispatch_deadline=None, retry=None, name=None, errors='raise', "

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb import _settings
-from cloudtasks_nb._settings import Where, check_limits, check_words, parse_duration, parse_time, resolve, when, zone
+from cloudtasks_nb._settings import Where, check_words, parse_duration, parse_time, resolve, when, zone
 from cloudtasks_nb.errors import ConfigurationError, InvalidInputError, NaiveTimeError
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -136,6 +136,28 @@ def test_what_is_talked_to(
     assert (where.target, where.local) == (target, local)
 
 
+def test_an_emulator_has_a_project_and_a_location(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any names will do there, and those that are said somewhere come first; Google's have to be said."""
+    assert place(resolve(None, None, "127.0.0.1:1")) == ("local", "us-central1")
+    assert place(resolve(None, None, None)) == (None, None)
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", "localhost:8123")
+    where = resolve(None, None, None)
+    assert (*place(where), where.named_by) == ("local", "us-central1", "CLOUD_TASKS_EMULATOR_HOST")
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "mine")
+    assert place(resolve(None, "l", None)) == ("mine", "l")
+    assert resolve(None, None, "127.0.0.1:1").named_by is None
+
+
+@pytest.mark.parametrize("value", ["garbage", "host:port", "http://", "host/path"])
+def test_an_emulator_of_the_environment_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """The variable is named: nothing in the cell tells where that came from."""
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", value)
+    with pytest.raises(InvalidInputError, match=f'CLOUD_TASKS_EMULATOR_HOST="{value}" is not the address') as caught:
+        resolve("p", "l", None)
+    assert "127.0.0.1:8123, or unset it" in (caught.value.hint or "")
+    assert resolve("p", "l", "127.0.0.1:1").target == "127.0.0.1:1"
+
+
 @pytest.mark.parametrize("endpoint", ["", "http://", "host:port", "host:99999", "host/path", ":80"])
 def test_what_is_no_endpoint(endpoint: str) -> None:
     """A slip in the endpoint is said before anything is called."""
@@ -180,38 +202,6 @@ def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> Non
     assert caught.value.message.startswith(words)
     assert caught.value.resource == word
     assert "log_sampling_ratio" in (caught.value.hint or "")
-
-
-@pytest.mark.parametrize(
-    ("settings", "words", "hint"),
-    [
-        ({"rate": 0}, "rate=0 is not more than 0 and at most 500 dispatches a second", "queue.pause()"),
-        ({"rate": -1}, "rate=-1 is not more than 0", "queue.pause()"),
-        ({"rate": 501}, "rate=501 is not more than 0 and at most 500", "queue.pause()"),
-        ({"max_concurrent": 0}, "max_concurrent=0 is not from 1 to 5,000", "queue.pause()"),
-        ({"max_concurrent": -1}, "max_concurrent=-1 is not from 1 to 5,000", "queue.pause()"),
-        ({"max_concurrent": 5001}, "max_concurrent=5001 is not from 1 to 5,000", "queue.pause()"),
-        ({"max_attempts": 0}, "max_attempts=0 is not 1 or more, or -1", "-1 means without end"),
-        ({"max_attempts": -2}, "max_attempts=-2 is not 1 or more, or -1", "-1 means without end"),
-        ({"max_doublings": -1}, "max_doublings=-1 is not 0 or more", "16"),
-        ({"log_sampling_ratio": 2}, "log_sampling_ratio=2 is not from 0 to 1", "1.0 logs everything"),
-        ({"log_sampling_ratio": -0.1}, "log_sampling_ratio=-0.1 is not from 0 to 1", "1.0 logs everything"),
-        ({"min_backoff": "2h", "max_backoff": 60}, "min_backoff='2h' is longer than max_backoff=60", "grow"),
-    ],
-)
-def test_settings_out_of_range(settings: dict[str, Any], words: str, hint: str) -> None:
-    """Setting, value and limits are named in the caller's words, with what was perhaps meant."""
-    with pytest.raises(InvalidInputError) as caught:
-        check_limits(settings)
-    assert caught.value.message.startswith(words)
-    assert hint in (caught.value.hint or "")
-
-
-def test_settings_at_their_limits() -> None:
-    """The smallest and the largest values that the service takes are taken, and 0 where it says something."""
-    check_limits({"rate": 0.001, "max_concurrent": 1, "max_attempts": -1, "max_doublings": 0, "log_sampling_ratio": 0})
-    check_limits({"rate": np.int64(500), "max_concurrent": 5000, "max_attempts": 1, "log_sampling_ratio": 1})
-    check_limits({"min_backoff": "1h", "max_backoff": "60min", "max_retry_duration": 0})
 
 
 @pytest.mark.parametrize(

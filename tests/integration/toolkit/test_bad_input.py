@@ -228,6 +228,14 @@ def test_an_endpoint_that_does_not_answer(
         assert "ct.local()" in (caught.value.hint or "")
 
 
+def test_an_emulator_of_the_environment_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    """The error says that a variable leads there."""
+    monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", f"127.0.0.1:{free_port}")
+    with ct.connect() as tasks, pytest.raises(errors.EndpointError, match="which CLOUD_TASKS_EMULATOR_HOST names"):
+        tasks.queues()
+
+
 @pytest.mark.parametrize("endpoint", ["http://", "host:port", "https://host/path"])
 def test_what_is_no_endpoint(endpoint: str) -> None:
     """A slip in the endpoint is said by `connect`."""

@@ -227,6 +227,20 @@ def test_the_emulator_of_the_environment(emulator: Emulator, monkeypatch: pytest
         assert repr(tasks) == "<Cloud Tasks in p / l [GOOGLE p]>"
 
 
+def test_the_emulator_of_the_environment_needs_no_more(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ct.connect()` has somewhere to make its queues, where `ct.local()` has them."""
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.ready["grpc"])
+    with ct.connect() as tasks:
+        assert tasks.queue("q", create=True).name == "projects/local/locations/us-central1/queues/q"
+        assert repr(tasks) == f"<Cloud Tasks in local / us-central1 [LOCAL {emulator.ready['grpc']}]>"
+
+
+def test_a_project_that_is_not_known_yet() -> None:
+    """It is said once, in words, and not as None."""
+    with ct.connect() as tasks:
+        assert repr(tasks) == "<Cloud Tasks in (project not known) / (location not known) [GOOGLE]>"
+
+
 def test_identity(tasks: ct.Client, emulator: Emulator) -> None:
     """An emulator of ours is known by its instance, wherever it listens; Google is Google."""
     assert _loop.run(tasks._connection.transport.identity()) == emulator.ready["instance"]

@@ -1,0 +1,46 @@
+"""Settings of a queue that are checked before anything is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cloudtasks_nb._ensure import check
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import InvalidInputError
+
+QUEUE = QueueName(project="p", location="l", queue="q")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "hint"),
+    [
+        ({"rate": 0}, "rate=0 is not more than 0 and at most 500 dispatches a second", "queue.pause()"),
+        ({"rate": -1}, "rate=-1 is not more than 0", "queue.pause()"),
+        ({"rate": 501}, "rate=501 is not more than 0 and at most 500", "queue.pause()"),
+        ({"max_concurrent": 0}, "max_concurrent=0 is not from 1 to 5,000", "queue.pause()"),
+        ({"max_concurrent": -1}, "max_concurrent=-1 is not from 1 to 5,000", "queue.pause()"),
+        ({"max_concurrent": 5001}, "max_concurrent=5001 is not from 1 to 5,000", "queue.pause()"),
+        ({"max_attempts": 0}, "max_attempts=0 is not 1 or more, or -1", "-1 means without end"),
+        ({"max_attempts": -2}, "max_attempts=-2 is not 1 or more, or -1", "-1 means without end"),
+        ({"max_doublings": -1}, "max_doublings=-1 is not 0 or more", "16"),
+        ({"log_sampling_ratio": 2}, "log_sampling_ratio=2 is not from 0 to 1", "1.0 logs everything"),
+        ({"log_sampling_ratio": -0.1}, "log_sampling_ratio=-0.1 is not from 0 to 1", "1.0 logs everything"),
+        ({"min_backoff": "2h", "max_backoff": 60}, "min_backoff='2h' is longer than max_backoff=60", "grow"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], words: str, hint: str) -> None:
+    """Setting, value and limits are named in the caller's words, with what was perhaps meant."""
+    with pytest.raises(InvalidInputError) as caught:
+        check(QUEUE, settings)
+    assert caught.value.message.startswith(words)
+    assert hint in (caught.value.hint or "")
+
+
+def test_settings_at_their_limits() -> None:
+    """The smallest and the largest values that the service takes are taken, and 0 where it says something."""
+    check(QUEUE, {"rate": 0.001, "max_concurrent": 1, "max_attempts": -1, "max_doublings": 0, "log_sampling_ratio": 0})
+    check(QUEUE, {"rate": np.int64(500), "max_concurrent": 5000, "max_attempts": 1, "log_sampling_ratio": 1})
+    check(QUEUE, {"min_backoff": "1h", "max_backoff": "60min", "max_retry_duration": 0})
