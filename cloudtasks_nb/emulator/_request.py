@@ -24,7 +24,7 @@ Authorize = Callable[[Any, str], str | None]
 _IF_NOT_EXISTS = 1
 _HTTP_SCHEME = 1
 _GET = 2
-_COMPUTED = {"host", "content-length", "user-agent"}
+_COMPUTED = {"host", "content-length", "transfer-encoding", "user-agent"}
 _RESERVED = ("x-google-", "x-appengine-", "x-cloudtasks-")
 _DEFAULT_DEADLINE = 600 * SECOND
 
@@ -95,7 +95,8 @@ def _http(
     headers = {name: value for name, value in request.headers.items() if _allowed(name)}
     token = None
     if target is not None:
-        url = overridden(url, target.uri_override)
+        if target.HasField("uri_override"):
+            url = overridden(url, target.uri_override)
         method = target.http_method or method
         for override in target.header_overrides:
             _replace(headers, override.header.key, override.header.value)

@@ -66,7 +66,16 @@ def test_a_first_attempt() -> None:
 def test_headers_that_a_task_may_not_set() -> None:
     """Computed and reserved headers of a task are dropped, however they are spelt."""
     given = dict.fromkeys(
-        ["HOST", "content-length", "User-agent", "x-google-a", "X-AppEngine-b", "x-cloudtasks-QueueName"], "x"
+        [
+            "HOST",
+            "content-length",
+            "Transfer-Encoding",
+            "User-agent",
+            "x-google-a",
+            "X-AppEngine-b",
+            "x-cloudtasks-QueueName",
+        ],
+        "x",
     )
     call = prepared(http(headers={**given, "Kept": "y"}))
     assert {name for name in call.headers if not name.startswith("X-CloudTasks-")} == {"Kept", "User-Agent"}
@@ -187,6 +196,12 @@ def test_the_policy_of_the_task_wins() -> None:
 def test_overridden_urls(url: str, override: dict[str, Any], result: str) -> None:
     """The parts that the queue sets replace the task's, or fill its gaps; the others stay."""
     assert overridden(url, json_format.ParseDict(override, beta.UriOverride())) == result
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@a.com/x", "http://a.com/x?", "http://A.com/x#part"])
+def test_a_queue_without_an_override_of_the_url(url: str) -> None:
+    """Where the queue sets other things only, a task's URL is sent as it was given."""
+    assert prepared(http(url=url), httpTarget={"httpMethod": "PUT"}).url == url
 
 
 def test_method_and_headers_of_the_queue() -> None:
