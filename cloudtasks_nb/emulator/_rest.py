@@ -36,6 +36,19 @@ _HTTP_STATUS = {
     "UNAUTHENTICATED": 401,
 }
 _log = logging.getLogger(__name__)
+# What every REST API of Google takes (https://cloud.google.com/apis/docs/system-parameters).
+_STANDARD = {
+    "access_token",
+    "alt",
+    "callback",
+    "fields",
+    "key",
+    "oauth_token",
+    "prettyPrint",
+    "quotaUser",
+    "uploadType",
+    "upload_protocol",
+}
 _BUFFER = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks(?:/([^/:]+))?:buffer")
 
 
@@ -133,7 +146,7 @@ async def _document(request: web.Request, route: Route, resource: str) -> dict[s
             raise RefusedError("INVALID_ARGUMENT", "Invalid JSON payload received. Root element must be a message.")
         document = body if route.body == "*" else {route.body: body}
     for key in request.query:
-        if not key.startswith("$") and key not in {"alt", "prettyPrint", "fields", "key"}:
+        if not key.startswith("$") and key not in _STANDARD:
             _set(document, key, request.query[key])
     _set(document, route.resource, resource)
     return document

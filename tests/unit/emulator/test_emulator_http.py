@@ -189,6 +189,19 @@ def test_what_nobody_thought_of_in_json(monkeypatch: pytest.MonkeyPatch, caplog:
     assert f"GET /v2/{QUEUE}" in caplog.text
 
 
+def test_standard_parameters() -> None:
+    """Parameters that every REST API of Google takes are no fields of the request."""
+    names = ["access_token", "alt", "callback", "fields", "key", "oauth_token", "prettyPrint", "quotaUser"]
+    names += ["uploadType", "upload_protocol", "$.xgafv", "$alt"]
+
+    async def body(running: Running) -> None:
+        query = "&".join(f"{name}=1" for name in names)
+        assert (await running.http("GET", f"/v2/{QUEUE}?{query}"))[0] == 200
+        assert (await running.http("GET", f"/v2/{QUEUE}?colour=red"))[0] == 400
+
+    run(body, queues=(QUEUE,))
+
+
 def test_details_in_json() -> None:
     """Details of a refusal are shown with their types."""
 
