@@ -129,6 +129,7 @@ VERDICTS = {"task": _TEXT, "ok": _OK, "error": _TEXT}
 DOCTOR = {"check": _TEXT, "ok": _OK, "detail": _TEXT, "fix": _TEXT}
 
 _NAT = np.iinfo(np.int64).min
+_STATE_CODES = {state: code for code, state in enumerate(STATES)}
 
 
 def column(values: Sequence[Any], kind: str) -> Any:
@@ -136,20 +137,39 @@ def column(values: Sequence[Any], kind: str) -> Any:
 
     Times are microseconds since 1970 or None, spans seconds or None.
     """
+    if _all_alike(values, kind):
+        return column(values[:1], kind).take(np.zeros(len(values), dtype=np.intp))
     if kind == _TIME:
-        raw = np.array([_NAT if value is None else value for value in values], dtype=np.int64)
-        return pd.DatetimeIndex(raw.view("datetime64[us]")).tz_localize("UTC")
+        return pd.DatetimeIndex(_integers(values).view("datetime64[us]")).tz_localize("UTC")
     if kind == _SPAN:
-        raw = np.array([_NAT if value is None else round(value * 1e6) for value in values], dtype=np.int64)
+        raw = _integers([None if value is None else round(value * 1e6) for value in values])
         return pd.TimedeltaIndex(raw.view("timedelta64[us]"))
     if kind == _ANY:
-        out = np.empty(len(values), dtype=object)
-        out[:] = [pd.NA if value is None else value for value in values] if len(values) else []
-        return out
+        filled = [pd.NA if value is None else value for value in values]
+        # An index stays one of objects; an array of nothing but text would become a column of text in a frame.
+        return pd.Index(np.fromiter(filled, dtype=object, count=len(filled)), dtype=object)
     if kind == _STATE:
-        return pd.Categorical(list(values), dtype=STATE_DTYPE)
+        return pd.Categorical.from_codes([_STATE_CODES.get(value, -1) for value in values], dtype=STATE_DTYPE)
     dtype = {_TEXT: pd.StringDtype(), _COUNT: "Int64", _FLOAT: "Float64", _OK: "boolean"}[kind]
     return pd.array(list(values), dtype=dtype)  # type: ignore[call-overload]  # the stubs want one literal dtype
+
+
+def _all_alike(values: Sequence[Any], kind: str) -> bool:
+    """Tell whether a list has one value throughout, to be converted once; objects are not shared among rows."""
+    if not isinstance(values, list) or len(values) < 2 or (kind == _ANY and values[0] is not None):  # noqa: PLR2004 - one value is alike anyway
+        return False
+    try:
+        return values == values[:1] * len(values)
+    except TypeError:  # pd.NA is neither equal to anything nor not
+        return False
+
+
+def _integers(values: Sequence[int | None]) -> Any:
+    try:
+        return np.fromiter(values, dtype=np.int64, count=len(values))
+    except TypeError:  # there are gaps
+        known = [_NAT if value is None else value for value in values]
+        return np.fromiter(known, dtype=np.int64, count=len(known))
 
 
 def frame(
@@ -168,5 +188,6 @@ def frame(
     """
     length = len(next(iter(columns.values()), ()))
     blank: list[Any] = [None] * length
-    made = pd.DataFrame({name: column(columns.get(name, blank), kind) for name, kind in declared.items()})
-    return made if index is None else made.set_index(index)
+    made = {name: column(columns.get(name, blank), kind) for name, kind in declared.items()}
+    labels = None if index is None else pd.Index(made.pop(index), name=index)
+    return pd.DataFrame(made, index=labels, copy=False)  # all of it was made here

@@ -59,7 +59,9 @@ async def _list(
                 columns[name] += values
             bar.to(len(columns["task"]))
     truncated = limit is not None and len(columns["task"]) > limit
-    return {name: values[:limit] for name, values in columns.items()}, truncated
+    if truncated:
+        columns = {name: values[:limit] for name, values in columns.items()}
+    return columns, truncated
 
 
 def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: int | None) -> pd.DataFrame:

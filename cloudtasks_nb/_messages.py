@@ -6,7 +6,7 @@ import datetime as dt
 import math
 import numbers
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -40,30 +40,15 @@ __all__ = [
 METHODS = ("", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
 
 _QUEUE_STATES = ("STATE_UNSPECIFIED", "RUNNING", "PAUSED", "DISABLED")
-_TASK_COLUMNS = (
-    "task",
-    "queue",
-    "state",
-    "schedule_time",
-    "create_time",
-    "attempts",
-    "responses",
-    "last_status",
-    "last_message",
-    "last_attempt_time",
-    "method",
-    "url",
-    "headers",
-    "body",
-    "service_account",
-    "dispatch_deadline",
-    "name",
-)
+# The columns that `_read` fills, in its order.
+_FIELDS = ("name", "schedule_time", "create_time", "attempts", "responses", "dispatch_deadline", "body")
 _MASK = "•••"
 _MICRO = 1_000_000
 
 # What tasks of a queue mostly have in common: method, URL, headers and service account.
 _Target = tuple[str, str, dict[str, str], str | None]
+# The state of a task that was tried; status and message of its last attempt if that has ended, and its begin.
+_Attempt = tuple[str, str | None, str | None, int]
 
 
 def micros(stamp: Any) -> int:
@@ -111,14 +96,10 @@ def decode_body(body: bytes) -> Any:
 def task_state(task: Any, now: int) -> str:
     """Tell in which state a task in the queue is, from the attempts the service has recorded on it."""
     if task.dispatch_count == 0:
-        return _waiting(micros(task.schedule_time), now)
+        return "scheduled" if micros(task.schedule_time) > now else "ready"
     last = task.last_attempt
     in_flight = last.HasField("dispatch_time") and not last.HasField("response_time") and not last.response_status.code
     return "running" if in_flight else "retrying"
-
-
-def _waiting(due: int, now: int) -> str:
-    return "scheduled" if due > now else "ready"
 
 
 def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets: bool = False) -> dict[str, list[Any]]:
@@ -137,53 +118,98 @@ def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets:
     dict
         Column name to one item a task; times in microseconds or None, durations in seconds or None.
     """
-    targets: dict[bytes, _Target] = {}
-    rows = [_task_row(task, now, body, secrets, targets) for task in tasks]
-    columns = map(list, zip(*rows, strict=True)) if rows else ([] for _ in _TASK_COLUMNS)
-    return dict(zip(_TASK_COLUMNS, columns, strict=True))
+    fields, targets, tried = _read(tasks, now, body=body, secrets=secrets)
+    names, due = fields["name"], fields["schedule_time"]
+    short, queues = _short_ids(names)
+    methods, urls, headers, emails = map(list, zip(*targets, strict=True)) if targets else ([] for _ in range(4))
+    states = ["scheduled" if at > now else "ready" for at in due]
+    blanks: list[list[Any]] = [[None] * len(names) for _ in range(3)]
+    statuses, messages, began = blanks
+    for row, attempt in tried.items():
+        states[row], statuses[row], messages[row], began[row] = attempt
+    return {
+        "task": short,
+        "queue": queues,
+        "state": states,
+        "schedule_time": due,
+        "create_time": fields["create_time"],
+        "attempts": fields["attempts"],
+        "responses": fields["responses"],
+        "last_status": statuses,
+        "last_message": messages,
+        "last_attempt_time": began,
+        "method": methods,
+        "url": urls,
+        "headers": [shared.copy() for shared in headers],
+        "body": fields["body"] or [None] * len(names),
+        "service_account": emails,
+        "dispatch_deadline": fields["dispatch_deadline"],
+        "name": names,
+    }
 
 
-def _task_row(task: Any, now: int, body: bool, secrets: bool, targets: dict[bytes, _Target]) -> tuple[Any, ...]:  # noqa: FBT001 - internal, hot
-    name = task.name
-    head, _, short = name.rpartition("/tasks/")
-    # Most tasks of a queue have the same request but for its body, and to take it apart costs more than all the rest.
-    wire = b"" if body else task.http_request.SerializeToString()
-    target = targets.get(wire) if wire else None
-    if target is None:
-        target = targets[wire] = _target(task, secrets=secrets)
-    method, url, headers, email = target
-    due, tries = micros(task.schedule_time), task.dispatch_count
-    state = task_state(task, now) if tries else _waiting(due, now)
-    status, message, at = _last_attempt(task, state) if tries else (None, None, None)
-    deadline = seconds(task.dispatch_deadline)
-    return (
-        short,
-        head.rpartition("/")[2],
-        state,
-        due,
-        micros(task.create_time),
-        tries,
-        task.response_count,
-        status,
-        message,
-        at,
-        method,
-        url,
-        dict(headers),
-        decode_body(_request(task).body) if body else None,
-        email,
-        deadline if deadline or task.HasField("dispatch_deadline") else None,
-        name,
-    )
+def _read(
+    tasks: Iterable[Any], now: int, *, body: bool, secrets: bool
+) -> tuple[dict[str, list[Any]], list[_Target], dict[int, _Attempt]]:
+    """Return the columns that are fields of the messages, the targets, and the last attempts by row.
+
+    Made for 100,000 tasks: each field is read once, without a call, and no message is kept, as the garbage collector
+    would go through a page of them again and again.
+    """
+    fields: dict[str, list[Any]] = {name: [] for name in _FIELDS}
+    names, due, created, tries, responses, deadlines, bodies = fields.values()
+    targets: list[_Target] = []
+    tried: dict[int, _Attempt] = {}
+    known: dict[Any, _Target] = {}
+    for row, task in enumerate(tasks):
+        names.append(task.name)
+        stamp = task.schedule_time
+        due.append(stamp.seconds * _MICRO + stamp.nanos // 1000)
+        stamp = task.create_time
+        created.append(stamp.seconds * _MICRO + stamp.nanos // 1000)
+        count = task.dispatch_count
+        tries.append(count)
+        responses.append(task.response_count)
+        if count:
+            tried[row] = _last_attempt(task, now)
+        span = task.dispatch_deadline
+        deadlines.append(span.seconds + span.nanos / 1e9 or (0.0 if task.HasField("dispatch_deadline") else None))
+        # Most tasks of a queue have the same request but for its body, and to take it apart costs more than the rest.
+        key = (b"" if body else task.http_request.SerializeToString()) or _without_body(task)
+        if key not in known:
+            known[key] = _target(task, secrets=secrets)
+        targets.append(known[key])
+        if body:
+            bodies.append(decode_body(_request(task).body))
+    return fields, targets, tried
 
 
-def _last_attempt(task: Any, state: str) -> tuple[str | None, str | None, int]:
-    """Return status and message of the newest attempt, if it has ended, and when it began."""
-    last = task.last_attempt
+def _short_ids(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the short ids of tasks, and of their queues; a page of tasks is all of one queue."""
+    head = names[0].rpartition("/tasks/")[0] if names else ""
+    prefix = f"{head}/tasks/"
+    short = [name.removeprefix(prefix) for name in names]
+    if "/" not in "".join(short):
+        return short, [head.rpartition("/")[2]] * len(names)
+    parts = [name.rpartition("/tasks/") for name in names]
+    return [task for _, _, task in parts], [queue.rpartition("/")[2] for queue, _, _ in parts]
+
+
+def _last_attempt(task: Any, now: int) -> _Attempt:
+    last, state = task.last_attempt, task_state(task, now)
     began = micros(last.dispatch_time)
     if state == "running":
-        return None, None, began
-    return code_name(last.response_status.code), last.response_status.message or None, began
+        return state, None, None, began
+    return state, code_name(last.response_status.code), last.response_status.message or None, began
+
+
+def _without_body(task: Any) -> tuple[type, bytes]:
+    """Return a key that tasks have in common whose requests differ in nothing but their bodies."""
+    request = _request(task)
+    bare = type(request)()
+    bare.CopyFrom(request)
+    bare.ClearField("body")
+    return type(request), bare.SerializeToString()
 
 
 def _request(task: Any) -> Any:

@@ -103,6 +103,14 @@ def test_bodies_stay_what_they_are(values: list[Any]) -> None:
     assert [None if one is pd.NA else one for one in made] == values
 
 
+@pytest.mark.parametrize("bodies", [["text", "other"], ["text", None], [1, 2], [True, None], [None, None]])
+def test_bodies_of_one_type_stay_objects(bodies: list[Any]) -> None:
+    """The column's dtype does not depend on what is in it."""
+    made = frame(_frames.TASKS, {"task": ["t", "u"], "body": bodies}, index="task")
+    assert made.body.dtype == object
+    assert [None if one is pd.NA else one for one in made.body] == bodies
+
+
 def test_all_states_in_a_fixed_order() -> None:
     """Frames can be put together without losing the category."""
     one, other = (frame(_frames.TASKS, {"task": ["t"], "state": [state]}) for state in ("ready", "gone"))
