@@ -48,6 +48,8 @@ def cross(frame: pd.DataFrame, across: Any) -> pd.DataFrame:
 
 def _table(across: Any) -> pd.DataFrame:
     if isinstance(across, pd.DataFrame):
+        if isinstance(across.columns, pd.MultiIndex):
+            raise InvalidInputError("the names of across have several levels", resource="across", hint=_HINT)
         levels = [name for name in across.index.names if name is not None and name not in across.columns]
         table = across.reset_index(levels).reset_index(drop=True).rename(columns=str)
     elif isinstance(across, Mapping):

@@ -49,10 +49,11 @@ class Table:
     Raises
     ------
     InvalidInputError
-        If two columns have one name.
+        If two columns have one name, or one has a name of several levels.
     """
 
     def __init__(self, frame: pd.DataFrame) -> None:
+        _check_flat(frame)
         names = [str(name) for name in frame.columns]
         twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
         if twice:
@@ -76,6 +77,20 @@ class Table:
             stop = min(start + BLOCK, self.length)
             columns = {name: source.block(start, stop) for name, source in self.sources.items()}
             yield Block(first=first + start, length=stop - start, columns=columns)
+
+
+def _check_flat(frame: pd.DataFrame) -> None:
+    """Refuse columns whose names have several levels, as a pivot leaves them: no template could name them."""
+    names: list[Any] = list(frame.columns)
+    deep = next((name for name in names if isinstance(name, tuple)), None)
+    if deep is not None:
+        raise InvalidInputError(
+            f"the frame has the column {deep!r}, whose name has several levels",
+            resource=str(deep),
+            hint='join them: df.columns = ["_".join(map(str, name)) for name in df.columns]'
+            if isinstance(frame.columns, pd.MultiIndex)
+            else "rename it",
+        )
 
 
 def once(data: Any) -> bool:

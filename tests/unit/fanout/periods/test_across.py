@@ -81,6 +81,7 @@ def test_missing_value() -> None:
         ({"end": [1]}, 'a column "end"'),
         (SHOPS.rename(columns={"kind": "partition"}), 'a column "partition"'),
         (["x", "y"], "across=list names no columns"),
+        (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "names of across have several levels"),
         ({"shop": ["x", "y", "x"]}, "1 combination twice: {'shop': 'x'}"),
         ({"shop": [["x"], ["x"]]}, "1 combination twice"),
         (pd.concat([SHOPS, SHOPS]), "2 combinations twice"),

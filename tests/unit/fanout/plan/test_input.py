@@ -145,6 +145,14 @@ def test_double_names() -> None:
         Table(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "a"]))
 
 
+@pytest.mark.parametrize("columns", [pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")]), pd.Index([("a", "b"), "c"])])
+def test_names_of_several_levels(columns: pd.Index) -> None:
+    """Names that are tuples are refused, and the hint makes names of them."""
+    frame = pd.DataFrame([[1, 2]], columns=columns)
+    with pytest.raises(InvalidInputError, match=r"\('a', 'b'\), whose name has several levels"):
+        Table(frame)
+
+
 def test_once() -> None:
     """Iterators can be read only once."""
     assert [once(data) for data in (PANDAS, [PANDAS], POLARS)] == [False] * 3
