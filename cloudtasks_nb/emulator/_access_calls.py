@@ -22,6 +22,7 @@ from cloudtasks_nb.errors import InvalidInputError
 __all__ = ["AccessCalls", "SharedCalls"]
 
 _CMEK = re.compile(r"projects/[^/]+/locations/[^/]+/cmekConfig")
+_KEY_CHANGES = {"*", "kms_key", "kmsKey"}  # masks with which the key, the one setting, changes
 _PROJECT = re.compile(r"projects/[^/]+")
 _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
 
@@ -90,8 +91,13 @@ class AccessCalls:
 
     async def update_cmek_config(self, wire: bytes) -> bytes:
         """Change the encryption settings of a location; nothing is encrypted with the key."""
-        config = self._pb.UpdateCmekConfigRequest.FromString(wire).cmek_config
+        request = self._pb.UpdateCmekConfigRequest.FromString(wire)
+        config, paths = request.cmek_config, set(request.update_mask.paths)
         _check(_CMEK, config.name)
+        if not paths <= {"name", *_KEY_CHANGES}:
+            raise RefusedError("INVALID_ARGUMENT", "Invalid update mask.")
+        if paths and not paths & _KEY_CHANGES:
+            config.kms_key = self._pb.CmekConfig.FromString(self._store.setting(f"cmek/{config.name}")).kms_key
         self._store.set_setting(f"cmek/{config.name}", config.SerializeToString())
         await self._engine.committer.commit()
         return bytes(config.SerializeToString())

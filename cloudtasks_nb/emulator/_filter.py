@@ -275,12 +275,14 @@ def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
     if field == "severity" and value.upper() in _SEVERITIES:
         level = _SEVERITIES.index(value.upper())
         return lambda record: (found := get(record)) is not None and test(_SEVERITIES.index(found), level)
-    text, number = value.casefold(), _number(value)
+    text, number, span = value.casefold(), _number(value), _number(value.removesuffix("s"))
 
     def compare(record: Any) -> bool:
         found = get(record)
         if found is None:  # a comparison with what is not there is false, also with "!="
             return False
+        if span is not None and isinstance(found, float):  # seconds may be written as a duration is
+            return test(found, span)
         if number is not None and (other := _number(found)) is not None:
             return test(other, number)
         return test(str(found).casefold(), text)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import empty_pb2, json_format
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 from cloudtasks_nb.emulator._clock import SECOND
@@ -15,7 +18,7 @@ from cloudtasks_nb.emulator._filter import compile_filter, parse_filter
 from cloudtasks_nb.emulator._memory import QueueState
 from cloudtasks_nb.emulator._pages import page_token, read_token
 from cloudtasks_nb.emulator._pb import beta, v2
-from cloudtasks_nb.emulator._queues import PAUSED, RUNNING, configured, from_v2, set_duration, to_v2, updated
+from cloudtasks_nb.emulator._queues import PAUSED, RUNNING, configured, duration, from_v2, set_duration, to_v2, updated
 from cloudtasks_nb.emulator._refusal import RefusedError, help_link
 
 __all__ = ["QueueCalls"]
@@ -72,11 +75,10 @@ class QueueCalls:
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         if size < 0:
             raise RefusedError("INVALID_ARGUMENT", "The page size cannot be negative.")
-        response = self._pb.ListQueuesResponse()
+        mask, response = self._mask(request), self._pb.ListQueuesResponse()
         for name in names[:size]:
-            message = self._shown(queues[name], self._mask(request))
-            if keep(queues[name].message):
-                response.queues.append(message)
+            if keep(self._shown(queues[name], ())):
+                response.queues.append(self._shown(queues[name], mask))
         if len(names) > size:
             response.next_page_token = page_token(names[size - 1], query, now=now)
         return bytes(response.SerializeToString())
@@ -145,13 +147,18 @@ class QueueCalls:
         return self._store.queue(name)
 
     def _mask(self, request: Any) -> tuple[str, ...]:
-        return () if self._plain else tuple(_snake(path) for path in request.read_mask.paths)
+        if self._plain:
+            return ()
+        paths = tuple(_path(path) for path in request.read_mask.paths)
+        _check_mask([path for path in paths if path != "*"], beta.Queue.DESCRIPTOR, "Invalid read mask.")
+        return paths
 
     def _update_paths(self, mask: Any) -> list[str]:
         """Return the paths of an update mask, of either spelling, as those of v2beta3."""
-        paths = [_snake(path) for path in mask.paths]
-        if not FieldMask(paths=paths).IsValidForDescriptor(self._pb.Queue.DESCRIPTOR):
-            raise RefusedError("INVALID_ARGUMENT", "Invalid update mask.")
+        if list(mask.paths) == ["*"]:
+            return []
+        paths = [_path(path) for path in mask.paths]
+        _check_mask(paths, self._pb.Queue.DESCRIPTOR, "Invalid update mask.")
         if not self._plain:
             return paths
         return [f"app_engine_http_queue.{path}" if path.startswith(_ROUTING) else path for path in paths]
@@ -165,7 +172,7 @@ class QueueCalls:
             set_duration(message.tombstone_ttl, queue.config.tombstone_ttl)
         if not mask:
             return message
-        roots = {"type_" if path == "type" else path.split(".")[0] for path in mask}
+        roots = {path.split(".")[0] for path in mask}
         if "stats" in roots or "*" in roots:
             message.stats.CopyFrom(self._stats(queue))
         if "*" not in roots:
@@ -233,21 +240,39 @@ def _no_project(parent: str) -> RefusedError:
     )
 
 
+def _check_mask(paths: list[str], descriptor: Any, refusal: str) -> None:
+    if not FieldMask(paths=paths).IsValidForDescriptor(descriptor):
+        raise RefusedError("INVALID_ARGUMENT", refusal)
+
+
+def _path(path: str) -> str:
+    """Return the path of a field, of either spelling, as the messages of Python have it."""
+    return "type_" if path == "type" else _snake(path)
+
+
 def _snake(path: str) -> str:
     return re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), path)
 
 
-def _queue_filter(text: str) -> Any:
-    if not text:
-        return lambda _: True
+def _queue_filter(text: str) -> Callable[[Any], bool]:
+    return compile_filter(parse_filter(text), _getter)
 
-    def getter_of(path: tuple[str, ...]) -> Any:
-        def get(message: Any) -> Any:
-            found: Any = json_format.MessageToDict(message, preserving_proto_field_name=True)
-            for part in path:
-                found = found.get(_snake(part)) if isinstance(found, dict) else None
-            return found
 
-        return get
+def _getter(path: tuple[str, ...]) -> Callable[[Any], Any]:
+    """Return a function that gives the field of a queue at a path: numbers with zero, durations in seconds."""
+    names = [_path(part) for part in path]
 
-    return compile_filter(parse_filter(text), getter_of)
+    def get(message: Any) -> Any:
+        found = message
+        for name in names:
+            field = found.DESCRIPTOR.fields_by_name.get(name) if hasattr(found, "DESCRIPTOR") else None
+            if field is None or (field.has_presence and not found.HasField(name)):
+                return None
+            found = getattr(found, name)
+            if field.enum_type is not None and found in field.enum_type.values_by_number:
+                found = field.enum_type.values_by_number[found].name
+        if isinstance(found, Duration):
+            return duration(found) / SECOND
+        return json_format.MessageToDict(found) if isinstance(found, Message) else found
+
+    return get

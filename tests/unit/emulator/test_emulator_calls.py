@@ -257,6 +257,81 @@ def test_pages_of_queues(run: Run) -> None:
     run(body)
 
 
+def queues_with(messages: Any, **settings: Any) -> Any:
+    """Make the request for a queue with settings."""
+    return messages.CreateQueueRequest(parent=LOCATION, queue={"name": QUEUE, **settings})
+
+
+@pytest.mark.parametrize(
+    ("api", "text", "found"),
+    [
+        ("v2", "app_engine_routing_override.service=svc", True),
+        ("v2", "appEngineRoutingOverride.service=other", False),
+        ("v2", "app_engine_http_queue.app_engine_routing_override.service=svc", False),
+        ("v2beta3", "app_engine_http_queue.app_engine_routing_override.service=svc", True),
+        ("v2", "retry_config.max_backoff<10000s", True),
+        ("v2", 'retryConfig.maxBackoff<"10000s"', True),
+        ("v2", "retry_config.max_backoff=3600", True),
+        ("v2", "retry_config.max_backoff>10000s", False),
+        ("v2", "retry_config.min_backoff=0.1s", True),
+        ("v2", "retry_config.max_retry_duration:*", False),
+        ("v2", "stackdriver_logging_config.sampling_ratio=0", True),
+        ("v2", "rate_limits.max_dispatches_per_second>=500", True),
+        ("v2", "state=RUNNING", True),
+        ("v2", "state:PAUSED", False),
+        ("v2", "http_target:*", False),
+        ("v2", "colour=red", False),
+        ("v2", "name.colour=red", False),
+        ("v2beta3", "type=PUSH", True),
+        ("v2beta3", "tombstone_ttl=3600s", True),
+        ("v2", "svc", True),
+    ],
+)
+def test_filters_of_queues(run: Run, api: str, text: str, *, found: bool) -> None:
+    """A filter looks at the fields that the version's queues have; durations are compared as such, zeros are there."""
+
+    async def body(ready: Service) -> None:
+        settings = {"app_engine_routing_override": {"service": "svc"}, "stackdriver_logging_config": {}}
+        await ready.call("CreateQueue", queues_with(v2, **settings), v2.Queue)
+        messages = v2 if api == "v2" else beta
+        asked = messages.ListQueuesRequest(parent=LOCATION, filter=text)
+        answer = await ready.call("ListQueues", asked, messages.ListQueuesResponse, api=api)
+        assert len(answer.queues) == found
+
+    run(body)
+
+
+@pytest.mark.parametrize("method", ["GetQueue", "ListQueues"])
+@pytest.mark.parametrize("there", [False, True])
+def test_read_masks_that_name_nothing(run: Run, method: str, *, there: bool) -> None:
+    """A mask with a field that queues do not have is refused, also where there is no queue to show."""
+
+    async def body(ready: Service) -> None:
+        if there or method == "GetQueue":
+            await ready.create_queue()
+        asked = beta.GetQueueRequest(name=QUEUE) if method == "GetQueue" else beta.ListQueuesRequest(parent=LOCATION)
+        asked.read_mask.paths.extend(["name", "bogus"])
+        refused = await refusal(ready.call(method, asked, beta.Queue, api="v2beta3"))
+        assert refused == ("INVALID_ARGUMENT", "Invalid read mask.")
+
+    run(body)
+
+
+@pytest.mark.parametrize(("path", "rate"), [("*", 500), ("type", 5), ("type_", 5)])
+def test_update_masks_of_v2beta3(run: Run, path: str, rate: int) -> None:
+    """A star is a mask of everything, and the type of a queue can be named as in other languages."""
+
+    async def body(ready: Service) -> None:
+        made = queues_with(beta, rate_limits={"max_dispatches_per_second": 5})
+        await ready.call("CreateQueue", made, beta.Queue, api="v2beta3")
+        request = beta.UpdateQueueRequest(queue=beta.Queue(name=QUEUE))
+        request.update_mask.paths.append(path)
+        changed = await ready.call("UpdateQueue", request, beta.Queue, api="v2beta3")
+        assert changed.rate_limits.max_dispatches_per_second == rate
+
+    run(body)
+
+
 def test_masks_of_v2beta3(run: Run) -> None:
     """A mask decides what is shown; statistics only come when they are asked for."""
 
@@ -558,8 +633,15 @@ def test_encryption_settings(run: Run) -> None:
         get = v2.GetCmekConfigRequest(name=name)
         assert await ready.call("GetCmekConfig", get, v2.CmekConfig) == v2.CmekConfig(name=name)
         config = v2.CmekConfig(name=name, kms_key="key")
-        await ready.call("UpdateCmekConfig", v2.UpdateCmekConfigRequest(cmek_config=config), v2.CmekConfig)
+        update = v2.UpdateCmekConfigRequest(cmek_config=config)
+        await ready.call("UpdateCmekConfig", update, v2.CmekConfig)
         assert await ready.call("GetCmekConfig", get, v2.CmekConfig) == config
+        for paths, key in ((["name"], "key"), (["kms_key"], "other"), (["*"], "other"), (["kmsKey"], "other")):
+            update = v2.UpdateCmekConfigRequest(cmek_config={"name": name, "kms_key": "other"})
+            update.update_mask.paths.extend(paths)
+            assert (await ready.call("UpdateCmekConfig", update, v2.CmekConfig)).kms_key == key
+        update.update_mask.paths.append("colour")
+        assert (await refusal(ready.call("UpdateCmekConfig", update, v2.CmekConfig)))[0] == "INVALID_ARGUMENT"
 
     run(body)
 
