@@ -18,7 +18,17 @@ from cloudtasks_nb.emulator._filter import compile_filter, parse_filter
 from cloudtasks_nb.emulator._memory import QueueState
 from cloudtasks_nb.emulator._pages import page_token, read_token
 from cloudtasks_nb.emulator._pb import beta, v2
-from cloudtasks_nb.emulator._queues import PAUSED, RUNNING, configured, duration, from_v2, set_duration, to_v2, updated
+from cloudtasks_nb.emulator._queues import (
+    PAUSED,
+    RUNNING,
+    configured,
+    duration,
+    from_v2,
+    is_tombstone,
+    set_duration,
+    to_v2,
+    updated,
+)
 from cloudtasks_nb.emulator._refusal import RefusedError, help_link
 
 __all__ = ["QueueCalls"]
@@ -91,14 +101,14 @@ class QueueCalls:
     async def create_queue(self, wire: bytes) -> bytes:
         """Add a queue."""
         request = self._pb.CreateQueueRequest.FromString(wire)
-        given = from_v2(request.queue) if self._plain else request.queue
+        given = self._given(request.queue)
         _check_new_name(given.name, request.parent)
         return await self._saved(self._store.create_queue(configured(given)))
 
     async def update_queue(self, wire: bytes) -> bytes:
         """Change a queue, or add it if there is none."""
         request = self._pb.UpdateQueueRequest.FromString(wire)
-        given = from_v2(request.queue) if self._plain else request.queue
+        given = self._given(request.queue)
         paths = self._update_paths(request.update_mask)
         queue = self._store.contents.queues.get(given.name)
         if queue is None:
@@ -145,6 +155,16 @@ class QueueCalls:
     def _named(self, name: str) -> QueueState:
         _check_name(name)
         return self._store.queue(name)
+
+    def _given(self, queue: Any) -> Any:
+        """Return what a client sent as v2beta3."""
+        if self._plain:
+            return from_v2(queue)
+        # Where the command line gives names a lifetime that no queue may have, clients send back what they were shown.
+        shown = self._engine.settings.task_tombstone
+        if duration(queue.tombstone_ttl) == shown and not is_tombstone(shown):
+            queue.ClearField("tombstone_ttl")
+        return queue
 
     def _mask(self, request: Any) -> tuple[str, ...]:
         if self._plain:

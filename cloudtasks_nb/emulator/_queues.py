@@ -27,6 +27,7 @@ __all__ = [
     "configured",
     "duration",
     "from_v2",
+    "is_tombstone",
     "policy",
     "set_duration",
     "to_v2",
@@ -110,6 +111,11 @@ def check_duration(message: Any, field: str) -> None:
     seconds, nanos = message.seconds, message.nanos
     valid = abs(seconds) <= _MAX_DURATION and abs(nanos) < _NANOS and seconds * nanos >= 0
     _refuse_if(not valid, f"{field} is not a valid duration.")
+
+
+def is_tombstone(micros: int) -> bool:
+    """Tell whether a queue may keep the names of its tasks for so long."""
+    return HOUR <= micros <= 9 * DAY
 
 
 def policy(config: Any, base: RetryPolicy) -> RetryPolicy:
@@ -315,9 +321,7 @@ def _check_lifetimes(queue: Any) -> None:
             not 10 * DAY <= duration(queue.task_ttl) <= 3650 * DAY, "Queue.taskTtl must be between [240h, 87600h]."
         )
     if queue.HasField("tombstone_ttl"):
-        _refuse_if(
-            not HOUR <= duration(queue.tombstone_ttl) <= 9 * DAY, "Queue.tombstoneTtl must be between [1h, 216h]."
-        )
+        _refuse_if(not is_tombstone(duration(queue.tombstone_ttl)), "Queue.tombstoneTtl must be between [1h, 216h].")
 
 
 def _refuse_if(wrong: bool, text: str) -> None:  # noqa: FBT001 - reads as a sentence at its fifteen callers

@@ -332,6 +332,25 @@ def test_update_masks_of_v2beta3(run: Run, path: str, rate: int) -> None:
     run(body)
 
 
+@pytest.mark.parametrize("paths", [[], ["tombstone_ttl"]])
+def test_a_queue_comes_back_as_it_was_shown(run: Run, paths: list[str]) -> None:
+    """Where names are free sooner than a queue may ask for, a queue can still be read and written back."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        shown = await ready.call("GetQueue", beta.GetQueueRequest(name=QUEUE), beta.Queue, api="v2beta3")
+        assert shown.tombstone_ttl.seconds == 120
+        request = beta.UpdateQueueRequest(queue=shown)
+        request.update_mask.paths.extend(paths)
+        assert await ready.call("UpdateQueue", request, beta.Queue, api="v2beta3") == shown
+        request.queue.tombstone_ttl.seconds = 121
+        assert (await refusal(ready.call("UpdateQueue", request, beta.Queue, api="v2beta3")))[1].startswith(
+            "Queue.tomb"
+        )
+
+    run(body, task_tombstone=120 * SECOND)
+
+
 def test_masks_of_v2beta3(run: Run) -> None:
     """A mask decides what is shown; statistics only come when they are asked for."""
 
