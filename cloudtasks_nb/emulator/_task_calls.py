@@ -113,7 +113,7 @@ class TaskCalls:
         request = self._pb.BatchCreateTasksRequest.FromString(wire)
         _check_count("requests", len(request.requests), _MAX_CREATE)
         items = list(request.requests)  # once: each access makes new Python objects
-        if not {item.parent for item in items} <= {request.parent, ""}:
+        if not {item.parent for item in items} <= {request.parent}:
             raise RefusedError(
                 "INVALID_ARGUMENT", "The parent of each request must be the same as the parent of the batch."
             )

@@ -438,14 +438,15 @@ def test_pages_of_tasks(run: Run) -> None:
 
 
 def test_batches_are_for_one_queue(run: Run) -> None:
-    """Tasks of another queue in a batch refuse the whole; so do too many."""
+    """Tasks of another queue, or of none, in a batch refuse the whole; so do too many."""
 
     async def body(ready: Service) -> None:
         await ready.create_queue()
         operation = operations_pb2.Operation
-        other = v2.CreateTaskRequest(parent=f"{QUEUE}-2", task=http_task())
-        create = v2.BatchCreateTasksRequest(parent=QUEUE, requests=[other])
-        assert (await refusal(ready.call("BatchCreateTasks", create, operation)))[0] == "INVALID_ARGUMENT"
+        for parent in (f"{QUEUE}-2", ""):
+            items = [v2.CreateTaskRequest(parent=one, task=http_task()) for one in (QUEUE, parent)]
+            create = v2.BatchCreateTasksRequest(parent=QUEUE, requests=items)
+            assert (await refusal(ready.call("BatchCreateTasks", create, operation)))[0] == "INVALID_ARGUMENT"
         create = v2.BatchCreateTasksRequest(parent=QUEUE, requests=[v2.CreateTaskRequest()] * 101)
         assert (await refusal(ready.call("BatchCreateTasks", create, operation)))[0] == "INVALID_ARGUMENT"
         delete = v2.BatchDeleteTasksRequest(parent=QUEUE, names=[f"{QUEUE}-2/tasks/a"])
