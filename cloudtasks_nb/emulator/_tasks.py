@@ -44,6 +44,7 @@ _POST_AND_HTTP_AGENT_HEADER = int_field(2, 1) + _HTTP_AGENT_HEADER
 # What `_http_field` gave for the latest requests: in most batches they differ in the body alone.
 _known: dict[bytes, tuple[bytes, str, str]] = {}
 _MAX_KNOWN = 64
+_ID_BITS = 66  # the service's ids do not all fit into 64 either
 # Ids are names, not secrets; the module's generator is three times faster than the system's.
 _random = random.Random()  # noqa: S311
 
@@ -124,7 +125,8 @@ def _identified(task: Any, queue: str) -> tuple[str, str]:
     """Return the task's name and short id, made up if the client gave none."""
     name = task.name
     if not name:
-        made_up = str(_random.randrange(10**18, 10**19))
+        number = _random.getrandbits(_ID_BITS)
+        made_up = f"{number:020d}"[number & 3 :]  # 17 to 20 digits, and some begin with a zero
         return f"{queue}/tasks/{made_up}", made_up
     if name.startswith(queue) and _ID_PART.fullmatch(name, len(queue)):
         return name, name[len(queue) + len("/tasks/") :]

@@ -172,10 +172,13 @@ def test_a_given_agent_is_replaced() -> None:
 
 
 def test_made_up_ids_are_numbers() -> None:
-    """A task without a name gets a decimal id of its own."""
-    ids = {take_in(http_task(), QUEUE, NOW).id for _ in range(100)}
-    assert len(ids) == 100
-    assert all(made_up.isdigit() and 17 <= len(made_up) <= 20 for made_up in ids)
+    """A task without a name gets a decimal id of its own: 17 to 20 digits, also a leading zero, also above 64 bits."""
+    ids = {take_in(http_task(), QUEUE, NOW).id for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(made_up.isdigit() for made_up in ids)
+    assert {len(made_up) for made_up in ids} == {17, 18, 19, 20}
+    assert min(ids) < "1"
+    assert max(map(int, ids)) >= 2**64
 
 
 def test_output_only_fields_are_ignored() -> None:
