@@ -183,7 +183,8 @@ def configured(given: Any) -> Any:
     RefusedError
         If a setting is outside its limits.
     """
-    queue = beta.Queue(name=given.name, state=RUNNING, type_=given.type_ or _PUSH)
+    _refuse_if(given.type_ not in {0, _PUSH}, "Queue.type must be PUSH: there are no pull queues here.")
+    queue = beta.Queue(name=given.name, state=RUNNING, type_=_PUSH)
     for field in _SETTINGS:
         if given.HasField(field):
             getattr(queue, field).CopyFrom(getattr(given, field))

@@ -73,6 +73,7 @@ def test_the_burst_follows_the_rate(rate: float, burst: int) -> None:
             {"stackdriverLoggingConfig": {"samplingRatio": 1.5}},
             "StackdriverLoggingConfig.samplingRatio must be between 0.0 and 1.0.",
         ),
+        ({"type": "PULL"}, "Queue.type must be PUSH: there are no pull queues here."),
         ({"taskTtl": "86400s"}, "Queue.taskTtl must be between [240h, 87600h]."),
         ({"tombstoneTtl": "60s"}, "Queue.tombstoneTtl must be between [1h, 216h]."),
         ({"httpTarget": {"httpMethod": 9}}, "9 is not a valid HttpMethod."),
