@@ -23,6 +23,9 @@ from cloudtasks_nb.errors import CloudTasksError
 
 __all__ = ["main"]
 
+_PORTS = 65_536
+_CENTURY = 100 * 365 * 86_400
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an emulator until it is stopped, and return the exit code."""
@@ -68,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    add("--port", type=int, default=8123, help="gRPC port, 0 for a free one (%(default)s)")
-    add("--http-port", type=int, help="port for REST and admin (the next one; a free one with --port 0)")
+    add("--port", type=_port, default=8123, help="gRPC port, 0 for a free one (%(default)s)")
+    add("--http-port", type=_port, help="port for REST and admin (the next one; a free one with --port 0)")
     add("--data-dir", type=Path, metavar="FOLDER", help="keep everything here (a temporary folder)")
     add("--queue", action="append", default=[], metavar="NAME", help="make this queue; may be repeated")
     add("--lease", action="store_true", help="end 2 s after the last GET /lease was closed")
@@ -81,11 +84,31 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-batch", action="store_true", help="answer batch calls with UNIMPLEMENTED")
     add("--create-queues-on-demand", action="store_true", help="CreateTask makes the queue")
     add("--hard-reset-on-purge-queue", action="store_true", help="PurgeQueue also frees the names of tasks")
-    add("--task-tombstone", type=float, default=3600, metavar="SECONDS", help="how long names stay taken (%(default)s)")
-    add("--queue-tombstone", type=float, default=259_200, metavar="SECONDS", help="same, of queues (%(default)s)")
-    add("--new-queue-delay", type=float, default=0, metavar="SECONDS", help="a new queue is NOT_FOUND so long")
-    add("--log-delay", type=float, default=0, metavar="SECONDS", help="log entries appear so late")
+    add(
+        "--task-tombstone",
+        type=_seconds,
+        default=3600,
+        metavar="SECONDS",
+        help="how long names stay taken (%(default)s)",
+    )
+    add("--queue-tombstone", type=_seconds, default=259_200, metavar="SECONDS", help="same, of queues (%(default)s)")
+    add("--new-queue-delay", type=_seconds, default=0, metavar="SECONDS", help="a new queue is NOT_FOUND so long")
+    add("--log-delay", type=_seconds, default=0, metavar="SECONDS", help="log entries appear so late")
     return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < _PORTS:
+        raise argparse.ArgumentTypeError(f"{text} is no port: 0 to {_PORTS - 1}")
+    return port
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= _CENTURY:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds from 0 to a hundred years")
+    return seconds
 
 
 def _settings(given: argparse.Namespace) -> Settings:

@@ -136,6 +136,8 @@ class Admin:
     async def history(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return finished tasks with their attempts, the newest first."""
         limit = int(given.get("limit") or _HISTORY_LIMIT)
+        if limit < 0:
+            raise InvalidInputError("limit cannot be negative")
         bodies = str(given.get("body", "")).lower() in {"1", "true"}
         return {"tasks": self._engine.dispatcher.history.newest(given.get("queue", ""), limit, bodies=bodies)}
 
@@ -166,7 +168,7 @@ def _answered(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Respon
             return _json(200, await handler(await _given(request)))
         except RefusedError as error:
             return _json(404 if error.code == "NOT_FOUND" else 400, {"error": error.message})
-        except (CloudTasksError, ValueError, TypeError, json_format.ParseError) as error:
+        except (CloudTasksError, ValueError, TypeError, OverflowError, json_format.ParseError) as error:
             return _json(400, {"error": str(error)})
 
     return answer

@@ -114,7 +114,7 @@ async def _listen(
     stack.push_async_callback(web.close)
     http_port = settings.http_port
     if http_port is None:
-        http_port = port + 1 if settings.port else 0
+        http_port = (port + 1) % 65_536 if settings.port else 0  # behind the last port, a free one
     http_port = await web.listen(settings.host, http_port)
     answer_calls(server, calls, {INSTANCE_METADATA: instance, HTTP_PORT_METADATA: str(http_port)})
     await server.start()

@@ -69,6 +69,30 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--port", "99999"),
+        ("--port", "-1"),
+        ("--port", "x"),
+        ("--http-port", "65536"),
+        ("--task-tombstone", "nan"),
+        ("--task-tombstone", "-5"),
+        ("--queue-tombstone", "inf"),
+        ("--new-queue-delay", "1e300"),
+        ("--log-delay", "soon"),
+    ],
+)
+def test_values_that_make_no_sense(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    """A port or a time that cannot be is told with its option, and nothing starts."""
+    with pytest.raises(SystemExit) as ended:
+        started(monkeypatch, f"{option}={value}")
+    assert ended.value.code == 2
+    assert f"argument {option}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("error", "line"),
     [
         (PortInUseError("port 1 is in use", hint="another"), "cloudtasks-nb emulator: port 1 is in use → another\n"),

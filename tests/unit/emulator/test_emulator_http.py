@@ -19,6 +19,7 @@ from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import rest_base
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb.emulator import _absent, _folder, _lease, _paths, _server, _web
+from cloudtasks_nb.emulator._grpc import grpc_server
 from cloudtasks_nb.emulator._pb import v2
 from cloudtasks_nb.emulator._ports import host_and_port
 from cloudtasks_nb.emulator._settings import Settings
@@ -387,6 +388,8 @@ def test_what_is_under_way_can_be_seen() -> None:
     async def body(running: Running) -> None:
         assert await running.admin("history?limit=5&body=1") == {"tasks": []}
         assert await running.admin("waiting") == {"targets": []}
+        for limit in ("-1", "x"):
+            assert (await running.http("GET", f"/admin/history?limit={limit}"))[0] == 400
 
     run(body)
 
@@ -462,7 +465,7 @@ def test_hosts_with_colons() -> None:
 
 
 def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a chosen gRPC port the HTTP port is the one after it."""
+    """With a chosen gRPC port the HTTP port is the one after it, and after the last one any."""
     asked: list[int] = []
 
     async def listen(_: object, __: str, port: int) -> int:
@@ -473,7 +476,9 @@ def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = run(None, port=0)
     port = int(endpoint["grpc"].rpartition(":")[2])
     run(None, port=port)
-    assert asked == [0, port + 1]
+    monkeypatch.setattr(_server, "grpc_server", lambda host, _: (grpc_server(host, 0)[0], 65_535))
+    run(None, port=65_535)
+    assert asked == [0, port + 1, 0]
 
 
 @pytest.mark.parametrize(
