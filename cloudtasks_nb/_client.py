@@ -281,7 +281,8 @@ def local(
     ----------
     folder : path, optional
         Where it keeps queues and tasks; kernels that name the same folder share one emulator. Without a folder it is
-        temporary and ends with this kernel; a second call returns the same one.
+        temporary and ends with this kernel; a second call connects to the same one. Each call makes a connection of
+        its own, so that closing one leaves the others open.
     project, location : str
         Any names; they become part of the resource names.
 
@@ -289,6 +290,8 @@ def local(
     ------
     EmulatorError
         If it does not start, with what it said.
+    InvalidInputError
+        If `folder` is no path, or a name no text.
     """
     check_text(project, "project", 'project="local"')
     check_text(location, "location", 'location="us-central1"')

@@ -141,6 +141,15 @@ def test_one_temporary_emulator_a_process() -> None:
     ended(pid)
 
 
+def test_a_second_call_is_a_connection_of_its_own() -> None:
+    """A function that opens and closes one for itself leaves the notebook's open; both see the same queues."""
+    with ct.local() as tasks:
+        with ct.local() as inner:
+            assert inner is not tasks
+            inner.queue("q", create=True)
+        assert tasks.queues().index.tolist() == ["q"]
+
+
 def test_after_the_end_there_is_a_new_one() -> None:
     """A closed temporary emulator is not found again."""
     with ct.local() as tasks:
