@@ -18,9 +18,9 @@ from cloudtasks_nb._messages import task_columns
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration, parse_time
 from cloudtasks_nb._watch import now_micros
-from cloudtasks_nb.errors import InvalidInputError, PermissionDeniedError, QueueNotFoundError
+from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, PermissionDeniedError, QueueNotFoundError
 
-__all__ = ["attempts_frame", "tasks_frame"]
+__all__ = ["attempts_frame", "newest_attempts", "tasks_frame"]
 
 _FULL, _BASIC = 2, 1  # google.cloud.tasks.v2.Task.View
 
@@ -65,9 +65,25 @@ async def _list(
 
 
 def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: int | None) -> pd.DataFrame:
-    """Read the newest attempts of a queue from the log, newest first."""
+    """Read the newest attempts of a queue from the log, newest first; says when there are more than `limit`."""
     _check_limit(limit)
-    entries = _loop.run(_oplog.read(connection.transport, queue, since=_since(since), limit=limit))
+    wanted = None if limit is None else limit + 1
+    entries = _loop.run(_oplog.read(connection.transport, queue, since=_since(since), limit=wanted))
+    made = _attempts(connection, queue, entries[:limit])
+    truncated = len(made) < len(entries)
+    made.attrs.update(fetched_at=pd.Timestamp.now("UTC"), truncated=truncated)
+    if truncated:
+        say(f"the newest {len(made):,} attempts; there are more: queue.attempts(limit=None)")
+    return made
+
+
+def newest_attempts(connection: Connection, queue: QueueName, limit: int) -> pd.DataFrame:
+    """Read the newest attempts of the last hour, without a word of whether there are more: one read of the log."""
+    entries = _loop.run(_oplog.read(connection.transport, queue, since=_since("1h"), limit=limit))
+    return _attempts(connection, queue, entries)
+
+
+def _attempts(connection: Connection, queue: QueueName, entries: Sequence[_oplog.Entry]) -> pd.DataFrame:
     _look_for_messages(connection, queue, entries)
     columns: dict[str, Sequence[Any]] = {
         "time": [entry.time for entry in entries],
@@ -109,5 +125,17 @@ def _check_limit(limit: int | None) -> None:
 
 def _since(since: Any) -> int:
     if isinstance(since, dt.datetime) or (isinstance(since, str) and since[:4].isdigit() and "-" in since):
-        return int(parse_time(since, "since").timestamp() * 1_000_000)
+        return int(_moment(since).timestamp() * 1_000_000)
     return now_micros() - round(parse_duration(since, "since").total_seconds() * 1_000_000)
+
+
+def _moment(since: Any) -> dt.datetime:
+    try:
+        return parse_time(since, "since")
+    except NaiveTimeError as error:
+        aware = parse_time(since, "since", "UTC").isoformat(sep=" ")
+        raise NaiveTimeError(
+            error.message,
+            resource="since",
+            hint=f'add an offset: since="{aware}"; or say how far back from now: since="2h"',
+        ) from None

@@ -13,7 +13,7 @@ from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._create import create_task, literal_recipe
 from cloudtasks_nb._deeds import delete_tasks, run_tasks
 from cloudtasks_nb._ensure import check, update
-from cloudtasks_nb._look import attempts_frame, tasks_frame
+from cloudtasks_nb._look import attempts_frame, newest_attempts, tasks_frame
 from cloudtasks_nb._messages import http_target
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import check_text, near
@@ -188,6 +188,7 @@ class Queue(Backfill):
         -------
         pandas.DataFrame
             One row an attempt. The log has no messages: `message` is what was last seen on a task still in the queue.
+            ``attrs["fetched_at"]`` says when, ``attrs["truncated"]`` whether there are more.
         """
         return attempts_frame(self._connection, self._name, since, limit)
 
@@ -336,7 +337,8 @@ class Queue(Backfill):
             notes.append("this queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         shown = None
         try:
-            shown = self.attempts(limit=5)[["time", "task", "attempt", "status", "duration", "url"]]
+            newest = newest_attempts(self._connection, self._name, 5)
+            shown = newest[["time", "task", "attempt", "status", "duration", "url"]]
         except CloudTasksError as error:
             notes.append(str(error))
         return _show.card(title, badge=badge, facts=facts, frame=shown, notes=notes)
