@@ -8,7 +8,7 @@ import platform
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._frames import DOCTOR, frame
 from cloudtasks_nb._names import QueueName, log_name
 from cloudtasks_nb._oplog import log_filter
+from cloudtasks_nb._settings import Where
 from cloudtasks_nb._watch import now_micros
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, PreconditionError
 
@@ -46,6 +47,36 @@ class _Finding:
     fix: str | None = None
 
 
+class _Patient:
+    """A connection under examination: its queues are asked for once.
+
+    Several checks want them, and where nobody answers each would wait for as long as the first.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.auth = connection.auth
+        self._connection = connection
+        self._queues: list[Any] | CloudTasksError | None = None
+
+    @property
+    def where(self) -> Where:
+        return self._connection.where
+
+    def call(self, rpc: str, /, **fields: Any) -> Any:
+        return _loop.run(self._connection.transport.call(rpc, timeout=_TIMEOUT, **fields))
+
+    def queues(self) -> list[Any]:
+        """Return the raw queues, the first 1,000; raises what kept them from being listed."""
+        if self._queues is None:
+            try:
+                self._queues = list(self.call("ListQueues", parent=self.where.parent(), page_size=1000).queues)
+            except CloudTasksError as error:
+                self._queues = error
+        if isinstance(self._queues, CloudTasksError):
+            raise self._queues
+        return self._queues
+
+
 def examine(connection: Connection) -> pd.DataFrame:
     """Check a connection from credentials to clock; never raises.
 
@@ -54,7 +85,7 @@ def examine(connection: Connection) -> pd.DataFrame:
     pandas.DataFrame
         Index `check`; columns `ok`, `detail` and `fix` (NA where nothing needs mending).
     """
-    checks: dict[str, Callable[[Connection], _Finding]] = {
+    checks: dict[str, Callable[[_Patient], _Finding]] = {
         "credentials": _credentials,
         "principal": _principal,
         "project": _project,
@@ -66,7 +97,8 @@ def examine(connection: Connection) -> pd.DataFrame:
         "clock": _clock,
         "versions": _versions,
     }
-    found = {name: _safely(check, connection) for name, check in checks.items()}
+    patient = _Patient(connection)
+    found = {name: _safely(check, patient) for name, check in checks.items()}
     columns: dict[str, list[Any]] = {
         "check": list(found),
         "ok": [finding.ok for finding in found.values()],
@@ -76,35 +108,31 @@ def examine(connection: Connection) -> pd.DataFrame:
     return frame(DOCTOR, columns, index="check")
 
 
-def _safely(check: Callable[[Connection], _Finding], connection: Connection) -> _Finding:
+def _safely(check: Callable[[_Patient], _Finding], patient: _Patient) -> _Finding:
     try:
-        return check(connection)
+        return check(patient)
     except CloudTasksError as error:
         return _Finding(ok=False, detail=error.message, fix=error.hint)
     except Exception as error:  # noqa: BLE001 - a check that breaks is a finding, and the others go on
         return _Finding(ok=False, detail=f"{type(error).__name__}: {error}", fix="please report this")
 
 
-def _call(connection: Connection, rpc: str, /, **fields: Any) -> Any:
-    return _loop.run(connection.transport.call(rpc, timeout=_TIMEOUT, **fields))
-
-
-def _credentials(connection: Connection) -> _Finding:
-    if connection.where.local:
+def _credentials(patient: _Patient) -> _Finding:
+    if patient.where.local:
         return _Finding(ok=True, detail=_NOT_NEEDED)
-    credentials = connection.auth.credentials()
+    credentials = patient.auth.credentials()
     return _Finding(ok=True, detail=type(credentials).__module__)
 
 
-def _principal(connection: Connection) -> _Finding:
-    if connection.where.local:
+def _principal(patient: _Patient) -> _Finding:
+    if patient.where.local:
         return _Finding(ok=True, detail=_NOT_NEEDED)
-    return _Finding(ok=True, detail=connection.auth.principal() or "a user account; the credentials do not name it")
+    return _Finding(ok=True, detail=patient.auth.principal() or "a user account; the credentials do not name it")
 
 
-def _project(connection: Connection) -> _Finding:
-    where = connection.where
-    project = where.project or (None if where.local else connection.auth.project())
+def _project(patient: _Patient) -> _Finding:
+    where = patient.where
+    project = where.project or (None if where.local else patient.auth.project())
     if project is None:
         return _Finding(
             ok=False, detail="not known", fix='ct.connect("my-project", …) or: gcloud config set project MY-PROJECT'
@@ -112,10 +140,10 @@ def _project(connection: Connection) -> _Finding:
     return _Finding(ok=True, detail=project)
 
 
-def _api(connection: Connection) -> _Finding:
-    where = connection.where
+def _api(patient: _Patient) -> _Finding:
+    where = patient.where
     try:
-        _call(connection, "ListQueues", parent=where.parent(), page_size=1)
+        patient.queues()
     except CloudTasksError as error:
         enable = f"gcloud services enable cloudtasks.googleapis.com --project={where.project}"
         refused = not where.local and isinstance(error, (PermissionDeniedError, PreconditionError))
@@ -123,53 +151,46 @@ def _api(connection: Connection) -> _Finding:
     return _Finding(ok=True, detail=f"{where.target} answers")
 
 
-def _location(connection: Connection) -> _Finding:
-    return _Finding(ok=True, detail=connection.where.parent().rpartition("/")[2])
+def _location(patient: _Patient) -> _Finding:
+    return _Finding(ok=True, detail=patient.where.parent().rpartition("/")[2])
 
 
-def _queues(connection: Connection) -> _Finding:
-    names = list(_names(connection))
+def _queues(patient: _Patient) -> _Finding:
+    names = [queue.name for queue in patient.queues()]
     if not names:
         return _Finding(ok=True, detail="none yet", fix='tasks.queue("reports", create=True) makes one')
     return _Finding(ok=True, detail=f"{len(names):,}: " + ", ".join(name.rpartition("/")[2] for name in names[:5]))
 
 
-def _names(connection: Connection) -> Iterator[str]:
-    answer = _call(connection, "ListQueues", parent=connection.where.parent(), page_size=1000)
-    return (queue.name for queue in answer.queues)
-
-
-def _permissions(connection: Connection) -> _Finding:
-    if connection.where.local:
+def _permissions(patient: _Patient) -> _Finding:
+    if patient.where.local:
         return _Finding(ok=True, detail=_NOT_NEEDED)
-    name = next(_names(connection), None)
-    if name is None:
+    queues = patient.queues()
+    if not queues:
         return _Finding(ok=True, detail="not checked: there is no queue yet to ask about")
-    answer = _call(connection, "TestIamPermissions", resource=name, permissions=_PERMISSIONS)
+    name = queues[0].name
+    answer = patient.call("TestIamPermissions", resource=name, permissions=_PERMISSIONS)
     lacking = [one for one in _PERMISSIONS if one not in answer.permissions]
     if lacking:
-        grant = f"gcloud projects add-iam-policy-binding {connection.where.project} --member=user:YOU"
+        grant = f"gcloud projects add-iam-policy-binding {patient.where.project} --member=user:YOU"
         return _Finding(ok=False, detail="lacks " + ", ".join(lacking), fix=f"{grant} --role=roles/cloudtasks.editor")
     return _Finding(ok=True, detail=f"all {len(_PERMISSIONS)} that the toolkit uses, on {name.rpartition('/')[2]}")
 
 
-def _log(connection: Connection) -> _Finding:
-    parent = connection.where.parent()
+def _log(patient: _Patient) -> _Finding:
+    parent = patient.where.parent()
     project = parent.split("/")[1]
-    filters = log_filter(_any_queue(connection, parent), since=now_micros() - 3_600_000_000)
-    _call(
-        connection,
+    queues = patient.queues()
+    any_queue = QueueName.parse(queues[0].name if queues else f"{parent}/queues/none")
+    filters = log_filter(any_queue, since=now_micros() - 3_600_000_000)
+    patient.call(
         "ListLogEntries",
         resource_names=[f"projects/{project}"],
         filter=filters,
         page_size=1,
         about=log_name(project),
     )
-    silent = [
-        queue.name.rpartition("/")[2]
-        for queue in _call(connection, "ListQueues", parent=parent, page_size=1000).queues
-        if queue.stackdriver_logging_config.sampling_ratio == 0
-    ]
+    silent = [queue.name.rpartition("/")[2] for queue in queues if queue.stackdriver_logging_config.sampling_ratio == 0]
     if silent:
         return _Finding(
             ok=False,
@@ -179,12 +200,8 @@ def _log(connection: Connection) -> _Finding:
     return _Finding(ok=True, detail="can be read, and every queue writes to it")
 
 
-def _any_queue(connection: Connection, parent: str) -> QueueName:
-    return QueueName.parse(next(_names(connection), f"{parent}/queues/none"))
-
-
-def _clock(connection: Connection) -> _Finding:
-    if connection.where.local:
+def _clock(patient: _Patient) -> _Finding:
+    if patient.where.local:
         return _Finding(ok=True, detail=_NOT_NEEDED)
     request = urllib.request.Request("https://cloudtasks.googleapis.com/", method="HEAD")
     try:
@@ -200,6 +217,6 @@ def _clock(connection: Connection) -> _Finding:
     return _Finding(ok=True, detail=f"{skew:.0f} s off at most")
 
 
-def _versions(connection: Connection) -> _Finding:  # noqa: ARG001 - all checks are called alike
+def _versions(patient: _Patient) -> _Finding:  # noqa: ARG001 - all checks are called alike
     versions = (f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return _Finding(ok=True, detail=", ".join([f"Python {platform.python_version()}", *versions]))

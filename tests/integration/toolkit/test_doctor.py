@@ -21,7 +21,7 @@ from google.iam.v1 import iam_policy_pb2
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import _transport
-from cloudtasks_nb.errors import CredentialsError, PermissionDeniedError
+from cloudtasks_nb.errors import CredentialsError, EndpointError, PermissionDeniedError
 from tests.integration.conftest import StartEmulator
 
 CHECKS = ["credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "clock", "versions"]
@@ -66,6 +66,24 @@ def test_nobody_answers(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None
     assert wrong(found) == ["api", "queues", "log"]
     assert found.detail["api"] == f"nothing answers at 127.0.0.1:{free_port}"
     assert found.fix[wrong(found)].str.contains("ct.local()", regex=False).all()
+
+
+def test_who_does_not_answer_is_asked_once(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for an answer is one wait, however many checks want to know."""
+    waits: list[str] = []
+
+    async def nobody(_: Any, rpc: str, **__: Any) -> Any:
+        waits.append(rpc)
+        raise EndpointError("nothing answers", hint="start it")
+
+    monkeypatch.setattr(_transport.Transport, "call", nobody)
+    with ct.connect("p", "l", endpoint=f"127.0.0.1:{free_port}") as tasks:
+        first = tasks.doctor()
+        assert waits == ["ListQueues"]
+        assert tasks.doctor().equals(first)
+    assert waits == ["ListQueues"] * 2
+    assert first.loc[["api", "queues", "log"], "detail"].unique().tolist() == ["nothing answers"]
+    assert first.loc[["api", "queues", "log"], "fix"].unique().tolist() == ["start it"]
 
 
 def test_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
