@@ -121,7 +121,7 @@ def test_bad_rows(schedule: Schedule, cell: Any, word: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["datetime64[us, UTC]", "datetime64[ns, UTC]", "category", "object", "string"])
-def test_a_missing_time(dtype: str) -> None:
+def test_a_missing_time(dtype: Any) -> None:
     """A time that is missing is a problem whatever holds it, and never means at once."""
     problems, cells = Problems(), pd.Series([UTC, pd.NaT]).astype(dtype)
     _rows(_made(at="{x}"), problems, x=cells)
