@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -24,6 +25,8 @@ Move = Callable[[float], None]
 def move(monkeypatch: pytest.MonkeyPatch) -> Move:
     """Give what sets the clock of this machine, as everything here reads it."""
     times, nanoseconds = time.time, time.time_ns
+    # gRPC counts from it to the deadline, which its own clock would then see in two days: no call may wait that long.
+    monkeypatch.setattr("grpc.aio._utils.time", SimpleNamespace(time=times))
 
     def by(seconds: float) -> None:
         monkeypatch.setattr(time, "time", lambda: times() + seconds)
