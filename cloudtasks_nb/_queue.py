@@ -332,11 +332,12 @@ class Queue(Backfill):
             "max_attempts": found["max_attempts"],
             "target": found["target"],
         }
-        notes = [*self._absent(), "finished tasks leave the queue: queue.attempts()"]
+        notes = ["finished tasks leave the queue: queue.attempts()"]
         if not found["log_sampling_ratio"]:
             notes.append("this queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         shown = None
         try:
+            notes[:0] = self._absent()
             newest = newest_attempts(self._connection, self._name, 5)
             shown = newest[["time", "task", "attempt", "status", "duration", "url"]]
         except CloudTasksError as error:
@@ -346,8 +347,14 @@ class Queue(Backfill):
     def _absent(self) -> list[str]:
         """Say for which handlers of this machine tasks wait."""
         addresses = self._connection.waiting.addresses(self.name)
-        urls = self._connection.call("ListTasks", parent=self.name, page_size=100).tasks if addresses else ()
-        return [
-            absent_line(address, next((task.http_request.url for task in urls if address in task.http_request.url), ""))
-            for address in addresses
-        ]
+        if not addresses:
+            return []
+        from cloudtasks_nb.handlers._serve import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+
+        tasks = self._connection.call("ListTasks", parent=self.name, page_size=100).tasks
+        urls = {task.http_request.url.partition("?")[0] for task in tasks}
+        lines = []
+        for address in addresses:
+            there = (url for url in urls if url.startswith(f"http://{address}/"))
+            lines.append(absent_line(address, next((url for url in there if name_at(url) is not None), None)))
+        return lines

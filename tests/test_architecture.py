@@ -37,6 +37,7 @@ LATE_IMPORTS = {
     ("_client", "Client.panel"): "ipywidgets is loaded when the first panel is asked for",
     ("_queue", "Queue.panel"): "same",
     ("fanout.batch._batch", "Batch.panel"): "same",
+    ("_queue", "Queue._absent"): "aiohttp is loaded for those who have handlers",
     ("fanout.batch._verbs", "_handler"): "aiohttp is loaded for those who have handlers",
     ("fanout.plan._input", "_pyarrow"): "optional: only who has Arrow data needs it",
 }

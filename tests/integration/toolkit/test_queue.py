@@ -434,6 +434,32 @@ def test_how_a_queue_shows_itself(emulator: Emulator, queue: ct.Queue, target: T
         assert "log_sampling_ratio" not in text
 
 
+def test_whom_tasks_wait_for(emulator: Emulator, free_port: int) -> None:
+    """A handler's function is named, by its very address; whatever else does not listen is no function to serve."""
+
+    def report() -> None:
+        """Do nothing."""
+
+    with ct.local() as tasks:
+        queue = tasks.queue("q", create=True)
+        with ct.serve(report) as handler:
+            address = handler.url.split("/")[2]
+        queue.enqueue(f"{handler.url}?day=1")
+        queue.enqueue(f"http://127.0.0.1:{free_port}/report")
+
+        def lines() -> list[str]:
+            shown = queue._repr_mimebundle_()["text/plain"].splitlines()
+            return sorted(line for line in shown if line.startswith("nobody listens"))
+
+        emulator.until(lambda: len(lines()) == 2)
+        assert lines() == sorted(
+            [
+                f"nobody listens at {address} (report): run ct.serve(report)",
+                f"nobody listens at 127.0.0.1:{free_port}: no attempt is spent until somebody does",
+            ]
+        )
+
+
 def test_a_queue_without_a_log_says_so(queue: ct.Queue) -> None:
     """Outcomes cannot be known then, and the line that mends it is shown."""
     queue.update(log_sampling_ratio=0.0)
