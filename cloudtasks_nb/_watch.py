@@ -28,6 +28,7 @@ __all__ = ["Pending", "Snapshot", "Subscription", "Watcher", "now_micros"]
 _LOGGER = logging.getLogger(__name__)
 _SECOND = 1_000_000
 _LOOK_BACK = 600 * _SECOND  # entries may come this much later than others of the same time
+_SKEW = 300 * _SECOND  # our clock may be this much ahead of the service's
 _OVERLAP = 2 * _SECOND  # and are indexed up to this much out of order
 _SLOWEST = 30.0  # seconds between two looks when the service asks for patience
 _PATIENCE = (QuotaError, UnavailableError)  # the service asks for it
@@ -149,6 +150,10 @@ class _Reader:
                 self._finish(one_page=not self._token)
             self._token = following
         return fresh
+
+    def unread_since(self) -> int:
+        """Return from when on there may be entries that were not handed over (microseconds since 1970)."""
+        return self.since if self.until is None else max(self.since, self.until - _LOOK_BACK - _SKEW)
 
     def _finish(self, *, one_page: bool) -> None:
         """End a pass. What came while it went on may have been placed on pages that were read before."""
@@ -281,9 +286,11 @@ class Watcher:
     def _join(self, queue: QueueName, subscription: Subscription) -> None:
         self._subscriptions.setdefault(queue, []).append(subscription)
         if subscription.since is not None:
-            # Read again from the earliest wish on: the others hear entries twice, and must not depend on that.
-            wishes = [one.since for one in self._subscriptions[queue] if one.since is not None]
-            self._readers[queue] = _Reader(min(wishes))
+            # The others hear entries twice, and must not depend on that. What they have heard needs no second reading,
+            # which would take minutes of the quota where the log is long.
+            reader = self._readers.get(queue)
+            behind = subscription.since if reader is None else min(subscription.since, reader.unread_since())
+            self._readers[queue] = _Reader(behind)
         if queue not in self._tasks:
             self._tasks[queue] = _loop.spawn(self._watch(queue))
         self._ring(queue)

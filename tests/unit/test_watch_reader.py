@@ -292,3 +292,13 @@ def test_waiting_for_a_turn(clock: list[float], monkeypatch: pytest.MonkeyPatch)
 
     asyncio.run(turns())
     assert pauses == [0.0] * 30 + [pytest.approx(2.0), pytest.approx(4.0)]
+
+
+def test_what_has_to_be_read_again() -> None:
+    """Who joins a reader that has read for long makes nobody read more again than what may have come late."""
+    reading = Reading(Log(*(line(f"{n:02}", n) for n in range(8))))
+    assert reading.reader.unread_since() == START
+    reading.look(10)
+    assert reading.reader.unread_since() == START
+    reading.look(5_000)
+    assert reading.reader.unread_since() == START + (5_000 - 900) * SECOND
