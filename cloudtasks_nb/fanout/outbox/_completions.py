@@ -22,18 +22,21 @@ def register(
     audience: str | None,
     queue: str | None,
 ) -> int:
-    """Note that somebody is to be told; the same wish again is the same registration. In the caller's transaction."""
+    """Note that somebody is to be told; runs in the caller's transaction.
+
+    An address is told once a round: registered again it is the same registration, with what was said last.
+    """
     num = number_of(connection, batch)
     wish = (num, url, service_account, audience, queue)
-    found = connection.execute(
-        """SELECT id FROM completions
-           WHERE num = ? AND url = ? AND service_account IS ? AND audience IS ? AND queue IS ?""",
-        wish,
-    ).fetchone()
+    found = connection.execute("SELECT id FROM completions WHERE num = ? AND url = ?", wish[:2]).fetchone()
+    touch(connection, num)
     if found is not None:
         registration: int = found[0]
+        connection.execute(
+            "UPDATE completions SET service_account = ?, audience = ?, queue = ? WHERE id = ?",
+            (*wish[2:], registration),
+        )
         return registration
-    touch(connection, num)
     cursor = connection.execute(
         "INSERT INTO completions (num, url, service_account, audience, queue) VALUES (?, ?, ?, ?, ?)", wish
     )

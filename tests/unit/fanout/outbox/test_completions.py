@@ -102,3 +102,11 @@ def test_a_claim_can_be_given_back(outbox: Outbox, batch: str) -> None:
     outbox.release_completion(batch, mine)
     assert outbox.claim_completions(batch) == []
     assert not outbox.untold(batch)
+
+
+def test_an_address_is_told_once_a_round(outbox: Outbox, batch: str) -> None:
+    """Registered again with another account or queue it is the same registration, with what was said last."""
+    one = outbox.register_completion(batch, "https://svc/done", service_account="old@p")
+    assert outbox.register_completion(batch, "https://svc/done", service_account="sa@p", queue="other") == one
+    (mine,) = outbox.claim_completions(batch)
+    assert (mine.service_account, mine.queue) == ("sa@p", "other")
