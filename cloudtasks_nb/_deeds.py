@@ -14,7 +14,7 @@ from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._frames import ATTEMPTS, VERDICTS, frame
 from cloudtasks_nb._messages import delete_failures
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, TaskNotFoundError
 
 __all__ = ["delete", "delete_tasks", "run_tasks", "task_ids"]
 
@@ -103,15 +103,23 @@ def _each(
 ) -> pd.DataFrame:
     with Bar(what, len(ids), unit="tasks") as bar:
         errors = _loop.run(work(bar)) if ids else []
+    connection.watcher.look_now(queue)
     if errors and None not in errors:
         connection.call("GetQueue", name=str(queue))  # raises if the queue, rather than each task, is not there
     return frame(VERDICTS, {"task": ids, "ok": [error is None for error in errors], "error": errors})
 
 
 async def delete(
-    connection: Connection, queue: QueueName, ids: Sequence[str], count: Callable[[int], None]
+    connection: Connection,
+    queue: QueueName,
+    ids: Sequence[str],
+    count: Callable[[int], None],
+    refused: Callable[[CloudTasksError, int], None] = lambda _error, _count: None,
 ) -> list[str | None]:
-    """Delete tasks by short id and return what went wrong with each, None where nothing did."""
+    """Delete tasks by short id and return what went wrong with each, None where nothing did.
+
+    `refused` hears what was wrong with more than a task that is not there, and how many tasks that kept from deletion.
+    """
     errors: list[str | None] = []
     for start in range(0, len(ids), _DELETES):
         part = ids[start : start + _DELETES]
@@ -120,8 +128,9 @@ async def delete(
         except CloudTasksError as error:
             if error.code != "UNIMPLEMENTED":
                 errors += [error.message] * len(part)
+                refused(error, len(part))
             else:
-                errors += await _delete_singly(connection, queue, part)
+                errors += await _delete_singly(connection, queue, part, refused)
         count(len(part))
     return errors
 
@@ -138,9 +147,17 @@ async def _delete_batch(connection: Connection, queue: QueueName, ids: Sequence[
     return [failed.get(index, whole) for index in range(len(ids))]
 
 
-async def _delete_singly(connection: Connection, queue: QueueName, ids: Sequence[str]) -> list[str | None]:
+async def _delete_singly(
+    connection: Connection, queue: QueueName, ids: Sequence[str], refused: Callable[[CloudTasksError, int], None]
+) -> list[str | None]:
     async def one(task: str) -> None:
-        await connection.transport.call("DeleteTask", name=str(TaskName(queue=queue, task=task)))
+        try:
+            await connection.transport.call("DeleteTask", name=str(TaskName(queue=queue, task=task)))
+        except TaskNotFoundError:
+            raise
+        except CloudTasksError as error:
+            refused(error, 1)
+            raise
 
     with Bar("deleting tasks", len(ids), show=False) as bar:
         return await _one_by_one(ids, one, bar)

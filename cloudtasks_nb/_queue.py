@@ -311,6 +311,7 @@ class Queue(Backfill):
 
     def _do(self, rpc: str) -> Self:
         self._connection.call(rpc, name=self.name)
+        self._connection.watcher.look_now(self._name)
         return self
 
     def __repr__(self) -> str:

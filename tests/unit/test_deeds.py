@@ -89,7 +89,11 @@ def connect(answer: Any, *, local: bool = True) -> Any:
     async def call(rpc: str, **fields: Any) -> Any:
         return answer(rpc, **fields)
 
-    return SimpleNamespace(transport=SimpleNamespace(call=call), where=SimpleNamespace(local=local))
+    return SimpleNamespace(
+        transport=SimpleNamespace(call=call),
+        where=SimpleNamespace(local=local),
+        watcher=SimpleNamespace(look_now=lambda _: None),
+    )
 
 
 def operation(*, failed: dict[int, str] | None = None, error: str = "", done: bool = True) -> Any:
@@ -193,3 +197,21 @@ def test_running_keeps_to_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     run_tasks(connect(lambda *_, **__: None), QUEUE, ["a", "b"])
     run_tasks(connect(lambda *_, **__: None, local=False), QUEUE, ["a", "b"])
     assert pauses == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_a_refusal_is_heard_of(*, batching: bool) -> None:
+    """Who deletes in the background learns what is wrong with all tasks; one that is not there is no refusal."""
+
+    def answer(rpc: str, **fields: Any) -> Any:
+        if rpc == "BatchDeleteTasks" and not batching:
+            raise ServiceError("unknown", code="UNIMPLEMENTED")
+        if fields.get("name") == A:
+            raise TaskNotFoundError("not there", code="NOT_FOUND")
+        raise ServiceError("no right", code="PERMISSION_DENIED")
+
+    heard: list[tuple[str, int]] = []
+    asyncio.run(
+        delete(connect(answer), QUEUE, ["a", "b"], lambda _: None, lambda error, n: heard.append((error.message, n)))
+    )
+    assert heard == [("no right", 2 if batching else 1)]
