@@ -65,7 +65,7 @@ def _lines(report: Report) -> Iterable[str]:
     if progress.unsent and not report.sending:
         said.append(f"{counted(progress.unsent, 'rows')} unsent, and this kernel does not send them")
     if progress.gone:
-        said.append(f"{progress.gone:,} gone: no longer in the queue, and the log does not say why")
+        said.append(report.gone())
     if progress.rejected:
         said.append(f"{progress.rejected:,} rejected: never created")
     yield from map(html.escape, said)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from dataclasses import replace
 from itertools import islice
 from typing import Any, NoReturn, Self
 
@@ -19,7 +18,7 @@ from cloudtasks_nb._watch import Pending, now_micros
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._calendar import Calendar, Periods
 from cloudtasks_nb.fanout.batch._live import Face, Shown, wait
-from cloudtasks_nb.fanout.batch._notice import check_route, check_url
+from cloudtasks_nb.fanout.batch._notice import carrier_of, check_route, check_url, registered
 from cloudtasks_nb.fanout.batch._progress import Progress
 from cloudtasks_nb.fanout.batch._remarks import hindrances, remarks
 from cloudtasks_nb.fanout.batch._report import Report
@@ -120,11 +119,23 @@ class Batch:
         try:
             return wait(self._tracker, self._report, seconds, lambda: hindrances(self._connection, self._tracker))
         except TimeoutError:
+            span = f"{timeout:g} s" if isinstance(timeout, (int, float)) else timeout
             raise BatchTimeoutError(
-                f"batch {self.id} is not done after {timeout}: {self.progress()!r}",
+                f"batch {self.id} is not done after {span}: {self.progress()!r}",
                 resource=self.id,
                 hint="it goes on: batch.wait() waits longer, batch.progress() tells",
             ) from None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Batch):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, str]:
+        return self._tracker.record.place.endpoint, self.id
 
     def __await__(self) -> Generator[Any, None, Progress]:
         return asyncio.wrap_future(_loop.submit(self._tracker.finished())).__await__()
@@ -151,10 +162,11 @@ class Batch:
     def retry_failed(self) -> Self:
         """Make a new try for exactly the rows in state `failed`, in the background."""
         self._connection.transport.check_open()
-        self._outbox.new_try(self.id, None, {State.FAILED})
+        if not self._outbox.new_try(self.id, None, {State.FAILED}):
+            say(f"nothing is sent again: no row of batch {self.id} is in state failed")
         return self._go(sending=True)
 
-    def resend(self, rows: pd.DataFrame) -> Self:
+    def resend(self, df: pd.DataFrame) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
 
         A row is sent again only if its newest task is still the one in the frame: the same frame twice, or from two
@@ -162,7 +174,7 @@ class Batch:
 
         Parameters
         ----------
-        rows : DataFrame
+        df : DataFrame
             Rows of `tasks()` or `failed()`.
 
         Raises
@@ -170,12 +182,12 @@ class Batch:
         InvalidInputError
             If it is another frame.
         """
-        if not isinstance(rows, pd.DataFrame) or "task" not in rows.columns:
+        if not isinstance(df, pd.DataFrame) or "task" not in df.columns:
             raise InvalidInputError(
                 "resend() wants rows of this batch", hint="batch.resend(batch.tasks().query(\"state == 'gone'\"))"
             )
         self._connection.transport.check_open()
-        wanted = rows["task"].dropna().tolist()
+        wanted = df["task"].dropna().unique().tolist()
         strange = [task for task in wanted if batch_of(str(task)) != self.id]
         if strange:
             raise InvalidInputError(
@@ -184,13 +196,20 @@ class Batch:
                 hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
             )
         found = self._outbox.locate(self.id, wanted)
-        self._outbox.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)
+        opened = self._outbox.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)
+        if opened < len(df):
+            reasons = {
+                "have a newer try": len(wanted) - len(found),
+                "are not final": len(found) - opened,
+                "never were a task": int(df["task"].isna().sum()),
+            }
+            why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+            say(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
         return self._go(sending=True)
 
     def cancel(self) -> Self:
         """Stop sending, and delete the tasks that are not final, in the background."""
-        _loop.run(self._tracker.start(sending=False))
-        _loop.submit(self._tracker.cancel())
+        _loop.run(self._tracker.begin_cancel())
         return self
 
     def resume(self) -> Self:
@@ -218,18 +237,15 @@ class Batch:
         InvalidInputError
             If the queue sends its tasks elsewhere (`queue.route`), or the URL cannot be reached from there.
         """
-        address = str(getattr(url, "url", url))
+        address = getattr(url, "url", url)
         check_url(address, service_account=service_account, audience=audience)
         self._connection.check_reachable(address)
-        carrier = None if queue is None else str(getattr(queue, "id", queue))
-        check_route(self._connection, replace(self._tracker.queue, queue=carrier or self.queue))
+        carrier = carrier_of(queue, self._tracker.queue)
+        check_route(self._connection, carrier, service_account=service_account, audience=audience)
         self._outbox.register_completion(
-            self.id, address, service_account=service_account, audience=audience, queue=carrier
+            self.id, address, service_account=service_account, audience=audience, queue=carrier.queue
         )
-        say(
-            f"{address} will be told when the batch is done, by this kernel, or by what watches it then: "
-            f"cloudtasks-nb watch {self.id}"
-        )
+        say(registered(self._outbox, self.id, address))
         return self._go(sending=False)
 
     def _go(self, *, sending: bool) -> Self:
@@ -283,6 +299,7 @@ class Batch:
             progress=progress,
             sending=tracker.sending and not tracker.unanswered,
             causes=self._causes(),
+            lost=self._outbox.lost(self.id) if progress.gone else {},
             retry_note=tracker.retry_note(),
             trouble=hindrances(self._connection, tracker),
             said=remarks(tracker, self._outbox),

@@ -259,10 +259,9 @@ def _say(result: Spooled, order: Order) -> None:
     elif not result.created:
         parts.append(f"{batch} has {result.known:,} of these rows already")
         unsent = result.left.get(State.UNSENT, 0)
+        parts.append(f"{_many(result.added, 'new one')} will be sent" if result.added else "nothing new to send")
         if unsent:
-            parts.append(f"{unsent:,} of them {_are(unsent)} still unsent: the sending goes on")
-        if result.added or not unsent:
-            parts.append(f"{_many(result.added, 'new one')} will be sent" if result.added else "nothing new to send")
+            parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: the sending goes on")
         left = ((count, state.name.lower()) for state, count in result.left.items() if state in _LEFT)
         parts += [f"{count:,} {state} {_are(count)} left" for count, state in left]
     if result.rejected:

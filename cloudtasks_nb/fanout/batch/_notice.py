@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.outbox._records import BatchRecord, Completion, State
 from cloudtasks_nb.fanout.plan._identity import completion_id
 from cloudtasks_nb.fanout.plan._plan import compile_recipe, plan_one
 
-__all__ = ["Teller", "check_route", "check_url"]
+__all__ = ["Teller", "carrier_of", "check_route", "check_url", "registered"]
 
 _SOON = 1.0  # seconds between two looks whether somebody is still to be told
 _LATE = 60.0  # the same, once the service has refused a few times
@@ -27,24 +27,76 @@ _TOLD = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.G
 _BRACES = str.maketrans({"{": "{{", "}": "}}"})
 
 
-def check_route(connection: Connection, queue: QueueName) -> None:
-    """Refuse a queue that would send the notification to another URL than the one it is for.
+def carrier_of(queue: Any, own: QueueName) -> QueueName:
+    """Return the queue that carries a notification: a Queue, a short or full name, None for the batch's own.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no queue, or one of another project or location.
+    """
+    name = getattr(queue, "name", queue)
+    if name is None:
+        return own
+    if not isinstance(name, str):
+        raise InvalidInputError(
+            f"queue={queue!r} is no queue", resource="queue", hint='queue="notices", or tasks.queue("notices")'
+        )
+    carrier = QueueName.parse(name if "/" in name else f"{own.parent}/queues/{name}")
+    if carrier.parent != own.parent:
+        raise InvalidInputError(
+            f"queue {carrier} is not in {own.parent}, where the batch is",
+            resource=str(carrier),
+            hint="name a queue of the batch's own project and location",
+        )
+    return carrier
+
+
+def check_route(
+    connection: Connection, queue: QueueName, *, service_account: str | None = None, audience: str | None = None
+) -> None:
+    """Refuse a queue that would send the notification to another URL than the one it is for, or with another token.
 
     Raises
     ------
     InvalidInputError
         With the way out.
     """
-    found = connection.call("GetQueue", name=str(queue))
-    if found.http_target.HasField("uri_override"):
-        raise InvalidInputError(
-            f"queue {queue.queue} sends all its tasks to a URL of its own, the notification too",
-            resource=str(queue),
-            hint='name another queue: batch.on_complete(url, queue="notices")',
+    target = connection.call("GetQueue", name=str(queue)).http_target
+    token = target.oidc_token
+    other = target.HasField("oauth_token") or (
+        target.HasField("oidc_token")
+        and (token.service_account_email, token.audience or audience) != (service_account, audience)
+    )
+    if target.HasField("uri_override"):
+        does = "sends all its tasks to a URL of its own"
+    elif service_account is not None and other:
+        does = "signs all its tasks as an account, or for an audience, of its own"
+    else:
+        return
+    raise InvalidInputError(
+        f"queue {queue.queue} {does}, the notification too",
+        resource=str(queue),
+        hint='name another queue: batch.on_complete(url, queue="notices")',
+    )
+
+
+def registered(outbox: Outbox, batch: str, url: str) -> str:
+    """Say when a URL that was registered is told, and who else is."""
+    record, known = outbox.batch(batch), outbox.completions(batch)
+    told = any(one.round >= record.round for one in known if one.url == url)
+    others = [one.url for one in known if one.url != url]
+    if record.done:
+        when = f"the batch is done: {url} {'was told already' if told else 'is told now'}"
+    else:
+        when = (
+            f"{url} will be told when the batch is done, by this kernel, or by what watches it then: "
+            f"cloudtasks-nb watch {batch}"
         )
+    return when + (f"; so {'is' if len(others) == 1 else 'are'} {', '.join(others)}" if others else "")
 
 
-def check_url(url: str, *, service_account: str | None = None, audience: str | None = None) -> None:
+def check_url(url: Any, *, service_account: str | None = None, audience: str | None = None) -> None:
     """Refuse what is no http(s) URL, and a token that makes no sense.
 
     Raises
@@ -52,6 +104,10 @@ def check_url(url: str, *, service_account: str | None = None, audience: str | N
     InvalidInputError
         Naming it.
     """
+    if not isinstance(url, str):
+        raise InvalidInputError(
+            f"{url!r} is neither an http(s) URL nor a handler", resource="url", hint='batch.on_complete("https://…")'
+        )
     compile_recipe(url=url.translate(_BRACES), body="", service_account=service_account, audience=audience)
 
 

@@ -32,8 +32,8 @@ class Progress:
     succeeded: int  #: the log has an attempt that was answered with 2xx
     failed: int  #: the log has the last attempt, and none succeeded
     cancelled: int  #: deleted by `cancel()`
-    gone: int  #: no longer in the queue, the log does not say why
-    done_per_second: float | None = None  #: rows that became final a second, of late
+    gone: int  #: no longer in the queue, outcome unknown
+    done_per_second: float | None = None  #: rows that were done or gave up a second, of late; None while paused
     eta: dt.datetime | None = None  #: when the last row is final at that rate
     sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when
     at: dt.datetime | None = None  #: when this was seen; None: not yet
@@ -63,7 +63,8 @@ class Progress:
         unknown = self.pending - sum(getattr(self, name) or 0 for name in PENDING)
         if unknown > 0:
             parts.append(f"{unknown:,} in the queue")
-        text = f"{self.total:,} rows: " + (", ".join(parts) if parts else "none seen yet")
+        rows = "1 row" if self.total == 1 else f"{self.total:,} rows"
+        text = f"{rows}: {', '.join(parts)}" if parts else rows if not self.total else f"{rows}: none seen yet"
         if self.done_per_second and not self.finished:
             text += f"; {self.done_per_second:,.1f}/s"
         if self.eta is not None and not self.finished:
@@ -72,7 +73,7 @@ class Progress:
 
 
 class Rate:
-    """Rows done a second over the last half minute.
+    """Rows that were done or gave up a second over the last half minute.
 
     Parameters
     ----------
@@ -91,6 +92,10 @@ class Rate:
         self._points.append((at, done))
         while len(self._points) > 2 and self._points[1][0] <= at - self._window:  # noqa: PLR2004 - two points make a slope
             self._points.popleft()
+
+    def stop(self) -> None:
+        """Forget what was noted: nothing goes on."""
+        self._points.clear()
 
     def per_second(self) -> float | None:
         """Return the rate; None before there are two points apart."""

@@ -15,7 +15,7 @@ def hindrances(connection: Connection, tracker: Tracker) -> list[str]:
     lines = []
     if tracker.trouble:
         lines.append(tracker.trouble)
-    if tracker.stopped is not None:
+    if tracker.stopped is not None and not tracker.sending:
         lines.append(str(tracker.stopped))
     if tracker.progress.finished:
         return lines
@@ -26,7 +26,7 @@ def hindrances(connection: Connection, tracker: Tracker) -> list[str]:
     if tracker.rival:
         lines.append(tracker.rival)
     lines += [error.message for error in tracker.unread if error.message not in lines]
-    if tracker.queue_values.get("state") == "PAUSED" and tracker.progress.pending + tracker.progress.unsent:
+    if tracker.queue_values.get("state") == "PAUSED" and not tracker.cancelling:
         lines.append(f"the queue {tracker.queue.queue} is paused and dispatches nothing: queue.resume()")
     return lines + (_absent(connection, tracker) if tracker.progress.ready else [])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloudtasks_nb.fanout.batch._progress import Progress
 
@@ -39,6 +39,7 @@ class Report:
     progress: Progress
     sending: bool  #: this process sends it
     causes: Mapping[str, int]  #: last status -> rows in state `failed` that had it
+    lost: Mapping[str | None, int] = field(default_factory=dict)  #: how they left the queue -> rows in state `gone`
     retry_note: str | None = None  #: "attempt 3 of 5, next in 12 min"
     trouble: Sequence[str] = ()  #: what keeps the sending or the watching up
     said: Sequence[str] = ()  #: other lines worth knowing
@@ -105,13 +106,23 @@ class Report:
         if progress.unsent and not self.sending:
             lines.append(f"{progress.unsent:,} unsent: batch.resume()")
         if progress.gone:
-            lines.append(f"{progress.gone:,} gone: no longer in the queue, and the log does not say why")
+            lines.append(f"{self.gone()} → {_again('gone')}")
+        if progress.cancelled:
+            lines.append(f"{progress.cancelled:,} cancelled → {_again('cancelled')}")
         if progress.rejected:
             lines.append(f"{progress.rejected:,} rejected → batch.tasks().query(\"state == 'rejected'\")")
         if progress.failed:
             causes = ", ".join(f"{status} {count:,}" for status, count in self.causes.items())
             lines.append(f"{progress.failed:,} failed ({causes}) → batch.retry_failed()")
         return lines
+
+    def gone(self) -> str:
+        """Say how many rows are gone, and how they left the queue as far as that is known."""
+        lost = {how: count for how, count in self.lost.items() if how is not None}
+        parts = [f"{count:,} gone: {how}" for how, count in lost.items()]
+        if rest := self.progress.gone - sum(lost.values()):
+            parts.append(f"{rest:,} gone: no longer in the queue, and the log does not say why")
+        return "; ".join(parts)
 
     def _title(self) -> str:
         name = f'"{self.name}" ' if self.name and self.name != self.batch else ""
@@ -133,6 +144,10 @@ class Report:
         if progress.eta is None or progress.at is None:
             return pace
         return f"{pace}, the last one in about {_span(progress.eta - progress.at)}"
+
+
+def _again(state: str) -> str:
+    return f"batch.resend(batch.tasks().query(\"state == '{state}'\"))"
 
 
 def _span(span: dt.timedelta) -> str:

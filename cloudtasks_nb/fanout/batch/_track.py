@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ __all__ = ["Tracker"]
 T = TypeVar("T")
 
 _MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
+_LOOK_BACK = 600_000_000  # microseconds by which an entry may come later than others of its time
 _DELETES = 1000  # tasks a call deletes, and rows that are written down together
 _LINGER = 60.0  # seconds for which a late entry may still correct a finished batch
 _SAVE = 5.0  # seconds between two snapshots in the outbox
@@ -74,14 +76,30 @@ class Tracker:
         self._counts = dict(record.counts)
         self._loaded = False
         self._saved = 0.0
+        self._cancelling = 0
         self._troubles: dict[str, str] = {}
-        self.stopped_by: str | None = outbox.settings(record.id).get("stopped_by")  #: why the rest was cancelled
+        self._too_many = bool(outbox.settings(record.id).get("stopped_by"))
         self.progress = self._seen_before()
+        self._read_until = self.progress.sources.get("log")
 
     @property
     def sending(self) -> bool:
-        """Whether this process sends the batch."""
-        return self._sending.active
+        """Whether this process sends the batch, or cancels it."""
+        return self._sending.active or self._cancelling > 0
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether its tasks are being deleted."""
+        return self._cancelling > 0
+
+    @property
+    def stopped_by(self) -> str | None:
+        """Why the rest was cancelled, if nobody asked for it."""
+        if not self._too_many:
+            return None
+        cancelled, limit = self.progress.cancelled, self.record.description.get("stop_after_failures")
+        did = f"cancelled the rest, {cancelled:,} of the rows" if cancelled else "too many failed, but nothing was left"
+        return f"{did}: stop_after_failures={limit}"
 
     @property
     def unanswered(self) -> bool:
@@ -172,7 +190,8 @@ class Tracker:
         try:
             while self.sending or not self.progress.finished:
                 self._connection.transport.check_open()
-                await self._sending.check(self.progress.unsent)
+                if not self._cancelling:
+                    await self._sending.check(self.progress.unsent)
                 await changed.wait()
                 changed.clear()
             await self._teller.told()
@@ -180,21 +199,48 @@ class Tracker:
         finally:
             end()
 
+    async def begin_cancel(self) -> None:
+        """Begin to cancel; who waits or looks from now on knows of it."""
+        await self.start(sending=False)
+        self._cancelling += 1
+        _loop.spawn(self._cancel_in_the_background())
+
+    async def _cancel_in_the_background(self) -> None:
+        try:
+            await self.cancel()
+        except CloudTasksError as error:
+            self._troubles["cancel"] = f"not all is cancelled: {error.message}"
+        finally:
+            self._cancelling -= 1
+            self._show()
+
     async def cancel(self) -> None:
         """Send nothing more, delete the tasks that are in the queue, and write down which were."""
+        self._troubles.pop("cancel", None)
+        refused: Counter[str] = Counter()
         await self._do(self._outbox.cancel, self.batch)
         await self._settle()
         waiting = await self._do(self._verdicts.waiting, self._outbox)
         for start in range(0, len(waiting), _DELETES):
             part = waiting[start : start + _DELETES]
-            errors = await delete(self._connection, self.queue, [task for _, task, _ in part], lambda _: None)
+            errors = await delete(
+                self._connection,
+                self.queue,
+                [task for _, task, _ in part],
+                lambda _: None,
+                lambda error, count: refused.update({error.message: count}),
+            )
             deleted = [
-                Outcome(ref=ref, attempt=attempt, state=State.CANCELLED)
+                Outcome(ref=ref, attempt=attempt, state=State.CANCELLED, reason="")
                 for (ref, _, attempt), error in zip(part, errors, strict=True)
                 if error is None
             ]
             await self._do(self._outbox.record, self.batch, deleted)
+            if refused:
+                why, _ = refused.most_common(1)[0]
+                self._troubles["cancel"] = f"{refused.total():,} tasks are not deleted: {why}"
             await self._publish()
+        self._connection.watcher.look_now(self.queue)
         await self._publish()
 
     async def _settle(self) -> None:
@@ -226,7 +272,7 @@ class Tracker:
         return await self._do(self._verdicts.seen, self._outbox, list(names))
 
     async def _watch(self) -> None:
-        since = int(self.record.created.timestamp() * 1_000_000) - _MARGIN
+        since = self._unread_since()
         subscription = self._connection.watcher.subscribe(self.queue, self._news.put_nowait, since=since)
         ended: float | None = None
         try:
@@ -242,6 +288,14 @@ class Tracker:
                     ended = time.monotonic() if ended is None else ended
         finally:
             subscription.close()
+
+    def _unread_since(self) -> int:
+        """Return from when on the log may have what is not written down, in microseconds since 1970."""
+        created = int(self.record.created.timestamp() * 1_000_000)
+        read = self._verdicts.sources.get("log") or self._read_until
+        if read is None or read > dt.datetime.now(dt.UTC):  # the clock was set back
+            return created - _MARGIN
+        return max(created, int(read.timestamp() * 1_000_000) - _LOOK_BACK) - _MARGIN
 
     async def _next(self, timeout: float | None) -> Snapshot | None:
         try:
@@ -288,12 +342,12 @@ class Tracker:
     async def _check_limit(self) -> None:
         """Cancel the rest when more rows have failed than were to be borne."""
         limit = self.record.description.get("stop_after_failures")
-        if limit is None or self.stopped_by is not None or self.progress.finished:
+        if limit is None or self._too_many or self.progress.finished:
             return
         borne = limit * self.progress.total if limit < 1 else limit
         if self.progress.failed >= borne:
-            self.stopped_by = f"cancelled the rest: {self.progress.failed:,} failed, stop_after_failures={limit}"
-            await self._do(self._outbox.set_setting, self.batch, "stopped_by", self.stopped_by)
+            self._too_many = True
+            await self._do(self._outbox.set_setting, self.batch, "stopped_by", f"stop_after_failures={limit}")
             await self.cancel()
 
     def _heard_telling(self, error: CloudTasksError | None) -> None:
@@ -304,8 +358,11 @@ class Tracker:
         self._show()
 
     def _show(self) -> None:
-        done = sum(self._counts[state] for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.GONE))
-        self._rate.note(time.monotonic(), done)
+        if self.queue_values.get("state", "RUNNING") == "RUNNING" and not self._cancelling:
+            # What was cancelled or is lost says nothing of how fast the others are done.
+            self._rate.note(time.monotonic(), self._counts[State.SUCCEEDED] + self._counts[State.FAILED])
+        else:
+            self._rate.stop()
         pending = self._verdicts.split(self._counts, now_micros())
         now = dt.datetime.now(dt.UTC)
         left = self._counts[State.UNSENT] + self._counts[State.SENT]

@@ -238,7 +238,7 @@ def _check_rate(rate: float | None) -> None:
 
 
 def _check_stop(limit: float | None) -> None:
-    if limit is not None and not _positive(limit):
+    if limit is not None and (not _positive(limit) or (limit > 1 and limit != int(limit))):
         raise InvalidInputError(
             f"stop_after_failures={limit!r} is neither a number of rows nor a share of them",
             resource="stop_after_failures",

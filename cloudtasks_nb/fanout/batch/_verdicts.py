@@ -30,6 +30,9 @@ _SUSPICION = 3.0  # seconds for which rows have to be missing from the statistic
 _ROUTINE = 30.0  # seconds between two looks where statistics cannot tell
 _PATIENCE = 60 * _SECOND  # how late an entry may be when none was seen yet
 
+#: How a task left its queue, as rows in state `gone` tell it.
+_DELETED, _PURGED, _CLOSED = "deleted from the queue", "not in the queue since it was purged", "the queue was deleted"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -67,6 +70,7 @@ class Verdicts:
         place = record.place
         self._batch = record.id
         self._queue = QueueName(project=place.project, location=place.location, queue=place.queue)
+        self._google = place.endpoint == "google"
         self._created = int(record.created.timestamp() * _SECOND)
         retry = record.description.get("_retry") or {}
         self._own_attempts: int | None = retry.get("max_attempts")
@@ -115,9 +119,6 @@ class Verdicts:
         """
         self.snapshot = snapshot
         await self._learn_limit(snapshot, outbox, facts)
-        self.sources["queue"] = _moment(snapshot.at)
-        if snapshot.log_until is not None:
-            self.sources["log"] = _moment(snapshot.log_until)
         mine: dict[str, list[Entry]] = defaultdict(list)
         for entry in snapshot.entries:
             if batch_of(entry.task) == self._batch:
@@ -127,6 +128,9 @@ class Verdicts:
         if mine:
             sent -= await facts.run(self._apply, outbox, mine)
         self._sent = sent
+        self.sources["queue"] = _moment(snapshot.at)
+        if snapshot.log_until is not None:  # and what it says is written down: from here on it may be read tomorrow
+            self.sources["log"] = _moment(snapshot.log_until)
         return sent > 0 and self._suspicious(snapshot, sent, fresh)
 
     async def look(self, outbox: Outbox, facts: Facts) -> None:
@@ -151,7 +155,7 @@ class Verdicts:
             if snapshot is not None and self._long_gone(snapshot, since):
                 del self._absent[ref]
                 self._retrying.pop(ref, None)
-                outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE))
+                outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=self._how(snapshot)))
         if outcomes:
             await facts.run(outbox.record, self._batch, outcomes)
         self._looked = time.monotonic()
@@ -231,7 +235,7 @@ class Verdicts:
         tasks = snapshot.values.get("tasks")
         if tasks is not None and tasks < sent - fresh:
             self._missing_since = self._missing_since or now
-            return now - self._missing_since > _SUSPICION
+            return self._purged(snapshot) or now - self._missing_since > _SUSPICION
         self._missing_since = None
         if tasks is not None and (fresh or tasks == sent) and not self._absent:
             return False
@@ -263,10 +267,21 @@ class Verdicts:
         if snapshot.log_until is None:
             return False
         late = _PATIENCE if snapshot.lag is None else max(5 * _SECOND, 2 * snapshot.lag + 2 * _SECOND)
-        purged = values is not None and (values.get("purge_time") or 0) > self._created
-        if snapshot.lag is None and (purged or snapshot.gone):
-            late = 10 * _SECOND
+        if self._purged(snapshot) or snapshot.gone:
+            # That they are missing is no surprise: what may still come is the answer to an attempt.
+            least = (10 if self._google else 1) * _SECOND
+            late = least if snapshot.lag is None else late if self._google else max(least, 2 * snapshot.lag)
         return snapshot.log_until > since + late
+
+    def _purged(self, snapshot: Snapshot) -> bool:
+        """Tell whether the queue was purged since there is this batch."""
+        return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
+
+    def _how(self, snapshot: Snapshot) -> str | None:
+        """Tell how tasks left the queue that are not in it any more."""
+        if snapshot.gone:
+            return _CLOSED
+        return _PURGED if self._purged(snapshot) else None
 
     def _running(self, snapshot: Snapshot, sent: int) -> int | None:
         """Return how many attempts are in flight, if the queue's figure can be this batch's."""
@@ -279,11 +294,12 @@ class Verdicts:
 
 def _outcome(ref: int, attempt: int, state: State | None, entry: Entry) -> Outcome:
     if entry.deleted:
-        return Outcome(ref=ref, attempt=attempt, state=state)
+        return Outcome(ref=ref, attempt=attempt, state=state, reason=_DELETED)
     return Outcome(
         ref=ref,
         attempt=attempt,
         state=state,
+        reason=_DELETED if state is State.GONE else None if state is None else "",
         attempts=entry.attempt,
         last_status=CODES.index(entry.status) if entry.status in CODES else 2,
         schedule_time=entry.retry_time if state is None else None,

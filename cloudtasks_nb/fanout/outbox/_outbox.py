@@ -217,6 +217,10 @@ class Outbox:
         """Return how many failed rows had which status (canonical code) last, the most frequent first."""
         return self._read(_rows.causes, batch)
 
+    def lost(self, batch: str) -> dict[str | None, int]:
+        """Return how many gone rows left their queue how; None: that is not known."""
+        return self._read(_rows.lost, batch)
+
     def known(self, draft: Draft, keys: Sequence[bytes]) -> list[State | None]:
         """Return for each key the state of the row that the draft's batch has; None where a row would be new."""
         return self._read(_known.known, draft, keys)

@@ -27,8 +27,8 @@ _MAY_COME_FROM: dict[State, frozenset[State]] = {
 
 # Of two attempts the later one counts, whichever was heard of first.
 _UPSERT = """
-    INSERT INTO outcomes (ref, attempts, last_status, last_message, schedule_time, last_attempt_time, duration)
-    VALUES (?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO outcomes (ref, attempts, last_status, last_message, schedule_time, last_attempt_time, duration, reason)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, nullif(?8, ''))
     ON CONFLICT DO UPDATE SET
         last_status = coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_status), last_status),
         last_message = coalesce(excluded.last_message, last_message),
@@ -36,6 +36,7 @@ _UPSERT = """
         last_attempt_time =
             coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_attempt_time), last_attempt_time),
         duration = coalesce(iif(excluded.attempts < attempts, NULL, excluded.duration), duration),
+        reason = nullif(coalesce(?8, reason), ''),
         attempts = max(coalesce(attempts, excluded.attempts), coalesce(excluded.attempts, attempts))"""
 
 
@@ -61,7 +62,9 @@ def record(connection: sqlite3.Connection, batch: str, outcomes: Iterable[Outcom
                 steps[outcome.ref] = to
                 moved += 1
         connection.executemany("UPDATE rows SET state = ? WHERE ref = ?", [(to, ref) for ref, to in steps.items()])
-        connection.executemany(_UPSERT, [_columns(outcome) for outcome in current])
+        connection.executemany(
+            _UPSERT, [_columns(outcome, moved=steps.get(outcome.ref) is outcome.state) for outcome in current]
+        )
         add_counts(connection, num, changes)
     touch(connection, num)
     return moved
@@ -99,7 +102,7 @@ def new_try(
     return opened
 
 
-def _columns(outcome: Outcome) -> tuple[int | str | None, ...]:
+def _columns(outcome: Outcome, *, moved: bool) -> tuple[int | str | None, ...]:
     return (
         outcome.ref,
         outcome.attempts,
@@ -108,6 +111,7 @@ def _columns(outcome: Outcome) -> tuple[int | str | None, ...]:
         outcome.schedule_time,
         outcome.last_attempt_time,
         outcome.duration,
+        outcome.reason if moved else None,
     )
 
 

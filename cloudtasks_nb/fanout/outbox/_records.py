@@ -87,7 +87,7 @@ class Page:
     schedule_time: Sequence[int | None]  #: microseconds since 1970
     last_attempt_time: Sequence[int | None]  #: microseconds since 1970
     duration: Sequence[int | None]  #: microseconds
-    reasons: Sequence[str | None]  #: why the row was rejected
+    reasons: Sequence[str | None]  #: why the row was rejected, or how its task left the queue
     indexes: Sequence[int]  #: place of each row in `shown`
     shown: bytes  #: as the plan gave it, for all rows of its chunk
     wire: Sequence[bytes]  #: each row's Task without its name; empty if it never was one, or was not asked for
@@ -106,6 +106,7 @@ class Outcome:
     schedule_time: int | None = None  #: microseconds since 1970
     last_attempt_time: int | None = None  #: microseconds since 1970
     duration: int | None = None  #: microseconds
+    reason: str | None = None  #: how the task left its queue, if that is known; empty: what was thought is not so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

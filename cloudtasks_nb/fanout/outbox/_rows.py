@@ -14,7 +14,7 @@ from cloudtasks_nb.fanout.outbox._ledger import as_json, number_of, paged
 from cloudtasks_nb.fanout.outbox._records import Page, State
 from cloudtasks_nb.fanout.plan._identity import batch_of, key_head, task_ids, try_of
 
-__all__ = ["causes", "locate", "pages", "ranges", "states"]
+__all__ = ["causes", "locate", "lost", "pages", "ranges", "states"]
 
 _PAGE = 1_000
 
@@ -60,6 +60,19 @@ def causes(connection: sqlite3.Connection, batch: str) -> dict[int | None, int]:
             """SELECT o.last_status, count(*) FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
                WHERE r.ref BETWEEN ? AND ? AND r.state = ? GROUP BY o.last_status""",
             (first, last, State.FAILED),
+        )
+        found.update(dict(cursor))
+    return dict(found.most_common())
+
+
+def lost(connection: sqlite3.Connection, batch: str) -> dict[str | None, int]:
+    """Return how many gone rows left their queue how; None: that is not known."""
+    found: Counter[str | None] = Counter()
+    for first, last in ranges(connection, number_of(connection, batch)):
+        cursor = connection.execute(
+            """SELECT o.reason, count(*) FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
+               WHERE r.ref BETWEEN ? AND ? AND r.state = ? GROUP BY o.reason""",
+            (first, last, State.GONE),
         )
         found.update(dict(cursor))
     return dict(found.most_common())

@@ -87,6 +87,7 @@ def test_a_batch_is_not_pickled(waiting: ct.Batch) -> None:
         {"name": "a\nb"},
         {"name": "n" * 201},
         {"stop_after_failures": -1},
+        {"stop_after_failures": 1.5},
     ],
 )
 def test_words_that_make_no_sense(queue: ct.Queue, tasks: ct.Client, words: dict[str, Any]) -> None:

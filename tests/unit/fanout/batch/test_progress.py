@@ -70,3 +70,15 @@ def test_time_left_is_not_known_while_nothing_moves() -> None:
     assert meter.seconds_left(10) is None
     meter.note(2, 7)
     assert meter.seconds_left(10) == 10.0
+
+
+def test_a_rate_that_was_stopped_begins_anew() -> None:
+    """What was done before a pause says nothing of what comes after it."""
+    rate = Rate()
+    rate.note(0.0, 0)
+    rate.note(10.0, 100)
+    rate.stop()
+    assert rate.per_second() is None
+    rate.note(100.0, 100)
+    rate.note(110.0, 110)
+    assert rate.per_second() == 1.0

@@ -75,3 +75,21 @@ def test_the_pace_is_shown_while_it_goes_on() -> None:
     html = report(ready=5, succeeded=5, done_per_second=2.5, at=NOW, eta=NOW + dt.timedelta(minutes=90)).html()
     assert "2.5 done a second, the last one in about 1 h 30 min" in html
     assert "done a second" not in report(succeeded=5, done_per_second=2.5).html()
+
+
+def test_rows_that_were_lost_say_how() -> None:
+    """Gone and cancelled rows come with the line that sends them again; what is known of how they went is said."""
+    lost = {"deleted from the queue": 2, None: 1}
+    shown = report({"lost": lost}, gone=3, cancelled=4)
+    again = "batch.resend(batch.tasks().query(\"state == '{}'\"))"
+    assert shown.lines() == [
+        "2 gone: deleted from the queue; 1 gone: no longer in the queue, and the log does not say why → "
+        + again.format("gone"),
+        "4 cancelled → " + again.format("cancelled"),
+    ]
+
+
+def test_few_rows_are_counted_in_words_that_fit() -> None:
+    """One row is not rows, and none are none."""
+    assert report(unsent=1).text().splitlines()[2] == "1 row: 1 unsent"
+    assert report(total=0).text().splitlines()[2] == "0 rows"

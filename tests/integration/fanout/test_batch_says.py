@@ -1,0 +1,183 @@
+"""What a batch says of what happened to it, and that it says it soon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.errors import InvalidInputError
+from tests.integration.conftest import Emulator
+from tests.integration.fanout.conftest import reached
+
+TARGET = "http://127.0.0.1:9/run"
+ROWS = pd.DataFrame({"row": range(5)})
+AGAIN = "batch.resend(batch.tasks().query(\"state == 'gone'\"))"
+
+
+@pytest.fixture
+def batch(paused: ct.Queue) -> ct.Batch:
+    """Give a batch whose five tasks wait in a paused queue."""
+    made = paused.fan_out(ROWS, url=TARGET)
+    reached(made, lambda progress: not progress.unsent)
+    return made
+
+
+def lines(batch: ct.Batch) -> list[str]:
+    """Return the lines of its repr below the counts."""
+    return repr(batch).splitlines()[3:]
+
+
+def delete_two(queue: ct.Queue) -> None:
+    """Delete two tasks."""
+    queue.delete_tasks(queue.tasks().head(2))
+
+
+LOST: list[tuple[Callable[[ct.Queue], Any], int, str]] = [
+    (delete_two, 2, "2 gone: deleted from the queue"),
+    (ct.Queue.purge, 5, "5 gone: not in the queue since it was purged"),
+    (ct.Queue.delete, 5, "5 gone: the queue was deleted"),
+]
+
+
+@pytest.mark.parametrize(("deed", "gone", "line"), LOST)
+def test_how_tasks_were_lost(
+    paused: ct.Queue, batch: ct.Batch, deed: Callable[[ct.Queue], Any], gone: int, line: str
+) -> None:
+    """Tasks that somebody has taken out of the queue are gone for a reason, and what sends them again is said."""
+    deed(paused)
+    reached(batch, lambda progress: progress.gone == gone)
+    assert lines(batch)[-1] == f"{line} → {AGAIN}"
+    told = batch.tasks().query("state == 'gone'")["last_message"]
+    assert set(told) == {line.partition(": ")[2]}
+
+
+def test_a_success_is_not_lost(paused: ct.Queue, batch: ct.Batch) -> None:
+    """What is sent again after it was deleted tells nothing of that any more."""
+    delete_two(paused)
+    reached(batch, lambda progress: progress.gone == 2)
+    batch.resend(df=batch.tasks().query("state == 'gone'"))
+    reached(batch, lambda progress: progress.gone + progress.unsent == 0)
+    assert batch.tasks()["last_message"].isna().all()
+
+
+def test_a_cancelled_batch_wants_nothing_but_resend(batch: ct.Batch) -> None:
+    """Although the queue is paused nothing waits for it; the rows can be sent again."""
+    batch.cancel()
+    assert "queue.resume()" not in repr(batch)
+    assert batch.wait("60s").cancelled == 5
+    assert lines(batch) == ["5 cancelled → batch.resend(batch.tasks().query(\"state == 'cancelled'\"))"]
+
+
+def test_cancelled_when_the_queue_is_gone(paused: ct.Queue) -> None:
+    """Who cancels a batch whose queue was deleted waits for its end, not for an error of before."""
+    batch = paused.fan_out(pd.DataFrame({"row": range(2000)}), url=TARGET, send_rate=200)
+    reached(batch, lambda progress: progress.unsent < 2000)
+    paused.delete()
+    reached(batch, lambda _: batch._tracker.stopped is not None)
+    batch.cancel()
+    assert "batch.resume()" not in repr(batch)
+    progress = batch.wait("120s")
+    assert progress.cancelled + progress.gone == 2000
+
+
+def test_a_cancel_that_is_refused(batch: ct.Batch, emulator: Emulator) -> None:
+    """Tasks that may not be deleted stay, and the reason is said."""
+    emulator.request("POST", "/admin/faults", {"method": "BatchDeleteTasks", "code": "PERMISSION_DENIED", "count": 1})
+    batch.cancel()
+    reached(batch, lambda _: not batch._tracker.cancelling)
+    assert lines(batch)[0].startswith("5 tasks are not deleted: ")
+    assert batch.cancel().wait("60s").cancelled == 5
+    assert "not deleted" not in repr(batch)
+
+
+@pytest.fixture
+def words(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """Give what returns the lines that were printed since it was last asked."""
+    capsys.readouterr()
+    return lambda: list(capsys.readouterr().out.splitlines())
+
+
+def test_nothing_to_do_is_said(batch: ct.Batch, words: Callable[[], list[str]]) -> None:
+    """A verb that sends nothing again says why, for all the rows that it was given."""
+    before = batch.tasks()
+    batch.retry_failed()
+    batch.resend(before)
+    assert words() == [
+        f"nothing is sent again: no row of batch {batch.id} is in state failed",
+        "0 of 5 sent again: 5 are not final",
+    ]
+    batch.cancel().wait("60s")
+    batch.resend(before.head(3))
+    batch.resend(before)
+    assert words() == ["2 of 5 sent again: 3 have a newer try"]
+
+
+def test_who_waits_hears_what_keeps_it_up(
+    batch: ct.Batch, words: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch in a paused queue does not leave the one who waits without a word; it is said once."""
+    monkeypatch.setattr("cloudtasks_nb.fanout.batch._live._LASTING", 0.1)
+    with pytest.raises(ct.errors.BatchTimeoutError, match=r"not done after 1\.5 s: 5 rows"):
+        batch.wait(1.5)
+    assert words() == [f"the queue {batch.queue} is paused and dispatches nothing: queue.resume()"]
+
+
+def test_a_paused_queue_has_no_pace(paused: ct.Queue, batch: ct.Batch) -> None:
+    """While nothing is dispatched there is no rate, and no time at which it will be done."""
+    delete_two(paused)
+    progress = reached(batch, lambda progress: progress.gone == 2)
+    assert (progress.done_per_second, progress.eta) == (None, None)
+
+
+def test_a_batch_of_another_project(tasks: ct.Client) -> None:
+    """A queue that was named in full has batches like any other, found by the connection that made them and by id."""
+    queue = tasks.queue("projects/other/locations/us-central1/queues/far", create=True).pause()
+    made = queue.fan_out(ROWS, url=TARGET)
+    assert tasks.batch(made.id) == made
+    assert made.id in tasks.batches().index
+    with ct.connect("demo", "us-central1", endpoint=tasks.endpoint) as another:
+        assert made.id not in another.batches().index
+        assert another.batch(made.id) == made
+
+
+def test_the_same_batch(tasks: ct.Client, batch: ct.Batch, queue: ct.Queue) -> None:
+    """A batch that was found again is equal to the one that was made, and no other is."""
+    assert tasks.batch(batch.id) == batch
+    assert len({tasks.batch(batch.id), batch}) == 1
+    assert queue.fan_out(ROWS, url=TARGET, name="another") != batch
+    assert batch != batch.id
+
+
+def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, words: Callable[[], list[str]]) -> None:
+    """The batch's own queue by name is the batch's own queue; other addresses are told too, which is said."""
+    url = "http://127.0.0.1:9/done"
+    for queue in (None, paused, paused.id, paused.name):
+        batch.on_complete(url, queue=queue)
+    assert [one.url for one in batch._outbox.completions(batch.id)] == [url]
+    assert len(set(words())) == 1
+    batch.on_complete(f"{url}?x=1")
+    assert words()[0].endswith(f"; so is {url}")
+    for strange in (5, "projects/other/locations/us-central1/queues/far"):
+        with pytest.raises(InvalidInputError, match="queue"):
+            batch.on_complete(url, queue=strange)
+
+
+def test_told_after_the_end(batch: ct.Batch, words: Callable[[], list[str]]) -> None:
+    """Of a batch that is done nobody says that it will be."""
+    url = "http://127.0.0.1:9/done"
+    batch.cancel().wait("60s")
+    batch.on_complete(url).wait("60s")
+    batch.on_complete(url)
+    assert words() == [f"the batch is done: {url} is told now", f"the batch is done: {url} was told already"]
+
+
+def test_a_queue_that_signs_for_itself(paused: ct.Queue, batch: ct.Batch) -> None:
+    """A queue whose own token would take the place of the notification's is refused."""
+    paused.route(service_account="queue@demo.iam.gserviceaccount.com")
+    with pytest.raises(InvalidInputError, match="signs all its tasks"):
+        batch.on_complete("https://svc/done", service_account="sa@demo.iam.gserviceaccount.com")
+    batch.on_complete("https://svc/done", service_account="queue@demo.iam.gserviceaccount.com")
