@@ -74,7 +74,6 @@ class Emulator:
             raise EmulatorError(f"the emulator did not start: {said}", hint="python -m cloudtasks_nb.emulator --help")
         self._process = child.process
         self._held = _child.hold(child.facts)
-        self._moved = False
         self.grpc: str = child.facts["grpc"]
         self.http: str = child.facts["http"]
 
@@ -95,11 +94,10 @@ class Emulator:
             A number of seconds, ``"10min"`` or a Timedelta.
         """
         span = parse_duration(seconds, "seconds").total_seconds()
-        self._moved = True
         self._call("POST", "clock", {"advance_s": span})
 
     def reset(self) -> None:
-        """Forget all queues, tasks, names of tasks and logs; attempts under way are broken off."""
+        """Forget queues, tasks, names of tasks and logs, and set its clock right; attempts under way are broken off."""
         self._call("POST", "reset")
 
     def seed(self, queues: Iterable[str] | Mapping[str, Mapping[str, Any]]) -> None:
@@ -184,8 +182,8 @@ class Emulator:
                 self._held.close()
 
     def empty(self) -> bool:
-        """Bring it to its first state; False if that cannot be, because its clock was moved or it has ended."""
-        if self._moved or self._process.poll() is not None:
+        """Bring it to its first state; False if it has ended."""
+        if self._process.poll() is not None:
             return False
         self.reset()
         return True
