@@ -51,7 +51,8 @@ class Dashboard(Panel):
 
     def __init__(self, scene: Scene, *, only: QueueName | None = None) -> None:
         where = scene.connection.where
-        title = f"Queue {only.queue}" if only else f"Cloud Tasks in {where.project} / {where.location}"
+        place = " / ".join(filter(None, (where.project, where.location)))
+        title = f"Queue {only.queue}" if only else f"Cloud Tasks in {place}" if place else "Cloud Tasks"
         super().__init__(scene, title, queue=only.queue if only else None)
         self.parts: dict[str, Panel] = {}
         self._making: set[str] = set()
