@@ -155,7 +155,8 @@ def free_id(connection: sqlite3.Connection, identity: bytes) -> str:
 def _leave_known(connection: sqlite3.Connection, seen: Seen, target: Target) -> None:
     """Leave out the rows that the batch has. A row that was no valid task gives way to one that is."""
     both = "FROM incoming i JOIN keys k ON k.num = ? AND k.k1 = i.k1 AND k.k2 = i.k2"
-    differ = f"{both} WHERE i.digest <> 0 AND k.digest <> 0 AND i.digest <> k.digest"
+    differ = f"""{both} WHERE i.digest <> 0 AND k.digest <> 0 AND i.digest <> k.digest
+                 AND i.state <> {State.REJECTED:d}"""  # those are duplicates, left out the first time too
     many = number(connection, f"SELECT count(*) {differ}", target.num)
     if many or seen.conflicting:
         rows = connection.execute(f"SELECT i.row {differ} ORDER BY i.ref LIMIT {SHOWN}", (target.num,))

@@ -9,7 +9,7 @@ from typing import Any
 from cloudtasks_nb.fanout.outbox._records import State
 from cloudtasks_nb.fanout.plan._identity import Place
 
-__all__ = ["INCOMING", "Draft", "Seen", "Target"]
+__all__ = ["INCOMING", "Draft", "Refs", "Seen", "Target"]
 
 #: Temporary tables, on the spool's own connection, for the rows that were planned. `digest` is 0 for a row that is no
 #: valid task.
@@ -41,6 +41,27 @@ class Target:
     label: str  #: how to say it: by its name, if it has one
 
 
+class Refs:
+    """A set of references to rows, a bit each: a batch may have ten million."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, bytearray] = {}
+
+    def add(self, ref: int) -> None:
+        """Put one in."""
+        byte, bit = divmod(ref & 0xFFFFFFFF, 8)
+        bits = self._parts.setdefault(ref >> 32, bytearray())
+        if byte >= len(bits):
+            bits.extend(bytes(byte + 1 - len(bits) + len(bits) // 8))
+        bits[byte] |= 1 << bit
+
+    def has(self, ref: int) -> bool:
+        """Tell whether one is in."""
+        byte, bit = divmod(ref & 0xFFFFFFFF, 8)
+        bits = self._parts.get(ref >> 32, b"")
+        return byte < len(bits) and bool(bits[byte] >> bit & 1)
+
+
 @dataclass(slots=True, kw_only=True)
 class Seen:
     """What was met while the rows were spooled."""
@@ -50,6 +71,7 @@ class Seen:
     total: int = 0  #: `row_sum` of those that are in `incoming`
     target: Target | None = None  #: against which known rows were left out already
     known: int = 0  #: so many
+    met: Refs = field(default_factory=Refs)  #: rows of the target that these are
     left: dict[State, int] = field(default_factory=dict)  #: in these states
     conflicts: list[int] = field(default_factory=list)  #: first rows whose key is known with another request
     conflicting: int = 0

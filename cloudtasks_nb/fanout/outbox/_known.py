@@ -87,10 +87,10 @@ def _joined(connection: sqlite3.Connection, asked: Asked, target: Target) -> For
             WHERE k.digest = a.digest AND NOT a.again GROUP BY r.state"""
     )
     known = {why(State(state)): n for state, n in states if state not in SENT_BY_THE_SAME_CELL}
-    differ = f"{both} WHERE k.digest <> 0 AND k.digest <> a.digest"
+    differ = f"{both} WHERE k.digest <> 0 AND k.digest <> a.digest AND NOT a.again"
     many = number(connection, f"SELECT count(*) {differ}")
     first = [asked.rows[n] for (n,) in connection.execute(f"SELECT a.n {differ} ORDER BY a.n LIMIT {SHOWN}")]
-    clashing = connection.execute(f"SELECT a.n {differ} AND NOT a.again AND a.n < ?", (asked.shown,))
+    clashing = connection.execute(f"SELECT a.n {differ} AND a.n < ?", (asked.shown,))
     keys = _shown_keys(asked)
     return Forecast(
         tasks=[
@@ -99,7 +99,7 @@ def _joined(connection: sqlite3.Connection, asked: Asked, target: Target) -> For
         ],
         known=known,
         problems={n: f"the batch {target.label} knows its key with another request" for (n,) in clashing},
-        left_out=sum(known.values()) + number(connection, f"SELECT count(*) {differ} AND NOT a.again"),
+        left_out=sum(known.values()) + number(connection, f"SELECT count(*) {differ}"),
         refusal=reason(conflict(first, many, asked.read, target)) if many else "",
     )
 

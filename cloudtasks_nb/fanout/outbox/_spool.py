@@ -173,25 +173,24 @@ class Spool:
         halves = unpack(f">{2 * len(chunk.keys)}q", b"".join(chunk.keys))
         place = {pair: index for index, pair in enumerate(zip(halves[::2], halves[1::2], strict=True))}
         found = self._connection.execute(
-            """SELECT k.k1, k.k2, k.digest, r.state FROM json_each(?) j
+            """SELECT k.k1, k.k2, k.digest, r.state, k.ref FROM json_each(?) j
                CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value CROSS JOIN rows r ON r.ref = k.ref""",
             (as_json(set(halves[::2])), seen.target.num if seen.target else 0),
         ).fetchall()
-        known = {}
-        for k1, k2, digest, state in found:
-            known[k1, k2] = (digest, state)
+        known = {(k1, k2): rest for k1, k2, *rest in found}
         if not known.keys() & place.keys():
             return None
         left = []
         for index, pair in enumerate(zip(halves[::2], halves[1::2], strict=True)):
-            digest, state = known.get(pair, (0, State.UNSENT))
+            digest, state, ref = known.get(pair, (0, State.UNSENT, 0))
             own = 0 if index in chunk.rejected else _number(chunk.digests[index])
             if pair not in known or (digest == 0 and own):
                 left.append(index)
-            elif own and own != digest:
+            elif own and own != digest and not (self._draft.skip and seen.met.has(ref)):
                 seen.conflicting += 1
                 seen.conflicts += [chunk.rows[index]] if len(seen.conflicts) < SHOWN else []
             else:
+                seen.met.add(ref)
                 seen.known += 1
                 seen.left[State(state)] = seen.left.get(State(state), 0) + 1
         return left

@@ -180,6 +180,18 @@ def test_duplicates_can_be_left_out(outbox: Outbox) -> None:
     assert (again.batch, again.added, again.duplicates, again.known) == (done.batch, 0, 0, 103)
 
 
+@pytest.mark.parametrize("name", [None, "days"])
+def test_the_same_rows_again_leave_out_the_same_duplicates(outbox: Outbox, name: str | None) -> None:
+    """Also those that are another request: where the first of a key is there, they are no conflict with the batch."""
+    same = [chunk(range(10)), chunk([10, 11], key=lambda _: "5")]
+    first = spool(outbox, same, name=name, errors="skip")
+    again = spool(outbox, same, name=name, errors="skip")
+    assert (again.batch, again.added, again.known) == (first.batch, 0, 12)
+    if name is not None:  # without one these rows are no longer those of this batch
+        with pytest.raises(BatchExistsError, match="1 of 1 row"):
+            spool(outbox, [chunk([10], key=lambda _: "5")], name=name, errors="skip")
+
+
 def test_a_frame_without_its_duplicates_is_the_same_batch(outbox: Outbox) -> None:
     """Whoever drops the duplicates by hand attaches to the batch that left them out."""
     done = spool(outbox, [chunk(range(10)), chunk([10], key=lambda _: "5")], errors="skip")
