@@ -170,6 +170,7 @@ for line in sys.stdin:  # each line is a new kernel's work; the imports are done
         os.read(0, 1)
     print("kernel", kernel, flush=True)
     os.waitpid(kernel, 0)
+    print("ended", kernel, flush=True)
 """
 
 
@@ -190,7 +191,10 @@ class Kernels:
 
     def kill_when(self, kernel: int, reason: Callable[[int], bool]) -> None:
         """End a kernel with SIGKILL as soon as a number that it prints fulfils a condition."""
-        next(number for word, number in self._lines() if word == "" and reason(number))
+        for word, number in self._lines():
+            assert word != "ended", "the kernel ended by itself"
+            if word == "" and reason(number):
+                break
         os.kill(kernel, signal.SIGKILL)
 
     def close(self) -> None:
@@ -207,8 +211,8 @@ class Kernels:
         for line in self._process.stdout:
             words = line.split()
             if words and words[-1].isdigit():
-                yield "kernel" if words[0] == "kernel" else "", int(words[-1])
-        raise AssertionError("the kernel ended by itself")
+                yield words[0] if words[0] in ("kernel", "ended") else "", int(words[-1])
+        raise AssertionError("the process of the kernels ended by itself")
 
 
 @pytest.fixture
