@@ -10,25 +10,25 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, QueueName
-from cloudtasks_nb.emulator._api import all_calls
-from cloudtasks_nb.emulator._clock import CLOCK_SETTING, Clock
-from cloudtasks_nb.emulator._commit import Committer
-from cloudtasks_nb.emulator._deliver import Deliverer
-from cloudtasks_nb.emulator._dispatch import Dispatcher
-from cloudtasks_nb.emulator._engine import Engine
-from cloudtasks_nb.emulator._faults import Faults
 from cloudtasks_nb.emulator._folder import Folder
-from cloudtasks_nb.emulator._grpc import answer_calls, grpc_server
-from cloudtasks_nb.emulator._journal import Journal
-from cloudtasks_nb.emulator._lease import Leases
-from cloudtasks_nb.emulator._pb import beta
-from cloudtasks_nb.emulator._ports import host_and_port
-from cloudtasks_nb.emulator._queues import configured
-from cloudtasks_nb.emulator._settings import Settings
-from cloudtasks_nb.emulator._store import Store
-from cloudtasks_nb.emulator._sweep import sweep
-from cloudtasks_nb.emulator._tokens import TokenMint
-from cloudtasks_nb.emulator._web import Web
+from cloudtasks_nb.emulator.api._api import all_calls
+from cloudtasks_nb.emulator.api._engine import Engine
+from cloudtasks_nb.emulator.api._faults import Faults
+from cloudtasks_nb.emulator.dispatch._deliver import Deliverer
+from cloudtasks_nb.emulator.dispatch._dispatch import Dispatcher
+from cloudtasks_nb.emulator.dispatch._tokens import TokenMint
+from cloudtasks_nb.emulator.faces._grpc import answer_calls, grpc_server
+from cloudtasks_nb.emulator.faces._lease import Leases
+from cloudtasks_nb.emulator.faces._ports import host_and_port
+from cloudtasks_nb.emulator.faces._web import Web
+from cloudtasks_nb.emulator.model._clock import CLOCK_SETTING, Clock
+from cloudtasks_nb.emulator.model._pb import beta
+from cloudtasks_nb.emulator.model._queues import configured
+from cloudtasks_nb.emulator.model._settings import Settings
+from cloudtasks_nb.emulator.store._commit import Committer
+from cloudtasks_nb.emulator.store._journal import Journal
+from cloudtasks_nb.emulator.store._store import Store
+from cloudtasks_nb.emulator.store._sweep import sweep
 
 __all__ = ["run"]
 

@@ -11,22 +11,22 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator._api import all_calls
-from cloudtasks_nb.emulator._clock import Clock
-from cloudtasks_nb.emulator._commit import Committer
-from cloudtasks_nb.emulator._deliver import Deliverer
-from cloudtasks_nb.emulator._dispatch import Dispatcher
-from cloudtasks_nb.emulator._engine import Engine
-from cloudtasks_nb.emulator._faults import Faults
-from cloudtasks_nb.emulator._journal import Journal
-from cloudtasks_nb.emulator._memory import QueueState
-from cloudtasks_nb.emulator._pb import beta, v2
-from cloudtasks_nb.emulator._queues import configured
-from cloudtasks_nb.emulator._refusal import RefusedError
-from cloudtasks_nb.emulator._settings import Settings
-from cloudtasks_nb.emulator._store import Store
-from cloudtasks_nb.emulator._tasks import NewTask, take_in
-from cloudtasks_nb.emulator._tokens import TokenMint
+from cloudtasks_nb.emulator.api._api import all_calls
+from cloudtasks_nb.emulator.api._engine import Engine
+from cloudtasks_nb.emulator.api._faults import Faults
+from cloudtasks_nb.emulator.dispatch._deliver import Deliverer
+from cloudtasks_nb.emulator.dispatch._dispatch import Dispatcher
+from cloudtasks_nb.emulator.dispatch._tokens import TokenMint
+from cloudtasks_nb.emulator.model._clock import Clock
+from cloudtasks_nb.emulator.model._pb import beta, v2
+from cloudtasks_nb.emulator.model._queues import configured
+from cloudtasks_nb.emulator.model._refusal import RefusedError
+from cloudtasks_nb.emulator.model._settings import Settings
+from cloudtasks_nb.emulator.model._tasks import NewTask, take_in
+from cloudtasks_nb.emulator.store._commit import Committer
+from cloudtasks_nb.emulator.store._journal import Journal
+from cloudtasks_nb.emulator.store._memory import QueueState
+from cloudtasks_nb.emulator.store._store import Store
 
 __all__ = [
     "LOCATION",

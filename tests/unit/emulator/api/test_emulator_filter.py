@@ -1,0 +1,181 @@
+"""The filter language: how it is read, what passes, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.emulator.api._filter import LOG_ID, And, Compare, Not, Or, compile_filter, parse_filter, parse_time
+from cloudtasks_nb.emulator.model._refusal import RefusedError
+
+RECORD: dict[str, Any] = {
+    "resource": {"type": "cloud_tasks_queue", "labels": {"queue_id": "Q-1"}},
+    "severity": "ERROR",
+    "timestamp": 1_767_323_045_000_000_000,
+    "jsonPayload": {
+        "@type": "type.googleapis.com/x",
+        "attemptResponseLog": {"status": "NOT_FOUND", "dispatchCount": "12"},
+    },
+    "zero": 0,
+}
+
+
+def getter(path: tuple[str, ...]) -> Any:
+    """Look fields up in nested dicts; a text anywhere is looked up in all of it."""
+
+    def get(record: Any) -> Any:
+        if not path:
+            return str(record)
+        for part in path:
+            record = record.get(part) if isinstance(record, dict) else None
+        return record
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("text", "node"),
+    [
+        ("", And(())),
+        ("a=1", Compare(("a",), "=", "1")),
+        ('a.b = "x y"', Compare(("a", "b"), "=", "x y")),
+        (r'a="say \"x\" \\"', Compare(("a",), "=", 'say "x" \\')),
+        ('a."@b"="c"', Compare(("a", "@b"), "=", "c")),
+        ("a=1 b=2", And((Compare(("a",), "=", "1"), Compare(("b",), "=", "2")))),
+        ("a=1 AND b=2", And((Compare(("a",), "=", "1"), Compare(("b",), "=", "2")))),
+        (
+            "a=1 OR b=2 AND NOT c=3",  # OR binds tighter than AND
+            And((Or((Compare(("a",), "=", "1"), Compare(("b",), "=", "2"))), Not(Compare(("c",), "=", "3")))),
+        ),
+        ("-a:b", Not(Compare(("a",), ":", "b"))),
+        ("(a=1)", Compare(("a",), "=", "1")),
+        ('a=("x" OR NOT "y")', Or((Compare(("a",), "=", "x"), Not(Compare(("a",), "=", "y"))))),
+        ("a>-1", Compare(("a",), ">", "-1")),
+        ("t>=2026-01-01T00:00:00Z", Compare(("t",), ">=", "2026-01-01T00:00:00Z")),
+        ('log_id("a%2Fb")', Compare(LOG_ID, "=", "a/b")),
+        ("NOT(a=1)", Not(Compare(("a",), "=", "1"))),
+        ("word (a=1)", And((Compare((), ":", "word"), Compare(("a",), "=", "1")))),
+        ("lone", Compare((), ":", "lone")),
+        ('"two words"', Compare((), ":", "two words")),
+    ],
+)
+def test_reading(text: str, node: object) -> None:
+    """A filter is read as the documentation describes it."""
+    assert parse_filter(text) == node
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a=",
+        "=1",
+        "(a=1",
+        "a=1)",
+        "a==1",
+        "AND a=1",
+        "a=1 OR",
+        "NOT",
+        'a="open',
+        "a=)",
+        "a=(b",
+        "~",
+        'log_id("a"',
+        "log_id(",
+        "log_id(a=b)",
+        "log_id(a, b)",
+        "sample(a)",
+        "ip_in_net(a, b)",
+        "a=b(c)",
+    ],
+)
+def test_what_cannot_be_read(text: str) -> None:
+    """A filter that cannot be read is INVALID_ARGUMENT."""
+    with pytest.raises(RefusedError, match=r"^Unparseable filter") as refused:
+        parse_filter(text)
+    assert refused.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("", True),
+        ('resource.type="cloud_tasks_queue"', True),
+        ('resource.labels.queue_id="q-1"', True),  # letters of any case
+        ('resource.labels.queue_id!="q-1"', False),
+        ('resource.labels.queue_id:"Q"', True),
+        ('resource.labels.missing="x"', False),
+        ('resource.labels.missing!="x"', False),  # nothing is true of what is not there
+        ('NOT resource.labels.missing="x"', True),
+        ("jsonPayload.attemptResponseLog:*", True),
+        ("jsonPayload.taskCreationLog:*", False),
+        ("zero:*", True),
+        ('jsonPayload.attemptResponseLog.status!="OK"', True),
+        ('jsonPayload.attemptResponseLog.status=("OK" OR "NOT_FOUND")', True),
+        ("jsonPayload.attemptResponseLog.dispatchCount>=9", True),  # numbers, though written as texts
+        ('jsonPayload.attemptResponseLog.status>"NOT"', True),
+        ("zero<1", True),
+        ("zero:0", True),
+        ("zero>word", False),
+        ('jsonPayload."@type"="type.googleapis.com/x"', True),
+        ("severity>=WARNING", True),
+        ("severity<ERROR", False),
+        ("severity=ERROR AND -severity=INFO", True),
+        ("severity=INFO OR severity=ERROR", True),
+        ('timestamp>="2026-01-02T03:04:05Z"', True),
+        ('timestamp>"2026-01-02T03:04:05Z"', False),
+        ('timestamp<"2026-01-02T04:04:05.5+01:00"', True),
+        ("timestamp>=2026-01-02", True),
+        ("timestamp>=2026-01-02T03:04:06Z", False),
+        ('jsonPayload.attemptResponseLog.status=~"^NOT_"', True),
+        ('jsonPayload.attemptResponseLog.status!~"^NOT_"', False),
+        ('jsonPayload.missing!~"x"', False),
+        ('"googleapis"', True),
+        ("nowhere", False),
+    ],
+)
+def test_what_passes(text: str, *, passes: bool) -> None:
+    """A filter lets through what the documentation says."""
+    assert compile_filter(parse_filter(text), getter)(RECORD) is passes
+
+
+@pytest.mark.parametrize(("fraction", "least", "most"), [("0", 0, 0), ("0.5", 350, 650), ("1", 1000, 1000)])
+def test_samples(fraction: str, least: int, most: int) -> None:
+    """A sample lets its fraction of records through, the same ones each time, and none without the field."""
+    passes = compile_filter(parse_filter(f"sample(id,{fraction})"), getter)
+    first = [passes({"id": number}) for number in range(1000)]
+    assert least <= sum(first) <= most
+    assert first == [passes({"id": number}) for number in range(1000)]
+    assert not passes({})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sample(a, much)",
+        "sample(a, 2)",
+        "sample(a, -1)",
+        'timestamp>"yesterday"',
+        'severity=~"["',
+        'receiveTimestamp>""',
+    ],
+)
+def test_values_that_make_no_sense(text: str) -> None:
+    """A time that is none, and a broken regular expression, are INVALID_ARGUMENT."""
+    with pytest.raises(RefusedError, match=r"^Unparseable filter"):
+        compile_filter(parse_filter(text), getter)
+
+
+@pytest.mark.parametrize(
+    ("text", "nanoseconds"),
+    [
+        ("1970-01-01T00:00:01Z", 1_000_000_000),
+        ("1970-01-01T00:00:00.000000001Z", 1),
+        ("1970-01-01T01:00:00.5+01:00", 500_000_000),
+        ("1970-01-02", 86_400_000_000_000),
+        ("1970-01-01t00:00:00z", 0),
+    ],
+)
+def test_times(text: str, nanoseconds: int) -> None:
+    """Times are read to the nanosecond, without a zone as UTC."""
+    assert parse_time(text) == nanoseconds

@@ -1,0 +1,387 @@
+"""The operations log: what is written, how entries look, and reading them page by page."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from cloudtasks_nb._names import log_name
+from cloudtasks_nb.emulator.api._log_calls import LogCalls
+from cloudtasks_nb.emulator.api._views import FULL, task_wire
+from cloudtasks_nb.emulator.model._attempts import Outcome
+from cloudtasks_nb.emulator.model._clock import DAY, SECOND, Clock
+from cloudtasks_nb.emulator.model._pb import beta, logs, v2
+from cloudtasks_nb.emulator.model._refusal import RefusedError
+from cloudtasks_nb.emulator.model._retry import RetryPolicy
+from cloudtasks_nb.emulator.model._tasks import take_in
+from cloudtasks_nb.emulator.store import _oplog
+from cloudtasks_nb.emulator.store._memory import QueueState
+from cloudtasks_nb.emulator.store._oplog import Subject
+from cloudtasks_nb.emulator.store._store import Store
+from cloudtasks_nb.emulator.store._sweep import sweep
+from cloudtasks_nb.emulator.store._transitions import Transitions
+from tests.unit.emulator.conftest import NOW, QUEUE, URL, MakeStore, commit, new_queue, new_task
+
+TWICE = RetryPolicy(max_attempts=2)
+ALL = beta.StackdriverLoggingConfig(sampling_ratio=1.0)
+
+
+def logged_queue(store: Store, name: str = QUEUE) -> QueueState:
+    """Make a queue that logs everything."""
+    return new_queue(store, name, stackdriver_logging_config=ALL)
+
+
+def read(store: Store, clock: Clock, text: str = "", **request: Any) -> tuple[list[dict[str, Any]], str]:
+    """Read a page of entries as JSON, with the token of the next."""
+    message = logs.ListLogEntriesRequest(**{"resource_names": ["projects/p"], "filter": text, **request})
+    wire = asyncio.run(LogCalls(store, clock).list_log_entries(message.SerializeToString()))
+    page = logs.ListLogEntriesResponse.FromString(wire)
+    return [json_format.MessageToDict(entry) for entry in page.entries], page.next_page_token
+
+
+def read_all(store: Store, clock: Clock, **request: Any) -> list[dict[str, Any]]:
+    """Read page after page to the end."""
+    entries, token = read(store, clock, **request)
+    while token:
+        page, token = read(store, clock, page_token=token, **request)
+        assert page
+        entries += page
+    return entries
+
+
+def names(entries: list[dict[str, Any]]) -> list[str]:
+    """Give the short ids of the entries' tasks."""
+    return [entry["jsonPayload"]["task"].rpartition("/")[2] for entry in entries]
+
+
+def fail(store: Store, clock: Clock, queue: QueueState, task_id: str, policy: RetryPolicy = TWICE) -> None:
+    """Let a task fail once, by a 404 after 1.25 ms."""
+    transitions = Transitions(store, clock)
+    claim = transitions.claim_now(queue, task_id)
+    subject = Subject(queue.q, queue.config.sampling_ratio, task_id, f"POST {URL}", "HTTP")
+    transitions.begin(claim)
+    store.log.dispatched(subject, claim.attempts, clock.now())
+    clock.advance(1250)
+    transitions.end(claim, Outcome(http_status=404), policy, subject)
+    commit(store)
+
+
+def test_the_life_of_a_task(store: Store, clock: Clock) -> None:
+    """Creation, dispatch, answer and deletion are written as the service writes them."""
+    queue = logged_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    fail(store, clock, queue, "a")
+    store.delete(queue, "a")
+    commit(store)
+    entries, token = read(store, clock)
+    payloads = [entry["jsonPayload"] for entry in entries]
+    assert token == ""
+    assert {(payload.pop("@type"), payload.pop("task")) for payload in payloads} == {
+        ("type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog", f"{QUEUE}/tasks/a")
+    }
+    common = {"scheduleTime": "2026-01-02T03:04:05.678901Z", "targetAddress": f"POST {URL}", "targetType": "HTTP"}
+    counts = {"dispatchCount": "1", "responseCount": "0", "maxAttempts": 0.0}
+    answer = {"attemptDuration": "0.001250s", "retryTime": "2026-01-02T03:04:05.780151Z", "status": "NOT_FOUND"}
+    assert payloads == [
+        {"taskCreationLog": {**common, "status": "OK"}},
+        {"attemptDispatchLog": {**common, **counts, "status": "OK"}},
+        {"attemptResponseLog": {**common, **counts, **answer, "responseCount": "1"}},
+        {"taskDeletionLog": {"status": "OK", "targetAddress": f"POST {URL}", "targetType": "HTTP"}},
+    ]
+    assert [entry["severity"] for entry in entries] == ["INFO", "INFO", "ERROR", "INFO"]
+    assert {entry["resource"]["labels"]["target_type"] for entry in entries} == {"HTTP"}
+
+
+def test_a_deleted_task_of_app_engine(store: Store, clock: Clock) -> None:
+    """A deletion tells of the same target as the creation."""
+    queue = logged_queue(store)
+    task = v2.Task(name=f"{QUEUE}/tasks/a", app_engine_http_request={"relative_uri": "/job", "http_method": 4})
+    store.add(queue, take_in(task, QUEUE, NOW), NOW)
+    commit(store)
+    store.delete(queue, "a")
+    commit(store)
+    created, deleted = [
+        next(p for k, p in e["jsonPayload"].items() if k.endswith("Log")) for e in read(store, clock)[0]
+    ]
+    assert (created["targetAddress"], created["targetType"]) == ("PUT p.uc.r.appspot.com/job", "APP_ENGINE_HTTP")
+    assert deleted == {"status": "OK", "targetAddress": created["targetAddress"], "targetType": created["targetType"]}
+
+
+def test_a_task_that_is_deleted_before_it_is_committed(store: Store, clock: Clock) -> None:
+    """A deletion of what is not committed yet is told without a target."""
+    queue = logged_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    store.delete(queue, "a")
+    commit(store)
+    ((entry,), _) = read(store, clock, "jsonPayload.taskDeletionLog:*")
+    assert entry["jsonPayload"]["taskDeletionLog"] == {"status": "OK"}
+
+
+def test_the_frame_of_an_entry(store: Store, clock: Clock) -> None:
+    """An entry names the log, the queue and its times, and has an id of its own."""
+    store.add(logged_queue(store), new_task("a"), NOW)
+    commit(store)
+    ((entry,), _) = read(store, clock)
+    labels = {"project_id": "p", "location": "us-central1", "queue_id": "q", "target_type": "HTTP"}
+    assert entry.pop("jsonPayload")
+    assert entry == {
+        "logName": log_name("p"),
+        "resource": {"type": "cloud_tasks_queue", "labels": labels},
+        "timestamp": "2026-01-02T03:04:05.678901Z",
+        "receiveTimestamp": "2026-01-02T03:04:05.678901Z",
+        "severity": "INFO",
+        "insertId": f"{NOW:016x}",
+    }
+
+
+@pytest.mark.parametrize("order", ["timestamp asc", "timestamp desc"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_one_call_is_logged_as_many_are(make_store: MakeStore, clock: Clock, order: str, size: int) -> None:
+    """Tasks that one call created have the entries that they would have alone, on pages of any size in both orders."""
+    tasks = [new_task("a"), new_task("b", due=NOW + SECOND), new_task("c", url=f"{URL}/other"), new_task("d")]
+    seen = []
+    for together in (True, False):
+        store = make_store(file=f"{together}.sqlite3")
+        queue = logged_queue(store)
+        store.add(queue, new_task("first"), NOW)
+        if together:
+            store.add_all(queue, dict(enumerate(tasks)), NOW)
+        else:
+            for task in tasks:
+                store.add(queue, task, NOW)
+        store.add(queue, new_task("last"), NOW)
+        commit(store)
+        seen.append(read_all(store, clock, page_size=size, order_by=order))
+        assert len(store.journal.read("SELECT * FROM log")) == (3 if together else 6)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f'insertId>="{NOW + 2:016x}"', ["c", "d"]),
+        ('timestamp>="2026-01-02T03:04:05.678903Z"', []),
+        (f'"{URL}/other"', ["b"]),
+        ('jsonPayload.taskCreationLog.scheduleTime:"03:04:06"', ["d"]),
+        ("jsonPayload.taskDeletionLog:*", []),
+    ],
+)
+def test_each_entry_of_a_call_is_filtered(store: Store, clock: Clock, text: str, found: list[str]) -> None:
+    """A filter decides about the entries of one call one by one."""
+    tasks = [new_task("a"), new_task("b", url=f"{URL}/other"), new_task("c"), new_task("d", due=NOW + SECOND)]
+    store.add_all(logged_queue(store), dict(enumerate(tasks)), NOW)
+    commit(store)
+    assert names(read(store, clock, text, order_by="timestamp asc")[0]) == found
+
+
+def test_a_call_is_sampled_task_by_task(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tasks of one call those are logged that the sampling ratio lets through; their entries leave no gap."""
+    monkeypatch.setattr(_oplog, "_random", SimpleNamespace(random=iter([0.2, 0.9, 0.7, 0.1, 0.6, 0.8]).__next__))
+    queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=0.5))
+    for call in ("abcd", "ef"):
+        store.add_all(queue, dict(enumerate(map(new_task, call))), NOW)
+    commit(store)
+    entries, _ = read(store, clock)
+    assert [(entry["insertId"], *names([entry])) for entry in entries] == [
+        (f"{NOW:016x}", "a"),
+        (f"{NOW + 1:016x}", "d"),
+    ]
+
+
+def test_the_log_goes_on_behind_the_entries_of_a_call(make_store: MakeStore, clock: Clock) -> None:
+    """After a restart entries follow the last one of a call that created many tasks, and are dropped with them."""
+    store = make_store()
+    store.add_all(logged_queue(store), dict(enumerate(map(new_task, "abc"))), NOW)
+    commit(store)
+    store = make_store()
+    store.add(store.queue(QUEUE), new_task("d"), NOW)
+    commit(store)
+    entries, _ = read(store, clock)
+    assert [entry["insertId"] for entry in entries] == [f"{NOW + number:016x}" for number in range(4)]
+    assert names(entries) == ["a", "b", "c", "d"]
+    clock.advance(30 * DAY + 2)
+    sweep(store, clock.now())
+    commit(store)
+    assert names(read(store, clock)[0]) == ["d"]
+
+
+def test_the_last_answer_has_no_retry_time(store: Store, clock: Clock) -> None:
+    """When a task is given up, its last entry tells of no further attempt."""
+    queue = logged_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    fail(store, clock, queue, "a", RetryPolicy(max_attempts=1))
+    ((entry,), _) = read(store, clock, "jsonPayload.attemptResponseLog:*")
+    assert "retryTime" not in entry["jsonPayload"]["attemptResponseLog"]
+
+
+def test_a_retry_after_all_calendars(store: Store, clock: Clock) -> None:
+    """The longest backoff there is ends with the year 9999, the last that a time can show."""
+    queue = logged_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    longest = 315_576_000_000 * SECOND
+    fail(store, clock, queue, "a", RetryPolicy(min_backoff=longest, max_backoff=longest))
+    ((entry,), _) = read(store, clock, "jsonPayload.attemptResponseLog:*")
+    assert entry["jsonPayload"]["attemptResponseLog"]["retryTime"] == "9999-12-31T23:59:59.999999Z"
+    task = store.task(queue, "a")
+    shown = v2.Task.FromString(task_wire(task.head, task.due, queue.attempts[task.number], b"", FULL))
+    assert shown.schedule_time.ToJsonString() == "9999-12-31T23:59:59.999999Z"
+
+
+@pytest.mark.parametrize(("ratio", "least", "most"), [(0.0, 0, 0), (0.5, 350, 650), (1.0, 1000, 1000)])
+def test_sampling(store: Store, clock: Clock, ratio: float, least: int, most: int) -> None:
+    """The queue's sampling ratio decides about each entry by itself."""
+    queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=ratio))
+    for _ in range(1000):
+        store.add(queue, new_task(), NOW)
+    commit(store)
+    assert least <= len(read(store, clock, page_size=1000)[0]) <= most
+
+
+def test_the_filter_of_the_toolkit(store: Store, clock: Clock) -> None:
+    """Answers and deletions of one queue since a time, received after another."""
+    queue, other = logged_queue(store), logged_queue(store, QUEUE + "-2")
+    for task_id in ("a", "b"):
+        store.add(queue, new_task(task_id), NOW)
+    commit(store)
+    fail(store, clock, queue, "a")
+    store.delete(queue, "b")
+    store.delete_queue(other.name)
+    commit(store)
+    text = (
+        'resource.type="cloud_tasks_queue" AND resource.labels.queue_id="q" AND '
+        f'resource.labels.location="us-central1" AND logName="{log_name("p")}" AND '
+        "(jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*) AND "
+        'timestamp>="2026-01-02T03:00:00Z" AND receiveTimestamp>"{}"'
+    )
+    everything, _ = read(store, clock, text.format("2026-01-02T03:00:00Z"), order_by="timestamp asc")
+    assert [sorted(entry["jsonPayload"])[1] for entry in everything] == ["attemptResponseLog", "task"]
+    later, _ = read(store, clock, text.format(everything[0]["receiveTimestamp"]))
+    assert later == []
+
+
+@pytest.mark.parametrize("order", ["timestamp asc", "timestamp desc"])
+def test_pages_follow_each_other(store: Store, clock: Clock, order: str) -> None:
+    """Pages hold every entry once, in the order that was asked for."""
+    queue = logged_queue(store)
+    for number in range(25):
+        store.add(queue, new_task(f"t{number}"), NOW)
+    commit(store)
+    seen, token, pages = [], "", 0
+    while pages == 0 or token:
+        page, token = read(store, clock, page_size=10, page_token=token, order_by=order)
+        seen += [entry["jsonPayload"]["task"].rpartition("/t")[2] for entry in page]
+        pages += 1
+    expected = [str(number) for number in range(25)]
+    assert (seen, pages) == (expected if order.endswith("asc") else expected[::-1], 3)
+
+
+def test_long_reads_go_in_chunks(store: Store, clock: Clock) -> None:
+    """An entry behind thousands of others is found, from both ends."""
+    queue = logged_queue(store)
+    for number in range(2500):
+        store.add(queue, new_task(f"t{number}"), NOW)
+    commit(store)
+    for wanted in ("t2400", "t3"):
+        for order in ("timestamp asc", "timestamp desc"):
+            text = f'jsonPayload.task="{QUEUE}/tasks/{wanted}"'
+            assert len(read(store, clock, text, order_by=order)[0]) == 1
+
+
+def test_entries_of_a_project_only(store: Store, clock: Clock) -> None:
+    """A project's log has the entries of its own queues."""
+    foreign = logged_queue(store, QUEUE.replace("projects/p/", "projects/other/"))
+    store.add(foreign, new_task("a"), NOW)
+    commit(store)
+    assert read(store, clock) == ([], "")
+    assert len(read(store, clock, resource_names=["projects/other"])[0]) == 1
+    assert len(read(store, clock, resource_names=["projects/p", "projects/other/locations/l/buckets/b"])[0]) == 1
+
+
+def test_late_entries(make_store: MakeStore, clock: Clock) -> None:
+    """With a delay entries are received later than they happened, and are not there before; also after a restart."""
+    store = make_store(log_delay=30 * SECOND)
+    store.add(logged_queue(store), new_task("a"), NOW)
+    commit(store)
+    assert read(store, clock)[0] == []
+    clock.advance(30 * SECOND)
+    store = make_store()
+    text = 'receiveTimestamp>"2026-01-02T03:04:35Z"'
+    ((entry,), _) = read(store, clock, text)
+    assert (entry["timestamp"], entry["receiveTimestamp"]) == (
+        "2026-01-02T03:04:05.678901Z",
+        "2026-01-02T03:04:35.678901Z",
+    )
+
+
+def test_old_entries_are_dropped(store: Store, clock: Clock) -> None:
+    """The log is kept for thirty days."""
+    store.add(logged_queue(store), new_task("a"), NOW)
+    commit(store)
+    clock.advance(30 * DAY)
+    sweep(store, clock.now())
+    commit(store)
+    assert read(store, clock) == ([], "")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"order_by": "severity"},
+        {"page_size": -1},
+        {"filter": "("},
+        {"filter": 'timestamp>"soon"'},
+        {"resource_names": []},
+        {"resource_names": ["folders/1"]},
+        {"page_token": "?"},
+        {"page_token": "MSBhYmM="},
+    ],
+)
+def test_requests_that_make_no_sense(store: Store, clock: Clock, request_: dict[str, Any]) -> None:
+    """A request that makes no sense is INVALID_ARGUMENT."""
+    with pytest.raises(RefusedError) as refused:
+        read(store, clock, **request_)
+    assert refused.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("severity=INFO", 2),
+        ("severity>=ERROR", 1),
+        ('insertId="{}"', 1),
+        ('insert_id>="{}"', 3),
+        ("receive_timestamp>=2026-01-01", 3),
+        ("jsonPayload.attemptResponseLog.status=NOT_FOUND", 1),
+        ("json_payload.attemptResponseLog.dispatchCount=1", 1),
+        ("jsonPayload.attemptResponseLog.nothing:*", 0),
+        ("jsonPayload.somethingElse:*", 0),
+        ('jsonPayload."@type":TaskActivityLog', 3),
+        ("resource.labels.target_type=HTTP", 3),
+        ("resource.labels.project_id=p resource.labels.nothing:*", 0),
+        ("resource.nothing:*", 0),
+        ("trace:*", 0),
+        ('log_id("cloudtasks.googleapis.com/task_operations_log") severity=INFO', 2),
+        ('log_id("cloudtasks.googleapis.com%2Ftask_operations_log")', 3),
+        ('log_id("run.googleapis.com/requests")', 0),
+        ("sample(insertId, 1)", 3),
+        ("NOT jsonPayload.taskCreationLog:*", 2),
+        ("jsonPayload.taskCreationLog:* severity=INFO resource.labels.queue_id=q resource.labels.queue_id=q", 1),
+        ('"POST http"', 3),
+        ("(jsonPayload.taskCreationLog:* severity=INFO) OR jsonPayload.attemptResponseLog:*", 2),
+    ],
+)
+def test_fields_of_entries(store: Store, clock: Clock, text: str, count: int) -> None:
+    """Every field of an entry can be filtered by."""
+    queue = logged_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    fail(store, clock, queue, "a")
+    assert len(read(store, clock, text.format(f"{NOW:016x}"))[0]) == count

@@ -1,0 +1,109 @@
+"""Operations: what a finished batch says, and how long it can be asked for."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+from google.cloud.tasks_v2 import types as types_v2
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.empty_pb2 import Empty
+
+from cloudtasks_nb.emulator.api._operations import CREATE, DELETE, Batch, BatchKind, operation_name, recall, remember
+from cloudtasks_nb.emulator.model._clock import HOUR, Clock
+from cloudtasks_nb.emulator.model._pb import v2
+from cloudtasks_nb.emulator.model._refusal import RefusedError
+from cloudtasks_nb.emulator.store._sweep import sweep
+from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit
+
+LOCATION = QUEUE.rpartition("/queues/")[0]
+
+
+def batch(kind: BatchKind, failed: int, total: int) -> Batch:
+    """Make a batch in which the first items failed."""
+    return Batch(
+        kind=kind,
+        api="v2",
+        name=f"{LOCATION}/operations/o",
+        started=NOW,
+        ended=NOW + 5,
+        total=total,
+        failed={index: RefusedError("NOT_FOUND", f"no {index}") for index in range(failed)},
+        response=v2.BatchCreateTasksResponse(tasks=[v2.Task(name="t")]).SerializeToString() if kind is CREATE else b"",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "failed", "state"),
+    [
+        (CREATE, 0, "SUCCEEDED"),
+        (CREATE, 1, "PARTIALLY_SUCCEEDED"),
+        (DELETE, 0, "SUCCEEDED"),
+        (DELETE, 1, "PARTIALLY_SUCCEEDED"),
+    ],
+    ids=["create", "create partly", "delete", "delete partly"],
+)
+def test_a_finished_batch(kind: BatchKind, failed: int, state: str) -> None:
+    """A finished operation is done, with its state, times, failures by index, and its response."""
+    operation = Operation.FromString(batch(kind, failed, 2).wire())
+    metadata = (v2.BatchCreateTasksMetadata if kind is CREATE else v2.BatchDeleteTasksMetadata)()
+    assert operation.done
+    assert operation.metadata.Unpack(metadata)
+    wrapper = types_v2.BatchCreateTasksMetadata if kind is CREATE else types_v2.BatchDeleteTasksMetadata
+    assert wrapper.State(metadata.state).name == state
+    assert (metadata.start_time.ToMicroseconds(), metadata.end_time.ToMicroseconds()) == (NOW, NOW + 5)
+    assert {index: status.message for index, status in metadata.failed_requests.items()} == dict(
+        [(0, "no 0")] if failed else []
+    )
+    response = v2.BatchCreateTasksResponse() if kind is CREATE else Empty()
+    assert operation.response.Unpack(response)
+
+
+@pytest.mark.parametrize(("kind", "verb"), [(CREATE, "Create"), (DELETE, "Delete")])
+def test_a_batch_that_failed_whole(kind: BatchKind, verb: str) -> None:
+    """When nothing succeeded the operation is ABORTED and leads to its metadata."""
+    operation = Operation.FromString(batch(kind, 2, 2).wire())
+    assert operation.error.code == 10
+    assert operation.error.message == (
+        f"None of the requests succeeded, refer to Batch{verb}TasksMetadata.failed_requests "
+        "for individual error details"
+    )
+    assert not operation.HasField("response")
+
+
+def test_an_unfinished_batch() -> None:
+    """An operation that is held back is running and has no result."""
+    operation = Operation.FromString(batch(CREATE, 1, 2).unfinished())
+    metadata = v2.BatchCreateTasksMetadata()
+    operation.metadata.Unpack(metadata)
+    assert (operation.done, operation.WhichOneof("result"), metadata.state) == (False, None, 1)
+    assert not metadata.failed_requests
+
+
+def test_names_of_operations() -> None:
+    """A request id names one operation of a call, a queue and a version; without one each call is its own."""
+    calls = list(itertools.product(("v2", "v2beta3"), (CREATE, DELETE), (QUEUE, f"{QUEUE}-2"), ("my-id", "a/b\nc")))
+    names = [operation_name(*call) for call in calls]
+    assert names == [operation_name(*call) for call in calls]
+    assert len(set(names)) == len(calls)
+    assert all(re.fullmatch(rf"{LOCATION}/operations/[A-Za-z0-9_-]+", name) for name in names)
+    assert operation_name("v2", CREATE, QUEUE, "") != operation_name("v2", CREATE, QUEUE, "")
+
+
+def test_operations_are_kept_for_an_hour(make_store: MakeStore, clock: Clock) -> None:
+    """An operation is there after a restart, and gone after an hour."""
+    store = make_store()
+    remember(store, "one", b"1", NOW)
+    remember(store, "two", b"2", NOW)
+    commit(store)
+    store = make_store()
+    assert (recall(store, "one"), recall(store, "two")) == (b"1", b"2")
+    clock.advance(HOUR + 10)
+    sweep(store, clock.now())
+    commit(store)
+    with pytest.raises(RefusedError, match=r"^Requested entity was not found\.$"):
+        recall(store, "one")
+    assert store.contents.operations == {}
+    with pytest.raises(RefusedError, match="not found"):
+        recall(make_store(), "two")

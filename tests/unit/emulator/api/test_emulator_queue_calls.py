@@ -1,0 +1,249 @@
+"""The calls about queues on a real engine, without a network: names, masks, filters and pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.emulator.model._clock import SECOND
+from cloudtasks_nb.emulator.model._pb import beta, v2
+from cloudtasks_nb.emulator.model._refusal import RefusedError
+from tests.unit.emulator.conftest import LOCATION, QUEUE, Run, Service, refusal
+
+BAD_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
+ELSEWHERE = "projects/p/locations/europe-west1"
+
+
+@pytest.mark.parametrize(
+    ("parent", "name", "code", "text"),
+    [
+        ("nowhere", QUEUE, "PERMISSION_DENIED", "Permission denied on resource project nowhere."),
+        (
+            "projects/bad_id/locations/us-central1",
+            QUEUE,
+            "PERMISSION_DENIED",
+            "Permission denied on resource project bad_id.",
+        ),
+        (LOCATION, f"{LOCATION}/queues/a_b", "INVALID_ARGUMENT", BAD_NAME),
+        (LOCATION, "", "INVALID_ARGUMENT", BAD_NAME),
+        (ELSEWHERE, QUEUE, "INVALID_ARGUMENT", f"{QUEUE} must begin with {ELSEWHERE}."),
+    ],
+)
+def test_names_of_new_queues(run: Run, parent: str, name: str, code: str, text: str) -> None:
+    """A queue needs a project, a name of the right form, and a parent that the name begins with."""
+
+    async def body(ready: Service) -> None:
+        request = v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=name))
+        assert await refusal(ready.call("CreateQueue", request, v2.Queue)) == (code, text)
+
+    run(body)
+
+
+def test_who_has_no_project(run: Run) -> None:
+    """The details of the refusal name the project as a consumer."""
+
+    async def body(ready: Service) -> None:
+        parent = "projects/bad_id/locations/us-central1"
+        with pytest.raises(RefusedError) as refused:
+            await ready.call("CreateQueue", v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=QUEUE)), v2.Queue)
+        metadata = refused.value.details[0].metadata
+        assert (metadata["consumer"], metadata["containerInfo"]) == ("projects/bad_id", "bad_id")
+
+    run(body)
+
+
+@pytest.mark.parametrize("name", ["", "bad", f"{LOCATION}/queues/a_b", "projects/bad_id/locations/l/queues/q"])
+def test_an_update_needs_a_name(run: Run, name: str) -> None:
+    """An update of what is no name of a queue makes none, and says how a name is formed."""
+
+    async def body(ready: Service) -> None:
+        request = v2.UpdateQueueRequest(queue=v2.Queue(name=name))
+        assert await refusal(ready.call("UpdateQueue", request, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
+
+    run(body)
+
+
+def test_update_makes_a_queue(run: Run) -> None:
+    """An update of a queue that is not there makes it; masks may be spelt in either way."""
+
+    async def body(ready: Service) -> None:
+        queue = v2.Queue(name=QUEUE)
+        queue.rate_limits.max_dispatches_per_second = 5
+        made = await ready.call("UpdateQueue", v2.UpdateQueueRequest(queue=queue), v2.Queue)
+        assert made.rate_limits.max_dispatches_per_second == 5
+        queue.app_engine_routing_override.service = "worker"
+        request = v2.UpdateQueueRequest(queue=queue)
+        request.update_mask.paths.extend(["appEngineRoutingOverride.service", "rateLimits"])
+        changed = await ready.call("UpdateQueue", request, v2.Queue)
+        assert changed.app_engine_routing_override.service == "worker"
+
+    run(body)
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("api", "path"),
+    [
+        ("v2", "task_ttl"),
+        ("v2", "tombstoneTtl"),
+        ("v2", "app_engine_http_queue"),
+        ("v2", "colour"),
+        ("v2beta3", "app_engine_routing_override"),
+        ("v2beta3", "retry_config.colour"),
+    ],
+)
+def test_masks_that_name_nothing(run: Run, api: str, path: str, *, there: bool) -> None:
+    """A mask with a field that queues of the version do not have is refused, also where it would make the queue."""
+
+    async def body(ready: Service) -> None:
+        if there:
+            await ready.create_queue()
+        messages = v2 if api == "v2" else beta
+        request = messages.UpdateQueueRequest(queue=messages.Queue(name=QUEUE))
+        request.update_mask.paths.append(path)
+        refused = await refusal(ready.call("UpdateQueue", request, messages.Queue, api=api))
+        assert refused == ("INVALID_ARGUMENT", "Invalid update mask.")
+
+    run(body)
+
+
+def test_pages_of_queues(run: Run) -> None:
+    """Queues are listed by name, in pages, filtered; the filter stays the same over all pages."""
+
+    async def body(ready: Service) -> None:
+        for letter in "cab":
+            await ready.create_queue(f"{LOCATION}/queues/{letter}")
+        await ready.call("ResumeQueue", v2.ResumeQueueRequest(name=f"{LOCATION}/queues/b"), v2.Queue)
+
+        async def page(**request: Any) -> Any:
+            asked = v2.ListQueuesRequest(parent=LOCATION, **request)
+            return await ready.call("ListQueues", asked, v2.ListQueuesResponse)
+
+        first = await page(page_size=2)
+        second = await page(page_size=2, page_token=first.next_page_token)
+        assert [queue.name[-1] for queue in [*first.queues, *second.queues]] == ["a", "b", "c"]
+        assert second.next_page_token == ""
+        paused = await page(filter="state: PAUSED")
+        assert [queue.name[-1] for queue in paused.queues] == ["a", "c"]
+        fast = await page(filter="rateLimits.maxDispatchesPerSecond<500")
+        assert list(fast.queues) == []
+        for wrong in ({"page_token": "?"}, {"page_token": first.next_page_token, "filter": "x"}, {"page_size": -1}):
+            assert (await refusal(page(**wrong)))[0] == "INVALID_ARGUMENT"
+
+    run(body)
+
+
+def queues_with(messages: Any, **settings: Any) -> Any:
+    """Make the request for a queue with settings."""
+    return messages.CreateQueueRequest(parent=LOCATION, queue={"name": QUEUE, **settings})
+
+
+@pytest.mark.parametrize(
+    ("api", "text", "found"),
+    [
+        ("v2", "app_engine_routing_override.service=svc", True),
+        ("v2", "appEngineRoutingOverride.service=other", False),
+        ("v2", "app_engine_http_queue.app_engine_routing_override.service=svc", False),
+        ("v2beta3", "app_engine_http_queue.app_engine_routing_override.service=svc", True),
+        ("v2", "retry_config.max_backoff<10000s", True),
+        ("v2", 'retryConfig.maxBackoff<"10000s"', True),
+        ("v2", "retry_config.max_backoff=3600", True),
+        ("v2", "retry_config.max_backoff>10000s", False),
+        ("v2", "retry_config.min_backoff=0.1s", True),
+        ("v2", "retry_config.max_retry_duration:*", False),
+        ("v2", "stackdriver_logging_config.sampling_ratio=0", True),
+        ("v2", "rate_limits.max_dispatches_per_second>=500", True),
+        ("v2", "state=RUNNING", True),
+        ("v2", "state:PAUSED", False),
+        ("v2", "http_target:*", False),
+        ("v2", "colour=red", False),
+        ("v2", "name.colour=red", False),
+        ("v2beta3", "type=PUSH", True),
+        ("v2beta3", "tombstone_ttl=3600s", True),
+        ("v2", "svc", True),
+    ],
+)
+def test_filters_of_queues(run: Run, api: str, text: str, *, found: bool) -> None:
+    """A filter looks at the fields that the version's queues have; durations are compared as such, zeros are there."""
+
+    async def body(ready: Service) -> None:
+        settings = {"app_engine_routing_override": {"service": "svc"}, "stackdriver_logging_config": {}}
+        await ready.call("CreateQueue", queues_with(v2, **settings), v2.Queue)
+        messages = v2 if api == "v2" else beta
+        asked = messages.ListQueuesRequest(parent=LOCATION, filter=text)
+        answer = await ready.call("ListQueues", asked, messages.ListQueuesResponse, api=api)
+        assert len(answer.queues) == found
+
+    run(body)
+
+
+@pytest.mark.parametrize("method", ["GetQueue", "ListQueues"])
+@pytest.mark.parametrize("there", [False, True])
+def test_read_masks_that_name_nothing(run: Run, method: str, *, there: bool) -> None:
+    """A mask with a field that queues do not have is refused, also where there is no queue to show."""
+
+    async def body(ready: Service) -> None:
+        if there or method == "GetQueue":
+            await ready.create_queue()
+        asked = beta.GetQueueRequest(name=QUEUE) if method == "GetQueue" else beta.ListQueuesRequest(parent=LOCATION)
+        asked.read_mask.paths.extend(["name", "bogus"])
+        refused = await refusal(ready.call(method, asked, beta.Queue, api="v2beta3"))
+        assert refused == ("INVALID_ARGUMENT", "Invalid read mask.")
+
+    run(body)
+
+
+@pytest.mark.parametrize(("path", "rate"), [("*", 500), ("type", 5), ("type_", 5)])
+def test_update_masks_of_v2beta3(run: Run, path: str, rate: int) -> None:
+    """A star is a mask of everything, and the type of a queue can be named as in other languages."""
+
+    async def body(ready: Service) -> None:
+        made = queues_with(beta, rate_limits={"max_dispatches_per_second": 5})
+        await ready.call("CreateQueue", made, beta.Queue, api="v2beta3")
+        request = beta.UpdateQueueRequest(queue=beta.Queue(name=QUEUE))
+        request.update_mask.paths.append(path)
+        changed = await ready.call("UpdateQueue", request, beta.Queue, api="v2beta3")
+        assert changed.rate_limits.max_dispatches_per_second == rate
+
+    run(body)
+
+
+@pytest.mark.parametrize("paths", [[], ["tombstone_ttl"]])
+def test_a_queue_comes_back_as_it_was_shown(run: Run, paths: list[str]) -> None:
+    """Where names are free sooner than a queue may ask for, a queue can still be read and written back."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        shown = await ready.call("GetQueue", beta.GetQueueRequest(name=QUEUE), beta.Queue, api="v2beta3")
+        assert shown.tombstone_ttl.seconds == 120
+        request = beta.UpdateQueueRequest(queue=shown)
+        request.update_mask.paths.extend(paths)
+        assert await ready.call("UpdateQueue", request, beta.Queue, api="v2beta3") == shown
+        request.queue.tombstone_ttl.seconds = 121
+        assert (await refusal(ready.call("UpdateQueue", request, beta.Queue, api="v2beta3")))[1].startswith(
+            "Queue.tomb"
+        )
+
+    run(body, task_tombstone=120 * SECOND)
+
+
+def test_masks_of_v2beta3(run: Run) -> None:
+    """A mask decides what is shown; statistics only come when they are asked for."""
+
+    async def body(ready: Service) -> None:
+        await ready.create_queue()
+        await ready.create_task("a")
+
+        async def get(*paths: str) -> Any:
+            request = beta.GetQueueRequest(name=QUEUE)
+            request.read_mask.paths.extend(paths)
+            return await ready.call("GetQueue", request, beta.Queue, api="v2beta3")
+
+        assert not (await get()).HasField("stats")
+        assert (await get("*")).stats.tasks_count == 1
+        some = await get("name", "stats.tasks_count", "type", "tombstone_ttl")
+        assert (some.stats.tasks_count, some.name, some.type_, some.tombstone_ttl.seconds) == (1, QUEUE, 2, 3600)
+        assert not some.HasField("rate_limits")
+
+    run(body)

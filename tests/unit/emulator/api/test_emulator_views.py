@@ -1,0 +1,75 @@
+"""How a stored task looks in a reply: spliced bytes are the message that protobuf reads, in both versions."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf import json_format
+
+from cloudtasks_nb.emulator.api._views import as_beta, as_v2, is_app_engine, task_wire
+from cloudtasks_nb.emulator.model._attempts import Attempts, Outcome
+from cloudtasks_nb.emulator.model._pb import beta, v2
+from tests.unit.emulator.conftest import NOW, QUEUE, http_task, new_task
+
+
+def test_versions_differ_in_their_numbers_only() -> None:
+    """A v2 task becomes the v2beta3 task with the same content, and comes back."""
+    task = http_task("a", body=b"body")
+    task.schedule_time.FromMicroseconds(NOW)
+    task.dispatch_deadline.seconds = 77
+    task.retry_config.max_attempts = 3
+    task.dispatch_count, task.view = 4, 2
+    task.last_attempt.response_status.code = 5
+    wire = task.SerializeToString()
+    shown = beta.Task.FromString(as_beta(wire))
+    assert json_format.MessageToDict(shown) == json_format.MessageToDict(task)
+    assert v2.Task.FromString(as_v2(as_beta(wire))) == task
+
+
+def test_versions_drop_what_the_other_does_not_know() -> None:
+    """The payload of a pull task has no place in v2."""
+    pull = beta.Task(name="n", pull_message=beta.PullMessage(payload=b"x"))
+    assert v2.Task.FromString(as_v2(pull.SerializeToString())) == v2.Task(name="n")
+
+
+@pytest.mark.parametrize(
+    ("view", "body", "shown"), [(0, b"", 1), (1, b"", 1), (2, b"hello", 2)], ids=["default", "BASIC", "FULL"]
+)
+def test_views(view: int, body: bytes, shown: int) -> None:
+    """BASIC has no body and FULL has it; the view that was given is named."""
+    stored = new_task("a", body=b"hello")
+    task = v2.Task.FromString(task_wire(stored.head, stored.due, None, stored.body, view))
+    assert (task.http_request.body, task.view) == (body, shown)
+    assert task.name == f"{QUEUE}/tasks/a"
+    assert task.schedule_time.ToMicroseconds() == NOW
+    assert task.http_request.url.startswith("http://")
+
+
+def test_view_of_a_tried_task() -> None:
+    """Attempts are shown as the API does: the first with its dispatch time only, the last with its status."""
+    attempts = Attempts(due=NOW)
+    attempts.begin(NOW + 1)
+    stored = new_task("a")
+    running = v2.Task.FromString(task_wire(stored.head, stored.due, attempts, b"", 1))
+    assert (running.dispatch_count, running.response_count) == (1, 0)
+    assert not running.last_attempt.HasField("response_time")
+    attempts.end(Outcome(http_status=502), NOW + 2, app_engine=False)
+    attempts.due = NOW + 100
+    task = v2.Task.FromString(task_wire(stored.head, stored.due, attempts, b"", 1))
+    assert task.schedule_time.ToMicroseconds() == NOW + 100
+    assert (task.dispatch_count, task.response_count) == (1, 1)
+    assert json_format.MessageToDict(task.first_attempt).keys() == {"dispatchTime"}
+    assert task.last_attempt.schedule_time.ToMicroseconds() == NOW
+    assert task.last_attempt.dispatch_time.ToMicroseconds() == NOW + 1
+    assert task.last_attempt.response_time.ToMicroseconds() == NOW + 2
+    assert task.last_attempt.response_status.code == 13
+    assert task.last_attempt.response_status.message == "INTERNAL(13): HTTP status code 502"
+
+
+def test_app_engine_tasks_are_told_apart() -> None:
+    """The kind of a stored task is seen in its bytes, also behind a long name."""
+    name = f"{QUEUE}/tasks/{'x' * 500}"
+    assert not is_app_engine(http_task("x" * 500).SerializeToString())
+    engine = v2.Task(name=name, app_engine_http_request=v2.AppEngineHttpRequest(relative_uri="/a"))
+    assert is_app_engine(engine.SerializeToString())
+    shown = v2.Task.FromString(task_wire(engine.SerializeToString(), NOW, None, b"body", 2))
+    assert (shown.app_engine_http_request.relative_uri, shown.app_engine_http_request.body) == ("/a", b"body")

@@ -1,0 +1,248 @@
+"""Sending requests, to a real server on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from cloudtasks_nb.emulator.dispatch._deliver import Deliverer, NobodyListensError, is_loopback
+from cloudtasks_nb.emulator.dispatch._request import HttpCall
+from cloudtasks_nb.emulator.dispatch._tokens import TokenMint
+from cloudtasks_nb.emulator.model._attempts import Outcome
+from cloudtasks_nb.emulator.model._clock import SECOND, Clock
+from cloudtasks_nb.emulator.model._retry import RetryPolicy
+from cloudtasks_nb.emulator.model._settings import Settings
+from cloudtasks_nb.errors import EmulatorError
+
+Body = Callable[[Deliverer, str, list[Any]], Awaitable[None]]
+
+
+def call(url: str, *, method: str = "POST", body: bytes = b"", app_engine: bool = False, **headers: str) -> HttpCall:
+    """Make a request."""
+    return HttpCall(
+        method=method,
+        url=url,
+        headers=headers,
+        body=body,
+        deadline=15 * SECOND,
+        retry=RetryPolicy(),
+        app_engine=app_engine,
+        target=f"{method} {url}",
+    )
+
+
+def run(body: Body) -> None:
+    """Run a test with a deliverer, the URL of a server and what it received."""
+
+    async def main() -> None:
+        received: list[Any] = []
+
+        async def answer(request: web.Request) -> web.Response:
+            received.append((request.method, request.raw_path, dict(request.headers), await request.read()))
+            status = int(request.query.get("status", "200"))
+            headers = {"Location": request.query["to"]} if "to" in request.query else {}
+            if request.path == "/circle":
+                status, headers = 302, {"Location": "/circle"}
+            return web.Response(status=status, headers=headers, body=b"x" * int(request.query.get("size", "0")))
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        deliverer = Deliverer(Settings())
+        async with TestServer(app, host="127.0.0.1") as server:
+            try:
+                await body(deliverer, str(server.make_url("")).rstrip("/"), received)
+            finally:
+                await deliverer.close()
+
+    asyncio.run(main())
+
+
+def free_port() -> int:
+    """Return a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def test_what_is_sent() -> None:
+    """The request has its own headers and body, and nothing that the HTTP library would add."""
+
+    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
+        connected: list[int] = []
+        outcome = await deliverer.send(call(f"{url}/a%2Fb?q=1", body=b"hi", X="1"), lambda: connected.append(1))
+        assert outcome == Outcome(http_status=200)
+        ((method, path, headers, content),) = received
+        assert (method, path, content, connected) == ("POST", "/a%2Fb?q=1", b"hi", [1])
+        assert headers.keys() == {"Host", "X", "Content-Length"}
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("query", "app_engine", "status", "requests"),
+    [
+        ("status=404", False, 404, 1),
+        ("status=503&size=3000000", False, 503, 1),
+        ("status=302", False, 302, 1),
+        ("status=302&to=/there", False, 200, 2),
+        ("status=307&to=/there?status=201", False, 201, 2),
+        ("status=302&to=/there", True, 302, 1),
+    ],
+)
+def test_answers(query: str, status: int, requests: int, *, app_engine: bool) -> None:
+    """The answer's status counts; redirects are followed to where they lead, but not by App Engine tasks."""
+
+    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
+        outcome = await deliverer.send(call(f"{url}/?{query}", app_engine=app_engine))
+        assert (outcome.http_status, len(received)) == (status, requests)
+
+    run(body)
+
+
+def test_endless_redirects() -> None:
+    """A target that leads in circles is a failed attempt."""
+
+    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
+        assert await deliverer.send(call(f"{url}/circle")) == Outcome(http_status=302)
+        assert len(received) > 1
+
+    run(body)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/x", "http://", "http://no such host.invalid/", "http://[::1"])
+def test_urls_that_lead_nowhere(url: str) -> None:
+    """A URL that cannot be requested is an attempt without an answer."""
+
+    async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
+        assert await deliverer.send(call(url)) == Outcome(http_status=0)
+
+    run(body)
+
+
+def test_a_bad_escape_is_sent() -> None:
+    """A broken percent escape, which the service takes at creation, is quoted and sent."""
+
+    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
+        assert (await deliverer.send(call(f"{url}/%zz ä"))).succeeded
+        assert received[0][1] == "/%25zz%20%C3%A4"
+
+    run(body)
+
+
+def test_a_header_that_http_forbids() -> None:
+    """A header value with a line break is an attempt without an answer, not an error of the emulator."""
+
+    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
+        assert not (await deliverer.send(call(url, X="a\r\nb"))).answered
+        assert received == []
+
+    run(body)
+
+
+def test_nobody_listens() -> None:
+    """A refused connection is told apart from other failures."""
+
+    async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
+        with pytest.raises(NobodyListensError):
+            await deliverer.send(call(f"http://127.0.0.1:{free_port()}/"))
+
+    run(body)
+
+
+def test_a_kept_connection_may_have_been_closed() -> None:
+    """When a server closes a kept connection at the moment of its reuse, the request is sent on a new one."""
+    served: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        served.append(1)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        if await reader.read(1):  # the second request on this connection gets no answer
+            writer.close()
+
+    async def main() -> None:
+        deliverer = Deliverer(Settings())
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with server:
+            try:
+                outcomes = [await deliverer.send(call(url, body=b"x" if number else b"")) for number in range(2)]
+            finally:
+                await deliverer.close()
+        assert (outcomes, len(served)) == ([Outcome(http_status=200)] * 2, 2)
+
+    asyncio.run(main())
+
+
+def test_a_new_connection_that_breaks_is_a_failed_attempt() -> None:
+    """A server that hangs up without an answer has been asked once."""
+    served: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        served.append(1)
+        writer.close()
+
+    async def main() -> None:
+        deliverer = Deliverer(Settings())
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            try:
+                port = server.sockets[0].getsockname()[1]
+                assert await deliverer.send(call(f"http://127.0.0.1:{port}/")) == Outcome(http_status=0)
+            finally:
+                await deliverer.close()
+        assert served == [1]
+
+    asyncio.run(main())
+
+
+def test_nobody_listens_at_any_address_of_this_machine() -> None:
+    """A name with several addresses is refused at all of them."""
+
+    async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
+        with pytest.raises(NobodyListensError):
+            await deliverer.send(call(f"http://localhost:{free_port()}/"))
+
+    run(body)
+
+
+def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file without certificates is named; one with them is trusted; without checks none are needed."""
+
+    async def main() -> None:
+        for content in (None, "nonsense"):
+            file = tmp_path / "ca.pem"
+            if content:
+                file.write_text(content)
+            with pytest.raises(EmulatorError, match="cannot be read as certificates"):
+                Deliverer(Settings(https_ca=file))
+        (tmp_path / "good.pem").write_text(next(iter(TokenMint(tmp_path, "i", Clock()).certificates().values())))
+        for settings in (Settings(https_ca=tmp_path / "good.pem"), Settings(https_insecure=True)):
+            await Deliverer(settings).close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("localhost:80", True),
+        ("127.0.0.1:8080", True),
+        ("127.9.9.9:1", True),
+        ("::1:80", True),
+        ("127.evil.com:80", False),
+        ("localhost.evil.com:80", False),
+        ("10.0.0.1:80", False),
+    ],
+)
+def test_loopback(address: str, *, loopback: bool) -> None:
+    """A machine is this one by its whole address, not by a part of it."""
+    assert is_loopback(address) is loopback

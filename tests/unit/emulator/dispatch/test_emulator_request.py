@@ -1,0 +1,247 @@
+"""The request of an attempt: headers and their counts, and what the queue overrides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from cloudtasks_nb.emulator.dispatch._request import HttpCall, overridden, prepare
+from cloudtasks_nb.emulator.model._attempts import Attempts, Outcome
+from cloudtasks_nb.emulator.model._clock import SECOND
+from cloudtasks_nb.emulator.model._pb import beta, v2
+from cloudtasks_nb.emulator.model._queues import QueueConfig, configured
+from cloudtasks_nb.emulator.model._tasks import APP_ENGINE_AGENT, take_in
+from cloudtasks_nb.emulator.store._memory import Claim, QueueState, StoredTask
+from tests.unit.emulator.conftest import NOW, QUEUE, URL
+
+
+def claim(task: Any, attempts: Attempts | None = None, **settings: Any) -> Claim:
+    """Claim a task in a queue with these settings, in JSON."""
+    message = configured(json_format.ParseDict({"name": QUEUE, **settings}, beta.Queue()))
+    queue = QueueState(q=1, name=QUEUE, message=message, config=QueueConfig.of(message, SECOND), usable_at=0)
+    new = take_in(task, QUEUE, NOW)
+    stored = StoredTask(1, new.id, new.due, new.head, new.body)
+    return Claim(queue, stored, attempts or Attempts(due=new.due))
+
+
+def token_of(setting: Any, url: str) -> str | None:
+    """Make tokens that show what they were made for."""
+    kind = setting.WhichOneof("authorization_header")
+    return f"Bearer {getattr(setting, kind).service_account_email} {url}" if kind else None
+
+
+def prepared(task: Any, attempts: Attempts | None = None, base: str | None = None, **settings: Any) -> HttpCall:
+    """Prepare a task's request."""
+    return prepare(claim(task, attempts, **settings), token_of, base)
+
+
+def http(**request: Any) -> Any:
+    """Make an HTTP task from JSON."""
+    return json_format.ParseDict({"name": f"{QUEUE}/tasks/a", "httpRequest": {"url": URL, **request}}, v2.Task())
+
+
+def app_engine(**request: Any) -> Any:
+    """Make an App Engine task from JSON."""
+    return json_format.ParseDict({"name": f"{QUEUE}/tasks/a", "appEngineHttpRequest": request}, v2.Task())
+
+
+def test_a_first_attempt() -> None:
+    """A first attempt carries queue, task, counts of zero and its time, and nothing about earlier ones."""
+    call = prepared(http(headers={"X-My": "1", "content-type": "text/plain"}, body="aGk="))
+    assert (call.method, call.url, call.body, call.deadline) == ("POST", URL, b"hi", 600 * SECOND)
+    assert call.headers == {
+        "X-My": "1",
+        "content-type": "text/plain",
+        "User-Agent": "Google-Cloud-Tasks",
+        "X-CloudTasks-QueueName": "q",
+        "X-CloudTasks-TaskName": "a",
+        "X-CloudTasks-TaskRetryCount": "0",
+        "X-CloudTasks-TaskExecutionCount": "0",
+        "X-CloudTasks-TaskETA": "1767323045.678901",
+    }
+
+
+def test_headers_that_a_task_may_not_set() -> None:
+    """Computed and reserved headers of a task are dropped, however they are spelt."""
+    given = dict.fromkeys(
+        [
+            "HOST",
+            "content-length",
+            "Transfer-Encoding",
+            "User-agent",
+            "x-google-a",
+            "X-AppEngine-b",
+            "x-cloudtasks-QueueName",
+        ],
+        "x",
+    )
+    call = prepared(http(headers={**given, "Kept": "y"}))
+    assert {name for name in call.headers if not name.startswith("X-CloudTasks-")} == {"Kept", "User-Agent"}
+    assert call.headers["User-Agent"] == "Google-Cloud-Tasks"
+    assert call.headers["X-CloudTasks-QueueName"] == "q"
+
+
+#: After these answers: retry count, execution count of an HTTP and of an App Engine task, previous response.
+SEQUENCE = [
+    (503, "1", "0", "1", "503"),
+    (404, "2", "1", "2", "404"),
+    (429, "3", "2", "3", "429"),
+    (500, "4", "2", "4", "500"),
+    (302, "5", "3", "5", "302"),
+]
+
+
+@pytest.mark.parametrize("kind", ["http", "app engine"])
+def test_counts_in_headers(kind: str) -> None:
+    """Each answer counts as the service counts it: HTTP targets' server errors are no executions."""
+    prefix, task = ("X-CloudTasks-", http()) if kind == "http" else ("X-AppEngine-", app_engine())
+    attempts = Attempts(due=NOW)
+    for status, retries, executions, engine_executions, previous in SEQUENCE:
+        attempts.begin(NOW)
+        attempts.end(Outcome(http_status=status), NOW, app_engine=kind != "http")
+        headers = prepared(task, attempts).headers
+        assert headers[f"{prefix}TaskRetryCount"] == retries
+        assert headers[f"{prefix}TaskExecutionCount"] == (executions if kind == "http" else engine_executions)
+        assert headers[f"{prefix}TaskPreviousResponse"] == previous
+        assert headers[f"{prefix}TaskRetryReason"] == ("" if kind == "http" else "App Error")
+
+
+@pytest.mark.parametrize(
+    ("task", "status", "previous", "reason"),
+    [(http(), 504, "504", ""), (app_engine(), 0, "0", "Instance Unavailable")],
+    ids=["http", "app engine"],
+)
+def test_headers_after_a_timeout(task: Any, status: int, previous: str, reason: str) -> None:
+    """After a timeout the next attempt says so in the way of its kind of target."""
+    attempts = Attempts(due=NOW)
+    attempts.begin(NOW)
+    attempts.end(Outcome(http_status=status, timed_out=True), NOW, app_engine=status == 0)
+    headers = prepared(task, attempts).headers
+    prefix = "X-CloudTasks-Task" if status else "X-AppEngine-Task"
+    assert (headers[f"{prefix}RetryCount"], headers[f"{prefix}ExecutionCount"]) == ("1", "0")
+    assert (headers[f"{prefix}PreviousResponse"], headers[f"{prefix}RetryReason"]) == (previous, reason)
+
+
+def test_an_app_engine_request() -> None:
+    """An App Engine task goes to its host, or to the application that the emulator was told of."""
+    call = prepared(app_engine(relativeUri="/job?x=1", body="aGk=", headers={"User-Agent": "mine"}))
+    assert (call.url, call.app_engine) == ("https://p.uc.r.appspot.com/job?x=1", True)
+    assert call.headers["User-Agent"] == f"mine {APP_ENGINE_AGENT}"
+    assert call.headers["Content-Type"] == "application/octet-stream"
+    assert "Content-Length" not in call.headers  # the HTTP client computes it
+    local = prepared(app_engine(), base="http://127.0.0.1:8080/")
+    assert local.url == "http://127.0.0.1:8080/"
+
+
+@pytest.mark.parametrize("base", [None, "http://127.0.0.1:8080"])
+def test_the_target_of_an_app_engine_task(base: str | None) -> None:
+    """The log shows one target from creation to the last attempt, also where the application is on this machine."""
+    task = app_engine(relativeUri="/job")
+    assert prepared(task, base=base).target == "POST p.uc.r.appspot.com/job"
+    assert take_in(app_engine(relativeUri="/job"), QUEUE, NOW).target == "POST p.uc.r.appspot.com/job"
+
+
+def test_routing_of_the_queue_wins() -> None:
+    """A queue's routing override sends its App Engine tasks elsewhere."""
+    routing = {"service": "worker", "host": "evil.example"}  # the host is output only
+    override: dict[str, Any] = {"appEngineHttpQueue": {"appEngineRoutingOverride": routing}}
+    assert prepared(app_engine(), **override).url == "https://worker.p.uc.r.appspot.com/"
+
+
+def test_the_policy_of_the_task_wins() -> None:
+    """A task's own retry configuration and deadline are used."""
+    task = http()
+    task.retry_config.max_attempts = 7
+    task.dispatch_deadline.seconds = 20
+    call = prepared(task, retryConfig={"maxAttempts": 3, "minBackoff": "4s"})
+    assert (call.retry.max_attempts, call.retry.min_backoff, call.deadline) == (7, 4 * SECOND, 20 * SECOND)
+    assert prepared(http(), retryConfig={"maxAttempts": 3}).retry.max_attempts == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "override", "result"),
+    [
+        (URL, {}, URL),
+        ("http://[::1/x", {"scheme": "HTTPS"}, "http://[::1/x"),
+        ("https://a.com/x?y=1", {"host": "b.net"}, "https://b.net/x?y=1"),
+        ("https://a.com:8080/x", {"host": "b.net"}, "https://b.net:8080/x"),
+        ("http://a.com/x", {"scheme": "HTTPS"}, "https://a.com/x"),
+        ("https://a.com/x", {"scheme": "HTTP"}, "http://a.com/x"),
+        ("http://a.com/x", {"scheme": "SCHEME_UNSPECIFIED"}, "https://a.com/x"),
+        ("http://a.com/x", {"port": "123"}, "http://a.com:123/x"),
+        ("http://a.com:80/x", {"port": "0"}, "http://a.com/x"),
+        ("http://a.com/x?y", {"pathOverride": {"path": "/z"}}, "http://a.com/z?y"),
+        ("http://a.com/x", {"pathOverride": {"path": "z"}}, "http://a.com/z"),
+        ("http://a.com/x", {"pathOverride": {}}, "http://a.com"),
+        ("http://a.com/x?y=1", {"queryOverride": {"queryParams": "z=2"}}, "http://a.com/x?z=2"),
+        ("http://a.com/x?y=1", {"queryOverride": {}}, "http://a.com/x"),
+        ("http://[::1]:8080/x", {"scheme": "HTTP"}, "http://[::1]:8080/x"),
+        ("http://a.com:bad/x", {"scheme": "HTTP"}, "http://a.com/x"),
+        (
+            "http://a.com/x?y",
+            {"host": "b", "port": "1", "scheme": "HTTPS", "pathOverride": {"path": "/p"},
+             "queryOverride": {"queryParams": "q"}, "uriOverrideEnforceMode": "IF_NOT_EXISTS"},
+            "http://a.com:1/x?y",
+        ),
+        (
+            "http://a.com",
+            {"pathOverride": {"path": "/p"}, "queryOverride": {"queryParams": "q"},
+             "uriOverrideEnforceMode": "IF_NOT_EXISTS"},
+            "http://a.com/p?q",
+        ),
+    ],
+)  # fmt: skip
+def test_overridden_urls(url: str, override: dict[str, Any], result: str) -> None:
+    """The parts that the queue sets replace the task's, or fill its gaps; the others stay."""
+    assert overridden(url, json_format.ParseDict(override, beta.UriOverride())) == result
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@a.com/x", "http://a.com/x?", "http://A.com/x#part"])
+def test_a_queue_without_an_override_of_the_url(url: str) -> None:
+    """Where the queue sets other things only, a task's URL is sent as it was given."""
+    assert prepared(http(url=url), httpTarget={"httpMethod": "PUT"}).url == url
+
+
+def test_method_and_headers_of_the_queue() -> None:
+    """A queue's method and headers replace the task's; with GET the body is dropped; reserved ones stay reserved."""
+    target = {
+        "httpMethod": "GET",
+        "headerOverrides": [
+            {"header": {"key": "x-my", "value": "2"}},
+            {"header": {"key": "New", "value": "3"}},
+            {"header": {"key": "X-CloudTasks-TaskName", "value": "forged"}},
+        ],
+    }
+    call = prepared(http(headers={"X-My": "1"}, body="aGk="), httpTarget=target)
+    assert (call.method, call.body) == ("GET", b"")
+    assert (call.headers["x-my"], call.headers["New"], "X-My" in call.headers) == ("2", "3", False)
+    assert call.headers["X-CloudTasks-TaskName"] == "a"
+
+
+@pytest.mark.parametrize("level", ["task", "queue"])
+def test_tokens_replace_a_given_authorization(level: str) -> None:
+    """A token goes where the request goes, and replaces any header of that name; the queue's wins."""
+    token = {"oidcToken": {"serviceAccountEmail": "queue@x"}} if level == "queue" else {}
+    call = prepared(
+        http(headers={"authorization": "mine"}, oidcToken={"serviceAccountEmail": "task@x"}),
+        httpTarget={"uriOverride": {"host": "b.net"}, **token},
+    )
+    assert call.headers["Authorization"] == f"Bearer {level}@x http://b.net:9/run"
+    assert "authorization" not in call.headers
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://a/x", "a:80"),
+        ("https://a", "a:443"),
+        ("http://127.0.0.1:5/x", "127.0.0.1:5"),
+        ("http://[::1]:7", "::1:7"),
+        ("http://[::1", ""),
+    ],
+)
+def test_addresses(url: str, address: str) -> None:
+    """The address of a request is host and port, also where the URL names no port."""
+    assert prepared(http(url=url)).address == address

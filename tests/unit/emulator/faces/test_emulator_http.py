@@ -1,0 +1,518 @@
+"""REST paths against those of Google's own client, and the endpoints for tests on a running emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+from google.cloud.tasks_v2.services.cloud_tasks.transports import rest_base as rest_v2
+from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import rest_base as rest_beta
+
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
+from cloudtasks_nb.emulator import _folder, _server
+from cloudtasks_nb.emulator.dispatch import _absent
+from cloudtasks_nb.emulator.faces import _lease, _paths, _web
+from cloudtasks_nb.emulator.faces._grpc import grpc_server
+from cloudtasks_nb.emulator.faces._ports import host_and_port
+from cloudtasks_nb.emulator.model._pb import v2
+from cloudtasks_nb.emulator.model._settings import Settings
+from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError, PortInUseError
+from tests.unit.emulator.conftest import QUEUE
+
+LOCATION = QUEUE.rpartition("/queues/")[0]
+
+
+def rest_calls(module: Any, base: Any) -> list[tuple[str, str, str]]:
+    """List method, path and name of all calls of a generated REST transport."""
+    return [
+        (option["method"].upper(), option["uri"], name.removeprefix("_Base"))
+        for name, inner in vars(base).items()
+        if name.startswith("_Base") and hasattr(inner, "_get_http_options")
+        for option in inner._get_http_options()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("api", "verb", "uri", "name"),
+    [("v2", *call) for call in rest_calls(rest_v2, rest_v2._BaseCloudTasksRestTransport)]
+    + [("v2beta3", *call) for call in rest_calls(rest_beta, rest_beta._BaseCloudTasksRestTransport)],
+)
+def test_rest_paths_of_the_client(api: str, verb: str, uri: str, name: str) -> None:
+    """Every path that Google's client requests leads to the call of the same name."""
+    resource = re.sub(r"\{[\w.]+=([^}]*)\}", r"\1", uri).removeprefix(f"/{api}/").replace("*", "x")
+    found = _paths.find_route(verb, api, resource)
+    assert found is not None
+    route, named = found
+    assert route.rpc.endswith(f"/{name}")
+    assert resource.startswith(named)
+
+
+@dataclass(kw_only=True)
+class Running:
+    """An emulator in this process."""
+
+    endpoint: dict[str, Any]
+    session: aiohttp.ClientSession
+    stop: asyncio.Event
+    server: asyncio.Task[None]
+
+    async def http(self, verb: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """Send a request and return status and JSON."""
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with self.session.request(verb, self.endpoint["http"] + path, data=data, headers=headers) as answer:
+            return answer.status, json.loads(await answer.read())
+
+    async def admin(self, path: str, body: Any = None) -> Any:
+        """Call an endpoint for tests: GET without a body, else POST."""
+        status, content = await self.http("GET" if body is None else "POST", f"/admin/{path}", body)
+        assert status == 200, content
+        return content
+
+
+Body = Callable[[Running], Coroutine[Any, Any, None]]
+
+
+def run(body: Body | None, **settings: Any) -> dict[str, Any]:
+    """Run a test against an emulator and return where it was."""
+
+    async def main() -> dict[str, Any]:
+        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+        server = asyncio.create_task(_server.run(Settings(**{"port": 0, **settings}), ready.set_result, stop))
+        await asyncio.wait([server, ready], return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            await server  # raises what is wrong
+        async with aiohttp.ClientSession() as session:
+            running = Running(endpoint=ready.result(), session=session, stop=stop, server=server)
+            try:
+                await (body(running) if body else asyncio.sleep(0))
+            finally:
+                stop.set()
+                await server
+        return running.endpoint
+
+    return asyncio.run(main())
+
+
+def test_a_restart_keeps_everything(tmp_path: Path) -> None:
+    """An emulator on a folder has its queues, tasks and id again; where it is, is written in the folder."""
+
+    async def first(running: Running) -> None:
+        assert json.loads((tmp_path / "endpoint.json").read_bytes()) == running.endpoint
+        await running.admin("seed", {"queues": [{"name": QUEUE, "state": "PAUSED"}]})
+        task = {"task": {"name": f"{QUEUE}/tasks/a", "httpRequest": {"url": "http://x"}}}
+        status, shown = await running.http("POST", f"/v2/{QUEUE}/tasks", task)
+        assert (status, shown["view"]) == (200, "BASIC")
+
+    async def second(running: Running) -> None:
+        status, shown = await running.http("GET", f"/v2/{QUEUE}/tasks/a?responseView=FULL")
+        assert (status, shown["httpRequest"]["httpMethod"], shown["view"]) == (200, "POST", "FULL")
+        status, shown = await running.http("GET", f"/v2/{QUEUE}/tasks/a?responseView=2&$alt=json;enum-encoding=int")
+        assert (shown["httpRequest"]["httpMethod"], shown["view"]) == (1, 2)
+
+    before = run(first, data_dir=tmp_path)
+    assert not (tmp_path / "endpoint.json").exists()
+    after = run(second, data_dir=tmp_path)
+    assert before["instance"] == after["instance"]
+
+
+def test_a_temporary_folder_goes(tmp_path: Path) -> None:
+    """Without a folder everything is gone afterwards."""
+    endpoint = run(None, queues=(QUEUE,))
+    assert not Path(endpoint["data_dir"]).exists()
+
+
+def test_instance_in_every_answer() -> None:
+    """Answers and refusals tell the id, and over gRPC the HTTP port; bytes that are no message are refused."""
+
+    async def body(running: Running) -> None:
+        port = running.endpoint["http"].rpartition(":")[2]
+        expected = ((INSTANCE_METADATA, running.endpoint["instance"]), (HTTP_PORT_METADATA, port))
+        async with grpc.aio.insecure_channel(running.endpoint["grpc"]) as channel:
+            method = channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/GetQueue")
+            for wire, code in ((v2.GetQueueRequest(name=QUEUE).SerializeToString(), "NOT_FOUND"), (b"\x0a\xff", None)):
+                call = method(wire)
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await call
+                assert refused.value.code().name == (code or "INVALID_ARGUMENT")
+                assert tuple(await call.trailing_metadata()) == expected
+        async with running.session.get(f"{running.endpoint['http']}/v2/{QUEUE}") as answer:
+            assert answer.headers[INSTANCE_METADATA] == running.endpoint["instance"]
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "body", "status", "code"),
+    [
+        ("GET", "/v2/nothing", None, 404, "NOT_FOUND"),
+        ("PUT", f"/v2/{QUEUE}", {}, 404, "NOT_FOUND"),
+        ("GET", f"/v2/{QUEUE}-2", None, 404, "NOT_FOUND"),
+        ("POST", f"/v2/{LOCATION}/queues", {"name": QUEUE}, 409, "ALREADY_EXISTS"),
+        ("POST", f"/v2/{LOCATION}/queues", b"{", 400, "INVALID_ARGUMENT"),
+        ("POST", f"/v2/{LOCATION}/queues", [1], 400, "INVALID_ARGUMENT"),
+        ("POST", f"/v2/{QUEUE}/tasks", {"tusk": {}}, 400, "INVALID_ARGUMENT"),
+        ("POST", f"/v2/{QUEUE}/tasks?task.name=x", {"task": 5}, 400, "INVALID_ARGUMENT"),
+        ("POST", f"/v2/{QUEUE}/tasks:buffer", b"hi", 400, "FAILED_PRECONDITION"),
+        ("POST", f"/v2/{QUEUE}/tasks:batchCreate", {}, 501, "UNIMPLEMENTED"),
+    ],
+)
+def test_refusals_in_json(verb: str, path: str, body: Any, status: int, code: str) -> None:
+    """A refused request gets the error as Google's JSON has it."""
+
+    async def check(running: Running) -> None:
+        found, content = await running.http(verb, path, body)
+        assert (found, content["error"]["code"], content["error"]["status"]) == (status, status, code)
+
+    run(check, queues=(QUEUE,), no_batch=True)
+
+
+def test_what_nobody_thought_of_in_json(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception that is no refusal is answered in JSON too, and logged."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("nobody's fault")
+
+    async def body(running: Running) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("google.protobuf.json_format.MessageToDict", broken)
+            status, content = await running.http("GET", f"/v2/{QUEUE}")
+        assert (status, content["error"]["code"], content["error"]["status"]) == (500, 500, "INTERNAL")
+        assert content["error"]["message"] == "Unexpected ZeroDivisionError: nobody's fault"
+
+    run(body, queues=(QUEUE,))
+    assert f"GET /v2/{QUEUE}" in caplog.text
+
+
+def test_standard_parameters() -> None:
+    """Parameters that every REST API of Google takes are no fields of the request."""
+    names = ["access_token", "alt", "callback", "fields", "key", "oauth_token", "prettyPrint", "quotaUser"]
+    names += ["uploadType", "upload_protocol", "$.xgafv", "$alt"]
+
+    async def body(running: Running) -> None:
+        query = "&".join(f"{name}=1" for name in names)
+        assert (await running.http("GET", f"/v2/{QUEUE}?{query}"))[0] == 200
+        assert (await running.http("GET", f"/v2/{QUEUE}?colour=red"))[0] == 400
+
+    run(body, queues=(QUEUE,))
+
+
+def test_details_in_json() -> None:
+    """Details of a refusal are shown with their types."""
+
+    async def body(running: Running) -> None:
+        _, content = await running.http("POST", f"/v2/{LOCATION}/queues", {"name": "?"})
+        (detail,) = content["error"]["details"]
+        assert detail["@type"] == "type.googleapis.com/google.rpc.Help"
+
+    run(body)
+
+
+@pytest.mark.parametrize("api", ["v2", "v2beta3"])
+def test_buffered_tasks(api: str) -> None:
+    """A raw body becomes a task for the target of the queue, with or without an id."""
+    override = {"host": "example.net", "scheme": "HTTP", "pathOverride": {"path": "/in"}}
+
+    async def body(running: Running) -> None:
+        queue = {"name": QUEUE, "state": "PAUSED", "httpTarget": {"uriOverride": override}}
+        await running.admin("seed", {"queues": [queue]})
+        for path in ("tasks:buffer", "tasks/mine:buffer"):
+            status, shown = await running.http("POST", f"/{api}/{QUEUE}/{path}", b"raw", **{"Content-Type": "x/y"})
+            assert status == 200
+            assert shown["task"]["httpRequest"]["url"] == "http://example.net/in"
+            assert shown["task"]["httpRequest"]["headers"]["Content-Type"] == "x/y"
+        assert shown["task"]["name"] == f"{QUEUE}/tasks/mine"
+        _, full = await running.http("GET", f"/v2/{QUEUE}/tasks/mine?responseView=FULL")
+        assert full["httpRequest"]["body"] == "cmF3"
+
+    run(body)
+
+
+def test_documents() -> None:
+    """Health, discovery, keys and certificates are published."""
+
+    async def body(running: Running) -> None:
+        assert await running.http("GET", "/health") == (
+            200,
+            {"status": "ok", "instance": running.endpoint["instance"]},
+        )
+        _, discovery = await running.http("GET", "/.well-known/openid-configuration")
+        assert discovery["issuer"] == "https://issuer"
+        assert discovery["jwks_uri"] == f"{running.endpoint['http']}/oauth2/v3/certs"
+        _, keys = await running.http("GET", "/oauth2/v3/certs")
+        _, certificates = await running.http("GET", "/oauth2/v1/certs")
+        assert {key["kid"] for key in keys["keys"]} == certificates.keys()
+
+    run(body, openid_issuer="https://issuer")
+
+
+def test_clock_endpoint() -> None:
+    """The clock can be moved forward, and only forward."""
+
+    async def body(running: Running) -> None:
+        before = await running.admin("clock")
+        after = await running.admin("clock", {"advance_s": 3600})
+        assert after["now_us"] - before["now_us"] >= 3_600_000_000
+
+    run(body)
+
+
+async def ahead(running: Running) -> int:
+    """Return the whole hours by which the clock is ahead of this machine's."""
+    now: int = (await running.admin("clock"))["now_us"]
+    return round((now - time.time_ns() // 1000) / 3_600_000_000)
+
+
+def test_the_clock_stays_with_the_folder(tmp_path: Path) -> None:
+    """A moved clock is as far ahead after a restart and after a restore; a reset brings it back to this machine's."""
+
+    async def first(running: Running) -> None:
+        await running.admin("snapshot", {"name": "before"})
+        await running.admin("clock", {"advance_s": 10 * 3600})
+        await running.admin("restore", {"name": "before"})
+        assert await ahead(running) == 10
+
+    async def second(running: Running) -> None:
+        assert await ahead(running) == 10
+        await running.admin("reset", {})
+        assert await ahead(running) == 0
+        await running.admin("clock", {"advance_s": 7200})
+
+    async def third(running: Running) -> None:
+        assert await ahead(running) == 2
+
+    for body in (first, second, third):
+        run(body, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("advance", [-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1]])
+def test_advances_that_make_no_sense(advance: Any) -> None:
+    """An advance that is none, or beyond all calendars, is refused and does not move the clock."""
+
+    async def body(running: Running) -> None:
+        before = await running.admin("clock")
+        status, content = await running.http("POST", "/admin/clock", {"advance_s": advance})
+        assert (status, list(content)) == (400, ["error"])
+        after = await running.admin("clock")
+        assert 0 <= after["now_us"] - before["now_us"] < 60_000_000
+
+    run(body)
+
+
+def test_reset_and_seed() -> None:
+    """A reset leaves the queues of the command line; a seed makes queues, or sets them anew, also deleted ones."""
+
+    async def body(running: Running) -> None:
+        other = f"{QUEUE}-2"
+        routed = {"name": other, "appEngineRoutingOverride": {"service": "s"}, "rateLimits": {"maxBurstSize": 5}}
+        assert await running.admin("seed", {"queues": [routed]}) == {"queues": [other]}
+        await running.admin("seed", {"queues": [{"name": other, "state": "DISABLED"}]})
+        _, shown = await running.http("GET", f"/v2/{other}")
+        assert (shown["state"], "appEngineRoutingOverride" in shown) == ("DISABLED", False)
+        await running.http("DELETE", f"/v2/{other}")
+        await running.admin("seed", {"queues": [{"name": other}]})
+        await running.admin("faults", {"method": "GetQueue", "code": "INTERNAL", "count": None})
+        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 500
+        assert await running.admin("reset", {}) == {"queues": [QUEUE]}
+        _, listed = await running.http("GET", f"/v2/{LOCATION}/queues")
+        assert [queue["name"] for queue in listed["queues"]] == [QUEUE]
+
+    run(body, queues=(QUEUE,))
+
+
+@pytest.mark.parametrize(
+    "queues",
+    [
+        "x",
+        [1],
+        [{}],
+        [{"name": "foo"}],
+        [{"name": QUEUE, "state": "ASLEEP"}],
+        [{"name": QUEUE, "retryConfig": {"maxAttempts": -2}}],
+        [{"name": QUEUE, "colour": "red"}],
+    ],
+)
+def test_seeds_that_make_no_sense(queues: Any) -> None:
+    """A seed with a queue that cannot be is refused, and makes none of the others either."""
+
+    async def body(running: Running) -> None:
+        seed = [{"name": f"{QUEUE}-0"}, *queues] if isinstance(queues, list) else queues
+        status, content = await running.http("POST", "/admin/seed", {"queues": seed})
+        assert (status, list(content)) == (400, ["error"])
+        assert (await running.http("GET", f"/v2/{LOCATION}/queues"))[1] == {}
+
+    run(body)
+
+
+def test_snapshots() -> None:
+    """A snapshot brings back what was there when it was made."""
+
+    async def body(running: Running) -> None:
+        made = await running.admin("snapshot", {"name": "one"})
+        unnamed = await running.admin("snapshot", {})
+        assert made == {"name": "one"} != unnamed
+        await running.http("DELETE", f"/v2/{QUEUE}")
+        await running.admin("restore", {"name": "one"})
+        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
+        assert (await running.http("POST", "/admin/restore", {"name": "two"}))[0] == 404
+        assert (await running.http("POST", "/admin/restore", {"name": "../one"}))[0] == 400
+
+    run(body, queues=(QUEUE,))
+
+
+def test_faults_endpoint() -> None:
+    """Faults can be asked for and cleared; one that makes no sense is refused."""
+
+    async def body(running: Running) -> None:
+        await running.admin("faults", {"method": "GetQueue", "code": "PERMISSION_DENIED"})
+        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 403
+        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
+        await running.admin("faults", {"method": "*", "code": "UNAVAILABLE", "count": 5})
+        assert (await running.http("DELETE", "/admin/faults"))[0] == 200
+        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
+        for wrong in ({"code": "INTERNAL"}, b"[]", b"{"):
+            assert (await running.http("POST", "/admin/faults", wrong))[0] == 400
+
+    run(body, queues=(QUEUE,))
+
+
+def test_what_is_under_way_can_be_seen() -> None:
+    """History and absent targets are empty lists before anything happened."""
+
+    async def body(running: Running) -> None:
+        assert await running.admin("history?limit=5&body=1") == {"tasks": []}
+        assert await running.admin("waiting") == {"targets": []}
+        for limit in ("-1", "x"):
+            assert (await running.http("GET", f"/admin/history?limit={limit}"))[0] == 400
+
+    run(body)
+
+
+def test_web_pages_may_not_steer() -> None:
+    """A request of a web page is refused: a browser on this machine is no test."""
+
+    async def body(running: Running) -> None:
+        assert (await running.http("POST", "/admin/reset", {}, Origin="http://evil"))[0] == 403
+
+    run(body)
+
+
+def test_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulator with leases ends soon after the last one, not while one is held."""
+    monkeypatch.setattr(_lease, "_LINGER", 0.01)
+    monkeypatch.setattr(_lease, "_LOOK_EVERY", 0.001)
+
+    async def body(running: Running) -> None:
+        async with aiohttp.ClientSession() as holder:
+            first = await holder.get(f"{running.endpoint['http']}/lease")
+            second = await holder.get(f"{running.endpoint['http']}/lease")
+            assert first.headers["X-Instance"] == running.endpoint["instance"]
+            first.close()
+            assert not running.stop.is_set()
+            second.close()
+            async with asyncio.timeout(20):
+                await running.stop.wait()
+
+    run(body, lease=True)
+
+
+def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulator with leases that nobody takes ends by itself."""
+    monkeypatch.setattr(_lease, "_FIRST_WITHIN", 0.01)
+
+    async def body(running: Running) -> None:
+        async with asyncio.timeout(20):
+            await running.server
+
+    run(body, lease=True)
+
+
+def test_one_emulator_a_folder(tmp_path: Path) -> None:
+    """A second emulator on a folder is refused, and told where the first is."""
+
+    async def body(_: Running) -> None:
+        with pytest.raises(FolderInUseError, match="is in use by another emulator") as refused:
+            await _server.run(Settings(port=0, data_dir=tmp_path), lambda _: None, asyncio.Event())
+        assert refused.value.resource == str(tmp_path)
+
+    run(body, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("option", ["port", "http_port"])
+def test_a_port_in_use(option: str) -> None:
+    """A port that is taken is named, with the option that chooses another one."""
+
+    async def body(running: Running) -> None:
+        face = "grpc" if option == "port" else "http"
+        port = int(running.endpoint[face].rpartition(":")[2])
+        settings = Settings(port=port) if option == "port" else Settings(port=0, http_port=port)
+        with pytest.raises(PortInUseError, match=f"port {port} is in use") as refused:
+            await _server.run(settings, lambda _: None, asyncio.Event())
+        assert f"--{option.replace('_', '-')} 0" in (refused.value.hint or "")
+
+    run(body)
+
+
+def test_hosts_with_colons() -> None:
+    """An IPv6 address stands in brackets before its port."""
+    assert [host_and_port(host, 80) for host in ("127.0.0.1", "::1")] == ["127.0.0.1:80", "[::1]:80"]
+
+
+def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a chosen gRPC port the HTTP port is the one after it, and after the last one any."""
+    asked: list[int] = []
+
+    async def listen(_: object, __: str, port: int) -> int:
+        asked.append(port)
+        return port
+
+    monkeypatch.setattr(_web.Web, "listen", listen)
+    endpoint = run(None, port=0)
+    port = int(endpoint["grpc"].rpartition(":")[2])
+    run(None, port=port)
+    monkeypatch.setattr(_server, "grpc_server", lambda host, _: (grpc_server(host, 0)[0], 65_535))
+    run(None, port=65_535)
+    assert asked == [0, port + 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"queues": ("q",)}, InvalidInputError),
+        ({"host": "203.0.113.1"}, EmulatorError),
+        ({"data_dir": Path("/dev/null/x")}, EmulatorError),
+    ],
+)
+def test_what_cannot_start(settings: dict[str, Any], error: type[Exception]) -> None:
+    """A bad queue name, a foreign address and a folder that cannot be made are told."""
+    with pytest.raises(error):
+        run(None, **settings)
+
+
+def test_an_endpoint_of_a_killed_emulator_is_removed(tmp_path: Path) -> None:
+    """What a killed emulator wrote about itself is not believed."""
+    (tmp_path / "endpoint.json").write_text("{}")
+    with _folder.Folder(tmp_path):
+        assert not (tmp_path / "endpoint.json").exists()
+
+
+def test_probes_end_with_the_dispatcher() -> None:
+    """Watching absent targets stops when it is told to."""
+
+    async def main() -> None:
+        absent = _absent.AbsentTargets(lambda _: None)
+        absent.add("127.0.0.1:9")
+        absent.add("127.0.0.1:9")
+        assert absent
+        await absent.close()
+        assert "127.0.0.1:9" not in absent
+
+    asyncio.run(main())

@@ -1,0 +1,166 @@
+"""The clock, backoff, tokens and due times: arithmetic without anything around it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb.emulator.model._clock import DAY, SECOND, Clock
+from cloudtasks_nb.emulator.model._due import DueTimes
+from cloudtasks_nb.emulator.model._rate import TokenBucket
+from cloudtasks_nb.emulator.model._retry import RetryPolicy
+from tests.unit.emulator.conftest import NOW
+
+
+def test_clock_counts_microseconds() -> None:
+    """The clock shows its source in whole microseconds."""
+    assert Clock(source=lambda: 1_234_567).now() == 1234
+
+
+def test_clock_advances_and_tells() -> None:
+    """An advance moves the clock and tells every listener, the latest first."""
+    clock, told = Clock(source=lambda: 0), []
+    clock.subscribe(lambda by: told.append(("first", by, clock.now())))
+    clock.subscribe(lambda by: told.append(("second", by, clock.now())))
+    clock.advance(5)
+    assert told == [("second", 5, 5), ("first", 5, 5)]
+
+
+def test_clock_goes_on_when_it_is_set_back() -> None:
+    """When the system's clock is set back, time goes on from where it was."""
+    readings = iter([10_000_000, 4_000_000, 4_001_000])
+    clock = Clock(source=lambda: next(readings))
+    assert [clock.now() for _ in range(3)] == [10_000, 10_000, 10_001]
+
+
+def test_clock_refuses_to_go_back() -> None:
+    """The clock cannot be moved into the past."""
+    with pytest.raises(ValueError, match="forward"):
+        Clock().advance(-1)
+
+
+@pytest.mark.parametrize(
+    ("low", "doublings", "high", "seconds"),
+    [
+        (10, 3, 300, [10, 20, 40, 80, 160, 240, 300, 300]),
+        (10, 0, 200, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120, 130, 140, 150, 160, 170, 180, 190, 200, 200]),
+        (1, 1, 100, [1, 2, 4, 6, 8, 10]),
+        (5, 16, 5, [5, 5, 5]),
+        (0, 3, 10, [0, 0, 0, 0, 0, 0]),
+        (100, 3, 30, [30, 30]),
+    ],
+)
+def test_backoff_doubles_then_grows_linearly(low: int, doublings: int, high: int, seconds: list[int]) -> None:
+    """The interval doubles `max_doublings` times, then grows by its last step, up to `max_backoff`."""
+    policy = RetryPolicy(min_backoff=low * SECOND, max_backoff=high * SECOND, max_doublings=doublings)
+    assert [policy.backoff(n) // SECOND for n in range(1, len(seconds) + 1)] == seconds
+
+
+def test_default_backoff_starts_below_a_second() -> None:
+    """A fresh queue retries after a tenth of a second, then twice as long each time, and after an hour at most."""
+    policy = RetryPolicy()
+    assert [policy.backoff(n) for n in (1, 2, 3)] == [100_000, 200_000, 400_000]
+    assert policy.backoff(10_000) == 3600 * SECOND
+
+
+@given(st.integers(1, 5000), st.integers(0, 5000), st.integers(0, DAY), st.integers(0, DAY))
+def test_backoff_never_shrinks(failures: int, doublings: int, low: int, high: int) -> None:
+    """A later failure waits at least as long as an earlier one, and never longer than `max_backoff`."""
+    policy = RetryPolicy(min_backoff=low, max_backoff=high, max_doublings=doublings)
+    assert policy.backoff(failures) <= policy.backoff(failures + 1) <= high
+
+
+@pytest.mark.parametrize(
+    ("attempts", "duration", "made", "since", "over"),
+    [
+        (3, 0, 2, 999, False),
+        (3, 0, 3, 0, True),
+        (1, 0, 1, 0, True),
+        (3, 10, 3, 9, False),  # both limits have to be reached
+        (3, 10, 2, 11, False),
+        (3, 10, 3, 10, True),
+        (-1, 10, 1, 9, False),
+        (-1, 10, 1, 10, True),
+        (-1, 0, 100_000, 10**9, False),  # until the queue's retention
+    ],
+)
+def test_giving_up(attempts: int, duration: int, made: int, since: int, *, over: bool) -> None:
+    """A task is dropped when attempts and duration are both used up; unlimited ones do not count."""
+    policy = RetryPolicy(max_attempts=attempts, max_retry_duration=duration * SECOND)
+    assert policy.gives_up(made, since * SECOND) is over
+
+
+def test_bucket_starts_full_and_refills() -> None:
+    """A burst is there at once; then tokens come at the rate."""
+    bucket = TokenBucket(rate=4, burst=2, now=NOW)
+    assert [bucket.take(NOW) for _ in range(3)] == [True, True, False]
+    assert bucket.wait(NOW) == SECOND // 4
+    assert not bucket.take(NOW + SECOND // 4 - 1)
+    assert bucket.take(NOW + SECOND // 4)
+
+
+def test_bucket_holds_no_more_than_its_burst() -> None:
+    """An idle day does not save up tokens."""
+    bucket = TokenBucket(rate=100, burst=3, now=NOW)
+    assert sum(bucket.take(NOW + DAY) for _ in range(10)) == 3
+
+
+def test_bucket_of_a_clock_that_was_reset() -> None:
+    """After a clock went back tokens come at the rate from then on."""
+    bucket = TokenBucket(rate=4, burst=1, now=NOW + DAY)
+    assert [bucket.take(instant) for instant in (NOW, NOW, NOW + SECOND // 4)] == [True, False, True]
+
+
+def test_bucket_of_a_slow_queue_holds_a_token() -> None:
+    """A tenth of a dispatch a second is one in ten seconds."""
+    bucket = TokenBucket(rate=0.1, burst=0, now=NOW)
+    assert bucket.take(NOW)
+    assert bucket.wait(NOW) == 10 * SECOND
+
+
+def test_bucket_takes_back_and_is_configured() -> None:
+    """A token that was not used is there again, and a smaller burst drops what does not fit."""
+    bucket = TokenBucket(rate=1, burst=1, now=NOW)
+    assert bucket.take(NOW)
+    bucket.give_back()
+    assert bucket.wait(NOW) == 0
+    bucket.configure(rate=1, burst=50, now=NOW)
+    assert [bucket.take(NOW) for _ in range(2)] == [True, False]
+
+
+@given(st.floats(0.01, 500), st.integers(1, 500), st.lists(st.integers(0, 3 * SECOND), min_size=1, max_size=60))
+def test_bucket_keeps_the_rate(rate: float, burst: int, pauses: list[int]) -> None:
+    """However dispatches are spread, no more are let through than the burst and the rate allow."""
+    bucket, now, taken = TokenBucket(rate, burst, NOW), NOW, 0
+    for pause in pauses:
+        now += pause
+        taken += bucket.take(now)
+    assert taken <= burst + (now - NOW) * rate / SECOND + 1e-6
+
+
+def test_due_tasks_come_in_the_order_of_their_times() -> None:
+    """What is due comes first, then what becomes due, in that order."""
+    due = DueTimes()
+    for number, at in ((1, NOW + 30), (2, NOW), (3, NOW + 10), (4, NOW - 5)):
+        due.add(number, at, NOW)
+    assert [due.take(NOW), due.take(NOW), due.take(NOW)] == [2, 4, None]
+    assert due.first(NOW) == (3, NOW + 10)
+    assert due.next_due(NOW) == NOW + 10
+    assert [due.take(NOW + 30), due.take(NOW + 30), due.take(NOW + 30)] == [3, 1, None]
+    assert due.next_due(NOW) is None
+
+
+def test_due_tasks_can_be_put_back_and_dropped() -> None:
+    """What is put back comes next; what is dropped comes no more."""
+    due = DueTimes()
+    due.add(1, NOW, NOW)
+    due.add(2, NOW + 9, NOW)
+    due.put_back(7)
+    due.drop_first()
+    assert due.take(NOW) == 1
+    due.drop_first()
+    assert len(due) == 0
+    due.add(3, NOW, NOW)
+    due.clear()
+    assert due.first(NOW) is None

@@ -1,0 +1,263 @@
+"""Settings of queues: defaults, limits, update masks and the two versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from cloudtasks_nb.emulator.model._clock import DAY, HOUR, SECOND
+from cloudtasks_nb.emulator.model._pb import beta, v2
+from cloudtasks_nb.emulator.model._queues import PAUSED, QueueConfig, configured, from_v2, policy, to_v2, updated
+from cloudtasks_nb.emulator.model._refusal import RefusedError
+from cloudtasks_nb.emulator.model._retry import RetryPolicy
+from tests.unit.emulator.conftest import QUEUE
+
+
+def queue(**settings: Any) -> Any:
+    """Make a v2beta3 queue from JSON."""
+    return json_format.ParseDict({"name": QUEUE, **settings}, beta.Queue())
+
+
+def test_a_fresh_queue_has_the_defaults_of_the_service() -> None:
+    """A queue without settings gets what `gcloud tasks queues describe` shows of a fresh one."""
+    shown = json_format.MessageToDict(to_v2(configured(queue())))
+    assert shown == {
+        "name": QUEUE,
+        "rateLimits": {"maxBurstSize": 100, "maxConcurrentDispatches": 1000, "maxDispatchesPerSecond": 500.0},
+        "retryConfig": {"maxAttempts": 100, "maxBackoff": "3600s", "maxDoublings": 16, "minBackoff": "0.100s"},
+        "state": "RUNNING",
+    }
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(1, 10), (5, 10), (50, 10), (100, 20), (500, 100)])
+def test_the_burst_follows_the_rate(rate: float, burst: int) -> None:
+    """The bucket holds a fifth of a second's tokens, ten at least."""
+    assert configured(queue(rateLimits={"maxDispatchesPerSecond": rate})).rate_limits.max_burst_size == burst
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"rateLimits": {"maxDispatchesPerSecond": -1}}, "RateLimits.maxDispatchesPerSecond cannot be negative."),
+        (
+            {"rateLimits": {"maxDispatchesPerSecond": 501}},
+            "RateLimits.maxDispatchesPerSecond must be less than or equal to 500.",
+        ),
+        (
+            {"rateLimits": {"maxDispatchesPerSecond": "NaN"}},
+            "RateLimits.maxDispatchesPerSecond must be less than or equal to 500.",
+        ),
+        ({"rateLimits": {"maxConcurrentDispatches": -1}}, "RateLimits.maxConcurrentDispatches cannot be negative."),
+        (
+            {"rateLimits": {"maxConcurrentDispatches": 5001}},
+            "RateLimits.maxConcurrentDispatches must be less than or equal to 5000.",
+        ),
+        ({"rateLimits": {"maxBurstSize": -1}}, "RateLimits.maxBurstSize cannot be negative."),
+        ({"rateLimits": {"maxBurstSize": 501}}, "RateLimits.maxBurstSize must be less than or equal to 500."),
+        ({"retryConfig": {"maxAttempts": -2}}, "RetryConfig.maxAttempts must be greater or equal to -1."),
+        ({"retryConfig": {"maxDoublings": -1}}, "RetryConfig.maxDoublings cannot be negative."),
+        ({"retryConfig": {"minBackoff": "-1s"}}, "RetryConfig.minBackoff cannot be negative."),
+        ({"retryConfig": {"maxBackoff": "-1s"}}, "RetryConfig.maxBackoff cannot be negative."),
+        ({"retryConfig": {"maxRetryDuration": "-1s"}}, "RetryConfig.maxRetryDuration cannot be negative."),
+        (
+            {"retryConfig": {"minBackoff": "9s", "maxBackoff": "5s"}},
+            "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff.",
+        ),
+        (
+            {"retryConfig": {"minBackoff": "3601s"}},
+            "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff.",
+        ),
+        (
+            {"stackdriverLoggingConfig": {"samplingRatio": 1.5}},
+            "StackdriverLoggingConfig.samplingRatio must be between 0.0 and 1.0.",
+        ),
+        ({"type": "PULL"}, "Queue.type must be PUSH: there are no pull queues here."),
+        ({"taskTtl": "86400s"}, "Queue.taskTtl must be between [240h, 87600h]."),
+        ({"tombstoneTtl": "60s"}, "Queue.tombstoneTtl must be between [1h, 216h]."),
+        ({"httpTarget": {"httpMethod": 9}}, "9 is not a valid HttpMethod."),
+        ({"httpTarget": {"uriOverride": {"host": ""}}}, "UriOverride.host cannot be an empty string."),
+        *(
+            (
+                {"httpTarget": {"uriOverride": {"port": port}}},
+                "UriOverride.port must be between 1 and 65535, or 0 for none.",
+            )
+            for port in ("-1", "65536")
+        ),
+        (
+            {"httpTarget": {"headerOverrides": [{"header": {"key": "k", "value": "x" * 81_919}}]}},
+            "The size of HttpTarget.headerOverrides must be less than 80KB.",
+        ),
+        *(
+            ({"httpTarget": {"oauthToken": token}}, "HttpTarget.oauthToken needs a serviceAccountEmail and a scope.")
+            for token in ({}, {"scope": "s"}, {"serviceAccountEmail": "a@x"})
+        ),
+        (
+            {"httpTarget": {"oidcToken": {"audience": "a"}}},
+            "HttpTarget.oidcToken needs a serviceAccountEmail.",
+        ),
+    ],
+)
+def test_settings_outside_their_limits(settings: dict[str, Any], text: str) -> None:
+    """A setting outside its limits is refused in the words of the service."""
+    with pytest.raises(RefusedError) as refused:
+        configured(queue(**settings))
+    assert (refused.value.code, refused.value.message) == ("INVALID_ARGUMENT", text)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"uriOverride": {"port": "65535"}},
+        {"uriOverride": {"port": "0"}},
+        {"headerOverrides": [{"header": {"key": "k", "value": "x" * 81_918}}]},
+        {"oauthToken": {"serviceAccountEmail": "a@x", "scope": "s"}},
+        {"oidcToken": {"serviceAccountEmail": "a@x"}},
+    ],
+)
+def test_targets_that_are_taken(target: dict[str, Any]) -> None:
+    """A target of a queue at its limits is taken; the audience of a token may be left to the URL."""
+    assert json_format.MessageToDict(configured(queue(httpTarget=target)).http_target) == target
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(10**17, 0), (-(10**17), 0), (1, -5), (-1, 5), (1, 10**9)])
+@pytest.mark.parametrize(
+    ("group", "field"),
+    [
+        ("retry_config", "min_backoff"),
+        ("retry_config", "max_backoff"),
+        ("retry_config", "max_retry_duration"),
+        ("", "task_ttl"),
+        ("", "tombstone_ttl"),
+    ],
+)
+def test_durations_that_are_none(group: str, field: str, seconds: int, nanos: int) -> None:
+    """A duration that no client could read, or no file could hold, is refused and not stored."""
+    given = queue()
+    message = getattr(getattr(given, group) if group else given, field)
+    message.seconds, message.nanos = seconds, nanos
+    with pytest.raises(RefusedError, match=r"is not a valid duration\.$") as refused:
+        configured(given)
+    assert refused.value.code == "INVALID_ARGUMENT"
+
+
+def test_the_burst_is_output_only_in_v2() -> None:
+    """What a v2 client sends as burst is ignored, even if it is nonsense."""
+    given = v2.Queue(name=QUEUE, rate_limits=v2.RateLimits(max_burst_size=-1))
+    assert configured(from_v2(given)).rate_limits.max_burst_size == 100
+
+
+def test_versions_keep_everything() -> None:
+    """A v2 queue comes back from v2beta3 with its override, target and times."""
+    given = v2.Queue(name=QUEUE, state=PAUSED)
+    given.app_engine_routing_override.service = "worker"
+    given.http_target.uri_override.host = "example.net"
+    given.purge_time.seconds = 5
+    given.stackdriver_logging_config.sampling_ratio = 0.5
+    given.rate_limits.max_dispatches_per_second = 7
+    given.retry_config.max_attempts = -1
+    assert to_v2(from_v2(given)) == given
+
+
+def test_the_host_of_a_routing_is_output_only() -> None:
+    """The host of a queue's App Engine routing is what its other parts make of it, whatever a client sends."""
+    routing = {"service": "worker", "host": "evil.example"}
+    made = configured(queue(appEngineHttpQueue={"appEngineRoutingOverride": routing}))
+    assert to_v2(made).app_engine_routing_override.host == "worker.p.uc.r.appspot.com"
+    given = queue(appEngineHttpQueue={"appEngineRoutingOverride": {"service": "other", "host": "evil.example"}})
+    for path in ("service", "host"):
+        made = updated(made, given, [f"app_engine_http_queue.app_engine_routing_override.{path}"])
+        assert to_v2(made).app_engine_routing_override.host == "other.p.uc.r.appspot.com"
+
+
+def test_no_mask_replaces_all_settings() -> None:
+    """Without a mask every setting is replaced, those that are not given by their defaults; the state stays."""
+    old = configured(queue(rateLimits={"maxDispatchesPerSecond": 5}, retryConfig={"maxAttempts": 3}, taskTtl="864000s"))
+    old.state = PAUSED
+    old.purge_time.seconds = 9
+    new = updated(old, queue(retryConfig={"maxAttempts": 4}), [])
+    assert (new.rate_limits.max_dispatches_per_second, new.retry_config.max_attempts) == (500, 4)
+    assert (new.state, new.purge_time.seconds, new.task_ttl.seconds) == (PAUSED, 9, 31 * 86_400)
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "changed"),
+    [
+        ("rate_limits.max_concurrent_dispatches", {"rateLimits": {"maxConcurrentDispatches": 8}}, ("rate_limits", 8)),
+        ("retry_config.max_doublings", {"retryConfig": {"maxDoublings": 0}}, ("retry_config", 0)),
+        ("state", {"state": "PAUSED"}, None),
+        ("name", {"name": "other"}, None),
+        ("stats", {}, None),
+    ],
+)
+def test_a_mask_changes_what_it_names(path: str, given: dict[str, Any], changed: tuple[str, int] | None) -> None:
+    """A mask changes its fields and leaves the others; what is output only does not change."""
+    old = configured(queue(rateLimits={"maxDispatchesPerSecond": 5}))
+    new = updated(old, queue(**given), [path])
+    expected = beta.Queue()
+    expected.CopyFrom(old)
+    if changed:
+        setattr(getattr(expected, changed[0]), path.split(".")[1], changed[1])
+    assert new == expected
+
+
+def test_a_new_rate_brings_a_new_burst() -> None:
+    """The burst follows a changed rate, unless the mask names it."""
+    old = configured(queue())
+    faster = queue(rateLimits={"maxDispatchesPerSecond": 5, "maxBurstSize": 3})
+    assert updated(old, faster, ["rate_limits.max_dispatches_per_second"]).rate_limits.max_burst_size == 10
+    both = ["rate_limits.max_dispatches_per_second", "rate_limits.max_burst_size"]
+    assert updated(old, faster, both).rate_limits.max_burst_size == 3
+
+
+def test_a_group_in_a_mask_is_replaced() -> None:
+    """A mask that names `retry_config` resets what is not given in it."""
+    old = configured(queue(retryConfig={"maxAttempts": 3, "maxDoublings": 2}))
+    new = updated(old, queue(retryConfig={"maxAttempts": 9}), ["retry_config"])
+    assert (new.retry_config.max_attempts, new.retry_config.max_doublings) == (9, 16)
+
+
+@pytest.mark.parametrize(
+    ("paths", "rate", "burst"),
+    [
+        ([], 7, 3),
+        ([], 50, 10),
+        (["rate_limits"], 7, 3),
+        (["rate_limits.max_burst_size"], 50, 3),
+        (["rate_limits.max_burst_size", "rate_limits.max_dispatches_per_second"], 50, 10),
+    ],
+)
+def test_what_v2_does_not_have_stays(paths: list[str], rate: int, burst: int) -> None:
+    """An update by a client of v2 leaves lifetimes as they were, and a burst as long as its rate stays."""
+    limits = {"maxDispatchesPerSecond": 7, "maxBurstSize": 3}
+    old = configured(queue(rateLimits=limits, taskTtl="864000s", tombstoneTtl="7200s"))
+    given = v2.Queue(name=QUEUE, rate_limits=v2.RateLimits(max_dispatches_per_second=rate, max_burst_size=99))
+    new = updated(old, from_v2(given), paths, plain=True)
+    assert (new.task_ttl.seconds, new.tombstone_ttl.seconds) == (864_000, 7_200)
+    assert new.rate_limits.max_burst_size == burst
+
+
+def test_an_unknown_path_is_refused() -> None:
+    """A mask with a field that queues do not have is refused."""
+    with pytest.raises(RefusedError, match="update mask"):
+        updated(configured(queue()), queue(), ["colour"])
+
+
+def test_config_of_a_queue() -> None:
+    """The dispatcher sees numbers in its own units, and the tombstone of the command line if the queue has none."""
+    config = QueueConfig.of(configured(queue(retryConfig={"minBackoff": "2.5s"})), 7 * SECOND)
+    assert (config.rate, config.burst, config.max_concurrent) == (500, 100, 1000)
+    assert (config.retry.min_backoff, config.retry.max_doublings) == (2_500_000, 16)
+    assert (config.tombstone_ttl, config.task_ttl) == (7 * SECOND, 31 * DAY)
+    assert (config.http_target, config.routing, config.sampling_ratio) == (None, None, 0.0)
+    longer = QueueConfig.of(configured(queue(tombstoneTtl="7200s")), 7 * SECOND)
+    assert longer.tombstone_ttl == 2 * HOUR
+
+
+def test_a_task_overrides_the_policy_field_by_field() -> None:
+    """What a task's own `RetryConfig` leaves open is the queue's."""
+    base = RetryPolicy(max_attempts=5, min_backoff=2 * SECOND)
+    own = v2.RetryConfig(max_attempts=1)
+    own.max_backoff.seconds = 4
+    assert policy(own, base) == RetryPolicy(max_attempts=1, min_backoff=2 * SECOND, max_backoff=4 * SECOND)

@@ -1,0 +1,310 @@
+"""Tasks that come in: what is refused, what is added, and how large they may be."""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from cloudtasks_nb.emulator.api._views import FULL, task_wire
+from cloudtasks_nb.emulator.model._clock import DAY, SECOND
+from cloudtasks_nb.emulator.model._pb import v2
+from cloudtasks_nb.emulator.model._refusal import RefusedError
+from cloudtasks_nb.emulator.model._tasks import APP_ENGINE_AGENT, take_in
+from tests.unit.emulator.conftest import NOW, QUEUE, URL, http_task
+
+POST, GET, DELETE, PATCH = 1, 2, 5, 6
+
+
+def stored(task: Any) -> Any:
+    """Take a task in and return it as a reply shows it in full."""
+    new = take_in(task, QUEUE, NOW)
+    return v2.Task.FromString(task_wire(new.head, new.due, None, new.body, FULL))
+
+
+def app_engine_task(**request: Any) -> Any:
+    """Make a v2 `Task` with an App Engine target."""
+    return v2.Task(app_engine_http_request=v2.AppEngineHttpRequest(**request))
+
+
+def with_url(url: str) -> Any:
+    """Make a task for a URL."""
+    return v2.Task(http_request=v2.HttpRequest(url=url))
+
+
+def with_deadline(task: Any, seconds: int) -> Any:
+    """Set a task's deadline."""
+    task.dispatch_deadline.CopyFrom(Duration(seconds=seconds))
+    return task
+
+
+def named(name: str) -> Any:
+    """Make a task with a name."""
+    return v2.Task(name=name, http_request=v2.HttpRequest(url=URL))
+
+
+def with_retry(**config: Any) -> Any:
+    """Make a task with a retry configuration of its own."""
+    return http_task(retry_config=v2.RetryConfig(**config))
+
+
+BAD_ID = (
+    'Task ID "{}" can contain only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or underscores (_). '
+    "Task ID must between 1 and 500 characters."
+)
+
+
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        (v2.Task(), "Task.payload_type is not set."),
+        (with_url(""), "HttpRequest.url is required."),
+        (with_url("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
+        (with_url("example.com"), "HttpTarget.url must start with 'http://' or 'https://'."),
+        (with_url("http://x/" + "y" * 2075), "HttpRequest.url must be at most 2083 characters."),
+        (with_url("http://x/" + " " * 692), "HttpRequest.url must be at most 2083 characters."),
+        (with_url("http://x/" + "\N{EURO SIGN}" * 231), "HttpRequest.url must be at most 2083 characters."),
+        (
+            named("a"),
+            (
+                'Task name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>'
+                '/tasks/<TASK_ID>"'
+            ),
+        ),
+        (
+            named(f"{QUEUE}-other/tasks/a"),
+            (
+                f"The queue name from request ('{QUEUE}') must be the same as the queue name "
+                f"in the named task ('{QUEUE}-other')."
+            ),
+        ),
+        (named(f"{QUEUE}/tasks/not a valid id"), BAD_ID.format("not a valid id")),
+        (named(f"{QUEUE}/tasks/"), BAD_ID.format("")),
+        (named(f"{QUEUE}/tasks/{'x' * 501}"), BAD_ID.format("x" * 501)),
+        (named(f"{QUEUE}/tasks/a\n"), BAD_ID.format("a\n")),
+        (with_deadline(http_task(), 14), "Task.dispatchDeadline must be between [15s, 30m]."),
+        (with_deadline(http_task(), 1801), "Task.dispatchDeadline must be between [15s, 30m]."),
+        (with_deadline(app_engine_task(), 86_416), "Task.dispatchDeadline must be between [15s, 24h15s]."),
+        (
+            v2.Task(http_request=v2.HttpRequest(url=URL, http_method=GET, body=b"x")),
+            "HttpRequest.body is not allowed with HTTP method GET.",
+        ),
+        (
+            app_engine_task(http_method=PATCH, body=b"x"),
+            "AppEngineHttpRequest.body is not allowed with HTTP method PATCH.",
+        ),
+        (
+            app_engine_task(relative_uri="x"),
+            ("AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most 2083 characters."),
+        ),
+        (v2.Task(http_request=v2.HttpRequest(url=URL, http_method=8)), "8 is not a valid HttpMethod."),
+        (app_engine_task(http_method=-1), "-1 is not a valid HttpMethod."),
+        (with_retry(max_attempts=-2), "RetryConfig.maxAttempts must be greater or equal to -1."),
+        (with_retry(max_backoff={"seconds": 10**17}), "RetryConfig.maxBackoff is not a valid duration."),
+        (http_task(dispatch_deadline={"seconds": 20, "nanos": -5}), "Task.dispatchDeadline is not a valid duration."),
+        (http_task(body=b"x" * 2**20), "Task size too large"),
+        (
+            v2.Task(http_request=v2.HttpRequest(url=URL, headers={"a": "x" * 81_920})),
+            "The size of the headers must be less than 80KB.",
+        ),
+    ],
+)
+def test_refused_tasks(task: Any, text: str) -> None:
+    """A task that is not valid is refused in the words of the service."""
+    with pytest.raises(RefusedError) as refused:
+        take_in(task, QUEUE, NOW)
+    assert (refused.value.code, refused.value.message) == ("INVALID_ARGUMENT", text)
+
+
+def test_a_bad_id_comes_with_a_link() -> None:
+    """The refusal of a task id leads to the definition of task ids."""
+    with pytest.raises(RefusedError) as refused:
+        take_in(named(f"{QUEUE}/tasks/?"), QUEUE, NOW)
+    (detail,) = refused.value.details
+    assert detail.links[0].description == "Definition of task ID"
+    assert refused.value.status().details[0].type_url == "type.googleapis.com/google.rpc.Help"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/%zz",
+        "https://x",
+        "http://x/" + "y" * 2074,
+        "http://x/?" + "&a=%20" * 345,
+        "http://x/" + " " * 691,
+        "http://x/" + "\N{EURO SIGN}" * 230,
+    ],
+    ids=["bad escape", "short", "longest", "longest, encoded", "longest of spaces", "longest of other letters"],
+)
+def test_urls_that_are_taken(url: str) -> None:
+    """A URL is not looked at closely when a task is created."""
+    assert stored(with_url(url)).http_request.url == url
+
+
+def test_what_an_http_task_gets() -> None:
+    """An HTTP task gets a method, an agent, a deadline and times; its headers keep their spelling."""
+    given = v2.Task(http_request=v2.HttpRequest(url=URL, body=b"hi"))
+    given.http_request.headers.update({"X-Mixed-Case": "preserve-me", "content-type": "application/json"})
+    task = stored(given)
+    assert dict(task.http_request.headers) == {
+        "User-Agent": "Google-Cloud-Tasks",
+        "X-Mixed-Case": "preserve-me",
+        "content-type": "application/json",
+    }
+    assert (task.http_request.http_method, task.http_request.body) == (POST, b"hi")
+    assert task.dispatch_deadline.seconds == 600
+    assert task.create_time.ToMicroseconds() == NOW // SECOND * SECOND
+    assert task.schedule_time.ToMicroseconds() == NOW
+    assert task.name.startswith(f"{QUEUE}/tasks/")
+
+
+def test_a_given_agent_is_replaced() -> None:
+    """However it is spelt, a user agent of an HTTP task gives way to the service's."""
+    given = http_task()
+    given.http_request.headers.update({"user-agent": "mine", "USER-AGENT": "mine too"})
+    given.http_request.http_method = DELETE
+    task = stored(given)
+    assert dict(task.http_request.headers) == {"User-Agent": "Google-Cloud-Tasks"}
+    assert task.http_request.http_method == DELETE
+
+
+def test_made_up_ids_are_numbers() -> None:
+    """A task without a name gets a decimal id of its own: 17 to 20 digits, also a leading zero, also above 64 bits."""
+    ids = {take_in(http_task(), QUEUE, NOW).id for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(made_up.isdigit() for made_up in ids)
+    assert {len(made_up) for made_up in ids} == {17, 18, 19, 20}
+    assert min(ids) < "1"
+    assert max(map(int, ids)) >= 2**64
+
+
+def test_output_only_fields_are_ignored() -> None:
+    """Counts, attempts and times that a client sends do not become the task's."""
+    given = http_task("a", dispatch_count=7, response_count=7, view=FULL)
+    given.create_time.seconds = 1
+    given.first_attempt.dispatch_time.seconds = 1
+    task = stored(given)
+    assert (task.dispatch_count, task.response_count) == (0, 0)
+    assert not task.HasField("first_attempt")
+    assert task.create_time.seconds == NOW // SECOND
+
+
+@pytest.mark.parametrize(("asked", "due"), [(0, NOW), (NOW - 1, NOW), (NOW + 5, NOW + 5), (NOW + 30 * DAY,) * 2])
+def test_schedule_times(asked: int, due: int) -> None:
+    """A time in the past is now; thirty days ahead are the most."""
+    task = http_task()
+    task.schedule_time.FromMicroseconds(asked)
+    assert take_in(task, QUEUE, NOW).due == due
+
+
+def test_too_far_ahead() -> None:
+    """A time further ahead is refused, shown in Pacific time."""
+    task = http_task()
+    task.schedule_time.FromJsonString("2100-01-01T00:00:00Z")
+    with pytest.raises(RefusedError) as refused:
+        take_in(task, QUEUE, NOW)
+    assert refused.value.message == (
+        "The Task.scheduleTime, 2099-12-31T16:00:00-08:00, is too far in the future. "
+        "Schedule time must be no more than 720h in the future."
+    )
+
+
+def test_a_time_beyond_all_calendars() -> None:
+    """A time that no calendar has is refused too."""
+    task = http_task()
+    task.schedule_time.seconds = 10**13
+    with pytest.raises(RefusedError, match="too far in the future"):
+        take_in(task, QUEUE, NOW)
+
+
+def test_deadlines_are_kept_in_milliseconds() -> None:
+    """A deadline is cut to milliseconds."""
+    task = with_deadline(http_task(), 20)
+    task.dispatch_deadline.nanos = 123_456_789
+    assert stored(task).dispatch_deadline.nanos == 123_000_000
+
+
+def test_what_an_app_engine_task_gets() -> None:
+    """An App Engine task gets method, path, host, length and type; its deadline stays the application's."""
+    task = stored(app_engine_task(body=b'{"hello":"world"}'))
+    request = task.app_engine_http_request
+    assert (request.http_method, request.relative_uri, request.body) == (POST, "/", b'{"hello":"world"}')
+    assert request.app_engine_routing.host == "p.uc.r.appspot.com"
+    assert dict(request.headers) == {
+        "Content-Length": "17",
+        "Content-Type": "application/octet-stream",
+        "User-Agent": APP_ENGINE_AGENT,
+    }
+    assert not task.HasField("dispatch_deadline")
+
+
+def test_no_deadline_of_an_app_engine_task() -> None:
+    """A deadline of zero is the application's own for App Engine, and none that an HTTP task may have."""
+    assert not stored(with_deadline(app_engine_task(), 0)).HasField("dispatch_deadline")
+    with pytest.raises(RefusedError, match="must be between"):
+        take_in(with_deadline(http_task(), 0), QUEUE, NOW)
+
+
+def test_an_app_engine_task_keeps_its_own_headers() -> None:
+    """A type of any spelling is kept, an agent gets the service's appended, and routing becomes the host."""
+    given = app_engine_task(headers={"content-type": "application/json", "user-agent": "mine"}, body=b"{}")
+    given.app_engine_http_request.app_engine_routing.service = "worker"
+    given.app_engine_http_request.app_engine_routing.version = "v1"
+    request = stored(given).app_engine_http_request
+    assert dict(request.headers) == {
+        "Content-Length": "2",
+        "User-Agent": f"mine {APP_ENGINE_AGENT}",
+        "content-type": "application/json",
+    }
+    assert request.app_engine_routing.host == "v1.worker.p.uc.r.appspot.com"
+
+
+@pytest.mark.parametrize("kind", ["http_request", "app_engine_http_request"])
+def test_the_largest_task(kind: str) -> None:
+    """The stored task, with everything that was added, has at most 1,048,569 bytes."""
+
+    def make(size: int) -> Any:
+        task = v2.Task(name=f"{QUEUE}/tasks/a")
+        getattr(task, kind).body = b"x" * size
+        if kind == "http_request":
+            task.http_request.url = URL
+        return task
+
+    size = 2**20 - 1000
+    free = 2**20 - 7 - (stored(make(size)).ByteSize() - 2)  # the view is not stored
+    # The length of the body is inside the header Content-Length too, with the same number of digits.
+    assert take_in(make(size + free), QUEUE, NOW).body == b"x" * (size + free)
+    with pytest.raises(RefusedError, match="Task size too large"):
+        take_in(make(size + free + 1), QUEUE, NOW)
+
+
+def test_a_service_counts_once() -> None:
+    """The parts of an App Engine routing count in the host that they make, and not again by themselves."""
+
+    def take(size: int, service: str) -> None:
+        task = app_engine_task(body=b"x" * size)
+        task.name = f"{QUEUE}/tasks/a"
+        task.app_engine_http_request.app_engine_routing.service = service
+        take_in(task, QUEUE, NOW)
+
+    def largest(service: str) -> int:
+        return bisect.bisect(range(2**20), 0, key=lambda size: fails(size, service)) - 1
+
+    def fails(size: int, service: str) -> bool:
+        try:
+            take(size, service)
+        except RefusedError:
+            return True
+        return False
+
+    assert largest("") - largest("worker") == len("worker.")
+
+
+def test_targets_for_the_log() -> None:
+    """The log shows method and URL."""
+    assert take_in(http_task(), QUEUE, NOW).target == f"POST {URL}"
+    new = take_in(app_engine_task(relative_uri="/x"), QUEUE, NOW)
+    assert (new.target, new.kind) == ("POST p.uc.r.appspot.com/x", "APP_ENGINE_HTTP")

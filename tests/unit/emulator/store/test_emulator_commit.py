@@ -1,0 +1,230 @@
+"""Group commit: who waits, who shares, and what happens when the disk says no."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.emulator.model._clock import Clock
+from cloudtasks_nb.emulator.model._refusal import RefusedError
+from cloudtasks_nb.emulator.store import _commit
+from cloudtasks_nb.emulator.store._commit import Committer
+from cloudtasks_nb.emulator.store._memory import QueueState
+from cloudtasks_nb.emulator.store._store import Store
+from tests.unit.emulator.conftest import NOW, QUEUE, new_queue, new_task
+
+Body = Callable[[Store, Committer, "Woken"], Coroutine[Any, Any, None]]
+
+
+class Woken(list[QueueState]):
+    """The queues that were woken so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = asyncio.Event()
+
+    def wake(self, queues: list[QueueState]) -> None:
+        """Collect queues."""
+        self.extend(queues)
+        self.event.set()
+
+
+def run(store: Store, body: Body) -> None:
+    """Run a test with a committer; the third argument collects the queues that are woken."""
+
+    async def main() -> None:
+        woken = Woken()
+        committer = Committer(store, woken.wake)
+        try:
+            await body(store, committer, woken)
+        finally:
+            await committer.close()
+
+    asyncio.run(main())
+
+
+def rows(store: Store) -> int:
+    """Count the tasks in the file."""
+    return int(store.journal.read("SELECT count(*) FROM tasks")[0][0])
+
+
+def test_a_caller_alone_is_committed_at_once(store: Store) -> None:
+    """One caller gets its commit without a thread, and its queue is woken."""
+    queue = new_queue(store)
+
+    async def body(store: Store, committer: Committer, woken: Woken) -> None:
+        committer.called()
+        store.add(queue, new_task("a"), NOW)
+        await committer.commit()
+        assert (rows(store), woken) == (1, [queue])
+
+    run(store, body)
+
+
+def test_nobody_is_committed_on_the_loop_of_a_slow_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a commit that took long, the next one leaves the loop free."""
+    queue = new_queue(store)
+    monkeypatch.setattr(_commit, "_SLOW", -1.0)
+    monkeypatch.setattr(_commit, "_ALONE_AFTER", -1.0)
+    threads: list[bool] = []
+    commit = store.journal.commit
+
+    def noted() -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+        commit()
+
+    monkeypatch.setattr(store.journal, "commit", noted)
+
+    async def body(store: Store, committer: Committer, _: Woken) -> None:
+        for number in range(2):
+            committer.called()
+            store.add(queue, new_task(f"t{number}"), NOW)
+            await committer.commit()
+
+    run(store, body)
+    assert threads == [True, False]
+
+
+def test_callers_share_a_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers that come while a commit is under way share the next one."""
+    queue = new_queue(store)
+    commits: list[int] = []
+    commit = store.journal.commit
+
+    def counted() -> None:
+        commits.append(1)
+        commit()
+
+    monkeypatch.setattr(store.journal, "commit", counted)
+
+    async def one(store: Store, committer: Committer, number: int) -> None:
+        store.add(queue, new_task(f"t{number}"), NOW)
+        await committer.commit()
+        # What is acknowledged is there.
+        assert store.task(queue, f"t{number}").id == f"t{number}"
+
+    async def body(store: Store, committer: Committer, _: Woken) -> None:
+        await asyncio.gather(*(one(store, committer, number) for number in range(50)))
+        assert rows(store) == 50
+
+    run(store, body)
+    assert len(commits) <= 3
+
+
+def test_callers_gather_while_the_disk_works(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes while a commit is under way waits for the next one, and is not answered by the first."""
+    queue = new_queue(store)
+    writing, go_on = threading.Event(), threading.Event()
+    commit = store.journal.commit
+
+    def slow() -> None:
+        writing.set()
+        assert go_on.wait(20)
+        commit()
+
+    async def body(store: Store, committer: Committer, woken: Woken) -> None:
+        loop = asyncio.get_running_loop()
+
+        def one(number: int) -> asyncio.Future[None]:
+            store.add(queue, new_task(f"t{number}"), NOW)
+            return asyncio.ensure_future(committer.commit())
+
+        with monkeypatch.context() as held:
+            held.setattr(store.journal, "commit", slow)
+            first = [one(0), one(1)]
+            await loop.run_in_executor(None, writing.wait, 20)
+            committer.soon()
+            second = [one(2), one(3), one(4)]
+            await asyncio.sleep(0)
+            assert not any(waiter.done() for waiter in first + second)
+            go_on.set()
+            await asyncio.gather(*first)
+            assert rows(store) >= 2
+            await asyncio.gather(*second)
+        assert (rows(store), set(woken)) == (5, {queue})
+
+    run(store, body)
+
+
+def test_what_nobody_waits_for_is_committed_soon(store: Store) -> None:
+    """A change without a waiter is committed in a moment, and once for many calls."""
+    queue = new_queue(store)
+
+    async def body(store: Store, committer: Committer, woken: Woken) -> None:
+        store.add(queue, new_task("a"), NOW)
+        committer.soon()
+        committer.soon()
+        await committer.settle()
+        assert (rows(store), woken) == (0, [])
+        async with asyncio.timeout(5):
+            await woken.event.wait()
+        assert (rows(store), woken) == (1, [queue])
+
+    run(store, body)
+
+
+def test_closing_writes_what_is_left(store: Store) -> None:
+    """What was put in before the end is committed at the end."""
+    queue = new_queue(store)
+
+    async def body(store: Store, committer: Committer, _: Woken) -> None:
+        store.add(queue, new_task("a"), NOW)
+
+    run(store, body)
+    assert rows(store) == 1
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk is full"), OverflowError("disk is full")])
+@pytest.mark.parametrize("step", ["apply", "commit"])
+@pytest.mark.parametrize("callers", [1, 5])
+def test_a_disk_that_says_no(
+    store: Store, monkeypatch: pytest.MonkeyPatch, callers: int, step: str, error: Exception
+) -> None:
+    """When a commit fails, for whatever reason, every caller is told, nothing of it is kept, and the store goes on."""
+    queue = new_queue(store)
+
+    def full() -> None:
+        raise error
+
+    async def body(store: Store, committer: Committer, woken: Woken) -> None:
+        async def one(number: int) -> None:
+            committer.called()
+            store.add(store.queue(QUEUE), new_task(f"t{number}"), NOW)
+            await committer.commit()
+
+        with monkeypatch.context() as broken:
+            broken.setattr(store.journal, step, full)
+            async with asyncio.timeout(5):
+                results = await asyncio.gather(*map(one, range(callers)), return_exceptions=True)
+        assert all(isinstance(result, RefusedError) and "disk is full" in result.message for result in results)
+        assert {result.code for result in results if isinstance(result, RefusedError)} == {"INTERNAL"}
+        assert store.queue(QUEUE) is not queue
+        assert (store.queue(QUEUE).live, rows(store)) == ({}, 0)
+        assert store.queue(QUEUE) in woken
+        await one(99)
+        assert store.queue(QUEUE).live.keys() == {"t99"}
+
+    run(store, body)
+
+
+def test_settling_waits_for_the_thread(store: Store, clock: Clock) -> None:
+    """After settling no commit is under way, and the journal may be replaced."""
+    queue = new_queue(store)
+
+    async def body(store: Store, committer: Committer, _: Woken) -> None:
+        for number in range(3):
+            store.add(queue, new_task(f"t{number}"), NOW)
+        waiting = [asyncio.ensure_future(committer.commit()) for _ in range(3)]
+        await asyncio.sleep(0)
+        await committer.settle()
+        store.journal.erase()
+        store.reload()
+        await asyncio.gather(*waiting)
+        assert rows(store) == 0
+
+    run(store, body)

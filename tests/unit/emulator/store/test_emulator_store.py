@@ -1,0 +1,543 @@
+"""The store against a plain model, through restarts; and what its rules say in single steps."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from cloudtasks_nb.emulator.model._attempts import Outcome
+from cloudtasks_nb.emulator.model._clock import DAY, HOUR, SECOND, Clock
+from cloudtasks_nb.emulator.model._pb import beta
+from cloudtasks_nb.emulator.model._queues import PAUSED, RUNNING, configured
+from cloudtasks_nb.emulator.model._refusal import RefusedError
+from cloudtasks_nb.emulator.model._retry import RetryPolicy
+from cloudtasks_nb.emulator.model._settings import Settings
+from cloudtasks_nb.emulator.store._journal import Journal
+from cloudtasks_nb.emulator.store._memory import QueueState
+from cloudtasks_nb.emulator.store._oplog import Subject
+from cloudtasks_nb.emulator.store._store import Store
+from cloudtasks_nb.emulator.store._sweep import sweep
+from cloudtasks_nb.emulator.store._transitions import Transitions
+from cloudtasks_nb.errors import EmulatorError
+from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit, new_queue, new_task
+
+POLICY = RetryPolicy(max_attempts=2, min_backoff=10 * SECOND)
+IDS = st.sampled_from(["a", "b", "c", "d"])
+LOCATION = QUEUE.rpartition("/queues/")[0]
+
+
+def attempt(transitions: Transitions, queue: QueueState, task_id: str, status: int) -> bool:
+    """Run a task by hand once and return whether it is gone."""
+    claim = transitions.claim_now(queue, task_id)
+    transitions.begin(claim)
+    return transitions.end(claim, Outcome(http_status=status), POLICY, Subject(queue.q, 0.0, task_id))
+
+
+class StoreModel(RuleBasedStateMachine):
+    """Tasks with their due times and failures, and taken names, in two dicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        self.now = NOW
+        self.live: dict[str, tuple[int, int]] = {}  # id -> due, failures
+        self.taken: dict[str, int] = {}  # id -> until
+        self.journal: Journal | None = None
+        self.open()
+        self.store.create_queue(configured(beta.Queue(name=QUEUE)))
+        commit(self.store)
+
+    def open(self) -> None:
+        """Open the store's file."""
+        self.clock = Clock(source=lambda: self.now * 1000)
+        self.journal = Journal(self.folder / "tasks.sqlite3", durable=False)
+        self.store = Store(self.journal, self.clock, Settings())
+        self.transitions = Transitions(self.store, self.clock)
+
+    def teardown(self) -> None:
+        """Close what is open."""
+        assert self.journal is not None
+        self.journal.close()
+        self.stack.close()
+
+    @property
+    def queue(self) -> QueueState:
+        """The one queue."""
+        return self.store.queue(QUEUE)
+
+    def end(self, task_id: str) -> None:
+        """Take a task out of the model."""
+        del self.live[task_id]
+        self.taken[task_id] = self.now + HOUR
+
+    @rule(task_id=IDS, delay=st.integers(-5, 3 * HOUR))
+    def create(self, task_id: str, delay: int) -> None:
+        """Create a task: refused while its name is taken."""
+        task = new_task(task_id, self.now, due=self.now + delay)
+        if task_id in self.live or self.taken.get(task_id, 0) > self.now:
+            with pytest.raises(RefusedError) as refused:
+                self.store.add(self.queue, task, self.now)
+            assert refused.value.code == "ALREADY_EXISTS"
+            return
+        self.store.add(self.queue, task, self.now)
+        commit(self.store)
+        self.live[task_id] = max(self.now + delay, self.now), 0
+
+    @rule(task_id=IDS)
+    def delete(self, task_id: str) -> None:
+        """Delete a task: refused when it is not there."""
+        if task_id not in self.live:
+            with pytest.raises(RefusedError) as refused:
+                self.store.delete(self.queue, task_id)
+            assert refused.value.code == "NOT_FOUND"
+            return
+        self.store.delete(self.queue, task_id)
+        commit(self.store)
+        self.end(task_id)
+
+    @rule(status=st.sampled_from([200, 404, 500]))
+    def dispatch(self, status: int) -> None:
+        """Dispatch everything that is due: done, put off, or dropped after the second failure."""
+        sent = set()
+        while (number := self.queue.due.take(self.now)) is not None:
+            claim = self.transitions.claim(self.queue, number)
+            if claim is None:
+                continue
+            sent.add(claim.task.id)
+            self.transitions.begin(claim)
+            self.transitions.end(claim, Outcome(http_status=status), POLICY, Subject(self.queue.q, 0.0, claim.task.id))
+        commit(self.store)
+        assert sent == {task_id for task_id, (due, _) in self.live.items() if due <= self.now}
+        for task_id in sent:
+            failures = self.live[task_id][1] + 1
+            if status == 200 or failures == 2:
+                self.end(task_id)
+            else:
+                self.live[task_id] = self.now + 10 * SECOND, failures
+
+    @rule()
+    def purge(self) -> None:
+        """Purge the queue: every task goes, every name stays taken."""
+        self.store.purge(self.queue)
+        commit(self.store)
+        for task_id in list(self.live):
+            self.end(task_id)
+
+    @rule(by=st.sampled_from([SECOND, 11 * SECOND, HOUR // 2, HOUR]))
+    def wait(self, by: int) -> None:
+        """Let time pass."""
+        self.now += by
+
+    @rule()
+    def clear_away(self) -> None:
+        """Sweep until nothing is left to sweep."""
+        more = True
+        while more:
+            more = sweep(self.store, self.now)
+            commit(self.store)
+
+    @rule()
+    def reopen(self) -> None:
+        """Close the file and open it again."""
+        assert self.journal is not None
+        self.journal.close()
+        self.open()
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        """Lose a transaction: the store is where it was."""
+        self.store.delete(self.queue, data.draw(st.sampled_from(sorted(self.live))))
+        self.store.add(self.queue, new_task("lost", self.now), self.now)
+        self.store.failed()
+
+    @invariant()
+    def same_tasks(self) -> None:
+        """Store and model have the same tasks with the same due times, in memory and in the file."""
+        page, more = self.store.page(self.queue, 0, 1000)
+        assert more == 0
+        shown = {}
+        for task in page:
+            tried = self.queue.attempts.get(task.number)
+            shown[task.id] = (tried.due, tried.failures) if tried else (task.due, 0)
+        assert shown == self.live
+        assert self.queue.live.keys() == self.live.keys()
+        taken = {task_id: until for task_id, until in self.queue.tombs.items() if until > self.now}
+        assert taken == {task_id: until for task_id, until in self.taken.items() if until > self.now}
+        upcoming = [due for due, _ in self.live.values()]
+        expected = min(upcoming, default=None)
+        found = self.store.next_due(self.queue)
+        assert found == expected or (found is not None and expected is not None and max(found, expected) <= self.now)
+
+
+StoreModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
+test_store_behaves_like_its_model = StoreModel.TestCase
+
+
+def test_texts_of_missing_tasks(store: Store, clock: Clock) -> None:
+    """A task that was never there, one that was, and one that was long ago are answered differently."""
+    queue = new_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    store.delete(queue, "a")
+    with pytest.raises(RefusedError, match=r"^Requested entity was not found\.$"):
+        store.task(queue, "never")
+    with pytest.raises(RefusedError, match=r"^The task no longer exists, though a task with this name existed"):
+        store.task(queue, "a")
+    with pytest.raises(RefusedError, match=r"^The task cannot be created because a task with this name existed too"):
+        store.add(queue, new_task("a"), NOW)
+    clock.advance(HOUR)
+    with pytest.raises(RefusedError, match=r"^Requested entity was not found\.$"):
+        store.task(queue, "a")
+
+
+def test_a_task_is_shown_when_it_is_safe(store: Store) -> None:
+    """Between submission and commit a task is not there, and its name is taken."""
+    queue = new_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    with pytest.raises(RefusedError, match="not found"):
+        store.task(queue, "a")
+    with pytest.raises(RefusedError, match="already exists"):
+        store.add(queue, new_task("a"), NOW)
+    assert queue.due.take(NOW) is None
+    commit(store)
+    assert store.task(queue, "a").number == queue.due.take(NOW)
+
+
+def test_queue_names(store: Store, clock: Clock) -> None:
+    """A queue's name is taken while it lives, and for three days after."""
+    new_queue(store)
+    with pytest.raises(RefusedError, match=r"^Queue already exists$"):
+        new_queue(store)
+    store.delete_queue(QUEUE)
+    commit(store)
+    with pytest.raises(RefusedError, match=r"^The queue cannot be created because a queue with this name existed too"):
+        new_queue(store)
+    with pytest.raises(RefusedError, match=r"^Queue does not exist\. If you just created the queue, wait"):
+        store.queue(QUEUE)
+    with pytest.raises(RefusedError, match=r"^Requested entity was not found\.$"):
+        store.delete_queue(QUEUE)
+    clock.advance(3 * DAY)
+    assert new_queue(store).q == 2
+
+
+def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
+    """A queue made anew has none of the old one's tasks and names, also after a restart."""
+    store = make_store(queue_tombstone=0)
+    queue = new_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    store.delete_queue(QUEUE)
+    queue = new_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    store = make_store(queue_tombstone=0)
+    assert store.queue(QUEUE).live == {"a": 1}
+    assert sweep(store, NOW)
+    commit(store)
+    assert not sweep(store, NOW)
+    commit(store)
+    assert store.journal.read("SELECT count(*) FROM tasks") == [(1,)]
+
+
+def test_a_new_queue_may_need_a_while(make_store: MakeStore, clock: Clock) -> None:
+    """With a delay a new queue is not known until it has passed."""
+    store = make_store(new_queue_delay=60 * SECOND)
+    new_queue(store)
+    with pytest.raises(RefusedError, match="wait at least a minute"):
+        store.queue(QUEUE)
+    clock.advance(60 * SECOND)
+    assert store.queue(QUEUE).name == QUEUE
+
+
+def test_purge_keeps_or_frees_names(make_store: MakeStore) -> None:
+    """After a purge names stay taken; with the hard reset they are free."""
+    store = make_store()
+    queue = new_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    store.purge(queue)
+    commit(store)
+    assert queue.message.purge_time.ToMicroseconds() == NOW
+    store = make_store(hard_reset_on_purge=True)
+    queue = store.queue(QUEUE)
+    with pytest.raises(RefusedError, match="existed too recently"):
+        store.add(queue, new_task("a"), NOW)
+    store.purge(queue)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    assert make_store().queue(QUEUE).live == {"a": 2}
+
+
+def test_pages(store: Store) -> None:
+    """Pages follow the order of creation, skip what was purged, and end."""
+    queue = new_queue(store)
+    store.add(queue, new_task("purged"), NOW)
+    store.purge(queue)
+    for number in range(5):
+        store.add(queue, new_task(f"t{number}"), NOW)
+    commit(store)
+    first, more = store.page(queue, 0, 3)
+    second, end = store.page(queue, more, 3)
+    assert [task.id for task in first + second] == ["t0", "t1", "t2", "t3", "t4"]
+    assert end == 0
+    store.delete(queue, "t1")
+    assert [task.id for task in store.page(queue, 0, 3)[0]] == ["t0", "t2"]
+
+
+def test_a_task_lives_thirty_one_days(store: Store, clock: Clock) -> None:
+    """A task that was not done in its queue's retention is deleted."""
+    queue = new_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    assert store.expire(queue, 10) == 0
+    clock.advance(31 * DAY + SECOND)
+    assert store.expire(queue, 10) == 1
+    assert queue.live == {}
+
+
+@pytest.mark.parametrize(
+    ("due", "settings", "paused", "spared"),
+    [
+        (NOW + 2 * DAY, {}, False, True),
+        (NOW + 2 * DAY, {}, True, False),
+        (NOW + 12 * DAY, {"task_ttl": {"seconds": 11 * 86_400}}, False, False),
+    ],
+    ids=["to be sent", "paused", "due too late"],
+)
+def test_what_an_advance_jumps_over(
+    store: Store, clock: Clock, due: int, settings: dict[str, Any], *, paused: bool, spared: bool
+) -> None:
+    """A clock that jumps from before a task's time to after its retention leaves it to be sent, if it could be."""
+    queue = new_queue(store, **settings)
+    queue.message.state = PAUSED if paused else RUNNING
+    store.add(queue, new_task("a", due=due), NOW)
+    commit(store)
+    clock.advance(40 * DAY)
+    sweep(store, clock.now(), spare_due=True)
+    assert ("a" in queue.live) is spared
+    sweep(store, clock.now())
+    assert queue.live == {}
+
+
+def test_running_tasks_are_not_claimed(store: Store, clock: Clock) -> None:
+    """A task in flight is not dispatched again, except by hand."""
+    queue, transitions = new_queue(store), Transitions(store, clock)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    claim = transitions.claim_now(queue, "a")
+    transitions.begin(claim)
+    assert transitions.claim(queue, claim.task.number) is None
+    transitions.begin(transitions.claim_now(queue, "a"))
+    assert (queue.in_flight, claim.attempts.dispatches) == (2, 2)
+
+
+def test_a_run_by_hand_is_retried_from_its_call(store: Store, clock: Clock) -> None:
+    """After a failed run by hand the next attempt is due a backoff after the call."""
+    queue, transitions = new_queue(store), Transitions(store, clock)
+    store.add(queue, new_task("a", due=NOW + DAY), NOW)
+    commit(store)
+    claim = transitions.claim_now(queue, "a")
+    transitions.begin(claim)
+    clock.advance(3 * SECOND)
+    gone = transitions.end(claim, Outcome(http_status=500), POLICY, Subject(queue.q, 0.0, "a"), called_at=NOW)
+    assert not gone
+    assert queue.attempts[claim.task.number].due == NOW + 10 * SECOND
+
+
+def test_an_attempt_that_reached_nobody_is_undone(store: Store, clock: Clock) -> None:
+    """An undone attempt leaves the task as it was, before a first attempt and before a later one."""
+    queue, transitions = new_queue(store), Transitions(store, clock)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    for failures in (0, 1):
+        claim = transitions.claim_now(queue, "a")
+        transitions.undo(claim, transitions.begin(claim))
+        tried = queue.attempts.get(claim.task.number)
+        assert (queue.in_flight, tried.dispatches if tried else 0) == (0, failures)
+        attempt(transitions, queue, "a", 500)
+
+
+def test_an_attempt_may_outlive_its_task(store: Store, clock: Clock) -> None:
+    """The end of an attempt whose task or queue was deleted changes nothing more."""
+    queue, transitions = new_queue(store), Transitions(store, clock)
+    for task_id in ("a", "b", "c"):
+        store.add(queue, new_task(task_id), NOW)
+    commit(store)
+    claims = [transitions.claim_now(queue, task_id) for task_id in ("a", "b", "c")]
+    before = [transitions.begin(claim) for claim in claims]
+    subject = Subject(queue.q, 1.0, "a", "POST x", "HTTP")
+    store.delete(queue, "a")
+    assert transitions.end(claims[0], Outcome(http_status=500), POLICY, subject)
+    store.delete(queue, "b")
+    transitions.undo(claims[1], before[1])
+    assert queue.live.keys() == {"c"}
+    store.delete_queue(QUEUE)
+    assert transitions.end(claims[2], Outcome(http_status=500), POLICY, subject)
+    transitions.undo(claims[2], before[2])
+    commit(store)
+    assert store.journal.read("SELECT count(*) FROM attempts") == [(0,)]
+
+
+def test_attempts_in_flight_survive_a_lost_transaction(store: Store, clock: Clock) -> None:
+    """After a failed commit an attempt in flight still ends its task."""
+    queue, transitions = new_queue(store), Transitions(store, clock)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    claim = transitions.claim_now(queue, "a")
+    transitions.begin(claim)
+    store.failed()
+    rebuilt = store.queue(QUEUE)
+    assert rebuilt is not queue
+    assert transitions.claim(rebuilt, claim.task.number) is None
+    assert not transitions.end(claim, Outcome(http_status=500), POLICY, Subject(queue.q, 0.0, "a"))
+    assert (rebuilt.in_flight, rebuilt.attempts[claim.task.number].failures) == (0, 1)
+
+
+def test_executions_are_counted_for_a_minute(store: Store, clock: Clock) -> None:
+    """Replies count for sixty seconds, good and bad ones."""
+    queue, transitions = new_queue(store), Transitions(store, clock)
+    for task_id, status in (("a", 200), ("b", 500)):
+        store.add(queue, new_task(task_id), NOW)
+        commit(store)
+        attempt(transitions, queue, task_id, status)
+        clock.advance(30 * SECOND)
+    assert queue.executed_last_minute(clock.now()) == 1
+    assert queue.executed_last_minute(clock.now() - SECOND) == 2
+
+
+def test_sweeping_is_quiet_when_there_is_nothing(store: Store) -> None:
+    """With nothing to clear away the journal stays empty: the disk is not woken."""
+    new_queue(store)
+    assert not sweep(store, NOW)
+    assert len(store.journal) == 0
+
+
+def test_expired_names_leave_the_file(store: Store, clock: Clock) -> None:
+    """When names are free again their rows go."""
+    queue = new_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    commit(store)
+    store.delete(queue, "a")
+    commit(store)
+    clock.advance(HOUR)
+    sweep(store, clock.now())
+    commit(store)
+    assert (queue.tombs, store.journal.read("SELECT * FROM tombs")) == ({}, [])
+
+
+def test_settings_are_kept(make_store: MakeStore) -> None:
+    """What is stored under a key is there after a restart."""
+    store = make_store()
+    store.set_setting("iam/q", b"policy")
+    commit(store)
+    store = make_store()
+    assert (store.setting("iam/q"), store.setting("other")) == (b"policy", b"")
+
+
+def test_journal_copies_and_erases(tmp_path: Path) -> None:
+    """A saved journal can be loaded into another one; an erased one is empty; a closed one has written everything."""
+    with Journal(tmp_path / "a", durable=True) as journal:
+        _write(journal, "one")
+        journal.save_to(tmp_path / "copy")
+        journal.erase()
+        assert journal.read("SELECT * FROM settings") == []
+        journal.load_from(tmp_path / "copy")
+        assert journal.read("SELECT key FROM settings") == [("one",)]
+        with pytest.raises(sqlite3.OperationalError):
+            journal.read("DELETE FROM settings")
+        _write(journal, "two", commit_it=False)
+    with Journal(tmp_path / "a", durable=False) as journal:
+        assert journal.read("SELECT key FROM settings ORDER BY key") == [("one",), ("two",)]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"no database at all, but long enough to be looked at" * 20, "cannot be used"), (b"", "another version")],
+    ids=["no database", "another version"],
+)
+def test_journals_that_cannot_be_used(tmp_path: Path, content: bytes, text: str) -> None:
+    """A file that is no journal, or one of another version, is named with what to do."""
+    file = tmp_path / "tasks.sqlite3"
+    file.write_bytes(content)
+    if not content:
+        connection = sqlite3.connect(file)
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+    with pytest.raises(EmulatorError, match=text) as wrong:
+        Journal(file, durable=True)
+    assert (wrong.value.resource, wrong.value.hint is None) == (str(file), False)
+
+
+def test_a_journal_of_the_version_before(tmp_path: Path) -> None:
+    """A file that was written before one row stood for many creations is read, and marked."""
+    file = tmp_path / "tasks.sqlite3"
+    Journal(file, durable=True).close()
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute("INSERT INTO settings VALUES ('kept', 'yes')")
+    connection.commit()
+    connection.close()
+    with Journal(file, durable=True) as journal:
+        assert journal.read("SELECT value FROM settings") == [("yes",)]
+        assert journal.read("PRAGMA user_version") == [(2,)]
+
+
+@pytest.mark.parametrize("size", [4096, 8192])
+def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
+    """A file keeps the page size that it was made with, also in the copy that it is restored from."""
+    file, copy = tmp_path / "tasks.sqlite3", tmp_path / "copy.sqlite3"
+    connection = sqlite3.connect(file)
+    connection.execute(f"PRAGMA page_size = {size}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with Journal(file, durable=True) as journal:
+        _write(journal, "one")
+        journal.save_to(copy)
+        _write(journal, "two")
+        journal.load_from(copy)
+        assert journal.read("SELECT key FROM settings") == [("one",)]
+        assert journal.read("PRAGMA page_size") == [(size,)]
+
+
+def test_what_cannot_be_added_is_told_by_its_key(store: Store, clock: Clock) -> None:
+    """Of many tasks those are refused whose names are taken, by others or by the first of them; the rest is there."""
+    queue = new_queue(store)
+    store.add(queue, new_task("taken"), NOW)
+    store.add(queue, new_task("gone"), NOW)
+    store.delete(queue, "gone")
+    ids = ("taken", "a", "gone", "a", "b")
+    refused = store.add_all(queue, {10 * place: new_task(task_id) for place, task_id in enumerate(ids)}, NOW)
+    commit(store)
+    assert {key: error.message[:29] for key, error in refused.items()} == {
+        0: "Requested entity already exists"[:29],
+        20: "The task cannot be created be",
+        30: "Requested entity already exists"[:29],
+    }
+    assert [(task.number, task.id) for task in store.page(queue, 0, 9)[0]] == [(1, "taken"), (3, "a"), (4, "b")]
+    assert [queue.due.take(clock.now()) for _ in range(5)] == [1, 2, 3, 4, None]
+
+
+def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
+    """A queue made anew does not have the policy of the old one."""
+    new_queue(store)
+    store.set_setting(f"iam/{QUEUE}", b"policy")
+    store.delete_queue(QUEUE)
+    commit(store)
+    assert store.setting(f"iam/{QUEUE}") == b""
+
+
+def _write(journal: Journal, key: str, *, commit_it: bool = True) -> Any:
+    Store(journal, Clock(), Settings()).set_setting(key, b"")
+    if commit_it:
+        journal.apply()
+        journal.commit()
