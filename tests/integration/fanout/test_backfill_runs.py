@@ -174,7 +174,8 @@ def test_repr(tasks: ct.Client, quick: ct.Queue, days: Days) -> None:
     made = run(quick, days, "2026-01-30", "2026-02-02 12:00", tz="Europe/Zurich")
     for batch in (made, tasks.batch(made.id)):
         assert repr(batch).splitlines()[1] == (
-            "2026-01-30 … 2026-02-02, 4 days in Europe/Zurich; the last partition ends 2026-02-03, after 2026-02-02 12:00"
+            "2026-01-30 … 2026-02-02, 4 days in Europe/Zurich; "
+            "the last partition ends 2026-02-03, after 2026-02-02 12:00"
         )
         html = batch._repr_mimebundle_()["text/html"]
         assert "<title>2026-01-31: failed</title>" in html
