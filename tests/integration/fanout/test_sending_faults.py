@@ -162,12 +162,15 @@ def plan(queue):
             yield pd.DataFrame({"row": range(start, start + 5_000)})
     queue.fan_out(frames(), url="http://127.0.0.1:9/run", progress=False)
 
+ended, hold = os.pipe()  # ends with this process, for the kernels to see
 for line in sys.stdin:  # each line is a new kernel's work; the imports are done once
     deed, endpoint, name = line.split()
     kernel = os.fork()
     if kernel == 0:
+        os.close(hold)
         globals()[deed](connect("demo", "us-central1", endpoint=endpoint).queue(name))
-        os.read(0, 1)
+        os.read(ended, 1)
+        os._exit(0)
     print("kernel", kernel, flush=True)
     os.waitpid(kernel, 0)
     print("ended", kernel, flush=True)
@@ -190,12 +193,13 @@ class Kernels:
         return next(number for word, number in self._lines() if word == "kernel")
 
     def kill_when(self, kernel: int, reason: Callable[[int], bool]) -> None:
-        """End a kernel with SIGKILL as soon as a number that it prints fulfils a condition."""
+        """End a kernel with SIGKILL as soon as a number that it prints fulfils a condition; it is gone afterwards."""
         for word, number in self._lines():
             assert word != "ended", "the kernel ended by itself"
             if word == "" and reason(number):
                 break
         os.kill(kernel, signal.SIGKILL)
+        assert kernel in (number for word, number in self._lines() if word == "ended")
 
     def close(self) -> None:
         """End the process."""
