@@ -55,7 +55,7 @@ SIGNATURES = {
     "Batch.tasks": "",
     "Batch.failed": "",
     "Batch.retry_failed": "",
-    "Batch.resend": "rows",
+    "Batch.resend": "df",
     "Batch.cancel": "",
     "Batch.resume": "",
     "Batch.on_complete": "url, *, service_account=None, audience=None, queue=None",
