@@ -165,8 +165,10 @@ class Connection:
             return None
         try:
             facts = json.loads((Path(self.folder) / "endpoint.json").read_text(encoding="utf-8"))
-            target, http = str(facts["grpc"]), str(facts["http"])
+            target, http, instance = str(facts["grpc"]), str(facts["http"]), facts["instance"]
         except (OSError, ValueError, LookupError, TypeError):  # it does not run
+            return None
+        if self.transport.instance not in {None, instance}:  # another one, on the same folder: it knows nothing of ours
             return None
         if target != self.where.target:
             self.waiting = Waiting(http)

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from cloudtasks_nb import _loop
 from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._messages import queue_message, queue_values
@@ -125,6 +127,6 @@ def _text(word: str, value: Any) -> str:
 
 
 def _same(there: Any, wanted: Any) -> bool:
-    if isinstance(wanted, (str, dt.timedelta)):
+    if isinstance(wanted, (str, dt.timedelta, np.timedelta64)):
         wanted = parse_duration(wanted, "duration").total_seconds()
-    return bool(abs(float(there) - float(wanted)) < 1e-9)  # noqa: PLR2004 - floats off the wire
+    return bool(abs(float(there) - float(wanted)) < 1e-6)  # noqa: PLR2004 - durations come back in microseconds

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import numpy as np
 import platformdirs
 
 from cloudtasks_nb.errors import ConfigurationError, InvalidInputError, NaiveTimeError
@@ -287,6 +288,8 @@ def parse_duration(value: Any, name: str) -> dt.timedelta:
 
 
 def _seconds(value: Any) -> float | None:
+    if isinstance(value, np.timedelta64):  # a Real that float() does not take
+        value = value.astype("timedelta64[us]").item()
     if isinstance(value, dt.timedelta):  # pd.Timedelta is one
         return value.total_seconds()
     if isinstance(value, bool):

@@ -162,6 +162,11 @@ class Transport:
             if not token or left == 0:
                 return
 
+    @property
+    def instance(self) -> str | None:
+        """What `identity` has found; None before it was asked."""
+        return self._identity
+
     async def identity(self) -> str:
         """Return what this endpoint is: ``google``, an emulator's instance id, or ``host:port`` of a foreign one."""
         if self.google:

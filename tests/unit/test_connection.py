@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,3 +129,15 @@ def test_an_emulators_log_has_no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert reads(local=False) <= 60
     assert reads(local=True) > 600
+
+
+@pytest.mark.parametrize(("instance", "moved"), [("ours", "127.0.0.1:2"), ("another", None), (None, "127.0.0.1:2")])
+def test_only_the_same_emulator_is_followed_to_its_new_port(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, instance: str | None, moved: str | None
+) -> None:
+    """Another one on the same folder knows nothing of what was sent, and batches are kept by the instance."""
+    facts = {"grpc": "127.0.0.1:2", "http": "http://127.0.0.1:3", "instance": "ours"}
+    (tmp_path / "endpoint.json").write_text(json.dumps(facts), encoding="utf-8")
+    connection.folder = str(tmp_path)
+    monkeypatch.setattr(connection.transport, "_identity", instance)
+    assert connection._moved() == moved

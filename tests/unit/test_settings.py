@@ -218,6 +218,7 @@ def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> Non
         (np.int64(3), 3),
         (np.float32(0.5), 0.5),
         (pd.Timedelta("1min"), 60),
+        (np.timedelta64(90, "s"), 90),
         (dt.timedelta(hours=1), 3600),
         (0, 0),
     ],

@@ -212,7 +212,7 @@ class Tracker:
             self._troubles["cancel"] = f"not all is cancelled: {error.message}"
         finally:
             self._cancelling -= 1
-            self._show()
+        await self._publish()  # now it may be over, and somebody to be told
 
     async def cancel(self) -> None:
         """Send nothing more, delete the tasks that are in the queue, and write down which were."""

@@ -79,6 +79,7 @@ class Verdicts:
         self._spread = bool(record.description.get("_spread"))
         self._retrying: dict[int, tuple[int, int | None]] = {}
         self._absent: dict[int, int] = {}
+        self._owed: dict[str, list[Entry]] = defaultdict(list)  # by task, until what they say is written down
         self._missing_since: float | None = None
         self._sent: int | None = None  # as far as was known when the last snapshot was taken
         self._looked = time.monotonic()
@@ -119,14 +120,14 @@ class Verdicts:
         """
         self.snapshot = snapshot
         await self._learn_limit(snapshot, outbox, facts)
-        mine: dict[str, list[Entry]] = defaultdict(list)
         for entry in snapshot.entries:
             if batch_of(entry.task) == self._batch:
-                mine[entry.task].append(entry)
+                self._owed[entry.task].append(entry)
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
         fresh = max(0, sent - self._sent) if self._sent is not None else 0
-        if mine:
-            sent -= await facts.run(self._apply, outbox, mine)
+        if self._owed:
+            sent -= await facts.run(self._apply, outbox, self._owed)
+            self._owed.clear()
         self._sent = sent
         self.sources["queue"] = _moment(snapshot.at)
         if snapshot.log_until is not None:  # and what it says is written down: from here on it may be read tomorrow

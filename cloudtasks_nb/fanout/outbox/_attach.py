@@ -207,7 +207,9 @@ def _bring_in(
             (target.num, draft.place.queue, last, seen.part),
         )
     if brought and not created:
-        connection.execute("UPDATE batches SET round = round + 1, cancelled_at = NULL WHERE num = ?", (target.num,))
+        connection.execute(
+            "UPDATE batches SET round = round + 1, cancelled_at = NULL, snapshot = NULL WHERE num = ?", (target.num,)
+        )
         touch(connection, target.num)
     return brought
 

@@ -190,7 +190,8 @@ class Spool:
                 seen.conflicting += 1
                 seen.conflicts += [chunk.rows[index]] if len(seen.conflicts) < SHOWN else []
             else:
-                seen.met.add(ref)
+                if own:
+                    seen.met.add(ref)
                 seen.known += 1
                 seen.left[State(state)] = seen.left.get(State(state), 0) + 1
         return left

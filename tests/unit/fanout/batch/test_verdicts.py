@@ -14,7 +14,7 @@ import pytest
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._oplog import Entry
 from cloudtasks_nb._watch import Pending, Snapshot
-from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.errors import OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch import _verdicts
 from cloudtasks_nb.fanout.batch._verdicts import Facts, Verdicts, judge
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
@@ -155,6 +155,23 @@ def test_a_late_success_corrects_a_failure(world: World) -> None:
     assert world.counts()["failed"] == 1
     take(verdicts, world, snapshot(entries=(entry(world.tasks[0], attempt=2, status="OK"),)))
     assert world.counts() == {"succeeded": 1, "sent": 4}
+
+
+def test_what_could_not_be_written_down_is_not_forgotten(world: World) -> None:
+    """The log is read on from where it was read: entries that met a full disk are written with the next ones."""
+    verdicts = new(world)
+    heard = snapshot(entries=(entry(world.tasks[0], status="OK"),))
+
+    async def full(*_: Any) -> Any:
+        raise OutboxError("the disk is full")
+
+    facts = Facts(listing=world.facts.listing, lookup=world.facts.lookup, run=full)
+    verdicts.max_attempts = 3
+    with pytest.raises(OutboxError):
+        asyncio.run(verdicts.take(heard, world.outbox, facts, sent=5))
+    assert "log" not in verdicts.sources
+    take(verdicts, world, snapshot(2 * SECOND))
+    assert world.counts() == {"sent": 4, "succeeded": 1}
 
 
 def test_entries_heard_twice_count_once(world: World) -> None:

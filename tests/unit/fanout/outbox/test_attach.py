@@ -192,6 +192,14 @@ def test_the_same_rows_again_leave_out_the_same_duplicates(outbox: Outbox, name:
             spool(outbox, [chunk([10], key=lambda _: "5")], name=name, errors="skip")
 
 
+def test_a_row_that_is_mended_to_another_request_is_a_conflict(outbox: Outbox) -> None:
+    """Also behind one of its key that is no task: with errors="skip" it is not taken for that one's duplicate."""
+    spool(outbox, chunks(range(3)), name="days")
+    again = [chunk([1], key=lambda _: "1", rejected={1: "no URL"}), chunk([2], key=lambda _: "1")]
+    with pytest.raises(BatchExistsError, match="1 of 2 rows"):
+        spool(outbox, again, name="days", errors="skip")
+
+
 def test_a_frame_without_its_duplicates_is_the_same_batch(outbox: Outbox) -> None:
     """Whoever drops the duplicates by hand attaches to the batch that left them out."""
     done = spool(outbox, [chunk(range(10)), chunk([10], key=lambda _: "5")], errors="skip")
