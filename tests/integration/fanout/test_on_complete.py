@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -190,6 +191,24 @@ def test_a_new_round(once: ct.Queue, emulator: Emulator, target: Target, serve: 
         (3, 4, 0),
     ]
     assert created(emulator, once) == ["1", "2", "3"]
+
+
+def test_a_cancelled_batch(once: ct.Queue, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the last look at the queue comes while the cancelling is about to end."""
+    batch = once.fan_out(ROWS, url="http://127.0.0.1:9/", delay="1h", progress=False)
+    reached(batch, lambda progress: progress.scheduled == len(ROWS))
+    batch.on_complete(done_url(target))
+    seen: Any = batch._connection.watcher
+    tracker = batch._tracker
+    look_now = seen.look_now
+
+    def look_in_between(queue: Any) -> None:
+        tracker._news.put_nowait(replace(seen.latest(queue), entries=()))
+        look_now(queue)
+
+    monkeypatch.setattr(seen, "look_now", look_in_between)
+    batch.cancel().wait("30s")
+    assert [one["cancelled"] for one in told(target, 1)] == [len(ROWS)]
 
 
 def test_registered_after_the_end(once: ct.Queue, emulator: Emulator, target: Target) -> None:
