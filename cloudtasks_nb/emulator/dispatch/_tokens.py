@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ _LIFE = 3600  # seconds
 # A token made less than this many seconds ago is used again: a signature costs more than the rest of an attempt.
 _REUSED_FOR = 60
 _MAX_CACHED = 1000
+# The certificate is good by any clock: the emulator's may be far ahead of the one by which it is verified, and be set
+# right while it is published. The last second of all calendars says that there is no end (RFC 5280, 4.1.2.5).
+_FIRST_DAY = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_DAY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 class TokenMint:
@@ -94,7 +98,7 @@ class TokenMint:
     def _id_token(self, email: str, audience: str) -> str:
         now = self._clock.now() // SECOND
         made, token = self._made.get((email, audience), (0, ""))
-        if now - made < _REUSED_FOR:
+        if 0 <= now - made < _REUSED_FOR:  # below zero after a reset of the clock: it is not valid yet
             return token
         if len(self._made) >= _MAX_CACHED:
             self._made.clear()
@@ -133,15 +137,14 @@ class TokenMint:
     @cached_property
     def _certificate(self) -> str:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cloudtasks-emulator")])
-        made = datetime.fromtimestamp(self._clock.now() / SECOND, UTC)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(made - timedelta(days=1))
-            .not_valid_after(made + timedelta(days=3650))
+            .not_valid_before(_FIRST_DAY)
+            .not_valid_after(_LAST_DAY)
             .sign(self._key, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM).decode()

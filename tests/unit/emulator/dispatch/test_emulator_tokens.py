@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from google.auth import exceptions, jwt
 from google.auth.transport import Request
 from google.oauth2 import id_token
 
 from cloudtasks_nb.emulator.dispatch._tokens import TokenMint
-from cloudtasks_nb.emulator.model._clock import HOUR, SECOND, Clock
+from cloudtasks_nb.emulator.model._clock import DAY, HOUR, LAST_NOW, SECOND, Clock
 from cloudtasks_nb.emulator.model._pb import v2
 from tests.unit.emulator.conftest import NOW, URL
 
@@ -107,6 +109,22 @@ def test_tokens_expire_by_the_clock(tmp_path: Path, key: bytes) -> None:
     assert bearer(mint, request_for()) == first
     clock.advance(SECOND)
     assert bearer(mint, request_for()) != first
+
+
+def test_tokens_after_a_reset_of_the_clock(mint: TokenMint) -> None:
+    """A clock that is set back gets new tokens, and the certificate is good before and after."""
+    clock = mint._clock
+    clock.advance(40 * DAY)
+    ahead = bearer(mint, request_for())
+    certificate = x509.load_pem_x509_certificate(next(iter(mint.certificates().values())).encode())
+    clock.reset()
+    token = bearer(mint, request_for())
+    issued = [jwt.decode(made, verify=False)["iat"] for made in (ahead, token)]
+    assert issued[0] > issued[1]
+    assert jwt.decode(token, certs=mint.certificates())
+    for made in (0, *issued, LAST_NOW // SECOND):
+        moment = datetime.fromtimestamp(made, UTC)
+        assert certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc
 
 
 def test_many_audiences(mint: TokenMint) -> None:
