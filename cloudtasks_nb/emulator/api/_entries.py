@@ -85,8 +85,8 @@ class Entries:
             return self._of_queue(simple[name]) if name == "log_name" else simple[name]
         if head == "resource":
             return self._resource(rest)
-        if head in {"jsonPayload", "json_payload"} and rest:
-            return self._payload_getter(rest)
+        if head in {"jsonPayload", "json_payload"}:
+            return self._payload_getter(rest) if rest else _part
         return lambda _: None
 
     def _queue(self, record: Record) -> QueueName:
@@ -101,7 +101,9 @@ class Entries:
             "queue_id": lambda record: self._queue(record).queue,
             "target_type": lambda record: record.target_type or None,
         }
-        if path[0] != "labels" or not path[1:] or path[1] not in labels:
+        if path in ([], ["labels"]):  # messages that every entry has
+            return lambda record: {name: get(record) for name, get in labels.items()}
+        if path[0] != "labels" or path[2:] or path[1] not in labels:
             return lambda _: None
         return labels[path[1]] if path[1] == "target_type" else self._of_queue(labels[path[1]])
 

@@ -29,6 +29,7 @@ _TOKEN = re.compile(
 )
 _PART = re.compile(r'"((?:[^"\\]|\\.)*)"|([^."]+)')
 _TIME = re.compile(r"(.+?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
+_MAX_DEPTH = 50  # of parentheses and negations in each other; the stack of Python is not endless
 _TIMES = {"timestamp", "receiveTimestamp", "receive_timestamp"}
 _SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL", "ALERT", "EMERGENCY")
 
@@ -135,6 +136,7 @@ class _Parser:
         self._text = text
         self._tokens = list(self._split())
         self._at = 0
+        self._depth = 0
 
     def _split(self) -> Iterator[tuple[str, str]]:
         at, text = 0, self._text.rstrip()
@@ -172,9 +174,16 @@ class _Parser:
         token = self.peek()
         if token is None or token[0] in {"close", "op"} or token in {("word", "AND"), ("word", "OR")}:
             raise self.error()
+        if self._depth == _MAX_DEPTH:
+            raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: more than {_MAX_DEPTH} levels.")
         self._at += 1
-        kind, text = token
-        if kind == "minus" or token == ("word", "NOT"):
+        self._depth += 1
+        node = self._begun(*token)
+        self._depth -= 1
+        return node
+
+    def _begun(self, kind: str, text: str) -> Node:
+        if kind == "minus" or (kind, text) == ("word", "NOT"):
             return Not(self.term())
         if kind == "open":
             return self._closed()
@@ -293,7 +302,7 @@ def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
 def _matching(pattern: str, get: Getter, *, wanted: bool) -> Callable[[Any], bool]:
     try:
         regex = re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: {error} in a regular expression.") from error
     return lambda record: (found := get(record)) is not None and (regex.search(str(found)) is not None) == wanted
 
@@ -310,7 +319,7 @@ def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, TypeError):  # a whole message is no number
         return None
 
 

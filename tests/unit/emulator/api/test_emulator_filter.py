@@ -87,6 +87,10 @@ def test_reading(text: str, node: object) -> None:
         "sample(a)",
         "ip_in_net(a, b)",
         "a=b(c)",
+        pytest.param("(" * 3000, id="parentheses"),
+        pytest.param("-(" * 3000, id="minuses"),
+        pytest.param("NOT " * 3000 + "a", id="negations"),
+        pytest.param("a=(" * 3000, id="values"),
     ],
 )
 def test_what_cannot_be_read(text: str) -> None:
@@ -114,6 +118,8 @@ def test_what_cannot_be_read(text: str) -> None:
         ('jsonPayload.attemptResponseLog.status=("OK" OR "NOT_FOUND")', True),
         ("jsonPayload.attemptResponseLog.dispatchCount>=9", True),  # numbers, though written as texts
         ('jsonPayload.attemptResponseLog.status>"NOT"', True),
+        ("jsonPayload.attemptResponseLog=1", False),  # a whole message
+        ("NOT " * 48 + "(zero:0)", True),
         ("zero<1", True),
         ("zero:0", True),
         ("zero>word", False),
@@ -157,6 +163,7 @@ def test_samples(fraction: str, least: int, most: int) -> None:
         "sample(a, -1)",
         'timestamp>"yesterday"',
         'severity=~"["',
+        pytest.param('severity=~"' + "(" * 3000 + '"', id="parentheses"),
         'receiveTimestamp>""',
     ],
 )

@@ -128,7 +128,12 @@ def test_pages_of_queues(run: Run) -> None:
         assert [queue.name[-1] for queue in paused.queues] == ["a", "c"]
         fast = await page(filter="rateLimits.maxDispatchesPerSecond<500")
         assert list(fast.queues) == []
-        for wrong in ({"page_token": "?"}, {"page_token": first.next_page_token, "filter": "x"}, {"page_size": -1}):
+        for wrong in (
+            {"page_token": "?"},
+            {"page_token": first.next_page_token, "filter": "x"},
+            {"page_size": -1},
+            {"filter": "(" * 3000},
+        ):
             assert (await refusal(page(**wrong)))[0] == "INVALID_ARGUMENT"
 
     run(body)
