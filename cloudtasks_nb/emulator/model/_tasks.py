@@ -43,7 +43,7 @@ _HTTP_AGENT_HEADER = len_field(3, len_field(1, b"User-Agent") + len_field(2, HTT
 _POST_AND_HTTP_AGENT_HEADER = int_field(2, 1) + _HTTP_AGENT_HEADER
 # What `_http_field` gave for the latest requests: in most batches they differ in the body alone.
 _known: dict[bytes, tuple[bytes, str, str]] = {}
-_MAX_KNOWN = 64
+_MAX_KNOWN, _MAX_KNOWN_SIZE = 64, 4096  # longer ones may be refused for their size, and would be kept all the same
 _ID_BITS = 66  # the service's ids do not all fit into 64 either
 # Ids are names, not secrets; the module's generator is three times faster than the system's.
 _random = random.Random()  # noqa: S311
@@ -210,9 +210,11 @@ def _http_wire(request: Any) -> tuple[bytes, bytes, str]:
     wire = request.SerializeToString()
     known = _known.get(wire)
     if known is None:
-        if len(_known) >= _MAX_KNOWN:
-            _known.clear()
-        known = _known[wire] = _http_field(request, wire)
+        known = _http_field(request, wire)
+        if len(wire) <= _MAX_KNOWN_SIZE:
+            if len(_known) >= _MAX_KNOWN:
+                _known.clear()
+            _known[wire] = known
     field, method, target = known
     if body and method not in _WITH_BODY:
         raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.body is not allowed with HTTP method {method}.")

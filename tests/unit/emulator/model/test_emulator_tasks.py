@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from cloudtasks_nb.emulator.api._views import FULL, task_wire
+from cloudtasks_nb.emulator.model import _tasks
 from cloudtasks_nb.emulator.model._clock import DAY, SECOND
 from cloudtasks_nb.emulator.model._pb import v2
 from cloudtasks_nb.emulator.model._refusal import RefusedError
@@ -301,6 +302,20 @@ def test_a_service_counts_once() -> None:
         return False
 
     assert largest("") - largest("worker") == len("worker.")
+
+
+def test_long_requests_are_not_remembered() -> None:
+    """Only short requests are kept for the next ones of the same form, and no refused ones."""
+    _tasks._known.clear()
+    for size, kept in ((100_000, 0), (5000, 0), (100, 1)):
+        task = http_task(body=b"x" * 100_000)
+        task.http_request.headers["A"] = "x" * size
+        if size == 100_000:
+            with pytest.raises(RefusedError, match="size of the headers"):
+                take_in(task, QUEUE, NOW)
+        else:
+            take_in(task, QUEUE, NOW)
+        assert len(_tasks._known) == kept
 
 
 def test_targets_for_the_log() -> None:
