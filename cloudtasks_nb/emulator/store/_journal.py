@@ -154,13 +154,35 @@ class Journal:
         copy.close()
 
     def load_from(self, path: Path) -> None:
-        """Replace everything by the content of another file."""
+        """Replace everything by the content of another file, or change nothing.
+
+        Raises
+        ------
+        EmulatorError
+            If that file cannot be used.
+        """
         self.roll_back()
-        source = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         try:
-            source.backup(self._writer)
+            self._load_from(path)
+        except sqlite3.Error as error:
+            raise EmulatorError(
+                f"{path} cannot be used: {error}", resource=str(path), hint="if it is damaged, take a new snapshot"
+            ) from error
+
+    def _load_from(self, path: Path) -> None:
+        # Row by row: a copy of the pages would have to be of the same size, and brings the version along.
+        self._writer.execute("ATTACH ? AS source", (str(path),))
+        try:
+            [(version,)] = self._writer.execute("PRAGMA source.user_version")
+            _check_version(path, version, "take a new snapshot")
+            self._writer.execute("BEGIN IMMEDIATE")
+            for table in _TABLES:
+                self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the tuple above
+                self._writer.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")  # noqa: S608 - the same
+            self._writer.execute("COMMIT")
         finally:
-            source.close()
+            self.roll_back()
+            self._writer.execute("DETACH source")
 
     def close(self) -> None:
         """Commit what is left and close the file."""
@@ -172,12 +194,7 @@ class Journal:
 
     def _prepare(self) -> None:
         [(version,)] = self._writer.execute("PRAGMA user_version")
-        if version not in _READ:
-            raise EmulatorError(
-                f"{self.path} was written by another version of the emulator ({version} instead of {_VERSION})",
-                resource=str(self.path),
-                hint="choose another folder",
-            )
+        _check_version(self.path, version, "choose another folder")
         self._writer.executescript(_SCHEMA)
         self._writer.execute(f"PRAGMA user_version = {_VERSION}")
 
@@ -188,3 +205,12 @@ class Journal:
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute("PRAGMA temp_store = MEMORY")
         return connection
+
+
+def _check_version(path: Path, version: int, hint: str) -> None:
+    if version not in _READ:
+        raise EmulatorError(
+            f"{path} was written by another version of the emulator ({version} instead of {_VERSION})",
+            resource=str(path),
+            hint=hint,
+        )

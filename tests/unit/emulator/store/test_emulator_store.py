@@ -509,6 +509,54 @@ def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
         assert journal.read("PRAGMA page_size") == [(size,)]
 
 
+@pytest.mark.parametrize("size", [4096, 8192])
+def test_snapshots_of_the_version_before(tmp_path: Path, size: int) -> None:
+    """A snapshot is loaded whatever the size of its pages; the journal stays one of this version."""
+    copy = _snapshot(tmp_path, size, version=1)
+    with Journal(tmp_path / "tasks.sqlite3", durable=True) as journal:
+        _write(journal, "two")
+        journal.load_from(copy)
+        assert journal.read("SELECT key FROM settings") == [("one",)]
+        assert journal.read("PRAGMA user_version") == [(2,)]
+        assert journal.read("PRAGMA page_size") == [(8192,)]
+    assert [file.name for file in tmp_path.glob("copy*")] == ["copy.sqlite3"]
+
+
+@pytest.mark.parametrize(
+    ("version", "content", "text"),
+    [(99, None, "another version"), (2, b"", "cannot be used"), (2, b"no database at all" * 100, "cannot be used")],
+    ids=["another version", "empty", "no database"],
+)
+def test_snapshots_that_cannot_be_used(tmp_path: Path, version: int, content: bytes | None, text: str) -> None:
+    """A file that is no snapshot, or one of another version, is named, and changes nothing."""
+    copy = _snapshot(tmp_path, 8192, version=version)
+    if content is not None:
+        copy.write_bytes(content)
+    with Journal(tmp_path / "tasks.sqlite3", durable=True) as journal:
+        _write(journal, "two")
+        with pytest.raises(EmulatorError, match=text) as wrong:
+            journal.load_from(copy)
+        assert (wrong.value.resource, wrong.value.hint is None) == (str(copy), False)
+        _write(journal, "three")
+        assert journal.read("SELECT key FROM settings ORDER BY key") == [("three",), ("two",)]
+
+
+def _snapshot(folder: Path, page_size: int, *, version: int) -> Path:
+    """Make a snapshot of a journal with the setting `one`."""
+    file, copy = folder / "other.sqlite3", folder / "copy.sqlite3"
+    connection = sqlite3.connect(file)
+    connection.execute(f"PRAGMA page_size = {page_size}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with Journal(file, durable=True) as journal:
+        _write(journal, "one")
+        journal.save_to(copy)
+    connection = sqlite3.connect(copy)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    return copy
+
+
 def test_what_cannot_be_added_is_told_by_its_key(store: Store, clock: Clock) -> None:
     """Of many tasks those are refused whose names are taken, by others or by the first of them; the rest is there."""
     queue = new_queue(store)
