@@ -75,6 +75,10 @@ class Store:
         self._applied = []
         return woken
 
+    def uncommitted(self) -> set[int]:
+        """Return the numbers of the queues with tasks that are not committed yet."""
+        return {queue.q for queue, _, _ in (*self._fresh, *self._applied)}
+
     def failed(self) -> None:
         """Go back to what is on the disk, after a transaction that could not be committed."""
         self.journal.roll_back()

@@ -69,7 +69,12 @@ def _sweep_graves(store: Store, now: int) -> bool:
     due = [grave for grave, until in store.contents.graves.items() if until <= now]
     if not due:
         return False
-    q, upto = due[0]
+    # Rows that are not committed yet are not seen, but come: their grave is needed until then.
+    uncommitted = store.uncommitted()
+    grave = next((grave for grave in due if grave[0] not in uncommitted), None)
+    if grave is None:
+        return True
+    q, upto = grave
     base = sequence(q, 0)
     first = store.journal.read("SELECT min(seq) FROM tasks WHERE seq BETWEEN ? AND ?", (base, base + upto))[0][0]
     if first is None:

@@ -278,6 +278,29 @@ def test_purge_keeps_or_frees_names(make_store: MakeStore) -> None:
     assert make_store().queue(QUEUE).live == {"a": 2}
 
 
+@pytest.mark.parametrize("under_way", [False, True])
+def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock: Clock, *, under_way: bool) -> None:
+    """Tasks that are purged before they are committed stay purged, though a sweep comes in between."""
+    store = make_store(hard_reset_on_purge=True)
+    queue = new_queue(store)
+    store.add(queue, new_task("a"), NOW)
+    if under_way:
+        store.journal.apply()
+        store.applied()
+    store.purge(queue)
+    assert sweep(store, clock.now())  # there is more to do
+    if under_way:
+        store.journal.commit()
+        store.committed()
+    commit(store)
+    assert make_store().queue(QUEUE).live == {}
+    store = make_store()
+    while sweep(store, clock.now()):
+        commit(store)
+    commit(store)
+    assert store.journal.read("SELECT seq FROM tasks UNION SELECT q FROM graves") == []
+
+
 def test_pages(store: Store) -> None:
     """Pages follow the order of creation, skip what was purged, and end."""
     queue = new_queue(store)
