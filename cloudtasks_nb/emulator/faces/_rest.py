@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -83,6 +83,8 @@ class Rest:
             return self._refused(error)
         except json_format.ParseError as error:
             return self._refused(RefusedError("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}"))
+        except web.HTTPException as error:  # of the server below: a body that is too large
+            return self._shown(error.status, "INVALID_ARGUMENT", error.text or error.reason)
         except Exception as error:  # noqa: BLE001 - whatever it is, a client of JSON gets JSON
             _log.exception("%s %s", request.method, request.path)
             return self._refused(RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}"))
@@ -119,11 +121,12 @@ class Rest:
 
     def _refused(self, error: RefusedError) -> web.Response:
         code = CODES[error.number]
-        status = _HTTP_STATUS.get(code, 500)
-        shown: dict[str, Any] = {"code": status, "message": error.message, "status": code}
-        if error.details:
-            shown["details"] = json_format.MessageToDict(error.status()).get("details", [])
-        return self._json(status, {"error": shown})
+        details = json_format.MessageToDict(error.status()).get("details", []) if error.details else []
+        return self._shown(_HTTP_STATUS.get(code, 500), code, error.message, details)
+
+    def _shown(self, status: int, code: str, message: str, details: Sequence[Any] = ()) -> web.Response:
+        error = {"code": status, "message": message, "status": code}
+        return self._json(status, {"error": error | ({"details": details} if details else {})})
 
     def _json(self, status: int, content: Any) -> web.Response:
         return web.Response(

@@ -81,7 +81,7 @@ class Running:
 Body = Callable[[Running], Coroutine[Any, Any, None]]
 
 
-def run(body: Body | None, **settings: Any) -> dict[str, Any]:
+def run_server(body: Body | None, **settings: Any) -> dict[str, Any]:
     """Run a test against an emulator and return where it was."""
 
     async def main() -> dict[str, Any]:
@@ -118,15 +118,15 @@ def test_a_restart_keeps_everything(tmp_path: Path) -> None:
         status, shown = await running.http("GET", f"/v2/{QUEUE}/tasks/a?responseView=2&$alt=json;enum-encoding=int")
         assert (shown["httpRequest"]["httpMethod"], shown["view"]) == (1, 2)
 
-    before = run(first, data_dir=tmp_path)
+    before = run_server(first, data_dir=tmp_path)
     assert not (tmp_path / "endpoint.json").exists()
-    after = run(second, data_dir=tmp_path)
+    after = run_server(second, data_dir=tmp_path)
     assert before["instance"] == after["instance"]
 
 
 def test_a_temporary_folder_goes(tmp_path: Path) -> None:
     """Without a folder everything is gone afterwards."""
-    endpoint = run(None, queues=(QUEUE,))
+    endpoint = run_server(None, queues=(QUEUE,))
     assert not Path(endpoint["data_dir"]).exists()
 
 
@@ -147,7 +147,7 @@ def test_instance_in_every_answer() -> None:
         async with running.session.get(f"{running.endpoint['http']}/v2/{QUEUE}") as answer:
             assert answer.headers[INSTANCE_METADATA] == running.endpoint["instance"]
 
-    run(body)
+    run_server(body)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_refusals_in_json(verb: str, path: str, body: Any, status: int, code: st
         found, content = await running.http(verb, path, body)
         assert (found, content["error"]["code"], content["error"]["status"]) == (status, status, code)
 
-    run(check, queues=(QUEUE,), no_batch=True)
+    run_server(check, queues=(QUEUE,), no_batch=True)
 
 
 def test_what_nobody_thought_of_in_json(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -188,8 +188,19 @@ def test_what_nobody_thought_of_in_json(monkeypatch: pytest.MonkeyPatch, caplog:
         assert (status, content["error"]["code"], content["error"]["status"]) == (500, 500, "INTERNAL")
         assert content["error"]["message"] == "Unexpected ZeroDivisionError: nobody's fault"
 
-    run(body, queues=(QUEUE,))
+    run_server(body, queues=(QUEUE,))
     assert f"GET /v2/{QUEUE}" in caplog.text
+
+
+def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the server reads is 413, in JSON too."""
+    monkeypatch.setattr(_web, "_MAX_BODY", 1000)
+
+    async def body(running: Running) -> None:
+        status, content = await running.http("POST", f"/v2/{QUEUE}/tasks", b" " * 1001)
+        assert (status, content["error"]["code"], content["error"]["status"]) == (413, 413, "INVALID_ARGUMENT")
+
+    run_server(body, queues=(QUEUE,))
 
 
 def test_standard_parameters() -> None:
@@ -202,7 +213,7 @@ def test_standard_parameters() -> None:
         assert (await running.http("GET", f"/v2/{QUEUE}?{query}"))[0] == 200
         assert (await running.http("GET", f"/v2/{QUEUE}?colour=red"))[0] == 400
 
-    run(body, queues=(QUEUE,))
+    run_server(body, queues=(QUEUE,))
 
 
 def test_details_in_json() -> None:
@@ -213,7 +224,7 @@ def test_details_in_json() -> None:
         (detail,) = content["error"]["details"]
         assert detail["@type"] == "type.googleapis.com/google.rpc.Help"
 
-    run(body)
+    run_server(body)
 
 
 @pytest.mark.parametrize("api", ["v2", "v2beta3"])
@@ -233,7 +244,7 @@ def test_buffered_tasks(api: str) -> None:
         _, full = await running.http("GET", f"/v2/{QUEUE}/tasks/mine?responseView=FULL")
         assert full["httpRequest"]["body"] == "cmF3"
 
-    run(body)
+    run_server(body)
 
 
 def test_documents() -> None:
@@ -251,7 +262,7 @@ def test_documents() -> None:
         _, certificates = await running.http("GET", "/oauth2/v1/certs")
         assert {key["kid"] for key in keys["keys"]} == certificates.keys()
 
-    run(body, openid_issuer="https://issuer")
+    run_server(body, openid_issuer="https://issuer")
 
 
 def test_clock_endpoint() -> None:
@@ -262,7 +273,7 @@ def test_clock_endpoint() -> None:
         after = await running.admin("clock", {"advance_s": 3600})
         assert after["now_us"] - before["now_us"] >= 3_600_000_000
 
-    run(body)
+    run_server(body)
 
 
 async def ahead(running: Running) -> int:
@@ -290,7 +301,7 @@ def test_the_clock_stays_with_the_folder(tmp_path: Path) -> None:
         assert await ahead(running) == 2
 
     for body in (first, second, third):
-        run(body, data_dir=tmp_path)
+        run_server(body, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("advance", [-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1]])
@@ -304,7 +315,7 @@ def test_advances_that_make_no_sense(advance: Any) -> None:
         after = await running.admin("clock")
         assert 0 <= after["now_us"] - before["now_us"] < 60_000_000
 
-    run(body)
+    run_server(body)
 
 
 def test_reset_and_seed() -> None:
@@ -325,7 +336,7 @@ def test_reset_and_seed() -> None:
         _, listed = await running.http("GET", f"/v2/{LOCATION}/queues")
         assert [queue["name"] for queue in listed["queues"]] == [QUEUE]
 
-    run(body, queues=(QUEUE,))
+    run_server(body, queues=(QUEUE,))
 
 
 @pytest.mark.parametrize(
@@ -349,7 +360,7 @@ def test_seeds_that_make_no_sense(queues: Any) -> None:
         assert (status, list(content)) == (400, ["error"])
         assert (await running.http("GET", f"/v2/{LOCATION}/queues"))[1] == {}
 
-    run(body)
+    run_server(body)
 
 
 def test_snapshots() -> None:
@@ -365,7 +376,7 @@ def test_snapshots() -> None:
         assert (await running.http("POST", "/admin/restore", {"name": "two"}))[0] == 404
         assert (await running.http("POST", "/admin/restore", {"name": "../one"}))[0] == 400
 
-    run(body, queues=(QUEUE,))
+    run_server(body, queues=(QUEUE,))
 
 
 def test_faults_endpoint() -> None:
@@ -381,7 +392,7 @@ def test_faults_endpoint() -> None:
         for wrong in ({"code": "INTERNAL"}, b"[]", b"{"):
             assert (await running.http("POST", "/admin/faults", wrong))[0] == 400
 
-    run(body, queues=(QUEUE,))
+    run_server(body, queues=(QUEUE,))
 
 
 def test_what_is_under_way_can_be_seen() -> None:
@@ -393,7 +404,7 @@ def test_what_is_under_way_can_be_seen() -> None:
         for limit in ("-1", "x"):
             assert (await running.http("GET", f"/admin/history?limit={limit}"))[0] == 400
 
-    run(body)
+    run_server(body)
 
 
 def test_web_pages_may_not_steer() -> None:
@@ -402,7 +413,7 @@ def test_web_pages_may_not_steer() -> None:
     async def body(running: Running) -> None:
         assert (await running.http("POST", "/admin/reset", {}, Origin="http://evil"))[0] == 403
 
-    run(body)
+    run_server(body)
 
 
 def test_leases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +432,7 @@ def test_leases(monkeypatch: pytest.MonkeyPatch) -> None:
             async with asyncio.timeout(20):
                 await running.stop.wait()
 
-    run(body, lease=True)
+    run_server(body, lease=True)
 
 
 def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,7 +443,7 @@ def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         async with asyncio.timeout(20):
             await running.server
 
-    run(body, lease=True)
+    run_server(body, lease=True)
 
 
 def test_one_emulator_a_folder(tmp_path: Path) -> None:
@@ -443,7 +454,7 @@ def test_one_emulator_a_folder(tmp_path: Path) -> None:
             await _server.run(Settings(port=0, data_dir=tmp_path), lambda _: None, asyncio.Event())
         assert refused.value.resource == str(tmp_path)
 
-    run(body, data_dir=tmp_path)
+    run_server(body, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("option", ["port", "http_port"])
@@ -458,7 +469,7 @@ def test_a_port_in_use(option: str) -> None:
             await _server.run(settings, lambda _: None, asyncio.Event())
         assert f"--{option.replace('_', '-')} 0" in (refused.value.hint or "")
 
-    run(body)
+    run_server(body)
 
 
 def test_hosts_with_colons() -> None:
@@ -475,11 +486,11 @@ def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
         return port
 
     monkeypatch.setattr(_web.Web, "listen", listen)
-    endpoint = run(None, port=0)
+    endpoint = run_server(None, port=0)
     port = int(endpoint["grpc"].rpartition(":")[2])
-    run(None, port=port)
+    run_server(None, port=port)
     monkeypatch.setattr(_server, "grpc_server", lambda host, _: (grpc_server(host, 0)[0], 65_535))
-    run(None, port=65_535)
+    run_server(None, port=65_535)
     assert asked == [0, port + 1, 0]
 
 
@@ -494,7 +505,7 @@ def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_start(settings: dict[str, Any], error: type[Exception]) -> None:
     """A bad queue name, a foreign address and a folder that cannot be made are told."""
     with pytest.raises(error):
-        run(None, **settings)
+        run_server(None, **settings)
 
 
 def test_an_endpoint_of_a_killed_emulator_is_removed(tmp_path: Path) -> None:
