@@ -36,7 +36,8 @@ __all__ = ["run"]
 _SWEEP_EVERY = 10.0
 _SWEEP_PAUSE = 0.05
 _GRACE = 1.0
-# After an advance of the clock, tasks that were due on the way have so long to be sent before their retention counts.
+# After a start or an advance of the clock, tasks that were due on the way have so long to be sent before their
+# retention counts.
 _CATCHING_UP = 600.0
 
 
@@ -137,7 +138,7 @@ async def _listen(
 async def _keep_swept(engine: Engine) -> None:
     # After an advance of the clock what is over must be gone when the caller looks.
     advanced, loop = asyncio.Event(), asyncio.get_running_loop()
-    caught_up_at = loop.time()
+    caught_up_at = loop.time() + _CATCHING_UP  # an earlier run may have ended in the middle of it
 
     def sweep_now(_: int) -> None:
         nonlocal caught_up_at

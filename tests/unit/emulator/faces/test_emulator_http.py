@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,24 @@ def test_the_clock_stays_with_the_folder(tmp_path: Path) -> None:
 
     for body in (first, second, third):
         run_server(body, data_dir=tmp_path)
+
+
+def test_a_restart_while_the_clock_catches_up(tmp_path: Path) -> None:
+    """A task that an advance has left to be sent is still there after a restart."""
+    task = {"name": f"{QUEUE}/tasks/a", "httpRequest": {"url": "http://127.0.0.1:9/"}}
+
+    async def first(running: Running) -> None:
+        now = datetime.fromisoformat((await running.admin("clock"))["now"])
+        due = {"scheduleTime": (now + timedelta(days=20)).isoformat()}
+        assert (await running.http("POST", f"/v2/{QUEUE}/tasks", {"task": task | due}))[0] == 200
+        await running.admin("clock", {"advance_s": 40 * 86_400})
+        await there(running)
+
+    async def there(running: Running) -> None:
+        assert (await running.http("GET", f"/v2/{QUEUE}/tasks/a"))[0] == 200
+
+    for body in (first, there):
+        run_server(body, queues=(QUEUE,), data_dir=tmp_path, wait_for_loopback=True)
 
 
 @pytest.mark.parametrize("advance", [-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1]])
