@@ -71,7 +71,7 @@ async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop:
 
 async def _engine(folder: Folder, journal: Journal, settings: Settings, stack: AsyncExitStack) -> Engine:
     moved = journal.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
-    clock = Clock(offset=int(moved[0][0]) if moved else 0)
+    clock = Clock(advanced=int(moved[0][0]) if moved else 0)
     store = Store(journal, clock, settings)
     # What was loaded stays: the collector need not look at it again and again.
     gc.collect()

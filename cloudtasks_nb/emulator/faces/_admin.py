@@ -147,7 +147,7 @@ class Admin:
 
     async def _keep_clock(self) -> None:
         """Keep with the folder how far the clock was moved: the times of all that is stored are of that clock."""
-        self._engine.store.set_setting(CLOCK_SETTING, str(self._engine.clock.offset).encode())
+        self._engine.store.set_setting(CLOCK_SETTING, str(self._engine.clock.advanced).encode())
         await self._engine.committer.commit()
 
     async def _replace(self, change: Callable[[], None]) -> None:

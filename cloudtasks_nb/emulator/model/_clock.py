@@ -27,33 +27,34 @@ class Clock:
     ----------
     source : callable, optional
         Returns nanoseconds since 1970; the system's clock by default.
-    offset : int
-        Microseconds by which it begins ahead of that.
+    advanced : int
+        Microseconds by which it was moved forward before.
     """
 
-    def __init__(self, source: Callable[[], int] = time.time_ns, offset: int = 0) -> None:
+    def __init__(self, source: Callable[[], int] = time.time_ns, advanced: int = 0) -> None:
         self._source = source
-        self._offset = offset
+        self._advanced = advanced
+        self._set_back = 0
         self._latest = 0
         self._listeners: list[Callable[[int], None]] = []
 
     def now(self) -> int:
         """Return microseconds since 1970."""
-        reading = self._source() // 1000 + self._offset
+        reading = self._source() // 1000 + self._advanced + self._set_back
         if reading < self._latest:
-            self._offset += self._latest - reading
+            self._set_back += self._latest - reading
             return self._latest
         self._latest = reading
         return reading
 
     @property
-    def offset(self) -> int:
-        """Microseconds by which it is ahead of its source."""
-        return self._offset
+    def advanced(self) -> int:
+        """Microseconds by which it was moved forward; what its source was set back is not among them."""
+        return self._advanced
 
     def reset(self) -> None:
         """Show the time of the source again, though it be an earlier one."""
-        self._offset = self._latest = 0
+        self._advanced = self._set_back = self._latest = 0
 
     def advance(self, duration: int) -> None:
         """Move forward by `duration` microseconds and tell the listeners by how much.
@@ -67,7 +68,7 @@ class Clock:
             raise ValueError("the clock can only be moved forward")
         if self.now() + duration > LAST_NOW:
             raise ValueError("the clock cannot be moved beyond the year 9000")
-        self._offset += duration
+        self._advanced += duration
         for listener in self._listeners:
             listener(duration)
 

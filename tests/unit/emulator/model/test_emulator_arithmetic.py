@@ -34,6 +34,17 @@ def test_clock_goes_on_when_it_is_set_back() -> None:
     assert [clock.now() for _ in range(3)] == [10_000, 10_000, 10_001]
 
 
+def test_what_was_set_back_is_no_advance() -> None:
+    """How far the clock was moved does not count by how much the system's clock was set back."""
+    readings = iter([10_000_000, 4_000_000, 5_000_000, 6_000_000])
+    clock = Clock(source=lambda: next(readings), advanced=7)
+    assert (clock.now(), clock.now(), clock.advanced) == (10_007, 10_007, 7)
+    clock.advance(5)
+    assert (clock.now(), clock.advanced) == (12_012, 12)
+    clock.reset()
+    assert clock.advanced == 0
+
+
 def test_clock_refuses_to_go_back() -> None:
     """The clock cannot be moved into the past."""
     with pytest.raises(ValueError, match="forward"):
