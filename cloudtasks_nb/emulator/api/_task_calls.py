@@ -104,6 +104,7 @@ class TaskCalls:
     async def run_task(self, wire: bytes) -> bytes:
         """Send a task now, even when it is not due, runs already, or the queue is paused."""
         request = self._pb.RunTaskRequest.FromString(wire)
+        await self._engine.dispatcher.released()
         queue, task_id = self._named(request.name)
         self._engine.dispatcher.run(queue, task_id)
         return self._task(queue, task_id, request.response_view)

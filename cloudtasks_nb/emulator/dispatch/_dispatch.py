@@ -101,6 +101,8 @@ class Dispatcher:
         self._flights: dict[_Flight, asyncio.Task[None]] = {}
         self._absent = AbsentTargets(self._returned)
         self._closed = False
+        self._open = asyncio.Event()
+        self._open.set()
         self.history = History()
         #: called when something changed that nobody waits for to be committed
         self.changed: Callable[[], None] = lambda: None
@@ -136,18 +138,29 @@ class Dispatcher:
             for address, tasks in lane.parked.items()
         ]
 
-    async def forget(self) -> None:
-        """Break off what is under way, without a result, and start from nothing."""
+    async def forget(self, *, hold: bool = False) -> None:
+        """Break off what is under way, without a result, and start from nothing; or hold, until `release`."""
+        if hold:
+            self._open.clear()
         for lane in self._lanes.values():
             if lane.timer:
                 lane.timer.cancel()
         self._lanes.clear()
-        self.history.clear()
         await self._absent.close()
         flights = list(self._flights.values())
         for task in flights:
             task.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
+        self.history.clear()  # what ended while the rest was broken off is in it too
+
+    def release(self) -> None:
+        """Send again, after a hold."""
+        self._open.set()
+        self.wake_all()
+
+    async def released(self) -> None:
+        """Return when nothing is held."""
+        await self._open.wait()
 
     async def close(self) -> None:
         """Break off what is under way; its tasks are due again at the next start."""
@@ -164,8 +177,8 @@ class Dispatcher:
         return lane
 
     def _pump(self, queue: QueueState) -> None:
-        if self._closed or self._store.current(queue) is not queue:
-            return  # deleted, or rebuilt after a failed commit
+        if self._closed or not self._open.is_set() or self._store.current(queue) is not queue:
+            return  # held, deleted, or rebuilt after a failed commit
         lane = self._lane(queue)
         if lane.timer:
             lane.timer.cancel()

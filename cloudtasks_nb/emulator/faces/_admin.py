@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable
@@ -46,6 +47,7 @@ class Admin:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self._engine = engine
         self._snapshots = folder / "snapshots"
+        self._replacing = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
         """Return what to serve."""
@@ -152,11 +154,14 @@ class Admin:
 
     async def _replace(self, change: Callable[[], None]) -> None:
         engine = self._engine
-        await engine.dispatcher.forget()
-        await engine.committer.settle()
-        change()
-        engine.store.reload(keep_running=False)
-        engine.dispatcher.wake_all()
+        async with self._replacing:
+            try:
+                await engine.dispatcher.forget(hold=True)
+                await engine.committer.flush()
+                change()
+            finally:  # also of a change that failed: what was broken off is sent again
+                engine.store.reload(keep_running=False)
+                engine.dispatcher.release()
 
 
 def _answered(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:

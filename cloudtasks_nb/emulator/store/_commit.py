@@ -83,6 +83,19 @@ class Committer:
         while self._busy:
             await asyncio.gather(*self._tasks)
 
+    async def flush(self) -> None:
+        """Commit what was put into the journal so far; then, until the next await, it is empty and the caller's.
+
+        Raises
+        ------
+        RefusedError
+            If it cannot be written.
+        """
+        await self.settle()
+        if len(self._store.journal):
+            self._commit_inline()
+            self._go_on()
+
     async def close(self) -> None:
         """Finish what is under way."""
         self._disarm()

@@ -109,6 +109,25 @@ def test_pages_of_tasks(run: Run) -> None:
     run(body)
 
 
+def test_a_run_by_hand_waits_for_a_reset(run: Run) -> None:
+    """A task that is run while everything is replaced is looked for, and sent, afterwards."""
+
+    async def body(ready: Service) -> None:
+        dispatcher, request = ready.engine.dispatcher, v2.RunTaskRequest(name=f"{QUEUE}/tasks/a")
+        await ready.create_queue()
+        await ready.create_task("a")
+        await dispatcher.forget(hold=True)
+        called = asyncio.create_task(ready.call("RunTask", request, v2.Task))
+        await asyncio.sleep(0)
+        assert (called.done(), dispatcher._flights) == (False, {})
+        ready.engine.store.reload(keep_running=False)
+        dispatcher.release()
+        assert (await called).name == request.name
+        assert next(iter(dispatcher._flights)).claim.queue is ready.engine.store.queue(QUEUE)
+
+    run(body)
+
+
 def test_batches_are_for_one_queue(run: Run) -> None:
     """Tasks of another queue, or of none, in a batch refuse the whole; so do too many."""
 

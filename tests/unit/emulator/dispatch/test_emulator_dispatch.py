@@ -436,6 +436,25 @@ def test_forgetting(play: Callable[..., None]) -> None:
     play(body)
 
 
+def test_holding(play: Callable[..., None]) -> None:
+    """While it is held nothing is sent, whoever asks for it; then all that is due."""
+
+    async def body(stage: Stage, queue: QueueState) -> None:
+        await stage.add(queue, "a")
+        await stage.dispatcher.forget(hold=True)
+        waiting = asyncio.create_task(stage.dispatcher.released())
+        await stage.add(queue, "b")
+        await stage.wait(HOUR)
+        assert (stage.target.ids, waiting.done()) == (["a"], False)
+        stage.store.reload(keep_running=False)
+        stage.dispatcher.release()
+        await turn()
+        assert (stage.target.ids, waiting.done()) == (["a", "a", "b"], True)
+        assert [state.in_flight for state in stage.store.contents.by_number.values()] == [2]
+
+    play(body)
+
+
 def test_a_deleted_queue(play: Callable[..., None]) -> None:
     """An attempt whose queue was deleted ends without a trace."""
 

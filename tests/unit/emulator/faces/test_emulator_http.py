@@ -22,12 +22,13 @@ from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb.emulator import _folder, _server
 from cloudtasks_nb.emulator.dispatch import _absent
 from cloudtasks_nb.emulator.faces import _lease, _paths, _web
+from cloudtasks_nb.emulator.faces._admin import Admin
 from cloudtasks_nb.emulator.faces._grpc import grpc_server
 from cloudtasks_nb.emulator.faces._ports import host_and_port
 from cloudtasks_nb.emulator.model._pb import v2
 from cloudtasks_nb.emulator.model._settings import Settings
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError, PortInUseError
-from tests.unit.emulator.conftest import QUEUE
+from tests.unit.emulator.conftest import QUEUE, Run, Service
 
 LOCATION = QUEUE.rpartition("/queues/")[0]
 
@@ -396,6 +397,47 @@ def test_snapshots() -> None:
         assert (await running.http("POST", "/admin/restore", {"name": "../one"}))[0] == 400
 
     run_server(body, queues=(QUEUE,))
+
+
+def test_a_restore_that_fails(tmp_path: Path) -> None:
+    """A snapshot that cannot be used is refused, and what was under way is sent again."""
+    arrivals: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrivals.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+        await reader.read()  # until the emulator hangs up
+        writer.close()
+
+    async def body(running: Running) -> None:
+        (tmp_path / "snapshots").mkdir()
+        (tmp_path / "snapshots" / "bad.sqlite3").write_bytes(b"no database at all" * 100)
+        async with await asyncio.start_server(hang, "127.0.0.1", 0) as target, asyncio.timeout(20):
+            url = "http://127.0.0.1:{1}/".format(*target.sockets[0].getsockname())
+            await running.http("POST", f"/v2/{QUEUE}/tasks", {"task": {"httpRequest": {"url": url}}})
+            first = await arrivals.get()
+            status, content = await running.http("POST", "/admin/restore", {"name": "bad"})
+            assert (status, "bad.sqlite3 cannot be used" in content["error"]) == (400, True)
+            assert await arrivals.get() == first
+
+    run_server(body, queues=(QUEUE,), data_dir=tmp_path)
+
+
+def test_one_replacement_after_the_other(run: Run, tmp_path: Path) -> None:
+    """Of two resets at once, the second one finds nothing sent by what the first one left."""
+
+    async def body(ready: Service) -> None:
+        admin, dispatcher, held = Admin(ready.engine, tmp_path), ready.engine.dispatcher, []
+        await ready.create_queue()
+        await ready.create_task("a")
+        dispatcher.run(ready.engine.store.queue(QUEUE), "a")
+
+        def change() -> None:
+            held.append(not dispatcher._open.is_set())
+
+        await asyncio.gather(admin._replace(change), admin._replace(change))
+        assert held == [True, True]
+
+    run(body)
 
 
 def test_faults_endpoint() -> None:

@@ -116,6 +116,22 @@ def test_callers_share_a_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -
     assert len(commits) <= 3
 
 
+def test_flushing(store: Store) -> None:
+    """Everything is safe after a flush, also what others put in, and these are told."""
+    queue = new_queue(store)
+
+    async def body(store: Store, committer: Committer, _: Woken) -> None:
+        committer._expected = 2  # the caller waits for another one
+        store.add(queue, new_task("a"), NOW)
+        waiting = asyncio.create_task(committer.commit())
+        await asyncio.sleep(0)
+        await committer.flush()
+        assert (rows(store), len(store.journal), waiting.done()) == (1, 0, False)
+        await waiting
+
+    run(store, body)
+
+
 def test_callers_gather_while_the_disk_works(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who comes while a commit is under way waits for the next one, and is not answered by the first."""
     queue = new_queue(store)
