@@ -10,22 +10,21 @@ import asyncio
 import contextlib
 import datetime as dt
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._connection import Connection
-from cloudtasks_nb._deeds import delete
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._watch import Snapshot, now_micros
 from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.fanout.batch._deleting import deleting
 from cloudtasks_nb.fanout.batch._notice import Teller
 from cloudtasks_nb.fanout.batch._progress import Progress, Rate, pack, unpack
 from cloudtasks_nb.fanout.batch._sending import Sending
 from cloudtasks_nb.fanout.batch._verdicts import Facts, Verdicts
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import BatchRecord, Outcome, State
+from cloudtasks_nb.fanout.outbox._records import BatchRecord, State
 
 __all__ = ["Tracker"]
 
@@ -33,7 +32,6 @@ T = TypeVar("T")
 
 _MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
 _LOOK_BACK = 600_000_000  # microseconds by which an entry may come later than others of its time
-_DELETES = 1000  # tasks a call deletes, and rows that are written down together
 _LINGER = 60.0  # seconds for which a late entry may still correct a finished batch
 _SAVE = 5.0  # seconds between two snapshots in the outbox
 
@@ -217,28 +215,12 @@ class Tracker:
     async def cancel(self) -> None:
         """Send nothing more, delete the tasks that are in the queue, and write down which were."""
         self._troubles.pop("cancel", None)
-        refused: Counter[str] = Counter()
         await self._do(self._outbox.cancel, self.batch)
         await self._settle()
         waiting = await self._do(self._verdicts.waiting, self._outbox)
-        for start in range(0, len(waiting), _DELETES):
-            part = waiting[start : start + _DELETES]
-            errors = await delete(
-                self._connection,
-                self.queue,
-                [task for _, task, _ in part],
-                lambda _: None,
-                lambda error, count: refused.update({error.message: count}),
-            )
-            deleted = [
-                Outcome(ref=ref, attempt=attempt, state=State.CANCELLED, reason="")
-                for (ref, _, attempt), error in zip(part, errors, strict=True)
-                if error is None
-            ]
-            await self._do(self._outbox.record, self.batch, deleted)
-            if refused:
-                why, _ = refused.most_common(1)[0]
-                self._troubles["cancel"] = f"{refused.total():,} tasks are not deleted: {why}"
+        async for trouble in deleting(self._connection, self.queue, self._outbox, self.batch, waiting):
+            if trouble is not None:
+                self._troubles["cancel"] = trouble
             await self._publish()
         self._connection.watcher.look_now(self.queue)
         await self._publish()
