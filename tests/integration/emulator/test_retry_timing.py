@@ -78,13 +78,14 @@ def test_the_next_attempts_eta(emulator: Emulator, make_queue: MakeQueue, enqueu
 
 def test_a_future_task_is_sent_when_it_is_due(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
     """A schedule time ahead is waited for; what is due meanwhile goes first."""
-    now = enqueue(queue, target.url).schedule_time
-    later = enqueue(queue, target.url, schedule_time=now + timedelta(days=20))
-    sooner = enqueue(queue, target.url, schedule_time=now + timedelta(hours=1))
-    target.wait(1)
+    first = enqueue(queue, target.url)
+    later = enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(days=20))
+    sooner = enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(hours=1))
+    emulator.gone(first.name)  # an advance ends what is still under way: its deadline is over
     emulator.advance(3_600)
     second = target.wait(2)[1]
     assert sooner.name.endswith(second.headers["x-cloudtasks-taskname"])
+    emulator.gone(sooner.name)
     assert emulator.client.get_task(name=later.name).dispatch_count == 0
     emulator.advance(20 * 86_400)
     assert later.name.endswith(target.wait(3)[2].headers["x-cloudtasks-taskname"])
