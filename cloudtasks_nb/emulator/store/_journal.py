@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS log(
     retry_at INTEGER);
 """
 _TABLES = ("settings", "queues", "tasks", "attempts", "tombs", "graves", "operations", "log")
-_CACHE_KIB = 16_384
+_CACHE_KIB = 2_048  # a row is appended, and read again once: what a larger cache holds is memory for nothing
 # Twice SQLite's own, for new files: a commit of many tasks has half the pages to write, and takes a fifth less time.
 _PAGE = 8192
 _VERSION = 2  # of the schema
