@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +39,7 @@ _TABLES = ("settings", "queues", "tasks", "attempts", "tombs", "graves", "operat
 _CACHE_KIB = 2_048  # a row is appended, and read again once: what a larger cache holds is memory for nothing
 # Twice SQLite's own, for new files: a commit of many tasks has half the pages to write, and takes a fifth less time.
 _PAGE = 8192
+_CONNECTION: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 30}
 _VERSION = 2  # of the schema
 _READ = {0, 1, _VERSION}  # new files have 0; 1 knew no row of the log that stands for many creations
 
@@ -82,18 +84,22 @@ class Journal:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         self._pending: dict[Write, list[tuple[Any, ...]]] = {write: [] for write in Write}
-        try:
-            self._writer = self._connect()
-            self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-            self._prepare()
-            self._reader = self._connect()
-            self._reader.execute("PRAGMA query_only = ON")
-        except sqlite3.Error as error:
-            raise EmulatorError(
-                f"{path} cannot be used: {error}",
-                resource=str(path),
-                hint="if it is damaged, remove it or choose another folder",
-            ) from error
+        with ExitStack() as opened:
+            try:
+                self._writer = opened.enter_context(closing(sqlite3.connect(path, **_CONNECTION)))
+                _configure(self._writer)
+                self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+                self._prepare()
+                self._reader = opened.enter_context(closing(sqlite3.connect(path, **_CONNECTION)))
+                _configure(self._reader)
+                self._reader.execute("PRAGMA query_only = ON")
+            except sqlite3.Error as error:
+                raise EmulatorError(
+                    f"{path} cannot be used: {error}",
+                    resource=str(path),
+                    hint="if it is damaged, remove it or choose another folder",
+                ) from error
+            opened.pop_all()  # from here on `close` closes them
 
     def __enter__(self) -> Self:
         return self
@@ -149,9 +155,8 @@ class Journal:
 
     def save_to(self, path: Path) -> None:
         """Write a copy of what is committed to another file."""
-        with sqlite3.connect(path) as copy:
+        with closing(sqlite3.connect(path)) as copy:
             self._reader.backup(copy)
-        copy.close()
 
     def load_from(self, path: Path) -> None:
         """Replace everything by the content of another file, or change nothing.
@@ -198,13 +203,12 @@ class Journal:
         self._writer.executescript(_SCHEMA)
         self._writer.execute(f"PRAGMA user_version = {_VERSION}")
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
-        connection.execute(f"PRAGMA page_size = {_PAGE}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        connection.execute("PRAGMA temp_store = MEMORY")
-        return connection
+
+def _configure(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA page_size = {_PAGE}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute("PRAGMA temp_store = MEMORY")
 
 
 def _check_version(path: Path, version: int, hint: str) -> None:

@@ -34,17 +34,18 @@ def find(connection: sqlite3.Connection, draft: Draft, identity: bytes | None = 
     found = None
     if draft.name is not None:
         found = connection.execute(
-            """SELECT num, id, name, recipe, description FROM batches WHERE identity = ?
-               OR (id = ? AND endpoint = ? AND project = ? AND location = ? AND queue = ?)
-               ORDER BY identity <> ?1 LIMIT 1""",
-            (
-                named_identity(place, draft.name),
-                draft.name,
-                place.endpoint,
-                place.project,
-                place.location,
-                place.queue,
-            ),
+            """SELECT num, id, name, recipe, description FROM batches WHERE identity = :identity
+               OR (id = :name AND endpoint = :endpoint AND project = :project AND location = :location
+                   AND queue = :queue)
+               ORDER BY identity <> :identity LIMIT 1""",
+            {
+                "identity": named_identity(place, draft.name),
+                "name": draft.name,
+                "endpoint": place.endpoint,
+                "project": place.project,
+                "location": place.location,
+                "queue": place.queue,
+            },
         ).fetchone()
     elif identity is not None:
         found = connection.execute(

@@ -75,10 +75,11 @@ def claim(connection: sqlite3.Connection, batch: str, now: float) -> list[Comple
         return []
     (round_,) = connection.execute("SELECT round FROM batches WHERE num = ?", (num,)).fetchone()
     found = connection.execute(
-        """UPDATE completions SET claimed = ?1, claimed_at = ?2
-           WHERE num = ?3 AND told < ?1 AND (claimed < ?1 OR claimed_at NOT BETWEEN ?2 - ?4 AND ?2 + ?4)
+        """UPDATE completions SET claimed = :round, claimed_at = :now
+           WHERE num = :num AND told < :round
+               AND (claimed < :round OR claimed_at NOT BETWEEN :now - :lease AND :now + :lease)
            RETURNING id, url, service_account, audience, queue""",
-        (round_, now, num, _LEASE),
+        {"round": round_, "now": now, "num": num, "lease": _LEASE},
     ).fetchall()
     return [_completion(row, round_, states) for row in sorted(found)]
 
@@ -94,8 +95,8 @@ def confirm(connection: sqlite3.Connection, batch: str, completion: Completion) 
 def release(connection: sqlite3.Connection, batch: str, completion: Completion) -> None:
     """Let another, or the caller itself, try at once; runs in the caller's transaction."""
     connection.execute(
-        "UPDATE completions SET claimed = ?1 - 1 WHERE num = ?2 AND id = ?3 AND claimed = ?1",
-        (completion.round, number_of(connection, batch), completion.id),
+        "UPDATE completions SET claimed = :round - 1 WHERE num = :num AND id = :id AND claimed = :round",
+        {"round": completion.round, "num": number_of(connection, batch), "id": completion.id},
     )
 
 
