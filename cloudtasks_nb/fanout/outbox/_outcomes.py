@@ -28,7 +28,8 @@ _MAY_COME_FROM: dict[State, frozenset[State]] = {
 # Of two attempts the later one counts, whichever was heard of first.
 _UPSERT = """
     INSERT INTO outcomes (ref, attempts, last_status, last_message, schedule_time, last_attempt_time, duration, reason)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, nullif(?8, ''))
+    VALUES (:ref, :attempts, :last_status, :last_message, :schedule_time, :last_attempt_time, :duration,
+        nullif(:reason, ''))
     ON CONFLICT DO UPDATE SET
         last_status = coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_status), last_status),
         last_message = coalesce(excluded.last_message, last_message),
@@ -36,7 +37,7 @@ _UPSERT = """
         last_attempt_time =
             coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_attempt_time), last_attempt_time),
         duration = coalesce(iif(excluded.attempts < attempts, NULL, excluded.duration), duration),
-        reason = nullif(coalesce(?8, reason), ''),
+        reason = nullif(coalesce(:reason, reason), ''),
         attempts = max(coalesce(attempts, excluded.attempts), coalesce(excluded.attempts, attempts))"""
 
 
@@ -102,17 +103,17 @@ def new_try(
     return opened
 
 
-def _columns(outcome: Outcome, *, moved: bool) -> tuple[int | str | None, ...]:
-    return (
-        outcome.ref,
-        outcome.attempts,
-        outcome.last_status,
-        outcome.last_message,
-        outcome.schedule_time,
-        outcome.last_attempt_time,
-        outcome.duration,
-        outcome.reason if moved else None,
-    )
+def _columns(outcome: Outcome, *, moved: bool) -> dict[str, int | str | None]:
+    return {
+        "ref": outcome.ref,
+        "attempts": outcome.attempts,
+        "last_status": outcome.last_status,
+        "last_message": outcome.last_message,
+        "schedule_time": outcome.schedule_time,
+        "last_attempt_time": outcome.last_attempt_time,
+        "duration": outcome.duration,
+        "reason": outcome.reason if moved else None,
+    }
 
 
 def _rows_in(connection: sqlite3.Connection, num: int, codes: str) -> Iterator[int]:
