@@ -9,20 +9,21 @@ from typing import Any, Self
 
 import pandas as pd
 
-from cloudtasks_nb import _local, _loop, _newest, _show
-from cloudtasks_nb._auth import Auth
-from cloudtasks_nb._connection import Connection
+from cloudtasks_nb import _local, _loop, _show
 from cloudtasks_nb._doctor import examine
 from cloudtasks_nb._ensure import ensure
 from cloudtasks_nb._frames import QUEUES, frame
-from cloudtasks_nb._messages import queue_values
-from cloudtasks_nb._methods import STATS_MASK
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Where, check_text, resolve
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._catalog import Catalog
+from cloudtasks_nb.service import newest as newest_module
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import queue_values
+from cloudtasks_nb.service.rpcs import STATS_MASK
 
 __all__ = ["Client", "connect", "local"]
 
@@ -42,7 +43,7 @@ class Client:
         self._connection = connection
         self._lease = lease
         self._catalog = Catalog(connection)
-        _newest.note(self)
+        newest_module.note(self)
 
     @property
     def endpoint(self) -> str:
@@ -180,7 +181,7 @@ class Client:
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.close()
-        _newest.forget(self)
+        newest_module.forget(self)
 
     def _full_name(self, name: Any) -> QueueName:
         if isinstance(name, Queue):

@@ -8,17 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._frames import TASKS, frame
-from cloudtasks_nb._messages import task_columns
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb._settings import check_headers
-from cloudtasks_nb._watch import now_micros
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, TaskNotFoundError
 from cloudtasks_nb.fanout.plan._body import BODILESS
 from cloudtasks_nb.fanout.plan._encode import to_json
 from cloudtasks_nb.fanout.plan._plan import Recipe, compile_recipe, plan_one
 from cloudtasks_nb.fanout.plan._render import LARGEST
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["create_task", "literal_recipe"]
 

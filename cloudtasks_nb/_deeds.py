@@ -10,11 +10,11 @@ import pandas as pd
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._bar import Bar
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._frames import ATTEMPTS, VERDICTS, frame
-from cloudtasks_nb._messages import delete_failures
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, TaskNotFoundError
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import delete_failures
 
 __all__ = ["delete", "delete_tasks", "run_tasks", "task_ids"]
 

@@ -15,13 +15,13 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._frames import DOCTOR, frame
 from cloudtasks_nb._names import QueueName, log_name
-from cloudtasks_nb._oplog import log_filter
 from cloudtasks_nb._settings import Where
-from cloudtasks_nb._watch import now_micros
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, PreconditionError
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.oplog import log_filter
+from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["examine"]
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._connection import Connection, say
-from cloudtasks_nb._messages import queue_message, queue_values
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words, parse_duration
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PreconditionError, QueueNotFoundError
+from cloudtasks_nb.service.connection import Connection, say
+from cloudtasks_nb.service.convert import queue_message, queue_values
 
 __all__ = ["NEW_QUEUE", "check", "ensure", "update"]
 

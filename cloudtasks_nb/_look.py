@@ -10,15 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb import _loop, _oplog
+from cloudtasks_nb import _loop
 from cloudtasks_nb._bar import Bar
-from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._frames import ATTEMPTS, TASKS, frame
-from cloudtasks_nb._messages import task_columns
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration, parse_time
-from cloudtasks_nb._watch import now_micros
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, PermissionDeniedError, QueueNotFoundError
+from cloudtasks_nb.service import oplog
+from cloudtasks_nb.service.connection import Connection, say
+from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["attempts_frame", "newest_attempts", "tasks_frame"]
 
@@ -68,7 +69,7 @@ def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: 
     """Read the newest attempts of a queue from the log, newest first; says when there are more than `limit`."""
     _check_limit(limit)
     wanted = None if limit is None else limit + 1
-    entries = _loop.run(_oplog.read(connection.transport, queue, since=_since(since), limit=wanted))
+    entries = _loop.run(oplog.read(connection.transport, queue, since=_since(since), limit=wanted))
     made = _attempts(connection, queue, entries[:limit])
     truncated = len(made) < len(entries)
     made.attrs.update(fetched_at=pd.Timestamp.now("UTC"), truncated=truncated)
@@ -79,11 +80,11 @@ def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: 
 
 def newest_attempts(connection: Connection, queue: QueueName, limit: int) -> pd.DataFrame:
     """Read the newest attempts of the last hour, without a word of whether there are more: one read of the log."""
-    entries = _loop.run(_oplog.read(connection.transport, queue, since=_since("1h"), limit=limit))
+    entries = _loop.run(oplog.read(connection.transport, queue, since=_since("1h"), limit=limit))
     return _attempts(connection, queue, entries)
 
 
-def _attempts(connection: Connection, queue: QueueName, entries: Sequence[_oplog.Entry]) -> pd.DataFrame:
+def _attempts(connection: Connection, queue: QueueName, entries: Sequence[oplog.Entry]) -> pd.DataFrame:
     _look_for_messages(connection, queue, entries)
     columns: dict[str, Sequence[Any]] = {
         "time": [entry.time for entry in entries],
@@ -99,7 +100,7 @@ def _attempts(connection: Connection, queue: QueueName, entries: Sequence[_oplog
     return frame(ATTEMPTS, columns)
 
 
-def _look_for_messages(connection: Connection, queue: QueueName, entries: Sequence[_oplog.Entry]) -> None:
+def _look_for_messages(connection: Connection, queue: QueueName, entries: Sequence[oplog.Entry]) -> None:
     """Read the messages of tasks that are to be tried again; a queue without entries must at least exist."""
     if not entries:
         with contextlib.suppress(PermissionDeniedError):

@@ -9,18 +9,18 @@ from typing import Any, Self
 import pandas as pd
 
 from cloudtasks_nb import _loop, _show
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._create import create_task, literal_recipe
 from cloudtasks_nb._deeds import delete_tasks, run_tasks
 from cloudtasks_nb._ensure import check, update
 from cloudtasks_nb._look import attempts_frame, newest_attempts, tasks_frame
-from cloudtasks_nb._messages import http_target
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import check_text, near
-from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._backfill import Backfill
 from cloudtasks_nb.fanout.batch._catalog import Catalog
+from cloudtasks_nb.service.absent import absent_line
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import http_target
 
 __all__ = ["Queue"]
 

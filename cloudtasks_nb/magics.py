@@ -17,10 +17,10 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from cloudtasks_nb import _newest
 from cloudtasks_nb._client import Client
 from cloudtasks_nb._settings import near
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, InvalidInputError, QueueNotFoundError
+from cloudtasks_nb.service import newest
 
 __all__ = ["CloudTasksMagics", "QueueNames", "load_ipython_extension"]
 
@@ -131,7 +131,7 @@ class CloudTasksMagics(Magics):
     def connection(self) -> Client | None:
         """Return the notebook's variable ``tasks``, else the connection that was made last."""
         named = self._shell.user_ns.get("tasks")
-        found = named if isinstance(named, Client) else _newest.newest()
+        found = named if isinstance(named, Client) else newest.newest()
         return found if isinstance(found, Client) else None
 
     @context_matcher()

@@ -28,14 +28,14 @@ from http.client import OK, HTTPConnection, HTTPException
 from typing import Any
 
 from cloudtasks_nb import _child
-from cloudtasks_nb._auth import Auth
 from cloudtasks_nb._client import Client
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._ensure import NEW_QUEUE
-from cloudtasks_nb._messages import queue_json
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, Where, check_words, parse_duration
 from cloudtasks_nb.errors import EmulatorError
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import queue_json
 
 try:
     import pytest

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from cloudtasks_nb import _newest, _settings
+from cloudtasks_nb import _settings
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import _address
 from cloudtasks_nb.handlers._call import display_name
 from cloudtasks_nb.handlers._handler import Handler
 from cloudtasks_nb.handlers._target import Target, check_function
 from cloudtasks_nb.handlers._verify import Verifier
+from cloudtasks_nb.service import newest as newest_module
 
 __all__ = ["name_at", "serve", "served_at"]
 
@@ -166,7 +167,7 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
 
 def _certs_url(tasks: object | None) -> Callable[[], str | None]:
     """Return who says where the issuer of the tokens publishes its certificates."""
-    client: Any = _newest.newest() if tasks is None else tasks
+    client: Any = newest_module.newest() if tasks is None else tasks
     if client is None:
         raise HandlerError(
             "there is no connection whose tokens could be verified",

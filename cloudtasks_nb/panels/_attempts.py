@@ -12,8 +12,6 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, column
 from cloudtasks_nb._names import CODES, QueueName
-from cloudtasks_nb._oplog import Entry, read
-from cloudtasks_nb._watch import Snapshot, now_micros
 from cloudtasks_nb.panels._acting import WIDE
 from cloudtasks_nb.panels._cells import Column, duration_text
 from cloudtasks_nb.panels._detail import card, code, facts, section
@@ -21,6 +19,8 @@ from cloudtasks_nb.panels._panel import Panel
 from cloudtasks_nb.panels._scene import Scene
 from cloudtasks_nb.panels._table import Table
 from cloudtasks_nb.panels._timeline import moment, tracebacks
+from cloudtasks_nb.service.oplog import Entry, read
+from cloudtasks_nb.service.watch import Snapshot, now_micros
 
 __all__ = ["AttemptsPanel"]
 

@@ -11,12 +11,12 @@ import pandas as pd
 
 from cloudtasks_nb._frames import column
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import Snapshot
 from cloudtasks_nb.panels._batch_view import BatchView
 from cloudtasks_nb.panels._cells import Column
 from cloudtasks_nb.panels._panel import Panel
 from cloudtasks_nb.panels._scene import Scene, quoted
 from cloudtasks_nb.panels._table import Table
+from cloudtasks_nb.service.watch import Snapshot
 
 __all__ = ["BatchesPanel"]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._frames import TASKS, column, frame
-from cloudtasks_nb._messages import task_columns
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb._watch import Pending, now_micros
 from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.watch import Pending, now_micros
 
 __all__ = ["Listing", "pending_frame", "read_task"]
 

@@ -44,11 +44,11 @@ from typing import Any
 import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import Snapshot, Subscription
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.panels._acting import Acting
 from cloudtasks_nb.panels._scene import Scene
 from cloudtasks_nb.panels._table import Table
+from cloudtasks_nb.service.watch import Snapshot, Subscription
 
 __all__ = ["PACES", "Panel"]
 

@@ -6,11 +6,11 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from cloudtasks_nb._messages import task_columns
-from cloudtasks_nb._watch import now_micros
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.panels._detail import code
 from cloudtasks_nb.panels._incomplete import IncompleteError
+from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["error_html", "tasks_html"]
 

@@ -15,7 +15,6 @@ import pandas as pd
 
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import Snapshot
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels._cells import Column, is_missing
 from cloudtasks_nb.panels._figures import queue_card
@@ -24,6 +23,7 @@ from cloudtasks_nb.panels._panel import Panel
 from cloudtasks_nb.panels._prompt import Question, counted
 from cloudtasks_nb.panels._scene import Scene, quoted
 from cloudtasks_nb.panels._table import Table
+from cloudtasks_nb.service.watch import Snapshot
 
 __all__ = ["QueuesPanel"]
 

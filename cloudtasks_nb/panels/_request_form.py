@@ -7,12 +7,12 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from cloudtasks_nb._messages import mask_headers
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels._code import Code, headers_code
 from cloudtasks_nb.panels._incomplete import IncompleteError
 from cloudtasks_nb.panels._picker import Picker
 from cloudtasks_nb.panels._variables import handlers
+from cloudtasks_nb.service.convert import mask_headers
 
 __all__ = ["RequestForm", "field"]
 

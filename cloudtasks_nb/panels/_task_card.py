@@ -6,14 +6,14 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import now_micros
 from cloudtasks_nb.errors import CloudTasksError, TaskNotFoundError
 from cloudtasks_nb.panels._cells import duration_text
 from cloudtasks_nb.panels._detail import card, code, facts, lines, section
 from cloudtasks_nb.panels._listing import read_task
 from cloudtasks_nb.panels._timeline import moment, read_attempts, timeline, tracebacks
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["read_card"]
 

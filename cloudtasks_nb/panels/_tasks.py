@@ -8,7 +8,6 @@ from typing import Any
 import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import Pending, Snapshot, now_micros
 from cloudtasks_nb.panels._acting import WIDE
 from cloudtasks_nb.panels._cells import Column
 from cloudtasks_nb.panels._listing import Listing, pending_frame
@@ -19,6 +18,7 @@ from cloudtasks_nb.panels._table import Table
 from cloudtasks_nb.panels._task_card import read_card
 from cloudtasks_nb.panels._task_deeds import TaskDeeds
 from cloudtasks_nb.panels._timeline import moment
+from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
 
 __all__ = ["TasksPanel"]
 

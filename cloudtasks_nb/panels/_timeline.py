@@ -6,12 +6,12 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb._oplog import Entry, log_filter, page
 from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels._cells import duration_text, time_text
 from cloudtasks_nb.panels._detail import lines, state
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.oplog import Entry, log_filter, page
 
 __all__ = ["last_errors", "moment", "read_attempts", "timeline", "tracebacks"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._oplog import Entry
-from cloudtasks_nb._watch import Pending, Snapshot, now_micros
 from cloudtasks_nb.panels import Scene, TasksPanel
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
 from tests.benchmarks import callers, flights
 from tests.benchmarks.figures import Bench, Case, Figure
 from tests.benchmarks.servers import connected

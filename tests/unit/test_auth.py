@@ -12,8 +12,8 @@ import google.auth.impersonated_credentials
 import google.oauth2.credentials
 import pytest
 
-from cloudtasks_nb._auth import SCOPE, Auth
 from cloudtasks_nb.errors import CredentialsError, InvalidInputError
+from cloudtasks_nb.service.auth import SCOPE, Auth
 
 
 class ServiceAccount(google.auth.credentials.Credentials, google.auth.credentials.Scoped):

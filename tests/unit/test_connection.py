@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb import _connection
-from cloudtasks_nb._auth import Auth
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._settings import Where
 from cloudtasks_nb.errors import QueueNotFoundError, TaskNotFoundError, UnavailableError
+from cloudtasks_nb.service import connection as connection_module
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.connection import Connection
 
 QUEUE = "projects/p/locations/l/queues/q"
 
@@ -21,7 +21,7 @@ QUEUE = "projects/p/locations/l/queues/q"
 @pytest.fixture
 def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     """Give a connection to nobody, that waits for nothing."""
-    monkeypatch.setattr(_connection, "_PATIENCE", 0.0)
+    monkeypatch.setattr(connection_module, "_PATIENCE", 0.0)
     made = Connection(Where(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
     yield made
     made.close()
@@ -101,7 +101,7 @@ def test_a_message_is_of_a_queue_a_task_and_an_attempt(connection: Connection) -
 
 def test_the_newest_messages_are_kept(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded: the messages that were seen longest ago go first."""
-    monkeypatch.setattr(_connection, "_MESSAGES", 2)
+    monkeypatch.setattr(connection_module, "_MESSAGES", 2)
     for task in ("a", "b", "a", "c"):
         connection.remember(columns(("q", task, 1, task)))
     assert [connection.message("q", task, 1) for task in "abc"] == ["a", None, "c"]
@@ -109,14 +109,14 @@ def test_the_newest_messages_are_kept(connection: Connection, monkeypatch: pytes
 
 def test_it_speaks_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """One line, printed."""
-    _connection.say("made queue q")
+    connection_module.say("made queue q")
     assert capsys.readouterr().out == "made queue q\n"
 
 
 def test_an_emulators_log_has_no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     """Google's log is read 60 times a minute at most; an emulator's as often as there is something to read."""
     now = [100.0]
-    monkeypatch.setattr("cloudtasks_nb._watch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("cloudtasks_nb.service.watch.time.monotonic", lambda: now[0])
 
     def reads(*, local: bool) -> int:
         made = Connection(Where(project="p", location="l", target="127.0.0.1:1", local=local), Auth())

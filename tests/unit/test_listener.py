@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from cloudtasks_nb._bar import Bar
-from cloudtasks_nb._connection import say
 from cloudtasks_nb._listener import Listener, hearing, listener
+from cloudtasks_nb.service.connection import say
 
 __all__: list[str] = []
 

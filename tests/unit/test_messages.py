@@ -16,9 +16,10 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb import _messages
 from cloudtasks_nb._frames import TASKS
-from cloudtasks_nb._messages import (
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.service import convert
+from cloudtasks_nb.service.convert import (
     decode_body,
     delete_failures,
     http_target,
@@ -32,7 +33,6 @@ from cloudtasks_nb._messages import (
     task_state,
     timestamp,
 )
-from cloudtasks_nb.errors import InvalidInputError
 
 QUEUE = "projects/p/locations/l/queues/q"
 NOW = 1_767_225_600_000_000
@@ -290,4 +290,4 @@ def test_failures_of_a_batch_delete() -> None:
 
 def test_methods_are_googles() -> None:
     """The table of HTTP methods has Google's numbers."""
-    assert [types.HttpMethod(number).name for number in range(1, 8)] == list(_messages.METHODS[1:])
+    assert [types.HttpMethod(number).name for number in range(1, 8)] == list(convert.METHODS[1:])

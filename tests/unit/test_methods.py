@@ -7,7 +7,7 @@ import re
 import pytest
 from google.cloud import tasks_v2
 
-from cloudtasks_nb._methods import METHODS, STATS_MASK, Method
+from cloudtasks_nb.service.rpcs import METHODS, STATS_MASK, Method
 
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from cloudtasks_nb import _newest
+from cloudtasks_nb.service import newest as newest_module
 
 
 class Thing:
@@ -16,45 +16,45 @@ class Thing:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin without connections, and leave those of others alone."""
-    monkeypatch.setattr(_newest, "_open", [])
-    monkeypatch.setattr(_newest, "_held", [])
+    monkeypatch.setattr(newest_module, "_open", [])
+    monkeypatch.setattr(newest_module, "_held", [])
 
 
 def test_nobody() -> None:
     """Without a connection there is none."""
-    assert _newest.newest() is None
+    assert newest_module.newest() is None
 
 
 def test_the_last_one_counts() -> None:
     """The newest is found, also by those to whom nobody gave it."""
     older, newer = Thing(), Thing()
-    _newest.note(older)
-    _newest.note(newer)
-    assert _newest.newest() is newer
+    newest_module.note(older)
+    newest_module.note(newer)
+    assert newest_module.newest() is newer
     del newer
     gc.collect()
-    assert isinstance(_newest.newest(), Thing)
-    assert _newest.newest() is not older
+    assert isinstance(newest_module.newest(), Thing)
+    assert newest_module.newest() is not older
 
 
 def test_the_one_before_it_follows() -> None:
     """When the newest is closed the one before it is the newest again, if somebody still has it."""
     first, second, third = Thing(), Thing(), Thing()
     for one in (first, second, third):
-        _newest.note(one)
-    _newest.forget(second)
-    assert _newest.newest() is third
-    _newest.forget(third)
-    assert _newest.newest() is first
-    _newest.forget(first)
-    assert _newest.newest() is None
+        newest_module.note(one)
+    newest_module.forget(second)
+    assert newest_module.newest() is third
+    newest_module.forget(third)
+    assert newest_module.newest() is first
+    newest_module.forget(first)
+    assert newest_module.newest() is None
 
 
 def test_older_ones_may_go() -> None:
     """A connection that was replaced in its variable is not kept."""
-    _newest.note(Thing())
+    newest_module.note(Thing())
     last = Thing()
-    _newest.note(last)
+    newest_module.note(last)
     gc.collect()
-    _newest.forget(last)
-    assert _newest.newest() is None
+    newest_module.forget(last)
+    assert newest_module.newest() is None

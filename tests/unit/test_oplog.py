@@ -11,7 +11,7 @@ from google.cloud.logging_v2.types import logging as logging_types
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._oplog import Entry, log_filter, page, read
+from cloudtasks_nb.service.oplog import Entry, log_filter, page, read
 
 QUEUE = QueueName(project="p", location="us-central1", queue="q")
 TASK = f"{QUEUE}/tasks/t"

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb._frames import STATE_DTYPE, TASKS, column, frame
-from cloudtasks_nb._messages import METHODS, decode_body, mask_headers, task_columns
 from cloudtasks_nb._names import code_name
+from cloudtasks_nb.service.convert import METHODS, decode_body, mask_headers, task_columns
 
 NOW = 1_767_225_600_000_000
 EPOCH = "1970-01-01T00:00:00Z"

@@ -16,12 +16,13 @@ import grpc.aio
 import pytest
 from google.cloud.tasks_v2 import types
 
-from cloudtasks_nb import _loop, _transport, errors
-from cloudtasks_nb._auth import Auth
-from cloudtasks_nb._methods import METHODS
+from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._names import CODES, INSTANCE_METADATA
 from cloudtasks_nb._settings import Where
-from cloudtasks_nb._transport import Transport
+from cloudtasks_nb.service import transport as transport_module
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.rpcs import METHODS
+from cloudtasks_nb.service.transport import Transport
 
 PARENT = "projects/p/locations/l"
 QUEUE = f"{PARENT}/queues/q"
@@ -98,7 +99,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(_transport, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    monkeypatch.setattr(transport_module, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     return pauses
 
 
@@ -233,7 +234,7 @@ def test_repeating_ends_with_the_timeout(fake: Fakes, monkeypatch: pytest.Monkey
     """`timeout` is for all tries together: after it the service's own error is raised."""
     server = fake(grpc.StatusCode.UNAVAILABLE)
     clock = iter(range(0, 1000, 3))
-    monkeypatch.setattr(_transport, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(transport_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(errors.UnavailableError, match="said UNAVAILABLE"):
         use(server.port, call("GetQueue", name=QUEUE, timeout=10.0))
     assert 1 <= len(server.calls) <= 3
@@ -319,7 +320,7 @@ def test_an_endpoint_that_does_not_answer(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """It is named, with the way to start an emulator; the wait for it is bounded, whatever the call allows."""
-    monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.2)
     port = request.getfixturevalue(kind)
     with pytest.raises(errors.EndpointError, match=f"nothing answers at 127.0.0.1:{port}") as caught:
         use(port, call("GetQueue", name=QUEUE, timeout=3600.0))
@@ -329,12 +330,12 @@ def test_an_endpoint_that_does_not_answer(
 
 def test_the_wait_for_an_endpoint_is_short() -> None:
     """An analyst hears within five seconds that nobody answers."""
-    assert _transport._CONNECT_TIMEOUT < 5
+    assert transport_module._CONNECT_TIMEOUT < 5
 
 
 def test_an_endpoint_that_went_away(fake: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that breaks later is said as well, and one that comes back is used again."""
-    monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.3)
     server = fake()
 
     async def story(transport: Transport) -> str:
@@ -343,7 +344,7 @@ def test_an_endpoint_that_went_away(fake: Fakes, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(errors.EndpointError):
             await transport.call("GetQueue", name=QUEUE)
         await server.start()
-        monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 20.0)
+        monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 20.0)
         return str((await transport.call("GetQueue", name=QUEUE)).name)
 
     assert use(server.port, story) == QUEUE
@@ -422,7 +423,7 @@ def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.
 
 def test_credentials_go_to_google_only_over_tls(fake: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     """With credentials the channel is secure: a server without TLS is not spoken to, and the hint is another one."""
-    monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.2)
     server = fake()
     credentials = Refreshing(None)
 
@@ -443,7 +444,7 @@ def test_credentials_go_to_google_only_over_tls(fake: Fakes, monkeypatch: pytest
 def test_a_queue_is_fresh_for_five_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a queue that we made, and only for as long as the service may need."""
     now = [100.0]
-    monkeypatch.setattr(_transport, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(transport_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     transport = Transport(Where(project="p", location="l", target="t", local=True), Auth())
     transport.note_fresh(QUEUE)
     assert (transport.is_fresh(QUEUE), transport.is_fresh(f"{QUEUE}2")) == (True, False)

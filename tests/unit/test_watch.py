@@ -14,9 +14,8 @@ from google.cloud.logging_v2.types import LogEntry
 from google.cloud.logging_v2.types import logging as logging_types
 from google.cloud.tasks_v2 import types
 
-from cloudtasks_nb import _loop, _watch
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import Pending, Snapshot, Subscription, Watcher
 from cloudtasks_nb.errors import (
     CloudTasksError,
     PermissionDeniedError,
@@ -26,6 +25,8 @@ from cloudtasks_nb.errors import (
     TaskNotFoundError,
     UnavailableError,
 )
+from cloudtasks_nb.service import watch
+from cloudtasks_nb.service.watch import Pending, Snapshot, Subscription, Watcher
 
 PATIENCE = 20.0
 QUEUE = QueueName(project="p", location="l", queue="q")
@@ -299,8 +300,8 @@ def test_patience(watching: Subscribe, monkeypatch: pytest.MonkeyPatch, error: C
             service.answers.update(GetQueueStats=queue_stats, ListLogEntries=log())
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(_watch, "_until", until)
-    monkeypatch.setattr(_watch._Budget, "take", lambda *_: True)
+    monkeypatch.setattr(watch, "_until", until)
+    monkeypatch.setattr(watch._Budget, "take", lambda *_: True)
     watching(start(service), heard, since=0, every=1.0)
     heard.until(lambda snapshot: not snapshot.trouble)
     heard.next()

@@ -15,9 +15,10 @@ from google.cloud import tasks_v2beta3
 from google.cloud.logging_v2.types import LogEntry
 from google.cloud.logging_v2.types import logging as logging_types
 
-from cloudtasks_nb import _loop, _watch
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import Snapshot, Watcher
+from cloudtasks_nb.service import watch as watch_module
+from cloudtasks_nb.service.watch import Snapshot, Watcher
 
 QUEUES = [QueueName(project="p", location="l", queue=f"q{number}") for number in range(8)]
 MINUTE = 60.0
@@ -74,8 +75,8 @@ def watch(
     selector = Hurried()
     loop = asyncio.SelectorEventLoop(selector)
     monkeypatch.setattr(loop, "time", lambda: selector.now)
-    monkeypatch.setattr(_watch, "time", SimpleNamespace(monotonic=loop.time))
-    monkeypatch.setattr(_watch, "now_micros", lambda: int((START + loop.time()) * 1e6))
+    monkeypatch.setattr(watch_module, "time", SimpleNamespace(monotonic=loop.time))
+    monkeypatch.setattr(watch_module, "now_micros", lambda: int((START + loop.time()) * 1e6))
     monkeypatch.setattr(_loop, "call_soon", loop.call_soon)
     service: Any = Service(loop, latency, dict(pages or {}))
     heard: dict[str, list[Snapshot]] = {queue.queue: [] for queue in QUEUES}

@@ -16,10 +16,10 @@ from google.cloud.logging_v2.types import logging as logging_types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb import _watch
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import _Budget, _Reader
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, QuotaError
+from cloudtasks_nb.service import watch as watch_module
+from cloudtasks_nb.service.watch import _Budget, _Reader
 
 QUEUE = QueueName(project="p", location="l", queue="q")
 SECOND = 1_000_000
@@ -112,7 +112,7 @@ class Reading:
         """Read at a time, in seconds since START; our clock may be ahead of the service's."""
         self.log.now = round(now * SECOND)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_watch, "now_micros", lambda: START + self.log.now + round(ahead * SECOND))
+            patch.setattr(watch_module, "now_micros", lambda: START + self.log.now + round(ahead * SECOND))
             transport: Any = self.log
             entries = asyncio.run(self.reader.read(transport, QUEUE, Allowance(allowance)))
         self.heard += [one.insert_id for one in entries]
@@ -236,7 +236,7 @@ def test_every_entry_once(made: list[tuple[float, float, float]], steps: list[tu
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Give a clock that the test moves."""
     now = [1000.0]
-    monkeypatch.setattr(_watch, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(watch_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -283,7 +283,7 @@ def test_waiting_for_a_turn(clock: list[float], monkeypatch: pytest.MonkeyPatch)
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(_watch, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(watch_module, "asyncio", SimpleNamespace(sleep=sleep))
     budget = _Budget(60, 30)
 
     async def turns() -> None:

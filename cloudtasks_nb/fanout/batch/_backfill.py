@@ -10,7 +10,6 @@ from typing import Any, Literal, Unpack, overload
 import orjson
 import pandas as pd
 
-from cloudtasks_nb._connection import say
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._calendar import ASKED
@@ -21,6 +20,7 @@ from cloudtasks_nb.fanout.outbox._known import SENT_BY_THE_SAME_CELL, why
 from cloudtasks_nb.fanout.periods._across import cross
 from cloudtasks_nb.fanout.periods._partitions import COLUMNS, Partitions, parse_freq, partition
 from cloudtasks_nb.fanout.plan._plan import Plan, Recipe
+from cloudtasks_nb.service.connection import say
 
 __all__ = ["Backfill", "series_name"]
 

@@ -11,10 +11,8 @@ import pandas as pd
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._bar import in_notebook
-from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import parse_duration
-from cloudtasks_nb._watch import Pending, now_micros
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._calendar import Calendar, Periods
 from cloudtasks_nb.fanout.batch._live import Face, Shown, wait
@@ -27,6 +25,8 @@ from cloudtasks_nb.fanout.batch._track import Tracker
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import FINAL, State
 from cloudtasks_nb.fanout.plan._identity import batch_of
+from cloudtasks_nb.service.connection import Connection, say
+from cloudtasks_nb.service.watch import Pending, now_micros
 
 __all__ = ["Batch"]
 

@@ -13,9 +13,7 @@ import pandas as pd
 
 from cloudtasks_nb import _loop, _settings
 from cloudtasks_nb._bar import Bar
-from cloudtasks_nb._connection import Connection, say
 from cloudtasks_nb._frames import BATCHES, frame
-from cloudtasks_nb._messages import queue_values
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch._batch import Batch
@@ -26,6 +24,8 @@ from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan._identity import Place
 from cloudtasks_nb.fanout.plan._plan import Plan, Recipe, make_plan, plan_chunks
+from cloudtasks_nb.service.connection import Connection, say
+from cloudtasks_nb.service.convert import queue_values
 
 __all__ = ["Catalog", "Order", "outbox_path"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._deeds import delete
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import Outcome, State
+from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["deleting"]
 

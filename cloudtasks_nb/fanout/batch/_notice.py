@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError, QuotaError, UnavailableError
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import BatchRecord, Completion, State
 from cloudtasks_nb.fanout.plan._identity import completion_id
 from cloudtasks_nb.fanout.plan._plan import compile_recipe, plan_one
+from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["Teller", "carrier_of", "check_route", "check_url", "registered"]
 

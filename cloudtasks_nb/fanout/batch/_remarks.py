@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cloudtasks_nb._connection import Connection
-from cloudtasks_nb._waiting import absent_line
 from cloudtasks_nb.fanout.batch._track import Tracker
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.service.absent import absent_line
+from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["hindrances", "remarks"]
 

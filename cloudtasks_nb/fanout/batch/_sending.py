@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._transport import Transport
 from cloudtasks_nb.errors import (
     CloudTasksError,
     EndpointError,
@@ -21,6 +20,7 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import BatchRecord
 from cloudtasks_nb.fanout.sender._sender import send
+from cloudtasks_nb.service.transport import Transport
 
 __all__ = ["Sending"]
 

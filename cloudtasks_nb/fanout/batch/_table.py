@@ -9,10 +9,10 @@ import pandas as pd
 
 from cloudtasks_nb._frames import BATCH_TASKS, frame
 from cloudtasks_nb._names import code_name
-from cloudtasks_nb._watch import Pending
 from cloudtasks_nb.fanout.outbox._records import Page, State
 from cloudtasks_nb.fanout.plan._plan import decode_shown, read_task
 from cloudtasks_nb.fanout.plan._shown import length_of
+from cloudtasks_nb.service.watch import Pending
 
 __all__ = ["rows_frame"]
 

@@ -14,9 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import Snapshot, now_micros
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.batch._deleting import deleting
 from cloudtasks_nb.fanout.batch._notice import Teller
@@ -25,6 +23,8 @@ from cloudtasks_nb.fanout.batch._sending import Sending
 from cloudtasks_nb.fanout.batch._verdicts import Facts, Verdicts
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import BatchRecord, State
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.watch import Snapshot, now_micros
 
 __all__ = ["Tracker"]
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb._names import CODES, QueueName
-from cloudtasks_nb._oplog import Entry
-from cloudtasks_nb._watch import Pending, Snapshot, now_micros
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import BatchRecord, Outcome, State
 from cloudtasks_nb.fanout.plan._identity import batch_of, try_of
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
 
 __all__ = ["Facts", "Verdicts", "judge"]
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import pandas as pd
 from google.cloud.tasks_v2 import types
 
-from cloudtasks_nb._messages import METHODS, micros, retry_message
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan._chunk import Chunk
 from cloudtasks_nb.fanout.plan._dry_run import Plan
@@ -19,6 +18,7 @@ from cloudtasks_nb.fanout.plan._render import Rendered, Renderer
 from cloudtasks_nb.fanout.plan._shown import decode_shown
 from cloudtasks_nb.fanout.plan._survey import Foretell, Survey
 from cloudtasks_nb.fanout.plan._wire import Envelope
+from cloudtasks_nb.service.convert import METHODS, micros, retry_message
 
 __all__ = [
     "ROW",

@@ -11,13 +11,13 @@ from typing import Any, Final, final
 
 import orjson
 
-from cloudtasks_nb._messages import METHODS, retry_message
 from cloudtasks_nb._settings import check_headers, check_mapping, check_text, near, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan._body import Body, check_literal, compile_body
 from cloudtasks_nb.fanout.plan._schedule import Schedule, compile_schedule
 from cloudtasks_nb.fanout.plan._templates import Text, check_columns, parse
 from cloudtasks_nb.fanout.plan._url import Url, compile_url
+from cloudtasks_nb.service.convert import METHODS, retry_message
 
 __all__ = ["ROW", "Recipe", "Row", "compile_recipe"]
 

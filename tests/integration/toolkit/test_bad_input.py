@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb import _transport, errors
+from cloudtasks_nb import errors
+from cloudtasks_nb.service import transport as transport_module
 from tests.integration.conftest import PATIENCE, StartEmulator
 from tests.integration.toolkit.conftest import MakeName
 
@@ -219,7 +220,7 @@ def test_an_endpoint_that_does_not_answer(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, verb: Callable[[ct.Client], Any]
 ) -> None:
     """Nobody there, or somebody who never answers: the endpoint is named, and how to start an emulator."""
-    monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.5)
     endpoint = f"127.0.0.1:{request.getfixturevalue(kind)}"
     with ct.connect("p", "l", endpoint=endpoint) as tasks:
         with pytest.raises(errors.EndpointError, match=f"nothing answers at {endpoint}") as caught:
@@ -230,7 +231,7 @@ def test_an_endpoint_that_does_not_answer(
 
 def test_an_emulator_of_the_environment_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     """The error says that a variable leads there."""
-    monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.5)
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", f"127.0.0.1:{free_port}")
     with ct.connect() as tasks, pytest.raises(errors.EndpointError, match="which CLOUD_TASKS_EMULATOR_HOST names"):
         tasks.queues()

@@ -20,8 +20,8 @@ from google.cloud.tasks_v2 import types
 from google.iam.v1 import iam_policy_pb2
 
 import cloudtasks_nb as ct
-from cloudtasks_nb import _transport
 from cloudtasks_nb.errors import CredentialsError, EndpointError, PermissionDeniedError
+from cloudtasks_nb.service import transport
 from tests.integration.conftest import StartEmulator
 
 CHECKS = ["credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "clock", "versions"]
@@ -60,7 +60,7 @@ def test_a_queue_without_a_log(tasks: ct.Client, queue: ct.Queue) -> None:
 
 def test_nobody_answers(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not raise: the checks that need an answer say what is wrong and what to do."""
-    monkeypatch.setattr(_transport, "_CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(transport, "_CONNECT_TIMEOUT", 0.2)
     with ct.connect("p", "l", endpoint=f"127.0.0.1:{free_port}") as tasks:
         found = tasks.doctor()
     assert wrong(found) == ["api", "queues", "log"]
@@ -76,7 +76,7 @@ def test_who_does_not_answer_is_asked_once(free_port: int, monkeypatch: pytest.M
         waits.append(rpc)
         raise EndpointError("nothing answers", hint="start it")
 
-    monkeypatch.setattr(_transport.Transport, "call", nobody)
+    monkeypatch.setattr(transport.Transport, "call", nobody)
     with ct.connect("p", "l", endpoint=f"127.0.0.1:{free_port}") as tasks:
         first = tasks.doctor()
         assert waits == ["ListQueues"]
@@ -144,7 +144,7 @@ def google_(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise answer
         return answer(**fields) if callable(answer) else answer
 
-    monkeypatch.setattr(_transport.Transport, "call", call)
+    monkeypatch.setattr(transport.Transport, "call", call)
     return answers
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb import _connection, errors
+from cloudtasks_nb import errors
+from cloudtasks_nb.service import connection as connection_module
 from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.toolkit.conftest import MakeName
 
@@ -411,8 +412,8 @@ def test_a_new_queue_that_is_not_known_yet(
         said.append(line)
         emulator.advance(3600)
 
-    monkeypatch.setattr(_connection, "_PATIENCE", 0.01)
-    monkeypatch.setattr(_connection, "say", say)
+    monkeypatch.setattr(connection_module, "_PATIENCE", 0.01)
+    monkeypatch.setattr(connection_module, "say", say)
     with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
         tasks.queue("q", create=True)
         verb(tasks)

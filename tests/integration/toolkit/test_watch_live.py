@@ -14,7 +14,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import Snapshot, Subscription, now_micros
+from cloudtasks_nb.service.watch import Snapshot, Subscription, now_micros
 from tests.integration.conftest import PATIENCE, HeldAnswer, StartEmulator, Target
 from tests.integration.toolkit.conftest import MakeName
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb import _newest, handlers
+from cloudtasks_nb import handlers
 from cloudtasks_nb.errors import ConfigurationError, HandlerError
 from cloudtasks_nb.handlers import _handler
 from cloudtasks_nb.handlers._address import derive
 from cloudtasks_nb.handlers._serve import name_at
+from cloudtasks_nb.service import newest as newest_module
 
 __all__: list[str] = []
 
@@ -458,11 +459,11 @@ def test_a_token_of_the_account_is_wanted(serve: Serve, post: Post, issuer: Any)
 
 def test_the_newest_connection_is_the_issuer_unless_one_is_given(serve: Serve, post: Post, issuer: Any) -> None:
     """Whoever makes connections tells which is the newest; audience= is what the tokens must be for."""
-    _newest.note(issuer)
+    newest_module.note(issuer)
     try:
         handler = serve(report, service_account=ACCOUNT, audience="https://mine.example")
     finally:
-        _newest.forget(issuer)
+        newest_module.forget(issuer)
     bearer = issuer.bearer(aud="https://mine.example")
     assert post(handler.url, b'{"day": "1"}', Authorization=bearer).status == 200
     with pytest.raises(HandlerError, match="there is no connection"):
@@ -502,7 +503,8 @@ def python(code: str, timeout: float = 60) -> str:
 def test_a_new_process_has_the_same_url(serve: Serve) -> None:
     """Tasks that were queued before a restart still reach the function."""
     code = """
-from cloudtasks_nb import _newest, handlers
+from cloudtasks_nb import handlers
+from cloudtasks_nb.service import newest as newest_module
 def report(): ...
 with handlers.serve(report) as handler:
     print(handler.url)
@@ -514,7 +516,8 @@ def test_a_function_that_hangs_does_not_keep_the_process() -> None:
     """When the main thread ends, the process ends, whatever runs in the handler."""
     code = """
 import threading, urllib.request
-from cloudtasks_nb import _newest, handlers
+from cloudtasks_nb import handlers
+from cloudtasks_nb.service import newest as newest_module
 began = threading.Event()
 def hang():
     began.set()

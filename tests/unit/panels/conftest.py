@@ -13,11 +13,11 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, VERDICTS, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._oplog import Entry
 from cloudtasks_nb._settings import Where
-from cloudtasks_nb._watch import Pending, Snapshot
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.panels import Panel, Scene
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending, Snapshot
 
 __all__ = ["NOW", "Keep", "MakeStage", "Stage", "Verbs", "Watching", "entry", "look", "pending", "snapshot"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cloudtasks_nb._oplog import Entry
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.panels import AttemptsPanel, _timeline
+from cloudtasks_nb.service.oplog import Entry
 from tests.unit.panels.conftest import Keep, Stage, Watching, entry, look, snapshot
 
 __all__: list[str] = []

@@ -10,12 +10,12 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._bar import Bar
-from cloudtasks_nb._connection import say
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._watch import Snapshot
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels import Panel
 from cloudtasks_nb.panels._prompt import Question
+from cloudtasks_nb.service.connection import say
+from cloudtasks_nb.service.watch import Snapshot
 from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look, snapshot
 
 __all__: list[str] = []

@@ -11,17 +11,17 @@ import pandas as pd
 from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._auth import Auth
-from cloudtasks_nb._connection import Connection
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import Where
-from cloudtasks_nb._transport import Transport
 from cloudtasks_nb.errors import ServiceError, TaskNotFoundError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._catalog import Catalog
 from cloudtasks_nb.panels import Scene
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.transport import Transport
 from tests.unit.fanout.conftest import Service
 from tests.unit.panels.conftest import Watching, entry, queue_values, snapshot
 

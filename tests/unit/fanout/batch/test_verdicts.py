@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._oplog import Entry
-from cloudtasks_nb._watch import Pending, Snapshot
 from cloudtasks_nb.errors import OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch import _verdicts
 from cloudtasks_nb.fanout.batch._verdicts import Facts, Verdicts, judge
@@ -21,6 +19,8 @@ from cloudtasks_nb.fanout.outbox._outbox import Outbox
 from cloudtasks_nb.fanout.outbox._records import Outcome, State
 from cloudtasks_nb.fanout.plan._chunk import Chunk
 from cloudtasks_nb.fanout.plan._identity import Place, task_id
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending, Snapshot
 
 QUEUE = QueueName(project="p", location="l", queue="q")
 PLACE = Place(endpoint="google", project="p", location="l", queue="q")

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._auth import Auth
 from cloudtasks_nb._listener import listener
 from cloudtasks_nb._settings import Where
-from cloudtasks_nb._transport import Transport
-from cloudtasks_nb._waiting import Waiting
-from cloudtasks_nb._watch import Watcher
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, QueueNotFoundError
+from cloudtasks_nb.service.absent import Waiting
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.transport import Transport
+from cloudtasks_nb.service.watch import Watcher
 
 __all__ = ["Connection", "say"]
 

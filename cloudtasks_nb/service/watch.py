@@ -15,13 +15,14 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cloudtasks_nb import _loop, _oplog
-from cloudtasks_nb._messages import micros, queue_values, task_state
-from cloudtasks_nb._methods import STATS_MASK
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName, TaskName, code_name
-from cloudtasks_nb._oplog import Entry
-from cloudtasks_nb._transport import Transport
 from cloudtasks_nb.errors import CloudTasksError, QuotaError, TaskNotFoundError, UnavailableError
+from cloudtasks_nb.service import oplog
+from cloudtasks_nb.service.convert import micros, queue_values, task_state
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.rpcs import STATS_MASK
+from cloudtasks_nb.service.transport import Transport
 
 __all__ = ["Pending", "Snapshot", "Subscription", "Watcher", "now_micros"]
 
@@ -135,10 +136,10 @@ class _Reader:
                 self.since = self._received = self._newest = self._started - _LOOK_BACK
                 self._cursor = None
             received = None if self._cursor is None else self._cursor - _OVERLAP
-            self._where = _oplog.log_filter(queue, since=self._newest - _LOOK_BACK, received_from=received)
+            self._where = oplog.log_filter(queue, since=self._newest - _LOOK_BACK, received_from=received)
         while self._where is not None and budget.take(queue):
             try:
-                entries, following = await _oplog.page(transport, queue, self._where, self._token)
+                entries, following = await oplog.page(transport, queue, self._where, self._token)
             except CloudTasksError as error:
                 if not isinstance(error, _PATIENCE):
                     self._token = ""  # it may be too old: the pass begins again, and hands nothing over twice

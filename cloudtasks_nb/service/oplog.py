@@ -10,9 +10,9 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
-from cloudtasks_nb._messages import micros
 from cloudtasks_nb._names import QueueName, log_name
-from cloudtasks_nb._transport import Transport
+from cloudtasks_nb.service.convert import micros
+from cloudtasks_nb.service.transport import Transport
 
 __all__ = ["PAGE", "Entry", "log_filter", "page", "read"]
 

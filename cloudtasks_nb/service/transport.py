@@ -17,8 +17,6 @@ import grpc.aio
 from google.cloud.tasks_v2 import CloudTasksClient
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
-from cloudtasks_nb._auth import Auth
-from cloudtasks_nb._methods import METHODS, Method
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb._settings import Where
 from cloudtasks_nb.errors import (
@@ -35,6 +33,8 @@ from cloudtasks_nb.errors import (
     TaskNotFoundError,
     UnavailableError,
 )
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.rpcs import METHODS, Method
 
 __all__ = ["Transport"]
 
