@@ -9,13 +9,14 @@ from typing import Any, Self
 
 import pandas as pd
 
-from cloudtasks_nb import _local, _loop, _show
+from cloudtasks_nb import _local, _loop
 from cloudtasks_nb._doctor import examine
 from cloudtasks_nb._ensure import ensure
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Where, check_text, resolve
+from cloudtasks_nb.display import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._catalog import Catalog
@@ -232,10 +233,10 @@ class Client:
         try:
             queues = self.queues()
         except CloudTasksError as error:
-            return _show.card(title, badge=badge, notes=[str(error), *notes])
+            return card.card(title, badge=badge, notes=[str(error), *notes])
         shown = queues[["state", "tasks", "running", "rate", "max_concurrent", "max_attempts"]]
         notes += [] if len(queues) else ['no queues yet: tasks.queue("reports", create=True) makes one']
-        return _show.card(title, badge=badge, frame=shown, notes=notes)
+        return card.card(title, badge=badge, frame=shown, notes=notes)
 
 
 def connect(

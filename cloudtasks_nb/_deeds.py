@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._bar import Bar
 from cloudtasks_nb._frames import ATTEMPTS, VERDICTS, frame
 from cloudtasks_nb._names import QueueName, TaskName
+from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, TaskNotFoundError
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import delete_failures

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._bar import Bar
 from cloudtasks_nb._frames import ATTEMPTS, TASKS, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration, parse_time
+from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.service import oplog
 from cloudtasks_nb.service.connection import Connection, say

@@ -8,13 +8,14 @@ from typing import Any, Self
 
 import pandas as pd
 
-from cloudtasks_nb import _loop, _show
+from cloudtasks_nb import _loop
 from cloudtasks_nb._create import create_task, literal_recipe
 from cloudtasks_nb._deeds import delete_tasks, run_tasks
 from cloudtasks_nb._ensure import check, update
 from cloudtasks_nb._look import attempts_frame, newest_attempts, tasks_frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import check_text, near
+from cloudtasks_nb.display import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._backfill import Backfill
 from cloudtasks_nb.fanout.batch._catalog import Catalog
@@ -323,7 +324,7 @@ class Queue(Backfill):
         try:
             found = _loop.run(self._connection.watcher.glance(self._name), timeout=10)
         except (CloudTasksError, TimeoutError) as error:
-            return _show.card(title, badge=badge, notes=[str(error) or "the service did not answer in time"])
+            return card.card(title, badge=badge, notes=[str(error) or "the service did not answer in time"])
         facts = {
             "state": found["state"],
             "tasks": found.get("tasks"),
@@ -343,7 +344,7 @@ class Queue(Backfill):
             shown = newest[["time", "task", "attempt", "status", "duration", "url"]]
         except CloudTasksError as error:
             notes.append(str(error))
-        return _show.card(title, badge=badge, facts=facts, frame=shown, notes=notes)
+        return card.card(title, badge=badge, facts=facts, frame=shown, notes=notes)
 
     def _absent(self) -> list[str]:
         """Say for which handlers of this machine tasks wait."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import ipywidgets as widgets
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._listener import Listener, hearing
+from cloudtasks_nb.display.notify import Listener, hearing
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels._prompt import Prompt, Question
 from cloudtasks_nb.panels._told import Told

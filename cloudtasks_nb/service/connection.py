@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._listener import listener
 from cloudtasks_nb._settings import Where
+from cloudtasks_nb.display.notify import listener
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.service.absent import Waiting
 from cloudtasks_nb.service.auth import Auth

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from cloudtasks_nb import _bar
-from cloudtasks_nb._bar import Bar, Live, bar_html, in_notebook
+from cloudtasks_nb.display import progress_bar
+from cloudtasks_nb.display.progress_bar import Bar, Live, bar_html, in_notebook
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Give a clock that the test moves."""
     now = [100.0]
-    monkeypatch.setattr(_bar, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -87,7 +87,7 @@ def test_tqdm_that_is_switched_off(
     clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who silences every tqdm of the process silences this one too."""
-    monkeypatch.setattr(_bar, "tqdm", lambda **how: tqdm(**how, disable=True))
+    monkeypatch.setattr(progress_bar, "tqdm", lambda **how: tqdm(**how, disable=True))
     with Bar("listing", 10) as bar:
         clock[0] += 1
         bar.add()

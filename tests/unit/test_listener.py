@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from cloudtasks_nb._bar import Bar
-from cloudtasks_nb._listener import Listener, hearing, listener
+from cloudtasks_nb.display.notify import Listener, hearing, listener
+from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.service.connection import say
 
 __all__: list[str] = []

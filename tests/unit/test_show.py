@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from cloudtasks_nb._show import card
+from cloudtasks_nb.display.card import card
 
 FRAME = pd.DataFrame({"url": ["<b>x</b>"]}, index=pd.Index(["t"], name="task"))
 

@@ -10,9 +10,9 @@ from typing import Any, NoReturn, Self
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._bar import in_notebook
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb.display.progress_bar import in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch._calendar import Calendar, Periods
 from cloudtasks_nb.fanout.batch._live import Face, Shown, wait

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from cloudtasks_nb import _loop, _settings
-from cloudtasks_nb._bar import Bar
 from cloudtasks_nb._frames import BATCHES, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch._batch import Batch
 from cloudtasks_nb.fanout.batch._track import Tracker

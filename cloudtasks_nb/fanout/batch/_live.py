@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._bar import Bar, Live, in_notebook
+from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout.batch._calendar import Periods
 from cloudtasks_nb.fanout.batch._progress import Progress
 from cloudtasks_nb.fanout.batch._report import Report

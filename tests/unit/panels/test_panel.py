@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._bar import Bar
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels import Panel
 from cloudtasks_nb.panels._prompt import Question

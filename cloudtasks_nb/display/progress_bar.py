@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from cloudtasks_nb._listener import listener
+from cloudtasks_nb.display.notify import listener
 
 __all__ = ["Bar", "Live", "bar_html", "in_notebook"]
 
