@@ -351,7 +351,7 @@ class Queue(Backfill):
         addresses = self._connection.waiting.addresses(self.name)
         if not addresses:
             return []
-        from cloudtasks_nb.handlers._serve import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+        from cloudtasks_nb.handlers.serve import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
 
         tasks = self._connection.call("ListTasks", parent=self.name, page_size=100).tasks
         urls = {task.http_request.url.partition("?")[0] for task in tasks}

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers._address import claim, derive, name_of
+from cloudtasks_nb.handlers.address import claim, derive, name_of
 
 __all__: list[str] = []
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb import errors
-from cloudtasks_nb.handlers._call import Outcome, call, decode, display_name, encode, status_of
+from cloudtasks_nb.handlers.call import Outcome, call, decode, display_name, encode, status_of
 
 __all__: list[str] = []
 

@@ -16,9 +16,9 @@ import pytest
 
 from cloudtasks_nb import handlers
 from cloudtasks_nb.errors import ConfigurationError, HandlerError
-from cloudtasks_nb.handlers import _handler
-from cloudtasks_nb.handlers._address import derive
-from cloudtasks_nb.handlers._serve import name_at
+from cloudtasks_nb.handlers import handler as handler_module
+from cloudtasks_nb.handlers.address import derive
+from cloudtasks_nb.handlers.serve import name_at
 from cloudtasks_nb.service import newest as newest_module
 
 __all__: list[str] = []
@@ -289,8 +289,8 @@ def test_closing_does_not_wait_for_ever(
     serve: Serve, post: Post, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A call that hangs is cut off and said; when it ends at last, it is on record."""
-    monkeypatch.setattr(_handler, "_GRACE", 0.05)
-    monkeypatch.setattr(_handler, "_JOIN", 0.05)
+    monkeypatch.setattr(handler_module, "_GRACE", 0.05)
+    monkeypatch.setattr(handler_module, "_JOIN", 0.05)
     go, began = threading.Event(), threading.Event()
 
     def stuck() -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.handlers._coroutines import Coroutines
-from cloudtasks_nb.handlers._workers import Workers
+from cloudtasks_nb.handlers.coroutines import Coroutines
+from cloudtasks_nb.handlers.workers import Workers
 
 __all__: list[str] = []
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from google.auth import exceptions
 
-from cloudtasks_nb.handlers import _verify
-from cloudtasks_nb.handlers._verify import GOOGLE_CERTS, Certificates, Verifier
+from cloudtasks_nb.handlers import verify
+from cloudtasks_nb.handlers.verify import GOOGLE_CERTS, Certificates, Verifier
 
 __all__: list[str] = []
 
@@ -269,7 +269,7 @@ def test_googles_tokens_are_googles(issuer: Any, issued_by: str | None, status: 
 
     def fetch(url: str) -> Any:
         asked.append(url)
-        return _verify._get(issuer.url)
+        return verify._get(issuer.url)
 
     verifier = Verifier(
         service_account=ACCOUNT,

@@ -13,7 +13,7 @@ from wsgiref.validate import validator
 import pytest
 
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers import _verify, app
+from cloudtasks_nb.handlers import app, verify
 
 __all__: list[str] = []
 
@@ -31,7 +31,7 @@ def report(day: str) -> str:
 @pytest.fixture(autouse=True)
 def _google(issuer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the issuer of the tests stand where Google publishes its certificates."""
-    monkeypatch.setattr(_verify, "GOOGLE_CERTS", issuer.url)
+    monkeypatch.setattr(verify, "GOOGLE_CERTS", issuer.url)
 
 
 @pytest.fixture

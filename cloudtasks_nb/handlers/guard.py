@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloudtasks_nb.handlers._address import Address
+from cloudtasks_nb.handlers.address import Address
 
 __all__ = ["LARGEST_BODY", "METHODS", "Refusal", "method_refusal", "request_refusal"]
 

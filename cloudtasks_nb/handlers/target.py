@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers._call import Outcome, call, display_name
-from cloudtasks_nb.handlers._verify import Verifier
+from cloudtasks_nb.handlers.call import Outcome, call, display_name
+from cloudtasks_nb.handlers.verify import Verifier
 
 __all__ = ["Target", "check_function"]
 

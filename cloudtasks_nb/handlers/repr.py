@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from cloudtasks_nb.handlers._record import Call, Summary
+from cloudtasks_nb.handlers.record import Call, Summary
 
 __all__ = ["Shown", "again", "html", "next_line", "text"]
 

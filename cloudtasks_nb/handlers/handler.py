@@ -11,14 +11,14 @@ from typing import Any, Self
 
 import pandas as pd
 
-from cloudtasks_nb.handlers import _repr
-from cloudtasks_nb.handlers._address import Address
-from cloudtasks_nb.handlers._call import Outcome
-from cloudtasks_nb.handlers._coroutines import Coroutines
-from cloudtasks_nb.handlers._record import Call, Record
-from cloudtasks_nb.handlers._server import Received, Server
-from cloudtasks_nb.handlers._target import Target
-from cloudtasks_nb.handlers._workers import Workers
+from cloudtasks_nb.handlers import repr
+from cloudtasks_nb.handlers.address import Address
+from cloudtasks_nb.handlers.call import Outcome
+from cloudtasks_nb.handlers.coroutines import Coroutines
+from cloudtasks_nb.handlers.record import Call, Record
+from cloudtasks_nb.handlers.server import Received, Server
+from cloudtasks_nb.handlers.target import Target
+from cloudtasks_nb.handlers.workers import Workers
 
 __all__ = ["Handler"]
 
@@ -156,19 +156,19 @@ class Handler:
         return self.url
 
     def __repr__(self) -> str:
-        closed = f", closed: {_repr.again(self.name, lasting=self.lasting)}" if self._closed else ""
+        closed = f", closed: {repr.again(self.name, lasting=self.lasting)}" if self._closed else ""
         return f"<Handler {self.name} at {self.url}{closed}>"
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, str]:
         """Return what notebooks show: text and a static html table."""
         summary = self._record.summary()
-        shown = _repr.Shown(
+        shown = repr.Shown(
             name=self.name,
             url=self.url,
             summary=summary,
             closed=self._closed,
-            next_line=_repr.again(self.name, lasting=self.lasting)
+            next_line=repr.again(self.name, lasting=self.lasting)
             if self._closed
-            else _repr.next_line(self._target.fn, summary),
+            else repr.next_line(self._target.fn, summary),
         )
-        return {"text/plain": _repr.text(shown), "text/html": _repr.html(shown)}
+        return {"text/plain": repr.text(shown), "text/html": repr.html(shown)}

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb import _frames
-from cloudtasks_nb.handlers._call import Outcome, decode
+from cloudtasks_nb.handlers.call import Outcome, decode
 
 __all__ = ["CALLS", "Call", "Record", "Summary"]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from cloudtasks_nb import _settings
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers import _address
-from cloudtasks_nb.handlers._call import display_name
-from cloudtasks_nb.handlers._handler import Handler
-from cloudtasks_nb.handlers._target import Target, check_function
-from cloudtasks_nb.handlers._verify import Verifier
+from cloudtasks_nb.handlers import address as address_module
+from cloudtasks_nb.handlers.call import display_name
+from cloudtasks_nb.handlers.handler import Handler
+from cloudtasks_nb.handlers.target import Target, check_function
+from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.service import newest as newest_module
 
 __all__ = ["name_at", "serve", "served_at"]
@@ -110,7 +110,7 @@ def name_at(url: str) -> str | None:
         If the home, or its secret, cannot be read or made.
     """
     handler = served_at(url)
-    return handler.name if handler is not None and handler.url == url else _address.name_of(_settings.home(), url)
+    return handler.name if handler is not None and handler.url == url else address_module.name_of(_settings.home(), url)
 
 
 def _replace(name: str, target: Callable[[str], Target], workers: int) -> tuple[Handler, str] | None:
@@ -130,7 +130,7 @@ def _open(name: str, target: Callable[[str], Target], workers: int, *, lasting: 
             if _served.get(key) is handler:
                 del _served[key]
 
-    address, sock = _address.claim(home, name, lasting=lasting)
+    address, sock = address_module.claim(home, name, lasting=lasting)
     _served[key] = handler = Handler(
         name=name, address=address, sock=sock, target=target(address.url), workers=workers, on_close=forget
     )
@@ -138,7 +138,7 @@ def _open(name: str, target: Callable[[str], Target], workers: int, *, lasting: 
         return handler, ""
     why, way_out = "a function without a name of its own", 'name="..." gives it a URL that stays'
     if lasting:
-        port = _address.derive(home, name).port
+        port = address_module.derive(home, name).port
         why, way_out = f"port {port} of {name} is in use", "stop what holds it and serve again to have the old URL back"
     return handler, f"{why}: {handler.url} is new, tasks that were sent before will not reach it; {way_out}"
 

@@ -13,9 +13,9 @@ from http import HTTPStatus
 from aiohttp import web
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.handlers._address import Address
-from cloudtasks_nb.handlers._call import Outcome
-from cloudtasks_nb.handlers._guard import LARGEST_BODY, METHODS, request_refusal
+from cloudtasks_nb.handlers.address import Address
+from cloudtasks_nb.handlers.call import Outcome
+from cloudtasks_nb.handlers.guard import LARGEST_BODY, METHODS, request_refusal
 
 __all__ = ["Received", "Server"]
 

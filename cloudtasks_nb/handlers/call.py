@@ -28,7 +28,7 @@ _STATUS: dict[type, int] = {
 }
 _LONGEST_MESSAGE = 2000
 #: Frames of these files stand between the server and the user's function; a traceback starts behind them.
-_BETWEEN = (__name__, "cloudtasks_nb.handlers._coroutines", "concurrent.futures._base")
+_BETWEEN = (__name__, "cloudtasks_nb.handlers.coroutines", "concurrent.futures._base")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.handlers._guard import Refusal
+from cloudtasks_nb.handlers.guard import Refusal
 
 __all__ = ["GOOGLE_CERTS", "Certificates", "Verifier"]
 

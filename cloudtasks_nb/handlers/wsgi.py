@@ -9,11 +9,11 @@ from typing import Any
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers._call import display_name
-from cloudtasks_nb.handlers._coroutines import Coroutines
-from cloudtasks_nb.handlers._guard import LARGEST_BODY, METHODS, Refusal, method_refusal
-from cloudtasks_nb.handlers._target import Target, check_function
-from cloudtasks_nb.handlers._verify import Verifier
+from cloudtasks_nb.handlers.call import display_name
+from cloudtasks_nb.handlers.coroutines import Coroutines
+from cloudtasks_nb.handlers.guard import LARGEST_BODY, METHODS, Refusal, method_refusal
+from cloudtasks_nb.handlers.target import Target, check_function
+from cloudtasks_nb.handlers.verify import Verifier
 
 __all__ = ["app"]
 
