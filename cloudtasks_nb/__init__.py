@@ -16,10 +16,10 @@ from cloudtasks_nb import errors
 if TYPE_CHECKING:
     from cloudtasks_nb._client import Client, connect, local
     from cloudtasks_nb._queue import Queue
-    from cloudtasks_nb.fanout.batch._batch import Batch
-    from cloudtasks_nb.fanout.batch._progress import Progress
-    from cloudtasks_nb.fanout.plan._dry_run import Plan
-    from cloudtasks_nb.fanout.plan._recipe import ROW
+    from cloudtasks_nb.fanout.batch.batch import Batch
+    from cloudtasks_nb.fanout.batch.progress import Progress
+    from cloudtasks_nb.fanout.plan.dry_run import Plan
+    from cloudtasks_nb.fanout.plan.recipe import ROW
     from cloudtasks_nb.handlers import Handler, serve
 
 __all__ = ["ROW", "Batch", "Client", "Handler", "Plan", "Progress", "Queue", "connect", "errors", "local", "serve"]

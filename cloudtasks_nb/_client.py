@@ -18,8 +18,8 @@ from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Where, check_text, resolve
 from cloudtasks_nb.display import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
-from cloudtasks_nb.fanout.batch._batch import Batch
-from cloudtasks_nb.fanout.batch._catalog import Catalog
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.service import newest as newest_module
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection

@@ -12,10 +12,10 @@ from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb._settings import check_headers
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, TaskNotFoundError
-from cloudtasks_nb.fanout.plan._body import BODILESS
-from cloudtasks_nb.fanout.plan._encode import to_json
-from cloudtasks_nb.fanout.plan._plan import Recipe, compile_recipe, plan_one
-from cloudtasks_nb.fanout.plan._render import LARGEST
+from cloudtasks_nb.fanout.plan.body import BODILESS
+from cloudtasks_nb.fanout.plan.encode import to_json
+from cloudtasks_nb.fanout.plan.plan import Recipe, compile_recipe, plan_one
+from cloudtasks_nb.fanout.plan.render import LARGEST
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.watch import now_micros

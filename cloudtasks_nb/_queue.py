@@ -17,8 +17,8 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import check_text, near
 from cloudtasks_nb.display import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
-from cloudtasks_nb.fanout.batch._backfill import Backfill
-from cloudtasks_nb.fanout.batch._catalog import Catalog
+from cloudtasks_nb.fanout.batch.backfill import Backfill
+from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.service.absent import absent_line
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import http_target

@@ -16,10 +16,10 @@ import pandas as pd
 from cloudtasks_nb._client import Client, connect, local
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.fanout.batch._catalog import outbox_path
-from cloudtasks_nb.fanout.outbox._batches import choose
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import BatchRecord, State
+from cloudtasks_nb.fanout.batch.catalog import outbox_path
+from cloudtasks_nb.fanout.outbox.batches import choose
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 
 __all__ = ["main"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from cloudtasks_nb.fanout.periods._across import cross
-from cloudtasks_nb.fanout.periods._partitions import COLUMNS, partition
-from cloudtasks_nb.fanout.plan._plan import Plan
+from cloudtasks_nb.fanout.periods.across import cross
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, partition
+from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels._range_form import RangeForm
 from cloudtasks_nb.panels._request_form import RequestForm, field
 from cloudtasks_nb.panels._scene import Scene

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from cloudtasks_nb.fanout.batch._progress import PENDING
-from cloudtasks_nb.fanout.batch._report import Report
+from cloudtasks_nb.fanout.batch.progress import PENDING
+from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.panels._cells import counted, duration_text
 from cloudtasks_nb.panels._charts import state_bar
 from cloudtasks_nb.panels._detail import state

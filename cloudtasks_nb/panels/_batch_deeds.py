@@ -9,7 +9,7 @@ from typing import Protocol
 import ipywidgets as widgets
 import pandas as pd
 
-from cloudtasks_nb.fanout.batch._batch import Batch
+from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.panels._cells import counted
 from cloudtasks_nb.panels._panel import Panel
 from cloudtasks_nb.panels._prompt import Question

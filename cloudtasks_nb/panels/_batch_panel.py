@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Self
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.fanout.batch._batch import Batch
-from cloudtasks_nb.fanout.batch._catalog import Catalog
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.panels._batch_view import BatchView
 from cloudtasks_nb.panels._panel import Panel
 from cloudtasks_nb.panels._scene import Scene, quoted

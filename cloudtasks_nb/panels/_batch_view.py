@@ -13,11 +13,11 @@ import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.fanout.batch._batch import Batch
-from cloudtasks_nb.fanout.batch._live import Face
-from cloudtasks_nb.fanout.batch._progress import FINAL
-from cloudtasks_nb.fanout.batch._report import Report
-from cloudtasks_nb.fanout.outbox._records import State
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.live import Face
+from cloudtasks_nb.fanout.batch.progress import FINAL
+from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.panels._batch_card import batch_html
 from cloudtasks_nb.panels._batch_deeds import BatchDeeds
 from cloudtasks_nb.panels._batch_rows import BatchRows

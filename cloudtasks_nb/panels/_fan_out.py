@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from cloudtasks_nb.fanout.plan._plan import ROW, Plan
+from cloudtasks_nb.fanout.plan.plan import ROW, Plan
 from cloudtasks_nb.panels._code import Code
 from cloudtasks_nb.panels._picker import Picker
 from cloudtasks_nb.panels._request_form import RequestForm, field

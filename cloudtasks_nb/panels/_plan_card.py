@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from cloudtasks_nb.fanout.plan._dry_run import PRICING, Plan
+from cloudtasks_nb.fanout.plan.dry_run import PRICING, Plan
 from cloudtasks_nb.panels._cells import count_text, counted, duration_text
 from cloudtasks_nb.panels._detail import card, lines, section
 from cloudtasks_nb.panels._prompt import Question

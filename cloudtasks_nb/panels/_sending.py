@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.fanout.plan._plan import Plan, compile_recipe, plan_few
+from cloudtasks_nb.fanout.plan.plan import Plan, compile_recipe, plan_few
 from cloudtasks_nb.panels._batch_view import BatchView
 from cloudtasks_nb.panels._cells import counted
 from cloudtasks_nb.panels._panel import Panel

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cloudtasks_nb.fanout.batch._calendar import Periods, grid
+from cloudtasks_nb.fanout.batch.calendar import Periods, grid
 from cloudtasks_nb.panels._charts import Square
 
 __all__ = ["Squares"]

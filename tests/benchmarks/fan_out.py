@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.sender._calls import Envelope
+from cloudtasks_nb.fanout.sender.calls import Envelope
 from tests.benchmarks import callers, flights
 from tests.benchmarks.figures import Bench, Case, Figure
 from tests.benchmarks.servers import Emulator, connected

@@ -13,10 +13,10 @@ import pytest
 from cloudtasks_nb import cli
 from cloudtasks_nb._client import Client
 from cloudtasks_nb.errors import CredentialsError
-from cloudtasks_nb.fanout.batch._catalog import outbox_path
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import State
-from cloudtasks_nb.fanout.plan._identity import Place
+from cloudtasks_nb.fanout.batch.catalog import outbox_path
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.plan.identity import Place
 from tests.unit.fanout.conftest import chunks, put, refs, send_all, spool
 
 EMULATOR = ["-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", "D"]

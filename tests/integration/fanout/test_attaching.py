@@ -21,8 +21,8 @@ from cloudtasks_nb.errors import (
     RowsError,
     TemplateError,
 )
-from cloudtasks_nb.fanout.batch._catalog import outbox_path
-from cloudtasks_nb.fanout.outbox._records import Outcome, State
+from cloudtasks_nb.fanout.batch.catalog import outbox_path
+from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from tests.integration.conftest import Emulator, StartEmulator
 from tests.integration.fanout.conftest import reached
 

@@ -120,7 +120,7 @@ def test_who_waits_hears_what_keeps_it_up(
     batch: ct.Batch, words: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch in a paused queue does not leave the one who waits without a word; it is said once."""
-    monkeypatch.setattr("cloudtasks_nb.fanout.batch._live._LASTING", 0.1)
+    monkeypatch.setattr("cloudtasks_nb.fanout.batch.live._LASTING", 0.1)
     with pytest.raises(ct.errors.BatchTimeoutError, match=r"not done after 1\.5 s: 5 rows"):
         batch.wait(1.5)
     assert words() == [f"the queue {batch.queue} is paused and dispatches nothing: queue.resume()"]

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.batch import _sending
-from cloudtasks_nb.fanout.sender._sender import send
+from cloudtasks_nb.fanout.batch import sending
+from cloudtasks_nb.fanout.sender.sender import send
 from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.fanout.conftest import reached
 
@@ -31,7 +31,7 @@ def move(monkeypatch: pytest.MonkeyPatch) -> Move:
     def by(seconds: float) -> None:
         monkeypatch.setattr(time, "time", lambda: times() + seconds)
         monkeypatch.setattr(time, "time_ns", lambda: nanoseconds() + round(seconds * 1e9))
-        monkeypatch.setattr(_sending, "send", partial(send, clock=time.time))  # its own was taken when it was imported
+        monkeypatch.setattr(sending, "send", partial(send, clock=time.time))  # its own was taken when it was imported
 
     return by
 

@@ -16,8 +16,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.batch import _catalog
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.batch import catalog
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from tests.integration.conftest import Emulator
 from tests.integration.fanout.conftest import reached
 
@@ -84,8 +84,8 @@ def test_a_full_disk(paused: ct.Queue, emulator: Emulator) -> None:
 @pytest.mark.parametrize("opened", [False, True], ids=["from the start", "later"])
 def test_a_locked_outbox(paused: ct.Queue, tasks: ct.Client, monkeypatch: pytest.MonkeyPatch, *, opened: bool) -> None:
     """While another program holds the file the cell says so; nothing is sent before it can be written down."""
-    monkeypatch.setattr(_catalog, "Outbox", partial(Outbox, timeout=0.1))
-    path = _catalog.outbox_path()
+    monkeypatch.setattr(catalog, "Outbox", partial(Outbox, timeout=0.1))
+    path = catalog.outbox_path()
     if opened:
         assert tasks.batches().empty
     with locked(path), pytest.raises(OutboxError, match="locked by another program") as caught:

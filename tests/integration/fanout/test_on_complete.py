@@ -36,7 +36,7 @@ Connect = Callable[[], Any]
 WATCHER = """
     import os, sys
     from cloudtasks_nb import connect
-    from cloudtasks_nb.fanout.batch import _notice
+    from cloudtasks_nb.fanout.batch import notice
 
     endpoint, batch, stop = sys.argv[1:]
 
@@ -45,7 +45,7 @@ WATCHER = """
         os.read(0, 1)
 
     if stop:
-        _notice._create = never
+        notice._create = never
     with connect("demo", "us-central1", endpoint=endpoint) as tasks:
         watched = tasks.batch(batch)
         print("watching", flush=True)
@@ -56,7 +56,7 @@ WATCHER = """
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for another look."""
-    monkeypatch.setattr("cloudtasks_nb.fanout.batch._notice._SOON", 0.01)
+    monkeypatch.setattr("cloudtasks_nb.fanout.batch.notice._SOON", 0.01)
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ CHILD = """
     import pandas as pd
     from google.cloud.tasks_v2 import types
     from google.longrunning import operations_pb2
-    from cloudtasks_nb.fanout.plan._identity import Place
-    from cloudtasks_nb.fanout.outbox._outbox import Outbox
-    from cloudtasks_nb.fanout.plan._plan import compile_recipe, plan_chunks
-    from cloudtasks_nb.fanout.outbox._records import State
-    from cloudtasks_nb.fanout.sender._sender import send
+    from cloudtasks_nb.fanout.plan.identity import Place
+    from cloudtasks_nb.fanout.outbox.outbox import Outbox
+    from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
+    from cloudtasks_nb.fanout.outbox.records import State
+    from cloudtasks_nb.fanout.sender.sender import send
 
     path, rows = sys.argv[1], int(sys.argv[2])
     done = operations_pb2.Operation(done=True)

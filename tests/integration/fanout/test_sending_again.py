@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.batch import _sending
-from cloudtasks_nb.fanout.sender._sender import SendReport, send
+from cloudtasks_nb.fanout.batch import sending as sending_module
+from cloudtasks_nb.fanout.sender.sender import SendReport, send
 from tests.integration.fanout.conftest import reached
 
 URL = "http://127.0.0.1:9/run"
@@ -26,7 +26,7 @@ def test_a_longer_cell_while_the_shorter_ends(paused: ct.Queue, monkeypatch: pyt
             await asyncio.to_thread(paused.fan_out, longer.pop(), url=URL, name="series", progress=False)
         return report
 
-    monkeypatch.setattr(_sending, "send", ending)
+    monkeypatch.setattr(sending_module, "send", ending)
     batch = paused.fan_out(pd.DataFrame({"row": range(100)}), url=URL, name="series")
     reached(batch, lambda progress: progress.total == 150 and not progress.unsent)
     assert len(paused.tasks()) == 150

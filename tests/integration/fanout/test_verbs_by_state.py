@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.outbox._records import Outcome, State
+from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from tests.integration.fanout.conftest import reached
 
 FINAL = {

@@ -17,12 +17,12 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.errors import CloudTasksError, ServiceError, UnavailableError
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Ack, Page, Request, Spooled, State
-from cloudtasks_nb.fanout.outbox._requests import Desk
-from cloudtasks_nb.fanout.plan._chunk import Chunk
-from cloudtasks_nb.fanout.plan._identity import Place
-from cloudtasks_nb.fanout.sender._sender import SendReport, send
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, State
+from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.plan.chunk import Chunk
+from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.sender.sender import SendReport, send
 
 __all__ = [
     "NOTHING",

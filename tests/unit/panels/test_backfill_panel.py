@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cloudtasks_nb.fanout.batch._calendar import Periods
-from cloudtasks_nb.fanout.periods._partitions import partition
+from cloudtasks_nb.fanout.batch.calendar import Periods
+from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.panels import BackfillPanel, _sending, _variables
 from cloudtasks_nb.panels._charts import calendar
 from cloudtasks_nb.panels._squares import Squares

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cloudtasks_nb.fanout.batch._batch import Batch
-from cloudtasks_nb.fanout.batch._progress import Progress
-from cloudtasks_nb.fanout.batch._report import Report
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, _batch_view, _timeline
 from cloudtasks_nb.panels._batch_card import batch_html
 from tests.unit.panels.conftest import Keep, Watching, look

@@ -16,8 +16,8 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import Where
 from cloudtasks_nb.errors import ServiceError, TaskNotFoundError
-from cloudtasks_nb.fanout.batch._batch import Batch
-from cloudtasks_nb.fanout.batch._catalog import Catalog
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.panels import Scene
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection

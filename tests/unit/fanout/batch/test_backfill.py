@@ -11,14 +11,14 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.batch._backfill import Backfill
-from cloudtasks_nb.fanout.batch._calendar import ASKED
-from cloudtasks_nb.fanout.batch._catalog import Catalog, Order
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Ack, BatchRecord, Outcome, Spooled, State
-from cloudtasks_nb.fanout.outbox._requests import Desk
-from cloudtasks_nb.fanout.plan._identity import Place
-from cloudtasks_nb.fanout.plan._plan import Plan, make_plan, plan_chunks
+from cloudtasks_nb.fanout.batch.backfill import Backfill
+from cloudtasks_nb.fanout.batch.calendar import ASKED
+from cloudtasks_nb.fanout.batch.catalog import Catalog, Order
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Outcome, Spooled, State
+from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.plan.plan import Plan, make_plan, plan_chunks
 from tests.unit.fanout.conftest import PLACE, all_rows, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

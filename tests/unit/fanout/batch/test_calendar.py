@@ -9,15 +9,15 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from cloudtasks_nb.fanout.batch._calendar import ASKED, Calendar, CalendarText, grid
-from cloudtasks_nb.fanout.batch._progress import Progress
-from cloudtasks_nb.fanout.batch._report import COLOURS, Report
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Ack, Outcome, State
-from cloudtasks_nb.fanout.outbox._requests import Desk
-from cloudtasks_nb.fanout.periods._across import cross
-from cloudtasks_nb.fanout.periods._partitions import partition
-from cloudtasks_nb.fanout.plan._plan import compile_recipe, plan_chunks
+from cloudtasks_nb.fanout.batch.calendar import ASKED, Calendar, CalendarText, grid
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.report import COLOURS, Report
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
+from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.periods.across import cross
+from cloudtasks_nb.fanout.periods.partitions import partition
+from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
 from tests.unit.fanout.conftest import all_rows, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

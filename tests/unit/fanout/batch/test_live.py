@@ -12,9 +12,9 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.errors import ServiceError
-from cloudtasks_nb.fanout.batch import _live
-from cloudtasks_nb.fanout.batch._progress import Progress
-from cloudtasks_nb.fanout.batch._report import Report
+from cloudtasks_nb.fanout.batch import live as live_module
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.report import Report
 
 
 class FakeTracker:
@@ -92,16 +92,16 @@ def screens(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
         made.append(FakeLive(bundle))
         return made[-1]
 
-    monkeypatch.setattr(_live, "Live", live)
-    monkeypatch.setattr(_live, "in_notebook", lambda: True)
-    monkeypatch.setattr(_live, "_TICK", 0.01)
+    monkeypatch.setattr(live_module, "Live", live)
+    monkeypatch.setattr(live_module, "in_notebook", lambda: True)
+    monkeypatch.setattr(live_module, "_TICK", 0.01)
     return made
 
 
 def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
     """Each change is shown soon after."""
     tracker = FakeTracker()
-    shown = _live.Shown(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
+    shown = live_module.Shown(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
     tracker.move(4)
     while "40%" not in screens[0].shown[-1]:
         assert screens[0].changed.acquire(timeout=30)
@@ -111,7 +111,7 @@ def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
 def test_after_the_end_nothing_older_or_newer_comes_on_top(screens: list[FakeLive]) -> None:
     """What a cell has shown last stays, also when the batch goes on in another cell."""
     tracker = FakeTracker()
-    shown = _live.Shown(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
+    shown = live_module.Shown(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
     shown._changed()
     tracker.progress = tracker.at(10)
     shown.close()
@@ -125,7 +125,7 @@ def test_waiting_shows_the_batch_and_returns_its_progress(screens: list[FakeLive
     tracker = FakeTracker()
     tracker.progress = tracker.at(10)
     tracker.finish(tracker.progress)
-    assert _live.wait(tracker, tracker.report, None).succeeded == 10  # type: ignore[arg-type]  # as above
+    assert live_module.wait(tracker, tracker.report, None).succeeded == 10  # type: ignore[arg-type]  # as above
     assert "100%" in screens[0].shown[-1]
 
 
@@ -133,7 +133,7 @@ def test_waiting_ends_with_its_time(screens: list[FakeLive]) -> None:
     """The batch goes on; the one who waits hears of it."""
     tracker = FakeTracker()
     with pytest.raises(TimeoutError):
-        _live.wait(tracker, tracker.report, 0.02)  # type: ignore[arg-type]  # as above
+        live_module.wait(tracker, tracker.report, 0.02)  # type: ignore[arg-type]  # as above
     assert tracker._listeners == []
 
 
@@ -142,4 +142,4 @@ def test_what_ended_the_sending_is_raised(screens: list[FakeLive]) -> None:
     tracker = FakeTracker()
     tracker.finish(ServiceError("no"))
     with pytest.raises(ServiceError, match="no"):
-        _live.wait(tracker, tracker.report, None)  # type: ignore[arg-type]  # as above
+        live_module.wait(tracker, tracker.report, None)  # type: ignore[arg-type]  # as above

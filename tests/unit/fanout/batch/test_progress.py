@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb._frames import STATES
-from cloudtasks_nb.fanout.batch._progress import Progress, Rate
+from cloudtasks_nb.fanout.batch.progress import Progress, Rate
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 

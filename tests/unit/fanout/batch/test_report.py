@@ -6,8 +6,8 @@ import datetime as dt
 from typing import Any
 
 from cloudtasks_nb._frames import STATES
-from cloudtasks_nb.fanout.batch._progress import Progress
-from cloudtasks_nb.fanout.batch._report import Report
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.report import Report
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 

@@ -13,10 +13,10 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, QueueNotFoundError, ServiceError
-from cloudtasks_nb.fanout.batch import _sending
-from cloudtasks_nb.fanout.batch._sending import Sending
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.sender._sender import send
+from cloudtasks_nb.fanout.batch import sending as sending_module
+from cloudtasks_nb.fanout.batch.sending import Sending
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.sender.sender import send
 from tests.unit.fanout.conftest import PLACE, Clock, Service, all_rows, assert_each_once, raising
 
 ROWS = 250
@@ -147,7 +147,7 @@ def test_a_fault_of_ours_ends_it_with_an_error(outbox: Outbox, batch: str, caplo
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_queue_that_is_not_there(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch, *, fresh: bool) -> None:
     """A queue that was just made is waited for; another one ends the sending."""
-    monkeypatch.setattr(_sending, "send", partial(send, sleep=Clock().sleep))
+    monkeypatch.setattr(sending_module, "send", partial(send, sleep=Clock().sleep))
     sent = Sent(outbox, batch, Service(before=missing(3)), fresh=fresh)
     sent.run()
     assert sum(sent.rows) == (ROWS if fresh else 0)
@@ -226,7 +226,7 @@ def test_nothing_answers_for_a_while(outbox: Outbox, batch: str, monkeypatch: py
         if number <= 5 or (rpc == "GetQueue" and number < 10):
             raise EndpointError("nothing answers", code="UNAVAILABLE")
 
-    monkeypatch.setattr(_sending, "send", partial(send, sleep=Clock().sleep))
+    monkeypatch.setattr(sending_module, "send", partial(send, sleep=Clock().sleep))
     service = Service(before=dead)
     sent = Sent(outbox, batch, service)
     sent.run()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.fanout.batch._progress import Progress, pack
-from cloudtasks_nb.fanout.batch._track import Tracker
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
+from cloudtasks_nb.fanout.batch.progress import Progress, pack
+from cloudtasks_nb.fanout.batch.track import Tracker
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
 
 HOUR = dt.timedelta(hours=1)
 MARGIN = dt.timedelta(minutes=5)

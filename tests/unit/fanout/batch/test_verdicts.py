@@ -13,12 +13,12 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import OutboxError, PermissionDeniedError
-from cloudtasks_nb.fanout.batch import _verdicts
-from cloudtasks_nb.fanout.batch._verdicts import Facts, Verdicts, judge
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Outcome, State
-from cloudtasks_nb.fanout.plan._chunk import Chunk
-from cloudtasks_nb.fanout.plan._identity import Place, task_id
+from cloudtasks_nb.fanout.batch import verdicts as verdicts_module
+from cloudtasks_nb.fanout.batch.verdicts import Facts, Verdicts, judge
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.fanout.plan.chunk import Chunk
+from cloudtasks_nb.fanout.plan.identity import Place, task_id
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
@@ -209,7 +209,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Give the verdicts a clock that stands until it is moved; returns its seconds in a list."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    monkeypatch.setattr(_verdicts, "now_micros", lambda: int(now[0] * SECOND))
+    monkeypatch.setattr(verdicts_module, "now_micros", lambda: int(now[0] * SECOND))
     return now
 
 

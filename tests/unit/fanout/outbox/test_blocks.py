@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.outbox._blocks import Block, Sheet, pack_shown, pack_tasks, unpack_shown
+from cloudtasks_nb.fanout.outbox.blocks import Block, Sheet, pack_shown, pack_tasks, unpack_shown
 from tests.unit.fanout.conftest import digest
 
 FIRST = 1 << 32

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import State
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
 from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError
-from cloudtasks_nb.fanout.outbox._draft import Draft
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Ack, Outcome, State
-from cloudtasks_nb.fanout.outbox._requests import Desk
-from cloudtasks_nb.fanout.plan._chunk import Asked, Chunk, Forecast
-from cloudtasks_nb.fanout.plan._identity import row_sum, task_id
+from cloudtasks_nb.fanout.outbox.draft import Draft
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
+from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.plan.chunk import Asked, Chunk, Forecast
+from cloudtasks_nb.fanout.plan.identity import row_sum, task_id
 from tests.unit.fanout.conftest import PLACE, chunk, chunks, digest, send_all, spool
 
 

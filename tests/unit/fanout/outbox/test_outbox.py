@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import State
-from cloudtasks_nb.fanout.plan._identity import task_id
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.plan.identity import task_id
 from tests.unit.fanout.conftest import (
     all_rows,
     chunks,

@@ -12,12 +12,12 @@ from typing import Any, cast
 import pytest
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox import _schema
-from cloudtasks_nb.fanout.outbox._locks import Hold, hold
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Spooled
-from cloudtasks_nb.fanout.outbox._schema import on_network
-from cloudtasks_nb.fanout.outbox._sweep import KEPT_DAYS, sweep
+from cloudtasks_nb.fanout.outbox import schema
+from cloudtasks_nb.fanout.outbox.locks import Hold, hold
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.outbox.schema import on_network
+from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from tests.unit.fanout.conftest import (
     PLACE,
     chunk,
@@ -34,7 +34,7 @@ def test_a_batch_goes_90_days_after_its_last_change(
     """What nobody touched for three months goes whole; what was touched stays whole."""
     old, used = (spool(outbox, chunks(range(at, at + 3_000))).batch for at in (0, 10_000))
     outbox.register_completion(old, "https://svc/done")
-    monkeypatch.setattr("cloudtasks_nb.fanout.outbox._sweep._SLICE", slice_)
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep._SLICE", slice_)
     day = 86_400.0
     born = outbox.batch(old).created.timestamp()
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS - 1) * day)
@@ -75,7 +75,7 @@ def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: p
 
     spooling = outbox.spool(PLACE, recipe_identity=b"r").__enter__()
     spooling.add(chunk(range(100)))
-    monkeypatch.setattr("cloudtasks_nb.fanout.outbox._sweep.hold", slow_hold)
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep.hold", slow_hold)
     outbox.sweep()
     assert len(refs(outbox, found[0].batch)) == 100
 
@@ -132,17 +132,17 @@ def test_the_journal_is_chosen_when_the_others_are_done(monkeypatch: pytest.Monk
     """Where SQLite does not wait for processes that open the file at the same time, we do, for a while."""
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
-    assert _schema._set_journal(cast("Any", Busy(3)), "WAL", float("inf")) == "wal"
+    assert schema._set_journal(cast("Any", Busy(3)), "WAL", float("inf")) == "wal"
     assert len(slept) == 3
     with pytest.raises(sqlite3.OperationalError):
-        _schema._set_journal(cast("Any", Busy(3)), "WAL", 0.0)
+        schema._set_journal(cast("Any", Busy(3)), "WAL", 0.0)
 
 
 def test_a_newer_file_is_refused(path: Path) -> None:
     """A file that a newer version has written is left alone, and the error says what to do."""
     Outbox(path).close()
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {_schema.VERSION + 1}")
+        connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     with pytest.raises(OutboxError, match="newer cloudtasks_nb") as caught:
         Outbox(path)
     assert "pip install -U cloudtasks-nb" in str(caught.value)
@@ -196,7 +196,7 @@ def test_on_a_network_file_system_it_works_without_a_log_and_says_so_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write-ahead log is not used between machines; that is said for a file once, by whoever is first."""
-    monkeypatch.setattr(_schema, "on_network", lambda path: True)  # noqa: ARG005 - the signature of what it stands for
+    monkeypatch.setattr(schema, "on_network", lambda path: True)  # noqa: ARG005 - the signature of what it stands for
     with Outbox(path) as outbox:
         note = outbox.note()
         assert note is not None
@@ -254,7 +254,7 @@ def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatc
         assert outbox.sweep() == 0
         now = outbox.batch(batch).created.timestamp() + 2 * 86_400
         monkeypatch.setattr("time.time", lambda: now)
-        monkeypatch.setattr("cloudtasks_nb.fanout.outbox._spool._TOUCH", -1.0)
+        monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool._TOUCH", -1.0)
         spooling.add(chunk(range(1_010, 1_020)))
         spooling._flush(0)
         assert outbox.sweep() == 0, "it has shown that it is alive"

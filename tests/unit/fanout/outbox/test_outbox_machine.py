@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Ack, Outcome, Request, State
-from cloudtasks_nb.fanout.outbox._requests import Desk
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, Request, State
+from cloudtasks_nb.fanout.outbox.requests import Desk
 from tests.unit.fanout.conftest import (
     NOW,
     all_rows,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Ack, Outcome, State
-from cloudtasks_nb.fanout.outbox._requests import Desk
-from cloudtasks_nb.fanout.plan._identity import task_id
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
+from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.plan.identity import task_id
 from tests.unit.fanout.conftest import (
     NOW,
     all_rows,

@@ -18,10 +18,10 @@ from typing import Literal
 import pytest
 
 from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
-from cloudtasks_nb.fanout.outbox import _attach
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Spooled, State
-from cloudtasks_nb.fanout.plan._chunk import Chunk
+from cloudtasks_nb.fanout.outbox import attach
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Spooled, State
+from cloudtasks_nb.fanout.plan.chunk import Chunk
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
 
 ROOT = Path(__file__).parents[4]
@@ -126,7 +126,7 @@ def test_two_batches_may_have_the_same_short_id(outbox: Outbox, monkeypatch: pyt
         yield "00000000"
         yield identity.hex()[:8]
 
-    monkeypatch.setattr(_attach, "batch_ids", ids)
+    monkeypatch.setattr(attach, "batch_ids", ids)
     one, two = spool(outbox, chunks(range(10))), spool(outbox, chunks(range(10, 20)))
     assert one.batch == "00000000" != two.batch
     assert spool(outbox, chunks(range(10, 20))).batch == two.batch
@@ -231,7 +231,7 @@ PLANNER = """
     import sys, time
     from pathlib import Path
     from tests.unit.fanout.conftest import PLACE, chunk
-    from cloudtasks_nb.fanout.outbox._outbox import Outbox
+    from cloudtasks_nb.fanout.outbox.outbox import Outbox
     outbox = Outbox(sys.argv[1])
     stop = int(sys.argv[2])
     with outbox.spool(PLACE, recipe_identity=b"recipe") as spooling:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.periods._partitions import parse_freq, parse_zone, partition
+from cloudtasks_nb.fanout.periods.partitions import parse_freq, parse_zone, partition
 
 FREQS = ["D", "2D", "h", "6h", "15min", "7h", "W", "W-MON", "2W-THU", "MS", "ME", "2MS", "QS", "QE-JAN", "YS-APR", "YE"]
 ZONES = [

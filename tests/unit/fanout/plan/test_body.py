@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
-from cloudtasks_nb.fanout.plan._body import compile_body
-from cloudtasks_nb.fanout.plan._input import Block, Table
-from cloudtasks_nb.fanout.plan._templates import Problems
+from cloudtasks_nb.fanout.plan.body import compile_body
+from cloudtasks_nb.fanout.plan.input import Block, Table
+from cloudtasks_nb.fanout.plan.templates import Problems
 
 FRAME = pd.DataFrame(
     {

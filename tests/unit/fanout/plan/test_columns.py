@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from cloudtasks_nb.fanout.plan._columns import Column, Source
+from cloudtasks_nb.fanout.plan.columns import Column, Source
 
 DAY = dt.date(2026, 1, 1)
 NOON = dt.datetime(2026, 1, 1, 12)  # noqa: DTZ001 - naive is the case

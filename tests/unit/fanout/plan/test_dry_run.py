@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.plan._chunk import Asked, Chunk, Forecast
-from cloudtasks_nb.fanout.plan._dry_run import Plan
-from cloudtasks_nb.fanout.plan._plan import compile_recipe, make_plan
-from cloudtasks_nb.fanout.plan._survey import Survey
+from cloudtasks_nb.fanout.plan.chunk import Asked, Chunk, Forecast
+from cloudtasks_nb.fanout.plan.dry_run import Plan
+from cloudtasks_nb.fanout.plan.plan import compile_recipe, make_plan
+from cloudtasks_nb.fanout.plan.survey import Survey
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 FRAME = pd.DataFrame({"x": ["a", "b", None, "a", "c"]})

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import NotSerializableError
-from cloudtasks_nb.fanout.plan._encode import json_text, plain, to_json
+from cloudtasks_nb.fanout.plan.encode import json_text, plain, to_json
 
 
 class _Port(enum.Enum):

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from cloudtasks_nb.fanout.plan._identity import (
+from cloudtasks_nb.fanout.plan.identity import (
     batch_ids,
     batch_of,
     completion_id,

@@ -19,7 +19,7 @@ import pytest
 from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, RowsError, TemplateError
-from cloudtasks_nb.fanout.plan._plan import (
+from cloudtasks_nb.fanout.plan.plan import (
     ROW,
     Chunk,
     compile_recipe,
@@ -192,7 +192,7 @@ def test_identity_in_another_process() -> None:
     """Another process, with another hash seed, finds the same keys and digests."""
     code = """
 import datetime as dt, pandas as pd
-from cloudtasks_nb.fanout.plan._plan import compile_recipe, plan_chunks
+from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
 recipe = compile_recipe(url="https://svc/run/{origin}", key=["n"], headers={"B": "1", "A": "2"})
 frame = pd.DataFrame({"origin": ["JFK", "EWR"], "n": [1, 2]})
 (chunk,) = plan_chunks(frame, recipe, now=dt.datetime.now(dt.UTC))

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.plan._recipe import ROW, Recipe, compile_recipe
+from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
 
 URL = "https://svc/run"
 
@@ -180,7 +180,7 @@ def test_identity_of_a_handler() -> None:
 def test_identity_in_another_process() -> None:
     """Another process, with another hash seed, finds the same identity."""
     code = (
-        "from cloudtasks_nb.fanout.plan._recipe import compile_recipe;"
+        "from cloudtasks_nb.fanout.plan.recipe import compile_recipe;"
         f"print(compile_recipe(url='{URL}/{{a}}', body={{'x': '{{b}}', 'y': {{'z': 1}}}}).identity.hex())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, TemplateError
-from cloudtasks_nb.fanout.plan._input import Table
-from cloudtasks_nb.fanout.plan._schedule import Schedule, compile_schedule
-from cloudtasks_nb.fanout.plan._templates import Problems
+from cloudtasks_nb.fanout.plan.input import Table
+from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
+from cloudtasks_nb.fanout.plan.templates import Problems
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 START = int(NOW.timestamp()) * 1_000_000

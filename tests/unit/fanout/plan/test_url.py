@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan._input import Block, Table
-from cloudtasks_nb.fanout.plan._templates import Problems
-from cloudtasks_nb.fanout.plan._url import compile_url, function_name
+from cloudtasks_nb.fanout.plan.input import Block, Table
+from cloudtasks_nb.fanout.plan.templates import Problems
+from cloudtasks_nb.fanout.plan.url import compile_url, function_name
 
 
 class _Handler:

@@ -10,7 +10,7 @@ from google.cloud.tasks_v2 import types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.plan._wire import Envelope, header, requests, stamp, tasks
+from cloudtasks_nb.fanout.plan.wire import Envelope, header, requests, stamp, tasks
 
 TASK = types.Task.pb()
 MOMENTS = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(9999, 1, 1))  # noqa: DTZ001 - hypothesis adds the zone

@@ -10,7 +10,7 @@ from google.longrunning import operations_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.sender._calls import MAX_BYTES, Envelope, by_name
+from cloudtasks_nb.fanout.sender.calls import MAX_BYTES, Envelope, by_name
 
 QUEUE = "projects/p/locations/l/queues/q"
 ENVELOPE = Envelope(QUEUE)

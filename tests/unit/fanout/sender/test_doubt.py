@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from cloudtasks_nb.errors import ServiceError
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Request, State
-from cloudtasks_nb.fanout.outbox._requests import Desk
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Request, State
+from cloudtasks_nb.fanout.outbox.requests import Desk
 from tests.unit.fanout.conftest import NOW, Clock, Service, all_rows, chunks, error, run_send, spool
 
 HOUR = 3_600.0

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import State
-from cloudtasks_nb.fanout.sender._sender import send
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.sender.sender import send
 from tests.unit.fanout.conftest import Service, all_rows, chunks, spool
 
 ROOT = Path(__file__).parents[4]
@@ -25,8 +25,8 @@ ROWS = 3_000
 #: Says when so many calls have come, before or after their effect, and then waits to be killed.
 SENDER = """
     import asyncio, os, sys
-    from cloudtasks_nb.fanout.outbox._outbox import Outbox
-    from cloudtasks_nb.fanout.sender._sender import send
+    from cloudtasks_nb.fanout.outbox.outbox import Outbox
+    from cloudtasks_nb.fanout.sender.sender import send
     from tests.unit.fanout.conftest import Service
 
     path, batch, log, when, stop = *sys.argv[1:5], int(sys.argv[5])
@@ -116,8 +116,8 @@ MEMORY = """
     from pathlib import Path
     from google.cloud.tasks_v2 import types
     from google.longrunning import operations_pb2
-    from cloudtasks_nb.fanout.outbox._outbox import Outbox
-    from cloudtasks_nb.fanout.sender._sender import send
+    from cloudtasks_nb.fanout.outbox.outbox import Outbox
+    from cloudtasks_nb.fanout.sender.sender import send
     from tests.unit.fanout.conftest import chunks, spool
 
     done = operations_pb2.Operation(done=True)

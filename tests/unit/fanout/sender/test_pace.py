@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.sender._pace import Concurrency, Meter, backoff, constant, ramp
+from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, backoff, constant, ramp
 
 
 def test_concurrency_doubles_at_first() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import State
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
 from tests.unit.fanout.conftest import (
     Clock,
     Service,

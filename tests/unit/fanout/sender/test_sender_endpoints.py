@@ -9,9 +9,9 @@ from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
 
 from cloudtasks_nb.errors import ServiceError
-from cloudtasks_nb.fanout.outbox._outbox import Outbox
-from cloudtasks_nb.fanout.outbox._records import Outcome, State
-from cloudtasks_nb.fanout.sender._sender import SendReport, send
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.fanout.sender.sender import SendReport, send
 from tests.unit.fanout.conftest import (
     NOW,
     Clock,

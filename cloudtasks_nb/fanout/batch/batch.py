@@ -1,0 +1,330 @@
+"""The batch: what an analyst holds in hand of a fan-out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from itertools import islice
+from typing import Any, NoReturn, Self
+
+import pandas as pd
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._names import code_name
+from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb.display.progress_bar import in_notebook
+from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
+from cloudtasks_nb.fanout.batch.calendar import Calendar, Periods
+from cloudtasks_nb.fanout.batch.live import Face, Shown, wait
+from cloudtasks_nb.fanout.batch.notice import carrier_of, check_route, check_url, registered
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.remarks import hindrances, remarks
+from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.batch.table import rows_frame
+from cloudtasks_nb.fanout.batch.track import Tracker
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import FINAL, State
+from cloudtasks_nb.fanout.plan.identity import batch_of
+from cloudtasks_nb.service.connection import Connection, say
+from cloudtasks_nb.service.watch import Pending, now_micros
+
+__all__ = ["Batch"]
+
+_LOG = "https://console.cloud.google.com/logs/query;query="
+_LOOKED_UP = 300  # pending rows that are looked up one by one
+_LISTED = 10_000  # pending rows for which the queue is listed: more would take minutes of the list quota
+
+
+class Batch:
+    """A growing set of rows, each with its newest task. Made by `queue.fan_out`, found again by `tasks.batch(id)`.
+
+    Sending and watching go on in the background; `await batch` and `wait()` wait for the end.
+    """
+
+    def __init__(self, connection: Connection, outbox: Outbox, tracker: Tracker) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self._tracker = tracker
+        series = tracker.record.description.get("backfill")
+        self._calendar = Calendar(outbox, tracker.batch, series) if series else None
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits; they are part of each task's id."""
+        return self._tracker.batch
+
+    @property
+    def name(self) -> str | None:
+        """The name that `fan_out` was given, None if there was none."""
+        return self._tracker.record.name
+
+    @property
+    def queue(self) -> str:
+        """Short id of the queue."""
+        return self._tracker.queue.queue
+
+    @property
+    def face(self) -> Face:
+        """What panels show of it."""
+        return Face(
+            report=lambda: self._report(drawn=False),
+            periods=self._periods,
+            rows=self._kept,
+            listen=self._tracker.listen,
+        )
+
+    def panel(self, *, read_only: bool = False) -> Any:
+        """Return a widget with the batch, live: its bar, what failed and why, its calendar, and its verbs.
+
+        Parameters
+        ----------
+        read_only : bool
+            Leave out everything that changes anything.
+
+        Returns
+        -------
+        cloudtasks_nb.panels.BatchPanel
+        """
+        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
+
+        return panels.BatchPanel.of(self._connection, self, read_only=read_only)
+
+    def progress(self) -> Progress:
+        """Return how far the batch is, as of the watcher's newest snapshot; never calls the service."""
+        return self._tracker.progress
+
+    def wait(self, timeout: Any = None) -> Progress:
+        """Wait until every row is final; an interrupt stops the waiting, not the sending.
+
+        Parameters
+        ----------
+        timeout : duration, optional
+            ``"10min"``, a Timedelta or seconds.
+
+        Returns
+        -------
+        Progress
+            The final one.
+
+        Raises
+        ------
+        BatchTimeoutError
+            If it takes longer; the batch goes on.
+        PreconditionError
+            If rows are unsent and nobody sends them.
+        CloudTasksError
+            What ended the sending before its end.
+        """
+        seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
+        try:
+            return wait(self._tracker, self._report, seconds, lambda: hindrances(self._connection, self._tracker))
+        except TimeoutError:
+            span = f"{timeout:g} s" if isinstance(timeout, (int, float)) else timeout
+            raise BatchTimeoutError(
+                f"batch {self.id} is not done after {span}: {self.progress()!r}",
+                resource=self.id,
+                hint="it goes on: batch.wait() waits longer, batch.progress() tells",
+            ) from None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Batch):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, str]:
+        return self._tracker.record.place.endpoint, self.id
+
+    def __await__(self) -> Generator[Any, None, Progress]:
+        return asyncio.wrap_future(_loop.submit(self._tracker.finished())).__await__()
+
+    def tasks(self) -> pd.DataFrame:
+        """Return every row with its newest task.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index `row` (position in the input): the input's columns that key or templates name, then ``url, task, try,
+            state, attempts, last_status, last_message, schedule_time, last_attempt_time, duration``.
+        """
+        return self._rows(None)
+
+    def failed(self) -> pd.DataFrame:
+        """Return the rows in state `failed`, with the columns of `tasks()`.
+
+        The log has no error text: `last_message` is what was seen while the task was still in the queue; a handler of
+        `ct.serve` has the whole traceback in `handler.calls()`.
+        """
+        return self._rows({State.FAILED})
+
+    def retry_failed(self) -> Self:
+        """Make a new try for exactly the rows in state `failed`, in the background."""
+        self._connection.transport.check_open()
+        if not self._outbox.new_try(self.id, None, {State.FAILED}):
+            say(f"nothing is sent again: no row of batch {self.id} is in state failed")
+        return self._go(sending=True)
+
+    def resend(self, df: pd.DataFrame) -> Self:
+        """Make a new try for rows of this batch in any final state, in the background.
+
+        A row is sent again only if its newest task is still the one in the frame: the same frame twice, or from two
+        kernels, sends once.
+
+        Parameters
+        ----------
+        df : DataFrame
+            Rows of `tasks()` or `failed()`.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is another frame.
+        """
+        if not isinstance(df, pd.DataFrame) or "task" not in df.columns:
+            raise InvalidInputError(
+                "resend() wants rows of this batch", hint="batch.resend(batch.tasks().query(\"state == 'gone'\"))"
+            )
+        self._connection.transport.check_open()
+        wanted = df["task"].dropna().unique().tolist()
+        strange = [task for task in wanted if batch_of(str(task)) != self.id]
+        if strange:
+            raise InvalidInputError(
+                f"{len(strange):,} of {len(wanted):,} tasks are not of batch {self.id}: {strange[0]}",
+                resource=self.id,
+                hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
+            )
+        found = self._outbox.locate(self.id, wanted)
+        opened = self._outbox.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)
+        if opened < len(df):
+            reasons = {
+                "have a newer try": len(wanted) - len(found),
+                "are not final": len(found) - opened,
+                "never were a task": int(df["task"].isna().sum()),
+            }
+            why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+            say(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
+        return self._go(sending=True)
+
+    def cancel(self) -> Self:
+        """Stop sending, and delete the tasks that are not final, in the background."""
+        _loop.run(self._tracker.begin_cancel())
+        return self
+
+    def resume(self) -> Self:
+        """Send what is unsent, in the background."""
+        return self._go(sending=True)
+
+    def on_complete(
+        self, url: Any, *, service_account: str | None = None, audience: str | None = None, queue: Any = None
+    ) -> Self:
+        """Have a URL told when every row is final: one task with a JSON summary, delivered at least once.
+
+        The process that watches the batch creates it, this kernel or ``cloudtasks-nb watch``; when none does, the next
+        that attaches. `retry_failed` and `resend` open a new round, which is told again. May be called after the end.
+
+        Parameters
+        ----------
+        url : str or Handler
+        service_account, audience : str, optional
+            E-mail of the account whose OIDC token goes along, and for whom the token is (default: the URL).
+        queue : str or Queue, optional
+            The queue that carries the notification; the batch's own when left out.
+
+        Raises
+        ------
+        InvalidInputError
+            If the queue sends its tasks elsewhere (`queue.route`), or the URL cannot be reached from there.
+        """
+        address = getattr(url, "url", url)
+        check_url(address, service_account=service_account, audience=audience)
+        self._connection.check_reachable(address)
+        carrier = carrier_of(queue, self._tracker.queue)
+        check_route(self._connection, carrier, service_account=service_account, audience=audience)
+        self._outbox.register_completion(
+            self.id, address, service_account=service_account, audience=audience, queue=carrier.queue
+        )
+        say(registered(self._outbox, self.id, address))
+        return self._go(sending=False)
+
+    def _go(self, *, sending: bool) -> Self:
+        _loop.run(self._tracker.start(sending=sending))
+        return self
+
+    def _rows(self, states: set[State] | None) -> pd.DataFrame:
+        pending: dict[str, Pending | None] = {}
+        if states is None and self._outbox.counts(self.id)[State.SENT]:
+            pending = self._in_queue()
+        pages = self._outbox.rows(self.id, states=states, wire=True)
+        made = rows_frame(pages, pending, now_micros())
+        if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
+            made = rows_frame(islice(self._outbox.rows(self.id, wire=True), 1), {}, now_micros()).head(0)
+        return made
+
+    def _kept(self, states: set[State] | None, limit: int | None) -> pd.DataFrame:
+        pages = self._outbox.rows(self.id, states=states, wire=True)
+        return rows_frame(pages, {}, now_micros(), limit)
+
+    def _in_queue(self) -> dict[str, Pending | None]:
+        """Ask the queue for the tasks that are not final; nothing where it does not answer."""
+        watcher, queue = self._connection.watcher, self._tracker.queue
+        waiting = [
+            task for page in self._outbox.rows(self.id, states={State.SENT}) for task in page.tasks if task is not None
+        ]
+        try:
+            if len(waiting) <= _LOOKED_UP:
+                return _loop.run(watcher.lookup(queue, waiting))
+            if len(waiting) <= _LISTED:
+                return {**_loop.run(watcher.listing(queue))}
+        except CloudTasksError:
+            pass
+        return {}
+
+    def _periods(self) -> Periods | None:
+        return self._calendar.periods(self._tracker.record.round) if self._calendar else None
+
+    def _report(self, *, drawn: bool = True) -> Report:
+        tracker = self._tracker
+        record = tracker.record
+        local = self._connection.where.local
+        progress = tracker.progress
+        calendar = self._calendar if drawn else None
+        picture = calendar.draw(round_=record.round, fresh=progress.finished) if calendar else None
+        return Report(
+            batch=self.id,
+            name=record.name,
+            queue=self.queue,
+            badge="LOCAL" if local else record.place.project,
+            progress=progress,
+            sending=tracker.sending and not tracker.unanswered,
+            causes=self._causes(),
+            lost=self._outbox.lost(self.id) if progress.gone else {},
+            retry_note=tracker.retry_note(),
+            trouble=hindrances(self._connection, tracker),
+            said=remarks(tracker, self._outbox),
+            log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
+            partitions=picture.line if picture else None,
+            grid=picture.grid if picture else "",
+        )
+
+    def _causes(self) -> dict[str, int]:
+        if not self._tracker.progress.failed:
+            return {}
+        found = self._outbox.causes(self.id)
+        return {"no status" if code is None else code_name(code): count for code, count in found.items()}
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f'a Batch belongs to its process: hand on the id, tasks.batch("{self.id}") is the batch there')
+
+    def __repr__(self) -> str:
+        return self._report().text()
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return self._report().bundle()
+
+    def _ipython_display_(self) -> None:
+        if not in_notebook():
+            print(repr(self))  # noqa: T201 - IPython asks to be shown the object
+            return
+        Shown(self._tracker, self._report)

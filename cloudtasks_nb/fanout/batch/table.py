@@ -1,0 +1,107 @@
+"""A batch's rows as a frame: the columns of the input, then what became of each task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb._frames import BATCH_TASKS, frame
+from cloudtasks_nb._names import code_name
+from cloudtasks_nb.fanout.outbox.records import Page, State
+from cloudtasks_nb.fanout.plan.plan import decode_shown, read_task
+from cloudtasks_nb.fanout.plan.shown import length_of
+from cloudtasks_nb.service.watch import Pending
+
+__all__ = ["rows_frame"]
+
+_WORDS = {
+    State.UNSENT: "unsent",
+    State.SUCCEEDED: "succeeded",
+    State.FAILED: "failed",
+    State.REJECTED: "rejected",
+    State.CANCELLED: "cancelled",
+    State.GONE: "gone",
+}
+_SECOND = 1_000_000
+
+
+def rows_frame(
+    pages: Iterable[Page], pending: Mapping[str, Pending | None], now: int, limit: int | None = None
+) -> pd.DataFrame:
+    """Return one row a row of the batch, index `row` (position in the input).
+
+    Parameters
+    ----------
+    pages : iterable of Page
+        With the rendered tasks.
+    pending : mapping
+        What is known of tasks that are in the queue, by short id.
+    now : int
+        Microseconds since 1970, to tell `scheduled` from `ready` where the queue was not asked.
+    limit : int, optional
+        How many rows at most; pages behind them are not read.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in BATCH_TASKS}
+    parts: list[bytes] = []
+    chosen: list[int] = []
+    rows: list[int] = []
+    offset = 0
+    for page in pages:
+        parts.append(page.shown)
+        chosen += [offset + index for index in page.indexes]
+        offset += length_of(page.shown)
+        rows += page.rows
+        for name, values in _page(page, pending, now).items():
+            columns[name] += values
+        if limit is not None and len(rows) >= limit:
+            break
+    shown = decode_shown(parts).take(chosen)
+    ours = frame(BATCH_TASKS, columns)
+    made = pd.concat([shown.reset_index(drop=True), ours], axis=1)
+    made.index = pd.Index(rows, dtype="int64", name="row")
+    return made if limit is None else made.head(limit)
+
+
+def _page(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[str, list[Any]]:
+    read = [read_task(wire) if wire else (None, b"", None) for wire in page.wire]
+    due = [retry if retry is not None else first for retry, (_, _, first) in zip(page.schedule_time, read, strict=True)]
+    found = [pending.get(task) if task is not None else None for task in page.tasks]
+    states = [
+        _state(State(code), there, attempts, at, now)
+        for code, there, attempts, at in zip(page.states, found, page.attempts, due, strict=True)
+    ]
+    return {
+        "url": [url for url, _, _ in read],
+        "task": list(page.tasks),
+        "try": [number or None for number in page.tries],
+        "state": states,
+        "attempts": [
+            there.attempts if there is not None else attempts
+            for there, attempts in zip(found, page.attempts, strict=True)
+        ],
+        "last_status": [
+            there.last_status if there is not None and there.last_status else None if code is None else code_name(code)
+            for there, code in zip(found, page.last_status, strict=True)
+        ],
+        "last_message": [
+            reason or (there.last_message if there is not None else None) or message
+            for there, message, reason in zip(found, page.last_message, page.reasons, strict=True)
+        ],
+        "schedule_time": [
+            there.schedule_time if there is not None else at for there, at in zip(found, due, strict=True)
+        ],
+        "last_attempt_time": list(page.last_attempt_time),
+        "duration": [None if span is None else span / _SECOND for span in page.duration],
+    }
+
+
+def _state(state: State, there: Pending | None, attempts: int | None, due: int | None, now: int) -> str:
+    if state is not State.SENT:
+        return _WORDS[state]
+    if there is not None:
+        return there.state
+    if attempts:
+        return "retrying"
+    return "scheduled" if due is not None and due > now else "ready"

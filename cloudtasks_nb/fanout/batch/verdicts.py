@@ -1,0 +1,324 @@
+"""What became of a batch's tasks: the rule by which log, statistics and queue decide over each row.
+
+Cloud Tasks deletes a task when it succeeds and when it gives up. Only the operations log tells which: *succeeded* is a
+task with an OK entry, *failed* one without, whose last possible attempt is in the log. Whatever else left the queue is
+*gone*. Nothing here ever takes a guess for a fact.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
+from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
+
+__all__ = ["Facts", "Verdicts", "judge"]
+
+_SECOND = 1_000_000
+_SMALL = 300  # rows that are looked up one by one rather than with the whole queue
+_SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is looked through
+_ROUTINE = 30.0  # seconds between two looks where statistics cannot tell
+_PATIENCE = 60 * _SECOND  # how late an entry may be when none was seen yet
+
+#: How a task left its queue, as rows in state `gone` tell it.
+_DELETED, _PURGED, _CLOSED = "deleted from the queue", "not in the queue since it was purged", "the queue was deleted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Where to ask for more than a snapshot holds."""
+
+    listing: Callable[[QueueName], Awaitable[Mapping[str, Pending]]]
+    lookup: Callable[[QueueName, Iterable[str]], Awaitable[Mapping[str, Pending | None]]]
+    run: Callable[..., Awaitable[Any]]  #: runs a function on the outbox's thread
+
+
+def judge(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | None, Entry]:
+    """Decide over one task from its log entries; returns its state (None: not known yet) and the entry that says it.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        All of one task, in any order.
+    max_attempts : int, optional
+        How many attempts end a task; None: there is no such number.
+    """
+    answered = [entry for entry in entries if entry.status == "OK" and not entry.deleted]
+    if answered:
+        return State.SUCCEEDED, max(answered, key=lambda entry: entry.attempt)
+    attempts = [entry for entry in entries if not entry.deleted]
+    last = max(attempts or entries, key=lambda entry: (entry.attempt, entry.time))
+    if attempts and max_attempts is not None and last.attempt >= max_attempts:
+        return State.FAILED, last
+    return (State.GONE if any(entry.deleted for entry in entries) else None), last
+
+
+class Verdicts:
+    """Decides over the rows of one batch, snapshot by snapshot."""
+
+    def __init__(self, record: BatchRecord) -> None:
+        place = record.place
+        self._batch = record.id
+        self._queue = QueueName(project=place.project, location=place.location, queue=place.queue)
+        self._google = place.endpoint == "google"
+        self._created = int(record.created.timestamp() * _SECOND)
+        retry = record.description.get("_retry") or {}
+        self._own_attempts: int | None = retry.get("max_attempts")
+        self._own_duration = bool(retry.get("max_retry_duration"))
+        self._due: int | None = record.description.get("_due")
+        self._spread = bool(record.description.get("_spread"))
+        self._retrying: dict[int, tuple[int, int | None]] = {}
+        self._absent: dict[int, int] = {}
+        self._owed: dict[str, list[Entry]] = defaultdict(list)  # by task, until what they say is written down
+        self._missing_since: float | None = None
+        self._sent: int | None = None  # as far as was known when the last snapshot was taken
+        self._looked = time.monotonic()
+        self._look_took = 0.0
+        self.max_attempts: int | None = None
+        self.snapshot: Snapshot | None = None
+        self.sources: dict[str, dt.datetime] = {}
+
+    def load(self, outbox: Outbox) -> None:
+        """Read what the outbox knows of rows that were tried before."""
+        known = outbox.settings(self._batch).get("max_attempts")
+        self.max_attempts = int(known) if known is not None else None
+        for page in outbox.rows(self._batch, states={State.SENT}):
+            for ref, attempts, due in zip(page.refs, page.attempts, page.schedule_time, strict=True):
+                if attempts:
+                    self._retrying[ref] = (attempts, due)
+
+    def correctable(self, counts: Mapping[State, int]) -> bool:
+        """Tell whether a later entry of the log may still correct what is final."""
+        readable = self.snapshot is not None and self.snapshot.log_until is not None
+        return readable and bool(counts[State.FAILED] or counts[State.GONE])
+
+    def seen(self, outbox: Outbox, tasks: Sequence[str]) -> dict[str, bool | None]:
+        """Tell which tasks the log has had an entry of; None for the others, of which nothing is known."""
+        located = outbox.locate(self._batch, tasks)
+        known = {
+            ref
+            for page in outbox.rows(self._batch, states=set(State))
+            for ref, attempts, state in zip(page.refs, page.attempts, page.states, strict=True)
+            if attempts or state in (State.SUCCEEDED, State.FAILED)
+        }
+        return {task: True if located.get(task) in known else None for task in tasks}
+
+    async def take(self, snapshot: Snapshot, outbox: Outbox, facts: Facts, *, sent: int) -> bool:
+        """Draw the conclusions of one snapshot and write them down.
+
+        `sent` rows are in the queue as far as is known. Returns whether it is time to `look` for them there.
+        """
+        self.snapshot = snapshot
+        await self._learn_limit(snapshot, outbox, facts)
+        for entry in snapshot.entries:
+            if batch_of(entry.task) == self._batch:
+                self._owed[entry.task].append(entry)
+        # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
+        fresh = max(0, sent - self._sent) if self._sent is not None else 0
+        if self._owed:
+            sent -= await facts.run(self._apply, outbox, self._owed)
+            self._owed.clear()
+        self._sent = sent
+        self.sources["queue"] = _moment(snapshot.at)
+        if snapshot.log_until is not None:  # and what it says is written down: from here on it may be read tomorrow
+            self.sources["log"] = _moment(snapshot.log_until)
+        return sent > 0 and self._suspicious(snapshot, sent, fresh)
+
+    async def look(self, outbox: Outbox, facts: Facts) -> None:
+        """Look for the rows in the queue; those that are missing for long enough are gone.
+
+        May take long where the queue holds much: the service allows few list calls a minute.
+        """
+        started = time.monotonic()
+        waiting = await facts.run(self.waiting, outbox)
+        there = await self._there(facts, [task for _, task, _ in waiting])
+        snapshot, now = self.snapshot, now_micros()
+        outcomes = []
+        for ref, task, attempt in waiting:
+            found = there.get(task)
+            if found is not None:
+                self._absent.pop(ref, None)
+                if found.attempts and found.last_status:
+                    outcomes.append(_seen(ref, attempt, found))
+                continue
+            # A clock that was set back would let the row wait until it has caught up.
+            since = self._absent[ref] = min(self._absent.get(ref, now), now)
+            if snapshot is not None and self._long_gone(snapshot, since):
+                del self._absent[ref]
+                self._retrying.pop(ref, None)
+                outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=self._how(snapshot)))
+        if outcomes:
+            await facts.run(outbox.record, self._batch, outcomes)
+        self._looked = time.monotonic()
+        self._look_took = self._looked - started
+
+    def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
+        """Tell how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
+        sent = counts[State.SENT]
+        if sent == 0:
+            return {"scheduled": 0, "ready": 0, "running": 0, "retrying": 0}
+        snapshot = self.snapshot
+        if snapshot is None or snapshot.log_until is None:
+            return {"scheduled": None, "ready": None, "running": None, "retrying": None}
+        retrying = min(len(self._retrying), sent)
+        untried = sent - retrying
+        running = self._running(snapshot, sent)
+        if running is None or (self._spread and untried):
+            return {"scheduled": None, "ready": None, "running": running, "retrying": retrying}
+        first = min(running, untried)
+        retrying -= min(running - first, retrying)
+        waiting = untried - first
+        scheduled = waiting if self._due is not None and self._due > now else 0
+        return {"scheduled": scheduled, "ready": waiting - scheduled, "running": running, "retrying": retrying}
+
+    def retry_note(self, now: int) -> str | None:
+        """Say how far the retrying rows are: ``attempt 3 of 5, next in 12 min``."""
+        if not self._retrying:
+            return None
+        attempts = max(done for done, _ in self._retrying.values()) + 1
+        of = f" of {self._limit}" if self._limit is not None else ""
+        due = [at for _, at in self._retrying.values() if at is not None and at > now]
+        wait = (min(due) - now) / _SECOND if due else 0
+        after = f", next in {wait / 60:.0f} min" if wait > 90 else f", next in {wait:.0f} s" if due else ""  # noqa: PLR2004 - seconds up to a minute and a half
+        return f"attempt {attempts}{of}{after}"
+
+    @property
+    def _limit(self) -> int | None:
+        """After how many attempts a task is given up; None: no such number."""
+        limit = self._own_attempts if self._own_attempts is not None else self.max_attempts
+        values = self.snapshot.values if self.snapshot is not None else None
+        lasting = self._own_duration or bool(values and values.get("max_retry_duration"))
+        return limit if limit is not None and limit > 0 and not lasting else None
+
+    async def _learn_limit(self, snapshot: Snapshot, outbox: Outbox, facts: Facts) -> None:
+        """Remember the largest number of attempts that the queue had since sending."""
+        now = None if snapshot.values is None else snapshot.values["max_attempts"]
+        if now is None or self.max_attempts == -1 or (self.max_attempts is not None and 0 <= now <= self.max_attempts):
+            return
+        self.max_attempts = now
+        await facts.run(outbox.set_setting, self._batch, "max_attempts", str(now))
+
+    def _apply(self, outbox: Outbox, tasks: Mapping[str, Sequence[Entry]]) -> int:
+        """Write down what entries say; returns how many rows became final."""
+        outcomes = []
+        for task, ref in outbox.locate(self._batch, tasks).items():
+            state, entry = judge(tasks[task], self._limit)
+            if state is None:
+                self._retrying[ref] = (entry.attempt, entry.retry_time)
+            else:
+                self._retrying.pop(ref, None)
+            attempt = try_of(task)
+            if attempt is not None:
+                outcomes.append(_outcome(ref, attempt, state, entry))
+        return outbox.record(self._batch, outcomes)
+
+    def _suspicious(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
+        """Tell whether rows seem to have left the queue without an entry in the log.
+
+        While rows are sent it is only certain that those that are not `fresh` should be there: a look through the queue
+        for all of them would cost more than the sending.
+        """
+        if snapshot.gone:
+            return True
+        if snapshot.values is None:
+            return False
+        now = time.monotonic()
+        tasks = snapshot.values.get("tasks")
+        if tasks is not None and tasks < sent - fresh:
+            self._missing_since = self._missing_since or now
+            return self._purged(snapshot) or now - self._missing_since > _SUSPICION
+        self._missing_since = None
+        if tasks is not None and (fresh or tasks == sent) and not self._absent:
+            return False
+        return now - self._looked > max(_ROUTINE, 20 * self._look_took)
+
+    def waiting(self, outbox: Outbox) -> list[tuple[int, str, int]]:
+        """Return ref, task and try of the rows that were sent and are not final."""
+        return [
+            (ref, task, attempt)
+            for page in outbox.rows(self._batch, states={State.SENT})
+            for ref, task, attempt in zip(page.refs, page.tasks, page.tries, strict=True)
+            if task is not None
+        ]
+
+    async def _there(self, facts: Facts, tasks: Sequence[str]) -> Mapping[str, Pending | None]:
+        if self.snapshot is not None and self.snapshot.gone:
+            return {}
+        if len(tasks) <= _SMALL:
+            return await facts.lookup(self._queue, tasks)
+        return await facts.listing(self._queue)
+
+    def _long_gone(self, snapshot: Snapshot, since: int) -> bool:
+        """Tell whether the log had its time to say what became of a task that is missing since then."""
+        values = snapshot.values
+        silent = values is not None and not values["log_sampling_ratio"]
+        denied = any(isinstance(error, PermissionDeniedError) for error in snapshot.trouble)
+        if silent or denied:
+            return True
+        if snapshot.log_until is None:
+            return False
+        late = _PATIENCE if snapshot.lag is None else max(5 * _SECOND, 2 * snapshot.lag + 2 * _SECOND)
+        if self._purged(snapshot) or snapshot.gone:
+            # That they are missing is no surprise: what may still come is the answer to an attempt.
+            least = (10 if self._google else 1) * _SECOND
+            late = least if snapshot.lag is None else late if self._google else max(least, 2 * snapshot.lag)
+        return snapshot.log_until > since + late
+
+    def _purged(self, snapshot: Snapshot) -> bool:
+        """Tell whether the queue was purged since there is this batch."""
+        return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
+
+    def _how(self, snapshot: Snapshot) -> str | None:
+        """Tell how tasks left the queue that are not in it any more."""
+        if snapshot.gone:
+            return _CLOSED
+        return _PURGED if self._purged(snapshot) else None
+
+    def _running(self, snapshot: Snapshot, sent: int) -> int | None:
+        """Return how many attempts are in flight, if the queue's figure can be this batch's."""
+        values = snapshot.values or {}
+        tasks, running = values.get("tasks"), values.get("running")
+        if tasks is None or running is None or tasks > sent + len(snapshot.entries):
+            return None  # others share the queue
+        return min(int(running), sent)
+
+
+def _outcome(ref: int, attempt: int, state: State | None, entry: Entry) -> Outcome:
+    if entry.deleted:
+        return Outcome(ref=ref, attempt=attempt, state=state, reason=_DELETED)
+    return Outcome(
+        ref=ref,
+        attempt=attempt,
+        state=state,
+        reason=_DELETED if state is State.GONE else None if state is None else "",
+        attempts=entry.attempt,
+        last_status=CODES.index(entry.status) if entry.status in CODES else 2,
+        schedule_time=entry.retry_time if state is None else None,
+        last_attempt_time=entry.time - round((entry.duration or 0) * _SECOND),
+        duration=None if entry.duration is None else round(entry.duration * _SECOND),
+    )
+
+
+def _seen(ref: int, attempt: int, found: Pending) -> Outcome:
+    return Outcome(
+        ref=ref,
+        attempt=attempt,
+        attempts=found.attempts,
+        last_status=CODES.index(found.last_status) if found.last_status in CODES else None,
+        last_message=found.last_message,
+        schedule_time=found.schedule_time,
+    )
+
+
+def _moment(at: int) -> dt.datetime:
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)

@@ -1,0 +1,118 @@
+"""How tasks lie in the outbox: blocks of about a megabyte, compressed together. Pure."""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import orjson
+
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
+
+__all__ = ["Block", "Sheet", "pack_shown", "pack_tasks", "unpack_shown"]
+
+_LEVEL = 1  # the quickest: bodies of one batch are much alike, so it halves and halves again even so
+_WORD = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """What the plan wants to be shown of the rows of one chunk."""
+
+    n: int  #: rows of the chunk that are in the block
+    indexes: Sequence[int] | None  #: their places in the chunk; None: it is there as a whole
+    shown: bytes
+
+
+def pack_tasks(tasks: Sequence[bytes]) -> bytes:
+    """Compress tasks, with their lengths in front."""
+    return zlib.compress(array("I", map(len, tasks)).tobytes() + b"".join(tasks), _LEVEL)
+
+
+def pack_shown(sheets: Sequence[Sheet]) -> bytes:
+    """Compress what is shown of a block's rows, with a table of contents in front."""
+    contents = orjson.dumps([(sheet.n, sheet.indexes, len(sheet.shown)) for sheet in sheets])
+    head = len(contents).to_bytes(_WORD, "big")
+    return zlib.compress(head + contents + b"".join(sheet.shown for sheet in sheets), _LEVEL)
+
+
+def unpack_shown(packed: bytes) -> Iterator[Sheet]:
+    """Yield what `pack_shown` was given."""
+    raw = zlib.decompress(packed)
+    at = _WORD + int.from_bytes(raw[:_WORD], "big")
+    for n, indexes, length in orjson.loads(raw[_WORD:at]):
+        yield Sheet(n=n, indexes=indexes, shown=raw[at : at + length])
+        at += length
+
+
+class Block:
+    """A block as it is read.
+
+    Parameters
+    ----------
+    first : int
+        Ref of its first row.
+    keys : bytes
+        The rows' keys, one behind the other.
+    packed : bytes
+        What `pack_tasks` made.
+    """
+
+    def __init__(self, first: int, keys: bytes, packed: bytes) -> None:
+        self.first = first
+        self.n = len(keys) // KEY_SIZE
+        self._keys = keys
+        self._packed = packed
+
+    @property
+    def last(self) -> int:
+        """Ref of the last row."""
+        return self.first + self.n - 1
+
+    def key(self, ref: int) -> bytes:
+        """Return the key of a row."""
+        at = (ref - self.first) * KEY_SIZE
+        return self._keys[at : at + KEY_SIZE]
+
+    def keys(self, refs: Sequence[int]) -> bytes:
+        """Return the keys of some rows, one behind the other."""
+        if _gapless(refs):
+            return self._keys[(refs[0] - self.first) * KEY_SIZE : (refs[-1] - self.first + 1) * KEY_SIZE]
+        return b"".join(map(self.key, refs))
+
+    def tasks(self, refs: Sequence[int]) -> list[bytes]:
+        """Return the tasks of some rows, without their names."""
+        raw, ends = self._unpacked
+        first = self.first
+        return [raw[ends[ref - first] : ends[ref - first + 1]] for ref in refs]
+
+    def cut(self, refs: Sequence[int], size: int, weight: int) -> Iterator[Sequence[int]]:
+        """Cut rows into groups of at most `size` rows and `weight` bytes of tasks; a row alone may weigh more."""
+        raw, ends = self._unpacked
+        if len(raw) <= weight:
+            yield from (refs[at : at + size] for at in range(0, len(refs), size))
+            return
+        start, total = 0, 0
+        for at, ref in enumerate(refs):
+            own = ends[ref - self.first + 1] - ends[ref - self.first]
+            if at > start and (at - start == size or total + own > weight):
+                yield refs[start:at]
+                start, total = at, 0
+            total += own
+        if start < len(refs):
+            yield refs[start:]
+
+    @cached_property
+    def _unpacked(self) -> tuple[bytes, list[int]]:
+        raw = zlib.decompress(self._packed)
+        head = self.n * _WORD
+        lengths = array("I", raw[:head])
+        return raw, list(accumulate(lengths, initial=head))
+
+
+def _gapless(refs: Sequence[int]) -> bool:
+    return bool(refs) and refs[-1] - refs[0] + 1 == len(refs)

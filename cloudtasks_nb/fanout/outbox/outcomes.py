@@ -1,0 +1,189 @@
+"""What becomes of a row: outcomes that were heard of, and new tries that were asked for."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+
+from cloudtasks_nb.fanout.outbox.ledger import add_counts, as_json, number_of, paged, touch, write_refs
+from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
+from cloudtasks_nb.fanout.outbox.rows import locate, ranges
+
+__all__ = ["new_try", "record"]
+
+_PAGE = 1_000
+_REQUEST = 100  # tasks a call, the service's limit: https://cloud.google.com/tasks/docs/quotas
+_REQUEST_BYTES = 2 << 20  # by the average of their blocks, so half of what is allowed
+
+#: From which states a row may come to one by an outcome. A late OK corrects what was thought to be a failure.
+_MAY_COME_FROM: dict[State, frozenset[State]] = {
+    State.SENT: frozenset({State.UNSENT}),
+    State.SUCCEEDED: frozenset({State.UNSENT, State.SENT, State.FAILED, State.GONE, State.CANCELLED}),
+    State.FAILED: frozenset({State.UNSENT, State.SENT, State.GONE}),
+    State.CANCELLED: frozenset({State.UNSENT, State.SENT, State.GONE}),  # who deleted it knows better than the log
+    State.GONE: frozenset({State.UNSENT, State.SENT}),
+}
+
+# Of two attempts the later one counts, whichever was heard of first.
+_UPSERT = """
+    INSERT INTO outcomes (ref, attempts, last_status, last_message, schedule_time, last_attempt_time, duration, reason)
+    VALUES (:ref, :attempts, :last_status, :last_message, :schedule_time, :last_attempt_time, :duration,
+        nullif(:reason, ''))
+    ON CONFLICT DO UPDATE SET
+        last_status = coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_status), last_status),
+        last_message = coalesce(excluded.last_message, last_message),
+        schedule_time = coalesce(iif(excluded.attempts < attempts, NULL, excluded.schedule_time), schedule_time),
+        last_attempt_time =
+            coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_attempt_time), last_attempt_time),
+        duration = coalesce(iif(excluded.attempts < attempts, NULL, excluded.duration), duration),
+        reason = nullif(coalesce(:reason, reason), ''),
+        attempts = max(coalesce(attempts, excluded.attempts), coalesce(excluded.attempts, attempts))"""
+
+
+def record(connection: sqlite3.Connection, batch: str, outcomes: Iterable[Outcome]) -> int:
+    """Write news of tasks down; return how many rows changed their state. Runs in the caller's transaction."""
+    num, moved = number_of(connection, batch), 0
+    for page in paged(outcomes, _PAGE):
+        now = {
+            ref: (attempt, state)
+            for ref, attempt, state in connection.execute(
+                "SELECT ref, try, state FROM rows WHERE ref IN (SELECT value FROM json_each(?))",
+                (as_json(outcome.ref for outcome in page),),
+            )
+        }
+        current = [outcome for outcome in page if now.get(outcome.ref, (None,))[0] == outcome.attempt]
+        changes: Counter[int] = Counter()
+        steps: dict[int, State] = {}
+        for outcome in current:
+            before, to = steps.get(outcome.ref, State(now[outcome.ref][1])), outcome.state
+            if to is not None and before in _MAY_COME_FROM.get(to, ()):
+                changes[before] -= 1
+                changes[to] += 1
+                steps[outcome.ref] = to
+                moved += 1
+        connection.executemany("UPDATE rows SET state = ? WHERE ref = ?", [(to, ref) for ref, to in steps.items()])
+        connection.executemany(
+            _UPSERT, [_columns(outcome, moved=steps.get(outcome.ref) is outcome.state) for outcome in current]
+        )
+        add_counts(connection, num, changes)
+    touch(connection, num)
+    return moved
+
+
+def new_try(
+    connection: sqlite3.Connection,
+    batch: str,
+    rows: Iterable[tuple[int, str | None]] | None,
+    allowed: Collection[State],
+) -> int:
+    """Open a new try for rows in one of the allowed states; runs in the caller's transaction.
+
+    Parameters
+    ----------
+    rows : iterable of (ref, task id or None), optional
+        A row is left as it is when its newest task is another than the given one. All rows when left out.
+    allowed : collection of State
+        Only final states can be left by a new try.
+
+    Returns
+    -------
+    int
+        How many rows will be sent again.
+    """
+    num = number_of(connection, batch)
+    codes = as_json(FINAL & set(allowed))
+    wanted = _rows_in(connection, num, codes) if rows is None else _unchanged(connection, batch, rows)
+    opened = 0
+    for page in paged(wanted, _PAGE):
+        opened += _reopen(connection, num, sorted(set(page)), codes)
+    if opened:
+        connection.execute("UPDATE batches SET round = round + 1, cancelled_at = NULL WHERE num = ?", (num,))
+        touch(connection, num)
+    return opened
+
+
+def _columns(outcome: Outcome, *, moved: bool) -> dict[str, int | str | None]:
+    return {
+        "ref": outcome.ref,
+        "attempts": outcome.attempts,
+        "last_status": outcome.last_status,
+        "last_message": outcome.last_message,
+        "schedule_time": outcome.schedule_time,
+        "last_attempt_time": outcome.last_attempt_time,
+        "duration": outcome.duration,
+        "reason": outcome.reason if moved else None,
+    }
+
+
+def _rows_in(connection: sqlite3.Connection, num: int, codes: str) -> Iterator[int]:
+    """Yield the refs of rows in some states, read a page at a time as the caller changes them."""
+    for first, last in ranges(connection, num):
+        at = first - 1
+        while True:
+            page = connection.execute(
+                """SELECT ref FROM rows WHERE ref > ? AND ref <= ? AND state IN (SELECT value FROM json_each(?))
+                   ORDER BY ref LIMIT ?""",
+                (at, last, codes, _PAGE),
+            ).fetchall()
+            if not page:
+                break
+            at = page[-1][0]
+            yield from (ref for (ref,) in page)
+
+
+def _unchanged(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, str | None]]) -> Iterator[int]:
+    for page in paged(rows, _PAGE):
+        newest = locate(connection, batch, (task for _, task in page if task is not None))
+        yield from (ref for ref, task in page if task is None or newest.get(task) == ref)
+
+
+def _reopen(connection: sqlite3.Connection, num: int, refs: list[int], codes: str) -> int:
+    # A row without any try is no valid task, and what did not pass once cannot be sent now either.
+    found = connection.execute(
+        """SELECT r.ref, r.state, p.queue, r.try FROM json_each(?) j CROSS JOIN rows r ON r.ref = j.value
+           JOIN parts p ON p.part = r.ref >> 32
+           WHERE p.num = ? AND p.status = 1 AND r.try > 0 AND r.state IN (SELECT value FROM json_each(?))
+           ORDER BY r.ref""",
+        (as_json(refs), num, codes),
+    ).fetchall()
+    left = Counter(state for _, state, _, _ in found)
+    chosen = as_json(ref for ref, _, _, _ in found)
+    connection.execute(
+        "UPDATE rows SET try = try + 1, state = ? WHERE ref IN (SELECT value FROM json_each(?))", (State.UNSENT, chosen)
+    )
+    connection.execute("DELETE FROM outcomes WHERE ref IN (SELECT value FROM json_each(?))", (chosen,))
+    add_counts(connection, num, {State.UNSENT: len(found)} | {state: -n for state, n in left.items()})
+    alike: dict[tuple[str, int], list[int]] = {}
+    for ref, _, queue, attempt in found:
+        alike.setdefault((queue, attempt + 1), []).append(ref)
+    for (queue, attempt), group in alike.items():
+        for request in _packed(connection, group):
+            connection.execute("UPDATE batches SET issued = issued + 1 WHERE num = ?", (num,))
+            connection.execute(
+                """INSERT INTO requests (num, seq, queue, try, refs, tried)
+                   SELECT num, issued, ?, ?, ?, 0 FROM batches WHERE num = ?""",
+                (queue, attempt, write_refs(request), num),
+            )
+    return len(found)
+
+
+def _packed(connection: sqlite3.Connection, refs: list[int]) -> Iterator[list[int]]:
+    """Cut rows into requests: by number, and by the average size of the rows around them."""
+    request: list[int] = []
+    size = 0.0
+    first = last = -1
+    average = 0.0
+    for ref in refs:
+        if not first <= ref <= last:
+            first, n, raw = connection.execute(
+                "SELECT first, n, raw FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)
+            ).fetchone()
+            last, average = first + n - 1, raw / n
+        if request and (len(request) == _REQUEST or size + average > _REQUEST_BYTES):
+            yield request
+            request, size = [], 0.0
+        request.append(ref)
+        size += average
+    if request:
+        yield request

@@ -1,0 +1,149 @@
+"""The values that the outbox takes and gives: states, outcomes, batches, pages of rows, requests and answers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from cloudtasks_nb.fanout.plan.identity import Place
+
+__all__ = ["FINAL", "Ack", "BatchRecord", "Completion", "Outcome", "Page", "Request", "Spooled", "State"]
+
+
+class State(IntEnum):
+    """What is known of the newest task of a row. The numbers are stored, and are the bytes of `Outbox.states`.
+
+    They start at 2: SQLite writes 0 and 1 in no byte and 2 to 127 in one, and rows that do not grow stay in their page.
+    """
+
+    UNSENT = 2  #: safe in the outbox, not yet acknowledged by the service
+    SENT = 3  #: acknowledged; whether it is due, runs or retries is the watcher's to know
+    SUCCEEDED = 4
+    FAILED = 5
+    REJECTED = 6  #: never created, with the reason
+    CANCELLED = 7
+    GONE = 8  #: no longer in the queue, outcome unknown
+
+
+#: States in which nothing more happens by itself.
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spooled:
+    """What became of the rows of one `fan_out`."""
+
+    batch: str
+    created: bool  #: the batch is new; else the rows were added to one that was there
+    added: int  #: rows that the batch did not have and that will be sent
+    known: int  #: rows that the batch had already
+    duplicates: int  #: rows left out because an earlier one sends the same request
+    rejected: int  #: rows left out because they are no valid task
+    left: Mapping[State, int] = field(default_factory=dict)  #: of the known rows, how many are in which state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRecord:
+    """What the outbox knows of a batch as a whole."""
+
+    id: str
+    place: Place
+    name: str | None
+    description: Mapping[str, Any]  #: what the caller said when the batch was made
+    created: dt.datetime
+    changed: dt.datetime  #: when a row last changed; 90 days later the batch is forgotten
+    counts: Mapping[State, int]  #: every state, also those with no row
+    round: int  #: grows with every new try and every added row; one notification a round
+    cancelled_at: dt.datetime | None  #: `cancel()` was the last thing asked for
+    error: Mapping[str, Any] | None  #: what stopped the last sending: ``kind, message, code, hint``
+    snapshot_at: dt.datetime | None
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return sum(self.counts.values())
+
+    @property
+    def done(self) -> bool:
+        """Whether every row is final."""
+        return not any(n for state, n in self.counts.items() if state not in FINAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Rows that were planned together; all sequences have one item a row, in input order."""
+
+    refs: Sequence[int]  #: what identifies a row in this outbox; they ascend
+    rows: Sequence[int]  #: position in the input that brought the row
+    tasks: Sequence[str | None]  #: id of the newest task; None: there never was one
+    tries: Sequence[int]  #: number of the newest task, from 1; 0: there never was one
+    states: Sequence[int]  #: `State` numbers
+    attempts: Sequence[int | None]
+    last_status: Sequence[int | None]  #: canonical code
+    last_message: Sequence[str | None]
+    schedule_time: Sequence[int | None]  #: microseconds since 1970
+    last_attempt_time: Sequence[int | None]  #: microseconds since 1970
+    duration: Sequence[int | None]  #: microseconds
+    reasons: Sequence[str | None]  #: why the row was rejected, or how its task left the queue
+    indexes: Sequence[int]  #: place of each row in `shown`
+    shown: bytes  #: as the plan gave it, for all rows of its chunk
+    wire: Sequence[bytes]  #: each row's Task without its name; empty if it never was one, or was not asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """News of a row's task. What is None stays as it was."""
+
+    ref: int
+    attempt: int  #: the try that it is about; news of an older one are ignored
+    state: State | None = None
+    attempts: int | None = None
+    last_status: int | None = None  #: canonical code
+    last_message: str | None = None
+    schedule_time: int | None = None  #: microseconds since 1970
+    last_attempt_time: int | None = None  #: microseconds since 1970
+    duration: int | None = None  #: microseconds
+    reason: str | None = None  #: how the task left its queue, if that is known; empty: what was thought is not so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Up to 100 rows that are sent together."""
+
+    seq: int  #: number in the batch, in the order of sending
+    queue: str  #: short id
+    refs: Sequence[int]
+    attempt: int  #: the try that all its rows are in
+    tasks: Sequence[str]  #: id of each task
+    wire: Sequence[bytes]  #: each Task without its name
+    started: float  #: when it may first have been sent, seconds since 1970
+    tried: bool  #: it, or a request with the same rows, may have reached the service before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """What became of a request: each of its rows is in one of the fields."""
+
+    seq: int
+    sent: Sequence[int] = ()
+    already: int = 0  #: of `sent`, how many tasks were there before this batch was first sent
+    rejected: Mapping[int, str] = field(default_factory=dict)  #: row -> the service's reason
+    again: Sequence[int] = ()  #: surely not created: to be sent with another request
+    cancelled: Sequence[int] = ()  #: surely not created, and no longer wanted
+    gone: Sequence[int] = ()  #: whether they were created cannot be known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """Somebody to be told when a batch is done."""
+
+    id: int
+    url: str
+    service_account: str | None
+    audience: str | None
+    queue: str | None  #: short id of the queue that carries the notification; None: the batch's own
+    round: int  #: the round that is to be told
+    counts: Mapping[State, int] = field(default_factory=dict)  #: how many rows ended in which state; of a claim only

@@ -1,0 +1,232 @@
+"""What is sent together: requests are written down before they leave, and struck out when they are answered."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from cloudtasks_nb.fanout.outbox.blocks import Block
+from cloudtasks_nb.fanout.outbox.ledger import (
+    add_counts,
+    as_json,
+    move,
+    number_of,
+    read_refs,
+    set_reasons,
+    touch,
+    write_refs,
+)
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
+from cloudtasks_nb.fanout.outbox.schema import writing
+from cloudtasks_nb.fanout.plan.identity import task_ids
+
+__all__ = ["MAX_TASKS", "Desk", "cancel", "void_until"]
+
+#: Tasks a batch call, the service's limit (https://cloud.google.com/tasks/docs/quotas).
+MAX_TASKS = 100
+
+_BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
+_CACHED = 4  # blocks of about a megabyte
+
+
+class Desk:
+    """Where one sender gets its requests and hands back what became of them.
+
+    Requests that an earlier sender has left come first, then those of new tries, then rows that were never sent, in
+    input order. Not for use by two threads at once.
+
+    Parameters
+    ----------
+    batch : str
+    """
+
+    def __init__(self, batch: str) -> None:
+        self.batch = batch
+        self._seen = 0  # newest request that was given out
+        self._blocks: OrderedDict[int, Block] = OrderedDict()
+
+    def turn(
+        self, connection: sqlite3.Connection, acks: Sequence[Ack], want: int, now: float, size: int = MAX_TASKS
+    ) -> list[Request]:
+        """Write answers down and give out up to `want` requests, in one transaction.
+
+        Parameters
+        ----------
+        now : float
+            Seconds since 1970: when the requests may be sent at the earliest.
+        size : int
+            Rows in a new request.
+        """
+        with writing(connection):
+            num = number_of(connection, self.batch)
+            for ack in acks:
+                _settle(connection, num, ack)
+            if acks:
+                touch(connection, num)
+            requests: list[Request] = []
+            while len(requests) < want:
+                more = self._left(connection, num, now)
+                if more is None:
+                    more = self._fresh(connection, num, want - len(requests), size, now)
+                if more is None:
+                    break
+                requests.extend(more)
+        return requests
+
+    def hand_back(self, connection: sqlite3.Connection, requests: Iterable[Request]) -> None:
+        """Note that these requests were not sent after all."""
+        with writing(connection):
+            num = number_of(connection, self.batch)
+            connection.executemany(
+                "UPDATE requests SET started = NULL WHERE num = ? AND seq = ?",
+                [(num, request.seq) for request in requests if not request.tried],
+            )
+
+    def _left(self, connection: sqlite3.Connection, num: int, now: float) -> list[Request] | None:
+        """Give out the next request that is written down already, if any of its rows still needs it."""
+        found = connection.execute(
+            """SELECT seq, queue, try, refs, started, tried FROM requests
+               WHERE num = ? AND seq > ? ORDER BY seq LIMIT 1""",
+            (num, self._seen),
+        ).fetchone()
+        if found is None:
+            return None
+        seq, queue, attempt, refs, started, tried = found
+        self._seen = seq
+        # What an outcome is known of was created.
+        unsent = connection.execute(
+            """SELECT ref FROM rows
+               WHERE ref IN (SELECT value FROM json_each(?)) AND state = ? AND try = ? ORDER BY ref""",
+            (as_json(read_refs(refs)), State.UNSENT, attempt),
+        ).fetchall()
+        if not unsent:
+            connection.execute("DELETE FROM requests WHERE num = ? AND seq = ?", (num, seq))
+            return []
+        if started is None:
+            connection.execute("UPDATE requests SET started = ? WHERE num = ? AND seq = ?", (now, num, seq))
+        blocks = [(ref, self._block(connection, ref)) for (ref,) in unsent]
+        request = Request(
+            seq=seq,
+            queue=queue,
+            refs=[ref for ref, _ in blocks],
+            attempt=attempt,
+            tasks=task_ids(self.batch, b"".join(block.key(ref) for ref, block in blocks), attempt),
+            wire=[task for ref, block in blocks for task in block.tasks([ref])],
+            started=now if started is None else started,
+            tried=bool(tried) or started is not None,
+        )
+        return [request]
+
+    def _fresh(
+        self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float
+    ) -> list[Request] | None:
+        """Make requests of rows of one block that were in none yet; None when there are no more such rows."""
+        part = connection.execute(
+            """SELECT part, next, last, queue FROM parts
+               WHERE num = ? AND status = 1 AND next <= last ORDER BY part LIMIT 1""",
+            (num,),
+        ).fetchone()
+        if part is None:
+            return None
+        number, start, last, queue = part
+        block = self._block(connection, start)
+        groups = list(block.cut(_unsent(connection, start, min(block.last, last)), size, _BYTES))
+        issued: int = connection.execute("SELECT issued FROM batches WHERE num = ?", (num,)).fetchone()[0]
+        requests = [
+            Request(
+                seq=seq,
+                queue=queue,
+                refs=refs,
+                attempt=1,
+                tasks=task_ids(self.batch, block.keys(refs), 1),
+                wire=block.tasks(refs),
+                started=now,
+                tried=False,
+            )
+            for seq, refs in enumerate(groups[:want], issued + 1)
+        ]
+        connection.executemany(
+            "INSERT INTO requests VALUES (?, ?, ?, 1, ?, ?, 0)",
+            [(num, request.seq, queue, write_refs(request.refs), now) for request in requests],
+        )
+        following = groups[want][0] if len(groups) > want else block.last + 1
+        connection.execute("UPDATE parts SET next = ? WHERE part = ?", (following, number))
+        self._seen = issued + len(requests)
+        connection.execute("UPDATE batches SET issued = ? WHERE num = ?", (self._seen, num))
+        return requests
+
+    def _block(self, connection: sqlite3.Connection, ref: int) -> Block:
+        for first, block in self._blocks.items():
+            if first <= ref <= block.last:
+                self._blocks.move_to_end(first)
+                return block
+        found = connection.execute(
+            "SELECT first, keys, tasks FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)
+        ).fetchone()
+        block = self._blocks[found[0]] = Block(*found)
+        if len(self._blocks) > _CACHED:
+            self._blocks.popitem(last=False)
+        return block
+
+
+def cancel(connection: sqlite3.Connection, batch: str, now: float) -> int:
+    """Cancel the rows that are not sent; return how many they were. Runs in the caller's transaction.
+
+    Requests that are under way are void from now on: their senders tell what became of their rows.
+    """
+    num = number_of(connection, batch)
+    waiting = connection.execute("SELECT refs, try FROM requests WHERE num = ? AND started IS NULL", (num,)).fetchall()
+    cancelled = sum(move(connection, num, read_refs(refs), State.CANCELLED, attempt) for refs, attempt in waiting)
+    connection.execute("DELETE FROM requests WHERE num = ? AND started IS NULL", (num,))
+    parts = connection.execute(
+        "SELECT next, last FROM parts WHERE num = ? AND status = 1 AND next <= last", (num,)
+    ).fetchall()
+    for start, last in parts:
+        fresh = connection.execute(
+            "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND state = ?",
+            (State.CANCELLED, start, last, State.UNSENT),
+        ).rowcount
+        add_counts(connection, num, {State.UNSENT: -fresh, State.CANCELLED: fresh})
+        cancelled += fresh
+    connection.execute("UPDATE parts SET next = last + 1 WHERE num = ? AND status = 1", (num,))
+    connection.execute("UPDATE batches SET void = issued, cancelled_at = ? WHERE num = ?", (now, num))
+    touch(connection, num)
+    return cancelled
+
+
+def void_until(connection: sqlite3.Connection, batch: str) -> int:
+    """Return the number of the newest request that was cancelled; 0 if none was."""
+    found = connection.execute("SELECT void FROM batches WHERE id = ?", (batch,)).fetchone()
+    return found[0] if found else 0
+
+
+def _settle(connection: sqlite3.Connection, num: int, ack: Ack) -> None:
+    """Write down what became of one request. A row whose outcome is known by now keeps it."""
+    found = connection.execute("SELECT queue, try FROM requests WHERE num = ? AND seq = ?", (num, ack.seq)).fetchone()
+    if found is None:
+        return  # another sender of this batch was told the same
+    queue, attempt = found
+    move(connection, num, ack.sent, State.SENT, attempt)
+    move(connection, num, sorted(ack.rejected), State.REJECTED, attempt)
+    set_reasons(connection, ack.rejected.items())
+    move(connection, num, ack.cancelled, State.CANCELLED, attempt)
+    move(connection, num, ack.gone, State.GONE, attempt)
+    connection.execute("DELETE FROM requests WHERE num = ? AND seq = ?", (num, ack.seq))
+    if ack.again:
+        connection.execute("UPDATE batches SET issued = issued + 1 WHERE num = ?", (num,))
+        connection.execute(
+            """INSERT INTO requests (num, seq, queue, try, refs, tried)
+               SELECT num, issued, ?, ?, ?, 1 FROM batches WHERE num = ?""",
+            (queue, attempt, write_refs(ack.again), num),
+        )
+
+
+def _unsent(connection: sqlite3.Connection, first: int, last: int) -> Sequence[int]:
+    """Return the rows of a range that are not sent; with one step of SQLite, as each gives the interpreter away."""
+    where = "FROM rows WHERE ref BETWEEN ? AND ? AND state = ? AND try = 1"
+    found = (first, last, State.UNSENT)
+    n: int = connection.execute(f"SELECT count(*) {where}", found).fetchone()[0]
+    if n == last - first + 1:
+        return range(first, last + 1)
+    return [ref for (ref,) in connection.execute(f"SELECT ref {where} ORDER BY ref", found)]

@@ -1,0 +1,105 @@
+"""What leaves the outbox: batches that nobody touched for 90 days, and spools that never came to their end."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from cloudtasks_nb.fanout.outbox.ledger import number
+from cloudtasks_nb.fanout.outbox.locks import hold
+from cloudtasks_nb.fanout.outbox.schema import writing
+
+__all__ = ["KEPT_DAYS", "sweep"]
+
+#: Days that a batch is kept after its last change.
+KEPT_DAYS = 90
+
+_DAY = 86_400.0
+_SLICE = 20_000  # rows a transaction, so that others can write in between
+_LIMIT = 2.0  # seconds that an opening may take; what is left is for the next one
+_PAGES = 2_000  # given back to the disk at a time
+
+
+def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: float = _LIMIT) -> int:
+    """Remove what is of no use; return how many parts that were. Nothing of it is visible to anybody.
+
+    Parameters
+    ----------
+    now : float
+        Seconds since 1970.
+    limit : float
+        Seconds after which the rest is left for the next time.
+    """
+    deadline = time.monotonic() + limit
+    _forget(connection, now - KEPT_DAYS * _DAY)
+    removed = 0
+    for part, status, touched in connection.execute(
+        "SELECT part, status, touched FROM parts WHERE status <> 1"
+    ).fetchall():
+        lock = hold(path, f"spool-{part}")
+        # Where there are no locks, only time can tell that a spool is not at work.
+        if lock is None or (status == 0 and not lock.certain and now - touched < _DAY):
+            continue
+        gone = True
+        try:
+            # It may have come to its end between the look and the lock.
+            if number(connection, "SELECT count(*) FROM parts WHERE part = ? AND status <> 1", part):
+                gone = _remove(connection, part, deadline)
+                removed += gone
+        finally:
+            lock.release(forget=gone)
+        if not gone:
+            break
+    if removed:
+        connection.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+    return removed
+
+
+def _forget(connection: sqlite3.Connection, before: float) -> None:
+    """Let batches go that did not change since then: at once for everybody, their rows little by little."""
+    if connection.execute("SELECT 1 FROM batches WHERE changed < ? LIMIT 1", (before,)).fetchone() is None:
+        return
+    with writing(connection):
+        old = connection.execute("SELECT num FROM batches WHERE changed < ?", (before,)).fetchall()
+        connection.executemany("UPDATE parts SET status = 2 WHERE num = ?", old)
+        for table in ("counts", "requests", "completions", "settings", "batches"):
+            connection.executemany(f"DELETE FROM {table} WHERE num = ?", old)  # noqa: S608 - names of our tables
+
+
+def _remove(connection: sqlite3.Connection, part: int, deadline: float) -> bool:
+    """Remove a part a slice at a time; return whether all of it is gone."""
+    end = (part + 1) << 32
+    while True:
+        if time.monotonic() > deadline:
+            return False
+        with writing(connection):
+            left = connection.execute(
+                "SELECT first + n FROM blocks WHERE first >= ? AND first < ? ORDER BY first LIMIT 1 OFFSET ?",
+                (part << 32, end, _SLICE // 2_000),
+            ).fetchone()
+            below = end if left is None else left[0]
+            for table, column in (("rows", "ref"), ("outcomes", "ref"), ("blocks", "first")):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?",  # noqa: S608 - names of our tables
+                    (part << 32, below),
+                )
+            if left is None:
+                break
+    return _remove_keys(connection, part, deadline)
+
+
+def _remove_keys(connection: sqlite3.Connection, part: int, deadline: float) -> bool:
+    """Remove the keys of the batch that the part founded, if it did and the batch is no more; then the part itself."""
+    while True:
+        if time.monotonic() > deadline:
+            return False
+        with writing(connection):
+            border = connection.execute(
+                "SELECT k1 FROM keys WHERE num = ? ORDER BY k1 LIMIT 1 OFFSET ?", (part, _SLICE)
+            ).fetchone()
+            if border is None:
+                connection.execute("DELETE FROM keys WHERE num = ?", (part,))
+                connection.execute("DELETE FROM parts WHERE part = ?", (part,))
+                return True
+            connection.execute("DELETE FROM keys WHERE num = ? AND k1 < ?", (part, border[0]))

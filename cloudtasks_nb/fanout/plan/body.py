@@ -1,0 +1,263 @@
+"""What a task carries: the whole row, some columns, a JSON template, text, or what a function makes of the row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
+from cloudtasks_nb.fanout.plan.encode import json_text, plain, to_json
+from cloudtasks_nb.fanout.plan.input import Block
+from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
+from cloudtasks_nb.fanout.plan.url import function_name
+
+__all__ = ["BODILESS", "Body", "check_literal", "compile_body"]
+
+#: Methods whose requests the service refuses to give a body.
+BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
+
+_dumps = orjson.dumps
+
+
+class Body(Protocol):
+    """What gives each row its body."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The columns it names; None: it sees the whole row."""
+        ...
+
+    @property
+    def identity(self) -> Any:
+        """What it is, JSON-able, the same when the same cell runs again."""
+        ...
+
+    @property
+    def json(self) -> bool:
+        """Whether the bodies are JSON."""
+        ...
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        """Return each row's body, and what stands for it in the row's identity."""
+        ...
+
+
+def compile_body(body: Any, method: str) -> Body:
+    """Return the `Body` that the argument means.
+
+    Parameters
+    ----------
+    body : None, list of str, mapping, str, or callable
+        The whole row; columns; a JSON template; a text template (a lone ``"{column}"`` is that cell as JSON);
+        a function of the row.
+    method : str
+        HTTP method; some have no body.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of these, or the method has no body.
+    """
+    if method in BODILESS:
+        if body is not None:
+            raise InvalidInputError(
+                f"a {method} request has no body",
+                resource="body",
+                hint='leave body= out and put the columns into the URL, or say method="POST"',
+            )
+        return _Nothing()
+    if body is None:
+        return _Columns(names=None)
+    if isinstance(body, Mapping):
+        return _template(body)
+    if isinstance(body, str):
+        text = parse(body, "body")
+        return _Text(text=text) if text.lone is None else _template(body)
+    if callable(body):
+        return _Function(function=body)
+    if isinstance(body, (list, tuple)) and body and all(isinstance(name, (str, int)) for name in body):
+        return _Columns(names=tuple(map(str, body)))
+    raise InvalidInputError(
+        f"body={body!r} is not a body",
+        resource="body",
+        hint="give a list of columns, a dictionary with columns in braces, a function of the row, "
+        "or nothing for the whole row",
+    )
+
+
+def check_literal(body: Body, available: Collection[str]) -> None:
+    """Refuse a text without braces that is the name of a column: each row would send the name.
+
+    Raises
+    ------
+    TemplateError
+        With what is meant, probably.
+    """
+    name = body.text.literals[0] if isinstance(body, _Text) and not body.text.fields else ""
+    if name and name in available:
+        raise TemplateError(
+            f'body="{name}" is that word for every row, and "{name}" is a column',
+            resource=name,
+            hint=f'body=["{name}"] sends {{"{name}": its cell}}, body="{{{name}}}" the cell alone; '
+            "if the word is meant, rename the column",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Nothing:
+    columns: tuple[str, ...] = ()
+    identity: Any = ""
+    json: bool = False
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:  # noqa: ARG002 - the protocol's
+        bodies = [b""] * block.length
+        return bodies, bodies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    names: tuple[str, ...] | None  #: None: all
+    json: bool = True
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        return self.names
+
+    @property
+    def identity(self) -> Any:
+        return None if self.names is None else list(self.names)
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        names = tuple(block.columns) if self.names is None else self.names
+        columns = [block.columns[name] for name in names]
+        values = [column.json for column in columns]
+        canonical = [column.canonical for column in columns]
+        for column in columns:
+            problems.add_bad(column)
+        bodies = _objects(names, values, block.length)
+        same = all(one is other for one, other in zip(values, canonical, strict=True))
+        return bodies, bodies if same else _objects(names, canonical, block.length)
+
+
+def _objects(names: tuple[str, ...], values: list[list[Any]], length: int) -> list[bytes]:
+    if not names:
+        return [b"{}"] * length
+    return [_dumps(dict(zip(names, row))) for row in zip(*values)]  # noqa: B905 - strict costs a tenth, and is checked above
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leaf:
+    """A text with columns somewhere in a JSON template."""
+
+    text: Text
+    typed: bool  #: a lone column that keeps its type
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        if not self.typed:
+            cells = [_dumps(text) for text in self.text.render(block, problems)]
+            return cells, cells
+        column = block.columns[self.text.columns[0]]
+        cells = [_dumps(value) for value in column.json]
+        problems.add_bad(column)
+        same = column.canonical is column.json
+        return cells, cells if same else [_dumps(value) for value in column.canonical]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Json:
+    """A JSON template: its constant parts are written once, and the cells in between."""
+
+    identity: Any
+    pattern: bytes  #: with ``%b`` for each of `leaves`
+    leaves: tuple[_Leaf, ...]
+    json: bool = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(name for leaf in self.leaves for name in leaf.text.columns)
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        if not self.leaves:
+            bodies = [self.pattern % ()] * block.length
+            return bodies, bodies
+        both = [leaf.render(block, problems) for leaf in self.leaves]
+        bodies = [self.pattern % row for row in zip(*(cells for cells, _ in both), strict=True)]
+        if all(cells is canonical for cells, canonical in both):
+            return bodies, bodies
+        return bodies, [self.pattern % row for row in zip(*(canonical for _, canonical in both), strict=True)]
+
+
+def _template(body: Any) -> _Json:
+    leaves: list[_Leaf] = []
+    try:
+        return _Json(identity=plain(body), pattern=_pattern(body, leaves), leaves=tuple(leaves))
+    except NotSerializableError as error:
+        raise NotSerializableError(f"body: {error.message}", resource=error.resource, hint=error.hint) from error
+
+
+def _pattern(node: Any, leaves: list[_Leaf]) -> bytes:
+    """Write a part of the template; what varies goes to `leaves`, in order."""
+    if isinstance(node, str):
+        return _text_pattern(node, leaves, typed=True)
+    if isinstance(node, Mapping):
+        pairs = [
+            _text_pattern(json_text(plain(key)), leaves, typed=False) + b":" + _pattern(value, leaves)
+            for key, value in node.items()
+        ]
+        return b"{" + b",".join(pairs) + b"}"
+    if isinstance(node, (list, tuple)):
+        return b"[" + b",".join(_pattern(item, leaves) for item in node) + b"]"
+    return to_json(node).replace(b"%", b"%%")
+
+
+def _text_pattern(source: str, leaves: list[_Leaf], *, typed: bool) -> bytes:
+    text = parse(source, "body")
+    if not text.fields:
+        return _dumps(text.literals[0]).replace(b"%", b"%%")
+    leaves.append(_Leaf(text=text, typed=typed and text.lone is not None))
+    return b"%b"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Text:
+    text: Text
+    json: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.text.columns
+
+    @property
+    def identity(self) -> Any:
+        return self.text.source
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        bodies = [text.encode() for text in self.text.render(block, problems)]
+        return bodies, bodies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Function:
+    function: Callable[[dict[str, Any]], Any]
+    columns: None = None
+    json: bool = True
+
+    @property
+    def identity(self) -> Any:
+        return f"function:{function_name(self.function)}"
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        bodies = []
+        for index, row in enumerate(block.rows()):
+            body = b""
+            try:
+                body = to_json(self.function(row))
+            except NotSerializableError as error:
+                problems.add(index, f"body: {error.message} ({error.hint})")
+            except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the row says what
+                problems.add(index, f"body: the function raised {type(error).__name__}: {error}")
+            bodies.append(body)
+        return bodies, bodies

@@ -1,0 +1,301 @@
+"""From the data to chunks of tasks, or to a dry run: the one place where rows meet protobuf."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+from google.cloud.tasks_v2 import types
+
+from cloudtasks_nb.errors import InvalidInputError, RowsError
+from cloudtasks_nb.fanout.plan.chunk import Chunk
+from cloudtasks_nb.fanout.plan.dry_run import Plan
+from cloudtasks_nb.fanout.plan.input import Table, frames, once
+from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
+from cloudtasks_nb.fanout.plan.render import Rendered, Renderer
+from cloudtasks_nb.fanout.plan.shown import decode_shown
+from cloudtasks_nb.fanout.plan.survey import Foretell, Survey
+from cloudtasks_nb.fanout.plan.wire import Envelope
+from cloudtasks_nb.service.convert import METHODS, micros, retry_message
+
+__all__ = [
+    "ROW",
+    "Chunk",
+    "Errors",
+    "Plan",
+    "Recipe",
+    "compile_recipe",
+    "decode_shown",
+    "make_plan",
+    "plan_chunks",
+    "plan_few",
+    "plan_one",
+    "read_task",
+]
+
+#: What to do with rows that cannot become tasks.
+Errors = Literal["raise", "skip"]
+
+#: A batch call takes 100 tasks; 4 MiB, less their names, are what common servers take in one message.
+_ROWS = 100
+_BYTES = 4 * 2**20 - 2**17
+
+_NAMED = 5  # rows that an error names
+_KEPT = 1_000  # rows that a plan of an iterator shows
+
+
+def plan_chunks(
+    data: Any,
+    recipe: Recipe,
+    *,
+    now: dt.datetime,
+    errors: Errors = "raise",
+    on_progress: Callable[[int], object] | None = None,
+) -> Iterator[Chunk]:
+    """Render the input, which is read once, into chunks of up to 100 tasks and 4 MiB.
+
+    Parameters
+    ----------
+    data : pandas.DataFrame, iterable of them, or object with ``__arrow_c_stream__``
+    recipe : Recipe
+    now : datetime.datetime
+        From when delays, and the 30 days that a schedule may reach ahead, count.
+    errors : {"raise", "skip"}
+        What to do with rows that cannot become tasks. With "skip" they are in `Chunk.rejected`.
+    on_progress : callable, optional
+        Called with the number of rows that were read since the last time.
+
+    Raises
+    ------
+    RowsError
+        After the frame with the first bad row has been read, with all bad rows up to there; no chunk follows.
+    TemplateError, NaiveTimeError, InvalidInputError
+        If the data or the arguments as a whole are wrong.
+    """
+    if errors not in ("raise", "skip"):
+        raise InvalidInputError(
+            f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='say errors="skip"'
+        )
+    renderer = Renderer(recipe, _envelope(recipe), now)
+    return _chunks(data, recipe, renderer, _Complaint() if errors == "raise" else None, on_progress or (lambda _: None))
+
+
+def _chunks(
+    data: Any,
+    recipe: Recipe,
+    renderer: Renderer,
+    complaint: _Complaint | None,
+    on_progress: Callable[[int], object],
+) -> Iterator[Chunk]:
+    packer, position = _Packer(), 0
+    for frame in frames(data):
+        table = Table(frame)
+        recipe.check(table.sources)
+        for block in table.blocks(position):
+            rendered = renderer.render(block)
+            if complaint is not None:
+                complaint.note(rendered)
+            if complaint is None or not complaint.count:
+                yield from packer.add(rendered)
+            on_progress(block.length)
+        position += table.length
+        if complaint is not None and complaint.count:
+            raise complaint.error(position, whole=isinstance(data, pd.DataFrame))
+    yield from packer.rest()
+
+
+def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
+    data: Any,
+    recipe: Recipe,
+    *,
+    now: dt.datetime,
+    queue: str,
+    submit: Callable[[], Any],
+    errors: Errors = "raise",
+    rate: float | None = None,
+    max_concurrent: int | None = None,
+    verdicts: Callable[[Sequence[bytes]], Mapping[str, Sequence[Any]]] | None = None,
+    foretell: Foretell | None = None,
+    halted: str = "",
+    on_progress: Callable[[int], object] | None = None,
+) -> Plan:
+    """Render the whole input as `plan_chunks` does, keep the figures, send nothing.
+
+    Parameters
+    ----------
+    data, recipe, now, on_progress
+        As for `plan_chunks`. Bad rows never raise here: they are what a dry run is to show.
+    queue : str
+        Short name of the queue.
+    submit : callable
+        Does it for real; `Plan.submit` returns what it returns.
+    errors : {"raise", "skip"}
+        What `submit` will do with bad rows and duplicates.
+    rate, max_concurrent : number, optional
+        The queue's limits; None if they are not known.
+    verdicts : callable, optional
+        Takes the keys of the rows in `Plan.frame` and returns more columns for it: of a backfill `verdict` ("send" or
+        "skip") and `why`.
+    foretell : callable, optional
+        Tells the ids of the tasks, which rows are there already, and what `submit` would raise because of that.
+    halted : str
+        The queue's state, if it dispatches nothing in it.
+    """
+    survey = Survey(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
+    for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress):
+        survey.add(chunk, [read_task(task) for task in chunk.tasks])
+    return survey.plan(
+        queue=queue,
+        method=recipe.method,
+        submit=submit,
+        spent=once(data),
+        errors=errors,
+        rate=rate,
+        max_concurrent=max_concurrent,
+        verdicts=verdicts,
+        foretell=foretell,
+        halted=halted,
+    )
+
+
+def plan_one(recipe: Recipe, *, now: dt.datetime) -> Any:
+    """Render a recipe without columns to one raw Task, without a name.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be a task.
+    """
+    (chunk,) = plan_chunks(pd.DataFrame(index=range(1)), recipe, now=now, errors="skip")
+    if chunk.rejected:
+        raise InvalidInputError(chunk.rejected[0])
+    return types.Task.pb().FromString(chunk.tasks[0])
+
+
+def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:
+    """Render each row of a small frame to a raw Task without a name, or to the reason why it cannot be one (text).
+
+    Raises
+    ------
+    TemplateError, NaiveTimeError, InvalidInputError
+        If the data or the arguments as a whole are wrong.
+    """
+    read = types.Task.pb().FromString
+    return [
+        chunk.rejected[index] if index in chunk.rejected else read(wire)
+        for chunk in plan_chunks(data, recipe, now=now, errors="skip")
+        for index, wire in enumerate(chunk.tasks)
+    ]
+
+
+def read_task(wire: bytes) -> tuple[str, bytes, int | None]:
+    """Return URL, body and schedule of a task on the wire; the schedule in microseconds since 1970, if it has one."""
+    task = types.Task.pb().FromString(wire)
+    due = micros(task.schedule_time) if task.HasField("schedule_time") else None
+    return task.http_request.url, task.http_request.body, due
+
+
+def _envelope(recipe: Recipe) -> Envelope:
+    """Serialize what all tasks of a recipe share."""
+    request, task = types.HttpRequest.pb(), types.Task.pb()
+    token, settings = request(), task()
+    if recipe.service_account is not None:
+        token.oidc_token.service_account_email = recipe.service_account
+        token.oidc_token.audience = recipe.audience or ""
+    if recipe.dispatch_deadline is not None:
+        settings.dispatch_deadline.FromTimedelta(recipe.dispatch_deadline)
+    if recipe.retry is not None:
+        settings.retry_config.CopyFrom(retry_message(recipe.retry))
+    return Envelope(
+        method=request(http_method=METHODS.index(recipe.method)).SerializeToString(),
+        token=token.SerializeToString(),
+        settings=settings.SerializeToString(),
+    )
+
+
+class _Complaint:
+    """The rows that cannot become tasks, counted; the first few with their reasons."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._named: list[str] = []
+        self._missing: set[str] = set()
+
+    def note(self, rendered: Rendered) -> None:
+        reasons = rendered.problems.reasons
+        for index in sorted(reasons)[: _NAMED - len(self._named)]:
+            self._named.append(f"row {rendered.first + index}: {reasons[index]}")
+        self.count += len(reasons)
+        self._missing |= rendered.problems.missing
+
+    def error(self, read: int, *, whole: bool) -> RowsError:
+        """Return the error; `read` rows were looked at, which may be the `whole` input."""
+        lines = [f"{self.count:,} of the {'' if whole else 'first '}{read:,} rows cannot become tasks", *self._named]
+        if self.count > len(self._named):
+            lines.append(f"… and {self.count - len(self._named):,} more")
+        skip = 'errors="skip" sends the other rows and lists these as rejected'
+        drop = f"leave them out first: df.dropna(subset={sorted(self._missing)}); or " if self._missing else ""
+        return RowsError("\n  ".join(lines), hint=f"nothing was sent; {drop}{skip}")
+
+
+class _Packer:
+    """Gathers rendered rows to chunks, across the borders of blocks and frames."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._rows: list[int] = []
+        self._keys: list[bytes] = []
+        self._digests: list[bytes] = []
+        self._tasks: list[bytes] = []
+        self._shown: list[bytes] = []
+        self._rejected: dict[int, str] = {}
+        self._bytes = 0
+
+    def add(self, rendered: Rendered) -> Iterator[Chunk]:
+        """Take the rows of a block; give the chunks that are full by now."""
+        sizes = [len(task) for task in rendered.tasks]
+        start = 0
+        while start < len(sizes):
+            stop = self._fit(sizes, start)
+            self._take(rendered, start, stop)
+            self._bytes += sum(sizes[start:stop])
+            if stop == start or len(self._rows) == _ROWS:
+                yield from self.rest()
+            start = stop
+
+    def rest(self) -> Iterator[Chunk]:
+        """Give what has been gathered, if anything."""
+        if self._rows:
+            yield Chunk(
+                rows=self._rows,
+                keys=self._keys,
+                digests=self._digests,
+                tasks=self._tasks,
+                shown=b"\n".join(self._shown),
+                rejected=self._rejected,
+            )
+            self._start()
+
+    def _fit(self, sizes: list[int], start: int) -> int:
+        """Return up to which row, from `start`, the rows fit into the chunk."""
+        stop = min(len(sizes), start + _ROWS - len(self._rows))
+        room = _BYTES - self._bytes
+        while sum(sizes[start:stop]) > room:  # rare: only where bodies are larger than 40 KB
+            stop -= 1
+        return stop
+
+    def _take(self, rendered: Rendered, start: int, stop: int) -> None:
+        shift = len(self._rows) - start
+        if rendered.problems.reasons:
+            reasons = rendered.problems.reasons
+            self._rejected |= {index + shift: reasons[index] for index in range(start, stop) if index in reasons}
+        self._rows += range(rendered.first + start, rendered.first + stop)
+        self._keys += rendered.keys[start:stop]
+        self._digests += rendered.digests[start:stop]
+        self._tasks += rendered.tasks[start:stop]
+        if stop > start:
+            self._shown.append(rendered.shown.encode(start, stop))

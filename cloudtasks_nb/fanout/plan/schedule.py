@@ -1,0 +1,141 @@
+"""When each row is due: `at` and `delay`, for all rows alike or from a column."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb._settings import parse_duration, parse_time, when, zone
+from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
+from cloudtasks_nb.fanout.plan.columns import Column
+from cloudtasks_nb.fanout.plan.input import Block
+from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
+
+__all__ = ["LONGEST", "Schedule", "compile_schedule"]
+
+#: How far ahead the service takes a task (https://cloud.google.com/tasks/docs/quotas).
+LONGEST = dt.timedelta(days=30)
+
+_ZONE_HINT = 'say which zone is meant: tz="UTC", tz="Europe/Zurich"'
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICRO = dt.timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What `at`, `delay` and `tz` say."""
+
+    at: Any = None  #: a literal time
+    delay: Any = None  #: a literal duration
+    tz: dt.tzinfo | None = None  #: the zone of times that have none
+    template: Text | None = None  #: columns in braces
+    what: str = "at"  #: which of the two arguments the template is
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it names."""
+        return () if self.template is None else self.template.columns
+
+    def fixed(self, now: dt.datetime) -> int | None:
+        """Return when every row is due, in microseconds since 1970; None if at once or if the rows differ.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is more than 30 days ahead.
+        """
+        moment = when(at=self.at, delay=self.delay, tz=self.tz, now=now)
+        return None if moment is None else _micros(moment)
+
+    def render(self, block: Block, now: dt.datetime, problems: Problems) -> list[int] | None:
+        """Return when each row is due, in microseconds since 1970; None if the rows do not differ.
+
+        Raises
+        ------
+        NaiveTimeError
+            If a column of times has no zone and `tz` was not given.
+        """
+        if self.template is None:
+            return None
+        lone = self.template.lone
+        cells = _cells(block.columns[lone], problems, self.what) if lone else self.template.render(block, problems)
+        start, latest = _micros(now), _micros(now + LONGEST)
+        moments = []
+        for index, cell in enumerate(cells):
+            moment = start
+            if index not in problems.reasons:
+                try:
+                    moment = self._read(cell, start)
+                except NaiveTimeError as error:
+                    names = " and ".join(f'"{name}"' for name in self.columns)
+                    raise NaiveTimeError(f"{error.message} (column {names})", resource="at", hint=_ZONE_HINT) from error
+                except InvalidInputError as error:
+                    problems.add(index, error.message)
+            if moment > latest:
+                ahead = (moment - start) / 86_400e6
+                problems.add(index, f"{self.what}: {ahead:,.1f} days ahead; Cloud Tasks holds a task for at most 30")
+                moment = start
+            moments.append(moment)
+        return moments
+
+    def _read(self, cell: Any, now: int) -> int:
+        if self.what == "delay":
+            return now + parse_duration(cell, self.what) // _MICRO
+        if isinstance(cell, (str, dt.date)):
+            return _read_time(cell, self.tz)
+        raise InvalidInputError(f"at: {type(cell).__name__} is not a time")
+
+
+def compile_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
+    """Return the `Schedule` that the arguments mean.
+
+    Parameters
+    ----------
+    at : time or template, optional
+        ISO text, a datetime or a Timestamp; ``"{column}"`` for a time a row.
+    delay : duration or template, optional
+        ``"10min"``, a Timedelta, or seconds; ``"{column}"`` for a duration a row.
+    tz : str or tzinfo, optional
+        The zone of times that have none.
+
+    Raises
+    ------
+    InvalidInputError
+        If both are given, or one is no time or no duration.
+    """
+    if at is not None and delay is not None:
+        raise InvalidInputError("at= and delay= exclude each other", resource="at", hint="give one of them")
+    zoned = None if tz is None else zone(tz)
+    what, value = ("at", at) if delay is None else ("delay", delay)
+    text = parse(value, what) if isinstance(value, str) and "{" in value else None
+    if text is not None and text.fields:
+        return Schedule(template=text, what=what, tz=zoned)
+    if at is not None:
+        return Schedule(at=parse_time(at, "at", zoned), tz=zoned)
+    return Schedule(delay=None if delay is None else parse_duration(delay, "delay"))
+
+
+def _cells(column: Column, problems: Problems, what: str) -> list[Any]:
+    for index, cell in enumerate(column.raw):
+        if cell is None:
+            problems.add_missing(index, what, column.name)
+    return column.raw
+
+
+def _micros(moment: dt.datetime) -> int:
+    return (moment - _EPOCH) // _MICRO
+
+
+@lru_cache(maxsize=4_096)
+def _read_time(cell: Any, tz: dt.tzinfo | None) -> int:
+    """Read a cell as a point in time; cached, as many rows share few times."""
+    if isinstance(cell, pd.Timestamp) and cell.tzinfo is None and tz is not None:
+        # the first of two times when the clock goes back, the first after a gap when it goes forward
+        cell = cell.tz_localize(tz, ambiguous=True, nonexistent="shift_forward")
+    elif isinstance(cell, dt.date) and not isinstance(cell, dt.datetime):
+        cell = dt.datetime(cell.year, cell.month, cell.day)  # noqa: DTZ001 - its zone is what tz= says
+    return _micros(parse_time(cell, "at", tz))

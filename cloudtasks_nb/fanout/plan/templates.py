@@ -1,0 +1,213 @@
+"""Text with columns in braces, as in ``"https://svc/run/{origin}?day={day:%Y-%m-%d}"``."""
+
+from __future__ import annotations
+
+import string
+import urllib.parse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from cloudtasks_nb._settings import near
+from cloudtasks_nb.errors import TemplateError
+from cloudtasks_nb.fanout.plan.columns import Column
+from cloudtasks_nb.fanout.plan.encode import json_text
+from cloudtasks_nb.fanout.plan.input import Block
+
+__all__ = ["Field", "Problems", "Text", "check_columns", "parse", "parse_url"]
+
+_LISTED = 30  # columns that an error lists
+
+
+class Problems:
+    """Why rows of a block cannot become tasks."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[int, str] = {}  #: index in the block -> the first reason that was found
+        self.missing: set[str] = set()  #: columns whose missing cells are such a reason
+
+    def add(self, index: int, reason: str) -> None:
+        """Note a reason; the first one of a row stays."""
+        self.reasons.setdefault(index, reason)
+
+    def add_missing(self, index: int, what: str, column: str) -> None:
+        """Note that `what` needs a cell that is missing."""
+        self.add(index, f'{what}: "{column}" is missing')
+        self.missing.add(column)
+
+    def add_bad(self, column: Column) -> None:
+        """Note the cells of a column that JSON cannot hold."""
+        for index, reason in column.bad.items():
+            self.add(index, reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A column in braces."""
+
+    column: str
+    spec: str = ""  #: format specification behind the colon
+    safe: str | None = None  #: characters besides letters, digits and ``_.-~`` that need no %XX; None: all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A template, taken apart."""
+
+    source: str
+    what: str  #: the argument it was given as, for messages
+    literals: tuple[str, ...]  #: one more than there are fields
+    fields: tuple[Field, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it names, in order."""
+        return tuple(field.column for field in self.fields)
+
+    @property
+    def lone(self) -> str | None:
+        """The column, if the template is one column in braces and nothing else: its cells keep their type."""
+        alone = len(self.fields) == 1 and not any(self.literals) and not self.fields[0].spec
+        return self.fields[0].column if alone else None
+
+    def render(self, block: Block, problems: Problems) -> list[str]:
+        """Return the text of each row; rows with a cell that is missing or has no such format are `problems`."""
+        if not self.fields:
+            return [self.literals[0]] * block.length
+        cells = [self._cells(field, block.columns[field.column], problems) for field in self.fields]
+        pattern = "%s".join(literal.replace("%", "%%") for literal in self.literals)
+        return [pattern % row for row in zip(*cells, strict=True)]
+
+    def _cells(self, field: Field, column: Column, problems: Problems) -> list[str]:
+        texts = self._formatted(field, column, problems) if field.spec else self._plain(column, problems)
+        if field.safe is None:
+            return texts
+        return [_quote(text, field.safe) for text in texts]
+
+    def _plain(self, column: Column, problems: Problems) -> list[str]:
+        texts = []
+        values = column.canonical
+        problems.add_bad(column)
+        for index, value in enumerate(values):
+            if type(value) is str:
+                texts.append(value)
+            elif value is None:
+                problems.add_missing(index, self.what, column.name)
+                texts.append("")
+            else:
+                texts.append(json_text(value))
+        return texts
+
+    def _formatted(self, field: Field, column: Column, problems: Problems) -> list[str]:
+        texts = []
+        for index, value in enumerate(column.raw):
+            text = ""
+            if value is None:
+                problems.add_missing(index, self.what, column.name)
+            else:
+                try:
+                    text = format(_integral(value), field.spec)
+                    text.encode()  # half a surrogate pair is a ValueError
+                except (ValueError, TypeError) as error:
+                    reason = f'{self.what}: "{column.name}" ({type(value).__name__}) has no format ":{field.spec}"'
+                    problems.add(index, f"{reason}: {error}")
+            texts.append(text)
+        return texts
+
+
+def _integral(value: Any) -> Any:
+    """Return a whole float as an integer, so that ``{flight:05d}`` works where a missing value made it a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+@lru_cache(maxsize=8_192)
+def _quote(text: str, safe: str) -> str:
+    return urllib.parse.quote(text, safe=safe)
+
+
+def parse(source: str, what: str) -> Text:
+    """Take a template apart.
+
+    Parameters
+    ----------
+    source : str
+        Columns stand in braces, with a format specification behind a colon if wanted; ``{{`` and ``}}`` are braces.
+    what : str
+        The argument that it is, for messages.
+
+    Raises
+    ------
+    TemplateError
+        If the braces do not match, or hold something else than a column.
+    """
+    literals, fields = [""], []
+    try:
+        source.encode()  # half a surrogate pair is a ValueError
+        for literal, name, spec, conversion in string.Formatter().parse(source):
+            literals[-1] += literal
+            if name is not None:
+                fields.append(_field(source, what, name, spec or "", conversion))
+                literals.append("")
+    except ValueError as error:
+        if isinstance(error, TemplateError):
+            raise
+        raise _wrong(source, what, str(error)) from error
+    return Text(source=source, what=what, literals=tuple(literals), fields=tuple(fields))
+
+
+def _field(source: str, what: str, name: str, spec: str, conversion: str | None) -> Field:
+    if not name:
+        raise _wrong(source, what, "the braces name no column")
+    if conversion is not None or "{" in spec:
+        raise _wrong(source, what, f'"{name}" may have a format specification behind a colon and nothing else')
+    return Field(column=name, spec=spec)
+
+
+def _wrong(source: str, what: str, why: str) -> TemplateError:
+    return TemplateError(
+        f'{what}: "{source}" is not a template: {why}',
+        resource=source,
+        hint='columns stand in braces ("{origin}", "{day:%Y-%m-%d}"); braces that are meant as such are doubled',
+    )
+
+
+def parse_url(source: str) -> Text:
+    """Take a URL template apart; its cells are percent-encoded as the part of the URL wants in which they stand.
+
+    A cell with which the URL begins stays as it is: it brings the scheme and the host.
+    """
+    text = parse(source, "url")
+    before, fields = "", []
+    for literal, field in zip(text.literals, text.fields, strict=False):
+        before += literal
+        fields.append(Field(column=field.column, spec=field.spec, safe=_safe(before)))
+        before += "\0"
+    return Text(source=source, what="url", literals=text.literals, fields=tuple(fields))
+
+
+def _safe(before: str) -> str | None:
+    """Return what needs no escape at the place of a URL template that comes after `before`."""
+    scheme, found, rest = before.partition("://")
+    if "?" in before or "#" in before or "/" in (rest if found else scheme):
+        return ""
+    return ":[]" if found else None  # host and port; without a scheme in the template the cell brings it all
+
+
+def check_columns(names: Iterable[str], available: Iterable[str], what: str) -> None:
+    """Refuse names of columns that the data does not have.
+
+    Raises
+    ------
+    TemplateError
+        Naming the first of them, near ones, and the columns there are.
+    """
+    there = list(available)
+    for name in names:
+        if name not in there:
+            more = f", … ({len(there)} in all)" if len(there) > _LISTED else ""
+            raise TemplateError(
+                f'{what} names the column "{name}", which the data does not have{near(name, there)}',
+                resource=name,
+                hint="the columns are " + (", ".join(there[:_LISTED]) + more if there else "none"),
+            )
