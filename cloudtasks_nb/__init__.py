@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from cloudtasks_nb import errors
 
 if TYPE_CHECKING:
-    from cloudtasks_nb._client import Client, connect, local
-    from cloudtasks_nb._queue import Queue
+    from cloudtasks_nb.client.client import Client, connect, local
+    from cloudtasks_nb.client.queue import Queue
     from cloudtasks_nb.fanout.batch.batch import Batch
     from cloudtasks_nb.fanout.batch.progress import Progress
     from cloudtasks_nb.fanout.plan.dry_run import Plan

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._client import Client, connect, local
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT
+from cloudtasks_nb.client.client import Client, connect, local
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
 from cloudtasks_nb.fanout.outbox.batches import choose

@@ -17,8 +17,8 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from cloudtasks_nb._client import Client
 from cloudtasks_nb._settings import near
+from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.service import newest
 

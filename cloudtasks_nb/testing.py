@@ -27,11 +27,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from http.client import OK, HTTPConnection, HTTPException
 from typing import Any
 
-from cloudtasks_nb import _child
-from cloudtasks_nb._client import Client
-from cloudtasks_nb._ensure import NEW_QUEUE
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, Where, check_words, parse_duration
+from cloudtasks_nb.client import emulator_process
+from cloudtasks_nb.client.client import Client
+from cloudtasks_nb.client.queue_settings import NEW_QUEUE
 from cloudtasks_nb.errors import EmulatorError
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
@@ -69,11 +69,11 @@ class Emulator:
     location = "us-central1"
 
     def __init__(self, arguments: Iterable[str] = ()) -> None:
-        child, said = _child.start(list(arguments), _START_TIMEOUT)
+        child, said = emulator_process.start(list(arguments), _START_TIMEOUT)
         if child is None:
             raise EmulatorError(f"the emulator did not start: {said}", hint="python -m cloudtasks_nb.emulator --help")
         self._process = child.process
-        self._held = _child.hold(child.facts)
+        self._held = emulator_process.hold(child.facts)
         self.grpc: str = child.facts["grpc"]
         self.http: str = child.facts["http"]
 

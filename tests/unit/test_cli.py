@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from cloudtasks_nb import cli
-from cloudtasks_nb._client import Client
+from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

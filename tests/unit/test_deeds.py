@@ -12,10 +12,10 @@ from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
 from google.rpc import status_pb2
 
-from cloudtasks_nb import _deeds
-from cloudtasks_nb._deeds import delete, delete_tasks, run_tasks, task_ids
 from cloudtasks_nb._frames import ATTEMPTS, TASKS, VERDICTS, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.client import bulk
+from cloudtasks_nb.client.bulk import delete, delete_tasks, run_tasks, task_ids
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, ServiceError, TaskNotFoundError
 
 QUEUE = QueueName(project="p", location="l", queue="q")
@@ -137,7 +137,7 @@ def test_an_operation_that_takes_a_while(monkeypatch: pytest.MonkeyPatch) -> Non
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(_deeds, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(bulk, "asyncio", SimpleNamespace(sleep=sleep))
     answers = [operation(done=False), operation(done=False), operation(failed={0: "gone"})]
     errors, _ = run_delete(lambda *_, **__: answers.pop(0), ["a", "b"])
     assert (errors, pauses) == (["gone", None], [0.5, 0.5])
@@ -193,7 +193,7 @@ def test_running_keeps_to_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(_deeds, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    monkeypatch.setattr(bulk, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     run_tasks(connect(lambda *_, **__: None), QUEUE, ["a", "b"])
     run_tasks(connect(lambda *_, **__: None, local=False), QUEUE, ["a", "b"])
     assert pauses == [0.0, 0.0, 1.0, 1.0]

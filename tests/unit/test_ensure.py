@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloudtasks_nb._ensure import check
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.client.queue_settings import check
 from cloudtasks_nb.errors import InvalidInputError
 
 QUEUE = QueueName(project="p", location="l", queue="q")

@@ -14,7 +14,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from cloudtasks_nb._client import Client
+from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.magics import QueueNames
 from cloudtasks_nb.service import newest

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
-from cloudtasks_nb._deeds import delete
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.client.bulk import delete
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.service.connection import Connection

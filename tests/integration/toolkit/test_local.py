@@ -18,7 +18,8 @@ from typing import Any, Self
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb import _local, errors
+from cloudtasks_nb import errors
+from cloudtasks_nb.client import local as local_module
 from tests.integration.conftest import PATIENCE, StartEmulator
 
 NOWHERE = "http://127.0.0.1:9/never"
@@ -27,7 +28,7 @@ NOWHERE = "http://127.0.0.1:9/never"
 KERNEL = """
 import json, signal, sys
 import cloudtasks_nb as ct
-from cloudtasks_nb import _local
+from cloudtasks_nb.client import local as local_module
 
 def local(folder):
     global tasks
@@ -267,7 +268,7 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path, folder: str) -> None:
         ct.local(tmp_path / folder)
     assert caught.value.resource == str(tmp_path / folder)
     assert caught.value.hint
-    assert _local._leases == {}
+    assert local_module._leases == {}
 
 
 def test_a_folder_held_by_somebody_who_does_not_answer(
@@ -280,12 +281,12 @@ def test_a_folder_held_by_somebody_who_does_not_answer(
 
     def once(*arguments: Any) -> Any:
         said = start(*arguments)
-        skipped[0] += _local._START_TIMEOUT
+        skipped[0] += local_module._START_TIMEOUT
         return said
 
-    start = _local._start
-    monkeypatch.setattr(_local, "_start", once)
-    monkeypatch.setattr(_local, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + skipped[0]))
+    start = local_module._start
+    monkeypatch.setattr(local_module, "_start", once)
+    monkeypatch.setattr(local_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + skipped[0]))
     with pytest.raises(errors.FolderInUseError, match="does not answer") as caught:
         ct.local(tmp_path)
     assert caught.value.resource == str(tmp_path)
@@ -315,7 +316,7 @@ def test_an_emulator_that_is_not_ready_in_time(tmp_path: Path, monkeypatch: pyte
     hangs.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
     hangs.chmod(0o700)
     monkeypatch.setattr("sys.executable", str(hangs))
-    monkeypatch.setattr(_local, "_START_TIMEOUT", 0.1)
+    monkeypatch.setattr(local_module, "_START_TIMEOUT", 0.1)
     with pytest.raises(errors.EmulatorError, match="did not start: it was not ready in time"):
         ct.local()
 

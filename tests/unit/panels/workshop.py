@@ -13,8 +13,8 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import Where
+from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.errors import ServiceError, TaskNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog

@@ -12,7 +12,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb import _child
+from cloudtasks_nb.client import emulator_process
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
 
 __all__ = ["Lease", "attach"]
@@ -38,7 +38,7 @@ class Lease:
 
     def alive(self) -> bool:
         """Tell whether the emulator still answers."""
-        return _child.instance_at(self.http) == self.instance
+        return emulator_process.instance_at(self.http) == self.instance
 
     def close(self) -> None:
         """Let go, once for each `attach`; the emulator ends two seconds after its last holder did."""
@@ -133,7 +133,7 @@ def _join(folder: Path) -> Lease | None:
 
 def _hold(facts: Mapping[str, Any], folder: Path | None) -> Lease | None:
     """Open the lease; None when nobody answers at that address, or somebody else does."""
-    held = _child.hold(facts)
+    held = emulator_process.hold(facts)
     if held is None:
         return None
     return Lease(
@@ -144,5 +144,5 @@ def _hold(facts: Mapping[str, Any], folder: Path | None) -> Lease | None:
 def _start(folder: Path | None, deadline: float) -> tuple[Mapping[str, Any] | None, str]:
     """Start an emulator; return its ready line, or None and what it said instead."""
     arguments = ["--wait-for-loopback", *([] if folder is None else ["--data-dir", str(folder)])]
-    child, said = _child.start(arguments, max(1.0, deadline - time.monotonic()))
+    child, said = emulator_process.start(arguments, max(1.0, deadline - time.monotonic()))
     return None if child is None else child.facts, said

@@ -9,12 +9,12 @@ from typing import Any, Self
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._create import create_task, literal_recipe
-from cloudtasks_nb._deeds import delete_tasks, run_tasks
-from cloudtasks_nb._ensure import check, update
-from cloudtasks_nb._look import attempts_frame, newest_attempts, tasks_frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import check_text, near
+from cloudtasks_nb.client.bulk import delete_tasks, run_tasks
+from cloudtasks_nb.client.create_task import create_task, literal_recipe
+from cloudtasks_nb.client.queue_settings import check, update
+from cloudtasks_nb.client.reads import attempts_frame, newest_attempts, tasks_frame
 from cloudtasks_nb.display import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill

@@ -9,13 +9,14 @@ from typing import Any, Self
 
 import pandas as pd
 
-from cloudtasks_nb import _local, _loop
-from cloudtasks_nb._doctor import examine
-from cloudtasks_nb._ensure import ensure
+from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._queue import Queue
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Where, check_text, resolve
+from cloudtasks_nb.client import local as local_module
+from cloudtasks_nb.client.doctor import examine
+from cloudtasks_nb.client.queue import Queue
+from cloudtasks_nb.client.queue_settings import ensure
 from cloudtasks_nb.display import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -40,7 +41,7 @@ class Client:
         Google's own client for the same endpoint with the same credentials.
     """
 
-    def __init__(self, connection: Connection, lease: _local.Lease | None = None) -> None:
+    def __init__(self, connection: Connection, lease: local_module.Lease | None = None) -> None:
         self._connection = connection
         self._lease = lease
         self._catalog = Catalog(connection)
@@ -297,7 +298,7 @@ def local(
     """
     check_text(project, "project", 'project="local"')
     check_text(location, "location", 'location="us-central1"')
-    lease = _local.attach(folder)
+    lease = local_module.attach(folder)
     where = Where(project=project, location=location, target=lease.grpc, local=True)
     kept = None if lease.folder is None else str(lease.folder)
     connection = Connection(where, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs", folder=kept, http=lease.http)
