@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from cloudtasks_nb.panels._attempts import AttemptsPanel
-from cloudtasks_nb.panels._backfill import BackfillPanel
-from cloudtasks_nb.panels._batch_panel import BatchPanel
-from cloudtasks_nb.panels._batches import BatchesPanel
-from cloudtasks_nb.panels._cells import Column
-from cloudtasks_nb.panels._dashboard import Dashboard
-from cloudtasks_nb.panels._fan_out import FanOutPanel
-from cloudtasks_nb.panels._panel import Panel
-from cloudtasks_nb.panels._queues import QueuesPanel
-from cloudtasks_nb.panels._scene import Scene
-from cloudtasks_nb.panels._table import Table
-from cloudtasks_nb.panels._tasks import TasksPanel
+from cloudtasks_nb.panels.attempts import AttemptsPanel
+from cloudtasks_nb.panels.backfill import BackfillPanel
+from cloudtasks_nb.panels.batch_panel import BatchPanel
+from cloudtasks_nb.panels.batches import BatchesPanel
+from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.dashboard import Dashboard
+from cloudtasks_nb.panels.fan_out import FanOutPanel
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.queues import QueuesPanel
+from cloudtasks_nb.panels.tasks import TasksPanel
+from cloudtasks_nb.panels.widgets.cells import Column
+from cloudtasks_nb.panels.widgets.table import Table
 
 __all__ = [
     "AttemptsPanel",

@@ -14,8 +14,8 @@ from tests.browser.board import CONTRAST, EVIL
 __all__: list[str] = []
 
 TABLE = """
-from cloudtasks_nb.panels._cells import Column
-from cloudtasks_nb.panels._table import Table
+from cloudtasks_nb.panels.widgets.cells import Column
+from cloudtasks_nb.panels.widgets.table import Table
 
 def rows(numbers, state="ready"):
     numbers = list(numbers)

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import PermissionDeniedError
-from cloudtasks_nb.panels import AttemptsPanel, _timeline
+from cloudtasks_nb.panels import AttemptsPanel
+from cloudtasks_nb.panels.cards import timeline
 from cloudtasks_nb.service.oplog import Entry
 from tests.unit.panels.conftest import Keep, Stage, Watching, entry, look, snapshot
 
@@ -28,7 +29,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
             raise entries.pop()  # type: ignore[misc]  # a test puts an error there
         return list(entries)
 
-    monkeypatch.setattr("cloudtasks_nb.panels._attempts.read", read)
+    monkeypatch.setattr("cloudtasks_nb.panels.attempts.read", read)
     return entries
 
 
@@ -90,11 +91,11 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
     calls = pd.DataFrame(
         {"task": ["t2", "t2", "t3"], "attempt": [1, 2, 1], "error": [f"KeyError: {EVIL}", "of the second", None]}
     )
-    monkeypatch.setattr(_timeline, "served_at", lambda _url: SimpleNamespace(calls=lambda: calls))
+    monkeypatch.setattr(timeline, "served_at", lambda _url: SimpleNamespace(calls=lambda: calls))
     panel.table.select(["i2"])
     assert "KeyError: &lt;img" in panel._detail.value
     assert "of the second" not in panel._detail.value
-    monkeypatch.setattr(_timeline, "served_at", lambda _url: None)
+    monkeypatch.setattr(timeline, "served_at", lambda _url: None)
     panel.table.select(["i2", "i3"])
     assert "t3" in panel._detail.value
     assert "Raised" not in panel._detail.value

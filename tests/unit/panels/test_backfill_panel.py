@@ -12,9 +12,10 @@ import pytest
 
 from cloudtasks_nb.fanout.batch.calendar import Periods
 from cloudtasks_nb.fanout.periods.partitions import partition
-from cloudtasks_nb.panels import BackfillPanel, _sending, _variables
-from cloudtasks_nb.panels._charts import calendar
-from cloudtasks_nb.panels._squares import Squares
+from cloudtasks_nb.panels import BackfillPanel, sending
+from cloudtasks_nb.panels.forms import variables
+from cloudtasks_nb.panels.widgets.charts import calendar
+from cloudtasks_nb.panels.widgets.squares import Squares
 from tests.unit.panels.conftest import Keep, Watching, look
 from tests.unit.panels.workshop import Shell, Workshop, seen
 
@@ -33,8 +34,8 @@ def workshop(watcher: Watching) -> Iterator[Workshop]:
 def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
     """Give a notebook; forms in it do not wait for more letters."""
     made = Shell()
-    monkeypatch.setattr(_variables, "_shell", lambda: made)
-    monkeypatch.setattr(_sending, "_PAUSE", 0)
+    monkeypatch.setattr(variables, "_shell", lambda: made)
+    monkeypatch.setattr(sending, "_PAUSE", 0)
     return made
 
 

@@ -14,8 +14,9 @@ import pytest
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.panels import BatchesPanel, BatchPanel, _batch_view, _timeline
-from cloudtasks_nb.panels._batch_card import batch_html
+from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_view
+from cloudtasks_nb.panels.cards import timeline
+from cloudtasks_nb.panels.cards.batch_card import batch_html
 from tests.unit.panels.conftest import Keep, Watching, look
 from tests.unit.panels.workshop import Workshop, seen
 
@@ -187,7 +188,7 @@ def test_failed_rows_have_the_handlers_error(
     tasks = batch.tasks()["task"].tolist()
     calls = pd.DataFrame({"task": [tasks[1], tasks[1], None], "error": ["old", "Traceback …\nKeyError: 'x'\n", "?"]})
     handler = SimpleNamespace(url="https://svc/run", calls=lambda: calls)
-    monkeypatch.setattr(_timeline, "served_at", lambda _url: handler)
+    monkeypatch.setattr(timeline, "served_at", lambda _url: handler)
     rows = own(closing, batch).view.rows
     assert rows.table is not None
     rows.table.select(tasks[1:])
@@ -277,7 +278,7 @@ def test_rows_that_took_long_to_read_are_not_read_at_each_change(
     workshop: Workshop, closing: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come later, and the drawing says when."""
-    monkeypatch.setattr(_batch_view, "_RELAX", 1e6)
+    monkeypatch.setattr(batch_view, "_RELAX", 1e6)
     batch = fan_out(workshop)
     workshop.finish(batch, 0)
     panel = own(closing, batch)
@@ -297,7 +298,7 @@ def test_only_the_first_of_very_many_failed_rows_are_read(
     workshop: Workshop, closing: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The heading says of how many."""
-    monkeypatch.setattr(_batch_view, "_MOST", 2)
+    monkeypatch.setattr(batch_view, "_MOST", 2)
     batch = fan_out(workshop)
     workshop.finish(batch, 0, 1, 2)
     panel = own(closing, batch)

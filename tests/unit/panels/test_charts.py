@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.panels._cells import COLOURS
-from cloudtasks_nb.panels._charts import Square, calendar, sparkline, state_bar
+from cloudtasks_nb.panels.widgets.cells import COLOURS
+from cloudtasks_nb.panels.widgets.charts import Square, calendar, sparkline, state_bar
 
 __all__: list[str] = []
 

@@ -8,7 +8,8 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 
 from cloudtasks_nb.errors import ServiceError
-from cloudtasks_nb.panels import Dashboard, Panel, _dashboard
+from cloudtasks_nb.panels import Dashboard, Panel
+from cloudtasks_nb.panels import dashboard as dashboard_module
 from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look
 
 __all__: list[str] = []
@@ -36,7 +37,7 @@ class Part(Panel):
 
 @pytest.fixture(autouse=True)
 def _tabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dashboard, "_TABS", (("Tasks", Part, False), ("Backfill", Part, True)))
+    monkeypatch.setattr(dashboard_module, "_TABS", (("Tasks", Part, False), ("Backfill", Part, True)))
 
 
 @pytest.fixture

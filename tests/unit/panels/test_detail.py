@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cloudtasks_nb.panels import _detail, _prompt, _scene
-from cloudtasks_nb.panels._timeline import timeline
+from cloudtasks_nb.panels import context
+from cloudtasks_nb.panels.cards import detail
+from cloudtasks_nb.panels.cards.timeline import timeline
+from cloudtasks_nb.panels.widgets import prompt
 from tests.unit.panels.conftest import NOW, entry
 
 __all__: list[str] = []
@@ -31,17 +33,17 @@ EVIL = "<img src=x onerror=alert(1)>"
 )
 def test_payloads_are_written_out(value: Any, text: str) -> None:
     """JSON in lines, text as it is, bytes escaped, the end of what is very long said."""
-    assert text in _detail.code(value)
+    assert text in detail.code(value)
 
 
 @pytest.mark.parametrize(
     "html",
     [
-        _detail.code({"x": EVIL}),
-        _detail.card(EVIL, _detail.section(EVIL, "")),
-        _detail.facts({EVIL: EVIL}),
-        _detail.state(EVIL),
-        _detail.lines([EVIL], []),
+        detail.code({"x": EVIL}),
+        detail.card(EVIL, detail.section(EVIL, "")),
+        detail.facts({EVIL: EVIL}),
+        detail.state(EVIL),
+        detail.lines([EVIL], []),
         timeline([entry(1, "t", status=EVIL)], {1: EVIL}),
     ],
 )
@@ -53,7 +55,7 @@ def test_everything_is_escaped(html: str) -> None:
 
 def test_facts_that_are_empty_are_left_out() -> None:
     """What is not known takes no room."""
-    assert "message" not in _detail.facts({"state": "ready", "message": ""})
+    assert "message" not in detail.facts({"state": "ready", "message": ""})
 
 
 def test_a_timeline_has_every_attempt() -> None:
@@ -76,11 +78,11 @@ def test_a_timeline_has_every_attempt() -> None:
 )
 def test_values_are_written_as_python(value: Any, code: str) -> None:
     """A line that is copied means what was clicked."""
-    assert _scene.quoted(value) == code
+    assert context.quoted(value) == code
     assert eval(code) == value  # noqa: S307 - that is what it is for
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 tasks"), (1, "1 task"), (2_000, "2,000 tasks")])
 def test_counts_have_their_noun(count: int, words: str) -> None:
     """One is one."""
-    assert _prompt.counted(count, "task") == words
+    assert prompt.counted(count, "task") == words

@@ -11,7 +11,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from cloudtasks_nb.panels import FanOutPanel, _plan_card, _sending, _variables
+from cloudtasks_nb.panels import FanOutPanel, sending
+from cloudtasks_nb.panels.cards import plan_card
+from cloudtasks_nb.panels.forms import variables
 from tests.unit.panels.conftest import Keep, Watching, look
 from tests.unit.panels.workshop import Shell, Workshop, seen
 
@@ -32,8 +34,8 @@ def workshop(watcher: Watching) -> Iterator[Workshop]:
 def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
     """Give a notebook with a DataFrame; forms in it do not wait for more letters."""
     made = Shell(_=FLIGHTS, flights=FLIGHTS)
-    monkeypatch.setattr(_variables, "_shell", lambda: made)
-    monkeypatch.setattr(_sending, "_PAUSE", 0)
+    monkeypatch.setattr(variables, "_shell", lambda: made)
+    monkeypatch.setattr(sending, "_PAUSE", 0)
     return made
 
 
@@ -181,7 +183,7 @@ def test_a_served_function_is_a_url(panel: FanOutPanel, shell: Shell, monkeypatc
     class Served:
         url, name, closed = "http://127.0.0.1:9/x", "report", False
 
-    monkeypatch.setattr(_variables, "Handler", Served)
+    monkeypatch.setattr(variables, "Handler", Served)
     shell.cell(report_url=Served())
     assert panel.request.url.options == ("report_url",)
     fill(panel, url="report_url")
@@ -344,10 +346,10 @@ def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: Shell, workshop: 
 
 def test_very_many_on_google_want_the_queues_name(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """On this machine a click is enough."""
-    monkeypatch.setattr(_plan_card, "_MANY", 2)
-    monkeypatch.setattr(_plan_card, "_FEW", 1)
+    monkeypatch.setattr(plan_card, "_MANY", 2)
+    monkeypatch.setattr(plan_card, "_FEW", 1)
     made: Any = workshop.queue().fan_out(FLIGHTS, url="https://svc/run", dry_run=True, progress=False)
-    asked = [_plan_card.send_question(made, SimpleNamespace(local=local, name=str), "") for local in (True, False)]  # type: ignore[arg-type]  # what is asked of a scene
+    asked = [plan_card.send_question(made, SimpleNamespace(local=local, name=str), "") for local in (True, False)]  # type: ignore[arg-type]  # what is asked of a scene
     assert [question and question.typed for question in asked] == [None, "reports"]
 
 

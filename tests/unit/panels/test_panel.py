@@ -13,7 +13,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels import Panel
-from cloudtasks_nb.panels._prompt import Question
+from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.connection import say
 from cloudtasks_nb.service.watch import Snapshot
 from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look, snapshot

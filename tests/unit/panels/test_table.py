@@ -14,8 +14,8 @@ from nbconvert import HTMLExporter
 
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels._cells import Column
-from cloudtasks_nb.panels._table import Table
+from cloudtasks_nb.panels.widgets.cells import Column
+from cloudtasks_nb.panels.widgets.table import Table
 
 __all__: list[str] = []
 

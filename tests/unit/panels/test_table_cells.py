@@ -11,7 +11,7 @@ import pytest
 
 from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels._cells import (
+from cloudtasks_nb.panels.widgets.cells import (
     COLOURS,
     Cell,
     Column,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels._cells import Column
-from cloudtasks_nb.panels._rows import Query, Rows
+from cloudtasks_nb.panels.widgets.cells import Column
+from cloudtasks_nb.panels.widgets.rows import Query, Rows
 
 __all__: list[str] = []
 

@@ -53,9 +53,9 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         read.append(task)
         return f"card of {task}, {len(read)}"
 
-    monkeypatch.setattr("cloudtasks_nb.panels._tasks.Listing", Book)
-    monkeypatch.setattr("cloudtasks_nb.panels._tasks.read_card", read_card)
-    monkeypatch.setattr("cloudtasks_nb.panels._tasks._PORTION", 10)
+    monkeypatch.setattr("cloudtasks_nb.panels.tasks.Listing", Book)
+    monkeypatch.setattr("cloudtasks_nb.panels.tasks.read_card", read_card)
+    monkeypatch.setattr("cloudtasks_nb.panels.tasks._PORTION", 10)
     return read
 
 
@@ -230,7 +230,7 @@ def test_google_runs_one_a_second(
     make_stage: MakeStage, closing: Keep, watcher: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How long it takes is in the question, and Stop ends it between two parts."""
-    monkeypatch.setattr("cloudtasks_nb.panels._tasks._PORTION", 200)
+    monkeypatch.setattr("cloudtasks_nb.panels.tasks._PORTION", 200)
     monkeypatch.setattr(Book, "tasks", 150)
     watcher.there = {f"reports{number:05}": pending() for number in range(150)}
     stage = make_stage("reports", local=False)

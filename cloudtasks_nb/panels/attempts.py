@@ -1,0 +1,211 @@
+"""The newest attempts on a queue's tasks, from the operations log; an attempt opens with all that is known of it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import ATTEMPTS, column
+from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb.panels.acting import WIDE
+from cloudtasks_nb.panels.cards.detail import card, code, facts, section
+from cloudtasks_nb.panels.cards.timeline import moment, tracebacks
+from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.widgets.cells import Column, duration_text
+from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.oplog import Entry, read
+from cloudtasks_nb.service.watch import Snapshot, now_micros
+
+__all__ = ["AttemptsPanel"]
+
+_COLUMNS = (
+    Column("time", kind="time", width="10em"),
+    Column("status", "Answer", kind="state", width="12.5em"),
+    Column("attempt", "Attempt", kind="count", width="7em"),
+    Column("duration", "Took", kind="duration", width="6em"),
+    Column("task", width="14em"),
+    Column("url", "URL"),
+)
+_ANY, _WRONG = "any answer", "errors"
+_SINCE = (("last 15 minutes", 900), ("last hour", 3_600), ("last 6 hours", 21_600), ("last day", 86_400))
+_READ = 1_000  # attempts that are read at first: one read of the log
+_KEPT = 2_000
+_SECOND = 1_000_000
+
+
+class AttemptsPanel(Panel):
+    """Attempts on the tasks of a queue, newest first.
+
+    Parameters
+    ----------
+    scene : Scene
+    queue : str
+    framed : bool
+    """
+
+    def __init__(self, scene: Scene, *, queue: str, framed: bool = True) -> None:
+        super().__init__(scene, f"Attempts on {queue}" if framed else "Attempts", queue=queue, framed=framed)
+        self._entries: dict[str, Entry] = {}  # by insert id, changed under the lock
+        self._since: int | None = None
+        self._opened: list[Any] = []
+        self.table = self.hold(
+            Table(_COLUMNS, key="insert_id", label="attempts", empty="No attempts in the log in this time")
+        )
+        self.table.sort("time", descending=True)
+        self.table.on_select = lambda keys: self.guarded(self._selected, keys)
+        self.table.on_open = lambda key: self.guarded(self._open, key)
+        self._detail = widgets.HTML().add_class("ctn-follow")
+        self._hint = widgets.HTML()
+        self._make_controls()
+        self._say_line()
+        self.fill(self.row(self._status, self._back, self._find), self._hint, self.table, self._detail)
+
+    def _make_controls(self) -> None:
+        options = (_ANY, _WRONG, *CODES)
+        self._status = self.control(
+            widgets.Dropdown(options=options, tooltip="Show only these answers", layout={"width": "12em"}), self._filter
+        )
+        self._back = self.control(
+            widgets.Dropdown(options=_SINCE, value=3_600, tooltip="How far back", layout={"width": "11em"}),
+            self._reread,
+        )
+        self._find = self.control(
+            widgets.Text(
+                placeholder="Find in task, URL, answer", tooltip="Part of what can be read in a row", layout=WIDE
+            ),
+            self._filter,
+        )
+
+    # What is shown.
+
+    def watched(self) -> Mapping[QueueName, int | None]:
+        """Return the queue, with its log from the newest attempt that is shown."""
+        return {self.scene.name(self.queue): self._since} if self.queue and self._since is not None else {}
+
+    def wake(self) -> None:
+        """Read the log when it is seen for the first time, or has not been for a while."""
+        stale = self._since is None or now_micros() - self._since > 600 * _SECOND
+        if stale and not self.told.busy:
+            self.start(self.refresh, changes=False)
+
+    def switched(self) -> None:
+        """Show the attempts on another queue."""
+        self._since = None
+        self._show_detail("")
+        self._reread()
+
+    def refresh(self) -> None:
+        """Read the newest attempts anew."""
+        while self.queue:
+            queue = self.scene.name(self.queue)
+            now = now_micros()
+            since = now - self._back.value * _SECOND
+            found = _loop.run(read(self.scene.connection.transport, queue, since=since, limit=_READ))
+            with self._lock:
+                self._entries = {entry.insert_id: entry for entry in found}
+                self.table.load(_frame(found))
+            self._since = max([entry.time for entry in found], default=now) - 60 * _SECOND
+            if queue.queue == self.queue:
+                break
+        self.told.at = now_micros() / _SECOND
+        self.rewatch()
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Add the attempts that have come; only the newest are kept."""
+        values = snapshot.values  # noqa: PD011 - a mapping, no frame
+        if values is not None:
+            self._say_sampling(values["log_sampling_ratio"])
+        with self._lock:
+            new = [one for one in snapshot.entries if not one.deleted and one.insert_id not in self._entries][-_KEPT:]
+            if not new:
+                return
+            self._entries.update((entry.insert_id, entry) for entry in new)
+            self.table.patch(_frame(new))
+            over = max(0, len(self._entries) - _KEPT)
+            oldest = sorted(self._entries.values(), key=lambda entry: entry.time)[:over]
+            for entry in oldest:
+                del self._entries[entry.insert_id]
+            self.table.drop([entry.insert_id for entry in oldest])
+
+    def static(self) -> str:
+        """Return the page that is shown."""
+        return self.table.html()
+
+    def _reread(self) -> None:
+        self._say_line()
+        if self.live and not self.told.busy:
+            self.start(self.refresh, changes=False)
+
+    def _say_line(self) -> None:
+        minutes = self._back.value // 60
+        since = f"{minutes // 60}h" if minutes >= 60 else f"{minutes}min"  # noqa: PLR2004 - an hour
+        self.told.line = self.scene.line(self.queue or "", "attempts", since)
+
+    def _say_sampling(self, ratio: float) -> None:
+        words = ""
+        if not ratio:
+            fix = self.scene.line(self.queue or "", "update", log_sampling_ratio=1.0)
+            words = f"This queue writes no log, so its attempts are not known: <code>{html.escape(fix)}</code>"
+        elif ratio < 1:
+            words = f"This queue logs {ratio:.0%} of its operations: attempts are missing here."
+        self._hint.value = words
+
+    def _filter(self) -> None:
+        wanted = {_ANY: None, _WRONG: [name for name in CODES if name != "OK"]}.get(
+            self._status.value, self._status.value
+        )
+        self.table.filter(self._find.value, status=wanted)
+
+    # What is opened.
+
+    def _selected(self, keys: list[Any]) -> None:
+        new = [key for key in keys if key not in self._opened]
+        self._opened = keys
+        if new:
+            self._open(new[-1])
+        elif not keys:
+            self._show_detail("")
+
+    def _open(self, key: Any) -> None:
+        entry = self._entries.get(str(key))
+        if entry is not None:
+            self._show_detail(self._card(entry))
+
+    def _show_detail(self, card_html: str) -> None:
+        self._detail.value = card_html
+
+    def _card(self, entry: Entry) -> str:
+        message = self.scene.connection.message(entry.queue, entry.task, entry.attempt)
+        limit = f" of {entry.max_attempts}" if entry.max_attempts > 0 else ""
+        shown = {
+            "answer": entry.status,
+            "attempt": f"{entry.attempt}{limit}",
+            "time": moment(entry.time),
+            "took": "" if entry.duration is None else duration_text(entry.duration),
+            "next try": moment(entry.retry_time),
+            "URL": entry.url,
+            "message": message or "",
+        }
+        error = tracebacks(entry.url, entry.task).get(entry.attempt)
+        parts = [facts(shown)] + ([section("Raised in this kernel", code(error))] if error else [])
+        return card(f"Attempt {entry.attempt} of task {entry.task}", *parts)
+
+
+def _frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    values: dict[str, Iterable[Any]] = {
+        "time": (entry.time for entry in entries),
+        "status": (entry.status for entry in entries),
+        "attempt": (entry.attempt for entry in entries),
+        "task": (entry.task for entry in entries),
+        "duration": (entry.duration for entry in entries),
+        "retry_time": (entry.retry_time for entry in entries),
+        "url": (entry.url for entry in entries),
+    }
+    made = {name: column(list(found), ATTEMPTS[name]) for name, found in values.items()}
+    return pd.DataFrame(made, index=pd.Index([entry.insert_id for entry in entries], name="insert_id", dtype="str"))

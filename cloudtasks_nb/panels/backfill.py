@@ -1,0 +1,122 @@
+"""Backfill: a task for each period of a range of dates, and their calendar, from which what failed is sent again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import ipywidgets as widgets
+
+from cloudtasks_nb.fanout.periods.across import cross
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, partition
+from cloudtasks_nb.fanout.plan.plan import Plan
+from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.forms.range_form import RangeForm
+from cloudtasks_nb.panels.forms.request_form import RequestForm, field
+from cloudtasks_nb.panels.sending import SendingPanel
+
+__all__ = ["BackfillPanel"]
+
+_NO_BATCH = ("none yet", "")
+
+
+class BackfillPanel(SendingPanel):
+    """A form for `queue.backfill`, and the backfills of the queue.
+
+    Parameters
+    ----------
+    scene : Scene
+    queue : str
+    framed : bool
+    """
+
+    def __init__(self, scene: Scene, *, queue: str, framed: bool = True) -> None:
+        super().__init__(scene, f"Backfill on {queue}" if framed else "Backfill", queue=queue, framed=framed)
+        self.range = RangeForm(lambda: self.guarded(self._range_changed))
+        self.request = RequestForm(lambda: self.guarded(self.edited))
+        self.name = self.control(field(widgets.Text, "Name", "of the series; may be left out"), self.edited)
+        self.series = field(widgets.Dropdown, "Backfill", options=[_NO_BATCH])
+        self.series.tooltip = "A backfill of this queue"
+        self.control(self.series, self._choose)
+        self._offering = False
+        names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
+        self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
+        self.lay_out(self.range, self.request, widgets.VBox([names]).add_class("ctn-fields"), below=(self._chosen,))
+        self._range_changed()
+        self.guarded(self._read_series)
+
+    def sample(self, count: int) -> tuple[Any, Mapping[str, Any]]:
+        """Return the first rows, and the words of `backfill`."""
+        rows = self._partitions().iloc[:count]
+        words = self.range.words
+        return cross(rows, words.get("across")).head(count), self.request.words
+
+    def plan(self) -> Plan:
+        """Make the plan."""
+        words = {**self.range.words, **self.request.words, **self._of_batch()}
+        found: Plan = self.scene.queue(self.queue or "").backfill(*self.range.range, dry_run=True, **words)
+        return found
+
+    def code(self) -> str:
+        """Return the line of Python that does the same."""
+        words = {**self.range.code, **self.request.code, **self._of_batch()}
+        return self.scene.line(self.queue or "", "backfill", *self.range.range, **words)
+
+    def submitted(self) -> None:
+        """Offer the new backfill among the others."""
+        self._read_series()
+
+    def wake(self) -> None:
+        """Offer what there is by now."""
+        self.spawn(asyncio.to_thread(self._read_series))
+        super().wake()
+
+    def switched(self) -> None:
+        """Show the backfills of another queue."""
+        super().switched()
+        self.spawn(asyncio.to_thread(self._read_series))
+
+    def _partitions(self) -> Any:
+        words = self.range.words
+        found = partition(*self.range.range, freq=words["freq"], tz=words.get("tz", "UTC"))
+        return found.frame(newest_first=self.range.newest_first.value)
+
+    def _of_batch(self) -> dict[str, Any]:
+        name = self.name.value.strip()
+        return {"name": name} if name else {}
+
+    def _range_changed(self) -> None:
+        self.offer()
+        self.edited()
+
+    def offer(self) -> None:
+        """Offer the columns that rows have, and the handlers that there are now."""
+        try:
+            across = self.range.words.get("across", {})
+        except ValueError:
+            across = {}  # not yet as it shall be
+        self.request.renew([*COLUMNS, *map(str, across)])
+
+    def _read_series(self) -> None:
+        """Offer the backfills of the queue, newest first; the one that is shown stays."""
+        name = self.scene.name(self.queue or "")
+        records = self.scene.catalog.outbox.batches(**asdict(self.scene.catalog.place(name)))
+        found = [record for record in records if "backfill" in record.description]
+        options = [(f"{record.name}, {record.total:,} rows", record.id) for record in found] or [_NO_BATCH]
+        shown = self.view.batch.id if self.view.batch is not None else options[0][1]
+        self._offering = True
+        self.series.options = options
+        self.series.value = shown if shown in dict(options).values() else options[0][1]
+        self._offering = False
+        self._chosen.layout.display = None if found else "none"
+        if self.view.batch is None and self.series.value:
+            self._open(self.series.value)
+
+    def _choose(self) -> None:
+        if not self._offering and self.series.value:
+            self.spawn(asyncio.to_thread(self._open, self.series.value))
+
+    def _open(self, batch: str) -> None:
+        self.view.show(self.scene.catalog.get(batch))

@@ -1,0 +1,157 @@
+"""The batches that were sent from this machine; the chosen one with its bar, its failed rows and its verbs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+
+from cloudtasks_nb._frames import column
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.panels.batch_view import BatchView
+from cloudtasks_nb.panels.context import Scene, quoted
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.widgets.cells import Column
+from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.watch import Snapshot
+
+__all__ = ["BatchesPanel"]
+
+_COLUMNS = (
+    Column("state", kind="state", width="8.5em"),
+    Column("batch", width="7em"),
+    Column("name"),
+    Column("queue", width="8em"),
+    Column("created", kind="time", width="10em"),
+    Column("total", "Rows", kind="count", width="5.5em"),
+    Column("ended", "Done", kind="count", width="5.5em"),
+    Column("failed", kind="count", width="5.5em"),
+)
+_FINAL = ["rejected", "succeeded", "failed", "cancelled", "gone"]
+_OF_ALL = "all queues"
+
+
+class BatchesPanel(Panel):
+    """Batches, newest first.
+
+    Parameters
+    ----------
+    scene : Scene
+    queue : str
+    framed : bool
+
+    Attributes
+    ----------
+    table : Table
+    view : BatchView
+        The batch that was chosen.
+    """
+
+    def __init__(self, scene: Scene, *, queue: str, framed: bool = True) -> None:
+        super().__init__(scene, "Batches", queue=queue, framed=framed)
+        self._reading = False
+        self._stale = False  # there is news that the present reading may have missed
+        self._wanted: str | None = None  # the batch that was chosen last
+        self._chosen: list[str] = []
+        self._of = self.control(
+            widgets.Dropdown(options=[], tooltip="Of which queues batches are listed", layout={"width": "auto"}),
+            self._filter,
+        )
+        self.table = self.hold(
+            Table(_COLUMNS, key="batch", page_size=10, label="batches", empty="No batch was sent from here yet")
+        )
+        self.table.on_select = lambda keys: self.guarded(self._selected, keys)
+        self.table.on_open = lambda key: self.guarded(self._choose, key)
+        self.view = BatchView(self)
+        self.tell("", line="tasks.batches()")
+        self.fill(self.row(self._of), self.table, self.prompt, self.view)
+        self._offer_queue()
+        self.guarded(self.refresh)
+
+    def watched(self) -> Mapping[QueueName, int | None]:
+        """Return the queue: the list is read anew with each look at it."""
+        return {self.scene.name(self.queue): None} if self.queue else {}
+
+    def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - only the moment counts
+        """Read the list anew."""
+        self._stale = True
+        if not self._reading:
+            self._reading = True
+            self.spawn(self._reread())
+
+    def wake(self) -> None:
+        """Show what has changed while nobody looked."""
+        self.view.soon()
+        self.apply(None)  # type: ignore[arg-type]  # only the moment counts
+
+    def switched(self) -> None:
+        """List the batches of another queue."""
+        self._offer_queue()
+
+    def refresh(self) -> None:
+        """Read which batches there are, and how they are; makes no call."""
+        catalog = self.scene.catalog
+        names = {record.id: record.name for record in catalog.outbox.batches()}
+        self.table.load(_listed(catalog.frame(), names))
+        self.view.draw()
+
+    def static(self) -> str:
+        """Return the list, and the chosen batch."""
+        return self.table.html() + self.view.static()
+
+    def close(self) -> None:
+        """End it; the batches go on."""
+        view = getattr(self, "view", None)
+        if view is not None:
+            view.leave()
+        super().close()
+
+    async def _reread(self) -> None:
+        try:
+            while self._stale:
+                self._stale = False
+                await asyncio.to_thread(self.refresh)
+        finally:
+            self._reading = False
+
+    def _offer_queue(self) -> None:
+        kept = self._of.index or 0
+        self._of.options = (f"of {self.queue}", f"of {_OF_ALL}")
+        self._of.index = kept
+        self._filter()
+
+    def _filter(self) -> None:
+        self.table.filter(queue=None if self._of.index else self.queue)
+
+    def _selected(self, keys: list[str]) -> None:
+        new = [key for key in keys if key not in self._chosen]
+        self._chosen = keys
+        if new:
+            self._choose(new[-1])
+
+    def _choose(self, batch: str) -> None:
+        self._wanted = batch
+        self.spawn(asyncio.to_thread(self._open, batch))
+
+    def _open(self, batch: str) -> None:
+        found = self.scene.catalog.get(batch)
+        if batch == self._wanted:  # and no other was chosen meanwhile
+            self.view.show(found)
+            self.tell("", line=f"batch = tasks.batch({quoted(batch)})")
+
+
+def _listed(frame: pd.DataFrame, names: Mapping[str, str | None]) -> pd.DataFrame:
+    """Return `tasks.batches()` with what the list shows: names, how many are done, and all that in a word."""
+    ended = frame[_FINAL].sum(axis=1).astype("Int64")
+    words = [_word(*row) for row in zip(ended, frame["total"], frame["failed"], frame["cancelled"], strict=True)]
+    named: list[Any] = [names.get(batch) for batch in frame.index]
+    return frame.assign(ended=ended, state=column(words, "text"), name=column(named, "text"))
+
+
+def _word(ended: int, total: int, failed: int, cancelled: int) -> str:
+    if ended < total:
+        return "running"
+    return "failed" if failed else "cancelled" if cancelled else "succeeded"

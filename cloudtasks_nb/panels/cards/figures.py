@@ -1,0 +1,54 @@
+"""One queue at a glance: its depth over time, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from cloudtasks_nb.panels.cards.detail import card, facts, state
+from cloudtasks_nb.panels.widgets.cells import count_text, duration_text, is_missing, time_text
+from cloudtasks_nb.panels.widgets.charts import sparkline
+
+__all__ = ["queue_card"]
+
+
+def queue_card(values: Mapping[str, Any], depths: Sequence[float | None], *, now: datetime) -> str:
+    """Return the card of a queue.
+
+    Parameters
+    ----------
+    values : mapping
+        A row of `tasks.queues()`, with its name under `queue`.
+    depths : sequence of float or None
+        Its depth so far, oldest first.
+    now : datetime
+        The present, in the time zone in which times are shown.
+    """
+    name = values["queue"]
+    chart = sparkline(depths, label=f"depth of {name}", width=220, height=44)
+    depth = "depth not known" if is_missing(values["tasks"]) else f"<b>{count_text(values['tasks'])}</b> tasks"
+    head = f'<div class="ctn-depth">{chart}<div>{depth}<br>{state(values["state"])}</div></div>'
+    return card(name, f'<div class="ctn-figures">{head}{facts(_figures(values, now))}</div>', label=f"queue {name}")
+
+
+def _figures(values: Mapping[str, Any], now: datetime) -> dict[str, str]:
+    def known(name: str, suffix: str = "") -> str:
+        return "" if is_missing(values[name]) else f"{count_text(values[name])}{suffix}"
+
+    running = f"{known('running')} of {known('max_concurrent')}" if known("running") else ""
+    attempts = "unlimited" if values["max_attempts"] == -1 else known("max_attempts")
+    return {
+        "running": running,
+        "done last minute": known("done_last_minute"),
+        "rate": f"{known('effective_rate')} of {known('rate')}/s" if known("effective_rate") else known("rate", "/s"),
+        "oldest due": "" if is_missing(values["oldest_due"]) else time_text(values["oldest_due"], now=now),
+        "attempts": attempts,
+        "waits": f"{_span(values['min_backoff'])} to {_span(values['max_backoff'])}",
+        "logged": f"{values['log_sampling_ratio']:.0%}",
+        "target": "" if is_missing(values["target"]) else str(values["target"]),
+    }
+
+
+def _span(value: Any) -> str:
+    return duration_text(value.total_seconds())

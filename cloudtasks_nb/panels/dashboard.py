@@ -1,0 +1,162 @@
+"""All panels of a connection, or of one queue, as tabs of one widget."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.panels.acting import close_whole
+from cloudtasks_nb.panels.attempts import AttemptsPanel
+from cloudtasks_nb.panels.backfill import BackfillPanel
+from cloudtasks_nb.panels.batches import BatchesPanel
+from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.fan_out import FanOutPanel
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.queues import QueuesPanel
+from cloudtasks_nb.panels.tasks import TasksPanel
+
+__all__ = ["Dashboard"]
+
+#: Tabs besides the queues: title, who makes it for a queue, and whether it is there for nothing but changing things.
+_TABS: tuple[tuple[str, Callable[..., Panel], bool], ...] = (
+    ("Tasks", TasksPanel, False),
+    ("Fan out", FanOutPanel, True),
+    ("Backfill", BackfillPanel, True),
+    ("Batches", BatchesPanel, False),
+    ("Attempts", AttemptsPanel, False),
+)
+
+_WAITING = '<p class="ctn-quiet">It is made when the kernel is free.</p>'
+_NO_QUEUE = '<p class="ctn-quiet">There is no queue yet.</p>'
+
+
+class Dashboard(Panel):
+    """The panels as tabs, each made when it is first opened.
+
+    Parameters
+    ----------
+    scene : Scene
+    only : QueueName, optional
+        The queue that it is about; all of them when left out.
+
+    Attributes
+    ----------
+    parts : dict
+        The panels that were opened, by title.
+    """
+
+    def __init__(self, scene: Scene, *, only: QueueName | None = None) -> None:
+        where = scene.connection.where
+        place = " / ".join(filter(None, (where.project, where.location)))
+        title = f"Queue {only.queue}" if only else f"Cloud Tasks in {place}" if place else "Cloud Tasks"
+        super().__init__(scene, title, queue=only.queue if only else None)
+        self.parts: dict[str, Panel] = {}
+        self._making: set[str] = set()
+        self._makers: dict[str, Callable[..., Panel]] = {"Queue" if only else "Queues": self._make_queues}
+        self._makers |= {name: make for name, make, changes in _TABS if not (changes and scene.read_only)}
+        self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
+        self._choice = widgets.Dropdown(options=[], description="Queue", layout={"width": "auto", "max_width": "22em"})
+        self._choice.tooltip = "The queue that the other tabs are about"
+        self.control(self._choice, lambda: self._choose(self._choice.value))
+        self.tabs = widgets.Tab(children=self._boxes, titles=list(self._makers))
+        self.tabs.observe(lambda _: self.guarded(self._opened), "selected_index")
+        self.fill(self.tabs, controls=() if only else (self._choice,))
+        self.add_class("ctn-dashboard")
+        self.tabs.selected_index = 0
+        self._opened()
+
+    @property
+    def current(self) -> Panel | None:
+        """The panel of the open tab; None when there is no queue for it."""
+        return self.parts.get(self._name())
+
+    def paced(self) -> None:
+        """Let all tabs look as often; each says so itself when that is never."""
+        self.told.rest = ""
+        for panel in self.parts.values():
+            panel.every = self.every
+
+    def turn_to(self, title: str) -> None:
+        """Open a tab."""
+        self.tabs.selected_index = list(self._makers).index(title)
+
+    def shown(self) -> None:
+        """Take it that somebody sees the open tab, until a browser tells."""
+        super().shown()
+        if self.current is not None:
+            self.current.shown()
+
+    def refresh(self) -> None:
+        """Read anew what the open tab shows."""
+        if self.current is not None:
+            self.current.refresh()
+
+    def renew(self) -> None:
+        """Begin to refresh the open tab, which shows what goes wrong."""
+        if self.current is not None:
+            self.current.renew()
+
+    def settle(self, timeout: float = 60.0) -> None:
+        """Wait until nothing goes on that was begun in any tab."""
+        super().settle(timeout)
+        for panel in self.parts.values():
+            panel.settle(timeout)
+
+    def static(self) -> str:
+        """Return what the opened tabs show."""
+        return "".join(f"<h4>{html.escape(name)}</h4>{panel.static()}" for name, panel in self.parts.items())
+
+    def switched(self) -> None:
+        """Let all tabs be about the queue."""
+        for panel in self.parts.values():
+            if panel.queue is not None:
+                panel.use(self.queue)
+        self._opened()
+
+    def _name(self) -> str:
+        return list(self._makers)[self.tabs.selected_index or 0]
+
+    def _opened(self) -> None:
+        """Make the panel of the open tab, if there is a queue for it."""
+        name = self._name()
+        if name in self.parts or name in self._making:
+            return
+        box, make = self._boxes[self.tabs.selected_index or 0], self._makers[name]
+        if make != self._make_queues and self.queue is None:
+            box.children[0].value = _NO_QUEUE
+            return
+        self._making.add(name)  # the list of queues tells while it is being made
+        try:
+            panel = make() if make == self._make_queues else make(self.scene, queue=self.queue, framed=False)
+        finally:
+            self._making.discard(name)
+        panel.every = self._every
+        self.parts[name] = panel
+        close_whole(box.children[0])
+        box.children = [panel]
+
+    def _make_queues(self) -> Panel:
+        return QueuesPanel(
+            self.scene, framed=False, on_open=self._open_queue, on_pick=self._choose, on_queues=self._offer
+        )
+
+    def _open_queue(self, queue: str) -> None:
+        self._choose(queue)
+        self.turn_to("Tasks")
+
+    def _offer(self, queues: Sequence[str]) -> None:
+        """Offer the queues that there are now."""
+        if tuple(queues) != self._choice.options:
+            kept = self.queue if self.queue in queues else next(iter(queues), None)
+            self._choice.options = tuple(queues)
+            self._choice.value = kept
+            self.use(kept)
+
+    def _choose(self, queue: Any) -> None:
+        if queue is not None and self._choice.options:
+            self._choice.value = queue
+        self.use(queue)

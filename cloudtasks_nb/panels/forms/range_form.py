@@ -1,0 +1,128 @@
+"""The fields of a range of dates: from, to, how long a period is, on whose clock, and crossed with what."""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+import orjson
+import pandas as pd
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels.forms.code import Code, mapping_code
+from cloudtasks_nb.panels.forms.incomplete import IncompleteError
+from cloudtasks_nb.panels.forms.request_form import field
+from cloudtasks_nb.panels.forms.variables import variable
+
+__all__ = ["RangeForm"]
+
+_FREQS = (
+    ("day", "D"),
+    ("hour", "h"),
+    ("15 minutes", "15min"),
+    ("week, from Monday", "W-MON"),
+    ("week, from Sunday", "W"),
+    ("month", "MS"),
+    ("quarter", "QS"),
+    ("year", "YS"),
+)
+_OF_A_DAY = {"h", "15min"}
+_HINT = "shop: bern, basel; or the name of a DataFrame, or of a dict of lists, in this notebook"
+
+
+class RangeForm(widgets.VBox):
+    """Which periods, each crossed with which values.
+
+    Parameters
+    ----------
+    changed : callable
+        Called when any of it has changed.
+    """
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self.start = field(widgets.DatePicker, "From")
+        self.end = field(widgets.DatePicker, "To, included")
+        self.freq = field(widgets.Dropdown, "A task each", options=_FREQS)
+        self.tz = field(widgets.Combobox, "Time zone", options=_zones(), value="UTC")
+        self.across = field(widgets.Text, "Across", "optional, for each of: shop: bern, basel")
+        self.across.tooltip = _HINT
+        self.newest_first = field(widgets.Checkbox, "newest first", indent=False)
+        for part in (self.start, self.end, self.freq, self.tz, self.across, self.newest_first):
+            part.observe(lambda _: changed(), "value")
+        pair = [widgets.HBox(parts).add_class("ctn-pair") for parts in ((self.start, self.end), (self.freq, self.tz))]
+        super().__init__([*pair, widgets.HBox([self.across, self.newest_first]).add_class("ctn-pair")])
+        self.add_class("ctn-fields")
+
+    @property
+    def range(self) -> tuple[str, str]:
+        """First and last moment as text.
+
+        Raises
+        ------
+        IncompleteError
+            If one is not there yet.
+        """
+        for part, name in ((self.start, "first"), (self.end, "last")):
+            if part.value is None:
+                raise IncompleteError(f"the {name} day is not chosen yet", hint="choose From and To")
+        # A date is meant with all its hours.
+        late = " 23:59" if self.freq.value in _OF_A_DAY else ""
+        return self.start.value.isoformat(), f"{self.end.value.isoformat()}{late}"
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """The words of `queue.backfill` that it is about.
+
+        Raises
+        ------
+        InvalidInputError
+            If `across` cannot be read.
+        """
+        words: dict[str, Any] = {"freq": self.freq.value}
+        if self.tz.value.strip() not in ("", "UTC"):
+            words["tz"] = self.tz.value.strip()
+        if self.across.value.strip():
+            words["across"] = _across(self.across.value.strip())
+        if self.newest_first.value:
+            words["newest_first"] = True
+        return words
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """The same for `Scene.line`."""
+        words = self.words
+        if "across" in words:
+            text = self.across.value.strip()
+            words["across"] = Code(text) if text.isidentifier() else mapping_code(words["across"])
+        return words
+
+
+def _across(text: str) -> Any:
+    """Read ``shop: bern, basel; size: 1, 2``, or the name of a variable."""
+    if text.isidentifier():
+        found = variable(text)
+        if isinstance(found, dict | pd.DataFrame):
+            return found
+        raise InvalidInputError(f'across: "{text}" is neither a DataFrame nor a dict in this notebook', hint=_HINT)
+    columns: dict[str, list[Any]] = {}
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, colon, values = part.partition(":")
+        if not (name.strip() and colon and values.strip()):
+            raise InvalidInputError(f'across: "{part}" has no values', hint=_HINT)
+        columns[name.strip()] = [_value(value.strip()) for value in values.split(",") if value.strip()]
+    return columns
+
+
+def _value(text: str) -> Any:
+    """Return a number for what is one, else the text; quoted it is text in any case."""
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return found if isinstance(found, str | int | float) else text
+
+
+def _zones() -> tuple[str, ...]:
+    return tuple(sorted(zoneinfo.available_timezones()))

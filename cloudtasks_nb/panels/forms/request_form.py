@@ -1,0 +1,131 @@
+"""The fields that say what each task sends: URL, body, headers, and in whose name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels.forms.code import Code, headers_code
+from cloudtasks_nb.panels.forms.incomplete import IncompleteError
+from cloudtasks_nb.panels.forms.variables import handlers
+from cloudtasks_nb.panels.widgets.picker import Picker
+from cloudtasks_nb.service.convert import mask_headers
+
+__all__ = ["RequestForm", "field"]
+
+
+def field(kind: type[widgets.Widget], label: str, placeholder: str = "", **options: Any) -> Any:
+    """Make a field with its label on the left."""
+    if placeholder:
+        options["placeholder"] = placeholder
+    return kind(description=label, layout={"width": "auto"}, style={"description_width": "auto"}, **options)
+
+
+class RequestForm(widgets.VBox):
+    """What each task sends.
+
+    Parameters
+    ----------
+    changed : callable
+        Called when any of it has changed.
+
+    Attributes
+    ----------
+    signed : ipywidgets.Text
+        In whose name; to be laid out by the panel.
+    """
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self._changed = changed
+        self._kept: dict[str, str] = {}  # secret values of headers, which the page does not get back
+        self.url = field(widgets.Combobox, "URL", "https://service/run/{column}, or a function that ct.serve serves")
+        self.url.tooltip = "Names of columns in braces are filled in for each task"
+        self.body = Picker("Body", "none chosen: the whole row", changed)
+        self.headers = field(widgets.Textarea, "Headers", "X-Team: data", continuous_update=False, rows=1)
+        self.headers.tooltip = "One on a line, Name: value; columns in braces. Secret values are shown as dots"
+        self.signed = field(widgets.Text, "Signed as", "service account, if the URL wants a token")
+        for part in (self.url, self.signed):
+            part.observe(lambda _: changed(), "value")
+        self.headers.observe(lambda _: self._headers_typed(), "value")
+        super().__init__([self.url, self.body, self.headers])
+        self.add_class("ctn-fields")
+
+    def renew(self, columns: Sequence[str]) -> None:
+        """Offer these columns, and the handlers that there are now."""
+        self.body.offer(columns)
+        names = tuple(handlers())
+        if names != self.url.options:
+            self.url.options = names
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What was filled in, as the words of `queue.fan_out`.
+
+        Raises
+        ------
+        IncompleteError, InvalidInputError
+            If there is no URL, or a header is none.
+        """
+        text = self.url.value.strip()
+        if not text:
+            raise IncompleteError(
+                "there is no URL yet", hint="https://service/run/{column}, or the name of what ct.serve returned"
+            )
+        given = {"body": self.body.value, "headers": self._read(), "service_account": self.signed.value.strip()}
+        return {"url": handlers().get(text, text), **{word: value for word, value in given.items() if value}}
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """The same for `Scene.line`, without secrets."""
+        words = self.words
+        text = self.url.value.strip()
+        if not isinstance(words["url"], str):
+            words["url"] = Code(text)
+        if "headers" in words:
+            words["headers"] = headers_code(words["headers"])
+        return words
+
+    def _read(self) -> dict[str, str]:
+        """Return the headers, with the secret values that were typed before."""
+        found = _parse(self.headers.value)
+        shown = mask_headers(found)
+        for name, value in found.items():
+            if name in self._kept and value == shown[name]:
+                found[name] = self._kept[name]
+        return found
+
+    def _headers_typed(self) -> None:
+        """Keep secret values here and show dots instead: what is on the page may be saved with the notebook."""
+        try:
+            found = _parse(self.headers.value)
+        except InvalidInputError:
+            self._changed()  # which meets it again, and shows it
+            return
+        shown = mask_headers(found)
+        typed = {name: value for name, value in found.items() if value != shown[name]}
+        self._kept = {name: value for name, value in (self._kept | typed).items() if name in found}
+        self.headers.rows = max(1, len(found))
+        if typed:
+            self.headers.value = "\n".join(f"{name}: {value}" for name, value in shown.items())  # comes here again
+        else:
+            self._changed()
+
+
+def _parse(text: str) -> dict[str, str]:
+    """Read headers, one on a line.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the line that is none.
+    """
+    found: dict[str, str] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not (name and colon):
+            raise InvalidInputError(f'"{line}" is not a header', hint="write it as X-Team: data")
+        found[name] = value
+    return found

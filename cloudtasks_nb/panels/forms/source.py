@@ -1,0 +1,135 @@
+"""The field for the data of a fan-out: a DataFrame of the notebook, or a CSV file that is uploaded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels.context import quoted
+from cloudtasks_nb.panels.forms.code import Code
+from cloudtasks_nb.panels.forms.incomplete import IncompleteError
+from cloudtasks_nb.panels.forms.variables import frames
+from cloudtasks_nb.panels.widgets.cells import counted
+
+__all__ = ["SourceField"]
+
+_NONE = "no DataFrame in this notebook yet: make one, or upload a CSV file"
+
+
+class SourceField(widgets.HBox):
+    """Choose the data.
+
+    Parameters
+    ----------
+    changed : callable
+        Called when other data are chosen, or the chosen ones have changed.
+    """
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self._changed = changed
+        self._uploads: dict[str, pd.DataFrame] = {}
+        self._names: dict[str, str] = {}  # label -> variable or file
+        self._seen: tuple[str, int, int] | None = None
+        self._renewing = False
+        self.choice = widgets.Dropdown(description="Data", options=[_NONE], layout={"flex": "1 1 auto"})
+        self.choice.tooltip = "A DataFrame among the notebook's variables, or an uploaded file"
+        self.choice.observe(lambda _: self._tell(), "value")
+        # Its text stands in the style sheet: a count of files would come behind a description.
+        self.upload = widgets.FileUpload(accept=".csv", description="", layout={"width": "auto"})
+        self.upload.tooltip = "Read a CSV file from your computer"
+        self.upload.add_class("ctn-upload")
+        super().__init__([self.choice, self.upload])
+        self.add_class("ctn-row")
+        self.renew()
+
+    @property
+    def name(self) -> str:
+        """The variable or file that is chosen; empty for none."""
+        return self._names.get(self.choice.value, "")
+
+    @property
+    def data(self) -> Any:
+        """The DataFrame.
+
+        Raises
+        ------
+        IncompleteError
+            If there is none.
+        """
+        found = self._all().get(self.name)
+        if found is None:
+            raise IncompleteError("there are no data yet", hint="make a DataFrame in a cell, or upload a CSV file")
+        return found
+
+    @property
+    def code(self) -> Code:
+        """The DataFrame as Python."""
+        return Code(f"pd.read_csv({quoted(self.name)})" if self.name in self._uploads else self.name or "df")
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of its columns."""
+        found = self._all().get(self.name)
+        return [] if found is None else [str(column) for column in found.columns]
+
+    def renew(self) -> None:
+        """Offer what there is now; what is chosen stays, if it is still there."""
+        kept = self.name
+        found = self._all()
+        self._names = {_label(name, frame): name for name, frame in found.items()}
+        labels = list(self._names) or [_NONE]
+        if tuple(labels) != self.choice.options:
+            self._renewing = True  # new options choose the first of them, for a moment
+            self.choice.options = labels
+            self.choose(kept)
+            self._renewing = False
+        self._tell()
+
+    def choose(self, name: str) -> None:
+        """Choose by the name of a variable or file; nothing happens if there is none."""
+        label = next((label for label, found in self._names.items() if found == name), None)
+        if label is not None:
+            self.choice.value = label
+
+    def take(self) -> None:
+        """Read the file that was uploaded, and choose it.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no CSV.
+        """
+        if not self.upload.value:
+            return
+        (file,) = self.upload.value
+        self.upload.value = ()  # or a saved notebook would hold the whole file
+        try:
+            found = pd.read_csv(io.BytesIO(bytes(file["content"])))
+        except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
+            raise InvalidInputError(f"{file['name']} cannot be read as CSV: {error}", resource=file["name"]) from error
+        self._uploads[file["name"]] = found
+        self.renew()
+        self.choose(file["name"])
+
+    def _all(self) -> dict[str, Any]:
+        """Return what there is, the newest first."""
+        return dict(reversed((frames() | self._uploads).items()))
+
+    def _tell(self) -> None:
+        """Call back if it is another frame than before."""
+        if self._renewing:
+            return
+        found = self._all().get(self.name)
+        seen = None if found is None else (self.name, id(found), len(found))
+        if seen != self._seen:
+            self._seen = seen
+            self._changed()
+
+
+def _label(name: str, frame: Any) -> str:
+    return f"{name}  ({counted(len(frame), 'rows')}, {counted(len(frame.columns), 'columns')})"

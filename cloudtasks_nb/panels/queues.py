@@ -1,0 +1,258 @@
+"""The queues: state, depth and limits, live; pause, resume, purge, edit limits."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+
+from cloudtasks_nb._frames import QUEUES, frame
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels.cards.figures import queue_card
+from cloudtasks_nb.panels.context import Scene, quoted
+from cloudtasks_nb.panels.forms.limits import LimitsForm
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.widgets.cells import Column, is_missing
+from cloudtasks_nb.panels.widgets.prompt import Question, counted
+from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.watch import Snapshot
+
+__all__ = ["QueuesPanel"]
+
+_COLUMNS = (
+    Column("queue"),
+    Column("state", kind="state", width="8em"),
+    Column("tasks", kind="count", width="6.5em"),
+    Column("running", kind="count", width="7em"),
+    Column("done_last_minute", "Last minute", kind="count", width="8.5em"),
+    Column("rate", "Rate /s", kind="count", width="6em"),
+    Column("max_concurrent", "At once", kind="count", width="6.5em"),
+    Column("max_attempts", "Attempts", kind="count", width="7em"),
+)
+_KEPT = 120  # depths a queue
+_FRESH = 2.0  # seconds
+_STALE = 15.0  # seconds after which a look also asks which queues there are
+
+
+class QueuesPanel(Panel):
+    """Queues of a connection, or one of them.
+
+    Parameters
+    ----------
+    scene : Scene
+    framed : bool
+    on_open : callable, optional
+        Called with the short id of a queue that was opened, by Enter or double click.
+    on_pick : callable, optional
+        Called with the short id of a queue when it alone is selected.
+    on_queues : callable, optional
+        Called with the short ids of all queues when they have been read.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        *,
+        framed: bool = True,
+        on_open: Callable[[str], object] | None = None,
+        on_pick: Callable[[str], object] | None = None,
+        on_queues: Callable[[list[str]], object] | None = None,
+    ) -> None:
+        super().__init__(scene, "Queues", framed=framed)
+        self._on_pick, self._on_queues = on_pick, on_queues
+        self._depths: dict[str, deque[float | None]] = {}
+        self._values: dict[str, Mapping[str, Any]] = {}
+        self._read = 0.0
+        self.table = self.hold(
+            Table(
+                _COLUMNS,
+                key="queue",
+                page_size=20,
+                label="queues",
+                empty='No queues yet: tasks.queue("reports", create=True) makes one',
+            )
+        )
+        self.table.on_open = on_open
+        self.table.on_select = lambda keys: self.guarded(self._selected, keys)
+        self.table.on_page = lambda _: self.guarded(self.rewatch)
+        self._card = widgets.HTML()
+        self._form = LimitsForm(lambda: self.guarded(self._preview))
+        self._edited = ""  # the queue whose limits are in the form
+        self._over = widgets.HTML()
+        self._make_buttons()
+        self.tell("", line="tasks.queues()")
+        self._fill()
+        self.refresh()
+
+    def _make_buttons(self) -> None:
+        button = self.button
+        self.pause = button("Pause", self._pause, changes=True, tip="Stop dispatching; tasks are still accepted")
+        self.resume = button("Resume", self._resume, changes=True, tip="Dispatch again")
+        self.edit = button("Edit limits", self._edit, changes=True, quick=True, tip="Rate, concurrency, retries")
+        self.purge = button(
+            "Purge", self._ask_purge, changes=True, quick=True, look="danger", tip="Delete all its tasks"
+        )
+        self.save = button("Save limits", self._save, changes=True, look="primary")
+        self.cancel = button("Cancel", self._close_form, changes=True, quick=True)
+
+    def _fill(self) -> None:
+        self._editor = widgets.VBox([self._over, self._form, self.row(self.save, self.cancel)]).add_class("ctn-card")
+        self._close_form()
+        tools = [] if self.scene.read_only else [self.row(self.pause, self.resume, self.edit, self.purge), self._editor]
+        self.fill(*tools, self.prompt, self.table, self._card)
+
+    # What is shown.
+
+    def watched(self) -> Mapping[QueueName, int | None]:
+        """Return the queues on the page."""
+        return {self.scene.name(queue): None for queue in self.table.page_keys}
+
+    def wake(self) -> None:
+        """Read which queues there are, if that was not just done."""
+        if time.monotonic() > self._read + _FRESH:
+            self.spawn(asyncio.to_thread(self.refresh))
+
+    def refresh(self) -> None:
+        """Read which queues there are, and how they are."""
+        self._read = time.monotonic()
+        found = self.scene.queues()
+        for name in found.index:
+            self._remember(found.loc[[name]])
+        self.table.load(found)
+        self.rewatch()
+        self._show()
+        if self._on_queues is not None:
+            self._on_queues(found.index.tolist())
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Show one queue's figures."""
+        values = snapshot.values  # noqa: PD011 - a mapping, no frame
+        if snapshot.gone:
+            self.table.drop([snapshot.queue.queue])
+            self.rewatch()
+        elif values is not None:
+            row = frame(QUEUES, {key: [value] for key, value in values.items()}, index="queue")
+            self._remember(row)
+            self.table.patch(row)
+        self._show()
+        if time.monotonic() > self._read + _STALE:
+            self._read = time.monotonic()
+            self.spawn(asyncio.to_thread(self.refresh))
+
+    def static(self) -> str:
+        """Return the table."""
+        return self.table.html()
+
+    def _remember(self, row: pd.DataFrame) -> None:
+        """Keep what was seen of one queue."""
+        values: dict[Any, Any] = row.reset_index().iloc[0].to_dict()
+        name = values["queue"]
+        depth = None if is_missing(values["tasks"]) else float(values["tasks"])
+        with self._lock:
+            self._depths.setdefault(name, deque(maxlen=_KEPT)).append(depth)
+            self._values[name] = values
+
+    def _selected(self, queues: list[str]) -> None:
+        self._show()
+        if len(queues) == 1 and self._on_pick is not None:
+            self._on_pick(queues[0])
+
+    def _show(self) -> None:
+        """Show the card of the queue that is meant, and what can be done."""
+        picked = self._picked()
+        one = picked[0] if len(picked) == 1 else None
+        with self._lock:
+            values = self._values.get(one) if one else None
+            depths = tuple(self._depths[values["queue"]]) if values else ()
+        self._card.value = queue_card(values, depths, now=datetime.now(UTC)) if values else ""
+        states = {self._values[name]["state"] for name in picked if name in self._values}
+        self.able(self.pause, "RUNNING" in states)
+        self.able(self.resume, bool(states - {"RUNNING"}))
+        self.able(self.edit, one is not None)
+        self.able(self.purge, one is not None)
+
+    def _picked(self) -> list[str]:
+        """Return the selected queues; the only one there is need not be selected."""
+        selected: list[str] = self.table.selected
+        return self.table.page_keys if not selected and self.table.total == 1 else selected
+
+    def _one(self) -> str:
+        picked = self._picked()
+        if len(picked) != 1:
+            raise InvalidInputError(f"{len(picked)} queues are selected", hint="select one")
+        return picked[0]
+
+    # What is done.
+
+    def _pause(self) -> None:
+        self._switch("pause", "paused")
+
+    def _resume(self) -> None:
+        self._switch("resume", "resumed")
+
+    def _switch(self, verb: str, done: str) -> None:
+        names = self._picked()
+        for name in names:
+            getattr(self.scene.queue(name), verb)()
+            self.tell(f"{done} {name}", line=self.scene.line(name, verb))
+        self.look()
+        if len(names) > 1:
+            loop = f"for name in {quoted(names)}: tasks.queue(name).{verb}()"
+            self.tell(f"{done} {len(names)} queues: {', '.join(names)}", line=loop)
+
+    def _ask_purge(self) -> None:
+        name = self._one()
+        depth = self._values[name]["tasks"]
+        many = "all tasks" if is_missing(depth) else f"about {counted(int(depth), 'task')}"
+        self.ask(
+            Question(
+                title=f"Purge the queue {name}?",
+                scope=f"Deletes {many}: everything that is in {self.scene.name(name)} at that moment, scheduled and "
+                "retrying tasks too. It cannot be undone.",
+                verb=f"Purge {many}",
+                line=self.scene.line(name, "purge"),
+                typed=name,
+            ),
+            lambda: self._purge(name),
+        )
+
+    def _purge(self, name: str) -> None:
+        self.scene.queue(name).purge()
+        self.tell(f"purged {name}", line=self.scene.line(name, "purge"))
+        self.look()
+
+    def _edit(self) -> None:
+        name = self._one()
+        self._edited = name
+        self._form.show(self._values[name])
+        self._over.value = f"<h4>Limits of {html.escape(name)}</h4>"
+        self._editor.layout.display = None
+        self._form.begin()
+
+    def _close_form(self) -> None:
+        self._editor.layout.display = "none"
+
+    def _preview(self) -> None:
+        """Say what the form would do, as it is being filled."""
+        changes = self._form.changes
+        self.told.alert = {}  # of a value that was not one while it was being typed
+        if changes:
+            self.told.line = self.scene.line(self._edited, "update", **changes)
+        self.able(self.save, bool(changes))
+
+    def _save(self) -> None:
+        changes = self._form.changes
+        before = {word: self._form.before(word) for word in changes}
+        self.scene.queue(self._edited).update(**changes)
+        words = ", ".join(f"{word} {before[word]} \u2192 {value}" for word, value in changes.items())
+        self.tell(f"{self._edited}: {words}", line=self.scene.line(self._edited, "update", **changes))
+        self._close_form()
+        self.look()

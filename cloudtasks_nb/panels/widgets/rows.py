@@ -1,0 +1,264 @@
+"""The rows that a table has loaded: found by key, filtered, sorted, and cut into pages of cells."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import compress
+from typing import Any, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, is_missing, json_text
+
+__all__ = ["Places", "Query", "Rows"]
+
+#: Positions of rows in the order in which they were loaded.
+Places = npt.NDArray[np.intp]
+
+#: Kinds whose text a search looks at: what can be read in the table can be found.
+_SEARCHED = ("text", "state", "json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which rows, and in which order."""
+
+    text: str = ""  #: part of a shown text, in any case of letters
+    where: tuple[tuple[str, tuple[Any, ...]], ...] = ()  #: column and the values that are wanted of it
+    sort: str | None = None  #: column; None is the order in which rows were loaded
+    descending: bool = False
+
+    @property
+    def filtering(self) -> bool:
+        """Whether it leaves rows out."""
+        return bool(self.text or self.where)
+
+    @classmethod
+    def of(cls, text: str | None, where: Mapping[str, Any]) -> Self:
+        """Take a filter as it is written in a call: one value a column, or several, or None for any."""
+        wanted = {name: _several(values) for name, values in where.items() if values is not None}
+        return cls(text=(text or "").strip(), where=tuple(wanted.items()))
+
+
+class Rows:
+    """Rows of a frame by key.
+
+    Not for several threads at once; its owner has the lock. What is derived from the data (ranks for sorting, text
+    for searching) is made when first asked for and kept until the data changes: 100,000 rows are sorted, searched
+    and paged in some tens of milliseconds.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+        What is shown.
+    key : str
+        Column or index that names a row; its values as text are the rows' ids.
+    """
+
+    def __init__(self, columns: Sequence[Column], key: str) -> None:
+        self._columns = {column.name: column for column in columns}
+        self._key = key
+        self._frame = pd.DataFrame()
+        self._ids: list[str] = []
+        self._places: dict[str, int] = {}
+        self._ranks: dict[str, npt.NDArray[np.float64]] = {}
+        self._haystack: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def places(self) -> Mapping[str, int]:
+        """Position of each row, by id."""
+        return self._places
+
+    def load(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
+        """Replace all rows."""
+        frame = _frame(data)
+        for name in self._columns:
+            self._check(frame, name)
+        self._adopt(frame)
+
+    def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
+        """Update the rows that are loaded, and put new ones behind the last; columns that `data` lacks stay."""
+        fresh = _frame(data)
+        if not self._ids:
+            self.load(fresh)
+            return
+        ids = self._ids_of(fresh)
+        known = np.array([name in self._places for name in ids], dtype=bool)
+        at = np.array([self._places[name] for name in ids if name in self._places], dtype=np.intp)
+        if len(at):
+            self._overwrite(at, fresh.loc[known])
+        if not known.all():
+            self._adopt(pd.concat([self._frame, fresh.loc[~known]]))
+
+    def drop(self, ids: Iterable[str]) -> None:
+        """Take rows out; ids that are not loaded are passed over."""
+        gone = [self._places[name] for name in ids if name in self._places]
+        if not gone:
+            return
+        keep = np.ones(len(self), dtype=bool)
+        keep[gone] = False
+        # What was derived is cut alike: made anew for 100,000 rows it would be felt, each time that a task finishes.
+        self._frame = self._frame.loc[keep]
+        self._ids = list(compress(self._ids, keep))
+        self._places = {name: place for place, name in enumerate(self._ids)}
+        self._ranks = {name: ranks[keep] for name, ranks in self._ranks.items()}
+        self._haystack = self._haystack and list(compress(self._haystack, keep))
+
+    def check(self, name: str) -> None:
+        """Raise InvalidInputError if there is no such column to filter or sort by."""
+        if name not in self._columns:
+            self._check(self._frame, name)
+
+    def order(self, query: Query) -> Places:
+        """Return the rows that match, in order."""
+        keep = np.ones(len(self), dtype=bool)
+        for name, wanted in query.where:
+            keep &= np.asarray(self._column(name).isin(list(wanted)), dtype=bool) if len(self) else keep
+        if query.text:
+            keep &= self._search(query.text.lower())
+        at = np.flatnonzero(keep)
+        if query.sort is None or not len(at):
+            return at
+        ranks = self._rank(query.sort)[at]
+        # NaN, what is missing, is last either way; a stable sort keeps the loaded order among equals.
+        return at[np.argsort(-ranks if query.descending else ranks, kind="stable")]
+
+    def ids(self, at: Places) -> list[str]:
+        """Return the ids of rows."""
+        return [self._ids[place] for place in at]
+
+    def keys(self, at: Sequence[int] | Places) -> list[Any]:
+        """Return the keys of rows as the data has them."""
+        return self._column(self._key).iloc[list(at)].tolist() if len(at) else []
+
+    def frame(self, at: Sequence[int] | Places) -> pd.DataFrame:
+        """Return rows as a frame of the loaded shape."""
+        return self._frame.iloc[list(at)]
+
+    def cells(self, at: Places, *, now: datetime) -> list[list[Cell]]:
+        """Return rows as cells, in the order of the columns."""
+        if not len(at):
+            return []
+        shown = [
+            [cell(value, column.kind, now=now) for value in self._column(column.name).iloc[at].tolist()]
+            for column in self._columns.values()
+        ]
+        return [list(row) for row in zip(*shown, strict=True)]
+
+    def _adopt(self, frame: pd.DataFrame) -> None:
+        ids = self._ids_of(frame)
+        self._frame = frame
+        self._ids = ids
+        self._places = {name: place for place, name in enumerate(ids)}
+        self._ranks = {}
+        self._haystack = None
+
+    def _overwrite(self, at: Places, fresh: pd.DataFrame) -> None:
+        for name in fresh.columns:
+            # To write into a column copies it, so what has stayed the same is left alone.
+            if name not in self._frame.columns or _same(self._frame[name].iloc[at], fresh[name]):
+                continue
+            column = self._frame[name].array.copy()
+            column[at] = fresh[name].array
+            self._frame[name] = pd.Series(column, index=self._frame.index)
+            self._ranks.pop(str(name), None)
+        if self._haystack is not None:
+            for place, text in zip(at, self._search_texts(at), strict=True):
+                self._haystack[place] = text
+
+    def _ids_of(self, frame: pd.DataFrame) -> list[str]:
+        self._check(frame, self._key)
+        ids = [str(value) for value in _series(frame, self._key).tolist()]
+        if len(set(ids)) != len(ids):
+            seen: set[str] = set()
+            twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]  # the idiom
+            raise InvalidInputError(
+                f'two rows have the {self._key} "{twice}"',
+                resource=twice,
+                hint="a table finds its rows by key: give it a column whose values differ",
+            )
+        return ids
+
+    def _check(self, frame: pd.DataFrame, name: str) -> None:
+        names = [*map(str, frame.columns), *([str(frame.index.name)] if frame.index.name is not None else [])]
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3)
+            raise InvalidInputError(
+                f'the data of this table has no column "{name}"',
+                resource=name,
+                hint=f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names) or 'none'}",
+            )
+
+    def _column(self, name: str) -> pd.Series[Any]:
+        return _series(self._frame, name)
+
+    def _rank(self, name: str) -> npt.NDArray[np.float64]:
+        if name not in self._ranks:
+            self._ranks[name] = _ranks(self._column(name))
+        return self._ranks[name]
+
+    def _search(self, needle: str) -> npt.NDArray[np.bool_]:
+        if self._haystack is None:
+            self._haystack = self._search_texts(None)
+        return np.fromiter((needle in text for text in self._haystack), dtype=bool, count=len(self))
+
+    def _search_texts(self, at: Places | None) -> list[str]:
+        searched = [name for name, column in self._columns.items() if column.kind in _SEARCHED]
+        columns = (self._column(name) if at is None else self._column(name).iloc[at] for name in searched)
+        texts = [_texts(column) for column in columns]
+        # A character that nobody types keeps a match inside one column.
+        return ["\x1f".join(row).lower() for row in zip(*texts, strict=True)] if texts else [""] * len(self)
+
+
+def _frame(data: pd.DataFrame | Mapping[str, Any]) -> pd.DataFrame:
+    return data.copy(deep=False) if isinstance(data, pd.DataFrame) else pd.DataFrame(dict(data))
+
+
+def _series(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+    return frame[name] if name in frame.columns else frame.index.to_series()
+
+
+def _several(values: Any) -> tuple[Any, ...]:
+    return (values,) if isinstance(values, str | bytes) or not isinstance(values, Iterable) else tuple(values)
+
+
+def _same(old: pd.Series[Any], new: pd.Series[Any]) -> bool:
+    try:
+        return bool(old.array.equals(new.array))
+    except (TypeError, ValueError):  # objects that cannot be compared, such as a decoded body and NA
+        return False
+
+
+def _texts(series: pd.Series[Any]) -> list[str]:
+    """Return values as the text that is searched and sorted by; empty where there is none."""
+    if isinstance(series.dtype, pd.StringDtype):
+        return cast("list[str]", series.fillna("").tolist())
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        words = [*map(str, series.cat.categories), ""]  # code -1, the last, is what is missing
+        return [words[code] for code in series.cat.codes.tolist()]
+    return ["" if is_missing(value) else json_text(value) for value in series.tolist()]
+
+
+def _ranks(series: pd.Series[Any]) -> npt.NDArray[np.float64]:
+    """Return numbers that sort as the values do; NaN where there is none."""
+    missing = series.isna().to_numpy(dtype=bool)
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        ranks = np.array(series.cat.codes, dtype=np.float64)
+    elif isinstance(series.dtype, pd.DatetimeTZDtype) or series.dtype.kind in "Mm":
+        ranks = np.array(series.array.view("i8"), dtype=np.float64)
+    elif pd.api.types.is_numeric_dtype(series.dtype):
+        ranks = np.array(series.to_numpy(dtype=np.float64, na_value=np.nan))
+    else:
+        words = series if isinstance(series.dtype, pd.StringDtype) else np.array(_texts(series), dtype=object)
+        ranks = pd.factorize(words, sort=True)[0].astype(np.float64)
+    ranks[missing] = np.nan
+    return ranks

@@ -1,0 +1,400 @@
+"""The table of the panels: rows by key, one page of them in the browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import pandas as pd
+import traitlets
+
+from cloudtasks_nb.panels.widgets.cells import Cell, Column, count_text, counted, singular, table_html
+from cloudtasks_nb.panels.widgets.rows import Places, Query, Rows
+from cloudtasks_nb.panels.widgets.selection import Selection
+
+__all__ = ["Table"]
+
+
+class Table(anywidget.AnyWidget):
+    """A live table: rows keyed by name, selection and scroll survive every refresh.
+
+    All rows stay in Python; the page gets the text of those that it shows. Every method may be called from any thread.
+    What the person at the screen selects is kept by key, so that a row which vanishes and returns is selected again;
+    loading rows never changes it.
+
+    Set callbacks as attributes. They run in the thread that caused them, or in the one that is telling when news come
+    meanwhile. What they raise goes to `on_error`; without one the table itself shows it, until that callback works
+    again or another thing is done in the table.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+        What is shown, from left to right.
+    key : str
+        Column or index that names a row. Its values must differ.
+    page_size : int
+        Rows on a page.
+    label : str
+        What the rows are, in the plural: ``"tasks"``. Spoken, and shown behind counts.
+    selectable : bool
+        Whether rows can be selected.
+    empty : str, optional
+        What stands in a table without rows.
+    tz : tzinfo
+        Time zone of the times shown.
+
+    Attributes
+    ----------
+    on_open : callable, optional
+        Called with the key of a row when it is opened: Enter or double click.
+    on_select : callable, optional
+        Called with the keys of the selected rows when they have changed, by a click or because rows came or went.
+    on_page : callable, optional
+        Called with the keys of the rows that are now on the page, when other rows are shown than before.
+    on_error : callable, optional
+        Called with the exception that a callback has raised.
+    visible : bool
+        Whether anybody can see the table now; ``observe(f, "visible")`` to refresh only then.
+    """
+
+    _esm = Path(__file__).with_name("table.js")
+    _css = Path(__file__).with_name("table.css")
+
+    _setup = traitlets.Dict().tag(sync=True)
+    # Sent, but never set: what a refreshing thread sets while another one handles a message of the browser could be
+    # held back with the changes of that message, and be lost.
+    _page = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[0])  # noqa: SLF001 - its own class
+    _tally = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[1])  # noqa: SLF001 - its own class
+    _selection = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._selected.state)  # noqa: SLF001 - its own class
+    visible = traitlets.Bool(False).tag(sync=True)
+
+    on_open: Callable[[Any], object] | None = None
+    on_select: Callable[[list[Any]], object] | None = None
+    on_page: Callable[[list[Any]], object] | None = None
+    on_error: Callable[[Exception], object] | None = None
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        *,
+        key: str = "name",
+        page_size: int = 50,
+        label: str = "tasks",
+        selectable: bool = True,
+        empty: str | None = None,
+        tz: tzinfo = UTC,
+    ) -> None:
+        self._columns = tuple(columns)
+        self._page_size = page_size
+        self._label = label
+        self._nothing = empty or f"No {label}"
+        self._empty = "Not loaded yet"
+        self._tz = tz
+        self._lock = threading.RLock()
+        self._rows = Rows(self._columns, key)
+        self._query = Query()
+        self._filters = 0  # filters so far: "all that match" says of which one it speaks
+        self._order: Places = self._rows.order(self._query)
+        self._number = 0  # of the page, from 0
+        self._moves = 0  # pages, sorts and filters so far: the browser scrolls to the top when it changes
+        self._selected = Selection()
+        self._alerts: dict[str, str] = {}  # by callback
+        self._told: dict[str, list[Any]] = {"on_select": [], "on_page": []}
+        self._telling = self._news = False
+        self._sent = self._compose(rev=0)
+        setup = {"columns": [_column_setup(column, tz) for column in columns], "selectable": selectable}
+        setup |= {"label": label, "one": singular(label)}
+        super().__init__(_setup=setup)
+        self.on_msg(self._heard)
+
+    def load(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
+        """Replace all rows.
+
+        Raises
+        ------
+        InvalidInputError
+            If a column or the key is not in `data`, or two rows have the same key.
+        """
+        with self._changing():
+            self._rows.load(data)
+            self._empty = self._nothing
+
+    def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
+        """Update rows by key; rows that are new come behind the last. Columns that `data` lacks stay as they are."""
+        with self._changing():
+            self._rows.patch(data)
+
+    def drop(self, keys: Iterable[Any]) -> None:
+        """Take rows out."""
+        with self._changing():
+            self._rows.drop(str(key) for key in keys)
+
+    def filter(self, text: str | None = None, **where: Any) -> None:
+        """Show the rows that match; each call replaces the filter before, and no arguments show all.
+
+        Parameters
+        ----------
+        text : str, optional
+            Part of what can be read in a row, in any case of letters.
+        **where
+            Column and the value, or values, that are wanted of it; None is any.
+        """
+        with self._changing(moved=True):
+            for name in where:
+                self._rows.check(name)
+            asked = Query.of(text, where)
+            self._filters += (asked.text, asked.where) != (self._query.text, self._query.where)
+            self._query = replace(asked, sort=self._query.sort, descending=self._query.descending)
+            self._number = 0
+
+    def sort(self, column: str | None = None, *, descending: bool = False) -> None:
+        """Sort by a column; without one, show rows in the order in which they were loaded."""
+        with self._changing(moved=True):
+            if column is not None:
+                self._rows.check(column)
+            self._query = replace(self._query, sort=column, descending=descending)
+            self._number = 0
+
+    def turn(self, page: int) -> None:
+        """Show a page, counted from 0; beyond the last it is the last."""
+        with self._changing(moved=True, ordered=False):
+            self._number = max(page, 0)
+
+    def select(self, keys: Iterable[Any]) -> None:
+        """Select these rows and no others; an empty list clears the selection."""
+        with self._lock:
+            self._choose(self._selected.of(str(key) for key in keys))
+            self.send_state("_selection")
+        self._call_back()
+
+    @property
+    def selected(self) -> list[Any]:
+        """Keys of the selected rows that are loaded, in their loaded order, also those that a filter hides."""
+        with self._lock:
+            return self._rows.keys(self._picked())
+
+    @property
+    def selected_frame(self) -> pd.DataFrame:
+        """The selected rows, as they were loaded."""
+        with self._lock:
+            return self._rows.frame(self._picked())
+
+    @property
+    def page_keys(self) -> list[Any]:
+        """Keys of the rows on the page: what a refresh of the visible has to ask for."""
+        with self._lock:
+            return self._rows.keys(self._on_page())
+
+    @property
+    def matching(self) -> int:
+        """How many rows the filter lets through."""
+        return len(self._order)
+
+    @property
+    def total(self) -> int:
+        """How many rows are loaded."""
+        return len(self._rows)
+
+    @property
+    def rev(self) -> int:
+        """Number of the newest state that was sent; the page has it in `data-rev` once it is drawn."""
+        return int(self._sent[1]["rev"])
+
+    def html(self) -> str:
+        """Return the page as a static HTML table."""
+        with self._lock:
+            at = self._on_page()
+            cells = self._rows.cells(at, now=datetime.now(self._tz))
+            return table_html(self._columns, cells, caption=self._caption(len(at)), empty=self._empty)
+
+    def __repr__(self) -> str:
+        return f"<Table of {counted(len(self._rows), self._label)}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is not None:
+            bundle[0]["text/html"] = self.html()  # for exports and viewers that have no kernel
+        return bundle
+
+    @contextmanager
+    def _changing(self, *, moved: bool = False, ordered: bool = True) -> Iterator[None]:
+        """Change rows or query inside; then order anew, send, and call back without holding the lock."""
+        with self._lock:
+            yield
+            if ordered:
+                self._order = self._rows.order(self._query)
+            self._moves += moved
+            self._publish()
+        self._call_back()
+
+    def _publish(self) -> None:
+        with self._lock:
+            last = max(0, (len(self._order) - 1) // self._page_size)
+            self._number = min(self._number, last)
+            old_page, old_tally = self._sent
+            page, tally = self._compose(rev=old_tally["rev"])
+            if (page, tally) == self._sent:
+                return
+            tally["rev"] += 1
+            self._sent = page, tally
+            self.send_state(["_tally"] if page == old_page else ["_page", "_tally"])
+
+    def _compose(self, *, rev: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        at = self._on_page()
+        ids = self._rows.ids(at)
+        cells: list[list[Cell]] = self._rows.cells(at, now=datetime.now(self._tz))
+        query = self._query
+        picked = self._picked()
+        page = {
+            "rows": [[name, row, name in self._selected.base] for name, row in zip(ids, cells, strict=True)],
+            "start": self._number * self._page_size,
+            "size": self._page_size,
+            "matching": len(self._order),
+            "total": len(self._rows),
+            "filter": self._filters,
+            "filtering": query.filtering,
+            "sort": [query.sort, "descending" if query.descending else "ascending"],
+            "moves": self._moves,
+            "empty": f"None of {counted(len(self._rows), self._label)} matches" if len(self._rows) else self._empty,
+        }
+        tally = {
+            "rev": rev,
+            "n": self._selected.state["n"],
+            "base": self._selected.state["base"],
+            "selected": len(picked),
+            "hidden": self._hidden(picked),
+            "alert": "\n".join(self._alerts.values()),
+        }
+        return page, tally
+
+    def _on_page(self) -> Places:
+        start = self._number * self._page_size
+        return self._order[start : start + self._page_size]
+
+    def _caption(self, shown: int) -> str:
+        start = self._number * self._page_size
+        span = f"{count_text(start + 1)}\u2013{count_text(start + shown)}" if shown else "0"
+        total = counted(len(self._rows), self._label)
+        if self._query.filtering:
+            return f"{span} of {count_text(len(self._order))} that match, of {total}"
+        return f"{span} of {total}"
+
+    def _picked(self) -> list[int]:
+        return self._selected.places(self._rows.places)
+
+    def _hidden(self, picked: list[int]) -> int:
+        if not self._query.filtering or not picked:
+            return 0
+        matches = np.zeros(len(self._rows), dtype=bool)
+        matches[self._order] = True
+        return len(picked) - int(matches[picked].sum())
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take what the browser has written."""
+        state = dict(sync_data)
+        if "_selection" in state:
+            self._hear_selection(state.pop("_selection"))
+        if state:
+            super().set_state(state)
+
+    def _hear_selection(self, state: dict[str, Any]) -> None:
+        with self._lock:
+            news = self._selected.is_news(state)
+            if news:
+                self._choose(state)
+        if news:
+            self._call_back()
+
+    def _choose(self, state: dict[str, Any]) -> None:
+        self._selected.choose(state, number=self._filters, matching=lambda: self._rows.ids(self._order))
+        self._publish()
+
+    def _heard(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+        deeds: dict[str, Callable[[dict[str, Any]], None]] = {
+            # The trait comes too, but is held back while an earlier one is on its way: a click on a button would
+            # overtake it.
+            "select": lambda said: self._hear_selection(said["selection"]),
+            "sort": lambda said: self.sort(said["column"], descending=said["descending"]),
+            "page": lambda said: self.turn(said["page"]),
+            "open": self._hear_open,
+        }
+        if content["do"] != "select":  # which may come late, after the error of what was done next
+            self._alert({})
+        deeds[content["do"]](content)
+
+    def _hear_open(self, said: dict[str, Any]) -> None:
+        with self._lock:
+            place = self._rows.places.get(said["key"])
+            key = None if place is None else self._rows.keys([place])[0]
+        if place is not None:
+            self._call("on_open", key)
+
+    def _call_back(self) -> None:
+        """Tell what has changed since it was last told: one thread at a time, so that the newest is told last."""
+        with self._lock:
+            self._news = True
+            if self._telling:
+                return  # the thread that is at it will see it
+            self._telling = True
+        try:
+            while self._take_news():
+                self._tell("on_select")
+                self._tell("on_page")
+        except BaseException:  # of `on_error`: the next news is told all the same
+            self._telling = False
+            raise
+
+    def _take_news(self) -> bool:
+        with self._lock:
+            news, self._news = self._news, False
+            self._telling = news
+            return news
+
+    def _tell(self, name: str) -> None:
+        if getattr(self, name) is None:
+            return  # 100,000 selected keys are not put together for nobody
+        with self._lock:
+            keys = self.selected if name == "on_select" else self.page_keys
+            news = keys != self._told[name]
+            self._told[name] = keys
+        if news:
+            self._call(name, keys)
+
+    def _call(self, name: str, value: Any) -> None:
+        callback = getattr(self, name)
+        if callback is None:
+            return
+        try:
+            callback(value)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the person at the screen must see it
+            if self.on_error is None:
+                self._alert(self._alerts | {name: f"{type(error).__name__}: {error}"})
+            else:
+                self.on_error(error)
+        else:
+            self._alert({other: text for other, text in self._alerts.items() if other != name})
+
+    def _alert(self, alerts: dict[str, str]) -> None:
+        with self._lock:
+            if alerts != self._alerts:
+                self._alerts = alerts
+                self._publish()
+
+
+def _column_setup(column: Column, tz: tzinfo) -> dict[str, str]:
+    widths = {"count": "8.2em", "time": "11.5em", "duration": "8em", "state": "8.5em"}
+    return {
+        "name": column.name,
+        "title": column.heading,
+        "tip": f"{column.heading} ({tz})" if column.kind == "time" else column.heading,
+        "kind": column.kind,
+        "width": column.width or widths.get(column.kind, ""),
+        "align": column.side,
+    }
