@@ -16,9 +16,9 @@ if sys.platform != "win32":
 
 import orjson
 
-from cloudtasks_nb.emulator._server import run
-from cloudtasks_nb.emulator.model._clock import SECOND
-from cloudtasks_nb.emulator.model._settings import Settings
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.emulator.server import run
 from cloudtasks_nb.errors import CloudTasksError
 
 __all__ = ["main"]

@@ -11,22 +11,22 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.api._api import all_calls
-from cloudtasks_nb.emulator.api._engine import Engine
-from cloudtasks_nb.emulator.api._faults import Faults
-from cloudtasks_nb.emulator.dispatch._deliver import Deliverer
-from cloudtasks_nb.emulator.dispatch._dispatch import Dispatcher
-from cloudtasks_nb.emulator.dispatch._tokens import TokenMint
-from cloudtasks_nb.emulator.model._clock import Clock
-from cloudtasks_nb.emulator.model._pb import beta, v2
-from cloudtasks_nb.emulator.model._queues import configured
-from cloudtasks_nb.emulator.model._refusal import RefusedError
-from cloudtasks_nb.emulator.model._settings import Settings
-from cloudtasks_nb.emulator.model._tasks import NewTask, take_in
-from cloudtasks_nb.emulator.store._commit import Committer
-from cloudtasks_nb.emulator.store._journal import Journal
-from cloudtasks_nb.emulator.store._memory import QueueState
-from cloudtasks_nb.emulator.store._store import Store
+from cloudtasks_nb.emulator.api.api import all_calls
+from cloudtasks_nb.emulator.api.engine import Engine
+from cloudtasks_nb.emulator.api.faults import Faults
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
+from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
+from cloudtasks_nb.emulator.dispatch.tokens import TokenMint
+from cloudtasks_nb.emulator.model.clock import Clock
+from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.queues import configured
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.emulator.model.tasks import NewTask, take_in
+from cloudtasks_nb.emulator.store.commit import Committer
+from cloudtasks_nb.emulator.store.journal import Journal
+from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = [
     "LOCATION",

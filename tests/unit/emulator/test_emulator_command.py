@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.emulator import __main__ as command
-from cloudtasks_nb.emulator.model._clock import SECOND
-from cloudtasks_nb.emulator.model._settings import Settings
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
 EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --lease --wait-for-loopback

@@ -12,9 +12,9 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
-from cloudtasks_nb.emulator.api._faults import Fault, Faults
-from cloudtasks_nb.emulator.model._clock import HOUR, SECOND
-from cloudtasks_nb.emulator.model._pb import beta, v2
+from cloudtasks_nb.emulator.api.faults import Fault, Faults
+from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
+from cloudtasks_nb.emulator.model.pb import beta, v2
 from cloudtasks_nb.errors import InvalidInputError
 from tests.unit.emulator.conftest import LOCATION, NOW, QUEUE, URL, Run, Service, http_task, refusal
 

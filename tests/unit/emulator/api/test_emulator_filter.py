@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.api._filter import LOG_ID, And, Compare, Not, Or, compile_filter, parse_filter, parse_time
-from cloudtasks_nb.emulator.model._refusal import RefusedError
+from cloudtasks_nb.emulator.api.filter import LOG_ID, And, Compare, Not, Or, compile_filter, parse_filter, parse_time
+from cloudtasks_nb.emulator.model.refusal import RefusedError
 
 RECORD: dict[str, Any] = {
     "resource": {"type": "cloud_tasks_queue", "labels": {"queue_id": "Q-1"}},

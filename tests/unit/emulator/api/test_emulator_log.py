@@ -10,20 +10,20 @@ import pytest
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import log_name
-from cloudtasks_nb.emulator.api._log_calls import LogCalls
-from cloudtasks_nb.emulator.api._views import FULL, task_wire
-from cloudtasks_nb.emulator.model._attempts import Outcome
-from cloudtasks_nb.emulator.model._clock import DAY, SECOND, Clock
-from cloudtasks_nb.emulator.model._pb import beta, logs, v2
-from cloudtasks_nb.emulator.model._refusal import RefusedError
-from cloudtasks_nb.emulator.model._retry import RetryPolicy
-from cloudtasks_nb.emulator.model._tasks import take_in
-from cloudtasks_nb.emulator.store import _oplog
-from cloudtasks_nb.emulator.store._memory import QueueState
-from cloudtasks_nb.emulator.store._oplog import Subject
-from cloudtasks_nb.emulator.store._store import Store
-from cloudtasks_nb.emulator.store._sweep import sweep
-from cloudtasks_nb.emulator.store._transitions import Transitions
+from cloudtasks_nb.emulator.api.log_calls import LogCalls
+from cloudtasks_nb.emulator.api.views import FULL, task_wire
+from cloudtasks_nb.emulator.model.attempts import Outcome
+from cloudtasks_nb.emulator.model.clock import DAY, SECOND, Clock
+from cloudtasks_nb.emulator.model.pb import beta, logs, v2
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.retry import RetryPolicy
+from cloudtasks_nb.emulator.model.tasks import take_in
+from cloudtasks_nb.emulator.store import oplog
+from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.store.oplog import Subject
+from cloudtasks_nb.emulator.store.store import Store
+from cloudtasks_nb.emulator.store.sweep import sweep
+from cloudtasks_nb.emulator.store.transitions import Transitions
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, MakeStore, commit, new_queue, new_task
 
 TWICE = RetryPolicy(max_attempts=2)
@@ -182,7 +182,7 @@ def test_each_entry_of_a_call_is_filtered(store: Store, clock: Clock, text: str,
 
 def test_a_call_is_sampled_task_by_task(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the tasks of one call those are logged that the sampling ratio lets through; their entries leave no gap."""
-    monkeypatch.setattr(_oplog, "_random", SimpleNamespace(random=iter([0.2, 0.9, 0.7, 0.1, 0.6, 0.8]).__next__))
+    monkeypatch.setattr(oplog, "_random", SimpleNamespace(random=iter([0.2, 0.9, 0.7, 0.1, 0.6, 0.8]).__next__))
     queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=0.5))
     for call in ("abcd", "ef"):
         store.add_all(queue, dict(enumerate(map(new_task, call))), NOW)

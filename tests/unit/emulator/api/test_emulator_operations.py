@@ -10,11 +10,11 @@ from google.cloud.tasks_v2 import types as types_v2
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
-from cloudtasks_nb.emulator.api._operations import CREATE, DELETE, Batch, BatchKind, operation_name, recall, remember
-from cloudtasks_nb.emulator.model._clock import HOUR, Clock
-from cloudtasks_nb.emulator.model._pb import v2
-from cloudtasks_nb.emulator.model._refusal import RefusedError
-from cloudtasks_nb.emulator.store._sweep import sweep
+from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, Batch, BatchKind, operation_name, recall, remember
+from cloudtasks_nb.emulator.model.clock import HOUR, Clock
+from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.store.sweep import sweep
 from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit
 
 LOCATION = QUEUE.rpartition("/queues/")[0]

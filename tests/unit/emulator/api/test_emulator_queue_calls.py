@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.model._clock import SECOND
-from cloudtasks_nb.emulator.model._pb import beta, v2
-from cloudtasks_nb.emulator.model._refusal import RefusedError
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.refusal import RefusedError
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Run, Service, refusal
 
 BAD_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'

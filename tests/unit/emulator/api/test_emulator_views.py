@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from google.protobuf import json_format
 
-from cloudtasks_nb.emulator.api._views import as_beta, as_v2, is_app_engine, task_wire
-from cloudtasks_nb.emulator.model._attempts import Attempts, Outcome
-from cloudtasks_nb.emulator.model._pb import beta, v2
+from cloudtasks_nb.emulator.api.views import as_beta, as_v2, is_app_engine, task_wire
+from cloudtasks_nb.emulator.model.attempts import Attempts, Outcome
+from cloudtasks_nb.emulator.model.pb import beta, v2
 from tests.unit.emulator.conftest import NOW, QUEUE, http_task, new_task
 
 

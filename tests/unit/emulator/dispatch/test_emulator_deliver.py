@@ -12,13 +12,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from cloudtasks_nb.emulator.dispatch._deliver import Deliverer, NobodyListensError, is_loopback
-from cloudtasks_nb.emulator.dispatch._request import HttpCall
-from cloudtasks_nb.emulator.dispatch._tokens import TokenMint
-from cloudtasks_nb.emulator.model._attempts import Outcome
-from cloudtasks_nb.emulator.model._clock import SECOND, Clock
-from cloudtasks_nb.emulator.model._retry import RetryPolicy
-from cloudtasks_nb.emulator.model._settings import Settings
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NobodyListensError, is_loopback
+from cloudtasks_nb.emulator.dispatch.request import HttpCall
+from cloudtasks_nb.emulator.dispatch.tokens import TokenMint
+from cloudtasks_nb.emulator.model.attempts import Outcome
+from cloudtasks_nb.emulator.model.clock import SECOND, Clock
+from cloudtasks_nb.emulator.model.retry import RetryPolicy
+from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
 
 Body = Callable[[Deliverer, str, list[Any]], Awaitable[None]]

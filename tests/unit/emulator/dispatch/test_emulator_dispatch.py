@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.dispatch import _absent
-from cloudtasks_nb.emulator.dispatch._deliver import Deliverer, NobodyListensError
-from cloudtasks_nb.emulator.dispatch._dispatch import Dispatcher
-from cloudtasks_nb.emulator.dispatch._request import HttpCall
-from cloudtasks_nb.emulator.model._attempts import Outcome
-from cloudtasks_nb.emulator.model._clock import HOUR, SECOND, Clock
-from cloudtasks_nb.emulator.model._pb import beta
-from cloudtasks_nb.emulator.model._queues import PAUSED, RUNNING
-from cloudtasks_nb.emulator.model._refusal import RefusedError
-from cloudtasks_nb.emulator.model._settings import Settings
-from cloudtasks_nb.emulator.model._tasks import take_in
-from cloudtasks_nb.emulator.store._memory import QueueState
-from cloudtasks_nb.emulator.store._store import Store
+from cloudtasks_nb.emulator.dispatch import absent
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NobodyListensError
+from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
+from cloudtasks_nb.emulator.dispatch.request import HttpCall
+from cloudtasks_nb.emulator.model.attempts import Outcome
+from cloudtasks_nb.emulator.model.clock import HOUR, SECOND, Clock
+from cloudtasks_nb.emulator.model.pb import beta
+from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.emulator.model.tasks import take_in
+from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.store.store import Store
 from tests.unit.emulator.conftest import NOW, QUEUE, commit, http_task, new_queue, new_task
 
 
@@ -361,7 +361,7 @@ WAITING = Settings(wait_for_loopback=True)
 
 def test_waiting_for_a_target(play: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """When nobody listens on this machine no attempt is spent; tasks are sent when somebody does."""
-    monkeypatch.setattr(_absent, "_PROBE_EVERY", 0.001)
+    monkeypatch.setattr(absent, "_PROBE_EVERY", 0.001)
 
     async def body(stage: Stage, queue: QueueState) -> None:
         server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)

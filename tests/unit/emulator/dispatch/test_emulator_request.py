@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from cloudtasks_nb.emulator.dispatch._request import HttpCall, overridden, prepare
-from cloudtasks_nb.emulator.model._attempts import Attempts, Outcome
-from cloudtasks_nb.emulator.model._clock import SECOND
-from cloudtasks_nb.emulator.model._pb import beta, v2
-from cloudtasks_nb.emulator.model._queues import QueueConfig, configured
-from cloudtasks_nb.emulator.model._tasks import APP_ENGINE_AGENT, take_in
-from cloudtasks_nb.emulator.store._memory import Claim, QueueState, StoredTask
+from cloudtasks_nb.emulator.dispatch.request import HttpCall, overridden, prepare
+from cloudtasks_nb.emulator.model.attempts import Attempts, Outcome
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.queues import QueueConfig, configured
+from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, take_in
+from cloudtasks_nb.emulator.store.memory import Claim, QueueState, StoredTask
 from tests.unit.emulator.conftest import NOW, QUEUE, URL
 
 

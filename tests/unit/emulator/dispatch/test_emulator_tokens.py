@@ -15,9 +15,9 @@ from google.auth import exceptions, jwt
 from google.auth.transport import Request
 from google.oauth2 import id_token
 
-from cloudtasks_nb.emulator.dispatch._tokens import TokenMint
-from cloudtasks_nb.emulator.model._clock import DAY, HOUR, LAST_NOW, SECOND, Clock
-from cloudtasks_nb.emulator.model._pb import v2
+from cloudtasks_nb.emulator.dispatch.tokens import TokenMint
+from cloudtasks_nb.emulator.model.clock import DAY, HOUR, LAST_NOW, SECOND, Clock
+from cloudtasks_nb.emulator.model.pb import v2
 from tests.unit.emulator.conftest import NOW, URL
 
 ACCOUNT = "sa@p.iam.gserviceaccount.com"

@@ -19,14 +19,17 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import rest_base as r
 from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import rest_base as rest_beta
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
-from cloudtasks_nb.emulator import _folder, _server
-from cloudtasks_nb.emulator.dispatch import _absent
-from cloudtasks_nb.emulator.faces import _lease, _paths, _web
-from cloudtasks_nb.emulator.faces._admin import Admin
-from cloudtasks_nb.emulator.faces._grpc import grpc_server
-from cloudtasks_nb.emulator.faces._ports import host_and_port
-from cloudtasks_nb.emulator.model._pb import v2
-from cloudtasks_nb.emulator.model._settings import Settings
+from cloudtasks_nb.emulator import folder as folder_module
+from cloudtasks_nb.emulator import server as server_module
+from cloudtasks_nb.emulator.dispatch import absent as absent_module
+from cloudtasks_nb.emulator.frontends import lease as lease_module
+from cloudtasks_nb.emulator.frontends import paths as paths_module
+from cloudtasks_nb.emulator.frontends import web as web_module
+from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.grpc import grpc_server
+from cloudtasks_nb.emulator.frontends.ports import host_and_port
+from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError, PortInUseError
 from tests.unit.emulator.conftest import QUEUE, Run, Service
 
@@ -51,7 +54,7 @@ def rest_calls(module: Any, base: Any) -> list[tuple[str, str, str]]:
 def test_rest_paths_of_the_client(api: str, verb: str, uri: str, name: str) -> None:
     """Every path that Google's client requests leads to the call of the same name."""
     resource = re.sub(r"\{[\w.]+=([^}]*)\}", r"\1", uri).removeprefix(f"/{api}/").replace("*", "x")
-    found = _paths.find_route(verb, api, resource)
+    found = paths_module.find_route(verb, api, resource)
     assert found is not None
     route, named = found
     assert route.rpc.endswith(f"/{name}")
@@ -88,7 +91,7 @@ def run_server(body: Body | None, **settings: Any) -> dict[str, Any]:
 
     async def main() -> dict[str, Any]:
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-        server = asyncio.create_task(_server.run(Settings(**{"port": 0, **settings}), ready.set_result, stop))
+        server = asyncio.create_task(server_module.run(Settings(**{"port": 0, **settings}), ready.set_result, stop))
         await asyncio.wait([server, ready], return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             await server  # raises what is wrong
@@ -196,7 +199,7 @@ def test_what_nobody_thought_of_in_json(monkeypatch: pytest.MonkeyPatch, caplog:
 
 def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the server reads is 413, in JSON too."""
-    monkeypatch.setattr(_web, "_MAX_BODY", 1000)
+    monkeypatch.setattr(web_module, "_MAX_BODY", 1000)
 
     async def body(running: Running) -> None:
         status, content = await running.http("POST", f"/v2/{QUEUE}/tasks", b" " * 1001)
@@ -481,8 +484,8 @@ def test_web_pages_may_not_steer() -> None:
 
 def test_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """An emulator with leases ends soon after the last one, not while one is held."""
-    monkeypatch.setattr(_lease, "_LINGER", 0.01)
-    monkeypatch.setattr(_lease, "_LOOK_EVERY", 0.001)
+    monkeypatch.setattr(lease_module, "_LINGER", 0.01)
+    monkeypatch.setattr(lease_module, "_LOOK_EVERY", 0.001)
 
     async def body(running: Running) -> None:
         async with aiohttp.ClientSession() as holder:
@@ -500,7 +503,7 @@ def test_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An emulator with leases that nobody takes ends by itself."""
-    monkeypatch.setattr(_lease, "_FIRST_WITHIN", 0.01)
+    monkeypatch.setattr(lease_module, "_FIRST_WITHIN", 0.01)
 
     async def body(running: Running) -> None:
         async with asyncio.timeout(20):
@@ -514,7 +517,7 @@ def test_one_emulator_a_folder(tmp_path: Path) -> None:
 
     async def body(_: Running) -> None:
         with pytest.raises(FolderInUseError, match="is in use by another emulator") as refused:
-            await _server.run(Settings(port=0, data_dir=tmp_path), lambda _: None, asyncio.Event())
+            await server_module.run(Settings(port=0, data_dir=tmp_path), lambda _: None, asyncio.Event())
         assert refused.value.resource == str(tmp_path)
 
     run_server(body, data_dir=tmp_path)
@@ -529,7 +532,7 @@ def test_a_port_in_use(option: str) -> None:
         port = int(running.endpoint[face].rpartition(":")[2])
         settings = Settings(port=port) if option == "port" else Settings(port=0, http_port=port)
         with pytest.raises(PortInUseError, match=f"port {port} is in use") as refused:
-            await _server.run(settings, lambda _: None, asyncio.Event())
+            await server_module.run(settings, lambda _: None, asyncio.Event())
         assert f"--{option.replace('_', '-')} 0" in (refused.value.hint or "")
 
     run_server(body)
@@ -548,11 +551,11 @@ def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(port)
         return port
 
-    monkeypatch.setattr(_web.Web, "listen", listen)
+    monkeypatch.setattr(web_module.Web, "listen", listen)
     endpoint = run_server(None, port=0)
     port = int(endpoint["grpc"].rpartition(":")[2])
     run_server(None, port=port)
-    monkeypatch.setattr(_server, "grpc_server", lambda host, _: (grpc_server(host, 0)[0], 65_535))
+    monkeypatch.setattr(server_module, "grpc_server", lambda host, _: (grpc_server(host, 0)[0], 65_535))
     run_server(None, port=65_535)
     assert asked == [0, port + 1, 0]
 
@@ -574,7 +577,7 @@ def test_what_cannot_start(settings: dict[str, Any], error: type[Exception]) -> 
 def test_an_endpoint_of_a_killed_emulator_is_removed(tmp_path: Path) -> None:
     """What a killed emulator wrote about itself is not believed."""
     (tmp_path / "endpoint.json").write_text("{}")
-    with _folder.Folder(tmp_path):
+    with folder_module.Folder(tmp_path):
         assert not (tmp_path / "endpoint.json").exists()
 
 
@@ -582,7 +585,7 @@ def test_probes_end_with_the_dispatcher() -> None:
     """Watching absent targets stops when it is told to."""
 
     async def main() -> None:
-        absent = _absent.AbsentTargets(lambda _: None)
+        absent = absent_module.AbsentTargets(lambda _: None)
         absent.add("127.0.0.1:9")
         absent.add("127.0.0.1:9")
         assert absent

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from cloudtasks_nb.emulator.api._views import FULL, task_wire
-from cloudtasks_nb.emulator.model import _tasks
-from cloudtasks_nb.emulator.model._clock import DAY, SECOND
-from cloudtasks_nb.emulator.model._pb import v2
-from cloudtasks_nb.emulator.model._refusal import RefusedError
-from cloudtasks_nb.emulator.model._tasks import APP_ENGINE_AGENT, take_in
+from cloudtasks_nb.emulator.api.views import FULL, task_wire
+from cloudtasks_nb.emulator.model import tasks as tasks_module
+from cloudtasks_nb.emulator.model.clock import DAY, SECOND
+from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, take_in
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, http_task
 
 POST, GET, DELETE, PATCH = 1, 2, 5, 6
@@ -306,7 +306,7 @@ def test_a_service_counts_once() -> None:
 
 def test_long_requests_are_not_remembered() -> None:
     """Only short requests are kept for the next ones of the same form, and no refused ones."""
-    _tasks._known.clear()
+    tasks_module._known.clear()
     for size, kept in ((100_000, 0), (5000, 0), (100, 1)):
         task = http_task(body=b"x" * 100_000)
         task.http_request.headers["A"] = "x" * size
@@ -315,7 +315,7 @@ def test_long_requests_are_not_remembered() -> None:
                 take_in(task, QUEUE, NOW)
         else:
             take_in(task, QUEUE, NOW)
-        assert len(_tasks._known) == kept
+        assert len(tasks_module._known) == kept
 
 
 def test_targets_for_the_log() -> None:

@@ -7,8 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.emulator.model._attempts import Attempts, Outcome, code_of
-from cloudtasks_nb.emulator.model._wire import int_field, len_field, read_varint, timestamp, varint
+from cloudtasks_nb.emulator.model.attempts import Attempts, Outcome, code_of
+from cloudtasks_nb.emulator.model.wire import int_field, len_field, read_varint, timestamp, varint
 from tests.unit.emulator.conftest import NOW
 
 INSTANTS = st.integers(0, 4_000_000_000_000_000)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.model._clock import Clock
-from cloudtasks_nb.emulator.model._refusal import RefusedError
-from cloudtasks_nb.emulator.store import _commit
-from cloudtasks_nb.emulator.store._commit import Committer
-from cloudtasks_nb.emulator.store._memory import QueueState
-from cloudtasks_nb.emulator.store._store import Store
+from cloudtasks_nb.emulator.model.clock import Clock
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.store import commit as commit_module
+from cloudtasks_nb.emulator.store.commit import Committer
+from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.store.store import Store
 from tests.unit.emulator.conftest import NOW, QUEUE, new_queue, new_task
 
 Body = Callable[[Store, Committer, "Woken"], Coroutine[Any, Any, None]]
@@ -69,8 +69,8 @@ def test_a_caller_alone_is_committed_at_once(store: Store) -> None:
 def test_nobody_is_committed_on_the_loop_of_a_slow_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a commit that took long, the next one leaves the loop free."""
     queue = new_queue(store)
-    monkeypatch.setattr(_commit, "_SLOW", -1.0)
-    monkeypatch.setattr(_commit, "_ALONE_AFTER", -1.0)
+    monkeypatch.setattr(commit_module, "_SLOW", -1.0)
+    monkeypatch.setattr(commit_module, "_ALONE_AFTER", -1.0)
     threads: list[bool] = []
     commit = store.journal.commit
 

@@ -13,19 +13,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloudtasks_nb.emulator.model._attempts import Outcome
-from cloudtasks_nb.emulator.model._clock import DAY, HOUR, SECOND, Clock
-from cloudtasks_nb.emulator.model._pb import beta
-from cloudtasks_nb.emulator.model._queues import PAUSED, RUNNING, configured
-from cloudtasks_nb.emulator.model._refusal import RefusedError
-from cloudtasks_nb.emulator.model._retry import RetryPolicy
-from cloudtasks_nb.emulator.model._settings import Settings
-from cloudtasks_nb.emulator.store._journal import Journal
-from cloudtasks_nb.emulator.store._memory import QueueState
-from cloudtasks_nb.emulator.store._oplog import Subject
-from cloudtasks_nb.emulator.store._store import Store
-from cloudtasks_nb.emulator.store._sweep import sweep
-from cloudtasks_nb.emulator.store._transitions import Transitions
+from cloudtasks_nb.emulator.model.attempts import Outcome
+from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND, Clock
+from cloudtasks_nb.emulator.model.pb import beta
+from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING, configured
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.retry import RetryPolicy
+from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.emulator.store.journal import Journal
+from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.store.oplog import Subject
+from cloudtasks_nb.emulator.store.store import Store
+from cloudtasks_nb.emulator.store.sweep import sweep
+from cloudtasks_nb.emulator.store.transitions import Transitions
 from cloudtasks_nb.errors import EmulatorError
 from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit, new_queue, new_task
 

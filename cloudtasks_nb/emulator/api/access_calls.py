@@ -1,0 +1,165 @@
+"""The calls around queues and tasks: policies, encryption settings, locations and operations."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from google.cloud.location import locations_pb2
+from google.iam.v1 import iam_policy_pb2, policy_pb2
+from google.longrunning import operations_pb2
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.emulator.api.engine import Call, Engine
+from cloudtasks_nb.emulator.api.operations import recall
+from cloudtasks_nb.emulator.api.pages import page_token, read_number
+from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.regions import REGIONS
+from cloudtasks_nb.errors import InvalidInputError
+
+__all__ = ["AccessCalls", "SharedCalls"]
+
+_CMEK = re.compile(r"projects/[^/]+/locations/[^/]+/cmekConfig")
+_KEY_CHANGES = {"*", "kms_key", "kmsKey"}  # masks with which the key, the one setting, changes
+_PROJECT = re.compile(r"projects/[^/]+")
+_LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
+
+
+class AccessCalls:
+    """Answers the calls about policies and encryption settings, which belong to a version of the API.
+
+    Parameters
+    ----------
+    engine : Engine
+        What they work on.
+    api : str
+        ``v2`` or ``v2beta3``.
+    """
+
+    def __init__(self, engine: Engine, api: str) -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._pb = v2 if api == "v2" else beta
+
+    def calls(self) -> dict[str, Call]:
+        """Return the calls by the names of their methods."""
+        return {
+            "GetIamPolicy": self.get_iam_policy,
+            "SetIamPolicy": self.set_iam_policy,
+            "TestIamPermissions": self.test_iam_permissions,
+            "GetCmekConfig": self.get_cmek_config,
+            "UpdateCmekConfig": self.update_cmek_config,
+        }
+
+    async def get_iam_policy(self, wire: bytes) -> bytes:
+        """Return the policy of a queue, an empty one if none was set."""
+        request = iam_policy_pb2.GetIamPolicyRequest.FromString(wire)
+        self._queue(request.resource)
+        return self._store.setting(f"iam/{request.resource}") or policy_pb2.Policy().SerializeToString()
+
+    async def set_iam_policy(self, wire: bytes) -> bytes:
+        """Replace the policy of a queue; nothing is enforced."""
+        request = iam_policy_pb2.SetIamPolicyRequest.FromString(wire)
+        self._queue(request.resource)
+        policy = request.policy
+        known = policy_pb2.Policy.FromString(self._store.setting(f"iam/{request.resource}") or b"")
+        if policy.etag and known.etag and policy.etag != known.etag:
+            raise RefusedError(
+                "ABORTED", "There were concurrent policy changes. Please retry the whole read-modify-write."
+            )
+        policy.etag = b""
+        policy.etag = hashlib.sha256(policy.SerializeToString()).digest()[:8]
+        self._store.set_setting(f"iam/{request.resource}", policy.SerializeToString())
+        await self._engine.committer.commit()
+        return bytes(policy.SerializeToString())
+
+    async def test_iam_permissions(self, wire: bytes) -> bytes:
+        """Return the permissions asked for: an emulator allows everything; none on a queue that is not there."""
+        request = iam_policy_pb2.TestIamPermissionsRequest.FromString(wire)
+        response = iam_policy_pb2.TestIamPermissionsResponse()
+        if request.resource in self._store.contents.queues:
+            response.permissions.extend(request.permissions)
+        return bytes(response.SerializeToString())
+
+    async def get_cmek_config(self, wire: bytes) -> bytes:
+        """Return the encryption settings of a location."""
+        name = self._pb.GetCmekConfigRequest.FromString(wire).name
+        _check(_CMEK, name)
+        return self._store.setting(f"cmek/{name}") or self._pb.CmekConfig(name=name).SerializeToString()
+
+    async def update_cmek_config(self, wire: bytes) -> bytes:
+        """Change the encryption settings of a location; nothing is encrypted with the key."""
+        request = self._pb.UpdateCmekConfigRequest.FromString(wire)
+        config, paths = request.cmek_config, set(request.update_mask.paths)
+        _check(_CMEK, config.name)
+        if not paths <= {"name", *_KEY_CHANGES}:
+            raise RefusedError("INVALID_ARGUMENT", "Invalid update mask.")
+        if paths and not paths & _KEY_CHANGES:
+            config.kms_key = self._pb.CmekConfig.FromString(self._store.setting(f"cmek/{config.name}")).kms_key
+        self._store.set_setting(f"cmek/{config.name}", config.SerializeToString())
+        await self._engine.committer.commit()
+        return bytes(config.SerializeToString())
+
+    def _queue(self, name: str) -> None:
+        try:
+            QueueName.parse(name)
+        except InvalidInputError as error:
+            raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.") from error
+        self._store.queue(name)
+
+
+class SharedCalls:
+    """Answers the calls of the services that all versions of the API share.
+
+    Parameters
+    ----------
+    engine : Engine
+        What they work on.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def get_operation(self, wire: bytes) -> bytes:
+        """Return an operation of the last hour."""
+        name = operations_pb2.GetOperationRequest.FromString(wire).name
+        return self._engine.faults.held.get(name) or recall(self._engine.store, name)
+
+    async def get_location(self, wire: bytes) -> bytes:
+        """Return a location."""
+        name = locations_pb2.GetLocationRequest.FromString(wire).name
+        project, location = _check(_LOCATION, name).groups()
+        if location not in REGIONS:
+            raise RefusedError("NOT_FOUND", "Requested entity was not found.")
+        return bytes(_location(f"projects/{project}", location).SerializeToString())
+
+    async def list_locations(self, wire: bytes) -> bytes:
+        """List the locations of Cloud Tasks."""
+        request = locations_pb2.ListLocationsRequest.FromString(wire)
+        if request.name:  # without a project the list is the public one
+            _check(_PROJECT, request.name)
+        now = self._engine.clock.now()
+        skipped = read_number(request.page_token, request.name, now=now)
+        size = request.page_size if request.page_size > 0 else len(REGIONS)
+        shown = list(REGIONS)[skipped : skipped + size]
+        response = locations_pb2.ListLocationsResponse(locations=[_location(request.name, region) for region in shown])
+        if skipped + size < len(REGIONS):
+            response.next_page_token = page_token(str(skipped + size), request.name, now=now)
+        return bytes(response.SerializeToString())
+
+
+def _check(pattern: re.Pattern[str], name: str) -> re.Match[str]:
+    match = pattern.fullmatch(name)
+    if match is None:
+        raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
+    return match
+
+
+def _location(parent: str, region: str) -> Any:
+    return locations_pb2.Location(
+        name=f"{parent}/locations/{region}".lstrip("/"),
+        location_id=region,
+        labels={"cloud.googleapis.com/region": region},
+    )

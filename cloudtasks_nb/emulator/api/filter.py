@@ -1,0 +1,338 @@
+"""The filter language of Cloud Logging, which Cloud Tasks also uses for `ListQueues`.
+
+See https://cloud.google.com/logging/docs/view/logging-query-language. NOT binds tightest, then OR, then AND; terms side
+by side are joined by AND; texts are compared without regard to case.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote
+
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+
+__all__ = ["LOG_ID", "And", "Compare", "Getter", "Node", "Not", "Or", "compile_filter", "parse_filter", "parse_time"]
+
+#: The path that `log_id()` looks at; no field can be written like this.
+LOG_ID = ("log_id()",)
+
+_SAMPLE = "sample()"  # an operator that nobody can write either
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<op><=|>=|!=|=~|!~|=|<|>|:)|(?P<minus>-(?=[\w("]))"""
+    r"""|(?P<function>(?!(?:AND|OR|NOT)\()[A-Za-z_]\w*\()|(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[^\s()<>=!:"~]+))""",
+    re.VERBOSE,
+)
+_PART = re.compile(r'"((?:[^"\\]|\\.)*)"|([^."]+)')
+_TIME = re.compile(r"(.+?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
+_MAX_DEPTH = 50  # of parentheses and negations in each other; the stack of Python is not endless
+_TIMES = {"timestamp", "receiveTimestamp", "receive_timestamp"}
+_SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL", "ALERT", "EMERGENCY")
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """All of the nodes."""
+
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """Any of the nodes."""
+
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """Not the node."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A field compared with a value; without a field, a text anywhere."""
+
+    path: tuple[str, ...]
+    op: str
+    value: str
+
+
+Node = And | Or | Not | Compare
+Getter = Callable[[Any], Any]
+
+
+def parse_filter(text: str) -> Node:
+    """Parse a filter.
+
+    Raises
+    ------
+    RefusedError
+        ``INVALID_ARGUMENT`` if it cannot be understood.
+    """
+    parser = _Parser(text)
+    if parser.peek() is None:
+        return And(())
+    node = parser.conjunction()
+    if parser.peek() is not None:
+        raise parser.error()
+    return node
+
+
+def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -> Callable[[Any], bool]:
+    """Make a predicate of a filter.
+
+    Parameters
+    ----------
+    node : Node
+        What `parse_filter` gave.
+    getter_of : callable
+        Gives, for the path of a field, a function that returns the field's value in a record, None when it is missing.
+    """
+    if isinstance(node, And | Or):
+        return _joined([compile_filter(part, getter_of) for part in node.nodes], stop_at=isinstance(node, Or))
+    if isinstance(node, Not):
+        inner = compile_filter(node.node, getter_of)
+        return lambda record: not inner(record)
+    return _comparison(node, getter_of(node.path))
+
+
+def _joined(parts: list[Callable[[Any], bool]], *, stop_at: bool) -> Callable[[Any], bool]:
+    def test(record: Any) -> bool:
+        for part in parts:
+            if part(record) is stop_at:
+                return stop_at
+        return not stop_at
+
+    return test
+
+
+def parse_time(text: str) -> int:
+    """Return an RFC 3339 time or date in nanoseconds since 1970.
+
+    Raises
+    ------
+    RefusedError
+        ``INVALID_ARGUMENT`` if it is none.
+    """
+    match = _TIME.fullmatch(text)
+    whole, fraction, zone = match.groups() if match else (text, "", "")
+    try:
+        moment = datetime.fromisoformat(whole + (zone or "").upper().replace("Z", "+00:00"))
+    except ValueError as error:
+        raise RefusedError("INVALID_ARGUMENT", f'Unparseable filter: "{text}" is not a time.') from error
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp()) * 1_000_000_000 + int((fraction or "").ljust(9, "0"))
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = list(self._split())
+        self._at = 0
+        self._depth = 0
+
+    def _split(self) -> Iterator[tuple[str, str]]:
+        at, text = 0, self._text.rstrip()
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None or match.lastgroup is None:
+                raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: syntax error at column {at + 1}.")
+            yield match.lastgroup, match[match.lastgroup]
+            at = match.end()
+
+    def peek(self) -> tuple[str, str] | None:
+        return self._tokens[self._at] if self._at < len(self._tokens) else None
+
+    def error(self) -> RefusedError:
+        token = self.peek()
+        where = f'unexpected "{token[1]}"' if token else "unexpected end"
+        return RefusedError("INVALID_ARGUMENT", f"Unparseable filter: {where}.")
+
+    def conjunction(self) -> Node:
+        nodes = [self.disjunction()]
+        while (token := self.peek()) is not None and token[0] != "close":
+            if token == ("word", "AND"):
+                self._at += 1
+            nodes.append(self.disjunction())
+        return nodes[0] if len(nodes) == 1 else And(tuple(nodes))
+
+    def disjunction(self) -> Node:
+        nodes = [self.term()]
+        while self.peek() == ("word", "OR"):
+            self._at += 1
+            nodes.append(self.term())
+        return nodes[0] if len(nodes) == 1 else Or(tuple(nodes))
+
+    def term(self) -> Node:
+        token = self.peek()
+        if token is None or token[0] in {"close", "op"} or token in {("word", "AND"), ("word", "OR")}:
+            raise self.error()
+        if self._depth == _MAX_DEPTH:
+            raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: more than {_MAX_DEPTH} levels.")
+        self._at += 1
+        self._depth += 1
+        node = self._begun(*token)
+        self._depth -= 1
+        return node
+
+    def _begun(self, kind: str, text: str) -> Node:
+        if kind == "minus" or (kind, text) == ("word", "NOT"):
+            return Not(self.term())
+        if kind == "open":
+            return self._closed()
+        if kind == "function":
+            return self._function(text[:-1])
+        return self._comparison(kind, text)
+
+    def _function(self, name: str) -> Node:
+        words = []
+        while (token := self.peek()) is not None and token[0] in {"quoted", "word"}:
+            words.append(_unquote(token[1]))
+            self._at += 1
+        if token is None or token[0] != "close":
+            raise self.error()
+        self._at += 1
+        match name, [word.strip() for word in " ".join(words).split(",")]:
+            case "log_id", [log]:
+                return Compare(LOG_ID, "=", unquote(log))
+            case "sample", [field, fraction]:
+                return Compare(_path(field, "word"), _SAMPLE, fraction)
+        raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: {name}() is not supported here.")
+
+    def _closed(self) -> Node:
+        node = self.conjunction()
+        if self.peek() != ("close", ")"):
+            raise self.error()
+        self._at += 1
+        return node
+
+    def _comparison(self, kind: str, text: str) -> Node:
+        path = _path(text, kind)
+        # A path may have quoted parts: jsonPayload."@type".
+        while kind == "word" and text.endswith(".") and (token := self.peek()) is not None and token[0] == "quoted":
+            path, text = (*path, _unquote(token[1])), token[1]
+            self._at += 1
+        token = self.peek()
+        if token is None or token[0] != "op":
+            return Compare((), ":", _unquote(text))
+        self._at += 1
+        return self._value(path, token[1])
+
+    def _value(self, path: tuple[str, ...], op: str) -> Node:
+        token = self.peek()
+        if token is None:
+            raise self.error()
+        self._at += 1
+        kind, text = token
+        if kind == "open":
+            return _spread(self._closed(), path, op)
+        if kind == "minus":
+            following = self.peek()
+            if following is None:
+                raise self.error()
+            self._at += 1
+            return Compare(path, op, "-" + following[1])
+        if kind not in {"quoted", "word"}:
+            self._at -= 1
+            raise self.error()
+        # An unquoted time has colons, which the tokens know as operators.
+        value = _unquote(text)
+        while kind == "word" and (token := self.peek()) is not None and token[1] == ":" and value[-2:].isdigit():
+            value += ":" + self._tokens[self._at + 1][1] if self._at + 1 < len(self._tokens) else ":"
+            self._at += 2
+        return Compare(path, op, value)
+
+
+def _spread(node: Node, path: tuple[str, ...], op: str) -> Node:
+    """Apply ``field=("a" OR "b")`` to each value."""
+    if isinstance(node, Compare):
+        return Compare(path, op, node.value)
+    if isinstance(node, Not):
+        return Not(_spread(node.node, path, op))
+    return type(node)(tuple(_spread(part, path, op) for part in node.nodes))
+
+
+def _unquote(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
+
+
+def _path(text: str, kind: str) -> tuple[str, ...]:
+    if kind == "quoted":
+        return (_unquote(text),)
+    return tuple(quoted or plain for quoted, plain in _PART.findall(text))
+
+
+def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
+    value, op = node.value, node.op
+    if op == ":" and value == "*":
+        return lambda record: get(record) is not None
+    if op == _SAMPLE:
+        return _sampling(value, get)
+    if op in {"=~", "!~"}:
+        return _matching(value, get, wanted=op == "=~")
+    test, field = _TESTS[op], node.path[-1] if node.path else ""
+    if field in _TIMES:
+        instant = parse_time(value)
+        return lambda record: (found := get(record)) is not None and test(found, instant)
+    if field == "severity" and value.upper() in _SEVERITIES:
+        level = _SEVERITIES.index(value.upper())
+        return lambda record: (found := get(record)) is not None and test(_SEVERITIES.index(found), level)
+    text, number, span = value.casefold(), _number(value), _number(value.removesuffix("s"))
+
+    def compare(record: Any) -> bool:
+        found = get(record)
+        if found is None:  # a comparison with what is not there is false, also with "!="
+            return False
+        if span is not None and isinstance(found, float):  # seconds may be written as a duration is
+            return test(found, span)
+        if number is not None and (other := _number(found)) is not None:
+            return test(other, number)
+        return test(str(found).casefold(), text)
+
+    return compare
+
+
+def _matching(pattern: str, get: Getter, *, wanted: bool) -> Callable[[Any], bool]:
+    try:
+        regex = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: {error} in a regular expression.") from error
+    return lambda record: (found := get(record)) is not None and (regex.search(str(found)) is not None) == wanted
+
+
+def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
+    share = _number(fraction)
+    if share is None or not 0.0 <= share <= 1.0:
+        raise RefusedError("INVALID_ARGUMENT", "Unparseable filter: sample() takes a fraction between 0 and 1.")
+    # The same value is always in, or always out: pages of one query fit together.
+    limit = int(share * (1 << 32))
+    return lambda record: (found := get(record)) is not None and zlib.crc32(str(found).encode()) < limit
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (ValueError, TypeError):  # a whole message is no number
+        return None
+
+
+def _has(found: Any, value: Any) -> bool:
+    return value in found if isinstance(found, str) else bool(found == value)
+
+
+_TESTS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": lambda found, value: found == value,
+    "!=": lambda found, value: found != value,
+    "<": lambda found, value: found < value,
+    "<=": lambda found, value: found <= value,
+    ">": lambda found, value: found > value,
+    ">=": lambda found, value: found >= value,
+    ":": _has,
+}

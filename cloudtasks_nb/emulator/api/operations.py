@@ -1,0 +1,113 @@
+"""Long-running operations: they are done when they are answered, and can be asked for during an hour."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import uuid4
+
+from cloudtasks_nb._names import CODES
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.wire import int_field, len_field, timestamp
+from cloudtasks_nb.emulator.store.journal import Write
+from cloudtasks_nb.emulator.store.store import Store
+
+__all__ = ["CREATE", "DELETE", "Batch", "BatchKind", "operation_name", "recall", "remember"]
+
+_ABORTED = CODES.index("ABORTED")
+_RUNNING, _SUCCEEDED = 1, 2
+_ID_LENGTH = 32  # hexadecimal digits, as many as a UUID has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchKind:
+    """What differs between the two batch calls."""
+
+    verb: str
+    partly: int  #: number of PARTIALLY_SUCCEEDED: the states of the two calls are numbered differently
+    response: str  #: name of the response message; the package of the API version comes before it
+
+
+CREATE = BatchKind(verb="Create", partly=5, response="google.cloud.tasks.{api}.BatchCreateTasksResponse")
+DELETE = BatchKind(verb="Delete", partly=3, response="google.protobuf.Empty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch call that was carried out."""
+
+    kind: BatchKind
+    api: str  #: ``v2`` or ``v2beta3``
+    name: str  #: of the operation
+    started: int  #: microseconds since 1970
+    ended: int
+    total: int  #: items asked for
+    failed: Mapping[int, RefusedError]  #: by the index of the item
+    response: bytes  #: the response message on the wire
+
+    def wire(self) -> bytes:
+        """Return the finished `google.longrunning.Operation`."""
+        state = self.kind.partly if self.failed else _SUCCEEDED
+        if self.failed and len(self.failed) == self.total:
+            text = (
+                f"None of the requests succeeded, refer to Batch{self.kind.verb}TasksMetadata.failed_requests for "
+                "individual error details"
+            )
+            result = len_field(4, int_field(1, _ABORTED) + len_field(2, text.encode()))
+        else:
+            result = len_field(5, _any(self.kind.response.format(api=self.api), self.response))
+        return len_field(1, self.name.encode()) + self._metadata(state) + int_field(3, 1) + result
+
+    def unfinished(self) -> bytes:
+        """Return the operation as if it were still running."""
+        return len_field(1, self.name.encode()) + self._metadata(_RUNNING)
+
+    def _metadata(self, state: int) -> bytes:
+        value = len_field(1, timestamp(self.started)) + int_field(3, state)
+        if state != _RUNNING:
+            value += len_field(2, timestamp(self.ended))
+            value += b"".join(
+                len_field(4, int_field(1, index) + len_field(2, error.status().SerializeToString()))
+                for index, error in self.failed.items()
+            )
+        return len_field(2, _any(f"google.cloud.tasks.{self.api}.Batch{self.kind.verb}TasksMetadata", value))
+
+
+def operation_name(api: str, kind: BatchKind, queue: str, request_id: str) -> str:
+    """Return the name of the operation that a request id stands for, a new one without an id.
+
+    The same id in another call, queue or version of the API is another operation.
+    """
+    if request_id:
+        text = f"{api}\n{kind.verb}\n{queue}\n{request_id}"
+        short = hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
+    else:
+        short = uuid4().hex
+    return f"{queue.rsplit('/queues/', 1)[0]}/operations/{short}"
+
+
+def remember(store: Store, name: str, wire: bytes, now: int) -> None:
+    """Keep a finished operation; it is safe when the journal is committed."""
+    operations = store.contents.operations
+    key = max(next(reversed(operations.values()), 0) + 1, now)
+    operations[name] = key
+    store.journal.put(Write.OPERATION, (key, name, now, wire))
+
+
+def recall(store: Store, name: str) -> bytes:
+    """Return an operation that was kept and committed.
+
+    Raises
+    ------
+    RefusedError
+        ``NOT_FOUND`` if there is none.
+    """
+    rows = store.journal.read("SELECT wire FROM operations WHERE seq = ?", (store.contents.operations.get(name, 0),))
+    if not rows:
+        raise RefusedError("NOT_FOUND", "Requested entity was not found.")
+    return bytes(rows[0][0])
+
+
+def _any(name: str, value: bytes) -> bytes:
+    return len_field(1, f"type.googleapis.com/{name}".encode()) + len_field(2, value)

@@ -1,0 +1,65 @@
+"""Tokens that lead from page to page."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+
+from cloudtasks_nb.emulator.model.clock import HOUR
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+
+__all__ = ["page_token", "read_number", "read_token"]
+
+_VALID = 2 * HOUR
+_NUMBER = re.compile(r"[0-9]{1,18}")  # more digits fit into no row of the journal
+
+
+def page_token(position: str, query: str = "", *, now: int = 0) -> str:
+    """Return the token of the page after `position`.
+
+    Parameters
+    ----------
+    position : str
+        Where the page before ended.
+    query : str
+        What must stay the same over all pages.
+    now : int
+        Microseconds since 1970, from which on the token is valid for two hours; 0 for one that stays valid.
+    """
+    return base64.urlsafe_b64encode(f"{position}\n{now}\n{query}".encode()).decode()
+
+
+def read_token(token: str, query: str = "", *, now: int = 0) -> str:
+    """Return the position that a token holds.
+
+    Raises
+    ------
+    RefusedError
+        ``INVALID_ARGUMENT`` if it is none, belongs to another query, or is too old.
+    """
+    try:
+        text = base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid.") from error
+    position, _, rest = text.partition("\n")
+    made, _, asked = rest.partition("\n")
+    if asked != query or not position or _NUMBER.fullmatch(made) is None:
+        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid: it belongs to another request.")
+    if now - int(made) > _VALID and int(made):
+        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid: it has expired.")
+    return position
+
+
+def read_number(token: str, query: str = "", *, now: int = 0) -> int:
+    """Return the position that a token holds where positions are numbers; 0 for the first page, without a token.
+
+    Raises
+    ------
+    RefusedError
+        ``INVALID_ARGUMENT`` if it is none, belongs to another query, or is too old.
+    """
+    position = read_token(token, query, now=now) if token else "0"
+    if _NUMBER.fullmatch(position) is None:
+        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid.")
+    return int(position)

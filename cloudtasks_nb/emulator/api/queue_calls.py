@@ -1,0 +1,298 @@
+"""The calls about queues, in both versions of the API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf import empty_pb2, json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+
+from cloudtasks_nb.emulator.api.engine import Call, Engine
+from cloudtasks_nb.emulator.api.filter import compile_filter, parse_filter
+from cloudtasks_nb.emulator.api.pages import page_token, read_token
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.queues import (
+    PAUSED,
+    RUNNING,
+    configured,
+    duration,
+    from_v2,
+    is_tombstone,
+    set_duration,
+    to_v2,
+    updated,
+)
+from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link
+from cloudtasks_nb.emulator.store.memory import QueueState
+
+__all__ = ["QueueCalls"]
+
+_MAX_PAGE = 9800
+_LOCATION = re.compile(r"projects/[A-Za-z0-9:.-]+/locations/[A-Za-z0-9-]+")
+_QUEUE = re.compile(rf"({_LOCATION.pattern})/queues/[A-Za-z0-9-]{{1,100}}")
+_ROUTING = "app_engine_routing_override"
+_EMPTY = empty_pb2.Empty().SerializeToString()
+
+
+class QueueCalls:
+    """Answers the calls about queues.
+
+    Parameters
+    ----------
+    engine : Engine
+        What they work on.
+    api : str
+        ``v2`` or ``v2beta3``.
+    """
+
+    def __init__(self, engine: Engine, api: str) -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._plain = api == "v2"
+        self._pb = v2 if self._plain else beta
+
+    def calls(self) -> dict[str, Call]:
+        """Return the calls by the names of their methods."""
+        return {
+            "ListQueues": self.list_queues,
+            "GetQueue": self.get_queue,
+            "CreateQueue": self.create_queue,
+            "UpdateQueue": self.update_queue,
+            "DeleteQueue": self.delete_queue,
+            "PurgeQueue": self.purge_queue,
+            "PauseQueue": self.pause_queue,
+            "ResumeQueue": self.resume_queue,
+        }
+
+    async def list_queues(self, wire: bytes) -> bytes:
+        """List the queues of a location, in the order of their names."""
+        request = self._pb.ListQueuesRequest.FromString(wire)
+        if _LOCATION.fullmatch(request.parent) is None:
+            raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
+        keep = _queue_filter(request.filter)
+        prefix, now = f"{request.parent}/queues/", self._engine.clock.now()
+        query = prefix + request.filter
+        after = read_token(request.page_token, query, now=now) if request.page_token else ""
+        queues = self._store.contents.queues
+        names = sorted(name for name, queue in queues.items() if name.startswith(prefix) and queue.usable_at <= now)
+        names = [name for name in names if name > after]
+        size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
+        if size < 0:
+            raise RefusedError("INVALID_ARGUMENT", "The page size cannot be negative.")
+        mask, response = self._mask(request), self._pb.ListQueuesResponse()
+        for name in names[:size]:
+            if keep(self._shown(queues[name], ())):
+                response.queues.append(self._shown(queues[name], mask))
+        if len(names) > size:
+            response.next_page_token = page_token(names[size - 1], query, now=now)
+        return bytes(response.SerializeToString())
+
+    async def get_queue(self, wire: bytes) -> bytes:
+        """Return a queue."""
+        request = self._pb.GetQueueRequest.FromString(wire)
+        return bytes(self._shown(self._named(request.name), self._mask(request)).SerializeToString())
+
+    async def create_queue(self, wire: bytes) -> bytes:
+        """Add a queue."""
+        request = self._pb.CreateQueueRequest.FromString(wire)
+        given = self._given(request.queue)
+        _check_new_name(given.name, request.parent)
+        return await self._saved(self._store.create_queue(configured(given)))
+
+    async def update_queue(self, wire: bytes) -> bytes:
+        """Change a queue, or add it if there is none."""
+        request = self._pb.UpdateQueueRequest.FromString(wire)
+        given = self._given(request.queue)
+        paths = self._update_paths(request.update_mask)
+        queue = self._store.contents.queues.get(given.name)
+        if queue is None:
+            _check_format(given.name)
+            return await self._saved(self._store.create_queue(configured(given)))
+        self._store.configure(queue, updated(queue.message, given, paths, plain=self._plain))
+        self._engine.dispatcher.wake([queue])
+        return await self._saved(queue)
+
+    async def delete_queue(self, wire: bytes) -> bytes:
+        """Delete a queue with its tasks."""
+        name = self._pb.DeleteQueueRequest.FromString(wire).name
+        _check_name(name)
+        self._store.delete_queue(name)
+        await self._engine.committer.commit()
+        return _EMPTY
+
+    async def purge_queue(self, wire: bytes) -> bytes:
+        """Delete the tasks of a queue."""
+        queue = self._named(self._pb.PurgeQueueRequest.FromString(wire).name)
+        self._store.purge(queue)
+        return await self._saved(queue)
+
+    async def pause_queue(self, wire: bytes) -> bytes:
+        """Stop the dispatches of a queue."""
+        return await self._set_state(self._pb.PauseQueueRequest.FromString(wire).name, PAUSED)
+
+    async def resume_queue(self, wire: bytes) -> bytes:
+        """Let a queue dispatch again."""
+        return await self._set_state(self._pb.ResumeQueueRequest.FromString(wire).name, RUNNING)
+
+    async def _set_state(self, name: str, state: int) -> bytes:
+        queue = self._named(name)
+        queue.message.state = state
+        self._store.configure(queue, queue.message)
+        self._engine.dispatcher.wake([queue])
+        return await self._saved(queue)
+
+    async def _saved(self, queue: QueueState) -> bytes:
+        shown = self._shown(queue, ()).SerializeToString()
+        await self._engine.committer.commit()
+        return bytes(shown)
+
+    def _named(self, name: str) -> QueueState:
+        _check_name(name)
+        return self._store.queue(name)
+
+    def _given(self, queue: Any) -> Any:
+        """Return what a client sent as v2beta3."""
+        if self._plain:
+            return from_v2(queue)
+        # Where the command line gives names a lifetime that no queue may have, clients send back what they were shown.
+        shown = self._engine.settings.task_tombstone
+        if duration(queue.tombstone_ttl) == shown and not is_tombstone(shown):
+            queue.ClearField("tombstone_ttl")
+        return queue
+
+    def _mask(self, request: Any) -> tuple[str, ...]:
+        if self._plain:
+            return ()
+        paths = tuple(_path(path) for path in request.read_mask.paths)
+        _check_mask([path for path in paths if path != "*"], beta.Queue.DESCRIPTOR, "Invalid read mask.")
+        return paths
+
+    def _update_paths(self, mask: Any) -> list[str]:
+        """Return the paths of an update mask, of either spelling, as those of v2beta3."""
+        if list(mask.paths) == ["*"]:
+            return []
+        paths = [_path(path) for path in mask.paths]
+        _check_mask(paths, self._pb.Queue.DESCRIPTOR, "Invalid update mask.")
+        if not self._plain:
+            return paths
+        return [f"app_engine_http_queue.{path}" if path.startswith(_ROUTING) else path for path in paths]
+
+    def _shown(self, queue: QueueState, mask: tuple[str, ...]) -> Any:
+        if self._plain:
+            return to_v2(queue.message)
+        message = beta.Queue()
+        message.CopyFrom(queue.message)
+        if not message.HasField("tombstone_ttl"):
+            set_duration(message.tombstone_ttl, queue.config.tombstone_ttl)
+        if not mask:
+            return message
+        roots = {path.split(".")[0] for path in mask}
+        if "stats" in roots or "*" in roots:
+            message.stats.CopyFrom(self._stats(queue))
+        if "*" not in roots:
+            for field in beta.Queue.DESCRIPTOR.fields_by_name:
+                if field not in roots:
+                    message.ClearField(field)
+        return message
+
+    def _stats(self, queue: QueueState) -> Any:
+        now = self._engine.clock.now()
+        stats = beta.QueueStats(
+            tasks_count=len(queue.live),
+            executed_last_minute_count=queue.executed_last_minute(now),
+            concurrent_dispatches_count=queue.in_flight,
+            effective_execution_rate=queue.config.rate,
+        )
+        due = self._store.next_due(queue)
+        if due is not None:
+            stats.oldest_estimated_arrival_time.seconds, micros = divmod(due, SECOND)
+            stats.oldest_estimated_arrival_time.nanos = micros * 1000
+        return stats
+
+
+def _check_name(name: str) -> None:
+    if _QUEUE.fullmatch(name) is None:
+        raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
+
+
+def _check_new_name(name: str, parent: str) -> None:
+    if _LOCATION.fullmatch(parent) is None:
+        raise _no_project(parent)
+    if _check_format(name) != parent:
+        raise RefusedError("INVALID_ARGUMENT", f"{name} must begin with {parent}.")
+
+
+def _check_format(name: str) -> str:
+    """Check the name of a queue that is to be made, and return its location."""
+    match = _QUEUE.fullmatch(name)
+    if match is not None:
+        return match[1]
+    raise RefusedError(
+        "INVALID_ARGUMENT",
+        'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
+        [
+            help_link(
+                "Definition of queue name",
+                "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#Queue.FIELDS.name",
+            )
+        ],
+    )
+
+
+def _no_project(parent: str) -> RefusedError:
+    project = parent.removeprefix("projects/").partition("/")[0]
+    text = f"Permission denied on resource project {project}."
+    metadata = {"consumer": f"projects/{project}", "containerInfo": project, "service": "cloudtasks.googleapis.com"}
+    return RefusedError(
+        "PERMISSION_DENIED",
+        text,
+        [
+            error_details_pb2.ErrorInfo(reason="CONSUMER_INVALID", domain="googleapis.com", metadata=metadata),
+            error_details_pb2.LocalizedMessage(locale="en-US", message=text),
+            help_link("Google developers console", "https://console.developers.google.com"),
+        ],
+    )
+
+
+def _check_mask(paths: list[str], descriptor: Any, refusal: str) -> None:
+    if not FieldMask(paths=paths).IsValidForDescriptor(descriptor):
+        raise RefusedError("INVALID_ARGUMENT", refusal)
+
+
+def _path(path: str) -> str:
+    """Return the path of a field, of either spelling, as the messages of Python have it."""
+    return "type_" if path == "type" else _snake(path)
+
+
+def _snake(path: str) -> str:
+    return re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), path)
+
+
+def _queue_filter(text: str) -> Callable[[Any], bool]:
+    return compile_filter(parse_filter(text), _getter)
+
+
+def _getter(path: tuple[str, ...]) -> Callable[[Any], Any]:
+    """Return a function that gives the field of a queue at a path: numbers with zero, durations in seconds."""
+    names = [_path(part) for part in path]
+
+    def get(message: Any) -> Any:
+        found = message
+        for name in names:
+            field = found.DESCRIPTOR.fields_by_name.get(name) if hasattr(found, "DESCRIPTOR") else None
+            if field is None or (field.has_presence and not found.HasField(name)):
+                return None
+            found = getattr(found, name)
+            if field.enum_type is not None and found in field.enum_type.values_by_number:
+                found = field.enum_type.values_by_number[found].name
+        if isinstance(found, Duration):
+            return duration(found) / SECOND
+        return json_format.MessageToDict(found) if isinstance(found, Message) else found
+
+    return get

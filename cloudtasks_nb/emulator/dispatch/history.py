@@ -1,0 +1,105 @@
+"""Finished tasks with every attempt, for tests and the curious; in memory, the newest few thousand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from cloudtasks_nb._names import code_name
+from cloudtasks_nb.emulator.dispatch.request import HttpCall
+from cloudtasks_nb.emulator.model.attempts import Attempts
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.store.memory import Claim
+
+__all__ = ["History"]
+
+_FINISHED = 5000
+_OPEN = 5000
+_ATTEMPTS = 100
+_BODY = 10_000  # bytes; longer ones are not kept
+
+
+@dataclass(slots=True)
+class _Finished:
+    queue: str
+    task: str
+    status: str
+    finished: str
+    attempts: list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class History:
+    """What became of the tasks that were tried."""
+
+    _finished: deque[_Finished] = field(default_factory=lambda: deque(maxlen=_FINISHED))
+    _open: OrderedDict[tuple[int, int], deque[dict[str, Any]]] = field(default_factory=OrderedDict)
+
+    def record(self, claim: Claim, call: HttpCall, attempts: Attempts, *, gone: bool) -> None:
+        """Keep an attempt that ended; `gone` if the task left the queue with it."""
+        key = (claim.queue.q, claim.task.number)
+        tried = self._open.pop(key, None) or deque(maxlen=_ATTEMPTS)
+        tried.append(
+            {
+                "dispatched": _text(attempts.dispatched),
+                "status": code_name(attempts.code),
+                "http_status": attempts.http_status,
+                "duration_s": (attempts.responded - attempts.dispatched) / SECOND,
+                "method": call.method,
+                "url": call.url,
+                "headers": call.headers,
+                "body": call.body if len(call.body) <= _BODY else None,
+            }
+        )
+        if not gone:
+            self._open[key] = tried
+            if len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+            return
+        finished = _text(attempts.responded)
+        self._finished.append(
+            _Finished(claim.queue.name, claim.task.id, code_name(attempts.code), finished, list(tried))
+        )
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._finished.clear()
+        self._open.clear()
+
+    def newest(self, queue: str, limit: int, *, bodies: bool) -> list[dict[str, Any]]:
+        """Return finished tasks, the newest first.
+
+        Parameters
+        ----------
+        queue : str
+            Name or short id of a queue; empty for all.
+        limit : int
+            At most so many.
+        bodies : bool
+            Whether to show the bodies that were sent, as text.
+        """
+        found = [item for item in reversed(self._finished) if queue in {"", item.queue, item.queue.rpartition("/")[2]}]
+        return [
+            {
+                "queue": item.queue,
+                "task": item.task,
+                "status": item.status,
+                "finished": item.finished,
+                "attempts": [_shown(attempt, bodies=bodies) for attempt in item.attempts],
+            }
+            for item in found[:limit]
+        ]
+
+
+def _shown(attempt: dict[str, Any], *, bodies: bool) -> dict[str, Any]:
+    shown = {key: value for key, value in attempt.items() if key != "body"}
+    if bodies:
+        body = attempt["body"]
+        shown["body"] = None if body is None else body.decode(errors="replace")
+    return shown
+
+
+def _text(instant: int) -> str:
+    return datetime.fromtimestamp(instant / SECOND, UTC).isoformat()

@@ -1,0 +1,191 @@
+"""The HTTP request that an attempt sends: the task's own, what the queue overrides, and the service's headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, Attempts
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.queues import QueueConfig, duration, policy
+from cloudtasks_nb.emulator.model.regions import app_engine_host
+from cloudtasks_nb.emulator.model.retry import RetryPolicy
+from cloudtasks_nb.emulator.model.tasks import HTTP_AGENT, METHODS
+from cloudtasks_nb.emulator.store.memory import Claim
+
+__all__ = ["Authorize", "HttpCall", "overridden", "prepare"]
+
+#: Gives the `Authorization` header for the message that has a token setting, and a URL; None without one.
+Authorize = Callable[[Any, str], str | None]
+
+_IF_NOT_EXISTS = 1
+_HTTP_SCHEME = 1
+_GET = 2
+_COMPUTED = {"host", "content-length", "transfer-encoding", "user-agent"}
+_RESERVED = ("x-google-", "x-appengine-", "x-cloudtasks-")
+_DEFAULT_DEADLINE = 600 * SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpCall:
+    """A request, ready to be sent."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    deadline: int  #: microseconds
+    retry: RetryPolicy
+    app_engine: bool
+    target: str  #: method and URL, as the operations log shows them
+
+    @property
+    def address(self) -> str:
+        """Host and port, as in ``127.0.0.1:8080``; empty if the URL has none."""
+        parts = _parts(self.url)
+        if parts is None:
+            return ""
+        return f"{parts.hostname}:{_port(parts) or (443 if parts.scheme == 'https' else 80)}"
+
+
+def prepare(claim: Claim, authorize: Authorize, app_engine_base: str | None) -> HttpCall:
+    """Build the request of a task's next attempt.
+
+    Parameters
+    ----------
+    claim : Claim
+        The task.
+    authorize : callable
+        Makes tokens.
+    app_engine_base : str, optional
+        URL of the application that App Engine tasks are sent to, instead of the one their host names.
+    """
+    task = v2.Task.FromString(claim.task.head)
+    config = claim.queue.config
+    retry = policy(task.retry_config, config.retry) if task.HasField("retry_config") else config.retry
+    deadline = duration(task.dispatch_deadline) or _DEFAULT_DEADLINE
+    if task.WhichOneof("message_type") == "http_request":
+        return _http(claim, task.http_request, config, authorize, deadline, retry)
+    request = task.app_engine_http_request
+    host = request.app_engine_routing.host
+    if config.routing is not None:
+        host = app_engine_host(config.routing, claim.queue.name)
+    headers = {name: value for name, value in request.headers.items() if _allowed(name, keep_agent=True)}
+    return HttpCall(
+        method=METHODS[request.http_method],
+        url=(app_engine_base or f"https://{host}").rstrip("/") + request.relative_uri,
+        headers=headers | _service_headers(claim, app_engine=True),
+        body=claim.task.body,
+        deadline=deadline,
+        retry=retry,
+        app_engine=True,
+        # Of the same form as at creation, wherever the emulator finds the application.
+        target=f"{METHODS[request.http_method]} {host}{request.relative_uri}",
+    )
+
+
+def _http(
+    claim: Claim, request: Any, config: QueueConfig, authorize: Authorize, deadline: int, retry: RetryPolicy
+) -> HttpCall:
+    target = config.http_target
+    url, method, body = request.url, request.http_method, claim.task.body
+    headers = {name: value for name, value in request.headers.items() if _allowed(name)}
+    token = None
+    if target is not None:
+        if target.HasField("uri_override"):
+            url = overridden(url, target.uri_override)
+        method = target.http_method or method
+        for override in target.header_overrides:
+            _replace(headers, override.header.key, override.header.value)
+        token = authorize(target, url)
+        body = b"" if target.http_method == _GET else body
+    token = token or authorize(request, url)
+    if token:
+        _replace(headers, "Authorization", token)
+    headers["User-Agent"] = HTTP_AGENT
+    return HttpCall(
+        method=METHODS[method],
+        url=url,
+        headers=headers | _service_headers(claim, app_engine=False),
+        body=body,
+        deadline=deadline,
+        retry=retry,
+        app_engine=False,
+        target=f"{METHODS[method]} {url}",
+    )
+
+
+def overridden(url: str, override: Any) -> str:
+    """Return a task's URL with the parts that the queue's `UriOverride` replaces, or fills in."""
+    parts = _parts(url)
+    if parts is None:
+        return url
+    always = override.uri_override_enforce_mode != _IF_NOT_EXISTS
+    scheme, path, query = parts.scheme, parts.path, parts.query
+    host, port = parts.hostname or "", _port(parts)
+    if override.HasField("scheme") and always:
+        scheme = "http" if override.scheme == _HTTP_SCHEME else "https"
+    if override.HasField("host") and (always or not host):
+        host = override.host
+    if override.HasField("port") and (always or port is None):
+        port = override.port or None
+    if override.HasField("path_override") and (always or path in {"", "/"}):
+        path = override.path_override.path
+    if override.HasField("query_override") and (always or not query):
+        query = override.query_override.query_params
+    if path and not path.startswith("/"):
+        path = f"/{path}"
+    host = f"[{host}]" if ":" in host else host
+    return SplitResult(scheme, host if port is None else f"{host}:{port}", path, query, "").geturl()
+
+
+def _parts(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:  # a bracket that does not close: taken at creation, as any URL
+        return None
+
+
+def _port(parts: SplitResult) -> int | None:
+    try:
+        return parts.port
+    except ValueError:
+        return None
+
+
+def _allowed(name: str, *, keep_agent: bool = False) -> bool:
+    lower = name.lower()
+    if keep_agent and lower == "user-agent":
+        return True
+    return lower not in _COMPUTED and not lower.startswith(_RESERVED)
+
+
+def _replace(headers: dict[str, str], name: str, value: str) -> None:
+    if not _allowed(name):
+        return
+    for key in [key for key in headers if key.lower() == name.lower()]:
+        del headers[key]
+    headers[name] = value
+
+
+def _service_headers(claim: Claim, *, app_engine: bool) -> dict[str, str]:
+    attempts = claim.attempts
+    prefix = "X-AppEngine-" if app_engine else "X-CloudTasks-"
+    headers = {
+        f"{prefix}QueueName": claim.queue.name.rpartition("/")[2],
+        f"{prefix}TaskName": claim.task.id,
+        f"{prefix}TaskRetryCount": str(attempts.failures),
+        f"{prefix}TaskExecutionCount": str(attempts.executions),
+        f"{prefix}TaskETA": f"{attempts.due // SECOND}.{attempts.due % SECOND:06d}",
+    }
+    if attempts.failures:
+        headers[f"{prefix}TaskPreviousResponse"] = str(attempts.http_status)
+        headers[f"{prefix}TaskRetryReason"] = _retry_reason(attempts) if app_engine else ""
+    return headers
+
+
+def _retry_reason(attempts: Attempts) -> str:
+    return "Instance Unavailable" if attempts.http_status == NO_ANSWER else "App Error"

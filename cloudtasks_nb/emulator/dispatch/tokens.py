@@ -1,0 +1,173 @@
+"""OIDC tokens as Google makes them, with a key of the emulator's own, and what is published to verify them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.x509.oid import NameOID
+
+from cloudtasks_nb.emulator.model.clock import SECOND, Clock
+
+__all__ = ["TokenMint"]
+
+_LIFE = 3600  # seconds
+# A token made less than this many seconds ago is used again: a signature costs more than the rest of an attempt.
+_REUSED_FOR = 60
+_MAX_CACHED = 1000
+# The certificate is good by any clock: the emulator's may be far ahead of the one by which it is verified, and be set
+# right while it is published. The last second of all calendars says that there is no end (RFC 5280, 4.1.2.5).
+_FIRST_DAY = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_DAY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+class TokenMint:
+    """Makes `Authorization` headers.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the key is kept, so that tokens can be verified after a restart.
+    issuer : str
+        The claim `iss`.
+    clock : Clock
+        Tells when tokens are made and expire.
+    """
+
+    def __init__(self, folder: Path, issuer: str, clock: Clock) -> None:
+        self._file = folder / "signing-key.pem"
+        self._issuer = issuer
+        self._clock = clock
+        self._made: dict[tuple[str, str], tuple[int, str]] = {}
+
+    def authorize(self, setting: Any, url: str) -> str | None:
+        """Return the header for a message that may have an `oidc_token` or an `oauth_token`.
+
+        Parameters
+        ----------
+        setting : HttpRequest or HttpTarget
+            Names the service account.
+        url : str
+            Where the request goes; the audience of an OIDC token that names none.
+        """
+        kind = setting.WhichOneof("authorization_header")
+        if kind == "oidc_token":
+            token = setting.oidc_token
+            return f"Bearer {self._id_token(token.service_account_email, token.audience or url)}"
+        if kind == "oauth_token":
+            email, scope = setting.oauth_token.service_account_email, setting.oauth_token.scope
+            # Access tokens are opaque to whoever receives them; this one is the same for the same account and scope.
+            return f"Bearer ya29.{hashlib.sha256(f'{email} {scope}'.encode()).hexdigest()}"
+        return None
+
+    def certificates(self) -> dict[str, str]:
+        """Return PEM certificates by key id, as Google does at ``/oauth2/v1/certs``."""
+        return {self._key_id: self._certificate}
+
+    def keys(self) -> dict[str, Any]:
+        """Return the JSON Web Key Set, as Google does at ``/oauth2/v3/certs``."""
+        public = self._key.public_key().public_numbers()
+        key = {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": self._key_id}
+        return {"keys": [key | {"n": _base64_number(public.n), "e": _base64_number(public.e)}]}
+
+    def discovery(self, base: str) -> dict[str, Any]:
+        """Return the OpenID configuration.
+
+        Parameters
+        ----------
+        base : str
+            URL of the emulator.
+        """
+        return {
+            "issuer": self._issuer,
+            "jwks_uri": f"{base}/oauth2/v3/certs",
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+            "claims_supported": ["aud", "azp", "email", "email_verified", "exp", "iat", "iss", "sub"],
+        }
+
+    def _id_token(self, email: str, audience: str) -> str:
+        now = self._clock.now() // SECOND
+        made, token = self._made.get((email, audience), (0, ""))
+        if 0 <= now - made < _REUSED_FOR:  # below zero after a reset of the clock: it is not valid yet
+            return token
+        if len(self._made) >= _MAX_CACHED:
+            self._made.clear()
+        token = self._signed(_claims(self._issuer, email, audience, now))
+        self._made[email, audience] = now, token
+        return token
+
+    def _signed(self, claims: dict[str, Any]) -> str:
+        header = {"alg": "RS256", "kid": self._key_id, "typ": "JWT"}
+        signed = f"{_base64(orjson.dumps(header))}.{_base64(orjson.dumps(claims))}"
+        signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{signed}.{_base64(signature)}"
+
+    @cached_property
+    def _key(self) -> rsa.RSAPrivateKey:
+        if self._file.exists():
+            stored = serialization.load_pem_private_key(self._file.read_bytes(), password=None)
+            if isinstance(stored, rsa.RSAPrivateKey):
+                return stored
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._file.touch(mode=0o600)
+        self._file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return key
+
+    @cached_property
+    def _key_id(self) -> str:
+        public = self._key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return hashlib.sha256(public).hexdigest()[:40]
+
+    @cached_property
+    def _certificate(self) -> str:
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cloudtasks-emulator")])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(self._key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(_FIRST_DAY)
+            .not_valid_after(_LAST_DAY)
+            .sign(self._key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _claims(issuer: str, email: str, audience: str, now: int) -> dict[str, Any]:
+    # A service account's unique id is a number of 21 digits; this one follows from its address.
+    unique = "1" + str(int(hashlib.sha256(email.encode()).hexdigest(), 16))[:20]
+    return {
+        "aud": audience,
+        "azp": unique,
+        "email": email,
+        "email_verified": True,
+        "exp": now + _LIFE,
+        "iat": now,
+        "iss": issuer,
+        "sub": unique,
+    }
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _base64_number(number: int) -> str:
+    return _base64(number.to_bytes((number.bit_length() + 7) // 8, "big"))

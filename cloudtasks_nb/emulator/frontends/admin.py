@@ -1,0 +1,213 @@
+"""Endpoints for tests: the clock, faults, seeds, snapshots and the history of finished tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from aiohttp import web
+from google.protobuf import json_format
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.emulator.api.engine import Engine
+from cloudtasks_nb.emulator.api.faults import Fault
+from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, SECOND
+from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.queues import configured, from_v2
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+
+__all__ = ["Admin"]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_STATES = {"RUNNING": 1, "PAUSED": 2, "DISABLED": 3}
+_HISTORY_LIMIT = 1000
+
+_Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class Admin:
+    """Answers what is below ``/admin/``.
+
+    Parameters
+    ----------
+    engine : Engine
+        What is steered.
+    folder : Path
+        Where snapshots are kept.
+    """
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self._engine = engine
+        self._snapshots = folder / "snapshots"
+        self._replacing = asyncio.Lock()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return what to serve."""
+        return [
+            web.get("/admin/clock", _answered(self.clock)),
+            web.post("/admin/clock", _answered(self.clock)),
+            web.post("/admin/reset", _answered(self.reset)),
+            web.post("/admin/seed", _answered(self.seed)),
+            web.post("/admin/snapshot", _answered(self.snapshot)),
+            web.post("/admin/restore", _answered(self.restore)),
+            web.post("/admin/faults", _answered(self.add_fault)),
+            web.delete("/admin/faults", _answered(self.clear_faults)),
+            web.get("/admin/history", _answered(self.history)),
+            web.get("/admin/waiting", _answered(self.waiting)),
+        ]
+
+    async def clock(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Move the clock forward by `advance_s` seconds, and return what time it is."""
+        advance = float(given.get("advance_s", 0))
+        if not 0 <= advance < math.inf:
+            raise InvalidInputError("advance_s is a number of seconds, 0 or more: the clock can only be moved forward")
+        if advance:
+            self._engine.clock.advance(round(advance * SECOND))
+            await self._keep_clock()
+        now = self._engine.clock.now()
+        return {"now": datetime.fromtimestamp(now / SECOND, UTC).isoformat(), "now_us": now}
+
+    async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Forget all queues, tasks, names, logs, faults and advances; the command line's queues are made anew."""
+
+        def erase() -> None:
+            self._engine.store.journal.erase()
+            self._engine.clock.reset()
+
+        await self._replace(erase)
+        self._engine.faults.clear()
+        return await self.seed({"queues": [{"name": name} for name in self._engine.settings.queues]})
+
+    async def seed(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Make queues, or give them other settings; `queues` are as REST shows them, of either version."""
+        store = self._engine.store
+        queues = given.get("queues", [])
+        if not isinstance(queues, list):
+            raise InvalidInputError("queues must be a list")
+        names = []
+        for message in [_queue(queue) for queue in queues]:  # all are read before the first one is made
+            existing = store.contents.queues.get(message.name)
+            if existing is None:
+                store.contents.deleted.pop(message.name, None)
+                store.create_queue(message)
+            else:
+                store.configure(existing, message)
+            names.append(message.name)
+        await self._engine.committer.commit()
+        self._engine.dispatcher.wake_all()
+        return {"queues": names}
+
+    async def snapshot(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Keep a copy of everything under `name`."""
+        name = _checked(given.get("name") or uuid4().hex)
+        await self._engine.committer.commit()
+        self._snapshots.mkdir(exist_ok=True)
+        file = self._snapshots / f"{name}.sqlite3"
+        file.unlink(missing_ok=True)
+        self._engine.store.journal.save_to(file)
+        return {"name": name}
+
+    async def restore(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Go back to the snapshot `name`; attempts under way are broken off, the clock stays."""
+        name = _checked(given.get("name", ""))
+        file = self._snapshots / f"{name}.sqlite3"
+        if not file.exists():
+            raise RefusedError("NOT_FOUND", f"There is no snapshot {name}.")
+        await self._replace(lambda: self._engine.store.journal.load_from(file))
+        await self._keep_clock()
+        return {"name": name}
+
+    async def add_fault(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Make the next calls of a method fail."""
+        self._engine.faults.add(Fault.of(given))
+        return {}
+
+    async def clear_faults(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Forget all faults; operations that were held back are finished."""
+        self._engine.faults.clear()
+        return {}
+
+    async def history(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return finished tasks with their attempts, the newest first."""
+        limit = int(given.get("limit") or _HISTORY_LIMIT)
+        if limit < 0:
+            raise InvalidInputError("limit cannot be negative")
+        bodies = str(given.get("body", "")).lower() in {"1", "true"}
+        return {"tasks": self._engine.dispatcher.history.newest(given.get("queue", ""), limit, bodies=bodies)}
+
+    async def waiting(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Return the targets on this machine where nobody listens, with the tasks that wait for them."""
+        return {"targets": self._engine.dispatcher.absent()}
+
+    async def _keep_clock(self) -> None:
+        """Keep with the folder how far the clock was moved: the times of all that is stored are of that clock."""
+        self._engine.store.set_setting(CLOCK_SETTING, str(self._engine.clock.advanced).encode())
+        await self._engine.committer.commit()
+
+    async def _replace(self, change: Callable[[], None]) -> None:
+        engine = self._engine
+        async with self._replacing:
+            try:
+                await engine.dispatcher.forget(hold=True)
+                await engine.committer.flush()
+                change()
+            finally:  # also of a change that failed: what was broken off is sent again
+                engine.store.reload(keep_running=False)
+                engine.dispatcher.release()
+
+
+def _answered(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(request: web.Request) -> web.Response:
+        # A web page in a browser on this machine is not a test.
+        if "Origin" in request.headers:
+            return _json(403, {"error": "requests from web pages are refused"})
+        try:
+            return _json(200, await handler(await _given(request)))
+        except RefusedError as error:
+            return _json(404 if error.code == "NOT_FOUND" else 400, {"error": error.message})
+        except (CloudTasksError, ValueError, TypeError, OverflowError, json_format.ParseError) as error:
+            return _json(400, {"error": str(error)})
+
+    return answer
+
+
+async def _given(request: web.Request) -> dict[str, Any]:
+    raw = await request.read()
+    body = orjson.loads(raw) if raw else {}
+    if not isinstance(body, dict):
+        raise InvalidInputError("the body must be a JSON object")
+    return {**request.query, **body}
+
+
+def _queue(given: Any) -> Any:
+    if not isinstance(given, dict):
+        raise InvalidInputError("each of the queues must be a JSON object")
+    state = given.get("state", "RUNNING")
+    if state not in _STATES:
+        raise InvalidInputError(f"{state} is none of {', '.join(_STATES)}")
+    if "appEngineRoutingOverride" in given or "app_engine_routing_override" in given:
+        message = from_v2(json_format.ParseDict(given, v2.Queue()))
+    else:
+        message = json_format.ParseDict(given, beta.Queue())
+    QueueName.parse(message.name)
+    queue = configured(message)
+    queue.state = _STATES[state]
+    return queue
+
+
+def _checked(name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise InvalidInputError("the name of a snapshot is 1 to 100 letters, digits, hyphens or underscores")
+    return name
+
+
+def _json(status: int, content: dict[str, Any]) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(content), content_type="application/json")

@@ -1,0 +1,116 @@
+"""The gRPC face: raw bytes in and out, so that nothing is parsed twice."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from cloudtasks_nb.emulator.api.engine import Call
+from cloudtasks_nb.emulator.frontends.ports import cannot_listen, host_and_port
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.errors import PortInUseError
+
+__all__ = ["answer_calls", "grpc_server"]
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+# Cloud Tasks takes no deadline of more than 30 s, its sister services do. gRPC rounds up what it sends: 30 become 30.1.
+_TASKS = "/google.cloud.tasks."
+_LONGEST = 30.25
+_OPTIONS = (
+    # A batch of large tasks is above the default of 4 MiB; Google's client lifts its own limits too.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Otherwise a second emulator would silently share the port.
+    ("grpc.so_reuseport", 0),
+)
+
+
+def grpc_server(host: str, port: int) -> tuple[Any, int]:
+    """Return a server that is not started yet, and its port.
+
+    Parameters
+    ----------
+    host, port : str and int
+        Where to listen; port 0 is a free one.
+
+    Raises
+    ------
+    PortInUseError
+        If somebody else listens there.
+    """
+    # Asked first, because the library prints its own words about a port that it cannot have.
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise cannot_listen(error, host, port, "--port") from error
+    server = grpc.aio.server(options=_OPTIONS)
+    try:
+        return server, server.add_insecure_port(host_and_port(host, port))
+    except RuntimeError as error:
+        raise PortInUseError(f"port {port} is in use", resource=str(port)) from error
+
+
+def answer_calls(server: Any, calls: Mapping[str, Call], metadata: Mapping[str, str]) -> None:
+    """Have a server that is not started yet answer calls.
+
+    Parameters
+    ----------
+    server : grpc.aio.Server
+        What `grpc_server` gave.
+    calls : mapping
+        The calls by their full names.
+    metadata : mapping
+        Sent as trailing metadata with every answer.
+    """
+    server.add_generic_rpc_handlers((_Handlers(calls, tuple(metadata.items())),))
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    def __init__(self, calls: Mapping[str, Call], metadata: tuple[tuple[str, str], ...]) -> None:
+        self._handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                _behaviour(call, metadata, _LONGEST if name.startswith(_TASKS) else math.inf)
+            )
+            for name, call in calls.items()
+        }
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._handlers.get(handler_call_details.method)
+
+
+def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], longest: float) -> Any:
+    async def answer(wire: bytes, context: Any) -> bytes:
+        # Not as initial metadata, whose sending costs a tenth of a small call.
+        context.set_trailing_metadata(metadata)
+        try:
+            left = context.time_remaining()
+            if left is not None and left > longest:
+                raise _too_patient(left)
+            return await call(wire)
+        except RefusedError as error:
+            await _abort(context, error, metadata)
+        except DecodeError:
+            await _abort(context, RefusedError("INVALID_ARGUMENT", "The request cannot be parsed."), metadata)
+
+    return answer
+
+
+def _too_patient(left: float) -> RefusedError:
+    deadline = datetime.now(UTC) + timedelta(seconds=left)
+    return RefusedError(
+        "INVALID_ARGUMENT",
+        f"The request deadline is {deadline.isoformat()}. The deadline cannot be more than 30s in the future.",
+    )
+
+
+async def _abort(context: Any, error: RefusedError, metadata: tuple[tuple[str, str], ...]) -> NoReturn:
+    details = (("grpc-status-details-bin", error.status().SerializeToString()),) if error.details else ()
+    await context.abort(_CODES[error.number], error.message, (*metadata, *details))
+    raise error

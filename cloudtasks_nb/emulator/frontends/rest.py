@@ -1,0 +1,164 @@
+"""The REST face: JSON over the same calls, for ``transport="rest"``, curl and languages without gRPC."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from aiohttp import web
+from google.protobuf import json_format
+
+from cloudtasks_nb._names import CODES, INSTANCE_METADATA
+from cloudtasks_nb.emulator.api.engine import Call, Engine
+from cloudtasks_nb.emulator.dispatch.request import overridden
+from cloudtasks_nb.emulator.frontends.paths import Route, find_route
+from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+
+__all__ = ["Rest"]
+
+_HTTP_STATUS = {
+    "CANCELLED": 499,
+    "INVALID_ARGUMENT": 400,
+    "DEADLINE_EXCEEDED": 504,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "PERMISSION_DENIED": 403,
+    "RESOURCE_EXHAUSTED": 429,
+    "FAILED_PRECONDITION": 400,
+    "ABORTED": 409,
+    "OUT_OF_RANGE": 400,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "UNAUTHENTICATED": 401,
+}
+_log = logging.getLogger(__name__)
+# What every REST API of Google takes (https://cloud.google.com/apis/docs/system-parameters).
+_STANDARD = {
+    "access_token",
+    "alt",
+    "callback",
+    "fields",
+    "key",
+    "oauth_token",
+    "prettyPrint",
+    "quotaUser",
+    "uploadType",
+    "upload_protocol",
+}
+_BUFFER = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks(?:/([^/:]+))?:buffer")
+
+
+class Rest:
+    """Answers REST requests.
+
+    Parameters
+    ----------
+    engine : Engine
+        What `BufferTask`, which exists in REST only, looks at.
+    calls : mapping
+        The calls of the API by their full names.
+    instance : str
+        The emulator's id, a header of every answer.
+    """
+
+    def __init__(self, engine: Engine, calls: Mapping[str, Call], instance: str) -> None:
+        self._engine = engine
+        self._calls = calls
+        self._headers = {INSTANCE_METADATA: instance}
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return what to serve."""
+        return [web.route("*", "/{api:v2|v2beta3}/{path:.+}", self._answer)]
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        whole_numbers = "enum-encoding=int" in request.query.get("$alt", "")
+        try:
+            response = await self._called(request, request.match_info["api"], request.match_info["path"])
+            shown = json_format.MessageToDict(response, use_integers_for_enums=whole_numbers)
+        except RefusedError as error:
+            return self._refused(error)
+        except json_format.ParseError as error:
+            return self._refused(RefusedError("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}"))
+        except web.HTTPException as error:  # of the server below: a body that is too large
+            return self._shown(error.status, "INVALID_ARGUMENT", error.text or error.reason)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a client of JSON gets JSON
+            _log.exception("%s %s", request.method, request.path)
+            return self._refused(RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}"))
+        return self._json(200, shown)
+
+    async def _called(self, request: web.Request, api: str, path: str) -> Any:
+        buffer = _BUFFER.fullmatch(path)
+        if buffer and request.method == "POST":
+            return await self._buffer_task(request, api, buffer[1], buffer[2])
+        found = find_route(request.method, api, path)
+        if found is None:
+            raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found.")
+        route, resource = found
+        message = json_format.ParseDict(await _document(request, route, resource), route.request())
+        reply = await self._calls[route.rpc](message.SerializeToString())
+        return route.response.FromString(reply)
+
+    async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
+        queue = self._engine.store.queue(name)
+        target = queue.config.http_target
+        if target is None or not target.uri_override.host:
+            raise RefusedError("FAILED_PRECONDITION", "BufferTask needs a queue whose http_target overrides the host.")
+        messages = v2 if api == "v2" else beta
+        create = messages.CreateTaskRequest(parent=name)
+        if task_id:
+            create.task.name = f"{name}/tasks/{task_id}"
+        create.task.http_request.url = overridden("https://buffered", target.uri_override)
+        create.task.http_request.body = await request.read()
+        if "Content-Type" in request.headers:
+            create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
+        reply = await self._calls[f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"](create.SerializeToString())
+        # BufferTaskResponse is in no package; a request to create has a field of the same name and JSON.
+        return messages.CreateTaskRequest(task=messages.Task.FromString(reply))
+
+    def _refused(self, error: RefusedError) -> web.Response:
+        code = CODES[error.number]
+        details = json_format.MessageToDict(error.status()).get("details", []) if error.details else []
+        return self._shown(_HTTP_STATUS.get(code, 500), code, error.message, details)
+
+    def _shown(self, status: int, code: str, message: str, details: Sequence[Any] = ()) -> web.Response:
+        error = {"code": status, "message": message, "status": code}
+        return self._json(status, {"error": error | ({"details": details} if details else {})})
+
+    def _json(self, status: int, content: Any) -> web.Response:
+        return web.Response(
+            status=status,
+            body=orjson.dumps(content, option=orjson.OPT_INDENT_2),
+            content_type="application/json",
+            headers=self._headers,
+        )
+
+
+async def _document(request: web.Request, route: Route, resource: str) -> dict[str, Any]:
+    """Return the request message as JSON: body, query and path put together."""
+    document: dict[str, Any] = {}
+    if route.body is not None and (raw := await request.read()):
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RefusedError("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}") from error
+        if not isinstance(body, dict):
+            raise RefusedError("INVALID_ARGUMENT", "Invalid JSON payload received. Root element must be a message.")
+        document = body if route.body == "*" else {route.body: body}
+    for key in request.query:
+        if not key.startswith("$") and key not in _STANDARD:
+            _set(document, key, request.query[key])
+    _set(document, route.resource, resource)
+    return document
+
+
+def _set(document: dict[str, Any], path: str, value: str) -> None:
+    *parents, last = path.split(".")
+    for part in parents:
+        document = document.setdefault(part, {})
+        if not isinstance(document, dict):
+            raise RefusedError("INVALID_ARGUMENT", f'Invalid JSON payload received. "{part}" must be a message.')
+    document[last] = value

@@ -1,0 +1,131 @@
+"""What is remembered of a task's attempts, and the codes that HTTP answers become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
+
+from cloudtasks_nb._names import CODES, code_name
+from cloudtasks_nb.emulator.model.wire import int_field, len_field, timestamp
+
+__all__ = ["NO_ANSWER", "Attempts", "Outcome", "code_of"]
+
+#: The HTTP status of an attempt that got no answer.
+NO_ANSWER = 0
+
+_OK = 0
+_DEADLINE_EXCEEDED = CODES.index("DEADLINE_EXCEEDED")
+_HTTP_CODES = {
+    304: "OK",
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    416: "OUT_OF_RANGE",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_BY_HUNDREDS = {2: "OK", 3: "UNKNOWN", 4: "FAILED_PRECONDITION", 5: "INTERNAL"}
+
+
+def code_of(http_status: int) -> int:
+    """Return the number of the canonical code that Cloud Tasks reports for an HTTP status."""
+    return CODES.index(_HTTP_CODES.get(http_status) or _BY_HUNDREDS.get(http_status // 100, "UNKNOWN"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended."""
+
+    http_status: int  #: 0 without an answer
+    timed_out: bool = False
+
+    @property
+    def code(self) -> int:
+        """Number of the canonical code."""
+        return _DEADLINE_EXCEEDED if self.timed_out else code_of(self.http_status)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the task is done."""
+        return self.code == _OK
+
+    @property
+    def answered(self) -> bool:
+        """Whether the target responded; timeouts and refused connections are no responses."""
+        return self.http_status != NO_ANSWER and not self.timed_out
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempts:
+    """A task's attempts so far; instants are microseconds since 1970, 0 where nothing happened yet."""
+
+    due: int  #: when the next attempt is scheduled
+    dispatches: int = 0  #: attempts sent, those in flight included
+    responses: int = 0  #: attempts that were answered
+    failures: int = 0  #: attempts that ended without success
+    executions: int = 0  #: failures that count for the header `X-CloudTasks-TaskExecutionCount`
+    first_dispatched: int = 0
+    scheduled: int = 0  #: of the last attempt, as the three that follow
+    dispatched: int = 0
+    responded: int = 0
+    code: int = 0
+    http_status: int = 0
+
+    @classmethod
+    def of_row(cls, columns: Sequence[int]) -> Attempts:
+        """Read what `row` gave."""
+        return cls(**dict(zip(_COLUMNS, columns, strict=True)))
+
+    def row(self) -> tuple[int, ...]:
+        """Return the fields, in their order."""
+        return _values(self)
+
+    def begin(self, now: int) -> None:
+        """Note that an attempt was sent."""
+        self.dispatches += 1
+        self.first_dispatched = self.first_dispatched or now
+        self.scheduled, self.dispatched, self.responded = self.due, now, 0
+
+    def end(self, outcome: Outcome, now: int, *, app_engine: bool) -> None:
+        """Note how an attempt ended.
+
+        App Engine targets count every response as an execution; HTTP targets do not count 5xx.
+        """
+        self.responded = now
+        self.code, self.http_status = outcome.code, outcome.http_status
+        self.responses += outcome.answered
+        if outcome.succeeded:
+            return
+        self.failures += 1
+        server_error = outcome.http_status // 100 == 5  # noqa: PLR2004 - the class of HTTP statuses
+        self.executions += outcome.answered and (app_engine or not server_error)
+
+    @property
+    def message(self) -> str:
+        """The last attempt's status in the words of the service."""
+        return "" if self.code == _OK else f"{code_name(self.code)}({self.code}): HTTP status code {self.http_status}"
+
+    def wire(self) -> bytes:
+        """Return the fields of a v2 `Task` that tell about attempts."""
+        if not self.dispatches:
+            return b""
+        last = len_field(1, timestamp(self.scheduled)) + len_field(2, timestamp(self.dispatched))
+        if self.responded:
+            status = int_field(1, self.code) + (len_field(2, self.message.encode()) if self.code else b"")
+            last += len_field(3, timestamp(self.responded)) + len_field(4, status)
+        return (
+            int_field(7, self.dispatches)
+            + int_field(8, self.responses)
+            + len_field(9, len_field(2, timestamp(self.first_dispatched)))
+            + len_field(10, last)
+        )
+
+
+_COLUMNS = tuple(field.name for field in fields(Attempts))
+_values: Callable[[Attempts], tuple[int, ...]] = attrgetter(*_COLUMNS)

@@ -1,0 +1,330 @@
+"""Queue configurations: defaults, limits, update masks, and the two API versions of one queue.
+
+A queue is kept as its v2beta3 message, which has everything that the v2 one has and more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
+from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.regions import app_engine_host
+from cloudtasks_nb.emulator.model.retry import RetryPolicy
+
+__all__ = [
+    "DISABLED",
+    "PAUSED",
+    "RUNNING",
+    "QueueConfig",
+    "check_duration",
+    "check_retry",
+    "configured",
+    "duration",
+    "from_v2",
+    "is_tombstone",
+    "policy",
+    "set_duration",
+    "to_v2",
+    "updated",
+]
+
+RUNNING, PAUSED, DISABLED = 1, 2, 3
+
+_PUSH = 2
+_MAX_RATE, _MAX_CONCURRENT, _MAX_BURST = 500, 5000, 500
+_DEFAULT_RATE, _DEFAULT_CONCURRENT = 500.0, 1000
+_METHODS = range(8)
+_PORTS = range(65_536)
+_MAX_HEADERS = 80 * 1024
+_MAX_DURATION = 315_576_000_000  # seconds; more is no `google.protobuf.Duration`
+_NANOS = 10**9
+_SHARED = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
+_ONLY_IN_BETA = ("task_ttl", "tombstone_ttl")
+_BURST = "rate_limits.max_burst_size"
+_SETTINGS = (
+    "app_engine_http_queue",
+    "http_target",
+    "rate_limits",
+    "retry_config",
+    "task_ttl",
+    "tombstone_ttl",
+    "stackdriver_logging_config",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueConfig:
+    """What the store and the dispatcher need to know of a queue's settings."""
+
+    rate: float  #: dispatches a second
+    burst: int
+    max_concurrent: int
+    retry: RetryPolicy
+    sampling_ratio: float
+    tombstone_ttl: int  #: microseconds
+    task_ttl: int  #: microseconds
+    http_target: Any | None
+    routing: Any | None  #: `AppEngineRouting` that overrides the tasks' own
+
+    @classmethod
+    def of(cls, queue: Any, default_tombstone: int) -> QueueConfig:
+        """Read a complete v2beta3 queue."""
+        limits, engine = queue.rate_limits, queue.app_engine_http_queue
+        return cls(
+            rate=limits.max_dispatches_per_second,
+            burst=limits.max_burst_size,
+            max_concurrent=limits.max_concurrent_dispatches,
+            retry=policy(queue.retry_config, RetryPolicy(max_doublings=0)),
+            sampling_ratio=queue.stackdriver_logging_config.sampling_ratio,
+            tombstone_ttl=duration(queue.tombstone_ttl) if queue.HasField("tombstone_ttl") else default_tombstone,
+            task_ttl=duration(queue.task_ttl),
+            http_target=queue.http_target if queue.HasField("http_target") else None,
+            routing=engine.app_engine_routing_override if engine.HasField("app_engine_routing_override") else None,
+        )
+
+
+def duration(message: Any) -> int:
+    """Return a `google.protobuf.Duration` in microseconds."""
+    return message.seconds * SECOND + message.nanos // 1000
+
+
+def set_duration(message: Any, micros: int) -> None:
+    """Fill a `google.protobuf.Duration`."""
+    message.seconds, rest = divmod(micros, SECOND)
+    message.nanos = rest * 1000
+
+
+def check_duration(message: Any, field: str) -> None:
+    """Check that a `google.protobuf.Duration` is one; without it nothing else can show it, or count with it.
+
+    Raises
+    ------
+    RefusedError
+        If it is longer than ten thousand years, or its nanoseconds are too many or of the other sign.
+    """
+    seconds, nanos = message.seconds, message.nanos
+    valid = abs(seconds) <= _MAX_DURATION and abs(nanos) < _NANOS and seconds * nanos >= 0
+    _refuse_if(not valid, f"{field} is not a valid duration.")
+
+
+def is_tombstone(micros: int) -> bool:
+    """Tell whether a queue may keep the names of its tasks for so long."""
+    return HOUR <= micros <= 9 * DAY
+
+
+def policy(config: Any, base: RetryPolicy) -> RetryPolicy:
+    """Read a `RetryConfig`; what it leaves open is taken from `base`."""
+    return RetryPolicy(
+        max_attempts=config.max_attempts or base.max_attempts,
+        max_retry_duration=(
+            duration(config.max_retry_duration) if config.HasField("max_retry_duration") else base.max_retry_duration
+        ),
+        min_backoff=duration(config.min_backoff) if config.HasField("min_backoff") else base.min_backoff,
+        max_backoff=duration(config.max_backoff) if config.HasField("max_backoff") else base.max_backoff,
+        max_doublings=config.max_doublings or base.max_doublings,
+    )
+
+
+def check_retry(config: Any) -> None:
+    """Check a `RetryConfig` of a queue or a task.
+
+    Raises
+    ------
+    RefusedError
+        If a setting is outside its limits.
+    """
+    check_duration(config.max_retry_duration, "RetryConfig.maxRetryDuration")
+    check_duration(config.min_backoff, "RetryConfig.minBackoff")
+    check_duration(config.max_backoff, "RetryConfig.maxBackoff")
+    low, high = duration(config.min_backoff), duration(config.max_backoff)
+    _refuse_if(config.max_attempts < -1, "RetryConfig.maxAttempts must be greater or equal to -1.")
+    _refuse_if(config.max_doublings < 0, "RetryConfig.maxDoublings cannot be negative.")
+    _refuse_if(low < 0, "RetryConfig.minBackoff cannot be negative.")
+    _refuse_if(high < 0, "RetryConfig.maxBackoff cannot be negative.")
+    _refuse_if(duration(config.max_retry_duration) < 0, "RetryConfig.maxRetryDuration cannot be negative.")
+    _refuse_if(
+        config.HasField("max_backoff") and low > high,
+        "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff.",
+    )
+
+
+def from_v2(queue: Any) -> Any:
+    """Return a v2 queue as v2beta3."""
+    out = beta.Queue(name=queue.name, state=queue.state)
+    _copy(queue, out)
+    out.rate_limits.max_burst_size = 0  # output only in v2: whatever a client sends is ignored
+    if queue.HasField("app_engine_routing_override"):
+        override = out.app_engine_http_queue.app_engine_routing_override
+        override.MergeFromString(queue.app_engine_routing_override.SerializeToString())
+    return out
+
+
+def to_v2(queue: Any) -> Any:
+    """Return a v2beta3 queue as v2."""
+    out = v2.Queue(name=queue.name, state=queue.state)
+    _copy(queue, out)
+    if queue.app_engine_http_queue.HasField("app_engine_routing_override"):
+        override = queue.app_engine_http_queue.app_engine_routing_override
+        out.app_engine_routing_override.MergeFromString(override.SerializeToString())
+    return out
+
+
+def configured(given: Any) -> Any:
+    """Check the settings of a new v2beta3 queue and fill in the defaults that the service picks.
+
+    Raises
+    ------
+    RefusedError
+        If a setting is outside its limits.
+    """
+    _refuse_if(given.type_ not in {0, _PUSH}, "Queue.type must be PUSH: there are no pull queues here.")
+    queue = beta.Queue(name=given.name, state=RUNNING, type_=_PUSH)
+    for field in _SETTINGS:
+        if given.HasField(field):
+            getattr(queue, field).CopyFrom(getattr(given, field))
+    if not queue.retry_config.max_doublings:
+        queue.retry_config.max_doublings = RetryPolicy().max_doublings
+    return _completed(queue)
+
+
+def updated(old: Any, given: Any, paths: Sequence[str], *, plain: bool = False) -> Any:
+    """Return `old` with the fields of `given` that the mask names.
+
+    Parameters
+    ----------
+    old, given : Queue
+        Both of v2beta3.
+    paths : sequence of str
+        The mask, of v2beta3; no path names all fields.
+    plain : bool
+        Whether `given` is from a client of v2: what that version does not have, or only shows, stays as it is.
+
+    Raises
+    ------
+    RefusedError
+        If a path or a setting is wrong.
+    """
+    if plain:
+        given = _with_the_rest_of(old, given)
+    if not paths:
+        fresh = configured(given)
+        fresh.name, fresh.state, fresh.type_ = old.name, old.state, old.type_
+        if old.HasField("purge_time"):
+            fresh.purge_time.CopyFrom(old.purge_time)
+        return fresh
+    mask = FieldMask(paths=paths)
+    if not mask.IsValidForDescriptor(beta.Queue.DESCRIPTOR):
+        raise RefusedError("INVALID_ARGUMENT", "Invalid update mask.")
+    if plain:
+        paths = [path for path in paths if path != _BURST]
+    settings = FieldMask(paths=[path for path in paths if path.split(".")[0] in _SETTINGS])
+    queue = beta.Queue()
+    queue.CopyFrom(old)
+    settings.MergeMessage(given, queue, replace_message_field=True, replace_repeated_field=True)
+    rate_changed = queue.rate_limits.max_dispatches_per_second != old.rate_limits.max_dispatches_per_second
+    if rate_changed and _BURST not in paths:
+        queue.rate_limits.max_burst_size = 0
+    if "retry_config" in paths and not queue.retry_config.max_doublings:
+        queue.retry_config.max_doublings = RetryPolicy().max_doublings
+    return _completed(queue)
+
+
+def _with_the_rest_of(old: Any, given: Any) -> Any:
+    queue = beta.Queue()
+    queue.CopyFrom(given)
+    for field in _ONLY_IN_BETA:
+        if old.HasField(field):
+            getattr(queue, field).CopyFrom(getattr(old, field))
+    if (given.rate_limits.max_dispatches_per_second or _DEFAULT_RATE) == old.rate_limits.max_dispatches_per_second:
+        queue.rate_limits.max_burst_size = old.rate_limits.max_burst_size
+    return queue
+
+
+def _copy(source: Any, target: Any) -> None:
+    for field in _SHARED:
+        if source.HasField(field):
+            getattr(target, field).MergeFromString(getattr(source, field).SerializeToString())
+            getattr(target, field).SetInParent()
+
+
+def _completed(queue: Any) -> Any:
+    _check(queue)
+    limits, retry, default = queue.rate_limits, queue.retry_config, RetryPolicy()
+    limits.max_dispatches_per_second = limits.max_dispatches_per_second or _DEFAULT_RATE
+    limits.max_concurrent_dispatches = limits.max_concurrent_dispatches or _DEFAULT_CONCURRENT
+    limits.max_burst_size = limits.max_burst_size or max(10, int(limits.max_dispatches_per_second / 5))
+    retry.max_attempts = retry.max_attempts or default.max_attempts
+    if not retry.HasField("min_backoff"):
+        set_duration(retry.min_backoff, default.min_backoff)
+    if not retry.HasField("max_backoff"):
+        set_duration(retry.max_backoff, default.max_backoff)
+    if not queue.HasField("task_ttl"):
+        set_duration(queue.task_ttl, 31 * DAY)
+    check_retry(retry)
+    engine = queue.app_engine_http_queue
+    if engine.HasField("app_engine_routing_override"):  # its host is output only
+        override = engine.app_engine_routing_override
+        override.host = app_engine_host(override, queue.name)
+    return queue
+
+
+def _check(queue: Any) -> None:
+    limits, retry, logging = queue.rate_limits, queue.retry_config, queue.stackdriver_logging_config
+    rate, concurrent = limits.max_dispatches_per_second, limits.max_concurrent_dispatches
+    _refuse_if(rate < 0, "RateLimits.maxDispatchesPerSecond cannot be negative.")
+    _refuse_if(not rate <= _MAX_RATE, f"RateLimits.maxDispatchesPerSecond must be less than or equal to {_MAX_RATE}.")
+    _refuse_if(concurrent < 0, "RateLimits.maxConcurrentDispatches cannot be negative.")
+    _refuse_if(
+        concurrent > _MAX_CONCURRENT,
+        f"RateLimits.maxConcurrentDispatches must be less than or equal to {_MAX_CONCURRENT}.",
+    )
+    _refuse_if(limits.max_burst_size < 0, "RateLimits.maxBurstSize cannot be negative.")
+    _refuse_if(
+        limits.max_burst_size > _MAX_BURST, f"RateLimits.maxBurstSize must be less than or equal to {_MAX_BURST}."
+    )
+    check_retry(retry)
+    _refuse_if(
+        not 0.0 <= logging.sampling_ratio <= 1.0, "StackdriverLoggingConfig.samplingRatio must be between 0.0 and 1.0."
+    )
+    _check_lifetimes(queue)
+    _check_target(queue.http_target)
+
+
+def _check_target(target: Any) -> None:
+    override, method = target.uri_override, target.http_method
+    _refuse_if(method not in _METHODS, f"{method} is not a valid HttpMethod.")
+    _refuse_if(override.HasField("host") and not override.host, "UriOverride.host cannot be an empty string.")
+    _refuse_if(override.port not in _PORTS, "UriOverride.port must be between 1 and 65535, or 0 for none.")
+    size = sum(len(one.header.key.encode()) + len(one.header.value.encode()) for one in target.header_overrides)
+    _refuse_if(size >= _MAX_HEADERS, "The size of HttpTarget.headerOverrides must be less than 80KB.")
+    oauth, oidc = target.oauth_token, target.oidc_token
+    _refuse_if(
+        target.HasField("oauth_token") and not (oauth.service_account_email and oauth.scope),
+        "HttpTarget.oauthToken needs a serviceAccountEmail and a scope.",
+    )
+    _refuse_if(
+        target.HasField("oidc_token") and not oidc.service_account_email,
+        "HttpTarget.oidcToken needs a serviceAccountEmail.",
+    )
+
+
+def _check_lifetimes(queue: Any) -> None:
+    check_duration(queue.task_ttl, "Queue.taskTtl")
+    check_duration(queue.tombstone_ttl, "Queue.tombstoneTtl")
+    if queue.HasField("task_ttl"):
+        _refuse_if(
+            not 10 * DAY <= duration(queue.task_ttl) <= 3650 * DAY, "Queue.taskTtl must be between [240h, 87600h]."
+        )
+    if queue.HasField("tombstone_ttl"):
+        _refuse_if(not is_tombstone(duration(queue.tombstone_ttl)), "Queue.tombstoneTtl must be between [1h, 216h].")
+
+
+def _refuse_if(wrong: bool, text: str) -> None:  # noqa: FBT001 - reads as a sentence at its fifteen callers
+    if wrong:
+        raise RefusedError("INVALID_ARGUMENT", text)

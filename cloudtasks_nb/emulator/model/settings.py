@@ -1,0 +1,34 @@
+"""Everything about an emulator that its command line decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudtasks_nb.emulator.model.clock import DAY, HOUR
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of an emulator, with its defaults."""
+
+    host: str = "127.0.0.1"
+    port: int = 8123  #: 0 is a free one
+    http_port: int | None = None  #: None is the port after `port`, or a free one if that is 0
+    data_dir: Path | None = None  #: None is a temporary folder
+    queues: tuple[str, ...] = ()  #: names of queues to make at start
+    lease: bool = False  #: end after the last `GET /lease` was closed
+    wait_for_loopback: bool = False  #: a refused connection to this machine is no attempt
+    openid_issuer: str = "https://accounts.google.com"
+    app_engine_host: str | None = None  #: base URL of the App Engine application
+    https_ca: Path | None = None  #: further certificates to trust
+    https_insecure: bool = False  #: do not check certificates
+    no_batch: bool = False  #: batch calls are UNIMPLEMENTED
+    queues_on_demand: bool = False  #: CreateTask makes the queue
+    hard_reset_on_purge: bool = False  #: PurgeQueue also frees the names of tasks
+    task_tombstone: int = HOUR  #: microseconds for which the name of a finished task is taken
+    queue_tombstone: int = 3 * DAY  #: microseconds for which the name of a deleted queue is taken
+    new_queue_delay: int = 0  #: microseconds in which a new queue is not known yet
+    log_delay: int = 0  #: microseconds between an operation and its log entry

@@ -1,0 +1,289 @@
+"""What comes in as a task: checked, completed, and cut into the pieces that are stored."""
+
+from __future__ import annotations
+
+import random
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import quote
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from google.protobuf.duration_pb2 import Duration
+
+from cloudtasks_nb.emulator.model.clock import DAY, SECOND
+from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.queues import check_duration, check_retry, duration
+from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link
+from cloudtasks_nb.emulator.model.regions import app_engine_host
+from cloudtasks_nb.emulator.model.wire import int_field, len_field, timestamp, varint
+
+__all__ = ["APP_ENGINE_AGENT", "HTTP_AGENT", "METHODS", "NewTask", "take_in", "target_of"]
+
+#: Names of the `HttpMethod` numbers.
+METHODS = ("POST", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
+HTTP_AGENT = "Google-Cloud-Tasks"
+APP_ENGINE_AGENT = "AppEngine-Google; (+http://code.google.com/appengine)"
+
+_ID_PART = re.compile(r"/tasks/[A-Za-z0-9_-]{1,500}")
+_QUEUE_OF = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks/(.*)", re.DOTALL)
+_MAX_STORED = 2**20 - 7  # measured against the real service, on the stored form of the task
+_MAX_URL = 2083
+_SURELY_FITS = _MAX_URL // 12  # encoded, a character has up to twelve
+_NOT_ENCODED = ":/?#[]@!$&'()*+,;=%"
+_MAX_HEADERS = 80 * 1024
+_MAX_AHEAD = 30 * DAY
+_WITH_BODY = {"POST", "PUT", "PATCH"}
+_SERVICE_DEFAULT = Duration()  # App Engine's own deadline, which its kind of scaling decides
+# Fields of `Task`, and pieces that most tasks have in common.
+_APP_ENGINE_FIELD, _HTTP_FIELD = 2, 3
+_DEFAULT_DEADLINE = len_field(6, int_field(1, 600))
+_HTTP_AGENT_HEADER = len_field(3, len_field(1, b"User-Agent") + len_field(2, HTTP_AGENT.encode()))
+_POST_AND_HTTP_AGENT_HEADER = int_field(2, 1) + _HTTP_AGENT_HEADER
+# What `_http_field` gave for the latest requests: in most batches they differ in the body alone.
+_known: dict[bytes, tuple[bytes, str, str]] = {}
+_MAX_KNOWN, _MAX_KNOWN_SIZE = 64, 4096  # longer ones may be refused for their size, and would be kept all the same
+_ID_BITS = 66  # the service's ids do not all fit into 64 either
+# Ids are names, not secrets; the module's generator is three times faster than the system's.
+_random = random.Random()  # noqa: S311
+
+
+class NewTask(NamedTuple):
+    """A task ready to be stored."""
+
+    id: str
+    due: int  #: microseconds since 1970
+    head: bytes  #: the `Task` on the wire without body, schedule time and attempts
+    body: bytes
+    target: str  #: method and URL, as the operations log shows them
+    kind: str  #: ``HTTP`` or ``APP_ENGINE_HTTP``
+
+
+def take_in(task: Any, queue: str, now: int) -> NewTask:
+    """Check a v2 `Task`, which is changed on the way, and return what is to be stored.
+
+    Parameters
+    ----------
+    task : Task
+        As the client sent it.
+    queue : str
+        Name of the queue that it is for.
+    now : int
+        Microseconds since 1970.
+
+    Raises
+    ------
+    RefusedError
+        If the task is not valid.
+    """
+    name, task_id = _identified(task, queue)
+    kind = task.WhichOneof("message_type")
+    if kind == "http_request":
+        target_type = "HTTP"
+        limited = task.HasField("dispatch_deadline")
+        deadline = _deadline(task, 1800 * SECOND, "30m") if limited else _DEFAULT_DEADLINE
+        request, body, target = _http_wire(task.http_request)
+    elif kind is not None:
+        target_type = "APP_ENGINE_HTTP"
+        limited = task.HasField("dispatch_deadline") and task.dispatch_deadline != _SERVICE_DEFAULT
+        deadline = _deadline(task, (24 * 3600 + 15) * SECOND, "24h15s") if limited else b""
+        request, body, target = _app_engine_wire(task.app_engine_http_request, queue)
+    else:
+        raise RefusedError("INVALID_ARGUMENT", "Task.payload_type is not set.")
+    due = _scheduled(task, now) if task.HasField("schedule_time") else now
+    encoded = name.encode()
+    # Only these fields are stored: whatever else a client sends is output only.
+    head = b"".join(
+        (
+            b"\x0a",
+            varint(len(encoded)),
+            encoded,
+            request,
+            _created(now // SECOND),
+            deadline,
+            _retry(task) if task.HasField("retry_config") else b"",
+        )
+    )
+    if len(head) + len(body) > _MAX_HEADERS:
+        _check_size(head, body, due, kind)
+    return NewTask(task_id, due, head, body, target, target_type)
+
+
+def target_of(head: bytes) -> tuple[str, str]:
+    """Return `target` and `kind` of a stored task."""
+    task = v2.Task.FromString(head)
+    if task.WhichOneof("message_type") == "http_request":
+        request = task.http_request
+        return f"{METHODS[request.http_method]} {request.url}", "HTTP"
+    request = task.app_engine_http_request
+    host = request.app_engine_routing.host
+    return f"{METHODS[request.http_method]} {host}{request.relative_uri}", "APP_ENGINE_HTTP"
+
+
+def _identified(task: Any, queue: str) -> tuple[str, str]:
+    """Return the task's name and short id, made up if the client gave none."""
+    name = task.name
+    if not name:
+        number = _random.getrandbits(_ID_BITS)
+        made_up = f"{number:020d}"[number & 3 :]  # 17 to 20 digits, and some begin with a zero
+        return f"{queue}/tasks/{made_up}", made_up
+    if name.startswith(queue) and _ID_PART.fullmatch(name, len(queue)):
+        return name, name[len(queue) + len("/tasks/") :]
+    raise _misnamed(name, queue)
+
+
+def _misnamed(name: str, queue: str) -> RefusedError:
+    match = _QUEUE_OF.fullmatch(name)
+    if match is None:
+        return RefusedError(
+            "INVALID_ARGUMENT",
+            'Task name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>'
+            '/tasks/<TASK_ID>"',
+        )
+    if match[1] != queue:
+        return RefusedError(
+            "INVALID_ARGUMENT",
+            f"The queue name from request ('{queue}') must be the same as the queue name in the named task "
+            f"('{match[1]}').",
+        )
+    return RefusedError(
+        "INVALID_ARGUMENT",
+        f'Task ID "{match[2]}" can contain only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or '
+        "underscores (_). Task ID must between 1 and 500 characters.",
+        [
+            help_link(
+                "Definition of task ID",
+                "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks"
+                "#Task.FIELDS.name",
+            )
+        ],
+    )
+
+
+def _scheduled(task: Any, now: int) -> int:
+    asked = task.schedule_time.seconds * SECOND + task.schedule_time.nanos // 1000
+    if asked - now > _MAX_AHEAD:
+        raise RefusedError(
+            "INVALID_ARGUMENT",
+            f"The Task.scheduleTime, {_in_pacific_time(asked)}, is too far in the future. "
+            "Schedule time must be no more than 720h in the future.",
+        )
+    return max(asked, now)
+
+
+def _in_pacific_time(instant: int) -> str:
+    try:
+        zone: Any = ZoneInfo("America/Los_Angeles")
+    except ZoneInfoNotFoundError:
+        zone = UTC
+    try:
+        return datetime.fromtimestamp(instant / SECOND, zone).isoformat()
+    except (OverflowError, ValueError):
+        return f"{instant // SECOND} seconds since 1970"
+
+
+def _deadline(task: Any, longest: int, described: str) -> bytes:
+    check_duration(task.dispatch_deadline, "Task.dispatchDeadline")
+    asked = duration(task.dispatch_deadline) // 1000 * 1000
+    if not 15 * SECOND <= asked <= longest:
+        raise RefusedError("INVALID_ARGUMENT", f"Task.dispatchDeadline must be between [15s, {described}].")
+    return len_field(6, timestamp(asked))  # a duration looks like a timestamp on the wire
+
+
+@lru_cache(maxsize=8)
+def _created(second: int) -> bytes:
+    # Whole seconds: the API truncates the time of creation.
+    return len_field(5, int_field(1, second))
+
+
+def _retry(task: Any) -> bytes:
+    check_retry(task.retry_config)
+    return len_field(12, task.retry_config.SerializeToString())
+
+
+def _http_wire(request: Any) -> tuple[bytes, bytes, str]:
+    """Check an `HttpRequest`; return it as a field on the wire without its body, the body, and the target."""
+    body = request.body
+    if body:
+        request.ClearField("body")
+    wire = request.SerializeToString()
+    known = _known.get(wire)
+    if known is None:
+        known = _http_field(request, wire)
+        if len(wire) <= _MAX_KNOWN_SIZE:
+            if len(_known) >= _MAX_KNOWN:
+                _known.clear()
+            _known[wire] = known
+    field, method, target = known
+    if body and method not in _WITH_BODY:
+        raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.body is not allowed with HTTP method {method}.")
+    return field, body, target
+
+
+def _http_field(request: Any, wire: bytes) -> tuple[bytes, str, str]:
+    """Check an `HttpRequest` without its body; return it as it is stored, its method, and the target."""
+    url, number = request.url, request.http_method
+    if not url.startswith(("http://", "https://")):
+        text = "HttpTarget.url must start with 'http://' or 'https://'." if url else "HttpRequest.url is required."
+        raise RefusedError("INVALID_ARGUMENT", text)
+    if len(url) > _SURELY_FITS and len(quote(url, safe=_NOT_ENCODED)) > _MAX_URL:
+        raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.url must be at most {_MAX_URL} characters.")
+    method = _method(number)
+    if b"user-agent" in wire.lower():
+        _drop(request.headers, {"user-agent"})
+        wire = request.SerializeToString()
+    wire += _HTTP_AGENT_HEADER if number else _POST_AND_HTTP_AGENT_HEADER
+    return len_field(_HTTP_FIELD, wire), method, f"{method} {url}"
+
+
+def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
+    """Check an `AppEngineHttpRequest`; return the same of it."""
+    uri, body, headers = request.relative_uri or "/", request.body, request.headers
+    if not uri.startswith("/") or " " in uri or len(uri) > _MAX_URL:
+        raise RefusedError(
+            "INVALID_ARGUMENT",
+            "AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most "
+            f"{_MAX_URL} characters.",
+        )
+    method = _method(request.http_method)
+    if body and method not in {"POST", "PUT"}:
+        raise RefusedError("INVALID_ARGUMENT", f"AppEngineHttpRequest.body is not allowed with HTTP method {method}.")
+    request.http_method, request.relative_uri = request.http_method or 1, uri
+    request.app_engine_routing.host = app_engine_host(request.app_engine_routing, queue)
+    given = {name.lower(): value for name, value in headers.items()}
+    _drop(headers, {"user-agent", "content-length"})
+    agent = given.get("user-agent", "")
+    headers["User-Agent"] = agent if APP_ENGINE_AGENT in agent else f"{agent} {APP_ENGINE_AGENT}".strip()
+    if body:
+        headers["Content-Length"] = str(len(body))
+        if "content-type" not in given:
+            headers["Content-Type"] = "application/octet-stream"
+        request.ClearField("body")
+    target = f"{method} {request.app_engine_routing.host}{uri}"
+    return len_field(_APP_ENGINE_FIELD, request.SerializeToString()), body, target
+
+
+def _method(number: int) -> str:
+    if 0 <= number < len(METHODS):
+        return METHODS[number]
+    raise RefusedError("INVALID_ARGUMENT", f"{number} is not a valid HttpMethod.")
+
+
+def _drop(headers: Any, unwanted: set[str]) -> None:
+    for name in [name for name in headers if name.lower() in unwanted]:
+        del headers[name]
+
+
+def _check_size(head: bytes, body: bytes, due: int, kind: str) -> None:
+    task = v2.Task.FromString(head)
+    request = getattr(task, kind)
+    if sum(len(name) + len(value) for name, value in request.headers.items()) >= _MAX_HEADERS:
+        raise RefusedError("INVALID_ARGUMENT", "The size of the headers must be less than 80KB.")
+    if kind == "app_engine_http_request":  # service, version and instance are counted as parts of the host only
+        request.app_engine_routing.CopyFrom(v2.AppEngineRouting(host=request.app_engine_routing.host))
+    request.body = body
+    task.schedule_time.seconds, micros = divmod(due, SECOND)
+    task.schedule_time.nanos = micros * 1000
+    if task.ByteSize() > _MAX_STORED:
+        raise RefusedError("INVALID_ARGUMENT", "Task size too large")

@@ -1,0 +1,82 @@
+"""Protocol buffer bytes by hand, where building messages would cost more than the rest of a call.
+
+Parsers merge repeated submessages and take fields in any order
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins), so stored bytes can be completed by appending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from cloudtasks_nb.emulator.model.clock import SECOND
+
+__all__ = ["fields", "int_field", "len_field", "read_varint", "retag", "timestamp", "varint"]
+
+_VARINT, _FIXED64, _LENGTH = 0, 1, 2
+_MORE = 0x80  # set in every byte of a varint but the last
+# One and two bytes: nearly every length and tag is among them.
+_SHORT = tuple(bytes([n]) if n < _MORE else bytes([n & 127 | _MORE, n >> 7]) for n in range(1 << 14))
+
+
+def varint(number: int) -> bytes:
+    """Encode a number of 0 or more."""
+    if number < len(_SHORT):
+        return _SHORT[number]
+    out = bytearray()
+    while number >= _MORE:
+        out.append(number & 127 | _MORE)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def len_field(number: int, payload: bytes) -> bytes:
+    """Encode a string, bytes or submessage field."""
+    return varint(number << 3 | _LENGTH) + varint(len(payload)) + payload
+
+
+def int_field(number: int, value: int) -> bytes:
+    """Encode a non-negative integer or enum field; nothing for zero, as proto3 does."""
+    return varint(number << 3) + varint(value) if value else b""
+
+
+def timestamp(instant: int) -> bytes:
+    """Encode microseconds since 1970 as a `google.protobuf.Timestamp`."""
+    seconds, micros = divmod(instant, SECOND)
+    return int_field(1, seconds) + int_field(2, micros * 1000)
+
+
+def fields(wire: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield field number, wire type and the value's bytes (with their length prefix) of a valid message."""
+    at = 0
+    while at < len(wire):
+        key, at = read_varint(wire, at)
+        kind = key & 7
+        start = at
+        if kind == _VARINT:
+            _, at = read_varint(wire, at)
+        elif kind == _LENGTH:
+            size, at = read_varint(wire, at)
+            at += size
+        else:
+            at += 8 if kind == _FIXED64 else 4
+        yield key >> 3, kind, wire[start:at]
+
+
+def retag(wire: bytes, numbers: Mapping[int, int]) -> bytes:
+    """Renumber the top-level fields of a message; those without a new number are dropped."""
+    return b"".join(
+        varint(numbers[number] << 3 | kind) + value for number, kind, value in fields(wire) if number in numbers
+    )
+
+
+def read_varint(wire: bytes, at: int) -> tuple[int, int]:
+    """Return the number at a position, and the position after it."""
+    value = shift = 0
+    while True:
+        byte = wire[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < _MORE:
+            return value, at
+        shift += 7

@@ -1,0 +1,166 @@
+"""An emulator put together, run until it is told to stop, and taken apart."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, QueueName
+from cloudtasks_nb.emulator.api.api import all_calls
+from cloudtasks_nb.emulator.api.engine import Engine
+from cloudtasks_nb.emulator.api.faults import Faults
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
+from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
+from cloudtasks_nb.emulator.dispatch.tokens import TokenMint
+from cloudtasks_nb.emulator.folder import Folder
+from cloudtasks_nb.emulator.frontends.grpc import answer_calls, grpc_server
+from cloudtasks_nb.emulator.frontends.lease import Leases
+from cloudtasks_nb.emulator.frontends.ports import host_and_port
+from cloudtasks_nb.emulator.frontends.web import Web
+from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, Clock
+from cloudtasks_nb.emulator.model.pb import beta
+from cloudtasks_nb.emulator.model.queues import configured
+from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.emulator.store.commit import Committer
+from cloudtasks_nb.emulator.store.journal import Journal
+from cloudtasks_nb.emulator.store.store import Store
+from cloudtasks_nb.emulator.store.sweep import sweep
+
+__all__ = ["run"]
+
+# Seconds.
+_SWEEP_EVERY = 10.0
+_SWEEP_PAUSE = 0.05
+_GRACE = 1.0
+# After a start or an advance of the clock, tasks that were due on the way have so long to be sent before their
+# retention counts.
+_CATCHING_UP = 600.0
+
+
+async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event) -> None:
+    """Run an emulator.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its options.
+    ready : callable
+        Gets the endpoint once everything listens.
+    stop : asyncio.Event
+        Ends it when set.
+
+    Raises
+    ------
+    PortInUseError, FolderInUseError
+        If it cannot start.
+    InvalidInputError
+        If the name of a queue is none.
+    """
+    for name in settings.queues:
+        QueueName.parse(name)
+    with Folder(settings.data_dir) as folder, Journal(folder.database, durable=not folder.temporary) as journal:
+        async with AsyncExitStack() as stack:
+            engine = await _engine(folder, journal, settings, stack)
+            await _listen(folder, engine, ready, stop, stack)
+            await stop.wait()
+
+
+async def _engine(folder: Folder, journal: Journal, settings: Settings, stack: AsyncExitStack) -> Engine:
+    moved = journal.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
+    clock = Clock(advanced=int(moved[0][0]) if moved else 0)
+    store = Store(journal, clock, settings)
+    # What was loaded stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    mint = TokenMint(folder.path, settings.openid_issuer, clock)
+    deliverer = Deliverer(settings)
+    stack.push_async_callback(deliverer.close)
+    dispatcher = Dispatcher(store, clock, deliverer, mint.authorize, settings)
+    committer = Committer(store, dispatcher.wake)
+    stack.push_async_callback(committer.close)
+    stack.push_async_callback(dispatcher.close)
+    dispatcher.changed = committer.soon
+    for name in settings.queues:
+        if name not in store.contents.queues:
+            store.create_queue(configured(beta.Queue(name=name)))
+    await committer.commit()
+    return Engine(
+        store=store,
+        committer=committer,
+        dispatcher=dispatcher,
+        clock=clock,
+        settings=settings,
+        faults=Faults(),
+        mint=mint,
+    )
+
+
+async def _listen(
+    folder: Folder,
+    engine: Engine,
+    ready: Callable[[dict[str, Any]], None],
+    stop: asyncio.Event,
+    stack: AsyncExitStack,
+) -> None:
+    settings, instance = engine.settings, folder.instance()
+    calls = all_calls(engine)
+    server, port = grpc_server(settings.host, settings.port)
+    leases = Leases(stop, instance)
+    stack.callback(leases.close)
+    web = Web(engine, calls, leases, folder.path, instance)
+    stack.push_async_callback(web.close)
+    http_port = settings.http_port
+    if http_port is None:
+        http_port = (port + 1) % 65_536 if settings.port else 0  # behind the last port, a free one
+    http_port = await web.listen(settings.host, http_port)
+    answer_calls(server, calls, {INSTANCE_METADATA: instance, HTTP_PORT_METADATA: str(http_port)})
+    await server.start()
+    stack.push_async_callback(server.stop, _GRACE)
+    stack.push_async_callback(_end, asyncio.create_task(_keep_swept(engine)))
+    if settings.lease:
+        leases.start()
+    engine.dispatcher.wake_all()
+    endpoint = {
+        "grpc": host_and_port(settings.host, port),
+        "http": f"http://{host_and_port(settings.host, http_port)}",
+        "pid": os.getpid(),
+        "data_dir": str(folder.path),
+        "instance": instance,
+    }
+    folder.announce(endpoint)
+    ready(endpoint)
+
+
+async def _keep_swept(engine: Engine) -> None:
+    # After an advance of the clock what is over must be gone when the caller looks.
+    advanced, loop = asyncio.Event(), asyncio.get_running_loop()
+    caught_up_at = loop.time() + _CATCHING_UP  # an earlier run may have ended in the middle of it
+
+    def sweep_now(_: int) -> None:
+        nonlocal caught_up_at
+        caught_up_at = loop.time() + _CATCHING_UP
+        _sweep(engine, spare_due=True)
+        advanced.set()
+
+    engine.clock.subscribe(sweep_now)
+    while True:
+        more = _sweep(engine, spare_due=loop.time() < caught_up_at)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(advanced.wait(), _SWEEP_PAUSE if more else _SWEEP_EVERY)
+        advanced.clear()
+
+
+def _sweep(engine: Engine, *, spare_due: bool) -> bool:
+    more = sweep(engine.store, engine.clock.now(), spare_due=spare_due)
+    if len(engine.store.journal):
+        engine.committer.soon()
+    return more
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

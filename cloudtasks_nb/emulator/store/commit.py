@@ -1,0 +1,192 @@
+"""Group commit: what is acknowledged is on the disk, and many callers share one wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.store.store import Store
+
+__all__ = ["Committer"]
+
+# Seconds. A caller that comes alone is committed at once on the loop: a thread would cost it a third of its speed.
+# Calls are delivered one by one, however many there are; when others wait, the next comes right after an answer.
+_ALONE_AFTER = 0.0003
+# On a disk that takes longer than this nobody is committed on the loop: dispatches would wait for it too.
+_SLOW = 0.005
+# After a group, wait for as many to come again, but not longer than this.
+_WINDOW = 0.003
+# What nobody waits for (results of attempts) may take this long to reach the disk.
+_LAZY = 0.01
+
+
+class Committer:
+    """Commits a store's journal for everybody who waits.
+
+    Parameters
+    ----------
+    store : Store
+        What is committed.
+    wake : callable
+        Gets the queues that have new tasks to dispatch.
+    """
+
+    def __init__(self, store: Store, wake: Callable[[list[QueueState]], None]) -> None:
+        self._store = store
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
+        self._waiting: list[asyncio.Future[None]] = []
+        self._expected = 1
+        self._acknowledged_at = 0.0
+        self._called_at = 0.0
+        self._slow = False
+        self._busy = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def called(self) -> None:
+        """Note that a call has come in; it goes on to `commit` without a pause."""
+        self._called_at = self._loop.time()
+
+    async def commit(self) -> None:
+        """Return when everything that was put into the journal so far is safe.
+
+        Raises
+        ------
+        RefusedError
+            If it cannot be written; then nothing of it was kept.
+        """
+        alone = not (self._waiting or self._busy or self._slow) and self._expected == 1
+        if alone and self._called_at - self._acknowledged_at > _ALONE_AFTER:
+            self._commit_inline()
+            return
+        waiter = self._loop.create_future()
+        self._waiting.append(waiter)
+        if not self._busy:
+            if len(self._waiting) >= self._expected:
+                self._start()
+            elif len(self._waiting) == 1:
+                self._arm(_WINDOW)
+        await waiter
+
+    def soon(self) -> None:
+        """Commit within a few milliseconds; for changes that nobody waits for."""
+        if self._timer is None and not self._busy:
+            self._arm(_LAZY)
+
+    async def settle(self) -> None:
+        """Return when no commit is under way; then, until the next await, the journal is the caller's."""
+        while self._busy:
+            await asyncio.gather(*self._tasks)
+
+    async def flush(self) -> None:
+        """Commit what was put into the journal so far; then, until the next await, it is empty and the caller's.
+
+        Raises
+        ------
+        RefusedError
+            If it cannot be written.
+        """
+        await self.settle()
+        if len(self._store.journal):
+            self._commit_inline()
+            self._go_on()
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        self._disarm()
+        await self.settle()
+        if len(self._store.journal):
+            self._commit_inline()
+        self._thread.shutdown()
+
+    def _arm(self, delay: float) -> None:
+        self._disarm()
+        self._timer = self._loop.call_later(delay, self._start)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _commit_inline(self) -> None:
+        self._disarm()
+        try:
+            self._apply()
+            began = self._loop.time()
+            self._store.journal.commit()
+        except Exception as error:
+            raise self._fail(error) from error
+        self._finish(began)
+
+    def _start(self) -> None:
+        self._disarm()
+        if self._busy:
+            return
+        self._busy = True
+        task = self._loop.create_task(self._commit_group())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _commit_group(self) -> None:
+        group, self._waiting = self._waiting, []
+        refusal: RefusedError | None = None
+        began = self._loop.time()
+        try:
+            self._apply()
+            await self._loop.run_in_executor(self._thread, self._store.journal.commit)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody may wait for ever
+            refusal = self._refusal(error)
+        self._busy = False
+        for waiter in group:
+            if not waiter.done():
+                if refusal is None:
+                    waiter.set_result(None)
+                else:
+                    waiter.set_exception(refusal)
+        self._expected = max(1, len(group))
+        try:
+            if refusal is None:
+                self._finish(began)
+            else:
+                self._undo(refusal)
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if len(self._waiting) >= self._expected:
+            self._start()
+        elif self._waiting:
+            self._arm(_WINDOW)
+        elif len(self._store.journal):
+            self._arm(_LAZY)
+
+    def _apply(self) -> None:
+        self._store.journal.apply()
+        self._store.applied()
+
+    def _finish(self, began: float) -> None:
+        self._acknowledged_at = self._loop.time()
+        self._slow = self._acknowledged_at - began > _SLOW
+        self._wake(self._store.committed())
+
+    def _fail(self, error: Exception) -> RefusedError:
+        refusal = self._refusal(error)
+        self._undo(refusal)
+        return refusal
+
+    def _refusal(self, error: Exception) -> RefusedError:
+        return RefusedError("INTERNAL", f"The emulator cannot write {self._store.journal.path}: {error}")
+
+    def _undo(self, refusal: RefusedError) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(refusal)
+        # What others put in since belongs to the lost transaction too: memory goes back to the disk's state.
+        self._store.failed()
+        self._wake(list(self._store.contents.by_number.values()))

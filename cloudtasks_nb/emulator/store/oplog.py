@@ -1,0 +1,198 @@
+"""The task operations log, as Cloud Tasks writes it to Cloud Logging (https://cloud.google.com/tasks/docs/logging)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import orjson
+
+from cloudtasks_nb.emulator.model.attempts import Attempts
+from cloudtasks_nb.emulator.model.tasks import NewTask
+from cloudtasks_nb.emulator.store.journal import Journal, Write
+
+__all__ = ["Kind", "OperationsLog", "Record", "Subject"]
+
+_DELAY_SETTING = "longest_log_delay"
+_CHUNK = 200  # rows read at a time
+_random = random.Random()  # noqa: S311 - sampling, not secrets
+
+
+class Kind(IntEnum):
+    """The operations that are logged; each has its own part of the `TaskActivityLog`."""
+
+    CREATION = 1
+    DISPATCH = 2
+    RESPONSE = 3
+    DELETION = 4
+
+
+# The tasks that one call created are one row, because a row each would cost a fifth of all that a task costs. The row
+# stands at the place of its last entry, is of a kind of its own, and has JSON where others have the task.
+_CREATIONS = 5
+_MOST_CREATIONS = 100
+
+
+class Record(NamedTuple):
+    """An entry of the log; instants are microseconds since 1970, 0 where there is nothing to tell."""
+
+    seq: int  #: the instant, moved on to the next free one: entries are in the order of time
+    q: int  #: number of the queue
+    kind: int
+    at: int
+    received: int  #: when the entry can be read
+    task: str  #: short id
+    target: str  #: method and URL
+    target_type: str  #: ``HTTP`` or ``APP_ENGINE_HTTP``
+    due: int
+    code: int
+    dispatches: int
+    responses: int
+    duration: int  #: microseconds
+    retry_at: int
+
+
+class Subject(NamedTuple):
+    """What an entry is about."""
+
+    q: int  #: number of the queue
+    ratio: float  #: the queue's sampling ratio
+    task: str  #: short id
+    target: str = ""  #: method and URL
+    target_type: str = ""  #: ``HTTP`` or ``APP_ENGINE_HTTP``
+
+
+class OperationsLog:
+    """Appends to the log what the queues' sampling ratios let through.
+
+    Parameters
+    ----------
+    journal : Journal
+        Where the rows go.
+    delay : int
+        Microseconds between an operation and its entry.
+    """
+
+    def __init__(self, journal: Journal, *, delay: int = 0) -> None:
+        self._journal = journal
+        self._delay = delay
+        self._latest = 0
+        #: the longest time, in microseconds, between an operation and its entry of any run on this folder
+        self.longest_delay = delay
+        self.reload()
+
+    def reload(self) -> None:
+        """Go on from what is in the journal."""
+        [(latest,)] = self._journal.read("SELECT max(seq) FROM log")
+        self._latest = latest or 0
+        stored = self._journal.read("SELECT value FROM settings WHERE key = ?", (_DELAY_SETTING,))
+        self.longest_delay = max(self._delay, *(int(value) for (value,) in stored), 0)
+        if self._delay and self.longest_delay == self._delay:
+            self._journal.put(Write.SETTING, (_DELAY_SETTING, str(self._delay)))
+
+    def created(self, q: int, ratio: float, tasks: Sequence[NewTask], now: int) -> None:
+        """Log that tasks were created, a hundred at most."""
+        if ratio < 1.0:
+            tasks = [task for task in tasks if _random.random() < ratio]
+        if not tasks:
+            return
+        self._latest = max(self._latest + 1, now) + len(tasks) - 1
+        if len(tasks) == 1:
+            (task,) = tasks
+            about: tuple[Any, ...] = (
+                Kind.CREATION.value,
+                now,
+                now + self._delay,
+                task.id,
+                task.target,
+                task.kind,
+                task.due,
+            )
+        else:
+            about = (_CREATIONS, now, now + self._delay, _packed(tasks), "", "", 0)
+        self._journal.put(Write.LOG, (self._latest, q, *about, 0, 0, 0, 0, 0))
+
+    def deleted(self, subject: Subject, now: int) -> None:
+        """Log that a task was deleted on request."""
+        self._append(Kind.DELETION, subject, now, (0, 0, 0, 0, 0, 0))
+
+    def dispatched(self, subject: Subject, attempts: Attempts, now: int) -> None:
+        """Log that an attempt was sent."""
+        counts = (attempts.dispatches, attempts.responses)
+        self._append(Kind.DISPATCH, subject, now, (attempts.scheduled, 0, *counts, 0, 0))
+
+    def responded(self, subject: Subject, attempts: Attempts, retry_at: int) -> None:
+        """Log how an attempt ended; `retry_at` is 0 when there is no further one."""
+        duration = attempts.responded - attempts.dispatched
+        counts = (attempts.code, attempts.dispatches, attempts.responses)
+        self._append(Kind.RESPONSE, subject, attempts.responded, (attempts.scheduled, *counts, duration, retry_at))
+
+    def read(
+        self, low: int, high: int, *, queues: Collection[int], kinds: Collection[int], now: int, ascending: bool
+    ) -> Iterator[Record]:
+        """Yield committed entries in order of time, read in chunks so that the journal's end is not held back.
+
+        Parameters
+        ----------
+        low, high : int
+            The first and the last `Record.seq` that is wanted.
+        queues : collection of int
+            Numbers of the queues.
+        kinds : collection of Kind
+            The wanted kinds.
+        now : int
+            Microseconds since 1970; what is received later is not there yet.
+        ascending : bool
+            Whether the oldest comes first.
+        """
+        wanted = {*map(int, kinds), *([_CREATIONS] if Kind.CREATION in kinds else [])}
+        sql = (
+            f"SELECT * FROM log WHERE seq BETWEEN ? AND ? AND q IN ({_listed(queues)}) "  # noqa: S608 - numbers
+            f"AND kind IN ({_listed(wanted)}) AND received <= ? "
+            f"ORDER BY seq {'ASC' if ascending else 'DESC'} LIMIT {_CHUNK}"
+        )
+        first, last = low, high + _MOST_CREATIONS - 1  # entries up to `high` may lie in a row that ends behind it
+        while True:
+            rows = self._journal.read(sql, (first, last, now))
+            for row in rows:
+                for entry in _entries(row)[:: 1 if ascending else -1]:
+                    if low <= entry.seq <= high:
+                        yield entry
+            if len(rows) < _CHUNK:
+                return
+            if ascending:
+                first = rows[-1][0] + 1
+            else:
+                last = rows[-1][0] - 1
+
+    def _append(self, kind: Kind, subject: Subject, now: int, rest: tuple[int, ...]) -> None:
+        if subject.ratio < 1.0 and _random.random() >= subject.ratio:
+            return
+        self._latest = max(self._latest + 1, now)
+        row = (self._latest, subject.q, kind.value, now, now + self._delay, *subject[2:], *rest)
+        self._journal.put(Write.LOG, row)
+
+
+def _listed(numbers: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
+
+
+def _packed(tasks: Sequence[NewTask]) -> bytes:
+    """Return what the entries tell of their tasks, column by column; a value instead of a column is that of all."""
+    ids, dues, _, _, *targets = zip(*tasks, strict=True)
+    columns = [column[0] if column.count(column[0]) == len(ids) else column for column in (*targets, dues)]
+    return orjson.dumps([ids, *columns])
+
+
+def _entries(row: Sequence[Any]) -> list[Record]:
+    """Return the entries that a row of the table stands for, in order of time."""
+    record = Record._make(row)
+    if record.kind != _CREATIONS:
+        return [record]
+    ids, *shared = orjson.loads(record.task)
+    columns = [column if isinstance(column, list) else [column] * len(ids) for column in shared]
+    rows = enumerate(zip(ids, *columns, strict=True), record.seq - len(ids) + 1)
+    head, tail = (record.q, Kind.CREATION.value, record.at, record.received), record[9:]
+    return [Record._make((seq, *head, *told, *tail)) for seq, told in rows]
