@@ -26,16 +26,16 @@ __all__ = ["ROW", "Batch", "Client", "Handler", "Plan", "Progress", "Queue", "co
 
 # Where each public name lives; loaded when first used, so that the import costs nothing (PEP 562).
 _HOMES = {
-    "ROW": "fanout.plan._recipe",
-    "Batch": "fanout.batch._batch",
-    "Client": "_client",
+    "ROW": "fanout.plan.recipe",
+    "Batch": "fanout.batch.batch",
+    "Client": "client.client",
     "Handler": "handlers",
-    "Plan": "fanout.plan._dry_run",
-    "Progress": "fanout.batch._progress",
-    "Queue": "_queue",
-    "connect": "_client",
+    "Plan": "fanout.plan.dry_run",
+    "Progress": "fanout.batch.progress",
+    "Queue": "client.queue",
+    "connect": "client.client",
     "load_ipython_extension": "magics",
-    "local": "_client",
+    "local": "client.client",
     "serve": "handlers",
 }
 

@@ -44,7 +44,7 @@ class Client:
     def __init__(self, connection: Connection, lease: local_module.Lease | None = None) -> None:
         self._connection = connection
         self._lease = lease
-        self._catalog = Catalog(connection)
+        self._catalog = Catalog(connection, self._batch_panel)
         newest_module.note(self)
 
     @property
@@ -91,7 +91,7 @@ class Client:
                 f"{next(iter(settings))}= changes nothing without create=True",
                 hint=f'tasks.queue("{full.queue}", create=True, …) or tasks.queue("{full.queue}").update(…)',
             )
-        return Queue(self._connection, self._catalog, full)
+        return self._open_queue(full)
 
     def queues(self) -> pd.DataFrame:
         """List the queues with their state, depth, limits and retry settings.
@@ -171,7 +171,11 @@ class Client:
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
 
         scene = panels.Scene(
-            connection=self._connection, catalog=self._catalog, queues=self.queues, read_only=read_only
+            connection=self._connection,
+            catalog=self._catalog,
+            open_queue=self._open_queue,
+            queues=self.queues,
+            read_only=read_only,
         )
         return panels.Dashboard(scene)
 
@@ -184,6 +188,16 @@ class Client:
         if lease is not None:
             lease.close()
         newest_module.forget(self)
+
+    def _open_queue(self, name: QueueName) -> Queue:
+        return Queue(self._connection, self._catalog, name)
+
+    def _batch_panel(self, batch: Batch, read_only: bool) -> Any:  # noqa: FBT001 - called by `Batch.panel` alone
+        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
+
+        name = QueueName.parse(f"{self._connection.where.parent()}/queues/{batch.queue}")
+        scene = panels.Scene.of_queue(self._connection, self._catalog, self._open_queue, name, read_only=read_only)
+        return panels.BatchPanel(scene, batch)
 
     def _full_name(self, name: Any) -> QueueName:
         if isinstance(name, Queue):

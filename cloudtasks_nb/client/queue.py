@@ -11,7 +11,6 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import check_text, near
-from cloudtasks_nb.client.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.client.create_task import create_task, literal_recipe
 from cloudtasks_nb.client.queue_settings import check, update
 from cloudtasks_nb.client.reads import attempts_frame, newest_attempts, tasks_frame
@@ -20,6 +19,7 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.service.absent import absent_line
+from cloudtasks_nb.service.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import http_target
 
@@ -307,7 +307,13 @@ class Queue(Backfill):
         """
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
 
-        scene = panels.Scene.of_queue(self._connection, self._catalog, self._name, read_only=read_only)
+        scene = panels.Scene.of_queue(
+            self._connection,
+            self._catalog,
+            lambda name: Queue(self._connection, self._catalog, name),
+            self._name,
+            read_only=read_only,
+        )
         return panels.Dashboard(scene, only=self._name)
 
     def _do(self, rpc: str) -> Self:
@@ -351,7 +357,7 @@ class Queue(Backfill):
         addresses = self._connection.waiting.addresses(self.name)
         if not addresses:
             return []
-        from cloudtasks_nb.handlers.serve import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+        from cloudtasks_nb.handlers.registry import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
 
         tasks = self._connection.call("ListTasks", parent=self.name, page_size=100).tasks
         urls = {task.http_request.url.partition("?")[0] for task in tasks}

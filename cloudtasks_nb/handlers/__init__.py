@@ -7,7 +7,7 @@ puts them behind the loopback server of `_server`, `_wsgi` behind any WSGI serve
 from __future__ import annotations
 
 from cloudtasks_nb.handlers.handler import Handler
-from cloudtasks_nb.handlers.serve import serve, served_at
+from cloudtasks_nb.handlers.registry import serve, served_at
 from cloudtasks_nb.handlers.wsgi import app
 
 __all__ = ["Handler", "app", "serve", "served_at"]

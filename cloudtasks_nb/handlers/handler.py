@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from cloudtasks_nb.handlers import repr
+from cloudtasks_nb.handlers import card
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.call import Outcome
 from cloudtasks_nb.handlers.coroutines import Coroutines
@@ -156,19 +156,19 @@ class Handler:
         return self.url
 
     def __repr__(self) -> str:
-        closed = f", closed: {repr.again(self.name, lasting=self.lasting)}" if self._closed else ""
+        closed = f", closed: {card.again(self.name, lasting=self.lasting)}" if self._closed else ""
         return f"<Handler {self.name} at {self.url}{closed}>"
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, str]:
         """Return what notebooks show: text and a static html table."""
         summary = self._record.summary()
-        shown = repr.Shown(
+        shown = card.Shown(
             name=self.name,
             url=self.url,
             summary=summary,
             closed=self._closed,
-            next_line=repr.again(self.name, lasting=self.lasting)
+            next_line=card.again(self.name, lasting=self.lasting)
             if self._closed
-            else repr.next_line(self._target.fn, summary),
+            else card.next_line(self._target.fn, summary),
         )
-        return {"text/plain": repr.text(shown), "text/html": repr.html(shown)}
+        return {"text/plain": card.text(shown), "text/html": card.html(shown)}

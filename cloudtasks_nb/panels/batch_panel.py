@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.panels.batch_view import BatchView
 from cloudtasks_nb.panels.context import Scene, quoted
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["BatchPanel"]
 
@@ -35,13 +30,6 @@ class BatchPanel(Panel):
         self.fill(self.prompt, self.view)
         self.tell("", line=f"batch = tasks.batch({quoted(batch.id)})")
         self.view.show(batch)
-
-    @classmethod
-    def of(cls, connection: Connection, batch: Batch, *, read_only: bool = False) -> Self:
-        """Return the panel of a batch of a connection."""
-        name = QueueName.parse(f"{connection.where.parent()}/queues/{batch.queue}")
-        # A catalog of its own, of which nothing is asked: the batch is here.
-        return cls(Scene.of_queue(connection, Catalog(connection), name, read_only=read_only), batch)
 
     def wake(self) -> None:
         """Show what has changed while nobody looked."""

@@ -5,18 +5,47 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import pandas as pd
 
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Watcher
 
-__all__ = ["Scene", "quoted"]
+__all__ = ["QueueVerbs", "Scene", "quoted"]
+
+
+class QueueVerbs(Protocol):
+    """What panels ask of a queue: the verbs of `cloudtasks_nb.Queue`."""
+
+    def pause(self) -> object:
+        """Stop dispatching."""
+
+    def resume(self) -> object:
+        """Dispatch again."""
+
+    def purge(self) -> object:
+        """Delete all tasks."""
+
+    def update(self, **settings: Any) -> object:
+        """Change settings."""
+
+    def run(self, df: Any) -> pd.DataFrame:
+        """Dispatch tasks now."""
+
+    def delete_tasks(self, df: Any) -> pd.DataFrame:
+        """Delete tasks."""
+
+    @property
+    def fan_out(self) -> Callable[..., Any]:
+        """Plan or send a task for each row."""
+
+    @property
+    def backfill(self) -> Callable[..., Any]:
+        """Plan or send a task for each period."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,18 +54,27 @@ class Scene:
 
     connection: Connection
     catalog: Catalog
+    open_queue: Callable[[QueueName], QueueVerbs]  #: gives the verbs of a queue
     queues: Callable[[], pd.DataFrame]  #: reads the queues that are shown, as `tasks.queues()` does
     read_only: bool = False
 
     @classmethod
-    def of_queue(cls, connection: Connection, catalog: Catalog, name: QueueName, *, read_only: bool = False) -> Self:
+    def of_queue(
+        cls,
+        connection: Connection,
+        catalog: Catalog,
+        open_queue: Callable[[QueueName], QueueVerbs],
+        name: QueueName,
+        *,
+        read_only: bool = False,
+    ) -> Self:
         """Return a scene in which there is only one queue."""
 
         def queues() -> pd.DataFrame:
             values = connection.wait_for(lambda: connection.watcher.glance(name))
             return frame(QUEUES, {word: [value] for word, value in values.items()}, index="queue")
 
-        return cls(connection=connection, catalog=catalog, queues=queues, read_only=read_only)
+        return cls(connection=connection, catalog=catalog, open_queue=open_queue, queues=queues, read_only=read_only)
 
     @property
     def watcher(self) -> Watcher:
@@ -57,9 +95,9 @@ class Scene:
         """Return the full name of a queue by its short (or full) one."""
         return QueueName.parse(queue if "/" in queue else f"{self.connection.where.parent()}/queues/{queue}")
 
-    def queue(self, queue: str) -> Queue:
+    def queue(self, queue: str) -> QueueVerbs:
         """Return the queue, with its verbs."""
-        return Queue(self.connection, self.catalog, self.name(queue))
+        return self.open_queue(self.name(queue))
 
     def line(self, queue: str, verb: str, *args: Any, **words: Any) -> str:
         """Return the line of Python for a verb on a queue: ``tasks.queue("reports").update(rate=5)``."""

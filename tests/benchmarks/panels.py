@@ -42,7 +42,9 @@ def _ticks(bench: Bench) -> None:
 
 def _loaded(tasks: ct.Client) -> TasksPanel:
     """Return a panel that has loaded all tasks of the queue."""
-    scene = Scene(connection=tasks._connection, catalog=tasks._catalog, queues=tasks.queues)
+    scene = Scene(
+        connection=tasks._connection, catalog=tasks._catalog, open_queue=tasks._open_queue, queues=tasks.queues
+    )
     panel = TasksPanel(scene, queue="shown")
     panel.refresh()
     panel._load_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from itertools import islice
 from typing import Any, NoReturn, Self
 
@@ -41,8 +41,11 @@ class Batch:
     Sending and watching go on in the background; `await batch` and `wait()` wait for the end.
     """
 
-    def __init__(self, connection: Connection, outbox: Outbox, tracker: Tracker) -> None:
+    def __init__(
+        self, connection: Connection, outbox: Outbox, tracker: Tracker, open_panel: Callable[[Batch, bool], Any]
+    ) -> None:
         self._connection = connection
+        self._open_panel = open_panel
         self._outbox = outbox
         self._tracker = tracker
         series = tracker.record.description.get("backfill")
@@ -85,9 +88,7 @@ class Batch:
         -------
         cloudtasks_nb.panels.BatchPanel
         """
-        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
-
-        return panels.BatchPanel.of(self._connection, self, read_only=read_only)
+        return self._open_panel(self, read_only)
 
     def progress(self) -> Progress:
         """Return how far the batch is, as of the watcher's newest snapshot; never calls the service."""

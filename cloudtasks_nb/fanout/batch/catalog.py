@@ -54,10 +54,13 @@ class Catalog:
     Parameters
     ----------
     connection : Connection
+    open_panel : callable
+        Makes the panel of a batch: called with the batch, and whether the panel is read-only.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, open_panel: Callable[[Batch, bool], Any]) -> None:
         self._connection = connection
+        self._open_panel = open_panel
         self._lock = threading.Lock()
         self._outbox: Outbox | None = None
         self._trackers: dict[str, Tracker] = {}
@@ -216,7 +219,7 @@ class Catalog:
                 outbox.set_setting(batch, "reach", reach)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batch(batch))
         _loop.run(tracker.start(sending=sending, send_rate=send_rate))
-        return Batch(self._connection, outbox, tracker)
+        return Batch(self._connection, outbox, tracker, self._open_panel)
 
     def _row(self, record: BatchRecord) -> dict[str, Any]:
         tracker = self._trackers.get(record.id)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.client.bulk import delete
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.service.bulk import delete
 from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["deleting"]

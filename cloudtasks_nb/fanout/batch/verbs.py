@@ -207,7 +207,7 @@ def _handler(url: Any) -> Any:
     """Return the address of a handler as the handler that it is, so that both make the same batch."""
     if not (isinstance(url, str) and _LOCAL.match(url)):
         return url
-    from cloudtasks_nb.handlers.serve import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+    from cloudtasks_nb.handlers.registry import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
 
     name = name_at(url)
     return url if name is None else HandlerAddress(url=url, name=name)

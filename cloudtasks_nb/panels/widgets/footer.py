@@ -47,7 +47,7 @@ class Told(anywidget.AnyWidget):
         Called when that has changed.
     """
 
-    _esm = Path(__file__).with_name("told.js")
+    _esm = Path(__file__).with_name("footer.js")
     _css = Path(__file__).with_name("panel.css")
 
     status = traitlets.Unicode().tag(sync=True)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.handlers.call import Outcome
+from cloudtasks_nb.handlers.card import Shown, html, next_line, text
 from cloudtasks_nb.handlers.record import Call, Record
-from cloudtasks_nb.handlers.repr import Shown, html, next_line, text
 
 __all__: list[str] = []
 

@@ -18,7 +18,7 @@ from cloudtasks_nb import handlers
 from cloudtasks_nb.errors import ConfigurationError, HandlerError
 from cloudtasks_nb.handlers import handler as handler_module
 from cloudtasks_nb.handlers.address import derive
-from cloudtasks_nb.handlers.serve import name_at
+from cloudtasks_nb.handlers.registry import name_at
 from cloudtasks_nb.service import newest as newest_module
 
 __all__: list[str] = []

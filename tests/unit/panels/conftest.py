@@ -95,10 +95,6 @@ class Stage(Scene):
     told: list[tuple[Any, ...]]
     refuses: list[Exception]
 
-    def queue(self, queue: str) -> Any:
-        """Return a queue that only writes down."""
-        return Verbs(name=queue, told=self.told, refuses=self.refuses)
-
 
 def queue_values(name: str, **changes: Any) -> dict[str, Any]:
     """Return what the watcher knows of a queue."""
@@ -183,7 +179,17 @@ def make_stage(watcher: Watching) -> Callable[..., Stage]:
             return frame(QUEUES, {word: [row[word] for row in rows] for word in QUEUES}, index="queue")
 
         catalog: Any = SimpleNamespace()
-        return Stage(connection=connection, catalog=catalog, queues=queues, read_only=read_only, told=[], refuses=[])
+        told: list[tuple[Any, ...]] = []
+        refuses: list[Exception] = []
+        return Stage(
+            connection=connection,
+            catalog=catalog,
+            open_queue=lambda name: Verbs(name=name.queue, told=told, refuses=refuses),
+            queues=queues,
+            read_only=read_only,
+            told=told,
+            refuses=refuses,
+        )
 
     return make
 

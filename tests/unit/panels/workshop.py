@@ -18,7 +18,7 @@ from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.errors import ServiceError, TaskNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.panels import Scene
+from cloudtasks_nb.panels import BatchPanel, Scene
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.transport import Transport
@@ -82,7 +82,7 @@ class Workshop:
         made: Any = Connection(self.cloud.where, Auth())
         made.transport, made.watcher = self.cloud, watcher
         self.connection: Connection = made
-        self.catalog = Catalog(self.connection)
+        self.catalog = Catalog(self.connection, lambda batch, read_only: self.batch_panel(batch, read_only=read_only))
         self._numbers = iter(range(10_000))
 
     def scene(self, *names: str, read_only: bool = False) -> Scene:
@@ -92,11 +92,27 @@ class Workshop:
             rows = [queue_values(name) for name in names or ("reports",)]
             return frame(QUEUES, {word: [row[word] for row in rows] for word in QUEUES}, index="queue")
 
-        return Scene(connection=self.connection, catalog=self.catalog, queues=queues, read_only=read_only)
+        return Scene(
+            connection=self.connection,
+            catalog=self.catalog,
+            open_queue=self.open_queue,
+            queues=queues,
+            read_only=read_only,
+        )
+
+    def open_queue(self, name: QueueName) -> Queue:
+        """Return a queue by its full name."""
+        return Queue(self.connection, self.catalog, name)
+
+    def batch_panel(self, batch: Batch, *, read_only: bool = False) -> BatchPanel:
+        """Return the panel of a batch."""
+        name = QueueName(project="p", location="l", queue=batch.queue)
+        scene = Scene.of_queue(self.connection, self.catalog, self.open_queue, name, read_only=read_only)
+        return BatchPanel(scene, batch)
 
     def queue(self, name: str = "reports") -> Queue:
         """Return a queue."""
-        return Queue(self.connection, self.catalog, QueueName(project="p", location="l", queue=name))
+        return self.open_queue(QueueName(project="p", location="l", queue=name))
 
     def days(self, end: str = "2026-01-05", **words: Any) -> Batch:
         """Backfill days of January and wait until all are sent."""

@@ -14,9 +14,9 @@ from google.rpc import status_pb2
 
 from cloudtasks_nb._frames import ATTEMPTS, TASKS, VERDICTS, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.client import bulk
-from cloudtasks_nb.client.bulk import delete, delete_tasks, run_tasks, task_ids
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, ServiceError, TaskNotFoundError
+from cloudtasks_nb.service import bulk
+from cloudtasks_nb.service.bulk import delete, delete_tasks, run_tasks, task_ids
 
 QUEUE = QueueName(project="p", location="l", queue="q")
 A, B = f"{QUEUE}/tasks/a", f"{QUEUE}/tasks/b"
