@@ -12,8 +12,9 @@ import numpy as np
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words, parse_duration
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PreconditionError, QueueNotFoundError
-from cloudtasks_nb.service.connection import Connection, say
+from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_message, queue_values
 
 __all__ = ["NEW_QUEUE", "check", "ensure", "update"]
@@ -56,7 +57,7 @@ def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any])
     if differing:
         update(connection, name, differing)
         changes = (f"{word} {_text(word, there[word])} → {_text(word, value)}" for word, value in differing.items())
-        say(f"queue {name.queue}: " + ", ".join(changes))
+        notify(f"queue {name.queue}: " + ", ".join(changes))
 
 
 def check(name: QueueName, settings: Mapping[str, Any]) -> None:
@@ -111,7 +112,7 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
         update(connection, name, ignored)  # CreateQueue takes max_doublings=0 for not said; a mask says it
     ours = [word for word in NEW_QUEUE if word not in settings]
     told = ", ".join(f"{word}={NEW_QUEUE[word]} (Cloud Tasks' own default: {_GOOGLES[word]})" for word in ours)
-    say(f"made queue {name.queue}" + (f" with {told}" if told else ""))
+    notify(f"made queue {name.queue}" + (f" with {told}" if told else ""))
     return True
 
 

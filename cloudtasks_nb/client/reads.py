@@ -14,10 +14,11 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, TASKS, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration, parse_time
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.service import oplog
-from cloudtasks_nb.service.connection import Connection, say
+from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.watch import now_micros
 
@@ -36,7 +37,7 @@ def tasks_frame(
     made = frame(TASKS, columns, index="task")
     made.attrs.update(fetched_at=pd.Timestamp.now("UTC"), truncated=truncated)
     if truncated:
-        say(f"the first {len(made):,} tasks; there are more: queue.tasks(limit=None)")
+        notify(f"the first {len(made):,} tasks; there are more: queue.tasks(limit=None)")
     return made
 
 
@@ -74,7 +75,7 @@ def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: 
     truncated = len(made) < len(entries)
     made.attrs.update(fetched_at=pd.Timestamp.now("UTC"), truncated=truncated)
     if truncated:
-        say(f"the newest {len(made):,} attempts; there are more: queue.attempts(limit=None)")
+        notify(f"the newest {len(made):,} attempts; there are more: queue.attempts(limit=None)")
     return made
 
 

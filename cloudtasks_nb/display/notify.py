@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["Listener", "hearing", "listener"]
+__all__ = ["Listener", "hearing", "listener", "notify"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +35,12 @@ def hearing(who: Listener) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def notify(line: str) -> None:
+    """Show the analyst one line: in the panel that is working in this thread, else printed."""
+    who = listener()
+    if who is not None:
+        who.said(line)
+        return
+    print(line, flush=True)  # noqa: T201 - the toolkit reports to the notebook's output

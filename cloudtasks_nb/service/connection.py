@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import Where
-from cloudtasks_nb.display.notify import listener
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.service.absent import Waiting
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Watcher
 
-__all__ = ["Connection", "say"]
+__all__ = ["Connection"]
 
 T = TypeVar("T")
 
@@ -30,15 +30,6 @@ _GOOGLE_READS = 60  # of the log a minute (https://cloud.google.com/logging/quot
 _EMULATOR_READS = 1200  # it has no quota: 5,000 outcomes are six pages, which need not take six seconds
 _CERTS = "/oauth2/v1/certs"  # of an emulator's HTTP face
 _PATIENCE = 2.0  # seconds between two looks for a queue that was just made
-
-
-def say(line: str) -> None:
-    """Tell the analyst one thing, in one line, from the calling thread."""
-    who = listener()
-    if who is not None:
-        who.said(line)
-        return
-    print(line, flush=True)  # noqa: T201 - that is how the toolkit speaks
 
 
 class Connection:
@@ -128,7 +119,7 @@ class Connection:
                     raise
                 if not said:
                     said = True
-                    say(f"waiting for the new queue {error.resource}: the service needs a minute or more to know it")
+                    notify(f"waiting for the new queue {error.resource}: the service needs a minute or more to know it")
             _loop.run(asyncio.sleep(_PATIENCE))
 
     def gather(self, coroutines: Iterable[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Unpack, overload
 import orjson
 import pandas as pd
 
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.calendar import ASKED
@@ -20,7 +21,6 @@ from cloudtasks_nb.fanout.outbox.known import SENT_BY_THE_SAME_CELL, why
 from cloudtasks_nb.fanout.periods.across import cross
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, parse_freq, partition
 from cloudtasks_nb.fanout.plan.plan import Plan, Recipe
-from cloudtasks_nb.service.connection import say
 
 __all__ = ["Backfill", "series_name"]
 
@@ -162,7 +162,7 @@ class Backfill(FanOut):
     def _send(self, order: Order, partitions: Partitions) -> Batch:
         self._check_series(order)
         if partitions.notes:
-            say("; ".join(partitions.notes))
+            notify("; ".join(partitions.notes))
         batch = self._catalog.fan_out(order)
         outbox = self._catalog.outbox
         asked = [moment.tz_convert("UTC").isoformat() for moment in partitions.asked]

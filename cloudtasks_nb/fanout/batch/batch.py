@@ -12,6 +12,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.calendar import Calendar, Periods
@@ -25,7 +26,7 @@ from cloudtasks_nb.fanout.batch.track import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.identity import batch_of
-from cloudtasks_nb.service.connection import Connection, say
+from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Pending, now_micros
 
 __all__ = ["Batch"]
@@ -164,7 +165,7 @@ class Batch:
         """Make a new try for exactly the rows in state `failed`, in the background."""
         self._connection.transport.check_open()
         if not self._outbox.new_try(self.id, None, {State.FAILED}):
-            say(f"nothing is sent again: no row of batch {self.id} is in state failed")
+            notify(f"nothing is sent again: no row of batch {self.id} is in state failed")
         return self._go(sending=True)
 
     def resend(self, df: pd.DataFrame) -> Self:
@@ -205,7 +206,7 @@ class Batch:
                 "never were a task": int(df["task"].isna().sum()),
             }
             why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
-            say(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
+            notify(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
         return self._go(sending=True)
 
     def cancel(self) -> Self:
@@ -246,7 +247,7 @@ class Batch:
         self._outbox.register_completion(
             self.id, address, service_account=service_account, audience=audience, queue=carrier.queue
         )
-        say(registered(self._outbox, self.id, address))
+        notify(registered(self._outbox, self.id, address))
         return self._go(sending=False)
 
     def _go(self, *, sending: bool) -> Self:

@@ -14,6 +14,7 @@ import pandas as pd
 from cloudtasks_nb import _loop, _settings
 from cloudtasks_nb._frames import BATCHES, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -24,7 +25,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, Recipe, make_plan, plan_chunks
-from cloudtasks_nb.service.connection import Connection, say
+from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 
 __all__ = ["Catalog", "Order", "outbox_path"]
@@ -73,7 +74,7 @@ class Catalog:
                 self._outbox = Outbox(outbox_path())
                 note = self._outbox.note()
                 if note:
-                    say(note)
+                    notify(note)
             return self._outbox
 
     def check_reachable(self, url: Any) -> None:
@@ -272,7 +273,7 @@ def _say(result: Spooled, order: Order) -> None:
     if result.duplicates:
         parts.append(f"{_many(result.duplicates, 'duplicate')} {_are(result.duplicates)} left out")
     if parts:
-        say("; ".join(parts))
+        notify("; ".join(parts))
 
 
 def _many(count: int, noun: str) -> str:
@@ -287,8 +288,8 @@ def _warn(limits: Mapping[str, Any], order: Order) -> None:
     """Say at the start what cannot be known later."""
     retry, ratio, queue = order.recipe.retry or {}, limits["log_sampling_ratio"], order.queue.queue
     if not ratio:
-        say(f"queue {queue} writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
+        notify(f"queue {queue} writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
     elif ratio < 1:
-        say(f"queue {queue} logs {ratio:.0%} of its operations: rows without a log entry end as gone")
+        notify(f"queue {queue} logs {ratio:.0%} of its operations: rows without a log entry end as gone")
     if retry.get("max_attempts", limits["max_attempts"]) == -1 or limits["max_retry_duration"]:
-        say(f"queue {queue} has no fixed number of attempts, so a row that gave up cannot be told: it ends as gone")
+        notify(f"queue {queue} has no fixed number of attempts, so a row that gave up cannot be told: it ends as gone")

@@ -408,12 +408,12 @@ def test_a_new_queue_that_is_not_known_yet(
     emulator = start_emulator("--new-queue-delay", "3600")
     said: list[str] = []
 
-    def say(line: str) -> None:
+    def notify(line: str) -> None:
         said.append(line)
         emulator.advance(3600)
 
     monkeypatch.setattr(connection_module, "_PATIENCE", 0.01)
-    monkeypatch.setattr(connection_module, "say", say)
+    monkeypatch.setattr(connection_module, "notify", notify)
     with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
         tasks.queue("q", create=True)
         verb(tasks)

@@ -6,9 +6,8 @@ import threading
 
 import pytest
 
-from cloudtasks_nb.display.notify import Listener, hearing, listener
+from cloudtasks_nb.display.notify import Listener, hearing, listener, notify
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.service.connection import say
 
 __all__: list[str] = []
 
@@ -17,12 +16,12 @@ def test_lines_and_bars_are_heard(capsys: pytest.CaptureFixture[str]) -> None:
     """Inside the block nothing is printed or drawn; behind it everything is as before."""
     heard: list[object] = []
     with hearing(Listener(said=heard.append, moved=lambda *facts: heard.append(facts))):
-        say("made queue reports")
+        notify("made queue reports")
         with Bar("listing", 10, unit="tasks") as bar:
             bar._next = 0
             bar.add(3)
     assert heard == ["made queue reports", ("listing", 3, 10)]
-    say("paused")
+    notify("paused")
     assert capsys.readouterr() == ("paused\n", "")
 
 

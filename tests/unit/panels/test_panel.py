@@ -10,11 +10,11 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
-from cloudtasks_nb.service.connection import say
 from cloudtasks_nb.service.watch import Snapshot
 from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look, snapshot
 
@@ -158,7 +158,7 @@ def test_what_verbs_say_is_heard_in_the_foot(panel: Sample, capsys: pytest.Captu
         bar._next = 0
         bar.add(4)
         panel.done.append(panel.told.status)
-        say("made queue reports")
+        notify("made queue reports")
 
     panel.work = speak
     panel.write.click()

@@ -107,12 +107,6 @@ def test_the_newest_messages_are_kept(connection: Connection, monkeypatch: pytes
     assert [connection.message("q", task, 1) for task in "abc"] == ["a", None, "c"]
 
 
-def test_it_speaks_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line, printed."""
-    connection_module.say("made queue q")
-    assert capsys.readouterr().out == "made queue q\n"
-
-
 def test_an_emulators_log_has_no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     """Google's log is read 60 times a minute at most; an emulator's as often as there is something to read."""
     now = [100.0]
