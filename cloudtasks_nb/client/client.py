@@ -170,14 +170,14 @@ class Client:
         """
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
 
-        scene = panels.Scene(
+        context = panels.PanelContext(
             connection=self._connection,
             catalog=self._catalog,
             open_queue=self._open_queue,
             queues=self.queues,
             read_only=read_only,
         )
-        return panels.Dashboard(scene)
+        return panels.Dashboard(context)
 
     def close(self) -> None:
         """Stop sending and watching, close the channels, and let the embedded emulator go."""
@@ -196,8 +196,10 @@ class Client:
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
 
         name = QueueName.parse(f"{self._connection.where.parent()}/queues/{batch.queue}")
-        scene = panels.Scene.of_queue(self._connection, self._catalog, self._open_queue, name, read_only=read_only)
-        return panels.BatchPanel(scene, batch)
+        context = panels.PanelContext.of_queue(
+            self._connection, self._catalog, self._open_queue, name, read_only=read_only
+        )
+        return panels.BatchPanel(context, batch)
 
     def _full_name(self, name: Any) -> QueueName:
         if isinstance(name, Queue):

@@ -307,14 +307,14 @@ class Queue(Backfill):
         """
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
 
-        scene = panels.Scene.of_queue(
+        context = panels.PanelContext.of_queue(
             self._connection,
             self._catalog,
             lambda name: Queue(self._connection, self._catalog, name),
             self._name,
             read_only=read_only,
         )
-        return panels.Dashboard(scene, only=self._name)
+        return panels.Dashboard(context, only=self._name)
 
     def _do(self, rpc: str) -> Self:
         self._connection.call(rpc, name=self.name)

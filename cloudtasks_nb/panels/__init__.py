@@ -6,7 +6,7 @@ from cloudtasks_nb.panels.attempts import AttemptsPanel
 from cloudtasks_nb.panels.backfill import BackfillPanel
 from cloudtasks_nb.panels.batch_panel import BatchPanel
 from cloudtasks_nb.panels.batches import BatchesPanel
-from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.dashboard import Dashboard
 from cloudtasks_nb.panels.fan_out import FanOutPanel
 from cloudtasks_nb.panels.panel import Panel
@@ -24,8 +24,8 @@ __all__ = [
     "Dashboard",
     "FanOutPanel",
     "Panel",
+    "PanelContext",
     "QueuesPanel",
-    "Scene",
     "Table",
     "TasksPanel",
 ]

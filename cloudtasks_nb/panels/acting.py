@@ -14,7 +14,7 @@ import ipywidgets as widgets
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import Listener, hearing
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.widgets.footer import Told
+from cloudtasks_nb.panels.widgets.footer import Footer
 from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
 
 __all__ = ["WIDE", "Acting", "close_whole"]
@@ -26,7 +26,7 @@ WIDE = {"width": "auto", "flex": "1 1 12em"}
 
 
 @dataclass(slots=True, kw_only=True)
-class _Knob:
+class _Action:
     work: Callable[[], object]
     changes: bool = False
     quick: bool = False
@@ -45,7 +45,7 @@ class Acting(widgets.VBox):
 
     Attributes
     ----------
-    told : Told
+    footer : Footer
         The foot: status, error, line of Python, age.
     prompt : Prompt
         The question that is being asked, if any.
@@ -55,14 +55,14 @@ class Acting(widgets.VBox):
 
     def __init__(self, title: str, *, read_only: bool) -> None:
         self.title = title
-        self.told = Told()
+        self.footer = Footer()
         self.prompt = Prompt()
         self.prompt.on_change = self._asks
         self.stopping = threading.Event()
         self._read_only = read_only
         self._busy = threading.Lock()
         self._enabling = threading.RLock()
-        self._knobs: dict[widgets.Button, _Knob] = {}
+        self._actions: dict[widgets.Button, _Action] = {}
         self._stop = widgets.Button(description="Stop", layout={"width": "auto", "display": "none"})
         self._stop.add_class("ctn-stop")
         self._stop.on_click(lambda _: self.stopping.set())
@@ -95,7 +95,7 @@ class Acting(widgets.VBox):
             Run it in the thread of the click: only for what does not wait.
         """
         made = widgets.Button(description=text, tooltip=tip, button_style=look, layout={"width": "auto"})
-        self._knobs[made] = _Knob(work=work, changes=changes, quick=quick)
+        self._actions[made] = _Action(work=work, changes=changes, quick=quick)
         made.on_click(self._clicked)
         return made
 
@@ -110,24 +110,26 @@ class Acting(widgets.VBox):
 
     def row(self, *parts: widgets.Widget) -> widgets.HBox:
         """Put widgets side by side, without those that change anything if that is not allowed."""
-        shown = [part for part in parts if not (self._read_only and part in self._knobs and self._knobs[part].changes)]
+        shown = [
+            part for part in parts if not (self._read_only and part in self._actions and self._actions[part].changes)
+        ]
         return widgets.HBox(shown).add_class("ctn-row")
 
     def able(self, button: widgets.Button, yes: bool) -> None:  # noqa: FBT001 - able(button, bool(keys)) reads well
         """Say whether a button can be clicked when nothing else goes on."""
         with self._enabling:  # what another thread found a moment ago must not be written after this
-            self._knobs[button].able = yes
-            button.disabled = self.told.busy or not yes
+            self._actions[button].able = yes
+            button.disabled = self.footer.busy or not yes
 
-    def tell(self, status: str, *, line: str | None = None) -> None:
+    def notify(self, status: str, *, line: str | None = None) -> None:
         """Say what was done, with the line of Python that does the same."""
-        self.told.status = status
+        self.footer.status = status
         if line is not None:
-            self.told.line = line
+            self.footer.line = line
 
     def fail(self, error: BaseException) -> None:
         """Show an error."""
-        self.told.fail(error)
+        self.footer.fail(error)
 
     def guarded(self, work: Callable[..., object], *args: Any) -> None:
         """Call something, and show what it raises."""
@@ -146,9 +148,9 @@ class Acting(widgets.VBox):
         if changes:
             self.check_changes()
         if not self._busy.acquire(blocking=False):
-            self.told.status = "still busy with what was clicked before"
+            self.footer.status = "still busy with what was clicked before"
             return
-        self.told.alert = {}
+        self.footer.alert = {}
         self.stopping.clear()
         self._set_busy(on=True)
         done = self._track(concurrent.futures.Future())
@@ -176,12 +178,12 @@ class Acting(widgets.VBox):
         """Give up what waits, and close all that it is made of, also what was never laid out."""
         for future in list(self._pending):
             future.cancel()
-        for part in (*self.children, *self._knobs, self._stop, *more, self.layout):
+        for part in (*self.children, *self._actions, self._stop, *more, self.layout):
             close_whole(part)
 
     def _clicked(self, button: widgets.Button) -> None:
-        knob = self._knobs[button]
-        self.guarded(self._do if knob.quick else self.start, knob.work, knob.changes)
+        action = self._actions[button]
+        self.guarded(self._do if action.quick else self.start, action.work, action.changes)
 
     def _do(self, work: Callable[[], object], changes: bool) -> None:  # noqa: FBT001 - as for start
         if changes:
@@ -189,9 +191,9 @@ class Acting(widgets.VBox):
         work()
 
     def _work(self, work: Callable[[], object], done: concurrent.futures.Future[Any]) -> None:
-        self.told.status = ""
+        self.footer.status = ""
         try:
-            with hearing(Listener(said=self.tell, moved=self._moved)):
+            with hearing(Listener(said=self.notify, moved=self._moved)):
                 work()
         except BaseException as error:  # noqa: BLE001 - a thread has nobody above it
             self.fail(error)
@@ -202,14 +204,14 @@ class Acting(widgets.VBox):
             done.set_result(None)
 
     def _moved(self, what: str, count: int, total: int | None) -> None:
-        self.told.status = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}")
+        self.footer.status = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}")
 
     def _set_busy(self, *, on: bool) -> None:
         with self._enabling:
-            for button, knob in self._knobs.items():
-                button.disabled = on or not knob.able
+            for button, action in self._actions.items():
+                button.disabled = on or not action.able
             self._stop.layout.display = None if on else "none"
-            self.told.busy = on  # last: the browser then gives the focus back to a button that can have it
+            self.footer.busy = on  # last: the browser then gives the focus back to a button that can have it
 
     def _track(self, future: concurrent.futures.Future[Any]) -> concurrent.futures.Future[Any]:
         self._pending.add(future)
@@ -222,7 +224,7 @@ class Acting(widgets.VBox):
         self._pending.discard(future)
 
     def _asks(self, title: str) -> None:
-        self.told.asking = title
+        self.footer.asking = title
 
 
 def close_whole(widget: widgets.Widget) -> None:

@@ -15,7 +15,7 @@ from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb.panels.acting import WIDE
 from cloudtasks_nb.panels.cards.detail import card, code, facts, section
 from cloudtasks_nb.panels.cards.timeline import moment, tracebacks
-from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import Column, duration_text
 from cloudtasks_nb.panels.widgets.table import Table
@@ -44,13 +44,13 @@ class AttemptsPanel(Panel):
 
     Parameters
     ----------
-    scene : Scene
+    context : PanelContext
     queue : str
     framed : bool
     """
 
-    def __init__(self, scene: Scene, *, queue: str, framed: bool = True) -> None:
-        super().__init__(scene, f"Attempts on {queue}" if framed else "Attempts", queue=queue, framed=framed)
+    def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
+        super().__init__(context, f"Attempts on {queue}" if framed else "Attempts", queue=queue, framed=framed)
         self._entries: dict[str, Entry] = {}  # by insert id, changed under the lock
         self._since: int | None = None
         self._opened: list[Any] = []
@@ -86,12 +86,12 @@ class AttemptsPanel(Panel):
 
     def watched(self) -> Mapping[QueueName, int | None]:
         """Return the queue, with its log from the newest attempt that is shown."""
-        return {self.scene.name(self.queue): self._since} if self.queue and self._since is not None else {}
+        return {self.context.name(self.queue): self._since} if self.queue and self._since is not None else {}
 
     def wake(self) -> None:
         """Read the log when it is seen for the first time, or has not been for a while."""
         stale = self._since is None or now_micros() - self._since > 600 * _SECOND
-        if stale and not self.told.busy:
+        if stale and not self.footer.busy:
             self.start(self.refresh, changes=False)
 
     def switched(self) -> None:
@@ -103,17 +103,17 @@ class AttemptsPanel(Panel):
     def refresh(self) -> None:
         """Read the newest attempts anew."""
         while self.queue:
-            queue = self.scene.name(self.queue)
+            queue = self.context.name(self.queue)
             now = now_micros()
             since = now - self._back.value * _SECOND
-            found = _loop.run(read(self.scene.connection.transport, queue, since=since, limit=_READ))
+            found = _loop.run(read(self.context.connection.transport, queue, since=since, limit=_READ))
             with self._lock:
                 self._entries = {entry.insert_id: entry for entry in found}
                 self.table.load(_frame(found))
             self._since = max([entry.time for entry in found], default=now) - 60 * _SECOND
             if queue.queue == self.queue:
                 break
-        self.told.at = now_micros() / _SECOND
+        self.footer.at = now_micros() / _SECOND
         self.rewatch()
 
     def apply(self, snapshot: Snapshot) -> None:
@@ -139,18 +139,18 @@ class AttemptsPanel(Panel):
 
     def _reread(self) -> None:
         self._say_line()
-        if self.live and not self.told.busy:
+        if self.live and not self.footer.busy:
             self.start(self.refresh, changes=False)
 
     def _say_line(self) -> None:
         minutes = self._back.value // 60
         since = f"{minutes // 60}h" if minutes >= 60 else f"{minutes}min"  # noqa: PLR2004 - an hour
-        self.told.line = self.scene.line(self.queue or "", "attempts", since)
+        self.footer.line = self.context.line(self.queue or "", "attempts", since)
 
     def _say_sampling(self, ratio: float) -> None:
         words = ""
         if not ratio:
-            fix = self.scene.line(self.queue or "", "update", log_sampling_ratio=1.0)
+            fix = self.context.line(self.queue or "", "update", log_sampling_ratio=1.0)
             words = f"This queue writes no log, so its attempts are not known: <code>{html.escape(fix)}</code>"
         elif ratio < 1:
             words = f"This queue logs {ratio:.0%} of its operations: attempts are missing here."
@@ -181,7 +181,7 @@ class AttemptsPanel(Panel):
         self._detail.value = card_html
 
     def _card(self, entry: Entry) -> str:
-        message = self.scene.connection.message(entry.queue, entry.task, entry.attempt)
+        message = self.context.connection.message(entry.queue, entry.task, entry.attempt)
         limit = f" of {entry.max_attempts}" if entry.max_attempts > 0 else ""
         shown = {
             "answer": entry.status,

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from cloudtasks_nb.fanout.periods.across import cross
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, partition
 from cloudtasks_nb.fanout.plan.plan import Plan
-from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.range_form import RangeForm
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
 from cloudtasks_nb.panels.sending import SendingPanel
@@ -27,13 +27,13 @@ class BackfillPanel(SendingPanel):
 
     Parameters
     ----------
-    scene : Scene
+    context : PanelContext
     queue : str
     framed : bool
     """
 
-    def __init__(self, scene: Scene, *, queue: str, framed: bool = True) -> None:
-        super().__init__(scene, f"Backfill on {queue}" if framed else "Backfill", queue=queue, framed=framed)
+    def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
+        super().__init__(context, f"Backfill on {queue}" if framed else "Backfill", queue=queue, framed=framed)
         self.range = RangeForm(lambda: self.guarded(self._range_changed))
         self.request = RequestForm(lambda: self.guarded(self.edited))
         self.name = self.control(field(widgets.Text, "Name", "of the series; may be left out"), self.edited)
@@ -56,13 +56,13 @@ class BackfillPanel(SendingPanel):
     def plan(self) -> Plan:
         """Make the plan."""
         words = {**self.range.words, **self.request.words, **self._of_batch()}
-        found: Plan = self.scene.queue(self.queue or "").backfill(*self.range.range, dry_run=True, **words)
+        found: Plan = self.context.queue(self.queue or "").backfill(*self.range.range, dry_run=True, **words)
         return found
 
     def code(self) -> str:
         """Return the line of Python that does the same."""
         words = {**self.range.code, **self.request.code, **self._of_batch()}
-        return self.scene.line(self.queue or "", "backfill", *self.range.range, **words)
+        return self.context.line(self.queue or "", "backfill", *self.range.range, **words)
 
     def submitted(self) -> None:
         """Offer the new backfill among the others."""
@@ -101,8 +101,8 @@ class BackfillPanel(SendingPanel):
 
     def _read_series(self) -> None:
         """Offer the backfills of the queue, newest first; the one that is shown stays."""
-        name = self.scene.name(self.queue or "")
-        records = self.scene.catalog.outbox.batches(**asdict(self.scene.catalog.place(name)))
+        name = self.context.name(self.queue or "")
+        records = self.context.catalog.outbox.batches(**asdict(self.context.catalog.place(name)))
         found = [record for record in records if "backfill" in record.description]
         options = [(f"{record.name}, {record.total:,} rows", record.id) for record in found] or [_NO_BATCH]
         shown = self.view.batch.id if self.view.batch is not None else options[0][1]
@@ -119,4 +119,4 @@ class BackfillPanel(SendingPanel):
             self.spawn(asyncio.to_thread(self._open, self.series.value))
 
     def _open(self, batch: str) -> None:
-        self.view.show(self.scene.catalog.get(batch))
+        self.view.show(self.context.catalog.get(batch))

@@ -15,13 +15,13 @@ from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import counted
 from cloudtasks_nb.panels.widgets.prompt import Question
 
-__all__ = ["BatchDeeds", "Chosen"]
+__all__ = ["BatchActions", "Chosen"]
 
 _FEW = 10  # rows for which a click is enough
 
 
 class Chosen(Protocol):
-    """What the deeds are about."""
+    """What the actions are about."""
 
     batch: Batch | None
     sending: bool  #: whether this process sends it
@@ -41,7 +41,7 @@ class Chosen(Protocol):
         ...
 
 
-class BatchDeeds:
+class BatchActions:
     """Buttons for one batch.
 
     Parameters
@@ -188,5 +188,5 @@ class BatchDeeds:
             self._panel.ask(question, work)
 
     def _tell(self, status: str, line: str) -> None:
-        self._panel.tell(status, line=line)
+        self._panel.notify(status, line=line)
         self._done()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.panels.batch_view import BatchView
-from cloudtasks_nb.panels.context import Scene, quoted
+from cloudtasks_nb.panels.batch_details import BatchDetails
+from cloudtasks_nb.panels.context import PanelContext, quoted
 from cloudtasks_nb.panels.panel import Panel
 
 __all__ = ["BatchPanel"]
@@ -15,20 +15,20 @@ class BatchPanel(Panel):
 
     Parameters
     ----------
-    scene : Scene
+    context : PanelContext
     batch : Batch
 
     Attributes
     ----------
-    view : BatchView
+    view : BatchDetails
         ``view.rows.selected`` are the selected rows.
     """
 
-    def __init__(self, scene: Scene, batch: Batch) -> None:
-        super().__init__(scene, f"Batch {batch.id} on {batch.queue}", queue=batch.queue)
-        self.view = BatchView(self)
+    def __init__(self, context: PanelContext, batch: Batch) -> None:
+        super().__init__(context, f"Batch {batch.id} on {batch.queue}", queue=batch.queue)
+        self.view = BatchDetails(self)
         self.fill(self.prompt, self.view)
-        self.tell("", line=f"batch = tasks.batch({quoted(batch.id)})")
+        self.notify("", line=f"batch = tasks.batch({quoted(batch.id)})")
         self.view.show(batch)
 
     def wake(self) -> None:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from cloudtasks_nb._frames import column
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.panels.batch_view import BatchView
-from cloudtasks_nb.panels.context import Scene, quoted
+from cloudtasks_nb.panels.batch_details import BatchDetails
+from cloudtasks_nb.panels.context import PanelContext, quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.table import Table
@@ -39,19 +39,19 @@ class BatchesPanel(Panel):
 
     Parameters
     ----------
-    scene : Scene
+    context : PanelContext
     queue : str
     framed : bool
 
     Attributes
     ----------
     table : Table
-    view : BatchView
+    view : BatchDetails
         The batch that was chosen.
     """
 
-    def __init__(self, scene: Scene, *, queue: str, framed: bool = True) -> None:
-        super().__init__(scene, "Batches", queue=queue, framed=framed)
+    def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
+        super().__init__(context, "Batches", queue=queue, framed=framed)
         self._reading = False
         self._stale = False  # there is news that the present reading may have missed
         self._wanted: str | None = None  # the batch that was chosen last
@@ -65,15 +65,15 @@ class BatchesPanel(Panel):
         )
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_open = lambda key: self.guarded(self._choose, key)
-        self.view = BatchView(self)
-        self.tell("", line="tasks.batches()")
+        self.view = BatchDetails(self)
+        self.notify("", line="tasks.batches()")
         self.fill(self.row(self._of), self.table, self.prompt, self.view)
         self._offer_queue()
         self.guarded(self.refresh)
 
     def watched(self) -> Mapping[QueueName, int | None]:
         """Return the queue: the list is read anew with each look at it."""
-        return {self.scene.name(self.queue): None} if self.queue else {}
+        return {self.context.name(self.queue): None} if self.queue else {}
 
     def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - only the moment counts
         """Read the list anew."""
@@ -93,7 +93,7 @@ class BatchesPanel(Panel):
 
     def refresh(self) -> None:
         """Read which batches there are, and how they are; makes no call."""
-        catalog = self.scene.catalog
+        catalog = self.context.catalog
         names = {record.id: record.name for record in catalog.outbox.batches()}
         self.table.load(_listed(catalog.frame(), names))
         self.view.draw()
@@ -137,10 +137,10 @@ class BatchesPanel(Panel):
         self.spawn(asyncio.to_thread(self._open, batch))
 
     def _open(self, batch: str) -> None:
-        found = self.scene.catalog.get(batch)
+        found = self.context.catalog.get(batch)
         if batch == self._wanted:  # and no other was chosen meanwhile
             self.view.show(found)
-            self.tell("", line=f"batch = tasks.batch({quoted(batch)})")
+            self.notify("", line=f"batch = tasks.batch({quoted(batch)})")
 
 
 def _listed(frame: pd.DataFrame, names: Mapping[str, str | None]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Watcher
 
-__all__ = ["QueueVerbs", "Scene", "quoted"]
+__all__ = ["PanelContext", "QueueVerbs", "quoted"]
 
 
 class QueueVerbs(Protocol):
@@ -49,7 +49,7 @@ class QueueVerbs(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class PanelContext:
     """What the panels of one connection share."""
 
     connection: Connection
@@ -68,7 +68,7 @@ class Scene:
         *,
         read_only: bool = False,
     ) -> Self:
-        """Return a scene in which there is only one queue."""
+        """Return a context in which there is only one queue."""
 
         def queues() -> pd.DataFrame:
             values = connection.wait_for(lambda: connection.watcher.glance(name))

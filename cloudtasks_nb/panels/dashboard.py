@@ -13,7 +13,7 @@ from cloudtasks_nb.panels.acting import close_whole
 from cloudtasks_nb.panels.attempts import AttemptsPanel
 from cloudtasks_nb.panels.backfill import BackfillPanel
 from cloudtasks_nb.panels.batches import BatchesPanel
-from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.fan_out import FanOutPanel
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.queues import QueuesPanel
@@ -39,7 +39,7 @@ class Dashboard(Panel):
 
     Parameters
     ----------
-    scene : Scene
+    context : PanelContext
     only : QueueName, optional
         The queue that it is about; all of them when left out.
 
@@ -49,15 +49,15 @@ class Dashboard(Panel):
         The panels that were opened, by title.
     """
 
-    def __init__(self, scene: Scene, *, only: QueueName | None = None) -> None:
-        where = scene.connection.where
+    def __init__(self, context: PanelContext, *, only: QueueName | None = None) -> None:
+        where = context.connection.where
         place = " / ".join(filter(None, (where.project, where.location)))
         title = f"Queue {only.queue}" if only else f"Cloud Tasks in {place}" if place else "Cloud Tasks"
-        super().__init__(scene, title, queue=only.queue if only else None)
+        super().__init__(context, title, queue=only.queue if only else None)
         self.parts: dict[str, Panel] = {}
         self._making: set[str] = set()
         self._makers: dict[str, Callable[..., Panel]] = {"Queue" if only else "Queues": self._make_queues}
-        self._makers |= {name: make for name, make, changes in _TABS if not (changes and scene.read_only)}
+        self._makers |= {name: make for name, make, changes in _TABS if not (changes and context.read_only)}
         self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
         self._choice = widgets.Dropdown(options=[], description="Queue", layout={"width": "auto", "max_width": "22em"})
         self._choice.tooltip = "The queue that the other tabs are about"
@@ -76,7 +76,7 @@ class Dashboard(Panel):
 
     def paced(self) -> None:
         """Let all tabs look as often; each says so itself when that is never."""
-        self.told.rest = ""
+        self.footer.rest = ""
         for panel in self.parts.values():
             panel.every = self.every
 
@@ -131,7 +131,7 @@ class Dashboard(Panel):
             return
         self._making.add(name)  # the list of queues tells while it is being made
         try:
-            panel = make() if make == self._make_queues else make(self.scene, queue=self.queue, framed=False)
+            panel = make() if make == self._make_queues else make(self.context, queue=self.queue, framed=False)
         finally:
             self._making.discard(name)
         panel.every = self._every
@@ -141,7 +141,7 @@ class Dashboard(Panel):
 
     def _make_queues(self) -> Panel:
         return QueuesPanel(
-            self.scene, framed=False, on_open=self._open_queue, on_pick=self._choose, on_queues=self._offer
+            self.context, framed=False, on_open=self._open_queue, on_pick=self._choose, on_queues=self._offer
         )
 
     def _open_queue(self, queue: str) -> None:

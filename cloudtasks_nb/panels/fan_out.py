@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from cloudtasks_nb.fanout.plan.plan import ROW, Plan
-from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.code import Code
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
 from cloudtasks_nb.panels.forms.source import SourceField
@@ -25,14 +25,14 @@ class FanOutPanel(SendingPanel):
 
     Parameters
     ----------
-    scene : Scene
+    context : PanelContext
     queue : str
     framed : bool
     """
 
-    def __init__(self, scene: Scene, *, queue: str, framed: bool = True) -> None:
+    def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
         title = f"Fan out to {queue}" if framed else "Fan out"
-        super().__init__(scene, title, queue=queue, framed=framed)
+        super().__init__(context, title, queue=queue, framed=framed)
         self.source = SourceField(lambda: self.guarded(self._data_changed))
         self.control(self.source.upload, self.source.take)
         self.request = RequestForm(lambda: self.guarded(self.edited))
@@ -52,7 +52,7 @@ class FanOutPanel(SendingPanel):
 
     def plan(self) -> Plan:
         """Make the plan."""
-        found: Plan = self.scene.queue(self.queue or "").fan_out(self.source.data, dry_run=True, **self._words())
+        found: Plan = self.context.queue(self.queue or "").fan_out(self.source.data, dry_run=True, **self._words())
         return found
 
     def code(self) -> str:
@@ -60,7 +60,7 @@ class FanOutPanel(SendingPanel):
         words = self._of_batch()
         if words.get("key") is ROW:
             words["key"] = Code("ct.ROW")
-        return self.scene.line(self.queue or "", "fan_out", self.source.code, **self.request.code, **words)
+        return self.context.line(self.queue or "", "fan_out", self.source.code, **self.request.code, **words)
 
     def offer(self) -> None:
         """Offer the DataFrames and handlers that there are now."""

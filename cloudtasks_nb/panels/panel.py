@@ -3,27 +3,27 @@
 How to write one::
 
     class QueuesPanel(Panel):
-        def __init__(self, scene: Scene, *, framed: bool = True) -> None:
-            super().__init__(scene, "Queues", framed=framed)
+        def __init__(self, context: PanelContext, *, framed: bool = True) -> None:
+            super().__init__(context, "Queues", framed=framed)
             self.table = self.hold(Table([Column("queue"), Column("state", kind="state")], key="queue"))
             self.pause = self.button("Pause", self._pause, changes=True, tip="Stop dispatching")
             self.fill(self.row(self.pause), self.prompt, self.table)
 
         def watched(self):                    # whose snapshots `apply` gets, while somebody sees the panel
-            return {self.scene.name("reports"): None}
+            return {self.context.name("reports"): None}
 
         def apply(self, snapshot):            # on the background loop: quick, no call that waits
             self.table.patch(...)
 
         def refresh(self):                    # read anew what is shown; may wait
-            self.table.load(self.scene.queues())
+            self.table.load(self.context.queues())
 
         def static(self):                     # what an export shows
             return self.table.html()
 
         def _pause(self):                     # a click, in a thread of its own: may wait, may raise
-            self.scene.queue("reports").pause()
-            self.tell("paused reports", line=self.scene.line("reports", "pause"))
+            self.context.queue("reports").pause()
+            self.notify("paused reports", line=self.context.line("reports", "pause"))
 
 - A click runs `work` in a thread of its own, one at a time for a panel; its buttons are disabled meanwhile. What the
   verbs say and how far they are stands in the foot. With ``quick=True`` it runs where the click came, for what only
@@ -46,7 +46,7 @@ import ipywidgets as widgets
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.panels.acting import Acting
-from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
@@ -62,7 +62,7 @@ class Panel(Acting):
 
     Parameters
     ----------
-    scene : Scene
+    context : PanelContext
         The connection, and whether anything may be changed.
     title : str
         What stands in its header.
@@ -74,19 +74,19 @@ class Panel(Acting):
     What a panel does on a click it has from `Acting`: `button`, `row`, `ask`, `spawn`, `tell` and so on.
     """
 
-    def __init__(self, scene: Scene, title: str, *, queue: str | None = None, framed: bool = True) -> None:
-        self.scene = scene
+    def __init__(self, context: PanelContext, title: str, *, queue: str | None = None, framed: bool = True) -> None:
+        self.context = context
         self.queue = queue
         self._framed = framed
         self._closed = False
-        self._every = _LOCAL_PACE if scene.local else _GOOGLE_PACE
+        self._every = _LOCAL_PACE if context.local else _GOOGLE_PACE
         self._lock = threading.RLock()  # over the subscriptions, and over what a panel keeps of its own
         self._subscriptions: dict[QueueName, Subscription] = {}
         self._pace = widgets.Dropdown(options=PACES, value=self._every, description="Every", layout={"width": "auto"})
         self._pace.tooltip = "How often what is shown is read anew while it is seen"
-        super().__init__(title, read_only=scene.read_only)
+        super().__init__(title, read_only=context.read_only)
         self.add_class("ctn-panel")
-        self.told.on_visible = self._seen
+        self.footer.on_visible = self._seen
 
     # What a panel has of its own.
 
@@ -123,7 +123,7 @@ class Panel(Acting):
         """
         head = [self._header(controls)] if self._framed else []
         prompt = [] if self.prompt in parts else [self.prompt]
-        self.children = [*head, *parts, *prompt, self.told]
+        self.children = [*head, *parts, *prompt, self.footer]
 
     def hold(self, table: Table) -> Table:
         """Show here what the callbacks of a table raise."""
@@ -135,14 +135,14 @@ class Panel(Acting):
         if queue != self.queue:
             self.queue = queue
             self.prompt.hide()
-            self.told.alert, self.told.status, self.told.at = {}, "", 0.0
+            self.footer.alert, self.footer.status, self.footer.at = {}, "", 0.0
             self.rewatch()
             self.guarded(self.switched)
 
     def look(self) -> None:
         """Have the watcher look at the watched queues as soon as it can."""
         for queue in self.watched():
-            self.scene.watcher.look_now(queue)
+            self.context.watcher.look_now(queue)
 
     def rewatch(self) -> None:
         """Watch what `watched` returns now, if anybody sees the panel; to be called when that has changed."""
@@ -153,7 +153,7 @@ class Panel(Acting):
                     self._subscriptions.pop(queue).close()
             for queue, since in wanted.items():
                 if queue not in self._subscriptions:
-                    self._subscriptions[queue] = self.scene.watcher.subscribe(
+                    self._subscriptions[queue] = self.context.watcher.subscribe(
                         queue, self._hear, since=since, every=self._every
                     )
 
@@ -162,7 +162,7 @@ class Panel(Acting):
     @property
     def live(self) -> bool:
         """Whether it is being refreshed: somebody sees it, and refreshing is not off."""
-        return self.told.visible and self._every > 0 and not self._closed
+        return self.footer.visible and self._every > 0 and not self._closed
 
     @property
     def every(self) -> float:
@@ -175,14 +175,14 @@ class Panel(Acting):
             raise InvalidInputError(f"every={seconds!r} is not 1 to 30 seconds", hint="0 is off")
         self._every = float(seconds)
         self._offer_pace()
-        self.told.rest = "" if seconds else "refreshing is off"
+        self.footer.rest = "" if seconds else "refreshing is off"
         self.rewatch()
         self.paced()
 
     def shown(self) -> None:
         """Take it that somebody sees the panel, until a browser tells: in a long cell it cannot."""
-        if not self.told.heard:
-            self.told.see(visible=True)
+        if not self.footer.heard:
+            self.footer.see(visible=True)
 
     def renew(self) -> None:
         """Begin to `refresh`, in a thread of its own: what the Refresh button does."""
@@ -200,10 +200,10 @@ class Panel(Acting):
         self.__dict__.pop("_repr_mimebundle_", None)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.title} [{self.scene.badge}]{' (closed)' if self._closed else ''}>"
+        return f"<{type(self).__name__} {self.title} [{self.context.badge}]{' (closed)' if self._closed else ''}>"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        title = f"<div><b>{html.escape(self.title)}</b> {_badge(self.scene.badge)}</div>" if self._framed else ""
+        title = f"<div><b>{html.escape(self.title)}</b> {_badge(self.context.badge)}</div>" if self._framed else ""
         if self._closed:
             return {"text/plain": repr(self), "text/html": f"{title}<div>(closed)</div>{self.static()}"}
         bundle = super()._repr_mimebundle_(**options)
@@ -215,8 +215,8 @@ class Panel(Acting):
         pace = self._pace
         self.control(pace, self._choose_pace)
         again = self.button("Refresh", self.renew, changes=False, quick=True, tip="Read anew what is shown")
-        kind = "local" if self.scene.local else "google"
-        badges = _badge(self.scene.badge, kind) + (_badge("read-only", "quiet") if self.scene.read_only else "")
+        kind = "local" if self.context.local else "google"
+        badges = _badge(self.context.badge, kind) + (_badge("read-only", "quiet") if self.context.read_only else "")
         title = widgets.HTML(f'<span class="ctn-heading">{html.escape(self.title)}</span>{badges}')
         return widgets.HBox([title, widgets.HBox([*controls, pace, again]).add_class("ctn-row")]).add_class(
             "ctn-header"
@@ -235,17 +235,17 @@ class Panel(Acting):
             self.every = self._pace.value
 
     def _seen(self) -> None:
-        if self.told.visible:
+        if self.footer.visible:
             self.guarded(self.wake)
         self.guarded(self.rewatch)
 
     def _hear(self, snapshot: Snapshot) -> None:
         if snapshot.queue not in self._subscriptions:
             return  # what was watched before
-        self.told.trouble = "; ".join(_trouble(error) for error in snapshot.trouble)
+        self.footer.trouble = "; ".join(_trouble(error) for error in snapshot.trouble)
         self.guarded(self.apply, snapshot)
         if not snapshot.trouble:
-            self.told.at = snapshot.at / 1e6
+            self.footer.at = snapshot.at / 1e6
 
 
 def _trouble(error: CloudTasksError) -> str:

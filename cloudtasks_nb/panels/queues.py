@@ -17,7 +17,7 @@ from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.cards.figures import queue_card
-from cloudtasks_nb.panels.context import Scene, quoted
+from cloudtasks_nb.panels.context import PanelContext, quoted
 from cloudtasks_nb.panels.forms.limits import LimitsForm
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import Column, is_missing
@@ -47,7 +47,7 @@ class QueuesPanel(Panel):
 
     Parameters
     ----------
-    scene : Scene
+    context : PanelContext
     framed : bool
     on_open : callable, optional
         Called with the short id of a queue that was opened, by Enter or double click.
@@ -59,14 +59,14 @@ class QueuesPanel(Panel):
 
     def __init__(
         self,
-        scene: Scene,
+        context: PanelContext,
         *,
         framed: bool = True,
         on_open: Callable[[str], object] | None = None,
         on_pick: Callable[[str], object] | None = None,
         on_queues: Callable[[list[str]], object] | None = None,
     ) -> None:
-        super().__init__(scene, "Queues", framed=framed)
+        super().__init__(context, "Queues", framed=framed)
         self._on_pick, self._on_queues = on_pick, on_queues
         self._depths: dict[str, deque[float | None]] = {}
         self._values: dict[str, Mapping[str, Any]] = {}
@@ -88,7 +88,7 @@ class QueuesPanel(Panel):
         self._edited = ""  # the queue whose limits are in the form
         self._over = widgets.HTML()
         self._make_buttons()
-        self.tell("", line="tasks.queues()")
+        self.notify("", line="tasks.queues()")
         self._fill()
         self.refresh()
 
@@ -106,14 +106,16 @@ class QueuesPanel(Panel):
     def _fill(self) -> None:
         self._editor = widgets.VBox([self._over, self._form, self.row(self.save, self.cancel)]).add_class("ctn-card")
         self._close_form()
-        tools = [] if self.scene.read_only else [self.row(self.pause, self.resume, self.edit, self.purge), self._editor]
+        tools = (
+            [] if self.context.read_only else [self.row(self.pause, self.resume, self.edit, self.purge), self._editor]
+        )
         self.fill(*tools, self.prompt, self.table, self._card)
 
     # What is shown.
 
     def watched(self) -> Mapping[QueueName, int | None]:
         """Return the queues on the page."""
-        return {self.scene.name(queue): None for queue in self.table.page_keys}
+        return {self.context.name(queue): None for queue in self.table.page_keys}
 
     def wake(self) -> None:
         """Read which queues there are, if that was not just done."""
@@ -123,7 +125,7 @@ class QueuesPanel(Panel):
     def refresh(self) -> None:
         """Read which queues there are, and how they are."""
         self._read = time.monotonic()
-        found = self.scene.queues()
+        found = self.context.queues()
         for name in found.index:
             self._remember(found.loc[[name]])
         self.table.load(found)
@@ -201,12 +203,12 @@ class QueuesPanel(Panel):
     def _switch(self, verb: str, done: str) -> None:
         names = self._picked()
         for name in names:
-            getattr(self.scene.queue(name), verb)()
-            self.tell(f"{done} {name}", line=self.scene.line(name, verb))
+            getattr(self.context.queue(name), verb)()
+            self.notify(f"{done} {name}", line=self.context.line(name, verb))
         self.look()
         if len(names) > 1:
             loop = f"for name in {quoted(names)}: tasks.queue(name).{verb}()"
-            self.tell(f"{done} {len(names)} queues: {', '.join(names)}", line=loop)
+            self.notify(f"{done} {len(names)} queues: {', '.join(names)}", line=loop)
 
     def _ask_purge(self) -> None:
         name = self._one()
@@ -215,18 +217,18 @@ class QueuesPanel(Panel):
         self.ask(
             Question(
                 title=f"Purge the queue {name}?",
-                scope=f"Deletes {many}: everything that is in {self.scene.name(name)} at that moment, scheduled and "
+                scope=f"Deletes {many}: everything that is in {self.context.name(name)} at that moment, scheduled and "
                 "retrying tasks too. It cannot be undone.",
                 verb=f"Purge {many}",
-                line=self.scene.line(name, "purge"),
+                line=self.context.line(name, "purge"),
                 typed=name,
             ),
             lambda: self._purge(name),
         )
 
     def _purge(self, name: str) -> None:
-        self.scene.queue(name).purge()
-        self.tell(f"purged {name}", line=self.scene.line(name, "purge"))
+        self.context.queue(name).purge()
+        self.notify(f"purged {name}", line=self.context.line(name, "purge"))
         self.look()
 
     def _edit(self) -> None:
@@ -243,16 +245,16 @@ class QueuesPanel(Panel):
     def _preview(self) -> None:
         """Say what the form would do, as it is being filled."""
         changes = self._form.changes
-        self.told.alert = {}  # of a value that was not one while it was being typed
+        self.footer.alert = {}  # of a value that was not one while it was being typed
         if changes:
-            self.told.line = self.scene.line(self._edited, "update", **changes)
+            self.footer.line = self.context.line(self._edited, "update", **changes)
         self.able(self.save, bool(changes))
 
     def _save(self) -> None:
         changes = self._form.changes
         before = {word: self._form.before(word) for word in changes}
-        self.scene.queue(self._edited).update(**changes)
+        self.context.queue(self._edited).update(**changes)
         words = ", ".join(f"{word} {before[word]} \u2192 {value}" for word, value in changes.items())
-        self.tell(f"{self._edited}: {words}", line=self.scene.line(self._edited, "update", **changes))
+        self.notify(f"{self._edited}: {words}", line=self.context.line(self._edited, "update", **changes))
         self._close_form()
         self.look()

@@ -11,10 +11,10 @@ import ipywidgets as widgets
 
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import Plan, compile_recipe, plan_few
-from cloudtasks_nb.panels.batch_view import BatchView
+from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan_card import blocked, plan_html, send_question
 from cloudtasks_nb.panels.cards.preview import error_html, tasks_html
-from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.variables import on_cell_end
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import counted
@@ -35,12 +35,12 @@ class SendingPanel(Panel):
 
     Attributes
     ----------
-    view : BatchView
+    view : BatchDetails
         The batch that was sent.
     """
 
-    def __init__(self, scene: Scene, title: str, *, queue: str, framed: bool) -> None:
-        super().__init__(scene, title, queue=queue, framed=framed)
+    def __init__(self, context: PanelContext, title: str, *, queue: str, framed: bool) -> None:
+        super().__init__(context, title, queue=queue, framed=framed)
         self._plan: Plan | None = None
         self._line = ""  # that does what was planned
         self._edits = 0
@@ -52,7 +52,7 @@ class SendingPanel(Panel):
         )
         self.send = self.button("Send", self._ask_send, changes=True, quick=True, look="primary")
         self.able(self.send, False)
-        self.view = BatchView(self)
+        self.view = BatchDetails(self)
         self._ends = [on_cell_end(lambda: self.guarded(self.offer)), self.view.leave]
 
     # What a form says of itself.
@@ -79,18 +79,18 @@ class SendingPanel(Panel):
 
     def lay_out(self, *form: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
         """Put the form above its first tasks, its plan and its batch; `below` stands between plan and batch."""
-        shown = [] if self.scene.read_only else [*form, self._first, self.row(self.make_plan, self.send)]
+        shown = [] if self.context.read_only else [*form, self._first, self.row(self.make_plan, self.send)]
         self.fill(*shown, self.prompt, self._card, *below, self.view)
 
     def edited(self) -> None:
         """Forget the plan, and show the line and the first tasks of the form as it is now."""
         self._edits += 1
         self._drop_plan()
-        self.told.alert = {}
+        self.footer.alert = {}
         try:
-            self.told.line = self.code()
+            self.footer.line = self.code()
         except CloudTasksError:
-            self.told.line = ""  # the first tasks say what is wrong
+            self.footer.line = ""  # the first tasks say what is wrong
         self.spawn(self._show_first(self._edits))
 
     # How it works.
@@ -151,20 +151,20 @@ class SendingPanel(Panel):
         line = self.code()
         found = self.plan()
         if edits != self._edits:
-            self.tell("the form was changed meanwhile: plan again")
+            self.notify("the form was changed meanwhile: plan again")
             return
         self._plan, self._line = found, line
         self._card.value = plan_html(found)
         why = blocked(found)
         self.send.description = f"Send {counted(found.sendable, 'tasks')}" if found.sendable else "Send"
         self.able(self.send, not why)
-        self.tell(f"planned {counted(found.sendable, 'tasks')}" + (f"; {why}" if why else ""), line=line)
+        self.notify(f"planned {counted(found.sendable, 'tasks')}" + (f"; {why}" if why else ""), line=line)
 
     def _ask_send(self) -> None:
         plan = self._plan
         if plan is None:
             return  # the form was changed while the click was on its way
-        question = send_question(plan, self.scene, self._line)
+        question = send_question(plan, self.context, self._line)
         if question is None:
             self.start(lambda: self._submit(plan), changes=True)
         else:
@@ -173,7 +173,7 @@ class SendingPanel(Panel):
     def _submit(self, plan: Plan) -> None:
         batch = plan.submit()
         self._drop_plan()
-        said = self.told.status  # of a batch that was there before: what was added
-        self.tell(said if batch.id in said else f"started batch {batch.id}", line=self._line)
+        said = self.footer.status  # of a batch that was there before: what was added
+        self.notify(said if batch.id in said else f"started batch {batch.id}", line=self._line)
         self.view.show(batch)
         self.submitted()

@@ -11,14 +11,14 @@ from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question, counted
 from cloudtasks_nb.panels.widgets.table import Table
 
-__all__ = ["TaskDeeds"]
+__all__ = ["TaskActions"]
 
 _FEW = 10  # tasks for which a click is enough
 _LISTED = 1_000  # ids that are written out in a line of Python
 _RUNS_A_MINUTE = 60  # that Google allows (https://cloud.google.com/tasks/docs/quotas)
 
 
-class TaskDeeds:
+class TaskActions:
     """Buttons that run or delete the selected tasks of a panel.
 
     Parameters
@@ -60,7 +60,7 @@ class TaskDeeds:
             self._panel.start(lambda: self._run(queue, tasks), changes=True)
             return
         pace = ""
-        if not self._panel.scene.local:
+        if not self._panel.context.local:
             pace = f" Google allows {_RUNS_A_MINUTE} a minute: this takes {counted(-(-len(tasks) // 60), 'minute')}."
         question = Question(
             title=f"Run {counted(len(tasks), 'task')} of {queue} now?",
@@ -94,11 +94,11 @@ class TaskDeeds:
 
     def _line(self, queue: str, verb: str, tasks: list[str]) -> str:
         if len(tasks) <= _LISTED:
-            return self._panel.scene.line(queue, verb, tasks)
-        return f"{self._panel.scene.line(queue, verb)[:-1]}panel.table.selected)"
+            return self._panel.context.line(queue, verb, tasks)
+        return f"{self._panel.context.line(queue, verb)[:-1]}panel.table.selected)"
 
     def _run(self, queue: str, tasks: list[str]) -> None:
-        step = 500 if self._panel.scene.local else 20  # tasks between two looks at the Stop button
+        step = 500 if self._panel.context.local else 20  # tasks between two looks at the Stop button
         self._each(queue, tasks, "run", "ran", step)
         self._panel.look()
 
@@ -113,12 +113,12 @@ class TaskDeeds:
         for start in range(0, len(tasks), step):
             if self._panel.stopping.is_set():
                 break
-            verdicts = getattr(self._panel.scene.queue(queue), verb)(tasks[start : start + step])
+            verdicts = getattr(self._panel.context.queue(queue), verb)(tasks[start : start + step])
             well += verdicts.loc[verdicts["ok"], "task"].tolist()
             causes.update(verdicts.loc[~verdicts["ok"], "error"].tolist())
         words = [f"{done} {counted(len(well), 'task')} of {queue}"]
         words += [f"{counted(count, 'task')} not: {cause}" for cause, count in causes.most_common(3)]
         left = len(tasks) - len(well) - causes.total()
         words += [f"stopped with {counted(left, 'task')} left"] if left else []
-        self._panel.tell("; ".join(words), line=self._line(queue, verb, tasks))
+        self._panel.notify("; ".join(words), line=self._line(queue, verb, tasks))
         return well

@@ -11,10 +11,10 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.panels.acting import WIDE
 from cloudtasks_nb.panels.cards.task_card import read_card
 from cloudtasks_nb.panels.cards.timeline import moment
-from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.listing import Listing, pending_frame
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.task_actions import TaskDeeds
+from cloudtasks_nb.panels.task_actions import TaskActions
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import counted
 from cloudtasks_nb.panels.widgets.table import Table
@@ -46,9 +46,9 @@ class TasksPanel(Panel):
         ``table.selected`` are the ids of the selected tasks.
     """
 
-    def __init__(self, scene: Scene, *, queue: str, framed: bool = True) -> None:
-        super().__init__(scene, f"Tasks of {queue}" if framed else "Tasks", queue=queue, framed=framed)
-        self._listing = Listing(scene.connection, scene.name(queue))
+    def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
+        super().__init__(context, f"Tasks of {queue}" if framed else "Tasks", queue=queue, framed=framed)
+        self._listing = Listing(context.connection, context.name(queue))
         self._ids: set[str] = set()  # what is loaded; changed under the lock
         self._since = now_micros()
         self._depth: int | None = None
@@ -58,11 +58,11 @@ class TasksPanel(Panel):
         self.table = self.hold(Table(_COLUMNS, key="task", label="tasks", empty="No tasks in the queue"))
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_open = lambda task: self.guarded(self._inspect, task)
-        self.deeds = TaskDeeds(self, self.table, self.take_out)
+        self.actions = TaskActions(self, self.table, self.take_out)
         self._detail = widgets.HTML()
         self._make_controls()
-        self.tell("", line=scene.line(queue, "tasks", _PORTION))
-        tools = [self._state, self._find, *self.deeds.buttons]
+        self.notify("", line=context.line(queue, "tasks", _PORTION))
+        tools = [self._state, self._find, *self.actions.buttons]
         load = self.row(self._loaded, self.load_more, self.load_all, self.stop_button())
         self.fill(self.row(*tools), self.prompt, self.table, load, self._detail)
 
@@ -85,12 +85,12 @@ class TasksPanel(Panel):
 
     def watched(self) -> Mapping[QueueName, int | None]:
         """Return the queue, with its log from when the panel came into sight."""
-        return {self.scene.name(self.queue): self._since} if self.queue else {}
+        return {self.context.name(self.queue): self._since} if self.queue else {}
 
     def wake(self) -> None:
         """Load the tasks when they are seen for the first time."""
         self._since = now_micros()
-        if self._listing.at is None and not self.told.busy:
+        if self._listing.at is None and not self.footer.busy:
             self.start(self.refresh, changes=False)
 
     def switched(self) -> None:
@@ -98,8 +98,8 @@ class TasksPanel(Panel):
         self._depth = None
         self._inspected = self._detail.value = ""
         self.table.select([])
-        self.told.line = self.scene.line(self.queue or "", "tasks", _PORTION)
-        if self.told.busy:
+        self.footer.line = self.context.line(self.queue or "", "tasks", _PORTION)
+        if self.footer.busy:
             self.stopping.set()  # `refresh` goes on with the new queue
         elif self.live:
             self.start(self.refresh, changes=False)
@@ -108,8 +108,8 @@ class TasksPanel(Panel):
         """List the tasks anew, as many as were loaded and at least ten thousand."""
         wanted = max(_PORTION, -(-len(self._ids) // _PORTION) * _PORTION)
         while self.queue:
-            queue = self.scene.name(self.queue)
-            listing = self._listing = Listing(self.scene.connection, queue)
+            queue = self.context.name(self.queue)
+            listing = self._listing = Listing(self.context.connection, queue)
             self._load(listing, wanted, anew=True)
             if listing.queue.queue == self.queue:
                 break
@@ -156,7 +156,7 @@ class TasksPanel(Panel):
 
     async def _look_up(self, queue: QueueName) -> None:
         try:
-            found = await self.scene.watcher.lookup(queue, self.table.page_keys)
+            found = await self.context.watcher.lookup(queue, self.table.page_keys)
             if queue.queue == self.queue:
                 self.apply_lookup(found)
         finally:
@@ -169,7 +169,7 @@ class TasksPanel(Panel):
         self._load(self._listing, None)
 
     def _load(self, listing: Listing, limit: int | None, *, anew: bool = False) -> None:
-        self.told.status = f"loading tasks of {listing.queue.queue}"
+        self.footer.status = f"loading tasks of {listing.queue.queue}"
         for part in listing.more(limit):
             with self._lock:
                 if anew:
@@ -180,11 +180,11 @@ class TasksPanel(Panel):
                 anew = False
                 self._ids.update(part.index)
             self._say_loaded()
-            self.told.status = f"loading: {counted(len(self._ids), 'task')}"
+            self.footer.status = f"loading: {counted(len(self._ids), 'task')}"
             if self.stopping.is_set():
                 break
-        self.told.at = max(self.told.at, (listing.at or 0) / 1e6)
-        self.tell(f"loaded {counted(len(self._ids), 'task')}")
+        self.footer.at = max(self.footer.at, (listing.at or 0) / 1e6)
+        self.notify(f"loaded {counted(len(self._ids), 'task')}")
 
     def _say_loaded(self) -> None:
         """Say how much of the queue is shown, and how old the list is."""
@@ -205,7 +205,7 @@ class TasksPanel(Panel):
         self.table.filter(self._find.value, state=None if self._state.value == _STATES[0] else self._state.value)
 
     def _selected(self, keys: list[str]) -> None:
-        self.deeds.selected(len(keys))
+        self.actions.selected(len(keys))
         if len(keys) == 1:
             self._inspect(keys[0])
         elif not keys and self._inspected in self._ids:  # of one that has gone it is worth to see how
@@ -214,9 +214,9 @@ class TasksPanel(Panel):
     def _inspect(self, task: str, *, again: bool = False) -> None:
         if self.queue and (again or task != self._inspected):
             self._inspected = task
-            self.spawn(self._show_detail(self.scene.name(self.queue), task))
+            self.spawn(self._show_detail(self.context.name(self.queue), task))
 
     async def _show_detail(self, queue: QueueName, task: str) -> None:
-        card = await read_card(self.scene.connection, queue, task)
+        card = await read_card(self.context.connection, queue, task)
         if self._inspected == task:  # and no other was opened meanwhile
             self._detail.value = card

@@ -10,7 +10,7 @@ from typing import Any
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.panels import Scene, TasksPanel
+from cloudtasks_nb.panels import PanelContext, TasksPanel
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
 from tests.benchmarks import callers, flights
@@ -42,10 +42,10 @@ def _ticks(bench: Bench) -> None:
 
 def _loaded(tasks: ct.Client) -> TasksPanel:
     """Return a panel that has loaded all tasks of the queue."""
-    scene = Scene(
+    context = PanelContext(
         connection=tasks._connection, catalog=tasks._catalog, open_queue=tasks._open_queue, queues=tasks.queues
     )
-    panel = TasksPanel(scene, queue="shown")
+    panel = TasksPanel(context, queue="shown")
     panel.refresh()
     panel._load_all()
     # Ticks are handed to it here: it is not to look tasks up beside that.
@@ -55,7 +55,7 @@ def _loaded(tasks: ct.Client) -> TasksPanel:
 
 def _tick(bench: Bench, tasks: ct.Client, panel: TasksPanel) -> float:
     """Return the median of the milliseconds that a tick takes, from the fetched result to the changed widgets."""
-    watcher, queue = tasks._connection.watcher, panel.scene.name("shown")
+    watcher, queue = tasks._connection.watcher, panel.context.name("shown")
     taken = []
     for _ in range(bench.size.ticks):
         values = _loop.run(watcher.glance(queue))

@@ -92,7 +92,7 @@ class Board:
     def open(self, tab: str) -> None:
         """Open a tab and wait until its panel is there."""
         self.root.get_by_role("tab", name=tab).click()
-        self.part.locator(".ctn-told").wait_for()
+        self.part.locator(".ctn-footer").wait_for()
 
     def open_table(self, tab: str) -> None:
         """Open a tab and wait until its table has rows and loads no more."""

@@ -164,7 +164,7 @@ def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[...,
 def test_an_exception_in_a_callback_is_seen(board: Board) -> None:
     """It stands in the panel, with its traceback, until it is dismissed."""
     board.open_table("Tasks")
-    board.book.python(f"panel.parts['Tasks'].deeds._run = lambda *_: {{}}['no such <b> {EVIL}']")
+    board.book.python(f"panel.parts['Tasks'].actions._run = lambda *_: {{}}['no such <b> {EVIL}']")
     board.rows.first.click()
     board.button("Run now (1)").click()
     alert = board.part.locator(".ctn-error")

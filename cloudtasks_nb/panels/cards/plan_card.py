@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from cloudtasks_nb.fanout.plan.dry_run import PRICING, Plan
 from cloudtasks_nb.panels.cards.detail import card, lines, section
-from cloudtasks_nb.panels.context import Scene
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.widgets.cells import count_text, counted, duration_text
 from cloudtasks_nb.panels.widgets.prompt import Question
 
@@ -45,17 +45,17 @@ def blocked(plan: Plan) -> str:
     return ""
 
 
-def send_question(plan: Plan, scene: Scene, line: str) -> Question | None:
+def send_question(plan: Plan, context: PanelContext, line: str) -> Question | None:
     """Return what is asked before a plan is sent; None if a click is enough."""
     if plan.sendable <= _FEW:
         return None
     count = counted(plan.sendable, "tasks")
     return Question(
         title=f"Send {count} to {plan.queue}?",
-        scope=f"Creates {count} in {scene.name(plan.queue)}; each calls its URL. It costs {plan.cost}.",
+        scope=f"Creates {count} in {context.name(plan.queue)}; each calls its URL. It costs {plan.cost}.",
         verb=f"Send {count}",
         line=line,
-        typed=plan.queue if plan.sendable > _MANY and not scene.local else None,
+        typed=plan.queue if plan.sendable > _MANY and not context.local else None,
         danger=False,
     )
 

@@ -13,7 +13,7 @@ __all__ = ["Code", "headers_code", "mapping_code"]
 
 
 class Code:
-    """An expression, whose `repr` it is: what `Scene.line` writes for it."""
+    """An expression, whose `repr` it is: what `PanelContext.line` writes for it."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -91,7 +91,7 @@ class RangeForm(widgets.VBox):
 
     @property
     def code(self) -> dict[str, Any]:
-        """The same for `Scene.line`."""
+        """The same for `PanelContext.line`."""
         words = self.words
         if "across" in words:
             text = self.across.value.strip()

@@ -79,7 +79,7 @@ class RequestForm(widgets.VBox):
 
     @property
     def code(self) -> dict[str, Any]:
-        """The same for `Scene.line`, without secrets."""
+        """The same for `PanelContext.line`, without secrets."""
         words = self.words
         text = self.url.value.strip()
         if not isinstance(words["url"], str):

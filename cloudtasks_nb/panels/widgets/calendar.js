@@ -8,13 +8,13 @@ class View {
   constructor(model, el) {
     Object.assign(this, { model, el, picked: new Set(), n: 0 });
     this.draw = this.draw.bind(this);
-    this.hear = this.hear.bind(this);
+    this.taken = this.taken.bind(this);
     el.addEventListener("click", (event) => this.click(event));
     el.addEventListener("keydown", (event) => this.keydown(event));
     model.on("change:html", this.draw);
-    model.on("change:_told", this.hear);
+    model.on("change:_picked", this.taken);
     this.draw();
-    this.hear();
+    this.taken();
   }
 
   get squares() {
@@ -49,11 +49,11 @@ class View {
     for (const square of this.squares) square.setAttribute("aria-pressed", this.picked.has(square.dataset.key));
   }
 
-  hear() {
-    const told = this.model.get("_told");
-    if (told.n < this.n) return; // the answer to an earlier click
-    this.n = told.n;
-    this.picked = new Set(told.keys);
+  taken() {
+    const answer = this.model.get("_picked");
+    if (answer.n < this.n) return; // the answer to an earlier click
+    this.n = answer.n;
+    this.picked = new Set(answer.keys);
     this.mark();
   }
 
@@ -111,7 +111,7 @@ class View {
 
   close() {
     this.model.off("change:html", this.draw);
-    this.model.off("change:_told", this.hear);
+    this.model.off("change:_picked", this.taken);
   }
 }
 

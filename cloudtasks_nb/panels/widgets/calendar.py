@@ -33,7 +33,7 @@ class CalendarView(anywidget.AnyWidget):
     html = traitlets.Unicode().tag(sync=True)
     # The browser tells by message what is selected, and gets it back with the number of what it told last: an answer
     # that an earlier click is still waiting for must not undo a later one.
-    _told: Any = traitlets.Any({"n": 0, "keys": []}).tag(sync=True)
+    _picked: Any = traitlets.Any({"n": 0, "keys": []}).tag(sync=True)
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self._changed = changed
@@ -44,20 +44,20 @@ class CalendarView(anywidget.AnyWidget):
     @property
     def picked(self) -> list[str]:
         """Keys of the selected squares."""
-        return list(self._told["keys"])
+        return list(self._picked["keys"])
 
     def pick(self, keys: Iterable[str]) -> None:
         """Select these squares and no others."""
         wanted = list(keys)
         if wanted != self.picked:
-            self._take(self._told["n"] + 1, wanted)
+            self._take(self._picked["n"] + 1, wanted)
 
     def _heard(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         self._take(content["n"], content["keys"])
 
     def _take(self, number: int, keys: list[str]) -> None:
         with self._lock:
-            if number <= self._told["n"]:
+            if number <= self._picked["n"]:
                 return
-            self._told = {"n": number, "keys": keys}
+            self._picked = {"n": number, "keys": keys}
         self._changed()

@@ -73,9 +73,9 @@ class Foot {
       setTimeout(() => (this.copied.textContent = "Copy"), 1500);
     });
     this.line = make("div", { class: "ctn-line" }, this.code, this.copied);
-    this.el.classList.add("ctn-told");
+    this.el.classList.add("ctn-footer");
     this.el.tabIndex = -1; // where the focus goes when the button that had it is gone
-    this.el.append(this.alert, this.trouble, make("div", { class: "ctn-say" }, this.status, this.age), this.line);
+    this.el.append(this.alert, this.trouble, make("div", { class: "ctn-status-line" }, this.status, this.age), this.line);
   }
 
   draw() {
@@ -212,23 +212,23 @@ class Foot {
 export default () => {
   const seen = new Set(); // of this panel's views, those that are on the screen
   let model;
-  let told = false;
-  const tell = () => {
+  let reported = false;
+  const report = () => {
     const visible = seen.size > 0 && !document.hidden;
-    if (told === visible) return;
-    told = visible;
+    if (reported === visible) return;
+    reported = visible;
     model.send({ do: "see", visible });
   };
   const setSeen = (view, on) => {
     if (on) seen.add(view);
     else seen.delete(view);
-    tell();
+    report();
   };
   return {
     initialize(context) {
       model = context.model;
-      document.addEventListener("visibilitychange", tell);
-      return () => document.removeEventListener("visibilitychange", tell);
+      document.addEventListener("visibilitychange", report);
+      return () => document.removeEventListener("visibilitychange", report);
     },
     render({ model: own, el }) {
       const view = new Foot(own, el, setSeen);

@@ -12,10 +12,10 @@ import traitlets
 
 from cloudtasks_nb.errors import CloudTasksError
 
-__all__ = ["Told"]
+__all__ = ["Footer"]
 
 
-class Told(anywidget.AnyWidget):
+class Footer(anywidget.AnyWidget):
     """What a panel says. Its traits may be set from any thread.
 
     In the browser it also does for the panel around it what ipywidgets cannot: it tells whether anybody sees the

@@ -317,7 +317,7 @@ class Table(anywidget.AnyWidget):
         self._publish()
 
     def _heard(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        deeds: dict[str, Callable[[dict[str, Any]], None]] = {
+        actions: dict[str, Callable[[dict[str, Any]], None]] = {
             # The trait comes too, but is held back while an earlier one is on its way: a click on a button would
             # overtake it.
             "select": lambda said: self._hear_selection(said["selection"]),
@@ -327,7 +327,7 @@ class Table(anywidget.AnyWidget):
         }
         if content["do"] != "select":  # which may come late, after the error of what was done next
             self._alert({})
-        deeds[content["do"]](content)
+        actions[content["do"]](content)
 
     def _hear_open(self, said: dict[str, Any]) -> None:
         with self._lock:

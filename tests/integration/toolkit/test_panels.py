@@ -31,7 +31,7 @@ def see(board: Dashboard, tab: str) -> Any:
     """Open a tab, as one that somebody sees, and wait until it is filled."""
     board.turn_to(tab)
     panel = board.parts[tab]
-    panel.told._heard(None, {"do": "see", "visible": True}, None)
+    panel.footer._heard(None, {"do": "see", "visible": True}, None)
     panel.settle()
     return panel
 
@@ -40,7 +40,7 @@ def click(panel: Panel, button: Any) -> None:
     """Click and wait until it is done."""
     button.click()
     panel.settle()
-    assert panel.told.alert == {}
+    assert panel.footer.alert == {}
 
 
 def count(panel: Any) -> int:
@@ -112,10 +112,10 @@ def test_tasks_are_listed_inspected_and_deleted(board: Dashboard, paused: ct.Que
     for words in ("&quot;n&quot;: &quot;t03&quot;", "X-Team</td><td>data", "Authorization</td><td>•••", "no attempt"):
         assert words in card
     assert "secret" not in card
-    panel.deeds.delete.click()
+    panel.actions.delete.click()
     click(panel, panel.prompt._yes)
     assert sorted(panel.table.page_keys) == sorted(paused.tasks().index) == ["t00", "t01", "t02", "t04"]
-    assert panel.told.status == f"deleted 1 task of {paused.id}"
+    assert panel.footer.status == f"deleted 1 task of {paused.id}"
 
 
 def test_what_a_handler_raised_is_found(board: Dashboard, paused: ct.Queue, emulator: Emulator) -> None:
@@ -128,7 +128,7 @@ def test_what_a_handler_raised_is_found(board: Dashboard, paused: ct.Queue, emul
         paused.enqueue(handler, {"day": 3}, task_id="t1")
         panel: TasksPanel = see(board, "Tasks")
         panel.table.select(["t1"])
-        click(panel, panel.deeds.run)
+        click(panel, panel.actions.run)
         attempts: AttemptsPanel = see(board, "Attempts")
         emulator.until(lambda: count(attempts))  # the log takes its time
         attempts.table.select(attempts.table.page_keys)
@@ -159,5 +159,5 @@ def test_a_queue_that_is_gone_is_said(board: Dashboard, paused: ct.Queue) -> Non
     paused.delete()
     panel.renew()
     panel.settle()
-    assert f'there is no queue "{paused.id}"' in panel.told.alert["text"]
-    assert "create=True" in panel.told.alert["hint"]
+    assert f'there is no queue "{paused.id}"' in panel.footer.alert["text"]
+    assert "create=True" in panel.footer.alert["hint"]

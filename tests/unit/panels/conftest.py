@@ -15,19 +15,30 @@ from cloudtasks_nb._frames import QUEUES, VERDICTS, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import Where
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.panels import Panel, Scene
+from cloudtasks_nb.panels import Panel, PanelContext
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
-__all__ = ["NOW", "Keep", "MakeStage", "Stage", "Verbs", "Watching", "entry", "look", "pending", "snapshot"]
+__all__ = [
+    "NOW",
+    "CloseLater",
+    "FakeContext",
+    "FakeQueue",
+    "FakeWatcher",
+    "MakeContext",
+    "entry",
+    "pending",
+    "show",
+    "snapshot",
+]
 
-MakeStage = Callable[..., "Stage"]
-Keep = Callable[[Any], Any]
+MakeContext = Callable[..., "FakeContext"]
+CloseLater = Callable[[Any], Any]
 NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
 
 
 @dataclass
-class Watching:
+class FakeWatcher:
     """A watcher that watches nothing; a test hands out its snapshots."""
 
     subscribed: list[Any] = field(default_factory=list)
@@ -68,31 +79,31 @@ class Watching:
 
 
 @dataclass
-class Verbs:
-    """A queue that only writes down what it was told; `refuses` is raised instead."""
+class FakeQueue:
+    """A queue that only records its calls; `refuses` is raised instead."""
 
     name: str
-    told: list[tuple[Any, ...]]
+    calls: list[tuple[Any, ...]]
     refuses: list[Exception]
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
-        def tell(*args: Any, **words: Any) -> Any:
+        def record(*args: Any, **words: Any) -> Any:
             if self.refuses:
                 raise self.refuses.pop()
-            self.told.append((verb, self.name, *args, *([words] if words else [])))
+            self.calls.append((verb, self.name, *args, *([words] if words else [])))
             if verb in {"run", "delete_tasks"}:
                 tasks = list(args[0])
                 return frame(VERDICTS, {"task": tasks, "ok": [True] * len(tasks), "error": [None] * len(tasks)})
             return self
 
-        return tell
+        return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage(Scene):
-    """A scene whose queues are `Verbs`."""
+class FakeContext(PanelContext):
+    """A context whose queues are `FakeQueue`."""
 
-    told: list[tuple[Any, ...]]
+    calls: list[tuple[Any, ...]]
     refuses: list[Exception]
 
 
@@ -154,23 +165,23 @@ def pending(state: str = "ready", attempts: int = 0) -> Pending:
     return Pending(state=state, attempts=attempts, schedule_time=NOW, last_status=None, last_message=None)
 
 
-def look(panel: Panel, *, visible: bool = True) -> None:
+def show(panel: Panel, *, visible: bool = True) -> None:
     """Bring a panel into sight, or out of it, as the browser tells."""
-    panel.told._heard(None, {"do": "see", "visible": visible}, None)
+    panel.footer._heard(None, {"do": "see", "visible": visible}, None)
     panel.settle()
 
 
 @pytest.fixture
-def watcher() -> Watching:
-    """Return the watcher of the scene."""
-    return Watching()
+def watcher() -> FakeWatcher:
+    """Return the watcher of the context."""
+    return FakeWatcher()
 
 
 @pytest.fixture
-def make_stage(watcher: Watching) -> Callable[..., Stage]:
-    """Make scenes with these queues: ``make_stage("reports", local=False, read_only=True)``."""
+def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
+    """Make scenes with these queues: ``make_context("reports", local=False, read_only=True)``."""
 
-    def make(*names: str, local: bool = True, read_only: bool = False) -> Stage:
+    def make(*names: str, local: bool = True, read_only: bool = False) -> FakeContext:
         where = Where(project="p", location="l", target="127.0.0.1:1", local=local)
         connection: Any = SimpleNamespace(where=where, watcher=watcher, transport=None, message=lambda *_: None)
 
@@ -179,15 +190,15 @@ def make_stage(watcher: Watching) -> Callable[..., Stage]:
             return frame(QUEUES, {word: [row[word] for row in rows] for word in QUEUES}, index="queue")
 
         catalog: Any = SimpleNamespace()
-        told: list[tuple[Any, ...]] = []
+        calls: list[tuple[Any, ...]] = []
         refuses: list[Exception] = []
-        return Stage(
+        return FakeContext(
             connection=connection,
             catalog=catalog,
-            open_queue=lambda name: Verbs(name=name.queue, told=told, refuses=refuses),
+            open_queue=lambda name: FakeQueue(name=name.queue, calls=calls, refuses=refuses),
             queues=queues,
             read_only=read_only,
-            told=told,
+            calls=calls,
             refuses=refuses,
         )
 
@@ -195,9 +206,9 @@ def make_stage(watcher: Watching) -> Callable[..., Stage]:
 
 
 @pytest.fixture
-def stage(make_stage: Callable[..., Stage]) -> Stage:
-    """Return a scene with the queues emails and reports."""
-    return make_stage("emails", "reports")
+def context(make_context: Callable[..., FakeContext]) -> FakeContext:
+    """Return a context with the queues emails and reports."""
+    return make_context("emails", "reports")
 
 
 @pytest.fixture

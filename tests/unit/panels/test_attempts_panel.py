@@ -12,7 +12,7 @@ from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.panels import AttemptsPanel
 from cloudtasks_nb.panels.cards import timeline
 from cloudtasks_nb.service.oplog import Entry
-from tests.unit.panels.conftest import Keep, Stage, Watching, entry, look, snapshot
+from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, entry, show, snapshot
 
 __all__: list[str] = []
 
@@ -34,37 +34,37 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 
 
 @pytest.fixture
-def panel(log: list[Entry], stage: Stage, closing: Keep) -> AttemptsPanel:
+def panel(log: list[Entry], context: FakeContext, closing: CloseLater) -> AttemptsPanel:
     """Return a panel of three attempts, one of which failed, that somebody sees."""
     log += [entry(3, "t3"), entry(2, "t2", status="INTERNAL", retry_time=1), entry(1, "t1")]
-    made: AttemptsPanel = closing(AttemptsPanel(stage, queue="reports"))
-    look(made)
+    made: AttemptsPanel = closing(AttemptsPanel(context, queue="reports"))
+    show(made)
     return made
 
 
-def test_the_log_is_read_when_somebody_looks(log: list[Entry], stage: Stage, closing: Keep) -> None:
+def test_the_log_is_read_when_somebody_looks(log: list[Entry], context: FakeContext, closing: CloseLater) -> None:
     """Nothing is read for a panel that nobody sees."""
     log.append(entry(1, "t1"))
-    panel = closing(AttemptsPanel(stage, queue="reports"))
+    panel = closing(AttemptsPanel(context, queue="reports"))
     assert panel.table.total == 0
-    look(panel)
+    show(panel)
     assert panel.table.page_keys == ["i1"]
 
 
-def test_newest_come_first_and_once(panel: AttemptsPanel, watcher: Watching) -> None:
+def test_newest_come_first_and_once(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
     """What the watcher brings is put on top; entries that are delivered twice, and deletions, are not."""
     new = (entry(3, "t3"), entry(4, "t4"), entry(5, "t5", deleted=True))
     watcher.publish(snapshot("reports", entries=new))
     assert panel.table.page_keys == ["i4", "i3", "i2", "i1"]
 
 
-def test_the_log_is_followed_from_what_was_read(panel: AttemptsPanel, watcher: Watching, log: list[Entry]) -> None:
+def test_the_log_is_followed_from_what_was_read(panel: AttemptsPanel, watcher: FakeWatcher, log: list[Entry]) -> None:
     """Not from an hour ago again; a minute's overlap is for entries that come late."""
     assert [one.since for one in watcher.subscribed] == [log[0].time - 60_000_000]
-    assert panel.told.at > 0
+    assert panel.footer.at > 0
 
 
-def test_only_the_newest_are_kept(panel: AttemptsPanel, watcher: Watching) -> None:
+def test_only_the_newest_are_kept(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
     """A queue that is busy for days does not fill the memory."""
     watcher.publish(snapshot("reports", entries=tuple(entry(n, f"t{n}") for n in range(10, 2_010))))
     assert panel.table.total == 2_000
@@ -103,7 +103,7 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
     assert panel._detail.value == ""
 
 
-def test_what_comes_from_outside_is_text(panel: AttemptsPanel, watcher: Watching) -> None:
+def test_what_comes_from_outside_is_text(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
     """A log entry cannot bring markup into the page."""
     watcher.publish(snapshot("reports", entries=(entry(9, "t9", url=f"https://x/{EVIL}", status="INTERNAL"),)))
     panel.table.select(["i9"])
@@ -115,7 +115,7 @@ def test_what_comes_from_outside_is_text(panel: AttemptsPanel, watcher: Watching
 @pytest.mark.parametrize(
     ("ratio", "words"), [(0.0, "update(log_sampling_ratio=1.0)"), (0.5, "logs 50% of its operations"), (1.0, "")]
 )
-def test_a_log_with_holes_is_said(panel: AttemptsPanel, watcher: Watching, ratio: float, words: str) -> None:
+def test_a_log_with_holes_is_said(panel: AttemptsPanel, watcher: FakeWatcher, ratio: float, words: str) -> None:
     """What is not logged cannot be shown, and nobody shall believe it did not happen."""
     watcher.publish(snapshot("reports", log_sampling_ratio=ratio))
     assert words in panel._hint.value
@@ -131,7 +131,7 @@ def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list
     log[:] = []
     panel._back.value = 86_400
     panel.settle()
-    assert (panel.table.total, panel.told.line) == (0, 'tasks.queue("emails").attempts("24h")')
+    assert (panel.table.total, panel.footer.line) == (0, 'tasks.queue("emails").attempts("24h")')
 
 
 def test_a_log_that_may_not_be_read_is_said(panel: AttemptsPanel, log: list[Any]) -> None:
@@ -139,4 +139,4 @@ def test_a_log_that_may_not_be_read_is_said(panel: AttemptsPanel, log: list[Any]
     log.append(PermissionDeniedError("the log is closed", hint="roles/logging.viewer"))
     panel.renew()
     panel.settle()
-    assert panel.told.alert == {"text": "the log is closed", "hint": "roles/logging.viewer"}
+    assert panel.footer.alert == {"text": "the log is closed", "hint": "roles/logging.viewer"}

@@ -16,34 +16,34 @@ from cloudtasks_nb.panels import BackfillPanel, sending
 from cloudtasks_nb.panels.forms import variables
 from cloudtasks_nb.panels.widgets.charts import calendar
 from cloudtasks_nb.panels.widgets.squares import Squares
-from tests.unit.panels.conftest import Keep, Watching, look
-from tests.unit.panels.workshop import Shell, Workshop, seen
+from tests.unit.panels.conftest import CloseLater, FakeWatcher, show
+from tests.unit.panels.harness import FakeShell, Harness, seen
 
 __all__: list[str] = []
 
 
 @pytest.fixture
-def workshop(watcher: Watching) -> Iterator[Workshop]:
+def harness(watcher: FakeWatcher) -> Iterator[Harness]:
     """Give a connection to a Cloud Tasks of a few lines."""
-    made = Workshop(watcher)
+    made = Harness(watcher)
     yield made
     made.close()
 
 
 @pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(monkeypatch: pytest.MonkeyPatch) -> FakeShell:
     """Give a notebook; forms in it do not wait for more letters."""
-    made = Shell()
+    made = FakeShell()
     monkeypatch.setattr(variables, "_shell", lambda: made)
     monkeypatch.setattr(sending, "_PAUSE", 0)
     return made
 
 
 @pytest.fixture
-def panel(workshop: Workshop, shell: Shell, closing: Keep) -> BackfillPanel:
+def panel(harness: Harness, shell: FakeShell, closing: CloseLater) -> BackfillPanel:
     """Return a form that somebody sees."""
-    made: BackfillPanel = closing(BackfillPanel(workshop.scene(), queue="reports"))
-    look(made)
+    made: BackfillPanel = closing(BackfillPanel(harness.context(), queue="reports"))
+    show(made)
     return made
 
 
@@ -73,7 +73,7 @@ def squares(panel: BackfillPanel) -> dict[str, str]:
 
 def pick(panel: BackfillPanel, *days: str) -> None:
     """Click squares, as the browser tells it."""
-    number = panel.view.calendar._told["n"] + 1
+    number = panel.view.calendar._picked["n"] + 1
     keys = [f"{day}T00:00:00+00:00" for day in days]
     panel.view.calendar._heard(None, {"n": number, "keys": keys}, None)
     panel.settle()
@@ -86,7 +86,7 @@ def test_what_is_not_filled_in_is_said(panel: BackfillPanel) -> None:
     assert "the last day is not chosen yet" in panel._first.value
     fill(panel, end="2026-01-31")
     assert "there is no URL yet" in panel._first.value
-    assert panel.told.alert == {}
+    assert panel.footer.alert == {}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_is_not_filled_in_is_said(panel: BackfillPanel) -> None:
 def test_the_line_says_what_the_form_says(panel: BackfillPanel, values: dict[str, Any], line: str) -> None:
     """Of periods shorter than a day the last day is meant whole."""
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}", **values)
-    assert line in panel.told.line
+    assert line in panel.footer.line
 
 
 def test_the_first_tasks_are_shown_while_it_is_filled(panel: BackfillPanel) -> None:
@@ -124,21 +124,21 @@ def test_across_that_cannot_be_read_is_said(panel: BackfillPanel, across: str, s
     assert said in panel._first.value
     panel.make_plan.click()
     panel.settle()
-    assert said in panel.told.alert["text"]
+    assert said in panel.footer.alert["text"]
 
 
-def test_across_may_be_a_variable(panel: BackfillPanel, shell: Shell) -> None:
+def test_across_may_be_a_variable(panel: BackfillPanel, shell: FakeShell) -> None:
     """It stands in the line by its name."""
     shell.cell(shops=pd.DataFrame({"shop": ["bern"], "size": [2]}))
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{shop}", across="shops")
-    assert "across=shops, url=" in panel.told.line
+    assert "across=shops, url=" in panel.footer.line
     assert "https://svc/bern" in panel._first.value
 
 
-def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, workshop: Workshop) -> None:
+def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, harness: Harness) -> None:
     """What the batch has already is counted apart."""
-    batch = workshop.days("2026-01-05")
-    workshop.finish(batch)
+    batch = harness.days("2026-01-05")
+    harness.finish(batch)
     fill(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
     panel.make_plan.click()
     panel.settle()
@@ -147,58 +147,58 @@ def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, workshop: Wo
     assert panel.send.description == "Send 3 tasks"
 
 
-def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, workshop: Workshop) -> None:
+def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, harness: Harness) -> None:
     """Sent from the form, seen in the calendar, selected there, sent again from there, and done."""
     fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")
     send(panel)
     batch = panel.view.batch
     assert batch is not None
-    workshop.sent(batch)
+    harness.sent(batch)
     with seen(panel.view.calendar, "html", lambda html: html.count("✕</button>") == 2):
-        workshop.finish(batch, 1, 3)
+        harness.finish(batch, 1, 3)
     assert squares(panel)["2026-01-02"] == "1 row: 1 failed"
     pick(panel, "2026-01-02", "2026-01-04")
-    deeds, rows = panel.view.deeds, panel.view.rows.table
+    actions, rows = panel.view.actions, panel.view.rows.table
     assert rows is not None
-    assert (deeds.again.description, rows.total) == ("Send again (2)", 2)
+    assert (actions.again.description, rows.total) == ("Send again (2)", 2)
     assert "2 rows of 2026-01-02, 2026-01-04: 2 failed" in panel.view.rows.html()
-    deeds.again.click()
+    actions.again.click()
     panel.settle()
-    assert panel.told.status == f"2 rows of batch {batch.id} will be sent again"
-    assert panel.told.line.startswith(f'(batch := tasks.batch("{batch.id}")).resend(batch.tasks().query("task in [')
-    workshop.sent(batch)
+    assert panel.footer.status == f"2 rows of batch {batch.id} will be sent again"
+    assert panel.footer.line.startswith(f'(batch := tasks.batch("{batch.id}")).resend(batch.tasks().query("task in [')
+    harness.sent(batch)
     with seen(
         panel.view.calendar, "html", lambda html: html.count('title="2026-01') == html.count('1 succeeded" aria') == 5
     ):
-        workshop.finish(batch)
+        harness.finish(batch)
     assert set(squares(panel).values()) == {"1 row: 1 succeeded"}
     assert batch.tasks()["try"].tolist() == [1, 2, 1, 2, 1]
 
 
-def test_retry_failed_needs_no_selection(panel: BackfillPanel, workshop: Workshop) -> None:
+def test_retry_failed_needs_no_selection(panel: BackfillPanel, harness: Harness) -> None:
     """Exactly the rows that failed."""
-    batch = workshop.days("2026-01-05")
-    workshop.finish(batch, 0)
-    look(panel, visible=False)
-    look(panel)
-    panel.view.deeds.retry.click()
+    batch = harness.days("2026-01-05")
+    harness.finish(batch, 0)
+    show(panel, visible=False)
+    show(panel)
+    panel.view.actions.retry.click()
     panel.settle()
-    workshop.sent(batch)
+    harness.sent(batch)
     assert batch.tasks()["try"].tolist() == [2, 1, 1, 1, 1]
-    assert panel.told.line == f'tasks.batch("{batch.id}").retry_failed()'
+    assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed()'
 
 
-def test_what_succeeded_is_asked_about(panel: BackfillPanel, workshop: Workshop) -> None:
+def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -> None:
     """To do once more what was done well may do harm."""
     fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")
     send(panel)
     batch = panel.view.batch
     assert batch is not None
-    workshop.sent(batch)
-    workshop.finish(batch, 1)
+    harness.sent(batch)
+    harness.finish(batch, 1)
     panel.view.draw()
     pick(panel, "2026-01-02", "2026-01-03")
-    panel.view.deeds.again.click()
+    panel.view.actions.again.click()
     question = panel.prompt.question
     assert question is not None
     assert "1 row of them succeeded" in question.scope
@@ -206,13 +206,13 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, workshop: Workshop)
     assert batch.tasks()["try"].tolist() == [1] * 5
 
 
-def test_backfills_of_the_queue_are_offered(workshop: Workshop, shell: Shell, closing: Keep) -> None:
+def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
     """The newest is shown at once, another one when it is chosen; those of other queues, and other batches, are not."""
-    first = workshop.days("2026-01-02")
-    second = workshop.days("2026-01-03", url="https://svc/other")
-    workshop.sent(workshop.queue("emails").backfill("2026-01-01", "2026-01-01", freq="D", url="https://svc/x"))
-    workshop.sent(workshop.queue().fan_out(pd.DataFrame({"n": [1]}), url="https://svc/x"))
-    panel = closing(BackfillPanel(workshop.scene(), queue="reports"))
+    first = harness.days("2026-01-02")
+    second = harness.days("2026-01-03", url="https://svc/other")
+    harness.sent(harness.queue("emails").backfill("2026-01-01", "2026-01-01", freq="D", url="https://svc/x"))
+    harness.sent(harness.queue().fan_out(pd.DataFrame({"n": [1]}), url="https://svc/x"))
+    panel = closing(BackfillPanel(harness.context(), queue="reports"))
     panel.settle()
     assert [value for _, value in panel.series.options] == [second.id, first.id]
     assert panel.view.batch.id == second.id
@@ -227,24 +227,24 @@ def test_backfills_of_the_queue_are_offered(workshop: Workshop, shell: Shell, cl
     assert (panel.view.batch, panel._chosen.layout.display) == (None, "none")
 
 
-def test_read_only_looks_and_does_nothing(workshop: Workshop, shell: Shell, closing: Keep) -> None:
+def test_read_only_looks_and_does_nothing(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
     """The calendar is there, its squares can be selected, and no button is laid out."""
-    batch = workshop.days("2026-01-03")
-    workshop.finish(batch, 1)
-    panel = closing(BackfillPanel(workshop.scene(read_only=True), queue="reports"))
-    look(panel)
+    batch = harness.days("2026-01-03")
+    harness.finish(batch, 1)
+    panel = closing(BackfillPanel(harness.context(read_only=True), queue="reports"))
+    show(panel)
     assert panel.range not in panel.children
     pick(panel, "2026-01-02")
     assert panel.view.rows.table is not None
     assert not any(button in str(panel.view.children) for button in ("Retry", "Cancel rest"))
-    panel.view.deeds.retry.click()
-    assert panel.told.alert["text"] == "this panel is read-only"
+    panel.view.actions.retry.click()
+    assert panel.footer.alert["text"] == "this panel is read-only"
     assert batch.tasks()["try"].tolist() == [1, 1, 1]
 
 
-def test_an_older_click_does_not_undo_a_newer_one(panel: BackfillPanel, workshop: Workshop) -> None:
+def test_an_older_click_does_not_undo_a_newer_one(panel: BackfillPanel, harness: Harness) -> None:
     """Messages may be handled in several threads, and so come in another order."""
-    workshop.days("2026-01-03")
+    harness.days("2026-01-03")
     calendar = panel.view.calendar
     calendar._heard(None, {"n": 2, "keys": ["a", "b"]}, None)
     calendar._heard(None, {"n": 1, "keys": ["a"]}, None)

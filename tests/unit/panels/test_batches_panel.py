@@ -14,11 +14,11 @@ import pytest
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_view
+from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_details
 from cloudtasks_nb.panels.cards import timeline
 from cloudtasks_nb.panels.cards.batch_card import batch_html
-from tests.unit.panels.conftest import Keep, Watching, look
-from tests.unit.panels.workshop import Workshop, seen
+from tests.unit.panels.conftest import CloseLater, FakeWatcher, show
+from tests.unit.panels.harness import Harness, seen
 
 __all__: list[str] = []
 
@@ -26,37 +26,37 @@ ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]}
 
 
 @pytest.fixture
-def workshop(watcher: Watching) -> Iterator[Workshop]:
+def harness(watcher: FakeWatcher) -> Iterator[Harness]:
     """Give a connection to a Cloud Tasks of a few lines."""
-    made = Workshop(watcher)
+    made = Harness(watcher)
     yield made
     made.close()
 
 
-def fan_out(workshop: Workshop, rows: pd.DataFrame | int = ROWS, queue: str = "reports", **words: Any) -> Batch:
+def fan_out(harness: Harness, rows: pd.DataFrame | int = ROWS, queue: str = "reports", **words: Any) -> Batch:
     """Send a batch."""
     data = pd.DataFrame({"n": range(rows)}) if isinstance(rows, int) else rows
-    return workshop.sent(workshop.queue(queue).fan_out(data, url="https://svc/run", progress=False, **words))
+    return harness.sent(harness.queue(queue).fan_out(data, url="https://svc/run", progress=False, **words))
 
 
 @pytest.fixture
-def panel(workshop: Workshop, closing: Keep) -> BatchesPanel:
+def panel(harness: Harness, closing: CloseLater) -> BatchesPanel:
     """Return a list that somebody sees."""
-    made: BatchesPanel = closing(BatchesPanel(workshop.scene(), queue="reports"))
-    look(made)
+    made: BatchesPanel = closing(BatchesPanel(harness.context(), queue="reports"))
+    show(made)
     return made
 
 
-def own(closing: Keep, batch: Batch, **words: Any) -> BatchPanel:
+def own(closing: CloseLater, batch: Batch, **words: Any) -> BatchPanel:
     """Open the panel of one batch."""
     made: BatchPanel = closing(batch.panel(**words))
-    look(made)
+    show(made)
     return made
 
 
 def click(panel: Any, name: str) -> None:
     """Click a button of a batch."""
-    getattr(panel.view.deeds, name).click()
+    getattr(panel.view.actions, name).click()
     panel.settle()
 
 
@@ -69,14 +69,14 @@ def confirm(panel: Any, typed: str = "") -> Any:
     return question
 
 
-def test_batches_are_listed_newest_first(workshop: Workshop, closing: Keep) -> None:
+def test_batches_are_listed_newest_first(harness: Harness, closing: CloseLater) -> None:
     """Name, counts, and how it is in a word; those of other queues when they are wanted."""
-    done, failed = fan_out(workshop, name="night"), fan_out(workshop, 2)
-    fan_out(workshop, 4, queue="emails")
-    workshop.finish(done)
-    workshop.finish(failed, 0)
-    running = fan_out(workshop, 5, name="<b>")
-    panel = closing(BatchesPanel(workshop.scene(), queue="reports"))
+    done, failed = fan_out(harness, name="night"), fan_out(harness, 2)
+    fan_out(harness, 4, queue="emails")
+    harness.finish(done)
+    harness.finish(failed, 0)
+    running = fan_out(harness, 5, name="<b>")
+    panel = closing(BatchesPanel(harness.context(), queue="reports"))
     assert panel.table.page_keys == [running.id, failed.id, done.id]
     shown = panel.table.html()
     for words in ("night", "&lt;b&gt;", "● </span>succeeded", "succeeded", "running", "failed"):
@@ -89,20 +89,20 @@ def test_batches_are_listed_newest_first(workshop: Workshop, closing: Keep) -> N
     assert panel.table.matching == 1
 
 
-def test_the_list_follows(panel: BatchesPanel, workshop: Workshop) -> None:
+def test_the_list_follows(panel: BatchesPanel, harness: Harness) -> None:
     """With each look at the queue; a batch that another kernel makes comes too."""
-    batch = fan_out(workshop)
-    workshop.finish(batch, 2)
-    workshop.publish("reports")
+    batch = fan_out(harness)
+    harness.finish(batch, 2)
+    harness.publish("reports")
     panel.settle()
     assert panel.table.page_keys == [batch.id]
     assert "failed" in panel.table.html()
 
 
-def test_the_chosen_batch_is_opened(panel: BatchesPanel, workshop: Workshop) -> None:
+def test_the_chosen_batch_is_opened(panel: BatchesPanel, harness: Harness) -> None:
     """Its bar, its causes and its failed rows, everything escaped; with the line that finds it again."""
-    batch = fan_out(workshop, name="<i>night")
-    workshop.finish(batch, 0)
+    batch = fan_out(harness, name="<i>night")
+    harness.finish(batch, 0)
     panel.refresh()
     panel.table.select([batch.id])
     panel.settle()
@@ -112,12 +112,12 @@ def test_the_chosen_batch_is_opened(panel: BatchesPanel, workshop: Workshop) -> 
     assert "1 failed row<" in shown
     assert "&lt;b&gt;" in shown
     assert "NOT_FOUND" in shown
-    assert panel.told.line == f'batch = tasks.batch("{batch.id}")'
+    assert panel.footer.line == f'batch = tasks.batch("{batch.id}")'
 
 
-def test_of_several_the_last_that_was_chosen_is_shown(panel: BatchesPanel, workshop: Workshop) -> None:
+def test_of_several_the_last_that_was_chosen_is_shown(panel: BatchesPanel, harness: Harness) -> None:
     """Enter opens one without selecting it."""
-    first, second = fan_out(workshop), fan_out(workshop, 2)
+    first, second = fan_out(harness), fan_out(harness, 2)
     panel.refresh()
     panel.table.select([second.id])
     panel.table.select([second.id, first.id])
@@ -136,55 +136,55 @@ def test_nothing_is_listed_before_the_first(panel: BatchesPanel) -> None:
     assert panel.view.static() == ""
     assert panel.view.draw() == 0.0
     click(panel, "retry")
-    assert "no batch is shown" in panel.told.alert["text"]
+    assert "no batch is shown" in panel.footer.alert["text"]
 
 
-def test_a_batch_has_a_panel_of_its_own(workshop: Workshop, closing: Keep) -> None:
+def test_a_batch_has_a_panel_of_its_own(harness: Harness, closing: CloseLater) -> None:
     """`batch.panel()`: the bar moves while somebody looks, and is as it is when somebody looks again."""
-    batch = fan_out(workshop)
+    batch = fan_out(harness)
     panel = own(closing, batch)
     assert batch.id in panel.title
-    assert panel.told.line == f'batch = tasks.batch("{batch.id}")'
+    assert panel.footer.line == f'batch = tasks.batch("{batch.id}")'
     with seen(panel.view._bar, "value", lambda html: "<b>3</b> of 3 done" in html):
-        workshop.finish(batch)
+        harness.finish(batch)
     before = panel.view._bar.value
-    look(panel, visible=False)
-    grown = fan_out(workshop, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id)
+    show(panel, visible=False)
+    grown = fan_out(harness, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id)
     assert grown.id == batch.id
     assert panel.view._bar.value == before
     with seen(panel.view._bar, "value", lambda html: "of 6 done" in html):
-        look(panel)
+        show(panel)
 
 
-def test_the_bar_says_what_is_known(workshop: Workshop, closing: Keep) -> None:
+def test_the_bar_says_what_is_known(harness: Harness, closing: CloseLater) -> None:
     """Rows in the queue of which the log says nothing yet are queued; the bar can be read by its words."""
-    panel = own(closing, fan_out(workshop))
+    panel = own(closing, fan_out(harness))
     shown = panel.static()
     assert "3 queued" in shown
     assert 'aria-valuenow="0"' in shown
     assert 'role="progressbar"' in shown
 
 
-def test_few_failed_rows_are_retried_by_a_click(workshop: Workshop, closing: Keep) -> None:
+def test_few_failed_rows_are_retried_by_a_click(harness: Harness, closing: CloseLater) -> None:
     """The line does the same; afterwards there is nothing to retry."""
-    batch = fan_out(workshop)
-    workshop.finish(batch, 1)
+    batch = fan_out(harness)
+    harness.finish(batch, 1)
     panel = own(closing, batch)
-    assert panel.view.deeds.retry.description == "Retry failed (1)"
+    assert panel.view.actions.retry.description == "Retry failed (1)"
     click(panel, "retry")
-    workshop.sent(batch)
+    harness.sent(batch)
     panel.refresh()
-    assert (panel.view.deeds.retry.description, panel.view.deeds.retry.disabled) == ("Retry failed", True)
-    assert panel.told.line == f'tasks.batch("{batch.id}").retry_failed()'
+    assert (panel.view.actions.retry.description, panel.view.actions.retry.disabled) == ("Retry failed", True)
+    assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed()'
     assert batch.tasks()["try"].tolist() == [1, 2, 1]
 
 
 def test_failed_rows_have_the_handlers_error(
-    workshop: Workshop, closing: Keep, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the function is of this kernel, the table says what it raised last: the log has no message."""
-    batch = fan_out(workshop)
-    workshop.finish(batch, 1, 2)
+    batch = fan_out(harness)
+    harness.finish(batch, 1, 2)
     tasks = batch.tasks()["task"].tolist()
     calls = pd.DataFrame({"task": [tasks[1], tasks[1], None], "error": ["old", "Traceback …\nKeyError: 'x'\n", "?"]})
     handler = SimpleNamespace(url="https://svc/run", calls=lambda: calls)
@@ -195,40 +195,40 @@ def test_failed_rows_have_the_handlers_error(
     assert rows.selected["last_message"].fillna("-").tolist() == ["KeyError: 'x'", "-"]
 
 
-def test_many_failed_rows_are_asked_about(workshop: Workshop, closing: Keep) -> None:
+def test_many_failed_rows_are_asked_about(harness: Harness, closing: CloseLater) -> None:
     """With their count, of how many, and where."""
-    batch = fan_out(workshop, 30)
-    workshop.finish(batch, *range(12))
+    batch = fan_out(harness, 30)
+    harness.finish(batch, *range(12))
     panel = own(closing, batch)
     click(panel, "retry")
     assert batch.progress().failed == 12
     question = confirm(panel)
     assert (question.verb, question.typed, question.danger) == ("Retry 12 rows", None, False)
     assert "of 30" in question.scope
-    workshop.sent(batch)
+    harness.sent(batch)
     assert batch.progress().failed == 0
 
 
-def test_selected_rows_are_sent_again(workshop: Workshop, closing: Keep) -> None:
+def test_selected_rows_are_sent_again(harness: Harness, closing: CloseLater) -> None:
     """Of two failed rows the one that was selected; its card says what became of it."""
-    batch = fan_out(workshop)
-    workshop.finish(batch, 0, 2)
+    batch = fan_out(harness)
+    harness.finish(batch, 0, 2)
     panel = own(closing, batch)
     table: Any = panel.view.rows.table
     table.select(table.page_keys[1:])
     panel.settle()
-    assert panel.view.deeds.again.description == "Send again (1)"
+    assert panel.view.actions.again.description == "Send again (1)"
     assert table.page_keys[1] in panel.view._detail.value
     click(panel, "again")
-    workshop.sent(batch)
+    harness.sent(batch)
     assert batch.tasks()["try"].tolist() == [1, 1, 2]
     table.select([])
     assert panel.view._detail.value == ""
 
 
-def test_a_batch_is_cancelled_by_typing_its_id(workshop: Workshop, closing: Keep) -> None:
+def test_a_batch_is_cancelled_by_typing_its_id(harness: Harness, closing: CloseLater) -> None:
     """How many will not be sent and how many are deleted is said before."""
-    batch = fan_out(workshop, 12)
+    batch = fan_out(harness, 12)
     panel = own(closing, batch)
     click(panel, "cancel")
     question = panel.prompt.question
@@ -236,56 +236,56 @@ def test_a_batch_is_cancelled_by_typing_its_id(workshop: Workshop, closing: Keep
     assert (question.typed, question.danger) == (batch.id, True)
     assert "12 rows of 12 are not done: 0 will not be sent, 12 tasks in reports will be deleted" in question.scope
     confirm(panel, typed=batch.id)
-    workshop.until(batch, lambda: batch.progress().cancelled == 12)
-    assert panel.told.line == f'tasks.batch("{batch.id}").cancel()'
+    harness.until(batch, lambda: batch.progress().cancelled == 12)
+    assert panel.footer.line == f'tasks.batch("{batch.id}").cancel()'
 
 
-def test_what_is_unsent_is_sent_by_resume(workshop: Workshop, closing: Keep) -> None:
+def test_what_is_unsent_is_sent_by_resume(harness: Harness, closing: CloseLater) -> None:
     """Of a batch whose kernel has ended; while this one sends, there is nothing to resume."""
-    workshop.cloud.open.clear()
-    batch = workshop.queue().fan_out(ROWS, url="https://svc/run", progress=False)
+    harness.transport.open.clear()
+    batch = harness.queue().fan_out(ROWS, url="https://svc/run", progress=False)
     panel = own(closing, batch)
-    assert panel.view.deeds.resume.disabled
+    assert panel.view.actions.resume.disabled
     panel.close()
-    workshop.close()  # as the end of a kernel
-    again = Workshop(workshop.watcher)
+    harness.close()  # as the end of a kernel
+    again = Harness(harness.watcher)
     batch = again.catalog.get(None)
     panel = own(closing, batch)
     assert "3 rows unsent, and this kernel does not send them" in panel.static()
-    assert panel.view.deeds.resume.description == "Resume (3)"
+    assert panel.view.actions.resume.description == "Resume (3)"
     click(panel, "resume")
     again.sent(batch)
-    assert panel.told.line == f'tasks.batch("{batch.id}").resume()'
+    assert panel.footer.line == f'tasks.batch("{batch.id}").resume()'
     panel.settle()
     panel.close()
     again.close()
 
 
-def test_read_only_has_no_buttons(workshop: Workshop, closing: Keep) -> None:
+def test_read_only_has_no_buttons(harness: Harness, closing: CloseLater) -> None:
     """None is laid out, and one that was kept does nothing."""
-    batch = fan_out(workshop)
-    workshop.finish(batch, 1)
+    batch = fan_out(harness)
+    harness.finish(batch, 1)
     panel = own(closing, batch, read_only=True)
     laid = str(panel.view.children)
-    assert not any(button.description in laid for button in panel.view.deeds.buttons)
+    assert not any(button.description in laid for button in panel.view.actions.buttons)
     for name in ("retry", "again", "cancel"):
         click(panel, name)
-        assert panel.told.alert["text"] == "this panel is read-only"
+        assert panel.footer.alert["text"] == "this panel is read-only"
     assert batch.progress().failed == 1
 
 
 def test_rows_that_took_long_to_read_are_not_read_at_each_change(
-    workshop: Workshop, closing: Keep, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come later, and the drawing says when."""
-    monkeypatch.setattr(batch_view, "_RELAX", 1e6)
-    batch = fan_out(workshop)
-    workshop.finish(batch, 0)
+    monkeypatch.setattr(batch_details, "_RELAX", 1e6)
+    batch = fan_out(harness)
+    harness.finish(batch, 0)
     panel = own(closing, batch)
     table: Any = panel.view.rows.table
     assert table.total == 1
-    grown = fan_out(workshop, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id)
-    workshop.finish(grown, 4)
+    grown = fan_out(harness, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id)
+    harness.finish(grown, 4)
     assert batch.progress().failed == 2
     assert panel.view.draw() > 0
     assert table.total == 1
@@ -295,29 +295,29 @@ def test_rows_that_took_long_to_read_are_not_read_at_each_change(
 
 
 def test_only_the_first_of_very_many_failed_rows_are_read(
-    workshop: Workshop, closing: Keep, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The heading says of how many."""
-    monkeypatch.setattr(batch_view, "_MOST", 2)
-    batch = fan_out(workshop)
-    workshop.finish(batch, 0, 1, 2)
+    monkeypatch.setattr(batch_details, "_MOST", 2)
+    batch = fan_out(harness)
+    harness.finish(batch, 0, 1, 2)
     panel = own(closing, batch)
     table: Any = panel.view.rows.table
     assert table.total == 2
     assert "3 failed rows, here the first 2" in panel.static()
 
 
-def test_closing_leaves_the_batch(workshop: Workshop) -> None:
+def test_closing_leaves_the_batch(harness: Harness) -> None:
     """It goes on; nothing of the panel hears of it any more."""
-    batch = fan_out(workshop)
+    batch = fan_out(harness)
     panel = batch.panel()
-    look(panel)
+    show(panel)
     listening = len(batch._tracker._listeners)
     panel.settle()
     panel.close()
     panel.close()
     assert len(batch._tracker._listeners) == listening - 1
-    workshop.finish(batch)
+    harness.finish(batch)
     assert batch.progress().succeeded == 3
 
 

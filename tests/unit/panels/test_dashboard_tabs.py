@@ -10,7 +10,7 @@ from ipywidgets.widgets.widget import _instances
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.panels import Dashboard, Panel
 from cloudtasks_nb.panels import dashboard as dashboard_module
-from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look
+from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, show
 
 __all__: list[str] = []
 
@@ -18,8 +18,8 @@ __all__: list[str] = []
 class Part(Panel):
     """A tab that says what it is told."""
 
-    def __init__(self, scene: Stage, *, queue: str, framed: bool) -> None:
-        super().__init__(scene, "Part", queue=queue, framed=framed)
+    def __init__(self, context: FakeContext, *, queue: str, framed: bool) -> None:
+        super().__init__(context, "Part", queue=queue, framed=framed)
         self.refreshed: list[str | None] = []
         self.refuses = False
         self.fill()
@@ -41,9 +41,9 @@ def _tabs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def dashboard(stage: Stage, closing: Keep) -> Dashboard:
+def dashboard(context: FakeContext, closing: CloseLater) -> Dashboard:
     """Return the whole of a connection with the queues emails and reports."""
-    made: Dashboard = closing(Dashboard(stage))
+    made: Dashboard = closing(Dashboard(context))
     return made
 
 
@@ -79,9 +79,11 @@ def test_all_tabs_are_about_one_queue(dashboard: Dashboard) -> None:
     assert (dashboard.current, made.queue) == (made, "reports")
 
 
-def test_there_may_be_no_queue_yet(make_stage: MakeStage, closing: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_may_be_no_queue_yet(
+    make_context: MakeContext, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tab says so, and is made when there is one."""
-    dashboard = closing(Dashboard(make_stage()))
+    dashboard = closing(Dashboard(make_context()))
     dashboard.turn_to("Tasks")
     assert (dashboard.current, "no queue yet" in dashboard._boxes[1].children[0].value) == (None, True)
     dashboard.refresh()
@@ -100,13 +102,13 @@ def test_queues_that_come_and_go_are_offered(dashboard: Dashboard) -> None:
     assert (dashboard._choice.value, made.queue) == ("invoices", "invoices")
 
 
-def test_one_pace_for_all(dashboard: Dashboard, watcher: Watching) -> None:
+def test_one_pace_for_all(dashboard: Dashboard, watcher: FakeWatcher) -> None:
     """Also for tabs that are opened later."""
     dashboard.every = 10
     assert part(dashboard).every == 10
     dashboard.every = 0
-    look(part(dashboard))
-    assert (part(dashboard).told.rest, dashboard.told.rest) == ("refreshing is off", "")
+    show(part(dashboard))
+    assert (part(dashboard).footer.rest, dashboard.footer.rest) == ("refreshing is off", "")
 
 
 def test_refresh_is_of_the_open_tab(dashboard: Dashboard) -> None:
@@ -119,19 +121,19 @@ def test_refresh_is_of_the_open_tab(dashboard: Dashboard) -> None:
     made.refuses = True
     dashboard.renew()
     dashboard.settle()
-    assert (made.told.alert["text"], dashboard.told.alert) == ("not now", {})
+    assert (made.footer.alert["text"], dashboard.footer.alert) == ("not now", {})
 
 
-def test_read_only_has_no_tab_that_is_for_changing(make_stage: MakeStage, closing: Keep) -> None:
+def test_read_only_has_no_tab_that_is_for_changing(make_context: MakeContext, closing: CloseLater) -> None:
     """What is there for nothing else is left out."""
-    dashboard = closing(Dashboard(make_stage("reports", read_only=True)))
+    dashboard = closing(Dashboard(make_context("reports", read_only=True)))
     assert list(dashboard.tabs.titles) == ["Queues", "Tasks"]
 
 
-def test_a_queue_has_a_dashboard_of_its_own(make_stage: MakeStage, closing: Keep) -> None:
+def test_a_queue_has_a_dashboard_of_its_own(make_context: MakeContext, closing: CloseLater) -> None:
     """There is no other to choose."""
-    stage = make_stage("reports")
-    dashboard = closing(Dashboard(stage, only=stage.name("reports")))
+    context = make_context("reports")
+    dashboard = closing(Dashboard(context, only=context.name("reports")))
     assert dashboard.tabs.titles[0] == "Queue"
     assert part(dashboard).queue == "reports"
     assert dashboard._choice not in dashboard.children[0].children[1].children
@@ -146,13 +148,13 @@ def test_exports_show_what_was_opened(dashboard: Dashboard) -> None:
     assert "<h4>Tasks</h4>the part" in html
 
 
-def test_closing_closes_everything(stage: Stage, watcher: Watching) -> None:
+def test_closing_closes_everything(context: FakeContext, watcher: FakeWatcher) -> None:
     """No widget and no subscription of any tab is left."""
     before = set(_instances)
-    dashboard = Dashboard(stage)
+    dashboard = Dashboard(context)
     made = part(dashboard)
-    look(made)
-    look(dashboard.parts["Queues"])
+    show(made)
+    show(dashboard.parts["Queues"])
     dashboard.close()
     assert watcher.subscribed == []
     assert [type(_instances[name]).__name__ for name in set(_instances) - before] == []

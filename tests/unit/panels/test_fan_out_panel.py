@@ -14,8 +14,8 @@ import pytest
 from cloudtasks_nb.panels import FanOutPanel, sending
 from cloudtasks_nb.panels.cards import plan_card
 from cloudtasks_nb.panels.forms import variables
-from tests.unit.panels.conftest import Keep, Watching, look
-from tests.unit.panels.workshop import Shell, Workshop, seen
+from tests.unit.panels.conftest import CloseLater, FakeWatcher, show
+from tests.unit.panels.harness import FakeShell, Harness, seen
 
 __all__: list[str] = []
 
@@ -23,27 +23,27 @@ FLIGHTS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA", "EWR"], "day": ["d1", "d
 
 
 @pytest.fixture
-def workshop(watcher: Watching) -> Iterator[Workshop]:
+def harness(watcher: FakeWatcher) -> Iterator[Harness]:
     """Give a connection to a Cloud Tasks of a few lines."""
-    made = Workshop(watcher)
+    made = Harness(watcher)
     yield made
     made.close()
 
 
 @pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(monkeypatch: pytest.MonkeyPatch) -> FakeShell:
     """Give a notebook with a DataFrame; forms in it do not wait for more letters."""
-    made = Shell(_=FLIGHTS, flights=FLIGHTS)
+    made = FakeShell(_=FLIGHTS, flights=FLIGHTS)
     monkeypatch.setattr(variables, "_shell", lambda: made)
     monkeypatch.setattr(sending, "_PAUSE", 0)
     return made
 
 
 @pytest.fixture
-def panel(workshop: Workshop, shell: Shell, closing: Keep) -> FanOutPanel:
+def panel(harness: Harness, shell: FakeShell, closing: CloseLater) -> FanOutPanel:
     """Return a form that somebody sees."""
-    made: FanOutPanel = closing(FanOutPanel(workshop.scene(), queue="reports"))
-    look(made)
+    made: FanOutPanel = closing(FanOutPanel(harness.context(), queue="reports"))
+    show(made)
     return made
 
 
@@ -68,7 +68,7 @@ def plan(panel: FanOutPanel) -> None:
     panel.settle()
 
 
-def test_dataframes_of_the_notebook_are_offered(panel: FanOutPanel, shell: Shell) -> None:
+def test_dataframes_of_the_notebook_are_offered(panel: FanOutPanel, shell: FakeShell) -> None:
     """The newest first, as soon as its cell has ended; what was chosen stays; hidden names and series are none."""
     assert panel.source.choice.options == ("flights  (4 rows, 2 columns)",)
     shell.cell(days=pl.DataFrame({"day": ["d1"]}), count=3, column=FLIGHTS["day"])
@@ -79,7 +79,7 @@ def test_dataframes_of_the_notebook_are_offered(panel: FanOutPanel, shell: Shell
     assert panel.request.body.options == ["day"]
 
 
-def test_a_frame_that_was_made_anew_is_seen(panel: FanOutPanel, shell: Shell) -> None:
+def test_a_frame_that_was_made_anew_is_seen(panel: FanOutPanel, shell: FakeShell) -> None:
     """The same name, other columns: they are offered, and a column that is chosen and gone is chosen no more."""
     fill(panel, url="https://svc/run", body=["origin", "day"])
     shell.cell(flights=FLIGHTS[["day"]].assign(shop=1))
@@ -87,33 +87,33 @@ def test_a_frame_that_was_made_anew_is_seen(panel: FanOutPanel, shell: Shell) ->
     assert panel.request.body.value == ["day"]
 
 
-def test_without_data_it_says_so(workshop: Workshop, shell: Shell, closing: Keep) -> None:
+def test_without_data_it_says_so(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
     """Quietly while nothing was asked for, as an error when a plan is."""
     shell.user_ns.clear()
-    panel = closing(FanOutPanel(workshop.scene(), queue="reports"))
+    panel = closing(FanOutPanel(harness.context(), queue="reports"))
     panel.settle()
     assert "there are no data yet" in panel._first.value
     plan(panel)
-    assert panel.told.alert["text"] == "there is no URL yet"
+    assert panel.footer.alert["text"] == "there is no URL yet"
     fill(panel, url="https://svc/run")
     plan(panel)
-    assert panel.told.alert["text"] == "there are no data yet"
+    assert panel.footer.alert["text"] == "there are no data yet"
 
 
-def test_a_csv_file_can_be_uploaded(panel: FanOutPanel, workshop: Workshop) -> None:
+def test_a_csv_file_can_be_uploaded(panel: FanOutPanel, harness: Harness) -> None:
     """It is chosen, the line reads it, and the page keeps no copy of it."""
     upload = panel.source.upload
     upload.value = (file('a "b".csv', b"x,y\n1,2\n"),)
     assert (panel.source.name, panel.source.columns, upload.value) == ('a "b".csv', ["x", "y"], ())
     fill(panel, url="https://svc/{x}")
-    assert panel.told.line == 'tasks.queue("reports").fan_out(pd.read_csv("a \\"b\\".csv"), url="https://svc/{x}")'
+    assert panel.footer.line == 'tasks.queue("reports").fan_out(pd.read_csv("a \\"b\\".csv"), url="https://svc/{x}")'
     assert "https://svc/1" in panel._first.value
 
 
 def test_a_file_that_is_no_csv_is_named(panel: FanOutPanel) -> None:
     """The error stands in the panel; what was chosen before still is."""
     panel.source.upload.value = (file("x.csv", b"\xff\xfe\x00"),)
-    assert panel.told.alert["text"].startswith("x.csv cannot be read as CSV")
+    assert panel.footer.alert["text"].startswith("x.csv cannot be read as CSV")
     assert panel.source.name == "flights"
 
 
@@ -131,7 +131,7 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: FanOutPanel) -> Non
     assert "ctn-wrong" in panel._first.value
 
 
-def test_a_row_that_cannot_be_a_task_says_why(panel: FanOutPanel, shell: Shell) -> None:
+def test_a_row_that_cannot_be_a_task_says_why(panel: FanOutPanel, shell: FakeShell) -> None:
     """In its place among the first ones."""
     shell.cell(flights=pd.DataFrame({"origin": ["EWR", None], "day": ["d1", "d2"]}))
     fill(panel, url="https://svc/{origin}")
@@ -147,7 +147,7 @@ def test_secrets_are_neither_shown_nor_kept_on_the_page(panel: FanOutPanel) -> N
     assert "Bearer" not in panel._first.value
     assert "Authorization: •••" in panel._first.value
     assert panel.request.words["headers"] == {"Authorization": "Bearer abc", "X-Team": "data"}
-    assert 'headers={"Authorization": authorization, "X-Team": "data"}' in panel.told.line
+    assert 'headers={"Authorization": authorization, "X-Team": "data"}' in panel.footer.line
     fill(panel, headers="Authorization: •••\nX-Team: other")
     assert panel.request.words["headers"] == {"Authorization": "Bearer abc", "X-Team": "other"}
     fill(panel, headers="X-Team: other")
@@ -159,7 +159,7 @@ def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
     """Where the first tasks would stand."""
     fill(panel, url="https://svc/run", headers="X-Team data")
     assert "X-Team data" in panel._first.value
-    assert panel.told.line == ""
+    assert panel.footer.line == ""
 
 
 @pytest.mark.parametrize(
@@ -174,10 +174,10 @@ def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
 def test_the_line_says_what_the_form_says(panel: FanOutPanel, values: dict[str, Any], line: str) -> None:
     """Word by word, while it is filled in."""
     fill(panel, url="https://svc/run", **values)
-    assert panel.told.line.endswith(line)
+    assert panel.footer.line.endswith(line)
 
 
-def test_a_served_function_is_a_url(panel: FanOutPanel, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_served_function_is_a_url(panel: FanOutPanel, shell: FakeShell, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name of its variable is offered, and stands in the line as it is."""
 
     class Served:
@@ -187,11 +187,11 @@ def test_a_served_function_is_a_url(panel: FanOutPanel, shell: Shell, monkeypatc
     shell.cell(report_url=Served())
     assert panel.request.url.options == ("report_url",)
     fill(panel, url="report_url")
-    assert panel.told.line.endswith("fan_out(flights, url=report_url)")
+    assert panel.footer.line.endswith("fan_out(flights, url=report_url)")
     assert "http://127.0.0.1:9/x" in panel._first.value
 
 
-def test_the_plan_comes_before_the_send(panel: FanOutPanel, workshop: Workshop) -> None:
+def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) -> None:
     """Counts, sizes, time and price; nothing is sent by it, and a change of the form takes it back."""
     assert panel.send.disabled
     fill(panel, url="https://svc/run", body=["origin", "day"])
@@ -206,7 +206,7 @@ def test_the_plan_comes_before_the_send(panel: FanOutPanel, workshop: Workshop) 
     ):
         assert words in card
     assert (panel.send.description, panel.send.disabled) == ("Send 4 tasks", False)
-    assert workshop.cloud.created == {}
+    assert harness.transport.created == {}
     fill(panel, name="night")
     assert (panel._card.value, panel.send.description, panel.send.disabled) == ("", "Send", True)
 
@@ -223,7 +223,7 @@ def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPan
 
     panel.plan = slow  # type: ignore[method-assign]  # the form is changed while it is planned
     plan(panel)
-    assert panel.told.status == "the form was changed meanwhile: plan again"
+    assert panel.footer.status == "the form was changed meanwhile: plan again"
     assert panel.send.disabled
 
 
@@ -240,7 +240,7 @@ def test_rows_in_the_way_block_the_send(panel: FanOutPanel) -> None:
     assert (panel.send.description, panel.send.disabled) == ("Send 3 tasks", False)
 
 
-def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: Shell, workshop: Workshop) -> None:
+def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
     """The card names them and the way out; a name for the batch is one."""
     fill(panel, url="https://svc/run")
     plan(panel)
@@ -248,11 +248,11 @@ def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: S
     panel.settle()
     batch = panel.view.batch
     assert batch is not None
-    workshop.sent(batch)
+    harness.sent(batch)
     shell.cell(flights=pd.concat([FLIGHTS, pd.DataFrame({"origin": ["LGA"], "day": ["d2"]})], ignore_index=True))
     plan(panel)
     way_out = f'4 of 5 are in {batch.id}; name="{batch.id}" sends the other 1, any new name sends all'
-    assert panel.told.status == f"planned 1 task; {way_out}"
+    assert panel.footer.status == f"planned 1 task; {way_out}"
     assert panel.send.disabled
     assert f"the batch {batch.id} has this row" in panel._card.value
     fill(panel, name=batch.id)
@@ -260,9 +260,9 @@ def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: S
     assert (panel.send.description, panel.send.disabled) == ("Send 1 task", False)
 
 
-def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, workshop: Workshop) -> None:
+def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, harness: Harness) -> None:
     """What will not be dispatched has no time to drain; it can be sent all the same."""
-    workshop.cloud.paused = True
+    harness.transport.paused = True
     fill(panel, url="https://svc/run")
     plan(panel)
     assert "at 50 a second, 8 at once, once the queue, which is paused, is resumed" in panel._card.value
@@ -273,32 +273,32 @@ def test_a_wrong_template_is_an_error_in_place(panel: FanOutPanel) -> None:
     """With the next step, and the panel goes on."""
     fill(panel, url="https://svc/{origin")
     plan(panel)
-    assert "is not a template" in panel.told.alert["text"]
-    assert panel.told.alert["hint"]
+    assert "is not a template" in panel.footer.alert["text"]
+    assert panel.footer.alert["hint"]
     fill(panel, url="https://svc/{origin}")
-    assert panel.told.alert == {}
+    assert panel.footer.alert == {}
 
 
-def test_few_tasks_are_sent_by_a_click(panel: FanOutPanel, workshop: Workshop) -> None:
+def test_few_tasks_are_sent_by_a_click(panel: FanOutPanel, harness: Harness) -> None:
     """The bar of the batch appears and reaches its end by itself."""
     fill(panel, url="https://svc/run")
     plan(panel)
-    line = panel.told.line
+    line = panel.footer.line
     panel.send.click()
     panel.settle()
-    assert panel.told.alert == {}
+    assert panel.footer.alert == {}
     batch = panel.view.batch
     assert batch is not None
-    assert (panel.told.status, panel.told.line) == (f"started batch {batch.id}", line)
+    assert (panel.footer.status, panel.footer.line) == (f"started batch {batch.id}", line)
     assert panel.send.disabled
-    workshop.sent(batch)
+    harness.sent(batch)
     with seen(panel.view._bar, "value", lambda html: "<b>4</b> of 4 done" in html):
-        workshop.finish(batch, 1)
+        harness.finish(batch, 1)
     assert "NOT_FOUND" in panel.view._bar.value
-    assert len(workshop.cloud.created) == 4
+    assert len(harness.transport.created) == 4
 
 
-def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: Shell, workshop: Workshop) -> None:
+def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
     """The batch grows by the rows that it does not have, and the foot says so."""
     fill(panel, url="https://svc/run", name="night")
     plan(panel)
@@ -313,21 +313,21 @@ def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: Shell,
     assert first is not None
     assert second is not None
     assert (second.id, second.progress().total) == (first.id, 5)
-    assert f"batch night ({first.id}) has 4 of these rows already; 1 new one will be sent" in panel.told.status
+    assert f"batch night ({first.id}) has 4 of these rows already; 1 new one will be sent" in panel.footer.status
 
 
 def test_a_line_of_something_else_is_not_the_line_of_the_plan(panel: FanOutPanel) -> None:
     """What was done meanwhile to a batch has its own."""
     fill(panel, url="https://svc/run")
     plan(panel)
-    line = panel.told.line
-    panel.tell("retried", line="batch.retry_failed()")
+    line = panel.footer.line
+    panel.notify("retried", line="batch.retry_failed()")
     panel.send.click()
     panel.settle()
-    assert panel.told.line == line
+    assert panel.footer.line == line
 
 
-def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: Shell, workshop: Workshop) -> None:
+def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
     """How many, where, and for how much; nothing is sent before the answer."""
     shell.cell(flights=pd.DataFrame({"n": range(101)}))
     fill(panel, url="https://svc/run")
@@ -338,18 +338,18 @@ def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: Shell, workshop: 
     assert (question.verb, question.typed, question.danger) == ("Send 101 tasks", None, False)
     assert "projects/p/locations/l/queues/reports" in question.scope
     assert "$0.00" in question.scope
-    assert workshop.cloud.created == {}
+    assert harness.transport.created == {}
     panel.prompt._yes.click()
     panel.settle()
     assert panel.view.batch is not None
 
 
-def test_very_many_on_google_want_the_queues_name(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_on_google_want_the_queues_name(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """On this machine a click is enough."""
     monkeypatch.setattr(plan_card, "_MANY", 2)
     monkeypatch.setattr(plan_card, "_FEW", 1)
-    made: Any = workshop.queue().fan_out(FLIGHTS, url="https://svc/run", dry_run=True, progress=False)
-    asked = [plan_card.send_question(made, SimpleNamespace(local=local, name=str), "") for local in (True, False)]  # type: ignore[arg-type]  # what is asked of a scene
+    made: Any = harness.queue().fan_out(FLIGHTS, url="https://svc/run", dry_run=True, progress=False)
+    asked = [plan_card.send_question(made, SimpleNamespace(local=local, name=str), "") for local in (True, False)]  # type: ignore[arg-type]  # what is asked of a context
     assert [question and question.typed for question in asked] == [None, "reports"]
 
 
@@ -362,21 +362,21 @@ def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:
     panel.use("emails")
     panel.settle()
     assert panel.view.batch is None
-    assert panel.told.line.startswith('tasks.queue("emails")')
+    assert panel.footer.line.startswith('tasks.queue("emails")')
     assert panel.static() == panel._first.value
 
 
-def test_read_only_has_no_form(workshop: Workshop, shell: Shell, closing: Keep) -> None:
+def test_read_only_has_no_form(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
     """Nothing to fill in, and a button that was kept does nothing."""
-    panel = closing(FanOutPanel(workshop.scene(read_only=True), queue="reports", framed=False))
-    assert set(panel.children) == {panel.prompt, panel._card, panel.view, panel.told}
+    panel = closing(FanOutPanel(harness.context(read_only=True), queue="reports", framed=False))
+    assert set(panel.children) == {panel.prompt, panel._card, panel.view, panel.footer}
     panel.send.click()
-    assert panel.told.alert["text"] == "this panel is read-only"
+    assert panel.footer.alert["text"] == "this panel is read-only"
 
 
-def test_closing_forgets_the_notebook(workshop: Workshop, shell: Shell) -> None:
+def test_closing_forgets_the_notebook(harness: Harness, shell: FakeShell) -> None:
     """No listener is left for the ends of cells."""
-    panel = FanOutPanel(workshop.scene(), queue="reports")
+    panel = FanOutPanel(harness.context(), queue="reports")
     panel.settle()
     assert len(shell.listeners) == 1
     panel.close()

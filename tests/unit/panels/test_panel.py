@@ -16,7 +16,7 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, Unavailable
 from cloudtasks_nb.panels import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.watch import Snapshot
-from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look, snapshot
+from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, show, snapshot
 
 __all__: list[str] = []
 
@@ -28,8 +28,8 @@ QUESTION = Question(
 class Sample(Panel):
     """A panel with a button of each kind."""
 
-    def __init__(self, scene: Stage, *, framed: bool = True) -> None:
-        super().__init__(scene, "Sample <i>", queue="reports", framed=framed)
+    def __init__(self, context: FakeContext, *, framed: bool = True) -> None:
+        super().__init__(context, "Sample <i>", queue="reports", framed=framed)
         self.seen: list[Snapshot] = []
         self.done: list[str] = []
         self.read = self.button("Read", lambda: self.work("read"), changes=False)
@@ -41,7 +41,7 @@ class Sample(Panel):
 
     def watched(self) -> Mapping[QueueName, int | None]:
         """Watch one queue."""
-        return {self.scene.name(self.queue or ""): None}
+        return {self.context.name(self.queue or ""): None}
 
     def apply(self, snapshot: Snapshot) -> None:
         """Write it down; one without tasks is an error of the panel's own."""
@@ -51,10 +51,10 @@ class Sample(Panel):
 
 
 @pytest.fixture
-def panel(stage: Stage, closing: Keep) -> Sample:
+def panel(context: FakeContext, closing: CloseLater) -> Sample:
     """Return a panel that somebody sees."""
-    made: Sample = closing(Sample(stage))
-    look(made)
+    made: Sample = closing(Sample(context))
+    show(made)
     return made
 
 
@@ -82,13 +82,13 @@ def test_while_one_thing_goes_on_nothing_else_begins(panel: Sample) -> None:
     panel.work = slow
     panel.write.click()
     assert began.wait(30)
-    busy = panel.told.busy, panel.read.disabled, panel.write.disabled
+    busy = panel.footer.busy, panel.read.disabled, panel.write.disabled
     panel.read.click()
-    assert "still busy" in panel.told.status
+    assert "still busy" in panel.footer.status
     go.set()
     panel.settle()
     assert busy == (True, True, True)
-    assert (panel.told.busy, panel.read.disabled, panel.done) == (False, False, ["write"])
+    assert (panel.footer.busy, panel.read.disabled, panel.done) == (False, False, ["write"])
 
 
 def test_long_work_is_stopped_by_its_button(panel: Sample) -> None:
@@ -120,34 +120,34 @@ def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None
     panel.work = nothing.__getitem__
     getattr(panel, button).click()
     panel.settle()
-    assert panel.told.alert["text"] == f"KeyError: '{button}'"
-    assert "Traceback" in panel.told.alert["trace"]
-    assert not panel.told.busy
+    assert panel.footer.alert["text"] == f"KeyError: '{button}'"
+    assert "Traceback" in panel.footer.alert["trace"]
+    assert not panel.footer.busy
     panel.work = panel.done.append
     panel.write.click()
     panel.settle()
-    assert panel.told.alert == {}
+    assert panel.footer.alert == {}
 
 
 def test_an_error_of_ours_speaks_for_itself(panel: Sample) -> None:
     """Message and next step are enough; the browser can dismiss it."""
     panel.fail(UnavailableError("nobody answers", hint="start it"))
-    assert panel.told.alert == {"text": "nobody answers", "hint": "start it"}
-    panel.told._heard(None, {"do": "dismiss"}, None)
-    assert panel.told.alert == {}
+    assert panel.footer.alert == {"text": "nobody answers", "hint": "start it"}
+    panel.footer._heard(None, {"do": "dismiss"}, None)
+    assert panel.footer.alert == {}
 
 
-def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: Watching) -> None:
+def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: FakeWatcher) -> None:
     """Of a snapshot that could not be shown, and of a coroutine."""
 
     async def broken() -> None:
         raise ValueError("in the background")
 
     watcher.publish(snapshot("reports", tasks=0))
-    assert panel.told.alert["text"] == "RuntimeError: no tasks"
+    assert panel.footer.alert["text"] == "RuntimeError: no tasks"
     panel.spawn(broken())
     panel.settle()
-    assert panel.told.alert["text"] == "ValueError: in the background"
+    assert panel.footer.alert["text"] == "ValueError: in the background"
 
 
 def test_what_verbs_say_is_heard_in_the_foot(panel: Sample, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,24 +157,24 @@ def test_what_verbs_say_is_heard_in_the_foot(panel: Sample, capsys: pytest.Captu
         bar = Bar("listing", 10, unit="tasks")
         bar._next = 0
         bar.add(4)
-        panel.done.append(panel.told.status)
+        panel.done.append(panel.footer.status)
         notify("made queue reports")
 
     panel.work = speak
     panel.write.click()
     panel.settle()
-    assert (panel.done, panel.told.status) == (["listing: 4 of 10"], "made queue reports")
+    assert (panel.done, panel.footer.status) == (["listing: 4 of 10"], "made queue reports")
     assert capsys.readouterr().out == ""
 
 
-def test_read_only_leaves_out_and_blocks(make_stage: MakeStage, closing: Keep) -> None:
+def test_read_only_leaves_out_and_blocks(make_context: MakeContext, closing: CloseLater) -> None:
     """No button that changes anything is laid out; one that was kept, a question and a start do nothing but say so."""
-    panel = closing(Sample(make_stage("reports", read_only=True)))
+    panel = closing(Sample(make_context("reports", read_only=True)))
     assert panel.tools.children == (panel.read,)
     for button in (panel.write, panel.quick):
         button.click()
         panel.settle()
-        assert (panel.done, panel.told.alert["text"]) == ([], "this panel is read-only")
+        assert (panel.done, panel.footer.alert["text"]) == ([], "this panel is read-only")
     with pytest.raises(InvalidInputError, match="read-only"):
         panel.ask(QUESTION, panel.write.click)
     with pytest.raises(InvalidInputError, match="read-only"):
@@ -187,7 +187,7 @@ def test_a_question_wants_the_name_typed(panel: Sample) -> None:
     prompt = panel.prompt
     assert "Purge &lt;b&gt;?" in prompt._text.value
     assert "about 2 tasks" in prompt._text.value
-    assert (panel.told.asking, prompt.layout.display) == ("Purge <b>?", None)
+    assert (panel.footer.asking, prompt.layout.display) == ("Purge <b>?", None)
     for name, blocked in (("report", True), ("reports", False)):
         prompt._typed.value = name
         assert prompt._yes.disabled is blocked
@@ -197,7 +197,7 @@ def test_a_question_wants_the_name_typed(panel: Sample) -> None:
     prompt._typed.value = "reports"
     prompt._yes.click()
     panel.settle()
-    assert (panel.done, prompt.question, panel.told.asking) == (["purged"], None, "")
+    assert (panel.done, prompt.question, panel.footer.asking) == (["purged"], None, "")
 
 
 def test_a_question_can_be_left(panel: Sample) -> None:
@@ -210,20 +210,20 @@ def test_a_question_can_be_left(panel: Sample) -> None:
     assert (panel.prompt._typed.value, panel.prompt._yes.disabled) == ("", True)
 
 
-def test_it_watches_only_while_it_is_seen(panel: Sample, watcher: Watching) -> None:
+def test_it_watches_only_while_it_is_seen(panel: Sample, watcher: FakeWatcher) -> None:
     """At rest when nobody looks, when refreshing is off, and after it was closed."""
 
     def watching() -> int:
         return len(watcher.subscribed)
 
     assert watching() == 1
-    look(panel, visible=False)
+    show(panel, visible=False)
     assert watching() == 0
-    look(panel)
+    show(panel)
     panel.every = 0
-    assert (watching(), panel.told.rest) == (0, "refreshing is off")
+    assert (watching(), panel.footer.rest) == (0, "refreshing is off")
     panel.every = 30
-    assert ([one.every for one in watcher.subscribed], panel.told.rest) == ([30], "")
+    assert ([one.every for one in watcher.subscribed], panel.footer.rest) == ([30], "")
     panel.every = 3
     assert (panel._pace.value, panel._pace.label, watcher.subscribed[0].every) == (3, "3 s", 3)
     panel._pace.value = 10
@@ -239,18 +239,18 @@ def test_the_pace_has_bounds(panel: Sample, seconds: float) -> None:
         panel.every = seconds
 
 
-def test_what_is_shown_has_its_age_and_its_trouble(panel: Sample, watcher: Watching) -> None:
+def test_what_is_shown_has_its_age_and_its_trouble(panel: Sample, watcher: FakeWatcher) -> None:
     """A look that failed says why and leaves the age of the last one that did not; the next good one is silent."""
     watcher.publish(snapshot("reports"))
-    at = panel.told.at
+    at = panel.footer.at
     assert at > 0
     watcher.publish(snapshot("reports", UnavailableError("nobody answers", hint="start it")))
-    assert (panel.told.trouble, panel.told.at) == ("nobody answers \u2192 start it", at)
+    assert (panel.footer.trouble, panel.footer.at) == ("nobody answers \u2192 start it", at)
     watcher.publish(snapshot("reports"))
-    assert panel.told.trouble == ""
+    assert panel.footer.trouble == ""
 
 
-def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: Watching) -> None:
+def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: FakeWatcher) -> None:
     """A snapshot of the old queue that is still on its way is not shown."""
     late = watcher.subscribed[0].listener
     panel.use("emails")
@@ -259,21 +259,21 @@ def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: Watchin
     assert panel.seen == []
 
 
-def test_the_badge_says_where_one_is(make_stage: MakeStage, closing: Keep) -> None:
+def test_the_badge_says_where_one_is(make_context: MakeContext, closing: CloseLater) -> None:
     """LOCAL, or the project, and whether nothing can be changed; the title is escaped."""
     for local, words in ((True, "LOCAL"), (False, ">p<")):
-        head = closing(Sample(make_stage("reports", local=local, read_only=True))).children[0].children[0].value
+        head = closing(Sample(make_context("reports", local=local, read_only=True))).children[0].children[0].value
         assert words in head
         assert "read-only" in head
         assert "Sample &lt;i&gt;" in head
 
 
-def test_it_is_live_once_it_is_shown(stage: Stage, closing: Keep, watcher: Watching) -> None:
+def test_it_is_live_once_it_is_shown(context: FakeContext, closing: CloseLater, watcher: FakeWatcher) -> None:
     """A browser cannot tell that it is seen while a cell runs: it is believed, until the browser says otherwise."""
-    panel = closing(Sample(stage))
+    panel = closing(Sample(context))
     panel._repr_mimebundle_()
     assert len(watcher.subscribed) == 1
-    look(panel, visible=False)
+    show(panel, visible=False)
     panel._repr_mimebundle_()
     assert watcher.subscribed == []
 
@@ -299,7 +299,7 @@ def test_closed_it_shows_what_it_showed(panel: Sample) -> None:
 
 def test_closing_twice_is_once(panel: Sample) -> None:
     """All that it is made of goes with it."""
-    parts = [panel.told, panel.prompt, panel.read]
+    parts = [panel.footer, panel.prompt, panel.read]
     panel.close()
     panel.close()
     assert all(part.comm is None for part in parts)
@@ -329,6 +329,6 @@ def test_the_loop_itself_is_not_blocked(panel: Sample) -> None:
 def test_errors_without_words_have_their_name(panel: Sample) -> None:
     """An exception without a message is named."""
     panel.fail(ZeroDivisionError())
-    assert panel.told.alert["text"] == "ZeroDivisionError"
+    assert panel.footer.alert["text"] == "ZeroDivisionError"
     panel.fail(CloudTasksError())
-    assert panel.told.alert["text"] == "Something went wrong with Cloud Tasks."
+    assert panel.footer.alert["text"] == "Something went wrong with Cloud Tasks."

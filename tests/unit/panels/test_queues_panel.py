@@ -8,16 +8,16 @@ import pytest
 
 from cloudtasks_nb.errors import QueueNotFoundError, ServiceError
 from cloudtasks_nb.panels import QueuesPanel
-from tests.unit.panels.conftest import Keep, MakeStage, Stage, Watching, look, snapshot
+from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, show, snapshot
 
 __all__: list[str] = []
 
 
 @pytest.fixture
-def panel(stage: Stage, closing: Keep) -> QueuesPanel:
+def panel(context: FakeContext, closing: CloseLater) -> QueuesPanel:
     """Return a panel of emails and reports that somebody sees."""
-    made: QueuesPanel = closing(QueuesPanel(stage))
-    look(made)
+    made: QueuesPanel = closing(QueuesPanel(context))
+    show(made)
     return made
 
 
@@ -32,24 +32,24 @@ def click(panel: QueuesPanel, name: str) -> None:
     panel.settle()
 
 
-def test_queues_are_there_before_anybody_looks(stage: Stage, closing: Keep) -> None:
+def test_queues_are_there_before_anybody_looks(context: FakeContext, closing: CloseLater) -> None:
     """What is exported right after the cell has a table with the queues in it."""
-    html = closing(QueuesPanel(stage))._repr_mimebundle_()["text/html"]
+    html = closing(QueuesPanel(context))._repr_mimebundle_()["text/html"]
     assert "emails" in html
     assert "2,000" in html
 
 
-def test_only_the_page_is_watched(make_stage: MakeStage, closing: Keep, watcher: Watching) -> None:
+def test_only_the_page_is_watched(make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher) -> None:
     """Of thirty queues the twenty on the page; after turning it the others."""
     names = [f"q{number:02}" for number in range(30)]
-    panel = closing(QueuesPanel(make_stage(*names)))
-    look(panel)
+    panel = closing(QueuesPanel(make_context(*names)))
+    show(panel)
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[:20]
     panel.table.turn(1)
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[20:]
 
 
-def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: Watching) -> None:
+def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: FakeWatcher) -> None:
     """Table and card show the newest depth, the sparkline the ones before; figures that are not known are left out."""
     panel.table.select(["reports"])
     for depth in (1_500, 1_000):
@@ -62,21 +62,21 @@ def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: Watching) -> No
     assert "depth not known" in shown(panel)
 
 
-def test_a_queue_that_is_deleted_goes(panel: QueuesPanel, watcher: Watching) -> None:
+def test_a_queue_that_is_deleted_goes(panel: QueuesPanel, watcher: FakeWatcher) -> None:
     """It is taken out and not watched any more."""
     watcher.publish(snapshot("reports", QueueNotFoundError("gone", code="NOT_FOUND")))
     assert panel.table.page_keys == ["emails"]
     assert [one.queue.queue for one in watcher.subscribed] == ["emails"]
 
 
-def test_a_look_that_failed_leaves_what_was_seen(panel: QueuesPanel, watcher: Watching) -> None:
+def test_a_look_that_failed_leaves_what_was_seen(panel: QueuesPanel, watcher: FakeWatcher) -> None:
     """The figures stay, and the trouble is said."""
     watcher.publish(snapshot("reports", ServiceError("broken")))
-    assert (panel.table.total, panel.told.trouble) == (2, "broken")
+    assert (panel.table.total, panel.footer.trouble) == (2, "broken")
 
 
 def test_which_queues_there_are_is_asked_again(
-    panel: QueuesPanel, watcher: Watching, monkeypatch: pytest.MonkeyPatch
+    panel: QueuesPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look a while after the last list brings queues that others have made."""
     made: list[int] = []
@@ -98,7 +98,7 @@ def test_which_queues_there_are_is_asked_again(
     ],
 )
 def test_buttons_fit_what_is_selected(
-    panel: QueuesPanel, watcher: Watching, selected: list[str], able: set[str]
+    panel: QueuesPanel, watcher: FakeWatcher, selected: list[str], able: set[str]
 ) -> None:
     """Pause for those that run, resume for those that do not; limits and purge for one."""
     watcher.publish(snapshot("emails", state="PAUSED"))
@@ -106,27 +106,27 @@ def test_buttons_fit_what_is_selected(
     assert {name for name in ("pause", "resume", "edit", "purge") if not getattr(panel, name).disabled} == able
 
 
-def test_the_only_queue_need_not_be_selected(make_stage: MakeStage, closing: Keep) -> None:
+def test_the_only_queue_need_not_be_selected(make_context: MakeContext, closing: CloseLater) -> None:
     """A panel of one queue shows its card at once."""
-    panel = closing(QueuesPanel(make_stage("reports")))
+    panel = closing(QueuesPanel(make_context("reports")))
     assert "reports" in shown(panel)
     assert not panel.purge.disabled
 
 
-def test_pause_and_resume_are_done_at_once(panel: QueuesPanel, stage: Stage, watcher: Watching) -> None:
+def test_pause_and_resume_are_done_at_once(panel: QueuesPanel, context: FakeContext, watcher: FakeWatcher) -> None:
     """They can be undone, so nobody is asked; the line does the same, and the watcher looks again."""
     panel.table.select(["reports"])
     click(panel, "pause")
-    assert stage.told == [("pause", "reports")]
-    assert (panel.told.status, panel.told.line) == ("paused reports", 'tasks.queue("reports").pause()')
+    assert context.calls == [("pause", "reports")]
+    assert (panel.footer.status, panel.footer.line) == ("paused reports", 'tasks.queue("reports").pause()')
     assert "reports" in watcher.looks
     panel.table.select(["emails", "reports"])
     click(panel, "pause")
-    assert panel.told.status == "paused 2 queues: emails, reports"
-    assert panel.told.line == 'for name in ["emails", "reports"]: tasks.queue(name).pause()'
+    assert panel.footer.status == "paused 2 queues: emails, reports"
+    assert panel.footer.line == 'for name in ["emails", "reports"]: tasks.queue(name).pause()'
 
 
-def test_purge_wants_the_name(panel: QueuesPanel, stage: Stage) -> None:
+def test_purge_wants_the_name(panel: QueuesPanel, context: FakeContext) -> None:
     """Count and full name are in the question; the right name and a click purge."""
     panel.table.select(["reports"])
     click(panel, "purge")
@@ -134,14 +134,14 @@ def test_purge_wants_the_name(panel: QueuesPanel, stage: Stage) -> None:
     assert question is not None
     assert (question.typed, question.verb) == ("reports", "Purge about 2,000 tasks")
     assert "projects/p/locations/l/queues/reports" in question.scope
-    assert stage.told == []
+    assert context.calls == []
     panel.prompt._typed.value = "reports"
     panel.prompt._yes.click()
     panel.settle()
-    assert (stage.told, panel.told.status) == ([("purge", "reports")], "purged reports")
+    assert (context.calls, panel.footer.status) == ([("purge", "reports")], "purged reports")
 
 
-def test_only_changed_limits_are_sent(panel: QueuesPanel, stage: Stage) -> None:
+def test_only_changed_limits_are_sent(panel: QueuesPanel, context: FakeContext) -> None:
     """The line says what the form would do while it is filled; saving says from what to what."""
     panel.table.select(["reports"])
     click(panel, "edit")
@@ -150,38 +150,38 @@ def test_only_changed_limits_are_sent(panel: QueuesPanel, stage: Stage) -> None:
     fields["rate"].value = "5"
     fields["max_backoff"].value = "10min"
     expected = {"rate": 5.0, "max_backoff": "10min"}
-    assert panel.told.line == 'tasks.queue("reports").update(rate=5.0, max_backoff="10min")'
+    assert panel.footer.line == 'tasks.queue("reports").update(rate=5.0, max_backoff="10min")'
     click(panel, "save")
-    assert stage.told == [("update", "reports", expected)]
-    assert panel.told.status == "reports: rate 50 \u2192 5.0, max_backoff 3600s \u2192 10min"
+    assert context.calls == [("update", "reports", expected)]
+    assert panel.footer.status == "reports: rate 50 \u2192 5.0, max_backoff 3600s \u2192 10min"
     assert panel._editor.layout.display == "none"
 
 
-def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, stage: Stage) -> None:
+def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeContext) -> None:
     """While it is typed, and it is not sent; the message goes when it is one."""
     panel.table.select(["reports"])
     click(panel, "edit")
     field = panel._form._fields["max_concurrent"]
     field.value = "many"
-    assert panel.told.alert["text"] == 'Running at once: "many" is not a whole number'
+    assert panel.footer.alert["text"] == 'Running at once: "many" is not a whole number'
     click(panel, "save")
-    assert stage.told == []
+    assert context.calls == []
     field.value = "9"
-    assert panel.told.alert == {}
+    assert panel.footer.alert == {}
 
 
-def test_what_the_service_refuses_is_shown(panel: QueuesPanel, stage: Stage) -> None:
+def test_what_the_service_refuses_is_shown(panel: QueuesPanel, context: FakeContext) -> None:
     """The error stands in the panel, which goes on."""
-    stage.refuses.append(ServiceError("no", hint="ask"))
+    context.refuses.append(ServiceError("no", hint="ask"))
     panel.table.select(["reports"])
     click(panel, "pause")
-    assert panel.told.alert == {"text": "no", "hint": "ask"}
+    assert panel.footer.alert == {"text": "no", "hint": "ask"}
     click(panel, "pause")
-    assert (panel.told.alert, stage.told) == ({}, [("pause", "reports")])
+    assert (panel.footer.alert, context.calls) == ({}, [("pause", "reports")])
 
 
-def test_read_only_has_no_tools(make_stage: MakeStage, closing: Keep) -> None:
+def test_read_only_has_no_tools(make_context: MakeContext, closing: CloseLater) -> None:
     """Neither buttons nor form are laid out."""
-    panel = closing(QueuesPanel(make_stage("reports", read_only=True), framed=False))
+    panel = closing(QueuesPanel(make_context("reports", read_only=True), framed=False))
     laid: list[Any] = list(panel.children)
-    assert laid == [panel.prompt, panel.table, panel._card, panel.told]
+    assert laid == [panel.prompt, panel.table, panel._card, panel.footer]

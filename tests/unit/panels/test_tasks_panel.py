@@ -12,7 +12,17 @@ import pytest
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.panels import TasksPanel
-from tests.unit.panels.conftest import NOW, Keep, MakeStage, Stage, Watching, entry, look, pending, snapshot
+from tests.unit.panels.conftest import (
+    NOW,
+    CloseLater,
+    FakeContext,
+    FakeWatcher,
+    MakeContext,
+    entry,
+    pending,
+    show,
+    snapshot,
+)
 
 __all__: list[str] = []
 
@@ -60,11 +70,11 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def panel(stage: Stage, closing: Keep, watcher: Watching) -> TasksPanel:
+def panel(context: FakeContext, closing: CloseLater, watcher: FakeWatcher) -> TasksPanel:
     """Return a panel of 10 of 25 tasks that somebody sees."""
-    made: TasksPanel = closing(TasksPanel(stage, queue="reports"))
+    made: TasksPanel = closing(TasksPanel(context, queue="reports"))
     watcher.there = {f"reports{number:05}": pending() for number in range(25)}
-    look(made)
+    show(made)
     return made
 
 
@@ -76,13 +86,13 @@ def pick(panel: TasksPanel, *numbers: int) -> list[str]:
     return names
 
 
-def publish(panel: TasksPanel, watcher: Watching, **facts: Any) -> None:
+def publish(panel: TasksPanel, watcher: FakeWatcher, **facts: Any) -> None:
     """Let the watcher see the queue, and wait until all that follows is shown."""
     watcher.publish(snapshot("reports", **facts))
     panel.settle()
 
 
-def test_a_portion_is_loaded_when_somebody_looks(panel: TasksPanel, watcher: Watching) -> None:
+def test_a_portion_is_loaded_when_somebody_looks(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """No more of what the service has least of; how much of how much, and from when, is said."""
     publish(panel, watcher, tasks=25)
     assert panel.table.total == 10
@@ -93,7 +103,7 @@ def test_more_and_all_are_loaded_on_demand(panel: TasksPanel) -> None:
     """The next portion, then the rest; then there is nothing to load."""
     panel.load_more.click()
     panel.settle()
-    assert (panel.table.total, panel.told.status) == (20, "loaded 20 tasks")
+    assert (panel.table.total, panel.footer.status) == (20, "loaded 20 tasks")
     panel.load_all.click()
     panel.settle()
     assert (panel.table.total, panel.load_all.layout.display) == (25, "none")
@@ -124,7 +134,7 @@ def test_refresh_lists_as_many_again(panel: TasksPanel, monkeypatch: pytest.Monk
     assert panel.table.total == 15
 
 
-def test_what_the_log_says_is_done_goes(panel: TasksPanel, watcher: Watching) -> None:
+def test_what_the_log_says_is_done_goes(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """Succeeded and deleted tasks are taken out, wherever they stand; one that failed an attempt stays."""
     panel.load_all.click()
     panel.settle()
@@ -140,7 +150,7 @@ def test_what_the_log_says_is_done_goes(panel: TasksPanel, watcher: Watching) ->
     assert "reports00004" in panel.table.page_keys
 
 
-def test_what_is_on_the_screen_is_looked_up(panel: TasksPanel, watcher: Watching) -> None:
+def test_what_is_on_the_screen_is_looked_up(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """Tasks that have left go, others show how they are now; those that are not on the screen are not asked about."""
     panel.table._page_size = 5
     panel.table.turn(0)
@@ -154,14 +164,14 @@ def test_what_is_on_the_screen_is_looked_up(panel: TasksPanel, watcher: Watching
     assert panel.table.selected_frame[["state", "attempts"]].values.tolist() == [["running", 2]]  # noqa: PD011 - short
 
 
-def test_selection_survives_what_comes_and_goes(panel: TasksPanel, watcher: Watching) -> None:
+def test_selection_survives_what_comes_and_goes(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """Ten looks while tasks finish: what is selected stays selected as long as it is there."""
     pick(panel, 5, 6, 9)
     for number in range(5):
         watcher.there[f"reports{number:05}"] = None
         publish(panel, watcher)
     assert panel.table.selected == ["reports00005", "reports00006", "reports00009"]
-    assert panel.deeds.run.description == "Run now (3)"
+    assert panel.actions.run.description == "Run now (3)"
 
 
 def test_tasks_are_filtered(panel: TasksPanel) -> None:
@@ -175,69 +185,69 @@ def test_tasks_are_filtered(panel: TasksPanel) -> None:
     assert panel.table.matching == 10
 
 
-def test_a_few_are_run_at_once(panel: TasksPanel, stage: Stage) -> None:
+def test_a_few_are_run_at_once(panel: TasksPanel, context: FakeContext) -> None:
     """Three tasks need no question; the line does the same."""
     names = pick(panel, 1, 2, 3)
-    panel.deeds.run.click()
+    panel.actions.run.click()
     panel.settle()
-    assert stage.told == [("run", "reports", names)]
-    assert panel.told.status == "ran 3 tasks of reports"
-    assert panel.told.line == 'tasks.queue("reports").run(["reports00001", "reports00002", "reports00003"])'
+    assert context.calls == [("run", "reports", names)]
+    assert panel.footer.status == "ran 3 tasks of reports"
+    assert panel.footer.line == 'tasks.queue("reports").run(["reports00001", "reports00002", "reports00003"])'
 
 
-def test_many_are_asked_about(panel: TasksPanel, stage: Stage) -> None:
+def test_many_are_asked_about(panel: TasksPanel, context: FakeContext) -> None:
     """All that match the filter, with the count and what is left alone; deleting wants the queue's name."""
     panel.load_all.click()
     panel.settle()
     names = pick(panel, *range(12))
-    panel.deeds.run.click()
+    panel.actions.run.click()
     question = panel.prompt.question
     assert question is not None
     assert (question.title, question.typed) == ("Run 12 tasks of reports now?", None)
     assert "The 12 tasks selected of 25 loaded from reports." in question.scope
-    panel.deeds.delete.click()
+    panel.actions.delete.click()
     question = panel.prompt.question
     assert question is not None
     assert (question.verb, question.typed) == ("Delete 12 tasks", "reports")
-    assert stage.told == []
+    assert context.calls == []
     panel.prompt._typed.value = "reports"
     panel.prompt._yes.click()
     panel.settle()
-    assert stage.told == [("delete_tasks", "reports", names)]
+    assert context.calls == [("delete_tasks", "reports", names)]
     assert panel.table.total == 13
 
 
-def test_one_is_deleted_with_a_click_more(panel: TasksPanel, stage: Stage) -> None:
+def test_one_is_deleted_with_a_click_more(panel: TasksPanel, context: FakeContext) -> None:
     """It cannot be undone, so it is asked; for one nothing has to be typed."""
     names = pick(panel, 4)
-    panel.deeds.delete.click()
+    panel.actions.delete.click()
     assert panel.prompt.question is not None
     assert panel.prompt.question.typed is None
     panel.prompt._yes.click()
     panel.settle()
-    assert (stage.told, panel.table.total) == ([("delete_tasks", "reports", names)], 9)
+    assert (context.calls, panel.table.total) == ([("delete_tasks", "reports", names)], 9)
 
 
 def test_all_that_are_loaded_are_not_all_there_are(panel: TasksPanel) -> None:
     """The question says that the rest of the queue is left alone."""
     pick(panel, *range(10))
-    panel.deeds.delete.click()
+    panel.actions.delete.click()
     assert panel.prompt.question is not None
     assert "those that are not loaded are left alone" in panel.prompt.question.scope
 
 
 def test_google_runs_one_a_second(
-    make_stage: MakeStage, closing: Keep, watcher: Watching, monkeypatch: pytest.MonkeyPatch
+    make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How long it takes is in the question, and Stop ends it between two parts."""
     monkeypatch.setattr("cloudtasks_nb.panels.tasks._PORTION", 200)
     monkeypatch.setattr(Book, "tasks", 150)
     watcher.there = {f"reports{number:05}": pending() for number in range(150)}
-    stage = make_stage("reports", local=False)
-    panel = closing(TasksPanel(stage, queue="reports"))
-    look(panel)
+    context = make_context("reports", local=False)
+    panel = closing(TasksPanel(context, queue="reports"))
+    show(panel)
     pick(panel, *range(130))
-    panel.deeds.run.click()
+    panel.actions.run.click()
     assert "60 a minute: this takes 3 minutes" in panel.prompt.question.scope
     told: list[int] = []
 
@@ -246,14 +256,14 @@ def test_google_runs_one_a_second(
         panel.stopping.set()
         return pd.DataFrame({"task": tasks, "ok": [name != "reports00007" for name in tasks], "error": ["no"] * 20})
 
-    monkeypatch.setattr(Stage, "queue", lambda _stage, _name: type("Slow", (), {"run": staticmethod(run)}))
+    monkeypatch.setattr(FakeContext, "queue", lambda _stage, _name: type("Slow", (), {"run": staticmethod(run)}))
     panel.prompt._yes.click()
     panel.settle()
     assert told == [20]
-    assert panel.told.status == "ran 19 tasks of reports; 1 task not: no; stopped with 110 tasks left"
+    assert panel.footer.status == "ran 19 tasks of reports; 1 task not: no; stopped with 110 tasks left"
 
 
-def test_a_task_is_inspected(panel: TasksPanel, watcher: Watching, cards: list[str]) -> None:
+def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: list[str]) -> None:
     """Selected or opened; read again when it has changed, and kept when it leaves the queue; gone with the click."""
     publish(panel, watcher)
     pick(panel, 2)
@@ -284,27 +294,27 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
     panel.settle()
     assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
     assert (panel.table.selected, panel._detail.value) == ([], "")
-    assert panel.told.line == 'tasks.queue("emails").tasks(10)'
+    assert panel.footer.line == 'tasks.queue("emails").tasks(10)'
 
 
-def test_read_only_has_nothing_that_changes(make_stage: MakeStage, closing: Keep) -> None:
+def test_read_only_has_nothing_that_changes(make_context: MakeContext, closing: CloseLater) -> None:
     """Neither run nor delete are laid out, and their clicks do nothing."""
-    stage = make_stage("reports", read_only=True)
-    panel = closing(TasksPanel(stage, queue="reports"))
-    look(panel)
+    context = make_context("reports", read_only=True)
+    panel = closing(TasksPanel(context, queue="reports"))
+    show(panel)
     row = panel.children[1]
-    assert panel.deeds.run not in row.children
-    assert panel.deeds.delete not in row.children
+    assert panel.actions.run not in row.children
+    assert panel.actions.delete not in row.children
     pick(panel, 1)
-    for button in panel.deeds.buttons:
+    for button in panel.actions.buttons:
         button.click()
         panel.settle()
-        assert panel.told.alert["text"] == "this panel is read-only"
-    assert stage.told == []
+        assert panel.footer.alert["text"] == "this panel is read-only"
+    assert context.calls == []
 
 
 def test_a_hundred_thousand_are_no_burden(
-    panel: TasksPanel, watcher: Watching, monkeypatch: pytest.MonkeyPatch, record_property: Any
+    panel: TasksPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
     """A look with 100,000 tasks loaded takes out what is done and shows what has changed."""
     monkeypatch.setattr(Book, "tasks", 100_000)

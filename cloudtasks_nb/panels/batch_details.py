@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.batch.live import Face
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.records import State
-from cloudtasks_nb.panels.batch_actions import BatchDeeds
+from cloudtasks_nb.panels.batch_actions import BatchActions
 from cloudtasks_nb.panels.batch_rows import BatchRows
 from cloudtasks_nb.panels.cards.batch_card import batch_html
 from cloudtasks_nb.panels.cards.task_card import read_card
@@ -29,7 +29,7 @@ from cloudtasks_nb.panels.widgets.cells import counted
 from cloudtasks_nb.panels.widgets.charts import calendar
 from cloudtasks_nb.panels.widgets.squares import Squares
 
-__all__ = ["BatchView"]
+__all__ = ["BatchDetails"]
 
 _TICK = 0.25  # seconds between two updates
 _RELAX = 20  # what was drawn or read is shown so many times longer than that took
@@ -37,7 +37,7 @@ _MOST = 10_000  # failed rows that are read
 _LISTED = 1_000  # ids that are written out in a line of Python
 
 
-class BatchView(widgets.VBox):
+class BatchDetails(widgets.VBox):
     """A batch, kept up to date while somebody sees it. Its methods may be called from any thread but the loop.
 
     Parameters
@@ -64,9 +64,9 @@ class BatchView(widgets.VBox):
         self.calendar = CalendarView(lambda: panel.guarded(self._picked))
         self.rows = BatchRows(panel, self._selected)
         self._detail = widgets.HTML()
-        self.deeds = BatchDeeds(panel, self, self.draw)
+        self.actions = BatchActions(panel, self, self.draw)
         self._periods = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
-        tools = [] if panel.scene.read_only else [panel.row(*self.deeds.buttons)]
+        tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
         super().__init__([self._bar, *tools, self._periods, self.rows, self._detail])
         self.show(None)
 
@@ -106,9 +106,9 @@ class BatchView(widgets.VBox):
             self._took = time.monotonic() - began
             left = self._draw_rows(self._face, report)
             self.sending = report.sending
-            self.deeds.show()
+            self.actions.show()
         if report.progress.at is not None:
-            self._panel.told.at = report.progress.at.timestamp()
+            self._panel.footer.at = report.progress.at.timestamp()
         return left
 
     def static(self) -> str:
@@ -118,7 +118,7 @@ class BatchView(widgets.VBox):
         periods = "" if self._squares is None else self._range.value + self._squares.picture()
         return self._bar.value + periods + self.rows.html()
 
-    # What the deeds are about.
+    # What the actions are about.
 
     @property
     def again(self) -> int:
@@ -198,11 +198,11 @@ class BatchView(widgets.VBox):
 
     def _picked(self) -> None:
         self.rows.clear()
-        self.deeds.show()
+        self.actions.show()
         self._panel.spawn(asyncio.to_thread(self.draw))
 
     def _selected(self, keys: list[str]) -> None:
-        self.deeds.show()
+        self.actions.show()
         task = self.rows.task(keys[0]) if len(keys) == 1 else None
         if task and task != self._inspected and self.batch is not None:
             self._inspected = task
@@ -211,7 +211,7 @@ class BatchView(widgets.VBox):
             self._inspected = self._detail.value = ""
 
     async def _inspect(self, queue: str, task: str) -> None:
-        card = await read_card(self._panel.scene.connection, self._panel.scene.name(queue), task)
+        card = await read_card(self._panel.context.connection, self._panel.context.name(queue), task)
         if self._inspected == task:  # and no other was opened meanwhile
             self._detail.value = card
 

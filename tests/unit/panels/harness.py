@@ -18,19 +18,19 @@ from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.errors import ServiceError, TaskNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.panels import BatchPanel, Scene
+from cloudtasks_nb.panels import BatchPanel, PanelContext
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.transport import Transport
 from tests.unit.fanout.conftest import Service
-from tests.unit.panels.conftest import Watching, entry, queue_values, snapshot
+from tests.unit.panels.conftest import FakeWatcher, entry, queue_values, snapshot
 
-__all__ = ["Shell", "Workshop", "seen"]
+__all__ = ["FakeShell", "Harness", "seen"]
 
 PATIENCE = 30.0
 
 
-class Cloud(Transport):
+class FakeTransport(Transport):
     """Takes tasks, and knows its queues; its log is closed."""
 
     def __init__(self) -> None:
@@ -67,32 +67,32 @@ class Cloud(Transport):
         raise ServiceError("the log is closed")
 
 
-class Workshop:
-    """A connection to `Cloud`, with its batches.
+class Harness:
+    """A connection to `FakeTransport`, with its batches.
 
     Parameters
     ----------
-    watcher : Watching
+    watcher : FakeWatcher
         Hands out what the test wants to have been seen.
     """
 
-    def __init__(self, watcher: Watching) -> None:
+    def __init__(self, watcher: FakeWatcher) -> None:
         self.watcher = watcher
-        self.cloud = Cloud()
-        made: Any = Connection(self.cloud.where, Auth())
-        made.transport, made.watcher = self.cloud, watcher
+        self.transport = FakeTransport()
+        made: Any = Connection(self.transport.where, Auth())
+        made.transport, made.watcher = self.transport, watcher
         self.connection: Connection = made
         self.catalog = Catalog(self.connection, lambda batch, read_only: self.batch_panel(batch, read_only=read_only))
         self._numbers = iter(range(10_000))
 
-    def scene(self, *names: str, read_only: bool = False) -> Scene:
-        """Return a scene with these queues."""
+    def context(self, *names: str, read_only: bool = False) -> PanelContext:
+        """Return a context with these queues."""
 
         def queues() -> pd.DataFrame:
             rows = [queue_values(name) for name in names or ("reports",)]
             return frame(QUEUES, {word: [row[word] for row in rows] for word in QUEUES}, index="queue")
 
-        return Scene(
+        return PanelContext(
             connection=self.connection,
             catalog=self.catalog,
             open_queue=self.open_queue,
@@ -107,8 +107,8 @@ class Workshop:
     def batch_panel(self, batch: Batch, *, read_only: bool = False) -> BatchPanel:
         """Return the panel of a batch."""
         name = QueueName(project="p", location="l", queue=batch.queue)
-        scene = Scene.of_queue(self.connection, self.catalog, self.open_queue, name, read_only=read_only)
-        return BatchPanel(scene, batch)
+        context = PanelContext.of_queue(self.connection, self.catalog, self.open_queue, name, read_only=read_only)
+        return BatchPanel(context, batch)
 
     def queue(self, name: str = "reports") -> Queue:
         """Return a queue."""
@@ -152,11 +152,11 @@ class Workshop:
 
     def close(self) -> None:
         """End all that goes on."""
-        self.cloud.open.set()
+        self.transport.open.set()
         _loop.run(self.catalog.close())
 
 
-class Shell:
+class FakeShell:
     """A notebook with these variables, whose cells end when the test says so."""
 
     def __init__(self, **variables: Any) -> None:
@@ -185,17 +185,17 @@ def seen(widget: Any, trait: str, wanted: Callable[[Any], bool]) -> Iterator[Non
     """Wait, at the end of the block, until a trait is as wanted."""
     event = threading.Event()
 
-    def look(_change: object = None) -> None:
+    def show(_change: object = None) -> None:
         if wanted(getattr(widget, trait)):
             event.set()
 
-    widget.observe(look, trait)
+    widget.observe(show, trait)
     try:
         yield
-        look()
+        show()
         assert event.wait(PATIENCE), f"{trait} is {getattr(widget, trait)!r}"
     finally:
-        widget.unobserve(look, trait)
+        widget.unobserve(show, trait)
 
 
 def _queue_message(name: str, *, paused: bool) -> Any:
