@@ -26,7 +26,7 @@ __all__ = [
     "LOCAL_PROJECT",
     "QUEUE_SETTINGS",
     "RETRY_SETTINGS",
-    "Where",
+    "Endpoint",
     "check_headers",
     "check_mapping",
     "check_text",
@@ -75,7 +75,7 @@ _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
+class Endpoint:
     """What a connection talks to."""
 
     project: str | None  #: None: not known, the first verb says so
@@ -131,7 +131,7 @@ def home() -> Path:
     return folder
 
 
-def resolve(project: str | None, location: str | None, endpoint: str | None) -> Where:
+def resolve(project: str | None, location: str | None, endpoint: str | None) -> Endpoint:
     """Find out what to talk to, from the arguments, the environment and gcloud's configuration, in this order.
 
     Raises
@@ -150,7 +150,7 @@ def resolve(project: str | None, location: str | None, endpoint: str | None) -> 
     else:
         target, local = (_emulator(emulator), True) if emulator else (GOOGLE_ENDPOINT, False)
     gcloud = _gcloud()
-    return Where(
+    return Endpoint(
         project=project
         or os.environ.get("GOOGLE_CLOUD_PROJECT")
         or os.environ.get("GCLOUD_PROJECT")

@@ -28,7 +28,7 @@ from http.client import OK, HTTPConnection, HTTPException
 from typing import Any
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, Where, check_words, parse_duration
+from cloudtasks_nb._settings import QUEUE_SETTINGS, Endpoint, check_words, parse_duration
 from cloudtasks_nb.client import emulator_process
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.client.queue_settings import NEW_QUEUE
@@ -248,6 +248,6 @@ def cloud_tasks(
     """Give a connection to the emulator, with a home of its own: no test sees the batches of another, or yours."""
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("cloudtasks_nb")))
     emulator = cloud_tasks_emulator
-    where = Where(project=emulator.project, location=emulator.location, target=emulator.grpc, local=True)
-    with Client(Connection(where, Auth(), certs_url=f"{emulator.http}/oauth2/v1/certs")) as client:
+    endpoint = Endpoint(project=emulator.project, location=emulator.location, target=emulator.grpc, local=True)
+    with Client(Connection(endpoint, Auth(), certs_url=f"{emulator.http}/oauth2/v1/certs")) as client:
         yield client

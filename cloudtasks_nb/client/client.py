@@ -12,7 +12,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Where, check_text, resolve
+from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, resolve
 from cloudtasks_nb.client import local as local_module
 from cloudtasks_nb.client.doctor import examine
 from cloudtasks_nb.client.queue import Queue
@@ -50,7 +50,7 @@ class Client:
     @property
     def endpoint(self) -> str:
         """``host:port`` of what this connection talks to."""
-        return self._connection.where.target
+        return self._connection.endpoint.target
 
     @property
     def client(self) -> Any:
@@ -195,7 +195,7 @@ class Client:
     def _batch_panel(self, batch: Batch, read_only: bool) -> Any:  # noqa: FBT001 - called by `Batch.panel` alone
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
 
-        name = QueueName.parse(f"{self._connection.where.parent()}/queues/{batch.queue}")
+        name = QueueName.parse(f"{self._connection.endpoint.parent()}/queues/{batch.queue}")
         context = panels.PanelContext.of_queue(
             self._connection, self._catalog, self._open_queue, name, read_only=read_only
         )
@@ -209,15 +209,15 @@ class Client:
         return QueueName.parse(name if "/" in name else f"{self._parent()}/queues/{name}")
 
     def _parent(self) -> str:
-        where = self._connection.where
-        if where.project is None and not where.local:
-            self._connection.transport.where = where = self._with_project(where)
-        return where.parent()
+        endpoint = self._connection.endpoint
+        if endpoint.project is None and not endpoint.local:
+            self._connection.transport.endpoint = endpoint = self._with_project(endpoint)
+        return endpoint.parent()
 
-    def _with_project(self, where: Where) -> Where:
+    def _with_project(self, endpoint: Endpoint) -> Endpoint:
         """Take the project from the default credentials, which may know it."""
         project = self._connection.auth.project()
-        return replace(where, project=project)
+        return replace(endpoint, project=project)
 
     def __enter__(self) -> Self:
         return self
@@ -228,9 +228,9 @@ class Client:
         self.close()
 
     def _title(self) -> tuple[str, str]:
-        where = self._connection.where
-        place = f"{where.project or '(project not known)'} / {where.location or '(location not known)'}"
-        badge = f"LOCAL {where.target}" if where.local else f"GOOGLE {where.project or ''}".rstrip()
+        endpoint = self._connection.endpoint
+        place = f"{endpoint.project or '(project not known)'} / {endpoint.location or '(location not known)'}"
+        badge = f"LOCAL {endpoint.target}" if endpoint.local else f"GOOGLE {endpoint.project or ''}".rstrip()
         return f"Cloud Tasks in {place}", badge
 
     def __repr__(self) -> str:
@@ -286,9 +286,9 @@ def connect(
     quota_project : str, optional
         Project that is charged for the calls.
     """
-    where = resolve(project, location, endpoint)
+    target = resolve(project, location, endpoint)
     auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project)
-    return Client(Connection(where, auth))
+    return Client(Connection(target, auth))
 
 
 def local(
@@ -315,7 +315,7 @@ def local(
     check_text(project, "project", 'project="local"')
     check_text(location, "location", 'location="us-central1"')
     lease = local_module.attach(folder)
-    where = Where(project=project, location=location, target=lease.grpc, local=True)
+    endpoint = Endpoint(project=project, location=location, target=lease.grpc, local=True)
     kept = None if lease.folder is None else str(lease.folder)
-    connection = Connection(where, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs", folder=kept, http=lease.http)
+    connection = Connection(endpoint, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs", folder=kept, http=lease.http)
     return Client(connection, lease)

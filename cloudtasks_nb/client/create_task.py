@@ -87,7 +87,7 @@ def create_task(
         message.http_request.body = body
     message.name = str(_task_name(queue, task_id))
     try:
-        made = connection.call("CreateTask", parent=str(queue), task=message, about=str(queue))
+        made = connection.call("CreateTask", parent=str(queue), task=message, resource_name=str(queue))
     except AlreadyExistsError as error:
         if task_id is not None:
             raise AlreadyExistsError(

@@ -17,7 +17,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import DOCTOR, frame
 from cloudtasks_nb._names import QueueName, log_name
-from cloudtasks_nb._settings import Where
+from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, PreconditionError
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.oplog import log_filter
@@ -47,7 +47,7 @@ class _Finding:
     fix: str | None = None
 
 
-class _Patient:
+class _CheckContext:
     """A connection under examination: its queues are asked for once.
 
     Several checks want them, and where nobody answers each would wait for as long as the first.
@@ -59,8 +59,8 @@ class _Patient:
         self._queues: list[Any] | CloudTasksError | None = None
 
     @property
-    def where(self) -> Where:
-        return self._connection.where
+    def endpoint(self) -> Endpoint:
+        return self._connection.endpoint
 
     def call(self, rpc: str, /, **fields: Any) -> Any:
         return _loop.run(self._connection.transport.call(rpc, timeout=_TIMEOUT, **fields))
@@ -69,7 +69,7 @@ class _Patient:
         """Return the raw queues, the first 1,000; raises what kept them from being listed."""
         if self._queues is None:
             try:
-                self._queues = list(self.call("ListQueues", parent=self.where.parent(), page_size=1000).queues)
+                self._queues = list(self.call("ListQueues", parent=self.endpoint.parent(), page_size=1000).queues)
             except CloudTasksError as error:
                 self._queues = error
         if isinstance(self._queues, CloudTasksError):
@@ -85,7 +85,7 @@ def examine(connection: Connection) -> pd.DataFrame:
     pandas.DataFrame
         Index `check`; columns `ok`, `detail` and `fix` (NA where nothing needs mending).
     """
-    checks: dict[str, Callable[[_Patient], _Finding]] = {
+    checks: dict[str, Callable[[_CheckContext], _Finding]] = {
         "credentials": _credentials,
         "principal": _principal,
         "project": _project,
@@ -97,8 +97,8 @@ def examine(connection: Connection) -> pd.DataFrame:
         "clock": _clock,
         "versions": _versions,
     }
-    patient = _Patient(connection)
-    found = {name: _safely(check, patient) for name, check in checks.items()}
+    context = _CheckContext(connection)
+    found = {name: _safely(check, context) for name, check in checks.items()}
     columns: dict[str, list[Any]] = {
         "check": list(found),
         "ok": [finding.ok for finding in found.values()],
@@ -108,31 +108,31 @@ def examine(connection: Connection) -> pd.DataFrame:
     return frame(DOCTOR, columns, index="check")
 
 
-def _safely(check: Callable[[_Patient], _Finding], patient: _Patient) -> _Finding:
+def _safely(check: Callable[[_CheckContext], _Finding], context: _CheckContext) -> _Finding:
     try:
-        return check(patient)
+        return check(context)
     except CloudTasksError as error:
         return _Finding(ok=False, detail=error.message, fix=error.hint)
     except Exception as error:  # noqa: BLE001 - a check that breaks is a finding, and the others go on
         return _Finding(ok=False, detail=f"{type(error).__name__}: {error}", fix="please report this")
 
 
-def _credentials(patient: _Patient) -> _Finding:
-    if patient.where.local:
+def _credentials(context: _CheckContext) -> _Finding:
+    if context.endpoint.local:
         return _Finding(ok=True, detail=_NOT_NEEDED)
-    credentials = patient.auth.credentials()
+    credentials = context.auth.credentials()
     return _Finding(ok=True, detail=type(credentials).__module__)
 
 
-def _principal(patient: _Patient) -> _Finding:
-    if patient.where.local:
+def _principal(context: _CheckContext) -> _Finding:
+    if context.endpoint.local:
         return _Finding(ok=True, detail=_NOT_NEEDED)
-    return _Finding(ok=True, detail=patient.auth.principal() or "a user account; the credentials do not name it")
+    return _Finding(ok=True, detail=context.auth.principal() or "a user account; the credentials do not name it")
 
 
-def _project(patient: _Patient) -> _Finding:
-    where = patient.where
-    project = where.project or (None if where.local else patient.auth.project())
+def _project(context: _CheckContext) -> _Finding:
+    endpoint = context.endpoint
+    project = endpoint.project or (None if endpoint.local else context.auth.project())
     if project is None:
         return _Finding(
             ok=False, detail="not known", fix='ct.connect("my-project", …) or: gcloud config set project MY-PROJECT'
@@ -140,55 +140,55 @@ def _project(patient: _Patient) -> _Finding:
     return _Finding(ok=True, detail=project)
 
 
-def _api(patient: _Patient) -> _Finding:
-    where = patient.where
+def _api(context: _CheckContext) -> _Finding:
+    endpoint = context.endpoint
     try:
-        patient.queues()
+        context.queues()
     except CloudTasksError as error:
-        enable = f"gcloud services enable cloudtasks.googleapis.com --project={where.project}"
-        refused = not where.local and isinstance(error, (PermissionDeniedError, PreconditionError))
+        enable = f"gcloud services enable cloudtasks.googleapis.com --project={endpoint.project}"
+        refused = not endpoint.local and isinstance(error, (PermissionDeniedError, PreconditionError))
         return _Finding(ok=False, detail=error.message, fix=enable if refused else error.hint)
-    return _Finding(ok=True, detail=f"{where.target} answers")
+    return _Finding(ok=True, detail=f"{endpoint.target} answers")
 
 
-def _location(patient: _Patient) -> _Finding:
-    return _Finding(ok=True, detail=patient.where.parent().rpartition("/")[2])
+def _location(context: _CheckContext) -> _Finding:
+    return _Finding(ok=True, detail=context.endpoint.parent().rpartition("/")[2])
 
 
-def _queues(patient: _Patient) -> _Finding:
-    names = [queue.name for queue in patient.queues()]
+def _queues(context: _CheckContext) -> _Finding:
+    names = [queue.name for queue in context.queues()]
     if not names:
         return _Finding(ok=True, detail="none yet", fix='tasks.queue("reports", create=True) makes one')
     return _Finding(ok=True, detail=f"{len(names):,}: " + ", ".join(name.rpartition("/")[2] for name in names[:5]))
 
 
-def _permissions(patient: _Patient) -> _Finding:
-    if patient.where.local:
+def _permissions(context: _CheckContext) -> _Finding:
+    if context.endpoint.local:
         return _Finding(ok=True, detail=_NOT_NEEDED)
-    queues = patient.queues()
+    queues = context.queues()
     if not queues:
         return _Finding(ok=True, detail="not checked: there is no queue yet to ask about")
     name = queues[0].name
-    answer = patient.call("TestIamPermissions", resource=name, permissions=_PERMISSIONS)
+    answer = context.call("TestIamPermissions", resource=name, permissions=_PERMISSIONS)
     lacking = [one for one in _PERMISSIONS if one not in answer.permissions]
     if lacking:
-        grant = f"gcloud projects add-iam-policy-binding {patient.where.project} --member=user:YOU"
+        grant = f"gcloud projects add-iam-policy-binding {context.endpoint.project} --member=user:YOU"
         return _Finding(ok=False, detail="lacks " + ", ".join(lacking), fix=f"{grant} --role=roles/cloudtasks.editor")
     return _Finding(ok=True, detail=f"all {len(_PERMISSIONS)} that the toolkit uses, on {name.rpartition('/')[2]}")
 
 
-def _log(patient: _Patient) -> _Finding:
-    parent = patient.where.parent()
+def _log(context: _CheckContext) -> _Finding:
+    parent = context.endpoint.parent()
     project = parent.split("/")[1]
-    queues = patient.queues()
+    queues = context.queues()
     any_queue = QueueName.parse(queues[0].name if queues else f"{parent}/queues/none")
     filters = log_filter(any_queue, since=now_micros() - 3_600_000_000)
-    patient.call(
+    context.call(
         "ListLogEntries",
         resource_names=[f"projects/{project}"],
         filter=filters,
         page_size=1,
-        about=log_name(project),
+        resource_name=log_name(project),
     )
     silent = [queue.name.rpartition("/")[2] for queue in queues if queue.stackdriver_logging_config.sampling_ratio == 0]
     if silent:
@@ -200,8 +200,8 @@ def _log(patient: _Patient) -> _Finding:
     return _Finding(ok=True, detail="can be read, and every queue writes to it")
 
 
-def _clock(patient: _Patient) -> _Finding:
-    if patient.where.local:
+def _clock(context: _CheckContext) -> _Finding:
+    if context.endpoint.local:
         return _Finding(ok=True, detail=_NOT_NEEDED)
     request = urllib.request.Request("https://cloudtasks.googleapis.com/", method="HEAD")
     try:
@@ -217,6 +217,6 @@ def _clock(patient: _Patient) -> _Finding:
     return _Finding(ok=True, detail=f"{skew:.0f} s off at most")
 
 
-def _versions(patient: _Patient) -> _Finding:  # noqa: ARG001 - all checks are called alike
+def _versions(context: _CheckContext) -> _Finding:  # noqa: ARG001 - all checks are called alike
     versions = (f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return _Finding(ok=True, detail=", ".join([f"Python {platform.python_version()}", *versions]))

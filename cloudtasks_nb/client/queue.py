@@ -259,7 +259,7 @@ class Queue(Backfill):
             "UpdateQueue",
             queue={"name": self.name, "http_target": target} if url or service_account else {"name": self.name},
             update_mask={"paths": ["http_target"]},
-            about=self.name,
+            resource_name=self.name,
         )
         return self
 
@@ -325,7 +325,7 @@ class Queue(Backfill):
         return f"<Queue {self.name}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        badge = "LOCAL" if self._connection.where.local else self._name.project
+        badge = "LOCAL" if self._connection.endpoint.local else self._name.project
         title = f"Queue {self.id}"
         try:
             found = _loop.run(self._connection.watcher.glance(self._name), timeout=10)

@@ -95,7 +95,7 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
     """Make a queue and say so; False if it is there already, made by another or not yet known everywhere."""
     message, _ = queue_message(str(name), {**NEW_QUEUE, **settings})
     try:
-        made = connection.call("CreateQueue", parent=name.parent, queue=message, about=str(name))
+        made = connection.call("CreateQueue", parent=name.parent, queue=message, resource_name=str(name))
     except AlreadyExistsError:
         connection.transport.note_fresh(str(name))
         return False
@@ -119,7 +119,7 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
 def update(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
     """Bring the named settings of a queue to their values."""
     message, mask = queue_message(str(name), settings)
-    connection.call("UpdateQueue", queue=message, update_mask={"paths": mask}, about=str(name))
+    connection.call("UpdateQueue", queue=message, update_mask={"paths": mask}, resource_name=str(name))
 
 
 def _text(word: str, value: Any) -> str:

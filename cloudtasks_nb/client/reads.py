@@ -55,7 +55,7 @@ async def _list(
             page_size=1000,
             parent=str(queue),
             response_view=_FULL if body else _BASIC,
-            about=str(queue),
+            resource_name=str(queue),
         ):
             for name, values in task_columns(page, now=now, body=body, secrets=secrets).items():
                 columns[name] += values

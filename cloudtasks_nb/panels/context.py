@@ -84,16 +84,16 @@ class PanelContext:
     @property
     def local(self) -> bool:
         """Whether it is an emulator."""
-        return self.connection.where.local
+        return self.connection.endpoint.local
 
     @property
     def badge(self) -> str:
         """Where one is: LOCAL, or the project."""
-        return "LOCAL" if self.local else f"{self.connection.where.project}"
+        return "LOCAL" if self.local else f"{self.connection.endpoint.project}"
 
     def name(self, queue: str) -> QueueName:
         """Return the full name of a queue by its short (or full) one."""
-        return QueueName.parse(queue if "/" in queue else f"{self.connection.where.parent()}/queues/{queue}")
+        return QueueName.parse(queue if "/" in queue else f"{self.connection.endpoint.parent()}/queues/{queue}")
 
     def queue(self, queue: str) -> QueueVerbs:
         """Return the queue, with its verbs."""

@@ -50,8 +50,8 @@ class Dashboard(Panel):
     """
 
     def __init__(self, context: PanelContext, *, only: QueueName | None = None) -> None:
-        where = context.connection.where
-        place = " / ".join(filter(None, (where.project, where.location)))
+        endpoint = context.connection.endpoint
+        place = " / ".join(filter(None, (endpoint.project, endpoint.location)))
         title = f"Queue {only.queue}" if only else f"Cloud Tasks in {place}" if place else "Cloud Tasks"
         super().__init__(context, title, queue=only.queue if only else None)
         self.parts: dict[str, Panel] = {}

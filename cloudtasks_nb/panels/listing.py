@@ -59,7 +59,7 @@ class Listing:
     def _page(self, size: int) -> dict[str, list[Any]]:
         now = now_micros()
         answer = self._connection.call(
-            "ListTasks", parent=str(self.queue), page_size=size, page_token=self._token, about=str(self.queue)
+            "ListTasks", parent=str(self.queue), page_size=size, page_token=self._token, resource_name=str(self.queue)
         )
         self.at = self.at or now
         self._token = answer.next_page_token

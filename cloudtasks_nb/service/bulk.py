@@ -79,7 +79,7 @@ def _short(task: Any, queue: QueueName) -> str:
 
 def run_tasks(connection: Connection, queue: QueueName, tasks: Any) -> pd.DataFrame:
     """Dispatch tasks now; a row a task: `task, ok, error`."""
-    pace = 0.0 if connection.where.local else 1 / _RUNS_PER_SECOND
+    pace = 0.0 if connection.endpoint.local else 1 / _RUNS_PER_SECOND
 
     async def one(task: str) -> None:
         await connection.transport.call("RunTask", name=str(TaskName(queue=queue, task=task)))
@@ -137,7 +137,8 @@ async def delete(
 
 async def _delete_batch(connection: Connection, queue: QueueName, ids: Sequence[str]) -> list[str | None]:
     names = [str(TaskName(queue=queue, task=task)) for task in ids]
-    operation = await connection.transport.call("BatchDeleteTasks", parent=str(queue), names=names, about=str(queue))
+    parent = str(queue)
+    operation = await connection.transport.call("BatchDeleteTasks", parent=parent, names=names, resource_name=parent)
     while not operation.done:
         await asyncio.sleep(0.5)
         operation = await connection.transport.call("GetOperation", name=operation.name)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._settings import Where
+from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.service.absent import Waiting
@@ -37,7 +37,7 @@ class Connection:
 
     Parameters
     ----------
-    where : Where
+    where : Endpoint
     auth : Auth
     certs_url : str, optional
         Where the endpoint publishes the certificates of its OIDC tokens; asked for when left out.
@@ -49,7 +49,7 @@ class Connection:
 
     def __init__(
         self,
-        where: Where,
+        endpoint: Endpoint,
         auth: Auth,
         *,
         certs_url: str | None = None,
@@ -60,15 +60,15 @@ class Connection:
         self._certs_url = certs_url
         self.folder = folder
         self.waiting = Waiting(http)
-        self.transport = Transport(where, auth, moved=self._moved)
-        self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if where.local else _GOOGLE_READS)
+        self.transport = Transport(endpoint, auth, relocate=self._relocate)
+        self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS)
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
-    def where(self) -> Where:
+    def endpoint(self) -> Endpoint:
         """What the connection talks to."""
-        return self.transport.where
+        return self.transport.endpoint
 
     @property
     def certs_url(self) -> str | None:
@@ -150,7 +150,7 @@ class Connection:
         seen, message = self._messages.get((queue, task), (0, None))
         return message if seen == attempt else None
 
-    def _moved(self) -> str | None:
+    def _relocate(self) -> str | None:
         """Tell where the emulator of the folder listens now: started again, it has other ports."""
         if self.folder is None:
             return None
@@ -161,7 +161,7 @@ class Connection:
             return None
         if self.transport.instance not in {None, instance}:  # another one, on the same folder: it knows nothing of ours
             return None
-        if target != self.where.target:
+        if target != self.endpoint.target:
             self.waiting = Waiting(http)
             self._certs_url = http + _CERTS
         return target

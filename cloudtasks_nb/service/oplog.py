@@ -61,7 +61,7 @@ async def page(
     """Return one page of the log, and the token of the next one (empty after the last)."""
     answer = await transport.call(
         "ListLogEntries",
-        about=log_name(queue.project),
+        resource_name=log_name(queue.project),
         resource_names=[f"projects/{queue.project}"],
         filter=where,
         order_by="timestamp desc" if newest_first else "timestamp asc",

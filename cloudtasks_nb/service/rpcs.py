@@ -36,9 +36,9 @@ class Method:
     response: Any  #: raw protobuf class
     permission: str  #: IAM permission that it needs
     role: str  #: smallest predefined role that has it
-    about: str = "queue"  #: what NOT_FOUND speaks of: "queue" or "task"
+    resource: str = "queue"  #: what NOT_FOUND speaks of: "queue" or "task"
     route: str = "parent"  #: request field that the service wants repeated in the metadata
-    again: bool = True  #: safe to call again when the answer was lost
+    idempotent: bool = True  #: safe to call again when the answer was lost
 
 
 def _tasks(name: str, request: Any, response: Any, **facts: Any) -> Method:
@@ -66,7 +66,12 @@ METHODS: dict[str, Method] = {
         route="name",
     ),
     "CreateQueue": _tasks(
-        "CreateQueue", types.CreateQueueRequest, _QUEUE, permission="cloudtasks.queues.create", role=_ADMIN, again=False
+        "CreateQueue",
+        types.CreateQueueRequest,
+        _QUEUE,
+        permission="cloudtasks.queues.create",
+        role=_ADMIN,
+        idempotent=False,
     ),
     "UpdateQueue": _tasks(
         "UpdateQueue",
@@ -100,7 +105,7 @@ METHODS: dict[str, Method] = {
         _TASK,
         permission="cloudtasks.tasks.get",
         role="roles/cloudtasks.viewer",
-        about="task",
+        resource="task",
         route="name",
     ),
     "CreateTask": _tasks(
@@ -116,7 +121,7 @@ METHODS: dict[str, Method] = {
         _NOTHING,
         permission="cloudtasks.tasks.delete",
         role="roles/cloudtasks.taskDeleter",
-        about="task",
+        resource="task",
         route="name",
     ),
     "RunTask": _tasks(
@@ -125,9 +130,9 @@ METHODS: dict[str, Method] = {
         _TASK,
         permission="cloudtasks.tasks.run",
         role="roles/cloudtasks.taskRunner",
-        about="task",
+        resource="task",
         route="name",
-        again=False,
+        idempotent=False,
     ),
     "BatchCreateTasks": _tasks(
         "BatchCreateTasks",
@@ -157,7 +162,7 @@ METHODS: dict[str, Method] = {
         response=operations_pb2.Operation,
         permission="cloudtasks.operations.get",
         role="roles/cloudtasks.enqueuer",
-        about="operation",
+        resource="operation",
         route="name",
     ),
     "ListQueueStats": Method(
@@ -181,7 +186,7 @@ METHODS: dict[str, Method] = {
         response=logging_types.ListLogEntriesResponse.pb(),
         permission="logging.logEntries.list",
         role="roles/logging.viewer",
-        about="log",
+        resource="log",
         route="",
     ),
 }

@@ -18,7 +18,7 @@ from google.cloud.tasks_v2 import CloudTasksClient
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
-from cloudtasks_nb._settings import Where
+from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
     AlreadyExistsError,
     CloudTasksError,
@@ -72,16 +72,16 @@ class Transport:
 
     Parameters
     ----------
-    where : Where
+    endpoint : Endpoint
     auth : Auth
         Not asked for anything on an emulator.
-    moved : callable, optional
+    relocate : callable, optional
         Returns where the same service is to be found now; asked when nothing answers.
     """
 
-    def __init__(self, where: Where, auth: Auth, *, moved: Callable[[], str | None] = lambda: None) -> None:
-        self.where = where
-        self._moved = moved
+    def __init__(self, endpoint: Endpoint, auth: Auth, *, relocate: Callable[[], str | None] = lambda: None) -> None:
+        self.endpoint = endpoint
+        self._relocate = relocate
         self.auth = auth
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stubs: dict[tuple[str, bool], Any] = {}
@@ -96,7 +96,7 @@ class Transport:
     @property
     def google(self) -> bool:
         """Whether this is Google's own service."""
-        return not self.where.local
+        return not self.endpoint.local
 
     def note_fresh(self, queue: str) -> None:
         """Remember that we have just made this queue: the service may not know it everywhere yet."""
@@ -110,7 +110,7 @@ class Transport:
         """Tell whether we made this queue within the last five minutes."""
         return time.monotonic() < self._fresh.get(queue, 0.0)
 
-    async def call(self, rpc: str, /, *, timeout: float = 20.0, about: str | None = None, **fields: Any) -> Any:
+    async def call(self, rpc: str, /, *, timeout: float = 20.0, resource_name: str | None = None, **fields: Any) -> Any:
         """Call an RPC with the given request fields and return the raw answer.
 
         Calls that are safe to repeat are repeated while the service does not answer, for at most `timeout` seconds
@@ -129,21 +129,21 @@ class Transport:
         while True:
             try:
                 left = max(0.1, deadline - time.monotonic())
-                return await self._once(method, request, timeout=left, routed=routed, about=about or routed)
+                return await self._once(method, request, timeout=left, routed=routed, resource=resource_name or routed)
             except EndpointError:
                 raise
             except UnavailableError:
-                if not method.again or time.monotonic() + pause > deadline:
+                if not method.idempotent or time.monotonic() + pause > deadline:
                     raise
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
             pause = min(pause * 1.6, 2.0)
 
-    async def raw(self, rpc: str, request: bytes, *, about: str = "", timeout: float | None = 20.0) -> bytes:
+    async def raw(self, rpc: str, request: bytes, *, resource_name: str = "", timeout: float | None = 20.0) -> bytes:
         """Call an RPC once, with the request already on the wire's form, and return the answer in the same form.
 
-        `about` is the resource that the request names: the service wants it repeated in the metadata.
+        `resource_name` is the resource that the request names: the service wants it repeated in the metadata.
         """
-        return await self._once(METHODS[rpc], request, timeout=timeout, routed=about, about=about)
+        return await self._once(METHODS[rpc], request, timeout=timeout, routed=resource_name, resource=resource_name)
 
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
@@ -174,13 +174,13 @@ class Transport:
         if self._identity is None:
             method = METHODS["ListQueues"]
             stub = await self._stub(method, serialized=False)
-            call = stub(method.request(parent=self.where.parent(), page_size=1), timeout=5.0)
+            call = stub(method.request(parent=self.endpoint.parent(), page_size=1), timeout=5.0)
             code = await call.code()
             told = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
             if INSTANCE_METADATA not in told and code.name in _UNANSWERED:
                 # Somebody who did not answer is not known to be a stranger.
-                raise self._refusal(code.name, await call.details(), method, self.where.target)
-            self._identity = told.get(INSTANCE_METADATA, self.where.target)
+                raise self._refusal(code.name, await call.details(), method, self.endpoint.target)
+            self._identity = told.get(INSTANCE_METADATA, self.endpoint.target)
             self._http_port = told.get(HTTP_PORT_METADATA)
         return self._identity
 
@@ -189,7 +189,7 @@ class Transport:
         if self.google:
             return None
         await self.identity()
-        host = self.where.target.rpartition(":")[0]
+        host = self.endpoint.target.rpartition(":")[0]
         return None if self._http_port is None else f"http://{host}:{self._http_port}"
 
     def client(self) -> CloudTasksClient:
@@ -197,10 +197,10 @@ class Transport:
         if self._client is None:
             if self.google:
                 self._client = CloudTasksClient(
-                    credentials=self.auth.credentials(), client_options={"api_endpoint": self.where.target}
+                    credentials=self.auth.credentials(), client_options={"api_endpoint": self.endpoint.target}
                 )
             else:
-                channel = grpc.insecure_channel(self.where.target, options=_LOCAL_OPTIONS)
+                channel = grpc.insecure_channel(self.endpoint.target, options=_LOCAL_OPTIONS)
                 self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
         return self._client
 
@@ -215,7 +215,7 @@ class Transport:
         if self._closed:
             raise PreconditionError(
                 "this connection is closed",
-                resource=self.where.target,
+                resource=self.endpoint.target,
                 hint="make a new one: ct.connect() or ct.local()",
             )
 
@@ -233,13 +233,13 @@ class Transport:
         self._channels.clear()
         self._stubs.clear()
 
-    async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, about: str) -> Any:
+    async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, resource: str) -> Any:
         stub = await self._stub(method, serialized=isinstance(request, bytes))
         metadata = (("x-goog-request-params", f"{method.route}={routed}"),) if routed and method.route else ()
         try:
             return await stub(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._refusal(error.code().name, error.details(), method, about) from error
+            raise self._refusal(error.code().name, error.details(), method, resource) from error
 
     async def _stub(self, method: Method, *, serialized: bool) -> Any:
         key = (method.path, serialized)
@@ -263,7 +263,7 @@ class Transport:
             If the connection is closed.
         """
         self.check_open()
-        target = self.where.target
+        target = self.endpoint.target
         if self.google:
             await self._freshen()
             target = _LOGGING_ENDPOINT if method.path.startswith("/google.logging.") else target
@@ -285,10 +285,10 @@ class Transport:
         """Turn to where an emulator has moved to; return whether it is elsewhere."""
         if self.google:
             return False
-        now = await asyncio.to_thread(self._moved) if target == self.where.target else self.where.target
+        now = await asyncio.to_thread(self._relocate) if target == self.endpoint.target else self.endpoint.target
         if now is None or now == target:
             return False
-        self.where = replace(self.where, target=now)
+        self.endpoint = replace(self.endpoint, target=now)
         self._stubs.clear()
         if self._client is not None:
             self._client.transport.close()
@@ -299,13 +299,13 @@ class Transport:
         try:
             await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT)
         except TimeoutError:
-            named = f", which {self.where.named_by} names" if self.where.named_by else ""
+            named = f", which {self.endpoint.named_by} names" if self.endpoint.named_by else ""
             raise EndpointError(
                 f"nothing answers at {target}{named}",
                 resource=target,
                 code="UNAVAILABLE",
                 hint="is the emulator running there? ct.local() starts one; cloudtasks-nb emulator --port 8123 too"
-                if self.where.local
+                if self.endpoint.local
                 else _NETWORK_HINT,
             ) from None
 
@@ -325,7 +325,7 @@ class Transport:
                 raise CredentialsError(f"the credentials were refused: {error}", hint=_LOGIN_HINT) from error
 
     async def _open(self, target: str) -> grpc.aio.Channel:
-        if self.where.local:
+        if self.endpoint.local:
             return grpc.aio.insecure_channel(target, options=_LOCAL_OPTIONS)
         request = google.auth.transport.requests.Request()
         plugin = google.auth.transport.grpc.AuthMetadataPlugin(self._credentials, request)
@@ -337,25 +337,25 @@ class Transport:
     def _refusal(self, code: str, details: str | None, method: Method, resource: str) -> CloudTasksError:
         """Return our error for the service's."""
         text = details or code
-        what = resource or self.where.target
+        what = resource or self.endpoint.target
         if code == "NOT_FOUND":
-            return _not_found(text, method, what, self.where)
+            return _not_found(text, method, what, self.endpoint)
         if code == "PERMISSION_DENIED":
             return PermissionDeniedError(
                 f"{what}: {text}",
                 resource=what,
                 code=code,
                 hint=f"{method.permission} is needed, {method.role} has it: gcloud projects add-iam-policy-binding "
-                f"{self.where.project} --member=user:YOU --role={method.role}",
+                f"{self.endpoint.project} --member=user:YOU --role={method.role}",
             )
         kind, hint = _ERRORS.get(code, (ServiceError, None))
         return kind(f"{what}: {text}", resource=what, code=code, hint=hint)
 
 
-def _not_found(text: str, method: Method, what: str, where: Where) -> CloudTasksError:
+def _not_found(text: str, method: Method, what: str, endpoint: Endpoint) -> CloudTasksError:
     short = what.rpartition("/")[2]
-    if method.about == "queue":
-        ours = what == f"projects/{where.project}/locations/{where.location}/queues/{short}"
+    if method.resource == "queue":
+        ours = what == f"projects/{endpoint.project}/locations/{endpoint.location}/queues/{short}"
         makes = f'tasks.queue("{short if ours else what}", create=True) makes it'
         return QueueNotFoundError(
             f'there is no queue "{short}" ({what})',
@@ -363,7 +363,7 @@ def _not_found(text: str, method: Method, what: str, where: Where) -> CloudTasks
             code="NOT_FOUND",
             hint=f"{makes}; tasks.queues() shows those there are" if ours else makes,
         )
-    if method.about == "task":
+    if method.resource == "task":
         return TaskNotFoundError(
             f'task "{short}" is not in its queue: {text}',
             resource=what,

@@ -247,7 +247,7 @@ class Watcher:
         while True:
             await self._list_budget.turn()
             answer = await self._transport.call(
-                "ListTasks", parent=str(queue), page_size=1000, page_token=token, about=str(queue)
+                "ListTasks", parent=str(queue), page_size=1000, page_token=token, resource_name=str(queue)
             )
             now = now_micros()
             found.update((task.name.rpartition("/")[2], _pending(task, now)) for task in answer.tasks)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb import _settings
-from cloudtasks_nb._settings import Where, check_words, parse_duration, parse_time, resolve, when, zone
+from cloudtasks_nb._settings import Endpoint, check_words, parse_duration, parse_time, resolve, when, zone
 from cloudtasks_nb.errors import ConfigurationError, InvalidInputError, NaiveTimeError
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -33,9 +33,9 @@ def gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def place(where: Where) -> tuple[str | None, str | None]:
+def place(endpoint: Endpoint) -> tuple[str | None, str | None]:
     """Take project and location."""
-    return where.project, where.location
+    return endpoint.project, endpoint.location
 
 
 def test_arguments_come_first(gcloud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,16 +99,16 @@ def test_a_broken_gcloud_configuration_is_none(gcloud: Path, text: bytes) -> Non
 
 
 @pytest.mark.parametrize(
-    ("where", "words"),
+    ("endpoint", "words"),
     [
-        (Where(project=None, location="l", target="t", local=False), "gcloud config set project"),
-        (Where(project="p", location=None, target="t", local=False), 'ct.connect("p", "us-central1")'),
+        (Endpoint(project=None, location="l", target="t", local=False), "gcloud config set project"),
+        (Endpoint(project="p", location=None, target="t", local=False), 'ct.connect("p", "us-central1")'),
     ],
 )
-def test_what_is_not_known_is_said_by_the_first_verb(where: Where, words: str) -> None:
+def test_what_is_not_known_is_said_by_the_first_verb(endpoint: Endpoint, words: str) -> None:
     """The error has the line that mends it."""
     with pytest.raises(ConfigurationError, match="is not known") as caught:
-        where.parent()
+        endpoint.parent()
     assert words in (caught.value.hint or "")
 
 
@@ -132,8 +132,8 @@ def test_what_is_talked_to(
     """The argument, else the emulator of the environment, else Google; credentials are for Google's hosts only."""
     if variable is not None:
         monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", variable)
-    where = resolve("p", "l", endpoint)
-    assert (where.target, where.local) == (target, local)
+    found = resolve("p", "l", endpoint)
+    assert (found.target, found.local) == (target, local)
 
 
 def test_an_emulator_has_a_project_and_a_location(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,8 +141,8 @@ def test_an_emulator_has_a_project_and_a_location(monkeypatch: pytest.MonkeyPatc
     assert place(resolve(None, None, "127.0.0.1:1")) == ("local", "us-central1")
     assert place(resolve(None, None, None)) == (None, None)
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", "localhost:8123")
-    where = resolve(None, None, None)
-    assert (*place(where), where.named_by) == ("local", "us-central1", "CLOUD_TASKS_EMULATOR_HOST")
+    endpoint = resolve(None, None, None)
+    assert (*place(endpoint), endpoint.named_by) == ("local", "us-central1", "CLOUD_TASKS_EMULATOR_HOST")
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "mine")
     assert place(resolve(None, "l", None)) == ("mine", "l")
     assert resolve(None, None, "127.0.0.1:1").named_by is None

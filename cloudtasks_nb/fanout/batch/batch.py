@@ -289,7 +289,7 @@ class Batch:
     def _report(self, *, drawn: bool = True) -> Report:
         tracker = self._tracker
         record = tracker.record
-        local = self._connection.where.local
+        local = self._connection.endpoint.local
         progress = tracker.progress
         calendar = self._calendar if drawn else None
         picture = calendar.draw(round_=record.round, fresh=progress.finished) if calendar else None

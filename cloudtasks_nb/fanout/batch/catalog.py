@@ -177,12 +177,12 @@ class Catalog:
 
     def _listed(self) -> list[BatchRecord]:
         """Return the batches of this connection's project and location, and those of others that it has opened."""
-        where = self._connection.where
+        endpoint = self._connection.endpoint
         return [
             record
             for record in self.outbox.batches(endpoint=self._endpoint())
             if record.id in self._trackers
-            or (where.project in (None, record.place.project) and where.location in (None, record.place.location))
+            or (endpoint.project in (None, record.place.project) and endpoint.location in (None, record.place.location))
         ]
 
     def _limits(self, queue: QueueName) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class Catalog:
         with self._lock:
             tracker = self._trackers.get(batch)
             if tracker is None:
-                reach = {"target": self._connection.where.target, "folder": self._connection.folder}
+                reach = {"target": self._connection.endpoint.target, "folder": self._connection.folder}
                 outbox.set_setting(batch, "reach", reach)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batch(batch))
         _loop.run(tracker.start(sending=sending, send_rate=send_rate))

@@ -200,7 +200,7 @@ async def _create(connection: Connection, record: BatchRecord, completion: Compl
     task = plan_one(recipe, now=dt.datetime.now(dt.UTC))
     task.name = str(TaskName(queue=queue, task=completion_id(record.id, completion.id, completion.round)))
     try:
-        await connection.transport.call("CreateTask", parent=str(queue), task=task, about=str(queue))
+        await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))
     except AlreadyExistsError:
         return  # another watcher of this round was quicker, or our first call's answer was lost
 

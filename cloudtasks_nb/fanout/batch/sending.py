@@ -153,7 +153,7 @@ class Sending:
                 on_wait=self._wait,
                 lookup=self._lookup,
                 also_retry=self._is_new,
-                who={"pid": os.getpid(), "target": self._transport.where.target},
+                who={"pid": os.getpid(), "target": self._transport.endpoint.target},
             )
             if report.already_there:
                 await self._outbox.run(self._outbox.set_setting, self._batch, "already", report.already_there)
@@ -190,4 +190,4 @@ class _Channel:
         self._transport, self._queue = transport, queue
 
     async def raw(self, method: str, request: bytes, *, timeout: float | None = 20.0) -> bytes:
-        return await self._transport.raw(method, request, timeout=timeout, about=self._queue)
+        return await self._transport.raw(method, request, timeout=timeout, resource_name=self._queue)

@@ -13,7 +13,7 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, VERDICTS, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import Where
+from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.panels import Panel, PanelContext
 from cloudtasks_nb.service.oplog import Entry
@@ -182,8 +182,8 @@ def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
     """Make scenes with these queues: ``make_context("reports", local=False, read_only=True)``."""
 
     def make(*names: str, local: bool = True, read_only: bool = False) -> FakeContext:
-        where = Where(project="p", location="l", target="127.0.0.1:1", local=local)
-        connection: Any = SimpleNamespace(where=where, watcher=watcher, transport=None, message=lambda *_: None)
+        endpoint = Endpoint(project="p", location="l", target="127.0.0.1:1", local=local)
+        connection: Any = SimpleNamespace(endpoint=endpoint, watcher=watcher, transport=None, message=lambda *_: None)
 
         def queues() -> pd.DataFrame:
             rows = [queue_values(name) for name in names]

@@ -13,7 +13,7 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import Where
+from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.errors import ServiceError, TaskNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -34,7 +34,7 @@ class FakeTransport(Transport):
     """Takes tasks, and knows its queues; its log is closed."""
 
     def __init__(self) -> None:
-        super().__init__(Where(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
+        super().__init__(Endpoint(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
         self.service = Service()
         self.open = threading.Event()  # until it is set no task is taken
         self.open.set()
@@ -79,7 +79,7 @@ class Harness:
     def __init__(self, watcher: FakeWatcher) -> None:
         self.watcher = watcher
         self.transport = FakeTransport()
-        made: Any = Connection(self.transport.where, Auth())
+        made: Any = Connection(self.transport.endpoint, Auth())
         made.transport, made.watcher = self.transport, watcher
         self.connection: Connection = made
         self.catalog = Catalog(self.connection, lambda batch, read_only: self.batch_panel(batch, read_only=read_only))

@@ -91,7 +91,7 @@ def connect(answer: Any, *, local: bool = True) -> Any:
 
     return SimpleNamespace(
         transport=SimpleNamespace(call=call),
-        where=SimpleNamespace(local=local),
+        endpoint=SimpleNamespace(local=local),
         watcher=SimpleNamespace(look_now=lambda _: None),
     )
 

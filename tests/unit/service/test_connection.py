@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb._settings import Where
+from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import QueueNotFoundError, TaskNotFoundError, UnavailableError
 from cloudtasks_nb.service import connection as connection_module
 from cloudtasks_nb.service.auth import Auth
@@ -22,7 +22,7 @@ QUEUE = "projects/p/locations/l/queues/q"
 def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     """Give a connection to nobody, that waits for nothing."""
     monkeypatch.setattr(connection_module, "_PATIENCE", 0.0)
-    made = Connection(Where(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
+    made = Connection(Endpoint(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
     yield made
     made.close()
 
@@ -113,7 +113,7 @@ def test_an_emulators_log_has_no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloudtasks_nb.service.watch.time.monotonic", lambda: now[0])
 
     def reads(*, local: bool) -> int:
-        made = Connection(Where(project="p", location="l", target="127.0.0.1:1", local=local), Auth())
+        made = Connection(Endpoint(project="p", location="l", target="127.0.0.1:1", local=local), Auth())
         taken = 0
         for _ in range(6000):  # a minute
             now[0] += 0.01
@@ -134,4 +134,4 @@ def test_only_the_same_emulator_is_followed_to_its_new_port(
     (tmp_path / "endpoint.json").write_text(json.dumps(facts), encoding="utf-8")
     connection.folder = str(tmp_path)
     monkeypatch.setattr(connection.transport, "_identity", instance)
-    assert connection._moved() == moved
+    assert connection._relocate() == moved

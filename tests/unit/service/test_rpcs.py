@@ -51,7 +51,7 @@ def test_permission_and_role(method: Method) -> None:
 
 def test_what_is_not_called_twice() -> None:
     """A queue may not be made, and a task not be run, again when the answer was lost."""
-    assert [name for name, method in METHODS.items() if not method.again] == ["CreateQueue", "RunTask"]
+    assert [name for name, method in METHODS.items() if not method.idempotent] == ["CreateQueue", "RunTask"]
 
 
 def test_the_mask_names_fields() -> None:

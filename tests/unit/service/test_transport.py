@@ -18,7 +18,7 @@ from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._names import CODES, INSTANCE_METADATA
-from cloudtasks_nb._settings import Where
+from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service import transport as transport_module
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.rpcs import METHODS
@@ -103,12 +103,12 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return pauses
 
 
-def use(port: int, work: Callable[[Transport], Awaitable[T]], **where: Any) -> T:
+def use(port: int, work: Callable[[Transport], Awaitable[T]], **endpoint: Any) -> T:
     """Run work with a transport to a port of this machine, and close it."""
 
     async def run() -> T:
-        place = {"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True, **where}
-        transport = Transport(Where(**place), Auth())
+        place = {"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True, **endpoint}
+        transport = Transport(Endpoint(**place), Auth())
         try:
             return await work(transport)
         finally:
@@ -136,7 +136,7 @@ def test_a_raw_call_is_the_same_on_the_wire(fake: Fakes) -> None:
     """Bytes go out as they are, with the route, and the answer comes back as bytes."""
     server = fake(types.Queue.pb()(name=QUEUE))
     request = types.GetQueueRequest.serialize(types.GetQueueRequest(name=QUEUE))
-    answer = use(server.port, lambda transport: transport.raw("GetQueue", request, about=QUEUE))
+    answer = use(server.port, lambda transport: transport.raw("GetQueue", request, resource_name=QUEUE))
     assert types.Queue.deserialize(answer).name == QUEUE
     assert (server.calls[0].request, server.calls[0].metadata["x-goog-request-params"]) == (request, f"name={QUEUE}")
 
@@ -183,14 +183,14 @@ def test_about_names_the_resource(fake: Fakes) -> None:
     """Where the request does not say what it is about, the caller does."""
     server = fake(grpc.StatusCode.PERMISSION_DENIED)
     with pytest.raises(errors.PermissionDeniedError, match="the log: said") as caught:
-        use(server.port, call("ListLogEntries", about="the log", filter="x"))
+        use(server.port, call("ListLogEntries", resource_name="the log", filter="x"))
     assert caught.value.resource == "the log"
     assert "x-goog-request-params" not in server.calls[0].metadata
 
 
 def test_every_code_is_mapped() -> None:
     """Whatever the service answers becomes one of ours with its code."""
-    transport = Transport(Where(project="p", location="l", target="t", local=True), Auth())
+    transport = Transport(Endpoint(project="p", location="l", target="t", local=True), Auth())
     for code in CODES[1:]:
         made = transport._refusal(code, None, METHODS["GetQueue"], QUEUE)
         assert (made.code, made.resource) == (code, QUEUE)
@@ -249,7 +249,7 @@ def test_pages(fake: Fakes) -> None:
     server = fake(*pages)
 
     async def read(transport: Transport) -> list[int]:
-        found = transport.pages("ListTasks", "tasks", limit=None, page_size=2, parent=QUEUE, about=QUEUE)
+        found = transport.pages("ListTasks", "tasks", limit=None, page_size=2, parent=QUEUE, resource_name=QUEUE)
         return [len(page) async for page in found]
 
     assert use(server.port, read) == [2, 1]
@@ -412,8 +412,8 @@ def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.
     """An expired login is told apart from a service that is down."""
 
     async def work() -> None:
-        where = Where(project="p", location="l", target="127.0.0.1:1", local=False)
-        await Transport(where, Auth(Refreshing(error))).call("GetQueue", name=QUEUE)
+        endpoint = Endpoint(project="p", location="l", target="127.0.0.1:1", local=False)
+        await Transport(endpoint, Auth(Refreshing(error))).call("GetQueue", name=QUEUE)
 
     with pytest.raises(kind) as caught:
         _loop.run(work())
@@ -428,8 +428,8 @@ def test_credentials_go_to_google_only_over_tls(fake: Fakes, monkeypatch: pytest
     credentials = Refreshing(None)
 
     async def work() -> None:
-        where = Where(project="p", location="l", target=f"127.0.0.1:{server.port}", local=False)
-        transport = Transport(where, Auth(credentials))
+        endpoint = Endpoint(project="p", location="l", target=f"127.0.0.1:{server.port}", local=False)
+        transport = Transport(endpoint, Auth(credentials))
         try:
             await transport.call("GetQueue", name=QUEUE)
         finally:
@@ -445,7 +445,7 @@ def test_a_queue_is_fresh_for_five_minutes(monkeypatch: pytest.MonkeyPatch) -> N
     """Only a queue that we made, and only for as long as the service may need."""
     now = [100.0]
     monkeypatch.setattr(transport_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    transport = Transport(Where(project="p", location="l", target="t", local=True), Auth())
+    transport = Transport(Endpoint(project="p", location="l", target="t", local=True), Auth())
     transport.note_fresh(QUEUE)
     assert (transport.is_fresh(QUEUE), transport.is_fresh(f"{QUEUE}2")) == (True, False)
     now[0] += 299

@@ -47,7 +47,7 @@ class Service:
         answer = self.answers[rpc]
         if isinstance(answer, Exception):
             raise answer
-        fields.pop("about", None)
+        fields.pop("resource_name", None)
         return answer(**fields)
 
 

@@ -29,12 +29,12 @@ class Transport:
 
     def __init__(self, service: Service, *, fresh: bool = False) -> None:
         self.service, self.fresh = service, fresh
-        self.about: set[str | None] = set()
-        self.where = SimpleNamespace(target="127.0.0.1:8123")
+        self.resource_names: set[str | None] = set()
+        self.endpoint = SimpleNamespace(target="127.0.0.1:8123")
 
-    async def raw(self, rpc: str, request: bytes, *, timeout: float | None, about: str | None) -> bytes:
+    async def raw(self, rpc: str, request: bytes, *, timeout: float | None, resource_name: str | None) -> bytes:
         """Answer one call, and keep about which queue it was."""
-        self.about.add(about)
+        self.resource_names.add(resource_name)
         return await self.service.raw(rpc, request, timeout=timeout)
 
     def is_fresh(self, queue: str) -> bool:
@@ -110,7 +110,7 @@ def test_rows_are_sent_and_counted(outbox: Outbox, batch: str) -> None:
     sent.run()
     assert_each_once(outbox, batch, service, ROWS)
     assert sum(sent.rows) == ROWS
-    assert sent.transport.about == {PLACE.queue_name}
+    assert sent.transport.resource_names == {PLACE.queue_name}
     assert (sent.ends, sent.heard, sent.sending.stopped) == (1, [None], None)
 
 
