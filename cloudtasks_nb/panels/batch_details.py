@@ -13,8 +13,8 @@ import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.live import Face
+from cloudtasks_nb.fanout.batch.batch import Batch, batch_state
+from cloudtasks_nb.fanout.batch.live import BatchState
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.records import State
@@ -50,7 +50,7 @@ class BatchDetails(widgets.VBox):
         self._panel = panel
         self.batch: Batch | None = None
         self.sending = False
-        self._face: Face | None = None
+        self._state: BatchState | None = None
         self._leave: Any = None
         self._drawing = threading.Lock()
         self._scheduled = False
@@ -74,14 +74,14 @@ class BatchDetails(widgets.VBox):
         """Be about a batch, or none; reads what is kept of it, and makes no call."""
         self.leave()
         with self._drawing:
-            self.batch, self._face = batch, None if batch is None else batch.face
+            self.batch, self._state = batch, None if batch is None else batch_state(batch)
             self._known, self._until, self._squares = None, 0.0, None
             self.calendar.pick([])
             self._inspected = self._detail.value = ""
             self.rows.hide()
         self.layout.display = "none" if batch is None else None
-        if self._face is not None:
-            self._leave = self._face.listen(self._changed)
+        if self._state is not None:
+            self._leave = self._state.listen(self._changed)
             self.draw()
 
     def leave(self) -> None:
@@ -97,14 +97,14 @@ class BatchDetails(widgets.VBox):
     def draw(self) -> float:
         """Show the batch as it is now; return after how many seconds there is more to show, 0 for never."""
         with self._drawing:
-            if self._face is None:
+            if self._state is None:
                 return 0.0
             began = time.monotonic()
-            report = self._face.report()
+            report = self._state.report()
             self._bar.value = batch_html(report)
-            self._draw_calendar(self._face)
+            self._draw_calendar(self._state)
             self._took = time.monotonic() - began
-            left = self._draw_rows(self._face, report)
+            left = self._draw_rows(self._state, report)
             self.sending = report.sending
             self.actions.show()
         if report.progress.at is not None:
@@ -133,8 +133,8 @@ class BatchDetails(widgets.VBox):
     def again_rows(self) -> tuple[pd.DataFrame, str]:
         """Read the selected rows that are done; with them the line that sends them again."""
         found = self.rows.selected
-        if found.empty and self._face is not None and self._squares is not None:
-            found = self._squares.rows(self._face.rows(None, None), self.calendar.picked)
+        if found.empty and self._state is not None and self._squares is not None:
+            found = self._squares.rows(self._state.rows(None, None), self.calendar.picked)
         found = found[found["state"].isin(FINAL)]
         ids = found["task"].dropna().tolist()
         batch = f"tasks.batch({quoted(self.batch.id if self.batch is not None else '')})"
@@ -162,15 +162,15 @@ class BatchDetails(widgets.VBox):
         if left:
             _loop.loop().call_later(left, self._changed)
 
-    def _draw_calendar(self, face: Face) -> None:
-        periods = face.periods()
+    def _draw_calendar(self, state: BatchState) -> None:
+        periods = state.periods()
         if periods is not None:
             self._squares = Squares(periods)
             self._range.value = f'<span class="ctn-quiet">{html.escape(periods.line)}</span>'
             self.calendar.html = calendar(self._squares.all(), label="backfill", unit="rows")
         self._periods.layout.display = "none" if self._squares is None else None
 
-    def _draw_rows(self, face: Face, report: Report) -> float:
+    def _draw_rows(self, state: BatchState, report: Report) -> float:
         """Read the rows anew if they may have changed, but not too often where that takes long."""
         picked = tuple(self.calendar.picked) if self._squares is not None else ()
         wanted = (picked, tuple(report.progress.counts().values()) if picked else report.progress.failed)
@@ -181,12 +181,12 @@ class BatchDetails(widgets.VBox):
             return self._until - began
         self._known = wanted
         if picked and self._squares is not None:
-            found = self._squares.labelled(self._squares.rows(face.rows(None, None), picked))
+            found = self._squares.labelled(self._squares.rows(state.rows(None, None), picked))
             counts = Counter(found["state"].tolist()).most_common()
             words = ", ".join(f"{count:,} {state}" for state, count in counts)
             self.rows.load(found, _title(f"{counted(len(found), 'rows')} of {self._squares.words(picked)}: {words}"))
         elif report.progress.failed:
-            found = face.rows({State.FAILED}, _MOST)
+            found = state.rows({State.FAILED}, _MOST)
             part = f", here the first {_MOST:,}" if report.progress.failed > _MOST else ""
             found = found if self._squares is None else self._squares.labelled(found)
             self.rows.load(found, _title(f"{counted(report.progress.failed, 'failed rows')}{part}"))

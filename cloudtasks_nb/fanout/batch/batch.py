@@ -16,10 +16,10 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.calendar import Calendar, Periods
-from cloudtasks_nb.fanout.batch.live import Face, Shown, wait
-from cloudtasks_nb.fanout.batch.notice import carrier_of, check_route, check_url, registered
+from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
+from cloudtasks_nb.fanout.batch.live import BatchState, Shown, wait
+from cloudtasks_nb.fanout.batch.notes import blockers, notes
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.remarks import hindrances, remarks
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.table import rows_frame
 from cloudtasks_nb.fanout.batch.track import Tracker
@@ -29,7 +29,7 @@ from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Pending, now_micros
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "batch_state"]
 
 _LOG = "https://console.cloud.google.com/logs/query;query="
 _LOOKED_UP = 300  # pending rows that are looked up one by one
@@ -66,16 +66,6 @@ class Batch:
     def queue(self) -> str:
         """Short id of the queue."""
         return self._tracker.queue.queue
-
-    @property
-    def face(self) -> Face:
-        """What panels show of it."""
-        return Face(
-            report=lambda: self._report(drawn=False),
-            periods=self._periods,
-            rows=self._kept,
-            listen=self._tracker.listen,
-        )
 
     def panel(self, *, read_only: bool = False) -> Any:
         """Return a widget with the batch, live: its bar, what failed and why, its calendar, and its verbs.
@@ -119,7 +109,7 @@ class Batch:
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
         try:
-            return wait(self._tracker, self._report, seconds, lambda: hindrances(self._connection, self._tracker))
+            return wait(self._tracker, self._report, seconds, lambda: blockers(self._connection, self._tracker))
         except TimeoutError:
             span = f"{timeout:g} s" if isinstance(timeout, (int, float)) else timeout
             raise BatchTimeoutError(
@@ -242,10 +232,10 @@ class Batch:
         address = getattr(url, "url", url)
         check_url(address, service_account=service_account, audience=audience)
         self._connection.check_reachable(address)
-        carrier = carrier_of(queue, self._tracker.queue)
-        check_route(self._connection, carrier, service_account=service_account, audience=audience)
+        target_queue = completion_queue(queue, self._tracker.queue)
+        check_route(self._connection, target_queue, service_account=service_account, audience=audience)
         self._outbox.register_completion(
-            self.id, address, service_account=service_account, audience=audience, queue=carrier.queue
+            self.id, address, service_account=service_account, audience=audience, queue=target_queue.queue
         )
         notify(registered(self._outbox, self.id, address))
         return self._go(sending=False)
@@ -253,6 +243,14 @@ class Batch:
     def _go(self, *, sending: bool) -> Self:
         _loop.run(self._tracker.start(sending=sending))
         return self
+
+    def _state(self) -> BatchState:
+        return BatchState(
+            report=lambda: self._report(drawn=False),
+            periods=self._periods,
+            rows=self._kept,
+            listen=self._tracker.listen,
+        )
 
     def _rows(self, states: set[State] | None) -> pd.DataFrame:
         pending: dict[str, Pending | None] = {}
@@ -303,8 +301,8 @@ class Batch:
             causes=self._causes(),
             lost=self._outbox.lost(self.id) if progress.gone else {},
             retry_note=tracker.retry_note(),
-            trouble=hindrances(self._connection, tracker),
-            said=remarks(tracker, self._outbox),
+            blockers=blockers(self._connection, tracker),
+            notes=notes(tracker, self._outbox),
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
             partitions=picture.line if picture else None,
             grid=picture.grid if picture else "",
@@ -330,3 +328,8 @@ class Batch:
             print(repr(self))  # noqa: T201 - IPython asks to be shown the object
             return
         Shown(self._tracker, self._report)
+
+
+def batch_state(batch: Batch) -> BatchState:
+    """Return what a panel shows of a batch."""
+    return batch._state()  # noqa: SLF001 - not for users, so it is no public name of Batch

@@ -18,14 +18,14 @@ from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.track import Tracker
 from cloudtasks_nb.fanout.outbox.records import State
 
-__all__ = ["Face", "Shown", "wait"]
+__all__ = ["BatchState", "Shown", "wait"]
 
 _TICK = 0.25  # seconds between two updates of what is shown
 _LASTING = 2.0  # seconds for which something has to keep a batch up before it is worth a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Face:
+class BatchState:
     """What a panel shows of a batch. None of it calls the service."""
 
     report: Callable[[], Report]  #: how it is now, without the picture of its partitions
@@ -82,7 +82,7 @@ def wait(
     tracker: Tracker,
     report: Callable[[], Report],
     seconds: float | None,
-    hindrances: Callable[[], Sequence[str]] = list,
+    blockers: Callable[[], Sequence[str]] = list,
 ) -> Progress:
     """Wait until every row of a batch is final, and show how far it is: itself in a notebook, a bar elsewhere.
 
@@ -96,7 +96,7 @@ def wait(
         What ended the sending before its end.
     """
     shown = Shown(tracker, report) if in_notebook() else None
-    watch = _Hindrances(hindrances)
+    watch = _Blockers(blockers)
     future = _loop.submit(tracker.finished())
     deadline = None if seconds is None else time.monotonic() + seconds
     try:
@@ -121,7 +121,7 @@ def wait(
             shown.close()
 
 
-class _Hindrances:
+class _Blockers:
     """What keeps a batch up: each line once, when it has lasted."""
 
     def __init__(self, ask: Callable[[], Sequence[str]]) -> None:

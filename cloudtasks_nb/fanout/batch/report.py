@@ -41,8 +41,8 @@ class Report:
     causes: Mapping[str, int]  #: last status -> rows in state `failed` that had it
     lost: Mapping[str | None, int] = field(default_factory=dict)  #: how they left the queue -> rows in state `gone`
     retry_note: str | None = None  #: "attempt 3 of 5, next in 12 min"
-    trouble: Sequence[str] = ()  #: what keeps the sending or the watching up
-    said: Sequence[str] = ()  #: other lines worth knowing
+    blockers: Sequence[str] = ()  #: what keeps the sending or the watching up
+    notes: Sequence[str] = ()  #: other lines worth knowing
     log_url: str | None = None  #: where Google shows the log
     partitions: str | None = None  #: which ones these are, of a backfill
     grid: str = ""  #: their calendar, as HTML
@@ -101,8 +101,8 @@ class Report:
         lines = []
         if progress.retrying:
             lines.append(f"{progress.retrying:,} retrying" + (f", {self.retry_note}" if self.retry_note else ""))
-        lines += self.trouble
-        lines += self.said
+        lines += self.blockers
+        lines += self.notes
         if progress.unsent and not self.sending:
             lines.append(f"{progress.unsent:,} unsent: batch.resume()")
         if progress.gone:

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.deleting import deleting
-from cloudtasks_nb.fanout.batch.notice import Teller
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, QueueReader
 from cloudtasks_nb.fanout.batch.progress import Progress, Rate, pack, unpack
 from cloudtasks_nb.fanout.batch.sending import Sending
-from cloudtasks_nb.fanout.batch.verdicts import Facts, Verdicts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.service.connection import Connection
@@ -53,7 +53,7 @@ class Tracker:
         self.batch = record.id
         place = record.place
         self.queue = QueueName(project=place.project, location=place.location, queue=place.queue)
-        self._verdicts = Verdicts(record)
+        self._outcomes = OutcomeTracker(record)
         self._rate = Rate()
         self._news: asyncio.Queue[Snapshot | None] = asyncio.Queue()
         self._listeners: list[Callable[[], None]] = []
@@ -68,9 +68,9 @@ class Tracker:
             heard=self._heard_sending,
             ended=self._end_sending,
         )
-        self._teller = Teller(connection, outbox, record.id, self._heard_telling)
+        self._notifier = CompletionNotifier(connection, outbox, record.id, self._heard_telling)
         watcher = connection.watcher
-        self._facts = Facts(listing=watcher.listing, lookup=watcher.lookup, run=outbox.run)
+        self._reader = QueueReader(listing=watcher.listing, lookup=watcher.lookup, run=outbox.run)
         self._counts = dict(record.counts)
         self._loaded = False
         self._saved = 0.0
@@ -127,18 +127,18 @@ class Tracker:
     @property
     def queue_values(self) -> Mapping[str, Any]:
         """Settings and state of the queue when it was last looked at; empty if it was not yet."""
-        snapshot = self._verdicts.snapshot
+        snapshot = self._outcomes.snapshot
         return {} if snapshot is None or snapshot.values is None else snapshot.values
 
     @property
     def unread(self) -> Sequence[CloudTasksError]:
         """What could not be read when the queue and its log were last looked at."""
-        snapshot = self._verdicts.snapshot
+        snapshot = self._outcomes.snapshot
         return () if snapshot is None else snapshot.trouble
 
     def retry_note(self) -> str | None:
         """Say how far the retrying rows are."""
-        return self._verdicts.retry_note(now_micros())
+        return self._outcomes.retry_note(now_micros())
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` on the background loop after each change; returns what ends that."""
@@ -154,7 +154,7 @@ class Tracker:
         self._counts = dict(self.record.counts)
         if not self._loaded:
             self._loaded = True
-            await self._do(self._verdicts.load, self._outbox)
+            await self._do(self._outcomes.load, self._outbox)
         if sending and self._counts[State.UNSENT]:
             self._sending.begin(send_rate)
         if not self.record.done and (self._watching is None or self._watching.done()):
@@ -169,7 +169,7 @@ class Tracker:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        await self._teller.close()
+        await self._notifier.close()
         for listener in tuple(self._listeners):
             listener()
 
@@ -192,7 +192,7 @@ class Tracker:
                     await self._sending.check(self.progress.unsent)
                 await changed.wait()
                 changed.clear()
-            await self._teller.told()
+            await self._notifier.told()
             return self.progress
         finally:
             end()
@@ -217,7 +217,7 @@ class Tracker:
         self._troubles.pop("cancel", None)
         await self._do(self._outbox.cancel, self.batch)
         await self._settle()
-        waiting = await self._do(self._verdicts.waiting, self._outbox)
+        waiting = await self._do(self._outcomes.waiting, self._outbox)
         async for trouble in deleting(self._connection, self.queue, self._outbox, self.batch, waiting):
             if trouble is not None:
                 self._troubles["cancel"] = trouble
@@ -251,7 +251,7 @@ class Tracker:
 
     async def _lookup(self, names: Sequence[str]) -> dict[str, bool | None]:
         """Tell of tasks that are not in the queue whether the log has seen them; None where it does not say."""
-        return await self._do(self._verdicts.seen, self._outbox, list(names))
+        return await self._do(self._outcomes.seen, self._outbox, list(names))
 
     async def _watch(self) -> None:
         since = self._unread_since()
@@ -264,7 +264,7 @@ class Tracker:
                     await self._take(snapshot)
                 if not self.progress.finished or self.sending:
                     ended = None
-                elif not self._verdicts.correctable(self._counts):
+                elif not self._outcomes.correctable(self._counts):
                     break
                 else:
                     ended = time.monotonic() if ended is None else ended
@@ -274,7 +274,7 @@ class Tracker:
     def _unread_since(self) -> int:
         """Return from when on the log may have what is not written down, in microseconds since 1970."""
         created = int(self.record.created.timestamp() * 1_000_000)
-        read = self._verdicts.sources.get("log") or self._read_until
+        read = self._outcomes.sources.get("log") or self._read_until
         if read is None or read > dt.datetime.now(dt.UTC):  # the clock was set back
             return created - _MARGIN
         return max(created, int(read.timestamp() * 1_000_000) - _LOOK_BACK) - _MARGIN
@@ -289,7 +289,7 @@ class Tracker:
     async def _take(self, snapshot: Snapshot) -> None:
         """Draw the conclusions of one snapshot."""
         try:
-            if await self._verdicts.take(snapshot, self._outbox, self._facts, sent=self._counts[State.SENT]):
+            if await self._outcomes.take(snapshot, self._outbox, self._reader, sent=self._counts[State.SENT]):
                 self._look()
             self._troubles.pop("watch", None)
         except CloudTasksError as error:
@@ -303,7 +303,7 @@ class Tracker:
 
     async def _look_through(self) -> None:
         try:
-            await self._verdicts.look(self._outbox, self._facts)
+            await self._outcomes.look(self._outbox, self._reader)
             self._troubles.pop("look", None)
         except CloudTasksError as error:
             self._troubles["look"] = error.message
@@ -312,7 +312,7 @@ class Tracker:
     async def _publish(self) -> None:
         self._counts = dict(await self._do(self._outbox.counts, self.batch))
         if not self._counts[State.UNSENT] + self._counts[State.SENT] and not self.sending:
-            self._teller.begin()  # before anybody hears of the end, and may end this process
+            self._notifier.begin()  # before anybody hears of the end, and may end this process
         self._show()
         now = time.monotonic()
         if self.progress.finished or now - self._saved > _SAVE:
@@ -345,7 +345,7 @@ class Tracker:
             self._rate.note(time.monotonic(), self._counts[State.SUCCEEDED] + self._counts[State.FAILED])
         else:
             self._rate.stop()
-        pending = self._verdicts.split(self._counts, now_micros())
+        pending = self._outcomes.split(self._counts, now_micros())
         now = dt.datetime.now(dt.UTC)
         left = self._counts[State.UNSENT] + self._counts[State.SENT]
         seconds = self._rate.seconds_left(left)
@@ -359,7 +359,7 @@ class Tracker:
             gone=self._counts[State.GONE],
             done_per_second=self._rate.per_second(),
             eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
-            sources=self._verdicts.sources,
+            sources=self._outcomes.sources,
             at=now,
             **pending,
         )

@@ -269,12 +269,16 @@ class Outbox:
         """Become the sender of a batch until the answer is released, or the process ends; None: another one is."""
         return hold(self.path, batch)
 
-    def turn(self, desk: requests_module.Desk, acks: Collection[Ack], want: int, **options: Any) -> list[Request]:
-        """Write answers down and get more requests to send; see `Desk.turn`."""
+    def turn(
+        self, desk: requests_module.RequestQueue, acks: Collection[Ack], want: int, **options: Any
+    ) -> list[Request]:
+        self, desk: requests_module.RequestQueue, acks: Collection[Ack], want: int, **options: Any
+    ) -> list[Request]:
+        """Write answers down and get more requests to send; see `RequestQueue.turn`."""
         with guard(self.path):
             return desk.turn(self._connection, list(acks), want, **options)
 
-    def hand_back(self, desk: requests_module.Desk, requests: Iterable[Request]) -> None:
+    def hand_back(self, desk: requests_module.RequestQueue, requests: Iterable[Request]) -> None:
         """Note that requests were not sent after all."""
         with guard(self.path):
             desk.hand_back(self._connection, requests)

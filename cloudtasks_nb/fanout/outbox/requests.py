@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
 from cloudtasks_nb.fanout.outbox.schema import writing
 from cloudtasks_nb.fanout.plan.identity import task_ids
 
-__all__ = ["MAX_TASKS", "Desk", "cancel", "void_until"]
+__all__ = ["MAX_TASKS", "RequestQueue", "cancel", "void_until"]
 
 #: Tasks a batch call, the service's limit (https://cloud.google.com/tasks/docs/quotas).
 MAX_TASKS = 100
@@ -30,7 +30,7 @@ _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay belo
 _CACHED = 4  # blocks of about a megabyte
 
 
-class Desk:
+class RequestQueue:
     """Where one sender gets its requests and hands back what became of them.
 
     Requests that an earlier sender has left come first, then those of new tries, then rows that were never sent, in

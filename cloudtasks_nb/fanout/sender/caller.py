@@ -12,7 +12,7 @@ from typing import Protocol
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, UnavailableError
 from cloudtasks_nb.fanout.sender.pace import Concurrency, backoff
 
-__all__ = ["DUBIOUS", "RETRIED", "Caller", "Channel", "Reply", "Stopped", "Switch"]
+__all__ = ["DUBIOUS", "RETRIED", "RawClient", "Reply", "RpcCaller", "StopSignal", "Stopped"]
 
 #: Codes after which the same call may succeed.
 RETRIED = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
@@ -24,7 +24,7 @@ _DUBIOUS_TRIES = 8
 _RNG = random.Random()  # noqa: S311 - jitter is no secret
 
 
-class Channel(Protocol):
+class RawClient(Protocol):
     """What a sender needs of a connection."""
 
     @property
@@ -41,11 +41,11 @@ class Channel(Protocol):
         """
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: somebody has turned the switch
+class Stopped(Exception):  # noqa: N818 - not an error: somebody has turned the stop
     """The sending ends; what is under way is left as it is."""
 
 
-class Switch:
+class StopSignal:
     """Ends a sending from within: nothing new begins, and nobody waits any more."""
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -54,11 +54,11 @@ class Switch:
         self.error: CloudTasksError | None = None  #: why; the first reason counts
 
     @property
-    def off(self) -> bool:
+    def is_set(self) -> bool:
         """Whether the sending ends."""
         return self._event.is_set()
 
-    def turn_off(self, error: CloudTasksError) -> None:
+    def set(self, error: CloudTasksError) -> None:
         """End the sending."""
         self.error = self.error or error
         self._event.set()
@@ -77,7 +77,7 @@ class Switch:
         finally:
             for wait in waits:
                 wait.cancel()
-        if self.off:
+        if self.is_set:
             raise Stopped
 
 
@@ -90,13 +90,13 @@ class Reply:
     unclear: bool = False  #: an earlier try got no answer, so it may have been carried out
 
 
-class Caller:
+class RpcCaller:
     """Makes one kind of call, many at once.
 
     Parameters
     ----------
-    channel : Channel
-    switch : Switch
+    client : RawClient
+    stop : StopSignal
     ceiling : int
         Calls in flight at most.
     on_trouble : callable
@@ -107,16 +107,16 @@ class Caller:
 
     def __init__(
         self,
-        channel: Channel,
-        switch: Switch,
+        client: RawClient,
+        stop: StopSignal,
         *,
         ceiling: int,
         on_trouble: Callable[[CloudTasksError], None],
         also_retry: Callable[[CloudTasksError], bool],
     ) -> None:
         self.concurrency = Concurrency(ceiling, start=max(2, ceiling // 4))
-        self._channel = channel
-        self._switch = switch
+        self._client = client
+        self._stop = stop
         self._on_trouble = on_trouble
         self._also_retry = also_retry
         self._busy = 0
@@ -142,14 +142,14 @@ class Caller:
         while True:
             await self._enter()
             try:
-                if self._switch.off or not go_on(unclear):
+                if self._stop.is_set or not go_on(unclear):
                     return Reply(unclear=unclear)
                 epoch = self.concurrency.epoch
-                data = await self._channel.raw(rpc, request)
+                data = await self._client.raw(rpc, request)
             except EndpointError as error:
                 # Nothing was sent. Who keeps on trying keeps others from sending who may reach it by another address.
                 self._on_trouble(error)
-                self._switch.turn_off(error)
+                self._stop.set(error)
                 return Reply(unclear=unclear)
             except CloudTasksError as error:
                 tries += 1
@@ -163,13 +163,13 @@ class Caller:
                 return Reply(data=data, unclear=unclear)
             finally:
                 self._leave()
-            await self._switch.sleep(next(pauses))
+            await self._stop.sleep(next(pauses))
 
     async def rest(self, error: CloudTasksError) -> None:
         """Wait after trouble that an answer told of; longer each time, until `rested`."""
         self.concurrency.failed(self.concurrency.epoch)
         self._on_trouble(error)
-        await self._switch.sleep(next(self._rests))
+        await self._stop.sleep(next(self._rests))
 
     def rested(self) -> None:
         """Note that an answer told of no trouble."""

@@ -11,16 +11,16 @@ from typing import Protocol
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Request
-from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS, Desk
-from cloudtasks_nb.fanout.sender.caller import Stopped, Switch
+from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS, RequestQueue
+from cloudtasks_nb.fanout.sender.caller import Stopped, StopSignal
 from cloudtasks_nb.fanout.sender.pace import Meter
 
-__all__ = ["Carrier", "Courier", "Tally"]
+__all__ = ["RequestSender", "SendLoop", "SendStats"]
 
 _RESERVE = 4  # requests that are ready before a place is free, so that nobody waits for the disk
 
 
-class Carrier(Protocol):
+class RequestSender(Protocol):
     """What brings single requests to the service."""
 
     batch: str
@@ -32,7 +32,7 @@ class Carrier(Protocol):
         """Bring a request to the service and return what became of its rows; None if that is not known of all."""
 
 
-class Tally:
+class SendStats:
     """What a sending has done so far, as written down in the outbox."""
 
     def __init__(self) -> None:
@@ -46,21 +46,21 @@ class Tally:
         self.already += ack.already
         self.rejected += len(ack.rejected)
 
-    def include(self, other: Tally) -> None:
+    def include(self, other: SendStats) -> None:
         """Count what another sending has counted."""
         self.sent += other.sent
         self.already += other.already
         self.rejected += other.rejected
 
 
-class Courier:
+class SendLoop:
     """One sending of a batch.
 
     Parameters
     ----------
     outbox : Outbox
-    delivery : Carrier
-    switch : Switch
+    delivery : RequestSender
+    stop : StopSignal
     meter : Meter, optional
         Paces the rows.
     rows : int
@@ -74,8 +74,8 @@ class Courier:
     def __init__(
         self,
         outbox: Outbox,
-        delivery: Carrier,
-        switch: Switch,
+        delivery: RequestSender,
+        stop: StopSignal,
         *,
         meter: Meter | None,
         rows: int = MAX_TASKS,
@@ -83,11 +83,11 @@ class Courier:
         ticks: Callable[[], float],
         on_sent: Callable[[int], None],
     ) -> None:
-        self.tally = Tally()
+        self.stats = SendStats()
         self._outbox = outbox
-        self._desk = Desk(delivery.batch)
+        self._requests = RequestQueue(delivery.batch)
         self._delivery = delivery
-        self._switch = switch
+        self._stop = stop
         self._meter = meter
         self._rows = rows
         self._now = now
@@ -104,7 +104,7 @@ class Courier:
         self._news = asyncio.Event()
 
     async def run(self) -> None:
-        """Send until nothing is left, or the switch is turned off; either way all answers are written down."""
+        """Send until nothing is left, or the stop is turned off; either way all answers are written down."""
         try:
             async with asyncio.TaskGroup() as group:
                 while not self._done():
@@ -123,11 +123,11 @@ class Courier:
     def _done(self) -> bool:
         if self._flying or self._turning is not None or self._acks:
             return False
-        return self._switch.off or (self._dry and not self._ready)
+        return self._stop.is_set or (self._dry and not self._ready)
 
     def _launch(self, group: asyncio.TaskGroup) -> None:
         """Send what may be sent now."""
-        while self._ready and self._flying < self._delivery.limit() and not self._switch.off:
+        while self._ready and self._flying < self._delivery.limit() and not self._stop.is_set:
             if self._meter is not None:
                 now = self._ticks()
                 wait = self._meter.wait(now)
@@ -152,7 +152,7 @@ class Courier:
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(Stopped):
-            await self._switch.sleep(seconds)
+            await self._stop.sleep(seconds)
         self._pausing = None
         self._news.set()
 
@@ -161,7 +161,7 @@ class Courier:
         if self._turning is not None:
             return
         room = self._delivery.limit() + self._reserve - self._flying - len(self._ready)
-        want = 0 if self._switch.off or self._dry else max(0, room)
+        want = 0 if self._stop.is_set or self._dry else max(0, room)
         if self._acks or want:
             # Not a task of the group: what the outbox gives out is not to be lost when the group is cancelled.
             self._turning = asyncio.ensure_future(self._exchange(want))
@@ -170,17 +170,17 @@ class Courier:
         acks, self._acks = self._acks, []
         try:
             requests = await self._outbox.run(
-                self._outbox.turn, self._desk, acks, want, now=self._now(), size=self._rows
+                self._outbox.turn, self._requests, acks, want, now=self._now(), size=self._rows
             )
         except CloudTasksError as error:
-            self._switch.turn_off(error)
+            self._stop.set(error)
         except Exception as error:  # noqa: BLE001 - raised where `run` waits; here nobody would hear of it
             self._fault = error
         else:
             self._ready.extend(requests)
             self._dry = (self._dry or len(requests) < want) and not any(ack.again for ack in acks)
             for ack in acks:
-                self.tally.add(ack)
+                self.stats.add(ack)
             if sent := sum(len(ack.sent) for ack in acks):
                 self._on_sent(sent)
         finally:
@@ -195,7 +195,7 @@ class Courier:
             await self._exchange(0)
         if self._ready:
             with contextlib.suppress(CloudTasksError):
-                await self._outbox.run(self._outbox.hand_back, self._desk, list(self._ready))
+                await self._outbox.run(self._outbox.hand_back, self._requests, list(self._ready))
 
 
 def _first(error: Exception) -> Exception:

@@ -18,7 +18,7 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
 from cloudtasks_nb.fanout.plan.identity import request_id
-from cloudtasks_nb.fanout.sender.caller import DUBIOUS, RETRIED, Caller, Stopped, Switch
+from cloudtasks_nb.fanout.sender.caller import DUBIOUS, RETRIED, RpcCaller, Stopped, StopSignal
 from cloudtasks_nb.fanout.sender.calls import Envelope, by_name
 
 __all__ = ["Delivery", "Lookup", "Operation"]
@@ -97,9 +97,9 @@ class Delivery:
     outbox : Outbox
     record : BatchRecord
         The batch whose requests they are.
-    batches, singles : Caller
+    batches, singles : RpcCaller
         For batch calls; for calls about one task.
-    switch : Switch
+    stop : StopSignal
         Turned off by what no other try can mend.
     parse : callable
         Reads what a batch call answers.
@@ -109,9 +109,9 @@ class Delivery:
         self,
         outbox: Outbox,
         record: BatchRecord,
-        batches: Caller,
-        singles: Caller,
-        switch: Switch,
+        batches: RpcCaller,
+        singles: RpcCaller,
+        stop: StopSignal,
         *,
         parse: Callable[[bytes], Operation],
         lookup: Lookup | None,
@@ -123,7 +123,7 @@ class Delivery:
         self._place = record.place
         self._batches = batches
         self._singles = singles
-        self._switch = switch
+        self._stop = stop
         self._parse = parse
         self._lookup = lookup
         self._clock = clock
@@ -173,7 +173,7 @@ class Delivery:
         """Wait for an operation; return code and text of the rows that failed, None if it does not tell."""
         deadline, pause = self._ticks() + _PATIENCE, _POLL
         while not operation.done:
-            await self._switch.sleep(pause)
+            await self._stop.sleep(pause)
             pause = min(_POLL_LONGEST, 1.5 * pause)
             reply = await self._batches.call(
                 "GetOperation", by_name(operation.name), lambda _: self._ticks() < deadline
@@ -209,7 +209,7 @@ class Delivery:
         found.again.append(ref)
         if code in RETRIED or code in DUBIOUS:
             return UnavailableError(f"{self._place.queue_name}: {text}", code=code)
-        self._switch.turn_off(
+        self._stop.set(
             _FATAL.get(code, ServiceError)(
                 f"{self._place.queue_name}: {text}", resource=self._place.queue_name, code=code
             )
@@ -245,7 +245,7 @@ class Delivery:
     def _give_up(self, refs: Iterable[int], error: CloudTasksError, found: _Found, *, ours: bool) -> None:
         """End the sending because of an error that comes of no single row."""
         self._leave(refs, found, ours=ours)
-        self._switch.turn_off(error)
+        self._stop.set(error)
 
     def _leave(self, refs: Iterable[int], found: _Found, *, ours: bool) -> None:
         """Leave rows to the next sending: as they are if they may have been created, else as new."""
@@ -256,7 +256,7 @@ class Delivery:
 
     async def _unwanted(self, request: Request, found: _Found, *, unclear: bool) -> None:
         """Deal with rows that were not to be tried any more: the sending ends, or they are cancelled or in doubt."""
-        if self._switch.off:
+        if self._stop.is_set:
             self._leave(request.refs, found, ours=request.tried or unclear)
         else:
             await self._settle(request, found, unclear=unclear)

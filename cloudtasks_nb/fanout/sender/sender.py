@@ -23,13 +23,13 @@ from cloudtasks_nb.fanout.outbox.locks import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS
-from cloudtasks_nb.fanout.sender.caller import Caller, Channel, Switch
+from cloudtasks_nb.fanout.sender.caller import RawClient, RpcCaller, StopSignal
 from cloudtasks_nb.fanout.sender.calls import by_name
-from cloudtasks_nb.fanout.sender.courier import Courier, Tally
+from cloudtasks_nb.fanout.sender.courier import SendLoop, SendStats
 from cloudtasks_nb.fanout.sender.delivery import Delivery, Lookup, Operation
 from cloudtasks_nb.fanout.sender.pace import Meter, constant, ramp
 
-__all__ = ["Channel", "SendReport", "send"]
+__all__ = ["RawClient", "SendReport", "send"]
 
 _SINGLES = 64  # calls of CreateTask and GetTask in flight
 _LOOK_AGAIN = 0.5  # seconds between two looks whether another sender has ended
@@ -55,7 +55,7 @@ class SendReport:
 async def send(  # noqa: PLR0913 - options and clocks, keyword-only
     outbox: Outbox,
     batch: str,
-    channel: Channel,
+    client: RawClient,
     *,
     send_rate: float | None = None,
     in_flight: int = 16,
@@ -101,34 +101,34 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
         What ended the sending before its end: the queue is not there, a permission is missing, the outbox cannot be
         written. It is kept with the batch; what was not sent stays unsent.
     """
-    started, total = ticks(), Tally()
+    started, total = ticks(), SendStats()
 
-    def courier(record: BatchRecord, switch: Switch) -> Courier:
+    def send_loop(record: BatchRecord, stop: StopSignal) -> SendLoop:
         batches, singles = (
-            Caller(channel, switch, ceiling=ceiling, on_trouble=on_trouble, also_retry=also_retry)
+            RpcCaller(client, stop, ceiling=ceiling, on_trouble=on_trouble, also_retry=also_retry)
             for ceiling in (in_flight, _SINGLES)
         )
         delivery = Delivery(
-            outbox, record, batches, singles, switch, parse=_operation, lookup=lookup, clock=clock, ticks=ticks
+            outbox, record, batches, singles, stop, parse=_operation, lookup=lookup, clock=clock, ticks=ticks
         )
-        meter, rows = _pace(send_rate, ticks(), google=channel.google)
-        return Courier(outbox, delivery, switch, meter=meter, rows=rows, now=clock, ticks=ticks, on_sent=on_sent)
+        meter, rows = _pace(send_rate, ticks(), google=client.google)
+        return SendLoop(outbox, delivery, stop, meter=meter, rows=rows, now=clock, ticks=ticks, on_sent=on_sent)
 
     while hold := await _become_sender(outbox, batch, sleep, on_wait):
-        switch = Switch(sleep)
+        stop = StopSignal(sleep)
         try:
             record = await outbox.run(_begin, outbox, batch, who)
-            sending = courier(record, switch)
+            sending = send_loop(record, stop)
             await sending.run()
-            total.include(sending.tally)
-            if switch.error is not None and not isinstance(switch.error, EndpointError):
-                await outbox.run(outbox.set_error, batch, switch.error)
-                raise switch.error
+            total.include(sending.stats)
+            if stop.error is not None and not isinstance(stop.error, EndpointError):
+                await outbox.run(outbox.set_error, batch, stop.error)
+                raise stop.error
         finally:
             hold.release()
-        if switch.error is None:
+        if stop.error is None:
             break
-        await _until_answered(outbox, record, channel, on_trouble, sleep)
+        await _until_answered(outbox, record, client, on_trouble, sleep)
     return SendReport(
         sent=total.sent, already_there=total.already, rejected=total.rejected, elapsed_s=ticks() - started
     )
@@ -172,7 +172,7 @@ async def _become_sender(
 async def _until_answered(
     outbox: Outbox,
     record: BatchRecord,
-    channel: Channel,
+    client: RawClient,
     on_trouble: Callable[[CloudTasksError], None],
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
@@ -180,7 +180,7 @@ async def _until_answered(
     while (await outbox.run(outbox.counts, record.id))[State.UNSENT]:
         await sleep(_ASK_AGAIN)
         try:
-            await channel.raw("GetQueue", by_name(record.place.queue_name))
+            await client.raw("GetQueue", by_name(record.place.queue_name))
         except UnavailableError as error:
             on_trouble(error)
         except CloudTasksError:

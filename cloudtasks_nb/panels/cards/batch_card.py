@@ -61,7 +61,7 @@ def _lines(report: Report) -> Iterable[str]:
     said: list[str] = []
     if progress.retrying:
         said.append(f"{progress.retrying:,} retrying" + (f", {report.retry_note}" if report.retry_note else ""))
-    said += [*report.trouble, *report.said]
+    said += [*report.blockers, *report.notes]
     if progress.unsent and not report.sending:
         said.append(f"{counted(progress.unsent, 'rows')} unsent, and this kernel does not send them")
     if progress.gone:

@@ -56,7 +56,7 @@ WATCHER = """
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for another look."""
-    monkeypatch.setattr("cloudtasks_nb.fanout.batch.notice._SOON", 0.01)
+    monkeypatch.setattr("cloudtasks_nb.fanout.batch.completion._SOON", 0.01)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.errors import CloudTasksError, ServiceError, UnavailableError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, State
-from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.sender.sender import SendReport, send
@@ -126,12 +126,12 @@ def all_rows(outbox: Outbox, batch: str, field: str, **options: Any) -> list[Any
 
 def take(outbox: Outbox, batch: str, want: int = 99) -> list[Request]:
     """Get requests as a new sender does."""
-    return outbox.turn(Desk(batch), [], want, now=NOW)
+    return outbox.turn(RequestQueue(batch), [], want, now=NOW)
 
 
 def send_all(outbox: Outbox, batch: str) -> None:
     """Have every unsent row acknowledged."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     requests = outbox.turn(desk, [], 999, now=NOW)
     outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=NOW)
 

@@ -366,8 +366,8 @@ def test_a_bar_has_its_words(words: str) -> None:
         sending=False,
         causes={"INTERNAL": 7, "NOT_FOUND": 1},
         retry_note="attempt 3 of 5",
-        trouble=["nobody answers <i>"],
-        said=["said <b>"],
+        blockers=["nobody answers <i>"],
+        notes=["said <b>"],
         log_url="https://log?a&b",
     )
     shown = batch_html(report)

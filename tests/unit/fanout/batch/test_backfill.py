@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.batch.calendar import ASKED
 from cloudtasks_nb.fanout.batch.catalog import Catalog, Order
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Outcome, Spooled, State
-from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan, plan_chunks
 from tests.unit.fanout.conftest import PLACE, all_rows, spool
@@ -80,7 +80,7 @@ class Stand:
 
 def send(outbox: Outbox, batch: str, *, but: int = 0) -> None:
     """Have the rows of a batch acknowledged, but for the last few."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     for request in outbox.turn(desk, [], 99, now=1.0):
         refs = request.refs[: len(request.refs) - but]
         outbox.turn(desk, [Ack(seq=request.seq, sent=refs, again=request.refs[len(refs) :])], 0, now=1.0)

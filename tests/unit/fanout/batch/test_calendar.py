@@ -14,7 +14,7 @@ from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import COLOURS, Report
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.periods.across import cross
 from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
@@ -140,7 +140,7 @@ def read(text: CalendarText | None) -> Cells:
 
 def settle(outbox: Outbox, batch: str, states: dict[int, State]) -> None:
     """Send every row, and write down what became of some."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     requests = outbox.turn(desk, [], 99, now=1.0)
     outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=1.0)
     refs = all_rows(outbox, batch, "refs")

@@ -16,7 +16,7 @@ def report(words: dict[str, Any] | None = None, **counts: Any) -> Report:
     """Return a report on a batch with these counts."""
     total = sum(count or 0 for name, count in counts.items() if name in STATES)
     progress = Progress(total=counts.pop("total", total), **{**dict.fromkeys(STATES, 0), **counts})
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "batch": "a91f03c2",
         "name": None,
         "queue": "reports",
@@ -24,7 +24,7 @@ def report(words: dict[str, Any] | None = None, **counts: Any) -> Report:
         "sending": False,
         "causes": {},
     }
-    return Report(progress=progress, **{**facts, **(words or {})})
+    return Report(progress=progress, **{**fields, **(words or {})})
 
 
 def test_failures_come_with_their_causes_and_the_next_line_to_type() -> None:
@@ -55,7 +55,7 @@ def test_text_has_title_bar_counts() -> None:
 
 def test_html_escapes_every_word_and_tells_no_state_by_colour_alone() -> None:
     """Names come from people; colours have a legend."""
-    html = report({"name": "<img src=x>", "trouble": ["<b>"]}, succeeded=3, failed=1).html()
+    html = report({"name": "<img src=x>", "blockers": ["<b>"]}, succeeded=3, failed=1).html()
     assert "<img" not in html
     assert "<b>3" not in html
     assert "&lt;img src=x&gt;" in html

@@ -13,7 +13,7 @@ from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.draft import Draft
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.chunk import Asked, Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import row_sum, task_id
 from tests.unit.fanout.conftest import PLACE, chunk, chunks, digest, send_all, spool
@@ -38,7 +38,7 @@ def test_no_batch(outbox: Outbox) -> None:
 def test_states(outbox: Outbox) -> None:
     """Known rows come with their states, in the order of the keys, over many pages of them."""
     batch = spool(outbox, chunks(range(2_500)), name="days").batch
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     (request,) = outbox.turn(desk, [], 1, now=1.0)
     outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
     found = outbox.known(draft(), keys(range(2_600))[::-1])
@@ -97,7 +97,7 @@ def refused(outbox: Outbox, rows: Iterable[Chunk], **words: Any) -> str:
 def test_ids_of_tasks(outbox: Outbox) -> None:
     """A row that the batch has shows its newest task, one that is new the task that it will be."""
     batch = spool(outbox, chunks(range(2)), name="days").batch
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     (request,) = outbox.turn(desk, [], 1, now=1.0)
     outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
     outbox.record(batch, [Outcome(ref=request.refs[0], attempt=1, state=State.FAILED)])

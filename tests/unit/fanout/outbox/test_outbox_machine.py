@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, Request, State
-from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from tests.unit.fanout.conftest import (
     NOW,
     all_rows,
@@ -32,13 +32,13 @@ class Anything(RuleBasedStateMachine):
         super().__init__()
         self.folder = TemporaryDirectory()
         self.outbox = Outbox(Path(self.folder.name) / "outbox.sqlite3")
-        self.desks = [Desk(""), Desk("")]
+        self.desks = [RequestQueue(""), RequestQueue("")]
 
     @initialize()
     def begin(self) -> None:
         """Make the batch."""
         self.batch = spool(self.outbox, chunks(range(3), size=2), name="n").batch
-        self.desks = [Desk(self.batch), Desk(self.batch)]
+        self.desks = [RequestQueue(self.batch), RequestQueue(self.batch)]
 
     @rule(first=st.integers(0, 20), n=st.integers(0, 9), bad=st.sets(st.integers(0, 30), max_size=3))
     def lengthen(self, first: int, n: int, bad: set[int]) -> None:
@@ -54,7 +54,7 @@ class Anything(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1))
     def restart(self, who: int) -> None:
         """Begin to send anew."""
-        self.desks[who] = Desk(self.batch)
+        self.desks[who] = RequestQueue(self.batch)
 
     @rule(who=st.integers(0, 1), request=consumes(requests), cut=st.lists(st.integers(0, 4), min_size=4, max_size=4))
     def answer(self, who: int, request: Request, cut: list[int]) -> None:
@@ -113,7 +113,7 @@ class Anything(RuleBasedStateMachine):
     def teardown(self) -> None:
         """No row is lost: a last sender gets all that is unsent."""
         if self.desks[0].batch:
-            desk = Desk(self.batch)
+            desk = RequestQueue(self.batch)
             while requests := self.outbox.turn(desk, [], 5, now=NOW):
                 self.outbox.turn(desk, [Ack(seq=one.seq, sent=one.refs) for one in requests], 0, now=NOW)
             assert self.outbox.counts(self.batch)[State.UNSENT] == 0

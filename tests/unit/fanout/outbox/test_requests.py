@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.identity import task_id
 from tests.unit.fanout.conftest import (
     NOW,
@@ -32,7 +32,7 @@ def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> N
 
 def test_requests_can_be_smaller(outbox: Outbox, batch: str) -> None:
     """A slow sender takes fewer rows at a time."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     assert [len(one.refs) for one in outbox.turn(desk, [], 3, now=NOW, size=7)] == [7, 7, 7]
     assert len(outbox.turn(desk, [], 99, now=NOW, size=7)) == 33
 
@@ -40,7 +40,7 @@ def test_requests_can_be_smaller(outbox: Outbox, batch: str) -> None:
 def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str) -> None:
     """The next sender gets unanswered requests again, with their numbers and the time of their first sending."""
     first = take(outbox, batch, 2)
-    again = outbox.turn(Desk(batch), [], 99, now=NOW + 60)
+    again = outbox.turn(RequestQueue(batch), [], 99, now=NOW + 60)
     assert [(one.seq, list(one.refs), one.tried, one.started) for one in again] == [
         (1, list(first[0].refs), True, NOW),
         (2, list(first[1].refs), True, NOW),
@@ -50,15 +50,15 @@ def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str
 
 def test_what_was_handed_back_was_never_sent(outbox: Outbox, batch: str) -> None:
     """Requests that a sender did not come to are as new for the next."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     outbox.hand_back(desk, outbox.turn(desk, [], 1, now=NOW))
-    again = outbox.turn(Desk(batch), [], 1, now=NOW + 60)
+    again = outbox.turn(RequestQueue(batch), [], 1, now=NOW + 60)
     assert (again[0].tried, again[0].started) == (False, NOW + 60)
 
 
 def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
     """Each row of an answered request is where the answer puts it; refused ones keep the reason."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     (one,) = outbox.turn(desk, [], 1, now=NOW)
     known = list(one.refs)
     ack = Ack(
@@ -90,11 +90,11 @@ def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
 
 def test_the_same_answer_twice_counts_once(outbox: Outbox, batch: str) -> None:
     """Two senders that heard the same change nothing more, and rows to be sent again are so once."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     (one,) = outbox.turn(desk, [], 1, now=NOW)
     ack = Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])
     outbox.turn(desk, [ack], 0, now=NOW)
-    outbox.turn(Desk(batch), [ack], 0, now=NOW)
+    outbox.turn(RequestQueue(batch), [ack], 0, now=NOW)
     assert outbox.counts(batch)[State.SENT] == 90
     rest = [ref for request in outbox.turn(desk, [], 99, now=NOW) for ref in request.refs]
     assert sorted(rest) == refs(outbox, batch)[90:]
@@ -102,7 +102,7 @@ def test_the_same_answer_twice_counts_once(outbox: Outbox, batch: str) -> None:
 
 def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str) -> None:
     """A task may have run before its creation was acknowledged: the row is not made sent again."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     (one,) = outbox.turn(desk, [], 1, now=NOW)
     outbox.record(batch, [Outcome(ref=one.refs[0], attempt=1, state=State.SUCCEEDED)])
     outbox.turn(desk, [Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
@@ -120,7 +120,7 @@ def test_rows_whose_outcome_is_known_are_not_sent_again(outbox: Outbox, batch: s
 
 def test_an_answer_for_an_older_try_is_not_taken_for_the_newer(outbox: Outbox, batch: str) -> None:
     """When a row failed and was tried again before its first answer was written, the new try is still sent."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     (one,) = outbox.turn(desk, [], 1, now=NOW)
     outbox.record(batch, [Outcome(ref=one.refs[0], attempt=1, state=State.FAILED)])
     outbox.new_try(batch)
@@ -157,7 +157,7 @@ def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
 
 def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str) -> None:
     """Rows that were never sent are cancelled at once, and no sender gets them."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     (one,) = outbox.turn(desk, [], 1, now=NOW)
     outbox.turn(desk, [Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])], 0, now=NOW)
     assert outbox.cancel(batch) == 160
@@ -168,7 +168,7 @@ def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str) -> None:
 
 def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str) -> None:
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
-    desk = Desk(batch)
+    desk = RequestQueue(batch)
     (one,) = outbox.turn(desk, [], 1, now=NOW)
     assert outbox.void_until(batch) == 0
     assert outbox.cancel(batch) == 150

@@ -10,7 +10,7 @@ import pytest
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Request, State
-from cloudtasks_nb.fanout.outbox.requests import Desk
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from tests.unit.fanout.conftest import NOW, Clock, Service, all_rows, chunks, error, run_send, spool
 
 HOUR = 3_600.0
@@ -25,7 +25,7 @@ def batch(outbox: Outbox) -> str:
 
 def left_unanswered(outbox: Outbox, batch: str, service: Service, created: int) -> Request:
     """Leave a request as a killed sender does; so many of its rows were created."""
-    (request,) = outbox.turn(Desk(batch), [], 1, now=NOW)
+    (request,) = outbox.turn(RequestQueue(batch), [], 1, now=NOW)
     for task in request.tasks[:created]:
         service.create(task)
     return request

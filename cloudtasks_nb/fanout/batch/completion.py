@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_one
 from cloudtasks_nb.service.connection import Connection
 
-__all__ = ["Teller", "carrier_of", "check_route", "check_url", "registered"]
+__all__ = ["CompletionNotifier", "check_route", "check_url", "completion_queue", "registered"]
 
 _SOON = 1.0  # seconds between two looks whether somebody is still to be told
 _LATE = 60.0  # the same, once the service has refused a few times
@@ -27,7 +27,7 @@ _TOLD = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.G
 _BRACES = str.maketrans({"{": "{{", "}": "}}"})
 
 
-def carrier_of(queue: Any, own: QueueName) -> QueueName:
+def completion_queue(queue: Any, own: QueueName) -> QueueName:
     """Return the queue that carries a notification: a Queue, a short or full name, None for the batch's own.
 
     Raises
@@ -42,14 +42,14 @@ def carrier_of(queue: Any, own: QueueName) -> QueueName:
         raise InvalidInputError(
             f"queue={queue!r} is no queue", resource="queue", hint='queue="notices", or tasks.queue("notices")'
         )
-    carrier = QueueName.parse(name if "/" in name else f"{own.parent}/queues/{name}")
-    if carrier.parent != own.parent:
+    target_queue = QueueName.parse(name if "/" in name else f"{own.parent}/queues/{name}")
+    if target_queue.parent != own.parent:
         raise InvalidInputError(
-            f"queue {carrier} is not in {own.parent}, where the batch is",
-            resource=str(carrier),
+            f"queue {target_queue} is not in {own.parent}, where the batch is",
+            resource=str(target_queue),
             hint="name a queue of the batch's own project and location",
         )
-    return carrier
+    return target_queue
 
 
 def check_route(
@@ -111,7 +111,7 @@ def check_url(url: Any, *, service_account: str | None = None, audience: str | N
     compile_recipe(url=url.translate(_BRACES), body="", service_account=service_account, audience=audience)
 
 
-class Teller:
+class CompletionNotifier:
     """Tells of the end of one batch, in the background. Lives on the background loop.
 
     Parameters

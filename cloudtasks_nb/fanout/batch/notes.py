@@ -7,10 +7,10 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.service.absent import absent_line
 from cloudtasks_nb.service.connection import Connection
 
-__all__ = ["hindrances", "remarks"]
+__all__ = ["blockers", "notes"]
 
 
-def hindrances(connection: Connection, tracker: Tracker) -> list[str]:
+def blockers(connection: Connection, tracker: Tracker) -> list[str]:
     """Say what keeps rows from their end."""
     lines = []
     if tracker.trouble:
@@ -31,7 +31,7 @@ def hindrances(connection: Connection, tracker: Tracker) -> list[str]:
     return lines + (_absent(connection, tracker) if tracker.progress.ready else [])
 
 
-def remarks(tracker: Tracker, outbox: Outbox) -> list[str]:
+def notes(tracker: Tracker, outbox: Outbox) -> list[str]:
     """Say what else is worth knowing."""
     said = []
     already = outbox.settings(tracker.batch).get("already")

@@ -13,8 +13,8 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import OutboxError, PermissionDeniedError
-from cloudtasks_nb.fanout.batch import verdicts as verdicts_module
-from cloudtasks_nb.fanout.batch.verdicts import Facts, Verdicts, judge
+from cloudtasks_nb.fanout.batch import outcome_tracker
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, QueueReader, decide
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -30,14 +30,14 @@ _numbers = itertools.count()
 
 def entry(task: str = "t", attempt: int = 1, status: str = "INTERNAL", **words: Any) -> Entry:
     """Return a log entry about one attempt."""
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "time": attempt * SECOND,
         "received": attempt * SECOND,
         "retry_time": None,
         "duration": 0.5,
     }
-    facts |= {"queue": "q", "deleted": False, "max_attempts": 0, "url": "https://x"}
-    return Entry(insert_id=str(next(_numbers)), task=task, attempt=attempt, status=status, **{**facts, **words})
+    fields |= {"queue": "q", "deleted": False, "max_attempts": 0, "url": "https://x"}
+    return Entry(insert_id=str(next(_numbers)), task=task, attempt=attempt, status=status, **{**fields, **words})
 
 
 DELETED: dict[str, Any] = {"attempt": 0, "status": "OK", "deleted": True}
@@ -60,12 +60,12 @@ RULE: list[tuple[str, list[Entry], int | None, State | None]] = [
 @pytest.mark.parametrize(("what", "entries", "limit", "state"), RULE, ids=[what for what, *_ in RULE])
 def test_rule(what: str, entries: list[Entry], limit: int | None, state: State | None) -> None:
     """Any OK is a success; a last possible attempt without one a failure; a deletion is gone; the rest is not known."""
-    assert judge(entries, limit)[0] is state
+    assert decide(entries, limit)[0] is state
 
 
 @dataclass
 class World:
-    """A batch of five sent rows, what the queue holds of them, and the facts to ask for."""
+    """A batch of five sent rows, what the queue holds of them, and the reader to ask for."""
 
     outbox: Outbox
     batch: str
@@ -74,7 +74,7 @@ class World:
     asked: list[str] = field(default_factory=list)
 
     @property
-    def facts(self) -> Facts:
+    def reader(self) -> QueueReader:
         """Return what the verdicts may ask."""
 
         async def listing(_: QueueName) -> Mapping[str, Pending]:
@@ -85,7 +85,7 @@ class World:
             self.asked.append("lookup")
             return {task: self.there.get(task) for task in tasks}
 
-        return Facts(listing=listing, lookup=lookup, run=self.outbox.run)
+        return QueueReader(listing=listing, lookup=lookup, run=self.outbox.run)
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""
@@ -115,22 +115,22 @@ def snapshot(at: int = SECOND, **words: Any) -> Snapshot:
     return Snapshot(queue=QUEUE, at=at, values=values, **{"log_until": at, **words})
 
 
-def take(verdicts: Verdicts, world: World, *snapshots: Snapshot) -> list[bool]:
+def take(verdicts: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[bool]:
     """Take snapshots one after the other; returns for each whether it asks for a look into the queue."""
 
     async def all_of_them() -> list[bool]:
         sent = [world.outbox.counts(world.batch)[State.SENT] for _ in snapshots]
         return [
-            await verdicts.take(one, world.outbox, world.facts, sent=count)
+            await verdicts.take(one, world.outbox, world.reader, sent=count)
             for one, count in zip(snapshots, sent, strict=True)
         ]
 
     return asyncio.run(all_of_them())
 
 
-def new(world: World) -> Verdicts:
+def new(world: World) -> OutcomeTracker:
     """Return the verdicts of the batch, as after a restart of the kernel."""
-    verdicts = Verdicts(world.outbox.batch(world.batch))
+    verdicts = OutcomeTracker(world.outbox.batch(world.batch))
     verdicts.load(world.outbox)
     return verdicts
 
@@ -165,10 +165,10 @@ def test_what_could_not_be_written_down_is_not_forgotten(world: World) -> None:
     async def full(*_: Any) -> Any:
         raise OutboxError("the disk is full")
 
-    facts = Facts(listing=world.facts.listing, lookup=world.facts.lookup, run=full)
+    reader = QueueReader(listing=world.reader.listing, lookup=world.reader.lookup, run=full)
     verdicts.max_attempts = 3
     with pytest.raises(OutboxError):
-        asyncio.run(verdicts.take(heard, world.outbox, facts, sent=5))
+        asyncio.run(verdicts.take(heard, world.outbox, reader, sent=5))
     assert "log" not in verdicts.sources
     take(verdicts, world, snapshot(2 * SECOND))
     assert world.counts() == {"sent": 4, "succeeded": 1}
@@ -209,19 +209,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Give the verdicts a clock that stands until it is moved; returns its seconds in a list."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    monkeypatch.setattr(verdicts_module, "now_micros", lambda: int(now[0] * SECOND))
+    monkeypatch.setattr(outcome_tracker, "now_micros", lambda: int(now[0] * SECOND))
     return now
 
 
-def look(verdicts: Verdicts, world: World) -> None:
+def look(verdicts: OutcomeTracker, world: World) -> None:
     """Look for the rows in the queue."""
-    asyncio.run(verdicts.look(world.outbox, world.facts))
+    asyncio.run(verdicts.look(world.outbox, world.reader))
 
 
 def pending(state: str = "ready", **words: Any) -> Pending:
     """Return a task that is in the queue."""
-    facts: dict[str, Any] = {"attempts": 0, "schedule_time": 0, "last_status": None, "last_message": None}
-    return Pending(state=state, **{**facts, **words})
+    fields: dict[str, Any] = {"attempts": 0, "schedule_time": 0, "last_status": None, "last_message": None}
+    return Pending(state=state, **{**fields, **words})
 
 
 def test_rows_that_left_without_a_word_are_gone_when_the_log_had_its_time(
@@ -260,7 +260,7 @@ def test_while_rows_are_sent_statistics_need_not_agree(
     now = clock(monkeypatch)
     verdicts = new(world)
     for (sent, tasks), expected in zip(seen, looks, strict=True):
-        look = verdicts.take(snapshot(values={"tasks": tasks}), world.outbox, world.facts, sent=sent)
+        look = verdicts.take(snapshot(values={"tasks": tasks}), world.outbox, world.reader, sent=sent)
         assert asyncio.run(look) is expected
         now[0] += 20
 

@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
 
-__all__ = ["Facts", "Verdicts", "judge"]
+__all__ = ["OutcomeTracker", "QueueReader", "decide"]
 
 _SECOND = 1_000_000
 _SMALL = 300  # rows that are looked up one by one rather than with the whole queue
@@ -35,7 +35,7 @@ _DELETED, _PURGED, _CLOSED = "deleted from the queue", "not in the queue since i
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class QueueReader:
     """Where to ask for more than a snapshot holds."""
 
     listing: Callable[[QueueName], Awaitable[Mapping[str, Pending]]]
@@ -43,7 +43,7 @@ class Facts:
     run: Callable[..., Awaitable[Any]]  #: runs a function on the outbox's thread
 
 
-def judge(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | None, Entry]:
+def decide(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | None, Entry]:
     """Decide over one task from its log entries; returns its state (None: not known yet) and the entry that says it.
 
     Parameters
@@ -63,7 +63,7 @@ def judge(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | N
     return (State.GONE if any(entry.deleted for entry in entries) else None), last
 
 
-class Verdicts:
+class OutcomeTracker:
     """Decides over the rows of one batch, snapshot by snapshot."""
 
     def __init__(self, record: BatchRecord) -> None:
@@ -113,20 +113,20 @@ class Verdicts:
         }
         return {task: True if located.get(task) in known else None for task in tasks}
 
-    async def take(self, snapshot: Snapshot, outbox: Outbox, facts: Facts, *, sent: int) -> bool:
+    async def take(self, snapshot: Snapshot, outbox: Outbox, reader: QueueReader, *, sent: int) -> bool:
         """Draw the conclusions of one snapshot and write them down.
 
         `sent` rows are in the queue as far as is known. Returns whether it is time to `look` for them there.
         """
         self.snapshot = snapshot
-        await self._learn_limit(snapshot, outbox, facts)
+        await self._learn_limit(snapshot, outbox, reader)
         for entry in snapshot.entries:
             if batch_of(entry.task) == self._batch:
                 self._owed[entry.task].append(entry)
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
         fresh = max(0, sent - self._sent) if self._sent is not None else 0
         if self._owed:
-            sent -= await facts.run(self._apply, outbox, self._owed)
+            sent -= await reader.run(self._apply, outbox, self._owed)
             self._owed.clear()
         self._sent = sent
         self.sources["queue"] = _moment(snapshot.at)
@@ -134,14 +134,14 @@ class Verdicts:
             self.sources["log"] = _moment(snapshot.log_until)
         return sent > 0 and self._suspicious(snapshot, sent, fresh)
 
-    async def look(self, outbox: Outbox, facts: Facts) -> None:
+    async def look(self, outbox: Outbox, reader: QueueReader) -> None:
         """Look for the rows in the queue; those that are missing for long enough are gone.
 
         May take long where the queue holds much: the service allows few list calls a minute.
         """
         started = time.monotonic()
-        waiting = await facts.run(self.waiting, outbox)
-        there = await self._there(facts, [task for _, task, _ in waiting])
+        waiting = await reader.run(self.waiting, outbox)
+        there = await self._there(reader, [task for _, task, _ in waiting])
         snapshot, now = self.snapshot, now_micros()
         outcomes = []
         for ref, task, attempt in waiting:
@@ -158,7 +158,7 @@ class Verdicts:
                 self._retrying.pop(ref, None)
                 outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=self._how(snapshot)))
         if outcomes:
-            await facts.run(outbox.record, self._batch, outcomes)
+            await reader.run(outbox.record, self._batch, outcomes)
         self._looked = time.monotonic()
         self._look_took = self._looked - started
 
@@ -200,19 +200,19 @@ class Verdicts:
         lasting = self._own_duration or bool(values and values.get("max_retry_duration"))
         return limit if limit is not None and limit > 0 and not lasting else None
 
-    async def _learn_limit(self, snapshot: Snapshot, outbox: Outbox, facts: Facts) -> None:
+    async def _learn_limit(self, snapshot: Snapshot, outbox: Outbox, reader: QueueReader) -> None:
         """Remember the largest number of attempts that the queue had since sending."""
         now = None if snapshot.values is None else snapshot.values["max_attempts"]
         if now is None or self.max_attempts == -1 or (self.max_attempts is not None and 0 <= now <= self.max_attempts):
             return
         self.max_attempts = now
-        await facts.run(outbox.set_setting, self._batch, "max_attempts", str(now))
+        await reader.run(outbox.set_setting, self._batch, "max_attempts", str(now))
 
     def _apply(self, outbox: Outbox, tasks: Mapping[str, Sequence[Entry]]) -> int:
         """Write down what entries say; returns how many rows became final."""
         outcomes = []
         for task, ref in outbox.locate(self._batch, tasks).items():
-            state, entry = judge(tasks[task], self._limit)
+            state, entry = decide(tasks[task], self._limit)
             if state is None:
                 self._retrying[ref] = (entry.attempt, entry.retry_time)
             else:
@@ -251,12 +251,12 @@ class Verdicts:
             if task is not None
         ]
 
-    async def _there(self, facts: Facts, tasks: Sequence[str]) -> Mapping[str, Pending | None]:
+    async def _there(self, reader: QueueReader, tasks: Sequence[str]) -> Mapping[str, Pending | None]:
         if self.snapshot is not None and self.snapshot.gone:
             return {}
         if len(tasks) <= _SMALL:
-            return await facts.lookup(self._queue, tasks)
-        return await facts.listing(self._queue)
+            return await reader.lookup(self._queue, tasks)
+        return await reader.listing(self._queue)
 
     def _long_gone(self, snapshot: Snapshot, since: int) -> bool:
         """Tell whether the log had its time to say what became of a task that is missing since then."""
