@@ -13,8 +13,8 @@ import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.fanout.batch.batch import Batch, batch_state
-from cloudtasks_nb.fanout.batch.live import BatchState
+from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
+from cloudtasks_nb.fanout.batch.live import BatchView
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.records import State
@@ -50,7 +50,7 @@ class BatchDetails(widgets.VBox):
         self._panel = panel
         self.batch: Batch | None = None
         self.sending = False
-        self._state: BatchState | None = None
+        self._view: BatchView | None = None
         self._leave: Any = None
         self._drawing = threading.Lock()
         self._scheduled = False
@@ -74,14 +74,14 @@ class BatchDetails(widgets.VBox):
         """Be about a batch, or none; reads what is kept of it, and makes no call."""
         self.leave()
         with self._drawing:
-            self.batch, self._state = batch, None if batch is None else batch_state(batch)
+            self.batch, self._view = batch, None if batch is None else batch_view(batch)
             self._known, self._until, self._squares = None, 0.0, None
             self.calendar.pick([])
             self._inspected = self._detail.value = ""
             self.rows.hide()
         self.layout.display = "none" if batch is None else None
-        if self._state is not None:
-            self._leave = self._state.listen(self._changed)
+        if self._view is not None:
+            self._leave = self._view.listen(self._changed)
             self.draw()
 
     def leave(self) -> None:
@@ -97,14 +97,14 @@ class BatchDetails(widgets.VBox):
     def draw(self) -> float:
         """Show the batch as it is now; return after how many seconds there is more to show, 0 for never."""
         with self._drawing:
-            if self._state is None:
+            if self._view is None:
                 return 0.0
             began = time.monotonic()
-            report = self._state.report()
+            report = self._view.report()
             self._bar.value = batch_html(report)
-            self._draw_calendar(self._state)
+            self._draw_calendar(self._view)
             self._took = time.monotonic() - began
-            left = self._draw_rows(self._state, report)
+            left = self._draw_rows(self._view, report)
             self.sending = report.sending
             self.actions.show()
         if report.progress.at is not None:
@@ -133,8 +133,8 @@ class BatchDetails(widgets.VBox):
     def again_rows(self) -> tuple[pd.DataFrame, str]:
         """Read the selected rows that are done; with them the line that sends them again."""
         found = self.rows.selected
-        if found.empty and self._state is not None and self._squares is not None:
-            found = self._squares.rows(self._state.rows(None, None), self.calendar.picked)
+        if found.empty and self._view is not None and self._squares is not None:
+            found = self._squares.rows(self._view.rows(None, None), self.calendar.picked)
         found = found[found["state"].isin(FINAL)]
         ids = found["task"].dropna().tolist()
         batch = f"tasks.batch({quoted(self.batch.id if self.batch is not None else '')})"
@@ -162,15 +162,15 @@ class BatchDetails(widgets.VBox):
         if left:
             _loop.loop().call_later(left, self._changed)
 
-    def _draw_calendar(self, state: BatchState) -> None:
-        periods = state.periods()
+    def _draw_calendar(self, view: BatchView) -> None:
+        periods = view.periods()
         if periods is not None:
             self._squares = Squares(periods)
             self._range.value = f'<span class="ctn-quiet">{html.escape(periods.line)}</span>'
             self.calendar.html = calendar(self._squares.all(), label="backfill", unit="rows")
         self._periods.layout.display = "none" if self._squares is None else None
 
-    def _draw_rows(self, state: BatchState, report: Report) -> float:
+    def _draw_rows(self, view: BatchView, report: Report) -> float:
         """Read the rows anew if they may have changed, but not too often where that takes long."""
         picked = tuple(self.calendar.picked) if self._squares is not None else ()
         wanted = (picked, tuple(report.progress.counts().values()) if picked else report.progress.failed)
@@ -181,12 +181,12 @@ class BatchDetails(widgets.VBox):
             return self._until - began
         self._known = wanted
         if picked and self._squares is not None:
-            found = self._squares.labelled(self._squares.rows(state.rows(None, None), picked))
+            found = self._squares.labelled(self._squares.rows(view.rows(None, None), picked))
             counts = Counter(found["state"].tolist()).most_common()
             words = ", ".join(f"{count:,} {state}" for state, count in counts)
             self.rows.load(found, _title(f"{counted(len(found), 'rows')} of {self._squares.words(picked)}: {words}"))
         elif report.progress.failed:
-            found = state.rows({State.FAILED}, _MOST)
+            found = view.rows({State.FAILED}, _MOST)
             part = f", here the first {_MOST:,}" if report.progress.failed > _MOST else ""
             found = found if self._squares is None else self._squares.labelled(found)
             self.rows.load(found, _title(f"{counted(report.progress.failed, 'failed rows')}{part}"))

@@ -17,7 +17,7 @@ from cloudtasks_nb.display.progress_bar import in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.calendar import Calendar, Periods
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
-from cloudtasks_nb.fanout.batch.live import BatchState, Shown, wait
+from cloudtasks_nb.fanout.batch.live import BatchView, Shown, wait
 from cloudtasks_nb.fanout.batch.notes import blockers, notes
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
@@ -29,7 +29,7 @@ from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Pending, now_micros
 
-__all__ = ["Batch", "batch_state"]
+__all__ = ["Batch", "batch_view"]
 
 _LOG = "https://console.cloud.google.com/logs/query;query="
 _LOOKED_UP = 300  # pending rows that are looked up one by one
@@ -244,8 +244,8 @@ class Batch:
         _loop.run(self._tracker.start(sending=sending))
         return self
 
-    def _state(self) -> BatchState:
-        return BatchState(
+    def _view(self) -> BatchView:
+        return BatchView(
             report=lambda: self._report(drawn=False),
             periods=self._periods,
             rows=self._kept,
@@ -330,6 +330,6 @@ class Batch:
         Shown(self._tracker, self._report)
 
 
-def batch_state(batch: Batch) -> BatchState:
+def batch_view(batch: Batch) -> BatchView:
     """Return what a panel shows of a batch."""
-    return batch._state()  # noqa: SLF001 - not for users, so it is no public name of Batch
+    return batch._view()  # noqa: SLF001 - not for users, so it is no public name of Batch

@@ -18,14 +18,14 @@ from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.track import Tracker
 from cloudtasks_nb.fanout.outbox.records import State
 
-__all__ = ["BatchState", "Shown", "wait"]
+__all__ = ["BatchView", "Shown", "wait"]
 
 _TICK = 0.25  # seconds between two updates of what is shown
 _LASTING = 2.0  # seconds for which something has to keep a batch up before it is worth a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchState:
+class BatchView:
     """What a panel shows of a batch. None of it calls the service."""
 
     report: Callable[[], Report]  #: how it is now, without the picture of its partitions

@@ -272,8 +272,6 @@ class Outbox:
     def turn(
         self, desk: requests_module.RequestQueue, acks: Collection[Ack], want: int, **options: Any
     ) -> list[Request]:
-        self, desk: requests_module.RequestQueue, acks: Collection[Ack], want: int, **options: Any
-    ) -> list[Request]:
         """Write answers down and get more requests to send; see `RequestQueue.turn`."""
         with guard(self.path):
             return desk.turn(self._connection, list(acks), want, **options)

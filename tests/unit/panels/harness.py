@@ -16,7 +16,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.errors import ServiceError, TaskNotFoundError
-from cloudtasks_nb.fanout.batch.batch import Batch, batch_state
+from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.panels import BatchPanel, PanelContext
 from cloudtasks_nb.service.auth import Auth
@@ -127,7 +127,7 @@ class Harness:
     def until(self, batch: Batch, condition: Callable[[], bool]) -> None:
         """Wait until something is so of a batch; looked at whenever the batch has changed."""
         changed = threading.Event()
-        leave = batch_state(batch).listen(changed.set)
+        leave = batch_view(batch).listen(changed.set)
         try:
             while not condition():
                 assert changed.wait(PATIENCE), f"in vain: {batch!r}"
@@ -137,7 +137,7 @@ class Harness:
 
     def finish(self, batch: Batch, *failed: int) -> None:
         """Let all tasks in the queue end: rows at these positions fail, the others succeed."""
-        rows = batch_state(batch).rows(None, None)
+        rows = batch_view(batch).rows(None, None)
         rows = rows[~rows["state"].isin(["succeeded", "failed", "rejected", "cancelled", "unsent"])]
         bad = {"attempt": 5, "status": "NOT_FOUND"}
         entries = [
