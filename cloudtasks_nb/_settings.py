@@ -27,7 +27,6 @@ __all__ = [
     "QUEUE_SETTINGS",
     "RETRY_SETTINGS",
     "Endpoint",
-    "check_headers",
     "check_mapping",
     "check_text",
     "check_words",
@@ -236,23 +235,6 @@ def check_mapping(value: Any, name: str, example: str) -> None:
     """
     if value is not None and not isinstance(value, Mapping):
         raise InvalidInputError(f"{name}={value!r} is not a dictionary", resource=name, hint=f"say {example}")
-
-
-def check_headers(headers: Any) -> dict[str, str]:
-    """Return headers as texts; None is no headers.
-
-    Raises
-    ------
-    InvalidInputError
-        If they are not names with values.
-    """
-    check_mapping(headers, "headers", 'headers={"X-Shop": "north"}')
-    for name, value in (headers or {}).items():
-        if value is None:
-            raise InvalidInputError(
-                f'the header "{name}" has no value', resource=str(name), hint='leave it out, or say "" for an empty one'
-            )
-    return {str(name): str(value) for name, value in (headers or {}).items()}
 
 
 def check_words(given: Mapping[str, Any], allowed: Iterable[str], what: str) -> None:

@@ -37,6 +37,7 @@ PROTOBUF = {
     "service.rpcs",
     "service.transport",
     "service.oplog",
+    "fanout.plan.literal",
     "fanout.plan.plan",
     "fanout.sender.sender",
     "emulator.",

@@ -11,13 +11,14 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import check_text, near
-from cloudtasks_nb.client.create_task import create_task, literal_recipe
+from cloudtasks_nb.client.create_task import create_task
 from cloudtasks_nb.client.queue_settings import check, update
 from cloudtasks_nb.client.reads import attempts_frame, newest_attempts, tasks_frame
 from cloudtasks_nb.display import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.service.absent import absent_line
 from cloudtasks_nb.service.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.service.connection import Connection
@@ -101,7 +102,7 @@ class Queue(Backfill):
         AlreadyExistsError
             If a task with this `task_id` exists or existed lately.
         """
-        recipe = literal_recipe(
+        options = TaskOptions(
             url=url,
             body=body,
             method=method,
@@ -114,8 +115,7 @@ class Queue(Backfill):
             dispatch_deadline=dispatch_deadline,
             retry=retry,
         )
-        self._catalog.check_reachable(url)
-        return create_task(self._connection, self._name, recipe, body=body, task_id=task_id)
+        return create_task(self._connection, self._name, options, task_id=task_id)
 
     def schedule(self, url: Any, body: Any = None, *, at: Any = None, delay: Any = None, **words: Any) -> pd.DataFrame:
         """Create one task that is due later: `enqueue` with one of `at` and `delay` required.

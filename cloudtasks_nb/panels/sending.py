@@ -10,6 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan, compile_recipe, plan_few
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan_card import blocked, plan_html, send_question
@@ -137,7 +138,7 @@ class SendingPanel(Panel):
     def _render_first(self) -> str:
         try:
             rows, words = self.sample(_FIRST)
-            recipe = compile_recipe(**{word: words[word] for word in _TASK_WORDS if word in words})
+            recipe = compile_recipe(TaskOptions(**{word: words[word] for word in _TASK_WORDS if word in words}))
             found = tasks_html(plan_few(rows, recipe, now=dt.datetime.now(dt.UTC)))
         except CloudTasksError as error:
             self._filled = False

@@ -191,7 +191,7 @@ class Catalog:
 
     def _spool(self, order: Order) -> Spooled:
         recipe, now = order.recipe, dt.datetime.now(dt.UTC)
-        retry = recipe.retry or {}
+        retry = recipe.delivery.retry or {}
         description = {
             **recipe.describe(),
             "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
@@ -286,7 +286,7 @@ def _are(count: int) -> str:
 
 def _warn(limits: Mapping[str, Any], order: Order) -> None:
     """Say at the start what cannot be known later."""
-    retry, ratio, queue = order.recipe.retry or {}, limits["log_sampling_ratio"], order.queue.queue
+    retry, ratio, queue = order.recipe.delivery.retry or {}, limits["log_sampling_ratio"], order.queue.queue
     if not ratio:
         notify(f"queue {queue} writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
     elif ratio < 1:

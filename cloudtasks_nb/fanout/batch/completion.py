@@ -14,7 +14,8 @@ from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInp
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Completion, State
 from cloudtasks_nb.fanout.plan.identity import completion_id
-from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_one
+from cloudtasks_nb.fanout.plan.literal import literal_task
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["CompletionNotifier", "check_route", "check_url", "completion_queue", "registered"]
@@ -23,8 +24,6 @@ _SOON = 1.0  # seconds between two looks whether somebody is still to be told
 _LATE = 60.0  # the same, once the service has refused a few times
 _PATIENCE = 75.0  # seconds after which nobody waits any more for a notification that is not created
 _TOLD = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
-
-_BRACES = str.maketrans({"{": "{{", "}": "}}"})
 
 
 def completion_queue(queue: Any, own: QueueName) -> QueueName:
@@ -108,7 +107,7 @@ def check_url(url: Any, *, service_account: str | None = None, audience: str | N
         raise InvalidInputError(
             f"{url!r} is neither an http(s) URL nor a handler", resource="url", hint='batch.on_complete("https://…")'
         )
-    compile_recipe(url=url.translate(_BRACES), body="", service_account=service_account, audience=audience)
+    literal_task(TaskOptions(url=url, service_account=service_account, audience=audience), now=dt.datetime.now(dt.UTC))
 
 
 class CompletionNotifier:
@@ -191,13 +190,10 @@ async def _attempt(connection: Connection, outbox: Outbox, batch: str) -> CloudT
 async def _create(connection: Connection, record: BatchRecord, completion: Completion, summary: Any) -> None:
     place = record.place
     queue = QueueName(project=place.project, location=place.location, queue=completion.queue or place.queue)
-    recipe = compile_recipe(
-        url=completion.url.translate(_BRACES),
-        body=lambda _row: summary,
-        service_account=completion.service_account,
-        audience=completion.audience,
+    options = TaskOptions(
+        url=completion.url, body=summary, service_account=completion.service_account, audience=completion.audience
     )
-    task = plan_one(recipe, now=dt.datetime.now(dt.UTC))
+    task = literal_task(options, now=dt.datetime.now(dt.UTC))
     task.name = str(TaskName(queue=queue, task=completion_id(record.id, completion.id, completion.round)))
     try:
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))

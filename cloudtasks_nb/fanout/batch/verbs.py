@@ -12,6 +12,7 @@ from cloudtasks_nb._settings import QUEUE_SETTINGS, near
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog, Order
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan, compile_recipe
 from cloudtasks_nb.fanout.plan.url import HandlerAddress
 
@@ -173,7 +174,7 @@ def make_order(catalog: Catalog, queue: QueueName, data: Any, *, url: Any, words
         Naming the argument that is wrong.
     """
     given: Mapping[str, Any] = words
-    recipe = compile_recipe(url=_handler(url), **{word: given[word] for word in _RECIPE if word in given})
+    recipe = compile_recipe(TaskOptions(url=_handler(url), **{word: given[word] for word in _RECIPE if word in given}))
     catalog.check_reachable(url)
     stop = words.get("stop_after_failures")
     _check_stop(stop)

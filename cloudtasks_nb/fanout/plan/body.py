@@ -14,10 +14,10 @@ from cloudtasks_nb.fanout.plan.input import Block
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
 from cloudtasks_nb.fanout.plan.url import function_name
 
-__all__ = ["BODILESS", "Body", "check_literal", "compile_body"]
+__all__ = ["Body", "check_has_body", "check_literal", "compile_body"]
 
 #: Methods whose requests the service refuses to give a body.
-BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
+_BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 
 _dumps = orjson.dumps
 
@@ -61,16 +61,9 @@ def compile_body(body: Any, method: str) -> Body:
     InvalidInputError
         If it is none of these, or the method has no body.
     """
-    if method in BODILESS:
-        if body is not None:
-            raise InvalidInputError(
-                f"a {method} request has no body",
-                resource="body",
-                hint='leave body= out and put the columns into the URL, or say method="POST"',
-            )
-        return _Nothing()
     if body is None:
-        return _Columns(names=None)
+        return _Nothing() if method in _BODILESS else _Columns(names=None)
+    check_has_body(method)
     if isinstance(body, Mapping):
         return _template(body)
     if isinstance(body, str):
@@ -86,6 +79,22 @@ def compile_body(body: Any, method: str) -> Body:
         hint="give a list of columns, a dictionary with columns in braces, a function of the row, "
         "or nothing for the whole row",
     )
+
+
+def check_has_body(method: str) -> None:
+    """Refuse a body for a method whose requests have none.
+
+    Raises
+    ------
+    InvalidInputError
+        With the way out.
+    """
+    if method in _BODILESS:
+        raise InvalidInputError(
+            f"a {method} request has no body",
+            resource="body",
+            hint='leave body= out and put the values into the URL, or use method="POST"',
+        )
 
 
 def check_literal(body: Body, available: Collection[str]) -> None:

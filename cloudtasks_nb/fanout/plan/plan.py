@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.plan.render import Rendered, Renderer
 from cloudtasks_nb.fanout.plan.shown import decode_shown
 from cloudtasks_nb.fanout.plan.survey import Foretell, Survey
 from cloudtasks_nb.fanout.plan.wire import Envelope
-from cloudtasks_nb.service.convert import METHODS, micros, retry_message
+from cloudtasks_nb.service.convert import METHODS, micros
 
 __all__ = [
     "ROW",
@@ -31,7 +31,6 @@ __all__ = [
     "make_plan",
     "plan_chunks",
     "plan_few",
-    "plan_one",
     "read_task",
 ]
 
@@ -148,7 +147,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         survey.add(chunk, [read_task(task) for task in chunk.tasks])
     return survey.plan(
         queue=queue,
-        method=recipe.method,
+        method=recipe.delivery.method,
         submit=submit,
         spent=once(data),
         errors=errors,
@@ -158,20 +157,6 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         foretell=foretell,
         halted=halted,
     )
-
-
-def plan_one(recipe: Recipe, *, now: dt.datetime) -> Any:
-    """Render a recipe without columns to one raw Task, without a name.
-
-    Raises
-    ------
-    InvalidInputError
-        If it cannot be a task.
-    """
-    (chunk,) = plan_chunks(pd.DataFrame(index=range(1)), recipe, now=now, errors="skip")
-    if chunk.rejected:
-        raise InvalidInputError(chunk.rejected[0])
-    return types.Task.pb().FromString(chunk.tasks[0])
 
 
 def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:
@@ -201,15 +186,9 @@ def _envelope(recipe: Recipe) -> Envelope:
     """Serialize what all tasks of a recipe share."""
     request, task = types.HttpRequest.pb(), types.Task.pb()
     token, settings = request(), task()
-    if recipe.service_account is not None:
-        token.oidc_token.service_account_email = recipe.service_account
-        token.oidc_token.audience = recipe.audience or ""
-    if recipe.dispatch_deadline is not None:
-        settings.dispatch_deadline.FromTimedelta(recipe.dispatch_deadline)
-    if recipe.retry is not None:
-        settings.retry_config.CopyFrom(retry_message(recipe.retry))
+    recipe.delivery.write(token, settings)
     return Envelope(
-        method=request(http_method=METHODS.index(recipe.method)).SerializeToString(),
+        method=request(http_method=METHODS.index(recipe.delivery.method)).SerializeToString(),
         token=token.SerializeToString(),
         settings=settings.SerializeToString(),
     )

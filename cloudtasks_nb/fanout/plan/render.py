@@ -12,15 +12,13 @@ from itertools import repeat
 import orjson
 
 from cloudtasks_nb.fanout.plan.input import Block
+from cloudtasks_nb.fanout.plan.options import LARGEST_TASK
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row
 from cloudtasks_nb.fanout.plan.shown import Shown, shown_names
 from cloudtasks_nb.fanout.plan.templates import Problems
 from cloudtasks_nb.fanout.plan.wire import Envelope, header, requests, stamp, tasks
 
-__all__ = ["LARGEST", "NOTHING", "Rendered", "Renderer"]
-
-#: Bytes of a stored task that the service accepts, less what it adds itself: the name, times and its User-Agent header.
-LARGEST = 1_048_569 - 700
+__all__ = ["NOTHING", "Rendered", "Renderer"]
 
 #: Stands in `Rendered.digests` for a row that is no task.
 NOTHING = bytes(16)
@@ -79,7 +77,7 @@ class Renderer:
         ready = tasks(made, self._envelope, self._due if moments is None else [stamp(moment) for moment in moments])
         keys = self._keys(block, digests, problems)
         for index, task in enumerate(ready):
-            if len(task) > LARGEST:
+            if len(task) > LARGEST_TASK:
                 problems.add(index, f"{len(task):,} bytes are too many for a task; the service takes up to 1 MiB")
         self._clear(block, keys, digests, ready, problems)
         return Rendered(

@@ -14,7 +14,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.input import Block
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse_url
 
-__all__ = ["HandlerAddress", "Url", "compile_url", "function_name"]
+__all__ = ["HandlerAddress", "Url", "compile_url", "function_name", "literal_url"]
 
 #: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#HttpRequest
 _LONGEST = 2_083
@@ -62,8 +62,8 @@ def compile_url(url: Any) -> Url:
     """
     if isinstance(url, str):
         text = parse_url(url)
-        if not text.fields and (reason := _fault(text.literals[0])):
-            raise InvalidInputError(reason, resource=url, hint='a URL begins with "https://" or "http://" and a host')
+        if not text.fields:
+            literal_url(text.literals[0])
         return _Template(text=text)
     address, name = getattr(url, "url", None), getattr(url, "name", None)
     if isinstance(address, str) and isinstance(name, str):
@@ -75,6 +75,26 @@ def compile_url(url: Any) -> Url:
         resource="url",
         hint='give a text such as "https://svc/run/{origin}", a handler (ct.serve), or a function of the row',
     )
+
+
+def literal_url(url: Any) -> str:
+    """Return the URL that a text without columns, or a handler, stands for.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not an http(s) URL.
+    """
+    address = getattr(url, "url", url)
+    if not isinstance(address, str):
+        raise InvalidInputError(
+            f"url={url!r} is not a URL",
+            resource="url",
+            hint='give a text such as "https://svc/run", or a handler (ct.serve)',
+        )
+    if fault := _fault(address):
+        raise InvalidInputError(fault, resource=address, hint='a URL begins with "https://" or "http://" and a host')
+    return address
 
 
 def function_name(function: Callable[..., Any]) -> str:

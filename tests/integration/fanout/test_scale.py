@@ -22,6 +22,7 @@ CHILD = """
     from google.longrunning import operations_pb2
     from cloudtasks_nb.fanout.plan.identity import Place
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
+    from cloudtasks_nb.fanout.plan.options import TaskOptions
     from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
     from cloudtasks_nb.fanout.outbox.records import State
     from cloudtasks_nb.fanout.sender.sender import send
@@ -45,7 +46,7 @@ CHILD = """
             flight = range(start, min(rows, start + 25_000))
             yield pd.DataFrame({"flight": flight, "origin": "JFK", "day": pd.Timestamp("2026-01-01")})
 
-    recipe = compile_recipe(url="https://svc.example/run/{origin}", body=["flight", "day"])
+    recipe = compile_recipe(TaskOptions(url="https://svc.example/run/{origin}", body=["flight", "day"]))
     place = Place(endpoint="google", project="p", location="l", queue="q")
     with Outbox(path) as outbox:
         with outbox.spool(place, recipe_identity=recipe.identity, description=recipe.describe()) as spool:

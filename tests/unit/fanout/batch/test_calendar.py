@@ -17,6 +17,7 @@ from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.periods.across import cross
 from cloudtasks_nb.fanout.periods.partitions import partition
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
 from tests.unit.fanout.conftest import all_rows, spool
 
@@ -122,7 +123,7 @@ def test_escaped() -> None:
 def plan(outbox: Outbox, start: str, end: str, freq: str = "D", across: Any = None) -> str:
     """Spool a backfill; return its batch."""
     data = cross(partition(start, end, freq=freq, tz="America/New_York").frame(), across)
-    recipe = compile_recipe(url="https://svc", key=["start", *data.columns[3:]])
+    recipe = compile_recipe(TaskOptions(url="https://svc", key=["start", *data.columns[3:]]))
     chunks = plan_chunks(data, recipe, now=NOW)
     return spool(outbox, chunks, recipe=recipe.identity, name="days").batch
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb.fanout.plan.chunk import Asked, Chunk, Forecast
 from cloudtasks_nb.fanout.plan.dry_run import Plan
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import compile_recipe, make_plan
 from cloudtasks_nb.fanout.plan.survey import Survey
 
@@ -24,7 +25,7 @@ FRAME = pd.DataFrame({"x": ["a", "b", None, "a", "c"]})
 def _plan(data: Any = FRAME, *, recipe: dict[str, Any] | None = None, **arguments: Any) -> Plan:
     recipe = {"url": "https://svc/{x}", "body": ["x"], **(recipe or {})}
     given_ = {"now": NOW, "queue": "reports", "submit": lambda: "sent", **arguments}
-    return make_plan(data, compile_recipe(**recipe), **given_)
+    return make_plan(data, compile_recipe(TaskOptions(**recipe)), **given_)
 
 
 def test_counts() -> None:

@@ -11,7 +11,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import orjson
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -19,6 +18,7 @@ import pytest
 from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, RowsError, TemplateError
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import (
     ROW,
     Chunk,
@@ -26,7 +26,6 @@ from cloudtasks_nb.fanout.plan.plan import (
     decode_shown,
     make_plan,
     plan_chunks,
-    plan_one,
     read_task,
 )
 
@@ -36,7 +35,7 @@ TASK = types.Task.pb()
 
 
 def _chunks(data: Any, *, errors: Any = "raise", **arguments: Any) -> list[Chunk]:
-    return list(plan_chunks(data, compile_recipe(**{"url": URL, **arguments}), now=NOW, errors=errors))
+    return list(plan_chunks(data, compile_recipe(TaskOptions(**{"url": URL, **arguments})), now=NOW, errors=errors))
 
 
 def _tasks(data: Any, **arguments: Any) -> list[Any]:
@@ -140,7 +139,7 @@ def test_iterator_is_read_once_a_frame_at_a_time() -> None:
             asked.append(number)
             yield pd.DataFrame({"a": range(number * 100, number * 100 + 100)})
 
-    chunks = plan_chunks(frames(), compile_recipe(url=URL), now=NOW)
+    chunks = plan_chunks(frames(), compile_recipe(TaskOptions(url=URL)), now=NOW)
     assert asked == []
     assert list(next(chunks).rows) == [*range(100)]
     assert asked == [0]
@@ -157,7 +156,11 @@ def test_polars() -> None:
 def test_progress() -> None:
     """Progress is told in rows since the last time, which add up to all of them."""
     told: list[int] = []
-    list(plan_chunks(pd.DataFrame({"a": range(4_100)}), compile_recipe(url=URL), now=NOW, on_progress=told.append))
+    list(
+        plan_chunks(
+            pd.DataFrame({"a": range(4_100)}), compile_recipe(TaskOptions(url=URL)), now=NOW, on_progress=told.append
+        )
+    )
     assert sum(told) == 4_100
     assert len(told) > 1
 
@@ -192,8 +195,9 @@ def test_identity_in_another_process() -> None:
     """Another process, with another hash seed, finds the same keys and digests."""
     code = """
 import datetime as dt, pandas as pd
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
-recipe = compile_recipe(url="https://svc/run/{origin}", key=["n"], headers={"B": "1", "A": "2"})
+recipe = compile_recipe(TaskOptions(url="https://svc/run/{origin}", key=["n"], headers={"B": "1", "A": "2"}))
 frame = pd.DataFrame({"origin": ["JFK", "EWR"], "n": [1, 2]})
 (chunk,) = plan_chunks(frame, recipe, now=dt.datetime.now(dt.UTC))
 print(b"".join([*chunk.keys, *chunk.digests]).hex())
@@ -307,7 +311,7 @@ def test_bad_row_raises(name: str) -> None:
     """A bad row stops it: the error says which, why, and what to do, and no chunk came."""
     cell, arguments, word = BAD[name]
     frame = pd.DataFrame({"x": pd.Series([GOOD.get(name, "ok"), cell], dtype=object), "n": [1, 2]})
-    chunks = plan_chunks(frame, compile_recipe(**{"url": URL, **arguments}), now=NOW)
+    chunks = plan_chunks(frame, compile_recipe(TaskOptions(**{"url": URL, **arguments})), now=NOW)
     with pytest.raises(RowsError) as caught:
         next(chunks)
     assert str(caught.value).startswith("1 of the 2 rows cannot become tasks\n  row 1: ")
@@ -383,11 +387,9 @@ def test_wrong_as_a_whole(arguments: dict[str, Any], error: type[Exception], wor
 
 
 def test_a_text_for_every_row() -> None:
-    """A body that is no column's name is literal, and of a single task every text is."""
+    """A body that is no column's name is literal."""
     (chunk,) = _chunks(FRAME, body="origins", key=ROW)
     assert {read_task(task)[1] for task in chunk.tasks} == {b"origins"}
-    for text in ("row", "0"):
-        assert plan_one(compile_recipe(url="https://svc", body=text), now=NOW).http_request.body == text.encode()
 
 
 def test_later_frame_without_a_column() -> None:
@@ -413,19 +415,11 @@ def test_read_task() -> None:
     assert read_task(chunk.tasks[0])[2] is None
 
 
-def test_plan_one() -> None:
-    """A recipe without columns makes one task; what cannot be one is refused."""
-    task = plan_one(compile_recipe(url=URL, body={"a": 1}), now=NOW)
-    assert orjson.loads(task.http_request.body) == {"a": 1}
-    with pytest.raises(InvalidInputError, match="too many"):
-        plan_one(compile_recipe(url=URL, body={"a": "x" * 1_100_000}), now=NOW)
-
-
 def test_plan_of_an_iterator() -> None:
     """A dry run counts an iterator to its end and keeps its first thousand rows."""
     plan = make_plan(
         (pd.DataFrame({"a": range(600)}) for _ in range(3)),
-        compile_recipe(url=URL, key=ROW),
+        compile_recipe(TaskOptions(url=URL, key=ROW)),
         now=NOW,
         queue="reports",
         submit=list,
@@ -442,7 +436,7 @@ def test_memory_of_an_iterator() -> None:
     def peak(parts: int) -> int:
         tracemalloc.start()
         frames = (pd.DataFrame({"n": np.arange(2_000) + 2_000 * part, "s": "x" * 50}) for part in range(parts))
-        for _ in plan_chunks(frames, compile_recipe(url=URL + "/{n}"), now=NOW):
+        for _ in plan_chunks(frames, compile_recipe(TaskOptions(url=URL + "/{n}")), now=NOW):
             pass
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, TemplateError
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
 
 URL = "https://svc/run"
@@ -22,7 +23,7 @@ class _Handler:
 
 
 def _made(**arguments: Any) -> Recipe:
-    return compile_recipe(**{"url": URL, **arguments})
+    return compile_recipe(TaskOptions(**{"url": URL, **arguments}))
 
 
 @pytest.mark.parametrize(
@@ -108,9 +109,9 @@ def test_accepted() -> None:
         method="put",
         service_account="sa@p.iam.gserviceaccount.com",
     )
-    assert recipe.method == "PUT"
-    assert recipe.dispatch_deadline is not None
-    assert recipe.dispatch_deadline.total_seconds() == 15
+    assert recipe.delivery.method == "PUT"
+    assert recipe.delivery.dispatch_deadline is not None
+    assert recipe.delivery.dispatch_deadline.total_seconds() == 15
 
 
 @pytest.mark.parametrize(
@@ -180,8 +181,10 @@ def test_identity_of_a_handler() -> None:
 def test_identity_in_another_process() -> None:
     """Another process, with another hash seed, finds the same identity."""
     code = (
-        "from cloudtasks_nb.fanout.plan.recipe import compile_recipe;"
-        f"print(compile_recipe(url='{URL}/{{a}}', body={{'x': '{{b}}', 'y': {{'z': 1}}}}).identity.hex())"
+        "from cloudtasks_nb.fanout.plan.options import TaskOptions\n"
+        "from cloudtasks_nb.fanout.plan.recipe import compile_recipe\n"
+        f"options = TaskOptions(url='{URL}/{{a}}', body={{'x': '{{b}}', 'y': {{'z': 1}}}})\n"
+        "print(compile_recipe(options).identity.hex())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == _made(url=URL + "/{a}", body={"x": "{b}", "y": {"z": 1}}).identity.hex()
