@@ -17,7 +17,7 @@ from cloudtasks_nb.client import local as local_module
 from cloudtasks_nb.client.doctor import examine
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.client.queue_settings import ensure
-from cloudtasks_nb.display import card
+from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
@@ -250,10 +250,10 @@ class Client:
         try:
             queues = self.queues()
         except CloudTasksError as error:
-            return card.card(title, badge=badge, notes=[str(error), *notes])
+            return card(title, badge=badge, notes=[str(error), *notes])
         shown = queues[["state", "tasks", "running", "rate", "max_concurrent", "max_attempts"]]
         notes += [] if len(queues) else ['no queues yet: tasks.queue("reports", create=True) makes one']
-        return card.card(title, badge=badge, frame=shown, notes=notes)
+        return card(title, badge=badge, frame=shown, notes=notes)
 
 
 def connect(

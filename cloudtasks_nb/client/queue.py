@@ -14,7 +14,7 @@ from cloudtasks_nb._settings import check_text, near
 from cloudtasks_nb.client.create_task import create_task
 from cloudtasks_nb.client.queue_settings import check, update
 from cloudtasks_nb.client.reads import attempts_frame, newest_attempts, tasks_frame
-from cloudtasks_nb.display import card
+from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.catalog import Catalog
@@ -330,7 +330,7 @@ class Queue(Backfill):
         try:
             found = _loop.run(self._connection.watcher.glance(self._name), timeout=10)
         except (CloudTasksError, TimeoutError) as error:
-            return card.card(title, badge=badge, notes=[str(error) or "the service did not answer in time"])
+            return card(title, badge=badge, notes=[str(error) or "the service did not answer in time"])
         facts = {
             "state": found["state"],
             "tasks": found.get("tasks"),
@@ -350,7 +350,7 @@ class Queue(Backfill):
             shown = newest[["time", "task", "attempt", "status", "duration", "url"]]
         except CloudTasksError as error:
             notes.append(str(error))
-        return card.card(title, badge=badge, facts=facts, frame=shown, notes=notes)
+        return card(title, badge=badge, facts=facts, frame=shown, notes=notes)
 
     def _absent(self) -> list[str]:
         """Say for which handlers of this machine tasks wait."""

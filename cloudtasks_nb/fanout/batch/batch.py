@@ -12,6 +12,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
@@ -111,7 +112,7 @@ class Batch:
         try:
             return wait(self._tracker, self._report, seconds, lambda: blockers(self._connection, self._tracker))
         except TimeoutError:
-            span = f"{timeout:g} s" if isinstance(timeout, (int, float)) else timeout
+            span = duration_text(timeout) if isinstance(timeout, (int, float)) else timeout
             raise BatchTimeoutError(
                 f"batch {self.id} is not done after {span}: {self.progress()!r}",
                 resource=self.id,

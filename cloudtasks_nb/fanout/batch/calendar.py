@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cloudtasks_nb.fanout.batch.report import COLOURS
+from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.periods.partitions import Freq, Partitions, parse_freq, parse_zone, partition
@@ -222,7 +222,7 @@ def _svg(places: Sequence[tuple[str, int]], labels: Sequence[str], counts: _Numb
             f'<rect x="{left + _PITCH * column}" y="{1 + _PITCH * rows[row]}" width="{_SIZE}" height="{_SIZE}">'
             f"<title>{html.escape(f'{label}: {words}')}</title></rect>"
         )
-    marks = "".join(f'<g fill="{COLOURS[state]}">{"".join(found)}</g>' for state, found in cells.items())
+    marks = "".join(f'<g fill="{colour(state)}">{"".join(found)}</g>' for state, found in cells.items())
     names = "".join(
         f'<text x="0" y="{_PITCH * number + _SIZE}">{html.escape(label)}</text>' for label, number in rows.items()
     )

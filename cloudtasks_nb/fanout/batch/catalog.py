@@ -15,6 +15,7 @@ from cloudtasks_nb import _loop, _settings
 from cloudtasks_nb._frames import BATCHES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -263,21 +264,19 @@ def _say(result: Spooled, order: Order) -> None:
     elif not result.created:
         parts.append(f"{batch} has {result.known:,} of these rows already")
         unsent = result.left.get(State.UNSENT, 0)
-        parts.append(f"{_many(result.added, 'new one')} will be sent" if result.added else "nothing new to send")
+        parts.append(f"{counted(result.added, 'new ones')} will be sent" if result.added else "nothing new to send")
         if unsent:
             parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: the sending goes on")
         left = ((count, state.name.lower()) for state, count in result.left.items() if state in _LEFT)
         parts += [f"{count:,} {state} {_are(count)} left" for count, state in left]
     if result.rejected:
-        parts.append(f"{_many(result.rejected, 'row')} {_are(result.rejected)} rejected: batch.tasks() has the reasons")
+        parts.append(
+            f"{counted(result.rejected, 'rows')} {_are(result.rejected)} rejected: batch.tasks() has the reasons"
+        )
     if result.duplicates:
-        parts.append(f"{_many(result.duplicates, 'duplicate')} {_are(result.duplicates)} left out")
+        parts.append(f"{counted(result.duplicates, 'duplicates')} {_are(result.duplicates)} left out")
     if parts:
         notify("; ".join(parts))
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _are(count: int) -> str:

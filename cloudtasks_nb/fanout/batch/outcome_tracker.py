@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
@@ -189,7 +190,7 @@ class OutcomeTracker:
         of = f" of {self._limit}" if self._limit is not None else ""
         due = [at for _, at in self._retrying.values() if at is not None and at > now]
         wait = (min(due) - now) / _SECOND if due else 0
-        after = f", next in {wait / 60:.0f} min" if wait > 90 else f", next in {wait:.0f} s" if due else ""  # noqa: PLR2004 - seconds up to a minute and a half
+        after = f", next in {duration_text(round(wait))}" if due else ""
         return f"attempt {attempts}{of}{after}"
 
     @property

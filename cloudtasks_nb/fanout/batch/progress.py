@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from cloudtasks_nb.display.plural import counted
+
 __all__ = ["FINAL", "PENDING", "Progress", "Rate", "pack", "unpack"]
 
 #: States that no attempt of Cloud Tasks will change any more.
@@ -63,7 +65,7 @@ class Progress:
         unknown = self.pending - sum(getattr(self, name) or 0 for name in PENDING)
         if unknown > 0:
             parts.append(f"{unknown:,} in the queue")
-        rows = "1 row" if self.total == 1 else f"{self.total:,} rows"
+        rows = counted(self.total, "rows")
         text = f"{rows}: {', '.join(parts)}" if parts else rows if not self.total else f"{rows}: none seen yet"
         if self.done_per_second and not self.finished:
             text += f"; {self.done_per_second:,.1f}/s"

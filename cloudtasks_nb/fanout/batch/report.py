@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cloudtasks_nb.display.card import html_card, lines_html
+from cloudtasks_nb.display.colours import colour
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
-__all__ = ["COLOURS", "Report"]
+__all__ = ["Report"]
 
-#: Colour of each state in bars; legends repeat the word, so that no state is told by colour alone.
-COLOURS = {
-    "succeeded": "#2e7d32",
-    "failed": "#c62828",
-    "gone": "#6a1b9a",
-    "cancelled": "#6d4c41",
-    "rejected": "#ad1457",
-    "running": "#1565c0",
-    "retrying": "#ef6c00",
-    "ready": "#78909c",
-    "scheduled": "#90a4ae",
-    "queued": "#78909c",
-    "unsent": "#cfd8dc",
-}
+#: Order of the states in the bar, outcomes first.
+_ORDER = (
+    "succeeded",
+    "failed",
+    "gone",
+    "cancelled",
+    "rejected",
+    "running",
+    "retrying",
+    "ready",
+    "scheduled",
+    "queued",
+    "unsent",
+)
 _WIDTH = 40  # characters of the bar in text
 
 
@@ -63,15 +65,15 @@ class Report:
         """Return static HTML: a stacked bar with its legend, and the lines."""
         progress, counts = self.progress, self._segments()
         total = max(progress.total, 1)
-        order = [name for name in COLOURS if counts.get(name)]
+        order = [name for name in _ORDER if counts.get(name)]
         bars = "".join(
-            f'<div style="width:{100 * counts[name] / total:.2f}%;background:{COLOURS[name]}" '
+            f'<div style="width:{100 * counts[name] / total:.2f}%;background:{colour(name)}" '
             f'title="{counts[name]:,} {name}"></div>'
             for name in order
         )
         legend = "".join(
             '<span style="white-space:nowrap"><span style="display:inline-block;width:.7em;height:.7em;'
-            f'border-radius:50%;background:{COLOURS[name]};margin-right:.35em"></span>{counts[name]:,} {name}</span>'
+            f'border-radius:50%;background:{colour(name)};margin-right:.35em"></span>{counts[name]:,} {name}</span>'
             for name in order
         )
         link = (
@@ -80,20 +82,15 @@ class Report:
             else ""
         )
         partitions = f'<div style="margin-top:.4em">{html.escape(self.partitions)}</div>' if self.partitions else ""
-        lines = "".join(f"<div>{html.escape(line)}</div>" for line in [self._pace(), *self.lines()] if line)
-        return (
-            '<div style="font-family:var(--jp-ui-font-family,system-ui,sans-serif);'
-            'font-size:var(--jp-ui-font-size1,13px);max-width:60em">'
-            f'<div style="font-weight:600">{html.escape(self._title())}<span style="border:1px solid currentColor;'
-            'border-radius:3px;padding:0 .4em;margin-left:.6em;font-size:85%;font-weight:normal">'
-            f"{html.escape(self.badge)}</span></div>"
+        bar = (
             f'<div role="progressbar" aria-label="batch {html.escape(self.batch)}" aria-valuemin="0" '
             f'aria-valuemax="100" aria-valuenow="{100 * self._share():.0f}" style="display:flex;height:1em;'
-            "margin:.4em 0;border-radius:3px;overflow:hidden;background:var(--jp-layout-color3,#ccc)"
+            "max-width:60em;margin:.4em 0;border-radius:3px;overflow:hidden;background:var(--jp-layout-color3,#ccc)"
             f'">{bars}</div><div style="display:flex;flex-wrap:wrap;gap:.2em 1.2em">'
             f"<b>{progress.done:,} of {progress.total:,} done</b>{legend}{link}</div>"
-            f"{partitions}{self.grid}{lines}</div>"
         )
+        lines = lines_html([self._pace(), *self.lines()])
+        return html_card(self._title(), bar, partitions, self.grid, lines, badge=self.badge)
 
     def lines(self) -> list[str]:
         """Return what else there is to say, the next line to type last."""
@@ -143,17 +140,9 @@ class Report:
         pace = f"{progress.done_per_second:,.1f} done a second"
         if progress.eta is None or progress.at is None:
             return pace
-        return f"{pace}, the last one in about {_span(progress.eta - progress.at)}"
+        left = max(0, round((progress.eta - progress.at).total_seconds()))
+        return f"{pace}, the last one in about {duration_text(left)}"
 
 
 def _again(state: str) -> str:
     return f"batch.resend(batch.tasks().query(\"state == '{state}'\"))"
-
-
-def _span(span: dt.timedelta) -> str:
-    """Say a duration in its one or two largest units."""
-    left = max(0, round(span.total_seconds()))
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if left >= size:
-            return f"{left // size} {unit} {left % size // part} {smaller}"
-    return f"{left} s"

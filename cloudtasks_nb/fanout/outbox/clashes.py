@@ -147,7 +147,7 @@ def conflict(rows: Sequence[int], many: int, total: int, target: Target) -> Batc
     one = many == 1
     return BatchExistsError(
         f"{many:,} of {total:,} rows {'has a key' if one else 'have keys'} that the batch {target.label} knows with "
-        f"another request (row{'' if one else 's'} {_list(rows, many)})",
+        f"another request ({'row' if one else 'rows'} {_list(rows, many)})",
         resource=target.id,
         hint=f"{_NOTHING_SENT}{ALL_AGAIN}, and key=[...] may name more columns that tell rows apart",
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS
 
@@ -75,9 +76,8 @@ def _check_size(one: int, other: int) -> None:
 def _check_unique(table: pd.DataFrame) -> None:
     twice = table[table.astype(object).map(repr).duplicated()]  # repr: lists have no hash
     if len(twice):
-        one = len(twice) == 1
         raise InvalidInputError(
-            f"across has {len(twice):,} combination{'' if one else 's'} twice: {twice.iloc[0].to_dict()}",
+            f"across has {counted(len(twice), 'combinations')} twice: {twice.iloc[0].to_dict()}",
             resource="across",
             hint="drop_duplicates() or unique() leaves one of each",
         )

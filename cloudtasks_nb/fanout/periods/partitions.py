@@ -18,6 +18,7 @@ from pandas.tseries import offsets
 from pandas.tseries.frequencies import to_offset
 
 from cloudtasks_nb._settings import near, zone
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["COLUMNS", "Freq", "Partitions", "parse_freq", "parse_zone", "partition"]
@@ -92,8 +93,7 @@ class Freq:
     def counted(self, count: int) -> str:
         """Say so many periods in words: ``90 days``, ``1 quarter``, ``45 periods of 2 hours``."""
         number, unit, _ = self._words
-        plural = "" if count == 1 else "s"
-        return f"{count:,} {unit}{plural}" if number == 1 else f"{count:,} period{plural} of {number} {unit}s"
+        return counted(count, f"{unit}s") if number == 1 else f"{counted(count, 'periods')} of {number} {unit}s"
 
     @property
     def plural(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from cloudtasks_nb.display.card import html_card, next_html, table_html
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["PRICING", "Plan", "Sizes"]
@@ -118,8 +119,8 @@ class Plan:
         if least is None:
             return "not known: the queue's rate is not"
         at_once = "" if self.max_concurrent is None else f", at most {self.max_concurrent:,} at once"
-        span = dt.timedelta(seconds=round(least.total_seconds()))
         later = f"the queue is {self.halted} and dispatches nothing: queue.resume(); then " if self.halted else ""
+        span = duration_text(least.total_seconds())
         return f"{later}{span} at {self.rate:g} a second{at_once}; longer if the target is slower"
 
     @property
@@ -156,18 +157,11 @@ class Plan:
         return "\n".join([*lines, f"→ {self._next}"])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's
-        facts = "".join(
-            f'<tr><th style="text-align:left">{html.escape(name)}</th>'
-            f'<td style="text-align:left">{html.escape(text)}</td></tr>'
-            for name, text in self.facts().items()
-        )
+        facts = [(f"<b>{html.escape(name)}</b>", html.escape(text)) for name, text in self.facts().items()]
         tasks = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in self._examples())
-        title = f"<b>Plan for queue {html.escape(self.queue)}</b> (nothing was sent)"
-        return {
-            "text/plain": repr(self),
-            "text/html": f"<div>{title}<table>{facts}</table>First tasks:<ol>{tasks}</ol>"
-            f"→ <code>{html.escape(self._next)}</code></div>",
-        }
+        parts = (table_html((), facts), f"First tasks:<ol>{tasks}</ol>", next_html(self._next))
+        shown = html_card(f"Plan for queue {self.queue}", *parts, badge="nothing was sent")
+        return {"text/plain": repr(self), "text/html": shown}
 
 
 def _bytes(size: float) -> str:

@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 import orjson
 import pandas as pd
 
-from cloudtasks_nb._names import CODES
+from cloudtasks_nb.display.colours import COLOURS, colour
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import count_text, counted, singular
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = [
@@ -36,36 +38,9 @@ Kind = Literal["text", "count", "time", "duration", "state", "json"]
 #: A cell as the page gets it: its text; or text and tooltip; or text, tooltip and the colour of its dot.
 Cell = str | list[str]
 
-#: Colour of each state: at least 3:1 against white and against the dark theme's ground, and neighbours in a bar differ
-#: in lightness too. A colour never stands alone: the word is always beside it.
-COLOURS = {
-    "unsent": "#8b939c",
-    "rejected": "#b5541c",
-    "scheduled": "#8f6ff0",
-    "ready": "#3b82f6",
-    "running": "#0e9aa7",
-    "retrying": "#d07a00",
-    "succeeded": "#2e9e5b",
-    "failed": "#e5484d",
-    "cancelled": "#6f7782",
-    "gone": "#94796b",
-}
-#: Other words that are shown with a dot: states of a queue, canonical codes, yes and no.
-_ALIASES = {
-    "queued": "ready",
-    "paused": "retrying",
-    "disabled": "cancelled",
-    "ok": "succeeded",
-    "yes": "succeeded",
-    "no": "failed",
-    **{code.lower(): "failed" for code in CODES if code not in {"OK", "CANCELLED"}},
-}
-_UNKNOWN = COLOURS["unsent"]
-
 _NOTHING = "\u2013"  # an en dash
 _TEXT_LIMIT = 240  # characters of a cell; more than the widest column shows
 _TITLE_LIMIT = 1_000
-_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _CELL_STYLE = "padding:.25em .8em;text-align:{};border-bottom:1px solid rgba(128,128,128,.25);white-space:nowrap"
 
 
@@ -112,12 +87,6 @@ class Column:
         return self.align or ("right" if self.kind in {"count", "duration"} else "left")
 
 
-def colour(word: str) -> str:
-    """Return the colour that goes with a state, a status code, or yes and no."""
-    key = word.lower()
-    return COLOURS.get(_ALIASES.get(key, key), _UNKNOWN)
-
-
 def is_missing(value: Any) -> bool:
     """Tell whether a value of a frame is None, NA, NaT or NaN."""
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124 - NaN
@@ -151,42 +120,10 @@ def cell(value: Any, kind: Kind, *, now: datetime) -> Cell:
     return _short(text)
 
 
-def count_text(value: float) -> str:
-    """Return a number with thousands separators and at most two decimals; small ones keep three figures."""
-    if float(value).is_integer():
-        return f"{int(value):,}"
-    return f"{value:,.2f}".rstrip("0").rstrip(".") if abs(value) >= 0.1 else f"{value:.3g}"  # noqa: PLR2004 - a tenth
-
-
-def counted(number: float, plural: str) -> str:
-    """Return a count with what is counted: ``1 task``, ``2,000 tasks``, ``1 batch``."""
-    return f"{count_text(number)} {singular(plural) if number == 1 else plural}"
-
-
-def singular(plural: str) -> str:
-    """Return the word for one: ``task`` for tasks, ``batch`` for batches."""
-    return plural.removesuffix("es") if plural.endswith(("ches", "shes", "xes")) else plural.removesuffix("s")
-
-
 def time_text(value: datetime, *, now: datetime) -> str:
     """Return the time of day for today, else date and minute, in the time zone of `now`."""
     local = value.astimezone(now.tzinfo) if value.tzinfo is not None else value
     return f"{local:%H:%M:%S}" if local.date() == now.date() else f"{local:%Y-%m-%d %H:%M}"
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration in its leading units: ``350 ms``, ``12.3 s``, ``2 min 05 s``, ``1 h``, ``3 d 04 h``."""
-    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
-    milliseconds = seconds * 1e3
-    if milliseconds < 999.5:  # noqa: PLR2004 - above, it is rounded to a second
-        return f"{sign}{milliseconds:.{0 if milliseconds >= 9.5 else 1}f}".removesuffix(".0") + " ms"  # noqa: PLR2004 - two figures
-    if seconds < _MINUTE - 0.05:
-        return f"{sign}{seconds:.1f}".removesuffix(".0") + " s"
-    whole = round(seconds)
-    units = ((_DAY, "d", _HOUR, "h"), (_HOUR, "h", _MINUTE, "min"), (_MINUTE, "min", 1, "s"))
-    large, large_name, small, small_name = next(unit for unit in units if whole >= unit[0])
-    rest = whole % large // small
-    return f"{sign}{whole // large} {large_name}" + (f" {rest:02} {small_name}" if rest else "")
 
 
 def json_text(value: Any) -> str:

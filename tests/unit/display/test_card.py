@@ -32,10 +32,3 @@ def test_what_is_not_known_is_left_out() -> None:
     assert made["text/plain"] == "Queue q"
     assert "<table" not in made["text/html"]
     assert "tasks" not in made["text/html"]
-
-
-def test_a_part_that_is_html_already() -> None:
-    """A bar is put in as it is, and as its text where there is no HTML."""
-    made = card("Batch b", extra_html="<progress></progress>", extra_text="50%")
-    assert "<progress></progress>" in made["text/html"]
-    assert made["text/plain"] == "Batch b\n50%"

@@ -9,9 +9,10 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.fanout.batch.calendar import ASKED, Calendar, CalendarText, grid
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.report import COLOURS, Report
+from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
@@ -38,7 +39,7 @@ def picture(
 
 def cells(svg: ET.Element) -> Cells:
     """Return row, column, title and state of each cell in reading order; the leftmost has the column 0."""
-    words = {colour: state for state, colour in COLOURS.items() if state in STATES}
+    words = {colour(state): state for state in STATES}
     found = [
         (int(cell.get("y", "")), int(cell.get("x", "")), cell.findtext("title", ""), words[group.get("fill", "")])
         for group in svg.findall("g")

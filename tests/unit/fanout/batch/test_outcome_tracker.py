@@ -379,7 +379,7 @@ def test_retrying_rows_are_known_from_the_log_also_after_a_restart(world: World)
     verdicts = new(world)
     take(verdicts, world, snapshot())
     assert verdicts.split(world.outbox.counts(world.batch), SECOND)["retrying"] == 2
-    assert verdicts.retry_note(30 * SECOND) == "attempt 3 of 3, next in 60 s"
+    assert verdicts.retry_note(30 * SECOND) == "attempt 3 of 3, next in 1 min"
 
 
 def test_before_the_log_was_read_nothing_is_known(world: World) -> None:

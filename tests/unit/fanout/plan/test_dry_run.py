@@ -150,7 +150,7 @@ def test_verdicts() -> None:
     [
         ({}, ["Plan for queue reports", "nothing was sent", 'url: "x" is missing', "plan.submit() would raise"]),
         ({"errors": "skip"}, ["→ plan.submit()"]),
-        ({"rate": 2, "max_concurrent": 8}, ["0:00:02 at 2 a second, at most 8 at once"]),
+        ({"rate": 2, "max_concurrent": 8}, ["1.5 s at 2 a second, at most 8 at once"]),
         ({"data": iter([FRAME])}, ["new iterator"]),
         ({"data": FRAME.head(2)}, ["→ plan.submit()", 'POST https://svc/a {"x":"a"}', "9 B median"]),
     ],
@@ -228,6 +228,6 @@ def test_a_paused_queue() -> None:
     """A queue that dispatches nothing is said to, with what to do, wherever the time to drain stands."""
     drain = _plan(rate=1, halted="paused").facts()["time to drain"]
     assert drain == (
-        "the queue is paused and dispatches nothing: queue.resume(); then 0:00:03 at 1 a second; "
+        "the queue is paused and dispatches nothing: queue.resume(); then 3 s at 1 a second; "
         "longer if the target is slower"
     )

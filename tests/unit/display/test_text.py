@@ -1,0 +1,88 @@
+"""Counts, durations and colours: the forms in which every card, panel and message has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cloudtasks_nb._frames import STATES
+from cloudtasks_nb.display.colours import COLOURS, colour
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import count_text, counted
+
+__all__: list[str] = []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"),
+        (0.0004, "0.4 ms"),
+        (0.009, "9 ms"),
+        (0.0123, "12 ms"),
+        (0.35, "350 ms"),
+        (0.9996, "1 s"),
+        (12.34, "12.3 s"),
+        (15, "15 s"),
+        (59.97, "1 min"),
+        (125, "2 min 05 s"),
+        (600, "10 min"),
+        (3599.6, "1 h"),
+        (3900, "1 h 05 min"),
+        (86_400 * 3 + 3_600 * 4, "3 d 04 h"),
+        (-12, "-12 s"),
+    ],
+)
+def test_durations_are_said_in_their_leading_units(seconds: float, text: str) -> None:
+    """A duration shows two units at most, and no unit of which there is none."""
+    assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1234567, "1,234,567"), (5.0, "5"), (0.5, "0.5"), (1234.567, "1,234.57"), (0.00321, "0.00321")],
+)
+def test_counts_have_thousands_separators(value: float, text: str) -> None:
+    """Whole numbers are grouped; others keep what can be read at a glance."""
+    assert count_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "plural", "text"),
+    [(1, "tasks", "1 task"), (0, "tasks", "0 tasks"), (2000, "rows", "2,000 rows"), (1, "batches", "1 batch")],
+)
+def test_one_is_singular(number: int, plural: str, text: str) -> None:
+    """Counts read like a sentence."""
+    assert counted(number, plural) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "same"),
+    [("RUNNING", "running"), ("PAUSED", "retrying"), ("OK", "succeeded"), ("DEADLINE_EXCEEDED", "failed")],
+)
+def test_words_of_one_meaning_share_a_colour(word: str, same: str) -> None:
+    """States of queues and status codes are coloured like the states of tasks."""
+    assert colour(word) == COLOURS[same]
+
+
+def test_every_state_has_a_colour_that_can_be_seen_on_both_themes() -> None:
+    """A dot has a contrast of 3:1 at least, on white and on the dark theme's ground."""
+    assert tuple(COLOURS) == STATES
+    assert len(set(COLOURS.values())) == len(STATES)
+    for ground in ("#ffffff", "#212121"):
+        assert {
+            name: round(contrast(hue, ground), 1) for name, hue in COLOURS.items() if contrast(hue, ground) < 3
+        } == {}
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, as WCAG defines it."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(hue: str) -> float:
+    """Relative luminance of `#rrggbb`."""
+    channels = (int(hue[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
