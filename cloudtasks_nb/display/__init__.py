@@ -1,1 +1,1 @@
-"""How objects show themselves: cards, progress bars, notes."""
+"""Text, HTML and progress bars that objects and verbs show."""

@@ -1,4 +1,4 @@
-"""Who hears what is said and how far things are, in place of the notebook's output: a panel, while it works."""
+"""Where messages and progress of a thread go: to the notebook's output, or to the panel that works in this thread."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["Listener", "hearing", "listener", "notify"]
+__all__ = ["Output", "current_output", "notify", "redirect"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
-    """Somebody who shows it elsewhere."""
+class Output:
+    """Functions that show messages and progress in place of the notebook's output."""
 
-    said: Callable[[str], object]  #: called with each line
-    moved: Callable[[str, int, int | None], object]  #: called with what goes on, how many are done, and of how many
-
-
-#: A thread has its own: what a panel does in the background is not heard by the cell that runs meanwhile.
-_current: ContextVar[Listener | None] = ContextVar("cloudtasks_nb_listener", default=None)
+    message: Callable[[str], object]  #: called with each line
+    progress: Callable[[str, int, int | None], object]  #: called with the name of the work, the count, and the total
 
 
-def listener() -> Listener | None:
-    """Return who listens in this thread; None: lines are printed and bars drawn."""
+#: Each thread has its own: what a panel does in the background does not redirect the cell that runs meanwhile.
+_current: ContextVar[Output | None] = ContextVar("cloudtasks_nb_output", default=None)
+
+
+def current_output() -> Output | None:
+    """Return the output to which this thread is redirected; None: lines are printed and bars drawn."""
     return _current.get()
 
 
 @contextmanager
-def hearing(who: Listener) -> Iterator[None]:
-    """Let `who` hear, inside the block and in this thread, what would be printed and drawn."""
-    token = _current.set(who)
+def redirect(output: Output) -> Iterator[None]:
+    """Send the messages and the progress of this thread to `output` inside the block."""
+    token = _current.set(output)
     try:
         yield
     finally:
@@ -38,9 +38,9 @@ def hearing(who: Listener) -> Iterator[None]:
 
 
 def notify(line: str) -> None:
-    """Show the analyst one line: in the panel that is working in this thread, else printed."""
-    who = listener()
-    if who is not None:
-        who.said(line)
-        return
-    print(line, flush=True)  # noqa: T201 - the toolkit reports to the notebook's output
+    """Show one line: in the panel that works in this thread, else in the notebook's output."""
+    output = current_output()
+    if output is None:
+        print(line, flush=True)  # noqa: T201 - the toolkit reports to the notebook's output
+    else:
+        output.message(line)

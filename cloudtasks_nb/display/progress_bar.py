@@ -1,7 +1,7 @@
-"""What moves on the screen: a progress bar and an output that is updated in place, from any thread.
+"""A progress bar and an output that is updated in place, both from any thread.
 
-In a notebook both are one HTML output with a display id, not a widget: it needs no comm, goes on while a cell runs,
-and what was shown last is what the saved notebook shows. Elsewhere the bar is tqdm's text.
+In a notebook both are one HTML output with a display id, not a widget: it needs no comm, is updated while a cell runs,
+and the saved notebook shows its last state. Elsewhere the bar is tqdm's text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from cloudtasks_nb.display.notify import listener
+from cloudtasks_nb.display.notify import current_output, notify
 
 __all__ = ["Bar", "Live", "bar_html", "in_notebook"]
 
-_DELAY = 0.5  # seconds before a bar shows: what is done at once needs none
+_DELAY = 0.5  # seconds before a bar appears: short work needs none
 _PACE = 0.2  # seconds between two updates
 
 
@@ -32,7 +32,7 @@ def in_notebook() -> bool:
 
 
 def bar_html(share: float | None, text: str, *, label: str) -> str:
-    """Return a bar as HTML; without a `share` (0 to 1) one that only says that something goes on."""
+    """Return a bar as HTML; without a `share` (0 to 1) an indeterminate one."""
     width = 100.0 if share is None else 100 * min(max(share, 0.0), 1.0)
     now = "" if share is None else f' aria-valuenow="{width:.0f}"'
     return (
@@ -52,11 +52,11 @@ class Live:
     Parameters
     ----------
     bundle : mapping
-        What to show first, by MIME type.
+        The first content, by MIME type.
     """
 
     def __init__(self, bundle: Mapping[str, str]) -> None:
-        from IPython.display import display  # noqa: PLC0415 - only a kernel gets here, and it has IPython loaded
+        from IPython.display import display  # noqa: PLC0415 - only a kernel makes one, and it has IPython loaded
 
         self._display: Any = display
         self._handle = display(dict(bundle), raw=True, display_id=True)
@@ -64,7 +64,7 @@ class Live:
         self._lock = threading.Lock()
 
     def show(self, bundle: Mapping[str, str]) -> None:
-        """Replace what is shown, if it differs."""
+        """Replace the content, if it differs."""
         with self._lock:
             if self._shown == bundle:
                 return
@@ -72,23 +72,23 @@ class Live:
             self._display(self._shown, raw=True, display_id=self._handle.display_id, update=True)
 
     def clear(self) -> None:
-        """Show nothing from here on."""
+        """Empty the output."""
         self.show({"text/plain": "", "text/html": ""})
 
 
 class Bar:
-    """A progress bar that appears after half a second and goes when its block ends.
+    """A progress bar that appears after half a second and disappears when its block ends.
 
     Parameters
     ----------
     what : str
-        What goes on, in a few words.
+        Name of the work, in a few words.
     total : int, optional
         How many there are; the bar only counts when left out.
     unit : str
-        What is counted.
+        Plural noun of what is counted.
     show : bool
-        False: a bar that is never seen.
+        False: the bar never appears.
     """
 
     def __init__(self, what: str, total: int | None = None, *, unit: str = "rows", show: bool = True) -> None:
@@ -123,18 +123,15 @@ class Bar:
             self._next = now + _PACE
             self._draw(now)
 
-    def say(self, line: str) -> None:
-        """Print a line above the bar, or tell it to who listens."""
-        who = listener()
-        if who is not None:
-            who.said(line)
-        elif self._text is None:
-            print(line, flush=True)  # noqa: T201 - as all that is said
+    def notify(self, line: str) -> None:
+        """Show one line as `notify` does, above the bar if it is drawn as text."""
+        if self._text is None or current_output() is not None:
+            notify(line)
         else:
             tqdm.write(line)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._live is not None:
             self._live.clear()
         if self._text is not None:
@@ -142,9 +139,9 @@ class Bar:
         self._show = False
 
     def _draw(self, now: float) -> None:
-        who = listener()
-        if who is not None:
-            who.moved(self._what, self._done, self._total)
+        output = current_output()
+        if output is not None:
+            output.progress(self._what, self._done, self._total)
             return
         if not in_notebook():
             if self._text is None:

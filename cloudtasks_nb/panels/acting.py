@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import ipywidgets as widgets
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.display.notify import Listener, hearing
+from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.footer import Footer
 from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
@@ -193,7 +193,7 @@ class Acting(widgets.VBox):
     def _work(self, work: Callable[[], object], done: concurrent.futures.Future[Any]) -> None:
         self.footer.status = ""
         try:
-            with hearing(Listener(said=self.notify, moved=self._moved)):
+            with redirect(Output(message=self.notify, progress=self._show_progress)):
                 work()
         except BaseException as error:  # noqa: BLE001 - a thread has nobody above it
             self.fail(error)
@@ -203,7 +203,7 @@ class Acting(widgets.VBox):
             self._pending.discard(done)
             done.set_result(None)
 
-    def _moved(self, what: str, count: int, total: int | None) -> None:
+    def _show_progress(self, what: str, count: int, total: int | None) -> None:
         self.footer.status = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}")
 
     def _set_busy(self, *, on: bool) -> None:

@@ -114,7 +114,7 @@ def wait(
                         raise
                 bar.to(tracker.progress.done, total=tracker.progress.total)
                 for line in watch.fresh() if shown is None else ():
-                    bar.say(line)
+                    bar.notify(line)
     finally:
         future.cancel()
         if shown is not None:
