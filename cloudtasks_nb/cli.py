@@ -162,7 +162,7 @@ def _batches(options: argparse.Namespace) -> int:
 def _meant(outbox: Outbox, options: argparse.Namespace) -> list[BatchRecord]:
     """Return the batches of the place that the options name, newest first."""
     folder = None if options.local is None else str(Path(options.local).expanduser().resolve())
-    found = outbox.batches(project=options.project, location=options.location)
+    found = outbox.batches.find(project=options.project, location=options.location)
     return [record for record in found if folder in {None, _reach(outbox, record.id).get("folder")}]
 
 
@@ -175,7 +175,7 @@ def _endpoint(record: BatchRecord, reach: Mapping[str, Any]) -> str:
 
 def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
     """Return how the endpoint was reached that a batch was sent to."""
-    return outbox.settings(batch).get("reach") or {}
+    return outbox.batches.settings(batch).get("reach") or {}
 
 
 def _watch(options: argparse.Namespace) -> int:

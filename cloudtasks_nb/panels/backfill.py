@@ -102,7 +102,7 @@ class BackfillPanel(SendingPanel):
     def _read_series(self) -> None:
         """Offer the backfills of the queue, newest first; the one that is shown stays."""
         name = self.context.name(self.queue or "")
-        records = self.context.catalog.outbox.batches(**asdict(self.context.catalog.place(name)))
+        records = self.context.catalog.outbox.batches.find(**asdict(self.context.catalog.place(name)))
         found = [record for record in records if "backfill" in record.description]
         options = [(f"{record.name}, {record.total:,} rows", record.id) for record in found] or [_NO_BATCH]
         shown = self.view.batch.id if self.view.batch is not None else options[0][1]

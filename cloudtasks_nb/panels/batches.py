@@ -94,7 +94,7 @@ class BatchesPanel(Panel):
     def refresh(self) -> None:
         """Read which batches there are, and how they are; makes no call."""
         catalog = self.context.catalog
-        names = {record.id: record.name for record in catalog.outbox.batches()}
+        names = {record.id: record.name for record in catalog.outbox.batches.find()}
         self.table.load(_listed(catalog.frame(), names))
         self.view.draw()
 

@@ -37,7 +37,7 @@ def sent(tmp_path: Path) -> list[str]:
                 errors="skip",
             ),
         ]
-        outbox.set_setting(made[0].batch, "reach", {"target": "127.0.0.1:1", "folder": str(tmp_path)})
+        outbox.batches.set_setting(made[0].batch, "reach", {"target": "127.0.0.1:1", "folder": str(tmp_path)})
     return [spooled.batch for spooled in made]
 
 
@@ -69,7 +69,7 @@ def test_batches_say_where_they_were_sent_to(
             ({"target": "127.0.0.1:1", "folder": None}, "127.0.0.1:1"),
             ({}, "e-1"),
         ):
-            outbox.set_setting(sent[0], "reach", reach)
+            outbox.batches.set_setting(sent[0], "reach", reach)
             assert cli.main(["batches"]) == 0
             assert listed(capsys.readouterr().out)[2][:3] == [sent[0], words, "a"]
 

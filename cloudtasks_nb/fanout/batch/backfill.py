@@ -166,8 +166,8 @@ class Backfill(FanOut):
         batch = self._catalog.fan_out(order)
         outbox = self._catalog.outbox
         asked = [moment.tz_convert("UTC").isoformat() for moment in partitions.asked]
-        before = outbox.settings(batch.id).get(ASKED, asked)
-        outbox.set_setting(batch.id, ASKED, [min(asked[0], before[0]), max(asked[1], before[1])])
+        before = outbox.batches.settings(batch.id).get(ASKED, asked)
+        outbox.batches.set_setting(batch.id, ASKED, [min(asked[0], before[0]), max(asked[1], before[1])])
         return batch
 
     def _dry_run(self, order: Order, partitions: Partitions) -> Plan:
@@ -196,7 +196,7 @@ class Backfill(FanOut):
     def _check_series(self, order: Order) -> Mapping[str, Any]:
         """Refuse to mix partitions of different lengths or zones in one batch; return what is known of that batch."""
         series = order.facts["backfill"]
-        for record in self._catalog.outbox.batches(**asdict(self._catalog.place(order.queue))):
+        for record in self._catalog.outbox.batches.find(**asdict(self._catalog.place(order.queue))):
             if order.name not in (record.name, record.id):
                 continue
             before = record.description.get("backfill")

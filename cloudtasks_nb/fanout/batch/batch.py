@@ -155,7 +155,7 @@ class Batch:
     def retry_failed(self) -> Self:
         """Make a new try for exactly the rows in state `failed`, in the background."""
         self._connection.transport.check_open()
-        if not self._outbox.new_try(self.id, None, {State.FAILED}):
+        if not self._outbox.outcomes.new_try(self.id, None, {State.FAILED}):
             notify(f"nothing is sent again: no row of batch {self.id} is in state failed")
         return self._go(sending=True)
 
@@ -188,8 +188,8 @@ class Batch:
                 resource=self.id,
                 hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
             )
-        found = self._outbox.locate(self.id, wanted)
-        opened = self._outbox.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)
+        found = self._outbox.rows.locate(self.id, wanted)
+        opened = self._outbox.outcomes.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)
         if opened < len(df):
             reasons = {
                 "have a newer try": len(wanted) - len(found),
@@ -235,7 +235,7 @@ class Batch:
         self._connection.check_reachable(address)
         target_queue = completion_queue(queue, self._tracker.queue)
         check_route(self._connection, target_queue, service_account=service_account, audience=audience)
-        self._outbox.register_completion(
+        self._outbox.completions.register(
             self.id, address, service_account=service_account, audience=audience, queue=target_queue.queue
         )
         notify(registered(self._outbox, self.id, address))
@@ -255,23 +255,26 @@ class Batch:
 
     def _rows(self, states: set[State] | None) -> pd.DataFrame:
         pending: dict[str, Pending | None] = {}
-        if states is None and self._outbox.counts(self.id)[State.SENT]:
+        if states is None and self._outbox.batches.counts(self.id)[State.SENT]:
             pending = self._in_queue()
-        pages = self._outbox.rows(self.id, states=states, wire=True)
+        pages = self._outbox.rows.pages(self.id, states=states, wire=True)
         made = rows_frame(pages, pending, now_micros())
         if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
-            made = rows_frame(islice(self._outbox.rows(self.id, wire=True), 1), {}, now_micros()).head(0)
+            made = rows_frame(islice(self._outbox.rows.pages(self.id, wire=True), 1), {}, now_micros()).head(0)
         return made
 
     def _kept(self, states: set[State] | None, limit: int | None) -> pd.DataFrame:
-        pages = self._outbox.rows(self.id, states=states, wire=True)
+        pages = self._outbox.rows.pages(self.id, states=states, wire=True)
         return rows_frame(pages, {}, now_micros(), limit)
 
     def _in_queue(self) -> dict[str, Pending | None]:
         """Ask the queue for the tasks that are not final; nothing where it does not answer."""
         watcher, queue = self._connection.watcher, self._tracker.queue
         waiting = [
-            task for page in self._outbox.rows(self.id, states={State.SENT}) for task in page.tasks if task is not None
+            task
+            for page in self._outbox.rows.pages(self.id, states={State.SENT})
+            for task in page.tasks
+            if task is not None
         ]
         try:
             if len(waiting) <= _LOOKED_UP:
@@ -300,7 +303,7 @@ class Batch:
             progress=progress,
             sending=tracker.sending and not tracker.unanswered,
             causes=self._causes(),
-            lost=self._outbox.lost(self.id) if progress.gone else {},
+            lost=self._outbox.rows.losses(self.id) if progress.gone else {},
             retry_note=tracker.retry_note(),
             blockers=blockers(self._connection, tracker),
             notes=notes(tracker, self._outbox),
@@ -312,7 +315,7 @@ class Batch:
     def _causes(self) -> dict[str, int]:
         if not self._tracker.progress.failed:
             return {}
-        found = self._outbox.causes(self.id)
+        found = self._outbox.rows.failures(self.id)
         return {"no status" if code is None else code_name(code): count for code, count in found.items()}
 
     def __reduce__(self) -> NoReturn:

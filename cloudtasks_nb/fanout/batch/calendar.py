@@ -126,7 +126,7 @@ class Calendar:
         round_ : int
             Grows when rows are added.
         """
-        states = self._outbox.states(self._batch)
+        states = self._outbox.rows.states(self._batch)
         if not states:
             return None
         starts, whole, places = self._partitions((round_, len(states)))
@@ -148,14 +148,14 @@ class Calendar:
     def _starts(self) -> pd.DatetimeIndex:
         """Return where the partition of each row starts."""
         parts, chosen, offset = [], [], 0
-        for page in self._outbox.rows(self._batch):
+        for page in self._outbox.rows.pages(self._batch):
             parts.append(page.shown)
             chosen += [offset + index for index in page.indexes]
             offset += length_of(page.shown)
         return pd.DatetimeIndex(decode_shown(parts)["start"].iloc[chosen]).tz_convert(self._tz)
 
     def _line(self, count: int, whole: Partitions) -> str:
-        asked = self._outbox.settings(self._batch).get(ASKED)
+        asked = self._outbox.batches.settings(self._batch).get(ASKED)
         if asked is not None:
             first, last = (pd.Timestamp(moment).tz_convert(self._tz) for moment in asked)
             whole = replace(whole, asked=(first, last))

@@ -151,7 +151,7 @@ class Catalog:
             if batch is None or any(record.id.startswith(batch) for record in here):
                 raise
             # A queue may be named in full, and be of another project.
-            found = self.outbox.batch(batch, endpoint=self._endpoint())
+            found = self.outbox.batches.get(batch, endpoint=self._endpoint())
         return self._open(found.id, sending=False)
 
     def frame(self) -> pd.DataFrame:
@@ -181,7 +181,7 @@ class Catalog:
         endpoint = self._connection.endpoint
         return [
             record
-            for record in self.outbox.batches(endpoint=self._endpoint())
+            for record in self.outbox.batches.find(endpoint=self._endpoint())
             if record.id in self._trackers
             or (endpoint.project in (None, record.place.project) and endpoint.location in (None, record.place.location))
         ]
@@ -218,8 +218,8 @@ class Catalog:
             tracker = self._trackers.get(batch)
             if tracker is None:
                 reach = {"target": self._connection.endpoint.target, "folder": self._connection.folder}
-                outbox.set_setting(batch, "reach", reach)
-                tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batch(batch))
+                outbox.batches.set_setting(batch, "reach", reach)
+                tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending, send_rate=send_rate))
         return Batch(self._connection, outbox, tracker, self._open_panel)
 

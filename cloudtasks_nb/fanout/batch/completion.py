@@ -82,7 +82,7 @@ def check_route(
 
 def registered(outbox: Outbox, batch: str, url: str) -> str:
     """Say when a URL that was registered is told, and who else is."""
-    record, known = outbox.batch(batch), outbox.completions(batch)
+    record, known = outbox.batches.get(batch), outbox.completions.registered(batch)
     told = any(one.round >= record.round for one in known if one.url == url)
     others = [one.url for one in known if one.url != url]
     if record.done:
@@ -169,21 +169,21 @@ class CompletionNotifier:
             self._known.set()
 
     async def _waiting(self) -> bool:
-        return await self._outbox.run(self._outbox.untold, self._batch)
+        return await self._outbox.run(self._outbox.completions.due, self._batch)
 
 
 async def _attempt(connection: Connection, outbox: Outbox, batch: str) -> CloudTasksError | None:
     """Create the notifications of this round that nobody else is about to create; return what went wrong last."""
     wrong = None
-    for completion in await outbox.run(outbox.claim_completions, batch):
-        record = await outbox.run(outbox.batch, batch)
+    for completion in await outbox.run(outbox.completions.claim, batch):
+        record = await outbox.run(outbox.batches.get, batch)
         try:
             await _create(connection, record, completion, _summary(record, completion))
         except CloudTasksError as error:
             wrong = error
-            await outbox.run(outbox.release_completion, batch, completion)
+            await outbox.run(outbox.completions.release, batch, completion)
         else:
-            await outbox.run(outbox.confirm_completion, batch, completion)
+            await outbox.run(outbox.completions.confirm, batch, completion)
     return wrong
 
 

@@ -45,5 +45,5 @@ async def deleting(
             for (ref, _, attempt), error in zip(part, errors, strict=True)
             if error is None
         ]
-        await outbox.run(outbox.record, batch, gone)
+        await outbox.run(outbox.outcomes.record, batch, gone)
         yield f"{refused.total():,} tasks are not deleted: {refused.most_common(1)[0][0]}" if refused else None

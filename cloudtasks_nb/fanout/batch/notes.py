@@ -34,7 +34,7 @@ def blockers(connection: Connection, tracker: Tracker) -> list[str]:
 def notes(tracker: Tracker, outbox: Outbox) -> list[str]:
     """Say what else is worth knowing."""
     said = []
-    already = outbox.settings(tracker.batch).get("already")
+    already = outbox.batches.settings(tracker.batch).get("already")
     if already:
         said.append(f"{already:,} were there already: made by another machine, or before its outbox was deleted")
     if tracker.queue_values.get("log_sampling_ratio") == 0:

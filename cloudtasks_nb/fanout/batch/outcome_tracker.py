@@ -91,9 +91,9 @@ class OutcomeTracker:
 
     def load(self, outbox: Outbox) -> None:
         """Read what the outbox knows of rows that were tried before."""
-        known = outbox.settings(self._batch).get("max_attempts")
+        known = outbox.batches.settings(self._batch).get("max_attempts")
         self.max_attempts = int(known) if known is not None else None
-        for page in outbox.rows(self._batch, states={State.SENT}):
+        for page in outbox.rows.pages(self._batch, states={State.SENT}):
             for ref, attempts, due in zip(page.refs, page.attempts, page.schedule_time, strict=True):
                 if attempts:
                     self._retrying[ref] = (attempts, due)
@@ -105,10 +105,10 @@ class OutcomeTracker:
 
     def seen(self, outbox: Outbox, tasks: Sequence[str]) -> dict[str, bool | None]:
         """Tell which tasks the log has had an entry of; None for the others, of which nothing is known."""
-        located = outbox.locate(self._batch, tasks)
+        located = outbox.rows.locate(self._batch, tasks)
         known = {
             ref
-            for page in outbox.rows(self._batch, states=set(State))
+            for page in outbox.rows.pages(self._batch, states=set(State))
             for ref, attempts, state in zip(page.refs, page.attempts, page.states, strict=True)
             if attempts or state in (State.SUCCEEDED, State.FAILED)
         }
@@ -159,7 +159,7 @@ class OutcomeTracker:
                 self._retrying.pop(ref, None)
                 outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=self._how(snapshot)))
         if outcomes:
-            await reader.run(outbox.record, self._batch, outcomes)
+            await reader.run(outbox.outcomes.record, self._batch, outcomes)
         self._looked = time.monotonic()
         self._look_took = self._looked - started
 
@@ -207,12 +207,12 @@ class OutcomeTracker:
         if now is None or self.max_attempts == -1 or (self.max_attempts is not None and 0 <= now <= self.max_attempts):
             return
         self.max_attempts = now
-        await reader.run(outbox.set_setting, self._batch, "max_attempts", str(now))
+        await reader.run(outbox.batches.set_setting, self._batch, "max_attempts", str(now))
 
     def _apply(self, outbox: Outbox, tasks: Mapping[str, Sequence[Entry]]) -> int:
         """Write down what entries say; returns how many rows became final."""
         outcomes = []
-        for task, ref in outbox.locate(self._batch, tasks).items():
+        for task, ref in outbox.rows.locate(self._batch, tasks).items():
             state, entry = decide(tasks[task], self._limit)
             if state is None:
                 self._retrying[ref] = (entry.attempt, entry.retry_time)
@@ -221,7 +221,7 @@ class OutcomeTracker:
             attempt = try_of(task)
             if attempt is not None:
                 outcomes.append(_outcome(ref, attempt, state, entry))
-        return outbox.record(self._batch, outcomes)
+        return outbox.outcomes.record(self._batch, outcomes)
 
     def _suspicious(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
         """Tell whether rows seem to have left the queue without an entry in the log.
@@ -247,7 +247,7 @@ class OutcomeTracker:
         """Return ref, task and try of the rows that were sent and are not final."""
         return [
             (ref, task, attempt)
-            for page in outbox.rows(self._batch, states={State.SENT})
+            for page in outbox.rows.pages(self._batch, states={State.SENT})
             for ref, task, attempt in zip(page.refs, page.tasks, page.tries, strict=True)
             if task is not None
         ]

@@ -129,7 +129,7 @@ class Sending:
 
     def _is_idle(self) -> bool:
         """Tell whether no process sends the batch."""
-        hold = self._outbox.sending(self._batch)
+        hold = self._outbox.requests.lock(self._batch)
         if hold is not None:
             hold.release()
         return hold is not None
@@ -156,7 +156,7 @@ class Sending:
                 who={"pid": os.getpid(), "target": self._transport.endpoint.target},
             )
             if report.already_there:
-                await self._outbox.run(self._outbox.set_setting, self._batch, "already", report.already_there)
+                await self._outbox.run(self._outbox.batches.set_setting, self._batch, "already", report.already_there)
         except CloudTasksError as error:
             self.stopped = error
         except Exception as error:

@@ -76,7 +76,7 @@ class Tracker:
         self._saved = 0.0
         self._cancelling = 0
         self._troubles: dict[str, str] = {}
-        self._too_many = bool(outbox.settings(record.id).get("stopped_by"))
+        self._too_many = bool(outbox.batches.settings(record.id).get("stopped_by"))
         self.progress = self._seen_before()
         self._read_until = self.progress.sources.get("log")
 
@@ -150,7 +150,7 @@ class Tracker:
     async def start(self, *, sending: bool, send_rate: float | None = None) -> None:
         """Watch the batch, and send what is unsent if told so; does not wait for either."""
         self._connection.transport.check_open()
-        self.record = await self._do(self._outbox.batch, self.batch)
+        self.record = await self._do(self._outbox.batches.get, self.batch)
         self._counts = dict(self.record.counts)
         if not self._loaded:
             self._loaded = True
@@ -215,7 +215,7 @@ class Tracker:
     async def cancel(self) -> None:
         """Send nothing more, delete the tasks that are in the queue, and write down which were."""
         self._troubles.pop("cancel", None)
-        await self._do(self._outbox.cancel, self.batch)
+        await self._do(self._outbox.requests.cancel, self.batch)
         await self._settle()
         waiting = await self._do(self._outcomes.waiting, self._outbox)
         async for trouble in deleting(self._connection, self.queue, self._outbox, self.batch, waiting):
@@ -227,7 +227,7 @@ class Tracker:
 
     async def _settle(self) -> None:
         """Wait until it is known what became of the requests that were under way: tasks they made are to be deleted."""
-        left = await self._do(self._outbox.counts, self.batch)
+        left = await self._do(self._outbox.batches.counts, self.batch)
         if left[State.UNSENT]:
             self._sending.begin()
         await self._sending.settle()
@@ -310,14 +310,14 @@ class Tracker:
         await self._publish()
 
     async def _publish(self) -> None:
-        self._counts = dict(await self._do(self._outbox.counts, self.batch))
+        self._counts = dict(await self._do(self._outbox.batches.counts, self.batch))
         if not self._counts[State.UNSENT] + self._counts[State.SENT] and not self.sending:
             self._notifier.begin()  # before anybody hears of the end, and may end this process
         self._show()
         now = time.monotonic()
         if self.progress.finished or now - self._saved > _SAVE:
             self._saved = now
-            await self._do(self._outbox.save_snapshot, self.batch, pack(self.progress))
+            await self._do(self._outbox.batches.save_snapshot, self.batch, pack(self.progress))
         if self.progress.failed:
             await self._check_limit()
 
@@ -329,7 +329,7 @@ class Tracker:
         borne = limit * self.progress.total if limit < 1 else limit
         if self.progress.failed >= borne:
             self._too_many = True
-            await self._do(self._outbox.set_setting, self.batch, "stopped_by", f"stop_after_failures={limit}")
+            await self._do(self._outbox.batches.set_setting, self.batch, "stopped_by", f"stop_after_failures={limit}")
             await self.cancel()
 
     def _heard_telling(self, error: CloudTasksError | None) -> None:
@@ -368,7 +368,7 @@ class Tracker:
 
     def _seen_before(self) -> Progress:
         """Return yesterday's figures, with their time."""
-        packed = self._outbox.snapshot(self.batch)
+        packed = self._outbox.batches.snapshot(self.batch)
         if packed is not None:
             return unpack(packed)
         names = {State.UNSENT: "unsent", State.REJECTED: "rejected", State.SUCCEEDED: "succeeded"}

@@ -14,8 +14,8 @@ import orjson
 
 from cloudtasks_nb.errors import BatchExistsError, OutboxError
 from cloudtasks_nb.fanout.outbox.clashes import ALL_AGAIN, SHOWN, conflict, index, refuse_overlap
+from cloudtasks_nb.fanout.outbox.counters import add_counts, counts, number, set_reasons, touch
 from cloudtasks_nb.fanout.outbox.draft import Draft, Seen, Target
-from cloudtasks_nb.fanout.outbox.ledger import add_counts, counts, number, set_reasons, touch
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from cloudtasks_nb.fanout.plan.identity import batch_ids, named_identity, rows_identity
 
@@ -208,9 +208,7 @@ def _bring_in(
             (target.num, draft.place.queue, last, seen.part),
         )
     if brought and not created:
-        connection.execute(
-            "UPDATE batches SET round = round + 1, cancelled_at = NULL, snapshot = NULL WHERE num = ?", (target.num,)
-        )
+        connection.execute("UPDATE batches SET round = round + 1, snapshot = NULL WHERE num = ?", (target.num,))
         touch(connection, target.num)
     return brought
 

@@ -1,45 +1,105 @@
-"""Batches as a whole: which there are, and what is kept of each besides its rows."""
+"""Batches as a whole: which ones there are, their counts, settings and snapshots."""
 
 from __future__ import annotations
 
 import datetime as dt
 import sqlite3
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError
-from cloudtasks_nb.fanout.outbox import ledger
-from cloudtasks_nb.fanout.outbox.ledger import number_of
+from cloudtasks_nb.errors import BatchNotFoundError
+from cloudtasks_nb.fanout.outbox import counters
+from cloudtasks_nb.fanout.outbox.counters import number_of
+from cloudtasks_nb.fanout.outbox.database import Database
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.plan.identity import Place
 
-__all__ = [
-    "choose",
-    "counts",
-    "listed",
-    "save_snapshot",
-    "set_error",
-    "set_setting",
-    "settings",
-    "snapshot",
-]
+__all__ = ["Batches", "choose"]
 
 
-def listed(
-    connection: sqlite3.Connection, where: tuple[str | None, str | None, str | None, str | None]
-) -> list[BatchRecord]:
-    """Return the batches, newest first; `where` is endpoint, project, location and queue, each None for any."""
-    found = connection.execute(
-        """SELECT num, id, endpoint, project, location, queue, name, description, created, changed, round,
-                  cancelled_at, error, snapshot_at FROM batches
-           WHERE endpoint = coalesce(?, endpoint) AND project = coalesce(?, project)
-             AND location = coalesce(?, location) AND queue = coalesce(?, queue)
-           ORDER BY created DESC, num DESC""",
-        where,
-    ).fetchall()
-    return [_record(connection, *row) for row in found]
+class Batches:
+    """The batches of an outbox.
+
+    Parameters
+    ----------
+    database : Database
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(
+        self,
+        *,
+        endpoint: str | None = None,
+        project: str | None = None,
+        location: str | None = None,
+        queue: str | None = None,
+    ) -> list[BatchRecord]:
+        """Return the batches, newest first; only those of a place if parts of it are given."""
+        with self._database.reading() as connection:
+            found = connection.execute(
+                """SELECT num, id, endpoint, project, location, queue, name, description, created, changed, round,
+                          snapshot_at FROM batches
+                   WHERE endpoint = coalesce(?, endpoint) AND project = coalesce(?, project)
+                     AND location = coalesce(?, location) AND queue = coalesce(?, queue)
+                   ORDER BY created DESC, num DESC""",
+                (endpoint, project, location, queue),
+            ).fetchall()
+            return [_record(connection, *row) for row in found]
+
+    def get(self, batch: str | None = None, **place: str | None) -> BatchRecord:
+        """Return a batch by its id, the beginning of its id or its name; without any of them the newest one.
+
+        Parameters
+        ----------
+        place : str, optional
+            As for `find`.
+
+        Raises
+        ------
+        BatchNotFoundError
+            If there is none, or more than one.
+        """
+        return choose(self.find(**place), batch)
+
+    def counts(self, batch: str) -> dict[State, int]:
+        """Return how many rows are in each state. The counts are stored, so that this is cheap."""
+        with self._database.reading() as connection:
+            return counters.counts(connection, number_of(connection, batch))
+
+    def settings(self, batch: str) -> dict[str, Any]:
+        """Return the settings of a batch."""
+        with self._database.reading() as connection:
+            found = connection.execute("SELECT key, value FROM settings WHERE num = ?", (number_of(connection, batch),))
+            return {key: orjson.loads(value) for key, value in found}
+
+    def set_setting(self, batch: str, key: str, value: Any) -> None:
+        """Store a setting of a batch: any value that JSON has."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
+                (number_of(connection, batch), key, orjson.dumps(value).decode()),
+            )
+
+    def snapshot(self, batch: str) -> bytes | None:
+        """Return the newest snapshot of a batch."""
+        with self._database.reading() as connection:
+            found: tuple[bytes | None] = connection.execute(
+                "SELECT snapshot FROM batches WHERE num = ?", (number_of(connection, batch),)
+            ).fetchone()
+            return found[0]
+
+    def save_snapshot(self, batch: str, snapshot: bytes) -> None:
+        """Store a snapshot of a batch with the present time."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE batches SET snapshot = ?, snapshot_at = ? WHERE num = ?",
+                (snapshot, time.time(), number_of(connection, batch)),
+            )
 
 
 def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
@@ -68,52 +128,9 @@ def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
     return found[0]
 
 
-def counts(connection: sqlite3.Connection, batch: str) -> dict[State, int]:
-    """Return how many rows are in each state."""
-    return ledger.counts(connection, number_of(connection, batch))
-
-
-def settings(connection: sqlite3.Connection, batch: str) -> dict[str, Any]:
-    """Return what was set for a batch."""
-    found = connection.execute("SELECT key, value FROM settings WHERE num = ?", (number_of(connection, batch),))
-    return {key: orjson.loads(value) for key, value in found}
-
-
-def set_setting(connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
-    """Set something for a batch."""
-    connection.execute(
-        "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
-        (number_of(connection, batch), key, orjson.dumps(value).decode()),
-    )
-
-
-def snapshot(connection: sqlite3.Connection, batch: str) -> bytes | None:
-    """Return the newest snapshot of a batch."""
-    found: tuple[bytes | None] = connection.execute(
-        "SELECT snapshot FROM batches WHERE num = ?", (number_of(connection, batch),)
-    ).fetchone()
-    return found[0]
-
-
-def save_snapshot(connection: sqlite3.Connection, batch: str, seen: bytes, now: float) -> None:
-    """Keep what was seen of a batch; `now` is in seconds since 1970."""
-    connection.execute(
-        "UPDATE batches SET snapshot = ?, snapshot_at = ? WHERE num = ?", (seen, now, number_of(connection, batch))
-    )
-
-
-def set_error(connection: sqlite3.Connection, batch: str, error: CloudTasksError | None) -> None:
-    """Note what stopped the sending of a batch."""
-    text = None
-    if error is not None:
-        facts = {"kind": type(error).__name__, "message": error.message, "code": error.code, "hint": error.hint}
-        text = orjson.dumps(facts).decode()
-    connection.execute("UPDATE batches SET error = ? WHERE num = ?", (text, number_of(connection, batch)))
-
-
 def _record(connection: sqlite3.Connection, num: int, batch: str, *columns: Any) -> BatchRecord:
     endpoint, project, location, queue, name, description, *rest = columns
-    created, changed, round_, cancelled_at, error, snapshot_at = rest
+    created, changed, round_, snapshot_at = rest
     return BatchRecord(
         id=batch,
         place=Place(endpoint=endpoint, project=project, location=location, queue=queue),
@@ -121,10 +138,8 @@ def _record(connection: sqlite3.Connection, num: int, batch: str, *columns: Any)
         description=orjson.loads(description),
         created=_moment(created),
         changed=_moment(changed),
-        counts=ledger.counts(connection, num),
+        counts=counters.counts(connection, num),
         round=round_,
-        cancelled_at=None if cancelled_at is None else _moment(cancelled_at),
-        error=None if error is None else orjson.loads(error),
         snapshot_at=None if snapshot_at is None else _moment(snapshot_at),
     )
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
+from cloudtasks_nb.fanout.outbox.counters import number
 from cloudtasks_nb.fanout.outbox.draft import Draft, Seen, Target
-from cloudtasks_nb.fanout.outbox.ledger import number
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, row_sum
 

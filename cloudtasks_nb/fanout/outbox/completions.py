@@ -1,103 +1,117 @@
-"""Who is to be told when a batch is done, and who has been: once a round, also with several watchers."""
+"""Notifications that a batch is done: each registered URL gets one a round, also with several watchers."""
 
 from __future__ import annotations
 
-import sqlite3
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from cloudtasks_nb.fanout.outbox.ledger import counts, number_of, touch
+from cloudtasks_nb.fanout.outbox.counters import counts, number_of, touch
+from cloudtasks_nb.fanout.outbox.database import Database
 from cloudtasks_nb.fanout.outbox.records import FINAL, Completion, State
 
-__all__ = ["claim", "confirm", "register", "registered", "release", "untold"]
+__all__ = ["Completions"]
 
 _LEASE = 60.0  # seconds that a claimer has to create the task; then another may
 
 
-def register(
-    connection: sqlite3.Connection,
-    batch: str,
-    url: str,
-    service_account: str | None,
-    audience: str | None,
-    queue: str | None,
-) -> int:
-    """Note that somebody is to be told; runs in the caller's transaction.
+class Completions:
+    """The URLs that are notified when a batch is done.
 
-    An address is told once a round: registered again it is the same registration, with what was said last.
+    Parameters
+    ----------
+    database : Database
     """
-    num = number_of(connection, batch)
-    wish = (num, url, service_account, audience, queue)
-    found = connection.execute("SELECT id FROM completions WHERE num = ? AND url = ?", wish[:2]).fetchone()
-    touch(connection, num)
-    if found is not None:
-        registration: int = found[0]
-        connection.execute(
-            "UPDATE completions SET service_account = ?, audience = ?, queue = ? WHERE id = ?",
-            (*wish[2:], registration),
-        )
-        return registration
-    cursor = connection.execute(
-        "INSERT INTO completions (num, url, service_account, audience, queue) VALUES (?, ?, ?, ?, ?)", wish
-    )
-    return cursor.lastrowid or 0
 
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-def registered(connection: sqlite3.Connection, batch: str) -> list[Completion]:
-    """Return who wants to be told; `round` is the last one that each was told of, 0 for none."""
-    found = connection.execute(
-        "SELECT id, url, service_account, audience, queue, told FROM completions WHERE num = ? ORDER BY id",
-        (number_of(connection, batch),),
-    )
-    return [_completion(row[:-1], row[-1]) for row in found]
+    def register(
+        self,
+        batch: str,
+        url: str,
+        *,
+        service_account: str | None = None,
+        audience: str | None = None,
+        queue: str | None = None,
+    ) -> int:
+        """Register a URL; the same URL again is the same registration, with the newer options."""
+        values = (service_account, audience, queue)
+        with self._database.writing() as connection:
+            num = number_of(connection, batch)
+            touch(connection, num)
+            found = connection.execute("SELECT id FROM completions WHERE num = ? AND url = ?", (num, url)).fetchone()
+            if found is None:
+                return (
+                    connection.execute(
+                        "INSERT INTO completions (service_account, audience, queue, num, url) VALUES (?, ?, ?, ?, ?)",
+                        (*values, num, url),
+                    ).lastrowid
+                    or 0
+                )
+            registration: int = found[0]
+            connection.execute(
+                "UPDATE completions SET service_account = ?, audience = ?, queue = ? WHERE id = ?",
+                (*values, registration),
+            )
+            return registration
 
+    def registered(self, batch: str) -> list[Completion]:
+        """Return the registrations; `round` is the last one that was notified, 0 for none."""
+        with self._database.reading() as connection:
+            found = connection.execute(
+                "SELECT id, url, service_account, audience, queue, told FROM completions WHERE num = ? ORDER BY id",
+                (number_of(connection, batch),),
+            )
+            return [_completion(row[:-1], row[-1]) for row in found]
 
-def untold(connection: sqlite3.Connection, batch: str) -> bool:
-    """Return whether every row is final and somebody has not been told of it yet."""
-    num = number_of(connection, batch)
-    (waiting,) = connection.execute(
-        """SELECT EXISTS (SELECT 1 FROM completions c JOIN batches b ON b.num = c.num
-           WHERE c.num = ? AND c.told < b.round)""",
-        (num,),
-    ).fetchone()
-    return bool(waiting) and _final(counts(connection, num))
+    def due(self, batch: str) -> bool:
+        """Return whether every row is final and a notification of this round is missing."""
+        with self._database.reading() as connection:
+            num = number_of(connection, batch)
+            (waiting,) = connection.execute(
+                """SELECT EXISTS (SELECT 1 FROM completions c JOIN batches b ON b.num = c.num
+                   WHERE c.num = ? AND c.told < b.round)""",
+                (num,),
+            ).fetchone()
+            return bool(waiting) and _final(counts(connection, num))
 
+    def claim(self, batch: str) -> list[Completion]:
+        """Return the notifications of this round that the caller has to send; for a minute nobody else gets them.
 
-def claim(connection: sqlite3.Connection, batch: str, now: float) -> list[Completion]:
-    """Return who is to be told of the present round by the caller, and by nobody else for a minute.
+        There are none while a row is not final: what the caller has seen may be older than a new try. The caller
+        creates the tasks and then calls `confirm`, or `release` if it could not.
+        """
+        with self._database.writing() as connection:
+            num = number_of(connection, batch)
+            states = counts(connection, num)
+            if not _final(states):
+                return []
+            (round_,) = connection.execute("SELECT round FROM batches WHERE num = ?", (num,)).fetchone()
+            found = connection.execute(
+                """UPDATE completions SET claimed = :round, claimed_at = :now
+                   WHERE num = :num AND told < :round
+                       AND (claimed < :round OR claimed_at NOT BETWEEN :now - :lease AND :now + :lease)
+                   RETURNING id, url, service_account, audience, queue""",
+                {"round": round_, "now": time.time(), "num": num, "lease": _LEASE},
+            ).fetchall()
+            return [_completion(row, round_, states) for row in sorted(found)]
 
-    Nobody while a row is not final: what the caller has seen may be older than a new try. Runs in the caller's
-    transaction. The caller creates the tasks and then calls `confirm`, or `release` if it could not.
-    """
-    num = number_of(connection, batch)
-    states = counts(connection, num)
-    if not _final(states):
-        return []
-    (round_,) = connection.execute("SELECT round FROM batches WHERE num = ?", (num,)).fetchone()
-    found = connection.execute(
-        """UPDATE completions SET claimed = :round, claimed_at = :now
-           WHERE num = :num AND told < :round
-               AND (claimed < :round OR claimed_at NOT BETWEEN :now - :lease AND :now + :lease)
-           RETURNING id, url, service_account, audience, queue""",
-        {"round": round_, "now": now, "num": num, "lease": _LEASE},
-    ).fetchall()
-    return [_completion(row, round_, states) for row in sorted(found)]
+    def confirm(self, batch: str, completion: Completion) -> None:
+        """Note that a notification was sent."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE completions SET told = max(told, ?) WHERE num = ? AND id = ?",
+                (completion.round, number_of(connection, batch), completion.id),
+            )
 
-
-def confirm(connection: sqlite3.Connection, batch: str, completion: Completion) -> None:
-    """Note that somebody has been told; runs in the caller's transaction."""
-    connection.execute(
-        "UPDATE completions SET told = max(told, ?) WHERE num = ? AND id = ?",
-        (completion.round, number_of(connection, batch), completion.id),
-    )
-
-
-def release(connection: sqlite3.Connection, batch: str, completion: Completion) -> None:
-    """Let another, or the caller itself, try at once; runs in the caller's transaction."""
-    connection.execute(
-        "UPDATE completions SET claimed = :round - 1 WHERE num = :num AND id = :id AND claimed = :round",
-        {"round": completion.round, "num": number_of(connection, batch), "id": completion.id},
-    )
+    def release(self, batch: str, completion: Completion) -> None:
+        """Note that a notification could not be sent; whoever calls `claim` next gets it at once."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE completions SET claimed = :round - 1 WHERE num = :num AND id = :id AND claimed = :round",
+                {"round": completion.round, "num": number_of(connection, batch), "id": completion.id},
+            )
 
 
 def _final(states: Mapping[State, int]) -> bool:

@@ -8,8 +8,8 @@ from struct import iter_unpack, unpack
 
 from cloudtasks_nb.fanout.outbox.attach import find, free_id
 from cloudtasks_nb.fanout.outbox.clashes import SHOWN, Mine, conflict, overlap_error, overlaps, reason
+from cloudtasks_nb.fanout.outbox.counters import as_json, number, paged
 from cloudtasks_nb.fanout.outbox.draft import Draft, Target
-from cloudtasks_nb.fanout.outbox.ledger import as_json, number, paged
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.chunk import Asked, Forecast
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, named_identity, rows_identity, task_id

@@ -1,31 +1,32 @@
-"""What becomes of a row: outcomes that were heard of, and new tries that were asked for."""
+"""Outcomes of tasks, and new tries of rows."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from cloudtasks_nb.fanout.outbox.ledger import add_counts, as_json, number_of, paged, touch, write_refs
+from cloudtasks_nb.fanout.outbox.counters import add_counts, as_json, number_of, paged, touch, write_refs
+from cloudtasks_nb.fanout.outbox.database import Database
 from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
 from cloudtasks_nb.fanout.outbox.rows import locate, ranges
 
-__all__ = ["new_try", "record"]
+__all__ = ["Outcomes"]
 
 _PAGE = 1_000
 _REQUEST = 100  # tasks a call, the service's limit: https://cloud.google.com/tasks/docs/quotas
 _REQUEST_BYTES = 2 << 20  # by the average of their blocks, so half of what is allowed
 
-#: From which states a row may come to one by an outcome. A late OK corrects what was thought to be a failure.
+#: From which states an outcome may bring a row to a state. A late success corrects any other state.
 _MAY_COME_FROM: dict[State, frozenset[State]] = {
     State.SENT: frozenset({State.UNSENT}),
     State.SUCCEEDED: frozenset({State.UNSENT, State.SENT, State.FAILED, State.GONE, State.CANCELLED}),
     State.FAILED: frozenset({State.UNSENT, State.SENT, State.GONE}),
-    State.CANCELLED: frozenset({State.UNSENT, State.SENT, State.GONE}),  # who deleted it knows better than the log
+    State.CANCELLED: frozenset({State.UNSENT, State.SENT, State.GONE}),  # the deletion is certain, the log may lag
     State.GONE: frozenset({State.UNSENT, State.SENT}),
 }
 
-# Of two attempts the later one counts, whichever was heard of first.
+# Of two attempts the later one counts, whichever was recorded first.
 _UPSERT = """
     INSERT INTO outcomes (ref, attempts, last_status, last_message, schedule_time, last_attempt_time, duration, reason)
     VALUES (:ref, :attempts, :last_status, :last_message, :schedule_time, :last_attempt_time, :duration,
@@ -41,66 +42,81 @@ _UPSERT = """
         attempts = max(coalesce(attempts, excluded.attempts), coalesce(excluded.attempts, attempts))"""
 
 
-def record(connection: sqlite3.Connection, batch: str, outcomes: Iterable[Outcome]) -> int:
-    """Write news of tasks down; return how many rows changed their state. Runs in the caller's transaction."""
-    num, moved = number_of(connection, batch), 0
-    for page in paged(outcomes, _PAGE):
-        now = {
-            ref: (attempt, state)
-            for ref, attempt, state in connection.execute(
-                "SELECT ref, try, state FROM rows WHERE ref IN (SELECT value FROM json_each(?))",
-                (as_json(outcome.ref for outcome in page),),
-            )
-        }
-        current = [outcome for outcome in page if now.get(outcome.ref, (None,))[0] == outcome.attempt]
-        changes: Counter[int] = Counter()
-        steps: dict[int, State] = {}
-        for outcome in current:
-            before, to = steps.get(outcome.ref, State(now[outcome.ref][1])), outcome.state
-            if to is not None and before in _MAY_COME_FROM.get(to, ()):
-                changes[before] -= 1
-                changes[to] += 1
-                steps[outcome.ref] = to
-                moved += 1
-        connection.executemany("UPDATE rows SET state = ? WHERE ref = ?", [(to, ref) for ref, to in steps.items()])
-        connection.executemany(
-            _UPSERT, [_columns(outcome, moved=steps.get(outcome.ref) is outcome.state) for outcome in current]
-        )
-        add_counts(connection, num, changes)
-    touch(connection, num)
-    return moved
-
-
-def new_try(
-    connection: sqlite3.Connection,
-    batch: str,
-    rows: Iterable[tuple[int, str | None]] | None,
-    allowed: Collection[State],
-) -> int:
-    """Open a new try for rows in one of the allowed states; runs in the caller's transaction.
+class Outcomes:
+    """What became of the rows' tasks.
 
     Parameters
     ----------
-    rows : iterable of (ref, task id or None), optional
-        A row is left as it is when its newest task is another than the given one. All rows when left out.
-    allowed : collection of State
-        Only final states can be left by a new try.
-
-    Returns
-    -------
-    int
-        How many rows will be sent again.
+    database : Database
     """
-    num = number_of(connection, batch)
-    codes = as_json(FINAL & set(allowed))
-    wanted = _rows_in(connection, num, codes) if rows is None else _unchanged(connection, batch, rows)
-    opened = 0
-    for page in paged(wanted, _PAGE):
-        opened += _reopen(connection, num, sorted(set(page)), codes)
-    if opened:
-        connection.execute("UPDATE batches SET round = round + 1, cancelled_at = NULL WHERE num = ?", (num,))
-        touch(connection, num)
-    return opened
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, batch: str, outcomes: Iterable[Outcome]) -> int:
+        """Store what is known of tasks; return how many rows changed their state.
+
+        Outcomes of an older try are ignored. A succeeded row stays so, and a late success corrects any other state.
+        """
+        with self._database.writing() as connection:
+            num = number_of(connection, batch)
+            moved = sum(_record_page(connection, num, page) for page in paged(outcomes, _PAGE))
+            touch(connection, num)
+        return moved
+
+    def new_try(
+        self,
+        batch: str,
+        rows: Iterable[tuple[int, str | None]] | None = None,
+        allowed: Collection[State] = (State.FAILED,),
+    ) -> int:
+        """Open a new try for rows that are in one of the allowed states; return how many will be sent again.
+
+        Parameters
+        ----------
+        rows : iterable of (ref, task id or None), optional
+            All rows of the batch when left out. With a task id, a row is only taken if that is its newest task, so
+            that the same call twice, or from two kernels, sends once.
+        allowed : collection of State
+            Unsent and sent rows are never taken.
+        """
+        codes = as_json(FINAL & set(allowed))
+        with self._database.writing() as connection:
+            num = number_of(connection, batch)
+            wanted = _rows_in(connection, num, codes) if rows is None else _unchanged(connection, batch, rows)
+            opened = sum(_reopen(connection, num, sorted(set(page)), codes) for page in paged(wanted, _PAGE))
+            if opened:
+                connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
+                touch(connection, num)
+        return opened
+
+
+def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcome]) -> int:
+    """Store some outcomes; return how many rows changed their state."""
+    now = {
+        ref: (attempt, state)
+        for ref, attempt, state in connection.execute(
+            "SELECT ref, try, state FROM rows WHERE ref IN (SELECT value FROM json_each(?))",
+            (as_json(outcome.ref for outcome in page),),
+        )
+    }
+    current = [outcome for outcome in page if now.get(outcome.ref, (None,))[0] == outcome.attempt]
+    changes: Counter[int] = Counter()
+    steps: dict[int, State] = {}
+    moved = 0
+    for outcome in current:
+        before, to = steps.get(outcome.ref, State(now[outcome.ref][1])), outcome.state
+        if to is not None and before in _MAY_COME_FROM.get(to, ()):
+            changes[before] -= 1
+            changes[to] += 1
+            steps[outcome.ref] = to
+            moved += 1
+    connection.executemany("UPDATE rows SET state = ? WHERE ref = ?", [(to, ref) for ref, to in steps.items()])
+    connection.executemany(
+        _UPSERT, [_columns(outcome, moved=steps.get(outcome.ref) is outcome.state) for outcome in current]
+    )
+    add_counts(connection, num, changes)
+    return moved
 
 
 def _columns(outcome: Outcome, *, moved: bool) -> dict[str, int | str | None]:

@@ -57,8 +57,6 @@ class BatchRecord:
     changed: dt.datetime  #: when a row last changed; 90 days later the batch is forgotten
     counts: Mapping[State, int]  #: every state, also those with no row
     round: int  #: grows with every new try and every added row; one notification a round
-    cancelled_at: dt.datetime | None  #: `cancel()` was the last thing asked for
-    error: Mapping[str, Any] | None  #: what stopped the last sending: ``kind, message, code, hint``
     snapshot_at: dt.datetime | None
 
     @property

@@ -1,13 +1,13 @@
-"""What is sent together: requests are written down before they leave, and struck out when they are answered."""
+"""Requests of up to 100 rows: they are stored before they are sent, and removed when they are answered."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from cloudtasks_nb.fanout.outbox.blocks import Block
-from cloudtasks_nb.fanout.outbox.ledger import (
+from cloudtasks_nb.fanout.outbox.counters import (
     add_counts,
     as_json,
     move,
@@ -17,11 +17,12 @@ from cloudtasks_nb.fanout.outbox.ledger import (
     touch,
     write_refs,
 )
+from cloudtasks_nb.fanout.outbox.database import Database
+from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
-from cloudtasks_nb.fanout.outbox.schema import writing
 from cloudtasks_nb.fanout.plan.identity import task_ids
 
-__all__ = ["MAX_TASKS", "RequestQueue", "cancel", "void_until"]
+__all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 
 #: Tasks a batch call, the service's limit (https://cloud.google.com/tasks/docs/quotas).
 MAX_TASKS = 100
@@ -30,26 +31,82 @@ _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay belo
 _CACHED = 4  # blocks of about a megabyte
 
 
+class Requests:
+    """The requests of the batches of an outbox.
+
+    Parameters
+    ----------
+    database : Database
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lock(self, batch: str) -> Hold | None:
+        """Become the sender of a batch until the lock is released, or the process ends; None: another one is."""
+        return hold(self._database.path, batch)
+
+    def queue(self, batch: str) -> RequestQueue:
+        """Return the requests of a batch, for one sender."""
+        return RequestQueue(self._database, batch)
+
+    def cancel(self, batch: str) -> int:
+        """Cancel the rows that are not sent; return how many.
+
+        Rows of requests that are under way stay unsent until their sender, or the next one, knows whether they were
+        created. Those that were become sent, and the caller has to delete them.
+        """
+        with self._database.writing() as connection:
+            num = number_of(connection, batch)
+            waiting = connection.execute(
+                "SELECT refs, try FROM requests WHERE num = ? AND started IS NULL", (num,)
+            ).fetchall()
+            cancelled = sum(
+                move(connection, num, read_refs(refs), State.CANCELLED, attempt) for refs, attempt in waiting
+            )
+            connection.execute("DELETE FROM requests WHERE num = ? AND started IS NULL", (num,))
+            parts = connection.execute(
+                "SELECT next, last FROM parts WHERE num = ? AND status = 1 AND next <= last", (num,)
+            ).fetchall()
+            for start, last in parts:
+                fresh = connection.execute(
+                    "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND state = ?",
+                    (State.CANCELLED, start, last, State.UNSENT),
+                ).rowcount
+                add_counts(connection, num, {State.UNSENT: -fresh, State.CANCELLED: fresh})
+                cancelled += fresh
+            connection.execute("UPDATE parts SET next = last + 1 WHERE num = ? AND status = 1", (num,))
+            connection.execute("UPDATE batches SET void = issued WHERE num = ?", (num,))
+            touch(connection, num)
+        return cancelled
+
+    def void_until(self, batch: str) -> int:
+        """Return the number of the newest request that was cancelled, 0 if none was. Quick enough for an event loop."""
+        with self._database.reading() as connection:
+            found = connection.execute("SELECT void FROM batches WHERE id = ?", (batch,)).fetchone()
+            return found[0] if found else 0
+
+
 class RequestQueue:
-    """Where one sender gets its requests and hands back what became of them.
+    """Gives the requests of a batch to one sender, and stores its answers.
 
     Requests that an earlier sender has left come first, then those of new tries, then rows that were never sent, in
     input order. Not for use by two threads at once.
 
     Parameters
     ----------
+    database : Database
     batch : str
     """
 
-    def __init__(self, batch: str) -> None:
+    def __init__(self, database: Database, batch: str) -> None:
         self.batch = batch
+        self._database = database
         self._seen = 0  # newest request that was given out
         self._blocks: OrderedDict[int, Block] = OrderedDict()
 
-    def turn(
-        self, connection: sqlite3.Connection, acks: Sequence[Ack], want: int, now: float, size: int = MAX_TASKS
-    ) -> list[Request]:
-        """Write answers down and give out up to `want` requests, in one transaction.
+    def turn(self, acks: Collection[Ack], want: int, *, now: float, size: int = MAX_TASKS) -> list[Request]:
+        """Store answers and give out up to `want` requests, in one transaction.
 
         Parameters
         ----------
@@ -58,7 +115,7 @@ class RequestQueue:
         size : int
             Rows in a new request.
         """
-        with writing(connection):
+        with self._database.writing() as connection:
             num = number_of(connection, self.batch)
             for ack in acks:
                 _settle(connection, num, ack)
@@ -74,9 +131,9 @@ class RequestQueue:
                 requests.extend(more)
         return requests
 
-    def hand_back(self, connection: sqlite3.Connection, requests: Iterable[Request]) -> None:
+    def hand_back(self, requests: Iterable[Request]) -> None:
         """Note that these requests were not sent after all."""
-        with writing(connection):
+        with self._database.writing() as connection:
             num = number_of(connection, self.batch)
             connection.executemany(
                 "UPDATE requests SET started = NULL WHERE num = ? AND seq = ?",
@@ -84,7 +141,7 @@ class RequestQueue:
             )
 
     def _left(self, connection: sqlite3.Connection, num: int, now: float) -> list[Request] | None:
-        """Give out the next request that is written down already, if any of its rows still needs it."""
+        """Give out the next request that is stored already, if any of its rows is still unsent."""
         found = connection.execute(
             """SELECT seq, queue, try, refs, started, tried FROM requests
                WHERE num = ? AND seq > ? ORDER BY seq LIMIT 1""",
@@ -94,7 +151,7 @@ class RequestQueue:
             return None
         seq, queue, attempt, refs, started, tried = found
         self._seen = seq
-        # What an outcome is known of was created.
+        # A row whose outcome is known was created.
         unsent = connection.execute(
             """SELECT ref FROM rows
                WHERE ref IN (SELECT value FROM json_each(?)) AND state = ? AND try = ? ORDER BY ref""",
@@ -121,7 +178,7 @@ class RequestQueue:
     def _fresh(
         self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float
     ) -> list[Request] | None:
-        """Make requests of rows of one block that were in none yet; None when there are no more such rows."""
+        """Make requests of rows of one block that are in no request yet; None when there are no more such rows."""
         part = connection.execute(
             """SELECT part, next, last, queue FROM parts
                WHERE num = ? AND status = 1 AND next <= last ORDER BY part LIMIT 1""",
@@ -170,42 +227,11 @@ class RequestQueue:
         return block
 
 
-def cancel(connection: sqlite3.Connection, batch: str, now: float) -> int:
-    """Cancel the rows that are not sent; return how many they were. Runs in the caller's transaction.
-
-    Requests that are under way are void from now on: their senders tell what became of their rows.
-    """
-    num = number_of(connection, batch)
-    waiting = connection.execute("SELECT refs, try FROM requests WHERE num = ? AND started IS NULL", (num,)).fetchall()
-    cancelled = sum(move(connection, num, read_refs(refs), State.CANCELLED, attempt) for refs, attempt in waiting)
-    connection.execute("DELETE FROM requests WHERE num = ? AND started IS NULL", (num,))
-    parts = connection.execute(
-        "SELECT next, last FROM parts WHERE num = ? AND status = 1 AND next <= last", (num,)
-    ).fetchall()
-    for start, last in parts:
-        fresh = connection.execute(
-            "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND state = ?",
-            (State.CANCELLED, start, last, State.UNSENT),
-        ).rowcount
-        add_counts(connection, num, {State.UNSENT: -fresh, State.CANCELLED: fresh})
-        cancelled += fresh
-    connection.execute("UPDATE parts SET next = last + 1 WHERE num = ? AND status = 1", (num,))
-    connection.execute("UPDATE batches SET void = issued, cancelled_at = ? WHERE num = ?", (now, num))
-    touch(connection, num)
-    return cancelled
-
-
-def void_until(connection: sqlite3.Connection, batch: str) -> int:
-    """Return the number of the newest request that was cancelled; 0 if none was."""
-    found = connection.execute("SELECT void FROM batches WHERE id = ?", (batch,)).fetchone()
-    return found[0] if found else 0
-
-
 def _settle(connection: sqlite3.Connection, num: int, ack: Ack) -> None:
-    """Write down what became of one request. A row whose outcome is known by now keeps it."""
+    """Store the answer to one request. A row whose outcome is known by now keeps it."""
     found = connection.execute("SELECT queue, try FROM requests WHERE num = ? AND seq = ?", (num, ack.seq)).fetchone()
     if found is None:
-        return  # another sender of this batch was told the same
+        return  # another sender of this batch has stored it
     queue, attempt = found
     move(connection, num, ack.sent, State.SENT, attempt)
     move(connection, num, sorted(ack.rejected), State.REJECTED, attempt)
@@ -223,7 +249,7 @@ def _settle(connection: sqlite3.Connection, num: int, ack: Ack) -> None:
 
 
 def _unsent(connection: sqlite3.Connection, first: int, last: int) -> Sequence[int]:
-    """Return the rows of a range that are not sent; with one step of SQLite, as each gives the interpreter away."""
+    """Return the unsent rows of a range; in one step of SQLite, because each step releases the interpreter."""
     where = "FROM rows WHERE ref BETWEEN ? AND ? AND state = ? AND try = 1"
     found = (first, last, State.UNSENT)
     n: int = connection.execute(f"SELECT count(*) {where}", found).fetchone()[0]

@@ -10,11 +10,12 @@ from struct import unpack
 from typing import Any
 
 from cloudtasks_nb.fanout.outbox.blocks import Block, Sheet, unpack_shown
-from cloudtasks_nb.fanout.outbox.ledger import as_json, number_of, paged
+from cloudtasks_nb.fanout.outbox.counters import as_json, number_of, paged
+from cloudtasks_nb.fanout.outbox.database import Database
 from cloudtasks_nb.fanout.outbox.records import Page, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_ids, try_of
 
-__all__ = ["causes", "locate", "lost", "pages", "ranges", "states"]
+__all__ = ["Rows", "locate", "ranges"]
 
 _PAGE = 1_000
 
@@ -25,57 +26,79 @@ _SELECT = """
     WHERE r.ref BETWEEN ? AND ? AND r.state IN (SELECT value FROM json_each(?)) ORDER BY r.ref"""
 
 
-def pages(
-    connection: sqlite3.Connection, batch: str, wanted: Collection[int] | None, after: int, *, wire: bool
-) -> Iterator[Page]:
-    """Yield the rows of a batch in input order, a chunk at a time; `after` is the last ref that is not wanted."""
-    codes = as_json(State if wanted is None else wanted)
-    for first, last in ranges(connection, number_of(connection, batch)):
-        at = max(first - 1, after)
-        while at < last:
-            found = _block_around(connection, at + 1)
-            if found is None or found[0] > last:
-                break
-            start, n, keys, tasks, shown = found
-            block = Block(start, keys, tasks)
-            rows = connection.execute(_SELECT, (max(start, at + 1), start + n - 1, codes)).fetchall()
-            yield from _split(batch, block, shown, rows, wire=wire)
-            at = block.last
+class Rows:
+    """The rows of the batches of an outbox.
 
+    Parameters
+    ----------
+    database : Database
+    """
 
-def states(connection: sqlite3.Connection, batch: str) -> bytes:
-    """Return the state of each row, one byte a row, in the order of `pages`."""
-    found = bytearray()
-    for first, last in ranges(connection, number_of(connection, batch)):
-        cursor = connection.execute("SELECT state FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref", (first, last))
-        found.extend(state for (state,) in cursor)
-    return bytes(found)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
+    def pages(
+        self, batch: str, states: Collection[int] | None = None, after: int = 0, *, wire: bool = False
+    ) -> Iterator[Page]:
+        """Yield the rows of a batch in input order, up to a hundred at a time.
 
-def causes(connection: sqlite3.Connection, batch: str) -> dict[int | None, int]:
-    """Return how many failed rows had which status last, the most frequent first."""
-    found: Counter[int | None] = Counter()
-    for first, last in ranges(connection, number_of(connection, batch)):
-        cursor = connection.execute(
-            """SELECT o.last_status, count(*) FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
-               WHERE r.ref BETWEEN ? AND ? AND r.state = ? GROUP BY o.last_status""",
-            (first, last, State.FAILED),
-        )
-        found.update(dict(cursor))
-    return dict(found.most_common())
+        Parameters
+        ----------
+        states : collection of State, optional
+            Only rows in one of them.
+        after : int
+            Only rows behind the one with this ref.
+        wire : bool
+            Also the tasks as they are sent.
+        """
+        codes = as_json(State if states is None else states)
+        with self._database.reading() as connection:
+            for first, last in ranges(connection, number_of(connection, batch)):
+                at = max(first - 1, after)
+                while at < last:
+                    found = _block_around(connection, at + 1)
+                    if found is None or found[0] > last:
+                        break
+                    start, n, keys, tasks, shown = found
+                    block = Block(start, keys, tasks)
+                    rows = connection.execute(_SELECT, (max(start, at + 1), start + n - 1, codes)).fetchall()
+                    yield from _split(batch, block, shown, rows, wire=wire)
+                    at = block.last
 
+    def states(self, batch: str) -> bytes:
+        """Return the `State` of each row, one byte a row, in the order of `pages`."""
+        found = bytearray()
+        with self._database.reading() as connection:
+            for bounds in ranges(connection, number_of(connection, batch)):
+                cursor = connection.execute("SELECT state FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref", bounds)
+                found.extend(state for (state,) in cursor)
+        return bytes(found)
 
-def lost(connection: sqlite3.Connection, batch: str) -> dict[str | None, int]:
-    """Return how many gone rows left their queue how; None: that is not known."""
-    found: Counter[str | None] = Counter()
-    for first, last in ranges(connection, number_of(connection, batch)):
-        cursor = connection.execute(
-            """SELECT o.reason, count(*) FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
-               WHERE r.ref BETWEEN ? AND ? AND r.state = ? GROUP BY o.reason""",
-            (first, last, State.GONE),
-        )
-        found.update(dict(cursor))
-    return dict(found.most_common())
+    def failures(self, batch: str) -> dict[int | None, int]:
+        """Return how many failed rows had which status (canonical code) last, the most frequent first."""
+        return self._count(batch, State.FAILED, "last_status")
+
+    def losses(self, batch: str) -> dict[str | None, int]:
+        """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
+        return self._count(batch, State.GONE, "reason")
+
+    def locate(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
+        """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""
+        with self._database.reading() as connection:
+            return locate(connection, batch, tasks)
+
+    def _count(self, batch: str, state: State, column: str) -> dict[Any, int]:
+        """Count the rows in a state by a column of their outcomes."""
+        found: Counter[Any] = Counter()
+        with self._database.reading() as connection:
+            for bounds in ranges(connection, number_of(connection, batch)):
+                cursor = connection.execute(
+                    f"""SELECT o.{column}, count(*) FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
+                        WHERE r.ref BETWEEN ? AND ? AND r.state = ? GROUP BY 1""",  # noqa: S608 - our column
+                    (*bounds, state),
+                )
+                found.update(dict(cursor))
+        return dict(found.most_common())
 
 
 def locate(connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> dict[str, int]:

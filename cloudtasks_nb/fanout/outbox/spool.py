@@ -21,11 +21,11 @@ from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.attach import find, settle
 from cloudtasks_nb.fanout.outbox.blocks import Sheet, pack_shown, pack_tasks
 from cloudtasks_nb.fanout.outbox.clashes import SHOWN
+from cloudtasks_nb.fanout.outbox.counters import as_json
+from cloudtasks_nb.fanout.outbox.database import guard, writing
 from cloudtasks_nb.fanout.outbox.draft import INCOMING, Draft, Seen
-from cloudtasks_nb.fanout.outbox.ledger import as_json
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
-from cloudtasks_nb.fanout.outbox.schema import guard, writing
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import row_sum
 

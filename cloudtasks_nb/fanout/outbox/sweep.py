@@ -6,9 +6,9 @@ import sqlite3
 import time
 from pathlib import Path
 
-from cloudtasks_nb.fanout.outbox.ledger import number
+from cloudtasks_nb.fanout.outbox.counters import number
+from cloudtasks_nb.fanout.outbox.database import writing
 from cloudtasks_nb.fanout.outbox.locks import hold
-from cloudtasks_nb.fanout.outbox.schema import writing
 
 __all__ = ["KEPT_DAYS", "sweep"]
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Request
-from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS, RequestQueue
+from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS
 from cloudtasks_nb.fanout.sender.caller import Stopped, StopSignal
 from cloudtasks_nb.fanout.sender.pace import Meter
 
@@ -85,7 +85,7 @@ class SendLoop:
     ) -> None:
         self.stats = SendStats()
         self._outbox = outbox
-        self._requests = RequestQueue(delivery.batch)
+        self._requests = outbox.requests.queue(delivery.batch)
         self._delivery = delivery
         self._stop = stop
         self._meter = meter
@@ -169,9 +169,7 @@ class SendLoop:
     async def _exchange(self, want: int) -> None:
         acks, self._acks = self._acks, []
         try:
-            requests = await self._outbox.run(
-                self._outbox.turn, self._requests, acks, want, now=self._now(), size=self._rows
-            )
+            requests = await self._outbox.run(self._requests.turn, acks, want, now=self._now(), size=self._rows)
         except CloudTasksError as error:
             self._stop.set(error)
         except Exception as error:  # noqa: BLE001 - raised where `run` waits; here nobody would hear of it
@@ -195,7 +193,7 @@ class SendLoop:
             await self._exchange(0)
         if self._ready:
             with contextlib.suppress(CloudTasksError):
-                await self._outbox.run(self._outbox.hand_back, self._requests, list(self._ready))
+                await self._outbox.run(self._requests.hand_back, list(self._ready))
 
 
 def _first(error: Exception) -> Exception:

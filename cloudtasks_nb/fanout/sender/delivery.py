@@ -295,7 +295,7 @@ class Delivery:
                 (found.cancelled if void else found.again).append(ref)
 
     def _void(self, request: Request) -> bool:
-        return self._outbox.void_until(self.batch) >= request.seq
+        return self._outbox.requests.void_until(self.batch) >= request.seq
 
     def _wanted(self, request: Request) -> Callable[[bool], bool]:
         """Return what tells, before each try, whether the request may be sent."""

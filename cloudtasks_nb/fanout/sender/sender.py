@@ -99,7 +99,7 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
     ------
     CloudTasksError
         What ended the sending before its end: the queue is not there, a permission is missing, the outbox cannot be
-        written. It is kept with the batch; what was not sent stays unsent.
+        written. What was not sent stays unsent.
     """
     started, total = ticks(), SendStats()
 
@@ -122,7 +122,6 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
             await sending.run()
             total.include(sending.stats)
             if stop.error is not None and not isinstance(stop.error, EndpointError):
-                await outbox.run(outbox.set_error, batch, stop.error)
                 raise stop.error
         finally:
             hold.release()
@@ -136,9 +135,8 @@ async def send(  # noqa: PLR0913 - options and clocks, keyword-only
 
 def _begin(outbox: Outbox, batch: str, who: Mapping[str, Any] | None) -> BatchRecord:
     """Note that a sending begins, and whose it is."""
-    outbox.set_error(batch, None)
-    outbox.set_setting(batch, "sender", who)
-    return outbox.batch(batch)
+    outbox.batches.set_setting(batch, "sender", who)
+    return outbox.batches.get(batch)
 
 
 def _pace(send_rate: float | None, now: float, *, google: bool) -> tuple[Meter | None, int]:
@@ -156,8 +154,8 @@ async def _become_sender(
 ) -> Hold | None:
     """Wait until nobody else sends; None if then nothing is left to send."""
     while True:
-        hold = outbox.sending(batch)
-        unsent = (await outbox.run(outbox.counts, batch))[State.UNSENT]
+        hold = outbox.requests.lock(batch)
+        unsent = (await outbox.run(outbox.batches.counts, batch))[State.UNSENT]
         if hold is not None and unsent:
             on_wait(None)
             return hold
@@ -165,7 +163,7 @@ async def _become_sender(
             if hold is not None:
                 hold.release()
             return None
-        on_wait((await outbox.run(outbox.settings, batch)).get("sender") or {})
+        on_wait((await outbox.run(outbox.batches.settings, batch)).get("sender") or {})
         await sleep(_LOOK_AGAIN)
 
 
@@ -177,7 +175,7 @@ async def _until_answered(
     sleep: Callable[[float], Awaitable[None]],
 ) -> None:
     """Wait until the service answers again, whatever it says, or somebody else has sent everything."""
-    while (await outbox.run(outbox.counts, record.id))[State.UNSENT]:
+    while (await outbox.run(outbox.batches.counts, record.id))[State.UNSENT]:
         await sleep(_ASK_AGAIN)
         try:
             await client.raw("GetQueue", by_name(record.place.queue_name))

@@ -137,8 +137,8 @@ def test_rehearsed_on_one_emulator_then_run_on_another(start_emulator: StartEmul
 
 def finish(batch: ct.Batch, state: State) -> None:
     """Let every row of a batch end in a state."""
-    refs = [ref for page in batch._outbox.rows(batch.id) for ref in page.refs]
-    batch._outbox.record(batch.id, [Outcome(ref=ref, attempt=1, state=state) for ref in refs])
+    refs = [ref for page in batch._outbox.rows.pages(batch.id) for ref in page.refs]
+    batch._outbox.outcomes.record(batch.id, [Outcome(ref=ref, attempt=1, state=state) for ref in refs])
 
 
 def test_the_same_frame_resent_twice_sends_once(paused: ct.Queue) -> None:

@@ -157,7 +157,7 @@ def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, words: C
     url = "http://127.0.0.1:9/done"
     for queue in (None, paused, paused.id, paused.name):
         batch.on_complete(url, queue=queue)
-    assert [one.url for one in batch._outbox.completions(batch.id)] == [url]
+    assert [one.url for one in batch._outbox.completions.registered(batch.id)] == [url]
     assert len(set(words())) == 1
     batch.on_complete(f"{url}?x=1")
     assert words()[0].endswith(f"; so is {url}")

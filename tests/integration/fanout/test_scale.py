@@ -55,7 +55,7 @@ CHILD = """
             batch = spool.commit().batch
         channel = Acknowledging()
         asyncio.run(send(outbox, batch, channel))
-        sent = outbox.counts(batch)[State.SENT]
+        sent = outbox.batches.counts(batch)[State.SENT]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps({"sent": sent, "calls": channel.calls, "peak": peak}))
 """

@@ -71,8 +71,8 @@ def test_verb_on_a_row(paused: ct.Queue, before: str, verb: str, after: str, att
     if before in FINAL:
         paused.delete_tasks(batch.tasks())
         outbox = batch._outbox
-        ref = next(outbox.rows(batch.id)).refs[0]
-        outbox.record(batch.id, [Outcome(ref=ref, attempt=1, state=FINAL[before])])
+        ref = next(outbox.rows.pages(batch.id)).refs[0]
+        outbox.outcomes.record(batch.id, [Outcome(ref=ref, attempt=1, state=FINAL[before])])
     VERBS[verb](paused, batch)
     reached(batch, lambda progress: not progress.unsent and (verb != "cancel" or progress.finished))
     row = batch.tasks().iloc[0]

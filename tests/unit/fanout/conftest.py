@@ -19,7 +19,6 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.errors import CloudTasksError, ServiceError, UnavailableError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, State
-from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.sender.sender import SendReport, send
@@ -120,20 +119,20 @@ NOTHING = dict.fromkeys(TABLES, 0)
 
 def all_rows(outbox: Outbox, batch: str, field: str, **options: Any) -> list[Any]:
     """Return one field of all pages of a batch, put together."""
-    pages: Iterator[Page] = outbox.rows(batch, **options)
+    pages: Iterator[Page] = outbox.rows.pages(batch, **options)
     return [value for page in pages for value in getattr(page, field)]
 
 
 def take(outbox: Outbox, batch: str, want: int = 99) -> list[Request]:
     """Get requests as a new sender does."""
-    return outbox.turn(RequestQueue(batch), [], want, now=NOW)
+    return outbox.requests.queue(batch).turn([], want, now=NOW)
 
 
 def send_all(outbox: Outbox, batch: str) -> None:
     """Have every unsent row acknowledged."""
-    desk = RequestQueue(batch)
-    requests = outbox.turn(desk, [], 999, now=NOW)
-    outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=NOW)
+    queue = outbox.requests.queue(batch)
+    requests = queue.turn([], 999, now=NOW)
+    queue.turn([Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=NOW)
 
 
 def refs(outbox: Outbox, batch: str) -> list[int]:
@@ -318,7 +317,7 @@ def raising(code: str, times: int | range = 3, rpc: str = "BatchCreateTasks") ->
 
 def assert_each_once(outbox: Outbox, batch: str, service: Service, rows: int = 1_250) -> None:
     """Every row is sent, and its task was created once."""
-    assert outbox.counts(batch)[State.SENT] == rows
+    assert outbox.batches.counts(batch)[State.SENT] == rows
     assert dict(service.created) == dict.fromkeys(all_rows(outbox, batch, "tasks"), 1)
 
 

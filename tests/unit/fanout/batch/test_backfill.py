@@ -16,7 +16,6 @@ from cloudtasks_nb.fanout.batch.calendar import ASKED
 from cloudtasks_nb.fanout.batch.catalog import Catalog, Order
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Outcome, Spooled, State
-from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan, plan_chunks
 from tests.unit.fanout.conftest import PLACE, all_rows, spool
@@ -47,7 +46,7 @@ class Office:
         chunks = plan_chunks(order.data, order.recipe, now=NOW)
         identity, facts = order.recipe.identity, {**order.recipe.describe(), **order.facts}
         self.spooled.append(spool(self.outbox, chunks, recipe=identity, name=order.name, description=facts))
-        return self.outbox.batch(self.spooled[-1].batch)
+        return self.outbox.batches.get(self.spooled[-1].batch)
 
     def dry_run(self, order: Order, submit: Callable[[], Any], verdicts: Any) -> Plan:
         """Plan."""
@@ -80,10 +79,10 @@ class Stand:
 
 def send(outbox: Outbox, batch: str, *, but: int = 0) -> None:
     """Have the rows of a batch acknowledged, but for the last few."""
-    desk = RequestQueue(batch)
-    for request in outbox.turn(desk, [], 99, now=1.0):
+    desk = outbox.requests.queue(batch)
+    for request in desk.turn([], 99, now=1.0):
         refs = request.refs[: len(request.refs) - but]
-        outbox.turn(desk, [Ack(seq=request.seq, sent=refs, again=request.refs[len(refs) :])], 0, now=1.0)
+        desk.turn([Ack(seq=request.seq, sent=refs, again=request.refs[len(refs) :])], 0, now=1.0)
 
 
 @pytest.fixture
@@ -191,7 +190,7 @@ def test_other_partitions_under_a_name(stand: Stand, words: dict[str, Any], mess
     for name in ("mine", batch.id):
         with pytest.raises(BatchExistsError, match=message):
             stand.run(name=name, dry_run=dry_run, **words)
-    assert stand.office.outbox.batch("mine").total == 3
+    assert stand.office.outbox.batches.get("mine").total == 3
 
 
 def test_name_of_a_fan_out(stand: Stand, outbox: Outbox) -> None:
@@ -224,8 +223,8 @@ def test_verdicts(stand: Stand, outbox: Outbox) -> None:
     batch = stand.run(end="2026-01-04").id
     send(outbox, batch, but=1)
     refs = all_rows(outbox, batch, "refs")
-    outbox.record(batch, [Outcome(ref=refs[1], attempt=1, state=State.FAILED)])
-    outbox.record(batch, [Outcome(ref=refs[2], attempt=1, state=State.SUCCEEDED)])
+    outbox.outcomes.record(batch, [Outcome(ref=refs[1], attempt=1, state=State.FAILED)])
+    outbox.outcomes.record(batch, [Outcome(ref=refs[2], attempt=1, state=State.SUCCEEDED)])
     plan = stand.plan(end="2026-01-05")
     assert plan.frame[["partition", "verdict", "why"]].to_numpy().tolist() == [
         ["2026-01-01", "skip", "in the queue"],
@@ -242,7 +241,7 @@ def test_dry_run_keeps_nothing(stand: Stand, outbox: Outbox) -> None:
     """After a dry run there is no batch; submitting the plan makes it."""
     plan = stand.plan()
     assert plan.frame["why"].tolist() == ["new"] * 3
-    assert outbox.batches() == []
+    assert outbox.batches.find() == []
     assert plan.submit().total == 3
     assert stand.plan().frame["why"].tolist() == ["unsent"] * 3
 
@@ -292,7 +291,7 @@ def test_keeps_what_was_asked_for(stand: Stand, outbox: Outbox) -> None:
     stand.run("2026-01-02", "2026-01-03", tz="Asia/Tokyo")
     batch = stand.run("2026-01-05", "2026-01-08", tz="Asia/Tokyo").id
     stand.run("2026-01-03", "2026-01-04", tz="Asia/Tokyo")
-    assert outbox.settings(batch)[ASKED] == ["2026-01-01T15:00:00+00:00", "2026-01-07T15:00:00+00:00"]
+    assert outbox.batches.settings(batch)[ASKED] == ["2026-01-01T15:00:00+00:00", "2026-01-07T15:00:00+00:00"]
 
 
 # Bad input
@@ -317,4 +316,4 @@ def test_bad_words(stand: Stand, words: dict[str, Any], error: type[Exception], 
     """What is wrong is named, and nothing is kept."""
     with pytest.raises(error, match=message):
         stand.run(**words)
-    assert stand.office.outbox.batches() == []
+    assert stand.office.outbox.batches.find() == []

@@ -15,7 +15,6 @@ from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.periods.across import cross
 from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
@@ -142,11 +141,11 @@ def read(text: CalendarText | None) -> Cells:
 
 def settle(outbox: Outbox, batch: str, states: dict[int, State]) -> None:
     """Send every row, and write down what became of some."""
-    desk = RequestQueue(batch)
-    requests = outbox.turn(desk, [], 99, now=1.0)
-    outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=1.0)
+    desk = outbox.requests.queue(batch)
+    requests = desk.turn([], 99, now=1.0)
+    desk.turn([Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=1.0)
     refs = all_rows(outbox, batch, "refs")
-    outbox.record(batch, [Outcome(ref=refs[row], attempt=1, state=state) for row, state in states.items()])
+    outbox.outcomes.record(batch, [Outcome(ref=refs[row], attempt=1, state=state) for row, state in states.items()])
 
 
 def test_states_of_rows(outbox: Outbox) -> None:
@@ -174,7 +173,7 @@ def test_line(outbox: Outbox) -> None:
     """The line says from where to where, where that is beyond what was asked for, and what is left out."""
     batch = plan(outbox, "2026-01-15", "2026-02-10", "MS")
     plan(outbox, "2026-05-01", "2026-05-31", "MS")
-    outbox.set_setting(batch, ASKED, ["2026-01-15T05:00:00+00:00", "2026-05-31T04:00:00+00:00"])
+    outbox.batches.set_setting(batch, ASKED, ["2026-01-15T05:00:00+00:00", "2026-05-31T04:00:00+00:00"])
     text = calendar(outbox, batch, "MS").draw(round_=1, fresh=True)
     assert text is not None
     assert text.line == (
@@ -214,7 +213,7 @@ def test_drawn_again_in_time(outbox: Outbox) -> None:
 def test_no_rows(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch without rows has no calendar."""
     batch = plan(outbox, "2026-01-01", "2026-01-01")
-    monkeypatch.setattr(outbox, "states", lambda _: b"")
+    monkeypatch.setattr(outbox.rows, "states", lambda _: b"")
     assert calendar(outbox, batch).draw(round_=1, fresh=True) is None
 
 
@@ -223,7 +222,7 @@ def test_rows_in_between(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Non
     batch = plan(outbox, "2026-01-01", "2026-01-02")
     made = calendar(outbox, batch)
     before = made.draw(round_=1, fresh=True)
-    monkeypatch.setattr(outbox, "states", lambda _: bytes([State.UNSENT] * 3))
+    monkeypatch.setattr(outbox.rows, "states", lambda _: bytes([State.UNSENT] * 3))
     assert made.draw(round_=2, fresh=True) == before
 
 

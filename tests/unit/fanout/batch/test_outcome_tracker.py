@@ -89,7 +89,7 @@ class World:
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""
-        return {state.name.lower(): count for state, count in self.outbox.counts(self.batch).items() if count}
+        return {state.name.lower(): count for state, count in self.outbox.batches.counts(self.batch).items() if count}
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def world(tmp_path: Path) -> Iterator[World]:
         with outbox.spool(PLACE, recipe_identity=b"recipe", name="n") as spool:
             spool.add(chunk)
             batch = spool.commit().batch
-        refs = [ref for page in outbox.rows(batch) for ref in page.refs]
-        outbox.record(batch, [Outcome(ref=ref, attempt=1, state=State.SENT) for ref in refs])
+        refs = [ref for page in outbox.rows.pages(batch) for ref in page.refs]
+        outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.SENT) for ref in refs])
         yield World(outbox=outbox, batch=batch, tasks=[task_id(batch, key, 1) for key in keys])
 
 
@@ -119,7 +119,7 @@ def take(verdicts: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[b
     """Take snapshots one after the other; returns for each whether it asks for a look into the queue."""
 
     async def all_of_them() -> list[bool]:
-        sent = [world.outbox.counts(world.batch)[State.SENT] for _ in snapshots]
+        sent = [world.outbox.batches.counts(world.batch)[State.SENT] for _ in snapshots]
         return [
             await verdicts.take(one, world.outbox, world.reader, sent=count)
             for one, count in zip(snapshots, sent, strict=True)
@@ -130,7 +130,7 @@ def take(verdicts: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[b
 
 def new(world: World) -> OutcomeTracker:
     """Return the verdicts of the batch, as after a restart of the kernel."""
-    verdicts = OutcomeTracker(world.outbox.batch(world.batch))
+    verdicts = OutcomeTracker(world.outbox.batches.get(world.batch))
     verdicts.load(world.outbox)
     return verdicts
 
@@ -141,7 +141,7 @@ def test_entries_become_outcomes(world: World) -> None:
     news = (entry(first, status="OK"), entry(second, attempt=3), entry(third, attempt=1, retry_time=9 * SECOND))
     take(new(world), world, snapshot(entries=news))
     assert world.counts() == {"succeeded": 1, "failed": 1, "sent": 3}
-    page = next(world.outbox.rows(world.batch))
+    page = next(world.outbox.rows.pages(world.batch))
     assert list(page.attempts) == [1, 3, 1, None, None]
     assert list(page.last_status) == [0, 13, 13, None, None]
     assert page.duration[0] == SECOND // 2
@@ -340,7 +340,7 @@ def test_messages_of_retrying_tasks_are_kept(world: World, monkeypatch: pytest.M
     world.there = dict.fromkeys(world.tasks, told)
     take(verdicts, world, snapshot())
     look(verdicts, world)
-    page = next(world.outbox.rows(world.batch))
+    page = next(world.outbox.rows.pages(world.batch))
     assert set(page.last_message) == {"INTERNAL(13): HTTP status code 500"}
 
 
@@ -369,7 +369,7 @@ def test_split_of_pending_rows(
     """What is not known is None, and what is known adds up."""
     verdicts = new(world)
     take(verdicts, world, snapshot(values=values, entries=news))
-    assert verdicts.split(world.outbox.counts(world.batch), SECOND) == split
+    assert verdicts.split(world.outbox.batches.counts(world.batch), SECOND) == split
 
 
 def test_retrying_rows_are_known_from_the_log_also_after_a_restart(world: World) -> None:
@@ -378,11 +378,11 @@ def test_retrying_rows_are_known_from_the_log_also_after_a_restart(world: World)
     take(new(world), world, snapshot(entries=news))
     verdicts = new(world)
     take(verdicts, world, snapshot())
-    assert verdicts.split(world.outbox.counts(world.batch), SECOND)["retrying"] == 2
+    assert verdicts.split(world.outbox.batches.counts(world.batch), SECOND)["retrying"] == 2
     assert verdicts.retry_note(30 * SECOND) == "attempt 3 of 3, next in 1 min"
 
 
 def test_before_the_log_was_read_nothing_is_known(world: World) -> None:
     """A new kernel says nothing rather than zero."""
-    split = new(world).split(world.outbox.counts(world.batch), SECOND)
+    split = new(world).split(world.outbox.batches.counts(world.batch), SECOND)
     assert set(split.values()) == {None}

@@ -53,7 +53,7 @@ class Sent:
         self.sending = Sending(
             self.transport,  # type: ignore[arg-type]  # all that it uses of one
             outbox,
-            outbox.batch(batch),
+            outbox.batches.get(batch),
             lookup=self._lookup,
             sent=self.rows.append,
             heard=self.heard.append,
@@ -162,7 +162,7 @@ def test_tasks_that_were_there_are_written_down(outbox: Outbox, batch: str) -> N
     for task in all_rows(outbox, batch, "tasks")[:10]:
         service.create(task)
     Sent(outbox, batch, service).run()
-    assert outbox.settings(batch)["already"] == 10
+    assert outbox.batches.settings(batch)["already"] == 10
 
 
 def test_nobody_sends(outbox: Outbox, batch: str) -> None:
@@ -172,7 +172,7 @@ def test_nobody_sends(outbox: Outbox, batch: str) -> None:
         sent.check(ROWS)
     sent.check(0)
     with Outbox(outbox.path, timeout=5.0) as elsewhere:
-        hold = elsewhere.sending(batch)
+        hold = elsewhere.requests.lock(batch)
         assert hold is not None
         try:
             sent.check(ROWS)
@@ -192,8 +192,8 @@ def test_who_sends_instead(outbox: Outbox, batch: str, monkeypatch: pytest.Monke
     """A sending that waits for another tells whom it waits for, and goes on when that one has ended."""
     service = Service()
     sent = Sent(outbox, batch, service)
-    outbox.set_setting(batch, "sender", sender)
-    hold = outbox.sending(batch)
+    outbox.batches.set_setting(batch, "sender", sender)
+    hold = outbox.requests.lock(batch)
     assert hold is not None
 
     async def wait_for_it() -> str | None:
@@ -210,7 +210,7 @@ def test_who_sends_instead(outbox: Outbox, batch: str, monkeypatch: pytest.Monke
     assert told is not None
     assert told.startswith(f"{who} sends the rest")
     assert sent.sending.rival is None
-    assert outbox.settings(batch)["sender"] == {"pid": os.getpid(), "target": "127.0.0.1:8123"}
+    assert outbox.batches.settings(batch)["sender"] == {"pid": os.getpid(), "target": "127.0.0.1:8123"}
     assert_each_once(outbox, batch, service, ROWS)
 
 
@@ -219,7 +219,7 @@ def test_nothing_answers_for_a_while(outbox: Outbox, batch: str, monkeypatch: py
     calls: list[bool] = []
 
     def dead(rpc: str, number: int) -> None:
-        free = outbox.sending(batch)
+        free = outbox.requests.lock(batch)
         calls.append(sent.sending.unanswered and free is not None)
         if free is not None:
             free.release()

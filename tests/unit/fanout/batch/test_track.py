@@ -21,7 +21,7 @@ LOOK_BACK = dt.timedelta(minutes=10)
 def tracker(outbox: Outbox, batch: str, age: dt.timedelta) -> Tracker:
     """Make the tracker of a batch that is that old."""
     connection: Any = SimpleNamespace(transport=None, watcher=SimpleNamespace(listing=None, lookup=None))
-    record = outbox.batch(batch)
+    record = outbox.batches.get(batch)
     return Tracker(connection, outbox, replace(record, created=dt.datetime.now(dt.UTC) - age))
 
 
@@ -29,7 +29,7 @@ def read_until(outbox: Outbox, batch: str, at: dt.datetime) -> None:
     """Have a tracker of before know what the log says up to a time."""
     counts: dict[str, Any] = dict.fromkeys(Progress.__dataclass_fields__)
     progress = Progress(**{**counts, "total": 3, "unsent": 0, "rejected": 0, "succeeded": 3, "sources": {"log": at}})
-    outbox.save_snapshot(batch, pack(progress))
+    outbox.batches.save_snapshot(batch, pack(progress))
 
 
 @pytest.mark.parametrize(

@@ -49,14 +49,14 @@ def test_a_longer_frame_under_its_name_sends_the_rest(outbox: Outbox, *, by_id: 
     assert (longer.batch, longer.created, longer.added, longer.known) == (first.batch, False, 12, 290)
     assert all_rows(outbox, first.batch, "rows") == [*range(290), 300, *range(301, 312)]
     assert all_rows(outbox, first.batch, "wire", wire=True)[-1] == task("311")
-    assert outbox.batch(first.batch).round == 2
+    assert outbox.batches.get(first.batch).round == 2
 
 
 def test_what_is_shown_of_added_rows_is_of_their_own_chunk(outbox: Outbox) -> None:
     """When only some rows of a chunk are new, they still find their place in what the plan shows."""
     first = spool(outbox, chunks(range(50)), name="n")
     spool(outbox, chunks([*range(40, 60)]), name="n")
-    last = list(outbox.rows(first.batch))[-1]
+    last = list(outbox.rows.pages(first.batch))[-1]
     shown = last.shown.decode().split(",")
     assert [int(shown[index]) for index in last.indexes] == list(last.rows) == list(range(50, 60))
 
@@ -64,14 +64,14 @@ def test_what_is_shown_of_added_rows_is_of_their_own_chunk(outbox: Outbox) -> No
 def test_attaching_says_what_is_left_as_it_is(outbox: Outbox) -> None:
     """The caller hears in which states the known rows are."""
     first = spool(outbox, chunks(range(10)))
-    outbox.cancel(first.batch)
+    outbox.requests.cancel(first.batch)
     assert spool(outbox, chunks(range(10))).left == {State.CANCELLED: 10}
 
 
 def test_a_batch_that_has_grown_still_knows_its_first_cell(outbox: Outbox) -> None:
     """The first, shorter frame attaches to its batch, and hears only of its own rows."""
     first = spool(outbox, chunks(range(10)))
-    outbox.cancel(first.batch)
+    outbox.requests.cancel(first.batch)
     spool(outbox, chunks(range(15)), name=first.batch)
     again = spool(outbox, chunks(range(10)))
     assert (again.batch, again.known, again.left) == (first.batch, 10, {State.CANCELLED: 10})
@@ -85,7 +85,7 @@ def test_an_unnamed_frame_that_overlaps_is_refused_with_numbers(outbox: Outbox) 
     assert caught.value.message == f"2,989 of 3,001 are in {first.batch}"
     assert caught.value.hint == (f'nothing was sent; name="{first.batch}" sends the other 12, any new name sends all')
     assert caught.value.resource == first.batch
-    assert [record.total for record in outbox.batches()] == [2_989]
+    assert [record.total for record in outbox.batches.find()] == [2_989]
     assert spool(outbox, chunks(range(3_001)), name="all of it").added == 3_001
 
 
@@ -149,7 +149,7 @@ def test_a_key_with_another_request_is_refused(outbox: Outbox) -> None:
     assert caught.value.message == (
         f"2 of 310 rows have keys that the batch n ({first.batch}) knows with another request (rows 7, 120)"
     )
-    assert outbox.batch(first.batch).total == 300
+    assert outbox.batches.get(first.batch).total == 300
 
 
 def test_duplicates_raise_with_count_rows_and_ways_out(outbox: Outbox) -> None:

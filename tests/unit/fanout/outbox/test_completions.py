@@ -19,8 +19,8 @@ def batch(outbox: Outbox) -> str:
 
 def test_a_completion_is_claimed_once_a_round(outbox: Outbox, batch: str) -> None:
     """Of two watchers one creates the notification; a new round brings another."""
-    outbox.register_completion(batch, "https://svc/done", service_account="sa@p", audience="a", queue="other")
-    (mine,) = outbox.claim_completions(batch)
+    outbox.completions.register(batch, "https://svc/done", service_account="sa@p", audience="a", queue="other")
+    (mine,) = outbox.completions.claim(batch)
     assert (mine.url, mine.service_account, mine.audience, mine.queue, mine.round) == (
         "https://svc/done",
         "sa@p",
@@ -28,13 +28,13 @@ def test_a_completion_is_claimed_once_a_round(outbox: Outbox, batch: str) -> Non
         "other",
         1,
     )
-    assert outbox.claim_completions(batch) == []
-    outbox.confirm_completion(batch, mine)
+    assert outbox.completions.claim(batch) == []
+    outbox.completions.confirm(batch, mine)
     first = refs(outbox, batch)[0]
     put(outbox, batch, first, State.FAILED)
-    outbox.new_try(batch)
+    outbox.outcomes.new_try(batch)
     put(outbox, batch, first, State.SUCCEEDED)
-    assert [one.round for one in outbox.claim_completions(batch)] == [2]
+    assert [one.round for one in outbox.completions.claim(batch)] == [2]
 
 
 @pytest.mark.parametrize("seconds", [61, -61])
@@ -42,71 +42,71 @@ def test_a_claim_of_a_killed_watcher_is_free_after_a_minute(
     outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch, seconds: int
 ) -> None:
     """When whoever claimed a notification never created it, the next watcher does, also if the clock was set back."""
-    outbox.register_completion(batch, "https://svc/done")
+    outbox.completions.register(batch, "https://svc/done")
     clock = [NOW]
     monkeypatch.setattr("time.time", lambda: clock[0])
-    assert len(outbox.claim_completions(batch)) == 1
+    assert len(outbox.completions.claim(batch)) == 1
     clock[0] += seconds / 2
-    assert outbox.claim_completions(batch) == []
+    assert outbox.completions.claim(batch) == []
     clock[0] += seconds
-    assert len(outbox.claim_completions(batch)) == 1
+    assert len(outbox.completions.claim(batch)) == 1
 
 
 def test_a_completion_that_was_told_is_not_claimed_again(
     outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once told, a round is over for good."""
-    outbox.register_completion(batch, "https://svc/done")
-    (mine,) = outbox.claim_completions(batch)
-    outbox.confirm_completion(batch, mine)
-    later = outbox.batch(batch).created.timestamp() + 9_999
+    outbox.completions.register(batch, "https://svc/done")
+    (mine,) = outbox.completions.claim(batch)
+    outbox.completions.confirm(batch, mine)
+    later = outbox.batches.get(batch).created.timestamp() + 9_999
     monkeypatch.setattr("time.time", lambda: later)
-    assert outbox.claim_completions(batch) == []
-    assert [one.round for one in outbox.completions(batch)] == [1]
+    assert outbox.completions.claim(batch) == []
+    assert [one.round for one in outbox.completions.registered(batch)] == [1]
 
 
 def test_the_same_completion_twice_is_one(outbox: Outbox, batch: str) -> None:
     """The cell that registers a notification may be run again; another URL is another one, told at once."""
-    one = outbox.register_completion(batch, "https://svc/done")
-    assert outbox.register_completion(batch, "https://svc/done") == one
-    assert len(outbox.claim_completions(batch)) == 1
-    outbox.register_completion(batch, "https://svc/other")
-    assert [found.url for found in outbox.claim_completions(batch)] == ["https://svc/other"]
+    one = outbox.completions.register(batch, "https://svc/done")
+    assert outbox.completions.register(batch, "https://svc/done") == one
+    assert len(outbox.completions.claim(batch)) == 1
+    outbox.completions.register(batch, "https://svc/other")
+    assert [found.url for found in outbox.completions.claim(batch)] == ["https://svc/other"]
 
 
 @pytest.mark.parametrize("state", [State.UNSENT, State.SENT])
 def test_nobody_is_told_while_a_row_is_not_final(outbox: Outbox, batch: str, state: State) -> None:
     """Whoever saw the end just before a new try began does not tell of a round that has only begun."""
-    outbox.register_completion(batch, "https://svc/done")
-    assert outbox.untold(batch)
+    outbox.completions.register(batch, "https://svc/done")
+    assert outbox.completions.due(batch)
     put(outbox, batch, refs(outbox, batch)[0], state)
-    assert not outbox.untold(batch)
-    assert outbox.claim_completions(batch) == []
+    assert not outbox.completions.due(batch)
+    assert outbox.completions.claim(batch) == []
 
 
 def test_a_claim_has_the_counts_of_its_moment(outbox: Outbox, batch: str) -> None:
     """What is told is what was true when the round ended."""
-    outbox.register_completion(batch, "https://svc/done")
+    outbox.completions.register(batch, "https://svc/done")
     put(outbox, batch, refs(outbox, batch)[0], State.FAILED)
-    (mine,) = outbox.claim_completions(batch)
+    (mine,) = outbox.completions.claim(batch)
     assert (mine.counts[State.SUCCEEDED], mine.counts[State.FAILED]) == (3, 1)
 
 
 def test_a_claim_can_be_given_back(outbox: Outbox, batch: str) -> None:
     """When the service does not take a notification, the next attempt need not wait for a minute."""
-    outbox.register_completion(batch, "https://svc/done")
-    (mine,) = outbox.claim_completions(batch)
-    outbox.release_completion(batch, mine)
-    (again,) = outbox.claim_completions(batch)
-    outbox.confirm_completion(batch, again)
-    outbox.release_completion(batch, mine)
-    assert outbox.claim_completions(batch) == []
-    assert not outbox.untold(batch)
+    outbox.completions.register(batch, "https://svc/done")
+    (mine,) = outbox.completions.claim(batch)
+    outbox.completions.release(batch, mine)
+    (again,) = outbox.completions.claim(batch)
+    outbox.completions.confirm(batch, again)
+    outbox.completions.release(batch, mine)
+    assert outbox.completions.claim(batch) == []
+    assert not outbox.completions.due(batch)
 
 
 def test_an_address_is_told_once_a_round(outbox: Outbox, batch: str) -> None:
     """Registered again with another account or queue it is the same registration, with what was said last."""
-    one = outbox.register_completion(batch, "https://svc/done", service_account="old@p")
-    assert outbox.register_completion(batch, "https://svc/done", service_account="sa@p", queue="other") == one
-    (mine,) = outbox.claim_completions(batch)
+    one = outbox.completions.register(batch, "https://svc/done", service_account="old@p")
+    assert outbox.completions.register(batch, "https://svc/done", service_account="sa@p", queue="other") == one
+    (mine,) = outbox.completions.claim(batch)
     assert (mine.service_account, mine.queue) == ("sa@p", "other")

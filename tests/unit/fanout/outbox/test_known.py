@@ -13,7 +13,6 @@ from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.draft import Draft
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.chunk import Asked, Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import row_sum, task_id
 from tests.unit.fanout.conftest import PLACE, chunk, chunks, digest, send_all, spool
@@ -38,9 +37,9 @@ def test_no_batch(outbox: Outbox) -> None:
 def test_states(outbox: Outbox) -> None:
     """Known rows come with their states, in the order of the keys, over many pages of them."""
     batch = spool(outbox, chunks(range(2_500)), name="days").batch
-    desk = RequestQueue(batch)
-    (request,) = outbox.turn(desk, [], 1, now=1.0)
-    outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
+    queue = outbox.requests.queue(batch)
+    (request,) = queue.turn([], 1, now=1.0)
+    queue.turn([Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
     found = outbox.known(draft(), keys(range(2_600))[::-1])
     assert found == [None] * 100 + [State.UNSENT] * 2_400 + [State.SENT] * 100
     assert outbox.known(draft(name=batch), keys(range(1))) == [State.SENT]
@@ -97,11 +96,11 @@ def refused(outbox: Outbox, rows: Iterable[Chunk], **words: Any) -> str:
 def test_ids_of_tasks(outbox: Outbox) -> None:
     """A row that the batch has shows its newest task, one that is new the task that it will be."""
     batch = spool(outbox, chunks(range(2)), name="days").batch
-    desk = RequestQueue(batch)
-    (request,) = outbox.turn(desk, [], 1, now=1.0)
-    outbox.turn(desk, [Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
-    outbox.record(batch, [Outcome(ref=request.refs[0], attempt=1, state=State.FAILED)])
-    outbox.new_try(batch)
+    queue = outbox.requests.queue(batch)
+    (request,) = queue.turn([], 1, now=1.0)
+    queue.turn([Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
+    outbox.outcomes.record(batch, [Outcome(ref=request.refs[0], attempt=1, state=State.FAILED)])
+    outbox.outcomes.new_try(batch)
     found = outbox.planned(draft(), asked(range(3)))
     assert found.tasks == [*ids(batch, [0], 2), *ids(batch, [1, 2])]
     assert (found.known, found.left_out, found.refusal) == ({"in the queue": 1}, 1, "")

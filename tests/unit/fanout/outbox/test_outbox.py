@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from tests.unit.fanout.conftest import (
     all_rows,
     chunks,
     digest,
-    error,
     put,
     refs,
     spool,
@@ -25,68 +25,69 @@ from tests.unit.fanout.conftest import (
 def test_batches_are_listed_newest_first(outbox: Outbox) -> None:
     """The batch that was made last comes first, and is the one that is meant without an id."""
     ids = [spool(outbox, chunks(range(at, at + 3))).batch for at in (0, 10, 20)]
-    assert [record.id for record in outbox.batches()] == ids[::-1]
-    assert outbox.batch().id == ids[-1]
+    assert [record.id for record in outbox.batches.find()] == ids[::-1]
+    assert outbox.batches.get().id == ids[-1]
 
 
 def test_batches_can_be_those_of_a_place(outbox: Outbox) -> None:
     """A connection sees the batches of its endpoint, project and location."""
     spool(outbox, chunks(range(3)))
-    assert len(outbox.batches(endpoint="e-1", project="p", location="l", queue="q")) == 1
+    assert len(outbox.batches.find(endpoint="e-1", project="p", location="l", queue="q")) == 1
     for field in ("endpoint", "project", "location", "queue"):
-        assert outbox.batches(**{field: "other"}) == []
+        assert outbox.batches.find(**{field: "other"}) == []
         with pytest.raises(BatchNotFoundError, match="no batch yet"):
-            outbox.batch(**{field: "other"})
+            outbox.batches.get(**{field: "other"})
 
 
 def test_a_batch_is_found_by_the_beginning_of_its_id_and_by_its_name(outbox: Outbox) -> None:
     """Ids may be shortened while they stand for one batch; a name stands for its batch."""
     one = spool(outbox, chunks(range(3)), name="nightly").batch
-    assert outbox.batch(one[:3]).id == outbox.batch("nightly").id == one
+    assert outbox.batches.get(one[:3]).id == outbox.batches.get("nightly").id == one
 
 
 def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
     """A shortened id that may be two batches raises and names them."""
     ids = [spool(outbox, chunks(range(at, at + 3))).batch for at in (0, 10)]
     with pytest.raises(BatchNotFoundError, match="may be 2 batches") as caught:
-        outbox.batch("")
+        outbox.batches.get("")
     assert all(one in caught.value.message for one in ids)
 
 
-@pytest.mark.parametrize("verb", ["batch", "counts", "settings", "states", "snapshot", "completions", "cancel"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "batches.get",
+        "batches.counts",
+        "batches.settings",
+        "batches.snapshot",
+        "rows.states",
+        "completions.registered",
+        "requests.cancel",
+    ],
+)
 def test_a_batch_that_is_not_there_is_named(outbox: Outbox, verb: str) -> None:
     """Every verb on an unknown batch says which one, and how to see those there are."""
     with pytest.raises(BatchNotFoundError, match='no batch "ffffffff"') as caught:
-        getattr(outbox, verb)("ffffffff")
+        attrgetter(verb)(outbox)("ffffffff")
     assert "tasks.batches()" in str(caught.value)
 
 
 def test_settings_and_snapshots_are_kept(outbox: Outbox, batch: str, path: Path) -> None:
     """What is set for a batch, and the newest snapshot with its time, survive a restart."""
-    outbox.set_setting(batch, "send_rate", 7.5)
-    outbox.set_setting(batch, "send_rate", 8)
-    outbox.set_setting(batch, "who", ["a"])
-    assert (outbox.snapshot(batch), outbox.batch(batch).snapshot_at) == (None, None)
-    outbox.save_snapshot(batch, b"seen")
+    outbox.batches.set_setting(batch, "send_rate", 7.5)
+    outbox.batches.set_setting(batch, "send_rate", 8)
+    outbox.batches.set_setting(batch, "who", ["a"])
+    assert (outbox.batches.snapshot(batch), outbox.batches.get(batch).snapshot_at) == (None, None)
+    outbox.batches.save_snapshot(batch, b"seen")
     with Outbox(path) as later:
-        assert later.settings(batch) == {"send_rate": 8, "who": ["a"]}
-        assert later.snapshot(batch) == b"seen"
-        assert later.batch(batch).snapshot_at is not None
-
-
-def test_what_stopped_the_sending_is_kept(outbox: Outbox, batch: str) -> None:
-    """The error of a sending stands with its batch until the next begins."""
-    outbox.set_error(batch, error("PERMISSION_DENIED"))
-    kept = outbox.batch(batch).error
-    assert kept is not None
-    assert (kept["code"], kept["message"]) == ("PERMISSION_DENIED", "PERMISSION_DENIED: scripted")
-    outbox.set_error(batch, None)
-    assert outbox.batch(batch).error is None
+        assert later.batches.settings(batch) == {"send_rate": 8, "who": ["a"]}
+        assert later.batches.snapshot(batch) == b"seen"
+        assert later.batches.get(batch).snapshot_at is not None
 
 
 def test_rows_are_paged_by_chunk(outbox: Outbox, batch: str) -> None:
     """A page is a chunk of the plan, with what it shows and the place of each row in it."""
-    pages = list(outbox.rows(batch, wire=True))
+    pages = list(outbox.rows.pages(batch, wire=True))
     assert [len(page.refs) for page in pages] == [100, 100, 50]
     assert pages[1].shown == ",".join(map(str, range(100, 200))).encode()
     assert list(pages[1].indexes) == list(range(100))
@@ -110,7 +111,7 @@ def test_rows_of_some_states_behind_a_row(outbox: Outbox, batch: str) -> None:
 def test_states_are_one_byte_a_row(outbox: Outbox, batch: str) -> None:
     """The states of all rows come as bytes, in the order of the rows."""
     put(outbox, batch, refs(outbox, batch)[3], State.GONE)
-    assert outbox.states(batch) == bytes([State.UNSENT] * 3 + [State.GONE] + [State.UNSENT] * 246)
+    assert outbox.rows.states(batch) == bytes([State.UNSENT] * 3 + [State.GONE] + [State.UNSENT] * 246)
 
 
 def test_a_task_leads_to_its_row(outbox: Outbox, batch: str) -> None:
@@ -124,5 +125,5 @@ def test_a_task_leads_to_its_row(outbox: Outbox, batch: str) -> None:
         task_id(batch, digest("7")[:8] + bytes(8), 1),
         "12345",
     ]
-    assert outbox.locate(batch, [*wanted, *others]) == wanted
-    assert len(outbox.locate(batch, tasks * 10)) == 250
+    assert outbox.rows.locate(batch, [*wanted, *others]) == wanted
+    assert len(outbox.rows.locate(batch, tasks * 10)) == 250

@@ -6,17 +6,17 @@ import asyncio
 import sqlite3
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox import schema
+from cloudtasks_nb.fanout.outbox import database
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled
-from cloudtasks_nb.fanout.outbox.schema import on_network
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from tests.unit.fanout.conftest import (
     PLACE,
@@ -33,16 +33,16 @@ def test_a_batch_goes_90_days_after_its_last_change(
 ) -> None:
     """What nobody touched for three months goes whole; what was touched stays whole."""
     old, used = (spool(outbox, chunks(range(at, at + 3_000))).batch for at in (0, 10_000))
-    outbox.register_completion(old, "https://svc/done")
+    outbox.completions.register(old, "https://svc/done")
     monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep._SLICE", slice_)
     day = 86_400.0
-    born = outbox.batch(old).created.timestamp()
+    born = outbox.batches.get(old).created.timestamp()
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS - 1) * day)
-    outbox.cancel(used)
+    outbox.requests.cancel(used)
     assert outbox.sweep() == 0
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS + 1) * day)
     assert outbox.sweep() == 1
-    assert [record.id for record in outbox.batches()] == [used]
+    assert [record.id for record in outbox.batches.find()] == [used]
     with closing(sqlite3.connect(outbox.path)) as connection:
         left = {
             table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - our names
@@ -55,11 +55,11 @@ def test_a_batch_goes_90_days_after_its_last_change(
 def test_a_large_sweep_goes_on_the_next_time(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Removing takes no longer than it may; what is left is invisible and goes later."""
     spool(outbox, chunks(range(3_000)))
-    later = outbox.batch().created.timestamp() + 100 * 86_400
+    later = outbox.batches.get().created.timestamp() + 100 * 86_400
     monkeypatch.setattr("time.time", lambda: later)
     with closing(sqlite3.connect(outbox.path, isolation_level=None)) as connection:
         assert sweep(connection, outbox.path, now=later, limit=-1.0) == 0
-        assert outbox.batches() == []
+        assert outbox.batches.find() == []
     assert outbox.sweep() == 1
 
 
@@ -88,7 +88,7 @@ def test_many_may_open_a_new_file_at_once(path: Path) -> None:
     def begin() -> None:
         ready.wait()
         with Outbox(path) as outbox:
-            found.append(len(outbox.batches()))
+            found.append(len(outbox.batches.find()))
 
     threads = [threading.Thread(target=begin) for _ in range(6)]
     for thread in threads:
@@ -132,17 +132,17 @@ def test_the_journal_is_chosen_when_the_others_are_done(monkeypatch: pytest.Monk
     """Where SQLite does not wait for processes that open the file at the same time, we do, for a while."""
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
-    assert schema._set_journal(cast("Any", Busy(3)), "WAL", float("inf")) == "wal"
+    assert database._set_journal(cast("Any", Busy(3)), "WAL", float("inf")) == "wal"
     assert len(slept) == 3
     with pytest.raises(sqlite3.OperationalError):
-        schema._set_journal(cast("Any", Busy(3)), "WAL", 0.0)
+        database._set_journal(cast("Any", Busy(3)), "WAL", 0.0)
 
 
 def test_a_newer_file_is_refused(path: Path) -> None:
     """A file that a newer version has written is left alone, and the error says what to do."""
     Outbox(path).close()
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+        connection.execute(f"PRAGMA user_version = {database.VERSION + 1}")
     with pytest.raises(OutboxError, match="newer cloudtasks_nb") as caught:
         Outbox(path)
     assert "pip install -U cloudtasks-nb" in str(caught.value)
@@ -188,15 +188,15 @@ def test_network_file_systems_are_known(tmp_path: Path, file: str, *, network: b
     """The mount that a file lies on decides whether it is shared between machines."""
     mounts = tmp_path / "mounts"
     mounts.write_text(MOUNTS)
-    assert on_network(Path(file), mounts) is network
-    assert on_network(Path(file), tmp_path / "none") is False
+    assert database.on_network(Path(file), mounts) is network
+    assert database.on_network(Path(file), tmp_path / "none") is False
 
 
 def test_on_a_network_file_system_it_works_without_a_log_and_says_so_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write-ahead log is not used between machines; that is said for a file once, by whoever is first."""
-    monkeypatch.setattr(schema, "on_network", lambda path: True)  # noqa: ARG005 - the signature of what it stands for
+    monkeypatch.setattr(database, "on_network", lambda path: True)  # noqa: ARG005 - the signature of what it stands for
     with Outbox(path) as outbox:
         note = outbox.note()
         assert note is not None
@@ -205,37 +205,45 @@ def test_on_a_network_file_system_it_works_without_a_log_and_says_so_once(
         batch = spool(outbox, chunks(range(10))).batch
     with Outbox(path) as later:
         assert later.note() is None
-        assert later.batch(batch).total == 10
+        assert later.batches.get(batch).total == 10
     assert not path.with_name("outbox.sqlite3-wal").exists()
 
 
 def test_elsewhere_there_is_nothing_to_say(outbox: Outbox) -> None:
     """On a disk of this machine the outbox has a log and no remark."""
-    assert outbox.log
+    assert outbox.journal
     assert outbox.note() is None
 
 
-def test_threads_have_connections_of_their_own(outbox: Outbox, batch: str) -> None:
+def test_threads_have_connections_of_their_own(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any thread may use the outbox; connections of threads that ended are closed."""
+    closed: list[sqlite3.Connection] = []
+
+    class Connection(sqlite3.Connection):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Connection))
     found: list[int] = []
     for _ in range(5):
-        thread = threading.Thread(target=lambda: found.append(outbox.batch(batch).total))
+        thread = threading.Thread(target=lambda: found.append(outbox.batches.get(batch).total))
         thread.start()
         thread.join()
     assert found == [250] * 5
-    assert len(outbox._open) == 2
+    assert len(closed) == 4, "the newest one is open until the next is made"
 
 
 def test_one_sender_a_batch(outbox: Outbox, batch: str, path: Path) -> None:
     """Who holds the right to send has it alone, until it is released."""
-    hold = outbox.sending(batch)
+    hold = outbox.requests.lock(batch)
     assert hold is not None
     assert hold.certain
     with Outbox(path) as other:
-        assert other.sending(batch) is None
-        assert other.sending("another") is not None
+        assert other.requests.lock(batch) is None
+        assert other.requests.lock("another") is not None
         hold.release()
-        taken = other.sending(batch)
+        taken = other.requests.lock(batch)
         assert taken is not None
         taken.release()
 
@@ -247,12 +255,12 @@ def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatc
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    holds = [outbox.sending(batch), outbox.sending(batch)]
+    holds = [outbox.requests.lock(batch), outbox.requests.lock(batch)]
     assert [hold is not None and not hold.certain for hold in holds] == [True, True]
     with outbox.spool(PLACE, recipe_identity=b"r") as spooling:
         spooling.add(chunk(range(1_000, 1_010)))
         assert outbox.sweep() == 0
-        now = outbox.batch(batch).created.timestamp() + 2 * 86_400
+        now = outbox.batches.get(batch).created.timestamp() + 2 * 86_400
         monkeypatch.setattr("time.time", lambda: now)
         monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool._TOUCH", -1.0)
         spooling.add(chunk(range(1_010, 1_020)))
@@ -266,4 +274,4 @@ def test_background_work_hears_that_it_was_closed(outbox: Outbox) -> None:
     """What still runs when the outbox is closed gets an error that it can catch like any other of the outbox."""
     outbox.close()
     with pytest.raises(OutboxError, match="closed"):
-        asyncio.run(outbox.run(outbox.batches))
+        asyncio.run(outbox.run(outbox.batches.find))

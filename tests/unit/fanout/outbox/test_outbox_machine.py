@@ -13,7 +13,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, Request, State
-from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from tests.unit.fanout.conftest import (
     NOW,
     all_rows,
@@ -32,13 +31,13 @@ class Anything(RuleBasedStateMachine):
         super().__init__()
         self.folder = TemporaryDirectory()
         self.outbox = Outbox(Path(self.folder.name) / "outbox.sqlite3")
-        self.desks = [RequestQueue(""), RequestQueue("")]
+        self.queues = [self.outbox.requests.queue(""), self.outbox.requests.queue("")]
 
     @initialize()
     def begin(self) -> None:
         """Make the batch."""
         self.batch = spool(self.outbox, chunks(range(3), size=2), name="n").batch
-        self.desks = [RequestQueue(self.batch), RequestQueue(self.batch)]
+        self.queues = [self.outbox.requests.queue(self.batch), self.outbox.requests.queue(self.batch)]
 
     @rule(first=st.integers(0, 20), n=st.integers(0, 9), bad=st.sets(st.integers(0, 30), max_size=3))
     def lengthen(self, first: int, n: int, bad: set[int]) -> None:
@@ -49,12 +48,12 @@ class Anything(RuleBasedStateMachine):
     @rule(target=requests, who=st.integers(0, 1), want=st.integers(1, 2), size=st.integers(1, 4))
     def take(self, who: int, want: int, size: int) -> Any:
         """Get requests."""
-        return multiple(*self.outbox.turn(self.desks[who], [], want, now=NOW, size=size))
+        return multiple(*self.queues[who].turn([], want, now=NOW, size=size))
 
     @rule(who=st.integers(0, 1))
     def restart(self, who: int) -> None:
         """Begin to send anew."""
-        self.desks[who] = RequestQueue(self.batch)
+        self.queues[who] = self.outbox.requests.queue(self.batch)
 
     @rule(who=st.integers(0, 1), request=consumes(requests), cut=st.lists(st.integers(0, 4), min_size=4, max_size=4))
     def answer(self, who: int, request: Request, cut: list[int]) -> None:
@@ -69,54 +68,54 @@ class Anything(RuleBasedStateMachine):
             cancelled=cancelled,
             gone=gone,
         )
-        self.outbox.turn(self.desks[who], [ack], 0, now=NOW)
+        self.queues[who].turn([ack], 0, now=NOW)
 
     @rule(who=st.integers(0, 1), request=consumes(requests))
     def hand_back(self, who: int, request: Request) -> None:
         """Leave a request unsent."""
-        self.outbox.hand_back(self.desks[who], [request])
+        self.queues[who].hand_back([request])
 
     @rule(at=st.integers(0, 30), attempt=st.integers(1, 3), state=st.sampled_from([*State, None]))
     def hear(self, at: int, attempt: int, state: State | None) -> None:
         """Hear an outcome, which may be old or impossible."""
         known = refs(self.outbox, self.batch)
         news = Outcome(ref=known[at % len(known)], attempt=attempt, state=state, attempts=1)
-        self.outbox.record(self.batch, [news])
+        self.outbox.outcomes.record(self.batch, [news])
 
     @rule(at=st.none() | st.sets(st.integers(0, 30), max_size=4), allowed=st.sets(st.sampled_from(State)))
     def retry(self, at: set[int] | None, allowed: set[State]) -> None:
         """Open new tries."""
         known, tasks = refs(self.outbox, self.batch), all_rows(self.outbox, self.batch, "tasks")
         rows = None if at is None else [(known[i % len(known)], tasks[i % len(known)]) for i in at]
-        self.outbox.new_try(self.batch, rows, allowed)
+        self.outbox.outcomes.new_try(self.batch, rows, allowed)
 
     @rule()
     def cancel(self) -> None:
         """Cancel."""
-        self.outbox.cancel(self.batch)
+        self.outbox.requests.cancel(self.batch)
 
     @invariant()
     def counts_are_those_of_the_rows(self) -> None:
         """Count what is there and compare."""
-        if self.desks[0].batch:
-            found = Counter(self.outbox.states(self.batch))
-            assert {state: n for state, n in self.outbox.counts(self.batch).items() if n} == found
+        if self.queues[0].batch:
+            found = Counter(self.outbox.rows.states(self.batch))
+            assert {state: n for state, n in self.outbox.batches.counts(self.batch).items() if n} == found
 
     @invariant()
     def each_key_is_there_once(self) -> None:
         """No two rows share a task, and each is found by it."""
-        if self.desks[0].batch:
+        if self.queues[0].batch:
             tasks = [task for task in all_rows(self.outbox, self.batch, "tasks") if task]
             assert len(set(tasks)) == len(tasks)
-            assert len(self.outbox.locate(self.batch, tasks)) == len(tasks)
+            assert len(self.outbox.rows.locate(self.batch, tasks)) == len(tasks)
 
     def teardown(self) -> None:
         """No row is lost: a last sender gets all that is unsent."""
-        if self.desks[0].batch:
-            desk = RequestQueue(self.batch)
-            while requests := self.outbox.turn(desk, [], 5, now=NOW):
-                self.outbox.turn(desk, [Ack(seq=one.seq, sent=one.refs) for one in requests], 0, now=NOW)
-            assert self.outbox.counts(self.batch)[State.UNSENT] == 0
+        if self.queues[0].batch:
+            queue = self.outbox.requests.queue(self.batch)
+            while requests := queue.turn([], 5, now=NOW):
+                queue.turn([Ack(seq=one.seq, sent=one.refs) for one in requests], 0, now=NOW)
+            assert self.outbox.batches.counts(self.batch)[State.UNSENT] == 0
         self.outbox.close()
         self.folder.cleanup()
 

@@ -43,17 +43,17 @@ def test_which_outcome_changes_which_state(outbox: Outbox, before: State, to: St
     batch = spool(outbox, chunks(range(1))).batch
     (ref,) = refs(outbox, batch)
     put(outbox, batch, ref, before)
-    moved = outbox.record(batch, [Outcome(ref=ref, attempt=1, state=to)])
+    moved = outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=to)])
     expected = to if (before, to) in MOVES else before
-    assert outbox.states(batch) == bytes([expected])
+    assert outbox.rows.states(batch) == bytes([expected])
     assert moved == ((before, to) in MOVES)
-    assert outbox.counts(batch) == dict.fromkeys(State, 0) | {expected: 1}
+    assert outbox.batches.counts(batch) == dict.fromkeys(State, 0) | {expected: 1}
 
 
 def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None:
     """Attempts, status, message and times of a row are kept as they were heard of."""
     ref = refs(outbox, batch)[0]
-    outbox.record(
+    outbox.outcomes.record(
         batch,
         [
             Outcome(
@@ -69,7 +69,7 @@ def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None
             )
         ],
     )
-    page = next(outbox.rows(batch))
+    page = next(outbox.rows.pages(batch))
     assert (page.attempts[0], page.last_status[0], page.last_message[0]) == (2, 13, "HTTP status code 500")
     assert (page.schedule_time[0], page.last_attempt_time[0], page.duration[0]) == (50, 40, 3)
     assert (page.attempts[1], page.last_status[1], page.last_message[1]) == (None, None, None)
@@ -78,10 +78,12 @@ def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None
 def test_of_two_attempts_the_later_counts(outbox: Outbox, batch: str) -> None:
     """News that come out of order do not undo those of a later attempt; what is left out stays."""
     ref = refs(outbox, batch)[0]
-    outbox.record(batch, [Outcome(ref=ref, attempt=1, attempts=3, last_status=14, last_attempt_time=30)])
-    outbox.record(batch, [Outcome(ref=ref, attempt=1, attempts=2, last_status=13, last_attempt_time=20, duration=9)])
-    outbox.record(batch, [Outcome(ref=ref, attempt=1, last_message="seen in the queue")])
-    page = next(outbox.rows(batch))
+    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, attempts=3, last_status=14, last_attempt_time=30)])
+    outbox.outcomes.record(
+        batch, [Outcome(ref=ref, attempt=1, attempts=2, last_status=13, last_attempt_time=20, duration=9)]
+    )
+    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, last_message="seen in the queue")])
+    page = next(outbox.rows.pages(batch))
     assert (page.attempts[0], page.last_status[0], page.last_attempt_time[0], page.duration[0]) == (3, 14, 30, None)
     assert page.last_message[0] == "seen in the queue"
 
@@ -90,17 +92,17 @@ def test_news_of_an_older_try_are_ignored(outbox: Outbox, batch: str) -> None:
     """What is heard of a task that was replaced by a new try changes nothing."""
     ref = refs(outbox, batch)[0]
     put(outbox, batch, ref, State.FAILED)
-    assert outbox.new_try(batch) == 1
-    assert outbox.record(batch, [Outcome(ref=ref, attempt=1, state=State.SUCCEEDED, attempts=9)]) == 0
-    assert (next(outbox.rows(batch)).attempts[0], outbox.states(batch)[0]) == (None, State.UNSENT)
+    assert outbox.outcomes.new_try(batch) == 1
+    assert outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.SUCCEEDED, attempts=9)]) == 0
+    assert (next(outbox.rows.pages(batch)).attempts[0], outbox.rows.states(batch)[0]) == (None, State.UNSENT)
 
 
 def test_two_outcomes_of_one_row_are_taken_in_order(outbox: Outbox, batch: str) -> None:
     """A row that comes twice in one list ends where the list leads."""
     ref = refs(outbox, batch)[0]
     news = [Outcome(ref=ref, attempt=1, state=state) for state in (State.FAILED, State.SUCCEEDED, State.GONE)]
-    assert outbox.record(batch, news) == 2
-    assert outbox.states(batch)[0] == State.SUCCEEDED
+    assert outbox.outcomes.record(batch, news) == 2
+    assert outbox.rows.states(batch)[0] == State.SUCCEEDED
 
 
 def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
@@ -108,13 +110,13 @@ def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
     known = refs(outbox, batch)
     for at in (5, 150):
         put(outbox, batch, known[at], State.FAILED)
-        outbox.record(batch, [Outcome(ref=known[at], attempt=1, attempts=5, last_status=13)])
-    assert outbox.new_try(batch) == 2
-    assert outbox.new_try(batch) == 0
+        outbox.outcomes.record(batch, [Outcome(ref=known[at], attempt=1, attempts=5, last_status=13)])
+    assert outbox.outcomes.new_try(batch) == 2
+    assert outbox.outcomes.new_try(batch) == 0
     tries, tasks, attempts = (all_rows(outbox, batch, field) for field in ("tries", "tasks", "attempts"))
     assert (tries[5], tasks[5], attempts[5]) == (2, task_id(batch, digest("5"), 2), None)
     assert (tries[6], tasks[6]) == (1, task_id(batch, digest("6"), 1))
-    assert outbox.batch(batch).round == 2
+    assert outbox.batches.get(batch).round == 2
 
 
 @pytest.mark.parametrize("state", State)
@@ -123,9 +125,9 @@ def test_only_final_rows_are_resent(outbox: Outbox, batch: str, state: State) ->
     known = refs(outbox, batch)
     put(outbox, batch, known, State.SENT)
     put(outbox, batch, known[0], state)
-    assert outbox.new_try(batch, allowed=set(State)) == (state in FINAL)
+    assert outbox.outcomes.new_try(batch, allowed=set(State)) == (state in FINAL)
     put(outbox, batch, known[1], state)
-    assert outbox.new_try(batch, [(known[1], None)], allowed={State.FAILED}) == (state is State.FAILED)
+    assert outbox.outcomes.new_try(batch, [(known[1], None)], allowed={State.FAILED}) == (state is State.FAILED)
 
 
 def test_the_same_frame_resent_twice_sends_once(outbox: Outbox, batch: str) -> None:
@@ -134,10 +136,10 @@ def test_the_same_frame_resent_twice_sends_once(outbox: Outbox, batch: str) -> N
     frame = [(known[at], tasks[at]) for at in (1, 2, 3)]
     put(outbox, batch, known[1], State.SUCCEEDED)
     put(outbox, batch, known[2], State.GONE)
-    assert outbox.new_try(batch, frame, allowed=FINAL) == 2
+    assert outbox.outcomes.new_try(batch, frame, allowed=FINAL) == 2
     put(outbox, batch, known, State.FAILED)
-    assert outbox.new_try(batch, frame, allowed=FINAL) == 1, "row 3 alone still has its first task"
-    assert outbox.new_try(batch, [(known[4], tasks[5]), (known[5], "strange")], allowed=FINAL) == 0
+    assert outbox.outcomes.new_try(batch, frame, allowed=FINAL) == 1, "row 3 alone still has its first task"
+    assert outbox.outcomes.new_try(batch, [(known[4], tasks[5]), (known[5], "strange")], allowed=FINAL) == 0
 
 
 def test_two_threads_that_retry_send_once(outbox: Outbox, batch: str) -> None:
@@ -147,7 +149,7 @@ def test_two_threads_that_retry_send_once(outbox: Outbox, batch: str) -> None:
 
     def retry() -> None:
         ready.wait()
-        found.append(outbox.new_try(batch))
+        found.append(outbox.outcomes.new_try(batch))
 
     threads = [threading.Thread(target=retry) for _ in range(2)]
     for thread in threads:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.identity import task_id
 from tests.unit.fanout.conftest import (
     NOW,
@@ -32,15 +31,15 @@ def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> N
 
 def test_requests_can_be_smaller(outbox: Outbox, batch: str) -> None:
     """A slow sender takes fewer rows at a time."""
-    desk = RequestQueue(batch)
-    assert [len(one.refs) for one in outbox.turn(desk, [], 3, now=NOW, size=7)] == [7, 7, 7]
-    assert len(outbox.turn(desk, [], 99, now=NOW, size=7)) == 33
+    queue = outbox.requests.queue(batch)
+    assert [len(one.refs) for one in queue.turn([], 3, now=NOW, size=7)] == [7, 7, 7]
+    assert len(queue.turn([], 99, now=NOW, size=7)) == 33
 
 
 def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str) -> None:
     """The next sender gets unanswered requests again, with their numbers and the time of their first sending."""
     first = take(outbox, batch, 2)
-    again = outbox.turn(RequestQueue(batch), [], 99, now=NOW + 60)
+    again = outbox.requests.queue(batch).turn([], 99, now=NOW + 60)
     assert [(one.seq, list(one.refs), one.tried, one.started) for one in again] == [
         (1, list(first[0].refs), True, NOW),
         (2, list(first[1].refs), True, NOW),
@@ -50,16 +49,16 @@ def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str
 
 def test_what_was_handed_back_was_never_sent(outbox: Outbox, batch: str) -> None:
     """Requests that a sender did not come to are as new for the next."""
-    desk = RequestQueue(batch)
-    outbox.hand_back(desk, outbox.turn(desk, [], 1, now=NOW))
-    again = outbox.turn(RequestQueue(batch), [], 1, now=NOW + 60)
+    queue = outbox.requests.queue(batch)
+    queue.hand_back(queue.turn([], 1, now=NOW))
+    again = outbox.requests.queue(batch).turn([], 1, now=NOW + 60)
     assert (again[0].tried, again[0].started) == (False, NOW + 60)
 
 
 def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
     """Each row of an answered request is where the answer puts it; refused ones keep the reason."""
-    desk = RequestQueue(batch)
-    (one,) = outbox.turn(desk, [], 1, now=NOW)
+    queue = outbox.requests.queue(batch)
+    (one,) = queue.turn([], 1, now=NOW)
     known = list(one.refs)
     ack = Ack(
         seq=one.seq,
@@ -69,8 +68,8 @@ def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
         cancelled=known[96:98],
         gone=known[98:],
     )
-    after = outbox.turn(desk, [ack], 1, now=NOW)
-    assert outbox.counts(batch) == {
+    after = queue.turn([ack], 1, now=NOW)
+    assert outbox.batches.counts(batch) == {
         State.UNSENT: 158,
         State.SENT: 86,
         State.REJECTED: 2,
@@ -90,42 +89,42 @@ def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
 
 def test_the_same_answer_twice_counts_once(outbox: Outbox, batch: str) -> None:
     """Two senders that heard the same change nothing more, and rows to be sent again are so once."""
-    desk = RequestQueue(batch)
-    (one,) = outbox.turn(desk, [], 1, now=NOW)
+    queue = outbox.requests.queue(batch)
+    (one,) = queue.turn([], 1, now=NOW)
     ack = Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])
-    outbox.turn(desk, [ack], 0, now=NOW)
-    outbox.turn(RequestQueue(batch), [ack], 0, now=NOW)
-    assert outbox.counts(batch)[State.SENT] == 90
-    rest = [ref for request in outbox.turn(desk, [], 99, now=NOW) for ref in request.refs]
+    queue.turn([ack], 0, now=NOW)
+    outbox.requests.queue(batch).turn([ack], 0, now=NOW)
+    assert outbox.batches.counts(batch)[State.SENT] == 90
+    rest = [ref for request in queue.turn([], 99, now=NOW) for ref in request.refs]
     assert sorted(rest) == refs(outbox, batch)[90:]
 
 
 def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str) -> None:
     """A task may have run before its creation was acknowledged: the row is not made sent again."""
-    desk = RequestQueue(batch)
-    (one,) = outbox.turn(desk, [], 1, now=NOW)
-    outbox.record(batch, [Outcome(ref=one.refs[0], attempt=1, state=State.SUCCEEDED)])
-    outbox.turn(desk, [Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    assert outbox.states(batch)[:2] == bytes([State.SUCCEEDED, State.SENT])
+    queue = outbox.requests.queue(batch)
+    (one,) = queue.turn([], 1, now=NOW)
+    outbox.outcomes.record(batch, [Outcome(ref=one.refs[0], attempt=1, state=State.SUCCEEDED)])
+    queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
+    assert outbox.rows.states(batch)[:2] == bytes([State.SUCCEEDED, State.SENT])
 
 
 def test_rows_whose_outcome_is_known_are_not_sent_again(outbox: Outbox, batch: str) -> None:
     """Of an unanswered request only those rows are given out again of which nothing was heard."""
     (one,) = take(outbox, batch, 1)
-    outbox.record(batch, [Outcome(ref=ref, attempt=1, state=State.SUCCEEDED) for ref in one.refs[1:]])
+    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.SUCCEEDED) for ref in one.refs[1:]])
     assert list(take(outbox, batch, 1)[0].refs) == [one.refs[0]]
-    outbox.record(batch, [Outcome(ref=one.refs[0], attempt=1, state=State.FAILED)])
+    outbox.outcomes.record(batch, [Outcome(ref=one.refs[0], attempt=1, state=State.FAILED)])
     assert take(outbox, batch, 1)[0].seq == 2
 
 
 def test_an_answer_for_an_older_try_is_not_taken_for_the_newer(outbox: Outbox, batch: str) -> None:
     """When a row failed and was tried again before its first answer was written, the new try is still sent."""
-    desk = RequestQueue(batch)
-    (one,) = outbox.turn(desk, [], 1, now=NOW)
-    outbox.record(batch, [Outcome(ref=one.refs[0], attempt=1, state=State.FAILED)])
-    outbox.new_try(batch)
-    outbox.turn(desk, [Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    again = outbox.turn(desk, [], 1, now=NOW)
+    queue = outbox.requests.queue(batch)
+    (one,) = queue.turn([], 1, now=NOW)
+    outbox.outcomes.record(batch, [Outcome(ref=one.refs[0], attempt=1, state=State.FAILED)])
+    outbox.outcomes.new_try(batch)
+    queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
+    again = queue.turn([], 1, now=NOW)
     assert [(list(request.refs), request.attempt) for request in again] == [([one.refs[0]], 2)]
 
 
@@ -134,8 +133,8 @@ def test_new_tries_are_sent_a_hundred_at_a_time(outbox: Outbox) -> None:
     batch = spool(outbox, chunks(range(5_000))).batch
     send_all(outbox, batch)
     known = refs(outbox, batch)
-    outbox.record(batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in known[::20]])
-    assert outbox.new_try(batch) == 250
+    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in known[::20]])
+    assert outbox.outcomes.new_try(batch) == 250
     requests = take(outbox, batch)
     assert [len(request.refs) for request in requests] == [100, 100, 50]
     assert [ref for request in requests for ref in request.refs] == known[::20]
@@ -148,8 +147,8 @@ def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     large = [chunk([row], request=lambda row: f"{row}-" + "x" * 250_000) for row in range(12)]
     batch = spool(outbox, large).batch
     send_all(outbox, batch)
-    outbox.record(batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in refs(outbox, batch)])
-    assert outbox.new_try(batch) == 12
+    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in refs(outbox, batch)])
+    assert outbox.outcomes.new_try(batch) == 12
     requests = take(outbox, batch)
     assert all(sum(map(len, request.wire)) <= 4 << 20 for request in requests)
     assert sum(len(request.refs) for request in requests) == 12
@@ -157,32 +156,30 @@ def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
 
 def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str) -> None:
     """Rows that were never sent are cancelled at once, and no sender gets them."""
-    desk = RequestQueue(batch)
-    (one,) = outbox.turn(desk, [], 1, now=NOW)
-    outbox.turn(desk, [Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])], 0, now=NOW)
-    assert outbox.cancel(batch) == 160
-    assert outbox.cancelled(batch)
-    assert outbox.turn(desk, [], 99, now=NOW) == take(outbox, batch) == []
-    assert (outbox.counts(batch)[State.CANCELLED], outbox.counts(batch)[State.SENT]) == (160, 90)
+    queue = outbox.requests.queue(batch)
+    (one,) = queue.turn([], 1, now=NOW)
+    queue.turn([Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])], 0, now=NOW)
+    assert outbox.requests.cancel(batch) == 160
+    assert queue.turn([], 99, now=NOW) == take(outbox, batch) == []
+    assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (160, 90)
 
 
 def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str) -> None:
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
-    desk = RequestQueue(batch)
-    (one,) = outbox.turn(desk, [], 1, now=NOW)
-    assert outbox.void_until(batch) == 0
-    assert outbox.cancel(batch) == 150
-    assert outbox.void_until(batch) == one.seq
+    queue = outbox.requests.queue(batch)
+    (one,) = queue.turn([], 1, now=NOW)
+    assert outbox.requests.void_until(batch) == 0
+    assert outbox.requests.cancel(batch) == 150
+    assert outbox.requests.void_until(batch) == one.seq
     assert [request.seq for request in take(outbox, batch)] == [one.seq]
-    outbox.turn(desk, [Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    assert (outbox.counts(batch)[State.CANCELLED], outbox.counts(batch)[State.SENT]) == (150, 100)
+    queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
+    assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (150, 100)
 
 
 def test_new_tries_after_a_cancel_are_sent(outbox: Outbox, batch: str) -> None:
     """A cancel stops what was asked for before it, not what is asked for afterwards."""
-    outbox.cancel(batch)
-    assert outbox.new_try(batch, [(refs(outbox, batch)[0], None)], allowed={State.CANCELLED}) == 1
-    assert not outbox.cancelled(batch)
+    outbox.requests.cancel(batch)
+    assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], allowed={State.CANCELLED}) == 1
     (request,) = take(outbox, batch)
-    assert request.seq > outbox.void_until(batch)
+    assert request.seq > outbox.requests.void_until(batch)
     assert list(request.refs) == refs(outbox, batch)[:1]

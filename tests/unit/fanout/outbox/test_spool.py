@@ -31,7 +31,7 @@ def test_rows_are_there_as_planned(outbox: Outbox) -> None:
     """After commit, every row is unsent, in input order, with its task as it will be sent."""
     done = spool(outbox, chunks(range(250)))
     assert (done.created, done.added, done.known, done.duplicates, done.rejected) == (True, 250, 0, 0, 0)
-    assert outbox.counts(done.batch)[State.UNSENT] == 250
+    assert outbox.batches.counts(done.batch)[State.UNSENT] == 250
     assert all_rows(outbox, done.batch, "rows") == list(range(250))
     assert all_rows(outbox, done.batch, "wire", wire=True) == [task(str(row)) for row in range(250)]
 
@@ -58,9 +58,9 @@ def test_nothing_is_seen_before_commit(outbox: Outbox) -> None:
     with outbox.spool(PLACE, recipe_identity=b"r") as spooling:
         for part in chunks(range(6_000)):
             spooling.add(part)
-        assert outbox.batches() == []
+        assert outbox.batches.find() == []
         spooling.commit()
-    assert len(outbox.batches()) == 1
+    assert len(outbox.batches.find()) == 1
 
 
 def test_a_plan_that_raises_leaves_nothing(outbox: Outbox) -> None:
@@ -79,15 +79,15 @@ def test_a_plan_that_raises_leaves_nothing(outbox: Outbox) -> None:
 def test_a_plan_without_rows_is_a_batch_without_rows(outbox: Outbox) -> None:
     """An empty frame is no error: its batch is done at once."""
     done = spool(outbox, [])
-    assert outbox.batch(done.batch).total == 0
-    assert outbox.batch(done.batch).done
-    assert list(outbox.rows(done.batch)) == []
+    assert outbox.batches.get(done.batch).total == 0
+    assert outbox.batches.get(done.batch).done
+    assert list(outbox.rows.pages(done.batch)) == []
 
 
 def test_what_is_asked_for_is_kept(outbox: Outbox) -> None:
     """Place, name and description stand with the batch."""
     done = spool(outbox, chunks(range(3)), name="nightly", description={"url": "https://svc/{x}", "key": ["x"]})
-    record = outbox.batch(done.batch)
+    record = outbox.batches.get(done.batch)
     assert (record.place, record.name) == (PLACE, "nightly")
     assert record.description == {"url": "https://svc/{x}", "key": ["x"]}
 
@@ -95,10 +95,10 @@ def test_what_is_asked_for_is_kept(outbox: Outbox) -> None:
 def test_rejected_rows_are_kept_with_their_reason(outbox: Outbox) -> None:
     """A row that the plan could not make a task of is a row of the batch that was never sent."""
     done = spool(outbox, chunks(range(150), rejected={3: "no URL", 120: "too large"}))
-    assert (done.added, done.rejected, outbox.batch(done.batch).total) == (148, 2, 150)
+    assert (done.added, done.rejected, outbox.batches.get(done.batch).total) == (148, 2, 150)
     assert all_rows(outbox, done.batch, "rows", states={State.REJECTED}) == [3, 120]
     assert all_rows(outbox, done.batch, "reasons", states={State.REJECTED}) == ["no URL", "too large"]
-    assert outbox.new_try(done.batch, allowed=set(State)) == 0
+    assert outbox.outcomes.new_try(done.batch, allowed=set(State)) == 0
 
 
 def test_a_rejected_row_that_was_mended_is_sent(outbox: Outbox) -> None:
@@ -107,7 +107,7 @@ def test_a_rejected_row_that_was_mended_is_sent(outbox: Outbox) -> None:
     assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
     mended = spool(outbox, chunks(range(150)), name="n")
     assert (mended.batch, mended.added, mended.known) == (done.batch, 1, 149)
-    assert outbox.counts(done.batch)[State.REJECTED] == 0
+    assert outbox.batches.counts(done.batch)[State.REJECTED] == 0
     assert sorted(all_rows(outbox, done.batch, "rows")) == list(range(150))
     assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
 
@@ -224,7 +224,7 @@ def test_two_threads_that_lengthen_a_batch_add_each_row_once(outbox: Outbox) -> 
         other = spool(outbox, chunks(range(200)), name="n")
         mine = spooling.commit()
     assert (other.added, other.known, mine.added, mine.known) == (100, 100, 100, 200)
-    assert outbox.batch("n").total == 300
+    assert outbox.batches.get("n").total == 300
 
 
 PLANNER = """
@@ -258,7 +258,7 @@ def test_a_killed_planner_leaves_nothing(path: Path, stop: int) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == b"now\n"
         with Outbox(path) as outbox:
-            assert outbox.batches() == []
+            assert outbox.batches.find() == []
             assert tables(path)["parts"] == 1, "a living spool is not swept away"
             os.kill(child.pid, signal.SIGKILL)
             child.wait()

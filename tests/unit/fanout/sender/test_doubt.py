@@ -10,7 +10,6 @@ import pytest
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Request, State
-from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from tests.unit.fanout.conftest import NOW, Clock, Service, all_rows, chunks, error, run_send, spool
 
 HOUR = 3_600.0
@@ -25,7 +24,7 @@ def batch(outbox: Outbox) -> str:
 
 def left_unanswered(outbox: Outbox, batch: str, service: Service, created: int) -> Request:
     """Leave a request as a killed sender does; so many of its rows were created."""
-    (request,) = outbox.turn(RequestQueue(batch), [], 1, now=NOW)
+    (request,) = outbox.requests.queue(batch).turn([], 1, now=NOW)
     for task in request.tasks[:created]:
         service.create(task)
     return request
@@ -52,8 +51,8 @@ def test_after_an_hour_it_is_looked_up_first(outbox: Outbox, batch: str, later: 
     run_send(outbox, batch, service, clock)
     assert service.calls == {"GetTask": 100, "BatchCreateTasks": 2}
     assert set(service.created.values()) == {1}
-    assert outbox.counts(batch)[State.GONE] == 60
-    assert outbox.states(batch)[:100] == bytes([State.GONE] * 20 + [State.SENT] * 40 + [State.GONE] * 40)
+    assert outbox.batches.counts(batch)[State.GONE] == 60
+    assert outbox.rows.states(batch)[:100] == bytes([State.GONE] * 20 + [State.SENT] * 40 + [State.GONE] * 40)
 
 
 def test_the_log_tells_what_the_queue_does_not(outbox: Outbox, batch: str) -> None:
@@ -72,7 +71,7 @@ def test_the_log_tells_what_the_queue_does_not(outbox: Outbox, batch: str) -> No
     clock.now += 2 * DAY
     run_send(outbox, batch, service, clock, lookup=lookup)
     assert sorted(asked) == sorted(request.tasks)
-    assert outbox.states(batch)[:100] == bytes([State.SENT] * 60 + [State.GONE] * 10 + [State.SENT] * 30)
+    assert outbox.rows.states(batch)[:100] == bytes([State.SENT] * 60 + [State.GONE] * 10 + [State.SENT] * 30)
     assert set(service.created.values()) == {1}
 
 
@@ -82,9 +81,9 @@ def test_what_is_gone_is_sent_when_asked_for(outbox: Outbox, batch: str) -> None
     left_unanswered(outbox, batch, service, 0)
     clock.now += 2 * DAY
     run_send(outbox, batch, service, clock)
-    assert outbox.new_try(batch, allowed={State.GONE}) == 100
+    assert outbox.outcomes.new_try(batch, allowed={State.GONE}) == 100
     assert run_send(outbox, batch, service, clock).sent == 100
-    assert outbox.counts(batch)[State.SENT] == 250
+    assert outbox.batches.counts(batch)[State.SENT] == 250
 
 
 @pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNIMPLEMENTED"])
@@ -99,7 +98,7 @@ def test_who_may_not_look_asks_the_log(outbox: Outbox, batch: str, code: str) ->
     left_unanswered(outbox, batch, service, 100)
     clock.now += 2 * DAY
     run_send(outbox, batch, service, clock)
-    assert outbox.counts(batch)[State.GONE] == 100
+    assert outbox.batches.counts(batch)[State.GONE] == 100
 
 
 def test_a_look_up_that_fails_leaves_everything_as_it_is(outbox: Outbox, batch: str) -> None:
@@ -116,7 +115,7 @@ def test_a_look_up_that_fails_leaves_everything_as_it_is(outbox: Outbox, batch: 
         run_send(outbox, batch, service, clock)
     service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     run_send(outbox, batch, service, clock)
-    assert outbox.counts(batch)[State.SENT] == 250
+    assert outbox.batches.counts(batch)[State.SENT] == 250
 
 
 def test_look_ups_go_on_through_trouble(outbox: Outbox, batch: str) -> None:
@@ -130,7 +129,7 @@ def test_look_ups_go_on_through_trouble(outbox: Outbox, batch: str) -> None:
     left_unanswered(outbox, batch, service, 100)
     clock.now += 2 * DAY
     run_send(outbox, batch, service, clock)
-    assert outbox.counts(batch)[State.SENT] == 250
+    assert outbox.batches.counts(batch)[State.SENT] == 250
 
 
 def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str) -> None:
@@ -144,7 +143,7 @@ def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str
 
     service.after = lost
     run_send(outbox, batch, service, clock)
-    assert outbox.counts(batch)[State.SENT] == 250
+    assert outbox.batches.counts(batch)[State.SENT] == 250
     assert set(service.created.values()) == {1}
     assert service.calls["GetTask"] >= 250
 
@@ -160,7 +159,7 @@ def test_a_clock_that_is_set_back_while_sending(outbox: Outbox, batch: str) -> N
 
     service = Service(after=put_right)
     run_send(outbox, batch, service, clock)
-    assert outbox.counts(batch)[State.SENT] == 250
+    assert outbox.batches.counts(batch)[State.SENT] == 250
     assert service.created == Counter(all_rows(outbox, batch, "tasks"))
     assert service.calls["GetTask"] >= 100
 
@@ -178,11 +177,11 @@ def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: s
     clock.now += 2 * DAY
     with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
         run_send(outbox, batch, service, clock)
-    assert outbox.counts(batch)[State.UNSENT] == 250
+    assert outbox.batches.counts(batch)[State.UNSENT] == 250
     service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     run_send(outbox, batch, service, clock)
     assert service.created == Counter(all_rows(outbox, batch, "tasks"))
-    assert outbox.counts(batch)[State.SENT] == 250
+    assert outbox.batches.counts(batch)[State.SENT] == 250
 
 
 # Cancel
@@ -194,11 +193,11 @@ def test_cancel_stops_a_sender_before_its_next_request(outbox: Outbox) -> None:
 
     def cancel(rpc: str, number: int) -> None:
         if number == 10:
-            outbox.cancel(batch)
+            outbox.requests.cancel(batch)
 
     service = Service(before=cancel)
     run_send(outbox, batch, service, Clock())
-    counts = outbox.counts(batch)
+    counts = outbox.batches.counts(batch)
     assert counts[State.SENT] == len(service.created) < 4_000
     assert counts[State.SENT] + counts[State.CANCELLED] == 5_000
     sent = set(all_rows(outbox, batch, "tasks", states={State.SENT}))
@@ -212,7 +211,7 @@ def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
     def trouble(rpc: str, number: int) -> None:
         if rpc == "BatchCreateTasks":
             if number == 20:
-                outbox.cancel(batch)
+                outbox.requests.cancel(batch)
             raise error("UNAVAILABLE")
 
     service.after = trouble
@@ -221,7 +220,7 @@ def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
         return dict.fromkeys(tasks, False)
 
     run_send(outbox, batch, service, Clock(), lookup=never)
-    counts = outbox.counts(batch)
+    counts = outbox.batches.counts(batch)
     assert (counts[State.SENT], counts[State.UNSENT]) == (len(service.created), 0)
     assert service.calls["GetTask"] == 250
 
@@ -230,11 +229,11 @@ def test_what_a_killed_sender_left_of_a_cancelled_batch_is_found_out(outbox: Out
     """After a cancel, unanswered requests are looked up, not sent: what is there is the caller's to delete."""
     service, clock = Service(), Clock()
     left_unanswered(outbox, batch, service, 60)
-    assert outbox.cancel(batch) == 150
-    assert outbox.counts(batch)[State.UNSENT] == 100
+    assert outbox.requests.cancel(batch) == 150
+    assert outbox.batches.counts(batch)[State.UNSENT] == 100
     run_send(outbox, batch, service, clock)
     assert service.calls == {"GetTask": 100}
-    counts = outbox.counts(batch)
+    counts = outbox.batches.counts(batch)
     assert (counts[State.SENT], counts[State.GONE], counts[State.CANCELLED]) == (60, 40, 150)
 
 
@@ -244,10 +243,10 @@ def test_cancel_reaches_rows_that_are_sent_one_by_one(outbox: Outbox) -> None:
 
     def cancel(rpc: str, number: int) -> None:
         if rpc == "CreateTask" and number == 150:
-            outbox.cancel(batch)
+            outbox.requests.cancel(batch)
 
     service = Service(batching=False, before=cancel)
     run_send(outbox, batch, service, Clock())
-    counts = outbox.counts(batch)
+    counts = outbox.batches.counts(batch)
     assert counts[State.SENT] == len(service.created) < 300
     assert counts[State.SENT] + counts[State.CANCELLED] == 1_000

