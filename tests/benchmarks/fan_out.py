@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.sender.calls import Envelope
+from cloudtasks_nb.fanout.wire import CreateEncoder
 from tests.benchmarks import callers, flights
 from tests.benchmarks.figures import Bench, Case, Figure
 from tests.benchmarks.servers import Emulator, connected
@@ -112,9 +112,9 @@ def _queue(tasks: ct.Client, name: str) -> str:
 
 def _again(tasks: ct.Client, batch: ct.Batch, queue: str) -> list[bytes]:
     """Return the calls that create the tasks of a batch in another queue."""
-    envelope = Envelope(queue)
+    encoder = CreateEncoder(queue)
     pages = tasks._catalog.outbox.rows.pages(batch.id, wire=True)
-    return [envelope.batch([str(task) for task in page.tasks], page.wire, str(uuid.uuid4())) for page in pages]
+    return [encoder.batch([str(task) for task in page.tasks], page.wire, str(uuid.uuid4())) for page in pages]
 
 
 def _compare(bench: Bench) -> None:

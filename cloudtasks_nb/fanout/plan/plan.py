@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.render import Rendered, Renderer
 from cloudtasks_nb.fanout.plan.shown import decode_shown
 from cloudtasks_nb.fanout.plan.survey import Foretell, Survey
-from cloudtasks_nb.fanout.plan.wire import Envelope
+from cloudtasks_nb.fanout.wire import SharedFields
 from cloudtasks_nb.service.convert import METHODS, micros
 
 __all__ = [
@@ -77,7 +77,7 @@ def plan_chunks(
         raise InvalidInputError(
             f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='say errors="skip"'
         )
-    renderer = Renderer(recipe, _envelope(recipe), now)
+    renderer = Renderer(recipe, _shared_fields(recipe), now)
     return _chunks(data, recipe, renderer, _Complaint() if errors == "raise" else None, on_progress or (lambda _: None))
 
 
@@ -182,12 +182,12 @@ def read_task(wire: bytes) -> tuple[str, bytes, int | None]:
     return task.http_request.url, task.http_request.body, due
 
 
-def _envelope(recipe: Recipe) -> Envelope:
+def _shared_fields(recipe: Recipe) -> SharedFields:
     """Serialize what all tasks of a recipe share."""
     request, task = types.HttpRequest.pb(), types.Task.pb()
     token, settings = request(), task()
     recipe.delivery.write(token, settings)
-    return Envelope(
+    return SharedFields(
         method=request(http_method=METHODS.index(recipe.delivery.method)).SerializeToString(),
         token=token.SerializeToString(),
         settings=settings.SerializeToString(),

@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.plan.options import LARGEST_TASK
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row
 from cloudtasks_nb.fanout.plan.shown import Shown, shown_names
 from cloudtasks_nb.fanout.plan.templates import Problems
-from cloudtasks_nb.fanout.plan.wire import Envelope, header, requests, stamp, tasks
+from cloudtasks_nb.fanout.wire import SharedFields, header, http_requests, schedule_time, tasks
 
 __all__ = ["NOTHING", "Rendered", "Renderer"]
 
@@ -48,20 +48,20 @@ class Renderer:
     Parameters
     ----------
     recipe : Recipe
-    envelope : Envelope
+    shared : SharedFields
         The recipe's constant parts, serialized.
     now : datetime.datetime
         From when delays count.
     """
 
-    def __init__(self, recipe: Recipe, envelope: Envelope, now: dt.datetime) -> None:
+    def __init__(self, recipe: Recipe, shared: SharedFields, now: dt.datetime) -> None:
         self._recipe = recipe
-        self._envelope = envelope
+        self._shared = shared
         self._now = now
         due = recipe.schedule.fixed(now)
-        self._due = b"" if due is None else stamp(due)
+        self._due = b"" if due is None else schedule_time(due)
         self._varying = any(text.fields for _, text in recipe.headers)
-        self._head = envelope.method + b"".join(header(name, text.literals[0]) for name, text in recipe.headers)
+        self._head = shared.method + b"".join(header(name, text.literals[0]) for name, text in recipe.headers)
 
     def render(self, block: Block) -> Rendered:
         """Turn the rows of a block into tasks; rows that cannot become one are in `problems`."""
@@ -70,11 +70,13 @@ class Renderer:
         bodies, canonical = self._recipe.body.render(block, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
-        made = requests(urls, heads or repeat(self._head), bodies)
+        made = http_requests(urls, heads or repeat(self._head), bodies)
         same = urls is stand_ins and bodies is canonical
-        identities = made if same else requests(stand_ins, heads or repeat(self._head), canonical)
+        identities = made if same else http_requests(stand_ins, heads or repeat(self._head), canonical)
         digests = [_digest(identity) for identity in identities]
-        ready = tasks(made, self._envelope, self._due if moments is None else [stamp(moment) for moment in moments])
+        ready = tasks(
+            made, self._shared, self._due if moments is None else [schedule_time(moment) for moment in moments]
+        )
         keys = self._keys(block, digests, problems)
         for index, task in enumerate(ready):
             if len(task) > LARGEST_TASK:
@@ -95,7 +97,7 @@ class Renderer:
                 if _BREAK.search(value):
                     problems.add(index, f'the header "{name}" would have several lines')
             entries.append([header(name, value) for value in values])
-        return [self._envelope.method + b"".join(row) for row in zip(*entries, strict=True)]
+        return [self._shared.method + b"".join(row) for row in zip(*entries, strict=True)]
 
     def _keys(self, block: Block, digests: list[bytes], problems: Problems) -> list[bytes]:
         key = self._recipe.key

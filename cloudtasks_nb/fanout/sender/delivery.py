@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.sender.caller import DUBIOUS, RETRIED, RpcCaller, Stopped, StopSignal
-from cloudtasks_nb.fanout.sender.calls import Envelope, by_name
+from cloudtasks_nb.fanout.wire import CreateEncoder, name_request
 
 __all__ = ["Delivery", "Lookup", "Operation"]
 
@@ -137,35 +137,35 @@ class Delivery:
     async def deliver(self, request: Request) -> Ack | None:
         """Bring a request to the service, and return what became of its rows; None if that is not known of all."""
         found = _Found()
-        envelope = Envelope(replace(self._place, queue=request.queue).queue_name)
-        for part in envelope.cut(request.tasks, request.wire):
+        encoder = CreateEncoder(replace(self._place, queue=request.queue).queue_name)
+        for part in encoder.cut(request.tasks, request.wire):
             piece = replace(request, refs=request.refs[part], tasks=request.tasks[part], wire=request.wire[part])
             if self._batching:
-                await self._in_one_call(piece, envelope, found)
+                await self._in_one_call(piece, encoder, found)
             else:
-                await self._one_by_one(piece, envelope, found, ours=piece.tried)
+                await self._one_by_one(piece, encoder, found, ours=piece.tried)
         return found.ack(request.seq)
 
-    async def _in_one_call(self, request: Request, envelope: Envelope, found: _Found) -> None:
+    async def _in_one_call(self, request: Request, encoder: CreateEncoder, found: _Found) -> None:
         key = request_id(self.batch, request.seq, request.tasks)
         reply = await self._batches.call(
-            "BatchCreateTasks", envelope.batch(request.tasks, request.wire, key), self._wanted(request)
+            "BatchCreateTasks", encoder.batch(request.tasks, request.wire, key), self._wanted(request)
         )
         ours = request.tried or reply.unclear
         if reply.data is not None:
             failed = await self._failures(self._parse(reply.data), len(request.refs))
             if failed is None:
-                await self._one_by_one(request, envelope, found, ours=True)
+                await self._one_by_one(request, encoder, found, ours=True)
             else:
                 await self._judge_all(request, failed, found, ours=ours)
         elif reply.error is None:
             await self._unwanted(request, found, unclear=reply.unclear)
         elif reply.error.code == "UNIMPLEMENTED":
             self._batching = False
-            await self._one_by_one(request, envelope, found, ours=ours)
+            await self._one_by_one(request, encoder, found, ours=ours)
         elif reply.error.code in _REFUSED:
             # One bad task is enough for that; alone it is told apart from the others.
-            await self._one_by_one(request, envelope, found, ours=ours)
+            await self._one_by_one(request, encoder, found, ours=ours)
         else:
             self._give_up(request.refs, reply.error, found, ours=ours)
 
@@ -176,7 +176,7 @@ class Delivery:
             await self._stop.sleep(pause)
             pause = min(_POLL_LONGEST, 1.5 * pause)
             reply = await self._batches.call(
-                "GetOperation", by_name(operation.name), lambda _: self._ticks() < deadline
+                "GetOperation", name_request(operation.name), lambda _: self._ticks() < deadline
             )
             if reply.data is None:
                 return None
@@ -216,7 +216,7 @@ class Delivery:
         )
         return None
 
-    async def _one_by_one(self, request: Request, envelope: Envelope, found: _Found, *, ours: bool) -> None:
+    async def _one_by_one(self, request: Request, encoder: CreateEncoder, found: _Found, *, ours: bool) -> None:
         """Create each task with a call of its own."""
         todo, left = deque(range(len(request.refs))), []
         wanted = self._wanted(request)
@@ -225,7 +225,7 @@ class Delivery:
             while todo:
                 index = todo.popleft()
                 reply = await self._singles.call(
-                    "CreateTask", envelope.create(request.tasks[index], request.wire[index]), wanted
+                    "CreateTask", encoder.create(request.tasks[index], request.wire[index]), wanted
                 )
                 ref, mine = request.refs[index], ours or reply.unclear
                 if reply.data is not None:
@@ -271,7 +271,7 @@ class Delivery:
         name = replace(self._place, queue=request.queue).queue_name
 
         async def look(ref: int, task: str) -> None:
-            reply = await self._singles.call("GetTask", by_name(f"{name}/tasks/{task}"), lambda _: True)
+            reply = await self._singles.call("GetTask", name_request(f"{name}/tasks/{task}"), lambda _: True)
             if reply.data is not None:
                 found.sent.append(ref)
             elif reply.error is None:

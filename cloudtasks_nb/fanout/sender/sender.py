@@ -24,10 +24,10 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS
 from cloudtasks_nb.fanout.sender.caller import RawClient, RpcCaller, StopSignal
-from cloudtasks_nb.fanout.sender.calls import by_name
 from cloudtasks_nb.fanout.sender.courier import SendLoop, SendStats
 from cloudtasks_nb.fanout.sender.delivery import Delivery, Lookup, Operation
 from cloudtasks_nb.fanout.sender.pace import Meter, constant, ramp
+from cloudtasks_nb.fanout.wire import name_request
 
 __all__ = ["RawClient", "SendReport", "send"]
 
@@ -178,7 +178,7 @@ async def _until_answered(
     while (await outbox.run(outbox.batches.counts, record.id))[State.UNSENT]:
         await sleep(_ASK_AGAIN)
         try:
-            await client.raw("GetQueue", by_name(record.place.queue_name))
+            await client.raw("GetQueue", name_request(record.place.queue_name))
         except UnavailableError as error:
             on_trouble(error)
         except CloudTasksError:

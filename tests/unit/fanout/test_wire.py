@@ -1,0 +1,148 @@
+"""Encoded tasks and requests are those that protobuf writes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from itertools import repeat
+from typing import Any
+
+import pytest
+from google.cloud.tasks_v2 import types
+from google.longrunning import operations_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb.fanout.wire import (
+    MAX_BYTES,
+    CreateEncoder,
+    SharedFields,
+    header,
+    http_requests,
+    name_request,
+    schedule_time,
+    tasks,
+)
+
+TASK = types.Task.pb()
+CREATE = types.CreateTaskRequest.pb()
+BATCH = types.BatchCreateTasksRequest.pb()
+QUEUE = "projects/p/locations/l/queues/q"
+ENCODER = CreateEncoder(QUEUE)
+BODIES = st.binary(max_size=300) | st.sampled_from([b"x" * n for n in (100, 127, 128, 4_000, 16_383, 16_384, 70_000)])
+MOMENTS = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(9999, 1, 1))  # noqa: DTZ001 - hypothesis adds the zone
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def _micros(moment: dt.datetime) -> int:
+    return (moment.replace(tzinfo=dt.UTC) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+
+
+@given(
+    url=TEXT,
+    method=st.integers(1, 7),
+    headers=st.dictionaries(TEXT, TEXT, max_size=3),
+    body=st.one_of(st.binary(), st.integers(100, 20_000).map(bytes)),
+    email=st.one_of(st.none(), TEXT),
+    due=st.one_of(st.none(), MOMENTS),
+    deadline=st.one_of(st.none(), st.timedeltas(dt.timedelta(seconds=15), dt.timedelta(minutes=30))),
+    attempts=st.one_of(st.none(), st.integers(-1, 100)),
+)
+def test_encoding_equals_protobuf(
+    *,
+    url: str,
+    method: int,
+    headers: dict[str, str],
+    body: bytes,
+    email: str | None,
+    due: dt.datetime | None,
+    deadline: dt.timedelta | None,
+    attempts: int | None,
+) -> None:
+    """A encoded task reads as the one that protobuf builds of the same fields."""
+    whole, settings, token = TASK(), TASK(), types.HttpRequest.pb()()
+    request = whole.http_request
+    request.url, request.http_method, request.body = url, method, body
+    for name, value in headers.items():
+        request.headers[name] = value
+    if email is not None:
+        token.oidc_token.service_account_email = email
+        request.oidc_token.service_account_email = email
+    if due is not None:
+        whole.schedule_time.FromDatetime(due)
+    for task in (whole, settings):
+        if deadline is not None:
+            task.dispatch_deadline.FromTimedelta(deadline)
+        if attempts is not None:
+            task.retry_config.max_attempts = attempts
+    verb = types.HttpRequest.pb()(http_method=method).SerializeToString()
+    shared = SharedFields(method=verb, token=token.SerializeToString(), settings=settings.SerializeToString())
+    head = verb + b"".join(header(*item) for item in headers.items())
+    times = b"" if due is None else [schedule_time(_micros(due))]
+    (encoded,) = tasks(http_requests([url], repeat(head), [body]), shared, times)
+    assert TASK.FromString(encoded) == whole
+
+
+@given(MOMENTS)
+def test_schedule_time(moment: dt.datetime) -> None:
+    """A schedule reads as the time it was made of, before 1970 too."""
+    assert TASK.FromString(schedule_time(_micros(moment))).schedule_time.ToDatetime() == moment
+
+
+def test_one_item_a_row() -> None:
+    """Every row has its own head, body and time, in order."""
+    made = http_requests(["http://a", "http://b"], [header("X", "1"), header("X", "2")], [b"", b"body"])
+    shared = SharedFields(method=b"", token=b"", settings=b"")
+    read: list[Any] = [
+        TASK.FromString(task) for task in tasks(made, shared, [schedule_time(1_000_000), schedule_time(2_000_000)])
+    ]
+    assert [task.http_request.url for task in read] == ["http://a", "http://b"]
+    assert [task.http_request.headers["X"] for task in read] == ["1", "2"]
+    assert [task.http_request.body for task in read] == [b"", b"body"]
+    assert [task.schedule_time.seconds for task in read] == [1, 2]
+
+
+def _wire(body: bytes) -> bytes:
+    wire: bytes = TASK(http_request={"url": "https://svc/x", "body": body}).SerializeToString() if body else b""
+    return wire
+
+
+def _built(task: str, wire: bytes) -> Any:
+    request = CREATE(parent=QUEUE, response_view=1)
+    request.task.MergeFromString(wire)
+    request.task.name = f"{QUEUE}/tasks/{task}"
+    return request
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b" * 20 + "-a91f03c2-1", "c" * 500]), BODIES), max_size=5))
+def test_a_batch_is_what_protobuf_builds(rows: list[tuple[str, bytes]]) -> None:
+    """The encoded batch call is, byte for byte, the message built with protobuf."""
+    tasks, wires = [task for task, _ in rows], [_wire(body) for _, body in rows]
+    built = BATCH(parent=QUEUE, request_id="6e1c")
+    for task, wire in zip(tasks, wires, strict=True):
+        built.requests.append(_built(task, wire))
+    assert ENCODER.batch(tasks, wires, "6e1c") == built.SerializeToString(deterministic=True)
+
+
+@given(BODIES)
+def test_a_single_call_is_what_protobuf_builds(body: bytes) -> None:
+    """The encoded single call is, byte for byte, the message built with protobuf."""
+    assert ENCODER.create("t-1", _wire(body)) == _built("t-1", _wire(body)).SerializeToString(deterministic=True)
+
+
+def test_requests_name_request() -> None:
+    """GetTask and GetOperation are asked for by name alone."""
+    assert name_request("n" * 200) == types.GetTaskRequest.pb()(name="n" * 200).SerializeToString()
+    assert name_request("op") == operations_pb2.GetOperationRequest(name="op").SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "pieces"),
+    [(0, 0, 1), (300, 100, 1), (40_000, 100, 1), (42_000, 100, 2), (1_048_000, 9, 3), (1_048_569, 1, 1)],
+)
+def test_a_call_stays_within_what_servers_take(size: int, rows: int, pieces: int) -> None:
+    """However large the tasks, no call is over 4 MiB, and none is cut without need."""
+    tasks, wires = [f"{row:020x}-a91f03c2-1" for row in range(rows)], [b"x" * size] * rows
+    slices = list(ENCODER.cut(tasks, wires))
+    assert len(slices) == pieces
+    assert [task for part in slices for task in tasks[part]] == tasks
+    assert all(len(ENCODER.batch(tasks[part], wires[part], "r" * 36)) <= MAX_BYTES for part in slices)
