@@ -1,4 +1,4 @@
 """A complete local Cloud Tasks: ``python -m cloudtasks_nb.emulator``.
 
-A room a step: model, store, dispatch, api, faces; each imports only those before it.
+Its packages, each of which imports only those before it: model, store, dispatch, api, frontends.
 """

@@ -10,23 +10,21 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, QueueName
-from cloudtasks_nb.emulator.api.api import all_calls
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Faults
+from cloudtasks_nb.emulator.api.rpcs import all_calls
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
-from cloudtasks_nb.emulator.dispatch.tokens import TokenMint
+from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.folder import Folder
 from cloudtasks_nb.emulator.frontends.grpc import answer_calls, grpc_server
-from cloudtasks_nb.emulator.frontends.lease import Leases
-from cloudtasks_nb.emulator.frontends.ports import host_and_port
-from cloudtasks_nb.emulator.frontends.web import Web
+from cloudtasks_nb.emulator.frontends.http import HttpServer, Leases, host_and_port
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, Clock
-from cloudtasks_nb.emulator.model.pb import beta
+from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.commit import Committer
-from cloudtasks_nb.emulator.store.journal import Journal
+from cloudtasks_nb.emulator.store.database import Database
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
 
@@ -62,28 +60,28 @@ async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop:
     """
     for name in settings.queues:
         QueueName.parse(name)
-    with Folder(settings.data_dir) as folder, Journal(folder.database, durable=not folder.temporary) as journal:
+    with Folder(settings.data_dir) as folder, Database(folder.database, durable=not folder.temporary) as database:
         async with AsyncExitStack() as stack:
-            engine = await _engine(folder, journal, settings, stack)
+            engine = await _engine(folder, database, settings, stack)
             await _listen(folder, engine, ready, stop, stack)
             await stop.wait()
 
 
-async def _engine(folder: Folder, journal: Journal, settings: Settings, stack: AsyncExitStack) -> Engine:
-    moved = journal.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
+async def _engine(folder: Folder, database: Database, settings: Settings, stack: AsyncExitStack) -> Engine:
+    moved = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
     clock = Clock(advanced=int(moved[0][0]) if moved else 0)
-    store = Store(journal, clock, settings)
+    store = Store(database, clock, settings)
     # What was loaded stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    mint = TokenMint(folder.path, settings.openid_issuer, clock)
+    tokens = TokenSigner(folder.path, settings.openid_issuer, clock)
     deliverer = Deliverer(settings)
     stack.push_async_callback(deliverer.close)
-    dispatcher = Dispatcher(store, clock, deliverer, mint.authorize, settings)
+    dispatcher = Dispatcher(store, clock, deliverer, tokens.authorize, settings)
     committer = Committer(store, dispatcher.wake)
     stack.push_async_callback(committer.close)
     stack.push_async_callback(dispatcher.close)
-    dispatcher.changed = committer.soon
+    dispatcher.changed = committer.commit_soon
     for name in settings.queues:
         if name not in store.contents.queues:
             store.create_queue(configured(beta.Queue(name=name)))
@@ -95,7 +93,7 @@ async def _engine(folder: Folder, journal: Journal, settings: Settings, stack: A
         clock=clock,
         settings=settings,
         faults=Faults(),
-        mint=mint,
+        tokens=tokens,
     )
 
 
@@ -111,7 +109,7 @@ async def _listen(
     server, port = grpc_server(settings.host, settings.port)
     leases = Leases(stop, instance)
     stack.callback(leases.close)
-    web = Web(engine, calls, leases, folder.path, instance)
+    web = HttpServer(engine, calls, leases, folder.path, instance)
     stack.push_async_callback(web.close)
     http_port = settings.http_port
     if http_port is None:
@@ -143,21 +141,21 @@ async def _keep_swept(engine: Engine) -> None:
     def sweep_now(_: int) -> None:
         nonlocal caught_up_at
         caught_up_at = loop.time() + _CATCHING_UP
-        _sweep(engine, spare_due=True)
+        _sweep(engine, keep_due=True)
         advanced.set()
 
     engine.clock.subscribe(sweep_now)
     while True:
-        more = _sweep(engine, spare_due=loop.time() < caught_up_at)
+        more = _sweep(engine, keep_due=loop.time() < caught_up_at)
         with suppress(TimeoutError):
             await asyncio.wait_for(advanced.wait(), _SWEEP_PAUSE if more else _SWEEP_EVERY)
         advanced.clear()
 
 
-def _sweep(engine: Engine, *, spare_due: bool) -> bool:
-    more = sweep(engine.store, engine.clock.now(), spare_due=spare_due)
-    if len(engine.store.journal):
-        engine.committer.soon()
+def _sweep(engine: Engine, *, keep_due: bool) -> bool:
+    more = sweep(engine.store, engine.clock.now(), keep_due=keep_due)
+    if len(engine.store.database):
+        engine.committer.commit_soon()
     return more
 
 

@@ -1,5 +1,4 @@
-"""The calls of the API by their names: bytes of a request in, bytes of an answer or a refusal out.
+"""The RPCs by their names: the bytes of a request in, the bytes of an answer or a refusal out.
 
-Knows the rooms before it, as one engine, and both versions of the API. Does not know over which protocol it is called:
-neither gRPC nor HTTP.
+Knows the engine's parts and both versions of the API. Does not know whether a call came by gRPC or by HTTP.
 """

@@ -11,15 +11,14 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.emulator.api.engine import Call, Engine
-from cloudtasks_nb.emulator.api.operations import recall
+from cloudtasks_nb.emulator.api.engine import Service
+from cloudtasks_nb.emulator.api.operations import load_operation
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
-from cloudtasks_nb.emulator.model.pb import beta, v2
-from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
 from cloudtasks_nb.emulator.model.regions import REGIONS
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["AccessCalls", "SharedCalls"]
+__all__ = ["AccessCalls", "LocationCalls", "OperationCalls"]
 
 _CMEK = re.compile(r"projects/[^/]+/locations/[^/]+/cmekConfig")
 _KEY_CHANGES = {"*", "kms_key", "kmsKey"}  # masks with which the key, the one setting, changes
@@ -27,31 +26,8 @@ _PROJECT = re.compile(r"projects/[^/]+")
 _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
 
 
-class AccessCalls:
-    """Answers the calls about policies and encryption settings, which belong to a version of the API.
-
-    Parameters
-    ----------
-    engine : Engine
-        What they work on.
-    api : str
-        ``v2`` or ``v2beta3``.
-    """
-
-    def __init__(self, engine: Engine, api: str) -> None:
-        self._engine = engine
-        self._store = engine.store
-        self._pb = v2 if api == "v2" else beta
-
-    def calls(self) -> dict[str, Call]:
-        """Return the calls by the names of their methods."""
-        return {
-            "GetIamPolicy": self.get_iam_policy,
-            "SetIamPolicy": self.set_iam_policy,
-            "TestIamPermissions": self.test_iam_permissions,
-            "GetCmekConfig": self.get_cmek_config,
-            "UpdateCmekConfig": self.update_cmek_config,
-        }
+class AccessCalls(Service):
+    """Answers the calls about policies and encryption settings."""
 
     async def get_iam_policy(self, wire: bytes) -> bytes:
         """Return the policy of a queue, an empty one if none was set."""
@@ -95,7 +71,7 @@ class AccessCalls:
         config, paths = request.cmek_config, set(request.update_mask.paths)
         _check(_CMEK, config.name)
         if not paths <= {"name", *_KEY_CHANGES}:
-            raise RefusedError("INVALID_ARGUMENT", "Invalid update mask.")
+            raise invalid_argument("Invalid update mask.")
         if paths and not paths & _KEY_CHANGES:
             config.kms_key = self._pb.CmekConfig.FromString(self._store.setting(f"cmek/{config.name}")).kms_key
         self._store.set_setting(f"cmek/{config.name}", config.SerializeToString())
@@ -106,33 +82,28 @@ class AccessCalls:
         try:
             QueueName.parse(name)
         except InvalidInputError as error:
-            raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.") from error
+            raise malformed_name() from error
         self._store.queue(name)
 
 
-class SharedCalls:
-    """Answers the calls of the services that all versions of the API share.
-
-    Parameters
-    ----------
-    engine : Engine
-        What they work on.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+class OperationCalls(Service):
+    """Answers the calls about long-running operations."""
 
     async def get_operation(self, wire: bytes) -> bytes:
         """Return an operation of the last hour."""
         name = operations_pb2.GetOperationRequest.FromString(wire).name
-        return self._engine.faults.held.get(name) or recall(self._engine.store, name)
+        return self._engine.faults.unfinished.get(name) or load_operation(self._store, name)
+
+
+class LocationCalls(Service):
+    """Answers the calls about locations."""
 
     async def get_location(self, wire: bytes) -> bytes:
         """Return a location."""
         name = locations_pb2.GetLocationRequest.FromString(wire).name
         project, location = _check(_LOCATION, name).groups()
         if location not in REGIONS:
-            raise RefusedError("NOT_FOUND", "Requested entity was not found.")
+            raise not_found()
         return bytes(_location(f"projects/{project}", location).SerializeToString())
 
     async def list_locations(self, wire: bytes) -> bytes:
@@ -153,7 +124,7 @@ class SharedCalls:
 def _check(pattern: re.Pattern[str], name: str) -> re.Match[str]:
     match = pattern.fullmatch(name)
     if match is None:
-        raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
+        raise malformed_name()
     return match
 
 

@@ -1,19 +1,21 @@
-"""What the calls of the API work with."""
+"""What the calls of the API work on, and the base of the classes that answer them."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
-from cloudtasks_nb.emulator.dispatch.tokens import TokenMint
+from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.clock import Clock
+from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.commit import Committer
 from cloudtasks_nb.emulator.store.store import Store
 
-__all__ = ["Call", "Engine"]
+__all__ = ["Call", "Engine", "Service"]
 
 #: A call of the API: a serialized request in, a serialized response out.
 Call = Callable[[bytes], Awaitable[bytes]]
@@ -29,4 +31,31 @@ class Engine:
     clock: Clock
     settings: Settings
     faults: Faults
-    mint: TokenMint
+    tokens: TokenSigner
+
+
+class Service:
+    """Answers calls of one version of the API: each public coroutine of a subclass is the RPC of the same name.
+
+    Parameters
+    ----------
+    engine : Engine
+        The emulator.
+    api : str
+        ``v2`` or ``v2beta3``.
+    """
+
+    def __init__(self, engine: Engine, api: str = "v2") -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._api = api
+        self._is_v2 = api == "v2"
+        self._pb = v2 if self._is_v2 else beta
+
+    def calls(self) -> dict[str, Call]:
+        """Return the calls by the names of their RPCs: `get_task` answers ``GetTask``."""
+        return {
+            "".join(map(str.capitalize, name.split("_"))): getattr(self, name)
+            for name, _ in inspect.getmembers(type(self), inspect.iscoroutinefunction)
+            if not name.startswith("_")
+        }

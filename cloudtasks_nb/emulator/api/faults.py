@@ -12,7 +12,7 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Fault", "Faults", "strike"]
+__all__ = ["Fault", "Faults", "apply_fault"]
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (lambda value: isinstance(value, str), "the name of a method, or *"),
@@ -63,7 +63,7 @@ class Faults:
     def __init__(self) -> None:
         self._faults: list[Fault] = []
         #: operations that are not to finish: name -> the unfinished operation on the wire
-        self.held: dict[str, bytes] = {}
+        self.unfinished: dict[str, bytes] = {}
 
     def add(self, fault: Fault) -> None:
         """Make the next calls fail."""
@@ -72,7 +72,7 @@ class Faults:
     def clear(self) -> None:
         """Forget all faults; operations that were held back are finished."""
         self._faults.clear()
-        self.held.clear()
+        self.unfinished.clear()
 
     def take(self, method: str) -> Fault | None:
         """Return the fault that this call of `method` meets, if any."""
@@ -81,7 +81,7 @@ class Faults:
                 return self._use(fault)
         return None
 
-    def holds(self, method: str) -> bool:
+    def leaves_unfinished(self, method: str) -> bool:
         """Tell whether the operation of this batch call stays unfinished."""
         held = [fault for fault in self._faults if fault.unfinished and fault.method in {method, "*"}]
         return bool(held and self._use(held[0]))
@@ -94,7 +94,7 @@ class Faults:
         return fault
 
 
-async def strike(fault: Fault | None, *, after: bool) -> None:
+async def apply_fault(fault: Fault | None, *, after: bool) -> None:
     """Delay or refuse a call as its fault says.
 
     Raises

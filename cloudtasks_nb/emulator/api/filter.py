@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
 __all__ = ["LOG_ID", "And", "Compare", "Getter", "Node", "Not", "Or", "compile_filter", "parse_filter", "parse_time"]
 
@@ -126,7 +126,7 @@ def parse_time(text: str) -> int:
     try:
         moment = datetime.fromisoformat(whole + (zone or "").upper().replace("Z", "+00:00"))
     except ValueError as error:
-        raise RefusedError("INVALID_ARGUMENT", f'Unparseable filter: "{text}" is not a time.') from error
+        raise invalid_argument(f'Unparseable filter: "{text}" is not a time.') from error
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return int(moment.timestamp()) * 1_000_000_000 + int((fraction or "").ljust(9, "0"))
 
@@ -143,7 +143,7 @@ class _Parser:
         while at < len(text):
             match = _TOKEN.match(text, at)
             if match is None or match.lastgroup is None:
-                raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: syntax error at column {at + 1}.")
+                raise invalid_argument(f"Unparseable filter: syntax error at column {at + 1}.")
             yield match.lastgroup, match[match.lastgroup]
             at = match.end()
 
@@ -153,7 +153,7 @@ class _Parser:
     def error(self) -> RefusedError:
         token = self.peek()
         where = f'unexpected "{token[1]}"' if token else "unexpected end"
-        return RefusedError("INVALID_ARGUMENT", f"Unparseable filter: {where}.")
+        return invalid_argument(f"Unparseable filter: {where}.")
 
     def conjunction(self) -> Node:
         nodes = [self.disjunction()]
@@ -175,7 +175,7 @@ class _Parser:
         if token is None or token[0] in {"close", "op"} or token in {("word", "AND"), ("word", "OR")}:
             raise self.error()
         if self._depth == _MAX_DEPTH:
-            raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: more than {_MAX_DEPTH} levels.")
+            raise invalid_argument(f"Unparseable filter: more than {_MAX_DEPTH} levels.")
         self._at += 1
         self._depth += 1
         node = self._begun(*token)
@@ -204,7 +204,7 @@ class _Parser:
                 return Compare(LOG_ID, "=", unquote(log))
             case "sample", [field, fraction]:
                 return Compare(_path(field, "word"), _SAMPLE, fraction)
-        raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: {name}() is not supported here.")
+        raise invalid_argument(f"Unparseable filter: {name}() is not supported here.")
 
     def _closed(self) -> Node:
         node = self.conjunction()
@@ -303,14 +303,14 @@ def _matching(pattern: str, get: Getter, *, wanted: bool) -> Callable[[Any], boo
     try:
         regex = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise RefusedError("INVALID_ARGUMENT", f"Unparseable filter: {error} in a regular expression.") from error
+        raise invalid_argument(f"Unparseable filter: {error} in a regular expression.") from error
     return lambda record: (found := get(record)) is not None and (regex.search(str(found)) is not None) == wanted
 
 
 def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
     share = _number(fraction)
     if share is None or not 0.0 <= share <= 1.0:
-        raise RefusedError("INVALID_ARGUMENT", "Unparseable filter: sample() takes a fraction between 0 and 1.")
+        raise invalid_argument("Unparseable filter: sample() takes a fraction between 0 and 1.")
     # The same value is always in, or always out: pages of one query fit together.
     limit = int(share * (1 << 32))
     return lambda record: (found := get(record)) is not None and zlib.crc32(str(found).encode()) < limit

@@ -5,22 +5,31 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
-from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.emulator.api.entries import PARTS, Entries
-from cloudtasks_nb.emulator.api.filter import And, Compare, Node, Or, compile_filter, parse_filter, parse_time
+from cloudtasks_nb._names import OPERATIONS_LOG, QueueName, code_name, log_name
+from cloudtasks_nb.emulator.api.engine import Service
+from cloudtasks_nb.emulator.api.filter import LOG_ID, And, Compare, Node, Or, compile_filter, parse_filter, parse_time
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
-from cloudtasks_nb.emulator.model.clock import Clock
-from cloudtasks_nb.emulator.model.pb import logs
-from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.wire import len_field
-from cloudtasks_nb.emulator.store.oplog import Kind, Record
-from cloudtasks_nb.emulator.store.store import Store
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.protobuf import (
+    int_field,
+    len_field,
+    logs,
+    struct_entry,
+    struct_field,
+    struct_key,
+    timestamp,
+)
+from cloudtasks_nb.emulator.model.refusal import invalid_argument
+from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 
-__all__ = ["LogCalls"]
+__all__ = ["PARTS", "RESOURCE_TYPE", "Entries", "LogCalls"]
 
 _DEFAULT_PAGE, _MAX_PAGE = 50, 1000
 # A call looks at so many entries; then it answers with what it found and a token, as Cloud Logging does.
@@ -39,29 +48,17 @@ class _Scope:
     queues: frozenset[str] | None = None  #: short ids; None is any
 
 
-class LogCalls:
-    """Answers the calls of Cloud Logging that read the operations log.
-
-    Parameters
-    ----------
-    store : Store
-        Whose log.
-    clock : Clock
-        Entries that were received later than now are not there yet.
-    """
-
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
-        self._clock = clock
+class LogCalls(Service):
+    """Answers the calls of Cloud Logging that read the operations log."""
 
     async def list_log_entries(self, wire: bytes) -> bytes:
         """Return a page of entries."""
         request = logs.ListLogEntriesRequest.FromString(wire)
         ascending = _ORDERS.get(request.order_by)
         if ascending is None:
-            raise RefusedError("INVALID_ARGUMENT", f'order_by "{request.order_by}" is not supported.')
+            raise invalid_argument(f'order_by "{request.order_by}" is not supported.')
         if request.page_size < 0:
-            raise RefusedError("INVALID_ARGUMENT", "page_size cannot be negative.")
+            raise invalid_argument("page_size cannot be negative.")
         node = parse_filter(request.filter)
         entries = Entries(self._store.contents.names)
         keep, scope = compile_filter(node, entries.getter), _scope(node)
@@ -84,7 +81,7 @@ class LogCalls:
     def _queues(self, resources: Any, scope: _Scope) -> list[int]:
         projects = {match[1] for resource in resources if (match := _PROJECT.fullmatch(resource))}
         if not projects or len(projects) < len({resource.split("/")[1] for resource in resources if "/" in resource}):
-            raise RefusedError("INVALID_ARGUMENT", "resource_names must name projects.")
+            raise invalid_argument("resource_names must name projects.")
         chosen = []
         for q, name in self._store.contents.names.items():
             queue = QueueName.parse(name)
@@ -92,7 +89,7 @@ class LogCalls:
                 chosen.append(q)
         return chosen
 
-    def _records(self, scope: _Scope, queues: list[int], start: int, *, ascending: bool) -> Iterator[Record]:
+    def _records(self, scope: _Scope, queues: list[int], start: int, *, ascending: bool) -> Iterator[LogRecord]:
         """Return the entries that may pass, in order of time."""
         # An entry is received at most the longest delay after its time, and its place is not before its time.
         low = max(scope.since, scope.received_since - self._store.log.longest_delay, 0)
@@ -102,7 +99,7 @@ class LogCalls:
         elif start:
             high = start - 1
         return self._store.log.read(
-            low, high, queues=queues, kinds=scope.kinds, now=self._clock.now(), ascending=ascending
+            low, high, queues=queues, kinds=scope.kinds, now=self._engine.clock.now(), ascending=ascending
         )
 
 
@@ -135,3 +132,187 @@ def _kinds(node: Node) -> frozenset[int]:
         kind = PARTS.get(node.path[1])
         return every if kind is None else frozenset([kind.value])
     return every
+
+
+RESOURCE_TYPE = "cloud_tasks_queue"
+#: The part of the payload that each kind of entry has.
+PARTS = {
+    "taskCreationLog": Kind.CREATION,
+    "attemptDispatchLog": Kind.DISPATCH,
+    "attemptResponseLog": Kind.RESPONSE,
+    "taskDeletionLog": Kind.DELETION,
+}
+
+_PART_OF = {kind.value: part for part, kind in PARTS.items()}
+_TYPE = "type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog"
+_INFO, _ERROR = int_field(10, 200), int_field(10, 500)
+#: Fields whose values are the same in most entries.
+_COMMON = {"status", "targetType", "dispatchCount", "responseCount", "maxAttempts"}
+_SNAKE = {"receiveTimestamp": "receive_timestamp", "insertId": "insert_id", "logName": "log_name"}
+_FIELDS = ("timestamp", "receiveTimestamp", "insertId", "logName", "severity")
+
+
+class Entries:
+    """Makes entries of rows.
+
+    Parameters
+    ----------
+    names : mapping
+        Queue names by their numbers.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self._names = names
+
+    def wire(self, record: LogRecord) -> bytes:
+        """Return the entry on the wire."""
+        queue = self._names[record.q]
+        at = timestamp(record.at)
+        received = at if record.received == record.at else timestamp(record.received)
+        return b"".join(
+            (
+                _frame(queue, record.target_type),
+                len_field(4, _insert_id(record).encode()),
+                len_field(6, _payload(record, queue)),
+                len_field(9, at),
+                _ERROR if record.code else _INFO,
+                len_field(24, received),
+            )
+        )
+
+    def getter(self, path: tuple[str, ...]) -> Callable[[LogRecord], Any]:
+        """Return a function that gives the field at a path of a filter, None where a record has no such field."""
+        if not path:
+            return self._text
+        head, *rest = path
+        simple = {
+            "timestamp": lambda record: record.at * 1000,
+            "receive_timestamp": lambda record: record.received * 1000,
+            "insert_id": _insert_id,
+            "severity": lambda record: "ERROR" if record.code else "INFO",
+            LOG_ID[0]: lambda _: unquote(OPERATIONS_LOG),
+            "log_name": lambda record: log_name(self._queue(record).project),
+        }
+        name = _SNAKE.get(head, head)
+        if name in simple and not rest:
+            return self._of_queue(simple[name]) if name == "log_name" else simple[name]
+        if head == "resource":
+            return self._resource(rest)
+        if head in {"jsonPayload", "json_payload"}:
+            return self._payload_getter(rest) if rest else _part
+        return lambda _: None
+
+    def _queue(self, record: LogRecord) -> QueueName:
+        return _parsed(self._names[record.q])
+
+    def _resource(self, path: list[str]) -> Callable[[LogRecord], Any]:
+        if path == ["type"]:
+            return lambda _: RESOURCE_TYPE
+        labels: dict[str, Callable[[LogRecord], Any]] = {
+            "project_id": lambda record: self._queue(record).project,
+            "location": lambda record: self._queue(record).location,
+            "queue_id": lambda record: self._queue(record).queue,
+            "target_type": lambda record: record.target_type or None,
+        }
+        if path in ([], ["labels"]):  # messages that every entry has
+            return lambda record: {name: get(record) for name, get in labels.items()}
+        if path[0] != "labels" or path[2:] or path[1] not in labels:
+            return lambda _: None
+        return labels[path[1]] if path[1] == "target_type" else self._of_queue(labels[path[1]])
+
+    def _of_queue(self, getter: Callable[[LogRecord], Any]) -> Callable[[LogRecord], Any]:
+        """Remember what is the same for all entries of a queue."""
+        known: dict[int, Any] = {}
+
+        def get(record: LogRecord) -> Any:
+            if record.q not in known:
+                known[record.q] = getter(record)
+            return known[record.q]
+
+        return get
+
+    def _payload_getter(self, path: list[str]) -> Callable[[LogRecord], Any]:
+        part, *rest = path
+        if part == "@type" and not rest:
+            return lambda _: _TYPE
+        if part == "task" and not rest:
+            return lambda record: f"{self._names[record.q]}/tasks/{record.task}"
+        kind = PARTS.get(part)
+        if kind is None:
+            return lambda _: None
+        if not rest:
+            return lambda record: _part(record) if record.kind == kind else None
+        return lambda record: _part(record).get(rest[0]) if record.kind == kind else None
+
+    def _text(self, record: LogRecord) -> str:
+        values = [str(self.getter((field,))(record)) for field in _FIELDS]
+        return " ".join([*values, self._names[record.q], record.task, *map(str, _part(record).values())])
+
+
+def _insert_id(record: LogRecord) -> str:
+    # Fixed width: insert ids sort like their entries.
+    return f"{record.seq:016x}"
+
+
+_parsed = lru_cache(maxsize=1024)(QueueName.parse)
+
+
+def _part(record: LogRecord) -> dict[str, Any]:
+    """Return the part of the payload that tells about the operation; counts are texts, as 64-bit numbers are."""
+    target = {"targetAddress": record.target, "targetType": record.target_type} if record.target_type else {}
+    if record.kind == Kind.DELETION:
+        return {"status": "OK", **target}
+    shown: dict[str, Any] = {"scheduleTime": _text_of(record.due), "status": code_name(record.code), **target}
+    if record.kind == Kind.CREATION:
+        return shown
+    shown |= {"dispatchCount": str(record.dispatches), "responseCount": str(record.responses), "maxAttempts": 0}
+    if record.kind == Kind.RESPONSE:
+        shown["attemptDuration"] = f"{record.duration / SECOND:.6f}s"
+        if record.retry_at:
+            shown["retryTime"] = _text_of(record.retry_at)
+    return shown
+
+
+def _text_of(instant: int) -> str:
+    second, micros = divmod(instant, SECOND)
+    return f"{_second_text(second)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=256)
+def _second_text(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=1024)
+def _frame(queue: str, target_type: str) -> bytes:
+    """Return what all entries of a queue have in common: log name and resource."""
+    name = _parsed(queue)
+    labels = {"project_id": name.project, "location": name.location, "queue_id": name.queue}
+    if target_type:
+        labels["target_type"] = target_type
+    resource = len_field(1, RESOURCE_TYPE.encode()) + b"".join(
+        len_field(2, len_field(1, key.encode()) + len_field(2, value.encode())) for key, value in labels.items()
+    )
+    return len_field(12, log_name(name.project).encode()) + len_field(8, resource)
+
+
+def _payload(record: LogRecord, queue: str) -> bytes:
+    part = b"".join(
+        [
+            _common_field(name, value) if name in _COMMON else struct_field(struct_key(name), value)
+            for name, value in _part(record).items()
+        ]
+    )
+    return (
+        _TYPE_FIELD
+        + struct_field(struct_key("task"), f"{queue}/tasks/{record.task}")
+        + struct_entry(struct_key(_PART_OF[record.kind]), len_field(5, part))
+    )
+
+
+@lru_cache(maxsize=1024)
+def _common_field(name: str, value: Any) -> bytes:
+    return struct_field(struct_key(name), value)
+
+
+_TYPE_FIELD = struct_field(struct_key("@type"), _TYPE)

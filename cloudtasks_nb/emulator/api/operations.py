@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from cloudtasks_nb._names import CODES
-from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.wire import int_field, len_field, timestamp
-from cloudtasks_nb.emulator.store.journal import Write
+from cloudtasks_nb.emulator.model.protobuf import any_message, int_field, len_field, timestamp
+from cloudtasks_nb.emulator.model.refusal import RefusedError, not_found
+from cloudtasks_nb.emulator.store.database import Statement
 from cloudtasks_nb.emulator.store.store import Store
 
-__all__ = ["CREATE", "DELETE", "Batch", "BatchKind", "operation_name", "recall", "remember"]
+__all__ = ["CREATE", "DELETE", "BatchMethod", "BatchOperation", "load_operation", "operation_name", "save_operation"]
 
 _ABORTED = CODES.index("ABORTED")
 _RUNNING, _SUCCEEDED = 1, 2
@@ -21,7 +21,7 @@ _ID_LENGTH = 32  # hexadecimal digits, as many as a UUID has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchKind:
+class BatchMethod:
     """What differs between the two batch calls."""
 
     verb: str
@@ -29,15 +29,15 @@ class BatchKind:
     response: str  #: name of the response message; the package of the API version comes before it
 
 
-CREATE = BatchKind(verb="Create", partly=5, response="google.cloud.tasks.{api}.BatchCreateTasksResponse")
-DELETE = BatchKind(verb="Delete", partly=3, response="google.protobuf.Empty")
+CREATE = BatchMethod(verb="Create", partly=5, response="google.cloud.tasks.{api}.BatchCreateTasksResponse")
+DELETE = BatchMethod(verb="Delete", partly=3, response="google.protobuf.Empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class BatchOperation:
     """A batch call that was carried out."""
 
-    kind: BatchKind
+    kind: BatchMethod
     api: str  #: ``v2`` or ``v2beta3``
     name: str  #: of the operation
     started: int  #: microseconds since 1970
@@ -56,7 +56,7 @@ class Batch:
             )
             result = len_field(4, int_field(1, _ABORTED) + len_field(2, text.encode()))
         else:
-            result = len_field(5, _any(self.kind.response.format(api=self.api), self.response))
+            result = len_field(5, any_message(self.kind.response.format(api=self.api), self.response))
         return len_field(1, self.name.encode()) + self._metadata(state) + int_field(3, 1) + result
 
     def unfinished(self) -> bytes:
@@ -71,10 +71,10 @@ class Batch:
                 len_field(4, int_field(1, index) + len_field(2, error.status().SerializeToString()))
                 for index, error in self.failed.items()
             )
-        return len_field(2, _any(f"google.cloud.tasks.{self.api}.Batch{self.kind.verb}TasksMetadata", value))
+        return len_field(2, any_message(f"google.cloud.tasks.{self.api}.Batch{self.kind.verb}TasksMetadata", value))
 
 
-def operation_name(api: str, kind: BatchKind, queue: str, request_id: str) -> str:
+def operation_name(api: str, kind: BatchMethod, queue: str, request_id: str) -> str:
     """Return the name of the operation that a request id stands for, a new one without an id.
 
     The same id in another call, queue or version of the API is another operation.
@@ -87,15 +87,15 @@ def operation_name(api: str, kind: BatchKind, queue: str, request_id: str) -> st
     return f"{queue.rsplit('/queues/', 1)[0]}/operations/{short}"
 
 
-def remember(store: Store, name: str, wire: bytes, now: int) -> None:
-    """Keep a finished operation; it is safe when the journal is committed."""
+def save_operation(store: Store, name: str, wire: bytes, now: int) -> None:
+    """Keep a finished operation; it is safe when the database is committed."""
     operations = store.contents.operations
     key = max(next(reversed(operations.values()), 0) + 1, now)
     operations[name] = key
-    store.journal.put(Write.OPERATION, (key, name, now, wire))
+    store.database.put(Statement.OPERATION, (key, name, now, wire))
 
 
-def recall(store: Store, name: str) -> bytes:
+def load_operation(store: Store, name: str) -> bytes:
     """Return an operation that was kept and committed.
 
     Raises
@@ -103,11 +103,7 @@ def recall(store: Store, name: str) -> bytes:
     RefusedError
         ``NOT_FOUND`` if there is none.
     """
-    rows = store.journal.read("SELECT wire FROM operations WHERE seq = ?", (store.contents.operations.get(name, 0),))
+    rows = store.database.read("SELECT wire FROM operations WHERE seq = ?", (store.contents.operations.get(name, 0),))
     if not rows:
-        raise RefusedError("NOT_FOUND", "Requested entity was not found.")
+        raise not_found()
     return bytes(rows[0][0])
-
-
-def _any(name: str, value: bytes) -> bytes:
-    return len_field(1, f"type.googleapis.com/{name}".encode()) + len_field(2, value)

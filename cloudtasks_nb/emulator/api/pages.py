@@ -7,12 +7,12 @@ import binascii
 import re
 
 from cloudtasks_nb.emulator.model.clock import HOUR
-from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.refusal import invalid_argument
 
 __all__ = ["page_token", "read_number", "read_token"]
 
 _VALID = 2 * HOUR
-_NUMBER = re.compile(r"[0-9]{1,18}")  # more digits fit into no row of the journal
+_NUMBER = re.compile(r"[0-9]{1,18}")  # more digits fit into no row of the database
 
 
 def page_token(position: str, query: str = "", *, now: int = 0) -> str:
@@ -41,13 +41,13 @@ def read_token(token: str, query: str = "", *, now: int = 0) -> str:
     try:
         text = base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid.") from error
+        raise invalid_argument("The page token is invalid.") from error
     position, _, rest = text.partition("\n")
     made, _, asked = rest.partition("\n")
     if asked != query or not position or _NUMBER.fullmatch(made) is None:
-        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid: it belongs to another request.")
+        raise invalid_argument("The page token is invalid: it belongs to another request.")
     if now - int(made) > _VALID and int(made):
-        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid: it has expired.")
+        raise invalid_argument("The page token is invalid: it has expired.")
     return position
 
 
@@ -61,5 +61,5 @@ def read_number(token: str, query: str = "", *, now: int = 0) -> int:
     """
     position = read_token(token, query, now=now) if token else "0"
     if _NUMBER.fullmatch(position) is None:
-        raise RefusedError("INVALID_ARGUMENT", "The page token is invalid.")
+        raise invalid_argument("The page token is invalid.")
     return int(position)

@@ -12,11 +12,11 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
-from cloudtasks_nb.emulator.api.engine import Call, Engine
+from cloudtasks_nb.emulator.api.engine import Service
 from cloudtasks_nb.emulator.api.filter import compile_filter, parse_filter
 from cloudtasks_nb.emulator.api.pages import page_token, read_token
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import (
     PAUSED,
     RUNNING,
@@ -24,12 +24,11 @@ from cloudtasks_nb.emulator.model.queues import (
     duration,
     from_v2,
     is_tombstone,
-    set_duration,
     to_v2,
     updated,
 )
-from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link
-from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link, invalid_argument, malformed_name
+from cloudtasks_nb.emulator.store.state import QueueState
 
 __all__ = ["QueueCalls"]
 
@@ -40,41 +39,14 @@ _ROUTING = "app_engine_routing_override"
 _EMPTY = empty_pb2.Empty().SerializeToString()
 
 
-class QueueCalls:
-    """Answers the calls about queues.
-
-    Parameters
-    ----------
-    engine : Engine
-        What they work on.
-    api : str
-        ``v2`` or ``v2beta3``.
-    """
-
-    def __init__(self, engine: Engine, api: str) -> None:
-        self._engine = engine
-        self._store = engine.store
-        self._plain = api == "v2"
-        self._pb = v2 if self._plain else beta
-
-    def calls(self) -> dict[str, Call]:
-        """Return the calls by the names of their methods."""
-        return {
-            "ListQueues": self.list_queues,
-            "GetQueue": self.get_queue,
-            "CreateQueue": self.create_queue,
-            "UpdateQueue": self.update_queue,
-            "DeleteQueue": self.delete_queue,
-            "PurgeQueue": self.purge_queue,
-            "PauseQueue": self.pause_queue,
-            "ResumeQueue": self.resume_queue,
-        }
+class QueueCalls(Service):
+    """Answers the calls about queues."""
 
     async def list_queues(self, wire: bytes) -> bytes:
         """List the queues of a location, in the order of their names."""
         request = self._pb.ListQueuesRequest.FromString(wire)
         if _LOCATION.fullmatch(request.parent) is None:
-            raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
+            raise malformed_name()
         keep = _queue_filter(request.filter)
         prefix, now = f"{request.parent}/queues/", self._engine.clock.now()
         query = prefix + request.filter
@@ -84,7 +56,7 @@ class QueueCalls:
         names = [name for name in names if name > after]
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         if size < 0:
-            raise RefusedError("INVALID_ARGUMENT", "The page size cannot be negative.")
+            raise invalid_argument("The page size cannot be negative.")
         mask, response = self._mask(request), self._pb.ListQueuesResponse()
         for name in names[:size]:
             if keep(self._shown(queues[name], ())):
@@ -114,7 +86,7 @@ class QueueCalls:
         if queue is None:
             _check_format(given.name)
             return await self._saved(self._store.create_queue(configured(given)))
-        self._store.configure(queue, updated(queue.message, given, paths, plain=self._plain))
+        self._store.configure(queue, updated(queue.message, given, paths, plain=self._is_v2))
         self._engine.dispatcher.wake([queue])
         return await self._saved(queue)
 
@@ -158,7 +130,7 @@ class QueueCalls:
 
     def _given(self, queue: Any) -> Any:
         """Return what a client sent as v2beta3."""
-        if self._plain:
+        if self._is_v2:
             return from_v2(queue)
         # Where the command line gives names a lifetime that no queue may have, clients send back what they were shown.
         shown = self._engine.settings.task_tombstone
@@ -167,7 +139,7 @@ class QueueCalls:
         return queue
 
     def _mask(self, request: Any) -> tuple[str, ...]:
-        if self._plain:
+        if self._is_v2:
             return ()
         paths = tuple(_path(path) for path in request.read_mask.paths)
         _check_mask([path for path in paths if path != "*"], beta.Queue.DESCRIPTOR, "Invalid read mask.")
@@ -179,17 +151,17 @@ class QueueCalls:
             return []
         paths = [_path(path) for path in mask.paths]
         _check_mask(paths, self._pb.Queue.DESCRIPTOR, "Invalid update mask.")
-        if not self._plain:
+        if not self._is_v2:
             return paths
         return [f"app_engine_http_queue.{path}" if path.startswith(_ROUTING) else path for path in paths]
 
     def _shown(self, queue: QueueState, mask: tuple[str, ...]) -> Any:
-        if self._plain:
+        if self._is_v2:
             return to_v2(queue.message)
         message = beta.Queue()
         message.CopyFrom(queue.message)
         if not message.HasField("tombstone_ttl"):
-            set_duration(message.tombstone_ttl, queue.config.tombstone_ttl)
+            message.tombstone_ttl.FromMicroseconds(queue.config.tombstone_ttl)
         if not mask:
             return message
         roots = {path.split(".")[0] for path in mask}
@@ -211,21 +183,20 @@ class QueueCalls:
         )
         due = self._store.next_due(queue)
         if due is not None:
-            stats.oldest_estimated_arrival_time.seconds, micros = divmod(due, SECOND)
-            stats.oldest_estimated_arrival_time.nanos = micros * 1000
+            stats.oldest_estimated_arrival_time.FromMicroseconds(due)
         return stats
 
 
 def _check_name(name: str) -> None:
     if _QUEUE.fullmatch(name) is None:
-        raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.")
+        raise malformed_name()
 
 
 def _check_new_name(name: str, parent: str) -> None:
     if _LOCATION.fullmatch(parent) is None:
         raise _no_project(parent)
     if _check_format(name) != parent:
-        raise RefusedError("INVALID_ARGUMENT", f"{name} must begin with {parent}.")
+        raise invalid_argument(f"{name} must begin with {parent}.")
 
 
 def _check_format(name: str) -> str:
@@ -233,8 +204,7 @@ def _check_format(name: str) -> str:
     match = _QUEUE.fullmatch(name)
     if match is not None:
         return match[1]
-    raise RefusedError(
-        "INVALID_ARGUMENT",
+    raise invalid_argument(
         'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
         [
             help_link(
@@ -262,7 +232,7 @@ def _no_project(parent: str) -> RefusedError:
 
 def _check_mask(paths: list[str], descriptor: Any, refusal: str) -> None:
     if not FieldMask(paths=paths).IsValidForDescriptor(descriptor):
-        raise RefusedError("INVALID_ARGUMENT", refusal)
+        raise invalid_argument(refusal)
 
 
 def _path(path: str) -> str:

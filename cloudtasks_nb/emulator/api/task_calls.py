@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from google.protobuf import empty_pb2
 
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.emulator.api.engine import Call, Engine
-from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, Batch, BatchKind, operation_name, recall, remember
+from cloudtasks_nb.emulator.api.engine import Service
+from cloudtasks_nb.emulator.api.operations import (
+    CREATE,
+    DELETE,
+    BatchMethod,
+    BatchOperation,
+    load_operation,
+    operation_name,
+    save_operation,
+)
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
-from cloudtasks_nb.emulator.api.views import as_beta, as_v2, task_wire
-from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.attempts import Attempts
+from cloudtasks_nb.emulator.model.protobuf import beta, len_field, read_varint, retag, timestamp, v2
 from cloudtasks_nb.emulator.model.queues import configured
-from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.tasks import NewTask, take_in
-from cloudtasks_nb.emulator.model.wire import len_field
-from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
+from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task
+from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["TaskCalls"]
+__all__ = ["BASIC", "FULL", "TaskCalls", "as_beta", "as_v2", "is_app_engine", "task_wire"]
 
 T = TypeVar("T")
 
@@ -32,36 +40,8 @@ _EMPTY = empty_pb2.Empty().SerializeToString()
 _Done = tuple[bytes, dict[int, RefusedError]]
 
 
-class TaskCalls:
-    """Answers the calls about tasks.
-
-    Parameters
-    ----------
-    engine : Engine
-        What they work on.
-    api : str
-        ``v2`` or ``v2beta3``.
-    """
-
-    def __init__(self, engine: Engine, api: str) -> None:
-        self._engine = engine
-        self._store = engine.store
-        self._api = api
-        self._plain = api == "v2"
-        self._pb = v2 if self._plain else beta
-
-    def calls(self) -> dict[str, Call]:
-        """Return the calls by the names of their methods."""
-        calls: dict[str, Call] = {
-            "ListTasks": self.list_tasks,
-            "GetTask": self.get_task,
-            "CreateTask": self.create_task,
-            "DeleteTask": self.delete_task,
-            "RunTask": self.run_task,
-        }
-        if not self._engine.settings.no_batch:
-            calls |= {"BatchCreateTasks": self.batch_create_tasks, "BatchDeleteTasks": self.batch_delete_tasks}
-        return calls
+class TaskCalls(Service):
+    """Answers the calls about tasks."""
 
     async def create_task(self, wire: bytes) -> bytes:
         """Add a task."""
@@ -84,7 +64,7 @@ class TaskCalls:
         request = self._pb.ListTasksRequest.FromString(wire)
         queue = self._queue(request.parent)
         if request.page_size < 0:
-            raise RefusedError("INVALID_ARGUMENT", "The page size cannot be negative.")
+            raise invalid_argument("The page size cannot be negative.")
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         view, attempts, show = request.response_view, queue.attempts.get, self._shown
         now = self._engine.clock.now()
@@ -104,9 +84,9 @@ class TaskCalls:
     async def run_task(self, wire: bytes) -> bytes:
         """Send a task now, even when it is not due, runs already, or the queue is paused."""
         request = self._pb.RunTaskRequest.FromString(wire)
-        await self._engine.dispatcher.released()
+        await self._engine.dispatcher.wait_released()
         queue, task_id = self._named(request.name)
-        self._engine.dispatcher.run(queue, task_id)
+        self._engine.dispatcher.run_now(queue, task_id)
         return self._task(queue, task_id, request.response_view)
 
     async def batch_create_tasks(self, wire: bytes) -> bytes:
@@ -115,9 +95,7 @@ class TaskCalls:
         _check_count("requests", len(request.requests), _MAX_CREATE)
         items = list(request.requests)  # once: each access makes new Python objects
         if not {item.parent for item in items} <= {request.parent}:
-            raise RefusedError(
-                "INVALID_ARGUMENT", "The parent of each request must be the same as the parent of the batch."
-            )
+            raise invalid_argument("The parent of each request must be the same as the parent of the batch.")
         queue = self._queue_to_fill(request.parent)
         now = self._engine.clock.now()
 
@@ -141,7 +119,7 @@ class TaskCalls:
         _check_count("names", len(request.names), _MAX_DELETE)
         prefix = f"{queue.name}/tasks/"
         if not all(name.startswith(prefix) for name in request.names):
-            raise RefusedError("INVALID_ARGUMENT", "All tasks must be in the queue that is the parent of the batch.")
+            raise invalid_argument("All tasks must be in the queue that is the parent of the batch.")
 
         def delete() -> _Done:
             _, failed = _each(request.names, lambda name: self._store.delete(queue, name.removeprefix(prefix)))
@@ -149,15 +127,15 @@ class TaskCalls:
 
         return await self._batch(DELETE, request, len(request.names), delete)
 
-    async def _batch(self, kind: BatchKind, request: Any, total: int, carry_out: Callable[[], _Done]) -> bytes:
+    async def _batch(self, kind: BatchMethod, request: Any, total: int, carry_out: Callable[[], _Done]) -> bytes:
         engine, store = self._engine, self._store
         name = operation_name(self._api, kind, request.parent, request.request_id)
         if name in store.contents.operations:
             await engine.committer.commit()
-            return engine.faults.held.get(name) or recall(store, name)
+            return engine.faults.unfinished.get(name) or load_operation(store, name)
         started = engine.clock.now()
         response, failed = carry_out()
-        batch = Batch(
+        batch = BatchOperation(
             kind=kind,
             api=self._api,
             name=name,
@@ -168,10 +146,10 @@ class TaskCalls:
             response=response,
         )
         finished = batch.wire()
-        remember(store, name, finished, batch.ended)
+        save_operation(store, name, finished, batch.ended)
         await engine.committer.commit()
-        if engine.faults.holds(f"Batch{kind.verb}Tasks"):
-            engine.faults.held[name] = finished = batch.unfinished()
+        if engine.faults.leaves_unfinished(f"Batch{kind.verb}Tasks"):
+            engine.faults.unfinished[name] = finished = batch.unfinished()
         return finished
 
     def _task(self, queue: QueueState, task_id: str, view: int) -> bytes:
@@ -180,11 +158,11 @@ class TaskCalls:
         return self._shown(task_wire(task.head, task.due, attempts, task.body, view))
 
     def _shown(self, task: bytes) -> bytes:
-        return task if self._plain else as_beta(task)
+        return task if self._is_v2 else as_beta(task)
 
     def _taken_in(self, request: Any, queue: str, now: int) -> NewTask:
-        task = request.task if self._plain else v2.Task.FromString(as_v2(request.task.SerializeToString()))
-        return take_in(task, queue, now)
+        task = request.task if self._is_v2 else v2.Task.FromString(as_v2(request.task.SerializeToString()))
+        return accept_task(task, queue, now)
 
     def _queue(self, name: str) -> QueueState:
         queue = self._store.contents.queues.get(name)
@@ -207,7 +185,7 @@ class TaskCalls:
         parsed = _parse(TaskName, name)
         queue = self._store.contents.queues.get(str(parsed.queue))
         if queue is None:
-            raise RefusedError("NOT_FOUND", "Requested entity was not found.")
+            raise not_found()
         return queue, parsed.task
 
 
@@ -215,7 +193,7 @@ def _parse(kind: Any, name: str) -> Any:
     try:
         return kind.parse(name)
     except InvalidInputError as error:
-        raise RefusedError("INVALID_ARGUMENT", "Invalid resource field value in the request.") from error
+        raise malformed_name() from error
 
 
 def _each(items: Iterable[Any], work: Callable[[Any], T]) -> tuple[dict[int, T], dict[int, RefusedError]]:
@@ -232,4 +210,60 @@ def _each(items: Iterable[Any], work: Callable[[Any], T]) -> tuple[dict[int, T],
 
 def _check_count(field: str, count: int, most: int) -> None:
     if count > most:
-        raise RefusedError("INVALID_ARGUMENT", f"The number of {field} must be at most {most}.")
+        raise invalid_argument(f"The number of {field} must be at most {most}.")
+
+
+BASIC, FULL = 1, 2
+
+_BASIC_FIELD, _FULL_FIELD = b"\x58\x01", b"\x58\x02"  # Task.view
+_APP_ENGINE_KEY = 0x12  # Task.app_engine_http_request
+# The two versions number the fields of Task differently; everything inside them is alike.
+_TO_BETA = {1: 1, 2: 3, 3: 11, 4: 4, 5: 5, 6: 12, 7: 6, 8: 7, 9: 8, 10: 9, 11: 10, 12: 14}
+_TO_V2 = {new: old for old, new in _TO_BETA.items()}
+
+
+def as_beta(task: bytes) -> bytes:
+    """Return a v2 `Task` on the wire as v2beta3."""
+    return retag(task, _TO_BETA)
+
+
+def as_v2(task: bytes) -> bytes:
+    """Return a v2beta3 `Task` on the wire as v2; the payload of a pull task is lost."""
+    return retag(task, _TO_V2)
+
+
+def is_app_engine(head: bytes) -> bool:
+    """Tell whether a stored task is for App Engine: fields are in order, and the name is the first."""
+    length, at = read_varint(head, 1)
+    return head[at + length] == _APP_ENGINE_KEY
+
+
+def task_wire(head: bytes, due: int, attempts: Attempts | None, body: bytes, view: int) -> bytes:
+    """Return a v2 `Task` as a reply shows it.
+
+    Parameters
+    ----------
+    head : bytes
+        What is stored without the body.
+    due : int
+        When it was scheduled at first, microseconds since 1970.
+    attempts : Attempts, optional
+        Its attempts so far, which also know when the next one is due.
+    body : bytes
+        Shown in the FULL view only.
+    view : int
+        The view asked for; BASIC if it is not FULL.
+    """
+    task = head + _schedule(attempts.due if attempts else due)
+    if attempts:
+        task += attempts.wire()
+    if view != FULL:
+        return task + _BASIC_FIELD
+    if body:
+        task += len_field(2, len_field(5, body)) if is_app_engine(head) else len_field(3, len_field(4, body))
+    return task + _FULL_FIELD
+
+
+@lru_cache(maxsize=256)
+def _schedule(due: int) -> bytes:
+    return len_field(4, timestamp(due))

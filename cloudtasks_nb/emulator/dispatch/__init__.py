@@ -1,5 +1,4 @@
-"""Due tasks become HTTP requests, and their answers transitions.
+"""Sends due tasks as HTTP requests and records the results.
 
-Knows the store, targets, tokens, and each queue's rate and concurrency. Does not know the calls of the API, or who made
-a task.
+Knows the store, targets, tokens, and each queue's rate and concurrency limits. Does not know the calls of the API.
 """

@@ -1,4 +1,4 @@
-"""Sends the requests of attempts over HTTP."""
+"""The HTTP client that sends the requests of attempts."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from aiohttp import hdrs
 from yarl import URL
 
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
-from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, Outcome
+from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, AttemptResult
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
 
-__all__ = ["Deliverer", "NobodyListensError", "is_loopback"]
+__all__ = ["Deliverer", "NotListeningError", "is_loopback"]
 
 _LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|::1)(:\d+)?")
 _SENDABLE = re.compile(r"[!-~]+")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Shorter than the keep-alive of common servers (gunicorn 2 s, uvicorn 5 s): a connection that the server closes at
-# the moment of reuse would look like a failed attempt.
+# the moment of its reuse would count as a failed attempt.
 _KEEP_ALIVE = 1.5
 _MAX_ANSWER = 1 << 20
 _NOT_ADDED = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
 
 
-class NobodyListensError(Exception):
+class NotListeningError(Exception):
     """The connection to a target was refused."""
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether ``host:port`` is this machine."""
+    """Return whether ``host:port`` is this machine."""
     return _LOOPBACK.fullmatch(address) is not None
 
 
@@ -50,20 +50,20 @@ class Deliverer:
     """
 
     def __init__(self, settings: Settings) -> None:
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(_connected)
-        trace.on_connection_reuseconn.append(_reused)
+        config = aiohttp.TraceConfig()
+        config.on_connection_create_end.append(_connected)
+        config.on_connection_reuseconn.append(_reused)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ssl=_tls(settings)),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             skip_auto_headers=_NOT_ADDED,
-            trace_configs=[trace],
+            trace_configs=[config],
         )
 
-    async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> Outcome:
-        """Send a request and wait for the whole answer, for as long as the caller lets it.
+    async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> AttemptResult:
+        """Send a request and wait for the whole answer; the caller sets the time limit.
 
         Parameters
         ----------
@@ -74,20 +74,20 @@ class Deliverer:
 
         Raises
         ------
-        NobodyListensError
+        NotListeningError
             If the connection to the call's own address was refused.
         """
         try:
             return await self._send(call, connected)
         except aiohttp.ClientConnectorError as error:
-            # A target that redirects to where nobody listens has been called: that is an attempt.
+            # A target that redirects to an address that refuses connections has been called: that is an attempt.
             if f"{error.host}:{error.port}" == call.address and _refused(error, call.address):
-                raise NobodyListensError from error
-            return Outcome(http_status=NO_ANSWER)
+                raise NotListeningError from error
+            return AttemptResult(http_status=NO_ANSWER)
         except aiohttp.TooManyRedirects as error:
-            return Outcome(http_status=error.history[-1].status)
+            return AttemptResult(http_status=error.history[-1].status)
         except (aiohttp.ClientError, OSError, ValueError):
-            return Outcome(http_status=NO_ANSWER)
+            return AttemptResult(http_status=NO_ANSWER)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -95,30 +95,30 @@ class Deliverer:
         # Transports are closed by the loop a turn later.
         await asyncio.sleep(0)
 
-    async def _send(self, call: HttpCall, connected: Callable[[], None] | None) -> Outcome:
-        note = SimpleNamespace(connected=connected, reused=False)
+    async def _send(self, call: HttpCall, connected: Callable[[], None] | None) -> AttemptResult:
+        trace = SimpleNamespace(connected=connected, reused=False)
         try:
-            return await self._request(call, note)
+            return await self._request(call, trace)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            # The server had closed the kept connection, as it may: the request has not been looked at.
-            if not note.reused or isinstance(error, aiohttp.ClientConnectorError):
+            # The server had closed the kept connection, as it may: it has not read the request.
+            if not trace.reused or isinstance(error, aiohttp.ClientConnectorError):
                 raise
-            note.connected = None
-            return await self._request(call, note)
+            trace.connected = None
+            return await self._request(call, trace)
 
-    async def _request(self, call: HttpCall, note: SimpleNamespace) -> Outcome:
-        note.reused = False
+    async def _request(self, call: HttpCall, trace: SimpleNamespace) -> AttemptResult:
+        trace.reused = False
         async with self._session.request(
             call.method,
             _url(call.url),
             headers=call.headers,
             data=call.body or None,
             allow_redirects=not call.app_engine,
-            trace_request_ctx=note,
+            trace_request_ctx=trace,
         ) as answer:
             # Read to the end, so that the connection can be kept; a longer answer costs its connection.
             await answer.content.read(_MAX_ANSWER)
-            return Outcome(http_status=answer.status)
+            return AttemptResult(http_status=answer.status)
 
 
 def _url(url: str) -> URL:
@@ -129,7 +129,7 @@ def _url(url: str) -> URL:
 def _refused(error: aiohttp.ClientConnectorError, address: str) -> bool:
     if error.os_error.errno == errno.ECONNREFUSED:
         return True
-    # Of a name with several addresses (localhost) the library reports all failures as one, without a number.
+    # For a name with several addresses (localhost) the library reports all failures as one, without an error number.
     return type(error) is aiohttp.ClientConnectorError and error.os_error.errno is None and is_loopback(address)
 
 
@@ -149,10 +149,10 @@ def _tls(settings: Settings) -> Any:
 
 
 async def _connected(_: Any, context: Any, __: Any) -> None:
-    note = context.trace_request_ctx
-    if note.connected is not None:
-        note.connected()
-        note.connected = None
+    trace = context.trace_request_ctx
+    if trace.connected is not None:
+        trace.connected()
+        trace.connected = None
 
 
 async def _reused(session: Any, context: Any, parameters: Any) -> None:

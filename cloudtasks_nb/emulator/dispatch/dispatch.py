@@ -1,4 +1,4 @@
-"""Decides what is sent when: tokens, concurrency, due times, deadlines, and targets where nobody listens."""
+"""Decides when each task is sent: rate and concurrency limits, due times, deadlines, unreachable targets."""
 
 from __future__ import annotations
 
@@ -6,68 +6,122 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cloudtasks_nb.emulator.dispatch.absent import AbsentTargets
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NobodyListensError, is_loopback
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError, is_loopback
 from cloudtasks_nb.emulator.dispatch.history import History
 from cloudtasks_nb.emulator.dispatch.request import Authorize, HttpCall, prepare
-from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, Attempts, Outcome
+from cloudtasks_nb.emulator.dispatch.unreachable import UnreachableTargets
+from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, AttemptResult, Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 from cloudtasks_nb.emulator.model.queues import QueueConfig
-from cloudtasks_nb.emulator.model.rate import TokenBucket
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.store.memory import Claim, QueueState
-from cloudtasks_nb.emulator.store.oplog import Subject
+from cloudtasks_nb.emulator.store.oplog import LogSubject
+from cloudtasks_nb.emulator.store.state import Claim, QueueState
 from cloudtasks_nb.emulator.store.store import Store
-from cloudtasks_nb.emulator.store.transitions import Transitions
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "TokenBucket"]
 
-# Due entries looked at before the loop has its turn again, and tasks sent among them. Few: answers that came meanwhile
-# free their connections only in the loop's turn, and a task that finds none free opens one, which costs more than all
-# the rest. Under load hundreds at once were the way into seconds of nothing but connecting.
-_LOOKED_AT = 200
-_SENT = 10
-# A queue with so many tasks for absent targets looks at no more of them; those for other targets wait behind.
-_MAX_PARKED = 1000
+# Due entries that are read before the event loop has its turn again, and tasks that are sent among them. The number is
+# small because answers free their connections only in the loop's turn, and a task that finds no free connection opens
+# one, which costs more than all the rest: with hundreds at once the emulator spent seconds on connecting only.
+_READ_AT_ONCE = 200
+_SENT_AT_ONCE = 10
+# A queue with so many tasks for unreachable targets reads no more entries; tasks for other targets wait behind them.
+_MAX_HELD = 1000
 _GATEWAY_TIMEOUT = 504
+# Refilling adds fractions: an accumulated 0.9999999 is a whole token.
+_WHOLE = 1.0 - 1e-9
+
+
+class TokenBucket:
+    """A token bucket: up to `burst` tokens, refilled at `rate` a second; full at first.
+
+    Parameters
+    ----------
+    rate : float
+        Tokens a second.
+    burst : int
+        Capacity; at least one token, so that slow queues dispatch at all.
+    now : int
+        Microseconds since 1970.
+    """
+
+    def __init__(self, rate: float, burst: int, now: int) -> None:
+        self._rate = rate
+        self._burst = max(float(burst), 1.0)
+        self._tokens = self._burst
+        self._filled_at = now
+
+    def configure(self, rate: float, burst: int, now: int) -> None:
+        """Change the limits and keep the tokens that fit."""
+        self._fill(now)
+        self._rate = rate
+        self._burst = max(float(burst), 1.0)
+        self._tokens = min(self._tokens, self._burst)
+
+    def take(self, now: int) -> bool:
+        """Take a token if there is one."""
+        self._fill(now)
+        if self._tokens < _WHOLE:
+            return False
+        self._tokens = max(self._tokens - 1.0, 0.0)
+        return True
+
+    def give_back(self) -> None:
+        """Return a token that was taken for a dispatch that did not happen."""
+        self._tokens = min(self._tokens + 1.0, self._burst)
+
+    def wait(self, now: int) -> int:
+        """Return the microseconds until a token will be there; 0 if there is one."""
+        self._fill(now)
+        if self._tokens >= _WHOLE:
+            return 0
+        return max(1, round((1.0 - self._tokens) / self._rate * SECOND))
+
+    def _fill(self, now: int) -> None:
+        elapsed = now - self._filled_at
+        if elapsed > 0:
+            self._tokens = min(self._burst, self._tokens + elapsed * self._rate / SECOND)
+            self._filled_at = now
+        elif elapsed < 0:  # the clock was reset
+            self._filled_at = now
 
 
 @dataclass(slots=True)
-class _Lane:
-    """What the dispatcher keeps of a queue."""
+class _QueueDispatch:
+    """The dispatcher's state of a queue."""
 
     config: QueueConfig
     bucket: TokenBucket
     timer: asyncio.TimerHandle | None = None
-    parked: dict[str, dict[int, str]] = field(default_factory=dict)  # address -> number and id of tasks
+    held: dict[str, dict[int, str]] = field(default_factory=dict)  # unreachable address -> number and id of tasks
 
     def is_full(self, live: dict[str, int]) -> bool:
-        """Tell whether too many of the live tasks wait for absent targets."""
-        return self._parked_count() >= _MAX_PARKED and self.settle(live) >= _MAX_PARKED
+        """Return whether too many of the live tasks wait for unreachable targets."""
+        return self._held_count() >= _MAX_HELD and self.count_held(live) >= _MAX_HELD
 
-    def settle(self, live: dict[str, int]) -> int:
-        """Forget parked tasks that were deleted or purged meanwhile, and return how many are left."""
-        self.parked = {
+    def count_held(self, live: dict[str, int]) -> int:
+        """Drop held tasks that were deleted or purged meanwhile, and return how many are left."""
+        self.held = {
             address: kept
-            for address, tasks in self.parked.items()
+            for address, tasks in self.held.items()
             if (kept := {number: task for number, task in tasks.items() if live.get(task) == number})
         }
-        return self._parked_count()
+        return self._held_count()
 
-    def _parked_count(self) -> int:
-        return sum(map(len, self.parked.values()))
+    def _held_count(self) -> int:
+        return sum(map(len, self.held.values()))
 
 
 @dataclass(slots=True, eq=False)
-class _Flight:
-    """An attempt under way."""
+class _Attempt:
+    """An attempt in flight."""
 
     claim: Claim
     call: HttpCall
-    subject: Subject
-    before: Attempts
-    called_at: int | None
-    scope: asyncio.Timeout | None = None
+    subject: LogSubject
+    before: Attempts  # the counts before this attempt
+    called_at: int | None  # when a run by hand was requested
+    deadline: asyncio.Timeout | None = None
 
 
 class Dispatcher:
@@ -78,214 +132,213 @@ class Dispatcher:
     store : Store
         Queues and tasks.
     clock : Clock
-        What time it is.
+        The current time.
     deliverer : Deliverer
         Sends requests.
     authorize : callable
         Makes the tokens of requests.
     settings : Settings
-        Where App Engine is, and whether to wait for targets on this machine.
+        The App Engine host, and whether to wait for targets on this machine.
     """
 
     def __init__(
         self, store: Store, clock: Clock, deliverer: Deliverer, authorize: Authorize, settings: Settings
     ) -> None:
         self._store = store
-        self._transitions = Transitions(store, clock)
         self._clock = clock
         self._deliverer = deliverer
         self._authorize = authorize
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._lanes: dict[int, _Lane] = {}
-        self._flights: dict[_Flight, asyncio.Task[None]] = {}
-        self._absent = AbsentTargets(self._returned)
+        self._queues: dict[int, _QueueDispatch] = {}
+        self._running: dict[_Attempt, asyncio.Task[None]] = {}
+        self._unreachable = UnreachableTargets(self._reachable_again)
         self._closed = False
-        self._open = asyncio.Event()
-        self._open.set()
+        self._released = asyncio.Event()
+        self._released.set()
         self.history = History()
-        #: called when something changed that nobody waits for to be committed
+        #: called after a change whose commit no caller waits for
         self.changed: Callable[[], None] = lambda: None
         clock.subscribe(self._advanced)
 
     def wake(self, queues: list[QueueState]) -> None:
-        """Look at these queues: something may be due."""
+        """Dispatch the due tasks of these queues."""
         for queue in queues:
-            self._pump(queue)
+            self._dispatch_queue(queue)
 
     def wake_all(self) -> None:
-        """Look at all queues."""
+        """Dispatch the due tasks of all queues."""
         self.wake(list(self._store.contents.by_number.values()))
 
-    def run(self, queue: QueueState, task_id: str) -> None:
-        """Send a task now, whatever its time and the queue's limits.
+    def run_now(self, queue: QueueState, task_id: str) -> None:
+        """Send a task now, whatever its due time and the queue's limits.
 
         Raises
         ------
         RefusedError
             ``NOT_FOUND`` if it is not there.
         """
-        claim = self._transitions.claim_now(queue, task_id)
+        claim = self._store.claim_now(queue, task_id)
         self._start(claim, self._prepared(claim), called_at=self._clock.now())
 
-    def absent(self) -> list[dict[str, object]]:
-        """Return the targets where nobody listens, with the queues and the numbers of tasks that wait for them."""
+    def unreachable(self) -> list[dict[str, object]]:
+        """Return the targets that are not listening, with the queues and the numbers of tasks that wait for them."""
         queues = self._store.contents.by_number
         return [
             {"address": address, "queue": queues[q].name, "tasks": len(tasks)}
-            for q, lane in self._lanes.items()
-            if q in queues and lane.settle(queues[q].live)
-            for address, tasks in lane.parked.items()
+            for q, state in self._queues.items()
+            if q in queues and state.count_held(queues[q].live)
+            for address, tasks in state.held.items()
         ]
 
-    async def forget(self, *, hold: bool = False) -> None:
-        """Break off what is under way, without a result, and start from nothing; or hold, until `release`."""
+    async def abort(self, *, hold: bool = False) -> None:
+        """Cancel all attempts without a result and clear the state; with `hold` send nothing until `release`."""
         if hold:
-            self._open.clear()
-        for lane in self._lanes.values():
-            if lane.timer:
-                lane.timer.cancel()
-        self._lanes.clear()
-        await self._absent.close()
-        flights = list(self._flights.values())
-        for task in flights:
+            self._released.clear()
+        for state in self._queues.values():
+            if state.timer:
+                state.timer.cancel()
+        self._queues.clear()
+        await self._unreachable.close()
+        running = list(self._running.values())
+        for task in running:
             task.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
-        self.history.clear()  # what ended while the rest was broken off is in it too
+        await asyncio.gather(*running, return_exceptions=True)
+        self.history.clear()  # last, because attempts may have ended while the others were cancelled
 
     def release(self) -> None:
         """Send again, after a hold."""
-        self._open.set()
+        self._released.set()
         self.wake_all()
 
-    async def released(self) -> None:
-        """Return when nothing is held."""
-        await self._open.wait()
+    async def wait_released(self) -> None:
+        """Return when there is no hold."""
+        await self._released.wait()
 
     async def close(self) -> None:
-        """Break off what is under way; its tasks are due again at the next start."""
+        """Cancel all attempts; their tasks are due again at the next start."""
         self._closed = True
-        await self.forget()
+        await self.abort()
 
-    def _lane(self, queue: QueueState) -> _Lane:
-        lane, config, now = self._lanes.get(queue.q), queue.config, self._clock.now()
-        if lane is None:
-            lane = self._lanes[queue.q] = _Lane(config, TokenBucket(config.rate, config.burst, now))
-        elif lane.config is not config:
-            lane.config = config
-            lane.bucket.configure(config.rate, config.burst, now)
-        return lane
+    def _queue_dispatch(self, queue: QueueState) -> _QueueDispatch:
+        state, config, now = self._queues.get(queue.q), queue.config, self._clock.now()
+        if state is None:
+            state = self._queues[queue.q] = _QueueDispatch(config, TokenBucket(config.rate, config.burst, now))
+        elif state.config is not config:
+            state.config = config
+            state.bucket.configure(config.rate, config.burst, now)
+        return state
 
-    def _pump(self, queue: QueueState) -> None:
-        if self._closed or not self._open.is_set() or self._store.current(queue) is not queue:
+    def _dispatch_queue(self, queue: QueueState) -> None:
+        if self._closed or not self._released.is_set() or self._store.current(queue) is not queue:
             return  # held, deleted, or rebuilt after a failed commit
-        lane = self._lane(queue)
-        if lane.timer:
-            lane.timer.cancel()
-            lane.timer = None
+        state = self._queue_dispatch(queue)
+        if state.timer:
+            state.timer.cancel()
+            state.timer = None
         if queue.dispatching:
-            delay = self._dispatch_due(queue, lane)
+            delay = self._dispatch_due(queue, state)
             if delay is not None:
-                lane.timer = self._loop.call_later(delay / SECOND, self._pump, queue)
+                state.timer = self._loop.call_later(delay / SECOND, self._dispatch_queue, queue)
 
-    def _dispatch_due(self, queue: QueueState, lane: _Lane) -> int | None:
+    def _dispatch_due(self, queue: QueueState, state: _QueueDispatch) -> int | None:
         """Send what can be sent, and return the microseconds until there may be more; None to be woken."""
         now, sent_before = self._clock.now(), queue.in_flight
-        for _ in range(_LOOKED_AT):
-            if queue.in_flight - sent_before >= _SENT:
+        for _ in range(_READ_AT_ONCE):
+            if queue.in_flight - sent_before >= _SENT_AT_ONCE:
                 return 0
-            if queue.in_flight >= queue.config.max_concurrent or lane.is_full(queue.live):
+            if queue.in_flight >= queue.config.max_concurrent or state.is_full(queue.live):
                 return None
             due = queue.due.next_due(now)
             if due is None:
                 return None
-            wait = max(due - now, lane.bucket.wait(now))
+            wait = max(due - now, state.bucket.wait(now))
             if wait:
                 return wait
             number = queue.due.take(now)
-            claim = None if number is None else self._transitions.claim(queue, number)
+            claim = None if number is None else self._store.claim(queue, number)
             if claim is not None:
-                self._dispatch(claim, lane, now)
+                self._dispatch(claim, state, now)
         return 0
 
-    def _dispatch(self, claim: Claim, lane: _Lane, now: int) -> None:
+    def _dispatch(self, claim: Claim, state: _QueueDispatch, now: int) -> None:
         call = self._prepared(claim)
-        if self._absent and call.address in self._absent:
-            lane.parked.setdefault(call.address, {})[claim.task.number] = claim.task.id
+        if self._unreachable and call.address in self._unreachable:
+            state.held.setdefault(call.address, {})[claim.task.number] = claim.task.id
             return
-        lane.bucket.take(now)
+        state.bucket.take(now)
         self._start(claim, call)
 
     def _prepared(self, claim: Claim) -> HttpCall:
         return prepare(claim, self._authorize, self._settings.app_engine_host)
 
     def _start(self, claim: Claim, call: HttpCall, called_at: int | None = None) -> None:
-        subject = Subject(
+        subject = LogSubject(
             claim.queue.q,
             claim.queue.config.sampling_ratio,
             claim.task.id,
             call.target,
             "APP_ENGINE_HTTP" if call.app_engine else "HTTP",
         )
-        flight = _Flight(claim, call, subject, self._transitions.begin(claim), called_at)
-        task = self._loop.create_task(self._fly(flight))
-        self._flights[flight] = task
-        task.add_done_callback(lambda _: self._flights.pop(flight, None))
+        attempt = _Attempt(claim, call, subject, self._store.begin_attempt(claim), called_at)
+        task = self._loop.create_task(self._run(attempt))
+        self._running[attempt] = task
+        task.add_done_callback(lambda _: self._running.pop(attempt, None))
 
-    async def _fly(self, flight: _Flight) -> None:
-        call = flight.call
-        patient = self._settings.wait_for_loopback and is_loopback(call.address)
-        if not patient:
-            self._log_dispatch(flight)
+    async def _run(self, attempt: _Attempt) -> None:
+        call = attempt.call
+        waits = self._settings.wait_for_loopback and is_loopback(call.address)
+        if not waits:
+            self._log_dispatch(attempt)
         try:
-            async with asyncio.timeout(call.deadline / SECOND) as flight.scope:
-                outcome = await self._deliverer.send(call, (lambda: self._log_dispatch(flight)) if patient else None)
+            async with asyncio.timeout(call.deadline / SECOND) as attempt.deadline:
+                result = await self._deliverer.send(call, (lambda: self._log_dispatch(attempt)) if waits else None)
         except TimeoutError:
-            outcome = Outcome(http_status=NO_ANSWER if call.app_engine else _GATEWAY_TIMEOUT, timed_out=True)
-        except NobodyListensError:
-            if patient:
-                self._wait_for_target(flight)
+            result = AttemptResult(http_status=NO_ANSWER if call.app_engine else _GATEWAY_TIMEOUT, timed_out=True)
+        except NotListeningError:
+            if waits:
+                self._hold_task(attempt)
                 return
-            outcome = Outcome(http_status=NO_ANSWER)
-        self._land(flight, outcome)
+            result = AttemptResult(http_status=NO_ANSWER)
+        self._finish(attempt, result)
 
-    def _log_dispatch(self, flight: _Flight) -> None:
-        if flight.subject.ratio:
-            self._store.log.dispatched(flight.subject, flight.claim.attempts, self._clock.now())
+    def _log_dispatch(self, attempt: _Attempt) -> None:
+        if attempt.subject.ratio:
+            self._store.log.dispatched(attempt.subject, attempt.claim.attempts, self._clock.now())
             self.changed()
 
-    def _land(self, flight: _Flight, outcome: Outcome) -> None:
-        claim = flight.claim
-        gone = self._transitions.end(claim, outcome, flight.call.retry, flight.subject, called_at=flight.called_at)
-        self.history.record(claim, flight.call, claim.attempts, gone=gone)
+    def _finish(self, attempt: _Attempt, result: AttemptResult) -> None:
+        claim = attempt.claim
+        gone = self._store.end_attempt(claim, result, attempt.call.retry, attempt.subject, called_at=attempt.called_at)
+        self.history.record(claim, attempt.call, claim.attempts, gone=gone)
         self.changed()
-        self._look_again(claim.queue)
+        self._dispatch_again(claim.queue)
 
-    def _wait_for_target(self, flight: _Flight) -> None:
-        self._absent.add(flight.call.address)
-        self._transitions.undo(flight.claim, flight.before)
-        lane = self._lanes.get(flight.claim.queue.q)
-        if lane is not None and flight.called_at is None:
-            lane.bucket.give_back()
-        self._look_again(flight.claim.queue)
+    def _hold_task(self, attempt: _Attempt) -> None:
+        self._unreachable.add(attempt.call.address)
+        self._store.undo_attempt(attempt.claim, attempt.before)
+        state = self._queues.get(attempt.claim.queue.q)
+        if state is not None and attempt.called_at is None:
+            state.bucket.give_back()
+        self._dispatch_again(attempt.claim.queue)
 
-    def _look_again(self, queue: QueueState) -> None:
+    def _dispatch_again(self, queue: QueueState) -> None:
         current = self._store.current(queue)
         if current is not None:
-            self._pump(current)
+            self._dispatch_queue(current)
 
-    def _returned(self, address: str) -> None:
-        for q, lane in list(self._lanes.items()):
-            numbers = lane.parked.pop(address, {})
+    def _reachable_again(self, address: str) -> None:
+        for q, state in list(self._queues.items()):
+            numbers = state.held.pop(address, {})
             queue = self._store.contents.by_number.get(q)
             if queue is not None and numbers:
                 for number in reversed(numbers):
                     queue.due.put_back(number)
-                self._pump(queue)
+                self._dispatch_queue(queue)
 
     def _advanced(self, duration: int) -> None:
-        for flight in self._flights:
-            scope = flight.scope
-            if scope is not None and not scope.expired() and (when := scope.when()) is not None:
-                scope.reschedule(max(self._loop.time(), when - duration / SECOND))
+        for attempt in self._running:
+            deadline = attempt.deadline
+            if deadline is not None and not deadline.expired() and (when := deadline.when()) is not None:
+                deadline.reschedule(max(self._loop.time(), when - duration / SECOND))
         self.wake_all()

@@ -1,4 +1,4 @@
-"""Finished tasks with every attempt, for tests and the curious; in memory, the newest few thousand."""
+"""The newest finished tasks with all their attempts, in memory, for the endpoint ``/admin/history``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cloudtasks_nb._names import code_name
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.store.memory import Claim
+from cloudtasks_nb.emulator.store.state import Claim
 
 __all__ = ["History"]
 
@@ -32,13 +32,13 @@ class _Finished:
 
 @dataclass(slots=True)
 class History:
-    """What became of the tasks that were tried."""
+    """The attempts of finished tasks and of tasks that are still being retried."""
 
     _finished: deque[_Finished] = field(default_factory=lambda: deque(maxlen=_FINISHED))
     _open: OrderedDict[tuple[int, int], deque[dict[str, Any]]] = field(default_factory=OrderedDict)
 
     def record(self, claim: Claim, call: HttpCall, attempts: Attempts, *, gone: bool) -> None:
-        """Keep an attempt that ended; `gone` if the task left the queue with it."""
+        """Record an attempt that ended; `gone` says that the task left the queue with it."""
         key = (claim.queue.q, claim.task.number)
         tried = self._open.pop(key, None) or deque(maxlen=_ATTEMPTS)
         tried.append(
@@ -64,7 +64,7 @@ class History:
         )
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self._finished.clear()
         self._open.clear()
 

@@ -1,4 +1,4 @@
-"""The HTTP request that an attempt sends: the task's own, what the queue overrides, and the service's headers."""
+"""Builds the HTTP request of an attempt: the task's own, the queue's overrides, and the service's headers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, Attempts
+from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.queues import QueueConfig, duration, policy
 from cloudtasks_nb.emulator.model.regions import app_engine_host
-from cloudtasks_nb.emulator.model.retry import RetryPolicy
 from cloudtasks_nb.emulator.model.tasks import HTTP_AGENT, METHODS
-from cloudtasks_nb.emulator.store.memory import Claim
+from cloudtasks_nb.emulator.store.state import Claim
 
 __all__ = ["Authorize", "HttpCall", "overridden", "prepare"]
 
-#: Gives the `Authorization` header for the message that has a token setting, and a URL; None without one.
+#: Returns the `Authorization` header for a message with a token setting and a URL; None without a token setting.
 Authorize = Callable[[Any, str], str | None]
 
 _IF_NOT_EXISTS = 1
@@ -61,7 +60,7 @@ def prepare(claim: Claim, authorize: Authorize, app_engine_base: str | None) -> 
     authorize : callable
         Makes tokens.
     app_engine_base : str, optional
-        URL of the application that App Engine tasks are sent to, instead of the one their host names.
+        URL of the application to which App Engine tasks are sent, instead of their own host.
     """
     task = v2.Task.FromString(claim.task.head)
     config = claim.queue.config
@@ -82,7 +81,7 @@ def prepare(claim: Claim, authorize: Authorize, app_engine_base: str | None) -> 
         deadline=deadline,
         retry=retry,
         app_engine=True,
-        # Of the same form as at creation, wherever the emulator finds the application.
+        # The same form as at creation, wherever the application runs.
         target=f"{METHODS[request.http_method]} {host}{request.relative_uri}",
     )
 

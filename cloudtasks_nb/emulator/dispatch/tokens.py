@@ -1,4 +1,4 @@
-"""OIDC tokens as Google makes them, with a key of the emulator's own, and what is published to verify them."""
+"""Signs OIDC tokens like Google's with the emulator's own key, and publishes the key that verifies them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from cryptography.x509.oid import NameOID
 
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 
-__all__ = ["TokenMint"]
+__all__ = ["TokenSigner"]
 
 _LIFE = 3600  # seconds
-# A token made less than this many seconds ago is used again: a signature costs more than the rest of an attempt.
+# A token that is younger than this many seconds is used again: a signature costs more than the rest of an attempt.
 _REUSED_FOR = 60
 _MAX_CACHED = 1000
-# The certificate is good by any clock: the emulator's may be far ahead of the one by which it is verified, and be set
-# right while it is published. The last second of all calendars says that there is no end (RFC 5280, 4.1.2.5).
+# The certificate is valid by any clock: the emulator's clock may be far ahead of the verifier's, and may be reset. The
+# last second of the year 9999 means that a certificate does not expire (RFC 5280, 4.1.2.5).
 _FIRST_DAY = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_DAY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
-class TokenMint:
-    """Makes `Authorization` headers.
+class TokenSigner:
+    """Makes the `Authorization` headers of requests.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class TokenMint:
     issuer : str
         The claim `iss`.
     clock : Clock
-        Tells when tokens are made and expire.
+        Gives the times at which tokens are made and expire.
     """
 
     def __init__(self, folder: Path, issuer: str, clock: Clock) -> None:
@@ -56,7 +56,7 @@ class TokenMint:
         setting : HttpRequest or HttpTarget
             Names the service account.
         url : str
-            Where the request goes; the audience of an OIDC token that names none.
+            The URL of the request; the audience of an OIDC token that names none.
         """
         kind = setting.WhichOneof("authorization_header")
         if kind == "oidc_token":
@@ -64,7 +64,7 @@ class TokenMint:
             return f"Bearer {self._id_token(token.service_account_email, token.audience or url)}"
         if kind == "oauth_token":
             email, scope = setting.oauth_token.service_account_email, setting.oauth_token.scope
-            # Access tokens are opaque to whoever receives them; this one is the same for the same account and scope.
+            # Access tokens are opaque to their receivers; this one is the same for the same account and scope.
             return f"Bearer ya29.{hashlib.sha256(f'{email} {scope}'.encode()).hexdigest()}"
         return None
 

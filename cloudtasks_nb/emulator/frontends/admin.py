@@ -19,7 +19,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Fault
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, SECOND
-from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import configured, from_v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
@@ -79,7 +79,7 @@ class Admin:
         """Forget all queues, tasks, names, logs, faults and advances; the command line's queues are made anew."""
 
         def erase() -> None:
-            self._engine.store.journal.erase()
+            self._engine.store.database.erase()
             self._engine.clock.reset()
 
         await self._replace(erase)
@@ -112,7 +112,7 @@ class Admin:
         self._snapshots.mkdir(exist_ok=True)
         file = self._snapshots / f"{name}.sqlite3"
         file.unlink(missing_ok=True)
-        self._engine.store.journal.save_to(file)
+        self._engine.store.database.save_to(file)
         return {"name": name}
 
     async def restore(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class Admin:
         file = self._snapshots / f"{name}.sqlite3"
         if not file.exists():
             raise RefusedError("NOT_FOUND", f"There is no snapshot {name}.")
-        await self._replace(lambda: self._engine.store.journal.load_from(file))
+        await self._replace(lambda: self._engine.store.database.load_from(file))
         await self._keep_clock()
         return {"name": name}
 
@@ -145,7 +145,7 @@ class Admin:
 
     async def waiting(self, _: dict[str, Any]) -> dict[str, Any]:
         """Return the targets on this machine where nobody listens, with the tasks that wait for them."""
-        return {"targets": self._engine.dispatcher.absent()}
+        return {"targets": self._engine.dispatcher.unreachable()}
 
     async def _keep_clock(self) -> None:
         """Keep with the folder how far the clock was moved: the times of all that is stored are of that clock."""
@@ -156,7 +156,7 @@ class Admin:
         engine = self._engine
         async with self._replacing:
             try:
-                await engine.dispatcher.forget(hold=True)
+                await engine.dispatcher.abort(hold=True)
                 await engine.committer.flush()
                 change()
             finally:  # also of a change that failed: what was broken off is sent again

@@ -12,8 +12,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from cloudtasks_nb.emulator.api.engine import Call
-from cloudtasks_nb.emulator.frontends.ports import cannot_listen, host_and_port
-from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.frontends.http import cannot_listen, host_and_port
+from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.errors import PortInUseError
 
 __all__ = ["answer_calls", "grpc_server"]
@@ -92,20 +92,19 @@ def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], longest: float
         try:
             left = context.time_remaining()
             if left is not None and left > longest:
-                raise _too_patient(left)
+                raise _deadline_too_long(left)
             return await call(wire)
         except RefusedError as error:
             await _abort(context, error, metadata)
         except DecodeError:
-            await _abort(context, RefusedError("INVALID_ARGUMENT", "The request cannot be parsed."), metadata)
+            await _abort(context, invalid_argument("The request cannot be parsed."), metadata)
 
     return answer
 
 
-def _too_patient(left: float) -> RefusedError:
+def _deadline_too_long(left: float) -> RefusedError:
     deadline = datetime.now(UTC) + timedelta(seconds=left)
-    return RefusedError(
-        "INVALID_ARGUMENT",
+    return invalid_argument(
         f"The request deadline is {deadline.isoformat()}. The deadline cannot be more than 30s in the future.",
     )
 

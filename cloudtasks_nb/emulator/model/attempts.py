@@ -1,4 +1,4 @@
-"""What is remembered of a task's attempts, and the codes that HTTP answers become."""
+"""A task's attempts: the result of each, the counts of all of them, and when the next one follows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 
 from cloudtasks_nb._names import CODES, code_name
-from cloudtasks_nb.emulator.model.wire import int_field, len_field, timestamp
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, timestamp
 
-__all__ = ["NO_ANSWER", "Attempts", "Outcome", "code_of"]
+__all__ = ["NO_ANSWER", "AttemptResult", "Attempts", "RetryPolicy", "code_of"]
 
 #: The HTTP status of an attempt that got no answer.
 NO_ANSWER = 0
@@ -39,7 +40,7 @@ def code_of(http_status: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class AttemptResult:
     """How an attempt ended."""
 
     http_status: int  #: 0 without an answer
@@ -92,7 +93,7 @@ class Attempts:
         self.first_dispatched = self.first_dispatched or now
         self.scheduled, self.dispatched, self.responded = self.due, now, 0
 
-    def end(self, outcome: Outcome, now: int, *, app_engine: bool) -> None:
+    def end(self, outcome: AttemptResult, now: int, *, app_engine: bool) -> None:
         """Note how an attempt ended.
 
         App Engine targets count every response as an execution; HTTP targets do not count 5xx.
@@ -129,3 +130,45 @@ class Attempts:
 
 _COLUMNS = tuple(field.name for field in fields(Attempts))
 _values: Callable[[Attempts], tuple[int, ...]] = attrgetter(*_COLUMNS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """A `RetryConfig` with all defaults filled in (https://cloud.google.com/tasks/docs/reference/rest/v2/RetryConfig)."""
+
+    max_attempts: int = 100  #: -1 is unlimited
+    max_retry_duration: int = 0  #: microseconds since the first attempt; 0 is unlimited
+    min_backoff: int = SECOND // 10  #: microseconds
+    max_backoff: int = 3600 * SECOND  #: microseconds
+    max_doublings: int = 16
+
+    def backoff(self, failures: int) -> int:
+        """Return the microseconds between the `failures`-th failure (counted from 1) and the next attempt.
+
+        The interval doubles `max_doublings` times and then grows by the last doubled interval, up to `max_backoff`.
+        """
+        if failures <= self.max_doublings + 1:
+            # Capped before the shift: a thousand doublings are a number nobody needs.
+            interval = self.min_backoff << min(failures - 1, 64)
+        else:
+            interval = (self.min_backoff << min(self.max_doublings, 64)) * (failures - self.max_doublings)
+        return min(interval, self.max_backoff)
+
+    def gives_up(self, attempts: int, since_first: int) -> bool:
+        """Tell whether a task is dropped after its `attempts`-th failed attempt.
+
+        Both limits have to be reached; one that is unlimited leaves the decision to the other, and with both
+        unlimited only the queue's retention ends a task.
+
+        Parameters
+        ----------
+        attempts : int
+            Attempts made, the failed one included.
+        since_first : int
+            Microseconds since the first attempt.
+        """
+        counted = self.max_attempts >= 0
+        timed = self.max_retry_duration > 0
+        if not (counted or timed):
+            return False
+        return (not counted or attempts >= self.max_attempts) and (not timed or since_first >= self.max_retry_duration)

@@ -11,11 +11,11 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from cloudtasks_nb.emulator.model.attempts import RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
-from cloudtasks_nb.emulator.model.pb import beta, v2
-from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.protobuf import beta, v2
+from cloudtasks_nb.emulator.model.refusal import invalid_argument
 from cloudtasks_nb.emulator.model.regions import app_engine_host
-from cloudtasks_nb.emulator.model.retry import RetryPolicy
 
 __all__ = [
     "DISABLED",
@@ -29,7 +29,6 @@ __all__ = [
     "from_v2",
     "is_tombstone",
     "policy",
-    "set_duration",
     "to_v2",
     "updated",
 ]
@@ -92,12 +91,6 @@ class QueueConfig:
 def duration(message: Any) -> int:
     """Return a `google.protobuf.Duration` in microseconds."""
     return message.seconds * SECOND + message.nanos // 1000
-
-
-def set_duration(message: Any, micros: int) -> None:
-    """Fill a `google.protobuf.Duration`."""
-    message.seconds, rest = divmod(micros, SECOND)
-    message.nanos = rest * 1000
 
 
 def check_duration(message: Any, field: str) -> None:
@@ -220,7 +213,7 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, plain: bool = False) 
         return fresh
     mask = FieldMask(paths=paths)
     if not mask.IsValidForDescriptor(beta.Queue.DESCRIPTOR):
-        raise RefusedError("INVALID_ARGUMENT", "Invalid update mask.")
+        raise invalid_argument("Invalid update mask.")
     if plain:
         paths = [path for path in paths if path != _BURST]
     settings = FieldMask(paths=[path for path in paths if path.split(".")[0] in _SETTINGS])
@@ -261,11 +254,11 @@ def _completed(queue: Any) -> Any:
     limits.max_burst_size = limits.max_burst_size or max(10, int(limits.max_dispatches_per_second / 5))
     retry.max_attempts = retry.max_attempts or default.max_attempts
     if not retry.HasField("min_backoff"):
-        set_duration(retry.min_backoff, default.min_backoff)
+        retry.min_backoff.FromMicroseconds(default.min_backoff)
     if not retry.HasField("max_backoff"):
-        set_duration(retry.max_backoff, default.max_backoff)
+        retry.max_backoff.FromMicroseconds(default.max_backoff)
     if not queue.HasField("task_ttl"):
-        set_duration(queue.task_ttl, 31 * DAY)
+        queue.task_ttl.FromMicroseconds(31 * DAY)
     check_retry(retry)
     engine = queue.app_engine_http_queue
     if engine.HasField("app_engine_routing_override"):  # its host is output only
@@ -327,4 +320,4 @@ def _check_lifetimes(queue: Any) -> None:
 
 def _refuse_if(wrong: bool, text: str) -> None:  # noqa: FBT001 - reads as a sentence at its fifteen callers
     if wrong:
-        raise RefusedError("INVALID_ARGUMENT", text)
+        raise invalid_argument(text)

@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.errors import ServiceError
 
-__all__ = ["RefusedError", "help_link"]
+__all__ = ["RefusedError", "help_link", "invalid_argument", "malformed_name", "not_found"]
 
 
 class RefusedError(ServiceError):
@@ -40,6 +40,21 @@ class RefusedError(ServiceError):
             packed.Pack(detail)
             status.details.append(packed)
         return status
+
+
+def invalid_argument(message: str, details: Sequence[Any] = ()) -> RefusedError:
+    """Return an ``INVALID_ARGUMENT`` with the service's text."""
+    return RefusedError("INVALID_ARGUMENT", message, details)
+
+
+def malformed_name() -> RefusedError:
+    """Return the answer to a request whose resource name is malformed."""
+    return invalid_argument("Invalid resource field value in the request.")
+
+
+def not_found() -> RefusedError:
+    """Return the answer to a request for something that does not exist."""
+    return RefusedError("NOT_FOUND", "Requested entity was not found.")
 
 
 def help_link(description: str, url: str) -> Any:

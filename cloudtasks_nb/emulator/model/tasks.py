@@ -13,13 +13,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from google.protobuf.duration_pb2 import Duration
 
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
-from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, timestamp, v2, varint
 from cloudtasks_nb.emulator.model.queues import check_duration, check_retry, duration
-from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link
+from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link, invalid_argument
 from cloudtasks_nb.emulator.model.regions import app_engine_host
-from cloudtasks_nb.emulator.model.wire import int_field, len_field, timestamp, varint
 
-__all__ = ["APP_ENGINE_AGENT", "HTTP_AGENT", "METHODS", "NewTask", "take_in", "target_of"]
+__all__ = ["APP_ENGINE_AGENT", "HTTP_AGENT", "METHODS", "NewTask", "accept_task", "target_of"]
 
 #: Names of the `HttpMethod` numbers.
 METHODS = ("POST", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
@@ -60,7 +59,7 @@ class NewTask(NamedTuple):
     kind: str  #: ``HTTP`` or ``APP_ENGINE_HTTP``
 
 
-def take_in(task: Any, queue: str, now: int) -> NewTask:
+def accept_task(task: Any, queue: str, now: int) -> NewTask:
     """Check a v2 `Task`, which is changed on the way, and return what is to be stored.
 
     Parameters
@@ -90,7 +89,7 @@ def take_in(task: Any, queue: str, now: int) -> NewTask:
         deadline = _deadline(task, (24 * 3600 + 15) * SECOND, "24h15s") if limited else b""
         request, body, target = _app_engine_wire(task.app_engine_http_request, queue)
     else:
-        raise RefusedError("INVALID_ARGUMENT", "Task.payload_type is not set.")
+        raise invalid_argument("Task.payload_type is not set.")
     due = _scheduled(task, now) if task.HasField("schedule_time") else now
     encoded = name.encode()
     # Only these fields are stored: whatever else a client sends is output only.
@@ -136,19 +135,16 @@ def _identified(task: Any, queue: str) -> tuple[str, str]:
 def _misnamed(name: str, queue: str) -> RefusedError:
     match = _QUEUE_OF.fullmatch(name)
     if match is None:
-        return RefusedError(
-            "INVALID_ARGUMENT",
+        return invalid_argument(
             'Task name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>'
             '/tasks/<TASK_ID>"',
         )
     if match[1] != queue:
-        return RefusedError(
-            "INVALID_ARGUMENT",
+        return invalid_argument(
             f"The queue name from request ('{queue}') must be the same as the queue name in the named task "
             f"('{match[1]}').",
         )
-    return RefusedError(
-        "INVALID_ARGUMENT",
+    return invalid_argument(
         f'Task ID "{match[2]}" can contain only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or '
         "underscores (_). Task ID must between 1 and 500 characters.",
         [
@@ -164,8 +160,7 @@ def _misnamed(name: str, queue: str) -> RefusedError:
 def _scheduled(task: Any, now: int) -> int:
     asked = task.schedule_time.seconds * SECOND + task.schedule_time.nanos // 1000
     if asked - now > _MAX_AHEAD:
-        raise RefusedError(
-            "INVALID_ARGUMENT",
+        raise invalid_argument(
             f"The Task.scheduleTime, {_in_pacific_time(asked)}, is too far in the future. "
             "Schedule time must be no more than 720h in the future.",
         )
@@ -187,7 +182,7 @@ def _deadline(task: Any, longest: int, described: str) -> bytes:
     check_duration(task.dispatch_deadline, "Task.dispatchDeadline")
     asked = duration(task.dispatch_deadline) // 1000 * 1000
     if not 15 * SECOND <= asked <= longest:
-        raise RefusedError("INVALID_ARGUMENT", f"Task.dispatchDeadline must be between [15s, {described}].")
+        raise invalid_argument(f"Task.dispatchDeadline must be between [15s, {described}].")
     return len_field(6, timestamp(asked))  # a duration looks like a timestamp on the wire
 
 
@@ -217,7 +212,7 @@ def _http_wire(request: Any) -> tuple[bytes, bytes, str]:
             _known[wire] = known
     field, method, target = known
     if body and method not in _WITH_BODY:
-        raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.body is not allowed with HTTP method {method}.")
+        raise invalid_argument(f"HttpRequest.body is not allowed with HTTP method {method}.")
     return field, body, target
 
 
@@ -226,9 +221,9 @@ def _http_field(request: Any, wire: bytes) -> tuple[bytes, str, str]:
     url, number = request.url, request.http_method
     if not url.startswith(("http://", "https://")):
         text = "HttpTarget.url must start with 'http://' or 'https://'." if url else "HttpRequest.url is required."
-        raise RefusedError("INVALID_ARGUMENT", text)
+        raise invalid_argument(text)
     if len(url) > _SURELY_FITS and len(quote(url, safe=_NOT_ENCODED)) > _MAX_URL:
-        raise RefusedError("INVALID_ARGUMENT", f"HttpRequest.url must be at most {_MAX_URL} characters.")
+        raise invalid_argument(f"HttpRequest.url must be at most {_MAX_URL} characters.")
     method = _method(number)
     if b"user-agent" in wire.lower():
         _drop(request.headers, {"user-agent"})
@@ -241,14 +236,13 @@ def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
     """Check an `AppEngineHttpRequest`; return the same of it."""
     uri, body, headers = request.relative_uri or "/", request.body, request.headers
     if not uri.startswith("/") or " " in uri or len(uri) > _MAX_URL:
-        raise RefusedError(
-            "INVALID_ARGUMENT",
+        raise invalid_argument(
             "AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most "
             f"{_MAX_URL} characters.",
         )
     method = _method(request.http_method)
     if body and method not in {"POST", "PUT"}:
-        raise RefusedError("INVALID_ARGUMENT", f"AppEngineHttpRequest.body is not allowed with HTTP method {method}.")
+        raise invalid_argument(f"AppEngineHttpRequest.body is not allowed with HTTP method {method}.")
     request.http_method, request.relative_uri = request.http_method or 1, uri
     request.app_engine_routing.host = app_engine_host(request.app_engine_routing, queue)
     given = {name.lower(): value for name, value in headers.items()}
@@ -267,7 +261,7 @@ def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
 def _method(number: int) -> str:
     if 0 <= number < len(METHODS):
         return METHODS[number]
-    raise RefusedError("INVALID_ARGUMENT", f"{number} is not a valid HttpMethod.")
+    raise invalid_argument(f"{number} is not a valid HttpMethod.")
 
 
 def _drop(headers: Any, unwanted: set[str]) -> None:
@@ -279,11 +273,10 @@ def _check_size(head: bytes, body: bytes, due: int, kind: str) -> None:
     task = v2.Task.FromString(head)
     request = getattr(task, kind)
     if sum(len(name) + len(value) for name, value in request.headers.items()) >= _MAX_HEADERS:
-        raise RefusedError("INVALID_ARGUMENT", "The size of the headers must be less than 80KB.")
+        raise invalid_argument("The size of the headers must be less than 80KB.")
     if kind == "app_engine_http_request":  # service, version and instance are counted as parts of the host only
         request.app_engine_routing.CopyFrom(v2.AppEngineRouting(host=request.app_engine_routing.host))
     request.body = body
-    task.schedule_time.seconds, micros = divmod(due, SECOND)
-    task.schedule_time.nanos = micros * 1000
+    task.schedule_time.FromMicroseconds(due)
     if task.ByteSize() > _MAX_STORED:
-        raise RefusedError("INVALID_ARGUMENT", "Task size too large")
+        raise invalid_argument("Task size too large")

@@ -1,4 +1,4 @@
-"""Group commit: what is acknowledged is on the disk, and many callers share one wait for it."""
+"""Group commit: a change is on the disk before it is acknowledged, and many callers share one commit."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = ["Committer"]
 
-# Seconds. A caller that comes alone is committed at once on the loop: a thread would cost it a third of its speed.
-# Calls are delivered one by one, however many there are; when others wait, the next comes right after an answer.
+# Seconds. A single caller is committed at once on the event loop: a thread would cost a third of the speed. Calls are
+# delivered one by one however many there are: with other callers, the next call comes right after an answer.
 _ALONE_AFTER = 0.0003
-# On a disk that takes longer than this nobody is committed on the loop: dispatches would wait for it too.
+# If the disk takes longer than this, no commit runs on the event loop: dispatches would wait for it too.
 _SLOW = 0.005
-# After a group, wait for as many to come again, but not longer than this.
+# After a group, the next commit waits for as many callers again, but not longer than this.
 _WINDOW = 0.003
-# What nobody waits for (results of attempts) may take this long to reach the disk.
+# Changes without a waiting caller (results of attempts) may take this long to reach the disk.
 _LAZY = 0.01
 
 
 class Committer:
-    """Commits a store's journal for everybody who waits.
+    """Commits a store's database for all waiting callers.
 
     Parameters
     ----------
     store : Store
-        What is committed.
+        The store to commit.
     wake : callable
-        Gets the queues that have new tasks to dispatch.
+        Called with the queues that have new tasks to dispatch.
     """
 
     def __init__(self, store: Store, wake: Callable[[list[QueueState]], None]) -> None:
@@ -48,17 +48,17 @@ class Committer:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def called(self) -> None:
-        """Note that a call has come in; it goes on to `commit` without a pause."""
+    def note_call(self) -> None:
+        """Record the arrival of a call, which continues to `commit` without a pause."""
         self._called_at = self._loop.time()
 
     async def commit(self) -> None:
-        """Return when everything that was put into the journal so far is safe.
+        """Return when everything put into the database so far is on the disk.
 
         Raises
         ------
         RefusedError
-            If it cannot be written; then nothing of it was kept.
+            If it cannot be written; then nothing of it is kept.
         """
         alone = not (self._waiting or self._busy or self._slow) and self._expected == 1
         if alone and self._called_at - self._acknowledged_at > _ALONE_AFTER:
@@ -73,34 +73,34 @@ class Committer:
                 self._arm(_WINDOW)
         await waiter
 
-    def soon(self) -> None:
-        """Commit within a few milliseconds; for changes that nobody waits for."""
+    def commit_soon(self) -> None:
+        """Commit within a few milliseconds; for changes that no caller waits for."""
         if self._timer is None and not self._busy:
             self._arm(_LAZY)
 
-    async def settle(self) -> None:
-        """Return when no commit is under way; then, until the next await, the journal is the caller's."""
+    async def wait_idle(self) -> None:
+        """Return when no commit is running: until its next await, the caller has the database for itself."""
         while self._busy:
             await asyncio.gather(*self._tasks)
 
     async def flush(self) -> None:
-        """Commit what was put into the journal so far; then, until the next await, it is empty and the caller's.
+        """Commit everything put into the database so far: until its next await, the caller has the database for itself.
 
         Raises
         ------
         RefusedError
             If it cannot be written.
         """
-        await self.settle()
-        if len(self._store.journal):
+        await self.wait_idle()
+        if len(self._store.database):
             self._commit_inline()
-            self._go_on()
+            self._continue()
 
     async def close(self) -> None:
-        """Finish what is under way."""
+        """Commit what is left and stop the thread."""
         self._disarm()
-        await self.settle()
-        if len(self._store.journal):
+        await self.wait_idle()
+        if len(self._store.database):
             self._commit_inline()
         self._thread.shutdown()
 
@@ -118,7 +118,7 @@ class Committer:
         try:
             self._apply()
             began = self._loop.time()
-            self._store.journal.commit()
+            self._store.database.commit()
         except Exception as error:
             raise self._fail(error) from error
         self._finish(began)
@@ -138,8 +138,8 @@ class Committer:
         began = self._loop.time()
         try:
             self._apply()
-            await self._loop.run_in_executor(self._thread, self._store.journal.commit)
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody may wait for ever
+            await self._loop.run_in_executor(self._thread, self._store.database.commit)
+        except Exception as error:  # noqa: BLE001 - after any error, no caller may wait for ever
             refusal = self._refusal(error)
         self._busy = False
         for waiter in group:
@@ -155,18 +155,18 @@ class Committer:
             else:
                 self._undo(refusal)
         finally:
-            self._go_on()
+            self._continue()
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         if len(self._waiting) >= self._expected:
             self._start()
         elif self._waiting:
             self._arm(_WINDOW)
-        elif len(self._store.journal):
+        elif len(self._store.database):
             self._arm(_LAZY)
 
     def _apply(self) -> None:
-        self._store.journal.apply()
+        self._store.database.apply()
         self._store.applied()
 
     def _finish(self, began: float) -> None:
@@ -180,13 +180,13 @@ class Committer:
         return refusal
 
     def _refusal(self, error: Exception) -> RefusedError:
-        return RefusedError("INTERNAL", f"The emulator cannot write {self._store.journal.path}: {error}")
+        return RefusedError("INTERNAL", f"The emulator cannot write {self._store.database.path}: {error}")
 
     def _undo(self, refusal: RefusedError) -> None:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_exception(refusal)
-        # What others put in since belongs to the lost transaction too: memory goes back to the disk's state.
+        # Changes that were put in since belong to the lost transaction too: memory returns to the state on the disk.
         self._store.failed()
         self._wake(list(self._store.contents.by_number.values()))

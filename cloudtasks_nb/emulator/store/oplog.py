@@ -11,9 +11,9 @@ import orjson
 
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.tasks import NewTask
-from cloudtasks_nb.emulator.store.journal import Journal, Write
+from cloudtasks_nb.emulator.store.database import Database, Statement
 
-__all__ = ["Kind", "OperationsLog", "Record", "Subject"]
+__all__ = ["Kind", "LogRecord", "LogSubject", "OperationsLog"]
 
 _DELAY_SETTING = "longest_log_delay"
 _CHUNK = 200  # rows read at a time
@@ -35,7 +35,7 @@ _CREATIONS = 5
 _MOST_CREATIONS = 100
 
 
-class Record(NamedTuple):
+class LogRecord(NamedTuple):
     """An entry of the log; instants are microseconds since 1970, 0 where there is nothing to tell."""
 
     seq: int  #: the instant, moved on to the next free one: entries are in the order of time
@@ -54,7 +54,7 @@ class Record(NamedTuple):
     retry_at: int
 
 
-class Subject(NamedTuple):
+class LogSubject(NamedTuple):
     """What an entry is about."""
 
     q: int  #: number of the queue
@@ -69,14 +69,14 @@ class OperationsLog:
 
     Parameters
     ----------
-    journal : Journal
+    database : Database
         Where the rows go.
     delay : int
         Microseconds between an operation and its entry.
     """
 
-    def __init__(self, journal: Journal, *, delay: int = 0) -> None:
-        self._journal = journal
+    def __init__(self, database: Database, *, delay: int = 0) -> None:
+        self._database = database
         self._delay = delay
         self._latest = 0
         #: the longest time, in microseconds, between an operation and its entry of any run on this folder
@@ -84,13 +84,13 @@ class OperationsLog:
         self.reload()
 
     def reload(self) -> None:
-        """Go on from what is in the journal."""
-        [(latest,)] = self._journal.read("SELECT max(seq) FROM log")
+        """Go on from what is in the database."""
+        [(latest,)] = self._database.read("SELECT max(seq) FROM log")
         self._latest = latest or 0
-        stored = self._journal.read("SELECT value FROM settings WHERE key = ?", (_DELAY_SETTING,))
+        stored = self._database.read("SELECT value FROM settings WHERE key = ?", (_DELAY_SETTING,))
         self.longest_delay = max(self._delay, *(int(value) for (value,) in stored), 0)
         if self._delay and self.longest_delay == self._delay:
-            self._journal.put(Write.SETTING, (_DELAY_SETTING, str(self._delay)))
+            self._database.put(Statement.SETTING, (_DELAY_SETTING, str(self._delay)))
 
     def created(self, q: int, ratio: float, tasks: Sequence[NewTask], now: int) -> None:
         """Log that tasks were created, a hundred at most."""
@@ -112,18 +112,18 @@ class OperationsLog:
             )
         else:
             about = (_CREATIONS, now, now + self._delay, _packed(tasks), "", "", 0)
-        self._journal.put(Write.LOG, (self._latest, q, *about, 0, 0, 0, 0, 0))
+        self._database.put(Statement.LOG, (self._latest, q, *about, 0, 0, 0, 0, 0))
 
-    def deleted(self, subject: Subject, now: int) -> None:
+    def deleted(self, subject: LogSubject, now: int) -> None:
         """Log that a task was deleted on request."""
         self._append(Kind.DELETION, subject, now, (0, 0, 0, 0, 0, 0))
 
-    def dispatched(self, subject: Subject, attempts: Attempts, now: int) -> None:
+    def dispatched(self, subject: LogSubject, attempts: Attempts, now: int) -> None:
         """Log that an attempt was sent."""
         counts = (attempts.dispatches, attempts.responses)
         self._append(Kind.DISPATCH, subject, now, (attempts.scheduled, 0, *counts, 0, 0))
 
-    def responded(self, subject: Subject, attempts: Attempts, retry_at: int) -> None:
+    def responded(self, subject: LogSubject, attempts: Attempts, retry_at: int) -> None:
         """Log how an attempt ended; `retry_at` is 0 when there is no further one."""
         duration = attempts.responded - attempts.dispatched
         counts = (attempts.code, attempts.dispatches, attempts.responses)
@@ -131,13 +131,13 @@ class OperationsLog:
 
     def read(
         self, low: int, high: int, *, queues: Collection[int], kinds: Collection[int], now: int, ascending: bool
-    ) -> Iterator[Record]:
-        """Yield committed entries in order of time, read in chunks so that the journal's end is not held back.
+    ) -> Iterator[LogRecord]:
+        """Yield committed entries in order of time, read in chunks so that the database's end is not held back.
 
         Parameters
         ----------
         low, high : int
-            The first and the last `Record.seq` that is wanted.
+            The first and the last `LogRecord.seq` that is wanted.
         queues : collection of int
             Numbers of the queues.
         kinds : collection of Kind
@@ -155,7 +155,7 @@ class OperationsLog:
         )
         first, last = low, high + _MOST_CREATIONS - 1  # entries up to `high` may lie in a row that ends behind it
         while True:
-            rows = self._journal.read(sql, (first, last, now))
+            rows = self._database.read(sql, (first, last, now))
             for row in rows:
                 for entry in _entries(row)[:: 1 if ascending else -1]:
                     if low <= entry.seq <= high:
@@ -167,12 +167,12 @@ class OperationsLog:
             else:
                 last = rows[-1][0] - 1
 
-    def _append(self, kind: Kind, subject: Subject, now: int, rest: tuple[int, ...]) -> None:
+    def _append(self, kind: Kind, subject: LogSubject, now: int, rest: tuple[int, ...]) -> None:
         if subject.ratio < 1.0 and _random.random() >= subject.ratio:
             return
         self._latest = max(self._latest + 1, now)
         row = (self._latest, subject.q, kind.value, now, now + self._delay, *subject[2:], *rest)
-        self._journal.put(Write.LOG, row)
+        self._database.put(Statement.LOG, row)
 
 
 def _listed(numbers: Collection[int]) -> str:
@@ -186,13 +186,13 @@ def _packed(tasks: Sequence[NewTask]) -> bytes:
     return orjson.dumps([ids, *columns])
 
 
-def _entries(row: Sequence[Any]) -> list[Record]:
+def _entries(row: Sequence[Any]) -> list[LogRecord]:
     """Return the entries that a row of the table stands for, in order of time."""
-    record = Record._make(row)
+    record = LogRecord._make(row)
     if record.kind != _CREATIONS:
         return [record]
     ids, *shared = orjson.loads(record.task)
     columns = [column if isinstance(column, list) else [column] * len(ids) for column in shared]
     rows = enumerate(zip(ids, *columns, strict=True), record.seq - len(ids) + 1)
     head, tail = (record.q, Kind.CREATION.value, record.at, record.received), record[9:]
-    return [Record._make((seq, *head, *told, *tail)) for seq, told in rows]
+    return [LogRecord._make((seq, *head, *told, *tail)) for seq, told in rows]

@@ -1,28 +1,28 @@
-"""Queues, tasks and their transitions: a state machine without sockets, threads or a clock of its own.
+"""Queues, tasks and attempts: a state machine without sockets, threads or a clock of its own.
 
-Every change is made in memory and put into the journal; it counts when the journal is committed. When a commit fails,
-memory is rebuilt from what is on the disk.
+Every change is made in memory and put into the database; it becomes valid with the database's next commit. When a
+commit fails, memory is rebuilt from the disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from cloudtasks_nb.emulator.model.clock import SECOND, Clock
+from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, RetryPolicy
+from cloudtasks_nb.emulator.model.clock import LAST_INSTANT, SECOND, Clock
 from cloudtasks_nb.emulator.model.queues import QueueConfig
-from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.model.refusal import RefusedError, not_found
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.model.tasks import NewTask, target_of
-from cloudtasks_nb.emulator.store.journal import Journal, Write
-from cloudtasks_nb.emulator.store.memory import LAST_NUMBER, QueueState, StoredTask, sequence
-from cloudtasks_nb.emulator.store.oplog import OperationsLog, Subject
-from cloudtasks_nb.emulator.store.reload import load
+from cloudtasks_nb.emulator.store.database import Database, Statement
+from cloudtasks_nb.emulator.store.oplog import LogSubject, OperationsLog
+from cloudtasks_nb.emulator.store.state import LAST_NUMBER, Claim, QueueState, StoredTask, load, task_key
 
 __all__ = ["Store"]
 
 _NO_QUEUE = "Queue does not exist. If you just created the queue, wait at least a minute for the queue to initialize."
-_NO_ENTITY = "Requested entity was not found."
 _GONE = (
     "The task no longer exists, though a task with this name existed recently. "
     "The task either successfully completed or was deleted."
@@ -35,7 +35,7 @@ _TOO_RECENT = (
 
 
 # Tasks of a queue that are not committed yet: their numbers and due times.
-_Fresh = tuple[QueueState, Sequence[int], Sequence[int]]
+_NewTasks = tuple[QueueState, Sequence[int], Sequence[int]]
 
 
 class Store:
@@ -43,53 +43,53 @@ class Store:
 
     Parameters
     ----------
-    journal : Journal
-        The file; whoever owns it applies and commits it, and calls `applied`, `committed` or `failed`.
+    database : Database
+        The file; its owner applies and commits it, and calls `applied`, `committed` or `failed`.
     clock : Clock
-        What time it is.
+        The current time.
     settings : Settings
-        Tombstones and delays.
+        How long names stay taken, and delays.
     """
 
-    def __init__(self, journal: Journal, clock: Clock, settings: Settings) -> None:
-        self.journal = journal
+    def __init__(self, database: Database, clock: Clock, settings: Settings) -> None:
+        self.database = database
         self._clock = clock
         self._settings = settings
-        self.log = OperationsLog(journal, delay=settings.log_delay)
-        self._fresh: list[_Fresh] = []
-        self._applied: list[_Fresh] = []
-        self.contents = load(journal, clock.now(), settings.task_tombstone)
+        self.log = OperationsLog(database, delay=settings.log_delay)
+        self._new: list[_NewTasks] = []
+        self._applied: list[_NewTasks] = []
+        self.contents = load(database, clock.now(), settings.task_tombstone)
 
     # Commits
 
     def applied(self) -> None:
-        """Note that what was put into the journal so far is part of the transaction under way."""
-        self._applied, self._fresh = self._fresh, []
+        """Note that everything put into the database so far is part of the current transaction."""
+        self._applied, self._new = self._new, []
 
     def committed(self) -> list[QueueState]:
-        """Let the tasks of the finished transaction be dispatched, and return their queues."""
+        """Allow the tasks of the committed transaction to be dispatched, and return their queues."""
         now = self._clock.now()
         for queue, numbers, dues in self._applied:
             queue.due.add_all(numbers, dues, now)
-        woken = list({id(queue): queue for queue, _, _ in self._applied}.values())
+        queues = list({id(queue): queue for queue, _, _ in self._applied}.values())
         self._applied = []
-        return woken
+        return queues
 
     def uncommitted(self) -> set[int]:
         """Return the numbers of the queues with tasks that are not committed yet."""
-        return {queue.q for queue, _, _ in (*self._fresh, *self._applied)}
+        return {queue.q for queue, _, _ in (*self._new, *self._applied)}
 
     def failed(self) -> None:
-        """Go back to what is on the disk, after a transaction that could not be committed."""
-        self.journal.roll_back()
+        """Return to the state on the disk after a transaction that could not be committed."""
+        self.database.roll_back()
         self.reload()
 
     def reload(self, *, keep_running: bool = True) -> None:
-        """Rebuild memory from the journal; attempts in flight stay known unless they were broken off."""
+        """Rebuild memory from the database; `keep_running` keeps the counts of attempts in flight."""
         before = self.contents.by_number if keep_running else {}
-        self._fresh, self._applied = [], []
+        self._new, self._applied = [], []
         self.log.reload()
-        self.contents = load(self.journal, self._clock.now(), self._settings.task_tombstone)
+        self.contents = load(self.database, self._clock.now(), self._settings.task_tombstone)
         for q, queue in self.contents.by_number.items():
             if q in before:
                 queue.running, queue.in_flight = before[q].running, before[q].in_flight
@@ -97,13 +97,13 @@ class Store:
     # Settings
 
     def setting(self, key: str) -> bytes:
-        """Return a stored value, empty if there is none."""
+        """Return a stored value; empty if there is none."""
         return self.contents.settings.get(key, b"")
 
     def set_setting(self, key: str, value: bytes) -> None:
         """Store a value under a key."""
         self.contents.settings[key] = value
-        self.journal.put(Write.SETTING, (key, value))
+        self.database.put(Statement.SETTING, (key, value))
 
     # Queues
 
@@ -153,7 +153,7 @@ class Store:
         self._put_queue(queue)
 
     def delete_queue(self, name: str) -> None:
-        """Delete a queue with its tasks; the name stays taken for a while.
+        """Delete a queue with its tasks; its name stays taken for a while.
 
         Raises
         ------
@@ -162,41 +162,40 @@ class Store:
         """
         queue = self.contents.queues.pop(name, None)
         if queue is None:
-            raise RefusedError("NOT_FOUND", _NO_ENTITY)
+            raise not_found()
         until = self._clock.now() + self._settings.queue_tombstone
         del self.contents.by_number[queue.q]
         self.contents.deleted[name] = until
         if self.setting(f"iam/{name}"):
             self.set_setting(f"iam/{name}", b"")
-        self.journal.put(Write.QUEUE, (queue.q, name, b"", queue.usable_at, until))
-        self.journal.put(Write.FORGET_TOMBS, (queue.q,))
-        self._dig(queue, LAST_NUMBER, 0)
+        self.database.put(Statement.QUEUE, (queue.q, name, b"", queue.usable_at, until))
+        self.database.put(Statement.DELETE_TOMBSTONES, (queue.q,))
+        self._mark_purged(queue, LAST_NUMBER, 0)
 
     def purge(self, queue: QueueState) -> None:
         """Delete all tasks that the queue has now."""
         now = self._clock.now()
         floor = queue.floor = queue.next_number - 1
         if self._settings.hard_reset_on_purge:
-            queue.tombs.clear()
-            self.journal.put(Write.FORGET_TOMBS, (queue.q,))
-            for upto in {floor, *(upto for q, upto in self.contents.graves if q == queue.q)}:
-                self._dig(queue, upto, 0)
+            queue.tombstones.clear()
+            self.database.put(Statement.DELETE_TOMBSTONES, (queue.q,))
+            for upto in {floor, *(upto for q, upto in self.contents.purged_ranges if q == queue.q)}:
+                self._mark_purged(queue, upto, 0)
         else:
             until = now + queue.config.tombstone_ttl
-            queue.tombs.update(dict.fromkeys(queue.live, until))
-            # A second purge in a row finds nothing new; the names of the first are not taken any longer by it.
-            if (queue.q, floor) not in self.contents.graves:
-                self._dig(queue, floor, until)
+            queue.tombstones.update(dict.fromkeys(queue.live, until))
+            # A second purge in a row has no new tasks, and must not prolong how long the names stay taken.
+            if (queue.q, floor) not in self.contents.purged_ranges:
+                self._mark_purged(queue, floor, until)
         queue.live, queue.attempts = {}, {}
         queue.due.clear()
-        queue.message.purge_time.seconds, micros = divmod(now, SECOND)
-        queue.message.purge_time.nanos = micros * 1000
+        queue.message.purge_time.FromMicroseconds(now)
         self._put_queue(queue)
 
     # Tasks
 
     def add(self, queue: QueueState, task: NewTask, now: int) -> None:
-        """Add a task that was taken in at `now`.
+        """Add a task that was accepted at `now`.
 
         Raises
         ------
@@ -207,14 +206,14 @@ class Store:
             raise refused
 
     def add_all(self, queue: QueueState, tasks: Mapping[int, NewTask], now: int) -> dict[int, RefusedError]:
-        """Add up to a hundred tasks that were taken in at `now`; return which were refused, as `add` does, and why."""
+        """Add up to a hundred tasks that were accepted at `now`; return the refusals by the tasks' keys."""
         refused: dict[int, RefusedError] = {}
         added: list[NewTask] = []
-        live, tombs, first = queue.live, queue.tombs, queue.next_number
+        live, tombstones, first = queue.live, queue.tombstones, queue.next_number
         for index, task in tasks.items():
             if task.id in live:
                 refused[index] = RefusedError("ALREADY_EXISTS", "Requested entity already exists")
-            elif tombs and tombs.get(task.id, 0) > now:
+            elif tombstones and tombstones.get(task.id, 0) > now:
                 refused[index] = RefusedError("ALREADY_EXISTS", _TOO_RECENT)
             else:
                 live[task.id] = first + len(added)
@@ -224,12 +223,12 @@ class Store:
         return refused
 
     def _put_tasks(self, queue: QueueState, first: int, tasks: Sequence[NewTask], now: int) -> None:
-        """Put tasks whose numbers begin with `first` into the journal, the due times and the log."""
+        """Put tasks into the database and the log; the first one's number is `first`."""
         queue.next_number = first + len(tasks)
         key, made = queue.base + first, now // SECOND
         rows = [(seq, made, task.due, task.id, task.head, task.body) for seq, task in enumerate(tasks, key)]
-        self.journal.put_all(Write.TASK, rows)
-        self._fresh.append((queue, range(first, queue.next_number), [task.due for task in tasks]))
+        self.database.put_all(Statement.TASK, rows)
+        self._new.append((queue, range(first, queue.next_number), [task.due for task in tasks]))
         ratio = queue.config.sampling_ratio
         if ratio:
             self.log.created(queue.q, ratio, tasks, now)
@@ -244,12 +243,12 @@ class Store:
         """
         number = queue.live.get(task_id)
         if number is None:
-            recent = queue.tombs.get(task_id, 0) > self._clock.now()
-            raise RefusedError("NOT_FOUND", _GONE if recent else _NO_ENTITY)
+            recent = queue.tombstones.get(task_id, 0) > self._clock.now()
+            raise RefusedError("NOT_FOUND", _GONE) if recent else not_found()
         return number
 
     def task(self, queue: QueueState, task_id: str) -> StoredTask:
-        """Return a task as it lies in the journal.
+        """Return a task as the database has it.
 
         Raises
         ------
@@ -258,31 +257,31 @@ class Store:
         """
         stored = self.read_task(queue, self.number_of(queue, task_id))
         if stored is None:
-            raise RefusedError("NOT_FOUND", _NO_ENTITY)
+            raise not_found()
         return stored
 
     def page(self, queue: QueueState, after: int, limit: int) -> tuple[list[StoredTask], int]:
-        """Return up to `limit` tasks in the order of creation, and where the next page begins; 0 at the end.
+        """Return up to `limit` tasks in the order of creation, and the position of the next page; 0 at the end.
 
         Parameters
         ----------
         queue : QueueState
-            Whose tasks.
+            The queue of the tasks.
         after : int
-            Where the page begins: 0, or what came with the page before.
+            0, or the position that came with the previous page.
         limit : int
-            Rows to look at; the page is shorter if some of them were deleted a moment ago.
+            Rows to read; the page is shorter if some of them were deleted a moment ago.
         """
-        base = sequence(queue.q, 0)
-        rows = self.journal.read(
+        base = task_key(queue.q, 0)
+        rows = self.database.read(
             "SELECT seq - ?, id, due, head, body FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
-            (base, base + max(after, queue.floor) + 1, sequence(queue.q, LAST_NUMBER), limit),
+            (base, base + max(after, queue.floor) + 1, task_key(queue.q, LAST_NUMBER), limit),
         )
         tasks = [task for task in map(StoredTask._make, rows) if queue.live.get(task.id) == task.number]
         return tasks, rows[-1][0] if len(rows) == limit else 0
 
     def next_due(self, queue: QueueState) -> int | None:
-        """Return when the task is due that comes next; None if none waits."""
+        """Return when the next task is due; None without tasks."""
         now = self._clock.now()
         while (entry := queue.due.first(now)) is not None:
             number, entered = entry
@@ -306,66 +305,130 @@ class Store:
         number = self.number_of(queue, task_id)
         now, ratio = self._clock.now(), queue.config.sampling_ratio
         if ratio:
-            rows = self.journal.read("SELECT head FROM tasks WHERE seq = ?", (sequence(queue.q, number),))
+            rows = self.database.read("SELECT head FROM tasks WHERE seq = ?", (task_key(queue.q, number),))
             target = target_of(rows[0][0]) if rows else ("", "")  # one that is not committed yet
-            self.log.deleted(Subject(queue.q, ratio, task_id, *target), now)
+            self.log.deleted(LogSubject(queue.q, ratio, task_id, *target), now)
         self.end_task(queue, number, task_id, now)
 
     def current(self, queue: QueueState) -> QueueState | None:
-        """Return the queue as it is now: after a failed commit it is another object, and it may have been deleted."""
+        """Return the queue's present object: a failed commit replaces it. None if the queue was deleted."""
         return self.contents.by_number.get(queue.q)
 
     def read_task(self, queue: QueueState, number: int) -> StoredTask | None:
-        """Return a task as it lies in the journal, None if it is not there or not committed yet."""
-        rows = self.journal.read("SELECT id, due, head, body FROM tasks WHERE seq = ?", (sequence(queue.q, number),))
+        """Return a task as the database has it; None if it is not there or not committed yet."""
+        rows = self.database.read("SELECT id, due, head, body FROM tasks WHERE seq = ?", (task_key(queue.q, number),))
         return StoredTask(number, *rows[0]) if rows else None
 
     def end_task(self, queue: QueueState, number: int, task_id: str, now: int) -> None:
-        """Take a task out of its queue; its name stays taken for a while."""
+        """Remove a task from its queue; its name stays taken for a while."""
         until = now + queue.config.tombstone_ttl
         del queue.live[task_id]
-        queue.tombs.pop(task_id, None)  # an expired one would keep its place: they lie in the order of their end
-        queue.tombs[task_id] = until
-        key = sequence(queue.q, number)
-        self.journal.put(Write.END_TASK, (key,))
-        self.journal.put(Write.TOMB, (queue.q, task_id, until))
+        queue.tombstones.pop(
+            task_id, None
+        )  # tombstones are in the order of their ends; an old one would keep its place
+        queue.tombstones[task_id] = until
+        key = task_key(queue.q, number)
+        self.database.put(Statement.END_TASK, (key,))
+        self.database.put(Statement.ADD_TOMBSTONE, (queue.q, task_id, until))
         if queue.attempts.pop(number, None):
-            self.journal.put(Write.END_ATTEMPTS, (key,))
+            self.database.put(Statement.END_ATTEMPTS, (key,))
 
-    def expire(self, queue: QueueState, limit: int, *, spare_due: bool = False) -> int:
-        """Delete up to `limit` tasks that are older than the queue keeps them; return how many there were.
+    # Attempts
+
+    def claim(self, queue: QueueState, number: int) -> Claim | None:
+        """Return the task of a due entry; None if the entry is out of date."""
+        if number in queue.running:
+            return None
+        stored = self.read_task(queue, number)
+        if stored is None or queue.live.get(stored.id) != number:
+            return None
+        attempts = queue.attempts.get(number) or Attempts(due=stored.due)
+        return Claim(queue, stored, attempts) if attempts.due <= self._clock.now() else None
+
+    def claim_now(self, queue: QueueState, task_id: str) -> Claim:
+        """Return a task to be run by hand, whatever its due time and even while it runs.
+
+        Raises
+        ------
+        RefusedError
+            ``NOT_FOUND`` if it is not there.
+        """
+        stored = self.task(queue, task_id)
+        return Claim(queue, stored, queue.attempts.get(stored.number) or Attempts(due=stored.due))
+
+    def begin_attempt(self, claim: Claim) -> Attempts:
+        """Record that an attempt is sent, and return the counts before it."""
+        queue, number = claim.queue, claim.task.number
+        before = replace(claim.attempts)
+        claim.attempts.begin(self._clock.now())
+        queue.attempts[number] = claim.attempts
+        queue.started(number)
+        return before
+
+    def undo_attempt(self, claim: Claim, before: Attempts) -> None:
+        """Undo an attempt that reached no target: the task is due as before."""
+        queue, number = self.current(claim.queue), claim.task.number
+        if queue is None:
+            return
+        queue.stopped(number)
+        if queue.live.get(claim.task.id) != number:
+            return
+        if before.dispatches:
+            queue.attempts[number] = before
+        else:
+            queue.attempts.pop(number, None)
+        queue.due.add(number, before.due, self._clock.now())
+
+    def end_attempt(
+        self,
+        claim: Claim,
+        result: AttemptResult,
+        policy: RetryPolicy,
+        subject: LogSubject,
+        *,
+        called_at: int | None = None,
+    ) -> bool:
+        """Record the result of an attempt; return whether the task has left the queue.
 
         Parameters
         ----------
-        queue : QueueState
-            Whose tasks.
-        limit : int
-            Rows to look at.
-        spare_due : bool
-            Keep those that should have been sent while they were still young enough: the clock was moved past that.
+        claim : Claim
+            The task that was tried.
+        result : AttemptResult
+            The result of the attempt.
+        policy : RetryPolicy
+            The retry policy of the task, or of its queue.
+        subject : LogSubject
+            The task as the log names it.
+        called_at : int, optional
+            When a run by hand was requested; the next attempt is due a backoff after that.
         """
-        now, kept = self._clock.now(), queue.config.task_ttl
-        oldest = (now - kept) // SECOND
-        base, spares = sequence(queue.q, 0), spare_due and queue.dispatching
-        rows = self.journal.read(
-            "SELECT seq - ?, id, made, due FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
-            (base, base, sequence(queue.q, LAST_NUMBER), limit),
-        )
-        old = []
-        for number, task, made, due in rows:
-            if made < oldest and queue.live.get(task) == number:
-                tried = queue.attempts.get(number)
-                if not (spares and (tried.due if tried else due) <= made * SECOND + kept):
-                    old.append((number, task))
-        for number, task in old:
-            self.end_task(queue, number, task, now)
-        return len(old)
+        queue, task, attempts = self.current(claim.queue), claim.task, claim.attempts
+        if queue is None:
+            return True
+        now = self._clock.now()
+        queue.stopped(task.number)
+        queue.count_execution(now)
+        attempts.end(result, now, app_engine=subject.target_type != "HTTP")
+        alive = queue.live.get(task.id) == task.number
+        if alive:
+            queue.attempts[task.number] = attempts
+        finished = result.succeeded or policy.gives_up(attempts.dispatches, now - attempts.first_dispatched)
+        if alive and not finished:
+            attempts.due = min((called_at or now) + policy.backoff(attempts.failures), LAST_INSTANT)
+            self.database.put(Statement.ATTEMPTS, (task_key(queue.q, task.number), *attempts.row()))
+            queue.due.add(task.number, attempts.due, now)
+        elif alive:
+            self.end_task(queue, task.number, task.id, now)
+        if subject.ratio:
+            self.log.responded(subject, attempts, attempts.due if alive and not finished else 0)
+        return finished or not alive
 
     def _put_queue(self, queue: QueueState) -> None:
         row = (queue.q, queue.name, queue.message.SerializeToString(), queue.usable_at, None)
-        self.journal.put(Write.QUEUE, row)
+        self.database.put(Statement.QUEUE, row)
 
-    def _dig(self, queue: QueueState, upto: int, until: int) -> None:
-        # A million rows are not deleted in one call: they are marked as dead, and swept slice by slice.
-        self.contents.graves[queue.q, upto] = until
-        self.journal.put(Write.GRAVE, (queue.q, upto, until))
+    def _mark_purged(self, queue: QueueState, upto: int, until: int) -> None:
+        # A million rows cannot be deleted in one call: they are marked as purged, and the sweep deletes them in slices.
+        self.contents.purged_ranges[queue.q, upto] = until
+        self.database.put(Statement.ADD_PURGED_RANGE, (queue.q, upto, until))

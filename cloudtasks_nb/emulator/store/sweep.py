@@ -1,10 +1,10 @@
-"""Clearing away: free names, dead rows, finished operations, old log entries, tasks past their retention."""
+"""Deletes what is over, slice by slice: expired names, purged tasks, operations, log entries, tasks past retention."""
 
 from __future__ import annotations
 
-from cloudtasks_nb.emulator.model.clock import DAY, HOUR
-from cloudtasks_nb.emulator.store.journal import Write
-from cloudtasks_nb.emulator.store.memory import QueueState, sequence
+from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
+from cloudtasks_nb.emulator.store.database import Statement
+from cloudtasks_nb.emulator.store.state import LAST_NUMBER, QueueState, task_key
 from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = ["sweep"]
@@ -14,73 +14,89 @@ _OPERATIONS_KEPT = HOUR
 _LOG_KEPT = 30 * DAY  # as Cloud Logging's default bucket
 
 
-def sweep(store: Store, now: int, *, spare_due: bool = False) -> bool:
-    """Clear away one slice of what is over, and tell whether more is left.
+def sweep(store: Store, now: int, *, keep_due: bool = False) -> bool:
+    """Delete one slice of what is over, and return whether more is left.
 
     Parameters
     ----------
     store : Store
-        Its journal is written to; the caller commits.
+        The deletions go into its database; the caller commits.
     now : int
         Microseconds since 1970.
-    spare_due : bool
-        Keep tasks past their retention that were due before it was over, and are still to be sent.
+    keep_due : bool
+        Keep tasks past their retention that were due before it ended and are still to be sent.
     """
     _sweep_rows(store, now)
-    more = _sweep_graves(store, now)
+    more = _sweep_purged_ranges(store, now)
     for queue in list(store.contents.by_number.values()):
-        _free_names(queue, now)
-        more |= store.expire(queue, _SLICE, spare_due=spare_due) == _SLICE
+        for task in _expired(queue.tombstones, now):
+            del queue.tombstones[task]
+        more |= _expire_tasks(store, queue, now, keep_due=keep_due) == _SLICE
     return more
 
 
 def _sweep_rows(store: Store, now: int) -> None:
-    journal = store.journal
-    # A commit without work would wake the disk: look at the oldest row of each table first.
-    for oldest, write, limit in (
-        ("SELECT until FROM tombs ORDER BY seq LIMIT 1", Write.SWEEP_TOMBS, now),
-        ("SELECT made FROM operations ORDER BY seq LIMIT 1", Write.SWEEP_OPERATIONS, now - _OPERATIONS_KEPT),
-        ("SELECT seq FROM log ORDER BY seq LIMIT 1", Write.SWEEP_LOG, now - _LOG_KEPT),
+    database = store.database
+    # A commit without work would wake the disk: the oldest row of each table tells whether there is any.
+    for oldest, statement, limit in (
+        ("SELECT until FROM tombs ORDER BY seq LIMIT 1", Statement.SWEEP_TOMBSTONES, now),
+        ("SELECT made FROM operations ORDER BY seq LIMIT 1", Statement.SWEEP_OPERATIONS, now - _OPERATIONS_KEPT),
+        ("SELECT seq FROM log ORDER BY seq LIMIT 1", Statement.SWEEP_LOG, now - _LOG_KEPT),
     ):
-        rows = journal.read(oldest)
+        rows = database.read(oldest)
         if rows and rows[0][0] <= limit:
-            journal.put(write, (limit,))
+            database.put(statement, (limit,))
     operations = store.contents.operations
-    expired = []
-    for name, key in operations.items():
-        if key > now - _OPERATIONS_KEPT:
-            break
-        expired.append(name)
-    for name in expired:
+    for name in _expired(operations, now - _OPERATIONS_KEPT):
         del operations[name]
 
 
-def _free_names(queue: QueueState, now: int) -> None:
+def _expired(times: dict[str, int], limit: int) -> list[str]:
+    """Return the keys whose times are over; the times are in ascending order."""
     expired = []
-    for task, until in queue.tombs.items():
-        if until > now:
+    for key, time in times.items():
+        if time > limit:
             break
-        expired.append(task)
-    for task in expired:
-        del queue.tombs[task]
+        expired.append(key)
+    return expired
 
 
-def _sweep_graves(store: Store, now: int) -> bool:
-    due = [grave for grave, until in store.contents.graves.items() if until <= now]
-    if not due:
+def _sweep_purged_ranges(store: Store, now: int) -> bool:
+    over = [key for key, until in store.contents.purged_ranges.items() if until <= now]
+    if not over:
         return False
-    # Rows that are not committed yet are not seen, but come: their grave is needed until then.
+    # Rows that are not committed yet are still to come: their range is needed until then.
     uncommitted = store.uncommitted()
-    grave = next((grave for grave in due if grave[0] not in uncommitted), None)
-    if grave is None:
+    key = next((key for key in over if key[0] not in uncommitted), None)
+    if key is None:
         return True
-    q, upto = grave
-    base = sequence(q, 0)
-    first = store.journal.read("SELECT min(seq) FROM tasks WHERE seq BETWEEN ? AND ?", (base, base + upto))[0][0]
+    q, upto = key
+    base = task_key(q, 0)
+    first = store.database.read("SELECT min(seq) FROM tasks WHERE seq BETWEEN ? AND ?", (base, base + upto))[0][0]
     if first is None:
-        store.journal.put(Write.SWEEP_ATTEMPTS, (base, base + upto))
-        store.journal.put(Write.SWEEP_GRAVE, (q, upto))
-        del store.contents.graves[q, upto]
-        return len(due) > 1
-    store.journal.put(Write.SWEEP_TASKS, (first, min(first + _SLICE - 1, base + upto)))
+        store.database.put(Statement.SWEEP_ATTEMPTS, (base, base + upto))
+        store.database.put(Statement.DELETE_PURGED_RANGE, key)
+        del store.contents.purged_ranges[key]
+        return len(over) > 1
+    store.database.put(Statement.SWEEP_TASKS, (first, min(first + _SLICE - 1, base + upto)))
     return True
+
+
+def _expire_tasks(store: Store, queue: QueueState, now: int, *, keep_due: bool) -> int:
+    """Delete a slice of the tasks that are past the queue's retention, and return their number."""
+    kept = queue.config.task_ttl
+    oldest = (now - kept) // SECOND
+    rows = store.database.read(
+        "SELECT seq - ?, id, made, due FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
+        (queue.base, queue.base, task_key(queue.q, LAST_NUMBER), _SLICE),
+    )
+    old = []
+    for number, task, made, due in rows:
+        if made < oldest and queue.live.get(task) == number:
+            attempts = queue.attempts.get(number)
+            was_due = (attempts.due if attempts else due) <= made * SECOND + kept
+            if not (keep_due and queue.dispatching and was_due):
+                old.append((number, task))
+    for number, task in old:
+        store.end_task(queue, number, task, now)
+    return len(old)

@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.api.api import all_calls
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Faults
+from cloudtasks_nb.emulator.api.rpcs import all_calls
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
-from cloudtasks_nb.emulator.dispatch.tokens import TokenMint
+from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.clock import Clock
-from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.model.tasks import NewTask, take_in
+from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task
 from cloudtasks_nb.emulator.store.commit import Committer
-from cloudtasks_nb.emulator.store.journal import Journal
-from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.store.database import Database
+from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = [
@@ -65,7 +65,7 @@ def new_task(
     task = http_task(task_id, body=body, url=url)
     if due is not None:
         task.schedule_time.FromMicroseconds(due)
-    return take_in(task, QUEUE, now)
+    return accept_task(task, QUEUE, now)
 
 
 def new_queue(store: Store, name: str = QUEUE, **settings: Any) -> QueueState:
@@ -76,10 +76,10 @@ def new_queue(store: Store, name: str = QUEUE, **settings: Any) -> QueueState:
 
 
 def commit(store: Store) -> None:
-    """Commit what was put into the store's journal."""
-    store.journal.apply()
+    """Commit what was put into the store's database."""
+    store.database.apply()
     store.applied()
-    store.journal.commit()
+    store.database.commit()
     store.committed()
 
 
@@ -96,8 +96,8 @@ def make_store(clock: Clock, tmp_path: Path) -> Iterator[MakeStore]:
 
         def make(*, file: str = "tasks.sqlite3", **settings: Any) -> Store:
             stack.close()
-            journal = stack.enter_context(Journal(tmp_path / file, durable=False))
-            return Store(journal, clock, Settings(**settings))
+            database = stack.enter_context(Database(tmp_path / file, durable=False))
+            return Store(database, clock, Settings(**settings))
 
         yield make
 
@@ -142,8 +142,8 @@ async def service(make_store: MakeStore, clock: Clock, folder: Path, **settings:
     """Put an engine together."""
     chosen = Settings(**settings)
     store = make_store(**settings)
-    deliverer, mint = Deliverer(chosen), TokenMint(folder, "issuer", clock)
-    dispatcher = Dispatcher(store, clock, deliverer, mint.authorize, chosen)
+    deliverer, tokens = Deliverer(chosen), TokenSigner(folder, "issuer", clock)
+    dispatcher = Dispatcher(store, clock, deliverer, tokens.authorize, chosen)
     committer = Committer(store, dispatcher.wake)
     engine = Engine(
         store=store,
@@ -152,7 +152,7 @@ async def service(make_store: MakeStore, clock: Clock, folder: Path, **settings:
         clock=clock,
         settings=chosen,
         faults=Faults(),
-        mint=mint,
+        tokens=tokens,
     )
     try:
         yield Service(engine=engine)

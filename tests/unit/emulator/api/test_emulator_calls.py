@@ -14,7 +14,7 @@ from google.protobuf import empty_pb2
 
 from cloudtasks_nb.emulator.api.faults import Fault, Faults
 from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
-from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.errors import InvalidInputError
 from tests.unit.emulator.conftest import LOCATION, NOW, QUEUE, URL, Run, Service, http_task, refusal
 
@@ -116,14 +116,14 @@ def test_a_run_by_hand_waits_for_a_reset(run: Run) -> None:
         dispatcher, request = ready.engine.dispatcher, v2.RunTaskRequest(name=f"{QUEUE}/tasks/a")
         await ready.create_queue()
         await ready.create_task("a")
-        await dispatcher.forget(hold=True)
+        await dispatcher.abort(hold=True)
         called = asyncio.create_task(ready.call("RunTask", request, v2.Task))
         await asyncio.sleep(0)
-        assert (called.done(), dispatcher._flights) == (False, {})
+        assert (called.done(), dispatcher._running) == (False, {})
         ready.engine.store.reload(keep_running=False)
         dispatcher.release()
         assert (await called).name == request.name
-        assert next(iter(dispatcher._flights)).claim.queue is ready.engine.store.queue(QUEUE)
+        assert next(iter(dispatcher._running)).claim.queue is ready.engine.store.queue(QUEUE)
 
     run(body)
 
@@ -262,7 +262,7 @@ def test_faults_are_counted(run: Run) -> None:
     assert [fault.method if fault else None for fault in struck] == ["A", "A", "*", "*"]
     faults.clear()
     assert faults.take("A") is None
-    assert not faults.holds("A")
+    assert not faults.leaves_unfinished("A")
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,17 @@ from google.protobuf import json_format
 
 from cloudtasks_nb._names import log_name
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
-from cloudtasks_nb.emulator.api.views import FULL, task_wire
-from cloudtasks_nb.emulator.model.attempts import Outcome
+from cloudtasks_nb.emulator.api.task_calls import FULL, task_wire
+from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND, Clock
-from cloudtasks_nb.emulator.model.pb import beta, logs, v2
+from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.retry import RetryPolicy
-from cloudtasks_nb.emulator.model.tasks import take_in
+from cloudtasks_nb.emulator.model.tasks import accept_task
 from cloudtasks_nb.emulator.store import oplog
-from cloudtasks_nb.emulator.store.memory import QueueState
-from cloudtasks_nb.emulator.store.oplog import Subject
+from cloudtasks_nb.emulator.store.oplog import LogSubject
+from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
-from cloudtasks_nb.emulator.store.transitions import Transitions
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, MakeStore, commit, new_queue, new_task
 
 TWICE = RetryPolicy(max_attempts=2)
@@ -38,7 +36,8 @@ def logged_queue(store: Store, name: str = QUEUE) -> QueueState:
 def read(store: Store, clock: Clock, text: str = "", **request: Any) -> tuple[list[dict[str, Any]], str]:
     """Read a page of entries as JSON, with the token of the next."""
     message = logs.ListLogEntriesRequest(**{"resource_names": ["projects/p"], "filter": text, **request})
-    wire = asyncio.run(LogCalls(store, clock).list_log_entries(message.SerializeToString()))
+    engine: Any = SimpleNamespace(store=store, clock=clock)
+    wire = asyncio.run(LogCalls(engine).list_log_entries(message.SerializeToString()))
     page = logs.ListLogEntriesResponse.FromString(wire)
     return [json_format.MessageToDict(entry) for entry in page.entries], page.next_page_token
 
@@ -60,13 +59,12 @@ def names(entries: list[dict[str, Any]]) -> list[str]:
 
 def fail(store: Store, clock: Clock, queue: QueueState, task_id: str, policy: RetryPolicy = TWICE) -> None:
     """Let a task fail once, by a 404 after 1.25 ms."""
-    transitions = Transitions(store, clock)
-    claim = transitions.claim_now(queue, task_id)
-    subject = Subject(queue.q, queue.config.sampling_ratio, task_id, f"POST {URL}", "HTTP")
-    transitions.begin(claim)
+    claim = store.claim_now(queue, task_id)
+    subject = LogSubject(queue.q, queue.config.sampling_ratio, task_id, f"POST {URL}", "HTTP")
+    store.begin_attempt(claim)
     store.log.dispatched(subject, claim.attempts, clock.now())
     clock.advance(1250)
-    transitions.end(claim, Outcome(http_status=404), policy, subject)
+    store.end_attempt(claim, AttemptResult(http_status=404), policy, subject)
     commit(store)
 
 
@@ -101,7 +99,7 @@ def test_a_deleted_task_of_app_engine(store: Store, clock: Clock) -> None:
     """A deletion tells of the same target as the creation."""
     queue = logged_queue(store)
     task = v2.Task(name=f"{QUEUE}/tasks/a", app_engine_http_request={"relative_uri": "/job", "http_method": 4})
-    store.add(queue, take_in(task, QUEUE, NOW), NOW)
+    store.add(queue, accept_task(task, QUEUE, NOW), NOW)
     commit(store)
     store.delete(queue, "a")
     commit(store)
@@ -157,7 +155,7 @@ def test_one_call_is_logged_as_many_are(make_store: MakeStore, clock: Clock, ord
         store.add(queue, new_task("last"), NOW)
         commit(store)
         seen.append(read_all(store, clock, page_size=size, order_by=order))
-        assert len(store.journal.read("SELECT * FROM log")) == (3 if together else 6)
+        assert len(store.database.read("SELECT * FROM log")) == (3 if together else 6)
     assert seen[0] == seen[1]
     assert len(seen[0]) == 6
 

@@ -10,9 +10,17 @@ from google.cloud.tasks_v2 import types as types_v2
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
-from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, Batch, BatchKind, operation_name, recall, remember
+from cloudtasks_nb.emulator.api.operations import (
+    CREATE,
+    DELETE,
+    BatchMethod,
+    BatchOperation,
+    load_operation,
+    operation_name,
+    save_operation,
+)
 from cloudtasks_nb.emulator.model.clock import HOUR, Clock
-from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.store.sweep import sweep
 from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit
@@ -20,9 +28,9 @@ from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit
 LOCATION = QUEUE.rpartition("/queues/")[0]
 
 
-def batch(kind: BatchKind, failed: int, total: int) -> Batch:
+def batch(kind: BatchMethod, failed: int, total: int) -> BatchOperation:
     """Make a batch in which the first items failed."""
-    return Batch(
+    return BatchOperation(
         kind=kind,
         api="v2",
         name=f"{LOCATION}/operations/o",
@@ -44,7 +52,7 @@ def batch(kind: BatchKind, failed: int, total: int) -> Batch:
     ],
     ids=["create", "create partly", "delete", "delete partly"],
 )
-def test_a_finished_batch(kind: BatchKind, failed: int, state: str) -> None:
+def test_a_finished_batch(kind: BatchMethod, failed: int, state: str) -> None:
     """A finished operation is done, with its state, times, failures by index, and its response."""
     operation = Operation.FromString(batch(kind, failed, 2).wire())
     metadata = (v2.BatchCreateTasksMetadata if kind is CREATE else v2.BatchDeleteTasksMetadata)()
@@ -61,7 +69,7 @@ def test_a_finished_batch(kind: BatchKind, failed: int, state: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "verb"), [(CREATE, "Create"), (DELETE, "Delete")])
-def test_a_batch_that_failed_whole(kind: BatchKind, verb: str) -> None:
+def test_a_batch_that_failed_whole(kind: BatchMethod, verb: str) -> None:
     """When nothing succeeded the operation is ABORTED and leads to its metadata."""
     operation = Operation.FromString(batch(kind, 2, 2).wire())
     assert operation.error.code == 10
@@ -94,16 +102,16 @@ def test_names_of_operations() -> None:
 def test_operations_are_kept_for_an_hour(make_store: MakeStore, clock: Clock) -> None:
     """An operation is there after a restart, and gone after an hour."""
     store = make_store()
-    remember(store, "one", b"1", NOW)
-    remember(store, "two", b"2", NOW)
+    save_operation(store, "one", b"1", NOW)
+    save_operation(store, "two", b"2", NOW)
     commit(store)
     store = make_store()
-    assert (recall(store, "one"), recall(store, "two")) == (b"1", b"2")
+    assert (load_operation(store, "one"), load_operation(store, "two")) == (b"1", b"2")
     clock.advance(HOUR + 10)
     sweep(store, clock.now())
     commit(store)
     with pytest.raises(RefusedError, match=r"^Requested entity was not found\.$"):
-        recall(store, "one")
+        load_operation(store, "one")
     assert store.contents.operations == {}
     with pytest.raises(RefusedError, match="not found"):
-        recall(make_store(), "two")
+        load_operation(make_store(), "two")

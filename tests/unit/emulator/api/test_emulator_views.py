@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from google.protobuf import json_format
 
-from cloudtasks_nb.emulator.api.views import as_beta, as_v2, is_app_engine, task_wire
-from cloudtasks_nb.emulator.model.attempts import Attempts, Outcome
-from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.api.task_calls import as_beta, as_v2, is_app_engine, task_wire
+from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts
+from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from tests.unit.emulator.conftest import NOW, QUEUE, http_task, new_task
 
 
@@ -52,7 +52,7 @@ def test_view_of_a_tried_task() -> None:
     running = v2.Task.FromString(task_wire(stored.head, stored.due, attempts, b"", 1))
     assert (running.dispatch_count, running.response_count) == (1, 0)
     assert not running.last_attempt.HasField("response_time")
-    attempts.end(Outcome(http_status=502), NOW + 2, app_engine=False)
+    attempts.end(AttemptResult(http_status=502), NOW + 2, app_engine=False)
     attempts.due = NOW + 100
     task = v2.Task.FromString(task_wire(stored.head, stored.due, attempts, b"", 1))
     assert task.schedule_time.ToMicroseconds() == NOW + 100

@@ -12,12 +12,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NobodyListensError, is_loopback
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError, is_loopback
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
-from cloudtasks_nb.emulator.dispatch.tokens import TokenMint
-from cloudtasks_nb.emulator.model.attempts import Outcome
+from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
+from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
-from cloudtasks_nb.emulator.model.retry import RetryPolicy
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
 
@@ -76,7 +75,7 @@ def test_what_is_sent() -> None:
     async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
         connected: list[int] = []
         outcome = await deliverer.send(call(f"{url}/a%2Fb?q=1", body=b"hi", X="1"), lambda: connected.append(1))
-        assert outcome == Outcome(http_status=200)
+        assert outcome == AttemptResult(http_status=200)
         ((method, path, headers, content),) = received
         assert (method, path, content, connected) == ("POST", "/a%2Fb?q=1", b"hi", [1])
         assert headers.keys() == {"Host", "X", "Content-Length"}
@@ -109,7 +108,7 @@ def test_endless_redirects() -> None:
     """A target that leads in circles is a failed attempt."""
 
     async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
-        assert await deliverer.send(call(f"{url}/circle")) == Outcome(http_status=302)
+        assert await deliverer.send(call(f"{url}/circle")) == AttemptResult(http_status=302)
         assert len(received) > 1
 
     run(body)
@@ -120,7 +119,7 @@ def test_urls_that_lead_nowhere(url: str) -> None:
     """A URL that cannot be requested is an attempt without an answer."""
 
     async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
-        assert await deliverer.send(call(url)) == Outcome(http_status=0)
+        assert await deliverer.send(call(url)) == AttemptResult(http_status=0)
 
     run(body)
 
@@ -149,7 +148,7 @@ def test_nobody_listens() -> None:
     """A refused connection is told apart from other failures."""
 
     async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
-        with pytest.raises(NobodyListensError):
+        with pytest.raises(NotListeningError):
             await deliverer.send(call(f"http://127.0.0.1:{free_port()}/"))
 
     run(body)
@@ -176,7 +175,7 @@ def test_a_kept_connection_may_have_been_closed() -> None:
                 outcomes = [await deliverer.send(call(url, body=b"x" if number else b"")) for number in range(2)]
             finally:
                 await deliverer.close()
-        assert (outcomes, len(served)) == ([Outcome(http_status=200)] * 2, 2)
+        assert (outcomes, len(served)) == ([AttemptResult(http_status=200)] * 2, 2)
 
     asyncio.run(main())
 
@@ -196,7 +195,7 @@ def test_a_new_connection_that_breaks_is_a_failed_attempt() -> None:
         async with server:
             try:
                 port = server.sockets[0].getsockname()[1]
-                assert await deliverer.send(call(f"http://127.0.0.1:{port}/")) == Outcome(http_status=0)
+                assert await deliverer.send(call(f"http://127.0.0.1:{port}/")) == AttemptResult(http_status=0)
             finally:
                 await deliverer.close()
         assert served == [1]
@@ -208,7 +207,7 @@ def test_nobody_listens_at_any_address_of_this_machine() -> None:
     """A name with several addresses is refused at all of them."""
 
     async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
-        with pytest.raises(NobodyListensError):
+        with pytest.raises(NotListeningError):
             await deliverer.send(call(f"http://localhost:{free_port()}/"))
 
     run(body)
@@ -224,7 +223,7 @@ def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
                 file.write_text(content)
             with pytest.raises(EmulatorError, match="cannot be read as certificates"):
                 Deliverer(Settings(https_ca=file))
-        (tmp_path / "good.pem").write_text(next(iter(TokenMint(tmp_path, "i", Clock()).certificates().values())))
+        (tmp_path / "good.pem").write_text(next(iter(TokenSigner(tmp_path, "i", Clock()).certificates().values())))
         for settings in (Settings(https_ca=tmp_path / "good.pem"), Settings(https_insecure=True)):
             await Deliverer(settings).close()
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.dispatch import absent
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NobodyListensError
+from cloudtasks_nb.emulator.dispatch import unreachable
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
-from cloudtasks_nb.emulator.model.attempts import Outcome
+from cloudtasks_nb.emulator.model.attempts import AttemptResult
 from cloudtasks_nb.emulator.model.clock import HOUR, SECOND, Clock
-from cloudtasks_nb.emulator.model.pb import beta
+from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.model.tasks import take_in
-from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.model.tasks import accept_task
+from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from tests.unit.emulator.conftest import NOW, QUEUE, commit, http_task, new_queue, new_task
 
@@ -30,19 +30,19 @@ class Target(Deliverer):
 
     def __init__(self) -> None:
         self.calls: list[HttpCall] = []
-        self.waiting: list[asyncio.Future[Outcome]] = []
+        self.waiting: list[asyncio.Future[AttemptResult]] = []
         self.arrivals: asyncio.Queue[HttpCall] = asyncio.Queue()
         self.refuses = False
 
-    async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> Outcome:
+    async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> AttemptResult:
         """Note a request."""
         self.calls.append(call)
         self.arrivals.put_nowait(call)
         if self.refuses:
-            raise NobodyListensError
+            raise NotListeningError
         if connected:
             connected()
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[AttemptResult] = asyncio.get_running_loop().create_future()
         self.waiting.append(answer)
         return await answer
 
@@ -55,7 +55,7 @@ class Target(Deliverer):
     async def answer(self, status: int = 200, count: int = 1) -> None:
         """Answer the requests that wait longest."""
         for _ in range(count):
-            self.waiting.pop(0).set_result(Outcome(http_status=status))
+            self.waiting.pop(0).set_result(AttemptResult(http_status=status))
         await turn()
 
 
@@ -315,14 +315,14 @@ def test_a_run_by_hand(play: Callable[..., None]) -> None:
     async def body(stage: Stage, queue: QueueState) -> None:
         await stage.add(queue, "a", due=NOW + HOUR)
         await stage.set_state(queue, PAUSED)
-        stage.dispatcher.run(queue, "a")
-        stage.dispatcher.run(queue, "a")
+        stage.dispatcher.run_now(queue, "a")
+        stage.dispatcher.run_now(queue, "a")
         await turn()
         assert (stage.target.ids, queue.in_flight) == (["a", "a"], 2)
         await stage.target.answer(200, 2)
         assert queue.live == {}
         with pytest.raises(RefusedError, match="no longer exists"):
-            stage.dispatcher.run(queue, "a")
+            stage.dispatcher.run_now(queue, "a")
 
     play(body, **limits(max_concurrent_dispatches=1))
 
@@ -336,7 +336,7 @@ def test_log_entries(play: Callable[..., None]) -> None:
         await stage.add(queue, "a")
         await stage.target.answer()
         stage.commit()
-        rows = stage.store.journal.read("SELECT kind, task, target, target_type, dispatches FROM log ORDER BY seq")
+        rows = stage.store.database.read("SELECT kind, task, target, target_type, dispatches FROM log ORDER BY seq")
         target = ("a", "POST http://127.0.0.1:9/run", "HTTP")
         assert rows == [(1, *target, 0), (2, *target, 1), (3, *target, 1)]
         assert changes == [1, 1]
@@ -351,7 +351,7 @@ def test_nobody_listens(play: Callable[..., None]) -> None:
         stage.target.refuses = True
         await stage.add(queue, "a")
         assert (queue.attempts[1].code, queue.attempts[1].dispatches) == (2, 1)
-        assert stage.dispatcher.absent() == []
+        assert stage.dispatcher.unreachable() == []
 
     play(body)
 
@@ -361,7 +361,7 @@ WAITING = Settings(wait_for_loopback=True)
 
 def test_waiting_for_a_target(play: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """When nobody listens on this machine no attempt is spent; tasks are sent when somebody does."""
-    monkeypatch.setattr(absent, "_PROBE_EVERY", 0.001)
+    monkeypatch.setattr(unreachable, "_PROBE_EVERY", 0.001)
 
     async def body(stage: Stage, queue: QueueState) -> None:
         server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
@@ -372,19 +372,19 @@ def test_waiting_for_a_target(play: Callable[..., None], monkeypatch: pytest.Mon
         for task_id in ("a", "b"):
             task = http_task(task_id)
             task.http_request.url = f"http://127.0.0.1:{port}/x"
-            stage.store.add(queue, take_in(task, QUEUE, NOW), NOW)
+            stage.store.add(queue, accept_task(task, QUEUE, NOW), NOW)
         stage.commit()
         stage.dispatcher.wake([queue])
         await turn()
         assert (queue.attempts, set(queue.live), queue.in_flight) == ({}, {"a", "b"}, 0)
-        assert stage.dispatcher.absent() == [{"address": f"127.0.0.1:{port}", "queue": QUEUE, "tasks": 2}]
+        assert stage.dispatcher.unreachable() == [{"address": f"127.0.0.1:{port}", "queue": QUEUE, "tasks": 2}]
         asked = len(stage.target.calls)
         stage.target.refuses = False
         async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port), asyncio.timeout(20):
             for _ in range(asked + 2):
                 await stage.target.arrivals.get()
         assert sorted(stage.target.ids[asked:]) == ["a", "b"]
-        assert stage.dispatcher.absent() == []
+        assert stage.dispatcher.unreachable() == []
 
     play(body, WAITING)
 
@@ -396,10 +396,10 @@ def test_a_parked_task_can_be_purged(play: Callable[..., None]) -> None:
         stage.target.refuses = True
         await stage.add(queue, "a")
         await stage.add(queue, "b")
-        assert stage.dispatcher.absent()[0]["tasks"] == 2
+        assert stage.dispatcher.unreachable()[0]["tasks"] == 2
         stage.store.purge(queue)
         stage.dispatcher.wake([queue])
-        assert stage.dispatcher.absent() == []
+        assert stage.dispatcher.unreachable() == []
 
     play(body, WAITING)
 
@@ -411,7 +411,7 @@ def test_other_machines_are_not_waited_for(play: Callable[..., None]) -> None:
         stage.target.refuses = True
         task = http_task("a")
         task.http_request.url = "http://10.255.255.1/x"
-        stage.store.add(queue, take_in(task, QUEUE, NOW), NOW)
+        stage.store.add(queue, accept_task(task, QUEUE, NOW), NOW)
         stage.commit()
         stage.dispatcher.wake([queue])
         await turn()
@@ -425,7 +425,7 @@ def test_forgetting(play: Callable[..., None]) -> None:
 
     async def body(stage: Stage, queue: QueueState) -> None:
         await stage.add(queue, "a")
-        await stage.dispatcher.forget()
+        await stage.dispatcher.abort()
         assert stage.target.waiting[0].cancelled()
         assert queue.live.keys() == {"a"}
         stage.store.reload(keep_running=False)
@@ -441,8 +441,8 @@ def test_holding(play: Callable[..., None]) -> None:
 
     async def body(stage: Stage, queue: QueueState) -> None:
         await stage.add(queue, "a")
-        await stage.dispatcher.forget(hold=True)
-        waiting = asyncio.create_task(stage.dispatcher.released())
+        await stage.dispatcher.abort(hold=True)
+        waiting = asyncio.create_task(stage.dispatcher.wait_released())
         await stage.add(queue, "b")
         await stage.wait(HOUR)
         assert (stage.target.ids, waiting.done()) == (["a"], False)

@@ -8,12 +8,12 @@ import pytest
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.dispatch.request import HttpCall, overridden, prepare
-from cloudtasks_nb.emulator.model.attempts import Attempts, Outcome
+from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.pb import beta, v2
+from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import QueueConfig, configured
-from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, take_in
-from cloudtasks_nb.emulator.store.memory import Claim, QueueState, StoredTask
+from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, accept_task
+from cloudtasks_nb.emulator.store.state import Claim, QueueState, StoredTask
 from tests.unit.emulator.conftest import NOW, QUEUE, URL
 
 
@@ -21,7 +21,7 @@ def claim(task: Any, attempts: Attempts | None = None, **settings: Any) -> Claim
     """Claim a task in a queue with these settings, in JSON."""
     message = configured(json_format.ParseDict({"name": QUEUE, **settings}, beta.Queue()))
     queue = QueueState(q=1, name=QUEUE, message=message, config=QueueConfig.of(message, SECOND), usable_at=0)
-    new = take_in(task, QUEUE, NOW)
+    new = accept_task(task, QUEUE, NOW)
     stored = StoredTask(1, new.id, new.due, new.head, new.body)
     return Claim(queue, stored, attempts or Attempts(due=new.due))
 
@@ -100,7 +100,7 @@ def test_counts_in_headers(kind: str) -> None:
     attempts = Attempts(due=NOW)
     for status, retries, executions, engine_executions, previous in SEQUENCE:
         attempts.begin(NOW)
-        attempts.end(Outcome(http_status=status), NOW, app_engine=kind != "http")
+        attempts.end(AttemptResult(http_status=status), NOW, app_engine=kind != "http")
         headers = prepared(task, attempts).headers
         assert headers[f"{prefix}TaskRetryCount"] == retries
         assert headers[f"{prefix}TaskExecutionCount"] == (executions if kind == "http" else engine_executions)
@@ -117,7 +117,7 @@ def test_headers_after_a_timeout(task: Any, status: int, previous: str, reason: 
     """After a timeout the next attempt says so in the way of its kind of target."""
     attempts = Attempts(due=NOW)
     attempts.begin(NOW)
-    attempts.end(Outcome(http_status=status, timed_out=True), NOW, app_engine=status == 0)
+    attempts.end(AttemptResult(http_status=status, timed_out=True), NOW, app_engine=status == 0)
     headers = prepared(task, attempts).headers
     prefix = "X-CloudTasks-Task" if status else "X-AppEngine-Task"
     assert (headers[f"{prefix}RetryCount"], headers[f"{prefix}ExecutionCount"]) == ("1", "0")
@@ -140,7 +140,7 @@ def test_the_target_of_an_app_engine_task(base: str | None) -> None:
     """The log shows one target from creation to the last attempt, also where the application is on this machine."""
     task = app_engine(relativeUri="/job")
     assert prepared(task, base=base).target == "POST p.uc.r.appspot.com/job"
-    assert take_in(app_engine(relativeUri="/job"), QUEUE, NOW).target == "POST p.uc.r.appspot.com/job"
+    assert accept_task(app_engine(relativeUri="/job"), QUEUE, NOW).target == "POST p.uc.r.appspot.com/job"
 
 
 def test_routing_of_the_queue_wins() -> None:

@@ -15,9 +15,9 @@ from google.auth import exceptions, jwt
 from google.auth.transport import Request
 from google.oauth2 import id_token
 
-from cloudtasks_nb.emulator.dispatch.tokens import TokenMint
+from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, LAST_NOW, SECOND, Clock
-from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.protobuf import v2
 from tests.unit.emulator.conftest import NOW, URL
 
 ACCOUNT = "sa@p.iam.gserviceaccount.com"
@@ -32,15 +32,15 @@ def request_for(account: str = ACCOUNT, audience: str = "") -> Any:
 def key(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Make a key once: it takes longer than all that is done with it."""
     folder = tmp_path_factory.mktemp("key")
-    TokenMint(folder, "issuer", Clock()).keys()
+    TokenSigner(folder, "issuer", Clock()).keys()
     return (folder / "signing-key.pem").read_bytes()
 
 
 @pytest.fixture
-def mint(tmp_path: Path, key: bytes) -> TokenMint:
-    """Give a mint whose clock is right: the library compares with the real time."""
+def tokens(tmp_path: Path, key: bytes) -> TokenSigner:
+    """Give a tokens whose clock is right: the library compares with the real time."""
     (tmp_path / "signing-key.pem").write_bytes(key)
-    return TokenMint(tmp_path, "https://accounts.google.com", Clock())
+    return TokenSigner(tmp_path, "https://accounts.google.com", Clock())
 
 
 class Published(Request):
@@ -57,18 +57,18 @@ class Published(Request):
         return self
 
 
-def bearer(mint: TokenMint, request: Any, url: str = URL) -> str:
+def bearer(tokens: TokenSigner, request: Any, url: str = URL) -> str:
     """Take the token out of the header."""
-    header = mint.authorize(request, url)
+    header = tokens.authorize(request, url)
     assert header is not None
     return header.removeprefix("Bearer ")
 
 
-def test_google_auth_verifies_the_tokens(mint: TokenMint) -> None:
+def test_google_auth_verifies_the_tokens(tokens: TokenSigner) -> None:
     """A handler verifies the token with Google's library against the published certificates."""
     claims = id_token.verify_token(
-        bearer(mint, request_for(audience="me")),
-        Published(mint.certificates()),
+        bearer(tokens, request_for(audience="me")),
+        Published(tokens.certificates()),
         audience="me",
         certs_url="http://127.0.0.1/oauth2/v1/certs",
     )
@@ -79,83 +79,83 @@ def test_google_auth_verifies_the_tokens(mint: TokenMint) -> None:
     assert claims["exp"] - claims["iat"] == 3600
 
 
-def test_the_audience_is_the_url_by_default(mint: TokenMint) -> None:
+def test_the_audience_is_the_url_by_default(tokens: TokenSigner) -> None:
     """Without an audience the token is for the URL as given, query included."""
-    token = bearer(mint, request_for(), "http://h/x?y=1")
-    assert jwt.decode(token, certs=mint.certificates(), audience="http://h/x?y=1")
+    token = bearer(tokens, request_for(), "http://h/x?y=1")
+    assert jwt.decode(token, certs=tokens.certificates(), audience="http://h/x?y=1")
     with pytest.raises(exceptions.InvalidValue):
-        jwt.decode(token, certs=mint.certificates(), audience="http://h/x")
+        jwt.decode(token, certs=tokens.certificates(), audience="http://h/x")
 
 
-def test_a_token_of_another_key_is_refused(mint: TokenMint, tmp_path: Path) -> None:
+def test_a_token_of_another_key_is_refused(tokens: TokenSigner, tmp_path: Path) -> None:
     """Certificates of one emulator do not verify tokens of another."""
     other_folder = tmp_path / "other"
     other_folder.mkdir()
-    other = TokenMint(other_folder, "https://accounts.google.com", Clock())
+    other = TokenSigner(other_folder, "https://accounts.google.com", Clock())
     with pytest.raises(exceptions.GoogleAuthError):
-        jwt.decode(bearer(other, request_for()), certs=mint.certificates())
+        jwt.decode(bearer(other, request_for()), certs=tokens.certificates())
 
 
 def test_tokens_expire_by_the_clock(tmp_path: Path, key: bytes) -> None:
     """A token is good for an hour of the emulator's clock; a used one is made anew after a minute."""
     (tmp_path / "signing-key.pem").write_bytes(key)
     clock = Clock(source=lambda: NOW * 1000)
-    mint = TokenMint(tmp_path, "issuer", clock)
-    first = bearer(mint, request_for())
+    tokens = TokenSigner(tmp_path, "issuer", clock)
+    first = bearer(tokens, request_for())
     assert jwt.decode(first, verify=False)["exp"] == (NOW + HOUR) // SECOND
     with pytest.raises(exceptions.InvalidValue, match="expired"):
-        jwt.decode(first, certs=mint.certificates())
+        jwt.decode(first, certs=tokens.certificates())
     clock.advance(59 * SECOND)
-    assert bearer(mint, request_for()) == first
+    assert bearer(tokens, request_for()) == first
     clock.advance(SECOND)
-    assert bearer(mint, request_for()) != first
+    assert bearer(tokens, request_for()) != first
 
 
-def test_tokens_after_a_reset_of_the_clock(mint: TokenMint) -> None:
+def test_tokens_after_a_reset_of_the_clock(tokens: TokenSigner) -> None:
     """A clock that is set back gets new tokens, and the certificate is good before and after."""
-    clock = mint._clock
+    clock = tokens._clock
     clock.advance(40 * DAY)
-    ahead = bearer(mint, request_for())
-    certificate = x509.load_pem_x509_certificate(next(iter(mint.certificates().values())).encode())
+    ahead = bearer(tokens, request_for())
+    certificate = x509.load_pem_x509_certificate(next(iter(tokens.certificates().values())).encode())
     clock.reset()
-    token = bearer(mint, request_for())
+    token = bearer(tokens, request_for())
     issued = [jwt.decode(made, verify=False)["iat"] for made in (ahead, token)]
     assert issued[0] > issued[1]
-    assert jwt.decode(token, certs=mint.certificates())
+    assert jwt.decode(token, certs=tokens.certificates())
     for made in (0, *issued, LAST_NOW // SECOND):
         moment = datetime.fromtimestamp(made, UTC)
         assert certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc
 
 
-def test_many_audiences(mint: TokenMint) -> None:
+def test_many_audiences(tokens: TokenSigner) -> None:
     """Tokens for more URLs than are remembered are made all the same."""
-    tokens = {bearer(mint, request_for(), f"http://h/{number}") for number in range(3)}
-    mint._made |= {("x", str(number)): (0, "") for number in range(1000)}
-    assert bearer(mint, request_for(), "http://h/new") not in tokens
-    assert len(mint._made) == 1
+    made = {bearer(tokens, request_for(), f"http://h/{number}") for number in range(3)}
+    tokens._made |= {("x", str(number)): (0, "") for number in range(1000)}
+    assert bearer(tokens, request_for(), "http://h/new") not in made
+    assert len(tokens._made) == 1
 
 
 def test_the_key_is_kept(tmp_path: Path) -> None:
     """After a restart the same key signs; nobody else may read it."""
-    first = TokenMint(tmp_path, "issuer", Clock())
+    first = TokenSigner(tmp_path, "issuer", Clock())
     keys = first.keys()
-    assert TokenMint(tmp_path, "issuer", Clock()).keys() == keys
+    assert TokenSigner(tmp_path, "issuer", Clock()).keys() == keys
     assert (tmp_path / "signing-key.pem").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_published_key_set(mint: TokenMint) -> None:
+def test_the_published_key_set(tokens: TokenSigner) -> None:
     """The key set holds the key that certificates and tokens name."""
-    (key,) = mint.keys()["keys"]
+    (key,) = tokens.keys()["keys"]
     assert (key["kty"], key["alg"], key["use"]) == ("RSA", "RS256", "sig")
-    assert {key["kid"]} == mint.certificates().keys()
-    header = json.loads(base64.urlsafe_b64decode(bearer(mint, request_for()).split(".")[0] + "=="))
+    assert {key["kid"]} == tokens.certificates().keys()
+    header = json.loads(base64.urlsafe_b64decode(bearer(tokens, request_for()).split(".")[0] + "=="))
     assert header == {"alg": "RS256", "kid": key["kid"], "typ": "JWT"}
-    assert mint.discovery("http://e")["jwks_uri"] == "http://e/oauth2/v3/certs"
+    assert tokens.discovery("http://e")["jwks_uri"] == "http://e/oauth2/v3/certs"
 
 
-def test_other_authorizations(mint: TokenMint) -> None:
+def test_other_authorizations(tokens: TokenSigner) -> None:
     """OAuth tokens are opaque and the same for the same account and scope; without a setting there is no token."""
     request = v2.HttpRequest(oauth_token=v2.OAuthToken(service_account_email=ACCOUNT, scope="s"))
-    assert bearer(mint, request).startswith("ya29.")
-    assert bearer(mint, request) == bearer(mint, request, "http://elsewhere")
-    assert mint.authorize(v2.HttpRequest(), URL) is None
+    assert bearer(tokens, request).startswith("ya29.")
+    assert bearer(tokens, request) == bearer(tokens, request, "http://elsewhere")
+    assert tokens.authorize(v2.HttpRequest(), URL) is None

@@ -21,14 +21,13 @@ from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import rest_base
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb.emulator import folder as folder_module
 from cloudtasks_nb.emulator import server as server_module
-from cloudtasks_nb.emulator.dispatch import absent as absent_module
-from cloudtasks_nb.emulator.frontends import lease as lease_module
-from cloudtasks_nb.emulator.frontends import paths as paths_module
-from cloudtasks_nb.emulator.frontends import web as web_module
+from cloudtasks_nb.emulator.dispatch import unreachable
+from cloudtasks_nb.emulator.frontends import http as http_module
+from cloudtasks_nb.emulator.frontends import rest
 from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.frontends.grpc import grpc_server
-from cloudtasks_nb.emulator.frontends.ports import host_and_port
-from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.frontends.http import host_and_port
+from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError, PortInUseError
 from tests.unit.emulator.conftest import QUEUE, Run, Service
@@ -54,7 +53,7 @@ def rest_calls(module: Any, base: Any) -> list[tuple[str, str, str]]:
 def test_rest_paths_of_the_client(api: str, verb: str, uri: str, name: str) -> None:
     """Every path that Google's client requests leads to the call of the same name."""
     resource = re.sub(r"\{[\w.]+=([^}]*)\}", r"\1", uri).removeprefix(f"/{api}/").replace("*", "x")
-    found = paths_module.find_route(verb, api, resource)
+    found = rest.find_route(verb, api, resource)
     assert found is not None
     route, named = found
     assert route.rpc.endswith(f"/{name}")
@@ -199,7 +198,7 @@ def test_what_nobody_thought_of_in_json(monkeypatch: pytest.MonkeyPatch, caplog:
 
 def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the server reads is 413, in JSON too."""
-    monkeypatch.setattr(web_module, "_MAX_BODY", 1000)
+    monkeypatch.setattr(http_module, "_MAX_BODY", 1000)
 
     async def body(running: Running) -> None:
         status, content = await running.http("POST", f"/v2/{QUEUE}/tasks", b" " * 1001)
@@ -434,10 +433,10 @@ def test_one_replacement_after_the_other(run: Run, tmp_path: Path) -> None:
         admin, dispatcher, held = Admin(ready.engine, tmp_path), ready.engine.dispatcher, []
         await ready.create_queue()
         await ready.create_task("a")
-        dispatcher.run(ready.engine.store.queue(QUEUE), "a")
+        dispatcher.run_now(ready.engine.store.queue(QUEUE), "a")
 
         def change() -> None:
-            held.append(not dispatcher._open.is_set())
+            held.append(not dispatcher._released.is_set())
 
         await asyncio.gather(admin._replace(change), admin._replace(change))
         assert held == [True, True]
@@ -484,8 +483,8 @@ def test_web_pages_may_not_steer() -> None:
 
 def test_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """An emulator with leases ends soon after the last one, not while one is held."""
-    monkeypatch.setattr(lease_module, "_LINGER", 0.01)
-    monkeypatch.setattr(lease_module, "_LOOK_EVERY", 0.001)
+    monkeypatch.setattr(http_module, "_LINGER", 0.01)
+    monkeypatch.setattr(http_module, "_CHECK_EVERY", 0.001)
 
     async def body(running: Running) -> None:
         async with aiohttp.ClientSession() as holder:
@@ -503,7 +502,7 @@ def test_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An emulator with leases that nobody takes ends by itself."""
-    monkeypatch.setattr(lease_module, "_FIRST_WITHIN", 0.01)
+    monkeypatch.setattr(http_module, "_FIRST_WITHIN", 0.01)
 
     async def body(running: Running) -> None:
         async with asyncio.timeout(20):
@@ -551,7 +550,7 @@ def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(port)
         return port
 
-    monkeypatch.setattr(web_module.Web, "listen", listen)
+    monkeypatch.setattr(http_module.HttpServer, "listen", listen)
     endpoint = run_server(None, port=0)
     port = int(endpoint["grpc"].rpartition(":")[2])
     run_server(None, port=port)
@@ -585,11 +584,11 @@ def test_probes_end_with_the_dispatcher() -> None:
     """Watching absent targets stops when it is told to."""
 
     async def main() -> None:
-        absent = absent_module.AbsentTargets(lambda _: None)
-        absent.add("127.0.0.1:9")
-        absent.add("127.0.0.1:9")
-        assert absent
-        await absent.close()
-        assert "127.0.0.1:9" not in absent
+        targets = unreachable.UnreachableTargets(lambda _: None)
+        targets.add("127.0.0.1:9")
+        targets.add("127.0.0.1:9")
+        assert targets
+        await targets.close()
+        assert "127.0.0.1:9" not in targets
 
     asyncio.run(main())

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudtasks_nb.emulator.dispatch.dispatch import TokenBucket
+from cloudtasks_nb.emulator.model.attempts import RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND, Clock
-from cloudtasks_nb.emulator.model.due import DueTimes
-from cloudtasks_nb.emulator.model.rate import TokenBucket
-from cloudtasks_nb.emulator.model.retry import RetryPolicy
+from cloudtasks_nb.emulator.store.state import DueTimes
 from tests.unit.emulator.conftest import NOW
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from cloudtasks_nb.emulator.api.views import FULL, task_wire
+from cloudtasks_nb.emulator.api.task_calls import FULL, task_wire
 from cloudtasks_nb.emulator.model import tasks as tasks_module
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
-from cloudtasks_nb.emulator.model.pb import v2
+from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, take_in
+from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, accept_task
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, http_task
 
 POST, GET, DELETE, PATCH = 1, 2, 5, 6
@@ -21,7 +21,7 @@ POST, GET, DELETE, PATCH = 1, 2, 5, 6
 
 def stored(task: Any) -> Any:
     """Take a task in and return it as a reply shows it in full."""
-    new = take_in(task, QUEUE, NOW)
+    new = accept_task(task, QUEUE, NOW)
     return v2.Task.FromString(task_wire(new.head, new.due, None, new.body, FULL))
 
 
@@ -115,14 +115,14 @@ BAD_ID = (
 def test_refused_tasks(task: Any, text: str) -> None:
     """A task that is not valid is refused in the words of the service."""
     with pytest.raises(RefusedError) as refused:
-        take_in(task, QUEUE, NOW)
+        accept_task(task, QUEUE, NOW)
     assert (refused.value.code, refused.value.message) == ("INVALID_ARGUMENT", text)
 
 
 def test_a_bad_id_comes_with_a_link() -> None:
     """The refusal of a task id leads to the definition of task ids."""
     with pytest.raises(RefusedError) as refused:
-        take_in(named(f"{QUEUE}/tasks/?"), QUEUE, NOW)
+        accept_task(named(f"{QUEUE}/tasks/?"), QUEUE, NOW)
     (detail,) = refused.value.details
     assert detail.links[0].description == "Definition of task ID"
     assert refused.value.status().details[0].type_url == "type.googleapis.com/google.rpc.Help"
@@ -174,7 +174,7 @@ def test_a_given_agent_is_replaced() -> None:
 
 def test_made_up_ids_are_numbers() -> None:
     """A task without a name gets a decimal id of its own: 17 to 20 digits, also a leading zero, also above 64 bits."""
-    ids = {take_in(http_task(), QUEUE, NOW).id for _ in range(1000)}
+    ids = {accept_task(http_task(), QUEUE, NOW).id for _ in range(1000)}
     assert len(ids) == 1000
     assert all(made_up.isdigit() for made_up in ids)
     assert {len(made_up) for made_up in ids} == {17, 18, 19, 20}
@@ -198,7 +198,7 @@ def test_schedule_times(asked: int, due: int) -> None:
     """A time in the past is now; thirty days ahead are the most."""
     task = http_task()
     task.schedule_time.FromMicroseconds(asked)
-    assert take_in(task, QUEUE, NOW).due == due
+    assert accept_task(task, QUEUE, NOW).due == due
 
 
 def test_too_far_ahead() -> None:
@@ -206,7 +206,7 @@ def test_too_far_ahead() -> None:
     task = http_task()
     task.schedule_time.FromJsonString("2100-01-01T00:00:00Z")
     with pytest.raises(RefusedError) as refused:
-        take_in(task, QUEUE, NOW)
+        accept_task(task, QUEUE, NOW)
     assert refused.value.message == (
         "The Task.scheduleTime, 2099-12-31T16:00:00-08:00, is too far in the future. "
         "Schedule time must be no more than 720h in the future."
@@ -218,7 +218,7 @@ def test_a_time_beyond_all_calendars() -> None:
     task = http_task()
     task.schedule_time.seconds = 10**13
     with pytest.raises(RefusedError, match="too far in the future"):
-        take_in(task, QUEUE, NOW)
+        accept_task(task, QUEUE, NOW)
 
 
 def test_deadlines_are_kept_in_milliseconds() -> None:
@@ -246,7 +246,7 @@ def test_no_deadline_of_an_app_engine_task() -> None:
     """A deadline of zero is the application's own for App Engine, and none that an HTTP task may have."""
     assert not stored(with_deadline(app_engine_task(), 0)).HasField("dispatch_deadline")
     with pytest.raises(RefusedError, match="must be between"):
-        take_in(with_deadline(http_task(), 0), QUEUE, NOW)
+        accept_task(with_deadline(http_task(), 0), QUEUE, NOW)
 
 
 def test_an_app_engine_task_keeps_its_own_headers() -> None:
@@ -277,9 +277,9 @@ def test_the_largest_task(kind: str) -> None:
     size = 2**20 - 1000
     free = 2**20 - 7 - (stored(make(size)).ByteSize() - 2)  # the view is not stored
     # The length of the body is inside the header Content-Length too, with the same number of digits.
-    assert take_in(make(size + free), QUEUE, NOW).body == b"x" * (size + free)
+    assert accept_task(make(size + free), QUEUE, NOW).body == b"x" * (size + free)
     with pytest.raises(RefusedError, match="Task size too large"):
-        take_in(make(size + free + 1), QUEUE, NOW)
+        accept_task(make(size + free + 1), QUEUE, NOW)
 
 
 def test_a_service_counts_once() -> None:
@@ -289,7 +289,7 @@ def test_a_service_counts_once() -> None:
         task = app_engine_task(body=b"x" * size)
         task.name = f"{QUEUE}/tasks/a"
         task.app_engine_http_request.app_engine_routing.service = service
-        take_in(task, QUEUE, NOW)
+        accept_task(task, QUEUE, NOW)
 
     def largest(service: str) -> int:
         return bisect.bisect(range(2**20), 0, key=lambda size: fails(size, service)) - 1
@@ -312,14 +312,14 @@ def test_long_requests_are_not_remembered() -> None:
         task.http_request.headers["A"] = "x" * size
         if size == 100_000:
             with pytest.raises(RefusedError, match="size of the headers"):
-                take_in(task, QUEUE, NOW)
+                accept_task(task, QUEUE, NOW)
         else:
-            take_in(task, QUEUE, NOW)
+            accept_task(task, QUEUE, NOW)
         assert len(tasks_module._known) == kept
 
 
 def test_targets_for_the_log() -> None:
     """The log shows method and URL."""
-    assert take_in(http_task(), QUEUE, NOW).target == f"POST {URL}"
-    new = take_in(app_engine_task(relative_uri="/x"), QUEUE, NOW)
+    assert accept_task(http_task(), QUEUE, NOW).target == f"POST {URL}"
+    new = accept_task(app_engine_task(relative_uri="/x"), QUEUE, NOW)
     assert (new.target, new.kind) == ("POST p.uc.r.appspot.com/x", "APP_ENGINE_HTTP")

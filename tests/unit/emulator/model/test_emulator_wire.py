@@ -7,8 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.emulator.model.attempts import Attempts, Outcome, code_of
-from cloudtasks_nb.emulator.model.wire import int_field, len_field, read_varint, timestamp, varint
+from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, code_of
+from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, timestamp, varint
 from tests.unit.emulator.conftest import NOW
 
 INSTANTS = st.integers(0, 4_000_000_000_000_000)
@@ -45,14 +45,14 @@ def test_fields_leave_out_zero() -> None:
 def test_codes_of_http_statuses(status: int, code: int) -> None:
     """An HTTP status is reported as the canonical code that the service gives it."""
     assert code_of(status) == code
-    assert Outcome(http_status=status).succeeded is (code == 0)
+    assert AttemptResult(http_status=status).succeeded is (code == 0)
 
 
 def test_attempts_come_back_from_their_row() -> None:
     """What is stored of attempts is all there is to them."""
     attempts = Attempts(due=NOW)
     attempts.begin(NOW + 1)
-    attempts.end(Outcome(http_status=404), NOW + 2, app_engine=False)
+    attempts.end(AttemptResult(http_status=404), NOW + 2, app_engine=False)
     assert Attempts.of_row(attempts.row()) == attempts
 
 
@@ -60,5 +60,5 @@ def test_a_timeout_is_no_response() -> None:
     """An attempt without an answer counts as dispatched, not as responded."""
     attempts = Attempts(due=NOW)
     attempts.begin(NOW)
-    attempts.end(Outcome(http_status=504, timed_out=True), NOW + 1, app_engine=False)
+    attempts.end(AttemptResult(http_status=504, timed_out=True), NOW + 1, app_engine=False)
     assert (attempts.dispatches, attempts.responses, attempts.failures, attempts.code) == (1, 0, 1, 4)

@@ -14,7 +14,7 @@ from cloudtasks_nb.emulator.model.clock import Clock
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.store import commit as commit_module
 from cloudtasks_nb.emulator.store.commit import Committer
-from cloudtasks_nb.emulator.store.memory import QueueState
+from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from tests.unit.emulator.conftest import NOW, QUEUE, new_queue, new_task
 
@@ -50,7 +50,7 @@ def run(store: Store, body: Body) -> None:
 
 def rows(store: Store) -> int:
     """Count the tasks in the file."""
-    return int(store.journal.read("SELECT count(*) FROM tasks")[0][0])
+    return int(store.database.read("SELECT count(*) FROM tasks")[0][0])
 
 
 def test_a_caller_alone_is_committed_at_once(store: Store) -> None:
@@ -58,7 +58,7 @@ def test_a_caller_alone_is_committed_at_once(store: Store) -> None:
     queue = new_queue(store)
 
     async def body(store: Store, committer: Committer, woken: Woken) -> None:
-        committer.called()
+        committer.note_call()
         store.add(queue, new_task("a"), NOW)
         await committer.commit()
         assert (rows(store), woken) == (1, [queue])
@@ -72,17 +72,17 @@ def test_nobody_is_committed_on_the_loop_of_a_slow_disk(store: Store, monkeypatc
     monkeypatch.setattr(commit_module, "_SLOW", -1.0)
     monkeypatch.setattr(commit_module, "_ALONE_AFTER", -1.0)
     threads: list[bool] = []
-    commit = store.journal.commit
+    commit = store.database.commit
 
     def noted() -> None:
         threads.append(threading.current_thread() is threading.main_thread())
         commit()
 
-    monkeypatch.setattr(store.journal, "commit", noted)
+    monkeypatch.setattr(store.database, "commit", noted)
 
     async def body(store: Store, committer: Committer, _: Woken) -> None:
         for number in range(2):
-            committer.called()
+            committer.note_call()
             store.add(queue, new_task(f"t{number}"), NOW)
             await committer.commit()
 
@@ -94,13 +94,13 @@ def test_callers_share_a_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -
     """Callers that come while a commit is under way share the next one."""
     queue = new_queue(store)
     commits: list[int] = []
-    commit = store.journal.commit
+    commit = store.database.commit
 
     def counted() -> None:
         commits.append(1)
         commit()
 
-    monkeypatch.setattr(store.journal, "commit", counted)
+    monkeypatch.setattr(store.database, "commit", counted)
 
     async def one(store: Store, committer: Committer, number: int) -> None:
         store.add(queue, new_task(f"t{number}"), NOW)
@@ -126,7 +126,7 @@ def test_flushing(store: Store) -> None:
         waiting = asyncio.create_task(committer.commit())
         await asyncio.sleep(0)
         await committer.flush()
-        assert (rows(store), len(store.journal), waiting.done()) == (1, 0, False)
+        assert (rows(store), len(store.database), waiting.done()) == (1, 0, False)
         await waiting
 
     run(store, body)
@@ -136,7 +136,7 @@ def test_callers_gather_while_the_disk_works(store: Store, monkeypatch: pytest.M
     """Who comes while a commit is under way waits for the next one, and is not answered by the first."""
     queue = new_queue(store)
     writing, go_on = threading.Event(), threading.Event()
-    commit = store.journal.commit
+    commit = store.database.commit
 
     def slow() -> None:
         writing.set()
@@ -151,10 +151,10 @@ def test_callers_gather_while_the_disk_works(store: Store, monkeypatch: pytest.M
             return asyncio.ensure_future(committer.commit())
 
         with monkeypatch.context() as held:
-            held.setattr(store.journal, "commit", slow)
+            held.setattr(store.database, "commit", slow)
             first = [one(0), one(1)]
             await loop.run_in_executor(None, writing.wait, 20)
-            committer.soon()
+            committer.commit_soon()
             second = [one(2), one(3), one(4)]
             await asyncio.sleep(0)
             assert not any(waiter.done() for waiter in first + second)
@@ -173,9 +173,9 @@ def test_what_nobody_waits_for_is_committed_soon(store: Store) -> None:
 
     async def body(store: Store, committer: Committer, woken: Woken) -> None:
         store.add(queue, new_task("a"), NOW)
-        committer.soon()
-        committer.soon()
-        await committer.settle()
+        committer.commit_soon()
+        committer.commit_soon()
+        await committer.wait_idle()
         assert (rows(store), woken) == (0, [])
         async with asyncio.timeout(5):
             await woken.event.wait()
@@ -209,12 +209,12 @@ def test_a_disk_that_says_no(
 
     async def body(store: Store, committer: Committer, woken: Woken) -> None:
         async def one(number: int) -> None:
-            committer.called()
+            committer.note_call()
             store.add(store.queue(QUEUE), new_task(f"t{number}"), NOW)
             await committer.commit()
 
         with monkeypatch.context() as broken:
-            broken.setattr(store.journal, step, full)
+            broken.setattr(store.database, step, full)
             async with asyncio.timeout(5):
                 results = await asyncio.gather(*map(one, range(callers)), return_exceptions=True)
         assert all(isinstance(result, RefusedError) and "disk is full" in result.message for result in results)
@@ -229,7 +229,7 @@ def test_a_disk_that_says_no(
 
 
 def test_settling_waits_for_the_thread(store: Store, clock: Clock) -> None:
-    """After settling no commit is under way, and the journal may be replaced."""
+    """After settling no commit is under way, and the database may be replaced."""
     queue = new_queue(store)
 
     async def body(store: Store, committer: Committer, _: Woken) -> None:
@@ -237,8 +237,8 @@ def test_settling_waits_for_the_thread(store: Store, clock: Clock) -> None:
             store.add(queue, new_task(f"t{number}"), NOW)
         waiting = [asyncio.ensure_future(committer.commit()) for _ in range(3)]
         await asyncio.sleep(0)
-        await committer.settle()
-        store.journal.erase()
+        await committer.wait_idle()
+        store.database.erase()
         store.reload()
         await asyncio.gather(*waiting)
         assert rows(store) == 0

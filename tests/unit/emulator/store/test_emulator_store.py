@@ -13,19 +13,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloudtasks_nb.emulator.model.attempts import Outcome
+from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND, Clock
-from cloudtasks_nb.emulator.model.pb import beta
+from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING, configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.retry import RetryPolicy
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.store.journal import Journal
-from cloudtasks_nb.emulator.store.memory import QueueState
-from cloudtasks_nb.emulator.store.oplog import Subject
+from cloudtasks_nb.emulator.store.database import Database
+from cloudtasks_nb.emulator.store.oplog import LogSubject
+from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
-from cloudtasks_nb.emulator.store.transitions import Transitions
 from cloudtasks_nb.errors import EmulatorError
 from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit, new_queue, new_task
 
@@ -34,11 +32,11 @@ IDS = st.sampled_from(["a", "b", "c", "d"])
 LOCATION = QUEUE.rpartition("/queues/")[0]
 
 
-def attempt(transitions: Transitions, queue: QueueState, task_id: str, status: int) -> bool:
+def attempt(store: Store, queue: QueueState, task_id: str, status: int) -> bool:
     """Run a task by hand once and return whether it is gone."""
-    claim = transitions.claim_now(queue, task_id)
-    transitions.begin(claim)
-    return transitions.end(claim, Outcome(http_status=status), POLICY, Subject(queue.q, 0.0, task_id))
+    claim = store.claim_now(queue, task_id)
+    store.begin_attempt(claim)
+    return store.end_attempt(claim, AttemptResult(http_status=status), POLICY, LogSubject(queue.q, 0.0, task_id))
 
 
 class StoreModel(RuleBasedStateMachine):
@@ -51,7 +49,7 @@ class StoreModel(RuleBasedStateMachine):
         self.now = NOW
         self.live: dict[str, tuple[int, int]] = {}  # id -> due, failures
         self.taken: dict[str, int] = {}  # id -> until
-        self.journal: Journal | None = None
+        self.database: Database | None = None
         self.open()
         self.store.create_queue(configured(beta.Queue(name=QUEUE)))
         commit(self.store)
@@ -59,14 +57,13 @@ class StoreModel(RuleBasedStateMachine):
     def open(self) -> None:
         """Open the store's file."""
         self.clock = Clock(source=lambda: self.now * 1000)
-        self.journal = Journal(self.folder / "tasks.sqlite3", durable=False)
-        self.store = Store(self.journal, self.clock, Settings())
-        self.transitions = Transitions(self.store, self.clock)
+        self.database = Database(self.folder / "tasks.sqlite3", durable=False)
+        self.store = Store(self.database, self.clock, Settings())
 
     def teardown(self) -> None:
         """Close what is open."""
-        assert self.journal is not None
-        self.journal.close()
+        assert self.database is not None
+        self.database.close()
         self.stack.close()
 
     @property
@@ -109,12 +106,14 @@ class StoreModel(RuleBasedStateMachine):
         """Dispatch everything that is due: done, put off, or dropped after the second failure."""
         sent = set()
         while (number := self.queue.due.take(self.now)) is not None:
-            claim = self.transitions.claim(self.queue, number)
+            claim = self.store.claim(self.queue, number)
             if claim is None:
                 continue
             sent.add(claim.task.id)
-            self.transitions.begin(claim)
-            self.transitions.end(claim, Outcome(http_status=status), POLICY, Subject(self.queue.q, 0.0, claim.task.id))
+            self.store.begin_attempt(claim)
+            self.store.end_attempt(
+                claim, AttemptResult(http_status=status), POLICY, LogSubject(self.queue.q, 0.0, claim.task.id)
+            )
         commit(self.store)
         assert sent == {task_id for task_id, (due, _) in self.live.items() if due <= self.now}
         for task_id in sent:
@@ -148,8 +147,8 @@ class StoreModel(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         """Close the file and open it again."""
-        assert self.journal is not None
-        self.journal.close()
+        assert self.database is not None
+        self.database.close()
         self.open()
 
     @precondition(lambda self: self.live)
@@ -171,7 +170,7 @@ class StoreModel(RuleBasedStateMachine):
             shown[task.id] = (tried.due, tried.failures) if tried else (task.due, 0)
         assert shown == self.live
         assert self.queue.live.keys() == self.live.keys()
-        taken = {task_id: until for task_id, until in self.queue.tombs.items() if until > self.now}
+        taken = {task_id: until for task_id, until in self.queue.tombstones.items() if until > self.now}
         assert taken == {task_id: until for task_id, until in self.taken.items() if until > self.now}
         upcoming = [due for due, _ in self.live.values()]
         expected = min(upcoming, default=None)
@@ -246,7 +245,7 @@ def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
     commit(store)
     assert not sweep(store, NOW)
     commit(store)
-    assert store.journal.read("SELECT count(*) FROM tasks") == [(1,)]
+    assert store.database.read("SELECT count(*) FROM tasks") == [(1,)]
 
 
 def test_a_new_queue_may_need_a_while(make_store: MakeStore, clock: Clock) -> None:
@@ -285,12 +284,12 @@ def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock:
     queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     if under_way:
-        store.journal.apply()
+        store.database.apply()
         store.applied()
     store.purge(queue)
     assert sweep(store, clock.now())  # there is more to do
     if under_way:
-        store.journal.commit()
+        store.database.commit()
         store.committed()
     commit(store)
     assert make_store().queue(QUEUE).live == {}
@@ -298,7 +297,7 @@ def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock:
     while sweep(store, clock.now()):
         commit(store)
     commit(store)
-    assert store.journal.read("SELECT seq FROM tasks UNION SELECT q FROM graves") == []
+    assert store.database.read("SELECT seq FROM tasks UNION SELECT q FROM graves") == []
 
 
 def test_pages(store: Store) -> None:
@@ -322,10 +321,10 @@ def test_a_task_lives_thirty_one_days(store: Store, clock: Clock) -> None:
     queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     commit(store)
-    assert store.expire(queue, 10) == 0
-    clock.advance(31 * DAY + SECOND)
-    assert store.expire(queue, 10) == 1
-    assert queue.live == {}
+    for elapsed, live in ((0, {"a": 1}), (31 * DAY + SECOND, {})):
+        clock.advance(elapsed)
+        sweep(store, clock.now())
+        assert queue.live == live
 
 
 @pytest.mark.parametrize(
@@ -346,7 +345,7 @@ def test_what_an_advance_jumps_over(
     store.add(queue, new_task("a", due=due), NOW)
     commit(store)
     clock.advance(40 * DAY)
-    sweep(store, clock.now(), spare_due=True)
+    sweep(store, clock.now(), keep_due=True)
     assert ("a" in queue.live) is spared
     sweep(store, clock.now())
     assert queue.live == {}
@@ -354,95 +353,97 @@ def test_what_an_advance_jumps_over(
 
 def test_running_tasks_are_not_claimed(store: Store, clock: Clock) -> None:
     """A task in flight is not dispatched again, except by hand."""
-    queue, transitions = new_queue(store), Transitions(store, clock)
+    queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     commit(store)
-    claim = transitions.claim_now(queue, "a")
-    transitions.begin(claim)
-    assert transitions.claim(queue, claim.task.number) is None
-    transitions.begin(transitions.claim_now(queue, "a"))
+    claim = store.claim_now(queue, "a")
+    store.begin_attempt(claim)
+    assert store.claim(queue, claim.task.number) is None
+    store.begin_attempt(store.claim_now(queue, "a"))
     assert (queue.in_flight, claim.attempts.dispatches) == (2, 2)
 
 
 def test_a_run_by_hand_is_retried_from_its_call(store: Store, clock: Clock) -> None:
     """After a failed run by hand the next attempt is due a backoff after the call."""
-    queue, transitions = new_queue(store), Transitions(store, clock)
+    queue = new_queue(store)
     store.add(queue, new_task("a", due=NOW + DAY), NOW)
     commit(store)
-    claim = transitions.claim_now(queue, "a")
-    transitions.begin(claim)
+    claim = store.claim_now(queue, "a")
+    store.begin_attempt(claim)
     clock.advance(3 * SECOND)
-    gone = transitions.end(claim, Outcome(http_status=500), POLICY, Subject(queue.q, 0.0, "a"), called_at=NOW)
+    gone = store.end_attempt(
+        claim, AttemptResult(http_status=500), POLICY, LogSubject(queue.q, 0.0, "a"), called_at=NOW
+    )
     assert not gone
     assert queue.attempts[claim.task.number].due == NOW + 10 * SECOND
 
 
 def test_an_attempt_that_reached_nobody_is_undone(store: Store, clock: Clock) -> None:
     """An undone attempt leaves the task as it was, before a first attempt and before a later one."""
-    queue, transitions = new_queue(store), Transitions(store, clock)
+    queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     commit(store)
     for failures in (0, 1):
-        claim = transitions.claim_now(queue, "a")
-        transitions.undo(claim, transitions.begin(claim))
+        claim = store.claim_now(queue, "a")
+        store.undo_attempt(claim, store.begin_attempt(claim))
         tried = queue.attempts.get(claim.task.number)
         assert (queue.in_flight, tried.dispatches if tried else 0) == (0, failures)
-        attempt(transitions, queue, "a", 500)
+        attempt(store, queue, "a", 500)
 
 
 def test_an_attempt_may_outlive_its_task(store: Store, clock: Clock) -> None:
     """The end of an attempt whose task or queue was deleted changes nothing more."""
-    queue, transitions = new_queue(store), Transitions(store, clock)
+    queue = new_queue(store)
     for task_id in ("a", "b", "c"):
         store.add(queue, new_task(task_id), NOW)
     commit(store)
-    claims = [transitions.claim_now(queue, task_id) for task_id in ("a", "b", "c")]
-    before = [transitions.begin(claim) for claim in claims]
-    subject = Subject(queue.q, 1.0, "a", "POST x", "HTTP")
+    claims = [store.claim_now(queue, task_id) for task_id in ("a", "b", "c")]
+    before = [store.begin_attempt(claim) for claim in claims]
+    subject = LogSubject(queue.q, 1.0, "a", "POST x", "HTTP")
     store.delete(queue, "a")
-    assert transitions.end(claims[0], Outcome(http_status=500), POLICY, subject)
+    assert store.end_attempt(claims[0], AttemptResult(http_status=500), POLICY, subject)
     store.delete(queue, "b")
-    transitions.undo(claims[1], before[1])
+    store.undo_attempt(claims[1], before[1])
     assert queue.live.keys() == {"c"}
     store.delete_queue(QUEUE)
-    assert transitions.end(claims[2], Outcome(http_status=500), POLICY, subject)
-    transitions.undo(claims[2], before[2])
+    assert store.end_attempt(claims[2], AttemptResult(http_status=500), POLICY, subject)
+    store.undo_attempt(claims[2], before[2])
     commit(store)
-    assert store.journal.read("SELECT count(*) FROM attempts") == [(0,)]
+    assert store.database.read("SELECT count(*) FROM attempts") == [(0,)]
 
 
 def test_attempts_in_flight_survive_a_lost_transaction(store: Store, clock: Clock) -> None:
     """After a failed commit an attempt in flight still ends its task."""
-    queue, transitions = new_queue(store), Transitions(store, clock)
+    queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     commit(store)
-    claim = transitions.claim_now(queue, "a")
-    transitions.begin(claim)
+    claim = store.claim_now(queue, "a")
+    store.begin_attempt(claim)
     store.failed()
     rebuilt = store.queue(QUEUE)
     assert rebuilt is not queue
-    assert transitions.claim(rebuilt, claim.task.number) is None
-    assert not transitions.end(claim, Outcome(http_status=500), POLICY, Subject(queue.q, 0.0, "a"))
+    assert store.claim(rebuilt, claim.task.number) is None
+    assert not store.end_attempt(claim, AttemptResult(http_status=500), POLICY, LogSubject(queue.q, 0.0, "a"))
     assert (rebuilt.in_flight, rebuilt.attempts[claim.task.number].failures) == (0, 1)
 
 
 def test_executions_are_counted_for_a_minute(store: Store, clock: Clock) -> None:
     """Replies count for sixty seconds, good and bad ones."""
-    queue, transitions = new_queue(store), Transitions(store, clock)
+    queue = new_queue(store)
     for task_id, status in (("a", 200), ("b", 500)):
         store.add(queue, new_task(task_id), NOW)
         commit(store)
-        attempt(transitions, queue, task_id, status)
+        attempt(store, queue, task_id, status)
         clock.advance(30 * SECOND)
     assert queue.executed_last_minute(clock.now()) == 1
     assert queue.executed_last_minute(clock.now() - SECOND) == 2
 
 
 def test_sweeping_is_quiet_when_there_is_nothing(store: Store) -> None:
-    """With nothing to clear away the journal stays empty: the disk is not woken."""
+    """With nothing to clear away the database stays empty: the disk is not woken."""
     new_queue(store)
     assert not sweep(store, NOW)
-    assert len(store.journal) == 0
+    assert len(store.database) == 0
 
 
 def test_expired_names_leave_the_file(store: Store, clock: Clock) -> None:
@@ -455,7 +456,7 @@ def test_expired_names_leave_the_file(store: Store, clock: Clock) -> None:
     clock.advance(HOUR)
     sweep(store, clock.now())
     commit(store)
-    assert (queue.tombs, store.journal.read("SELECT * FROM tombs")) == ({}, [])
+    assert (queue.tombstones, store.database.read("SELECT * FROM tombs")) == ({}, [])
 
 
 def test_settings_are_kept(make_store: MakeStore) -> None:
@@ -468,19 +469,19 @@ def test_settings_are_kept(make_store: MakeStore) -> None:
 
 
 def test_journal_copies_and_erases(tmp_path: Path) -> None:
-    """A saved journal can be loaded into another one; an erased one is empty; a closed one has written everything."""
-    with Journal(tmp_path / "a", durable=True) as journal:
-        _write(journal, "one")
-        journal.save_to(tmp_path / "copy")
-        journal.erase()
-        assert journal.read("SELECT * FROM settings") == []
-        journal.load_from(tmp_path / "copy")
-        assert journal.read("SELECT key FROM settings") == [("one",)]
+    """A saved database can be loaded into another one; an erased one is empty; a closed one has written everything."""
+    with Database(tmp_path / "a", durable=True) as database:
+        _write(database, "one")
+        database.save_to(tmp_path / "copy")
+        database.erase()
+        assert database.read("SELECT * FROM settings") == []
+        database.load_from(tmp_path / "copy")
+        assert database.read("SELECT key FROM settings") == [("one",)]
         with pytest.raises(sqlite3.OperationalError):
-            journal.read("DELETE FROM settings")
-        _write(journal, "two", commit_it=False)
-    with Journal(tmp_path / "a", durable=False) as journal:
-        assert journal.read("SELECT key FROM settings ORDER BY key") == [("one",), ("two",)]
+            database.read("DELETE FROM settings")
+        _write(database, "two", commit_it=False)
+    with Database(tmp_path / "a", durable=False) as database:
+        assert database.read("SELECT key FROM settings ORDER BY key") == [("one",), ("two",)]
 
 
 @pytest.mark.parametrize(
@@ -489,7 +490,7 @@ def test_journal_copies_and_erases(tmp_path: Path) -> None:
     ids=["no database", "another version"],
 )
 def test_journals_that_cannot_be_used(tmp_path: Path, content: bytes, text: str) -> None:
-    """A file that is no journal, or one of another version, is named with what to do."""
+    """A file that is no database, or one of another version, is named with what to do."""
     file = tmp_path / "tasks.sqlite3"
     file.write_bytes(content)
     if not content:
@@ -497,22 +498,22 @@ def test_journals_that_cannot_be_used(tmp_path: Path, content: bytes, text: str)
         connection.execute("PRAGMA user_version = 99")
         connection.close()
     with pytest.raises(EmulatorError, match=text) as wrong:
-        Journal(file, durable=True)
+        Database(file, durable=True)
     assert (wrong.value.resource, wrong.value.hint is None) == (str(file), False)
 
 
 def test_a_journal_of_the_version_before(tmp_path: Path) -> None:
     """A file that was written before one row stood for many creations is read, and marked."""
     file = tmp_path / "tasks.sqlite3"
-    Journal(file, durable=True).close()
+    Database(file, durable=True).close()
     connection = sqlite3.connect(file)
     connection.execute("PRAGMA user_version = 1")
     connection.execute("INSERT INTO settings VALUES ('kept', 'yes')")
     connection.commit()
     connection.close()
-    with Journal(file, durable=True) as journal:
-        assert journal.read("SELECT value FROM settings") == [("yes",)]
-        assert journal.read("PRAGMA user_version") == [(2,)]
+    with Database(file, durable=True) as database:
+        assert database.read("SELECT value FROM settings") == [("yes",)]
+        assert database.read("PRAGMA user_version") == [(2,)]
 
 
 @pytest.mark.parametrize("size", [4096, 8192])
@@ -523,25 +524,25 @@ def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
     connection.execute(f"PRAGMA page_size = {size}")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
-    with Journal(file, durable=True) as journal:
-        _write(journal, "one")
-        journal.save_to(copy)
-        _write(journal, "two")
-        journal.load_from(copy)
-        assert journal.read("SELECT key FROM settings") == [("one",)]
-        assert journal.read("PRAGMA page_size") == [(size,)]
+    with Database(file, durable=True) as database:
+        _write(database, "one")
+        database.save_to(copy)
+        _write(database, "two")
+        database.load_from(copy)
+        assert database.read("SELECT key FROM settings") == [("one",)]
+        assert database.read("PRAGMA page_size") == [(size,)]
 
 
 @pytest.mark.parametrize("size", [4096, 8192])
 def test_snapshots_of_the_version_before(tmp_path: Path, size: int) -> None:
-    """A snapshot is loaded whatever the size of its pages; the journal stays one of this version."""
+    """A snapshot is loaded whatever the size of its pages; the database stays one of this version."""
     copy = _snapshot(tmp_path, size, version=1)
-    with Journal(tmp_path / "tasks.sqlite3", durable=True) as journal:
-        _write(journal, "two")
-        journal.load_from(copy)
-        assert journal.read("SELECT key FROM settings") == [("one",)]
-        assert journal.read("PRAGMA user_version") == [(2,)]
-        assert journal.read("PRAGMA page_size") == [(8192,)]
+    with Database(tmp_path / "tasks.sqlite3", durable=True) as database:
+        _write(database, "two")
+        database.load_from(copy)
+        assert database.read("SELECT key FROM settings") == [("one",)]
+        assert database.read("PRAGMA user_version") == [(2,)]
+        assert database.read("PRAGMA page_size") == [(8192,)]
     assert [file.name for file in tmp_path.glob("copy*")] == ["copy.sqlite3"]
 
 
@@ -555,25 +556,25 @@ def test_snapshots_that_cannot_be_used(tmp_path: Path, version: int, content: by
     copy = _snapshot(tmp_path, 8192, version=version)
     if content is not None:
         copy.write_bytes(content)
-    with Journal(tmp_path / "tasks.sqlite3", durable=True) as journal:
-        _write(journal, "two")
+    with Database(tmp_path / "tasks.sqlite3", durable=True) as database:
+        _write(database, "two")
         with pytest.raises(EmulatorError, match=text) as wrong:
-            journal.load_from(copy)
+            database.load_from(copy)
         assert (wrong.value.resource, wrong.value.hint is None) == (str(copy), False)
-        _write(journal, "three")
-        assert journal.read("SELECT key FROM settings ORDER BY key") == [("three",), ("two",)]
+        _write(database, "three")
+        assert database.read("SELECT key FROM settings ORDER BY key") == [("three",), ("two",)]
 
 
 def _snapshot(folder: Path, page_size: int, *, version: int) -> Path:
-    """Make a snapshot of a journal with the setting `one`."""
+    """Make a snapshot of a database with the setting `one`."""
     file, copy = folder / "other.sqlite3", folder / "copy.sqlite3"
     connection = sqlite3.connect(file)
     connection.execute(f"PRAGMA page_size = {page_size}")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
-    with Journal(file, durable=True) as journal:
-        _write(journal, "one")
-        journal.save_to(copy)
+    with Database(file, durable=True) as database:
+        _write(database, "one")
+        database.save_to(copy)
     connection = sqlite3.connect(copy)
     connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
@@ -607,8 +608,8 @@ def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
     assert store.setting(f"iam/{QUEUE}") == b""
 
 
-def _write(journal: Journal, key: str, *, commit_it: bool = True) -> Any:
-    Store(journal, Clock(), Settings()).set_setting(key, b"")
+def _write(database: Database, key: str, *, commit_it: bool = True) -> Any:
+    Store(database, Clock(), Settings()).set_setting(key, b"")
     if commit_it:
-        journal.apply()
-        journal.commit()
+        database.apply()
+        database.commit()

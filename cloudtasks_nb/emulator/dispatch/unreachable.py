@@ -1,26 +1,26 @@
-"""Targets on this machine where nobody listens: their tasks wait, and a probe a second looks whether somebody does."""
+"""Targets on this machine that refuse connections: their tasks wait, and each target is probed once a second."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-__all__ = ["AbsentTargets"]
+__all__ = ["UnreachableTargets"]
 
 _PROBE_EVERY = 1.0  # seconds
 
 
-class AbsentTargets:
+class UnreachableTargets:
     """The addresses that refused a connection.
 
     Parameters
     ----------
-    returned : callable
-        Gets an address where somebody listens again.
+    reachable : callable
+        Called with an address that accepts connections again.
     """
 
-    def __init__(self, returned: Callable[[str], None]) -> None:
-        self._returned = returned
+    def __init__(self, reachable: Callable[[str], None]) -> None:
+        self._reachable = reachable
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     def __contains__(self, address: str) -> bool:
@@ -30,9 +30,9 @@ class AbsentTargets:
         return bool(self._probes)
 
     def add(self, address: str) -> None:
-        """Watch an address until somebody listens there."""
+        """Probe an address until it accepts connections."""
         if address not in self._probes:
-            self._probes[address] = asyncio.get_running_loop().create_task(self._watch(address))
+            self._probes[address] = asyncio.get_running_loop().create_task(self._probe(address))
 
     async def close(self) -> None:
         """Stop all probes."""
@@ -42,7 +42,7 @@ class AbsentTargets:
             probe.cancel()
         await asyncio.gather(*probes, return_exceptions=True)
 
-    async def _watch(self, address: str) -> None:
+    async def _probe(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         while True:
             await asyncio.sleep(_PROBE_EVERY)
@@ -53,5 +53,5 @@ class AbsentTargets:
                 continue
             writer.close()
             self._probes.pop(address, None)
-            self._returned(address)
+            self._reachable(address)
             return

@@ -1,10 +1,10 @@
-"""All calls of the emulator by the names that gRPC gives them."""
+"""All RPCs of the emulator by the names that gRPC gives them."""
 
 from __future__ import annotations
 
-from cloudtasks_nb.emulator.api.access_calls import AccessCalls, SharedCalls
+from cloudtasks_nb.emulator.api.access_calls import AccessCalls, LocationCalls, OperationCalls
 from cloudtasks_nb.emulator.api.engine import Call, Engine
-from cloudtasks_nb.emulator.api.faults import strike
+from cloudtasks_nb.emulator.api.faults import apply_fault
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.api.queue_calls import QueueCalls
 from cloudtasks_nb.emulator.api.task_calls import TaskCalls
@@ -17,35 +17,38 @@ _BATCHES = ("BatchCreateTasks", "BatchDeleteTasks")
 
 def all_calls(engine: Engine) -> dict[str, Call]:
     """Return every call by its full name, ``/google.cloud.tasks.v2.CloudTasks/GetTask``."""
-    shared = SharedCalls(engine)
-    calls: dict[str, Call] = {
-        "/google.logging.v2.LoggingServiceV2/ListLogEntries": LogCalls(engine.store, engine.clock).list_log_entries,
-        "/google.longrunning.Operations/GetOperation": shared.get_operation,
-        "/google.cloud.location.Locations/GetLocation": shared.get_location,
-        "/google.cloud.location.Locations/ListLocations": shared.list_locations,
+    services = {
+        "google.logging.v2.LoggingServiceV2": LogCalls(engine).calls(),
+        "google.longrunning.Operations": OperationCalls(engine).calls(),
+        "google.cloud.location.Locations": LocationCalls(engine).calls(),
     }
     for api in ("v2", "v2beta3"):
-        methods = {
-            **dict.fromkeys(_BATCHES, _unimplemented),
+        calls = {
             **QueueCalls(engine, api).calls(),
             **TaskCalls(engine, api).calls(),
             **AccessCalls(engine, api).calls(),
         }
-        calls |= {f"/google.cloud.tasks.{api}.CloudTasks/{name}": call for name, call in methods.items()}
-    return {name: _with_faults(engine, name.rpartition("/")[2], call) for name, call in calls.items()}
+        if engine.settings.no_batch:
+            calls |= dict.fromkeys(_BATCHES, _unimplemented)
+        services[f"google.cloud.tasks.{api}.CloudTasks"] = calls
+    return {
+        f"/{service}/{name}": _with_faults(engine, name, call)
+        for service, calls in services.items()
+        for name, call in calls.items()
+    }
 
 
 def _with_faults(engine: Engine, method: str, call: Call) -> Call:
-    faults, called = engine.faults, engine.committer.called
+    faults, note_call = engine.faults, engine.committer.note_call
 
     async def answer(wire: bytes) -> bytes:
-        called()
+        note_call()
         fault = faults.take(method)
         if fault is None:
             return await call(wire)
-        await strike(fault, after=False)
+        await apply_fault(fault, after=False)
         reply = await call(wire)
-        await strike(fault, after=True)
+        await apply_fault(fault, after=True)
         return reply
 
     return answer

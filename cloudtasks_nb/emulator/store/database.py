@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cloudtasks_nb.errors import EmulatorError
 
-__all__ = ["Journal", "Write"]
+__all__ = ["Database", "Statement"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
@@ -44,7 +44,7 @@ _VERSION = 2  # of the schema
 _READ = {0, 1, _VERSION}  # new files have 0; 1 knew no row of the log that stands for many creations
 
 
-class Write(StrEnum):
+class Statement(StrEnum):
     """Everything that is ever written, in the order in which the writes of a group are applied."""
 
     SETTING = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
@@ -53,23 +53,23 @@ class Write(StrEnum):
     ATTEMPTS = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     END_TASK = "DELETE FROM tasks WHERE seq = ?"
     END_ATTEMPTS = "DELETE FROM attempts WHERE seq = ?"
-    TOMB = "INSERT INTO tombs(q, id, until) VALUES (?, ?, ?)"
-    GRAVE = "INSERT OR REPLACE INTO graves VALUES (?, ?, ?)"
+    ADD_TOMBSTONE = "INSERT INTO tombs(q, id, until) VALUES (?, ?, ?)"
+    ADD_PURGED_RANGE = "INSERT OR REPLACE INTO graves VALUES (?, ?, ?)"
     OPERATION = "INSERT INTO operations VALUES (?, ?, ?, ?)"
     LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     # What follows clears away; it comes last, so that rows of the same group are met too.
     SWEEP_TASKS = "DELETE FROM tasks WHERE seq BETWEEN ? AND ?"
     SWEEP_ATTEMPTS = "DELETE FROM attempts WHERE seq BETWEEN ? AND ?"
-    SWEEP_GRAVE = "DELETE FROM graves WHERE q = ? AND upto = ?"
-    SWEEP_TOMBS = "DELETE FROM tombs WHERE until <= ? AND seq IN (SELECT seq FROM tombs ORDER BY seq LIMIT 5000)"
-    FORGET_TOMBS = "DELETE FROM tombs WHERE q = ?"
+    DELETE_PURGED_RANGE = "DELETE FROM graves WHERE q = ? AND upto = ?"
+    SWEEP_TOMBSTONES = "DELETE FROM tombs WHERE until <= ? AND seq IN (SELECT seq FROM tombs ORDER BY seq LIMIT 5000)"
+    DELETE_TOMBSTONES = "DELETE FROM tombs WHERE q = ?"
     SWEEP_OPERATIONS = (
         "DELETE FROM operations WHERE made <= ? AND seq IN (SELECT seq FROM operations ORDER BY seq LIMIT 100)"
     )
     SWEEP_LOG = "DELETE FROM log WHERE seq <= ? AND seq IN (SELECT seq FROM log ORDER BY seq LIMIT 5000)"
 
 
-class Journal:
+class Database:
     """One writing and one reading connection; the reader sees what is committed.
 
     Parameters
@@ -83,7 +83,7 @@ class Journal:
 
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
-        self._pending: dict[Write, list[tuple[Any, ...]]] = {write: [] for write in Write}
+        self._pending: dict[Statement, list[tuple[Any, ...]]] = {write: [] for write in Statement}
         with ExitStack() as opened:
             try:
                 self._writer = opened.enter_context(closing(sqlite3.connect(path, **_CONNECTION)))
@@ -110,11 +110,11 @@ class Journal:
     def __len__(self) -> int:
         return sum(map(len, self._pending.values()))
 
-    def put(self, write: Write, row: tuple[Any, ...]) -> None:
+    def put(self, write: Statement, row: tuple[Any, ...]) -> None:
         """Collect a write; it is neither visible nor safe before `commit`."""
         self._pending[write].append(row)
 
-    def put_all(self, write: Write, rows: Iterable[tuple[Any, ...]]) -> None:
+    def put_all(self, write: Statement, rows: Iterable[tuple[Any, ...]]) -> None:
         """Collect many writes of one kind."""
         self._pending[write].extend(rows)
 

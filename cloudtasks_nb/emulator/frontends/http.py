@@ -1,0 +1,170 @@
+"""The HTTP server: health, leases, OpenID documents, REST and the endpoints for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+
+import orjson
+from aiohttp import web
+
+from cloudtasks_nb.emulator.api.engine import Call, Engine
+from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.rest import Rest
+from cloudtasks_nb.errors import EmulatorError, PortInUseError
+
+__all__ = ["HttpServer", "Leases", "cannot_listen", "host_and_port"]
+
+_MAX_BODY = 128 << 20  # a batch of a hundred tasks of one MiB, in base64
+
+
+class HttpServer:
+    """The HTTP server of an emulator.
+
+    Parameters
+    ----------
+    engine : Engine
+        The emulator.
+    calls : mapping
+        The calls of the API by their full names, for REST.
+    leases : Leases
+        Answers ``GET /lease``.
+    folder : Path
+        Where snapshots are kept.
+    instance : str
+        The emulator's id, a header of every answer.
+    """
+
+    def __init__(self, engine: Engine, calls: Mapping[str, Call], leases: Leases, folder: Path, instance: str) -> None:
+        self._engine = engine
+        self._instance = instance
+        self._app = web.Application(client_max_size=_MAX_BODY)
+        add = self._app.router.add_get
+        add("/health", self._health)
+        add("/lease", leases.hold)
+        add("/.well-known/openid-configuration", self._discovery)
+        add("/oauth2/v3/certs", self._keys)
+        add("/oauth2/v1/certs", self._certificates)
+        self._app.add_routes(Admin(engine, folder).routes())
+        self._app.add_routes(Rest(engine, calls, instance).routes())
+        # Leases never end by themselves: do not wait for them.
+        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1)
+
+    async def listen(self, host: str, port: int) -> int:
+        """Begin to listen, and return the port.
+
+        Raises
+        ------
+        PortInUseError
+            If somebody else listens there.
+        """
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            raise cannot_listen(error, host, port, "--http-port") from error
+        return int(self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return _json({"status": "ok", "instance": self._instance})
+
+    async def _discovery(self, request: web.Request) -> web.Response:
+        return _json(self._engine.tokens.discovery(str(request.url.origin())))
+
+    async def _keys(self, _: web.Request) -> web.Response:
+        return _json(self._engine.tokens.keys())
+
+    async def _certificates(self, _: web.Request) -> web.Response:
+        return _json(self._engine.tokens.certificates())
+
+
+def _json(content: object) -> web.Response:
+    return web.Response(body=orjson.dumps(content), content_type="application/json")
+
+
+# Seconds.
+_FIRST_WITHIN = 10.0
+_LINGER = 2.0
+_CHECK_EVERY = 0.2
+
+
+class Leases:
+    """Counts the open `GET /lease` requests; the operating system closes those of processes that died.
+
+    Parameters
+    ----------
+    stop : asyncio.Event
+        Set when the last one has been closed for a while.
+    instance : str
+        The emulator's id, a header of the answer: a holder sees whose lease it has.
+    """
+
+    def __init__(self, stop: asyncio.Event, instance: str) -> None:
+        self._headers = {"Content-Type": "text/plain", "X-Instance": instance}
+        self._stop = stop
+        self._open = 0
+        self._counting = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Let the emulator live by its leases; without a first one within ten seconds it ends."""
+        self._counting = True
+        self._arm(_FIRST_WITHIN)
+
+    async def hold(self, request: web.Request) -> web.StreamResponse:
+        """Answer `GET /lease`: the answer begins and does not end."""
+        answer = web.StreamResponse(headers=self._headers)
+        self._open += 1
+        self._disarm()
+        try:
+            await answer.prepare(request)
+            await answer.write(b"held\n")
+            while _connected(request):  # noqa: ASYNC110 - aiohttp tells nobody that a client left
+                await asyncio.sleep(_CHECK_EVERY)
+        except ConnectionError:
+            pass
+        finally:
+            self._open -= 1
+            if self._counting and not self._open:
+                self._arm(_LINGER)
+        return answer
+
+    def close(self) -> None:
+        """Let the emulator live without leases."""
+        self._counting = False
+        self._disarm()
+
+    def _arm(self, delay: float) -> None:
+        self._disarm()
+        self._timer = asyncio.get_running_loop().call_later(delay, self._stop.set)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _connected(request: web.Request) -> bool:
+    transport = request.transport
+    return transport is not None and not transport.is_closing()
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Return the two as one text; an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def cannot_listen(error: OSError, host: str, port: int, option: str) -> EmulatorError:
+    """Return what to raise when `host` and `port` cannot be listened on; `option` chooses another port."""
+    if error.errno == errno.EADDRINUSE:
+        return PortInUseError(
+            f"port {port} is in use", resource=str(port), hint=f"choose another one: {option} 0 takes a free one"
+        )
+    address = host_and_port(host, port)
+    return EmulatorError(f"cannot listen on {address}: {error.strerror or error}", resource=address)

@@ -1,0 +1,151 @@
+"""Protocol buffers: the message classes of the APIs as plain protobuf, and bytes that are encoded by hand.
+
+Proto-plus objects cost ten times the rest of a call, and where even building plain messages costs more than the rest of
+a call, the bytes are put together by hand. Parsers merge repeated submessages and take fields in any order
+(https://protobuf.dev/programming-guides/encoding/#last-one-wins), so stored bytes can be completed by appending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+from google.cloud.logging_v2.types import log_entry, logging
+from google.cloud.tasks_v2 import types as types_v2
+from google.cloud.tasks_v2beta3 import types as types_beta
+from google.cloud.tasks_v2beta3.types import queue as queue_beta
+
+from cloudtasks_nb.emulator.model.clock import SECOND
+
+__all__ = [
+    "any_message",
+    "beta",
+    "fields",
+    "int_field",
+    "len_field",
+    "logs",
+    "read_varint",
+    "retag",
+    "struct_entry",
+    "struct_field",
+    "struct_key",
+    "timestamp",
+    "v2",
+    "varint",
+]
+
+_VARINT, _FIXED64, _LENGTH = 0, 1, 2
+_STRUCT_ZERO = b"\x11" + bytes(8)  # Value.number_value
+_ONE_BYTE_LENGTHS = 124  # a key and a text that are shorter together have lengths of one byte everywhere
+_MORE = 0x80  # set in every byte of a varint but the last
+# The numbers that take one or two bytes: nearly every length and tag is among them.
+_SHORT = tuple(bytes([n]) if n < _MORE else bytes([n & 127 | _MORE, n >> 7]) for n in range(1 << 14))
+
+
+def varint(number: int) -> bytes:
+    """Encode a number of 0 or more."""
+    if number < len(_SHORT):
+        return _SHORT[number]
+    out = bytearray()
+    while number >= _MORE:
+        out.append(number & 127 | _MORE)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def len_field(number: int, payload: bytes) -> bytes:
+    """Encode a string, bytes or submessage field."""
+    return varint(number << 3 | _LENGTH) + varint(len(payload)) + payload
+
+
+def int_field(number: int, value: int) -> bytes:
+    """Encode a non-negative integer or enum field; nothing for zero, as proto3 does."""
+    return varint(number << 3) + varint(value) if value else b""
+
+
+def timestamp(instant: int) -> bytes:
+    """Encode microseconds since 1970 as a `google.protobuf.Timestamp`."""
+    seconds, micros = divmod(instant, SECOND)
+    return int_field(1, seconds) + int_field(2, micros * 1000)
+
+
+def fields(wire: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield field number, wire type and the value's bytes (with their length prefix) of a valid message."""
+    at = 0
+    while at < len(wire):
+        key, at = read_varint(wire, at)
+        kind = key & 7
+        start = at
+        if kind == _VARINT:
+            _, at = read_varint(wire, at)
+        elif kind == _LENGTH:
+            size, at = read_varint(wire, at)
+            at += size
+        else:
+            at += 8 if kind == _FIXED64 else 4
+        yield key >> 3, kind, wire[start:at]
+
+
+def retag(wire: bytes, numbers: Mapping[int, int]) -> bytes:
+    """Renumber the top-level fields of a message; those without a new number are dropped."""
+    return b"".join(
+        varint(numbers[number] << 3 | kind) + value for number, kind, value in fields(wire) if number in numbers
+    )
+
+
+def read_varint(wire: bytes, at: int) -> tuple[int, int]:
+    """Return the number at a position, and the position after it."""
+    value = shift = 0
+    while True:
+        byte = wire[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < _MORE:
+            return value, at
+        shift += 7
+
+
+def any_message(name: str, value: bytes) -> bytes:
+    """Encode a `google.protobuf.Any` that holds the message with the full name `name`."""
+    return len_field(1, f"type.googleapis.com/{name}".encode()) + len_field(2, value)
+
+
+def struct_field(key: bytes, value: str | float) -> bytes:
+    """Encode a text or a zero as a field of a `google.protobuf.Struct`; the key comes from `struct_key`."""
+    if value == 0:
+        return struct_entry(key, _STRUCT_ZERO)
+    text = str(value).encode()
+    size = len(text)
+    if len(key) + size < _ONE_BYTE_LENGTHS:
+        return b"\x0a%c%b\x12%c\x1a%c%b" % (len(key) + size + 4, key, size + 2, size, text)
+    return struct_entry(key, len_field(3, text))
+
+
+@lru_cache(maxsize=64)
+def struct_key(name: str) -> bytes:
+    """Encode the name of a field of a `google.protobuf.Struct`."""
+    return len_field(1, name.encode())
+
+
+def struct_entry(key: bytes, value: bytes) -> bytes:
+    """Encode a field of a `google.protobuf.Struct` whose `google.protobuf.Value` is on the wire already."""
+    return len_field(1, key + len_field(2, value))
+
+
+def _message_classes(module: Any) -> SimpleNamespace:
+    """Return the protobuf classes behind a module's proto-plus classes, by their names."""
+    wrappers = {name: getattr(module, name) for name in module.__all__}
+    return SimpleNamespace(**{name: cls.pb() for name, cls in wrappers.items() if hasattr(cls, "pb")})
+
+
+v2: Any = _message_classes(types_v2)
+beta: Any = _message_classes(types_beta)
+beta.QueueStats = queue_beta.QueueStats.pb()
+logs: Any = SimpleNamespace(
+    LogEntry=log_entry.LogEntry.pb(),
+    ListLogEntriesRequest=logging.ListLogEntriesRequest.pb(),
+    ListLogEntriesResponse=logging.ListLogEntriesResponse.pb(),
+)

@@ -1,0 +1,265 @@
+"""What the store keeps in memory of queues and tasks, and how it is rebuilt from the database at start."""
+
+from __future__ import annotations
+
+import gc
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cloudtasks_nb.emulator.model.attempts import Attempts
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.protobuf import beta
+from cloudtasks_nb.emulator.model.queues import RUNNING, QueueConfig
+from cloudtasks_nb.emulator.store.database import Database
+
+__all__ = ["LAST_NUMBER", "Claim", "Contents", "DueTimes", "QueueState", "StoredTask", "load", "task_key"]
+
+# A task's key is its queue's number and its own: the tasks of a queue lie side by side, in the order of creation.
+_NUMBER_BITS = 36
+LAST_NUMBER = (1 << _NUMBER_BITS) - 1
+_MINUTE = 60
+_CHUNK = 10_000
+
+
+def task_key(q: int, number: int) -> int:
+    """Return the key of a queue's task in the database."""
+    return q << _NUMBER_BITS | number
+
+
+class StoredTask(NamedTuple):
+    """A task as the database has it."""
+
+    number: int
+    id: str
+    due: int  #: microseconds since 1970, of the first attempt
+    head: bytes
+    body: bytes
+
+
+class Claim(NamedTuple):
+    """A task that is about to be dispatched."""
+
+    queue: QueueState
+    task: StoredTask
+    attempts: Attempts
+
+
+class DueTimes:
+    """The task numbers of a queue in the order in which the tasks are due; a few bytes a task.
+
+    An entry may be out of date, because its task was deleted, run by hand or rescheduled. The caller compares each
+    entry with its task: that is cheaper than finding and removing entries.
+    """
+
+    # A time and a task number packed into one integer need half the memory of a tuple.
+
+    def __init__(self) -> None:
+        self._ready: deque[int] = deque()
+        self._later: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._ready) + len(self._later)
+
+    def add(self, number: int, due: int, now: int) -> None:
+        """Add a task that is due at `due`."""
+        if due <= now:
+            self._ready.append(number)
+        else:
+            heapq.heappush(self._later, due << _NUMBER_BITS | number)
+
+    def add_all(self, numbers: Sequence[int], dues: Sequence[int], now: int) -> None:
+        """Add many tasks at once."""
+        if max(dues) <= now:
+            self._ready.extend(numbers)
+            return
+        for number, due in zip(numbers, dues, strict=True):
+            self.add(number, due, now)
+
+    def take(self, now: int) -> int | None:
+        """Remove and return the next task that is due, or None."""
+        self._collect(now)
+        return self._ready.popleft() if self._ready else None
+
+    def put_back(self, number: int) -> None:
+        """Add a task again that was taken and could not be dispatched; it becomes the next one."""
+        self._ready.appendleft(number)
+
+    def first(self, now: int) -> tuple[int, int] | None:
+        """Return number and due time of the first entry; the time is `now` for a task that is due already."""
+        self._collect(now)
+        if self._ready:
+            return self._ready[0], now
+        return (self._later[0] & LAST_NUMBER, self._later[0] >> _NUMBER_BITS) if self._later else None
+
+    def drop_first(self) -> None:
+        """Remove the entry that `first` returned."""
+        if self._ready:
+            self._ready.popleft()
+        else:
+            heapq.heappop(self._later)
+
+    def next_due(self, now: int) -> int | None:
+        """Return when the next task is due: `now` for one that is due already, None without tasks."""
+        if self._ready:
+            return now
+        return self._later[0] >> _NUMBER_BITS if self._later else None
+
+    def clear(self) -> None:
+        """Remove all tasks."""
+        self._ready.clear()
+        self._later.clear()
+
+    def _collect(self, now: int) -> None:
+        limit = now << _NUMBER_BITS | LAST_NUMBER
+        while self._later and self._later[0] <= limit:
+            self._ready.append(heapq.heappop(self._later) & LAST_NUMBER)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class QueueState:
+    """A queue and its tasks."""
+
+    q: int  #: never used again, not even by a queue of the same name
+    name: str
+    message: Any  #: the v2beta3 `Queue`
+    config: QueueConfig
+    usable_at: int  #: microseconds since 1970; before that the service does not know the queue yet
+    base: int = field(init=False)  #: what a task's number is added to for its key in the database
+    next_number: int = 1
+    floor: int = 0  #: tasks up to this number were purged
+    live: dict[str, int] = field(default_factory=dict)  #: id -> number of every task
+    tombstones: dict[str, int] = field(default_factory=dict)  #: id -> when the name is free again
+    due: DueTimes = field(default_factory=DueTimes)
+    attempts: dict[int, Attempts] = field(default_factory=dict)  #: of the tasks that were tried
+    running: dict[int, int] = field(default_factory=dict)  #: number -> attempts in flight
+    in_flight: int = 0
+    _executed: deque[tuple[int, int]] = field(default_factory=deque)  # second, answers in it
+
+    def __post_init__(self) -> None:
+        self.base = task_key(self.q, 0)
+
+    @property
+    def dispatching(self) -> bool:
+        """Whether the queue is neither paused nor disabled."""
+        return bool(self.message.state == RUNNING)
+
+    def started(self, number: int) -> None:
+        """Count an attempt in flight."""
+        self.running[number] = self.running.get(number, 0) + 1
+        self.in_flight += 1
+
+    def stopped(self, number: int) -> None:
+        """Take an attempt in flight off the count."""
+        left = self.running.pop(number, 1) - 1
+        if left:
+            self.running[number] = left
+        self.in_flight -= 1
+
+    def count_execution(self, now: int) -> None:
+        """Count an attempt that got its reply."""
+        second = now // SECOND
+        if self._executed and self._executed[-1][0] == second:
+            self._executed[-1] = (second, self._executed[-1][1] + 1)
+        else:
+            self._executed.append((second, 1))
+            while self._executed[0][0] <= second - _MINUTE:
+                self._executed.popleft()
+
+    def executed_last_minute(self, now: int) -> int:
+        """Return how many attempts got a reply in the last sixty seconds."""
+        return sum(count for second, count in self._executed if second > now // SECOND - _MINUTE)
+
+
+@dataclass(slots=True, kw_only=True)
+class Contents:
+    """What the store keeps in memory."""
+
+    queues: dict[str, QueueState] = field(default_factory=dict)  #: by name
+    by_number: dict[int, QueueState] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)  #: of all queues, deleted ones included: the log knows them
+    deleted: dict[str, int] = field(default_factory=dict)  #: queue name -> when it is free again
+    purged_ranges: dict[tuple[int, int], int] = field(default_factory=dict)  #: (queue, last dead number) -> until
+    operations: dict[str, int] = field(default_factory=dict)  #: name -> key in the database
+    settings: dict[str, bytes] = field(default_factory=dict)
+
+
+def load(database: Database, now: int, default_tombstone: int) -> Contents:
+    """Read what the store keeps in memory.
+
+    Parameters
+    ----------
+    database : Database
+        The store's file.
+    now : int
+        Microseconds since 1970; names that are free again are left out.
+    default_tombstone : int
+        Microseconds, for queues that do not set their own.
+    """
+    # A million new names are no garbage: looking through them again and again would take as long as reading them.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _load(database, now, default_tombstone)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _load(database: Database, now: int, default_tombstone: int) -> Contents:
+    contents = Contents()
+    contents.settings = dict(database.read("SELECT key, value FROM settings"))
+    contents.operations = dict(database.read("SELECT name, seq FROM operations ORDER BY seq"))
+    contents.purged_ranges = {
+        (q, upto): until for q, upto, until in database.read("SELECT q, upto, until FROM graves ORDER BY q, upto")
+    }
+    for q, name, config, usable_at, deleted_until in database.read("SELECT * FROM queues ORDER BY q"):
+        contents.names[q] = name
+        if deleted_until is not None:
+            contents.deleted[name] = deleted_until
+            continue
+        message = beta.Queue.FromString(config)
+        queue = QueueState(
+            q=q, name=name, message=message, config=QueueConfig.of(message, default_tombstone), usable_at=usable_at
+        )
+        contents.queues[name] = contents.by_number[q] = queue
+        # A name deleted and made again: the deletion is history.
+        contents.deleted.pop(name, None)
+        _load_tasks(
+            database, queue, [(upto, until) for (of, upto), until in contents.purged_ranges.items() if of == q], now
+        )
+    for q, task, until in database.stream("SELECT q, id, until FROM tombs WHERE until > ? ORDER BY seq", (now,)):
+        if q in contents.by_number:
+            contents.by_number[q].tombstones[task] = until
+    return contents
+
+
+def _load_tasks(database: Database, queue: QueueState, purged_ranges: list[tuple[int, int]], now: int) -> None:
+    base = task_key(queue.q, 0)
+    floor = queue.floor = max((upto for upto, _ in purged_ranges), default=0)
+    _load_purged_names(database, queue, purged_ranges, now)
+    bounds = (base + floor + 1, task_key(queue.q, LAST_NUMBER))
+    for seq, *columns in database.stream("SELECT * FROM attempts WHERE seq BETWEEN ? AND ?", bounds):
+        queue.attempts[seq - base] = Attempts.of_row(columns)
+    number, attempts = floor, queue.attempts
+    rows = database.stream("SELECT seq - ?, due, id FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq", (base, *bounds))
+    while chunk := rows.fetchmany(_CHUNK):
+        numbers, dues, ids = zip(*chunk, strict=True)
+        queue.live.update(zip(ids, numbers, strict=True))
+        if attempts:
+            dues = tuple(attempts[n].due if n in attempts else due for n, due in zip(numbers, dues, strict=True))
+        queue.due.add_all(numbers, dues, now)
+        number = numbers[-1]
+    queue.next_number = number + 1
+
+
+def _load_purged_names(database: Database, queue: QueueState, purged_ranges: list[tuple[int, int]], now: int) -> None:
+    """Read the names of purged tasks that are not free yet: their rows lie in the purged_ranges."""
+    base, above = task_key(queue.q, 0), 0
+    for upto, until in sorted(purged_ranges):
+        if until > now:
+            rows = database.stream("SELECT id FROM tasks WHERE seq BETWEEN ? AND ?", (base + above + 1, base + upto))
+            queue.tombstones.update((task, until) for (task,) in rows)
+        above = upto
