@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 __all__ = [
+    "ACTION_RESULTS",
     "ATTEMPTS",
     "BATCHES",
     "BATCH_TASKS",
@@ -17,7 +18,6 @@ __all__ = [
     "STATES",
     "STATE_DTYPE",
     "TASKS",
-    "VERDICTS",
     "column",
     "frame",
 ]
@@ -123,7 +123,7 @@ BATCHES = {
 }
 
 #: One row a task that something was done to.
-VERDICTS = {"task": _TEXT, "ok": _OK, "error": _TEXT}
+ACTION_RESULTS = {"task": _TEXT, "ok": _OK, "error": _TEXT}
 
 #: One row a check.
 DOCTOR = {"check": _TEXT, "ok": _OK, "detail": _TEXT, "fix": _TEXT}

@@ -20,7 +20,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from cloudtasks_nb._settings import near
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, InvalidInputError, QueueNotFoundError
-from cloudtasks_nb.service import newest
+from cloudtasks_nb.service import open_clients
 
 __all__ = ["CloudTasksMagics", "QueueNames", "load_ipython_extension"]
 
@@ -131,7 +131,7 @@ class CloudTasksMagics(Magics):
     def connection(self) -> Client | None:
         """Return the notebook's variable ``tasks``, else the connection that was made last."""
         named = self._shell.user_ns.get("tasks")
-        found = named if isinstance(named, Client) else newest.newest()
+        found = named if isinstance(named, Client) else open_clients.newest()
         return found if isinstance(found, Client) else None
 
     @context_matcher()

@@ -21,7 +21,7 @@ from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.service import newest as newest_module
+from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
@@ -45,7 +45,7 @@ class Client:
         self._connection = connection
         self._lease = lease
         self._catalog = Catalog(connection, self._batch_panel)
-        newest_module.note(self)
+        open_clients.add(self)
 
     @property
     def endpoint(self) -> str:
@@ -187,7 +187,7 @@ class Client:
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.close()
-        newest_module.forget(self)
+        open_clients.remove(self)
 
     def _open_queue(self, name: QueueName) -> Queue:
         return Queue(self._connection, self._catalog, name)

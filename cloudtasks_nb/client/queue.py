@@ -19,7 +19,7 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.service.absent import absent_line
+from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import http_target
@@ -318,7 +318,7 @@ class Queue(Backfill):
 
     def _do(self, rpc: str) -> Self:
         self._connection.call(rpc, name=self.name)
-        self._connection.watcher.look_now(self._name)
+        self._connection.watcher.refresh(self._name)
         return self
 
     def __repr__(self) -> str:
@@ -328,7 +328,7 @@ class Queue(Backfill):
         badge = "LOCAL" if self._connection.endpoint.local else self._name.project
         title = f"Queue {self.id}"
         try:
-            found = _loop.run(self._connection.watcher.glance(self._name), timeout=10)
+            found = _loop.run(self._connection.watcher.read_queue(self._name), timeout=10)
         except (CloudTasksError, TimeoutError) as error:
             return card(title, badge=badge, notes=[str(error) or "the service did not answer in time"])
         facts = {
@@ -354,7 +354,7 @@ class Queue(Backfill):
 
     def _absent(self) -> list[str]:
         """Say for which handlers of this machine tasks wait."""
-        addresses = self._connection.waiting.addresses(self.name)
+        addresses = self._connection.absent_handlers.addresses(self.name)
         if not addresses:
             return []
         from cloudtasks_nb.handlers.registry import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
@@ -364,5 +364,5 @@ class Queue(Backfill):
         lines = []
         for address in addresses:
             there = (url for url in urls if url.startswith(f"http://{address}/"))
-            lines.append(absent_line(address, next((url for url in there if name_at(url) is not None), None)))
+            lines.append(describe_absent(address, next((url for url in there if name_at(url) is not None), None)))
         return lines

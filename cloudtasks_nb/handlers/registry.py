@@ -15,7 +15,7 @@ from cloudtasks_nb.handlers.call import display_name
 from cloudtasks_nb.handlers.handler import Handler
 from cloudtasks_nb.handlers.target import Target, check_function
 from cloudtasks_nb.handlers.verify import Verifier
-from cloudtasks_nb.service import newest as newest_module
+from cloudtasks_nb.service import open_clients
 
 __all__ = ["name_at", "serve", "served_at"]
 
@@ -167,7 +167,7 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
 
 def _certs_url(tasks: object | None) -> Callable[[], str | None]:
     """Return who says where the issuer of the tokens publishes its certificates."""
-    client: Any = newest_module.newest() if tasks is None else tasks
+    client: Any = open_clients.newest() if tasks is None else tasks
     if client is None:
         raise HandlerError(
             "there is no connection whose tokens could be verified",

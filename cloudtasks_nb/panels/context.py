@@ -71,7 +71,7 @@ class PanelContext:
         """Return a context in which there is only one queue."""
 
         def queues() -> pd.DataFrame:
-            values = connection.wait_for(lambda: connection.watcher.glance(name))
+            values = connection.wait_for(lambda: connection.watcher.read_queue(name))
             return frame(QUEUES, {word: [value] for word, value in values.items()}, index="queue")
 
         return cls(connection=connection, catalog=catalog, open_queue=open_queue, queues=queues, read_only=read_only)

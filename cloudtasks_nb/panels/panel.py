@@ -142,7 +142,7 @@ class Panel(Acting):
     def look(self) -> None:
         """Have the watcher look at the watched queues as soon as it can."""
         for queue in self.watched():
-            self.context.watcher.look_now(queue)
+            self.context.watcher.refresh(queue)
 
     def rewatch(self) -> None:
         """Watch what `watched` returns now, if anybody sees the panel; to be called when that has changed."""
@@ -242,9 +242,9 @@ class Panel(Acting):
     def _hear(self, snapshot: Snapshot) -> None:
         if snapshot.queue not in self._subscriptions:
             return  # what was watched before
-        self.footer.trouble = "; ".join(_trouble(error) for error in snapshot.trouble)
+        self.footer.trouble = "; ".join(_trouble(error) for error in snapshot.errors)
         self.guarded(self.apply, snapshot)
-        if not snapshot.trouble:
+        if not snapshot.errors:
             self.footer.at = snapshot.at / 1e6
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._frames import ATTEMPTS, VERDICTS, frame
+from cloudtasks_nb._frames import ACTION_RESULTS, ATTEMPTS, frame
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, TaskNotFoundError
@@ -103,10 +103,10 @@ def _each(
 ) -> pd.DataFrame:
     with Bar(what, len(ids), unit="tasks") as bar:
         errors = _loop.run(work(bar)) if ids else []
-    connection.watcher.look_now(queue)
+    connection.watcher.refresh(queue)
     if errors and None not in errors:
         connection.call("GetQueue", name=str(queue))  # raises if the queue, rather than each task, is not there
-    return frame(VERDICTS, {"task": ids, "ok": [error is None for error in errors], "error": errors})
+    return frame(ACTION_RESULTS, {"task": ids, "ok": [error is None for error in errors], "error": errors})
 
 
 async def delete(

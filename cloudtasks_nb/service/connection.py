@@ -16,7 +16,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, QueueNotFoundError
-from cloudtasks_nb.service.absent import Waiting
+from cloudtasks_nb.service.absent_handlers import AbsentHandlers
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Watcher
@@ -59,7 +59,7 @@ class Connection:
         self.auth = auth
         self._certs_url = certs_url
         self.folder = folder
-        self.waiting = Waiting(http)
+        self.absent_handlers = AbsentHandlers(http)
         self.transport = Transport(endpoint, auth, relocate=self._relocate)
         self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS)
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
@@ -162,7 +162,7 @@ class Connection:
         if self.transport.instance not in {None, instance}:  # another one, on the same folder: it knows nothing of ours
             return None
         if target != self.endpoint.target:
-            self.waiting = Waiting(http)
+            self.absent_handlers = AbsentHandlers(http)
             self._certs_url = http + _CERTS
         return target
 

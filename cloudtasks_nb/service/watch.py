@@ -50,9 +50,9 @@ class Snapshot:
     values: Mapping[str, Any] | None = None  #: settings and statistics as `queue_values` gives them; None: not known
     gone: bool = False  #: the queue does not exist
     entries: tuple[Entry, ...] = ()  #: log entries that were not in an earlier snapshot, oldest first
-    log_until: int | None = None  #: the log is read up to this time; None: not read, `trouble` says why
+    log_until: int | None = None  #: the log is read up to this time; None: not read, `errors` says why
     lag: int | None = None  #: the longest time that an entry took to appear in the log, microseconds; None: none seen
-    trouble: tuple[CloudTasksError, ...] = ()  #: what could not be read
+    errors: tuple[CloudTasksError, ...] = ()  #: what could not be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ class _Reader:
         self.since = since
         self.lag: int | None = None
         self.until: int | None = None
-        self.trouble: CloudTasksError | None = None  # why the last read failed; stays until one succeeds
+        self.error: CloudTasksError | None = None  # why the last read failed; stays until one succeeds
         self._cursor: int | None = None  # what the log took before this is read
         self._received = self._newest = since
         self._seen: set[str] = set()
@@ -128,7 +128,7 @@ class _Reader:
         self._started = 0
 
     async def read(self, transport: Transport, queue: QueueName, budget: _Budget) -> list[Entry]:
-        """Return the entries that have come since, as far as the budget allows; `trouble` says what stopped it."""
+        """Return the entries that have come since, as far as the budget allows; `error` says what stopped it."""
         fresh: list[Entry] = []
         if self._where is None:
             self._started = now_micros()
@@ -143,9 +143,9 @@ class _Reader:
             except CloudTasksError as error:
                 if not isinstance(error, _PATIENCE):
                     self._token = ""  # it may be too old: the pass begins again, and hands nothing over twice
-                self.trouble = error
+                self.error = error
                 break
-            self.trouble = None
+            self.error = None
             fresh += self._take(entries)
             if not following:
                 self._finish(one_page=not self._token)
@@ -220,11 +220,11 @@ class Watcher:
         _loop.call_soon(self._join, queue, subscription)
         return subscription
 
-    def look_now(self, queue: QueueName) -> None:
+    def refresh(self, queue: QueueName) -> None:
         """Look at a queue as soon as possible. May be called from any thread."""
         _loop.call_soon(self._ring, queue)
 
-    async def glance(self, queue: QueueName) -> dict[str, Any]:
+    async def read_queue(self, queue: QueueName) -> dict[str, Any]:
         """Return settings and statistics of a queue, as `queue_values` gives them.
 
         Raises
@@ -318,7 +318,7 @@ class Watcher:
                 self._latest[queue] = snapshot
                 for subscription in tuple(subscriptions):
                     _hand(subscription.listener, snapshot)
-                patience = any(isinstance(one, _PATIENCE) for one in snapshot.trouble)
+                patience = any(isinstance(one, _PATIENCE) for one in snapshot.errors)
                 slower = min(slower * 2, _SLOWEST) if patience else 1.0
                 pause = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0) * slower
                 await _until(wake, min(pause, max(_SLOWEST, pause / slower)))
@@ -335,15 +335,15 @@ class Watcher:
             self._log_budget.leave(queue)
             return snapshot
         entries = await reader.read(self._transport, queue, self._log_budget)
-        trouble = snapshot.trouble if reader.trouble is None else (*snapshot.trouble, reader.trouble)
-        return replace(snapshot, entries=tuple(entries), log_until=reader.until, lag=reader.lag, trouble=trouble)
+        errors = snapshot.errors if reader.error is None else (*snapshot.errors, reader.error)
+        return replace(snapshot, entries=tuple(entries), log_until=reader.until, lag=reader.lag, errors=errors)
 
     async def _statistics(self, queue: QueueName) -> Snapshot:
         at = now_micros()
         try:
             found = await self._queue(queue)
         except CloudTasksError as error:
-            return Snapshot(queue=queue, at=at, gone=error.code == "NOT_FOUND", trouble=(error,))
+            return Snapshot(queue=queue, at=at, gone=error.code == "NOT_FOUND", errors=(error,))
         return Snapshot(queue=queue, at=at, values=queue_values(found))
 
     async def _queue(self, queue: QueueName) -> Any:

@@ -58,7 +58,7 @@ def _tick(bench: Bench, tasks: ct.Client, panel: TasksPanel) -> float:
     watcher, queue = tasks._connection.watcher, panel.context.name("shown")
     taken = []
     for _ in range(bench.size.ticks):
-        values = _loop.run(watcher.glance(queue))
+        values = _loop.run(watcher.read_queue(queue))
         there = panel.table.page_keys
         found = _loop.run(watcher.lookup(queue, there))
         gone = sorted(panel._ids.difference(there))[:_DONE]

@@ -37,7 +37,7 @@ TABLES: dict[str, tuple[Mapping[str, str], str | None]] = {
     "batch tasks": (_frames.BATCH_TASKS, None),
     "attempts": (_frames.ATTEMPTS, None),
     "batches": (_frames.BATCHES, "batch"),
-    "verdicts": (_frames.VERDICTS, None),
+    "verdicts": (_frames.ACTION_RESULTS, None),
     "doctor": (_frames.DOCTOR, "check"),
 }
 

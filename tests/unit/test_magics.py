@@ -17,7 +17,7 @@ from traitlets.config import Config
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.magics import QueueNames
-from cloudtasks_nb.service import newest
+from cloudtasks_nb.service import open_clients
 
 PATIENCE = 20.0  # seconds after which something that should happen counts as not happening
 URL = "http://127.0.0.1:9/run"
@@ -84,8 +84,8 @@ class Connection(Client):
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InteractiveShell:
     """Give a shell with the extension loaded; it leaves no trace in this process."""
-    monkeypatch.setattr(newest, "_open", [])
-    monkeypatch.setattr(newest, "_held", [])
+    monkeypatch.setattr(open_clients, "_open", [])
+    monkeypatch.setattr(open_clients, "_held", [])
     config = Config({"HistoryManager": {"enabled": False}})
     made = InteractiveShell(config=config, ipython_dir=str(tmp_path), user_module=ModuleType("notebook"))
     made.run_line_magic("load_ext", "cloudtasks_nb")
@@ -170,14 +170,14 @@ def test_without_tasks_the_newest_connection_is_used(run: Run, shell: Interactiv
     shell.user_ns["tasks"] = named
     held = [Connection("older"), Connection("newer")]
     for connection in held:
-        newest.note(connection)
+        open_clients.add(connection)
     assert run("%ct queues").index.tolist() == ["newer"]
 
 
 def test_tasks_comes_before_the_newest(run: Run, tasks: Connection) -> None:
     """The connection that the notebook calls `tasks` is used even when a newer one was made."""
     newer = Connection("other")
-    newest.note(newer)
+    open_clients.add(newer)
     assert run("%ct queues").index.tolist() == ["reports", "mails"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloudtasks_nb.fanout.batch.track import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.service.absent import absent_line
+from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["blockers", "notes"]
@@ -46,7 +46,7 @@ def notes(tracker: Tracker, outbox: Outbox) -> list[str]:
 
 def _absent(connection: Connection, tracker: Tracker) -> list[str]:
     """Say for which handler of this machine the tasks wait."""
-    addresses = connection.waiting.addresses(str(tracker.queue))
+    addresses = connection.absent_handlers.addresses(str(tracker.queue))
     target = str(tracker.record.description.get("url", ""))
     name = target.removeprefix("handler:") if target.startswith("handler:") else ""
-    return [absent_line(address, f"http://{address}/{name}") for address in addresses]
+    return [describe_absent(address, f"http://{address}/{name}") for address in addresses]

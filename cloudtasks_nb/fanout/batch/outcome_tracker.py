@@ -263,7 +263,7 @@ class OutcomeTracker:
         """Tell whether the log had its time to say what became of a task that is missing since then."""
         values = snapshot.values
         silent = values is not None and not values["log_sampling_ratio"]
-        denied = any(isinstance(error, PermissionDeniedError) for error in snapshot.trouble)
+        denied = any(isinstance(error, PermissionDeniedError) for error in snapshot.errors)
         if silent or denied:
             return True
         if snapshot.log_until is None:

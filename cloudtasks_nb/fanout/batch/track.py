@@ -134,7 +134,7 @@ class Tracker:
     def unread(self) -> Sequence[CloudTasksError]:
         """What could not be read when the queue and its log were last looked at."""
         snapshot = self._outcomes.snapshot
-        return () if snapshot is None else snapshot.trouble
+        return () if snapshot is None else snapshot.errors
 
     def retry_note(self) -> str | None:
         """Say how far the retrying rows are."""
@@ -222,7 +222,7 @@ class Tracker:
             if trouble is not None:
                 self._troubles["cancel"] = trouble
             await self._publish()
-        self._connection.watcher.look_now(self.queue)
+        self._connection.watcher.refresh(self.queue)
         await self._publish()
 
     async def _settle(self) -> None:
@@ -233,7 +233,7 @@ class Tracker:
         await self._sending.settle()
 
     async def _end_sending(self) -> None:
-        self._connection.watcher.look_now(self.queue)
+        self._connection.watcher.refresh(self.queue)
         await self._publish()
 
     def _sent(self, count: int) -> None:

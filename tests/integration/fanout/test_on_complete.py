@@ -200,13 +200,13 @@ def test_a_cancelled_batch(once: ct.Queue, target: Target, monkeypatch: pytest.M
     batch.on_complete(done_url(target))
     seen: Any = batch._connection.watcher
     tracker = batch._tracker
-    look_now = seen.look_now
+    refresh = seen.refresh
 
     def look_in_between(queue: Any) -> None:
         tracker._news.put_nowait(replace(seen.latest(queue), entries=()))
-        look_now(queue)
+        refresh(queue)
 
-    monkeypatch.setattr(seen, "look_now", look_in_between)
+    monkeypatch.setattr(seen, "refresh", look_in_between)
     batch.cancel().wait("30s")
     assert [one["cancelled"] for one in told(target, 1)] == [len(ROWS)]
 

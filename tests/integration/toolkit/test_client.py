@@ -18,7 +18,7 @@ from google.cloud import tasks_v2
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop, errors
-from cloudtasks_nb.service import newest as newest_module
+from cloudtasks_nb.service import open_clients
 from tests.integration.conftest import PATIENCE, Emulator, StartEmulator
 from tests.integration.toolkit.conftest import MakeName
 
@@ -195,8 +195,8 @@ def test_the_block_closes(emulator: Emulator) -> None:
     with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
         tasks.queues()
         client = tasks.client
-        assert newest_module.newest() is tasks
-    assert newest_module.newest() is not tasks
+        assert open_clients.newest() is tasks
+    assert open_clients.newest() is not tasks
     tasks.close()
     with pytest.raises(errors.PreconditionError, match="this connection is closed"):
         tasks.queues()
@@ -208,11 +208,11 @@ def test_the_newest_connection(emulator: Emulator) -> None:
     """Who asks for the newest gets the last one that is still open."""
     first = ct.connect("p", "l", endpoint=emulator.ready["grpc"])
     second = ct.connect("p", "l", endpoint=emulator.ready["grpc"])
-    assert newest_module.newest() is second
+    assert open_clients.newest() is second
     second.close()
-    assert newest_module.newest() is first
+    assert open_clients.newest() is first
     first.close()
-    assert newest_module.newest() is not first
+    assert open_clients.newest() is not first
 
 
 def test_the_emulator_of_the_environment(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

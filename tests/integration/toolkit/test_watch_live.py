@@ -67,7 +67,7 @@ def values(name: str, wanted: Any) -> Callable[[Snapshot], bool]:
 def test_the_depth_is_followed(paused: ct.Queue, listen: Listen) -> None:
     """Snapshots show what is in the queue and its settings as they change."""
     heard = listen(paused)
-    assert heard.until(values("tasks", 0)).trouble == ()
+    assert heard.until(values("tasks", 0)).errors == ()
     paused.enqueue(NOWHERE)
     heard.until(values("tasks", 1))
     paused.update(rate=3)
@@ -140,9 +140,9 @@ def test_an_emulator_that_dies(start_emulator: StartEmulator) -> None:
     emulator = start_emulator()
     with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
         heard = Heard(tasks, tasks.queue("q", create=True))
-        heard.until(lambda snapshot: not snapshot.trouble)
+        heard.until(lambda snapshot: not snapshot.errors)
         emulator.kill()
-        trouble = heard.until(lambda snapshot: bool(snapshot.trouble)).trouble
+        trouble = heard.until(lambda snapshot: bool(snapshot.errors)).errors
         heard.subscription.close()
     assert isinstance(trouble[0], ct.errors.UnavailableError)
 
@@ -156,6 +156,6 @@ def test_listing_and_lookup(tasks: ct.Client, paused: ct.Queue, make_name: MakeN
     assert {task: pending.state for task, pending in found.items()} == {"later": "scheduled", "now": "ready"}
     looked: Future[Any] = _loop.submit(watcher.lookup(name, ["missing", "now"]))
     assert looked.result(PATIENCE) == {"missing": None, "now": found["now"]}
-    assert _loop.run(watcher.glance(name))["tasks"] == 2
+    assert _loop.run(watcher.read_queue(name))["tasks"] == 2
     with pytest.raises(ct.errors.QueueNotFoundError):
         _loop.run(watcher.listing(QueueName.parse(tasks.queue(make_name()).name)), PATIENCE)

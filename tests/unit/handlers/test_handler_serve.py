@@ -19,7 +19,7 @@ from cloudtasks_nb.errors import ConfigurationError, HandlerError
 from cloudtasks_nb.handlers import handler as handler_module
 from cloudtasks_nb.handlers.address import derive
 from cloudtasks_nb.handlers.registry import name_at
-from cloudtasks_nb.service import newest as newest_module
+from cloudtasks_nb.service import open_clients
 
 __all__: list[str] = []
 
@@ -459,11 +459,11 @@ def test_a_token_of_the_account_is_wanted(serve: Serve, post: Post, issuer: Any)
 
 def test_the_newest_connection_is_the_issuer_unless_one_is_given(serve: Serve, post: Post, issuer: Any) -> None:
     """Whoever makes connections tells which is the newest; audience= is what the tokens must be for."""
-    newest_module.note(issuer)
+    open_clients.add(issuer)
     try:
         handler = serve(report, service_account=ACCOUNT, audience="https://mine.example")
     finally:
-        newest_module.forget(issuer)
+        open_clients.remove(issuer)
     bearer = issuer.bearer(aud="https://mine.example")
     assert post(handler.url, b'{"day": "1"}', Authorization=bearer).status == 200
     with pytest.raises(HandlerError, match="there is no connection"):
@@ -504,7 +504,7 @@ def test_a_new_process_has_the_same_url(serve: Serve) -> None:
     """Tasks that were queued before a restart still reach the function."""
     code = """
 from cloudtasks_nb import handlers
-from cloudtasks_nb.service import newest as newest_module
+from cloudtasks_nb.service import open_clients
 def report(): ...
 with handlers.serve(report) as handler:
     print(handler.url)
@@ -517,7 +517,7 @@ def test_a_function_that_hangs_does_not_keep_the_process() -> None:
     code = """
 import threading, urllib.request
 from cloudtasks_nb import handlers
-from cloudtasks_nb.service import newest as newest_module
+from cloudtasks_nb.service import open_clients
 began = threading.Event()
 def hang():
     began.set()

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._frames import QUEUES, VERDICTS, frame
+from cloudtasks_nb._frames import ACTION_RESULTS, QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import CloudTasksError
@@ -55,7 +55,7 @@ class FakeWatcher:
         self.subscribed.append(one)
         return one
 
-    def look_now(self, queue: QueueName) -> None:
+    def refresh(self, queue: QueueName) -> None:
         """Remember the wish."""
         self.looks.append(queue.queue)
 
@@ -93,7 +93,7 @@ class FakeQueue:
             self.calls.append((verb, self.name, *args, *([words] if words else [])))
             if verb in {"run", "delete_tasks"}:
                 tasks = list(args[0])
-                return frame(VERDICTS, {"task": tasks, "ok": [True] * len(tasks), "error": [None] * len(tasks)})
+                return frame(ACTION_RESULTS, {"task": tasks, "ok": [True] * len(tasks), "error": [None] * len(tasks)})
             return self
 
         return record
@@ -133,12 +133,12 @@ def queue_values(name: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def snapshot(name: str, *trouble: CloudTasksError, entries: tuple[Entry, ...] = (), **changes: Any) -> Snapshot:
+def snapshot(name: str, *errors: CloudTasksError, entries: tuple[Entry, ...] = (), **changes: Any) -> Snapshot:
     """Return what the watcher saw of a queue."""
     queue = QueueName(project="p", location="l", queue=name)
-    values = None if trouble else queue_values(name, **changes)
-    gone = any(error.code == "NOT_FOUND" for error in trouble)
-    return Snapshot(queue=queue, at=NOW, values=values, entries=entries, trouble=trouble, gone=gone)
+    values = None if errors else queue_values(name, **changes)
+    gone = any(error.code == "NOT_FOUND" for error in errors)
+    return Snapshot(queue=queue, at=NOW, values=values, entries=entries, errors=errors, gone=gone)
 
 
 def entry(number: int, task: str, **changes: Any) -> Entry:

@@ -12,7 +12,7 @@ from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
 from google.rpc import status_pb2
 
-from cloudtasks_nb._frames import ATTEMPTS, TASKS, VERDICTS, frame
+from cloudtasks_nb._frames import ACTION_RESULTS, ATTEMPTS, TASKS, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, ServiceError, TaskNotFoundError
 from cloudtasks_nb.service import bulk
@@ -32,7 +32,7 @@ BATCH = pd.DataFrame({"queue": ["of", "the", "user"], "task": ["a", "b", None], 
         frame(TASKS, {"task": ["a", "b"]}, index="task")[["state"]],
         frame(ATTEMPTS, ROWS),
         frame(ATTEMPTS, ROWS)[["task", "status"]],
-        frame(VERDICTS, {"task": ["a", "b"]}),
+        frame(ACTION_RESULTS, {"task": ["a", "b"]}),
         BATCH,
         pd.Series([A, None, B]),
         pd.Index(["a", "b"]),
@@ -92,7 +92,7 @@ def connect(answer: Any, *, local: bool = True) -> Any:
     return SimpleNamespace(
         transport=SimpleNamespace(call=call),
         endpoint=SimpleNamespace(local=local),
-        watcher=SimpleNamespace(look_now=lambda _: None),
+        watcher=SimpleNamespace(refresh=lambda _: None),
     )
 
 

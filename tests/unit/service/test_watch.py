@@ -136,7 +136,7 @@ def test_snapshots_arrive(watching: Subscribe) -> None:
     assert watcher.latest(QUEUE) is None
     watching(watcher, heard)
     first, second = heard.next(), heard.next()
-    assert (first.queue, first.gone, first.trouble, first.log_until, first.entries) == (QUEUE, False, (), None, ())
+    assert (first.queue, first.gone, first.errors, first.log_until, first.entries) == (QUEUE, False, (), None, ())
     assert first.values is not None
     assert (first.values["tasks"], first.values["state"]) == (7, "RUNNING")
     assert second.at >= first.at
@@ -231,7 +231,7 @@ def test_a_log_that_may_not_be_read(watching: Subscribe) -> None:
     heard = Heard()
     watching(start(Service(ListLogEntries=denied)), heard, since=0)
     found = heard.next()
-    assert (found.trouble, found.log_until, found.entries) == ((denied,), None, ())
+    assert (found.errors, found.log_until, found.entries) == ((denied,), None, ())
     assert found.values is not None
 
 
@@ -241,7 +241,7 @@ def test_statistics_that_may_not_be_read(watching: Subscribe) -> None:
     heard = Heard()
     watching(start(Service(GetQueueStats=denied, ListLogEntries=log("a"))), heard, since=0)
     found = heard.next()
-    assert (found.trouble, found.values, found.gone, inserts(found)) == ((denied,), None, False, ["a"])
+    assert (found.errors, found.values, found.gone, inserts(found)) == ((denied,), None, False, ["a"])
 
 
 def test_a_queue_that_is_gone(watching: Subscribe) -> None:
@@ -261,7 +261,7 @@ def test_an_endpoint_without_statistics(watching: Subscribe) -> None:
     heard = Heard()
     watching(start(service), heard)
     found = heard.next()
-    assert found.trouble == ()
+    assert found.errors == ()
     assert found.values is not None
     assert (found.values["state"], found.values.get("tasks")) == ("PAUSED", None)
 
@@ -271,8 +271,8 @@ def test_a_look_at_once(watching: Subscribe) -> None:
     watcher, heard = start(Service()), Heard()
     watching(watcher, heard, every=3600.0)
     first = heard.next()
-    watcher.look_now(OTHER)
-    watcher.look_now(QUEUE)
+    watcher.refresh(OTHER)
+    watcher.refresh(QUEUE)
     assert heard.next().at >= first.at
 
 
@@ -303,7 +303,7 @@ def test_patience(watching: Subscribe, monkeypatch: pytest.MonkeyPatch, error: C
     monkeypatch.setattr(watch, "_until", until)
     monkeypatch.setattr(watch._Budget, "take", lambda *_: True)
     watching(start(service), heard, since=0, every=1.0)
-    heard.until(lambda snapshot: not snapshot.trouble)
+    heard.until(lambda snapshot: not snapshot.errors)
     heard.next()
     assert pauses[:8] == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 1.0]
 
@@ -324,10 +324,10 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 def test_a_glance() -> None:
     """One look without a subscription, with the error where there is one."""
-    assert run(start(Service()).glance(QUEUE))["tasks"] == 7
+    assert run(start(Service()).read_queue(QUEUE))["tasks"] == 7
     missing = QueueNotFoundError("no", code="NOT_FOUND")
     with pytest.raises(QueueNotFoundError):
-        run(start(Service(GetQueueStats=missing)).glance(QUEUE))
+        run(start(Service(GetQueueStats=missing)).read_queue(QUEUE))
 
 
 def task(name: str, **fields: Any) -> Any:

@@ -116,7 +116,7 @@ class Reading:
             transport: Any = self.log
             entries = asyncio.run(self.reader.read(transport, QUEUE, Allowance(allowance)))
         self.heard += [one.insert_id for one in entries]
-        return self.reader.trouble
+        return self.reader.error
 
 
 def line(name: str, time: float, received: float | None = None, visible: float | None = None) -> Line:

@@ -313,7 +313,7 @@ def test_a_log_that_cannot_be_read_leaves_what_left_as_gone(world: World, monkey
     """Without the permission there is nothing to wait for, and no success to be claimed."""
     clock(monkeypatch)
     verdicts = new(world)
-    take(verdicts, world, snapshot(values={"tasks": 0}, log_until=None, trouble=(PermissionDeniedError("no"),)))
+    take(verdicts, world, snapshot(values={"tasks": 0}, log_until=None, errors=(PermissionDeniedError("no"),)))
     look(verdicts, world)
     assert world.counts() == {"gone": 5}
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import weakref
 
-__all__ = ["forget", "newest", "note"]
+__all__ = ["add", "newest", "remove"]
 
 _open: list[weakref.ref[object]] = []  # oldest first; who is not held elsewhere may go
 _held: list[object] = []  # the newest of them stays, so that it is found by those who were not given it
 
 
-def note(connection: object) -> None:
+def add(connection: object) -> None:
     """Remember a connection as the newest."""
     _open.append(weakref.ref(connection))
     _held[:] = [connection]
 
 
-def forget(connection: object) -> None:
+def remove(connection: object) -> None:
     """Forget a connection that was closed; the one made before it, if it is still used, is the newest again."""
     _open[:] = [ref for ref in _open if ref() is not None and ref() is not connection]
     _held[:] = [left for ref in _open[-1:] if (left := ref()) is not None]

@@ -9,13 +9,13 @@ import urllib.parse
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-__all__ = ["Waiting", "absent_line"]
+__all__ = ["AbsentHandlers", "describe_absent"]
 
 _TIMEOUT = 1.0  # seconds
 _FRESH = 2.0  # seconds for which an answer is good
 
 
-class Waiting:
+class AbsentHandlers:
     """Tells for which handlers an emulator's tasks wait.
 
     Parameters
@@ -52,7 +52,7 @@ class Waiting:
         return found
 
 
-def absent_line(address: str, url: str | None) -> str:
+def describe_absent(address: str, url: str | None) -> str:
     """Say who does not listen; a `url` at that address tells the handler's name, with which its path begins."""
     parts = urllib.parse.urlsplit(url or "")
     name = urllib.parse.unquote(parts.path.strip("/").partition("/")[0]) if parts.netloc == address else ""
