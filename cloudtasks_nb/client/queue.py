@@ -1,10 +1,10 @@
-"""The verbs on one queue."""
+"""One queue: its settings, its tasks, and what is sent to it."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self, Unpack, overload
 
 import pandas as pd
 
@@ -17,8 +17,18 @@ from cloudtasks_nb.client.reads import attempts_frame, newest_attempts, tasks_fr
 from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
+from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.fanout.batch.request import (
+    BackfillKeywords,
+    BatchOptions,
+    FanOutKeywords,
+    make_request,
+    refuse_unknown,
+)
+from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.service.connection import Connection
@@ -27,7 +37,7 @@ from cloudtasks_nb.service.convert import http_target
 __all__ = ["Queue"]
 
 
-class Queue(Backfill):
+class Queue:
     """One queue of Cloud Tasks. Made by `tasks.queue(name)`; makes no call until a verb is used.
 
     Every verb raises `QueueNotFoundError` when the queue does not exist, and another
@@ -35,8 +45,9 @@ class Queue(Backfill):
     """
 
     def __init__(self, connection: Connection, catalog: Catalog, name: QueueName) -> None:
-        super().__init__(catalog, name)
         self._connection = connection
+        self._catalog = catalog
+        self._name = name
 
     @property
     def id(self) -> str:
@@ -151,6 +162,205 @@ class Queue(Backfill):
         if unknown is not None:
             raise TypeError(f'schedule() has no argument "{unknown}"{near(unknown, allowed)}')
         return self.enqueue(url, body, at=at, delay=delay, **words)
+
+    @overload
+    def fan_out(
+        self, data: Any, *, url: Any, dry_run: Literal[False] = False, **options: Unpack[FanOutKeywords]
+    ) -> Batch: ...
+
+    @overload
+    def fan_out(self, data: Any, *, url: Any, dry_run: Literal[True], **options: Unpack[FanOutKeywords]) -> Plan: ...
+
+    def fan_out(  # noqa: PLR0913 - each is an option of the task or the batch, keyword-only
+        self,
+        data: Any,
+        *,
+        url: Any,
+        body: Any = None,
+        key: Any = None,
+        at: Any = None,
+        delay: Any = None,
+        tz: Any = None,
+        headers: Mapping[str, str] | None = None,
+        method: str | None = None,
+        service_account: str | None = None,
+        audience: str | None = None,
+        dispatch_deadline: Any = None,
+        retry: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        send_rate: float | None = None,
+        stop_after_failures: float | None = None,
+        progress: bool = True,
+        dry_run: bool = False,
+        **unknown: Any,
+    ) -> Batch | Plan:
+        """Create one task for each row; returns when every row is stored in the outbox, and sends in the background.
+
+        The same cell run again, also after a restart of the kernel, attaches to the batch and sends only the rows
+        that the batch does not have. Columns stand in braces, everything else is literal.
+
+        Parameters
+        ----------
+        data : DataFrame, iterable of DataFrames, or anything with ``__arrow_c_stream__``
+        url : str, Handler or callable
+            ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; a function of the row.
+        body : optional
+            None: the whole row as JSON; a list of columns; a dict with columns in braces; a function of the row.
+        key : list of str, str or `ct.ROW`, optional
+            The columns that identify a row; by default everything that is rendered.
+        at, delay, tz : optional
+            When a row is due, for all alike or from a column (``at="{when}"``).
+        headers, method, service_account, audience, dispatch_deadline, retry : optional
+            As for `enqueue`; header values may name columns.
+        name : str, optional
+            Of the batch; a new name sends all rows again.
+        errors : {"raise", "skip"}
+            "raise": bad and duplicate rows are an error, and nothing is sent. "skip": they are left out and listed as
+            `rejected`.
+        send_rate : float, optional
+            Tasks created a second, at most; on Google the advised ramp otherwise
+            (https://cloud.google.com/tasks/docs/manage-cloud-task-scaling).
+        stop_after_failures : int or float, optional
+            Cancel the rest after so many failed rows, or (below 1) such a share of all.
+        progress : bool
+            Show a bar while planning.
+        dry_run : bool
+            Send nothing; return the `Plan`.
+
+        Raises
+        ------
+        RowsError, DuplicateRowsError, TemplateError, BatchExistsError, QueueNotFoundError
+            Nothing is sent, and nothing kept.
+        TypeError
+            For an unknown argument; `rate` and `max_concurrent` are settings of the queue.
+        """
+        if unknown:
+            refuse_unknown(self.fan_out, unknown)
+        task = TaskOptions(
+            url=url,
+            body=body,
+            key=key,
+            at=at,
+            delay=delay,
+            tz=tz,
+            headers=headers,
+            method=method,
+            service_account=service_account,
+            audience=audience,
+            dispatch_deadline=dispatch_deadline,
+            retry=retry,
+        )
+        options = BatchOptions(
+            name=name, errors=errors, send_rate=send_rate, stop_after_failures=stop_after_failures, progress=progress
+        )
+        request = make_request(self._name, data, task, options)
+        self._connection.check_reachable(url)
+        return self._catalog.dry_run(request) if dry_run else self._catalog.fan_out(request)
+
+    @overload
+    def backfill(
+        self,
+        start: Any,
+        end: Any,
+        *,
+        freq: Any,
+        url: Any,
+        dry_run: Literal[False] = False,
+        **options: Unpack[BackfillKeywords],
+    ) -> Batch: ...
+
+    @overload
+    def backfill(
+        self, start: Any, end: Any, *, freq: Any, url: Any, dry_run: Literal[True], **options: Unpack[BackfillKeywords]
+    ) -> Plan: ...
+
+    def backfill(  # noqa: PLR0913 - the options of `fan_out` and those of a range, keyword-only behind the second
+        self,
+        start: Any,
+        end: Any,
+        *,
+        freq: Any,
+        url: Any,
+        across: Any = None,
+        tz: Any = "UTC",
+        newest_first: bool = False,
+        body: Any = None,
+        at: Any = None,
+        delay: Any = None,
+        headers: Mapping[str, str] | None = None,
+        method: str | None = None,
+        service_account: str | None = None,
+        audience: str | None = None,
+        dispatch_deadline: Any = None,
+        retry: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        send_rate: float | None = None,
+        stop_after_failures: float | None = None,
+        progress: bool = True,
+        dry_run: bool = False,
+        **unknown: Any,
+    ) -> Batch | Plan:
+        """Create one task for each period of a range; returns when all are stored, and sends in the background.
+
+        The columns are `start`, `end` (where the next period starts), `partition` (a short label) and those of
+        `across`. The same templates, `freq`, `tz` and columns of `across` are one batch, to which a longer range, or
+        another value of `across`, adds what it does not have: run the cell again with other dates. To send some rows
+        again use ``batch.resend(rows)``; to send all again, a new `name`.
+
+        Parameters
+        ----------
+        start, end : str, date, datetime or Timestamp
+            Both are included, as in `pd.date_range`; every period that touches the range is taken whole.
+        freq : str or pandas offset
+            ``"D"``, ``"h"``, ``"15min"``, ``"W"`` (from Sundays), ``"W-MON"``, ``"MS"``, ``"QS"``, ``"YS"`` or a
+            multiple; ``"ME"``, ``"QE"`` and ``"YE"`` mean the same periods as ``"MS"``, ``"QS"`` and ``"YS"``.
+        url : str, Handler or callable
+            As for `fan_out`: ``"https://svc/day/{partition}"``, ``"https://svc/{start:%Y}/{start:%j}"``.
+        across : mapping of name to values, or DataFrame, optional
+            Each period is crossed with each combination of these.
+        tz : str or tzinfo
+            The zone in which the periods start, and the zone of times without one.
+        newest_first : bool
+            Create the newest first. Cloud Tasks promises no order.
+        stop_after_failures : int or float, optional
+            Cancel the rest after so many failed rows, or (below 1) such a share of all.
+        dry_run : bool
+            Send nothing; return the `Plan`, whose frame has a `verdict` (``send`` or ``skip``) and the reason `why`.
+        body, at, delay, headers, method, service_account, audience, dispatch_deadline, retry : optional
+            As for `fan_out`; ``body=None`` is the whole row.
+        name, errors, send_rate, progress : optional
+            As for `fan_out`. How many tasks run at once is a setting of the queue: ``queue.update(max_concurrent=8)``.
+
+        Raises
+        ------
+        InvalidInputError, TemplateError, BatchExistsError, QueueNotFoundError
+            Nothing is sent, and nothing kept.
+        TypeError
+            For an unknown argument; the key of a backfill is always `start` with the columns of `across`.
+        """
+        if unknown:
+            refuse_unknown(self.backfill, unknown)
+        task = TaskOptions(
+            url=url,
+            body=body,
+            at=at,
+            delay=delay,
+            headers=headers,
+            method=method,
+            service_account=service_account,
+            audience=audience,
+            dispatch_deadline=dispatch_deadline,
+            retry=retry,
+        )
+        options = BatchOptions(
+            name=name, errors=errors, send_rate=send_rate, stop_after_failures=stop_after_failures, progress=progress
+        )
+        partitions = partition(start, end, freq=freq, tz=tz)
+        backfill = Backfill(self._catalog, self._name, partitions, across, task, options, newest_first=newest_first)
+        self._connection.check_reachable(url)
+        return backfill.plan() if dry_run else backfill.send()
 
     def tasks(self, limit: int | None = 1000, *, body: bool = False, secrets: bool = False) -> pd.DataFrame:
         """List the tasks that are in the queue.

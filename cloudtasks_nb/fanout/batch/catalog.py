@@ -1,13 +1,12 @@
-"""All batches of a connection: making one from a DataFrame, finding one again."""
+"""Make the batches of a connection, and find them again in the outbox of this machine."""
 
 from __future__ import annotations
 
 import datetime as dt
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -19,35 +18,22 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.track import Tracker
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.draft import Draft
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.plan.plan import Plan, Recipe, make_plan, plan_chunks
+from cloudtasks_nb.fanout.plan.plan import Plan, make_plan, plan_chunks
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 
-__all__ = ["Catalog", "Order", "outbox_path"]
+__all__ = ["Catalog", "outbox_path"]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
-_LEFT = (State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)  # states of known rows that are worth a word
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """A fan-out as it was asked for."""
-
-    queue: QueueName
-    data: Any
-    recipe: Recipe
-    name: str | None = None
-    errors: Literal["raise", "skip"] = "raise"
-    send_rate: float | None = None  #: creates a second
-    progress: bool = True
-    facts: Mapping[str, Any] = field(default_factory=dict)  #: more for the record, JSON-able
+_LEFT = (State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)  # states of known rows that are reported
 
 
 class Catalog:
@@ -78,56 +64,52 @@ class Catalog:
                     notify(note)
             return self._outbox
 
-    def check_reachable(self, url: Any) -> None:
-        """Refuse a URL on this machine for tasks that Google's service would deliver.
+    def fan_out(self, request: FanOutRequest) -> Batch:
+        """Store every row in the outbox, then send in the background.
 
         Raises
         ------
-        InvalidInputError
-            With the way out.
+        RowsError, DuplicateRowsError, BatchExistsError, QueueNotFoundError
+            Nothing is stored then.
         """
-        self._connection.check_reachable(url)
+        limits = self._limits(request.queue)
+        result = self._spool(request)
+        _notify_spooled(result, request.options.name)
+        _warn_about_outcomes(limits, request)
+        return self._open(result.batch, sending=True, send_rate=request.options.send_rate)
 
-    def fan_out(self, order: Order) -> Batch:
-        """Spool every row, then send in the background.
+    def dry_run(self, request: FanOutRequest, submit: Callable[[], Any] | None = None, verdicts: Any = None) -> Plan:
+        """Render and check every row, and send nothing.
 
-        Raises
-        ------
-        RowsError, DuplicateRowsError, BatchExistsError
-            Nothing is kept then.
-        QueueNotFoundError
-            Before anything is planned.
-        """
-        limits = self._limits(order.queue)
-        result = self._spool(order)
-        _say(result, order)
-        _warn(limits, order)
-        return self._open(result.batch, sending=True, send_rate=order.send_rate)
-
-    def dry_run(self, order: Order, submit: Callable[[], Any], verdicts: Any = None) -> Plan:
-        """Render and check every row, send nothing.
+        Parameters
+        ----------
+        request : FanOutRequest
+        submit : callable, optional
+            What `Plan.submit` does; `fan_out` when left out.
+        verdicts : callable, optional
+            As for `make_plan`.
 
         Raises
         ------
         BatchExistsError
-            If the batch of this name was made of other templates: sending would be refused.
+            If the batch of this name was made of other templates.
         """
-        limits = self._limits(order.queue)
+        limits = self._limits(request.queue)
         draft = Draft(
-            place=self.place(order.queue),
-            name=order.name,
-            recipe=order.recipe.identity,
-            description={**order.recipe.describe(), **order.facts},
-            skip=order.errors == "skip",
+            place=self.place(request.queue),
+            name=request.options.name,
+            recipe=request.recipe.identity,
+            description=request.description,
+            skip=request.options.errors == "skip",
         )
-        with Bar("planning", _length(order.data), show=order.progress) as bar:
+        with Bar("planning", _length(request.data), show=request.options.progress) as bar:
             return make_plan(
-                order.data,
-                order.recipe,
+                request.data,
+                request.recipe,
                 now=dt.datetime.now(dt.UTC),
-                queue=order.queue.queue,
-                submit=submit,
-                errors=order.errors,
+                queue=request.queue.queue,
+                submit=submit or (lambda: self.fan_out(request)),
+                errors=request.options.errors,
                 rate=limits["rate"],
                 max_concurrent=limits["max_concurrent"],
                 verdicts=verdicts,
@@ -137,7 +119,7 @@ class Catalog:
             )
 
     def get(self, batch: str | None) -> Batch:
-        """Return a batch by its id (which may be shortened) or name, the newest without one; sends nothing.
+        """Return a batch by its id (which may be shortened) or name, or the newest batch; sends nothing.
 
         Raises
         ------
@@ -155,17 +137,17 @@ class Catalog:
         return self._open(found.id, sending=False)
 
     def frame(self) -> pd.DataFrame:
-        """List the batches of this connection's project and location, and what it has opened, newest first."""
+        """List the batches of this connection's project and location, and those it has opened, newest first."""
         rows = [self._row(record) for record in self._listed()]
         columns = {name: [row.get(name) for row in rows] for name in BATCHES}
         return frame(BATCHES, columns, index="batch")
 
     def place(self, queue: QueueName) -> Place:
-        """Return the queue with what the endpoint is."""
+        """Return the endpoint, project, location and id of a queue."""
         return Place(endpoint=self._endpoint(), project=queue.project, location=queue.location, queue=queue.queue)
 
     async def close(self) -> None:
-        """Stop sending and watching; the outbox has it all."""
+        """Stop sending and watching, and close the outbox."""
         for tracker in self._trackers.values():
             await tracker.close()
         self._trackers.clear()
@@ -177,7 +159,7 @@ class Catalog:
         return _loop.run(self._connection.transport.identity())
 
     def _listed(self) -> list[BatchRecord]:
-        """Return the batches of this connection's project and location, and those of others that it has opened."""
+        """Return the records that `frame` lists."""
         endpoint = self._connection.endpoint
         return [
             record
@@ -187,28 +169,27 @@ class Catalog:
         ]
 
     def _limits(self, queue: QueueName) -> dict[str, Any]:
-        """Return the queue's settings; that it exists is seen before anything is planned."""
+        """Return the settings of a queue; raises if it does not exist, before anything is planned."""
         return queue_values(self._connection.call("GetQueue", name=str(queue)))
 
-    def _spool(self, order: Order) -> Spooled:
-        recipe, now = order.recipe, dt.datetime.now(dt.UTC)
+    def _spool(self, request: FanOutRequest) -> Spooled:
+        recipe, options, now = request.recipe, request.options, dt.datetime.now(dt.UTC)
         retry = recipe.delivery.retry or {}
         description = {
-            **recipe.describe(),
+            **request.description,
             "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
-            **order.facts,
         }
         spool = self.outbox.spool(
-            self.place(order.queue),
+            self.place(request.queue),
             recipe_identity=recipe.identity,
-            name=order.name,
+            name=options.name,
             description=description,
-            errors=order.errors,
+            errors=options.errors,
         )
-        with spool, Bar("planning", _length(order.data), show=order.progress) as bar:
-            for chunk in plan_chunks(order.data, recipe, now=now, errors=order.errors, on_progress=bar.add):
+        with spool, Bar("planning", _length(request.data), show=options.progress) as bar:
+            for chunk in plan_chunks(request.data, recipe, now=now, errors=options.errors, on_progress=bar.add):
                 spool.add(chunk)
             return spool.commit()
 
@@ -243,7 +224,7 @@ class Catalog:
 
 
 def outbox_path() -> Path:
-    """Return where the outbox of this machine's user is; ``CLOUDTASKS_NB_HOME`` chooses another folder."""
+    """Return the path of the outbox: in the user's data folder, or in ``CLOUDTASKS_NB_HOME``."""
     return _settings.home() / "outbox.sqlite3"
 
 
@@ -255,9 +236,9 @@ def _length(data: Any) -> int | None:
     return len(data) if isinstance(data, pd.DataFrame) else None
 
 
-def _say(result: Spooled, order: Order) -> None:
-    """Say what was attached to, and what was left out."""
-    batch = f"batch {result.batch}" if order.name in (None, result.batch) else f"batch {order.name} ({result.batch})"
+def _notify_spooled(result: Spooled, name: str | None) -> None:
+    """Tell which batch the rows joined, and which rows were left out."""
+    batch = f"batch {result.batch}" if name in (None, result.batch) else f"batch {name} ({result.batch})"
     parts = []
     if not result.created and not (result.known or result.added or result.rejected or result.duplicates):
         parts.append(f"there are no rows here; {batch} stays as it is")
@@ -283,9 +264,9 @@ def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def _warn(limits: Mapping[str, Any], order: Order) -> None:
-    """Say at the start what cannot be known later."""
-    retry, ratio, queue = order.recipe.delivery.retry or {}, limits["log_sampling_ratio"], order.queue.queue
+def _warn_about_outcomes(limits: Mapping[str, Any], request: FanOutRequest) -> None:
+    """Tell at the start which outcomes the queue's settings will leave unknown."""
+    queue, ratio, retry = request.queue.queue, limits["log_sampling_ratio"], request.recipe.delivery.retry or {}
     if not ratio:
         notify(f"queue {queue} writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
     elif ratio < 1:

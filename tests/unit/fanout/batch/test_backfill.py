@@ -10,71 +10,79 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.calendar import ASKED
-from cloudtasks_nb.fanout.batch.catalog import Catalog, Order
+from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Outcome, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan, plan_chunks
+from cloudtasks_nb.service.connection import Connection
 from tests.unit.fanout.conftest import PLACE, all_rows, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 URL = "https://svc/{partition}"
 
 
-class Office:
-    """What a queue needs of a catalog, over a real outbox; nothing is sent."""
+class FakeCatalog:
+    """A catalog over a real outbox that sends nothing."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
-        self.orders: list[Order] = []
+        self.requests: list[FanOutRequest] = []
         self.spooled: list[Spooled] = []
 
     def place(self, queue: QueueName) -> Place:
-        """Return where the queue is."""
+        """Return the place of the queue."""
         assert queue.queue == PLACE.queue
         return PLACE
 
-    def check_reachable(self, url: Any) -> None:
-        """Every URL can be reached."""
-
-    def fan_out(self, order: Order) -> BatchRecord:
-        """Spool."""
-        self.orders.append(order)
-        chunks = plan_chunks(order.data, order.recipe, now=NOW)
-        identity, facts = order.recipe.identity, {**order.recipe.describe(), **order.facts}
-        self.spooled.append(spool(self.outbox, chunks, recipe=identity, name=order.name, description=facts))
+    def fan_out(self, request: FanOutRequest) -> BatchRecord:
+        """Store the rows."""
+        self.requests.append(request)
+        chunks = plan_chunks(request.data, request.recipe, now=NOW)
+        identity, name = request.recipe.identity, request.options.name
+        self.spooled.append(spool(self.outbox, chunks, recipe=identity, name=name, description=request.description))
         return self.outbox.batches.get(self.spooled[-1].batch)
 
-    def dry_run(self, order: Order, submit: Callable[[], Any], verdicts: Any) -> Plan:
-        """Plan."""
+    def dry_run(self, request: FanOutRequest, submit: Callable[[], Any], verdicts: Any) -> Plan:
+        """Plan the rows."""
+        errors = request.options.errors
         return make_plan(
-            order.data, order.recipe, now=NOW, queue="q", submit=submit, errors=order.errors, verdicts=verdicts
+            request.data, request.recipe, now=NOW, queue="q", submit=submit, errors=errors, verdicts=verdicts
         )
 
 
-class Stand:
-    """A queue, and what it did."""
+class FakeConnection:
+    """A connection from which every URL can be reached."""
+
+    def check_reachable(self, url: Any) -> None:
+        """Refuse nothing."""
+
+
+class Harness:
+    """A queue over a fake catalog."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self.office = Office(outbox)
-        self.queue = Backfill(cast("Catalog", self.office), QueueName(project="p", location="l", queue=PLACE.queue))
+        self.catalog = FakeCatalog(outbox)
+        name = QueueName(project="p", location="l", queue=PLACE.queue)
+        self.queue = Queue(cast("Connection", FakeConnection()), cast("Catalog", self.catalog), name)
 
-    def run(self, start: str = "2026-01-01", end: str = "2026-01-03", **words: Any) -> BatchRecord:
-        """Backfill; returns what the outbox knows of the batch."""
-        arguments: dict[str, Any] = {"freq": "D", "url": URL, **words}
+    def run(self, start: str = "2026-01-01", end: str = "2026-01-03", **options: Any) -> BatchRecord:
+        """Backfill, and return the record of the batch."""
+        arguments: dict[str, Any] = {"freq": "D", "url": URL, **options}
         return cast("BatchRecord", self.queue.backfill(start, end, **arguments))
 
-    def plan(self, start: str = "2026-01-01", end: str = "2026-01-03", **words: Any) -> Plan:
-        """Backfill, dry."""
-        arguments: dict[str, Any] = {"freq": "D", "url": URL, **words}
+    def plan(self, start: str = "2026-01-01", end: str = "2026-01-03", **options: Any) -> Plan:
+        """Plan a backfill."""
+        arguments: dict[str, Any] = {"freq": "D", "url": URL, **options}
         return self.queue.backfill(start, end, **arguments, dry_run=True)
 
     def data(self) -> pd.DataFrame:
         """Return the rows of the newest fan-out."""
-        return cast("pd.DataFrame", self.office.orders[-1].data)
+        return cast("pd.DataFrame", self.catalog.requests[-1].data)
 
 
 def send(outbox: Outbox, batch: str, *, but: int = 0) -> None:
@@ -86,23 +94,23 @@ def send(outbox: Outbox, batch: str, *, but: int = 0) -> None:
 
 
 @pytest.fixture
-def stand(outbox: Outbox) -> Stand:
+def backfills(outbox: Outbox) -> Harness:
     """Return a queue over an empty outbox."""
-    return Stand(outbox)
+    return Harness(outbox)
 
 
-def test_rows(stand: Stand) -> None:
+def test_rows(backfills: Harness) -> None:
     """A row a partition and combination goes to the fan-out, with start and the combination as its key."""
-    stand.run(across={"shop": ["a", "b"]}, tz="Asia/Tokyo")
-    assert list(stand.data().columns) == ["start", "end", "partition", "shop"]
-    assert stand.data()["start"].iloc[0].isoformat() == "2026-01-01T00:00:00+09:00"
-    assert len(stand.data()) == 6
-    assert stand.office.orders[-1].recipe.key == ("start", "shop")
+    backfills.run(across={"shop": ["a", "b"]}, tz="Asia/Tokyo")
+    assert list(backfills.data().columns) == ["start", "end", "partition", "shop"]
+    assert backfills.data()["start"].iloc[0].isoformat() == "2026-01-01T00:00:00+09:00"
+    assert len(backfills.data()) == 6
+    assert backfills.catalog.requests[-1].recipe.key == ("start", "shop")
 
 
-def test_body(stand: Stand) -> None:
+def test_body(backfills: Harness) -> None:
     """Without body= a handler gets the whole row; its times are those of the zone."""
-    plan = stand.plan(end="2026-01-01", tz="Europe/Zurich", across={"shop": ["a"]})
+    plan = backfills.plan(end="2026-01-01", tz="Europe/Zurich", across={"shop": ["a"]})
     assert plan.frame["body"].item() == (
         '{"start":"2026-01-01T00:00:00+01:00","end":"2026-01-02T00:00:00+01:00","partition":"2026-01-01","shop":"a"}'
     )
@@ -116,32 +124,33 @@ def test_body(stand: Stand) -> None:
         ("https://svc/{end:%Y%m%d}", "https://svc/20260102"),
     ],
 )
-def test_templates(stand: Stand, url: str, expected: str) -> None:
+def test_templates(backfills: Harness, url: str, expected: str) -> None:
     """URLs name the columns of a partition, and format its times on the zone's clock."""
-    frame = stand.plan(end="2026-01-01", tz="Asia/Tokyo", url=url).frame
+    frame = backfills.plan(end="2026-01-01", tz="Asia/Tokyo", url=url).frame
     assert frame["url"].item() == expected
 
 
-def test_words_are_passed_on(stand: Stand) -> None:
+def test_words_are_passed_on(backfills: Harness) -> None:
     """The words of a fan-out mean the same here; times without a zone are those of the backfill's."""
-    stand.run(
+    backfills.run(
         errors="skip", send_rate=3, stop_after_failures=0.5, progress=False, at="2026-01-02 09:00", tz="Asia/Tokyo"
     )
-    order = stand.office.orders[-1]
-    assert (order.errors, order.send_rate, order.progress) == ("skip", 3, False)
-    assert order.facts["stop_after_failures"] == 0.5
-    assert order.recipe.schedule.at == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    request = backfills.catalog.requests[-1]
+    options = request.options
+    assert (options.errors, options.send_rate, options.progress) == ("skip", 3, False)
+    assert request.description["stop_after_failures"] == 0.5
+    assert request.recipe.schedule.at == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
-def test_same_series(stand: Stand) -> None:
+def test_same_series(backfills: Harness) -> None:
     """The same cell again brings nothing new, a longer range or another value only what is not there yet."""
     words: dict[str, Any] = {"tz": "Europe/Zurich"}
-    ids = [stand.run(across={"shop": ["a"]}, **words).id]
-    ids.append(stand.run(across={"shop": ["a"]}, **words).id)
-    ids.append(stand.run("2025-12-30", "2026-01-04", across={"shop": ["a"]}, newest_first=True, **words).id)
-    ids.append(stand.run(across={"shop": ["a", "b"]}, **words).id)
+    ids = [backfills.run(across={"shop": ["a"]}, **words).id]
+    ids.append(backfills.run(across={"shop": ["a"]}, **words).id)
+    ids.append(backfills.run("2025-12-30", "2026-01-04", across={"shop": ["a"]}, newest_first=True, **words).id)
+    ids.append(backfills.run(across={"shop": ["a", "b"]}, **words).id)
     assert len(set(ids)) == 1
-    assert [spooled.added for spooled in stand.office.spooled] == [3, 0, 3, 3]
+    assert [spooled.added for spooled in backfills.catalog.spooled] == [3, 0, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -160,17 +169,17 @@ def test_same_series(stand: Stand) -> None:
         ({"headers": {"X-Kind": "a"}}, False),
     ],
 )
-def test_what_makes_a_series(stand: Stand, words: dict[str, Any], same: bool) -> None:  # noqa: FBT001 - expected value
+def test_what_makes_a_series(backfills: Harness, words: dict[str, Any], same: bool) -> None:  # noqa: FBT001 - expected value
     """Templates, frequency, zone and names make the series; range, values and ways of sending do not."""
     first: dict[str, Any] = {"across": {"shop": ["a"], "kind": [1]}}
-    one, other = stand.run(**first), stand.run("2026-03-01", "2026-03-02", **{**first, **words})
+    one, other = backfills.run(**first), backfills.run("2026-03-01", "2026-03-02", **{**first, **words})
     assert (one.id == other.id) == same
     assert str(one.name).startswith("backfill-")
 
 
-def test_name(stand: Stand) -> None:
+def test_name(backfills: Harness) -> None:
     """A name of one's own sends all again, as its own batch."""
-    one, other = stand.run(), stand.run(name="again")
+    one, other = backfills.run(), backfills.run(name="again")
     assert (other.name, other.total) == ("again", 3)
     assert one.id != other.id
 
@@ -184,48 +193,48 @@ def test_name(stand: Stand) -> None:
     ],
 )
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_other_partitions_under_a_name(stand: Stand, words: dict[str, Any], message: str, dry_run: bool) -> None:  # noqa: FBT001 - a parameter
+def test_other_partitions_under_a_name(backfills: Harness, words: dict[str, Any], message: str, dry_run: bool) -> None:  # noqa: FBT001 - a parameter
     """Periods of two kinds are never mixed under one name; the batch's id is one."""
-    batch = stand.run(name="mine")
+    batch = backfills.run(name="mine")
     for name in ("mine", batch.id):
         with pytest.raises(BatchExistsError, match=message):
-            stand.run(name=name, dry_run=dry_run, **words)
-    assert stand.office.outbox.batches.get("mine").total == 3
+            backfills.run(name=name, dry_run=dry_run, **words)
+    assert backfills.catalog.outbox.batches.get("mine").total == 3
 
 
-def test_name_of_a_fan_out(stand: Stand, outbox: Outbox) -> None:
+def test_name_of_a_fan_out(backfills: Harness, outbox: Outbox) -> None:
     """A batch that is no backfill gets no partitions."""
-    stand.run()
-    order = stand.office.orders[-1]
-    spool(outbox, plan_chunks(order.data, order.recipe, now=NOW), recipe=order.recipe.identity, name="plain")
+    backfills.run()
+    request = backfills.catalog.requests[-1]
+    spool(outbox, plan_chunks(request.data, request.recipe, now=NOW), recipe=request.recipe.identity, name="plain")
     with pytest.raises(BatchExistsError, match="is no backfill, this is"):
-        stand.run(name="plain")
+        backfills.run(name="plain")
 
 
-def test_other_templates_under_a_name(stand: Stand) -> None:
+def test_other_templates_under_a_name(backfills: Harness) -> None:
     """A dry run refuses what sending would refuse."""
-    stand.run(name="mine")
+    backfills.run(name="mine")
     with pytest.raises(BatchExistsError, match="other templates; url was"):
-        stand.plan(name="mine", url="https://svc/other")
+        backfills.plan(name="mine", url="https://svc/other")
 
 
-def test_newest_first(stand: Stand) -> None:
+def test_newest_first(backfills: Harness) -> None:
     """The newest partition is the first row, with all of its combinations."""
-    stand.run(newest_first=True, across={"shop": ["a", "b"]})
-    assert stand.data()["partition"].tolist()[:3] == ["2026-01-03", "2026-01-03", "2026-01-02"]
+    backfills.run(newest_first=True, across={"shop": ["a", "b"]})
+    assert backfills.data()["partition"].tolist()[:3] == ["2026-01-03", "2026-01-03", "2026-01-02"]
 
 
 # Dry run
 
 
-def test_verdicts(stand: Stand, outbox: Outbox) -> None:
+def test_verdicts(backfills: Harness, outbox: Outbox) -> None:
     """Every partition has a verdict: what the same call would send, and why not the others."""
-    batch = stand.run(end="2026-01-04").id
+    batch = backfills.run(end="2026-01-04").id
     send(outbox, batch, but=1)
     refs = all_rows(outbox, batch, "refs")
     outbox.outcomes.record(batch, [Outcome(ref=refs[1], attempt=1, state=State.FAILED)])
     outbox.outcomes.record(batch, [Outcome(ref=refs[2], attempt=1, state=State.SUCCEEDED)])
-    plan = stand.plan(end="2026-01-05")
+    plan = backfills.plan(end="2026-01-05")
     assert plan.frame[["partition", "verdict", "why"]].to_numpy().tolist() == [
         ["2026-01-01", "skip", "in the queue"],
         ["2026-01-02", "skip", "failed"],
@@ -237,27 +246,27 @@ def test_verdicts(stand: Stand, outbox: Outbox) -> None:
     assert plan.facts()["known"] == "1 in the queue, 1 failed, 1 succeeded"
 
 
-def test_dry_run_keeps_nothing(stand: Stand, outbox: Outbox) -> None:
+def test_dry_run_keeps_nothing(backfills: Harness, outbox: Outbox) -> None:
     """After a dry run there is no batch; submitting the plan makes it."""
-    plan = stand.plan()
+    plan = backfills.plan()
     assert plan.frame["why"].tolist() == ["new"] * 3
     assert outbox.batches.find() == []
     assert plan.submit().total == 3
-    assert stand.plan().frame["why"].tolist() == ["unsent"] * 3
+    assert backfills.plan().frame["why"].tolist() == ["unsent"] * 3
 
 
-def test_bad_rows_are_not_sent(stand: Stand) -> None:
+def test_bad_rows_are_not_sent(backfills: Harness) -> None:
     """A partition that cannot become a task is not among those to send."""
-    plan = stand.plan(at="{start}", end="2026-03-01")
+    plan = backfills.plan(at="{start}", end="2026-03-01")
     late = plan.frame["problem"].notna()
     assert late.sum() > 20
     assert plan.frame.loc[late, ["verdict", "why"]].drop_duplicates().to_numpy().tolist() == [["skip", "problem"]]
     assert plan.sendable == len(plan.frame) - late.sum()
 
 
-def test_plan_says_what_of(stand: Stand) -> None:
+def test_plan_says_what_of(backfills: Harness) -> None:
     """The plan shows the batch's name, the partitions with their zone, and where they reach beyond the range."""
-    plan = stand.plan("2026-01-15", "2026-02-01", freq="MS", tz="Europe/Zurich")
+    plan = backfills.plan("2026-01-15", "2026-02-01", freq="MS", tz="Europe/Zurich")
     facts = plan.facts()
     assert facts["batch"].startswith("backfill-")
     assert facts["partitions"] == "2026-01 … 2026-02, 2 months in Europe/Zurich"
@@ -266,31 +275,31 @@ def test_plan_says_what_of(stand: Stand) -> None:
     assert "2 months in Europe/Zurich" in plan._repr_mimebundle_()["text/html"]
 
 
-def test_plan_shows_what_would_be_sent(stand: Stand, outbox: Outbox) -> None:
+def test_plan_shows_what_would_be_sent(backfills: Harness, outbox: Outbox) -> None:
     """The examples in the plan's repr are tasks that would be sent, not those that the batch has."""
-    send(outbox, stand.run().id)
-    assert "POST https://svc/2026-01-04" in repr(stand.plan(end="2026-01-04"))
-    assert "POST https://svc/2026-01-01" not in repr(stand.plan(end="2026-01-04"))
+    send(outbox, backfills.run().id)
+    assert "POST https://svc/2026-01-04" in repr(backfills.plan(end="2026-01-04"))
+    assert "POST https://svc/2026-01-01" not in repr(backfills.plan(end="2026-01-04"))
 
 
 # What is said and kept
 
 
-def test_says_where_it_reaches_beyond(stand: Stand, capsys: pytest.CaptureFixture[str]) -> None:
+def test_says_where_it_reaches_beyond(backfills: Harness, capsys: pytest.CaptureFixture[str]) -> None:
     """A range that is not of whole periods is said in one line; a range that is says nothing."""
-    stand.run()
+    backfills.run()
     assert capsys.readouterr().out == ""
-    stand.run("2026-01-15", "2026-02-01", freq="MS")
+    backfills.run("2026-01-15", "2026-02-01", freq="MS")
     assert capsys.readouterr().out.splitlines() == [
         "the first partition begins 2026-01-01, before 2026-01-15; the last partition ends 2026-03-01, after 2026-02-01"
     ]
 
 
-def test_keeps_what_was_asked_for(stand: Stand, outbox: Outbox) -> None:
+def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
     """The batch knows the widest range that was asked for."""
-    stand.run("2026-01-02", "2026-01-03", tz="Asia/Tokyo")
-    batch = stand.run("2026-01-05", "2026-01-08", tz="Asia/Tokyo").id
-    stand.run("2026-01-03", "2026-01-04", tz="Asia/Tokyo")
+    backfills.run("2026-01-02", "2026-01-03", tz="Asia/Tokyo")
+    batch = backfills.run("2026-01-05", "2026-01-08", tz="Asia/Tokyo").id
+    backfills.run("2026-01-03", "2026-01-04", tz="Asia/Tokyo")
     assert outbox.batches.settings(batch)[ASKED] == ["2026-01-01T15:00:00+00:00", "2026-01-07T15:00:00+00:00"]
 
 
@@ -312,8 +321,8 @@ def test_keeps_what_was_asked_for(stand: Stand, outbox: Outbox) -> None:
         ({"stop_after_failures": 0}, InvalidInputError, "stop_after_failures"),
     ],
 )
-def test_bad_words(stand: Stand, words: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_words(backfills: Harness, words: dict[str, Any], error: type[Exception], message: str) -> None:
     """What is wrong is named, and nothing is kept."""
     with pytest.raises(error, match=message):
-        stand.run(**words)
-    assert stand.office.outbox.batches.find() == []
+        backfills.run(**words)
+    assert backfills.catalog.outbox.batches.find() == []

@@ -1,0 +1,162 @@
+"""The request of a fan-out: its rows, their recipe and the options of the batch, checked before rows are read."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn, TypedDict
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import QUEUE_SETTINGS, near
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
+from cloudtasks_nb.fanout.plan.url import HandlerAddress
+
+__all__ = ["BackfillKeywords", "BatchOptions", "FanOutKeywords", "FanOutRequest", "make_request", "refuse_unknown"]
+
+_LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
+_LOCAL = re.compile(r"http://127\.0\.0\.1:\d{4,5}/")  # where handlers are
+
+
+class _Keywords(TypedDict, total=False):
+    """The optional arguments that `fan_out` and `backfill` share, for type checkers: their overloads name them."""
+
+    body: Any
+    at: Any
+    delay: Any
+    tz: Any
+    headers: Mapping[str, str] | None
+    method: str | None
+    service_account: str | None
+    audience: str | None
+    dispatch_deadline: Any
+    retry: Mapping[str, Any] | None
+    name: str | None
+    errors: Literal["raise", "skip"]
+    send_rate: float | None
+    stop_after_failures: float | None
+    progress: bool
+
+
+class FanOutKeywords(_Keywords, total=False):
+    """The optional arguments of `fan_out`."""
+
+    key: Any
+
+
+class BackfillKeywords(_Keywords, total=False):
+    """The optional arguments of `backfill`."""
+
+    across: Any
+    newest_first: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions:
+    """The options of `fan_out` and `backfill` that concern the batch as a whole, checked."""
+
+    name: str | None = None
+    errors: Literal["raise", "skip"] = "raise"  #: what to do with rows that cannot become tasks
+    send_rate: float | None = None  #: tasks created a second
+    stop_after_failures: float | None = None  #: failed rows, or below 1 a share of all rows
+    progress: bool = True  #: show a bar while planning
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_rate(self.send_rate)
+        _check_stop(self.stop_after_failures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOutRequest:
+    """A fan-out to be planned or sent."""
+
+    queue: QueueName
+    data: Any
+    recipe: Recipe
+    options: BatchOptions = field(default_factory=BatchOptions)
+    series: Mapping[str, Any] | None = None  #: of a backfill its frequency, zone and columns, JSON-able
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the batch's record says of the request, JSON-able."""
+        described = self.recipe.describe()
+        if self.options.stop_after_failures is not None:
+            described["stop_after_failures"] = self.options.stop_after_failures
+        if self.series is not None:
+            described["backfill"] = self.series
+        return described
+
+
+def make_request(queue: QueueName, data: Any, task: TaskOptions, options: BatchOptions) -> FanOutRequest:
+    """Check the options of a fan-out as far as that goes without its data.
+
+    Raises
+    ------
+    InvalidInputError, TemplateError
+        Naming the argument that is wrong.
+    """
+    recipe = compile_recipe(replace(task, url=_as_handler(task.url)))
+    return FanOutRequest(queue=queue, data=data, recipe=recipe, options=options)
+
+
+def refuse_unknown(method: Callable[..., Any], unknown: Mapping[str, Any]) -> NoReturn:
+    """Raise the TypeError for the first of the keyword arguments that a method does not have."""
+    name = next(iter(unknown))
+    if name in QUEUE_SETTINGS:
+        raise TypeError(f"{name}= is a setting of the queue, not of a batch: queue.update({name}={unknown[name]!r})")
+    parameters = inspect.signature(method).parameters.values()
+    allowed = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    raise TypeError(f'{method.__name__}() has no argument "{name}"{near(name, allowed)}')
+
+
+def _as_handler(url: Any) -> Any:
+    """Return the handler that a local URL belongs to, so that handler and URL make the same batch."""
+    if not (isinstance(url, str) and _LOCAL.match(url)):
+        return url
+    from cloudtasks_nb.handlers.registry import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+
+    name = name_at(url)
+    return url if name is None else HandlerAddress(url=url, name=name)
+
+
+def _check_name(name: str | None) -> None:
+    if name is None:
+        return
+    if not (isinstance(name, str) and name.strip() and name.isprintable()):
+        raise InvalidInputError(
+            f"name={name!r} cannot name a batch",
+            resource="name",
+            hint='use one line of text, such as name="march", or leave it out',
+        )
+    if len(name) > _LONGEST_NAME:
+        raise InvalidInputError(
+            f'name="{name[:20]}…" has {len(name):,} characters', resource="name", hint=f"use up to {_LONGEST_NAME}"
+        )
+
+
+def _check_rate(rate: float | None) -> None:
+    if rate is not None and not _is_positive(rate):
+        raise InvalidInputError(
+            f"send_rate={rate!r} is not a number of tasks created a second",
+            resource="send_rate",
+            hint="send_rate=200, or leave it out; how fast tasks are dispatched is set on the queue: "
+            "queue.update(rate=5)",
+        )
+
+
+def _check_stop(limit: float | None) -> None:
+    if limit is not None and (not _is_positive(limit) or (limit > 1 and limit != int(limit))):
+        raise InvalidInputError(
+            f"stop_after_failures={limit!r} is neither a number of rows nor a share of them",
+            resource="stop_after_failures",
+            hint="stop_after_failures=10, or 0.05 for a twentieth of all rows",
+        )
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
