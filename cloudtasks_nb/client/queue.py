@@ -567,7 +567,7 @@ class Queue:
         addresses = self._connection.absent_handlers.addresses(self.name)
         if not addresses:
             return []
-        from cloudtasks_nb.handlers.registry import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+        from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
 
         tasks = self._connection.call("ListTasks", parent=self.name, page_size=100).tasks
         urls = {task.http_request.url.partition("?")[0] for task in tasks}

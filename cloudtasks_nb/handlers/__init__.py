@@ -1,13 +1,13 @@
-"""Functions as targets of tasks: on this machine with `serve`, on Cloud Run with `app`.
+"""Functions as targets of tasks: `serve` runs one on this machine, `app` makes one a WSGI application for Cloud Run.
 
-`_call` says what a body and an exception mean, `_verify` who may call, `_address` where a function lives; `_handler`
-puts them behind the loopback server of `_server`, `_wsgi` behind any WSGI server.
+Both call the function through `call` and check tokens through `verify`. `serving` finds or makes the `Handler` of a
+function, which has an `address`, a `server`, `workers` and the `history` of its calls; `wsgi` needs none of them.
 """
 
 from __future__ import annotations
 
 from cloudtasks_nb.handlers.handler import Handler
-from cloudtasks_nb.handlers.registry import serve, served_at
+from cloudtasks_nb.handlers.serving import serve, served_at
 from cloudtasks_nb.handlers.wsgi import app
 
 __all__ = ["Handler", "app", "serve", "served_at"]

@@ -1,4 +1,4 @@
-"""Where a function lives: derived from its name and the home, so that a restarted kernel answers at the same URL."""
+"""The URL of a served function, derived from its name and the home, so that a restarted kernel has the same URL."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from filelock import FileLock
 
 from cloudtasks_nb.errors import HandlerError
 
-__all__ = ["Address", "claim", "derive", "name_of"]
+__all__ = ["Address", "bind_address", "derive_address", "name_from_url"]
 
 _HOST = "127.0.0.1"
 _FIRST_PORT, _PORTS = 20_000, 10_000
-_SECRET_FILE = "handlers.key"  # noqa: S105 - the name of the file, not what is in it
+_SECRET_FILE = "handlers.key"  # noqa: S105 - the name of the file, not its content
 _SECRET_BYTES = 32
 _URL = re.compile(rf"http://{re.escape(_HOST)}:\d{{5}}/(?P<name>[^/?#]+)/[0-9a-f]{{32}}")
 
@@ -32,12 +32,12 @@ class Address:
     """One URL on this machine."""
 
     port: int
-    path: str  #: as the server sees it, not percent-encoded
+    path: str  #: as the server receives it, not percent-encoded
     lasting: bool  #: the same after a restart
 
     @property
     def url(self) -> str:
-        """What to send tasks to."""
+        """The URL to send tasks to."""
         return f"http://{_HOST}:{self.port}{quote(self.path)}"
 
     @property
@@ -46,10 +46,10 @@ class Address:
         return f"{_HOST}:{self.port}", f"localhost:{self.port}"
 
 
-def derive(home: Path, name: str) -> Address:
+def derive_address(home: Path, name: str) -> Address:
     """Return the lasting address of a name.
 
-    The path begins with the name, for whoever reads a task's URL; the rest of it is what a stranger cannot guess.
+    The path begins with the name, which makes a task's URL readable; the rest of it cannot be guessed.
 
     Raises
     ------
@@ -65,8 +65,8 @@ def derive(home: Path, name: str) -> Address:
     )
 
 
-def name_of(home: Path, url: str) -> str | None:
-    """Return the name whose lasting address a URL is; None: it is no such address, or one of another home.
+def name_from_url(home: Path, url: str) -> str | None:
+    """Return the name that has this URL as its lasting address; None: no name of this home has.
 
     Raises
     ------
@@ -75,11 +75,11 @@ def name_of(home: Path, url: str) -> str | None:
     """
     match = _URL.fullmatch(url)
     name = match and unquote(match["name"])
-    return name if name and derive(home, name).url == url else None
+    return name if name and derive_address(home, name).url == url else None
 
 
-def claim(home: Path, name: str, *, lasting: bool) -> tuple[Address, socket.socket]:
-    """Bind the address of a name; a fresh one if it is not to last, or if something else listens at the port.
+def bind_address(home: Path, name: str, *, lasting: bool) -> tuple[Address, socket.socket]:
+    """Bind a socket to the address of a name; to a new address if it is not `lasting`, or if its port is in use.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def claim(home: Path, name: str, *, lasting: bool) -> tuple[Address, socket.sock
         If the home's secret cannot be read or made.
     """
     if lasting:
-        address = derive(home, name)
+        address = derive_address(home, name)
         with contextlib.suppress(OSError):
             return address, _bind(address.port)
     sock = _bind(0)
@@ -101,7 +101,7 @@ def _bind(port: int) -> socket.socket:
         if os.name == "posix":  # elsewhere it lets two processes share a port; here it only skips TIME_WAIT
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((_HOST, port))
-        # Listening now, not when the server starts: until then the port of a bound socket can still be taken.
+        # Listen now, not when the server starts: until then another process can still take the port.
         sock.listen(128)
     except OSError:
         sock.close()
@@ -110,7 +110,7 @@ def _bind(port: int) -> socket.socket:
 
 
 def _secret(home: Path) -> bytes:
-    """Read the home's secret; make it, readable by its owner alone, when there is none."""
+    """Read the home's secret; create it, readable only by its owner, if there is none."""
     file = home / _SECRET_FILE
     try:
         with FileLock(home / f"{_SECRET_FILE}.lock"):
@@ -121,13 +121,13 @@ def _secret(home: Path) -> bytes:
         secret = file.read_bytes()
     except OSError as error:
         raise HandlerError(
-            f"the secret of the handlers' addresses, {file}, cannot be read or written: {error.strerror}",
+            f"the secret in the handlers' URLs, {file}, cannot be read or written: {error.strerror}",
             resource=str(file),
             hint="set CLOUDTASKS_NB_HOME to a folder of your own",
         ) from error
     if len(secret) != _SECRET_BYTES:
         raise HandlerError(
-            f"the secret of the handlers' addresses, {file}, is damaged",
+            f"the secret in the handlers' URLs, {file}, is damaged",
             resource=str(file),
             hint="delete it and serve again; tasks that were sent before will not reach their functions",
         )

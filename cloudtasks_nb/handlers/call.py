@@ -1,9 +1,10 @@
-"""From a request's body to a call of the function, and from what the function did to an answer."""
+"""Call a function with the body of a request, and turn its result or its exception into an answer."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import reprlib
 import time
 import traceback
 from collections.abc import Callable, Coroutine
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import orjson
+from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers.answer import Answer
+from cloudtasks_nb.handlers.verify import Verifier
 
-__all__ = ["Outcome", "call", "decode", "display_name", "encode", "status_of"]
+__all__ = ["TaskFunction", "call", "check_function", "decode", "display_name", "status_of"]
 
 #: The nearest class in an exception's ancestry decides. Never 429 or 503: they slow the whole queue down
 #: (https://cloud.google.com/tasks/docs/common-pitfalls).
@@ -27,40 +30,56 @@ _STATUS: dict[type, int] = {
     TimeoutError: 504,
 }
 _LONGEST_MESSAGE = 2000
-#: Frames of these files stand between the server and the user's function; a traceback starts behind them.
-_BETWEEN = (__name__, "cloudtasks_nb.handlers.coroutines", "concurrent.futures._base")
+#: Frames of these modules stand between the server and the user's function; a traceback starts after them.
+_OUR_MODULES = (__name__, "cloudtasks_nb.handlers.workers", "concurrent.futures._base")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of one request."""
+class TaskFunction:
+    """A function with the check of who may call it."""
 
-    status: int  #: HTTP status of the answer
-    result: Any = None  #: what the function returned
-    error: str | None = None  #: the whole traceback, or why the function was not called
-    message: str | None = None  #: ``Type: message``, all that leaves this process
-    duration: float | None = None  #: seconds in the function; None: it was not called
+    fn: Callable[..., Any]
+    verifier: Verifier | None  #: None: every request that reaches the server is accepted
 
-    @property
-    def ok(self) -> bool:
-        """Whether the task is done."""
-        return self.status < 300  # noqa: PLR2004 - 2xx is what Cloud Tasks takes for success
+    def answer(
+        self, body: bytes, authorization: str | None, *, run: Callable[[Coroutine[Any, Any, Any]], Any]
+    ) -> Answer:
+        """Check the token, if one is required, and call the function; never raises. Blocks."""
+        refusal = None if self.verifier is None else self.verifier.check(authorization)
+        return call(self.fn, body, run=run) if refusal is None else refusal
 
-    def content(self) -> tuple[bytes, str]:
-        """Return the answer's body and its media type."""
-        if self.ok:
-            return encode(self.result), "application/json"
-        return (self.message or "").encode("utf-8", "replace"), "text/plain"
+
+def check_function(fn: Any) -> None:
+    """Refuse an object that cannot be served.
+
+    Raises
+    ------
+    HandlerError
+        If `fn` cannot be called, or would return a generator that nobody runs.
+    """
+    if not callable(fn):
+        raise HandlerError(
+            f"{reprlib.repr(fn)} is not a function",
+            resource=type(fn).__name__,
+            hint="give the function itself, ct.serve(report), not what a call of it returns",
+        )
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        name = display_name(fn)
+        raise HandlerError(
+            f"{name} yields: a call would return before anything in it ran",
+            resource=name,
+            hint=f"serve a function that goes through all of it, such as: def run(**row): return list({name}(**row))",
+        )
 
 
 def call(
     fn: Callable[..., Any],
     body: bytes,
     *,
-    wait: Callable[[Coroutine[Any, Any, Any]], Any],
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
     clock: Callable[[], float] = time.perf_counter,
-) -> Outcome:
-    """Call a function with what a body says; never raises.
+) -> Answer:
+    """Call a function with the arguments in a body; never raises.
 
     Parameters
     ----------
@@ -68,7 +87,7 @@ def call(
         A plain or an async function.
     body : bytes
         A JSON object becomes keyword arguments, nothing no argument, anything else the one argument.
-    wait : callable
+    run : callable
         Runs a coroutine to its end and returns its result.
     clock : callable
         Seconds, for the duration.
@@ -76,17 +95,17 @@ def call(
     args, kwargs = _arguments(body)
     mismatch = _mismatch(fn, args, kwargs)
     if mismatch is not None:
-        return Outcome(status=_STATUS[TypeError], error=mismatch, message=_bounded(mismatch))
+        return Answer(status=_STATUS[TypeError], error=mismatch, message=_bounded(mismatch))
     began = clock()
     try:
         result = fn(*args, **kwargs)
         # Only what `async def` made: other awaitables, such as a batch, are results in their own right.
         if inspect.iscoroutine(result):
-            result = wait(result)
+            result = run(result)
     except BaseException as error:  # noqa: BLE001 - even sys.exit() in the function must become an answer
         full, message = _explain(error)
-        return Outcome(status=status_of(error), error=full, message=message, duration=clock() - began)
-    return Outcome(status=200, result=result, duration=clock() - began)
+        return Answer(status=status_of(error), error=full, message=message, duration=clock() - began)
+    return Answer(status=200, result=result, duration=clock() - began)
 
 
 def decode(body: bytes) -> Any:
@@ -104,21 +123,13 @@ def decode(body: bytes) -> Any:
         return text
 
 
-def encode(result: Any) -> bytes:
-    """Return a result as JSON, nothing if that is not possible."""
-    try:
-        return orjson.dumps(result, default=str, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    except TypeError:
-        return b""
-
-
 def status_of(error: BaseException) -> int:
-    """Return the HTTP status that tells the kind of an exception; 500 if it is of no particular kind."""
+    """Return the HTTP status for an exception; 500 if its class has no status of its own."""
     return next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), 500)
 
 
 def display_name(fn: Callable[..., Any]) -> str:
-    """Return what to call a function in a sentence."""
+    """Return the name of a function for messages."""
     return str(getattr(fn, "__name__", type(fn).__name__))
 
 
@@ -130,7 +141,7 @@ def _arguments(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _mismatch(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Say which argument is missing or too many, before the call: a TypeError out of it may be the function's own."""
+    """Explain which argument is missing or too many, before the call: a TypeError of the call may be the function's."""
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # some builtins have none
@@ -151,14 +162,14 @@ def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 def _explain(error: BaseException) -> tuple[str, str]:
     """Return the whole traceback from the user's own frames on, and one line for the answer."""
-    told = traceback.TracebackException(type(error), error, _outside(error.__traceback__))
+    summary = traceback.TracebackException(type(error), error, _outside(error.__traceback__))
     # str() of the summary, not of the exception, whose own __str__ may raise.
-    return "".join(told.format()), _bounded(f"{type(error).__name__}: {told}")
+    return "".join(summary.format()), _bounded(f"{type(error).__name__}: {summary}")
 
 
 def _outside(frames: TracebackType | None) -> TracebackType | None:
     inner = frames
-    while inner is not None and inner.tb_frame.f_globals.get("__name__") in _BETWEEN:
+    while inner is not None and inner.tb_frame.f_globals.get("__name__") in _OUR_MODULES:
         inner = inner.tb_next
     return inner or frames
 

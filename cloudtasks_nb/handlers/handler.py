@@ -1,29 +1,34 @@
-"""A served function, as the one who serves it sees it."""
+"""`Handler`: a function that is served on this machine, with its URL and its calls."""
 
 from __future__ import annotations
 
+import html
+import inspect
+import reprlib
 import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any, Self
 
 import pandas as pd
 
-from cloudtasks_nb.handlers import card
+from cloudtasks_nb.display.card import html_card, lines_html, next_html, table_html
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.handlers.address import Address
-from cloudtasks_nb.handlers.call import Outcome
-from cloudtasks_nb.handlers.coroutines import Coroutines
-from cloudtasks_nb.handlers.record import Call, Record
-from cloudtasks_nb.handlers.server import Received, Server
-from cloudtasks_nb.handlers.target import Target
-from cloudtasks_nb.handlers.workers import Workers
+from cloudtasks_nb.handlers.answer import Answer
+from cloudtasks_nb.handlers.call import TaskFunction
+from cloudtasks_nb.handlers.history import Call, CallHistory, Summary
+from cloudtasks_nb.handlers.server import Server, TaskRequest
+from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers
 
 __all__ = ["Handler"]
 
 _GRACE = 10.0  # seconds that running calls have to end when a handler closes
 _JOIN = 1.0  # seconds for the threads to end after that
+_TITLES = ("time (UTC)", "task", "attempt", "status", "result or error")
+_WIDEST = 120  # characters of a result or an error
 
 
 class Handler:
@@ -35,12 +40,12 @@ class Handler:
     Parameters
     ----------
     name : str
-        What the function is served as.
+        Its name in the URL and in messages.
     address : Address
-        Where.
+        Its URL.
     sock : socket
-        Bound to the address, listening.
-    target : Target
+        A listening socket that is bound to the address.
+    function : TaskFunction
         The function, and who may call it.
     workers : int
         How many calls run at a time.
@@ -54,33 +59,33 @@ class Handler:
         name: str,
         address: Address,
         sock: socket.socket,
-        target: Target,
+        function: TaskFunction,
         workers: int,
         on_close: Callable[[Handler], object],
     ) -> None:
         self._name = name
         self._address = address
-        self._target = target
+        self._function = function
         self._on_close = on_close
         self._closing = threading.Lock()
         self._closed = self._ended = False
-        self._record = Record()
-        self._coroutines = Coroutines(f"{name}-coroutines")
+        self._history = CallHistory()
+        self._coroutines = CoroutineRunner(f"{name}-coroutines")
         self._workers = Workers(workers, name)
         try:
-            self._server = Server(address, sock, self._receive, grace=_GRACE)
+            self._server = Server(address, sock, self._submit, grace=_GRACE)
         except BaseException:
             self._workers.close(0)
             raise
 
     @property
     def name(self) -> str:
-        """What the function is served as; with `url`, what identifies it."""
+        """The name under which the function is served."""
         return self._name
 
     @property
     def url(self) -> str:
-        """Where tasks reach it."""
+        """The URL at which tasks reach it."""
         return self._address.url
 
     @property
@@ -103,10 +108,10 @@ class Handler:
             object that was returned, `error` the traceback or why the function was not called (then there is no
             `duration`).
         """
-        return self._record.frame()
+        return self._history.frame()
 
     def close(self) -> None:
-        """Stop listening and wait for the calls that run, ten seconds at most; what was recorded stays."""
+        """Stop listening and wait for running calls, ten seconds at most; the recorded calls stay."""
         with self._closing:
             if self._ended:
                 return
@@ -117,58 +122,94 @@ class Handler:
             self._on_close(self)
             self._ended = True  # at the end: an interrupted close can be called again
         if left:
-            print(f"{self.name} still runs (calls: {left}); those tasks had no answer and will be tried again")  # noqa: T201 - said to whoever closes
+            notify(f"{self.name} still runs (calls: {left}); those tasks had no answer and will be tried again")
 
-    def replace(self, target: Target, workers: int) -> None:
-        """Put another function in the place of this one; calls that run end with the old one."""
-        self._target = target
+    def replace(self, function: TaskFunction, workers: int) -> None:
+        """Call another function from now on; running calls end with the old one."""
+        self._function = function
         if workers != self._workers.count:
             old, self._workers = self._workers, Workers(workers, self.name)
             old.close(0)
 
-    def _receive(self, received: Received) -> Future[Outcome]:
-        return self._workers.submit(lambda: self._work(received))
+    def _submit(self, request: TaskRequest) -> Future[Answer]:
+        return self._workers.submit(lambda: self._answer(request))
 
-    def _work(self, received: Received) -> Outcome:
-        self._record.begin()
-        outcome = self._target.answer(received.body, received.authorization, wait=self._coroutines.wait)
-        self._record.end(
+    def _answer(self, request: TaskRequest) -> Answer:
+        self._history.begin()
+        answer = self._function.answer(request.body, request.authorization, run=self._coroutines.run)
+        self._history.end(
             Call(
-                time=received.time,
-                task=received.task,
-                queue=received.queue,
-                attempt=received.attempt,
-                body=received.body,
-                outcome=outcome,
+                time=request.time,
+                task=request.task,
+                queue=request.queue,
+                attempt=request.attempt,
+                body=request.body,
+                answer=answer,
             )
         )
-        return outcome
+        return answer
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __str__(self) -> str:
         return self.url
 
     def __repr__(self) -> str:
-        closed = f", closed: {card.again(self.name, lasting=self.lasting)}" if self._closed else ""
+        closed = f", closed: {self._reopening()}" if self._closed else ""
         return f"<Handler {self.name} at {self.url}{closed}>"
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, str]:
-        """Return what notebooks show: text and a static html table."""
-        summary = self._record.summary()
-        shown = card.Shown(
-            name=self.name,
-            url=self.url,
-            summary=summary,
-            closed=self._closed,
-            next_line=card.again(self.name, lasting=self.lasting)
-            if self._closed
-            else card.next_line(self._target.fn, summary),
-        )
-        return {"text/plain": card.text(shown), "text/html": card.html(shown)}
+        """Return what notebooks show: the state, the counts and the newest calls."""
+        summary = self._history.summary()
+        state = "closed; its tasks wait with ct.local(), elsewhere they fail" if self._closed else "waiting for tasks"
+        lines = [self.url, _counts(summary)]
+        if summary.last_error is not None:
+            lines.append(f"last error: {_short(summary.last_error)}")
+        next_line = self._reopening() if self._closed else _next_line(self._function.fn, summary)
+        calls = table_html(_TITLES, map(_cells, summary.latest)) if summary.latest else ""
+        return {
+            "text/plain": "\n".join([f"{self.name}: {state}", *lines, f"→ {next_line}"]),
+            "text/html": html_card(self.name, lines_html(lines), calls, next_html(next_line), badge=state),
+        }
+
+    def _reopening(self) -> str:
+        """Return how the function is served again after `close`."""
+        if self.lasting:
+            return f"ct.serve({self.name}) serves it again"
+        return 'its tasks will reach no other handler; ct.serve(fn, name="report") has an address that stays'
+
+
+def _next_line(fn: Callable[..., Any], summary: Summary) -> str:
+    """Return the line of Python that comes next."""
+    if summary.total:
+        return "handler.calls()"
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # some builtins have none
+        return "queue.enqueue(handler, {...})"
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [one.name for one in parameters if one.kind in named and one.default is one.empty]
+    arguments = ", ".join(f'"{name}": ...' for name in names)
+    return f"queue.enqueue(handler, {{{arguments}}})"
+
+
+def _counts(summary: Summary) -> str:
+    running = f", {summary.running:,} running" if summary.running else ""
+    calls = counted(summary.total, "calls")
+    return f"{calls}: {summary.succeeded:,} succeeded, {summary.failed:,} failed{running}"
+
+
+def _cells(call: Call) -> list[str]:
+    answer = call.answer
+    outcome = reprlib.repr(answer.result) if answer.ok else answer.message or ""
+    cells = (f"{call.time:%H:%M:%S}", call.task or "", str(call.attempt or ""), str(answer.status), _short(outcome))
+    return [html.escape(cell) for cell in cells]
+
+
+def _short(line: str) -> str:
+    flat = " ".join(line.split())
+    return flat if len(flat) <= _WIDEST else flat[:_WIDEST] + "…"

@@ -1,32 +1,31 @@
-"""The loopback HTTP server before a function, on the package's background loop."""
+"""The HTTP server on the loopback interface that receives the tasks of a handler, on the background loop."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hmac
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from http import HTTPStatus
 
 from aiohttp import web
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.handlers.address import Address
-from cloudtasks_nb.handlers.call import Outcome
-from cloudtasks_nb.handlers.guard import LARGEST_BODY, METHODS, request_refusal
+from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
 
-__all__ = ["Received", "Server"]
+__all__ = ["Server", "TaskRequest", "request_refusal"]
 
-#: Seconds to read on after a refusal, so that the client sees the answer and no reset. aiohttp's own ten would hold up
-#: `close`: once it shuts down it drops what comes, and then waits for an end of the body that it cannot see.
+#: Seconds to read on after a refusal, so that the client receives the answer and no reset. aiohttp's default of ten
+#: would delay `close`: while it shuts down it drops what arrives, and then waits for the end of the body all the same.
 _LINGER = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """What the function's side needs of a request."""
+class TaskRequest:
+    """The parts of a request that are used to call the function and to record the call."""
 
     time: dt.datetime
     body: bytes
@@ -37,7 +36,7 @@ class Received:
 
 
 class Server:
-    """Answers at one address; the work is done elsewhere.
+    """Receives requests at one address and sends the answers; `submit` has them worked on in other threads.
 
     Parameters
     ----------
@@ -45,8 +44,8 @@ class Server:
         Requests for anything else are refused.
     sock : socket
         Bound to it, listening; closed by `close`.
-    receive : callable
-        Takes a request and returns the future of its outcome; called on the loop, so it must not block.
+    submit : callable
+        Takes a request and returns the future of its answer; called on the loop, so it must not block.
     grace : float
         Seconds that requests have to end when the server closes.
     """
@@ -55,14 +54,14 @@ class Server:
         self,
         address: Address,
         sock: socket.socket,
-        receive: Callable[[Received], Future[Outcome]],
+        submit: Callable[[TaskRequest], Future[Answer]],
         *,
         grace: float,
     ) -> None:
         self._address = address
-        self._receive = receive
+        self._submit = submit
         application = web.Application(client_max_size=LARGEST_BODY)
-        application.router.add_route("*", "/{rest:.*}", self._answer)
+        application.router.add_route("*", "/{rest:.*}", self._respond)
         # aiohttp waits twice for what runs: for its end, then for its end after the connection's.
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=grace / 2, lingering_time=_LINGER)
         try:
@@ -72,28 +71,41 @@ class Server:
             raise
 
     def close(self) -> None:
-        """Stop listening, let requests end for a while, then cut them off."""
+        """Stop listening, give requests `grace` seconds to end, then close their connections."""
         _loop.run(self._runner.cleanup())
 
     async def _start(self, sock: socket.socket) -> None:
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
 
-    async def _answer(self, request: web.Request) -> web.Response:
-        refusal = request_refusal(self._address, request.method, request.path, request.headers)
-        if refusal is not None:
-            headers = {"Allow": ", ".join(METHODS)} if refusal.status == HTTPStatus.METHOD_NOT_ALLOWED else None
-            return web.Response(status=refusal.status, text=refusal.reason, headers=headers)
-        received = _received(request, await request.read())
-        outcome = await asyncio.wrap_future(self._receive(received))
-        content, kind = outcome.content()
-        return web.Response(status=outcome.status, body=content, content_type=kind, charset="utf-8")
+    async def _respond(self, request: web.Request) -> web.Response:
+        answer = request_refusal(self._address, request.method, request.path, request.headers)
+        if answer is None:
+            answer = await asyncio.wrap_future(self._submit(_task_request(request, await request.read())))
+        content, kind = answer.content()
+        headers = answer.headers()
+        return web.Response(status=answer.status, body=content, content_type=kind, charset="utf-8", headers=headers)
 
 
-def _received(request: web.Request, body: bytes) -> Received:
+def request_refusal(address: Address, method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
+    """Return the refusal of a request that is not for the function at this address; None: it is.
+
+    Browsers send an Origin header with what a page posts, and a foreign Host when a page's name was made to point to
+    this machine: neither may reach a function of the notebook.
+    """
+    if "Origin" in headers:
+        return refuse(403, "requests from web pages are not answered")
+    if headers.get("Host", "").lower() not in address.hosts:
+        return refuse(403, "only requests to this machine by its loopback name are answered")
+    if not hmac.compare_digest(path.encode("utf-8", "replace"), address.path.encode()):
+        return refuse(404, "there is no function at this path")
+    return method_refusal(method)
+
+
+def _task_request(request: web.Request, body: bytes) -> TaskRequest:
     headers = request.headers
     retries = headers.get("X-CloudTasks-TaskRetryCount", "")
-    return Received(
+    return TaskRequest(
         time=dt.datetime.now(dt.UTC),
         body=body,
         authorization=headers.get("Authorization"),

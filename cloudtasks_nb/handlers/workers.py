@@ -1,21 +1,24 @@
-"""The threads in which functions are called."""
+"""The threads in which functions are called: a pool of workers, and an event loop for coroutines."""
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Workers"]
+__all__ = ["CoroutineRunner", "Workers"]
+
+T = TypeVar("T")
 
 _Job = tuple[Future[Any], Callable[[], Any]]
 
 
 class Workers:
-    """A fixed number of daemon threads and one line of jobs before them.
+    """A fixed number of daemon threads and one queue of jobs for them.
 
     Not a `ThreadPoolExecutor`: the interpreter waits for its threads when it ends, so that a function which hangs
     would keep a kernel from restarting.
@@ -31,7 +34,7 @@ class Workers:
     def __init__(self, count: int, name: str) -> None:
         self.count = count
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._busy: set[threading.Thread] = set()  # each adds and takes out itself alone
+        self._busy: set[threading.Thread] = set()  # each thread adds and removes only itself
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(count)
         ]
@@ -39,13 +42,13 @@ class Workers:
             thread.start()
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
-        """Put a job into the line and return the future of its result."""
+        """Put a job into the queue and return the future of its result."""
         future: Future[Any] = Future()
         self._jobs.put((future, job))
         return future
 
     def close(self, timeout: float) -> int:
-        """Let the threads end after the jobs in the line; return how many jobs still run after `timeout` seconds."""
+        """End the threads after the queued jobs; return how many jobs still run after `timeout` seconds."""
         for _ in self._threads:
             self._jobs.put(None)
         until = time.monotonic() + timeout
@@ -62,9 +65,57 @@ class Workers:
             self._busy.add(threading.current_thread())
             try:
                 future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits, and the thread lives on
+            except BaseException as error:  # noqa: BLE001 - it belongs to the caller of the future, and the thread goes on
                 future.set_exception(error)
             finally:
                 self._busy.discard(threading.current_thread())
             # A worker that waits must not keep the last request and its result alive.
             del item, future, job
+
+
+class CoroutineRunner:
+    """An event loop in a daemon thread, apart from the toolkit's own, started when the first coroutine comes.
+
+    Parameters
+    ----------
+    name : str
+        Name of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stop = asyncio.Event()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and return its result; blocks the calling thread, which is a worker's."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._running()).result()
+
+    def close(self, timeout: float) -> None:
+        """Cancel the coroutines that run and end the thread, waiting for it at most `timeout` seconds."""
+        with self._lock:
+            loop, thread, stop = self._loop, self._thread, self._stop
+            self._loop = self._thread = None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(stop.set)
+            if thread is not threading.current_thread():
+                thread.join(timeout)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                started: Future[asyncio.AbstractEventLoop] = Future()
+                self._stop = asyncio.Event()
+                self._thread = threading.Thread(
+                    target=asyncio.run, args=(_run_until(self._stop, started),), name=self._name, daemon=True
+                )
+                self._thread.start()
+                self._loop = started.result()
+            return self._loop
+
+
+async def _run_until(stop: asyncio.Event, started: Future[asyncio.AbstractEventLoop]) -> None:
+    started.set_result(asyncio.get_running_loop())
+    await stop.wait()

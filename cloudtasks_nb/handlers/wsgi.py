@@ -1,4 +1,4 @@
-"""The same function on Cloud Run: a WSGI application that lets Cloud Tasks' tokens pass."""
+"""`app`: a function as a WSGI application for Cloud Run, which accepts only requests with Cloud Tasks' tokens."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers.call import display_name
-from cloudtasks_nb.handlers.coroutines import Coroutines
-from cloudtasks_nb.handlers.guard import LARGEST_BODY, METHODS, Refusal, method_refusal
-from cloudtasks_nb.handlers.target import Target, check_function
+from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
+from cloudtasks_nb.handlers.call import TaskFunction, check_function, display_name
 from cloudtasks_nb.handlers.verify import Verifier
+from cloudtasks_nb.handlers.workers import CoroutineRunner
 
 __all__ = ["app"]
 
-_TOO_LARGE = Refusal(status=413, reason=f"a body has at most {LARGEST_BODY:,} bytes")
+_TOO_LARGE = refuse(413, f"a body has at most {LARGEST_BODY:,} bytes")
 _log = logging.getLogger("cloudtasks_nb.handlers")
 
 
@@ -41,10 +40,10 @@ def app(
     audience : str
         What the tasks' tokens are issued for: their ``audience=``, or the URL of the task when they name none.
     service_account : str
-        E-mail of the account whose tokens are let through. Both are required: any Google account can get a token for
-        any audience.
+        E-mail of the account whose tokens are accepted. Both are required: any Google account can get a token for any
+        audience.
     name : str, optional
-        What the log calls the function; its own name when left out.
+        The function's name in the log; its own name when left out.
 
     Returns
     -------
@@ -66,31 +65,43 @@ def app(
                 'service_account="sa@my-project.iam.gserviceaccount.com")',
             )
     verifier = Verifier(service_account=str(service_account), audience=str(audience), certs_url=lambda: None)
-    return _App(name or display_name(fn), Target(fn=fn, verifier=verifier))
+    return _App(name or display_name(fn), TaskFunction(fn=fn, verifier=verifier))
 
 
 class _App:
-    def __init__(self, name: str, target: Target) -> None:
+    def __init__(self, name: str, function: TaskFunction) -> None:
         self._name = name
-        self._target = target
-        self._coroutines = Coroutines(f"{name}-coroutines")
+        self._function = function
+        self._coroutines = CoroutineRunner(f"{name}-coroutines")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        body = method_refusal(environ["REQUEST_METHOD"]) or _read(environ)
-        if isinstance(body, Refusal):
-            return _respond(start_response, body.status, body.reason.encode(), "text/plain")
-        outcome = self._target.answer(body, environ.get("HTTP_AUTHORIZATION"), wait=self._coroutines.wait)
-        if not outcome.ok:
+        answer = method_refusal(environ["REQUEST_METHOD"]) or self._answer(environ)
+        content, kind = answer.content()
+        headers = {
+            "Content-Type": f"{kind}; charset=utf-8",
+            "Content-Length": str(len(content)),
+            **answer.headers(),
+        }
+        start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", list(headers.items()))
+        return [content]
+
+    def _answer(self, environ: WSGIEnvironment) -> Answer:
+        body = _read(environ)
+        if isinstance(body, Answer):
+            return body
+        answer = self._function.answer(body, environ.get("HTTP_AUTHORIZATION"), run=self._coroutines.run)
+        if not answer.ok:
             task = environ.get("HTTP_X_CLOUDTASKS_TASKNAME")
-            _log.error("%s answered %d to task %r: %s", self._name, outcome.status, task, outcome.error)
-        return _respond(start_response, outcome.status, *outcome.content())
+            _log.error("%s answered %d to task %r: %s", self._name, answer.status, task, answer.error)
+        return answer
 
 
-def _read(environ: WSGIEnvironment) -> bytes | Refusal:
+def _read(environ: WSGIEnvironment) -> bytes | Answer:
+    """Return the body of a request, or its refusal."""
     stream: InputStream = environ["wsgi.input"]
     length = environ.get("CONTENT_LENGTH") or ""
     if length and not (length.isascii() and length.isdigit()):
-        return Refusal(status=400, reason="Content-Length is not a number")
+        return refuse(400, "Content-Length is not a number")
     if not length:
         # Only a server that marks the end of a chunked body may be asked for more than was announced.
         body = stream.read(LARGEST_BODY + 1) if environ.get("wsgi.input_terminated") else b""
@@ -99,12 +110,4 @@ def _read(environ: WSGIEnvironment) -> bytes | Refusal:
         return _TOO_LARGE
     body = stream.read(int(length))
     # Half a body could still be a valid argument.
-    return body if len(body) == int(length) else Refusal(status=400, reason="the body ended early")
-
-
-def _respond(start_response: StartResponse, status: int, content: bytes, kind: str) -> Iterable[bytes]:
-    headers = [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(content)))]
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers.append(("Allow", ", ".join(METHODS)))
-    start_response(f"{status} {HTTPStatus(status).phrase}", headers)
-    return [content]
+    return body if len(body) == int(length) else refuse(400, "the body ended early")

@@ -118,7 +118,7 @@ def _as_handler(url: Any) -> Any:
     """Return the handler that a local URL belongs to, so that handler and URL make the same batch."""
     if not (isinstance(url, str) and _LOCAL.match(url)):
         return url
-    from cloudtasks_nb.handlers.registry import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+    from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
 
     name = name_at(url)
     return url if name is None else HandlerAddress(url=url, name=name)

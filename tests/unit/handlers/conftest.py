@@ -31,15 +31,15 @@ AUDIENCE = "https://reports.example/run"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back."""
+class Response:
+    """The response to one request."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
 
-def send(url: str, body: bytes | None = b"{}", *, method: str = "POST", **headers: str) -> Answer:
+def send(url: str, body: bytes | None = b"{}", *, method: str = "POST", **headers: str) -> Response:
     """Send one request; header names have underscores for hyphens."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=20)
@@ -47,13 +47,13 @@ def send(url: str, body: bytes | None = b"{}", *, method: str = "POST", **header
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, parts.path, body, named)
         response = connection.getresponse()
-        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        return Response(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
     finally:
         connection.close()
 
 
 @pytest.fixture(scope="session")
-def post() -> Callable[..., Answer]:
+def post() -> Callable[..., Response]:
     """Return the client."""
     return send
 
@@ -106,14 +106,14 @@ class Key:
 
 @dataclass
 class Issuer:
-    """Who issues tokens, and what its certificate endpoint answers."""
+    """An issuer of tokens with its certificate endpoint."""
 
     key: Key
     stranger: Key  #: a key whose certificate is not published
     url: str = ""
     status: int = 200
-    headers: dict[str, str] = field(default_factory=lambda: {"Cache-Control": "public, max-age=3600"})
     published: list[Key] = field(default_factory=list)
+    content: bytes | None = None  #: what is published in place of certificates
     fetches: int = 0
 
     @property
@@ -154,10 +154,10 @@ def issuer(keys: tuple[Key, Key]) -> Iterator[Issuer]:
     class Certs(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             made.fetches += 1
-            content = json.dumps({key.name: key.certificate() for key in made.published}).encode()
+            certificates = {key.name: key.certificate() for key in made.published}
+            content = made.content or json.dumps(certificates).encode()
             self.send_response(made.status)
-            for name, value in {**made.headers, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 

@@ -1,3 +1,5 @@
+"""The URLs of handlers: where they come from, and the file with their secret."""
+
 from __future__ import annotations
 
 import socket
@@ -7,14 +9,14 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers.address import claim, derive, name_of
+from cloudtasks_nb.handlers.address import bind_address, derive_address, name_from_url
 
 __all__: list[str] = []
 
 
 def test_the_same_home_and_name_give_the_same_address(tmp_path: Path) -> None:
     """An address is derived from the home, its secret and the name, and from nothing else."""
-    first, again, other = derive(tmp_path, "report"), derive(tmp_path, "report"), derive(tmp_path, "other")
+    first, again, other = (derive_address(tmp_path, name) for name in ("report", "report", "other"))
     assert first == again
     assert first.path != other.path
     assert all(20_000 <= address.port < 30_000 for address in (first, other))
@@ -24,18 +26,18 @@ def test_the_same_home_and_name_give_the_same_address(tmp_path: Path) -> None:
 
 
 def test_two_homes_have_different_addresses(tmp_path: Path) -> None:
-    """Two users of a machine do not meet: neither port nor path is the same."""
+    """Two users of one machine have neither the same port nor the same path."""
     homes = [tmp_path / str(number) for number in range(20)]
     for home in homes:
         home.mkdir()
-    addresses = [derive(home, "report") for home in homes]
+    addresses = [derive_address(home, "report") for home in homes]
     assert len({address.path for address in addresses}) == 20
     assert len({address.port for address in addresses}) > 15
 
 
 def test_a_name_is_escaped_in_the_url_alone(tmp_path: Path) -> None:
-    """A name that is no plain word still makes a valid URL."""
-    address = derive(tmp_path, "größe & ?#")
+    """A name with any characters makes a valid URL."""
+    address = derive_address(tmp_path, "größe & ?#")
     assert urlsplit(address.url).query == ""
     assert unquote(urlsplit(address.url).path) == address.path
     assert address.url.isascii()
@@ -44,30 +46,30 @@ def test_a_name_is_escaped_in_the_url_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["report", "größe & ?#", "{a}"])
 def test_the_name_of_an_address(tmp_path: Path, name: str) -> None:
     """A lasting address leads back to its name; another path, port or home does not."""
-    url = derive(tmp_path, name).url
+    url = derive_address(tmp_path, name).url
     (tmp_path / "other").mkdir()
-    assert name_of(tmp_path, url) == name
+    assert name_from_url(tmp_path, url) == name
     for other in (f"{url}?x=1", url.replace("127.0.0.1:2", "127.0.0.1:3"), f"{url[:-4]}0000", "https://svc/run"):
-        assert name_of(tmp_path, other) is None
-    assert name_of(tmp_path / "other", url) is None
+        assert name_from_url(tmp_path, other) is None
+    assert name_from_url(tmp_path / "other", url) is None
 
 
-def test_the_secret_is_the_owners_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_secret(tmp_path: Path) -> None:
     """The secret's file is made with mode 0600, and brought back to it."""
-    first = derive(tmp_path, "report")
+    first = derive_address(tmp_path, "report")
     file = tmp_path / "handlers.key"
     assert file.stat().st_mode & 0o777 == 0o600
     file.chmod(0o644)
-    assert derive(tmp_path, "report") == first
+    assert derive_address(tmp_path, "report") == first
     assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_damaged_secret_is_named(tmp_path: Path) -> None:
-    """Half a secret would silently move every handler; it is an error that names the file."""
+    """Half a secret would silently change every URL; it is an error that names the file."""
     file = tmp_path / "handlers.key"
     file.write_bytes(b"short")
     with pytest.raises(HandlerError, match="is damaged") as caught:
-        derive(tmp_path, "report")
+        derive_address(tmp_path, "report")
     assert caught.value.resource == str(file)
 
 
@@ -75,27 +77,27 @@ def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A secret that cannot be read or written says which variable to set."""
     (tmp_path / "handlers.key").mkdir()
     with pytest.raises(HandlerError, match="cannot be read or written") as caught:
-        derive(tmp_path, "report")
+        derive_address(tmp_path, "report")
     assert "CLOUDTASKS_NB_HOME" in str(caught.value.hint)
 
 
-def test_a_held_port_gives_a_fresh_address(tmp_path: Path) -> None:
-    """What something else listens on is left to it."""
-    first, held = claim(tmp_path, "report", lasting=True)
+def test_a_port_in_use_gives_a_new_address(tmp_path: Path) -> None:
+    """A port on which something else listens is not shared."""
+    first, held = bind_address(tmp_path, "report", lasting=True)
     with held:
-        second, sock = claim(tmp_path, "report", lasting=True)
+        second, sock = bind_address(tmp_path, "report", lasting=True)
         with sock:
             assert (first.lasting, second.lasting) == (True, False)
             assert second.port == sock.getsockname()[1] != first.port
             assert second.path != first.path
-    third, sock = claim(tmp_path, "report", lasting=True)
+    third, sock = bind_address(tmp_path, "report", lasting=True)
     sock.close()
     assert third == first
 
 
-def test_passing_addresses_differ_and_are_taken_at_once(tmp_path: Path) -> None:
-    """A handler that is not to last needs no secret, and its port is already taken."""
-    address, sock = claim(tmp_path, "lambda", lasting=False)
+def test_temporary_addresses_need_no_secret(tmp_path: Path) -> None:
+    """A temporary handler needs no secret, and its port is bound at once."""
+    address, sock = bind_address(tmp_path, "lambda", lasting=False)
     with sock, socket.socket() as other:
         assert not (tmp_path / "handlers.key").exists()
         with pytest.raises(OSError, match="in use"):

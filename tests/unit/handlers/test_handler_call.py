@@ -1,3 +1,5 @@
+"""A body becomes arguments, and a result or an exception becomes an answer."""
+
 from __future__ import annotations
 
 import asyncio
@@ -11,15 +13,16 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb import errors
-from cloudtasks_nb.handlers.call import Outcome, call, decode, display_name, encode, status_of
+from cloudtasks_nb.handlers.answer import Answer
+from cloudtasks_nb.handlers.call import call, decode, display_name, status_of
 
 __all__: list[str] = []
 
 
-def run(fn: Any, body: bytes) -> Outcome:
+def run(fn: Any, body: bytes) -> Answer:
     """Call with a clock that ticks half a second a reading."""
     ticks = iter(n / 2 for n in range(10))
-    return call(fn, body, wait=asyncio.run, clock=lambda: next(ticks))
+    return call(fn, body, run=asyncio.run, clock=lambda: next(ticks))
 
 
 def echo(*args: Any, **kwargs: Any) -> Any:
@@ -52,19 +55,19 @@ def test_an_object_becomes_keyword_arguments_and_anything_else_one_argument(
     body: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """A body says with which arguments the function is called."""
-    outcome = run(echo, body)
-    assert outcome.result == (args, kwargs)
-    assert outcome.ok
-    assert outcome.error is None
+    answer = run(echo, body)
+    assert answer.result == (args, kwargs)
+    assert answer.ok
+    assert answer.error is None
 
 
 def test_an_empty_body_decodes_to_none() -> None:
-    """What is shown of an empty body is that there was none."""
+    """In `calls()` an empty body is None."""
     assert decode(b"") is None
 
 
 class TwoKindsError(KeyError, ValueError):
-    """Nearer to the first of its kinds."""
+    """An error with two bases, of which the first decides."""
 
 
 @pytest.mark.parametrize(
@@ -95,20 +98,20 @@ class TwoKindsError(KeyError, ValueError):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
-def test_the_kind_of_an_exception_is_the_status(error: BaseException, status: int) -> None:
+def test_the_class_of_an_exception_decides_the_status(error: BaseException, status: int) -> None:
     """Every exception becomes an answer, and its nearest known class says which; never 429 or 503."""
 
     def fail() -> None:
         raise error
 
-    outcome = run(fail, b"")
-    assert (outcome.status, status_of(error)) == (status, status)
-    assert not outcome.ok
-    assert outcome.duration == 0.5
+    answer = run(fail, b"")
+    assert (answer.status, status_of(error)) == (status, status)
+    assert not answer.ok
+    assert answer.duration == 0.5
 
 
 def test_the_traceback_begins_in_the_function_and_the_answer_has_one_line() -> None:
-    """The whole traceback is for the record; the answer says type and message."""
+    """The whole traceback is recorded; the answer has only type and message."""
 
     def inner(day: str) -> None:
         raise KeyError(day)
@@ -116,17 +119,17 @@ def test_the_traceback_begins_in_the_function_and_the_answer_has_one_line() -> N
     def outer(day: str) -> None:
         inner(day)
 
-    outcome = run(outer, b'{"day": "monday"}')
-    lines = str(outcome.error).splitlines()
+    answer = run(outer, b'{"day": "monday"}')
+    lines = str(answer.error).splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[1].endswith("in outer")
-    assert "in inner" in str(outcome.error)
-    assert "handlers/_call.py" not in str(outcome.error)
-    assert outcome.content() == (b"KeyError: 'monday'", "text/plain")
+    assert "in inner" in str(answer.error)
+    assert "handlers/call.py" not in str(answer.error)
+    assert answer.content() == (b"KeyError: 'monday'", "text/plain")
 
 
 def test_a_coroutine_is_run_to_its_end() -> None:
-    """An async function's result is what it returns, and its exception what it raises."""
+    """The result and the exception of an async function are those of its coroutine."""
 
     async def double(n: int) -> int:
         await asyncio.sleep(0)
@@ -137,7 +140,7 @@ def test_a_coroutine_is_run_to_its_end() -> None:
 
 
 def test_other_awaitables_are_results() -> None:
-    """Something that can be awaited but is no coroutine, such as a batch, is not waited for."""
+    """An awaitable that is no coroutine, such as a batch, is not awaited."""
 
     class Batch:
         def __await__(self) -> Any:
@@ -162,21 +165,21 @@ def test_arguments_that_do_not_fit_are_named(body: bytes, words: list[str]) -> N
     def report(day: Any, origin: str = "JFK") -> str:
         return f"{day} {origin}"
 
-    outcome = run(report, body)
-    assert outcome.status == (400 if words else 200)
-    assert (outcome.duration is None) is bool(words)
-    assert all(word in str(outcome.message) for word in words)
+    answer = run(report, body)
+    assert answer.status == (400 if words else 200)
+    assert (answer.duration is None) is bool(words)
+    assert all(word in str(answer.message) for word in words)
 
 
 def test_one_value_too_many_is_explained() -> None:
     """A list for a function without parameters says what would become keyword arguments."""
-    outcome = run(lambda: None, b"[1]")
-    assert "too many positional arguments" in str(outcome.error)
-    assert "one value (list); only a JSON object becomes keyword arguments" in str(outcome.error)
+    answer = run(lambda: None, b"[1]")
+    assert "too many positional arguments" in str(answer.error)
+    assert "one value (list); only a JSON object becomes keyword arguments" in str(answer.error)
 
 
 def test_a_function_without_a_signature_is_called_all_the_same() -> None:
-    """Some builtins do not tell their parameters; they refuse for themselves."""
+    """Some builtins have no signature; they raise their own TypeError."""
     assert run(dict, b'{"a": 1}').result == {"a": 1}
     assert run(dict, b"1").status == 400
 
@@ -187,13 +190,13 @@ def test_a_type_error_of_the_function_keeps_its_traceback() -> None:
     def add(a: Any) -> Any:
         return a + "x"
 
-    outcome = run(add, b'{"a": 1}')
-    assert outcome.status == 400
-    assert "in add" in str(outcome.error)
+    answer = run(add, b'{"a": 1}')
+    assert answer.status == 400
+    assert "in add" in str(answer.error)
 
 
 def test_an_exception_that_cannot_be_shown_is_still_an_answer() -> None:
-    """A broken __str__, a lone surrogate and a message without end do no harm."""
+    """A broken __str__, a lone surrogate and a very long message still give a short answer."""
 
     class BrokenError(ValueError):
         def __str__(self) -> str:
@@ -225,22 +228,22 @@ def test_an_exception_that_cannot_be_shown_is_still_an_answer() -> None:
 )
 def test_a_result_is_json_where_it_can_be(result: Any, content: bytes) -> None:
     """The answer has the result as JSON, or nothing."""
-    assert encode(result) == content
+    assert Answer(status=200, result=result).content() == (content, "application/json")
 
 
-def test_a_result_whose_text_fails_is_no_failure() -> None:
-    """The function did its work; an answer without a body says so."""
+def test_a_result_that_has_no_text_is_a_success() -> None:
+    """The function returned, so the task is done; the answer has no body."""
 
     class Broken:
         def __str__(self) -> str:
             raise RuntimeError
 
-    outcome = run(Broken, b"")
-    assert (outcome.status, outcome.content()) == (200, (b"", "application/json"))
+    answer = run(Broken, b"")
+    assert (answer.status, answer.content()) == (200, (b"", "application/json"))
 
 
 def test_a_callable_object_has_its_class_for_a_name() -> None:
-    """A sentence about something callable needs a word for it."""
+    """Messages about a callable object name its class."""
 
     class Report:
         def __call__(self) -> int:
@@ -250,7 +253,7 @@ def test_a_callable_object_has_its_class_for_a_name() -> None:
     assert run(Report(), b"").result == 1
 
 
-def test_the_waiting_is_part_of_the_traceback_only_if_nothing_else_is() -> None:
+def test_our_own_frames_are_in_the_traceback_only_if_there_are_no_others() -> None:
     """A coroutine that was cancelled before it began has no frames of its own, and still a traceback."""
 
     async def never() -> None:
@@ -260,6 +263,6 @@ def test_the_waiting_is_part_of_the_traceback_only_if_nothing_else_is() -> None:
         coroutine.close()
         raise asyncio.CancelledError
 
-    outcome = call(never, b"", wait=cancel)
-    assert outcome.status == 500
-    assert "CancelledError" in str(outcome.error)
+    answer = call(never, b"", run=cancel)
+    assert answer.status == 500
+    assert "CancelledError" in str(answer.error)

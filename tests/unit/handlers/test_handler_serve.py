@@ -17,8 +17,8 @@ import pytest
 from cloudtasks_nb import handlers
 from cloudtasks_nb.errors import ConfigurationError, HandlerError
 from cloudtasks_nb.handlers import handler as handler_module
-from cloudtasks_nb.handlers.address import derive
-from cloudtasks_nb.handlers.registry import name_at
+from cloudtasks_nb.handlers.address import derive_address
+from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
 
 __all__: list[str] = []
@@ -59,7 +59,7 @@ def test_an_exception_is_a_status_and_its_traceback_stays_here(serve: Serve, pos
     (error,) = handler.calls()["error"]
     assert error.startswith("Traceback")
     assert "in report" in error
-    assert "handlers/_" not in error
+    assert "cloudtasks_nb" not in error
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "²", "9" * 30])
@@ -248,9 +248,9 @@ def test_a_closed_handler_says_so(serve: Serve) -> None:
     assert repr(lasting) == f"<Handler report at {lasting.url}, closed: ct.serve(report) serves it again>"
     assert "closed: its tasks will reach no other" in repr(passing)
     for handler, words in ((lasting, "→ ct.serve(report) serves it again"), (passing, 'name="report"')):
-        shown = handler._repr_mimebundle_()["text/plain"]
-        assert "closed; its tasks wait with ct.local(), elsewhere they fail" in shown
-        assert words in shown
+        text, _ = shown(handler)
+        assert "closed; its tasks wait with ct.local(), elsewhere they fail" in text[0]
+        assert words in text[-1]
 
 
 def test_closing_leaves_no_thread_behind(serve: Serve, post: Post) -> None:
@@ -314,7 +314,7 @@ def test_closing_does_not_wait_for_ever(
 
 def test_a_held_port_is_said(serve: Serve, post: Post, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Another program at the address means a fresh URL and a line about earlier tasks."""
-    port = derive(home, "report").port
+    port = derive_address(home, "report").port
     with socket.create_server(("127.0.0.1", port)):
         handler = serve(report)
     assert not handler.lasting
@@ -438,7 +438,7 @@ def test_a_server_that_cannot_start_leaves_nothing_open(
     for thread in threading.enumerate():
         if thread.name.startswith("report-"):
             thread.join(20)
-    assert serve(report).url == derive(home, "report").url
+    assert serve(report).url == derive_address(home, "report").url
 
 
 def test_a_token_of_the_account_is_wanted(serve: Serve, post: Post, issuer: Any) -> None:
@@ -480,18 +480,61 @@ def test_replacing_can_add_and_lift_the_check(serve: Serve, post: Post, issuer: 
     assert post(handler.url, b'{"day": "1"}').status == 200
 
 
-def test_the_repr_is_text_and_html(serve: Serve, post: Post) -> None:
-    """Notebooks get both forms, with the counts and the next line."""
+def shown(handler: handlers.Handler) -> tuple[list[str], str]:
+    """Return what a notebook shows of a handler: the lines of its text, and its HTML."""
+    bundle = handler._repr_mimebundle_(include=None, exclude=None)
+    return bundle["text/plain"].splitlines(), bundle["text/html"]
+
+
+def test_a_card_has_state_url_counts_last_error_and_the_next_line(serve: Serve, post: Post) -> None:
+    """Text and HTML say how many calls there were, and how the last one failed."""
     handler = serve(report)
-    before = handler._repr_mimebundle_(include=None, exclude=None)
-    assert before["text/plain"].endswith('→ queue.enqueue(handler, {"day": ...})')
-    post(handler.url, b'{"day": "<b>"}')
+    post(handler.url, b'{"day": "mon"}')
+    assert "1 call: 1 succeeded, 0 failed" in shown(handler)[0]
     post(handler.url, b'{"day": "never"}')
-    after = handler._repr_mimebundle_()
-    assert "2 calls: 1 succeeded, 1 failed" in after["text/plain"]
-    assert "last error: LookupError: no such day: never" in after["text/plain"]
-    assert "<b>&" not in after["text/html"]
-    assert handler.url in after["text/html"]
+    text, html = shown(handler)
+    assert text == [
+        "report: waiting for tasks",
+        handler.url,
+        "2 calls: 1 succeeded, 1 failed",
+        "last error: LookupError: no such day: never",
+        "→ handler.calls()",
+    ]
+    assert all(line.removeprefix("report: ").removeprefix("→ ") in html for line in text)
+
+
+def test_a_card_is_escaped_and_bounded(serve: Serve, post: Post) -> None:
+    """Whatever a task sends or a function returns is shown as text, and shortened; the newest five calls are listed."""
+    evil = "<img src=x onerror=alert(1)>"
+
+    def echo(*, fail: bool) -> str:
+        if fail:
+            raise RuntimeError(f"two\n  lines {evil * 100}")
+        return evil * 100
+
+    handler = serve(echo, name=evil)
+    assert "<table" not in shown(handler)[1]
+    for fail in (*["false"] * 6, "true"):
+        post(handler.url, f'{{"fail": {fail}}}'.encode(), X_CloudTasks_TaskName=evil)
+    text, html = shown(handler)
+    assert text[3].startswith("last error: RuntimeError: two lines <img")
+    assert "<img" not in html
+    assert "&lt;img src=x onerror" in html
+    assert html.count("<tr>") == 6
+    assert len(html) < 5000
+
+
+@pytest.mark.parametrize(
+    ("fn", "arguments"),
+    [
+        (lambda day, origin="JFK", *, shop: None, '{"day": ..., "shop": ...}'),  # noqa: ARG005 - only its parameters matter
+        (lambda *rest, **more: None, "{}"),  # noqa: ARG005 - only its parameters matter
+        (dict, "{...}"),
+    ],
+)
+def test_the_next_line_fits_the_function(serve: Serve, fn: Any, arguments: str) -> None:
+    """Before the first call, the next line has the function's own arguments."""
+    assert shown(serve(fn, name="fn"))[0][-1] == f"→ queue.enqueue(handler, {arguments})"
 
 
 def python(code: str, timeout: float = 60) -> str:

@@ -1,3 +1,5 @@
+"""`app`: a function behind a WSGI server."""
+
 from __future__ import annotations
 
 import io
@@ -150,7 +152,7 @@ def test_an_async_function_is_run(issuer: Any) -> None:
     application = app(where, audience=AUDIENCE, service_account=ACCOUNT, name="here")
     answers = [request(application, HTTP_AUTHORIZATION=issuer.bearer()) for _ in range(2)]
     assert [answer[2] for answer in answers] == [b'"here-coroutines"'] * 2
-    application._coroutines.close(20)  # type: ignore[attr-defined]  # the test leaves no thread behind
+    application._coroutines.close(20)  # type: ignore[attr-defined]  # the test leaves no thread running
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`serve`: from a function to a handler at its address."""
+"""`serve`: make a function a Handler, and find the handlers of this process again by name and URL."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from cloudtasks_nb import _settings
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers import address as address_module
-from cloudtasks_nb.handlers.call import display_name
+from cloudtasks_nb.handlers.address import bind_address, derive_address, name_from_url
+from cloudtasks_nb.handlers.call import TaskFunction, check_function, display_name
 from cloudtasks_nb.handlers.handler import Handler
-from cloudtasks_nb.handlers.target import Target, check_function
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.service import open_clients
 
@@ -22,7 +22,7 @@ __all__ = ["name_at", "serve", "served_at"]
 _NAME = re.compile(r"(?=.*[^.])[^/]{1,100}")  # one segment of a URL's path, not "." or ".."
 
 _lock = threading.RLock()
-#: What is served in this process, by home and name.
+#: The handlers of this process, by home and name.
 _served: dict[tuple[str, str], Handler] = {}
 
 
@@ -50,15 +50,15 @@ def serve(
     fn : callable
         A plain or an async function.
     name : str, optional
-        What to serve it as; the function's own name when left out. A lambda without one gets a new URL each time.
+        The handler's name; the function's own name when left out. A lambda without one gets a new URL each time.
     workers : int
         How many calls run at a time.
     service_account : str, optional
-        Only tasks that carry an OIDC token of this account are let through.
+        Only tasks that carry an OIDC token of this account are accepted.
     audience : str, optional
         What the token must have been issued for; the handler's URL when left out.
     tasks : Client, optional
-        The connection whose emulator issues the tokens; the newest when left out.
+        The connection whose emulator issues the tokens; the newest connection when left out.
 
     Returns
     -------
@@ -77,32 +77,32 @@ def serve(
     certs_url = None if service_account is None else _certs_url(tasks)
     lasting = name or _own_name(fn)
 
-    def target(url: str) -> Target:
+    def function(url: str) -> TaskFunction:
         if service_account is None or certs_url is None:
-            return Target(fn=fn, verifier=None)
+            return TaskFunction(fn=fn, verifier=None)
         verifier = Verifier(service_account=service_account, audience=audience or url, certs_url=certs_url)
-        return Target(fn=fn, verifier=verifier)
+        return TaskFunction(fn=fn, verifier=verifier)
 
     with _lock:
         if lasting is None:
-            passing = f"{display_name(fn).strip('<>')}-{secrets.token_hex(4)}"
-            handler, said = _open(passing, target, workers, lasting=False)
+            temporary = f"{display_name(fn).strip('<>')}-{secrets.token_hex(4)}"
+            handler, message = _open(temporary, function, workers, lasting=False)
         else:
-            handler, said = _replace(lasting, target, workers) or _open(lasting, target, workers, lasting=True)
-    if said:
-        print(said)  # noqa: T201 - the one line that serve says
+            handler, message = _replace(lasting, function, workers) or _open(lasting, function, workers, lasting=True)
+    if message:
+        notify(message)
     return handler
 
 
 def served_at(url: str) -> Handler | None:
-    """Return the handler of this process that a URL reaches; None: it is somebody else's."""
+    """Return the handler of this process that a URL reaches; None: there is none."""
     address = url.partition("?")[0]
     with _lock:
         return next((handler for handler in _served.values() if handler.url == address), None)
 
 
 def name_at(url: str) -> str | None:
-    """Return the name of the handler whose address a URL is, whether it is served now or not; None: it is none's.
+    """Return the name of the handler that has this URL, whether it is served now or not; None: no handler has.
 
     Raises
     ------
@@ -110,18 +110,18 @@ def name_at(url: str) -> str | None:
         If the home, or its secret, cannot be read or made.
     """
     handler = served_at(url)
-    return handler.name if handler is not None and handler.url == url else address_module.name_of(_settings.home(), url)
+    return handler.name if handler is not None and handler.url == url else name_from_url(_settings.home(), url)
 
 
-def _replace(name: str, target: Callable[[str], Target], workers: int) -> tuple[Handler, str] | None:
+def _replace(name: str, function: Callable[[str], TaskFunction], workers: int) -> tuple[Handler, str] | None:
     handler = _served.get((str(_settings.home()), name))
     if handler is None or handler.closed:
         return None
-    handler.replace(target(handler.url), workers)
+    handler.replace(function(handler.url), workers)
     return handler, f"{name} is served already: the function was replaced, the URL stays {handler.url}"
 
 
-def _open(name: str, target: Callable[[str], Target], workers: int, *, lasting: bool) -> tuple[Handler, str]:
+def _open(name: str, function: Callable[[str], TaskFunction], workers: int, *, lasting: bool) -> tuple[Handler, str]:
     home = _settings.home()
     key = (str(home), name)
 
@@ -130,21 +130,21 @@ def _open(name: str, target: Callable[[str], Target], workers: int, *, lasting: 
             if _served.get(key) is handler:
                 del _served[key]
 
-    address, sock = address_module.claim(home, name, lasting=lasting)
+    address, sock = bind_address(home, name, lasting=lasting)
     _served[key] = handler = Handler(
-        name=name, address=address, sock=sock, target=target(address.url), workers=workers, on_close=forget
+        name=name, address=address, sock=sock, function=function(address.url), workers=workers, on_close=forget
     )
     if handler.lasting:
         return handler, ""
-    why, way_out = "a function without a name of its own", 'name="..." gives it a URL that stays'
+    why, hint = "a function without a name of its own", 'name="..." gives it a URL that stays'
     if lasting:
-        port = address_module.derive(home, name).port
-        why, way_out = f"port {port} of {name} is in use", "stop what holds it and serve again to have the old URL back"
-    return handler, f"{why}: {handler.url} is new, tasks that were sent before will not reach it; {way_out}"
+        port = derive_address(home, name).port
+        why, hint = f"port {port} of {name} is in use", "stop what holds it and serve again to have the old URL back"
+    return handler, f"{why}: {handler.url} is new, tasks that were sent before will not reach it; {hint}"
 
 
 def _own_name(fn: Callable[..., Any]) -> str | None:
-    """Return a function's name if it is one that the next kernel will give it, too."""
+    """Return a function's name if the next kernel will give it the same one; a lambda has none."""
     name = getattr(fn, "__name__", None)
     return name if isinstance(name, str) and name.isidentifier() else None
 
@@ -166,7 +166,7 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
 
 
 def _certs_url(tasks: object | None) -> Callable[[], str | None]:
-    """Return who says where the issuer of the tokens publishes its certificates."""
+    """Return a function that returns where the issuer of the tokens publishes its certificates."""
     client: Any = open_clients.newest() if tasks is None else tasks
     if client is None:
         raise HandlerError(

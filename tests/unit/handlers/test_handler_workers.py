@@ -1,3 +1,5 @@
+"""Worker threads and the event loop for coroutines."""
+
 from __future__ import annotations
 
 import asyncio
@@ -7,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.handlers.coroutines import Coroutines
-from cloudtasks_nb.handlers.workers import Workers
+from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers
 
 __all__: list[str] = []
 
@@ -29,7 +30,7 @@ def test_jobs_run_at_the_same_time_and_no_more_than_there_are_threads() -> None:
     assert workers.close(20) == 0
 
 
-def test_an_exception_reaches_whoever_waits_and_the_thread_lives_on() -> None:
+def test_an_exception_is_in_the_future_and_the_thread_goes_on() -> None:
     """Even an exit in a job ends neither the thread nor the process."""
 
     def leave() -> None:
@@ -43,7 +44,7 @@ def test_an_exception_reaches_whoever_waits_and_the_thread_lives_on() -> None:
 
 
 def test_a_cancelled_job_does_not_run() -> None:
-    """A request that was given up while it waited in the line is left out."""
+    """A request that was cancelled while it was queued is left out."""
     workers = Workers(1, "test")
     go = threading.Event()
     ran: list[str] = []
@@ -57,7 +58,7 @@ def test_a_cancelled_job_does_not_run() -> None:
     workers.close(20)
 
 
-def test_closing_counts_what_still_runs() -> None:
+def test_closing_counts_jobs_that_still_run() -> None:
     """A thread that does not end is not waited for longer than allowed."""
     workers = Workers(2, "test")
     go, began = threading.Event(), threading.Event()
@@ -82,13 +83,13 @@ def test_a_job_may_close_its_own_threads() -> None:
 
 
 def test_coroutines_share_one_loop_in_a_daemon_thread() -> None:
-    """What is bound to a loop can be used by the next coroutine, too."""
-    coroutines = Coroutines("test")
+    """An object that is bound to a loop can be used by the next coroutine, too."""
+    coroutines = CoroutineRunner("test")
 
     async def where() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
         return asyncio.get_running_loop(), threading.current_thread()
 
-    (loop, thread), again = coroutines.wait(where()), coroutines.wait(where())
+    (loop, thread), again = coroutines.run(where()), coroutines.run(where())
     assert (loop, thread) == again
     assert thread.daemon
     assert thread is not threading.current_thread()
@@ -98,8 +99,8 @@ def test_coroutines_share_one_loop_in_a_daemon_thread() -> None:
 
 
 def test_closing_cancels_coroutines_that_run() -> None:
-    """A coroutine that waits for ever ends with the loop, and its caller is told."""
-    coroutines = Coroutines("test")
+    """A coroutine that waits for ever ends with the loop, and its caller gets CancelledError."""
+    coroutines = CoroutineRunner("test")
     began = threading.Event()
     ended: list[str] = []
 
@@ -111,7 +112,7 @@ def test_closing_cancels_coroutines_that_run() -> None:
             ended.append("clean")
 
     workers = Workers(1, "test")
-    future = workers.submit(lambda: coroutines.wait(for_ever()))
+    future = workers.submit(lambda: coroutines.run(for_ever()))
     assert began.wait(20)
     coroutines.close(20)
     assert isinstance(future.exception(20), CancelledError)
@@ -119,9 +120,9 @@ def test_closing_cancels_coroutines_that_run() -> None:
     workers.close(20)
 
 
-def test_a_loop_that_never_began_closes_too() -> None:
-    """Most handlers never see a coroutine; nothing has to be ended for them, however often."""
-    coroutines = Coroutines("test")
+def test_a_loop_that_was_not_started_can_be_closed() -> None:
+    """Most handlers never run a coroutine; closing their runner does nothing, however often."""
+    coroutines = CoroutineRunner("test")
     coroutines.close(20)
     coroutines.close(20)
     assert not [thread for thread in threading.enumerate() if thread.name == "test"]
@@ -129,10 +130,10 @@ def test_a_loop_that_never_began_closes_too() -> None:
 
 def test_a_coroutine_may_close_the_loop_it_runs_on() -> None:
     """The loop's own thread does not wait for itself."""
-    coroutines = Coroutines("test")
+    coroutines = CoroutineRunner("test")
 
     async def close() -> str:
         coroutines.close(20)
         return "returned"
 
-    assert coroutines.wait(close()) == "returned"
+    assert coroutines.run(close()) == "returned"

@@ -1,4 +1,4 @@
-"""What a handler remembers of its calls."""
+"""The newest calls of a handler, as a DataFrame and as counts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb import _frames
-from cloudtasks_nb.handlers.call import Outcome, decode
+from cloudtasks_nb.handlers.answer import Answer
+from cloudtasks_nb.handlers.call import decode
 
-__all__ = ["CALLS", "Call", "Record", "Summary"]
+__all__ = ["CALLS", "Call", "CallHistory", "Summary"]
 
 #: One row a call, oldest first.
 CALLS = {
@@ -34,19 +35,19 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request and what became of it."""
+    """One request with its answer."""
 
     time: dt.datetime  #: when the request came
     task: str | None  #: short id; None: the request did not come from a queue
     queue: str | None
     attempt: int | None  #: 1 for the first
-    body: bytes  #: as it came: the function may change the value that was made of it
-    outcome: Outcome
+    body: bytes  #: as received: the function may change the value that was decoded from it
+    answer: Answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """How it went so far."""
+    """Counts of all calls, and the newest few of them."""
 
     succeeded: int
     failed: int
@@ -60,8 +61,8 @@ class Summary:
         return self.succeeded + self.failed
 
 
-class Record:
-    """The newest calls, and counts of all; written by the workers, read by anybody.
+class CallHistory:
+    """The newest calls, and counts of all; safe to use from several threads.
 
     Parameters
     ----------
@@ -81,15 +82,15 @@ class Record:
             self._running += 1
 
     def end(self, call: Call) -> None:
-        """Remember a call that has ended."""
+        """Record a call that has ended."""
         with self._lock:
             self._running -= 1
             self._calls.append(call)
-            if call.outcome.ok:
+            if call.answer.ok:
                 self._succeeded += 1
             else:
                 self._failed += 1
-                self._last_error = call.outcome.message
+                self._last_error = call.answer.message
 
     def summary(self, latest: int = 5) -> Summary:
         """Return the counts, and the newest few calls."""
@@ -106,18 +107,17 @@ class Record:
         """Return the calls as a frame, oldest first; the same columns and dtypes when there are none."""
         with self._lock:
             calls = list(self._calls)
-        calls.sort(key=lambda call: call.time)  # they stand in the order in which they ended
-        outcomes = [call.outcome for call in calls]
+        calls.sort(key=lambda call: call.time)  # until now in the order in which they ended
         values: dict[str, Sequence[Any]] = {
             "time": [(call.time - _EPOCH) // dt.timedelta(microseconds=1) for call in calls],
             "task": [_text(call.task) for call in calls],
             "queue": [_text(call.queue) for call in calls],
             "attempt": [call.attempt for call in calls],
             "body": [decode(call.body) for call in calls],
-            "status": [outcome.status for outcome in outcomes],
-            "result": [outcome.result for outcome in outcomes],
-            "error": [_text(outcome.error) for outcome in outcomes],
-            "duration": [outcome.duration for outcome in outcomes],
+            "status": [call.answer.status for call in calls],
+            "result": [call.answer.result for call in calls],
+            "error": [_text(call.answer.error) for call in calls],
+            "duration": [call.answer.duration for call in calls],
         }
         return _frames.frame(CALLS, values)
 

@@ -1,0 +1,63 @@
+"""The answer to one request of a task, with or without a call of the function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+__all__ = ["LARGEST_BODY", "METHODS", "Answer", "method_refusal", "refuse"]
+
+#: Bytes; a task holds 1 MiB at most (https://cloud.google.com/tasks/docs/quotas).
+LARGEST_BODY = 2 * 1024 * 1024
+
+#: The methods of a task that carry a body.
+METHODS = ("POST", "PUT", "PATCH")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a request is answered with, and what the handler records of it."""
+
+    status: int  #: HTTP status
+    result: Any = None  #: what the function returned
+    error: str | None = None  #: the whole traceback, or why the function was not called
+    message: str | None = None  #: ``Type: message``, all that leaves this process
+    duration: float | None = None  #: seconds in the function; None: it was not called
+
+    @property
+    def ok(self) -> bool:
+        """Whether the task is done."""
+        return self.status < 300  # noqa: PLR2004 - 2xx is what Cloud Tasks takes for success
+
+    def content(self) -> tuple[bytes, str]:
+        """Return the body and its media type: the result as JSON (nothing if that is not possible), or the message."""
+        if not self.ok:
+            return (self.message or "").encode("utf-8", "replace"), "text/plain"
+        try:
+            options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+            return orjson.dumps(self.result, default=str, option=options), "application/json"
+        except TypeError:
+            return b"", "application/json"
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that the status requires."""
+        return {"Allow": ", ".join(METHODS)} if self.status == 405 else {}  # noqa: PLR2004 - method not allowed
+
+
+def refuse(status: int, reason: str) -> Answer:
+    """Return the answer to a request that does not reach the function."""
+    return Answer(status=status, error=reason, message=reason)
+
+
+def method_refusal(method: str) -> Answer | None:
+    """Explain how to call the function to a request whose method carries no body; None: the method is right."""
+    if method in METHODS:
+        return None
+    return refuse(
+        405,
+        "This is a function that waits for tasks of Google Cloud Tasks.\n"
+        f"It answers {', '.join(METHODS)} with its arguments as a JSON object, "
+        "for example from: queue.enqueue(handler, {...})\n",
+    )

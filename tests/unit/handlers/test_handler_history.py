@@ -1,0 +1,124 @@
+"""The history of a handler's calls, as a frame and as counts."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.handlers.answer import Answer, refuse
+from cloudtasks_nb.handlers.history import Call, CallHistory
+
+__all__: list[str] = []
+
+DTYPES = {
+    "time": "datetime64[us, UTC]",
+    "task": "string",
+    "queue": "string",
+    "attempt": "Int64",
+    "body": "object",
+    "status": "Int64",
+    "result": "object",
+    "error": "string",
+    "duration": "timedelta64[us]",
+}
+NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
+
+
+def made(result: Any = None, *, second: int = 0, body: bytes = b"{}", **answer: Any) -> Call:
+    """Return a call of some second after noon."""
+    return Call(
+        time=NOON + dt.timedelta(seconds=second),
+        task=f"t{second}",
+        queue="q",
+        attempt=1,
+        body=body,
+        answer=Answer(**({"status": 200, "result": result, "duration": 0.25} | answer)),
+    )
+
+
+def recorded(*calls: Call, newest: int = 100) -> CallHistory:
+    """Return a history of these calls."""
+    history = CallHistory(newest)
+    for call in calls:
+        history.begin()
+        history.end(call)
+    return history
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        recorded(),
+        recorded(made(1)),
+        recorded(made([1]), made([2]), made(status=500, error="x", message="x", duration=None)),
+    ],
+    ids=["empty", "one", "three"],
+)
+def test_columns_and_dtypes_are_always_the_same(history: CallHistory) -> None:
+    """A frame of no calls has the columns and dtypes of one of many."""
+    frame = history.frame()
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == DTYPES
+    assert isinstance(frame.index, pd.RangeIndex)
+
+
+def test_a_call_has_a_row() -> None:
+    """Times, names, body, result and duration are those of the call; unknown values are NA."""
+    result = {"rows": 3}
+    call = made(result, body=b'{"day": "2026-01-01"}')
+    stranger = Call(
+        time=NOON + dt.timedelta(seconds=1),
+        task=None,
+        queue=None,
+        attempt=None,
+        body=b"",
+        answer=refuse(401, "the request has no Bearer token"),
+    )
+    first, second = recorded(call, stranger).frame().to_dict("records")
+    assert first["time"] == pd.Timestamp("2026-01-02 12:00:00+00:00")
+    assert (first["task"], first["queue"], first["attempt"], first["status"]) == ("t0", "q", 1, 200)
+    assert first["body"] == {"day": "2026-01-01"}
+    assert first["result"] is result
+    assert first["duration"] == pd.Timedelta("250ms")
+    assert all(pd.isna(second[name]) for name in ("task", "queue", "attempt", "body", "result", "duration"))
+    assert second["error"] == "the request has no Bearer token"
+
+
+def test_results_of_any_shape_are_kept_as_they_are() -> None:
+    """Lists, arrays and frames of one length are not taken apart into columns."""
+    results = [[1, 2], np.array([3, 4]), pd.DataFrame({"a": [1, 2]}), np.zeros((2, 2)), "text", {1: 2}]
+    frame = recorded(*(made(result, second=number) for number, result in enumerate(results))).frame()
+    assert [kept is result for kept, result in zip(frame["result"], results, strict=True)] == [True] * 6
+
+
+def test_calls_stand_in_the_order_in_which_they_came() -> None:
+    """A long call that began first comes first, though it ended last; only the newest are kept."""
+    frame = recorded(made(second=3), made(second=1), made(second=4), made(second=2), newest=3).frame()
+    assert list(frame["task"]) == ["t1", "t2", "t4"]
+
+
+def test_text_that_is_no_unicode_has_a_row() -> None:
+    """Header bytes and messages that are no valid text do not break the frame."""
+    call = made(status=500, error="bad \udcff", message="bad \udcff")
+    odd = Call(time=NOON, task="\udcfe", queue="q", attempt=1, body=b"", answer=call.answer)
+    assert list(recorded(odd).frame()[["task", "error"]].iloc[0]) == ["?", "bad ?"]
+
+
+def test_the_body_is_as_received_even_if_the_function_changed_it() -> None:
+    """Bodies are kept as bytes; a function that empties its argument does not empty the history."""
+    history = recorded(made(body=b"[1, 2]"))
+    history.frame()["body"][0].clear()
+    assert history.frame()["body"][0] == [1, 2]
+
+
+def test_a_summary_counts_everything() -> None:
+    """Counts are of all calls, also of those that are no longer kept."""
+    history = recorded(*(made(second=n) for n in range(5)), made(status=404, message="KeyError: 'x'"), newest=2)
+    history.begin()
+    summary = history.summary()
+    assert (summary.succeeded, summary.failed, summary.running, summary.total) == (5, 1, 1, 6)
+    assert summary.last_error == "KeyError: 'x'"
+    assert len(summary.latest) == 2
