@@ -35,10 +35,10 @@ test: $(VENV)/.installed-test ## run every test, with branch coverage
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-fail-under=90 --durations=15
 
 check: $(VENV)/.installed-dev ## lint, formatting and types
-	$(BIN)/python -m ruff check . notebooks/run.py
-	$(BIN)/python -m ruff format --check . notebooks/run.py
+	$(BIN)/python -m ruff check . notebooks/*.py
+	$(BIN)/python -m ruff format --check . notebooks/*.py
 	$(BIN)/python -m mypy
-	$(BIN)/python -m mypy notebooks/run.py
+	$(BIN)/python -m mypy notebooks/*.py
 
 bench: $(VENV)/.installed-test ## measure, and write the table of figures
 	$(BIN)/python tests/benchmarks/run.py

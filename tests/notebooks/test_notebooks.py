@@ -91,6 +91,7 @@ def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     """A notebook runs to its end in a fresh kernel and leaves no error in any output."""
     copy = tmp_path / path.name
     shutil.copy(path, copy)
+    shutil.copy(FOLDER / "nyc_flights.py", tmp_path)
     done = run("--inplace", copy, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr[-5000:]
     kinds = [output["output_type"] for cell in cells(copy, "code") for output in cell["outputs"]]
