@@ -37,7 +37,7 @@ VALUES: list[tuple[Any, Any]] = [
     (pd.NaT, None),
     (math.nan, None),
     (np.float64("nan"), None),
-    (np.datetime64("NaT"), None),
+    (np.datetime64("NaT", "ns"), None),
     (decimal.Decimal("NaN"), None),
     (True, True),
     (np.True_, True),
