@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,7 +34,20 @@ class _Action:
     able: bool = True  # when the panel is not busy
 
 
-class Acting(widgets.VBox):
+class _AllOrNothing(type(widgets.VBox)):  # type: ignore[misc]  # ipywidgets has no types, its metaclass neither
+    """What makes panels: of one that cannot be made nothing stays."""
+
+    def __call__(cls, *args: Any, **words: Any) -> Any:
+        made: Any = cls.__new__(cls, *args, **words)
+        try:
+            made.__init__(*args, **words)
+        except BaseException:
+            made.abandon()
+            raise
+        return made
+
+
+class Acting(widgets.VBox, metaclass=_AllOrNothing):
     """A box with buttons, a foot that tells, and a prompt that asks.
 
     Parameters
@@ -181,6 +195,15 @@ class Acting(widgets.VBox):
         for part in (*self.children, *self._actions, self._stop, *more, self.layout):
             close_whole(part)
 
+    def abandon(self) -> None:
+        """Close what there is of a panel that could not be made: ipywidgets would keep it for ever."""
+        with contextlib.suppress(AttributeError):  # parts that it does not have yet
+            self.close()
+        for part in list(_parts(self, {})):
+            if part is not self:
+                part.close()
+        super().close()
+
     def _clicked(self, button: widgets.Button) -> None:
         action = self._actions[button]
         self.guarded(self._do if action.quick else self.start, action.work, action.changes)
@@ -225,6 +248,25 @@ class Acting(widgets.VBox):
 
     def _asks(self, title: str) -> None:
         self.footer.asking = title
+
+
+def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[widgets.Widget]:
+    """Find the widgets in what something of this package, or a widget, has: also what was never laid out."""
+    if id(thing) in seen:
+        return
+    seen[id(thing)] = thing
+    inside: list[Any] = []
+    if isinstance(thing, widgets.Widget):
+        yield thing
+        inside = list(vars(thing).values())  # its traits are among them, without making those that are not there yet
+    elif isinstance(thing, Mapping):
+        inside = [*thing.keys(), *thing.values()]
+    elif isinstance(thing, list | tuple | set | frozenset):
+        inside = list(thing)
+    elif type(thing).__module__.startswith(f"{__package__}.") and hasattr(thing, "__dict__"):
+        inside = list(vars(thing).values())
+    for one in inside:
+        yield from _parts(one, seen)
 
 
 def close_whole(widget: widgets.Widget) -> None:

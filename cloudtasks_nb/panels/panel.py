@@ -162,7 +162,7 @@ class Panel(Acting):
     @property
     def live(self) -> bool:
         """Whether it is being refreshed: somebody sees it, and refreshing is not off."""
-        return self.footer.visible and self._every > 0 and not self._closed
+        return not self._closed and self.footer.visible and self._every > 0
 
     @property
     def every(self) -> float:
