@@ -136,7 +136,7 @@ def test_a_coroutine_is_run_to_its_end() -> None:
         return 2 * n if n else 1 // n
 
     assert run(double, b'{"n": 21}').result == 42
-    assert run(double, b'{"n": 0}').message == "ZeroDivisionError: integer division or modulo by zero"
+    assert str(run(double, b'{"n": 0}').message).startswith("ZeroDivisionError: ")  # the rest is Python's, and changes
 
 
 def test_other_awaitables_are_results() -> None:
