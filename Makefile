@@ -1,5 +1,6 @@
 # Every command of this project; `make help` lists them. Each one prepares .venv by itself and is quick the second time.
 
+# Another one beside it: make VENV=.venv-other PYTHON=/path/to/python test-unit
 VENV := .venv
 BIN := $(VENV)/bin
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -7,15 +8,19 @@ ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The first Python >= 3.11 that can make virtual environments. Another one: make PYTHON=/path/to/python test
-PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+first-of = $(shell for python in $(1); do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; done)
+PYTHON ?= $(call first-of,python3 python3.14 python3.13 python3.12 python3.11)
+OLDEST_PYTHON ?= $(call first-of,python3.11 python3.12 python3.13 python3.14 python3)
+
+PYTEST = -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab notebooks screenshots test check bench constraints clean
+.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench constraints clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-lab ## run the quickstart notebook without a browser and print what it finds
 	$(BIN)/python notebooks/run.py notebooks/01_quickstart.ipynb
@@ -32,7 +37,13 @@ screenshots: $(VENV)/.installed-test ## make the pictures of the README anew
 
 test: $(VENV)/.installed-test ## run every test, with branch coverage
 	tests/browser/ensure-browser.sh $(BIN)/python
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-fail-under=90 --durations=15
+	$(BIN)/python $(PYTEST) --cov --cov-fail-under=90 --durations=15
+
+test-unit: $(VENV)/.installed-test ## run the unit tests
+	$(BIN)/python $(PYTEST) tests/unit
+
+test-lowest: .venv-lowest/.installed ## run every test but those in a browser with the lowest releases that are allowed
+	.venv-lowest/bin/python $(PYTEST) --ignore=tests/browser
 
 check: $(VENV)/.installed-dev ## lint, formatting and types
 	$(BIN)/python -m ruff check . notebooks/*.py
@@ -50,7 +61,7 @@ constraints: ## write constraints.txt anew, from the newest releases that fit py
 	"$$fresh/bin/python" -m pip freeze --exclude-editable > "$$fresh/frozen" && mv "$$fresh/frozen" constraints.txt
 
 clean: ## remove .venv and everything else that a command here makes
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	rm -rf $(VENV) .venv-* .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 need-python = @test -n '$(PYTHON)' || { echo 'No Python >= 3.11 with the venv module was found.' \
@@ -67,3 +78,12 @@ extras-in-test := lab
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet -e ".[$*]" -c constraints.txt
 	@touch $(foreach extra,$* $(extras-in-$*),$(VENV)/.installed-$(extra))
+
+# What pip cannot choose, uv can: of each package that pyproject.toml names the lowest release, of all others the newest.
+.venv-lowest/.installed: pyproject.toml
+	$(call need-python)
+	rm -rf .venv-lowest
+	$(OLDEST_PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/python -m uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e ".[test]"
+	@touch $@

@@ -44,14 +44,14 @@ def snippets(document: str) -> list[Snippet]:
 
 def make_targets() -> set[str]:
     """Read the names that can stand after `make`."""
-    return set(re.findall(r"^([a-z]+):(?!=)", read("Makefile"), flags=re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):(?!=)", read("Makefile"), flags=re.MULTILINE))
 
 
 def make_commands(document: str) -> set[str]:
     """Find the targets that a document tells to make, in shell blocks and in `make x` between backticks."""
     shell = "\n".join(block.code for block in snippets(document) if block.language in {"bash", "sh", "console"})
-    in_blocks = re.findall(r"(?:^|&&|;|\$)[ ]*make ([a-z]+)", shell, flags=re.MULTILINE)
-    return {*in_blocks, *re.findall(r"`make ([a-z]+)", read(document))}
+    in_blocks = re.findall(r"(?:^|&&|;|\$)[ ]*make ([a-z-]+)", shell, flags=re.MULTILINE)
+    return {*in_blocks, *re.findall(r"`make ([a-z-]+)", read(document))}
 
 
 PYTHON = [block for block in snippets("README.md") if block.language == "python"]
@@ -89,7 +89,7 @@ def test_make_commands_exist(document: str) -> None:
 def test_make_help_lists_every_target() -> None:
     """`make help` names each command, so that nobody has to read the Makefile."""
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE)
-    assert set(re.findall(r"^make ([a-z]+) ", done.stdout, flags=re.MULTILINE)) == make_targets()
+    assert set(re.findall(r"^make ([a-z-]+) ", done.stdout, flags=re.MULTILINE)) == make_targets()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
