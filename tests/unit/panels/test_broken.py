@@ -1,4 +1,4 @@
-"""A panel that could not be made leaves nothing behind."""
+"""A constructor of a panel that raises leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -19,58 +19,60 @@ from cloudtasks_nb.panels import (
     Panel,
     QueuesPanel,
     TasksPanel,
-    _acting,
+    acting,
 )
-from tests.unit.panels.conftest import Stage, Watching
+from tests.unit.panels.conftest import FakeContext, FakeWatcher
 
 __all__: list[str] = []
 
-MAKERS: dict[str, Callable[[Stage], Panel]] = {
-    "attempts": lambda stage: AttemptsPanel(stage, queue="reports"),
-    "backfill": lambda stage: BackfillPanel(stage, queue="reports"),
-    "batches": lambda stage: BatchesPanel(stage, queue="reports"),
+MAKERS: dict[str, Callable[[FakeContext], Panel]] = {
+    "attempts": lambda context: AttemptsPanel(context, queue="reports"),
+    "backfill": lambda context: BackfillPanel(context, queue="reports"),
+    "batches": lambda context: BatchesPanel(context, queue="reports"),
     "dashboard": Dashboard,
-    "fan-out": lambda stage: FanOutPanel(stage, queue="reports"),
+    "fan-out": lambda context: FanOutPanel(context, queue="reports"),
     "queues": QueuesPanel,
-    "tasks": lambda stage: TasksPanel(stage, queue="reports"),
+    "tasks": lambda context: TasksPanel(context, queue="reports"),
 }
 each_panel = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 class BrokenError(Exception):
-    """What goes wrong while a panel is made."""
+    """The constructor fails."""
 
 
 def broken(*_: object, **__: object) -> Any:
-    """Stand for a part that cannot be made."""
+    """Replace a part of a panel, and raise."""
     raise BrokenError
 
 
-def left_by(make: Callable[[Stage], Panel], stage: Stage, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Fail to make a panel; return its open widgets and what its end raised."""
+def left_by(make: Callable[[FakeContext], Panel], context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let a constructor fail. Return the widgets that stay open and the exceptions that are raised by the garbage collector."""
     unraisable: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: unraisable.append(repr(found.exc_value)))
     gc.collect()
     before = set(_instances)
     with pytest.raises(BrokenError):
-        make(stage)
+        make(context)
     open_now = [type(_instances[name]).__name__ for name in set(_instances) - before]
     gc.collect()
     return open_now + unraisable
 
 
 @each_panel
-def test_one_without_a_foot(make: Callable[[Stage], Panel], stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first part that all panels have cannot be made."""
-    monkeypatch.setattr(_acting, "Told", broken)
-    assert left_by(make, stage, monkeypatch) == []
+def test_a_panel_without_a_footer(
+    make: Callable[[FakeContext], Panel], context: FakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The footer, the first part of each panel, cannot be made."""
+    monkeypatch.setattr(acting, "Footer", broken)
+    assert left_by(make, context, monkeypatch) == []
 
 
 @each_panel
-def test_one_with_nothing_to_show(
-    make: Callable[[Stage], Panel], stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_a_panel_that_cannot_read_its_content(
+    make: Callable[[FakeContext], Panel], context: FakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its parts are made and laid out, and then something cannot be read."""
+    """The constructor raises after the layout."""
     fill = Panel.fill
 
     def fill_and_break(*args: Any, **words: Any) -> None:
@@ -78,24 +80,26 @@ def test_one_with_nothing_to_show(
         broken()
 
     monkeypatch.setattr(Panel, "fill", fill_and_break)
-    assert left_by(make, stage, monkeypatch) == []
+    assert left_by(make, context, monkeypatch) == []
 
 
-def test_one_that_fails_at_the_end(stage: Stage, watcher: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is seen and watches already: the watcher forgets it."""
+def test_a_panel_that_fails_at_the_end(
+    context: FakeContext, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The constructor raises when the panel is subscribed already: the subscription is closed."""
 
     class Late(QueuesPanel):
-        def __init__(self, scene: Stage) -> None:
-            super().__init__(scene)
+        def __init__(self, context: FakeContext) -> None:
+            super().__init__(context)
             self.shown()
             assert watcher.subscribed
             raise BrokenError
 
-    assert left_by(Late, stage, monkeypatch) == []
+    assert left_by(Late, context, monkeypatch) == []
     assert watcher.subscribed == []
 
 
-def test_one_that_was_called_wrongly(stage: Stage) -> None:
-    """It is a TypeError as of any class."""
+def test_a_missing_argument(context: FakeContext) -> None:
+    """A missing argument raises a TypeError, as for any class."""
     with pytest.raises(TypeError, match="queue"):
-        TasksPanel(stage)  # type: ignore[call-arg]  # that is the mistake
+        TasksPanel(context)  # type: ignore[call-arg]  # that is the mistake
