@@ -1,4 +1,4 @@
-"""Arguments, environment and defaults: what the caller meant, checked once and said in one form."""
+"""Check and parse the caller's arguments, and read defaults from the environment."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ __all__ = [
     "RETRY_SETTINGS",
     "Endpoint",
     "check_mapping",
+    "check_names",
     "check_text",
-    "check_words",
+    "did_you_mean",
     "home",
-    "near",
     "parse_duration",
+    "parse_schedule",
     "parse_time",
+    "parse_zone",
     "resolve",
-    "when",
-    "zone",
 ]
 
 GOOGLE_ENDPOINT = "cloudtasks.googleapis.com"
 
-#: The variable of the environment by which emulators of Google's services are found.
+#: Environment variable that names the address of a Cloud Tasks emulator.
 EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
 
-#: Where the queues of an emulator are unless told otherwise: any names will do there.
+#: Project and location of an emulator's queues when none are given. An emulator accepts any names.
 LOCAL_PROJECT, LOCAL_LOCATION = "local", "us-central1"
 
-#: The words for a task's own retry settings, the same as a queue's.
+#: Names of a task's own retry settings, the same as a queue's.
 RETRY_SETTINGS = ("max_attempts", "max_retry_duration", "min_backoff", "max_backoff", "max_doublings")
 
-#: The words for a queue's settings, the same everywhere.
+#: Names of a queue's settings, the same in every verb.
 QUEUE_SETTINGS = ("rate", "max_concurrent", *RETRY_SETTINGS, "log_sampling_ratio")
 
 _UNITS = {
@@ -75,13 +75,13 @@ _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """What a connection talks to."""
+    """The service that a connection calls, and the project and location of its queues."""
 
-    project: str | None  #: None: not known, the first verb says so
+    project: str | None  #: None: not known; the first verb that needs it raises
     location: str | None
     target: str  #: ``host:port`` for gRPC
     local: bool  #: an emulator: plain channel, no credentials
-    named_by: str | None = None  #: the variable of the environment that names the target; None: an argument does
+    named_by: str | None = None  #: environment variable that named the target; None: an argument or the default
 
     def parent(self) -> str:
         """Return ``projects/P/locations/L``.
@@ -108,14 +108,14 @@ class Endpoint:
 
 
 def home() -> Path:
-    """Return the folder of the outbox and the handlers' secret; makes it if needed.
+    """Return the folder of the outbox and the handlers' secret; create it if needed.
 
     ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data.
 
     Raises
     ------
     ConfigurationError
-        If it cannot be made.
+        If it cannot be created.
     """
     named = os.environ.get("CLOUDTASKS_NB_HOME")
     folder = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("cloudtasks_nb", appauthor=False))
@@ -131,12 +131,12 @@ def home() -> Path:
 
 
 def resolve(project: str | None, location: str | None, endpoint: str | None) -> Endpoint:
-    """Find out what to talk to, from the arguments, the environment and gcloud's configuration, in this order.
+    """Resolve the endpoint from the arguments, the environment and gcloud's configuration, in this order.
 
     Raises
     ------
     InvalidInputError
-        Naming what is no endpoint, or an argument that is no text.
+        If an argument is not a string, or the endpoint is not an address.
     """
     check_text(project, "project", 'project="my-project"')
     check_text(location, "location", 'location="us-central1"')
@@ -167,7 +167,7 @@ def resolve(project: str | None, location: str | None, endpoint: str | None) -> 
 
 
 def _emulator(named: str) -> str:
-    """Return the address of the emulator that the environment names; without its port nobody listens there."""
+    """Return the address of the emulator that the environment names; it must include a port."""
     try:
         target = _host_port(named)
     except InvalidInputError:
@@ -207,62 +207,54 @@ def _gcloud() -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
-def near(word: str, words: Iterable[str]) -> str:
-    """Return ``; did you mean "x"?`` for the words that look like the one given, else nothing."""
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return ``; did you mean "x"?`` for the words similar to the given one, or an empty string."""
     found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.6)
     return "; did you mean " + " or ".join(f'"{one}"' for one in found) + "?" if found else ""
 
 
 def check_text(value: Any, name: str, example: str) -> None:
-    """Refuse an argument that was given and is no text.
-
-    Raises
-    ------
-    InvalidInputError
-        Naming the argument, with an example.
-    """
-    if value is not None and not isinstance(value, str):
-        raise InvalidInputError(f"{name}={value!r} is not a text", resource=name, hint=f"say {example}")
+    """Raise InvalidInputError, with an example, if an argument was given and is not a string."""
+    _check_type(value, str, name, f"a string: {example}")
 
 
 def check_mapping(value: Any, name: str, example: str) -> None:
-    """Refuse an argument that was given and is no dictionary.
-
-    Raises
-    ------
-    InvalidInputError
-        Naming the argument, with an example.
-    """
-    if value is not None and not isinstance(value, Mapping):
-        raise InvalidInputError(f"{name}={value!r} is not a dictionary", resource=name, hint=f"say {example}")
+    """Raise InvalidInputError, with an example, if an argument was given and is not a dictionary."""
+    _check_type(value, Mapping, name, f"a dictionary: {example}")
 
 
-def check_words(given: Mapping[str, Any], allowed: Iterable[str], what: str) -> None:
-    """Refuse words that are not among the allowed ones, with the near ones.
+def _check_type(value: Any, kind: type, name: str, expected: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise InvalidInputError(
+            f"{name}={value!r} is not {expected.partition(':')[0]}", resource=name, hint=f"use {expected}"
+        )
 
-    Raises
-    ------
-    InvalidInputError
-        Naming the first unknown word.
+
+def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None:
+    """Raise InvalidInputError for the first name that is not allowed, and suggest similar ones.
+
+    `what` describes the names in the message: "queue setting".
     """
     allowed = list(allowed)
-    for word in given:
-        if word not in allowed:
+    for name in given:
+        if name not in allowed:
             raise InvalidInputError(
-                f'"{word}" is not a {what}{near(word, allowed)}', resource=word, hint="there are " + ", ".join(allowed)
+                f'"{name}" is not a {what}{did_you_mean(name, allowed)}',
+                resource=name,
+                hint=f"the {what}s are " + ", ".join(allowed),
             )
 
 
 def parse_duration(value: Any, name: str) -> dt.timedelta:
-    """Read a duration: ``"10min"``, ``"1h 30min"``, a Timedelta, a timedelta, or a number of seconds.
+    """Parse a duration: ``"10min"``, ``"1h 30min"``, a Timedelta, a timedelta, or a number of seconds.
 
     Raises
     ------
     InvalidInputError
-        If it is none of these or negative; `name` says which argument it was.
+        If it is none of these, or negative. The message contains `name`, the argument's name.
     """
     span = _seconds(value)
-    if span is None or not 0 <= span < 3.2e9:  # noqa: PLR2004 - about a hundred years; beyond it is a slip
+    if span is None or not 0 <= span < 3.2e9:  # noqa: PLR2004 - about a hundred years; a longer one is a mistake
         raise InvalidInputError(
             f"{name}={value!r} is not a duration", resource=name, hint='use "10min", "1h 30min", a Timedelta or seconds'
         )
@@ -287,18 +279,23 @@ def _seconds(value: Any) -> float | None:
     return sum(float(part["value"]) * unit for part, unit in zip(parts, units, strict=True) if unit is not None)
 
 
-def zone(tz: Any) -> dt.tzinfo:
-    """Return the time zone that a name or a tzinfo means.
+def parse_zone(tz: Any) -> dt.tzinfo:
+    """Parse a time zone: a name, a fixed offset (``"UTC+09:00"``), or a tzinfo.
 
     Raises
     ------
     InvalidInputError
         If there is no such zone.
     """
+    if isinstance(tz, dt.timezone):
+        return dt.timezone(tz.utcoffset(None))  # without a name of its own, so that str() of it can be parsed again
     if isinstance(tz, dt.tzinfo):
         return tz
+    text = str(tz)
     try:
-        return dt.UTC if tz == "UTC" else ZoneInfo(str(tz))
+        if text.startswith(("UTC+", "UTC-")):
+            return dt.datetime.strptime(text, "UTC%z").tzinfo or dt.UTC
+        return dt.UTC if text == "UTC" else ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: "Europe" is a folder of zones
         raise InvalidInputError(
             f"tz={tz!r} is not a time zone", hint='use a name like "Europe/Zurich" or "UTC"'
@@ -306,37 +303,40 @@ def zone(tz: Any) -> dt.tzinfo:
 
 
 def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
-    """Read a point in time: ISO text, a datetime or a Timestamp; with an offset, or naive together with `tz`.
+    """Parse a point in time: ISO 8601 text, a datetime or a Timestamp.
 
     Raises
     ------
     NaiveTimeError
-        If it has no time zone and none was named.
+        If it has no time zone and `tz` is None.
     InvalidInputError
         If it is not a time.
     """
+    moment = value
     if isinstance(value, str):
         try:
-            value = dt.datetime.fromisoformat(value.strip())
-        except ValueError as error:
-            raise InvalidInputError(
-                f"{name}={value!r} is not a time", resource=name, hint='use ISO 8601: "2026-01-02 06:00+09:00"'
-            ) from error
-    if not isinstance(value, dt.datetime) or str(value) == "NaT":  # pandas calls its missing time a datetime
-        raise InvalidInputError(f"{name}={value!r} is not a time", resource=name, hint="use ISO text or a Timestamp")
-    if value.tzinfo is None:
+            moment = dt.datetime.fromisoformat(value.strip())
+        except ValueError:
+            moment = None
+    if not isinstance(moment, dt.datetime) or str(moment) == "NaT":  # pandas calls its missing time a datetime
+        raise InvalidInputError(
+            f"{name}={value!r} is not a time",
+            resource=name,
+            hint='use ISO 8601 text, "2026-01-02 06:00+09:00", or a Timestamp',
+        )
+    if moment.tzinfo is None:
         if tz is None:
             raise NaiveTimeError(
-                f"{name}={str(value)!r} has no time zone",
+                f"{name}={str(moment)!r} has no time zone",
                 resource=name,
-                hint=f'add an offset ("{value.isoformat(sep=" ")}+00:00") or say tz="UTC" or tz="Europe/Zurich"',
+                hint=f'add an offset ("{moment.isoformat(sep=" ")}+00:00") or tz="UTC" or tz="Europe/Zurich"',
             )
-        value = value.replace(tzinfo=zone(tz))
-    return value.astimezone(dt.UTC)
+        moment = moment.replace(tzinfo=parse_zone(tz))
+    return moment.astimezone(dt.UTC)
 
 
-def when(*, at: Any, delay: Any, tz: Any, now: dt.datetime) -> dt.datetime | None:
-    """Return the time that `at` or `delay` mean, None when neither was given.
+def parse_schedule(*, at: Any, delay: Any, tz: Any, now: dt.datetime) -> dt.datetime | None:
+    """Return the time that `at` or `delay` stands for; None if neither was given.
 
     Raises
     ------

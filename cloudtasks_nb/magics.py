@@ -17,7 +17,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from cloudtasks_nb._settings import near
+from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.service import open_clients
@@ -169,7 +169,7 @@ class CloudTasksMagics(Magics):
     def _with_near(self, client: Client, error: QueueNotFoundError) -> QueueNotFoundError:
         short = (error.resource or "").rpartition("/")[2]
         return QueueNotFoundError(
-            f"{error.message}{near(short, self._names.of(client, anew=True))}",
+            f"{error.message}{did_you_mean(short, self._names.of(client, anew=True))}",
             resource=error.resource,
             code=error.code,
             hint=error.hint,
@@ -215,7 +215,8 @@ def _unknown(sign: str, verb: str) -> InvalidInputError:
     if verb in (_CELL if sign == "%ct" else _LINE):
         where = "in a cell of its own, with the body below" if other == "%%ct" else "in one line, with no cell below"
         return InvalidInputError(f"it is {other} {verb}, {where}", resource=verb, hint=_usage())
-    return InvalidInputError(f'{sign} has no "{verb}"{near(verb, [*_LINE, *_CELL])}', resource=verb, hint=_usage())
+    suggestion = did_you_mean(verb, [*_LINE, *_CELL])
+    return InvalidInputError(f'{sign} has no "{verb}"{suggestion}', resource=verb, hint=_usage())
 
 
 def _usage() -> str:

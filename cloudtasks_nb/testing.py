@@ -28,7 +28,7 @@ from http.client import OK, HTTPConnection, HTTPException
 from typing import Any
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, Endpoint, check_words, parse_duration
+from cloudtasks_nb._settings import QUEUE_SETTINGS, Endpoint, check_names, parse_duration
 from cloudtasks_nb.client import emulator_process
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.client.queue_settings import NEW_QUEUE
@@ -192,7 +192,7 @@ class Emulator:
         full = name if "/" in name else f"projects/{self.project}/locations/{self.location}/queues/{name}"
         settings = {**NEW_QUEUE, **words}
         state = settings.pop("state", "RUNNING")
-        check_words(settings, QUEUE_SETTINGS, "queue setting")
+        check_names(settings, QUEUE_SETTINGS, "queue setting")
         return {**queue_json(str(QueueName.parse(full)), settings), "state": state}
 
     def _call(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> Any:

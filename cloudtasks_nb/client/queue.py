@@ -10,7 +10,7 @@ import pandas as pd
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import check_text, near
+from cloudtasks_nb._settings import check_text, did_you_mean
 from cloudtasks_nb.client.create_task import create_task
 from cloudtasks_nb.client.queue_settings import check, update
 from cloudtasks_nb.client.reads import attempts_frame, newest_attempts, tasks_frame
@@ -160,7 +160,7 @@ class Queue:
         allowed = inspect.signature(self.enqueue).parameters
         unknown = next((word for word in words if word not in allowed), None)
         if unknown is not None:
-            raise TypeError(f'schedule() has no argument "{unknown}"{near(unknown, allowed)}')
+            raise TypeError(f'schedule() has no argument "{unknown}"{did_you_mean(unknown, allowed)}')
         return self.enqueue(url, body, at=at, delay=delay, **words)
 
     @overload
@@ -417,7 +417,7 @@ class Queue:
 
     def delete(self) -> Self:
         """Delete the queue with all its tasks; its name is blocked for up to 3 days."""
-        self._connection.transport.note_gone(self.name)
+        self._connection.transport.mark_deleted(self.name)
         return self._do("DeleteQueue")
 
     def update(self, **settings: Any) -> Self:

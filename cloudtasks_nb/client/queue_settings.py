@@ -11,7 +11,7 @@ import numpy as np
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, check_words, parse_duration
+from cloudtasks_nb._settings import QUEUE_SETTINGS, check_names, parse_duration
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PreconditionError, QueueNotFoundError
 from cloudtasks_nb.service.connection import Connection
@@ -68,7 +68,7 @@ def check(name: QueueName, settings: Mapping[str, Any]) -> None:
     InvalidInputError
         Naming the setting.
     """
-    check_words(settings, QUEUE_SETTINGS, "queue setting")
+    check_names(settings, QUEUE_SETTINGS, "queue setting")
     queue_message(str(name), settings)
     _check_limits(settings)
 
@@ -97,7 +97,7 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
     try:
         made = connection.call("CreateQueue", parent=name.parent, queue=message, resource_name=str(name))
     except AlreadyExistsError:
-        connection.transport.note_fresh(str(name))
+        connection.transport.mark_new(str(name))
         return False
     except PreconditionError as error:
         raise PreconditionError(
@@ -106,7 +106,7 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
             code=error.code,
             hint="the name of a deleted queue is blocked for up to 3 days; use another name",
         ) from error
-    connection.transport.note_fresh(str(name))
+    connection.transport.mark_new(str(name))
     there = queue_values(made)
     if ignored := {word: value for word, value in settings.items() if not _same(there[word], value)}:
         update(connection, name, ignored)  # CreateQueue takes max_doublings=0 for not said; a mask says it

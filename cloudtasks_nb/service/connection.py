@@ -115,7 +115,7 @@ class Connection:
             try:
                 return _loop.run(work())
             except QueueNotFoundError as error:
-                if error.resource is None or not self.transport.is_fresh(error.resource):
+                if error.resource is None or not self.transport.is_new(error.resource):
                     raise
                 if not said:
                     said = True

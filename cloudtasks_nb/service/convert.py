@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudtasks_nb._names import SECRET_HEADER, code_name
-from cloudtasks_nb._settings import RETRY_SETTINGS, check_words, parse_duration
+from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = [
@@ -235,7 +235,7 @@ def retry_message(words: Mapping[str, Any]) -> Any:
     InvalidInputError
         Naming an unknown word or a value that is none.
     """
-    check_words(words, RETRY_SETTINGS, "retry setting")
+    check_names(words, RETRY_SETTINGS, "retry setting")
     message = types.RetryConfig.pb()()
     for word, value in words.items():
         if word in ("max_attempts", "max_doublings"):

@@ -98,15 +98,15 @@ class Transport:
         """Whether this is Google's own service."""
         return not self.endpoint.local
 
-    def note_fresh(self, queue: str) -> None:
+    def mark_new(self, queue: str) -> None:
         """Remember that we have just made this queue: the service may not know it everywhere yet."""
         self._fresh[queue] = time.monotonic() + _FRESH
 
-    def note_gone(self, queue: str) -> None:
+    def mark_deleted(self, queue: str) -> None:
         """Forget that we made this queue: if it is not known from now on, that is because it was deleted."""
         self._fresh.pop(queue, None)
 
-    def is_fresh(self, queue: str) -> bool:
+    def is_new(self, queue: str) -> bool:
         """Tell whether we made this queue within the last five minutes."""
         return time.monotonic() < self._fresh.get(queue, 0.0)
 

@@ -15,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb import _settings
-from cloudtasks_nb._settings import Endpoint, check_words, parse_duration, parse_time, resolve, when, zone
+from cloudtasks_nb._settings import (
+    Endpoint,
+    check_names,
+    parse_duration,
+    parse_schedule,
+    parse_time,
+    parse_zone,
+    resolve,
+)
 from cloudtasks_nb.errors import ConfigurationError, InvalidInputError, NaiveTimeError
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -198,7 +206,7 @@ def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> None:
     """A slip is corrected; the hint lists all words there are."""
     with pytest.raises(InvalidInputError) as caught:
-        check_words({"rate": 1, word: 2}, _settings.QUEUE_SETTINGS, "queue setting")
+        check_names({"rate": 1, word: 2}, _settings.QUEUE_SETTINGS, "queue setting")
     assert caught.value.message.startswith(words)
     assert caught.value.resource == word
     assert "log_sampling_ratio" in (caught.value.hint or "")
@@ -277,18 +285,28 @@ def test_what_is_no_time(value: Any) -> None:
         parse_time(value, "at", "UTC")
 
 
-@pytest.mark.parametrize("tz", ["Europe/Zurich", ZoneInfo("Europe/Zurich")])
-def test_zones(tz: Any) -> None:
-    """A zone by name or as it is."""
-    assert zone(tz) == ZoneInfo("Europe/Zurich")
-    assert zone("UTC") is dt.UTC
+@pytest.mark.parametrize(
+    ("tz", "name"),
+    [
+        ("UTC", "UTC"),
+        ("Europe/Zurich", "Europe/Zurich"),
+        (ZoneInfo("Europe/Zurich"), "Europe/Zurich"),
+        ("UTC-03:30", "UTC-03:30"),
+        (dt.UTC, "UTC"),
+        (dt.timezone(dt.timedelta(hours=9), "JST"), "UTC+09:00"),
+    ],
+)
+def test_zones(tz: Any, name: str) -> None:
+    """A name, an offset or a tzinfo is a zone whose own name leads to it again."""
+    zone = parse_zone(tz)
+    assert (str(zone), parse_zone(name)) == (name, zone)
 
 
-@pytest.mark.parametrize("tz", ["Zurich", "", "../etc/passwd", "Europe", 5])
+@pytest.mark.parametrize("tz", ["Zurich", "", "../etc/passwd", "Europe", "UTC+9x", 5])
 def test_what_is_no_zone(tz: Any) -> None:
     """An unknown zone is refused, also one that is only a folder of zones."""
     with pytest.raises(InvalidInputError, match="is not a time zone"):
-        zone(tz)
+        parse_zone(tz)
 
 
 @pytest.mark.parametrize(
@@ -300,16 +318,16 @@ def test_what_is_no_zone(tz: Any) -> None:
         (None, "30d", NOW + dt.timedelta(days=30)),
     ],
 )
-def test_when(at: Any, delay: Any, expected: dt.datetime | None) -> None:
+def test_schedules(at: Any, delay: Any, expected: dt.datetime | None) -> None:
     """`at` is a time, `delay` counts from now, and neither means at once."""
-    assert when(at=at, delay=delay, tz=None, now=NOW) == expected
+    assert parse_schedule(at=at, delay=delay, tz=None, now=NOW) == expected
 
 
 @pytest.mark.parametrize(
     ("at", "delay", "words"),
     [("2026-01-02 00:00Z", "1h", "exclude each other"), (None, "30d 1s", "more than 30 days ahead")],
 )
-def test_when_it_cannot_be(at: Any, delay: Any, words: str) -> None:
+def test_schedules_that_are_refused(at: Any, delay: Any, words: str) -> None:
     """Both at once, and what Cloud Tasks does not hold, is refused."""
     with pytest.raises(InvalidInputError, match=words):
-        when(at=at, delay=delay, tz=None, now=NOW)
+        parse_schedule(at=at, delay=delay, tz=None, now=NOW)

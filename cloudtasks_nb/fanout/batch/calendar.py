@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cloudtasks_nb._settings import parse_zone
 from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
-from cloudtasks_nb.fanout.periods.partitions import Freq, Partitions, parse_freq, parse_zone, partition
+from cloudtasks_nb.fanout.periods.partitions import Freq, Partitions, parse_freq, partition
 from cloudtasks_nb.fanout.plan.plan import decode_shown
 from cloudtasks_nb.fanout.plan.shown import length_of
 

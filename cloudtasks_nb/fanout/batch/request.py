@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn, TypedDict
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, near
+from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
@@ -111,7 +111,7 @@ def refuse_unknown(method: Callable[..., Any], unknown: Mapping[str, Any]) -> No
         raise TypeError(f"{name}= is a setting of the queue, not of a batch: queue.update({name}={unknown[name]!r})")
     parameters = inspect.signature(method).parameters.values()
     allowed = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    raise TypeError(f'{method.__name__}() has no argument "{name}"{near(name, allowed)}')
+    raise TypeError(f'{method.__name__}() has no argument "{name}"{did_you_mean(name, allowed)}')
 
 
 def _as_handler(url: Any) -> Any:

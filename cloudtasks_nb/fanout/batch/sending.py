@@ -179,7 +179,7 @@ class Sending:
 
     def _is_new(self, error: CloudTasksError) -> bool:
         """Tell whether the queue is only not known yet, as we have just made it."""
-        return isinstance(error, QueueNotFoundError) and self._transport.is_fresh(self._queue)
+        return isinstance(error, QueueNotFoundError) and self._transport.is_new(self._queue)
 
 
 class _Channel:

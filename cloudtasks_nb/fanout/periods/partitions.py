@@ -17,11 +17,11 @@ import pandas as pd
 from pandas.tseries import offsets
 from pandas.tseries.frequencies import to_offset
 
-from cloudtasks_nb._settings import near, zone
+from cloudtasks_nb._settings import did_you_mean, parse_zone
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["COLUMNS", "Freq", "Partitions", "parse_freq", "parse_zone", "partition"]
+__all__ = ["COLUMNS", "Freq", "Partitions", "parse_freq", "partition"]
 
 #: What a row says of its partition.
 COLUMNS = ("start", "end", "partition")
@@ -188,7 +188,8 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
     InvalidInputError
         Naming the argument that is wrong.
     """
-    periods, clock = parse_freq(freq), parse_zone(tz)
+    # A zone is stored by its name, so any tzinfo is reduced to the zone of its name.
+    periods, clock = parse_freq(freq), parse_zone(tz if isinstance(tz, dt.timezone) else str(tz))
     first, last = _moment(start, "start", clock), _moment(end, "end", clock)
     if last < first:
         raise InvalidInputError(
@@ -231,23 +232,6 @@ def parse_freq(freq: Any) -> Freq:
     )
 
 
-def parse_zone(tz: Any) -> dt.tzinfo:
-    """Return the zone of a name or a tzinfo; its own name, as ``str`` gives it, leads to it again.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is no such zone.
-    """
-    if isinstance(tz, dt.timezone):
-        return dt.timezone(tz.utcoffset(None))
-    try:
-        fixed = dt.datetime.strptime(str(tz), "UTC%z").tzinfo
-    except ValueError:
-        fixed = None
-    return fixed or zone(str(tz))
-
-
 def _offset(freq: Any) -> Any:
     try:
         with warnings.catch_warnings():
@@ -255,7 +239,9 @@ def _offset(freq: Any) -> Any:
             offset = to_offset(freq)
     except (ValueError, TypeError, FutureWarning, DeprecationWarning) as error:
         raise InvalidInputError(
-            f"freq={freq!r} is no frequency of pandas{near(str(freq), _ALIASES)}", resource="freq", hint=_FREQ_HINT
+            f"freq={freq!r} is no frequency of pandas{did_you_mean(str(freq), _ALIASES)}",
+            resource="freq",
+            hint=_FREQ_HINT,
         ) from error
     if offset is None:
         raise InvalidInputError("freq=None says no length", resource="freq", hint=_FREQ_HINT)

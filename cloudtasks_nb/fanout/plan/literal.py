@@ -7,7 +7,7 @@ from typing import Any
 
 from google.cloud.tasks_v2 import types
 
-from cloudtasks_nb._settings import when, zone
+from cloudtasks_nb._settings import parse_schedule, parse_zone
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import check_has_body
 from cloudtasks_nb.fanout.plan.encode import to_json
@@ -47,8 +47,8 @@ def literal_task(options: TaskOptions, *, now: dt.datetime) -> Any:
         request.headers[name] = value
     request.body = body
     delivery.write(request, task)
-    tz = None if options.tz is None else zone(options.tz)
-    due = when(at=options.at, delay=options.delay, tz=tz, now=now)
+    tz = None if options.tz is None else parse_zone(options.tz)
+    due = parse_schedule(at=options.at, delay=options.delay, tz=tz, now=now)
     if due is not None:
         task.schedule_time.CopyFrom(timestamp(due))
     if task.ByteSize() > LARGEST_TASK:

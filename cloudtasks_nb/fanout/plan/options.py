@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloudtasks_nb._settings import check_mapping, check_text, near, parse_duration
+from cloudtasks_nb._settings import check_mapping, check_text, did_you_mean, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service.convert import METHODS, retry_message
 
@@ -131,7 +131,7 @@ def _method(given: str | None) -> str:
     method = "POST" if given is None else str(given).upper()
     if method not in METHODS[1:]:
         raise InvalidInputError(
-            f'method="{given}" is not an HTTP method{near(method, METHODS[1:])}',
+            f'method="{given}" is not an HTTP method{did_you_mean(method, METHODS[1:])}',
             resource="method",
             hint="there are " + ", ".join(METHODS[1:]),
         )

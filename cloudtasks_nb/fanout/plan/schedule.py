@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._settings import parse_duration, parse_time, when, zone
+from cloudtasks_nb._settings import parse_duration, parse_schedule, parse_time, parse_zone
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
 from cloudtasks_nb.fanout.plan.columns import Column
 from cloudtasks_nb.fanout.plan.input import Block
@@ -48,7 +48,7 @@ class Schedule:
         InvalidInputError
             If it is more than 30 days ahead.
         """
-        moment = when(at=self.at, delay=self.delay, tz=self.tz, now=now)
+        moment = parse_schedule(at=self.at, delay=self.delay, tz=self.tz, now=now)
         return None if moment is None else _micros(moment)
 
     def render(self, block: Block, now: dt.datetime, problems: Problems) -> list[int] | None:
@@ -109,7 +109,7 @@ def compile_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
     """
     if at is not None and delay is not None:
         raise InvalidInputError("at= and delay= exclude each other", resource="at", hint="give one of them")
-    zoned = None if tz is None else zone(tz)
+    zoned = None if tz is None else parse_zone(tz)
     what, value = ("at", at) if delay is None else ("delay", delay)
     text = parse(value, what) if isinstance(value, str) and "{" in value else None
     if text is not None and text.fields:

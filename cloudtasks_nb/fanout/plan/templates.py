@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from cloudtasks_nb._settings import near
+from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.errors import TemplateError
 from cloudtasks_nb.fanout.plan.columns import Column
 from cloudtasks_nb.fanout.plan.encode import json_text
@@ -207,7 +207,7 @@ def check_columns(names: Iterable[str], available: Iterable[str], what: str) -> 
         if name not in there:
             more = f", … ({len(there)} in all)" if len(there) > _LISTED else ""
             raise TemplateError(
-                f'{what} names the column "{name}", which the data does not have{near(name, there)}',
+                f'{what} names the column "{name}", which the data does not have{did_you_mean(name, there)}',
                 resource=name,
                 hint="the columns are " + (", ".join(there[:_LISTED]) + more if there else "none"),
             )

@@ -48,7 +48,7 @@ def test_a_new_queue_is_waited_for(
     """A queue that we have just made is asked for again, and one line says why, however long it takes."""
     missing = QueueNotFoundError(resource=QUEUE)
     calls = fail(connection, monkeypatch, missing, missing, missing, "there")
-    connection.transport.note_fresh(QUEUE)
+    connection.transport.mark_new(QUEUE)
     assert connection.call("GetQueue", name=QUEUE) == "there"
     assert calls == ["GetQueue"] * 4
     assert capsys.readouterr().out.count("waiting for the new queue") == 1
@@ -62,7 +62,7 @@ def test_nothing_else_is_waited_for(
 ) -> None:
     """Another queue, or a task, that is not there is not there."""
     calls = fail(connection, monkeypatch, error)
-    connection.transport.note_fresh(QUEUE)
+    connection.transport.mark_new(QUEUE)
     with pytest.raises(type(error)):
         connection.call("GetQueue", name=QUEUE)
     assert (calls, capsys.readouterr().out) == (["GetQueue"], "")

@@ -446,9 +446,9 @@ def test_a_queue_is_fresh_for_five_minutes(monkeypatch: pytest.MonkeyPatch) -> N
     now = [100.0]
     monkeypatch.setattr(transport_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     transport = Transport(Endpoint(project="p", location="l", target="t", local=True), Auth())
-    transport.note_fresh(QUEUE)
-    assert (transport.is_fresh(QUEUE), transport.is_fresh(f"{QUEUE}2")) == (True, False)
+    transport.mark_new(QUEUE)
+    assert (transport.is_new(QUEUE), transport.is_new(f"{QUEUE}2")) == (True, False)
     now[0] += 299
-    assert transport.is_fresh(QUEUE)
+    assert transport.is_new(QUEUE)
     now[0] += 2
-    assert not transport.is_fresh(QUEUE)
+    assert not transport.is_new(QUEUE)

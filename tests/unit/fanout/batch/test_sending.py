@@ -37,7 +37,7 @@ class Transport:
         self.resource_names.add(resource_name)
         return await self.service.raw(rpc, request, timeout=timeout)
 
-    def is_fresh(self, queue: str) -> bool:
+    def is_new(self, queue: str) -> bool:
         """Tell whether the queue was just made."""
         return self.fresh and queue == PLACE.queue_name
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.periods.partitions import parse_freq, parse_zone, partition
+from cloudtasks_nb.fanout.periods.partitions import parse_freq, partition
 
 FREQS = ["D", "2D", "h", "6h", "15min", "7h", "W", "W-MON", "2W-THU", "MS", "ME", "2MS", "QS", "QE-JAN", "YS-APR", "YE"]
 ZONES = [
@@ -269,20 +269,6 @@ def test_near_freq() -> None:
     """A slip is answered with what may have been meant."""
     with pytest.raises(InvalidInputError, match='did you mean "MS" or "ME"'):
         parse_freq("M")
-
-
-@pytest.mark.parametrize("tz", ["UTC", "Europe/Zurich", "UTC+09:00", "UTC-03:30"])
-def test_zone_by_its_own_name(tz: str) -> None:
-    """What a zone calls itself leads to the same zone."""
-    found = parse_zone(tz)
-    assert parse_zone(found) == found
-    assert parse_zone(str(found)) == found
-    assert str(found) == tz
-
-
-def test_named_fixed_zone() -> None:
-    """A fixed offset with a name of its own is known by its offset."""
-    assert str(parse_zone(dt.timezone(dt.timedelta(hours=9), "JST"))) == "UTC+09:00"
 
 
 @pytest.mark.parametrize(
