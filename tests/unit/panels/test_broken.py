@@ -47,7 +47,7 @@ def broken(*_: object, **__: object) -> Any:
 
 
 def left_by(make: Callable[[FakeContext], Panel], context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let a constructor fail. Return the widgets that stay open and the exceptions that are raised by the garbage collector."""
+    """Let a constructor fail. Return the open widgets, and what the garbage collector raised."""
     unraisable: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: unraisable.append(repr(found.exc_value)))
     gc.collect()
