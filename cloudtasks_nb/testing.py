@@ -69,9 +69,9 @@ class Emulator:
     location = "us-central1"
 
     def __init__(self, arguments: Iterable[str] = ()) -> None:
-        child, said = emulator_process.start(list(arguments), _START_TIMEOUT)
+        child, output = emulator_process.start(list(arguments), _START_TIMEOUT)
         if child is None:
-            raise EmulatorError(f"the emulator did not start: {said}", hint="python -m cloudtasks_nb.emulator --help")
+            raise EmulatorError(f"the emulator did not start: {output}", hint="python -m cloudtasks_nb.emulator --help")
         self._process = child.process
         self._held = emulator_process.hold(child.facts)
         self.grpc: str = child.facts["grpc"]

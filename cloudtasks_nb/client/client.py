@@ -13,8 +13,8 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, resolve
-from cloudtasks_nb.client import local as local_module
 from cloudtasks_nb.client.doctor import examine
+from cloudtasks_nb.client.emulator_process import Lease, attach
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.client.queue_settings import ensure
 from cloudtasks_nb.display.card import card
@@ -41,7 +41,7 @@ class Client:
         Google's own client for the same endpoint with the same credentials.
     """
 
-    def __init__(self, connection: Connection, lease: local_module.Lease | None = None) -> None:
+    def __init__(self, connection: Connection, lease: Lease | None = None) -> None:
         self._connection = connection
         self._lease = lease
         self._catalog = Catalog(connection, self._batch_panel)
@@ -314,7 +314,7 @@ def local(
     """
     check_text(project, "project", 'project="local"')
     check_text(location, "location", 'location="us-central1"')
-    lease = local_module.attach(folder)
+    lease = attach(folder)
     endpoint = Endpoint(project=project, location=location, target=lease.grpc, local=True)
     kept = None if lease.folder is None else str(lease.folder)
     connection = Connection(endpoint, Auth(), certs_url=f"{lease.http}/oauth2/v1/certs", folder=kept, http=lease.http)

@@ -1,76 +1,210 @@
-"""The embedded emulator as a child process: how it is started, and held by those who use it."""
+"""The embedded emulator: a child process that all kernels share which use its folder, and that ends after the last."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import OK, HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Child", "hold", "instance_at", "start"]
+from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
 
+__all__ = ["Child", "Lease", "attach", "hold", "start"]
+
+_START_TIMEOUT = 30.0  # seconds; a start takes one, on a crowded machine or with a large folder some more
 _ANSWER_TIMEOUT = 5.0  # seconds; it is on this machine
+_ENDPOINT_FILE = "endpoint.json"
+
+_lock = threading.Lock()
+_leases: dict[Path | None, Lease] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """An emulator that is ready."""
+    """An emulator that was started and is ready."""
 
     facts: Mapping[str, Any]  #: its ready line: `grpc`, `http`, `pid`, `data_dir`, `instance`
     process: subprocess.Popen[str]
 
 
-def start(arguments: Sequence[str], patience: float) -> tuple[Child | None, str]:
-    """Start an emulator on free ports, which lives as long as somebody holds it.
+@dataclass(eq=False, slots=True, kw_only=True)
+class Lease:
+    """A running emulator that this process keeps alive until its last connection is closed."""
+
+    grpc: str  #: ``127.0.0.1:PORT``
+    http: str  #: ``http://127.0.0.1:PORT``
+    pid: int
+    instance: str  #: UUID of the data folder
+    folder: Path | None  #: None: temporary, ends with its last kernel
+    held: HTTPConnection  #: the emulator runs as long as it is open
+    users: int = 0  #: open connections of this process
+
+    def close(self) -> None:
+        """End one use, once for each `attach`; the emulator ends two seconds after the last one of any process."""
+        with _lock:
+            self.users -= 1
+            if self.users > 0:
+                return
+            if _leases.get(self.folder) is self:
+                del _leases[self.folder]
+        self.held.close()
+
+
+def attach(folder: str | os.PathLike[str] | None, *, clock: Callable[[], float] = time.monotonic) -> Lease:
+    """Return the emulator of a folder, or the temporary one of this process; starts it if it does not run.
+
+    Raises
+    ------
+    EmulatorError
+        If it does not start; with its output.
+    FolderInUseError
+        If the folder is held by an emulator that does not answer.
+    InvalidInputError
+        If `folder` is not a path.
+    """
+    path = None if folder is None else _make_folder(folder)
+    with _lock:
+        lease = _leases.get(path)
+        if lease is None or _instance_at(lease.http) != lease.instance:
+            if lease is not None:
+                lease.held.close()
+            lease = _leases[path] = _join_or_start(path, clock)
+        lease.users += 1
+        return lease
+
+
+def start(arguments: Sequence[str], timeout: float) -> tuple[Child | None, str]:
+    """Start an emulator on free ports, which runs as long as somebody holds it.
 
     Parameters
     ----------
     arguments : sequence of str
         More of its command line.
-    patience : float
-        Seconds that it has to get ready.
+    timeout : float
+        Seconds until it must be ready.
 
     Returns
     -------
     tuple
-        The child, or None and what it said instead of getting ready.
+        The child and ""; or None and its output, if it did not get ready.
     """
     command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--lease", *arguments]
-    with tempfile.TemporaryFile("w+") as words:
+    with tempfile.TemporaryFile("w+") as output:
         # Its own session (process group on Windows): Jupyter's interrupt signals the whole group of the kernel.
         process = subprocess.Popen(  # noqa: S603 - our own command
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=words,
+            stderr=output,
             text=True,
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-        line, late = _first_line(process, patience)
+        line, late = _first_line(process, timeout)
         if line.startswith("{"):
-            _reap(process)
+            # Waited for in a thread, so that it does not stay as a zombie when it ends before this process.
+            threading.Thread(target=process.wait, name="cloudtasks-nb-emulator", daemon=True).start()
             return Child(facts=json.loads(line), process=process), ""
         process.wait()
-        words.seek(0)
+        output.seek(0)
         end = "it was not ready in time" if late else f"it ended with code {process.returncode}"
-        return None, words.read().strip()[-2000:] or end
+        return None, output.read().strip()[-2000:] or end
 
 
-def _first_line(process: subprocess.Popen[str], patience: float) -> tuple[str, bool]:
-    """Return the first line that a child prints, and whether it was killed because it did not."""
+def hold(facts: Mapping[str, Any]) -> HTTPConnection | None:
+    """Keep an emulator running until the connection is closed; None if it does not answer at its address."""
+    connection = HTTPConnection(facts["http"].removeprefix("http://"), timeout=_ANSWER_TIMEOUT)
+    try:
+        connection.request("GET", "/lease")
+        status = connection.getresponse().status
+    except (OSError, HTTPException):
+        status = 0
+    if status != OK or _instance_at(facts["http"]) != facts["instance"]:
+        connection.close()
+        return None
+    return connection
+
+
+def _make_folder(folder: str | os.PathLike[str]) -> Path:
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise InvalidInputError(
+            f"folder={folder!r} is not a folder",
+            resource="folder",
+            hint='name a folder, ct.local("folder"), or leave it out, ct.local(): then nothing is kept',
+        )
+    path = Path(folder).expanduser().resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmulatorError(
+            f"the folder {path} cannot be made: {error.strerror}",
+            resource=str(path),
+            hint="name a folder that can be written to",
+        ) from error
+    if not os.access(path, os.W_OK):
+        raise EmulatorError(f"the folder {path} cannot be written to", resource=str(path), hint="name another folder")
+    return path
+
+
+def _join_or_start(folder: Path | None, clock: Callable[[], float]) -> Lease:
+    """Join the emulator of a folder, or start one; if another process starts one at the same time, join that."""
+    deadline = clock() + _START_TIMEOUT
+    arguments = ["--wait-for-loopback", *([] if folder is None else ["--data-dir", str(folder)])]
+    in_use = ""
+    while clock() < deadline:
+        lease = None if folder is None else _join(folder)
+        if lease is not None:
+            return lease
+        child, output = start(arguments, max(1.0, deadline - clock()))
+        if child is not None:
+            lease = _lease(child.facts, folder)
+            if lease is not None:
+                return lease
+        elif folder is not None and "in use" in output:
+            in_use = output
+        elif not in_use:
+            raise EmulatorError(
+                f"the emulator did not start: {output}", hint="python -m cloudtasks_nb.emulator shows more"
+            )
+    raise FolderInUseError(
+        f"the folder {folder} is held by an emulator that does not answer: {in_use}",
+        resource=str(folder),
+        hint="end that process, or use another folder",
+    )
+
+
+def _join(folder: Path) -> Lease | None:
+    """Return the lease on the emulator whose address the folder holds; None if it does not run."""
+    try:
+        return _lease(json.loads((folder / _ENDPOINT_FILE).read_text()), folder)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # no file, or not one that an emulator wrote
+        return None
+
+
+def _lease(facts: Mapping[str, Any], folder: Path | None) -> Lease | None:
+    held = hold(facts)
+    if held is None:
+        return None
+    return Lease(**{name: facts[name] for name in ("grpc", "http", "pid", "instance")}, folder=folder, held=held)
+
+
+def _first_line(process: subprocess.Popen[str], timeout: float) -> tuple[str, bool]:
+    """Return the first line that a child prints, and whether the child was killed because it printed none in time."""
     late = threading.Event()
 
     def give_up() -> None:
         late.set()
         process.kill()
 
-    timer = threading.Timer(patience, give_up)
+    timer = threading.Timer(timeout, give_up)
     timer.daemon = True
     timer.start()
     try:
@@ -85,28 +219,8 @@ def _first_line(process: subprocess.Popen[str], patience: float) -> tuple[str, b
             process.stdout.close()
 
 
-def _reap(process: subprocess.Popen[str]) -> None:
-    """Wait for the child in a thread, so that none is left as a zombie when it ends before this process does."""
-    threading.Thread(target=process.wait, name="cloudtasks-nb-emulator", daemon=True).start()
-
-
-def hold(facts: Mapping[str, Any]) -> HTTPConnection | None:
-    """Hold an emulator until the connection is closed; None when nobody answers there, or somebody else does."""
-    connection = HTTPConnection(facts["http"].removeprefix("http://"), timeout=_ANSWER_TIMEOUT)
-    try:
-        connection.request("GET", "/lease")
-        answer = connection.getresponse()
-    except (OSError, HTTPException):
-        connection.close()
-        return None
-    if answer.status != OK or instance_at(facts["http"]) != facts["instance"]:
-        connection.close()
-        return None
-    return connection
-
-
-def instance_at(http: str) -> str | None:
-    """Return the id of the emulator at an address; None when none answers."""
+def _instance_at(http: str) -> str | None:
+    """Return the instance of the emulator at an address; None if none answers."""
     connection = HTTPConnection(http.removeprefix("http://"), timeout=_ANSWER_TIMEOUT)
     try:
         connection.request("GET", "/health")

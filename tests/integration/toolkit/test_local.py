@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -12,14 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
-from cloudtasks_nb.client import local as local_module
+from cloudtasks_nb.client import emulator_process
 from tests.integration.conftest import PATIENCE, StartEmulator
 
 NOWHERE = "http://127.0.0.1:9/never"
@@ -28,7 +28,6 @@ NOWHERE = "http://127.0.0.1:9/never"
 KERNEL = """
 import json, signal, sys
 import cloudtasks_nb as ct
-from cloudtasks_nb.client import local as local_module
 
 def local(folder):
     global tasks
@@ -268,27 +267,15 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path, folder: str) -> None:
         ct.local(tmp_path / folder)
     assert caught.value.resource == str(tmp_path / folder)
     assert caught.value.hint
-    assert local_module._leases == {}
 
 
-def test_a_folder_held_by_somebody_who_does_not_answer(
-    tmp_path: Path, start_emulator: StartEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_held_by_somebody_who_does_not_answer(tmp_path: Path, start_emulator: StartEmulator) -> None:
     """After a while the folder and the way out are named."""
     start_emulator("--data-dir", str(tmp_path))
     (tmp_path / "endpoint.json").unlink()
-    skipped = [0.0]
-
-    def once(*arguments: Any) -> Any:
-        said = start(*arguments)
-        skipped[0] += local_module._START_TIMEOUT
-        return said
-
-    start = local_module._start
-    monkeypatch.setattr(local_module, "_start", once)
-    monkeypatch.setattr(local_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + skipped[0]))
+    clock = itertools.count(0, 8).__next__  # time for two attempts
     with pytest.raises(errors.FolderInUseError, match="does not answer") as caught:
-        ct.local(tmp_path)
+        emulator_process.attach(tmp_path, clock=clock)
     assert caught.value.resource == str(tmp_path)
     assert "another folder" in (caught.value.hint or "")
 
@@ -316,9 +303,8 @@ def test_an_emulator_that_is_not_ready_in_time(tmp_path: Path, monkeypatch: pyte
     hangs.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
     hangs.chmod(0o700)
     monkeypatch.setattr("sys.executable", str(hangs))
-    monkeypatch.setattr(local_module, "_START_TIMEOUT", 0.1)
     with pytest.raises(errors.EmulatorError, match="did not start: it was not ready in time"):
-        ct.local()
+        emulator_process.attach(None, clock=itertools.count(0, 20).__next__)  # a second is left for the start
 
 
 class InterruptedPipe:
