@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from cloudtasks_nb.panels.attempts import AttemptsPanel
 from cloudtasks_nb.panels.backfill import BackfillPanel
-from cloudtasks_nb.panels.batch_panel import BatchPanel
-from cloudtasks_nb.panels.batches import BatchesPanel
+from cloudtasks_nb.panels.batches import BatchesPanel, BatchPanel
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.dashboard import Dashboard
 from cloudtasks_nb.panels.fan_out import FanOutPanel

@@ -12,11 +12,10 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, column
 from cloudtasks_nb._names import CODES, QueueName
-from cloudtasks_nb.panels.acting import WIDE
 from cloudtasks_nb.panels.cards.detail import card, code, facts, section
-from cloudtasks_nb.panels.cards.timeline import moment, tracebacks
+from cloudtasks_nb.panels.cards.task import moment, tracebacks
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column, duration_text
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.oplog import Entry, read
@@ -54,7 +53,7 @@ class AttemptsPanel(Panel):
         self._entries: dict[str, Entry] = {}  # by insert id, changed under the lock
         self._since: int | None = None
         self._opened: list[Any] = []
-        self.table = self.hold(
+        self.table = self.attach(
             Table(_COLUMNS, key="insert_id", label="attempts", empty="No attempts in the log in this time")
         )
         self.table.sort("time", descending=True)
@@ -63,7 +62,7 @@ class AttemptsPanel(Panel):
         self._detail = widgets.HTML().add_class("ctn-follow")
         self._hint = widgets.HTML()
         self._make_controls()
-        self._say_line()
+        self._show_line()
         self.fill(self.row(self._status, self._back, self._find), self._hint, self.table, self._detail)
 
     def _make_controls(self) -> None:
@@ -84,17 +83,17 @@ class AttemptsPanel(Panel):
 
     # What is shown.
 
-    def watched(self) -> Mapping[QueueName, int | None]:
+    def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queue, with its log from the newest attempt that is shown."""
         return {self.context.name(self.queue): self._since} if self.queue and self._since is not None else {}
 
-    def wake(self) -> None:
+    def became_visible(self) -> None:
         """Read the log when it is seen for the first time, or has not been for a while."""
         stale = self._since is None or now_micros() - self._since > 600 * _SECOND
         if stale and not self.footer.busy:
             self.start(self.refresh, changes=False)
 
-    def switched(self) -> None:
+    def queue_changed(self) -> None:
         """Show the attempts on another queue."""
         self._since = None
         self._show_detail("")
@@ -114,13 +113,13 @@ class AttemptsPanel(Panel):
             if queue.queue == self.queue:
                 break
         self.footer.at = now_micros() / _SECOND
-        self.rewatch()
+        self.resubscribe()
 
     def apply(self, snapshot: Snapshot) -> None:
         """Add the attempts that have come; only the newest are kept."""
         values = snapshot.values  # noqa: PD011 - a mapping, no frame
         if values is not None:
-            self._say_sampling(values["log_sampling_ratio"])
+            self._show_sampling(values["log_sampling_ratio"])
         with self._lock:
             new = [one for one in snapshot.entries if not one.deleted and one.insert_id not in self._entries][-_KEPT:]
             if not new:
@@ -133,21 +132,21 @@ class AttemptsPanel(Panel):
                 del self._entries[entry.insert_id]
             self.table.drop([entry.insert_id for entry in oldest])
 
-    def static(self) -> str:
+    def static_html(self) -> str:
         """Return the page that is shown."""
         return self.table.html()
 
     def _reread(self) -> None:
-        self._say_line()
+        self._show_line()
         if self.live and not self.footer.busy:
             self.start(self.refresh, changes=False)
 
-    def _say_line(self) -> None:
+    def _show_line(self) -> None:
         minutes = self._back.value // 60
         since = f"{minutes // 60}h" if minutes >= 60 else f"{minutes}min"  # noqa: PLR2004 - an hour
         self.footer.line = self.context.line(self.queue or "", "attempts", since)
 
-    def _say_sampling(self, ratio: float) -> None:
+    def _show_sampling(self, ratio: float) -> None:
         words = ""
         if not ratio:
             fix = self.context.line(self.queue or "", "update", log_sampling_ratio=1.0)

@@ -13,16 +13,16 @@ from cloudtasks_nb.fanout.periods.across import cross
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, partition
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.context import PanelContext
+from cloudtasks_nb.panels.fan_out import SendPanel
 from cloudtasks_nb.panels.forms.range_form import RangeForm
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
-from cloudtasks_nb.panels.sending import SendingPanel
 
 __all__ = ["BackfillPanel"]
 
 _NO_BATCH = ("none yet", "")
 
 
-class BackfillPanel(SendingPanel):
+class BackfillPanel(SendPanel):
     """A form for `queue.backfill`, and the backfills of the queue.
 
     Parameters
@@ -68,14 +68,14 @@ class BackfillPanel(SendingPanel):
         """Offer the new backfill among the others."""
         self._read_series()
 
-    def wake(self) -> None:
+    def became_visible(self) -> None:
         """Offer what there is by now."""
         self.spawn(asyncio.to_thread(self._read_series))
-        super().wake()
+        super().became_visible()
 
-    def switched(self) -> None:
+    def queue_changed(self) -> None:
         """Show the backfills of another queue."""
-        super().switched()
+        super().queue_changed()
         self.spawn(asyncio.to_thread(self._read_series))
 
     def _partitions(self) -> Any:
@@ -97,7 +97,7 @@ class BackfillPanel(SendingPanel):
             across = self.range.words.get("across", {})
         except ValueError:
             across = {}  # not yet as it shall be
-        self.request.renew([*COLUMNS, *map(str, across)])
+        self.request.update_choices([*COLUMNS, *map(str, across)])
 
     def _read_series(self) -> None:
         """Offer the backfills of the queue, newest first; the one that is shown stays."""

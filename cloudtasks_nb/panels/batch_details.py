@@ -1,4 +1,4 @@
-"""One batch in a panel: its bar, what failed and why, its calendar, its rows, and what can be done about it."""
+"""One batch inside a panel: its bar, calendar and rows, and the buttons that retry, resend, resume and cancel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import html
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
@@ -18,84 +19,90 @@ from cloudtasks_nb.fanout.batch.live import BatchView
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.records import State
-from cloudtasks_nb.panels.batch_actions import BatchActions
-from cloudtasks_nb.panels.batch_rows import BatchRows
-from cloudtasks_nb.panels.cards.batch_card import batch_html
-from cloudtasks_nb.panels.cards.task_card import read_card
-from cloudtasks_nb.panels.context import quoted
-from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.calendar import CalendarView
-from cloudtasks_nb.panels.widgets.cells import counted
+from cloudtasks_nb.panels.cards.batch import batch_html
+from cloudtasks_nb.panels.cards.task import last_errors, read_card
+from cloudtasks_nb.panels.forms.notebook import quoted
+from cloudtasks_nb.panels.panel import Panel, close_all
+from cloudtasks_nb.panels.widgets.calendar import CalendarView, Squares
+from cloudtasks_nb.panels.widgets.cells import Column, counted
 from cloudtasks_nb.panels.widgets.charts import calendar
-from cloudtasks_nb.panels.widgets.squares import Squares
+from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.table import Table
 
-__all__ = ["BatchDetails"]
+__all__ = ["BatchActions", "BatchDetails", "BatchRows"]
 
 _TICK = 0.25  # seconds between two updates
-_RELAX = 20  # what was drawn or read is shown so many times longer than that took
-_MOST = 10_000  # failed rows that are read
+_RELAX = 20  # what was drawn or read is shown at least so many times longer than that took
+_MOST_ROWS = 10_000  # failed rows that are read
 _LISTED = 1_000  # ids that are written out in a line of Python
+_FEW = 10  # rows for which a click is enough
+
+_STATE_COLUMNS = (
+    Column("state", kind="state", width="8.5em"),
+    Column("last_status", "Last answer", kind="state", width="12em"),
+    Column("attempts", kind="count", width="7.5em"),
+    Column("last_attempt_time", "Last attempt", kind="time", width="10em"),
+    Column("last_message", "Message"),
+)
+_WIDTHS = {"row": "5em", "partition": "9em"}
+_KEY = "_key"
+_INPUT_COLUMNS = 5  # that are shown
 
 
 class BatchDetails(widgets.VBox):
-    """A batch, kept up to date while somebody sees it. Its methods may be called from any thread but the loop.
+    """A batch, kept up to date while its panel is visible. Its methods may be called from any thread but the loop.
 
     Parameters
     ----------
     panel : Panel
-        What it is part of: it has `wake` call `soon`, `refresh` call `draw`, and `close` call `leave`.
+        The panel around it: its `became_visible` calls `schedule_draw`, and its `refresh` calls `draw`.
     """
 
     def __init__(self, panel: Panel) -> None:
         self._panel = panel
         self.batch: Batch | None = None
-        self.sending = False
+        self.sending = False  #: whether this process sends it
         self._view: BatchView | None = None
-        self._leave: Any = None
+        self._end: Callable[[], None] | None = None
         self._drawing = threading.Lock()
         self._scheduled = False
         self._squares: Squares | None = None
-        self._known: tuple[Any, ...] | None = None  # of what the rows are that are shown
-        self._until = 0.0
-        self._took = 0.0
+        self._rows_version: tuple[Any, ...] | None = None  # of the rows that are shown
+        self._rows_until = 0.0  # they are not read again before
+        self._draw_seconds = 0.0
         self._inspected = ""
         self._bar = widgets.HTML()
         self._range = widgets.HTML()
-        self.calendar = CalendarView(lambda: panel.guarded(self._picked))
-        self.rows = BatchRows(panel, self._selected)
+        self.calendar = CalendarView(lambda: panel.guarded(self._periods_selected))
+        self.rows = BatchRows(panel, self._rows_selected)
         self._detail = widgets.HTML()
-        self.actions = BatchActions(panel, self, self.draw)
+        self.actions = BatchActions(panel, self)
         self._periods = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
+        panel.at_close(self._stop_listening)
         super().__init__([self._bar, *tools, self._periods, self.rows, self._detail])
         self.show(None)
 
     def show(self, batch: Batch | None) -> None:
-        """Be about a batch, or none; reads what is kept of it, and makes no call."""
-        self.leave()
+        """Show a batch, or none; reads only what this machine has of it."""
+        self._stop_listening()
         with self._drawing:
             self.batch, self._view = batch, None if batch is None else batch_view(batch)
-            self._known, self._until, self._squares = None, 0.0, None
+            self._rows_version, self._rows_until, self._squares = None, 0.0, None
             self.calendar.pick([])
             self._inspected = self._detail.value = ""
             self.rows.hide()
         self.layout.display = "none" if batch is None else None
         if self._view is not None:
-            self._leave = self._view.listen(self._changed)
+            self._end = self._view.listen(self._changed)
             self.draw()
 
-    def leave(self) -> None:
-        """Hear of no changes any more."""
-        if self._leave is not None:
-            self._leave()
-            self._leave = None
-
-    def soon(self) -> None:
-        """Show what is new before long."""
+    def schedule_draw(self) -> None:
+        """Draw soon."""
         _loop.call_soon(self._changed)
 
     def draw(self) -> float:
-        """Show the batch as it is now; return after how many seconds there is more to show, 0 for never."""
+        """Show the batch as it is now; return the seconds after which there is more to show, 0 for none."""
         with self._drawing:
             if self._view is None:
                 return 0.0
@@ -103,35 +110,33 @@ class BatchDetails(widgets.VBox):
             report = self._view.report()
             self._bar.value = batch_html(report)
             self._draw_calendar(self._view)
-            self._took = time.monotonic() - began
-            left = self._draw_rows(self._view, report)
+            self._draw_seconds = time.monotonic() - began
+            more_after = self._draw_rows(self._view, report)
             self.sending = report.sending
             self.actions.show()
         if report.progress.at is not None:
             self._panel.footer.at = report.progress.at.timestamp()
-        return left
+        return more_after
 
-    def static(self) -> str:
+    def static_html(self) -> str:
         """Return the batch as HTML; nothing if there is none."""
         if self.batch is None:
             return ""
         periods = "" if self._squares is None else self._range.value + self._squares.picture()
         return self._bar.value + periods + self.rows.html()
 
-    # What the actions are about.
-
     @property
-    def again(self) -> int:
+    def resendable(self) -> int:
         """How many of the selected rows can be sent again: those that are done."""
         return self._count(FINAL)
 
     @property
-    def again_well(self) -> int:
+    def resendable_succeeded(self) -> int:
         """How many of the selected rows succeeded."""
         return self._count(("succeeded",))
 
-    def again_rows(self) -> tuple[pd.DataFrame, str]:
-        """Read the selected rows that are done; with them the line that sends them again."""
+    def resendable_rows(self) -> tuple[pd.DataFrame, str]:
+        """Read the selected rows that are done; return with them the line of Python that sends them again."""
         found = self.rows.selected
         if found.empty and self._view is not None and self._squares is not None:
             found = self._squares.rows(self._view.rows(None, None), self.calendar.picked)
@@ -142,25 +147,29 @@ class BatchDetails(widgets.VBox):
             return found, f"{batch}.resend(rows)  # {counted(len(ids), 'rows')} of batch.tasks()"
         return found, f"(batch := {batch}).resend(batch.tasks().query({quoted(f'task in {ids}')}))"
 
+    def _stop_listening(self) -> None:
+        if self._end is not None:
+            self._end()
+            self._end = None
+
     def _count(self, states: Any) -> int:
         selected = self.rows.selected
         if len(selected):
             return int(selected["state"].isin(states).sum())
         return self._squares.count(self.calendar.picked, states) if self._squares is not None else 0
 
-    # How it is kept up to date.
-
     def _changed(self) -> None:
         """Draw soon, on the background loop; many changes at once are one drawing."""
         if not self._scheduled and self._panel.live:
             self._scheduled = True
-            _loop.loop().call_later(max(_TICK, _RELAX * self._took), lambda: self._panel.spawn(self._update()))
+            delay = max(_TICK, _RELAX * self._draw_seconds)
+            _loop.loop().call_later(delay, lambda: self._panel.spawn(self._update()))
 
     async def _update(self) -> None:
         self._scheduled = False
-        left = await asyncio.to_thread(self.draw)
-        if left:
-            _loop.loop().call_later(left, self._changed)
+        more_after = await asyncio.to_thread(self.draw)
+        if more_after:
+            _loop.loop().call_later(more_after, self._changed)
 
     def _draw_calendar(self, view: BatchView) -> None:
         periods = view.periods()
@@ -171,37 +180,37 @@ class BatchDetails(widgets.VBox):
         self._periods.layout.display = "none" if self._squares is None else None
 
     def _draw_rows(self, view: BatchView, report: Report) -> float:
-        """Read the rows anew if they may have changed, but not too often where that takes long."""
+        """Read the rows again if they may have changed, but less often if that takes long; return as `draw` does."""
         picked = tuple(self.calendar.picked) if self._squares is not None else ()
-        wanted = (picked, tuple(report.progress.counts().values()) if picked else report.progress.failed)
-        if wanted == self._known:
+        version = (picked, tuple(report.progress.counts().values()) if picked else report.progress.failed)
+        if version == self._rows_version:
             return 0.0
         began = time.monotonic()
-        if self._known is not None and self._known[0] == picked and began < self._until:
-            return self._until - began
-        self._known = wanted
+        if self._rows_version is not None and self._rows_version[0] == picked and began < self._rows_until:
+            return self._rows_until - began
+        self._rows_version = version
         if picked and self._squares is not None:
             found = self._squares.labelled(self._squares.rows(view.rows(None, None), picked))
             counts = Counter(found["state"].tolist()).most_common()
             words = ", ".join(f"{count:,} {state}" for state, count in counts)
-            self.rows.load(found, _title(f"{counted(len(found), 'rows')} of {self._squares.words(picked)}: {words}"))
+            self.rows.load(found, f"{counted(len(found), 'rows')} of {self._squares.words(picked)}: {words}")
         elif report.progress.failed:
-            found = view.rows({State.FAILED}, _MOST)
-            part = f", here the first {_MOST:,}" if report.progress.failed > _MOST else ""
+            found = view.rows({State.FAILED}, _MOST_ROWS)
+            part = f", here the first {_MOST_ROWS:,}" if report.progress.failed > _MOST_ROWS else ""
             found = found if self._squares is None else self._squares.labelled(found)
-            self.rows.load(found, _title(f"{counted(report.progress.failed, 'failed rows')}{part}"))
+            self.rows.load(found, f"{counted(report.progress.failed, 'failed rows')}{part}")
         else:
             self.rows.hide()
         now = time.monotonic()
-        self._until = now + _RELAX * (now - began)
+        self._rows_until = now + _RELAX * (now - began)
         return 0.0
 
-    def _picked(self) -> None:
+    def _periods_selected(self) -> None:
         self.rows.clear()
         self.actions.show()
         self._panel.spawn(asyncio.to_thread(self.draw))
 
-    def _selected(self, keys: list[str]) -> None:
+    def _rows_selected(self, keys: list[str]) -> None:
         self.actions.show()
         task = self.rows.task(keys[0]) if len(keys) == 1 else None
         if task and task != self._inspected and self.batch is not None:
@@ -216,5 +225,212 @@ class BatchDetails(widgets.VBox):
             self._detail.value = card
 
 
-def _title(text: str) -> str:
-    return f'<h5 class="ctn-title">{html.escape(text)}</h5>'
+class BatchActions:
+    """Buttons that retry, resend, resume or cancel rows of a batch, and ask first where many rows are concerned.
+
+    Parameters
+    ----------
+    panel : Panel
+    details : BatchDetails
+        The batch, and which of its rows are selected.
+    """
+
+    def __init__(self, panel: Panel, details: BatchDetails) -> None:
+        self._panel, self._details = panel, details
+        self._showing = threading.RLock()
+        self.retry = self._button("Retry failed", self._ask_retry, "A new task for each row that failed")
+        self.resend = self._button("Send again", self._ask_resend, "A new task for each selected row that is done")
+        self.resume = self._button("Resume", self._ask_resume, "Send what is unsent")
+        self.cancel = self._button(
+            "Cancel rest", self._ask_cancel, "Stop sending, and delete the tasks that are not done", style="danger"
+        )
+        self.show()
+
+    @property
+    def buttons(self) -> tuple[widgets.Button, ...]:
+        """The buttons, for a row."""
+        return self.retry, self.resend, self.resume, self.cancel
+
+    def show(self) -> None:
+        """Show on each button how many rows it would change."""
+        with self._showing:  # the last caller has the newest numbers
+            batch = self._details.batch
+            progress = None if batch is None else batch.progress()
+            unsent = progress.unsent if progress is not None and not self._details.sending else 0
+            counts = {
+                self.retry: ("Retry failed", progress.failed if progress else 0),
+                self.resend: ("Send again", self._details.resendable),
+                self.resume: ("Resume", unsent),
+                self.cancel: ("Cancel rest", progress.total - progress.done if progress else 0),
+            }
+            for button, (verb, count) in counts.items():
+                text = f"{verb} ({count:,})" if count else verb
+                if button.description != text:
+                    button.description = text
+                self._panel.enable(button, bool(count))
+
+    def _button(self, text: str, ask: Callable[[], None], tip: str, style: str = "") -> widgets.Button:
+        return self._panel.button(text, ask, changes=True, quick=True, tip=tip, style=style)
+
+    def _batch(self) -> tuple[Batch, str]:
+        """Return the batch, and as Python."""
+        batch = self._details.batch
+        if batch is None:  # the buttons are disabled then
+            raise LookupError("no batch is shown")
+        return batch, f"tasks.batch({quoted(batch.id)})"
+
+    def _ask_retry(self) -> None:
+        batch, code = self._batch()
+        progress = batch.progress()
+        rows = counted(progress.failed, "rows")
+        question = Question(
+            title=f"Retry {rows} of batch {batch.id}?",
+            scope=f"All {rows} that failed, of {progress.total:,}: each gets a new task in {batch.queue}.",
+            verb=f"Retry {rows}",
+            line=f"{code}.retry_failed()",
+            danger=False,
+        )
+        status = f"{rows} of batch {batch.id} will be tried again"
+        self._start(question, batch.retry_failed, status, ask=progress.failed > _FEW)
+
+    def _ask_resend(self) -> None:
+        batch, _ = self._batch()
+        count, succeeded = self._details.resendable, self._details.resendable_succeeded
+        rows = counted(count, "rows")
+        again = f" {counted(succeeded, 'rows')} of them succeeded: what they do is done once more." if succeeded else ""
+        question = Question(
+            title=f"Send {rows} of batch {batch.id} again?",
+            scope=f"The {rows} selected of {batch.progress().total:,}: each gets a new task in {batch.queue}.{again}",
+            verb=f"Send {rows} again",
+            danger=False,
+        )
+
+        def resend() -> None:
+            found, line = self._details.resendable_rows()
+            batch.resend(found)
+            self._panel.notify(f"{counted(len(found), 'rows')} of batch {batch.id} will be sent again", line=line)
+
+        self._start(question, resend, "", ask=count > _FEW or succeeded > 0)
+
+    def _ask_resume(self) -> None:
+        batch, code = self._batch()
+        progress = batch.progress()
+        rows = counted(progress.unsent, "rows")
+        question = Question(
+            title=f"Send what is left of batch {batch.id}?",
+            scope=f"Creates {counted(progress.unsent, 'tasks')} in {batch.queue}, of {progress.total:,} rows.",
+            verb=f"Send {rows}",
+            line=f"{code}.resume()",
+            danger=False,
+        )
+        self._start(question, batch.resume, f"sending {rows} of batch {batch.id}", ask=progress.unsent > _FEW)
+
+    def _ask_cancel(self) -> None:
+        batch, code = self._batch()
+        progress = batch.progress()
+        left = progress.total - progress.done
+        rows = counted(left, "rows")
+        question = Question(
+            title=f"Cancel the rest of batch {batch.id}?",
+            scope=f"{rows} of {progress.total:,} are not done: {progress.unsent:,} will not be sent, "
+            f"{counted(progress.pending, 'tasks')} in {batch.queue} will be deleted. Attempts that run go on.",
+            verb=f"Cancel {rows}",
+            line=f"{code}.cancel()",
+            typed=batch.id if left > _FEW else None,
+        )
+        self._start(question, batch.cancel, f"cancelling {rows} of batch {batch.id}", ask=True)
+
+    def _start(self, question: Question, work: Callable[[], object], status: str, *, ask: bool) -> None:
+        """Do `work`, after the question if `ask`; then show the status, if there is one."""
+
+        def run() -> None:
+            work()
+            if status:
+                self._panel.notify(status, line=question.line)
+            self._details.draw()
+
+        if ask:
+            self._panel.ask(question, run)
+        else:
+            self._panel.start(run, changes=True)
+
+
+class BatchRows(widgets.VBox):
+    """A heading and a table of rows of a batch: those that failed, or those of the selected periods.
+
+    Parameters
+    ----------
+    panel : Panel
+        Shows exceptions.
+    selected : callable
+        Called with the keys of the selected rows when they have changed.
+    """
+
+    def __init__(self, panel: Panel, selected: Callable[[list[str]], object]) -> None:
+        self._panel = panel
+        self._selected = selected
+        self._heading = widgets.HTML()
+        self.table: Table | None = None
+        super().__init__([self._heading])
+
+    def load(self, frame: pd.DataFrame, heading: str) -> None:
+        """Show rows of `batch.tasks()`, with or without a column `partition`."""
+        inputs = frame.columns[: list(frame.columns).index("url")]
+        names = [str(name) for name in inputs if name != "start"][:_INPUT_COLUMNS]
+        wanted = names if "partition" in names else ["row", *names]
+        if self.table is None or [column.name for column in self._columns[: -len(_STATE_COLUMNS)]] != wanted:
+            self._make([*(Column(name, width=_WIDTHS.get(name)) for name in wanted), *_STATE_COLUMNS])
+        assert self.table is not None  # noqa: S101 - it was just made
+        self._heading.value = f'<h5 class="ctn-title">{html.escape(heading)}</h5>'
+        self.table.load(_keyed(_with_messages(frame)))
+        self.layout.display = None
+
+    def hide(self) -> None:
+        """Show no rows."""
+        self.layout.display = "none"
+        self.clear()
+
+    def clear(self) -> None:
+        """Clear the selection."""
+        if self.table is not None:
+            self.table.select([])
+
+    @property
+    def selected(self) -> pd.DataFrame:
+        """The selected rows; none while it is hidden."""
+        if self.table is None or self.layout.display == "none":
+            return pd.DataFrame()
+        return self.table.selected_frame
+
+    def task(self, key: str) -> str | None:
+        """Return the task of a row; None if there never was one."""
+        return None if key.startswith("row ") else key
+
+    def html(self) -> str:
+        """Return the page that is shown."""
+        return "" if self.table is None or self.layout.display == "none" else self._heading.value + self.table.html()
+
+    def _make(self, columns: list[Column]) -> None:
+        old = self.table
+        self._columns = columns
+        self.table = self._panel.attach(Table(columns, key=_KEY, page_size=20, label="rows", empty="No rows"))
+        self.table.on_select = lambda keys: self._panel.guarded(self._selected, keys)
+        self.children = [self._heading, self.table]
+        if old is not None:
+            close_all(old)
+
+
+def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the exceptions of handlers in this kernel: the log entry of a last attempt has no message."""
+    silent = frame[(frame["state"] == "failed") & frame["last_message"].isna() & frame["task"].notna()]
+    known = last_errors(silent["url"].dropna()) if len(silent) else {}
+    if not known:
+        return frame
+    return frame.assign(last_message=frame["last_message"].fillna(silent["task"].map(known)))
+
+
+def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give each row a key: its newest task, or its position where there never was one."""
+    made = frame.reset_index().rename(columns=str)
+    places: Any = [f"row {place}" for place in range(len(made))]
+    return made.assign(**{_KEY: made["task"].where(made["task"].notna(), pd.Series(places, index=made.index))})

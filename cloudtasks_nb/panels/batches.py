@@ -1,4 +1,4 @@
-"""The batches that were sent from this machine; the chosen one with its bar, its failed rows and its verbs."""
+"""The batches that were sent from this machine as a list with the details of one, and one batch as a panel."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import pandas as pd
 
 from cloudtasks_nb._frames import column
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.panels.batch_details import BatchDetails
-from cloudtasks_nb.panels.context import PanelContext, quoted
+from cloudtasks_nb.panels.context import PanelContext
+from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.watch import Snapshot
 
-__all__ = ["BatchesPanel"]
+__all__ = ["BatchPanel", "BatchesPanel"]
 
 _COLUMNS = (
     Column("state", kind="state", width="8.5em"),
@@ -30,7 +33,6 @@ _COLUMNS = (
     Column("ended", "Done", kind="count", width="5.5em"),
     Column("failed", kind="count", width="5.5em"),
 )
-_FINAL = ["rejected", "succeeded", "failed", "cancelled", "gone"]
 _OF_ALL = "all queues"
 
 
@@ -60,7 +62,7 @@ class BatchesPanel(Panel):
             widgets.Dropdown(options=[], tooltip="Of which queues batches are listed", layout={"width": "auto"}),
             self._filter,
         )
-        self.table = self.hold(
+        self.table = self.attach(
             Table(_COLUMNS, key="batch", page_size=10, label="batches", empty="No batch was sent from here yet")
         )
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
@@ -71,7 +73,7 @@ class BatchesPanel(Panel):
         self._offer_queue()
         self.guarded(self.refresh)
 
-    def watched(self) -> Mapping[QueueName, int | None]:
+    def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queue: the list is read anew with each look at it."""
         return {self.context.name(self.queue): None} if self.queue else {}
 
@@ -82,12 +84,12 @@ class BatchesPanel(Panel):
             self._reading = True
             self.spawn(self._reread())
 
-    def wake(self) -> None:
+    def became_visible(self) -> None:
         """Show what has changed while nobody looked."""
-        self.view.soon()
+        self.view.schedule_draw()
         self.apply(None)  # type: ignore[arg-type]  # only the moment counts
 
-    def switched(self) -> None:
+    def queue_changed(self) -> None:
         """List the batches of another queue."""
         self._offer_queue()
 
@@ -98,16 +100,9 @@ class BatchesPanel(Panel):
         self.table.load(_listed(catalog.frame(), names))
         self.view.draw()
 
-    def static(self) -> str:
+    def static_html(self) -> str:
         """Return the list, and the chosen batch."""
-        return self.table.html() + self.view.static()
-
-    def close(self) -> None:
-        """End it; the batches go on."""
-        view = getattr(self, "view", None)
-        if view is not None:
-            view.leave()
-        super().close()
+        return self.table.html() + self.view.static_html()
 
     async def _reread(self) -> None:
         try:
@@ -145,7 +140,7 @@ class BatchesPanel(Panel):
 
 def _listed(frame: pd.DataFrame, names: Mapping[str, str | None]) -> pd.DataFrame:
     """Return `tasks.batches()` with what the list shows: names, how many are done, and all that in a word."""
-    ended = frame[_FINAL].sum(axis=1).astype("Int64")
+    ended = frame[list(FINAL)].sum(axis=1).astype("Int64")
     words = [_word(*row) for row in zip(ended, frame["total"], frame["failed"], frame["cancelled"], strict=True)]
     named: list[Any] = [names.get(batch) for batch in frame.index]
     return frame.assign(ended=ended, state=column(words, "text"), name=column(named, "text"))
@@ -155,3 +150,37 @@ def _word(ended: int, total: int, failed: int, cancelled: int) -> str:
     if ended < total:
         return "running"
     return "failed" if failed else "cancelled" if cancelled else "succeeded"
+
+
+class BatchPanel(Panel):
+    """A batch: its bar, what failed and why, its calendar if it is a backfill, and its verbs.
+
+    Parameters
+    ----------
+    context : PanelContext
+    batch : Batch
+
+    Attributes
+    ----------
+    view : BatchDetails
+        ``view.rows.selected`` are the selected rows.
+    """
+
+    def __init__(self, context: PanelContext, batch: Batch) -> None:
+        super().__init__(context, f"Batch {batch.id} on {batch.queue}", queue=batch.queue)
+        self.view = BatchDetails(self)
+        self.fill(self.prompt, self.view)
+        self.notify("", line=f"batch = tasks.batch({quoted(batch.id)})")
+        self.view.show(batch)
+
+    def became_visible(self) -> None:
+        """Show what has changed while nobody looked."""
+        self.view.schedule_draw()
+
+    def refresh(self) -> None:
+        """Show the batch as it is now."""
+        self.view.draw()
+
+    def static_html(self) -> str:
+        """Return the batch."""
+        return self.view.static_html()

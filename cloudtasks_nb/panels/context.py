@@ -1,8 +1,7 @@
-"""Where a panel is at home: the connection, its verbs, and whether anything may be changed."""
+"""What panels get from the client: the connection, the queues with their verbs, and whether anything may be changed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -12,14 +11,15 @@ import pandas as pd
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Watcher
 
-__all__ = ["PanelContext", "QueueVerbs", "quoted"]
+__all__ = ["PanelContext", "QueueVerbs"]
 
 
 class QueueVerbs(Protocol):
-    """What panels ask of a queue: the verbs of `cloudtasks_nb.Queue`."""
+    """The methods of `cloudtasks_nb.Queue` that panels call."""
 
     def pause(self) -> object:
         """Stop dispatching."""
@@ -50,7 +50,7 @@ class QueueVerbs(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelContext:
-    """What the panels of one connection share."""
+    """What all panels of one connection use."""
 
     connection: Connection
     catalog: Catalog
@@ -68,7 +68,7 @@ class PanelContext:
         *,
         read_only: bool = False,
     ) -> Self:
-        """Return a context in which there is only one queue."""
+        """Return a context with a single queue."""
 
         def queues() -> pd.DataFrame:
             values = connection.wait_for(lambda: connection.watcher.read_queue(name))
@@ -88,7 +88,7 @@ class PanelContext:
 
     @property
     def badge(self) -> str:
-        """Where one is: LOCAL, or the project."""
+        """LOCAL, or the project."""
         return "LOCAL" if self.local else f"{self.connection.endpoint.project}"
 
     def name(self, queue: str) -> QueueName:
@@ -103,12 +103,3 @@ class PanelContext:
         """Return the line of Python for a verb on a queue: ``tasks.queue("reports").update(rate=5)``."""
         parts = [*map(quoted, args), *(f"{word}={quoted(value)}" for word, value in words.items())]
         return f"tasks.queue({quoted(queue)}).{verb}({', '.join(parts)})"
-
-
-def quoted(value: Any) -> str:
-    """Return a plain value as Python, text in double quotes."""
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # what it escapes, Python reads alike
-    if isinstance(value, list):
-        return f"[{', '.join(map(quoted, value))}]"
-    return repr(value)

@@ -9,13 +9,12 @@ from typing import Any
 import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.panels.acting import close_whole
 from cloudtasks_nb.panels.attempts import AttemptsPanel
 from cloudtasks_nb.panels.backfill import BackfillPanel
 from cloudtasks_nb.panels.batches import BatchesPanel
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.fan_out import FanOutPanel
-from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.panel import Panel, close_all
 from cloudtasks_nb.panels.queues import QueuesPanel
 from cloudtasks_nb.panels.tasks import TasksPanel
 
@@ -74,9 +73,9 @@ class Dashboard(Panel):
         """The panel of the open tab; None when there is no queue for it."""
         return self.parts.get(self._name())
 
-    def paced(self) -> None:
+    def interval_changed(self) -> None:
         """Let all tabs look as often; each says so itself when that is never."""
-        self.footer.rest = ""
+        self.footer.paused = ""
         for panel in self.parts.values():
             panel.every = self.every
 
@@ -84,21 +83,21 @@ class Dashboard(Panel):
         """Open a tab."""
         self.tabs.selected_index = list(self._makers).index(title)
 
-    def shown(self) -> None:
+    def assume_visible(self) -> None:
         """Take it that somebody sees the open tab, until a browser tells."""
-        super().shown()
+        super().assume_visible()
         if self.current is not None:
-            self.current.shown()
+            self.current.assume_visible()
 
     def refresh(self) -> None:
         """Read anew what the open tab shows."""
         if self.current is not None:
             self.current.refresh()
 
-    def renew(self) -> None:
+    def start_refresh(self) -> None:
         """Begin to refresh the open tab, which shows what goes wrong."""
         if self.current is not None:
-            self.current.renew()
+            self.current.start_refresh()
 
     def settle(self, timeout: float = 60.0) -> None:
         """Wait until nothing goes on that was begun in any tab."""
@@ -106,15 +105,15 @@ class Dashboard(Panel):
         for panel in self.parts.values():
             panel.settle(timeout)
 
-    def static(self) -> str:
+    def static_html(self) -> str:
         """Return what the opened tabs show."""
-        return "".join(f"<h4>{html.escape(name)}</h4>{panel.static()}" for name, panel in self.parts.items())
+        return "".join(f"<h4>{html.escape(name)}</h4>{panel.static_html()}" for name, panel in self.parts.items())
 
-    def switched(self) -> None:
+    def queue_changed(self) -> None:
         """Let all tabs be about the queue."""
         for panel in self.parts.values():
             if panel.queue is not None:
-                panel.use(self.queue)
+                panel.set_queue(self.queue)
         self._opened()
 
     def _name(self) -> str:
@@ -136,7 +135,7 @@ class Dashboard(Panel):
             self._making.discard(name)
         panel.every = self._every
         self.parts[name] = panel
-        close_whole(box.children[0])
+        close_all(box.children[0])
         box.children = [panel]
 
     def _make_queues(self) -> Panel:
@@ -154,9 +153,9 @@ class Dashboard(Panel):
             kept = self.queue if self.queue in queues else next(iter(queues), None)
             self._choice.options = tuple(queues)
             self._choice.value = kept
-            self.use(kept)
+            self.set_queue(kept)
 
     def _choose(self, queue: Any) -> None:
         if queue is not None and self._choice.options:
             self._choice.value = queue
-        self.use(queue)
+        self.set_queue(queue)

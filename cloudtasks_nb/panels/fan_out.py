@@ -1,26 +1,194 @@
-"""Fan out: a DataFrame of the notebook, or a CSV file, becomes a batch of tasks."""
+"""Fan out: a form for a DataFrame or a CSV file; and the base class of forms that become a batch.
+
+While a form is filled in, its first tasks are shown; Plan counts and checks all tasks, Send creates the batch.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as widgets
 
-from cloudtasks_nb.fanout.plan.plan import ROW, Plan
+from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.plan import ROW, Plan, compile_recipe, plan_few
+from cloudtasks_nb.panels.batch_details import BatchDetails
+from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.code import Code
+from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, on_cell_end
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
 from cloudtasks_nb.panels.forms.source import SourceField
-from cloudtasks_nb.panels.sending import SendingPanel
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.widgets.cells import counted
 from cloudtasks_nb.panels.widgets.picker import Picker
+from cloudtasks_nb.panels.widgets.prompt import Question
 
-__all__ = ["FanOutPanel"]
+__all__ = ["FanOutPanel", "SendPanel"]
 
-_POSITION = "position of the row"
+_PAUSE = 0.15  # seconds without a change before the first tasks are rendered
+_FIRST = 3  # tasks that are shown
+_FEW = 100  # tasks that are sent without a question
+_MANY = 10_000  # tasks on Google for which the queue's name is typed
+_POSITION = "position of the row"  # as a key
+#: The parameters of the verbs that describe a task; the others describe the batch.
+_TASK_WORDS = ("url", "body", "headers", "service_account")
 
 
-class FanOutPanel(SendingPanel):
+class SendPanel(Panel):
+    """A panel with a form that becomes a batch.
+
+    A derived panel lays its form out with `lay_out`, calls `edited` after each change, and implements `sample`, `plan`,
+    `code` and `offer`.
+
+    Attributes
+    ----------
+    view : BatchDetails
+        The batch that was sent.
+    """
+
+    def __init__(self, context: PanelContext, title: str, *, queue: str, framed: bool) -> None:
+        super().__init__(context, title, queue=queue, framed=framed)
+        self._plan: Plan | None = None
+        self._line = ""  # Python for the plan
+        self._edits = 0
+        self._filled = False  # the first tasks can be shown
+        self._first = widgets.HTML()
+        self._card = widgets.HTML()
+        self.make_plan = self.button(
+            "Plan", self._make_plan, changes=False, tip="Count, measure and check; send nothing"
+        )
+        self.send = self.button("Send", self._ask_send, changes=True, quick=True, style="primary")
+        self.enable(self.send, False)
+        self.view = BatchDetails(self)
+        self.at_close(on_cell_end(lambda: self.guarded(self.offer)))
+
+    # What a derived panel implements.
+
+    def sample(self, count: int) -> tuple[Any, Mapping[str, Any]]:
+        """Return the first rows as a frame, and the parameters of the verb; may raise an error of the form."""
+        raise NotImplementedError
+
+    def plan(self) -> Plan:
+        """Make the plan; may wait."""
+        raise NotImplementedError
+
+    def code(self) -> str:
+        """Return the line of Python that does the same."""
+        raise NotImplementedError
+
+    def offer(self) -> None:
+        """Offer the variables that the notebook has now; called when a cell has ended."""
+
+    def submitted(self) -> None:
+        """React to a batch that was sent."""
+
+    # What a derived panel calls.
+
+    def lay_out(self, *form: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
+        """Put the form above its first tasks, its plan and its batch; `below` stands between plan and batch."""
+        shown = [] if self.context.read_only else [*form, self._first, self.row(self.make_plan, self.send)]
+        self.fill(*shown, self.prompt, self._card, *below, self.view)
+
+    def edited(self) -> None:
+        """Forget the plan, and show the line and the first tasks of the form as it is now."""
+        self._edits += 1
+        self._drop_plan()
+        self.footer.alert = {}
+        try:
+            self.footer.line = self.code()
+        except CloudTasksError:
+            self.footer.line = ""  # the error stands in place of the first tasks
+        self.spawn(self._show_first(self._edits))
+
+    def became_visible(self) -> None:
+        """Show what has changed while the panel was not visible."""
+        self.offer()
+        self.view.schedule_draw()
+
+    def queue_changed(self) -> None:
+        """Forget plan and batch, which belong to the old queue."""
+        self.view.show(None)
+        self.edited()
+
+    def refresh(self) -> None:
+        """Show the batch as it is now."""
+        self.view.draw()
+
+    def static_html(self) -> str:
+        """Return the first tasks, the plan and the batch."""
+        first = self._first.value if self._filled else ""
+        return first + self._card.value + self.view.static_html()
+
+    def _drop_plan(self) -> None:
+        self._plan = None
+        self._card.value = ""
+        self.send.description = "Send"
+        self.enable(self.send, False)
+
+    async def _show_first(self, edits: int) -> None:
+        await asyncio.sleep(_PAUSE)
+        if edits == self._edits:
+            shown = await asyncio.to_thread(self._render_first)
+            if edits == self._edits:
+                self._first.value = shown
+
+    def _render_first(self) -> str:
+        try:
+            rows, words = self.sample(_FIRST)
+            recipe = compile_recipe(TaskOptions(**{word: words[word] for word in _TASK_WORDS if word in words}))
+            found = tasks_html(plan_few(rows, recipe, now=dt.datetime.now(dt.UTC)))
+        except CloudTasksError as error:
+            self._filled = False
+            return error_html(error, quiet=isinstance(error, IncompleteError))
+        self._filled = True
+        return found
+
+    def _make_plan(self) -> None:
+        edits = self._edits
+        self._drop_plan()
+        line = self.code()
+        found = self.plan()
+        if edits != self._edits:
+            self.notify("the form was changed meanwhile: plan again")
+            return
+        self._plan, self._line = found, line
+        self._card.value = plan_html(found)
+        why = blocked(found)
+        self.send.description = f"Send {counted(found.sendable, 'tasks')}" if found.sendable else "Send"
+        self.enable(self.send, not why)
+        self.notify(f"planned {counted(found.sendable, 'tasks')}" + (f"; {why}" if why else ""), line=line)
+
+    def _ask_send(self) -> None:
+        plan = self._plan
+        if plan is None:
+            return  # the form was changed while the click was on its way
+        if plan.sendable <= _FEW:
+            self.start(lambda: self._submit(plan), changes=True)
+            return
+        count = counted(plan.sendable, "tasks")
+        question = Question(
+            title=f"Send {count} to {plan.queue}?",
+            scope=f"Creates {count} in {self.context.name(plan.queue)}; each calls its URL. It costs {plan.cost}.",
+            verb=f"Send {count}",
+            line=self._line,
+            typed=plan.queue if plan.sendable > _MANY and not self.context.local else None,
+            danger=False,
+        )
+        self.ask(question, lambda: self._submit(plan))
+
+    def _submit(self, plan: Plan) -> None:
+        batch = plan.submit()
+        self._drop_plan()
+        note = self.footer.status  # for a batch that was there before: what was added
+        self.notify(note if batch.id in note else f"started batch {batch.id}", line=self._line)
+        self.view.show(batch)
+        self.submitted()
+
+
+class FanOutPanel(SendPanel):
     """A form for `queue.fan_out`.
 
     Parameters
@@ -64,8 +232,8 @@ class FanOutPanel(SendingPanel):
 
     def offer(self) -> None:
         """Offer the DataFrames and handlers that there are now."""
-        self.source.renew()
-        self.request.renew(self.source.columns)
+        self.source.update_choices()
+        self.request.update_choices(self.source.columns)
 
     def _words(self) -> dict[str, Any]:
         return {**self.request.words, **self._of_batch()}
@@ -76,6 +244,6 @@ class FanOutPanel(SendingPanel):
         return {word: value for word, value in given.items() if value}
 
     def _data_changed(self) -> None:
-        self.request.renew(self.source.columns)
+        self.request.update_choices(self.source.columns)
         self.key.offer([*self.source.columns, _POSITION])
         self.edited()

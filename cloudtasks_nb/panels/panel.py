@@ -1,172 +1,315 @@
-"""What all panels share.
+"""The base class of all panels: layout, buttons and their work, questions, errors, and updates from the watcher.
 
 How to write one::
 
     class QueuesPanel(Panel):
         def __init__(self, context: PanelContext, *, framed: bool = True) -> None:
             super().__init__(context, "Queues", framed=framed)
-            self.table = self.hold(Table([Column("queue"), Column("state", kind="state")], key="queue"))
+            self.table = self.attach(Table([Column("queue"), Column("state", kind="state")], key="queue"))
             self.pause = self.button("Pause", self._pause, changes=True, tip="Stop dispatching")
             self.fill(self.row(self.pause), self.prompt, self.table)
 
-        def watched(self):                    # whose snapshots `apply` gets, while somebody sees the panel
+        def watched_queues(self):             # `apply` gets their snapshots while the panel is visible
             return {self.context.name("reports"): None}
 
-        def apply(self, snapshot):            # on the background loop: quick, no call that waits
+        def apply(self, snapshot):            # on the background loop: must be quick and must not wait
             self.table.patch(...)
 
-        def refresh(self):                    # read anew what is shown; may wait
+        def refresh(self):                    # read again what is shown; may wait
             self.table.load(self.context.queues())
 
-        def static(self):                     # what an export shows
+        def static_html(self):                # what an export shows
             return self.table.html()
 
         def _pause(self):                     # a click, in a thread of its own: may wait, may raise
             self.context.queue("reports").pause()
             self.notify("paused reports", line=self.context.line("reports", "pause"))
 
-- A click runs `work` in a thread of its own, one at a time for a panel; its buttons are disabled meanwhile. What the
-  verbs say and how far they are stands in the foot. With ``quick=True`` it runs where the click came, for what only
-  changes the screen or asks with `ask`.
-- Whatever raises is shown in the foot: from `button` and `control` callbacks, from `apply`, from `spawn`, from held
-  tables. Code that is called in another way goes through `guarded`.
-- What changes anything is a button with ``changes=True``, laid out by `row`: `read_only` leaves it out and blocks it.
-- Traits may be set from any thread. A panel never polls: `watched` and `apply`, or `wake` when it comes into sight.
+- A click runs `work` in a thread of its own, one at a time for a panel; the panel's buttons are disabled meanwhile.
+  Notes and progress of the verbs are shown in the footer. With ``quick=True`` the work runs in the thread of the click:
+  only for work that changes the screen or asks a question with `ask`.
+- Every exception is shown in the footer: from `button` and `control` callbacks, from `apply`, from `spawn`, from
+  attached tables. Code that is called in another way goes through `guarded`.
+- A button that changes anything has ``changes=True`` and is laid out by `row`: `read_only` leaves it out and blocks it.
+- Traits may be set from any thread. A panel never polls: it uses `watched_queues` and `apply`, or `became_visible`.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import html
 import threading
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import ipywidgets as widgets
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
-from cloudtasks_nb.panels.acting import Acting
 from cloudtasks_nb.panels.context import PanelContext
+from cloudtasks_nb.panels.widgets.footer import Footer
+from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
-__all__ = ["PACES", "Panel"]
+__all__ = ["INTERVALS", "WIDE", "Panel", "close_all"]
 
-#: Seconds between two looks, as offered; 0 is off.
-PACES = (("off", 0.0), ("1 s", 1.0), ("2 s", 2.0), ("5 s", 5.0), ("10 s", 10.0), ("30 s", 30.0))
-_LOCAL_PACE, _GOOGLE_PACE = 2.0, 5.0
+T = TypeVar("T", bound=widgets.Widget)
+
+#: Layout of a field that takes the space left in its row.
+WIDE = {"width": "auto", "flex": "1 1 12em"}
+#: Seconds between two refreshes, as offered; 0 is off.
+INTERVALS = (("off", 0.0), ("1 s", 1.0), ("2 s", 2.0), ("5 s", 5.0), ("10 s", 10.0), ("30 s", 30.0))
+_LOCAL_INTERVAL, _GOOGLE_INTERVAL = 2.0, 5.0
 
 
-class Panel(Acting):
-    """One panel; `refresh()` reads anew what it shows, `close()` ends it.
+@dataclass(slots=True, kw_only=True)
+class _Action:
+    """What a button does."""
+
+    work: Callable[[], object]
+    changes: bool
+    quick: bool
+    enabled: bool = True  #: while the panel is not busy
+
+
+class _AllOrNothing(type(widgets.VBox)):  # type: ignore[misc]  # ipywidgets has no types, its metaclass neither
+    """The metaclass of panels: a constructor that raises leaves no widget open."""
+
+    def __call__(cls, *args: Any, **words: Any) -> Any:
+        made: Any = cls.__new__(cls, *args, **words)
+        try:
+            made.__init__(*args, **words)
+        except BaseException:
+            made.abandon()
+            raise
+        return made
+
+
+class Panel(widgets.VBox, metaclass=_AllOrNothing):
+    """One panel; `refresh()` reads again what it shows, `close()` ends it.
 
     Parameters
     ----------
     context : PanelContext
         The connection, and whether anything may be changed.
     title : str
-        What stands in its header.
+        Shown in its header.
     queue : str, optional
-        Short id of the queue that it is about.
+        Short id of the queue that it shows.
     framed : bool
-        False: a part of a larger panel, which has header, pace and refresh button for it.
+        False: it is a part of a larger panel, which has header, interval and refresh button for it.
 
-    What a panel does on a click it has from `Acting`: `button`, `row`, `ask`, `spawn`, `tell` and so on.
+    Attributes
+    ----------
+    footer : Footer
+        Status, error, line of Python, age.
+    prompt : Prompt
+        The question that is asked, if any.
+    stopping : threading.Event
+        Set when the present work shall stop; long `work` checks it between its steps.
     """
 
     def __init__(self, context: PanelContext, title: str, *, queue: str | None = None, framed: bool = True) -> None:
         self.context = context
+        self.title = title
         self.queue = queue
+        self.footer = Footer()
+        self.prompt = Prompt()
+        self.stopping = threading.Event()
         self._framed = framed
         self._closed = False
-        self._every = _LOCAL_PACE if context.local else _GOOGLE_PACE
-        self._lock = threading.RLock()  # over the subscriptions, and over what a panel keeps of its own
+        self._busy = threading.Lock()
+        self._enabling = threading.RLock()
+        self._actions: dict[widgets.Button, _Action] = {}
+        self._pending: set[concurrent.futures.Future[Any]] = set()
+        self._at_close: list[Callable[[], object]] = []
+        self._lock = threading.RLock()  # for the subscriptions, and for the data of derived panels
         self._subscriptions: dict[QueueName, Subscription] = {}
-        self._pace = widgets.Dropdown(options=PACES, value=self._every, description="Every", layout={"width": "auto"})
-        self._pace.tooltip = "How often what is shown is read anew while it is seen"
-        super().__init__(title, read_only=context.read_only)
+        self._every = _LOCAL_INTERVAL if context.local else _GOOGLE_INTERVAL
+        self._interval = widgets.Dropdown(
+            options=INTERVALS, value=self._every, description="Every", layout={"width": "auto"}
+        )
+        self._interval.tooltip = "How often the panel is refreshed while it is visible"
+        self._stop = widgets.Button(description="Stop", layout={"width": "auto", "display": "none"})
+        self._stop.add_class("ctn-stop")
+        self._stop.on_click(lambda _: self.stopping.set())
+        super().__init__()
         self.add_class("ctn-panel")
-        self.footer.on_visible = self._seen
+        self.prompt.on_change = lambda title: setattr(self.footer, "question", title)
+        self.footer.on_visible = self._visibility_changed
 
-    # What a panel has of its own.
+    # What a derived panel overrides.
 
-    def watched(self) -> Mapping[QueueName, int | None]:
-        """Return the queues to watch; with each, from when on its log is read (microseconds since 1970), or None."""
+    def watched_queues(self) -> Mapping[QueueName, int | None]:
+        """Return the queues to watch; for each when its log is read from (microseconds since 1970), or None."""
         return {}
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Show what the watcher saw. On the background loop: quick, and no call that waits."""
+        """Show a snapshot of a watched queue. Runs on the background loop: must be quick and must not wait."""
 
-    def wake(self) -> None:
-        """Do what is to be done when the panel comes into sight; must not wait: `spawn`."""
+    def became_visible(self) -> None:
+        """Update what is only updated while the panel is visible; must not wait: use `spawn`."""
 
-    def switched(self) -> None:
-        """Show what there is of another queue, `self.queue`; must not wait: `spawn`."""
+    def queue_changed(self) -> None:
+        """Show the new `self.queue`; must not wait: use `spawn`."""
 
-    def paced(self) -> None:
-        """Do what is to be done when `every` has changed."""
+    def interval_changed(self) -> None:
+        """React to a new value of `every`."""
 
     def refresh(self) -> None:
-        """Read anew what is shown."""
-        self.look()
+        """Read again what is shown."""
+        self.poll_now()
 
-    def static(self) -> str:
+    def static_html(self) -> str:
         """Return what is shown as HTML that needs no kernel; everything escaped."""
         return ""
 
-    # What panels use.
+    # Layout.
 
     def fill(self, *parts: widgets.Widget, controls: tuple[widgets.Widget, ...] = ()) -> None:
         """Lay the panel out: its parts from top to bottom; `controls` stand in the header.
 
-        Questions are asked where `self.prompt` stands among the parts, best below the buttons that ask; else below all.
+        Questions are asked where `self.prompt` stands among the parts, best below the buttons that ask; else last.
         """
         head = [self._header(controls)] if self._framed else []
         prompt = [] if self.prompt in parts else [self.prompt]
         self.children = [*head, *parts, *prompt, self.footer]
 
-    def hold(self, table: Table) -> Table:
-        """Show here what the callbacks of a table raise."""
+    def attach(self, table: Table) -> Table:
+        """Show exceptions of a table's callbacks in this panel."""
         table.on_error = self.fail
         return table
 
-    def use(self, queue: str | None) -> None:
-        """Be about another queue."""
-        if queue != self.queue:
-            self.queue = queue
-            self.prompt.hide()
-            self.footer.alert, self.footer.status, self.footer.at = {}, "", 0.0
-            self.rewatch()
-            self.guarded(self.switched)
+    def row(self, *parts: widgets.Widget) -> widgets.HBox:
+        """Put widgets side by side, without buttons that change anything if that is not allowed."""
+        hidden = {button for button, action in self._actions.items() if action.changes and self.context.read_only}
+        return widgets.HBox([part for part in parts if part not in hidden]).add_class("ctn-row")
 
-    def look(self) -> None:
-        """Have the watcher look at the watched queues as soon as it can."""
-        for queue in self.watched():
-            self.context.watcher.refresh(queue)
+    def button(
+        self,
+        text: str,
+        work: Callable[[], object],
+        *,
+        changes: bool,
+        tip: str | None = None,
+        style: str = "",
+        quick: bool = False,
+    ) -> widgets.Button:
+        """Make a button that does `work`.
 
-    def rewatch(self) -> None:
-        """Watch what `watched` returns now, if anybody sees the panel; to be called when that has changed."""
-        with self._lock:
-            wanted = dict(self.watched()) if self.live else {}
-            for queue, subscription in list(self._subscriptions.items()):
-                if wanted.get(queue, -1) != subscription.since or subscription.every != self._every:
-                    self._subscriptions.pop(queue).close()
-            for queue, since in wanted.items():
-                if queue not in self._subscriptions:
-                    self._subscriptions[queue] = self.context.watcher.subscribe(
-                        queue, self._hear, since=since, every=self._every
-                    )
+        Parameters
+        ----------
+        text : str
+        work : callable
+            Runs in a thread of its own; an exception is shown.
+        changes : bool
+            Whether it changes anything that lasts: `read_only` leaves such buttons out and blocks them.
+        tip : str, optional
+            Tooltip.
+        style : {"", "primary", "danger"}
+        quick : bool
+            Run it in the thread of the click: only for work that does not wait.
+        """
+        made = widgets.Button(description=text, tooltip=tip, button_style=style, layout={"width": "auto"})
+        self._actions[made] = _Action(work=work, changes=changes, quick=quick)
+        made.on_click(lambda button: self.guarded(self._clicked, self._actions[button]))
+        return made
 
-    # What everybody uses.
+    def stop_button(self) -> widgets.Button:
+        """Return the button that is visible while work runs, and sets `stopping`."""
+        return self._stop
+
+    def control(self, widget: T, changed: Callable[[], object]) -> T:
+        """Call `changed` when the value of a field changes, in the thread of the change; show its exceptions."""
+        widget.observe(lambda _: self.guarded(changed), "value")
+        return widget
+
+    def enable(self, button: widgets.Button, yes: bool) -> None:  # noqa: FBT001 - enable(button, bool(keys)) reads well
+        """Set whether a button can be clicked while no work runs."""
+        with self._enabling:  # an older result of another thread must not be written after this
+            self._actions[button].enabled = yes
+            button.disabled = self.footer.busy or not yes
+
+    # Messages.
+
+    def notify(self, status: str, *, line: str | None = None) -> None:
+        """Show what was done, and the line of Python that does the same."""
+        self.footer.status = status
+        if line is not None:
+            self.footer.line = line
+
+    def fail(self, error: BaseException) -> None:
+        """Show an error."""
+        self.footer.fail(error)
+
+    # Work.
+
+    def at_close(self, work: Callable[[], object]) -> None:
+        """Call `work` when the panel is closed."""
+        self._at_close.append(work)
+
+    def guarded(self, work: Callable[..., object], *args: Any) -> None:
+        """Call a function, and show its exception."""
+        try:
+            work(*args)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it
+            self.fail(error)
+
+    def ask(self, question: Question, work: Callable[[], object]) -> None:
+        """Ask a question, and do `work`, which changes something, after the answer is yes."""
+        self.check_changes()
+        self.prompt.show(question, lambda: self.start(work, changes=True))
+
+    def start(self, work: Callable[[], object], *, changes: bool) -> None:
+        """Do `work` in a thread of its own, with the buttons disabled; one at a time."""
+        if changes:
+            self.check_changes()
+        if not self._busy.acquire(blocking=False):
+            self.footer.status = "still busy with what was clicked before"
+            return
+        self.footer.alert = {}
+        self.stopping.clear()
+        self._set_busy(on=True)
+        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._pending.add(done)
+        done.set_running_or_notify_cancel()  # nobody can cancel a thread
+        threading.Thread(target=self._work, args=(work, done), name=f"cloudtasks-nb {self.title}", daemon=True).start()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine on the background loop; show its exception."""
+        future = _loop.submit(work)
+        self._pending.add(future)
+        future.add_done_callback(self._spawned)
+
+    def check_changes(self) -> None:
+        """Raise InvalidInputError if the panel is read-only."""
+        if self.context.read_only:
+            raise InvalidInputError("this panel is read-only", hint="open it without read_only=True to change anything")
+
+    def settle(self, timeout: float = 60.0) -> None:
+        """Wait until all work that was started here has ended."""
+        deadline = time.monotonic() + timeout
+        while self._pending:
+            concurrent.futures.wait(list(self._pending), timeout=max(0.0, deadline - time.monotonic()))
+            if self._pending and time.monotonic() > deadline:
+                raise TimeoutError(f"{self.title} is still at work after {timeout:g} s")
+
+    # Updates.
 
     @property
     def live(self) -> bool:
-        """Whether it is being refreshed: somebody sees it, and refreshing is not off."""
+        """Whether it is refreshed: it is visible, and refreshing is not off."""
         return not self._closed and self.footer.visible and self._every > 0
 
     @property
     def every(self) -> float:
-        """Seconds between two looks, 1 to 30; 0 is off."""
+        """Seconds between two refreshes, 1 to 30; 0 is off."""
         return self._every
 
     @every.setter
@@ -174,30 +317,71 @@ class Panel(Acting):
         if seconds and not 1 <= seconds <= 30:  # noqa: PLR2004 - as the message says
             raise InvalidInputError(f"every={seconds!r} is not 1 to 30 seconds", hint="0 is off")
         self._every = float(seconds)
-        self._offer_pace()
-        self.footer.rest = "" if seconds else "refreshing is off"
-        self.rewatch()
-        self.paced()
+        self._show_interval()
+        self.footer.paused = "" if seconds else "refreshing is off"
+        self.resubscribe()
+        self.interval_changed()
 
-    def shown(self) -> None:
-        """Take it that somebody sees the panel, until a browser tells: in a long cell it cannot."""
-        if not self.footer.heard:
-            self.footer.see(visible=True)
+    def set_queue(self, queue: str | None) -> None:
+        """Show another queue."""
+        if queue != self.queue:
+            self.queue = queue
+            self.prompt.hide()
+            self.footer.alert, self.footer.status, self.footer.at = {}, "", 0.0
+            self.resubscribe()
+            self.guarded(self.queue_changed)
 
-    def renew(self) -> None:
-        """Begin to `refresh`, in a thread of its own: what the Refresh button does."""
+    def poll_now(self) -> None:
+        """Make the watcher read the watched queues as soon as it can."""
+        for queue in self.watched_queues():
+            self.context.watcher.refresh(queue)
+
+    def resubscribe(self) -> None:
+        """Watch what `watched_queues` returns now, if the panel is visible; call it when that has changed."""
+        with self._lock:
+            wanted = dict(self.watched_queues()) if self.live else {}
+            for queue, subscription in list(self._subscriptions.items()):
+                if wanted.get(queue, -1) != subscription.since or subscription.every != self._every:
+                    self._subscriptions.pop(queue).close()
+            for queue, since in wanted.items():
+                if queue not in self._subscriptions:
+                    self._subscriptions[queue] = self.context.watcher.subscribe(
+                        queue, self._on_snapshot, since=since, every=self._every
+                    )
+
+    def assume_visible(self) -> None:
+        """Take the panel as visible until a browser reports: while a long cell runs, it cannot."""
+        if not self.footer.visibility_known:
+            self.footer.set_visible(visible=True)
+
+    def start_refresh(self) -> None:
+        """Start `refresh` in a thread of its own: what the Refresh button does."""
         self.start(self.refresh, changes=False)
 
     def close(self) -> None:
-        """End it: nothing is watched any more, and what is on the screen goes."""
+        """End it: nothing is watched any more, and the widgets disappear."""
         if getattr(self, "_closed", True):  # also when it was never finished, or is collected
             return
         self._closed = True
-        self.rewatch()
-        self.end(self._pace)
+        self.resubscribe()
+        for work in self._at_close:
+            work()
+        for future in list(self._pending):
+            future.cancel()
+        for part in (*self.children, *self._actions, self._stop, self._interval, self.layout):
+            close_all(part)  # also what was never laid out
         super().close()
-        # ipywidgets takes it away from a closed widget, so that showing one would raise a TypeError.
+        # ipywidgets removes it from a closed widget, so that showing one would raise a TypeError.
         self.__dict__.pop("_repr_mimebundle_", None)
+
+    def abandon(self) -> None:
+        """Close what was made of a panel whose constructor raised: ipywidgets would keep it for ever."""
+        with contextlib.suppress(AttributeError):  # parts that were not made yet
+            self.close()
+        for part in list(_parts(self, {})):
+            if part is not self:
+                part.close()
+        super().close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.title} [{self.context.badge}]{' (closed)' if self._closed else ''}>"
@@ -205,50 +389,114 @@ class Panel(Acting):
     def _repr_mimebundle_(self, **options: Any) -> Any:
         title = f"<div><b>{html.escape(self.title)}</b> {_badge(self.context.badge)}</div>" if self._framed else ""
         if self._closed:
-            return {"text/plain": repr(self), "text/html": f"{title}<div>(closed)</div>{self.static()}"}
+            return {"text/plain": repr(self), "text/html": f"{title}<div>(closed)</div>{self.static_html()}"}
         bundle = super()._repr_mimebundle_(**options)
-        self.shown()
-        bundle["text/html"] = title + self.static()  # for exports and viewers that have no kernel
+        self.assume_visible()
+        bundle["text/html"] = title + self.static_html()  # for exports and viewers that have no kernel
         return bundle
 
     def _header(self, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
-        pace = self._pace
-        self.control(pace, self._choose_pace)
-        again = self.button("Refresh", self.renew, changes=False, quick=True, tip="Read anew what is shown")
+        self.control(self._interval, self._choose_interval)
+        tip = "Read again what is shown"
+        refresh = self.button("Refresh", self.start_refresh, changes=False, quick=True, tip=tip)
         kind = "local" if self.context.local else "google"
-        badges = _badge(self.context.badge, kind) + (_badge("read-only", "quiet") if self.context.read_only else "")
+        badges = _badge(self.context.badge, kind) + (_badge("read-only") if self.context.read_only else "")
         title = widgets.HTML(f'<span class="ctn-heading">{html.escape(self.title)}</span>{badges}')
-        return widgets.HBox([title, widgets.HBox([*controls, pace, again]).add_class("ctn-row")]).add_class(
-            "ctn-header"
-        )
+        tools = widgets.HBox([*controls, self._interval, refresh]).add_class("ctn-row")
+        return widgets.HBox([title, tools]).add_class("ctn-header")
 
-    def _offer_pace(self) -> None:
-        """Show the present pace as chosen, also one that was not offered."""
-        pace, every = self._pace, self._every
-        if every not in dict(pace.options).values():
-            pace.options = (*PACES, (f"{every:g} s", every))  # which chooses the first
+    def _show_interval(self) -> None:
+        """Show the present interval as chosen, also one that was not offered."""
+        dropdown, every = self._interval, self._every
+        if every not in dict(dropdown.options).values():
+            dropdown.options = (*INTERVALS, (f"{every:g} s", every))  # which chooses the first
             self._every = every
-        pace.value = every
+        dropdown.value = every
 
-    def _choose_pace(self) -> None:
-        if self._pace.value != self._every:
-            self.every = self._pace.value
+    def _choose_interval(self) -> None:
+        if self._interval.value != self._every:
+            self.every = self._interval.value
 
-    def _seen(self) -> None:
+    def _visibility_changed(self) -> None:
         if self.footer.visible:
-            self.guarded(self.wake)
-        self.guarded(self.rewatch)
+            self.guarded(self.became_visible)
+        self.guarded(self.resubscribe)
 
-    def _hear(self, snapshot: Snapshot) -> None:
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
         if snapshot.queue not in self._subscriptions:
-            return  # what was watched before
-        self.footer.trouble = "; ".join(_trouble(error) for error in snapshot.errors)
+            return  # a queue that was watched before
+        self.footer.warning = "; ".join(_one_line(error) for error in snapshot.errors)
         self.guarded(self.apply, snapshot)
         if not snapshot.errors:
             self.footer.at = snapshot.at / 1e6
 
+    def _clicked(self, action: _Action) -> None:
+        if not action.quick:
+            self.start(action.work, changes=action.changes)
+            return
+        if action.changes:
+            self.check_changes()
+        action.work()
 
-def _trouble(error: CloudTasksError) -> str:
+    def _work(self, work: Callable[[], object], done: concurrent.futures.Future[Any]) -> None:
+        self.footer.status = ""
+        try:
+            with redirect(Output(message=self.notify, progress=self._show_progress)):
+                work()
+        except BaseException as error:  # noqa: BLE001 - nobody else sees an exception of a thread
+            self.fail(error)
+        finally:
+            self._set_busy(on=False)
+            self._busy.release()
+            self._pending.discard(done)
+            done.set_result(None)
+
+    def _show_progress(self, what: str, count: int, total: int | None) -> None:
+        self.footer.status = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}")
+
+    def _set_busy(self, *, on: bool) -> None:
+        with self._enabling:
+            for button, action in self._actions.items():
+                button.disabled = on or not action.enabled
+            self._stop.layout.display = None if on else "none"
+            self.footer.busy = on  # last: the browser then gives the focus back to a button that can have it
+
+    def _spawned(self, future: concurrent.futures.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self.fail(error)
+        self._pending.discard(future)
+
+
+def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[widgets.Widget]:
+    """Find all widgets in the attributes of a widget or of an object of this package, also what was never laid out."""
+    if id(thing) in seen:
+        return
+    seen[id(thing)] = thing
+    inside: list[Any] = []
+    if isinstance(thing, widgets.Widget):
+        yield thing
+        inside = list(vars(thing).values())  # its traits are among them, without making those that do not exist yet
+    elif isinstance(thing, Mapping):
+        inside = [*thing.keys(), *thing.values()]
+    elif isinstance(thing, list | tuple | set | frozenset):
+        inside = list(thing)
+    elif type(thing).__module__.startswith(f"{__package__}.") and hasattr(thing, "__dict__"):
+        inside = list(vars(thing).values())
+    for one in inside:
+        yield from _parts(one, seen)
+
+
+def close_all(widget: widgets.Widget) -> None:
+    """Close a widget and its parts, which ipywidgets keeps."""
+    parts = (*getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None))
+    for part in parts:
+        if isinstance(part, widgets.Widget):
+            close_all(part)
+    widget.close()
+
+
+def _one_line(error: CloudTasksError) -> str:
     return error.message if error.hint is None else f"{error.message} \u2192 {error.hint}"
 
 

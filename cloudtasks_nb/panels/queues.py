@@ -16,12 +16,13 @@ import pandas as pd
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.cards.figures import queue_card
-from cloudtasks_nb.panels.context import PanelContext, quoted
+from cloudtasks_nb.panels.cards.queue import queue_card
+from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.limits import LimitsForm
+from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.cells import Column, is_missing
-from cloudtasks_nb.panels.widgets.prompt import Question, counted
+from cloudtasks_nb.panels.widgets.cells import Column, counted, is_missing
+from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.watch import Snapshot
 
@@ -71,7 +72,7 @@ class QueuesPanel(Panel):
         self._depths: dict[str, deque[float | None]] = {}
         self._values: dict[str, Mapping[str, Any]] = {}
         self._read = 0.0
-        self.table = self.hold(
+        self.table = self.attach(
             Table(
                 _COLUMNS,
                 key="queue",
@@ -82,7 +83,7 @@ class QueuesPanel(Panel):
         )
         self.table.on_open = on_open
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
-        self.table.on_page = lambda _: self.guarded(self.rewatch)
+        self.table.on_page = lambda _: self.guarded(self.resubscribe)
         self._card = widgets.HTML()
         self._form = LimitsForm(lambda: self.guarded(self._preview))
         self._edited = ""  # the queue whose limits are in the form
@@ -98,9 +99,9 @@ class QueuesPanel(Panel):
         self.resume = button("Resume", self._resume, changes=True, tip="Dispatch again")
         self.edit = button("Edit limits", self._edit, changes=True, quick=True, tip="Rate, concurrency, retries")
         self.purge = button(
-            "Purge", self._ask_purge, changes=True, quick=True, look="danger", tip="Delete all its tasks"
+            "Purge", self._ask_purge, changes=True, quick=True, style="danger", tip="Delete all its tasks"
         )
-        self.save = button("Save limits", self._save, changes=True, look="primary")
+        self.save = button("Save limits", self._save, changes=True, style="primary")
         self.cancel = button("Cancel", self._close_form, changes=True, quick=True)
 
     def _fill(self) -> None:
@@ -113,11 +114,11 @@ class QueuesPanel(Panel):
 
     # What is shown.
 
-    def watched(self) -> Mapping[QueueName, int | None]:
+    def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queues on the page."""
         return {self.context.name(queue): None for queue in self.table.page_keys}
 
-    def wake(self) -> None:
+    def became_visible(self) -> None:
         """Read which queues there are, if that was not just done."""
         if time.monotonic() > self._read + _FRESH:
             self.spawn(asyncio.to_thread(self.refresh))
@@ -129,7 +130,7 @@ class QueuesPanel(Panel):
         for name in found.index:
             self._remember(found.loc[[name]])
         self.table.load(found)
-        self.rewatch()
+        self.resubscribe()
         self._show()
         if self._on_queues is not None:
             self._on_queues(found.index.tolist())
@@ -139,7 +140,7 @@ class QueuesPanel(Panel):
         values = snapshot.values  # noqa: PD011 - a mapping, no frame
         if snapshot.gone:
             self.table.drop([snapshot.queue.queue])
-            self.rewatch()
+            self.resubscribe()
         elif values is not None:
             row = frame(QUEUES, {key: [value] for key, value in values.items()}, index="queue")
             self._remember(row)
@@ -149,7 +150,7 @@ class QueuesPanel(Panel):
             self._read = time.monotonic()
             self.spawn(asyncio.to_thread(self.refresh))
 
-    def static(self) -> str:
+    def static_html(self) -> str:
         """Return the table."""
         return self.table.html()
 
@@ -176,10 +177,10 @@ class QueuesPanel(Panel):
             depths = tuple(self._depths[values["queue"]]) if values else ()
         self._card.value = queue_card(values, depths, now=datetime.now(UTC)) if values else ""
         states = {self._values[name]["state"] for name in picked if name in self._values}
-        self.able(self.pause, "RUNNING" in states)
-        self.able(self.resume, bool(states - {"RUNNING"}))
-        self.able(self.edit, one is not None)
-        self.able(self.purge, one is not None)
+        self.enable(self.pause, "RUNNING" in states)
+        self.enable(self.resume, bool(states - {"RUNNING"}))
+        self.enable(self.edit, one is not None)
+        self.enable(self.purge, one is not None)
 
     def _picked(self) -> list[str]:
         """Return the selected queues; the only one there is need not be selected."""
@@ -205,7 +206,7 @@ class QueuesPanel(Panel):
         for name in names:
             getattr(self.context.queue(name), verb)()
             self.notify(f"{done} {name}", line=self.context.line(name, verb))
-        self.look()
+        self.poll_now()
         if len(names) > 1:
             loop = f"for name in {quoted(names)}: tasks.queue(name).{verb}()"
             self.notify(f"{done} {len(names)} queues: {', '.join(names)}", line=loop)
@@ -213,7 +214,7 @@ class QueuesPanel(Panel):
     def _ask_purge(self) -> None:
         name = self._one()
         depth = self._values[name]["tasks"]
-        many = "all tasks" if is_missing(depth) else f"about {counted(int(depth), 'task')}"
+        many = "all tasks" if is_missing(depth) else f"about {counted(int(depth), 'tasks')}"
         self.ask(
             Question(
                 title=f"Purge the queue {name}?",
@@ -229,7 +230,7 @@ class QueuesPanel(Panel):
     def _purge(self, name: str) -> None:
         self.context.queue(name).purge()
         self.notify(f"purged {name}", line=self.context.line(name, "purge"))
-        self.look()
+        self.poll_now()
 
     def _edit(self) -> None:
         name = self._one()
@@ -248,7 +249,7 @@ class QueuesPanel(Panel):
         self.footer.alert = {}  # of a value that was not one while it was being typed
         if changes:
             self.footer.line = self.context.line(self._edited, "update", **changes)
-        self.able(self.save, bool(changes))
+        self.enable(self.save, bool(changes))
 
     def _save(self) -> None:
         changes = self._form.changes
@@ -257,4 +258,4 @@ class QueuesPanel(Panel):
         words = ", ".join(f"{word} {before[word]} \u2192 {value}" for word, value in changes.items())
         self.notify(f"{self._edited}: {words}", line=self.context.line(self._edited, "update", **changes))
         self._close_form()
-        self.look()
+        self.poll_now()

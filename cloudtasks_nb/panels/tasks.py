@@ -1,26 +1,27 @@
-"""The tasks of one queue: loaded on demand, what is seen kept up to date; run and delete what was selected."""
+"""The tasks of one queue: list them on demand, keep the visible ones up to date, run and delete selected ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import ipywidgets as widgets
+import pandas as pd
 
+from cloudtasks_nb._frames import TASKS, column, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.panels.acting import WIDE
-from cloudtasks_nb.panels.cards.task_card import read_card
-from cloudtasks_nb.panels.cards.timeline import moment
+from cloudtasks_nb.panels.cards.task import moment, read_card
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.listing import Listing, pending_frame
-from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.task_actions import TaskActions
-from cloudtasks_nb.panels.widgets.cells import Column
-from cloudtasks_nb.panels.widgets.prompt import counted
+from cloudtasks_nb.panels.panel import WIDE, Panel
+from cloudtasks_nb.panels.widgets.cells import Column, counted
+from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
 
-__all__ = ["TasksPanel"]
+__all__ = ["Listing", "TaskActions", "TasksPanel"]
 
 _COLUMNS = (
     Column("state", kind="state", width="8em"),
@@ -37,8 +38,8 @@ _PORTION = 10_000  # tasks that are loaded at once
 class TasksPanel(Panel):
     """Tasks of a queue.
 
-    The list is read on demand, since listing is what the service has least of; afterwards each look of the watcher
-    takes out what the log says is done, and reads the tasks that are on the screen.
+    The list is read on demand, because the service allows few list calls. Afterwards each snapshot of the watcher
+    removes the tasks that are done according to the log, and the tasks on the screen are looked up.
 
     Attributes
     ----------
@@ -52,13 +53,13 @@ class TasksPanel(Panel):
         self._ids: set[str] = set()  # what is loaded; changed under the lock
         self._since = now_micros()
         self._depth: int | None = None
-        self._looking = False
+        self._lookup_running = False
         self._inspected = ""
         self._seen_last: Pending | None = None  # of the task that is inspected
-        self.table = self.hold(Table(_COLUMNS, key="task", label="tasks", empty="No tasks in the queue"))
+        self.table = self.attach(Table(_COLUMNS, key="task", label="tasks", empty="No tasks in the queue"))
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_open = lambda task: self.guarded(self._inspect, task)
-        self.actions = TaskActions(self, self.table, self.take_out)
+        self.actions = TaskActions(self, self.table, self.remove)
         self._detail = widgets.HTML()
         self._make_controls()
         self.notify("", line=context.line(queue, "tasks", _PORTION))
@@ -83,17 +84,17 @@ class TasksPanel(Panel):
 
     # What is shown.
 
-    def watched(self) -> Mapping[QueueName, int | None]:
+    def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queue, with its log from when the panel came into sight."""
         return {self.context.name(self.queue): self._since} if self.queue else {}
 
-    def wake(self) -> None:
+    def became_visible(self) -> None:
         """Load the tasks when they are seen for the first time."""
         self._since = now_micros()
         if self._listing.at is None and not self.footer.busy:
             self.start(self.refresh, changes=False)
 
-    def switched(self) -> None:
+    def queue_changed(self) -> None:
         """Show the tasks of another queue."""
         self._depth = None
         self._inspected = self._detail.value = ""
@@ -115,32 +116,33 @@ class TasksPanel(Panel):
                 break
             self.stopping.clear()
             wanted = _PORTION
-        self.rewatch()
-        self.look()
+        self.resubscribe()
+        self.poll_now()
 
     def apply(self, snapshot: Snapshot) -> None:
         """Take out what is done, and have the tasks on the screen looked up."""
-        if snapshot.values is not None:
-            self._depth = snapshot.values.get("tasks")
-        self.take_out(entry.task for entry in snapshot.entries if entry.deleted or entry.status == "OK")
-        self._say_loaded()
-        if not self._looking:
-            self._looking = True
+        values = snapshot.values  # noqa: PD011 - a mapping, no frame
+        if values is not None:
+            self._depth = values.get("tasks")
+        self.remove(entry.task for entry in snapshot.entries if entry.deleted or entry.status == "OK")
+        self._show_loaded()
+        if not self._lookup_running:
+            self._lookup_running = True
             self.spawn(self._look_up(snapshot.queue))
 
     def apply_lookup(self, found: Mapping[str, Pending | None]) -> None:
         """Show what was looked up: tasks as they are now, None for those that have left the queue."""
-        self.take_out(task for task, pending in found.items() if pending is None)
+        self.remove(task for task, pending in found.items() if pending is None)
         with self._lock:
             there = {task: pending for task, pending in found.items() if pending is not None and task in self._ids}
             if there:
-                self.table.patch(pending_frame(there))
+                self.table.patch(_pending_frame(there))
         inspected = found.get(self._inspected)
         if inspected is not None and inspected != self._seen_last:
             self._seen_last = inspected
             self._inspect(self._inspected, again=True)
 
-    def take_out(self, tasks: Any) -> None:
+    def remove(self, tasks: Any) -> None:
         """Take tasks out of what is shown."""
         with self._lock:
             gone = self._ids.intersection(tasks)
@@ -150,7 +152,7 @@ class TasksPanel(Panel):
         if self._inspected in gone:
             self._inspect(self._inspected, again=True)
 
-    def static(self) -> str:
+    def static_html(self) -> str:
         """Return the page that is shown."""
         return self.table.html()
 
@@ -160,7 +162,7 @@ class TasksPanel(Panel):
             if queue.queue == self.queue:
                 self.apply_lookup(found)
         finally:
-            self._looking = False
+            self._lookup_running = False
 
     def _load_more(self) -> None:
         self._load(self._listing, _PORTION)
@@ -179,14 +181,14 @@ class TasksPanel(Panel):
                     self.table.patch(part)
                 anew = False
                 self._ids.update(part.index)
-            self._say_loaded()
-            self.footer.status = f"loading: {counted(len(self._ids), 'task')}"
+            self._show_loaded()
+            self.footer.status = f"loading: {counted(len(self._ids), 'tasks')}"
             if self.stopping.is_set():
                 break
         self.footer.at = max(self.footer.at, (listing.at or 0) / 1e6)
-        self.notify(f"loaded {counted(len(self._ids), 'task')}")
+        self.notify(f"loaded {counted(len(self._ids), 'tasks')}")
 
-    def _say_loaded(self) -> None:
+    def _show_loaded(self) -> None:
         """Say how much of the queue is shown, and how old the list is."""
         listing, there = self._listing, len(self._ids)
         if listing.at is None:
@@ -220,3 +222,178 @@ class TasksPanel(Panel):
         card = await read_card(self.context.connection, queue, task)
         if self._inspected == task:  # and no other was opened meanwhile
             self._detail.value = card
+
+
+_FEW = 10  # tasks for which a click is enough
+_LISTED = 1_000  # ids that are written out in a line of Python
+_RUNS_A_MINUTE = 60  # that Google allows (https://cloud.google.com/tasks/docs/quotas)
+
+
+class TaskActions:
+    """Buttons that run or delete the selected tasks of a panel.
+
+    Parameters
+    ----------
+    panel : Panel
+        About one queue.
+    table : Table
+        Its tasks, by id.
+    gone : callable
+        Called with the ids of tasks that are no longer in the queue.
+    """
+
+    def __init__(self, panel: Panel, table: Table, gone: Callable[[Iterable[str]], object]) -> None:
+        self._panel = panel
+        self._table = table
+        self._gone = gone
+        self.run = panel.button(
+            "Run now", self._ask_run, changes=True, quick=True, tip="Dispatch the selected tasks now"
+        )
+        self.delete = panel.button(
+            "Delete", self._ask_delete, changes=True, quick=True, style="danger", tip="Delete the selected tasks"
+        )
+        self.selected(0)
+
+    @property
+    def buttons(self) -> tuple[widgets.Button, ...]:
+        """The buttons, for a row."""
+        return self.run, self.delete
+
+    def selected(self, count: int) -> None:
+        """Show how many tasks would be touched."""
+        for button, verb in ((self.run, "Run now"), (self.delete, "Delete")):
+            button.description = f"{verb} ({count:,})" if count else verb
+            self._panel.enable(button, bool(count))
+
+    def _ask_run(self) -> None:
+        queue, tasks = self._meant()
+        if len(tasks) <= _FEW:
+            self._panel.start(lambda: self._run(queue, tasks), changes=True)
+            return
+        pace = ""
+        if not self._panel.context.local:
+            pace = f" Google allows {_RUNS_A_MINUTE} a minute: this takes {counted(-(-len(tasks) // 60), 'minutes')}."
+        question = Question(
+            title=f"Run {counted(len(tasks), 'tasks')} of {queue} now?",
+            scope=f"{self._scope(queue, len(tasks))} They are dispatched whatever the queue's limits are, even "
+            f"while it is paused.{pace}",
+            verb=f"Run {counted(len(tasks), 'tasks')}",
+            line=self._line(queue, "run", tasks),
+            danger=False,
+        )
+        self._panel.ask(question, lambda: self._run(queue, tasks))
+
+    def _ask_delete(self) -> None:
+        queue, tasks = self._meant()
+        question = Question(
+            title=f"Delete {counted(len(tasks), 'tasks')} of {queue}?",
+            scope=f"{self._scope(queue, len(tasks))} They will not be dispatched any more. It cannot be undone.",
+            verb=f"Delete {counted(len(tasks), 'tasks')}",
+            line=self._line(queue, "delete_tasks", tasks),
+            typed=queue if len(tasks) > _FEW else None,
+        )
+        self._panel.ask(question, lambda: self._delete(queue, tasks))
+
+    def _meant(self) -> tuple[str, list[str]]:
+        return self._panel.queue or "", self._table.selected
+
+    def _scope(self, queue: str, count: int) -> str:
+        """Say which tasks are meant, so that those which are not are not believed to be."""
+        if count < self._table.total:
+            return f"The {counted(count, 'tasks')} selected of {self._table.total:,} loaded from {queue}."
+        return f"All {counted(count, 'tasks')} loaded from {queue}; those that are not loaded are left alone."
+
+    def _line(self, queue: str, verb: str, tasks: list[str]) -> str:
+        if len(tasks) <= _LISTED:
+            return self._panel.context.line(queue, verb, tasks)
+        return f"{self._panel.context.line(queue, verb)[:-1]}panel.table.selected)"
+
+    def _run(self, queue: str, tasks: list[str]) -> None:
+        step = 500 if self._panel.context.local else 20  # tasks between two looks at the Stop button
+        self._each(queue, tasks, "run", "ran", step)
+        self._panel.poll_now()
+
+    def _delete(self, queue: str, tasks: list[str]) -> None:
+        self._gone(self._each(queue, tasks, "delete_tasks", "deleted", _LISTED))
+        self._panel.poll_now()
+
+    def _each(self, queue: str, tasks: list[str], verb: str, done: str, step: int) -> list[str]:
+        """Do it to all, a part at a time, and say how it went; return those it was done to."""
+        well: list[str] = []
+        causes: Counter[str] = Counter()
+        for start in range(0, len(tasks), step):
+            if self._panel.stopping.is_set():
+                break
+            verdicts = getattr(self._panel.context.queue(queue), verb)(tasks[start : start + step])
+            well += verdicts.loc[verdicts["ok"], "task"].tolist()
+            causes.update(verdicts.loc[~verdicts["ok"], "error"].tolist())
+        words = [f"{done} {counted(len(well), 'tasks')} of {queue}"]
+        words += [f"{counted(count, 'tasks')} not: {cause}" for cause, count in causes.most_common(3)]
+        left = len(tasks) - len(well) - causes.total()
+        words += [f"stopped with {counted(left, 'tasks')} left"] if left else []
+        self._panel.notify("; ".join(words), line=self._line(queue, verb, tasks))
+        return well
+
+
+_PAGE = 1_000  # tasks a ListTasks call gives at most
+_STEP = 10  # pages between two looks at the screen
+
+
+class Listing:
+    """A list of a queue's tasks that is read further with each call.
+
+    Parameters
+    ----------
+    connection : Connection
+    queue : QueueName
+    """
+
+    def __init__(self, connection: Connection, queue: QueueName) -> None:
+        self.queue = queue
+        self.complete = False  #: there are no more
+        self.at: int | None = None  #: when the first page was read, microseconds since 1970
+        self._connection = connection
+        self._token = ""
+
+    def more(self, limit: int | None) -> Iterator[pd.DataFrame]:
+        """Read up to `limit` more tasks, all for None, and give them out in frames as they come.
+
+        The first frame is one page, for a quick sight of something; further ones are of ten.
+        """
+        left, step = limit, 1
+        while not self.complete and left != 0:
+            columns: dict[str, list[Any]] = {name: [] for name in TASKS}
+            for _ in range(step):
+                page = self._page(_PAGE if left is None else min(_PAGE, left))
+                for name, values in page.items():
+                    columns[name] += values
+                left = left and max(0, left - len(page["task"]))
+                if self.complete or left == 0:
+                    break
+            step = _STEP
+            self._connection.remember(columns)
+            yield frame(TASKS, columns, index="task")
+
+    def _page(self, size: int) -> dict[str, list[Any]]:
+        now = now_micros()
+        answer = self._connection.call(
+            "ListTasks", parent=str(self.queue), page_size=size, page_token=self._token, resource_name=str(self.queue)
+        )
+        self.at = self.at or now
+        self._token = answer.next_page_token
+        self.complete = not self._token
+        return task_columns(answer.tasks, now=now)
+
+
+def _pending_frame(tasks: dict[str, Pending]) -> pd.DataFrame:
+    """Return what was looked up of tasks as the columns of a Tasks frame that may have changed."""
+    found = list(tasks.values())
+    columns: dict[str, list[Any]] = {
+        "state": [one.state for one in found],
+        "schedule_time": [one.schedule_time for one in found],
+        "attempts": [one.attempts for one in found],
+        "last_status": [one.last_status for one in found],
+        "last_message": [one.last_message for one in found],
+    }
+    made = {name: column(values, TASKS[name]) for name, values in columns.items()}
+    return pd.DataFrame(made, index=pd.Index(list(tasks), name="task"))

@@ -82,7 +82,7 @@ def test_selection_and_scroll_survive_while_tasks_finish(board: Board) -> None:
     assert scrolled
     for look in range(10):
         done = [keys[look], keys[-1 - look]]
-        board.book.python(f"queue.delete_tasks({done}); panel.parts['Tasks'].look()")
+        board.book.python(f"queue.delete_tasks({done}); panel.parts['Tasks'].poll_now()")
         for key in done:
             expect(board.row(key)).to_have_count(0)
         after, _ = board.page.evaluate(place, keys[21])
@@ -294,7 +294,7 @@ queue.enqueue("http://127.0.0.1:9/")
     where = board.book.python("print((folder / 'endpoint.json').read_text())")
     assert "pid" in where
     board.book.python("os.kill(json.loads((folder / 'endpoint.json').read_text())['pid'], signal.SIGKILL)")
-    trouble = board.part.locator(".ctn-trouble")
+    trouble = board.part.locator(".ctn-warning")
     expect(trouble).not_to_be_empty()
     expect(board.row("reports")).to_contain_text("PAUSED")
     port = board.book.python("print(tasks.endpoint.rpartition(':')[2])")

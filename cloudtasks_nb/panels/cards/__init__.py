@@ -1,1 +1,1 @@
-"""Read-only views of one task, batch or plan."""
+"""HTML cards that show one task, queue, batch or plan."""

@@ -1,1 +1,1 @@
-"""What an analyst fills in."""
+"""The input fields of panels, and the parameters and Python source that they stand for."""

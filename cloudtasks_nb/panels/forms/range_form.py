@@ -11,10 +11,8 @@ import orjson
 import pandas as pd
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.forms.code import Code, mapping_code
-from cloudtasks_nb.panels.forms.incomplete import IncompleteError
+from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, mapping_code, variable
 from cloudtasks_nb.panels.forms.request_form import field
-from cloudtasks_nb.panels.forms.variables import variable
 
 __all__ = ["RangeForm"]
 

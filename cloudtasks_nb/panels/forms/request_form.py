@@ -8,9 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.forms.code import Code, headers_code
-from cloudtasks_nb.panels.forms.incomplete import IncompleteError
-from cloudtasks_nb.panels.forms.variables import handlers
+from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, handlers, headers_code
 from cloudtasks_nb.panels.widgets.picker import Picker
 from cloudtasks_nb.service.convert import mask_headers
 
@@ -53,7 +51,7 @@ class RequestForm(widgets.VBox):
         super().__init__([self.url, self.body, self.headers])
         self.add_class("ctn-fields")
 
-    def renew(self, columns: Sequence[str]) -> None:
+    def update_choices(self, columns: Sequence[str]) -> None:
         """Offer these columns, and the handlers that there are now."""
         self.body.offer(columns)
         names = tuple(handlers())

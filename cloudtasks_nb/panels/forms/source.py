@@ -10,10 +10,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.context import quoted
-from cloudtasks_nb.panels.forms.code import Code
-from cloudtasks_nb.panels.forms.incomplete import IncompleteError
-from cloudtasks_nb.panels.forms.variables import frames
+from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, frames, quoted
 from cloudtasks_nb.panels.widgets.cells import counted
 
 __all__ = ["SourceField"]
@@ -35,17 +32,17 @@ class SourceField(widgets.HBox):
         self._uploads: dict[str, pd.DataFrame] = {}
         self._names: dict[str, str] = {}  # label -> variable or file
         self._seen: tuple[str, int, int] | None = None
-        self._renewing = False
+        self._updating = False
         self.choice = widgets.Dropdown(description="Data", options=[_NONE], layout={"flex": "1 1 auto"})
         self.choice.tooltip = "A DataFrame among the notebook's variables, or an uploaded file"
-        self.choice.observe(lambda _: self._tell(), "value")
+        self.choice.observe(lambda _: self._notify(), "value")
         # Its text stands in the style sheet: a count of files would come behind a description.
         self.upload = widgets.FileUpload(accept=".csv", description="", layout={"width": "auto"})
         self.upload.tooltip = "Read a CSV file from your computer"
         self.upload.add_class("ctn-upload")
         super().__init__([self.choice, self.upload])
         self.add_class("ctn-row")
-        self.renew()
+        self.update_choices()
 
     @property
     def name(self) -> str:
@@ -77,18 +74,18 @@ class SourceField(widgets.HBox):
         found = self._all().get(self.name)
         return [] if found is None else [str(column) for column in found.columns]
 
-    def renew(self) -> None:
+    def update_choices(self) -> None:
         """Offer what there is now; what is chosen stays, if it is still there."""
         kept = self.name
         found = self._all()
         self._names = {_label(name, frame): name for name, frame in found.items()}
         labels = list(self._names) or [_NONE]
         if tuple(labels) != self.choice.options:
-            self._renewing = True  # new options choose the first of them, for a moment
+            self._updating = True  # new options choose the first of them, for a moment
             self.choice.options = labels
             self.choose(kept)
-            self._renewing = False
-        self._tell()
+            self._updating = False
+        self._notify()
 
     def choose(self, name: str) -> None:
         """Choose by the name of a variable or file; nothing happens if there is none."""
@@ -113,16 +110,16 @@ class SourceField(widgets.HBox):
         except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
             raise InvalidInputError(f"{file['name']} cannot be read as CSV: {error}", resource=file["name"]) from error
         self._uploads[file["name"]] = found
-        self.renew()
+        self.update_choices()
         self.choose(file["name"])
 
     def _all(self) -> dict[str, Any]:
         """Return what there is, the newest first."""
         return dict(reversed((frames() | self._uploads).items()))
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Call back if it is another frame than before."""
-        if self._renewing:
+        if self._updating:
             return
         found = self._all().get(self.name)
         seen = None if found is None else (self.name, id(found), len(found))

@@ -62,11 +62,11 @@ class View {
     if (!square) return;
     const key = square.dataset.key;
     if (!this.picked.delete(key)) this.picked.add(key);
-    this.tell();
+    this.send();
     this.focus(square);
   }
 
-  tell() {
+  send() {
     this.mark();
     this.n += 1;
     this.model.send({ n: this.n, keys: [...this.picked] });
@@ -75,7 +75,7 @@ class View {
   keydown(event) {
     if (event.key === "Escape" && this.picked.size) {
       this.picked.clear();
-      this.tell();
+      this.send();
       return;
     }
     const squares = this.squares;

@@ -1,18 +1,7 @@
-// The foot of a panel, and what a panel needs of the browser beyond ipywidgets: whether it is seen, keys that stay in it,
-// and a focus that is not lost. Text from outside only ever becomes `textContent`.
+// The footer of a panel, and what a panel needs of the browser beyond ipywidgets: whether it can be seen, keys that stay in
+// it, and a focus that is not lost.
 
-const TRAITS = ["status", "trouble", "alert", "line", "at", "rest", "busy", "asking"];
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text; // set again, a live region would be read again
-}
+const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "question"];
 
 /** "seen 12:03:04 UTC, 2 s ago": in UTC, as all times in panels and frames. */
 function age(at) {
@@ -33,36 +22,18 @@ async function copy(text, node) {
   }
 }
 
-/**
- * Keep keys from the shortcuts of the page around: `d d` deletes a cell. JupyterLab hears keys after the panel, which can
- * stop them; Notebook 7 hears them first, and passes over an element that has this attribute.
- */
-function keepKeys(root, signal) {
-  const claim = (event) => {
-    if (!root.contains(event.target)) return;
-    const modified = event.ctrlKey || event.metaKey || event.altKey;
-    const wholePage = event.key.toLowerCase() === "a" && event.target.closest('[role="grid"]');
-    event.target.toggleAttribute("data-lm-suppress-shortcuts", !modified || Boolean(wholePage));
-  };
-  window.addEventListener("keydown", claim, { capture: true, signal });
-}
-
-class Foot {
+class FooterView {
   constructor(model, el, seen) {
     Object.assign(this, { model, el, seen });
     this.build();
-    this.later = () => {
-      if (!this.queued) queueMicrotask(() => ((this.queued = false), this.gone || this.draw()));
-      this.queued = true;
-    };
-    for (const name of TRAITS) model.on(`change:${name}`, this.later);
+    this.endChanges = onChanges(model, TRAITS, () => this.draw());
     this.draw();
     this.attach();
   }
 
   build() {
     this.status = make("span", { role: "status", class: "ctn-status" });
-    this.trouble = make("div", { role: "status", class: "ctn-trouble" });
+    this.warning = make("div", { role: "status", class: "ctn-warning" });
     this.age = make("span", { class: "ctn-age" });
     this.alert = make("div", { role: "alert", class: "ctn-error" });
     this.code = make("code", { tabindex: "-1" });
@@ -75,31 +46,31 @@ class Foot {
     this.line = make("div", { class: "ctn-line" }, this.code, this.copied);
     this.el.classList.add("ctn-footer");
     this.el.tabIndex = -1; // where the focus goes when the button that had it is gone
-    this.el.append(this.alert, this.trouble, make("div", { class: "ctn-status-line" }, this.status, this.age), this.line);
+    this.el.append(this.alert, this.warning, make("div", { class: "ctn-status-line" }, this.status, this.age), this.line);
   }
 
   draw() {
     const get = (name) => this.model.get(name);
     setText(this.status, get("status"));
-    setText(this.trouble, get("trouble"));
+    setText(this.warning, get("warning"));
     setText(this.code, get("line"));
     this.line.hidden = !get("line");
     this.drawAlert(get("alert"));
     this.drawAge();
     this.root?.setAttribute("aria-busy", get("busy"));
-    if (get("asking") !== this.asked) this.ask(get("asking"));
+    if (get("question") !== this.asked) this.ask(get("question"));
     if (!get("busy") && this.wasBusy) setTimeout(() => this.gone || this.keepFocus());
     this.wasBusy = get("busy");
   }
 
-  drawAlert(said) {
-    const text = JSON.stringify(said);
-    if (text === this.said) return;
-    this.said = text;
-    if (!said.text) return this.alert.replaceChildren();
-    const words = make("div", {}, make("div", {}, said.text));
-    if (said.hint) words.append(make("div", { class: "ctn-hint" }, said.hint));
-    if (said.trace) words.append(make("details", {}, make("summary", {}, "Traceback"), make("pre", {}, said.trace)));
+  drawAlert(alert) {
+    const text = JSON.stringify(alert);
+    if (text === this.shownAlert) return;
+    this.shownAlert = text;
+    if (!alert.text) return this.alert.replaceChildren();
+    const words = make("div", {}, make("div", {}, alert.text));
+    if (alert.hint) words.append(make("div", { class: "ctn-hint" }, alert.hint));
+    if (alert.trace) words.append(make("details", {}, make("summary", {}, "Traceback"), make("pre", {}, alert.trace)));
     const close = make("button", { type: "button", class: "ctn-copy" }, "Dismiss");
     close.addEventListener("click", () => {
       this.model.send({ do: "dismiss" });
@@ -110,8 +81,8 @@ class Foot {
 
   drawAge() {
     const at = this.model.get("at");
-    const rest = this.model.get("rest");
-    setText(this.age, [at ? age(at) : "", rest].filter(Boolean).join(", "));
+    const paused = this.model.get("paused");
+    setText(this.age, [at ? age(at) : "", paused].filter(Boolean).join(", "));
   }
 
   // -- the panel around ------------------------------------------------------------------------------------------------
@@ -205,37 +176,12 @@ class Foot {
     this.changes?.disconnect();
     clearInterval(this.clock);
     this.listening?.abort();
-    for (const name of TRAITS) this.model.off(`change:${name}`, this.later);
+    this.endChanges();
   }
 }
 
-export default () => {
-  const seen = new Set(); // of this panel's views, those that are on the screen
-  let model;
-  let reported = false;
-  const report = () => {
-    const visible = seen.size > 0 && !document.hidden;
-    if (reported === visible) return;
-    reported = visible;
-    model.send({ do: "see", visible });
-  };
-  const setSeen = (view, on) => {
-    if (on) seen.add(view);
-    else seen.delete(view);
-    report();
-  };
-  return {
-    initialize(context) {
-      model = context.model;
-      document.addEventListener("visibilitychange", report);
-      return () => document.removeEventListener("visibilitychange", report);
-    },
-    render({ model: own, el }) {
-      const view = new Foot(own, el, setSeen);
-      return () => {
-        view.close();
-        setSeen(view, false);
-      };
-    },
-  };
-};
+export default makeWidget(
+  FooterView,
+  () => false,
+  (model, visible) => model.send({ do: "visible", visible }),
+);

@@ -1,11 +1,4 @@
-// Names to choose from. Text from outside only ever becomes `textContent`.
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
+// Names to choose from.
 
 export default {
   render({ model, el }) {
@@ -18,9 +11,9 @@ export default {
     const choose = () => {
       model.set("value", [...boxes].filter(([, box]) => box.checked).map(([name]) => name));
       model.save_changes();
-      say();
+      showNote();
     };
-    const say = () => {
+    const showNote = () => {
       const none = ![...boxes.values()].some((box) => box.checked);
       note.textContent = none ? model.get("nothing") : "";
     };
@@ -36,7 +29,7 @@ export default {
     const tick = () => {
       const chosen = new Set(model.get("value"));
       for (const [name, box] of boxes) box.checked = chosen.has(name);
-      say();
+      showNote();
     };
 
     offer();

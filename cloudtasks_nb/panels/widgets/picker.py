@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
+
+from cloudtasks_nb.panels.widgets.assets import source
 
 __all__ = ["Picker"]
 
@@ -32,8 +33,8 @@ class Picker(anywidget.AnyWidget):
         Those that are chosen, in the order of `options`.
     """
 
-    _esm = Path(__file__).with_name("picker.js")
-    _css = Path(__file__).with_name("form.css")
+    _esm = source("browser.js", "picker.js")
+    _css = source("form.css")
 
     label = traitlets.Unicode().tag(sync=True)
     nothing = traitlets.Unicode().tag(sync=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import ipywidgets as widgets
 
-__all__ = ["Prompt", "Question", "counted"]
+__all__ = ["Prompt", "Question"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +79,6 @@ class Prompt(widgets.VBox):
             done = self._done
             self.hide()
             done()
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: ``1 task``, ``2,000 tasks``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _question_html(question: Question) -> str:

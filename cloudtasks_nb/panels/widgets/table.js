@@ -10,13 +10,6 @@ const ARROWS = {
   last: { title: "Last page", path: "M12 3v10M4 3l5 5-5 5" },
 };
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
 function icon(path) {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
@@ -25,10 +18,6 @@ function icon(path) {
   svg.append(document.createElementNS(space, "path"));
   svg.firstChild.setAttribute("d", path);
   return svg;
-}
-
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
 }
 
 /** Which rows are selected: single keys, and all that once matched (`base`, a set that Python keeps) but some. */
@@ -59,20 +48,6 @@ class Selection {
     }
     return next;
   }
-}
-
-/**
- * Keep keys from the shortcuts of the page around: `d d` deletes a cell. JupyterLab hears keys after the panel, which can
- * stop them; Notebook 7 hears them first, and passes over an element that has this attribute.
- */
-function keepKeys(root, signal) {
-  const claim = (event) => {
-    if (!root.contains(event.target)) return;
-    const modified = event.ctrlKey || event.metaKey || event.altKey;
-    const wholePage = event.key.toLowerCase() === "a" && event.target.closest('[role="grid"]');
-    event.target.toggleAttribute("data-lm-suppress-shortcuts", !modified || Boolean(wholePage));
-  };
-  window.addEventListener("keydown", claim, { capture: true, signal });
 }
 
 class TableView {
@@ -146,12 +121,7 @@ class TableView {
   }
 
   listen(setVisible) {
-    this.later = () => {
-      // One message changes several traits: draw once, when all are there.
-      if (!this.queued) queueMicrotask(() => (this.queued = false, this.gone || this.draw()));
-      this.queued = true;
-    };
-    for (const name of ["_page", "_tally", "_selection"]) this.model.on(`change:${name}`, this.later);
+    this.endChanges = onChanges(this.model, ["_page", "_tally", "_selection"], () => this.draw());
     this.listening = new AbortController();
     keepKeys(this.root, this.listening.signal);
     this.root.addEventListener("keydown", (event) => this.keydown(event));
@@ -166,10 +136,9 @@ class TableView {
   }
 
   close() {
-    this.gone = true;
     this.listening.abort();
     this.observer.disconnect();
-    for (const name of ["_page", "_tally", "_selection"]) this.model.off(`change:${name}`, this.later);
+    this.endChanges();
   }
 
   draw() {
@@ -190,12 +159,12 @@ class TableView {
     if (moved) this.scroller.scrollTop = 0;
     else if (anchor) this.scroller.scrollTop += anchor.tr.offsetTop - anchor.top;
     this.moves = page.moves;
-    this.tellSettled();
+    this.markSettled();
     this.root.dataset.rev = this.tally.rev; // last: whoever waits for it finds everything drawn
   }
 
   /** Whether Python has answered everything that was done here. */
-  tellSettled() {
+  markSettled() {
     this.root.dataset.settled = !this.waiting && this.tally.n === this.selection.n;
   }
 
@@ -275,8 +244,8 @@ class TableView {
     const words = hidden ? `, ${number.format(hidden)} of them hidden by the filter` : "";
     setText(this.status, count ? `${number.format(count)} selected${words}` : "None selected");
     setText(this.selectAll, `Select all ${number.format(matching)}${filtering ? " that match" : ""}`);
-    this.able(this.selectAll, matching > 0);
-    this.able(this.clear, count > 0);
+    this.enable(this.selectAll, matching > 0);
+    this.enable(this.clear, count > 0);
   }
 
   drawPager() {
@@ -288,12 +257,12 @@ class TableView {
     this.number = Math.round(start / size);
     this.last = Math.max(0, Math.ceil(matching / size) - 1);
     for (const [place, button] of this.turns.entries()) {
-      this.able(button, !this.waiting && (place < 2 ? this.number > 0 : this.number < this.last));
+      this.enable(button, !this.waiting && (place < 2 ? this.number > 0 : this.number < this.last));
     }
   }
 
   // A disabled button would lose the focus; this one only does nothing.
-  able(button, can) {
+  enable(button, can) {
     button.setAttribute("aria-disabled", !can);
   }
 
@@ -371,7 +340,7 @@ class TableView {
     this.model.send(message);
     this.drawHead();
     this.drawPager();
-    this.tellSettled();
+    this.markSettled();
   }
 
   sortBy(column) {
@@ -467,32 +436,11 @@ class TableView {
   }
 }
 
-export default () => {
-  const seen = new Set(); // of this table's views, those that are on the screen
-  let model;
-  const tell = () => {
-    const visible = seen.size > 0 && !document.hidden;
-    if (model.get("visible") === visible) return;
+export default makeWidget(
+  TableView,
+  (model) => model.get("visible"),
+  (model, visible) => {
     model.set("visible", visible);
     model.save_changes();
-  };
-  const setVisible = (view, on) => {
-    if (on) seen.add(view);
-    else seen.delete(view);
-    tell();
-  };
-  return {
-    initialize(context) {
-      model = context.model;
-      document.addEventListener("visibilitychange", tell);
-      return () => document.removeEventListener("visibilitychange", tell);
-    },
-    render({ model: own, el }) {
-      const view = new TableView(own, el, setVisible);
-      return () => {
-        view.close();
-        setVisible(view, false);
-      };
-    },
-  };
-};
+  },
+);

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -15,9 +14,9 @@ import numpy as np
 import pandas as pd
 import traitlets
 
+from cloudtasks_nb.panels.widgets.assets import source
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, count_text, counted, singular, table_html
-from cloudtasks_nb.panels.widgets.rows import Places, Query, Rows
-from cloudtasks_nb.panels.widgets.selection import Selection
+from cloudtasks_nb.panels.widgets.rows import Places, Query, Rows, Selection
 
 __all__ = ["Table"]
 
@@ -64,8 +63,8 @@ class Table(anywidget.AnyWidget):
         Whether anybody can see the table now; ``observe(f, "visible")`` to refresh only then.
     """
 
-    _esm = Path(__file__).with_name("table.js")
-    _css = Path(__file__).with_name("table.css")
+    _esm = source("browser.js", "table.js")
+    _css = source("theme.css", "table.css")
 
     _setup = traitlets.Dict().tag(sync=True)
     # Sent, but never set: what a refreshing thread sets while another one handles a message of the browser could be
@@ -107,12 +106,12 @@ class Table(anywidget.AnyWidget):
         self._selected = Selection()
         self._alerts: dict[str, str] = {}  # by callback
         self._told: dict[str, list[Any]] = {"on_select": [], "on_page": []}
-        self._telling = self._news = False
+        self._notifying = self._news = False
         self._sent = self._compose(rev=0)
         setup = {"columns": [_column_setup(column, tz) for column in columns], "selectable": selectable}
         setup |= {"label": label, "one": singular(label)}
         super().__init__(_setup=setup)
-        self.on_msg(self._heard)
+        self.on_msg(self._on_message)
 
     def load(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Replace all rows.
@@ -300,11 +299,11 @@ class Table(anywidget.AnyWidget):
         """Take what the browser has written."""
         state = dict(sync_data)
         if "_selection" in state:
-            self._hear_selection(state.pop("_selection"))
+            self._take_selection(state.pop("_selection"))
         if state:
             super().set_state(state)
 
-    def _hear_selection(self, state: dict[str, Any]) -> None:
+    def _take_selection(self, state: dict[str, Any]) -> None:
         with self._lock:
             news = self._selected.is_news(state)
             if news:
@@ -316,20 +315,20 @@ class Table(anywidget.AnyWidget):
         self._selected.choose(state, number=self._filters, matching=lambda: self._rows.ids(self._order))
         self._publish()
 
-    def _heard(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+    def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
             # The trait comes too, but is held back while an earlier one is on its way: a click on a button would
             # overtake it.
-            "select": lambda said: self._hear_selection(said["selection"]),
+            "select": lambda said: self._take_selection(said["selection"]),
             "sort": lambda said: self.sort(said["column"], descending=said["descending"]),
             "page": lambda said: self.turn(said["page"]),
-            "open": self._hear_open,
+            "open": self._open_row,
         }
         if content["do"] != "select":  # which may come late, after the error of what was done next
             self._alert({})
         actions[content["do"]](content)
 
-    def _hear_open(self, said: dict[str, Any]) -> None:
+    def _open_row(self, said: dict[str, Any]) -> None:
         with self._lock:
             place = self._rows.places.get(said["key"])
             key = None if place is None else self._rows.keys([place])[0]
@@ -340,24 +339,24 @@ class Table(anywidget.AnyWidget):
         """Tell what has changed since it was last told: one thread at a time, so that the newest is told last."""
         with self._lock:
             self._news = True
-            if self._telling:
+            if self._notifying:
                 return  # the thread that is at it will see it
-            self._telling = True
+            self._notifying = True
         try:
             while self._take_news():
-                self._tell("on_select")
-                self._tell("on_page")
+                self._notify("on_select")
+                self._notify("on_page")
         except BaseException:  # of `on_error`: the next news is told all the same
-            self._telling = False
+            self._notifying = False
             raise
 
     def _take_news(self) -> bool:
         with self._lock:
             news, self._news = self._news, False
-            self._telling = news
+            self._notifying = news
             return news
 
-    def _tell(self, name: str) -> None:
+    def _notify(self, name: str) -> None:
         if getattr(self, name) is None:
             return  # 100,000 selected keys are not put together for nobody
         with self._lock:

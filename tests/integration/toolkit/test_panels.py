@@ -31,7 +31,7 @@ def see(board: Dashboard, tab: str) -> Any:
     """Open a tab, as one that somebody sees, and wait until it is filled."""
     board.turn_to(tab)
     panel = board.parts[tab]
-    panel.footer._heard(None, {"do": "see", "visible": True}, None)
+    panel.footer._on_message(None, {"do": "visible", "visible": True}, None)
     panel.settle()
     return panel
 
@@ -157,7 +157,7 @@ def test_a_queue_that_is_gone_is_said(board: Dashboard, paused: ct.Queue) -> Non
     """Refreshing a deleted queue shows the error where it was asked for."""
     panel = see(board, "Tasks")
     paused.delete()
-    panel.renew()
+    panel.start_refresh()
     panel.settle()
     assert f'there is no queue "{paused.id}"' in panel.footer.alert["text"]
     assert "create=True" in panel.footer.alert["hint"]

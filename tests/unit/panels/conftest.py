@@ -167,7 +167,7 @@ def pending(state: str = "ready", attempts: int = 0) -> Pending:
 
 def show(panel: Panel, *, visible: bool = True) -> None:
     """Bring a panel into sight, or out of it, as the browser tells."""
-    panel.footer._heard(None, {"do": "see", "visible": visible}, None)
+    panel.footer._on_message(None, {"do": "visible", "visible": visible}, None)
     panel.settle()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.panels import AttemptsPanel
-from cloudtasks_nb.panels.cards import timeline
+from cloudtasks_nb.panels.cards import task
 from cloudtasks_nb.service.oplog import Entry
 from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, entry, show, snapshot
 
@@ -91,11 +91,11 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
     calls = pd.DataFrame(
         {"task": ["t2", "t2", "t3"], "attempt": [1, 2, 1], "error": [f"KeyError: {EVIL}", "of the second", None]}
     )
-    monkeypatch.setattr(timeline, "served_at", lambda _url: SimpleNamespace(calls=lambda: calls))
+    monkeypatch.setattr(task, "served_at", lambda _url: SimpleNamespace(calls=lambda: calls))
     panel.table.select(["i2"])
     assert "KeyError: &lt;img" in panel._detail.value
     assert "of the second" not in panel._detail.value
-    monkeypatch.setattr(timeline, "served_at", lambda _url: None)
+    monkeypatch.setattr(task, "served_at", lambda _url: None)
     panel.table.select(["i2", "i3"])
     assert "t3" in panel._detail.value
     assert "Raised" not in panel._detail.value
@@ -107,7 +107,7 @@ def test_what_comes_from_outside_is_text(panel: AttemptsPanel, watcher: FakeWatc
     """A log entry cannot bring markup into the page."""
     watcher.publish(snapshot("reports", entries=(entry(9, "t9", url=f"https://x/{EVIL}", status="INTERNAL"),)))
     panel.table.select(["i9"])
-    for html in (panel._detail.value, panel.static()):
+    for html in (panel._detail.value, panel.static_html()):
         assert "<img" not in html
         assert "&lt;img" in html
 
@@ -125,7 +125,7 @@ def test_a_log_with_holes_is_said(panel: AttemptsPanel, watcher: FakeWatcher, ra
 def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list[Entry]) -> None:
     """The table is of the queue that is meant now; the line says what is shown."""
     log[:] = [entry(7, "t7")]
-    panel.use("emails")
+    panel.set_queue("emails")
     panel.settle()
     assert panel.table.page_keys == ["i7"]
     log[:] = []
@@ -137,6 +137,6 @@ def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list
 def test_a_log_that_may_not_be_read_is_said(panel: AttemptsPanel, log: list[Any]) -> None:
     """The role that is missing stands in the panel."""
     log.append(PermissionDeniedError("the log is closed", hint="roles/logging.viewer"))
-    panel.renew()
+    panel.start_refresh()
     panel.settle()
     assert panel.footer.alert == {"text": "the log is closed", "hint": "roles/logging.viewer"}

@@ -12,10 +12,10 @@ import pytest
 
 from cloudtasks_nb.fanout.batch.calendar import Periods
 from cloudtasks_nb.fanout.periods.partitions import partition
-from cloudtasks_nb.panels import BackfillPanel, sending
-from cloudtasks_nb.panels.forms import variables
+from cloudtasks_nb.panels import BackfillPanel, fan_out
+from cloudtasks_nb.panels.forms import notebook
+from cloudtasks_nb.panels.widgets.calendar import Squares
 from cloudtasks_nb.panels.widgets.charts import calendar
-from cloudtasks_nb.panels.widgets.squares import Squares
 from tests.unit.panels.conftest import CloseLater, FakeWatcher, show
 from tests.unit.panels.harness import FakeShell, Harness, seen
 
@@ -34,8 +34,8 @@ def harness(watcher: FakeWatcher) -> Iterator[Harness]:
 def shell(monkeypatch: pytest.MonkeyPatch) -> FakeShell:
     """Give a notebook; forms in it do not wait for more letters."""
     made = FakeShell()
-    monkeypatch.setattr(variables, "_shell", lambda: made)
-    monkeypatch.setattr(sending, "_PAUSE", 0)
+    monkeypatch.setattr(notebook, "_shell", lambda: made)
+    monkeypatch.setattr(fan_out, "_PAUSE", 0)
     return made
 
 
@@ -75,7 +75,7 @@ def pick(panel: BackfillPanel, *days: str) -> None:
     """Click squares, as the browser tells it."""
     number = panel.view.calendar._picked["n"] + 1
     keys = [f"{day}T00:00:00+00:00" for day in days]
-    panel.view.calendar._heard(None, {"n": number, "keys": keys}, None)
+    panel.view.calendar._on_message(None, {"n": number, "keys": keys}, None)
     panel.settle()
 
 
@@ -160,9 +160,9 @@ def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, har
     pick(panel, "2026-01-02", "2026-01-04")
     actions, rows = panel.view.actions, panel.view.rows.table
     assert rows is not None
-    assert (actions.again.description, rows.total) == ("Send again (2)", 2)
+    assert (actions.resend.description, rows.total) == ("Send again (2)", 2)
     assert "2 rows of 2026-01-02, 2026-01-04: 2 failed" in panel.view.rows.html()
-    actions.again.click()
+    actions.resend.click()
     panel.settle()
     assert panel.footer.status == f"2 rows of batch {batch.id} will be sent again"
     assert panel.footer.line.startswith(f'(batch := tasks.batch("{batch.id}")).resend(batch.tasks().query("task in [')
@@ -198,7 +198,7 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -
     harness.finish(batch, 1)
     panel.view.draw()
     pick(panel, "2026-01-02", "2026-01-03")
-    panel.view.actions.again.click()
+    panel.view.actions.resend.click()
     question = panel.prompt.question
     assert question is not None
     assert "1 row of them succeeded" in question.scope
@@ -219,10 +219,10 @@ def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell, 
     panel.series.value = first.id
     panel.settle()
     assert panel.view.batch.id == first.id
-    panel.use("emails")
+    panel.set_queue("emails")
     panel.settle()
     assert panel.view.batch.queue == "emails"
-    panel.use("nothing")
+    panel.set_queue("nothing")
     panel.settle()
     assert (panel.view.batch, panel._chosen.layout.display) == (None, "none")
 
@@ -246,8 +246,8 @@ def test_an_older_click_does_not_undo_a_newer_one(panel: BackfillPanel, harness:
     """Messages may be handled in several threads, and so come in another order."""
     harness.days("2026-01-03")
     calendar = panel.view.calendar
-    calendar._heard(None, {"n": 2, "keys": ["a", "b"]}, None)
-    calendar._heard(None, {"n": 1, "keys": ["a"]}, None)
+    calendar._on_message(None, {"n": 2, "keys": ["a", "b"]}, None)
+    calendar._on_message(None, {"n": 1, "keys": ["a"]}, None)
     panel.settle()
     assert calendar.picked == ["a", "b"]
 

@@ -15,8 +15,8 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_details
-from cloudtasks_nb.panels.cards import timeline
-from cloudtasks_nb.panels.cards.batch_card import batch_html
+from cloudtasks_nb.panels.cards import task
+from cloudtasks_nb.panels.cards.batch import batch_html
 from tests.unit.panels.conftest import CloseLater, FakeWatcher, show
 from tests.unit.panels.harness import Harness, seen
 
@@ -83,7 +83,7 @@ def test_batches_are_listed_newest_first(harness: Harness, closing: CloseLater) 
         assert words.removeprefix("● </span>") in shown
     panel._of.index = 1
     assert panel.table.total == panel.table.matching == 4
-    panel.use("emails")
+    panel.set_queue("emails")
     assert panel.table.matching == 4
     panel._of.index = 0
     assert panel.table.matching == 1
@@ -106,7 +106,7 @@ def test_the_chosen_batch_is_opened(panel: BatchesPanel, harness: Harness) -> No
     panel.refresh()
     panel.table.select([batch.id])
     panel.settle()
-    shown = panel.static()
+    shown = panel.static_html()
     assert "&lt;i&gt;night" in shown
     assert "<i>night" not in shown
     assert "1 failed row<" in shown
@@ -132,8 +132,8 @@ def test_of_several_the_last_that_was_chosen_is_shown(panel: BatchesPanel, harne
 
 def test_nothing_is_listed_before_the_first(panel: BatchesPanel) -> None:
     """And nothing is shown of no batch."""
-    assert "No batch was sent from here yet" in panel.static()
-    assert panel.view.static() == ""
+    assert "No batch was sent from here yet" in panel.static_html()
+    assert panel.view.static_html() == ""
     assert panel.view.draw() == 0.0
     click(panel, "retry")
     assert "no batch is shown" in panel.footer.alert["text"]
@@ -159,7 +159,7 @@ def test_a_batch_has_a_panel_of_its_own(harness: Harness, closing: CloseLater) -
 def test_the_bar_says_what_is_known(harness: Harness, closing: CloseLater) -> None:
     """Rows in the queue of which the log says nothing yet are queued; the bar can be read by its words."""
     panel = own(closing, fan_out(harness))
-    shown = panel.static()
+    shown = panel.static_html()
     assert "3 queued" in shown
     assert 'aria-valuenow="0"' in shown
     assert 'role="progressbar"' in shown
@@ -188,7 +188,7 @@ def test_failed_rows_have_the_handlers_error(
     tasks = batch.tasks()["task"].tolist()
     calls = pd.DataFrame({"task": [tasks[1], tasks[1], None], "error": ["old", "Traceback …\nKeyError: 'x'\n", "?"]})
     handler = SimpleNamespace(url="https://svc/run", calls=lambda: calls)
-    monkeypatch.setattr(timeline, "served_at", lambda _url: handler)
+    monkeypatch.setattr(task, "served_at", lambda _url: handler)
     rows = own(closing, batch).view.rows
     assert rows.table is not None
     rows.table.select(tasks[1:])
@@ -217,9 +217,9 @@ def test_selected_rows_are_sent_again(harness: Harness, closing: CloseLater) -> 
     table: Any = panel.view.rows.table
     table.select(table.page_keys[1:])
     panel.settle()
-    assert panel.view.actions.again.description == "Send again (1)"
+    assert panel.view.actions.resend.description == "Send again (1)"
     assert table.page_keys[1] in panel.view._detail.value
-    click(panel, "again")
+    click(panel, "resend")
     harness.sent(batch)
     assert batch.tasks()["try"].tolist() == [1, 1, 2]
     table.select([])
@@ -251,7 +251,7 @@ def test_what_is_unsent_is_sent_by_resume(harness: Harness, closing: CloseLater)
     again = Harness(harness.watcher)
     batch = again.catalog.get(None)
     panel = own(closing, batch)
-    assert "3 rows unsent, and this kernel does not send them" in panel.static()
+    assert "3 rows unsent, and this kernel does not send them" in panel.static_html()
     assert panel.view.actions.resume.description == "Resume (3)"
     click(panel, "resume")
     again.sent(batch)
@@ -268,7 +268,7 @@ def test_read_only_has_no_buttons(harness: Harness, closing: CloseLater) -> None
     panel = own(closing, batch, read_only=True)
     laid = str(panel.view.children)
     assert not any(button.description in laid for button in panel.view.actions.buttons)
-    for name in ("retry", "again", "cancel"):
+    for name in ("retry", "resend", "cancel"):
         click(panel, name)
         assert panel.footer.alert["text"] == "this panel is read-only"
     assert batch.progress().failed == 1
@@ -289,8 +289,7 @@ def test_rows_that_took_long_to_read_are_not_read_at_each_change(
     assert batch.progress().failed == 2
     assert panel.view.draw() > 0
     assert table.total == 1
-    panel.view._until = 0.0
-    assert panel.view.draw() == 0.0
+    panel.view.show(grown)
     assert table.total == 2
 
 
@@ -298,13 +297,13 @@ def test_only_the_first_of_very_many_failed_rows_are_read(
     harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The heading says of how many."""
-    monkeypatch.setattr(batch_details, "_MOST", 2)
+    monkeypatch.setattr(batch_details, "_MOST_ROWS", 2)
     batch = fan_out(harness)
     harness.finish(batch, 0, 1, 2)
     panel = own(closing, batch)
     table: Any = panel.view.rows.table
     assert table.total == 2
-    assert "3 failed rows, here the first 2" in panel.static()
+    assert "3 failed rows, here the first 2" in panel.static_html()
 
 
 def test_closing_leaves_the_batch(harness: Harness) -> None:

@@ -19,7 +19,7 @@ from cloudtasks_nb.panels import (
     Panel,
     QueuesPanel,
     TasksPanel,
-    acting,
+    panel,
 )
 from tests.unit.panels.conftest import FakeContext, FakeWatcher
 
@@ -64,7 +64,7 @@ def test_a_panel_without_a_footer(
     make: Callable[[FakeContext], Panel], context: FakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The footer, the first part of each panel, cannot be made."""
-    monkeypatch.setattr(acting, "Footer", broken)
+    monkeypatch.setattr(panel, "Footer", broken)
     assert left_by(make, context, monkeypatch) == []
 
 
@@ -91,7 +91,7 @@ def test_a_panel_that_fails_at_the_end(
     class Late(QueuesPanel):
         def __init__(self, context: FakeContext) -> None:
             super().__init__(context)
-            self.shown()
+            self.assume_visible()
             assert watcher.subscribed
             raise BrokenError
 

@@ -30,7 +30,7 @@ class Part(Panel):
             raise ServiceError("not now")
         self.refreshed.append(self.queue)
 
-    def static(self) -> str:
+    def static_html(self) -> str:
         """Return a word."""
         return "the part"
 
@@ -87,7 +87,7 @@ def test_there_may_be_no_queue_yet(
     dashboard.turn_to("Tasks")
     assert (dashboard.current, "no queue yet" in dashboard._boxes[1].children[0].value) == (None, True)
     dashboard.refresh()
-    dashboard.renew()
+    dashboard.start_refresh()
     dashboard._offer(["reports"])
     assert part(dashboard).queue == "reports"
 
@@ -108,18 +108,18 @@ def test_one_pace_for_all(dashboard: Dashboard, watcher: FakeWatcher) -> None:
     assert part(dashboard).every == 10
     dashboard.every = 0
     show(part(dashboard))
-    assert (part(dashboard).footer.rest, dashboard.footer.rest) == ("refreshing is off", "")
+    assert (part(dashboard).footer.paused, dashboard.footer.paused) == ("refreshing is off", "")
 
 
 def test_refresh_is_of_the_open_tab(dashboard: Dashboard) -> None:
     """What goes wrong stands in the tab that it is about."""
     made = part(dashboard)
     dashboard.refresh()
-    dashboard.renew()
+    dashboard.start_refresh()
     dashboard.settle()
     assert made.refreshed == ["emails", "emails"]
     made.refuses = True
-    dashboard.renew()
+    dashboard.start_refresh()
     dashboard.settle()
     assert (made.footer.alert["text"], dashboard.footer.alert) == ("not now", {})
 

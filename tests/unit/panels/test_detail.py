@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cloudtasks_nb.panels import context
 from cloudtasks_nb.panels.cards import detail
-from cloudtasks_nb.panels.cards.timeline import timeline
-from cloudtasks_nb.panels.widgets import prompt
+from cloudtasks_nb.panels.cards.task import timeline
+from cloudtasks_nb.panels.forms import notebook
 from tests.unit.panels.conftest import NOW, entry
 
 __all__: list[str] = []
@@ -78,11 +77,5 @@ def test_a_timeline_has_every_attempt() -> None:
 )
 def test_values_are_written_as_python(value: Any, code: str) -> None:
     """A line that is copied means what was clicked."""
-    assert context.quoted(value) == code
+    assert notebook.quoted(value) == code
     assert eval(code) == value  # noqa: S307 - that is what it is for
-
-
-@pytest.mark.parametrize(("count", "words"), [(0, "0 tasks"), (1, "1 task"), (2_000, "2,000 tasks")])
-def test_counts_have_their_noun(count: int, words: str) -> None:
-    """One is one."""
-    assert prompt.counted(count, "task") == words

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import polars as pl
 import pytest
 
-from cloudtasks_nb.panels import FanOutPanel, sending
-from cloudtasks_nb.panels.cards import plan_card
-from cloudtasks_nb.panels.forms import variables
+from cloudtasks_nb.panels import FanOutPanel, PanelContext, fan_out
+from cloudtasks_nb.panels.forms import notebook
 from tests.unit.panels.conftest import CloseLater, FakeWatcher, show
 from tests.unit.panels.harness import FakeShell, Harness, seen
 
@@ -34,8 +32,8 @@ def harness(watcher: FakeWatcher) -> Iterator[Harness]:
 def shell(monkeypatch: pytest.MonkeyPatch) -> FakeShell:
     """Give a notebook with a DataFrame; forms in it do not wait for more letters."""
     made = FakeShell(_=FLIGHTS, flights=FLIGHTS)
-    monkeypatch.setattr(variables, "_shell", lambda: made)
-    monkeypatch.setattr(sending, "_PAUSE", 0)
+    monkeypatch.setattr(notebook, "_shell", lambda: made)
+    monkeypatch.setattr(fan_out, "_PAUSE", 0)
     return made
 
 
@@ -183,7 +181,7 @@ def test_a_served_function_is_a_url(panel: FanOutPanel, shell: FakeShell, monkey
     class Served:
         url, name, closed = "http://127.0.0.1:9/x", "report", False
 
-    monkeypatch.setattr(variables, "Handler", Served)
+    monkeypatch.setattr(notebook, "Handler", Served)
     shell.cell(report_url=Served())
     assert panel.request.url.options == ("report_url",)
     fill(panel, url="report_url")
@@ -344,13 +342,20 @@ def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: FakeShell, harnes
     assert panel.view.batch is not None
 
 
-def test_very_many_on_google_want_the_queues_name(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On this machine a click is enough."""
-    monkeypatch.setattr(plan_card, "_MANY", 2)
-    monkeypatch.setattr(plan_card, "_FEW", 1)
-    made: Any = harness.queue().fan_out(FLIGHTS, url="https://svc/run", dry_run=True, progress=False)
-    asked = [plan_card.send_question(made, SimpleNamespace(local=local, name=str), "") for local in (True, False)]  # type: ignore[arg-type]  # what is asked of a context
-    assert [question and question.typed for question in asked] == [None, "reports"]
+@pytest.mark.parametrize(("local", "typed"), [(True, None), (False, "reports")])
+def test_very_many_on_google_want_the_queues_name(
+    panel: FanOutPanel, monkeypatch: pytest.MonkeyPatch, *, local: bool, typed: str | None
+) -> None:
+    """On an emulator a click is enough."""
+    monkeypatch.setattr(fan_out, "_MANY", 2)
+    monkeypatch.setattr(fan_out, "_FEW", 1)
+    monkeypatch.setattr(PanelContext, "local", local)
+    fill(panel, url="https://svc/run")
+    plan(panel)
+    panel.send.click()
+    question = panel.prompt.question
+    assert question is not None
+    assert question.typed == typed
 
 
 def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:
@@ -359,11 +364,11 @@ def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:
     plan(panel)
     panel.send.click()
     panel.settle()
-    panel.use("emails")
+    panel.set_queue("emails")
     panel.settle()
     assert panel.view.batch is None
     assert panel.footer.line.startswith('tasks.queue("emails")')
-    assert panel.static() == panel._first.value
+    assert panel.static_html() == panel._first.value
 
 
 def test_read_only_has_no_form(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:

@@ -39,7 +39,7 @@ class Sample(Panel):
         self.tools = self.row(self.read, self.write, self.quick)
         self.fill(self.tools, self.prompt)
 
-    def watched(self) -> Mapping[QueueName, int | None]:
+    def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Watch one queue."""
         return {self.context.name(self.queue or ""): None}
 
@@ -133,7 +133,7 @@ def test_an_error_of_ours_speaks_for_itself(panel: Sample) -> None:
     """Message and next step are enough; the browser can dismiss it."""
     panel.fail(UnavailableError("nobody answers", hint="start it"))
     assert panel.footer.alert == {"text": "nobody answers", "hint": "start it"}
-    panel.footer._heard(None, {"do": "dismiss"}, None)
+    panel.footer._on_message(None, {"do": "dismiss"}, None)
     assert panel.footer.alert == {}
 
 
@@ -187,7 +187,7 @@ def test_a_question_wants_the_name_typed(panel: Sample) -> None:
     prompt = panel.prompt
     assert "Purge &lt;b&gt;?" in prompt._text.value
     assert "about 2 tasks" in prompt._text.value
-    assert (panel.footer.asking, prompt.layout.display) == ("Purge <b>?", None)
+    assert (panel.footer.question, prompt.layout.display) == ("Purge <b>?", None)
     for name, blocked in (("report", True), ("reports", False)):
         prompt._typed.value = name
         assert prompt._yes.disabled is blocked
@@ -197,7 +197,7 @@ def test_a_question_wants_the_name_typed(panel: Sample) -> None:
     prompt._typed.value = "reports"
     prompt._yes.click()
     panel.settle()
-    assert (panel.done, prompt.question, panel.footer.asking) == (["purged"], None, "")
+    assert (panel.done, prompt.question, panel.footer.question) == (["purged"], None, "")
 
 
 def test_a_question_can_be_left(panel: Sample) -> None:
@@ -221,12 +221,12 @@ def test_it_watches_only_while_it_is_seen(panel: Sample, watcher: FakeWatcher) -
     assert watching() == 0
     show(panel)
     panel.every = 0
-    assert (watching(), panel.footer.rest) == (0, "refreshing is off")
+    assert (watching(), panel.footer.paused) == (0, "refreshing is off")
     panel.every = 30
-    assert ([one.every for one in watcher.subscribed], panel.footer.rest) == ([30], "")
+    assert ([one.every for one in watcher.subscribed], panel.footer.paused) == ([30], "")
     panel.every = 3
-    assert (panel._pace.value, panel._pace.label, watcher.subscribed[0].every) == (3, "3 s", 3)
-    panel._pace.value = 10
+    assert (panel._interval.value, panel._interval.label, watcher.subscribed[0].every) == (3, "3 s", 3)
+    panel._interval.value = 10
     assert panel.every == 10
     panel.close()
     assert watching() == 0
@@ -245,15 +245,15 @@ def test_what_is_shown_has_its_age_and_its_trouble(panel: Sample, watcher: FakeW
     at = panel.footer.at
     assert at > 0
     watcher.publish(snapshot("reports", UnavailableError("nobody answers", hint="start it")))
-    assert (panel.footer.trouble, panel.footer.at) == ("nobody answers \u2192 start it", at)
+    assert (panel.footer.warning, panel.footer.at) == ("nobody answers \u2192 start it", at)
     watcher.publish(snapshot("reports"))
-    assert panel.footer.trouble == ""
+    assert panel.footer.warning == ""
 
 
 def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: FakeWatcher) -> None:
     """A snapshot of the old queue that is still on its way is not shown."""
     late = watcher.subscribed[0].listener
-    panel.use("emails")
+    panel.set_queue("emails")
     assert [one.queue.queue for one in watcher.subscribed] == ["emails"]
     late(snapshot("reports"))
     assert panel.seen == []

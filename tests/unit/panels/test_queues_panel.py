@@ -54,7 +54,7 @@ def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: FakeWatcher) ->
     panel.table.select(["reports"])
     for depth in (1_500, 1_000):
         watcher.publish(snapshot("reports", tasks=depth, state="PAUSED"))
-    assert "1,000" in panel.static()
+    assert "1,000" in panel.static_html()
     assert "<b>1,000</b> tasks" in shown(panel)
     assert "between 1,000 and 2,000" in shown(panel)
     assert "PAUSED" in shown(panel)
@@ -72,7 +72,7 @@ def test_a_queue_that_is_deleted_goes(panel: QueuesPanel, watcher: FakeWatcher) 
 def test_a_look_that_failed_leaves_what_was_seen(panel: QueuesPanel, watcher: FakeWatcher) -> None:
     """The figures stay, and the trouble is said."""
     watcher.publish(snapshot("reports", ServiceError("broken")))
-    assert (panel.table.total, panel.footer.trouble) == (2, "broken")
+    assert (panel.table.total, panel.footer.warning) == (2, "broken")
 
 
 def test_which_queues_there_are_is_asked_again(

@@ -290,7 +290,7 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
 def test_another_queue_is_loaded(panel: TasksPanel) -> None:
     """Its tasks, and none of the other's; nothing stays selected."""
     pick(panel, 1)
-    panel.use("emails")
+    panel.set_queue("emails")
     panel.settle()
     assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
     assert (panel.table.selected, panel._detail.value) == ([], "")
@@ -324,6 +324,6 @@ def test_a_hundred_thousand_are_no_burden(
     done = tuple(entry(number, f"reports{number:05}") for number in range(50_000, 50_500))
     began = time.perf_counter()
     panel.apply_lookup({name: watcher.there[name] for name in panel.table.page_keys})
-    panel.take_out(one.task for one in done)
+    panel.remove(one.task for one in done)
     record_property("seconds", time.perf_counter() - began)
     assert panel.table.total == 99_500

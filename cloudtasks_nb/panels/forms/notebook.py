@@ -1,16 +1,69 @@
-"""What a form can use of the notebook's variables: its DataFrames, and the functions that it serves."""
+"""What forms exchange with the notebook: its variables, and the Python source of what was filled in."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
+from cloudtasks_nb._names import SECRET_HEADER
+from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.handlers import Handler
 
-__all__ = ["frames", "handlers", "on_cell_end", "variable"]
+__all__ = [
+    "Code",
+    "IncompleteError",
+    "frames",
+    "handlers",
+    "headers_code",
+    "mapping_code",
+    "on_cell_end",
+    "quoted",
+    "variable",
+]
+
+
+class IncompleteError(InvalidInputError):
+    """Something is not filled in yet: a quiet note while the form is filled in, an error when it is used."""
+
+
+class Code:
+    """A Python expression; `PanelContext.line` writes it as it is."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def quoted(value: Any) -> str:
+    """Return a plain value as Python, text in double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # what it escapes, Python reads alike
+    if isinstance(value, list):
+        return f"[{', '.join(map(quoted, value))}]"
+    return repr(value)
+
+
+def mapping_code(values: Mapping[str, Any]) -> Code:
+    """Return a dict of plain values as Python."""
+    return Code("{" + ", ".join(f"{quoted(name)}: {quoted(value)}" for name, value in values.items()) + "}")
+
+
+def headers_code(headers: Mapping[str, str]) -> Code:
+    """Return headers as Python; a secret one becomes a variable of its name, which the user has to set."""
+    return mapping_code(
+        {name: Code(_variable_for(name)) if SECRET_HEADER.search(name) else value for name, value in headers.items()}
+    )
+
+
+def _variable_for(header: str) -> str:
+    return re.sub(r"\W", "_", header).lower()
 
 
 def frames() -> dict[str, Any]:

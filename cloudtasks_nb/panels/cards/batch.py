@@ -30,7 +30,7 @@ def batch_html(report: Report) -> str:
         f'aria-valuenow="{int(share)}">{state_bar(_counts(report), label=f"batch {report.batch}")}</div>'
     )
     lines = "".join(f"<div>{line}</div>" for line in _lines(report))
-    ends = f"<span>{title}</span><span>{done}{html.escape(_pace(report))}</span>"
+    ends = f"<span>{title}</span><span>{done}{html.escape(_interval(report))}</span>"
     head = f'<div class="ctn-batch-head" style="{_APART}">{ends}</div>'
     return f'<div class="ctn-batch">{head}{bar}{lines}</div>'
 
@@ -42,7 +42,7 @@ def _counts(report: Report) -> dict[str, int | None]:
     return counts | {"queued": max(unknown, 0)}
 
 
-def _pace(report: Report) -> str:
+def _interval(report: Report) -> str:
     progress = report.progress
     if progress.finished or not progress.done_per_second:
         return ""

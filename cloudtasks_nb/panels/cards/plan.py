@@ -1,21 +1,23 @@
-"""What a plan says before anything is sent: how many, how large, how long, how much; and what is asked before it is."""
+"""What a plan would send: its figures and problems, and the first tasks of a form."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.dry_run import PRICING, Plan
-from cloudtasks_nb.panels.cards.detail import card, lines, section
-from cloudtasks_nb.panels.context import PanelContext
+from cloudtasks_nb.panels.cards.detail import card, code, lines, section
 from cloudtasks_nb.panels.widgets.cells import count_text, counted, duration_text
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.watch import now_micros
 
-__all__ = ["blocked", "plan_html", "send_question"]
+__all__ = ["blocked", "error_html", "plan_html", "tasks_html"]
 
-_SIDE_BY_SIDE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(11em,1fr));gap:10px 24px"
-_FEW = 100  # tasks for which the plan is question enough
-_MANY = 10_000  # tasks on Google for which the queue's name is typed
+# This layout stands in the HTML, because exports have no style sheet.
+_FIGURES_STYLE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(11em,1fr));gap:10px 24px"
+_TASKS_STYLE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(15em,1fr));gap:10px;overflow-wrap:anywhere"
 _LISTED = 5  # rows with a problem that are named
 
 
@@ -27,7 +29,7 @@ def plan_html(plan: Plan) -> str:
     )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(plan))
     parts = [
-        f'<div class="ctn-plan" style="{_SIDE_BY_SIDE}">{figures}</div>',
+        f'<div class="ctn-plan" style="{_FIGURES_STYLE}">{figures}</div>',
         f"<ul>{notes}</ul>" if notes else "",
         _problems(plan),
     ]
@@ -45,23 +47,8 @@ def blocked(plan: Plan) -> str:
     return ""
 
 
-def send_question(plan: Plan, context: PanelContext, line: str) -> Question | None:
-    """Return what is asked before a plan is sent; None if a click is enough."""
-    if plan.sendable <= _FEW:
-        return None
-    count = counted(plan.sendable, "tasks")
-    return Question(
-        title=f"Send {count} to {plan.queue}?",
-        scope=f"Creates {count} in {context.name(plan.queue)}; each calls its URL. It costs {plan.cost}.",
-        verb=f"Send {count}",
-        line=line,
-        typed=plan.queue if plan.sendable > _MANY and not context.local else None,
-        danger=False,
-    )
-
-
 def _figures(plan: Plan) -> Iterable[tuple[str, str, str]]:
-    """Name, value and a remark of each figure."""
+    """Return name, value and note of each figure."""
     sizes, least = plan.body_bytes, plan.time_to_drain
     yield "tasks", count_text(plan.sendable), f"of {counted(plan.rows, 'rows')}"
     yield "of bodies", str(sizes).rpartition(", ")[2].removesuffix(" in all"), str(sizes).rpartition(", ")[0]
@@ -95,3 +82,41 @@ def _problems(plan: Plan) -> str:
     shown = ((html.escape(str(row)), html.escape(problem)) for row, problem in bad.head(_LISTED).items())
     more = f" (the first {_LISTED})" if len(bad) > _LISTED else ""
     return section(f"Rows with a problem{more}", lines(("Row", "Problem"), shown))
+
+
+def tasks_html(tasks: Sequence[Any]) -> str:
+    """Return rendered tasks side by side, secrets masked and everything escaped.
+
+    Parameters
+    ----------
+    tasks : sequence of google.cloud.tasks.v2.Task (raw protobuf) or str
+        As `plan_few` returns them; a text is the reason why a row cannot be a task.
+    """
+    parts = [_problem(task) if isinstance(task, str) else _request(task) for task in tasks]
+    numbered = (f'<section aria-label="task {number}">{part}</section>' for number, part in enumerate(parts, start=1))
+    title = '<h5 class="ctn-title">The first tasks, as they would be sent</h5>'
+    return f'{title}<div class="ctn-tasks" style="{_TASKS_STYLE}">{"".join(numbered)}</div>'
+
+
+def error_html(error: CloudTasksError, *, quiet: bool) -> str:
+    """Return an error of a form, to be shown in place of its tasks; `quiet` if something is not filled in yet."""
+    hint = f'<div class="ctn-hint">{html.escape(error.hint)}</div>' if error.hint else ""
+    kind = "ctn-quiet" if quiet else "ctn-wrong"
+    return f'<div class="{kind}">{html.escape(error.message)}{hint}</div>'
+
+
+def _problem(reason: str) -> str:
+    return f'<div class="ctn-wrong">{html.escape(reason)}</div>'
+
+
+def _request(task: Any) -> str:
+    columns = task_columns([task], now=now_micros(), body=True)
+    shown = {name: values[0] for name, values in columns.items()}
+    lines = sorted(f"{name}: {value}" for name, value in (shown["headers"] or {}).items())
+    if shown["service_account"]:
+        lines.append(f"signed as {shown['service_account']}")
+    heads = "".join(f"<div>{html.escape(line)}</div>" for line in lines)
+    return (
+        f'<div class="ctn-url"><b>{html.escape(shown["method"])}</b> {html.escape(shown["url"])}</div>'
+        f'<div class="ctn-quiet">{heads}</div>{code(shown["body"])}'
+    )

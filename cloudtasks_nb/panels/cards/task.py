@@ -1,0 +1,137 @@
+"""One task in full: what it sends, and its attempts."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from cloudtasks_nb._names import QueueName, TaskName
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
+from cloudtasks_nb.handlers import served_at
+from cloudtasks_nb.panels.cards.detail import card, code, facts, lines, section, state
+from cloudtasks_nb.panels.widgets.cells import duration_text, time_text
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.oplog import Entry, log_filter, page
+from cloudtasks_nb.service.watch import now_micros
+
+__all__ = ["last_errors", "moment", "read_card", "timeline", "tracebacks"]
+
+_MOST_ATTEMPTS = 100  # of one task that are read: more than anybody lets the service make
+_BASIC, _FULL = 1, 2  # google.cloud.tasks.v2.Task.View
+_LONGEST_LIFE = 31 * 86_400 * 1_000_000  # microseconds: the service keeps a task for 31 days at most
+
+
+async def read_card(connection: Connection, queue: QueueName, task: str) -> str:
+    """Read a task and return its card; for one that has left its queue, the card shows what is in the log."""
+    values: Mapping[str, Any] = {}
+    try:
+        values = await _read_task(connection, queue, task)
+    except TaskNotFoundError:
+        note = "It has left the queue: it succeeded, gave up or was deleted, as the last attempt tells."
+    else:
+        note = ""
+    since = values.get("create_time", now_micros() - _LONGEST_LIFE)
+    parts = [f"<p>{html.escape(note)}</p>"] if note else [_head(values)]
+    if values:
+        parts.append(section("Body", code(values["body"])))
+        if values["headers"]:
+            rows = [(html.escape(name), html.escape(value)) for name, value in values["headers"].items()]
+            parts.append(section("Headers", lines(("", ""), rows)))
+    parts.append(section("Attempts", await _attempts(connection, queue, task, since, values.get("url", ""))))
+    return card(task, *parts, label=f"task {task}")
+
+
+async def _read_task(connection: Connection, queue: QueueName, task: str) -> dict[str, Any]:
+    """Return one task as plain values, with its body if the user may read it."""
+    name = str(TaskName(queue=queue, task=task))
+    try:
+        found = await connection.transport.call("GetTask", name=name, response_view=_FULL)
+    except PermissionDeniedError:
+        found = await connection.transport.call("GetTask", name=name, response_view=_BASIC)
+    columns = task_columns([found], now=now_micros(), body=True)
+    connection.remember(columns)
+    return {name: values[0] for name, values in columns.items()}
+
+
+async def _attempts(connection: Connection, queue: QueueName, task: str, since: int, url: str) -> str:
+    try:
+        entries = await _read_attempts(connection, queue, task, since=since)
+    except CloudTasksError as error:  # the log may not be read by everybody
+        return html.escape(error.message)
+    where = url or next((entry.url for entry in entries if entry.url), "")
+    return timeline(entries, tracebacks(where, task))
+
+
+def _head(values: Mapping[str, Any]) -> str:
+    deadline = values["dispatch_deadline"]
+    shown = {
+        "state": values["state"],
+        "request": f"{values['method']} {values['url']}",
+        "due": moment(values["schedule_time"]),
+        "created": moment(values["create_time"]),
+        "attempts": str(values["attempts"]),
+        "last answer": values["last_status"] or "",
+        "message": values["last_message"] or "",
+        "signed as": values["service_account"] or "",
+        "deadline": "" if deadline is None else duration_text(deadline),
+    }
+    return facts(shown)
+
+
+def moment(at: int | None) -> str:
+    """Return a time (microseconds since 1970) as text: of day for today; empty for none."""
+    return "" if at is None else time_text(datetime.fromtimestamp(at / 1e6, UTC), now=datetime.now(UTC))
+
+
+async def _read_attempts(connection: Connection, queue: QueueName, task: str, *, since: int) -> list[Entry]:
+    """Return the newest log entries of one task, oldest first; one read of the log."""
+    name = TaskName(queue=queue, task=task)
+    where = f'{log_filter(queue, since=since)} AND jsonPayload.task="{name}"'
+    entries, _ = await page(connection.transport, queue, where, "", newest_first=True, size=_MOST_ATTEMPTS)
+    return entries[::-1]
+
+
+def tracebacks(url: str, task: str) -> dict[int, str]:
+    """Return what a handler of this kernel raised on a task, by attempt; nothing if the URL is not of this kernel."""
+    handler = served_at(url)
+    if handler is None:
+        return {}
+    calls = handler.calls()
+    mine = calls[(calls["task"] == task) & calls["error"].notna()]
+    return {int(attempt): str(error) for attempt, error in zip(mine["attempt"], mine["error"], strict=True)}
+
+
+def last_errors(urls: Iterable[str]) -> dict[str, str]:
+    """Return the last line of what handlers of this kernel, at these URLs, raised on their tasks at last."""
+    handlers = {handler.url: handler for url in set(urls) if (handler := served_at(url)) is not None}
+    found: dict[str, str] = {}
+    for handler in handlers.values():
+        calls = handler.calls()
+        wrong = calls[calls["task"].notna() & calls["error"].notna()]
+        found |= {str(task): _last_line(str(error)) for task, error in zip(wrong["task"], wrong["error"], strict=True)}
+    return found
+
+
+def timeline(entries: Sequence[Entry], errors: Mapping[int, str]) -> str:
+    """Return attempts as a table, each with the last line of its traceback if there is one."""
+    if not entries:
+        return '<span class="ctn-quiet">no attempt in the log</span>'
+    rows = [
+        (
+            html.escape(moment(entry.time)),
+            "deleted" if entry.deleted else str(entry.attempt),
+            state(entry.status),
+            "" if entry.duration is None else duration_text(entry.duration),
+            html.escape(moment(entry.retry_time)),
+            html.escape(_last_line(errors.get(entry.attempt, ""))),
+        )
+        for entry in entries
+    ]
+    return lines(("Time", "Attempt", "Answer", "Took", "Next try", "Error in this kernel" if errors else ""), rows)
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]

@@ -1,0 +1,81 @@
+// What the widgets share: making elements, drawing once for many changes, keeping keys from the page around, and
+// reporting whether a widget can be seen. Text from outside only ever becomes `textContent` or an attribute.
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text; // set again, a live region would be read again
+}
+
+/** Call `draw` once when one message has changed several traits. Returns a function that ends this. */
+function onChanges(model, traits, draw) {
+  let queued = false;
+  let ended = false;
+  const later = () => {
+    if (!queued) queueMicrotask(() => ((queued = false), ended || draw()));
+    queued = true;
+  };
+  for (const name of traits) model.on(`change:${name}`, later);
+  return () => {
+    ended = true;
+    for (const name of traits) model.off(`change:${name}`, later);
+  };
+}
+
+/**
+ * Keep keys from the shortcuts of the page around: `d d` deletes a cell. JupyterLab gets keys after the panel, which can
+ * stop them; Notebook 7 gets them first, and ignores an element that has this attribute.
+ */
+function keepKeys(root, signal) {
+  const claim = (event) => {
+    if (!root.contains(event.target)) return;
+    const modified = event.ctrlKey || event.metaKey || event.altKey;
+    const wholePage = event.key.toLowerCase() === "a" && event.target.closest('[role="grid"]');
+    event.target.toggleAttribute("data-lm-suppress-shortcuts", !modified || Boolean(wholePage));
+  };
+  window.addEventListener("keydown", claim, { capture: true, signal });
+}
+
+/**
+ * Make a widget of a class of views; `View` is called with the model, the element, and a function that takes the view
+ * and whether it is on the screen. `report(model, visible)` is called when that changes for all views together;
+ * `known(model)` is what Python believes at first.
+ */
+function makeWidget(View, known, report) {
+  return () => {
+    const seen = new Set(); // views that are on the screen
+    let model;
+    let last;
+    const update = () => {
+      const visible = seen.size > 0 && !document.hidden;
+      if (visible === last) return;
+      last = visible;
+      report(model, visible);
+    };
+    const setVisible = (view, on) => {
+      if (on) seen.add(view);
+      else seen.delete(view);
+      update();
+    };
+    return {
+      initialize(context) {
+        model = context.model;
+        last = known(model);
+        document.addEventListener("visibilitychange", update);
+        return () => document.removeEventListener("visibilitychange", update);
+      },
+      render({ model: own, el }) {
+        const view = new View(own, el, setVisible);
+        return () => {
+          view.close();
+          setVisible(view, false);
+        };
+      },
+    };
+  };
+}
