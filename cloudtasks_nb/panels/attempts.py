@@ -12,11 +12,12 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, column
 from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.panels.cards.detail import card, code, facts, section
 from cloudtasks_nb.panels.cards.task import moment, tracebacks
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.panel import WIDE, Panel
-from cloudtasks_nb.panels.widgets.cells import Column, duration_text
+from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.oplog import Entry, read
 from cloudtasks_nb.service.watch import Snapshot, now_micros

@@ -14,6 +14,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.live import BatchView
 from cloudtasks_nb.fanout.batch.progress import FINAL
@@ -24,7 +25,7 @@ from cloudtasks_nb.panels.cards.task import last_errors, read_card
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel, close_all
 from cloudtasks_nb.panels.widgets.calendar import CalendarView, Squares
-from cloudtasks_nb.panels.widgets.cells import Column, counted
+from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.charts import calendar
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table

@@ -12,6 +12,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import ROW, Plan, compile_recipe, plan_few
@@ -22,7 +23,6 @@ from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, on_cell_e
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
 from cloudtasks_nb.panels.forms.source import SourceField
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.cells import counted
 from cloudtasks_nb.panels.widgets.picker import Picker
 from cloudtasks_nb.panels.widgets.prompt import Question
 

@@ -15,13 +15,14 @@ import pandas as pd
 
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.cards.queue import queue_card
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.limits import LimitsForm
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.cells import Column, counted, is_missing
+from cloudtasks_nb.panels.widgets.cells import Column, is_missing
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.watch import Snapshot

@@ -11,10 +11,11 @@ import pandas as pd
 
 from cloudtasks_nb._frames import TASKS, column, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.panels.cards.task import moment, read_card
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.panel import WIDE, Panel
-from cloudtasks_nb.panels.widgets.cells import Column, counted
+from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.connection import Connection

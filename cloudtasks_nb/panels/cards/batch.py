@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.progress import PENDING
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.panels.cards.detail import state
-from cloudtasks_nb.panels.widgets.cells import counted, duration_text
 from cloudtasks_nb.panels.widgets.charts import state_bar
 
 __all__ = ["batch_html"]

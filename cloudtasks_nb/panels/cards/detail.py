@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from cloudtasks_nb.panels.widgets.cells import colour, is_missing, json_text
+from cloudtasks_nb.display.colours import colour
+from cloudtasks_nb.panels.widgets.cells import is_missing, json_text
 
 __all__ = ["card", "code", "facts", "lines", "section", "state"]
 

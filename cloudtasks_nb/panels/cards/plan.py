@@ -6,10 +6,11 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.dry_run import PRICING, Plan
 from cloudtasks_nb.panels.cards.detail import card, code, lines, section
-from cloudtasks_nb.panels.widgets.cells import count_text, counted, duration_text
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.watch import now_micros
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import count_text
 from cloudtasks_nb.panels.cards.detail import card, facts, state
-from cloudtasks_nb.panels.widgets.cells import count_text, duration_text, is_missing, time_text
+from cloudtasks_nb.panels.widgets.cells import is_missing, time_text
 from cloudtasks_nb.panels.widgets.charts import sparkline
 
 __all__ = ["queue_card"]

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloudtasks_nb._names import QueueName, TaskName
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.cards.detail import card, code, facts, lines, section, state
-from cloudtasks_nb.panels.widgets.cells import duration_text, time_text
+from cloudtasks_nb.panels.widgets.cells import time_text
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.oplog import Entry, log_filter, page

@@ -9,9 +9,9 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, frames, quoted
-from cloudtasks_nb.panels.widgets.cells import counted
 
 __all__ = ["SourceField"]
 

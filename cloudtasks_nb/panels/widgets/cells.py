@@ -11,27 +11,12 @@ from typing import Any, Literal, get_args
 import orjson
 import pandas as pd
 
-from cloudtasks_nb.display.colours import COLOURS, colour
+from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.plural import count_text, counted, singular
+from cloudtasks_nb.display.plural import count_text
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = [
-    "COLOURS",
-    "Cell",
-    "Column",
-    "Kind",
-    "cell",
-    "colour",
-    "count_text",
-    "counted",
-    "duration_text",
-    "is_missing",
-    "json_text",
-    "singular",
-    "table_html",
-    "time_text",
-]
+__all__ = ["Cell", "Column", "Kind", "cell", "is_missing", "json_text", "table_html", "time_text"]
 
 Kind = Literal["text", "count", "time", "duration", "state", "json"]
 

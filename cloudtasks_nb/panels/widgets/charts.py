@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import groupby
 
-from cloudtasks_nb.panels.widgets.cells import COLOURS, colour, count_text, counted
+from cloudtasks_nb.display.colours import COLOURS, colour
+from cloudtasks_nb.display.plural import count_text, counted
 
 __all__ = ["Square", "calendar", "sparkline", "state_bar"]
 

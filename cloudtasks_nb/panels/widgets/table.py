@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import traitlets
 
+from cloudtasks_nb.display.plural import count_text, counted, singular
 from cloudtasks_nb.panels.widgets.assets import source
-from cloudtasks_nb.panels.widgets.cells import Cell, Column, count_text, counted, singular, table_html
+from cloudtasks_nb.panels.widgets.cells import Cell, Column, table_html
 from cloudtasks_nb.panels.widgets.rows import Places, Query, Rows, Selection
 
 __all__ = ["Table"]

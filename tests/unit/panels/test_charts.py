@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.panels.widgets.cells import COLOURS
+from cloudtasks_nb.display.colours import COLOURS
 from cloudtasks_nb.panels.widgets.charts import Square, calendar, sparkline, state_bar
 
 __all__: list[str] = []

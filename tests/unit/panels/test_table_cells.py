@@ -9,17 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cloudtasks_nb.display.colours import COLOURS
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.widgets.cells import (
-    COLOURS,
-    Cell,
-    Column,
-    Kind,
-    cell,
-    json_text,
-    table_html,
-    time_text,
-)
+from cloudtasks_nb.panels.widgets.cells import Cell, Column, Kind, cell, json_text, table_html, time_text
 
 __all__: list[str] = []
 
