@@ -24,7 +24,7 @@ from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.commit import Committer
-from cloudtasks_nb.emulator.store.database import Database
+from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
 
@@ -60,14 +60,14 @@ async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop:
     """
     for name in settings.queues:
         QueueName.parse(name)
-    with Folder(settings.data_dir) as folder, Database(folder.database, durable=not folder.temporary) as database:
+    with Folder(settings.data_dir) as folder, TaskDatabase(folder.database, durable=not folder.temporary) as database:
         async with AsyncExitStack() as stack:
             engine = await _engine(folder, database, settings, stack)
             await _listen(folder, engine, ready, stop, stack)
             await stop.wait()
 
 
-async def _engine(folder: Folder, database: Database, settings: Settings, stack: AsyncExitStack) -> Engine:
+async def _engine(folder: Folder, database: TaskDatabase, settings: Settings, stack: AsyncExitStack) -> Engine:
     moved = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
     clock = Clock(advanced=int(moved[0][0]) if moved else 0)
     store = Store(database, clock, settings)

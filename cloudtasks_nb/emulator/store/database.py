@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cloudtasks_nb.errors import EmulatorError
 
-__all__ = ["Database", "Statement"]
+__all__ = ["Statement", "TaskDatabase"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
@@ -69,7 +69,7 @@ class Statement(StrEnum):
     SWEEP_LOG = "DELETE FROM log WHERE seq <= ? AND seq IN (SELECT seq FROM log ORDER BY seq LIMIT 5000)"
 
 
-class Database:
+class TaskDatabase:
     """One writing and one reading connection; the reader sees what is committed.
 
     Parameters

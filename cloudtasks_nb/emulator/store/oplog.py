@@ -11,7 +11,7 @@ import orjson
 
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.tasks import NewTask
-from cloudtasks_nb.emulator.store.database import Database, Statement
+from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
 
 __all__ = ["Kind", "LogRecord", "LogSubject", "OperationsLog"]
 
@@ -69,13 +69,13 @@ class OperationsLog:
 
     Parameters
     ----------
-    database : Database
+    database : TaskDatabase
         Where the rows go.
     delay : int
         Microseconds between an operation and its entry.
     """
 
-    def __init__(self, database: Database, *, delay: int = 0) -> None:
+    def __init__(self, database: TaskDatabase, *, delay: int = 0) -> None:
         self._database = database
         self._delay = delay
         self._latest = 0

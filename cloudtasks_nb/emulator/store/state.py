@@ -13,7 +13,7 @@ from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import RUNNING, QueueConfig
-from cloudtasks_nb.emulator.store.database import Database
+from cloudtasks_nb.emulator.store.database import TaskDatabase
 
 __all__ = ["LAST_NUMBER", "Claim", "Contents", "DueTimes", "QueueState", "StoredTask", "load", "task_key"]
 
@@ -186,12 +186,12 @@ class Contents:
     settings: dict[str, bytes] = field(default_factory=dict)
 
 
-def load(database: Database, now: int, default_tombstone: int) -> Contents:
+def load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
     """Read what the store keeps in memory.
 
     Parameters
     ----------
-    database : Database
+    database : TaskDatabase
         The store's file.
     now : int
         Microseconds since 1970; names that are free again are left out.
@@ -208,7 +208,7 @@ def load(database: Database, now: int, default_tombstone: int) -> Contents:
             gc.enable()
 
 
-def _load(database: Database, now: int, default_tombstone: int) -> Contents:
+def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
     contents = Contents()
     contents.settings = dict(database.read("SELECT key, value FROM settings"))
     contents.operations = dict(database.read("SELECT name, seq FROM operations ORDER BY seq"))
@@ -236,7 +236,7 @@ def _load(database: Database, now: int, default_tombstone: int) -> Contents:
     return contents
 
 
-def _load_tasks(database: Database, queue: QueueState, purged_ranges: list[tuple[int, int]], now: int) -> None:
+def _load_tasks(database: TaskDatabase, queue: QueueState, purged_ranges: list[tuple[int, int]], now: int) -> None:
     base = task_key(queue.q, 0)
     floor = queue.floor = max((upto for upto, _ in purged_ranges), default=0)
     _load_purged_names(database, queue, purged_ranges, now)
@@ -255,7 +255,9 @@ def _load_tasks(database: Database, queue: QueueState, purged_ranges: list[tuple
     queue.next_number = number + 1
 
 
-def _load_purged_names(database: Database, queue: QueueState, purged_ranges: list[tuple[int, int]], now: int) -> None:
+def _load_purged_names(
+    database: TaskDatabase, queue: QueueState, purged_ranges: list[tuple[int, int]], now: int
+) -> None:
     """Read the names of purged tasks that are not free yet: their rows lie in the purged_ranges."""
     base, above = task_key(queue.q, 0), 0
     for upto, until in sorted(purged_ranges):

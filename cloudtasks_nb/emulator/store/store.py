@@ -16,7 +16,7 @@ from cloudtasks_nb.emulator.model.queues import QueueConfig
 from cloudtasks_nb.emulator.model.refusal import RefusedError, not_found
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.model.tasks import NewTask, target_of
-from cloudtasks_nb.emulator.store.database import Database, Statement
+from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
 from cloudtasks_nb.emulator.store.oplog import LogSubject, OperationsLog
 from cloudtasks_nb.emulator.store.state import LAST_NUMBER, Claim, QueueState, StoredTask, load, task_key
 
@@ -43,7 +43,7 @@ class Store:
 
     Parameters
     ----------
-    database : Database
+    database : TaskDatabase
         The file; its owner applies and commits it, and calls `applied`, `committed` or `failed`.
     clock : Clock
         The current time.
@@ -51,7 +51,7 @@ class Store:
         How long names stay taken, and delays.
     """
 
-    def __init__(self, database: Database, clock: Clock, settings: Settings) -> None:
+    def __init__(self, database: TaskDatabase, clock: Clock, settings: Settings) -> None:
         self.database = database
         self._clock = clock
         self._settings = settings

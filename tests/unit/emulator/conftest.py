@@ -24,7 +24,7 @@ from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task
 from cloudtasks_nb.emulator.store.commit import Committer
-from cloudtasks_nb.emulator.store.database import Database
+from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 
@@ -96,7 +96,7 @@ def make_store(clock: Clock, tmp_path: Path) -> Iterator[MakeStore]:
 
         def make(*, file: str = "tasks.sqlite3", **settings: Any) -> Store:
             stack.close()
-            database = stack.enter_context(Database(tmp_path / file, durable=False))
+            database = stack.enter_context(TaskDatabase(tmp_path / file, durable=False))
             return Store(database, clock, Settings(**settings))
 
         yield make

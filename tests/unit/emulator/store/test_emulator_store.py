@@ -19,7 +19,7 @@ from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING, configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.store.database import Database
+from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.oplog import LogSubject
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
@@ -49,7 +49,7 @@ class StoreModel(RuleBasedStateMachine):
         self.now = NOW
         self.live: dict[str, tuple[int, int]] = {}  # id -> due, failures
         self.taken: dict[str, int] = {}  # id -> until
-        self.database: Database | None = None
+        self.database: TaskDatabase | None = None
         self.open()
         self.store.create_queue(configured(beta.Queue(name=QUEUE)))
         commit(self.store)
@@ -57,7 +57,7 @@ class StoreModel(RuleBasedStateMachine):
     def open(self) -> None:
         """Open the store's file."""
         self.clock = Clock(source=lambda: self.now * 1000)
-        self.database = Database(self.folder / "tasks.sqlite3", durable=False)
+        self.database = TaskDatabase(self.folder / "tasks.sqlite3", durable=False)
         self.store = Store(self.database, self.clock, Settings())
 
     def teardown(self) -> None:
@@ -470,7 +470,7 @@ def test_settings_are_kept(make_store: MakeStore) -> None:
 
 def test_journal_copies_and_erases(tmp_path: Path) -> None:
     """A saved database can be loaded into another one; an erased one is empty; a closed one has written everything."""
-    with Database(tmp_path / "a", durable=True) as database:
+    with TaskDatabase(tmp_path / "a", durable=True) as database:
         _write(database, "one")
         database.save_to(tmp_path / "copy")
         database.erase()
@@ -480,7 +480,7 @@ def test_journal_copies_and_erases(tmp_path: Path) -> None:
         with pytest.raises(sqlite3.OperationalError):
             database.read("DELETE FROM settings")
         _write(database, "two", commit_it=False)
-    with Database(tmp_path / "a", durable=False) as database:
+    with TaskDatabase(tmp_path / "a", durable=False) as database:
         assert database.read("SELECT key FROM settings ORDER BY key") == [("one",), ("two",)]
 
 
@@ -498,20 +498,20 @@ def test_journals_that_cannot_be_used(tmp_path: Path, content: bytes, text: str)
         connection.execute("PRAGMA user_version = 99")
         connection.close()
     with pytest.raises(EmulatorError, match=text) as wrong:
-        Database(file, durable=True)
+        TaskDatabase(file, durable=True)
     assert (wrong.value.resource, wrong.value.hint is None) == (str(file), False)
 
 
 def test_a_journal_of_the_version_before(tmp_path: Path) -> None:
     """A file that was written before one row stood for many creations is read, and marked."""
     file = tmp_path / "tasks.sqlite3"
-    Database(file, durable=True).close()
+    TaskDatabase(file, durable=True).close()
     connection = sqlite3.connect(file)
     connection.execute("PRAGMA user_version = 1")
     connection.execute("INSERT INTO settings VALUES ('kept', 'yes')")
     connection.commit()
     connection.close()
-    with Database(file, durable=True) as database:
+    with TaskDatabase(file, durable=True) as database:
         assert database.read("SELECT value FROM settings") == [("yes",)]
         assert database.read("PRAGMA user_version") == [(2,)]
 
@@ -524,7 +524,7 @@ def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
     connection.execute(f"PRAGMA page_size = {size}")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
-    with Database(file, durable=True) as database:
+    with TaskDatabase(file, durable=True) as database:
         _write(database, "one")
         database.save_to(copy)
         _write(database, "two")
@@ -537,7 +537,7 @@ def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
 def test_snapshots_of_the_version_before(tmp_path: Path, size: int) -> None:
     """A snapshot is loaded whatever the size of its pages; the database stays one of this version."""
     copy = _snapshot(tmp_path, size, version=1)
-    with Database(tmp_path / "tasks.sqlite3", durable=True) as database:
+    with TaskDatabase(tmp_path / "tasks.sqlite3", durable=True) as database:
         _write(database, "two")
         database.load_from(copy)
         assert database.read("SELECT key FROM settings") == [("one",)]
@@ -556,7 +556,7 @@ def test_snapshots_that_cannot_be_used(tmp_path: Path, version: int, content: by
     copy = _snapshot(tmp_path, 8192, version=version)
     if content is not None:
         copy.write_bytes(content)
-    with Database(tmp_path / "tasks.sqlite3", durable=True) as database:
+    with TaskDatabase(tmp_path / "tasks.sqlite3", durable=True) as database:
         _write(database, "two")
         with pytest.raises(EmulatorError, match=text) as wrong:
             database.load_from(copy)
@@ -572,7 +572,7 @@ def _snapshot(folder: Path, page_size: int, *, version: int) -> Path:
     connection.execute(f"PRAGMA page_size = {page_size}")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
-    with Database(file, durable=True) as database:
+    with TaskDatabase(file, durable=True) as database:
         _write(database, "one")
         database.save_to(copy)
     connection = sqlite3.connect(copy)
@@ -608,7 +608,7 @@ def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
     assert store.setting(f"iam/{QUEUE}") == b""
 
 
-def _write(database: Database, key: str, *, commit_it: bool = True) -> Any:
+def _write(database: TaskDatabase, key: str, *, commit_it: bool = True) -> Any:
     Store(database, Clock(), Settings()).set_setting(key, b"")
     if commit_it:
         database.apply()
