@@ -28,8 +28,9 @@ _CENTURY = 100 * 365 * 86_400
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run an emulator until it is stopped, and return the exit code."""
-    settings = _settings(_parser().parse_args(arguments))
+    """Run an emulator until it is stopped, and return its exit code."""
+    given = _parser().parse_args(arguments)
+    settings = Settings(**{**vars(given), "queues": tuple(given.queues)})
     _allow_many_files()
     try:
         asyncio.run(_run(settings))
@@ -57,10 +58,10 @@ async def _run(settings: Settings) -> None:
             loop.add_signal_handler(number, stop.set)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-    await run(settings, _tell, stop)
+    await run(settings, _print_endpoint, stop)
 
 
-def _tell(endpoint: dict[str, Any]) -> None:
+def _print_endpoint(endpoint: dict[str, Any]) -> None:
     sys.stdout.write(orjson.dumps(endpoint).decode() + "\n")
     sys.stdout.flush()
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=_port, default=8123, help="gRPC port, 0 for a free one (%(default)s)")
     add("--http-port", type=_port, help="port for REST and admin (the next one; a free one with --port 0)")
     add("--data-dir", type=Path, metavar="FOLDER", help="keep everything here (a temporary folder)")
-    add("--queue", action="append", default=[], metavar="NAME", help="make this queue; may be repeated")
+    add("--queue", action="append", default=[], dest="queues", metavar="NAME", help="make this queue; may be repeated")
     add("--lease", action="store_true", help="end 2 s after the last GET /lease was closed")
     add("--wait-for-loopback", action="store_true", help="a refused connection to this machine is no attempt")
     add("--openid-issuer", default="https://accounts.google.com", metavar="URL", help="issuer of OIDC tokens")
@@ -82,56 +83,35 @@ def _parser() -> argparse.ArgumentParser:
     add("--https-ca", type=Path, metavar="FILE", help="trust these certificates too")
     add("--https-insecure", action="store_true", help="do not check certificates of targets")
     add("--no-batch", action="store_true", help="answer batch calls with UNIMPLEMENTED")
-    add("--create-queues-on-demand", action="store_true", help="CreateTask makes the queue")
-    add("--hard-reset-on-purge-queue", action="store_true", help="PurgeQueue also frees the names of tasks")
+    add("--create-queues-on-demand", action="store_true", dest="queues_on_demand", help="CreateTask makes the queue")
     add(
-        "--task-tombstone",
-        type=_seconds,
-        default=3600,
-        metavar="SECONDS",
-        help="how long names stay taken (%(default)s)",
+        "--hard-reset-on-purge-queue",
+        action="store_true",
+        dest="hard_reset_on_purge",
+        help="PurgeQueue also frees the names of tasks",
     )
-    add("--queue-tombstone", type=_seconds, default=259_200, metavar="SECONDS", help="same, of queues (%(default)s)")
-    add("--new-queue-delay", type=_seconds, default=0, metavar="SECONDS", help="a new queue is NOT_FOUND so long")
-    add("--log-delay", type=_seconds, default=0, metavar="SECONDS", help="log entries appear so late")
+    for option, default, text in (
+        ("--task-tombstone", "3600", "how long names stay taken (%(default)s)"),
+        ("--queue-tombstone", "259200", "same, of queues (%(default)s)"),
+        ("--new-queue-delay", "0", "a new queue is NOT_FOUND so long"),
+        ("--log-delay", "0", "log entries appear so late"),
+    ):
+        add(option, type=_microseconds, default=default, metavar="SECONDS", help=text)
     return parser
 
 
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port < _PORTS:
-        raise argparse.ArgumentTypeError(f"{text} is no port: 0 to {_PORTS - 1}")
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to {_PORTS - 1}")
     return port
 
 
-def _seconds(text: str) -> float:
+def _microseconds(text: str) -> int:
     seconds = float(text)
     if not 0 <= seconds <= _CENTURY:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds from 0 to a hundred years")
-    return seconds
-
-
-def _settings(given: argparse.Namespace) -> Settings:
-    return Settings(
-        host=given.host,
-        port=given.port,
-        http_port=given.http_port,
-        data_dir=given.data_dir,
-        queues=tuple(given.queue),
-        lease=given.lease,
-        wait_for_loopback=given.wait_for_loopback,
-        openid_issuer=given.openid_issuer,
-        app_engine_host=given.app_engine_host,
-        https_ca=given.https_ca,
-        https_insecure=given.https_insecure,
-        no_batch=given.no_batch,
-        queues_on_demand=given.create_queues_on_demand,
-        hard_reset_on_purge=given.hard_reset_on_purge_queue,
-        task_tombstone=round(given.task_tombstone * SECOND),
-        queue_tombstone=round(given.queue_tombstone * SECOND),
-        new_queue_delay=round(given.new_queue_delay * SECOND),
-        log_delay=round(given.log_delay * SECOND),
-    )
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to a hundred years")
+    return round(seconds * SECOND)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The folder of an emulator: one emulator at a time, and where it can be reached."""
+"""The data folder of an emulator: its lock, its files, and the address of the running emulator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Folder"]
 
 
 class Folder:
-    """An emulator's files, held while the context is open.
+    """An emulator's files, locked while the context is open.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Folder:
             ) from error
         except OSError as error:
             raise EmulatorError(f"{self.path} cannot be used: {error}", resource=str(self.path)) from error
-        # Left by an emulator that was killed: nobody must connect to what is there now.
+        # Left by an emulator that was killed: its address may belong to another program now.
         self._endpoint.unlink(missing_ok=True)
         return self
 
@@ -55,18 +55,18 @@ class Folder:
 
     @property
     def database(self) -> Path:
-        """The store's file."""
+        """The file of the store."""
         return self.path / "tasks.sqlite3"
 
     def instance(self) -> str:
-        """Return the id of the emulator that this folder is, made at its first start."""
+        """Return the id of this folder's emulator, which is made at its first start."""
         file = self.path / "instance"
         if not file.exists():
             file.write_text(str(uuid4()), encoding="ascii")
         return file.read_text(encoding="ascii").strip()
 
     def announce(self, endpoint: dict[str, Any]) -> None:
-        """Write where the emulator can be reached, all at once."""
+        """Write the address of the emulator in one step."""
         draft = self.path / "endpoint.json.new"
         draft.write_bytes(orjson.dumps(endpoint))
         draft.replace(self._endpoint)

@@ -1,4 +1,4 @@
-"""An emulator put together, run until it is told to stop, and taken apart."""
+"""Runs an emulator: starts its parts, waits for the stop event, and closes everything."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, QueueName
@@ -28,15 +29,15 @@ from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
 
-__all__ = ["run"]
+__all__ = ["build_engine", "run"]
 
 # Seconds.
 _SWEEP_EVERY = 10.0
 _SWEEP_PAUSE = 0.05
 _GRACE = 1.0
-# After a start or an advance of the clock, tasks that were due on the way have so long to be sent before their
-# retention counts.
-_CATCHING_UP = 600.0
+# After a start or an advance of the clock, tasks that became due meanwhile may be sent for so long before their
+# retention ends them.
+_CATCH_UP = 600.0
 
 
 async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event) -> None:
@@ -47,7 +48,7 @@ async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop:
     settings : Settings
         Its options.
     ready : callable
-        Gets the endpoint once everything listens.
+        Called with the endpoint when all servers are listening.
     stop : asyncio.Event
         Ends it when set.
 
@@ -56,36 +57,41 @@ async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop:
     PortInUseError, FolderInUseError
         If it cannot start.
     InvalidInputError
-        If the name of a queue is none.
+        If the name of a queue is malformed.
     """
     for name in settings.queues:
         QueueName.parse(name)
     with Folder(settings.data_dir) as folder, TaskDatabase(folder.database, durable=not folder.temporary) as database:
         async with AsyncExitStack() as stack:
-            engine = await _engine(folder, database, settings, stack)
+            engine = await _start_engine(folder, database, settings, stack)
             await _listen(folder, engine, ready, stop, stack)
             await stop.wait()
 
 
-async def _engine(folder: Folder, database: TaskDatabase, settings: Settings, stack: AsyncExitStack) -> Engine:
+async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settings, stack: AsyncExitStack) -> Engine:
     moved = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
     clock = Clock(advanced=int(moved[0][0]) if moved else 0)
     store = Store(database, clock, settings)
-    # What was loaded stays: the collector need not look at it again and again.
+    # The loaded data stays: the garbage collector need not search it again and again.
     gc.collect()
     gc.freeze()
-    tokens = TokenSigner(folder.path, settings.openid_issuer, clock)
-    deliverer = Deliverer(settings)
+    engine = build_engine(store, clock, settings, folder.path, stack)
+    for name in settings.queues:
+        if name not in store.contents.queues:
+            store.create_queue(configured(beta.Queue(name=name)))
+    await engine.committer.commit()
+    return engine
+
+
+def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, stack: AsyncExitStack) -> Engine:
+    """Connect the parts of an emulator; they are closed with the stack."""
+    tokens, deliverer = TokenSigner(folder, settings.openid_issuer, clock), Deliverer(settings)
     stack.push_async_callback(deliverer.close)
     dispatcher = Dispatcher(store, clock, deliverer, tokens.authorize, settings)
     committer = Committer(store, dispatcher.wake)
     stack.push_async_callback(committer.close)
     stack.push_async_callback(dispatcher.close)
     dispatcher.changed = committer.commit_soon
-    for name in settings.queues:
-        if name not in store.contents.queues:
-            store.create_queue(configured(beta.Queue(name=name)))
-    await committer.commit()
     return Engine(
         store=store,
         committer=committer,
@@ -113,12 +119,12 @@ async def _listen(
     stack.push_async_callback(web.close)
     http_port = settings.http_port
     if http_port is None:
-        http_port = (port + 1) % 65_536 if settings.port else 0  # behind the last port, a free one
+        http_port = (port + 1) % 65_536 if settings.port else 0  # after the last port, a free one
     http_port = await web.listen(settings.host, http_port)
     answer_calls(server, calls, {INSTANCE_METADATA: instance, HTTP_PORT_METADATA: str(http_port)})
     await server.start()
     stack.push_async_callback(server.stop, _GRACE)
-    stack.push_async_callback(_end, asyncio.create_task(_keep_swept(engine)))
+    stack.push_async_callback(_cancel, asyncio.create_task(_sweep_forever(engine)))
     if settings.lease:
         leases.start()
     engine.dispatcher.wake_all()
@@ -133,14 +139,14 @@ async def _listen(
     ready(endpoint)
 
 
-async def _keep_swept(engine: Engine) -> None:
-    # After an advance of the clock what is over must be gone when the caller looks.
+async def _sweep_forever(engine: Engine) -> None:
+    # When an advance of the clock returns, everything that it ended must be gone.
     advanced, loop = asyncio.Event(), asyncio.get_running_loop()
-    caught_up_at = loop.time() + _CATCHING_UP  # an earlier run may have ended in the middle of it
+    caught_up_at = loop.time() + _CATCH_UP  # an earlier run may have stopped before it had caught up
 
     def sweep_now(_: int) -> None:
         nonlocal caught_up_at
-        caught_up_at = loop.time() + _CATCHING_UP
+        caught_up_at = loop.time() + _CATCH_UP
         _sweep(engine, keep_due=True)
         advanced.set()
 
@@ -159,6 +165,6 @@ def _sweep(engine: Engine, *, keep_due: bool) -> bool:
     return more
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The calls around queues and tasks: policies, encryption settings, locations and operations."""
+"""The calls about policies, encryption settings, operations and locations."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from google.cloud.location import locations_pb2
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
 
-from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Service
 from cloudtasks_nb.emulator.api.operations import load_operation
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
 from cloudtasks_nb.emulator.model.regions import REGIONS
-from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["AccessCalls", "LocationCalls", "OperationCalls"]
 
 _CMEK = re.compile(r"projects/[^/]+/locations/[^/]+/cmekConfig")
-_KEY_CHANGES = {"*", "kms_key", "kmsKey"}  # masks with which the key, the one setting, changes
+_KEY_CHANGES = {"*", "kms_key", "kmsKey"}  # masks that name the key, the only setting
 _PROJECT = re.compile(r"projects/[^/]+")
 _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
 
@@ -52,7 +50,7 @@ class AccessCalls(Service):
         return bytes(policy.SerializeToString())
 
     async def test_iam_permissions(self, wire: bytes) -> bytes:
-        """Return the permissions asked for: an emulator allows everything; none on a queue that is not there."""
+        """Return all permissions of the request: an emulator allows everything. None if the queue does not exist."""
         request = iam_policy_pb2.TestIamPermissionsRequest.FromString(wire)
         response = iam_policy_pb2.TestIamPermissionsResponse()
         if request.resource in self._store.contents.queues:
@@ -78,13 +76,6 @@ class AccessCalls(Service):
         await self._engine.committer.commit()
         return bytes(config.SerializeToString())
 
-    def _queue(self, name: str) -> None:
-        try:
-            QueueName.parse(name)
-        except InvalidInputError as error:
-            raise malformed_name() from error
-        self._store.queue(name)
-
 
 class OperationCalls(Service):
     """Answers the calls about long-running operations."""
@@ -109,7 +100,7 @@ class LocationCalls(Service):
     async def list_locations(self, wire: bytes) -> bytes:
         """List the locations of Cloud Tasks."""
         request = locations_pb2.ListLocationsRequest.FromString(wire)
-        if request.name:  # without a project the list is the public one
+        if request.name:  # without a project the list is public
             _check(_PROJECT, request.name)
         now = self._engine.clock.now()
         skipped = read_number(request.page_token, request.name, now=now)

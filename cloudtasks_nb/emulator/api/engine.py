@@ -5,17 +5,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.clock import Clock
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
+from cloudtasks_nb.emulator.model.refusal import malformed_name
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.commit import Committer
+from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
+from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Call", "Engine", "Service"]
+__all__ = ["Call", "Engine", "Service", "parse_name"]
+
+T = TypeVar("T", QueueName, TaskName)
 
 #: A call of the API: a serialized request in, a serialized response out.
 Call = Callable[[bytes], Awaitable[bytes]]
@@ -59,3 +66,17 @@ class Service:
             for name, _ in inspect.getmembers(type(self), inspect.iscoroutinefunction)
             if not name.startswith("_")
         }
+
+    def _queue(self, name: str) -> QueueState:
+        """Return the queue with this resource name."""
+        if name not in self._store.contents.queues:
+            parse_name(QueueName, name)
+        return self._store.queue(name)
+
+
+def parse_name(kind: type[T], name: str) -> T:
+    """Parse a resource name; a malformed one is refused."""
+    try:
+        return kind.parse(name)
+    except InvalidInputError as error:
+        raise malformed_name() from error

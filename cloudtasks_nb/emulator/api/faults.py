@@ -1,4 +1,4 @@
-"""Faults on request, for tests of clients: refused, delayed and lost answers, operations that do not finish."""
+"""Faults that tests of clients request: refused, delayed and lost answers, operations that do not finish."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """What happens to the next calls of a method."""
+    """A fault of the next calls of a method."""
 
     method: str  #: its name (``CreateTask``), or ``*``
     count: int | None = 1  #: calls left; None until cleared
-    code: str | None = None  #: the answer, instead of the method's own
+    code: str | None = None  #: the error that is returned
     message: str = "A fault that was asked for."
-    after: bool = False  #: the call is carried out, only its answer is lost
+    after: bool = False  #: the call is executed, only its answer is lost
     delay_s: float = 0.0  #: before anything else
     unfinished: bool = False  #: the operation of a batch call stays unfinished until the faults are cleared
 
@@ -58,31 +58,31 @@ class Fault:
 
 
 class Faults:
-    """The faults that are still to come."""
+    """The faults that have not happened yet."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
-        #: operations that are not to finish: name -> the unfinished operation on the wire
+        #: unfinished operations on the wire, by name
         self.unfinished: dict[str, bytes] = {}
 
     def add(self, fault: Fault) -> None:
-        """Make the next calls fail."""
+        """Add a fault of the next calls."""
         self._faults.append(fault)
 
     def clear(self) -> None:
-        """Forget all faults; operations that were held back are finished."""
+        """Remove all faults; unfinished operations become finished."""
         self._faults.clear()
         self.unfinished.clear()
 
     def take(self, method: str) -> Fault | None:
-        """Return the fault that this call of `method` meets, if any."""
+        """Return the fault of this call of `method`, if any."""
         for fault in self._faults:
             if fault.method in {method, "*"} and not fault.unfinished:
                 return self._use(fault)
         return None
 
     def leaves_unfinished(self, method: str) -> bool:
-        """Tell whether the operation of this batch call stays unfinished."""
+        """Return whether the operation of this batch call stays unfinished."""
         held = [fault for fault in self._faults if fault.unfinished and fault.method in {method, "*"}]
         return bool(held and self._use(held[0]))
 
@@ -95,12 +95,12 @@ class Faults:
 
 
 async def apply_fault(fault: Fault | None, *, after: bool) -> None:
-    """Delay or refuse a call as its fault says.
+    """Delay or refuse a call according to its fault.
 
     Raises
     ------
     RefusedError
-        What was asked for.
+        The error of the fault.
     """
     if fault is None:
         return

@@ -18,10 +18,10 @@ from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
 __all__ = ["LOG_ID", "And", "Compare", "Getter", "Node", "Not", "Or", "compile_filter", "parse_filter", "parse_time"]
 
-#: The path that `log_id()` looks at; no field can be written like this.
+#: The path of `log_id()`; no field can have this name.
 LOG_ID = ("log_id()",)
 
-_SAMPLE = "sample()"  # an operator that nobody can write either
+_SAMPLE = "sample()"  # an operator that a filter cannot contain
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<op><=|>=|!=|=~|!~|=|<|>|:)|(?P<minus>-(?=[\w("]))"""
     r"""|(?P<function>(?!(?:AND|OR|NOT)\()[A-Za-z_]\w*\()|(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[^\s()<>=!:"~]+))""",
@@ -29,7 +29,7 @@ _TOKEN = re.compile(
 )
 _PART = re.compile(r'"((?:[^"\\]|\\.)*)"|([^."]+)')
 _TIME = re.compile(r"(.+?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
-_MAX_DEPTH = 50  # of parentheses and negations in each other; the stack of Python is not endless
+_MAX_DEPTH = 50  # of nested parentheses and negations: the stack of Python is limited
 _TIMES = {"timestamp", "receiveTimestamp", "receive_timestamp"}
 _SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL", "ALERT", "EMERGENCY")
 
@@ -50,14 +50,14 @@ class Or:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """Not the node."""
+    """The opposite of the node."""
 
     node: Node
 
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A field compared with a value; without a field, a text anywhere."""
+    """A comparison of a field with a value; without a field, a text that any field contains."""
 
     path: tuple[str, ...]
     op: str
@@ -74,7 +74,7 @@ def parse_filter(text: str) -> Node:
     Raises
     ------
     RefusedError
-        ``INVALID_ARGUMENT`` if it cannot be understood.
+        ``INVALID_ARGUMENT`` if it has no valid syntax.
     """
     parser = _Parser(text)
     if parser.peek() is None:
@@ -91,9 +91,9 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
     Parameters
     ----------
     node : Node
-        What `parse_filter` gave.
+        The result of `parse_filter`.
     getter_of : callable
-        Gives, for the path of a field, a function that returns the field's value in a record, None when it is missing.
+        Returns, for the path of a field, a function that reads the field of a record; None if it is missing.
     """
     if isinstance(node, And | Or):
         return _joined([compile_filter(part, getter_of) for part in node.nodes], stop_at=isinstance(node, Or))
@@ -119,7 +119,7 @@ def parse_time(text: str) -> int:
     Raises
     ------
     RefusedError
-        ``INVALID_ARGUMENT`` if it is none.
+        ``INVALID_ARGUMENT`` if it is not a time.
     """
     match = _TIME.fullmatch(text)
     whole, fraction, zone = match.groups() if match else (text, "", "")
@@ -178,15 +178,15 @@ class _Parser:
             raise invalid_argument(f"Unparseable filter: more than {_MAX_DEPTH} levels.")
         self._at += 1
         self._depth += 1
-        node = self._begun(*token)
+        node = self._after(*token)
         self._depth -= 1
         return node
 
-    def _begun(self, kind: str, text: str) -> Node:
+    def _after(self, kind: str, text: str) -> Node:
         if kind == "minus" or (kind, text) == ("word", "NOT"):
             return Not(self.term())
         if kind == "open":
-            return self._closed()
+            return self._group()
         if kind == "function":
             return self._function(text[:-1])
         return self._comparison(kind, text)
@@ -206,7 +206,7 @@ class _Parser:
                 return Compare(_path(field, "word"), _SAMPLE, fraction)
         raise invalid_argument(f"Unparseable filter: {name}() is not supported here.")
 
-    def _closed(self) -> Node:
+    def _group(self) -> Node:
         node = self.conjunction()
         if self.peek() != ("close", ")"):
             raise self.error()
@@ -232,7 +232,7 @@ class _Parser:
         self._at += 1
         kind, text = token
         if kind == "open":
-            return _spread(self._closed(), path, op)
+            return _distribute(self._group(), path, op)
         if kind == "minus":
             following = self.peek()
             if following is None:
@@ -242,7 +242,7 @@ class _Parser:
         if kind not in {"quoted", "word"}:
             self._at -= 1
             raise self.error()
-        # An unquoted time has colons, which the tokens know as operators.
+        # An unquoted time has colons, which were read as operators.
         value = _unquote(text)
         while kind == "word" and (token := self.peek()) is not None and token[1] == ":" and value[-2:].isdigit():
             value += ":" + self._tokens[self._at + 1][1] if self._at + 1 < len(self._tokens) else ":"
@@ -250,13 +250,13 @@ class _Parser:
         return Compare(path, op, value)
 
 
-def _spread(node: Node, path: tuple[str, ...], op: str) -> Node:
+def _distribute(node: Node, path: tuple[str, ...], op: str) -> Node:
     """Apply ``field=("a" OR "b")`` to each value."""
     if isinstance(node, Compare):
         return Compare(path, op, node.value)
     if isinstance(node, Not):
-        return Not(_spread(node.node, path, op))
-    return type(node)(tuple(_spread(part, path, op) for part in node.nodes))
+        return Not(_distribute(node.node, path, op))
+    return type(node)(tuple(_distribute(part, path, op) for part in node.nodes))
 
 
 def _unquote(text: str) -> str:
@@ -288,9 +288,9 @@ def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
 
     def compare(record: Any) -> bool:
         found = get(record)
-        if found is None:  # a comparison with what is not there is false, also with "!="
+        if found is None:  # every comparison with a missing field is false, also "!="
             return False
-        if span is not None and isinstance(found, float):  # seconds may be written as a duration is
+        if span is not None and isinstance(found, float):  # seconds may be written as a duration
             return test(found, span)
         if number is not None and (other := _number(found)) is not None:
             return test(other, number)
@@ -311,7 +311,7 @@ def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
     share = _number(fraction)
     if share is None or not 0.0 <= share <= 1.0:
         raise invalid_argument("Unparseable filter: sample() takes a fraction between 0 and 1.")
-    # The same value is always in, or always out: pages of one query fit together.
+    # The same value is always in, or always out: the pages of one query fit together.
     limit = int(share * (1 << 32))
     return lambda record: (found := get(record)) is not None and zlib.crc32(str(found).encode()) < limit
 
@@ -319,7 +319,7 @@ def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (ValueError, TypeError):  # a whole message is no number
+    except (ValueError, TypeError):  # a message is not a number
         return None
 
 

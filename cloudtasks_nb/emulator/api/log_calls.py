@@ -1,4 +1,7 @@
-"""ListLogEntries over the operations log."""
+"""The call `ListLogEntries` over the operations log, and the rows of the log as `google.logging.v2.LogEntry`.
+
+A page has a thousand entries and clients request one every second, so entries are encoded by hand.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +32,34 @@ from cloudtasks_nb.emulator.model.protobuf import (
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 
-__all__ = ["PARTS", "RESOURCE_TYPE", "Entries", "LogCalls"]
+__all__ = ["LogCalls"]
 
 _DEFAULT_PAGE, _MAX_PAGE = 50, 1000
-# A call looks at so many entries; then it answers with what it found and a token, as Cloud Logging does.
+# A call reads at most so many entries; then it returns what it found with a token, as Cloud Logging does.
 _MAX_SCANNED = 100_000
 _ORDERS = {"": True, "timestamp": True, "timestamp asc": True, "timestamp desc": False}
 _PROJECT = re.compile(r"projects/([^/]+)(/.*)?")
 
+_RESOURCE_TYPE = "cloud_tasks_queue"
+# The part of the payload that each kind of entry has.
+_PARTS = {
+    "taskCreationLog": Kind.CREATION,
+    "attemptDispatchLog": Kind.DISPATCH,
+    "attemptResponseLog": Kind.RESPONSE,
+    "taskDeletionLog": Kind.DELETION,
+}
+_PART_OF = {kind.value: part for part, kind in _PARTS.items()}
+_TYPE = "type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog"
+_INFO, _ERROR = int_field(10, 200), int_field(10, 500)
+# Fields whose values are the same in most entries.
+_COMMON = {"status", "targetType", "dispatchCount", "responseCount", "maxAttempts"}
+_SNAKE = {"receiveTimestamp": "receive_timestamp", "insertId": "insert_id", "logName": "log_name"}
+_FIELDS = ("timestamp", "receiveTimestamp", "insertId", "logName", "severity")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Scope:
-    """What an entry must be at least to pass a filter; the filter itself decides."""
+    """Necessary conditions of an entry that passes a filter, for the query; the filter itself decides."""
 
     since: int = 0  #: microseconds since 1970
     received_since: int = 0
@@ -60,7 +79,7 @@ class LogCalls(Service):
         if request.page_size < 0:
             raise invalid_argument("page_size cannot be negative.")
         node = parse_filter(request.filter)
-        entries = Entries(self._store.contents.names)
+        entries = _Entries(self._store.contents.names)
         keep, scope = compile_filter(node, entries.getter), _scope(node)
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
         query = hashlib.sha256(f"{list(request.resource_names)}{request.filter}{request.order_by}".encode()).hexdigest()
@@ -90,8 +109,8 @@ class LogCalls(Service):
         return chosen
 
     def _records(self, scope: _Scope, queues: list[int], start: int, *, ascending: bool) -> Iterator[LogRecord]:
-        """Return the entries that may pass, in order of time."""
-        # An entry is received at most the longest delay after its time, and its place is not before its time.
+        """Return the entries that may pass the filter, in order of time."""
+        # An entry is received at most the longest delay after its time, and its `seq` is not below its time.
         low = max(scope.since, scope.received_since - self._store.log.longest_delay, 0)
         high = (1 << 62) - 1
         if start and ascending:
@@ -104,7 +123,7 @@ class LogCalls(Service):
 
 
 def _scope(node: Node) -> _Scope:
-    """Read from a filter what all entries that pass it have in common."""
+    """Derive from a filter the conditions that all its entries have in common."""
     parts = node.nodes if isinstance(node, And) else (node,)
     since = received = 0
     kinds, queues = _Scope().kinds, None
@@ -122,38 +141,20 @@ def _scope(node: Node) -> _Scope:
 
 
 def _kinds(node: Node) -> frozenset[int]:
-    """Return the kinds of entries that can pass."""
+    """Return the kinds of entries that can pass a filter."""
     every = _Scope().kinds
     if isinstance(node, Or):
         return frozenset().union(*map(_kinds, node.nodes))
     if isinstance(node, And):
         return every.intersection(*map(_kinds, node.nodes))
     if isinstance(node, Compare) and len(node.path) > 1 and node.path[0] in {"jsonPayload", "json_payload"}:
-        kind = PARTS.get(node.path[1])
+        kind = _PARTS.get(node.path[1])
         return every if kind is None else frozenset([kind.value])
     return every
 
 
-RESOURCE_TYPE = "cloud_tasks_queue"
-#: The part of the payload that each kind of entry has.
-PARTS = {
-    "taskCreationLog": Kind.CREATION,
-    "attemptDispatchLog": Kind.DISPATCH,
-    "attemptResponseLog": Kind.RESPONSE,
-    "taskDeletionLog": Kind.DELETION,
-}
-
-_PART_OF = {kind.value: part for part, kind in PARTS.items()}
-_TYPE = "type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog"
-_INFO, _ERROR = int_field(10, 200), int_field(10, 500)
-#: Fields whose values are the same in most entries.
-_COMMON = {"status", "targetType", "dispatchCount", "responseCount", "maxAttempts"}
-_SNAKE = {"receiveTimestamp": "receive_timestamp", "insertId": "insert_id", "logName": "log_name"}
-_FIELDS = ("timestamp", "receiveTimestamp", "insertId", "logName", "severity")
-
-
-class Entries:
-    """Makes entries of rows.
+class _Entries:
+    """Encodes the rows of the log as entries, and reads their fields for filters.
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ class Entries:
         )
 
     def getter(self, path: tuple[str, ...]) -> Callable[[LogRecord], Any]:
-        """Return a function that gives the field at a path of a filter, None where a record has no such field."""
+        """Return a function that reads the field at a path of a filter; None for a record without it."""
         if not path:
             return self._text
         head, *rest = path
@@ -199,7 +200,7 @@ class Entries:
         if head == "resource":
             return self._resource(rest)
         if head in {"jsonPayload", "json_payload"}:
-            return self._payload_getter(rest) if rest else _part
+            return self._payload_getter(rest) if rest else _payload_part
         return lambda _: None
 
     def _queue(self, record: LogRecord) -> QueueName:
@@ -207,21 +208,21 @@ class Entries:
 
     def _resource(self, path: list[str]) -> Callable[[LogRecord], Any]:
         if path == ["type"]:
-            return lambda _: RESOURCE_TYPE
+            return lambda _: _RESOURCE_TYPE
         labels: dict[str, Callable[[LogRecord], Any]] = {
             "project_id": lambda record: self._queue(record).project,
             "location": lambda record: self._queue(record).location,
             "queue_id": lambda record: self._queue(record).queue,
             "target_type": lambda record: record.target_type or None,
         }
-        if path in ([], ["labels"]):  # messages that every entry has
+        if path in ([], ["labels"]):  # every entry has these messages
             return lambda record: {name: get(record) for name, get in labels.items()}
         if path[0] != "labels" or path[2:] or path[1] not in labels:
             return lambda _: None
         return labels[path[1]] if path[1] == "target_type" else self._of_queue(labels[path[1]])
 
     def _of_queue(self, getter: Callable[[LogRecord], Any]) -> Callable[[LogRecord], Any]:
-        """Remember what is the same for all entries of a queue."""
+        """Cache a value that is the same for all entries of a queue."""
         known: dict[int, Any] = {}
 
         def get(record: LogRecord) -> Any:
@@ -237,16 +238,16 @@ class Entries:
             return lambda _: _TYPE
         if part == "task" and not rest:
             return lambda record: f"{self._names[record.q]}/tasks/{record.task}"
-        kind = PARTS.get(part)
+        kind = _PARTS.get(part)
         if kind is None:
             return lambda _: None
         if not rest:
-            return lambda record: _part(record) if record.kind == kind else None
-        return lambda record: _part(record).get(rest[0]) if record.kind == kind else None
+            return lambda record: _payload_part(record) if record.kind == kind else None
+        return lambda record: _payload_part(record).get(rest[0]) if record.kind == kind else None
 
     def _text(self, record: LogRecord) -> str:
         values = [str(self.getter((field,))(record)) for field in _FIELDS]
-        return " ".join([*values, self._names[record.q], record.task, *map(str, _part(record).values())])
+        return " ".join([*values, self._names[record.q], record.task, *map(str, _payload_part(record).values())])
 
 
 def _insert_id(record: LogRecord) -> str:
@@ -257,20 +258,20 @@ def _insert_id(record: LogRecord) -> str:
 _parsed = lru_cache(maxsize=1024)(QueueName.parse)
 
 
-def _part(record: LogRecord) -> dict[str, Any]:
-    """Return the part of the payload that tells about the operation; counts are texts, as 64-bit numbers are."""
+def _payload_part(record: LogRecord) -> dict[str, Any]:
+    """Return the operation's part of the payload; counts are texts, as 64-bit numbers are in JSON."""
     target = {"targetAddress": record.target, "targetType": record.target_type} if record.target_type else {}
     if record.kind == Kind.DELETION:
         return {"status": "OK", **target}
-    shown: dict[str, Any] = {"scheduleTime": _text_of(record.due), "status": code_name(record.code), **target}
+    part: dict[str, Any] = {"scheduleTime": _text_of(record.due), "status": code_name(record.code), **target}
     if record.kind == Kind.CREATION:
-        return shown
-    shown |= {"dispatchCount": str(record.dispatches), "responseCount": str(record.responses), "maxAttempts": 0}
+        return part
+    part |= {"dispatchCount": str(record.dispatches), "responseCount": str(record.responses), "maxAttempts": 0}
     if record.kind == Kind.RESPONSE:
-        shown["attemptDuration"] = f"{record.duration / SECOND:.6f}s"
+        part["attemptDuration"] = f"{record.duration / SECOND:.6f}s"
         if record.retry_at:
-            shown["retryTime"] = _text_of(record.retry_at)
-    return shown
+            part["retryTime"] = _text_of(record.retry_at)
+    return part
 
 
 def _text_of(instant: int) -> str:
@@ -285,12 +286,12 @@ def _second_text(second: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _frame(queue: str, target_type: str) -> bytes:
-    """Return what all entries of a queue have in common: log name and resource."""
+    """Encode the fields that all entries of a queue have in common: log name and resource."""
     name = _parsed(queue)
     labels = {"project_id": name.project, "location": name.location, "queue_id": name.queue}
     if target_type:
         labels["target_type"] = target_type
-    resource = len_field(1, RESOURCE_TYPE.encode()) + b"".join(
+    resource = len_field(1, _RESOURCE_TYPE.encode()) + b"".join(
         len_field(2, len_field(1, key.encode()) + len_field(2, value.encode())) for key, value in labels.items()
     )
     return len_field(12, log_name(name.project).encode()) + len_field(8, resource)
@@ -300,7 +301,7 @@ def _payload(record: LogRecord, queue: str) -> bytes:
     part = b"".join(
         [
             _common_field(name, value) if name in _COMMON else struct_field(struct_key(name), value)
-            for name, value in _part(record).items()
+            for name, value in _payload_part(record).items()
         ]
     )
     return (

@@ -1,4 +1,4 @@
-"""Long-running operations: they are done when they are answered, and can be asked for during an hour."""
+"""Long-running operations: finished in the answer of their call, and kept for an hour."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ID_LENGTH = 32  # hexadecimal digits, as many as a UUID has
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchMethod:
-    """What differs between the two batch calls."""
+    """The differences between the two batch calls."""
 
     verb: str
     partly: int  #: number of PARTIALLY_SUCCEEDED: the states of the two calls are numbered differently
@@ -35,14 +35,14 @@ DELETE = BatchMethod(verb="Delete", partly=3, response="google.protobuf.Empty")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOperation:
-    """A batch call that was carried out."""
+    """A batch call that was executed."""
 
     kind: BatchMethod
     api: str  #: ``v2`` or ``v2beta3``
     name: str  #: of the operation
     started: int  #: microseconds since 1970
     ended: int
-    total: int  #: items asked for
+    total: int  #: number of items
     failed: Mapping[int, RefusedError]  #: by the index of the item
     response: bytes  #: the response message on the wire
 
@@ -60,7 +60,7 @@ class BatchOperation:
         return len_field(1, self.name.encode()) + self._metadata(state) + int_field(3, 1) + result
 
     def unfinished(self) -> bytes:
-        """Return the operation as if it were still running."""
+        """Return the operation as one that is still running."""
         return len_field(1, self.name.encode()) + self._metadata(_RUNNING)
 
     def _metadata(self, state: int) -> bytes:
@@ -75,9 +75,9 @@ class BatchOperation:
 
 
 def operation_name(api: str, kind: BatchMethod, queue: str, request_id: str) -> str:
-    """Return the name of the operation that a request id stands for, a new one without an id.
+    """Return the name of the operation of a request id; a new name without an id.
 
-    The same id in another call, queue or version of the API is another operation.
+    The same id in another call, queue or version of the API names another operation.
     """
     if request_id:
         text = f"{api}\n{kind.verb}\n{queue}\n{request_id}"
@@ -88,7 +88,7 @@ def operation_name(api: str, kind: BatchMethod, queue: str, request_id: str) -> 
 
 
 def save_operation(store: Store, name: str, wire: bytes, now: int) -> None:
-    """Keep a finished operation; it is safe when the database is committed."""
+    """Store a finished operation with the next commit."""
     operations = store.contents.operations
     key = max(next(reversed(operations.values()), 0) + 1, now)
     operations[name] = key
@@ -96,7 +96,7 @@ def save_operation(store: Store, name: str, wire: bytes, now: int) -> None:
 
 
 def load_operation(store: Store, name: str) -> bytes:
-    """Return an operation that was kept and committed.
+    """Return a stored and committed operation.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Tokens that lead from page to page."""
+"""Page tokens: the position of the next page of a list, tied to its request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cloudtasks_nb.emulator.model.refusal import invalid_argument
 __all__ = ["page_token", "read_number", "read_token"]
 
 _VALID = 2 * HOUR
-_NUMBER = re.compile(r"[0-9]{1,18}")  # more digits fit into no row of the database
+_NUMBER = re.compile(r"[0-9]{1,18}")  # a row of the database has no key with more digits
 
 
 def page_token(position: str, query: str = "", *, now: int = 0) -> str:
@@ -21,22 +21,22 @@ def page_token(position: str, query: str = "", *, now: int = 0) -> str:
     Parameters
     ----------
     position : str
-        Where the page before ended.
+        The end of the previous page.
     query : str
-        What must stay the same over all pages.
+        The part of the request that must be the same for all pages.
     now : int
-        Microseconds since 1970, from which on the token is valid for two hours; 0 for one that stays valid.
+        Microseconds since 1970; the token is valid for two hours from then. 0 for a token without an end.
     """
     return base64.urlsafe_b64encode(f"{position}\n{now}\n{query}".encode()).decode()
 
 
 def read_token(token: str, query: str = "", *, now: int = 0) -> str:
-    """Return the position that a token holds.
+    """Return the position of a token.
 
     Raises
     ------
     RefusedError
-        ``INVALID_ARGUMENT`` if it is none, belongs to another query, or is too old.
+        ``INVALID_ARGUMENT`` if it is malformed, belongs to another query, or is too old.
     """
     try:
         text = base64.b64decode(token, altchars=b"-_", validate=True).decode()
@@ -52,12 +52,12 @@ def read_token(token: str, query: str = "", *, now: int = 0) -> str:
 
 
 def read_number(token: str, query: str = "", *, now: int = 0) -> int:
-    """Return the position that a token holds where positions are numbers; 0 for the first page, without a token.
+    """Return the position of a token as a number; 0 without a token, for the first page.
 
     Raises
     ------
     RefusedError
-        ``INVALID_ARGUMENT`` if it is none, belongs to another query, or is too old.
+        ``INVALID_ARGUMENT`` if it is malformed, belongs to another query, or is too old.
     """
     position = read_token(token, query, now=now) if token else "0"
     if _NUMBER.fullmatch(position) is None:

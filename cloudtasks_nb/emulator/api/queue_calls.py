@@ -47,20 +47,21 @@ class QueueCalls(Service):
         request = self._pb.ListQueuesRequest.FromString(wire)
         if _LOCATION.fullmatch(request.parent) is None:
             raise malformed_name()
-        keep = _queue_filter(request.filter)
+        keep = compile_filter(parse_filter(request.filter), _getter)
         prefix, now = f"{request.parent}/queues/", self._engine.clock.now()
         query = prefix + request.filter
         after = read_token(request.page_token, query, now=now) if request.page_token else ""
         queues = self._store.contents.queues
-        names = sorted(name for name, queue in queues.items() if name.startswith(prefix) and queue.usable_at <= now)
-        names = [name for name in names if name > after]
+        names = sorted(
+            n for n, queue in queues.items() if n.startswith(prefix) and queue.usable_at <= now and n > after
+        )
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         if size < 0:
             raise invalid_argument("The page size cannot be negative.")
         mask, response = self._mask(request), self._pb.ListQueuesResponse()
         for name in names[:size]:
-            if keep(self._shown(queues[name], ())):
-                response.queues.append(self._shown(queues[name], mask))
+            if keep(self._message(queues[name], ())):
+                response.queues.append(self._message(queues[name], mask))
         if len(names) > size:
             response.next_page_token = page_token(names[size - 1], query, now=now)
         return bytes(response.SerializeToString())
@@ -68,19 +69,19 @@ class QueueCalls(Service):
     async def get_queue(self, wire: bytes) -> bytes:
         """Return a queue."""
         request = self._pb.GetQueueRequest.FromString(wire)
-        return bytes(self._shown(self._named(request.name), self._mask(request)).SerializeToString())
+        return bytes(self._message(self._named(request.name), self._mask(request)).SerializeToString())
 
     async def create_queue(self, wire: bytes) -> bytes:
         """Add a queue."""
         request = self._pb.CreateQueueRequest.FromString(wire)
-        given = self._given(request.queue)
+        given = self._as_beta(request.queue)
         _check_new_name(given.name, request.parent)
         return await self._saved(self._store.create_queue(configured(given)))
 
     async def update_queue(self, wire: bytes) -> bytes:
         """Change a queue, or add it if there is none."""
         request = self._pb.UpdateQueueRequest.FromString(wire)
-        given = self._given(request.queue)
+        given = self._as_beta(request.queue)
         paths = self._update_paths(request.update_mask)
         queue = self._store.contents.queues.get(given.name)
         if queue is None:
@@ -120,21 +121,21 @@ class QueueCalls(Service):
         return await self._saved(queue)
 
     async def _saved(self, queue: QueueState) -> bytes:
-        shown = self._shown(queue, ()).SerializeToString()
+        message = self._message(queue, ()).SerializeToString()
         await self._engine.committer.commit()
-        return bytes(shown)
+        return bytes(message)
 
     def _named(self, name: str) -> QueueState:
         _check_name(name)
         return self._store.queue(name)
 
-    def _given(self, queue: Any) -> Any:
-        """Return what a client sent as v2beta3."""
+    def _as_beta(self, queue: Any) -> Any:
+        """Return a client's queue as v2beta3."""
         if self._is_v2:
             return from_v2(queue)
-        # Where the command line gives names a lifetime that no queue may have, clients send back what they were shown.
-        shown = self._engine.settings.task_tombstone
-        if duration(queue.tombstone_ttl) == shown and not is_tombstone(shown):
+        # The command line allows a default that no queue may have. Clients send it back as they received it.
+        default = self._engine.settings.task_tombstone
+        if duration(queue.tombstone_ttl) == default and not is_tombstone(default):
             queue.ClearField("tombstone_ttl")
         return queue
 
@@ -146,7 +147,7 @@ class QueueCalls(Service):
         return paths
 
     def _update_paths(self, mask: Any) -> list[str]:
-        """Return the paths of an update mask, of either spelling, as those of v2beta3."""
+        """Return the paths of an update mask as those of v2beta3; they may be in camel case."""
         if list(mask.paths) == ["*"]:
             return []
         paths = [_path(path) for path in mask.paths]
@@ -155,7 +156,7 @@ class QueueCalls(Service):
             return paths
         return [f"app_engine_http_queue.{path}" if path.startswith(_ROUTING) else path for path in paths]
 
-    def _shown(self, queue: QueueState, mask: tuple[str, ...]) -> Any:
+    def _message(self, queue: QueueState, mask: tuple[str, ...]) -> Any:
         if self._is_v2:
             return to_v2(queue.message)
         message = beta.Queue()
@@ -200,7 +201,7 @@ def _check_new_name(name: str, parent: str) -> None:
 
 
 def _check_format(name: str) -> str:
-    """Check the name of a queue that is to be made, and return its location."""
+    """Check the name of a new queue, and return its location."""
     match = _QUEUE.fullmatch(name)
     if match is not None:
         return match[1]
@@ -236,16 +237,8 @@ def _check_mask(paths: list[str], descriptor: Any, refusal: str) -> None:
 
 
 def _path(path: str) -> str:
-    """Return the path of a field, of either spelling, as the messages of Python have it."""
-    return "type_" if path == "type" else _snake(path)
-
-
-def _snake(path: str) -> str:
-    return re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), path)
-
-
-def _queue_filter(text: str) -> Callable[[Any], bool]:
-    return compile_filter(parse_filter(text), _getter)
+    """Return the Python name of a field's path, which may be in camel case."""
+    return "type_" if path == "type" else re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), path)
 
 
 def _getter(path: tuple[str, ...]) -> Callable[[Any], Any]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from google.protobuf import empty_pb2
 
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.emulator.api.engine import Service
+from cloudtasks_nb.emulator.api.engine import Service, parse_name
 from cloudtasks_nb.emulator.api.operations import (
     CREATE,
     DELETE,
@@ -23,10 +23,9 @@ from cloudtasks_nb.emulator.api.pages import page_token, read_number
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.protobuf import beta, len_field, read_varint, retag, timestamp, v2
 from cloudtasks_nb.emulator.model.queues import configured
-from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
+from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, not_found
 from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task
 from cloudtasks_nb.emulator.store.state import QueueState
-from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["BASIC", "FULL", "TaskCalls", "as_beta", "as_v2", "is_app_engine", "task_wire"]
 
@@ -36,8 +35,8 @@ _MAX_PAGE = 1000
 _MAX_CREATE, _MAX_DELETE = 100, 1000
 _EMPTY = empty_pb2.Empty().SerializeToString()
 
-# What a batch call gave: the response message on the wire, and what was refused by the index of the item.
-_Done = tuple[bytes, dict[int, RefusedError]]
+# The result of a batch call: the response message on the wire, and the refusals by the index of the item.
+_BatchResult = tuple[bytes, dict[int, RefusedError]]
 
 
 class TaskCalls(Service):
@@ -46,17 +45,17 @@ class TaskCalls(Service):
     async def create_task(self, wire: bytes) -> bytes:
         """Add a task."""
         request = self._pb.CreateTaskRequest.FromString(wire)
-        queue = self._queue_to_fill(request.parent, request)
+        queue = self._queue_for_tasks(request.parent, request)
         now = self._engine.clock.now()
-        task = self._taken_in(request, queue.name, now)
+        task = self._accepted(request, queue.name, now)
         self._store.add(queue, task, now)
         await self._engine.committer.commit()
-        return self._shown(task_wire(task.head, task.due, None, task.body, request.response_view))
+        return self._encoded(task_wire(task.head, task.due, None, task.body, request.response_view))
 
     async def get_task(self, wire: bytes) -> bytes:
         """Return a task."""
         request = self._pb.GetTaskRequest.FromString(wire)
-        queue, task_id = self._named(request.name)
+        queue, task_id = self._queue_and_id(request.name)
         return self._task(queue, task_id, request.response_view)
 
     async def list_tasks(self, wire: bytes) -> bytes:
@@ -66,26 +65,27 @@ class TaskCalls(Service):
         if request.page_size < 0:
             raise invalid_argument("The page size cannot be negative.")
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
-        view, attempts, show = request.response_view, queue.attempts.get, self._shown
+        view, attempts, encode = request.response_view, queue.attempts.get, self._encoded
         now = self._engine.clock.now()
         tasks, last = self._store.page(queue, read_number(request.page_token, queue.name, now=now), size)
         page = b"".join(
-            len_field(1, show(task_wire(task.head, task.due, attempts(task.number), task.body, view))) for task in tasks
+            len_field(1, encode(task_wire(task.head, task.due, attempts(task.number), task.body, view)))
+            for task in tasks
         )
         return page + len_field(2, page_token(str(last), queue.name, now=now).encode()) if last else page
 
     async def delete_task(self, wire: bytes) -> bytes:
         """Delete a task."""
-        queue, task_id = self._named(self._pb.DeleteTaskRequest.FromString(wire).name)
+        queue, task_id = self._queue_and_id(self._pb.DeleteTaskRequest.FromString(wire).name)
         self._store.delete(queue, task_id)
         await self._engine.committer.commit()
         return _EMPTY
 
     async def run_task(self, wire: bytes) -> bytes:
-        """Send a task now, even when it is not due, runs already, or the queue is paused."""
+        """Send a task now, even if it is not due, runs already, or the queue is paused."""
         request = self._pb.RunTaskRequest.FromString(wire)
         await self._engine.dispatcher.wait_released()
-        queue, task_id = self._named(request.name)
+        queue, task_id = self._queue_and_id(request.name)
         self._engine.dispatcher.run_now(queue, task_id)
         return self._task(queue, task_id, request.response_view)
 
@@ -96,15 +96,15 @@ class TaskCalls(Service):
         items = list(request.requests)  # once: each access makes new Python objects
         if not {item.parent for item in items} <= {request.parent}:
             raise invalid_argument("The parent of each request must be the same as the parent of the batch.")
-        queue = self._queue_to_fill(request.parent)
+        queue = self._queue_for_tasks(request.parent)
         now = self._engine.clock.now()
 
-        def create() -> _Done:
-            tasks, failed = _each(items, lambda item: self._taken_in(item, queue.name, now))
+        def create() -> _BatchResult:
+            tasks, failed = _for_each(items, lambda item: self._accepted(item, queue.name, now))
             failed |= self._store.add_all(queue, tasks, now)
-            show = self._shown
+            encode = self._encoded
             response = [
-                len_field(1, show(task_wire(task.head, task.due, None, task.body, items[index].response_view)))
+                len_field(1, encode(task_wire(task.head, task.due, None, task.body, items[index].response_view)))
                 for index, task in tasks.items()
                 if index not in failed
             ]
@@ -121,20 +121,20 @@ class TaskCalls(Service):
         if not all(name.startswith(prefix) for name in request.names):
             raise invalid_argument("All tasks must be in the queue that is the parent of the batch.")
 
-        def delete() -> _Done:
-            _, failed = _each(request.names, lambda name: self._store.delete(queue, name.removeprefix(prefix)))
+        def delete() -> _BatchResult:
+            _, failed = _for_each(request.names, lambda name: self._store.delete(queue, name.removeprefix(prefix)))
             return b"", failed
 
         return await self._batch(DELETE, request, len(request.names), delete)
 
-    async def _batch(self, kind: BatchMethod, request: Any, total: int, carry_out: Callable[[], _Done]) -> bytes:
+    async def _batch(self, kind: BatchMethod, request: Any, total: int, work: Callable[[], _BatchResult]) -> bytes:
         engine, store = self._engine, self._store
         name = operation_name(self._api, kind, request.parent, request.request_id)
         if name in store.contents.operations:
             await engine.committer.commit()
             return engine.faults.unfinished.get(name) or load_operation(store, name)
         started = engine.clock.now()
-        response, failed = carry_out()
+        response, failed = work()
         batch = BatchOperation(
             kind=kind,
             api=self._api,
@@ -155,49 +155,36 @@ class TaskCalls(Service):
     def _task(self, queue: QueueState, task_id: str, view: int) -> bytes:
         task = self._store.task(queue, task_id)
         attempts = queue.attempts.get(task.number)
-        return self._shown(task_wire(task.head, task.due, attempts, task.body, view))
+        return self._encoded(task_wire(task.head, task.due, attempts, task.body, view))
 
-    def _shown(self, task: bytes) -> bytes:
+    def _encoded(self, task: bytes) -> bytes:
         return task if self._is_v2 else as_beta(task)
 
-    def _taken_in(self, request: Any, queue: str, now: int) -> NewTask:
+    def _accepted(self, request: Any, queue: str, now: int) -> NewTask:
         task = request.task if self._is_v2 else v2.Task.FromString(as_v2(request.task.SerializeToString()))
         return accept_task(task, queue, now)
 
-    def _queue(self, name: str) -> QueueState:
-        queue = self._store.contents.queues.get(name)
-        if queue is None:
-            _parse(QueueName, name)
-        return self._store.queue(name)
-
-    def _queue_to_fill(self, name: str, request: Any = None) -> QueueState:
-        """Return a queue; one that is made on demand is made only when the task of `request` is valid."""
+    def _queue_for_tasks(self, name: str, request: Any = None) -> QueueState:
+        """Return the queue of new tasks; it is made on demand only if the task of `request` is valid."""
         if self._engine.settings.queues_on_demand and name not in self._store.contents.queues:
-            _parse(QueueName, name)
+            parse_name(QueueName, name)
             if request is not None:
                 copy = type(request)()
-                copy.CopyFrom(request)  # taking a task in changes it
-                self._taken_in(copy, name, self._engine.clock.now())
+                copy.CopyFrom(request)  # the check of a task changes it
+                self._accepted(copy, name, self._engine.clock.now())
             return self._store.create_queue(configured(beta.Queue(name=name)))
         return self._queue(name)
 
-    def _named(self, name: str) -> tuple[QueueState, str]:
-        parsed = _parse(TaskName, name)
+    def _queue_and_id(self, name: str) -> tuple[QueueState, str]:
+        parsed = parse_name(TaskName, name)
         queue = self._store.contents.queues.get(str(parsed.queue))
         if queue is None:
             raise not_found()
         return queue, parsed.task
 
 
-def _parse(kind: Any, name: str) -> Any:
-    try:
-        return kind.parse(name)
-    except InvalidInputError as error:
-        raise malformed_name() from error
-
-
-def _each(items: Iterable[Any], work: Callable[[Any], T]) -> tuple[dict[int, T], dict[int, RefusedError]]:
-    """Do the work for every item; return the results and what was refused, both by the index of the item."""
+def _for_each(items: Iterable[Any], work: Callable[[Any], T]) -> tuple[dict[int, T], dict[int, RefusedError]]:
+    """Do the work for every item; return the results and the refusals, both by the index of the item."""
     results: dict[int, T] = {}
     failed: dict[int, RefusedError] = {}
     for index, item in enumerate(items):
@@ -228,31 +215,31 @@ def as_beta(task: bytes) -> bytes:
 
 
 def as_v2(task: bytes) -> bytes:
-    """Return a v2beta3 `Task` on the wire as v2; the payload of a pull task is lost."""
+    """Return a v2beta3 `Task` on the wire as v2; the payload of a pull task is dropped."""
     return retag(task, _TO_V2)
 
 
 def is_app_engine(head: bytes) -> bool:
-    """Tell whether a stored task is for App Engine: fields are in order, and the name is the first."""
+    """Return whether a stored task is for App Engine: its target is the field after the name, which comes first."""
     length, at = read_varint(head, 1)
     return head[at + length] == _APP_ENGINE_KEY
 
 
 def task_wire(head: bytes, due: int, attempts: Attempts | None, body: bytes, view: int) -> bytes:
-    """Return a v2 `Task` as a reply shows it.
+    """Return a v2 `Task` as a reply has it: put together from its stored pieces, without parsing them.
 
     Parameters
     ----------
     head : bytes
-        What is stored without the body.
+        The stored task without its body.
     due : int
-        When it was scheduled at first, microseconds since 1970.
+        When the first attempt is due, microseconds since 1970.
     attempts : Attempts, optional
-        Its attempts so far, which also know when the next one is due.
+        Its attempts so far, with the time of the next one.
     body : bytes
-        Shown in the FULL view only.
+        Part of the FULL view only.
     view : int
-        The view asked for; BASIC if it is not FULL.
+        The requested view; BASIC if it is not FULL.
     """
     task = head + _schedule(attempts.due if attempts else due)
     if attempts:

@@ -87,18 +87,18 @@ class History:
                 "task": item.task,
                 "status": item.status,
                 "finished": item.finished,
-                "attempts": [_shown(attempt, bodies=bodies) for attempt in item.attempts],
+                "attempts": [_as_json(attempt, bodies=bodies) for attempt in item.attempts],
             }
             for item in found[:limit]
         ]
 
 
-def _shown(attempt: dict[str, Any], *, bodies: bool) -> dict[str, Any]:
-    shown = {key: value for key, value in attempt.items() if key != "body"}
+def _as_json(attempt: dict[str, Any], *, bodies: bool) -> dict[str, Any]:
+    document = {key: value for key, value in attempt.items() if key != "body"}
     if bodies:
         body = attempt["body"]
-        shown["body"] = None if body is None else body.decode(errors="replace")
-    return shown
+        document["body"] = None if body is None else body.decode(errors="replace")
+    return document
 
 
 def _text(instant: int) -> str:

@@ -39,9 +39,9 @@ class Admin:
     Parameters
     ----------
     engine : Engine
-        What is steered.
+        The emulator.
     folder : Path
-        Where snapshots are kept.
+        Gets the snapshots.
     """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
@@ -52,20 +52,20 @@ class Admin:
     def routes(self) -> list[web.RouteDef]:
         """Return what to serve."""
         return [
-            web.get("/admin/clock", _answered(self.clock)),
-            web.post("/admin/clock", _answered(self.clock)),
-            web.post("/admin/reset", _answered(self.reset)),
-            web.post("/admin/seed", _answered(self.seed)),
-            web.post("/admin/snapshot", _answered(self.snapshot)),
-            web.post("/admin/restore", _answered(self.restore)),
-            web.post("/admin/faults", _answered(self.add_fault)),
-            web.delete("/admin/faults", _answered(self.clear_faults)),
-            web.get("/admin/history", _answered(self.history)),
-            web.get("/admin/waiting", _answered(self.waiting)),
+            web.get("/admin/clock", _answer(self.clock)),
+            web.post("/admin/clock", _answer(self.clock)),
+            web.post("/admin/reset", _answer(self.reset)),
+            web.post("/admin/seed", _answer(self.seed)),
+            web.post("/admin/snapshot", _answer(self.snapshot)),
+            web.post("/admin/restore", _answer(self.restore)),
+            web.post("/admin/faults", _answer(self.add_fault)),
+            web.delete("/admin/faults", _answer(self.clear_faults)),
+            web.get("/admin/history", _answer(self.history)),
+            web.get("/admin/waiting", _answer(self.waiting)),
         ]
 
     async def clock(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Move the clock forward by `advance_s` seconds, and return what time it is."""
+        """Move the clock forward by `advance_s` seconds, and return the time."""
         advance = float(given.get("advance_s", 0))
         if not 0 <= advance < math.inf:
             raise InvalidInputError("advance_s is a number of seconds, 0 or more: the clock can only be moved forward")
@@ -76,7 +76,7 @@ class Admin:
         return {"now": datetime.fromtimestamp(now / SECOND, UTC).isoformat(), "now_us": now}
 
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Forget all queues, tasks, names, logs, faults and advances; the command line's queues are made anew."""
+        """Delete all queues, tasks, names, logs, faults and advances, and create the command line's queues again."""
 
         def erase() -> None:
             self._engine.store.database.erase()
@@ -87,13 +87,13 @@ class Admin:
         return await self.seed({"queues": [{"name": name} for name in self._engine.settings.queues]})
 
     async def seed(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Make queues, or give them other settings; `queues` are as REST shows them, of either version."""
+        """Create or change queues; `queues` are those of REST, of either version."""
         store = self._engine.store
         queues = given.get("queues", [])
         if not isinstance(queues, list):
             raise InvalidInputError("queues must be a list")
         names = []
-        for message in [_queue(queue) for queue in queues]:  # all are read before the first one is made
+        for message in [_queue(queue) for queue in queues]:  # all are parsed before the first one is created
             existing = store.contents.queues.get(message.name)
             if existing is None:
                 store.contents.deleted.pop(message.name, None)
@@ -106,8 +106,8 @@ class Admin:
         return {"queues": names}
 
     async def snapshot(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Keep a copy of everything under `name`."""
-        name = _checked(given.get("name") or uuid4().hex)
+        """Save a copy of everything as `name`."""
+        name = _snapshot_name(given.get("name") or uuid4().hex)
         await self._engine.committer.commit()
         self._snapshots.mkdir(exist_ok=True)
         file = self._snapshots / f"{name}.sqlite3"
@@ -116,8 +116,8 @@ class Admin:
         return {"name": name}
 
     async def restore(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Go back to the snapshot `name`; attempts under way are broken off, the clock stays."""
-        name = _checked(given.get("name", ""))
+        """Return to the snapshot `name`; attempts in flight are cancelled, the clock stays."""
+        name = _snapshot_name(given.get("name", ""))
         file = self._snapshots / f"{name}.sqlite3"
         if not file.exists():
             raise RefusedError("NOT_FOUND", f"There is no snapshot {name}.")
@@ -131,7 +131,7 @@ class Admin:
         return {}
 
     async def clear_faults(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Forget all faults; operations that were held back are finished."""
+        """Remove all faults; unfinished operations become finished."""
         self._engine.faults.clear()
         return {}
 
@@ -144,11 +144,11 @@ class Admin:
         return {"tasks": self._engine.dispatcher.history.newest(given.get("queue", ""), limit, bodies=bodies)}
 
     async def waiting(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Return the targets on this machine where nobody listens, with the tasks that wait for them."""
+        """Return the targets on this machine that refuse connections, with the tasks that wait for them."""
         return {"targets": self._engine.dispatcher.unreachable()}
 
     async def _keep_clock(self) -> None:
-        """Keep with the folder how far the clock was moved: the times of all that is stored are of that clock."""
+        """Store how far the clock was moved, because all stored times are of this clock."""
         self._engine.store.set_setting(CLOCK_SETTING, str(self._engine.clock.advanced).encode())
         await self._engine.committer.commit()
 
@@ -159,27 +159,27 @@ class Admin:
                 await engine.dispatcher.abort(hold=True)
                 await engine.committer.flush()
                 change()
-            finally:  # also of a change that failed: what was broken off is sent again
+            finally:  # also after a failed change: cancelled attempts are sent again
                 engine.store.reload(keep_running=False)
                 engine.dispatcher.release()
 
 
-def _answered(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def answer(request: web.Request) -> web.Response:
-        # A web page in a browser on this machine is not a test.
+def _answer(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def respond(request: web.Request) -> web.Response:
+        # A web page in a browser on this machine must not control the emulator.
         if "Origin" in request.headers:
             return _json(403, {"error": "requests from web pages are refused"})
         try:
-            return _json(200, await handler(await _given(request)))
+            return _json(200, await handler(await _parameters(request)))
         except RefusedError as error:
             return _json(404 if error.code == "NOT_FOUND" else 400, {"error": error.message})
         except (CloudTasksError, ValueError, TypeError, OverflowError, json_format.ParseError) as error:
             return _json(400, {"error": str(error)})
 
-    return answer
+    return respond
 
 
-async def _given(request: web.Request) -> dict[str, Any]:
+async def _parameters(request: web.Request) -> dict[str, Any]:
     raw = await request.read()
     body = orjson.loads(raw) if raw else {}
     if not isinstance(body, dict):
@@ -203,7 +203,7 @@ def _queue(given: Any) -> Any:
     return queue
 
 
-def _checked(name: str) -> str:
+def _snapshot_name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise InvalidInputError("the name of a snapshot is 1 to 100 letters, digits, hyphens or underscores")
     return name

@@ -1,4 +1,4 @@
-"""The gRPC face: raw bytes in and out, so that nothing is parsed twice."""
+"""The gRPC server: raw bytes in and out, so that nothing is parsed twice."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def grpc_server(host: str, port: int) -> tuple[Any, int]:
     Parameters
     ----------
     host, port : str and int
-        Where to listen; port 0 is a free one.
+        The address; port 0 is a free one.
 
     Raises
     ------
     PortInUseError
-        If somebody else listens there.
+        If another program listens there.
     """
-    # Asked first, because the library prints its own words about a port that it cannot have.
+    # Tried first, because the library prints its own messages about a port that is in use.
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
@@ -58,12 +58,12 @@ def grpc_server(host: str, port: int) -> tuple[Any, int]:
 
 
 def answer_calls(server: Any, calls: Mapping[str, Call], metadata: Mapping[str, str]) -> None:
-    """Have a server that is not started yet answer calls.
+    """Add the handlers of calls to a server that is not started yet.
 
     Parameters
     ----------
     server : grpc.aio.Server
-        What `grpc_server` gave.
+        The result of `grpc_server`.
     calls : mapping
         The calls by their full names.
     metadata : mapping

@@ -32,7 +32,7 @@ class HttpServer:
     leases : Leases
         Answers ``GET /lease``.
     folder : Path
-        Where snapshots are kept.
+        Gets the snapshots.
     instance : str
         The emulator's id, a header of every answer.
     """
@@ -49,16 +49,16 @@ class HttpServer:
         add("/oauth2/v1/certs", self._certificates)
         self._app.add_routes(Admin(engine, folder).routes())
         self._app.add_routes(Rest(engine, calls, instance).routes())
-        # Leases never end by themselves: do not wait for them.
+        # Leases do not end by themselves: do not wait for them.
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1)
 
     async def listen(self, host: str, port: int) -> int:
-        """Begin to listen, and return the port.
+        """Start to listen, and return the port.
 
         Raises
         ------
         PortInUseError
-            If somebody else listens there.
+            If another program listens there.
         """
         await self._runner.setup()
         try:
@@ -100,9 +100,9 @@ class Leases:
     Parameters
     ----------
     stop : asyncio.Event
-        Set when the last one has been closed for a while.
+        Set a while after the last lease was closed.
     instance : str
-        The emulator's id, a header of the answer: a holder sees whose lease it has.
+        The emulator's id, a header of the answer: a holder can check whose lease it has.
     """
 
     def __init__(self, stop: asyncio.Event, instance: str) -> None:
@@ -113,19 +113,19 @@ class Leases:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Let the emulator live by its leases; without a first one within ten seconds it ends."""
+        """End the emulator when it has no leases any more, or no first one within ten seconds."""
         self._counting = True
         self._arm(_FIRST_WITHIN)
 
     async def hold(self, request: web.Request) -> web.StreamResponse:
-        """Answer `GET /lease`: the answer begins and does not end."""
+        """Answer `GET /lease` with a response that begins and does not end."""
         answer = web.StreamResponse(headers=self._headers)
         self._open += 1
         self._disarm()
         try:
             await answer.prepare(request)
             await answer.write(b"held\n")
-            while _connected(request):  # noqa: ASYNC110 - aiohttp tells nobody that a client left
+            while _connected(request):  # noqa: ASYNC110 - aiohttp reports no closed connections
                 await asyncio.sleep(_CHECK_EVERY)
         except ConnectionError:
             pass
@@ -136,7 +136,7 @@ class Leases:
         return answer
 
     def close(self) -> None:
-        """Let the emulator live without leases."""
+        """Keep the emulator running without leases."""
         self._counting = False
         self._disarm()
 
@@ -156,12 +156,12 @@ def _connected(request: web.Request) -> bool:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """Return the two as one text; an IPv6 address stands in brackets."""
+    """Return ``host:port``; an IPv6 address is put in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def cannot_listen(error: OSError, host: str, port: int, option: str) -> EmulatorError:
-    """Return what to raise when `host` and `port` cannot be listened on; `option` chooses another port."""
+    """Return the error for an address that cannot be listened on; `option` is the one that sets the port."""
     if error.errno == errno.EADDRINUSE:
         return PortInUseError(
             f"port {port} is in use", resource=str(port), hint=f"choose another one: {option} 0 takes a free one"

@@ -1,4 +1,4 @@
-"""The REST face: JSON over the same calls, for ``transport="rest"``, curl and languages without gRPC."""
+"""The REST interface: JSON over the same calls, for ``transport="rest"``, curl and languages without gRPC."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _HTTP_STATUS = {
     "UNAUTHENTICATED": 401,
 }
 _log = logging.getLogger(__name__)
-# What every REST API of Google takes (https://cloud.google.com/apis/docs/system-parameters).
+# The query parameters of every REST API of Google (https://cloud.google.com/apis/docs/system-parameters).
 _STANDARD = {
     "access_token",
     "alt",
@@ -61,7 +61,7 @@ class Rest:
     Parameters
     ----------
     engine : Engine
-        What `BufferTask`, which exists in REST only, looks at.
+        The emulator, for `BufferTask`, which exists in REST only.
     calls : mapping
         The calls of the API by their full names.
     instance : str
@@ -78,22 +78,22 @@ class Rest:
         return [web.route("*", "/{api:v2|v2beta3}/{path:.+}", self._answer)]
 
     async def _answer(self, request: web.Request) -> web.Response:
-        whole_numbers = "enum-encoding=int" in request.query.get("$alt", "")
+        enums_as_numbers = "enum-encoding=int" in request.query.get("$alt", "")
         try:
-            response = await self._called(request, request.match_info["api"], request.match_info["path"])
-            shown = json_format.MessageToDict(response, use_integers_for_enums=whole_numbers)
+            response = await self._response(request, request.match_info["api"], request.match_info["path"])
+            document = json_format.MessageToDict(response, use_integers_for_enums=enums_as_numbers)
         except RefusedError as error:
             return self._refused(error)
         except json_format.ParseError as error:
             return self._refused(invalid_argument(f"Invalid JSON payload received. {error}"))
-        except web.HTTPException as error:  # of the server below: a body that is too large
-            return self._shown(error.status, "INVALID_ARGUMENT", error.text or error.reason)
-        except Exception as error:  # noqa: BLE001 - whatever it is, a client of JSON gets JSON
+        except web.HTTPException as error:  # of the HTTP server: the body is too large
+            return self._error(error.status, "INVALID_ARGUMENT", error.text or error.reason)
+        except Exception as error:  # noqa: BLE001 - a client of JSON gets JSON for every error
             _log.exception("%s %s", request.method, request.path)
             return self._refused(RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}"))
-        return self._json(200, shown)
+        return self._json(200, document)
 
-    async def _called(self, request: web.Request, api: str, path: str) -> Any:
+    async def _response(self, request: web.Request, api: str, path: str) -> Any:
         buffer = _BUFFER.fullmatch(path)
         if buffer and request.method == "POST":
             return await self._buffer_task(request, api, buffer[1], buffer[2])
@@ -119,15 +119,15 @@ class Rest:
         if "Content-Type" in request.headers:
             create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
         reply = await self._calls[f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"](create.SerializeToString())
-        # BufferTaskResponse is in no package; a request to create has a field of the same name and JSON.
+        # BufferTaskResponse is in no package; CreateTaskRequest has a field of the same name and JSON.
         return messages.CreateTaskRequest(task=messages.Task.FromString(reply))
 
     def _refused(self, error: RefusedError) -> web.Response:
         code = CODES[error.number]
         details = json_format.MessageToDict(error.status()).get("details", []) if error.details else []
-        return self._shown(_HTTP_STATUS.get(code, 500), code, error.message, details)
+        return self._error(_HTTP_STATUS.get(code, 500), code, error.message, details)
 
-    def _shown(self, status: int, code: str, message: str, details: Sequence[Any] = ()) -> web.Response:
+    def _error(self, status: int, code: str, message: str, details: Sequence[Any] = ()) -> web.Response:
         error = {"code": status, "message": message, "status": code}
         return self._json(status, {"error": error | ({"details": details} if details else {})})
 
@@ -141,7 +141,7 @@ class Rest:
 
 
 async def _document(request: web.Request, route: Route, resource: str) -> dict[str, Any]:
-    """Return the request message as JSON: body, query and path put together."""
+    """Return the request message as JSON, merged from body, query and path."""
     document: dict[str, Any] = {}
     if route.body is not None and (raw := await request.read()):
         try:
@@ -176,19 +176,19 @@ _CMEK = f"{_LOCATION}/cmekConfig"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A URL pattern and the call that it stands for."""
+    """A URL pattern and its call."""
 
     verb: str  #: HTTP method
     pattern: re.Pattern[str]  #: its one group is the resource
     rpc: str  #: full name of the call
     request: Any
     response: Any
-    resource: str  #: field that gets the resource
-    body: str | None  #: field that gets the body; ``*`` for the whole request, None for no body
+    resource: str  #: field of the resource
+    body: str | None  #: field of the body; ``*`` for the whole request, None without a body
 
 
 def find_route(verb: str, api: str, path: str) -> tuple[Route, str] | None:
-    """Return the route of a request and the resource that its path names.
+    """Return the route of a request and the resource in its path.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def find_route(verb: str, api: str, path: str) -> tuple[Route, str] | None:
     api : str
         ``v2`` or ``v2beta3``.
     path : str
-        What comes after the version.
+        The path after the version.
     """
     for route in _ROUTES[api]:
         if route.verb == verb and (match := route.pattern.fullmatch(path)):

@@ -12,7 +12,7 @@ from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, timestam
 
 __all__ = ["NO_ANSWER", "AttemptResult", "Attempts", "RetryPolicy", "code_of"]
 
-#: The HTTP status of an attempt that got no answer.
+#: The HTTP status of an attempt without a response.
 NO_ANSWER = 0
 
 _OK = 0
@@ -41,9 +41,9 @@ def code_of(http_status: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptResult:
-    """How an attempt ended."""
+    """The result of an attempt."""
 
-    http_status: int  #: 0 without an answer
+    http_status: int  #: 0 without a response
     timed_out: bool = False
 
     @property
@@ -53,22 +53,22 @@ class AttemptResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the task is done."""
+        """Whether the attempt succeeded."""
         return self.code == _OK
 
     @property
     def answered(self) -> bool:
-        """Whether the target responded; timeouts and refused connections are no responses."""
+        """Whether the target responded; timeouts and refused connections are not responses."""
         return self.http_status != NO_ANSWER and not self.timed_out
 
 
 @dataclass(slots=True, kw_only=True)
 class Attempts:
-    """A task's attempts so far; instants are microseconds since 1970, 0 where nothing happened yet."""
+    """A task's attempts so far; instants are microseconds since 1970, 0 where there is none yet."""
 
     due: int  #: when the next attempt is scheduled
     dispatches: int = 0  #: attempts sent, those in flight included
-    responses: int = 0  #: attempts that were answered
+    responses: int = 0  #: attempts with a response
     failures: int = 0  #: attempts that ended without success
     executions: int = 0  #: failures that count for the header `X-CloudTasks-TaskExecutionCount`
     first_dispatched: int = 0
@@ -80,40 +80,40 @@ class Attempts:
 
     @classmethod
     def of_row(cls, columns: Sequence[int]) -> Attempts:
-        """Read what `row` gave."""
+        """Read the columns that `row` returned."""
         return cls(**dict(zip(_COLUMNS, columns, strict=True)))
 
     def row(self) -> tuple[int, ...]:
-        """Return the fields, in their order."""
+        """Return the fields in their order."""
         return _values(self)
 
     def begin(self, now: int) -> None:
-        """Note that an attempt was sent."""
+        """Record that an attempt was sent."""
         self.dispatches += 1
         self.first_dispatched = self.first_dispatched or now
         self.scheduled, self.dispatched, self.responded = self.due, now, 0
 
-    def end(self, outcome: AttemptResult, now: int, *, app_engine: bool) -> None:
-        """Note how an attempt ended.
+    def end(self, result: AttemptResult, now: int, *, app_engine: bool) -> None:
+        """Record the result of an attempt.
 
         App Engine targets count every response as an execution; HTTP targets do not count 5xx.
         """
         self.responded = now
-        self.code, self.http_status = outcome.code, outcome.http_status
-        self.responses += outcome.answered
-        if outcome.succeeded:
+        self.code, self.http_status = result.code, result.http_status
+        self.responses += result.answered
+        if result.succeeded:
             return
         self.failures += 1
-        server_error = outcome.http_status // 100 == 5  # noqa: PLR2004 - the class of HTTP statuses
-        self.executions += outcome.answered and (app_engine or not server_error)
+        server_error = result.http_status // 100 == 5  # noqa: PLR2004 - the class of HTTP statuses
+        self.executions += result.answered and (app_engine or not server_error)
 
     @property
     def message(self) -> str:
-        """The last attempt's status in the words of the service."""
+        """The last attempt's status in the service's words."""
         return "" if self.code == _OK else f"{code_name(self.code)}({self.code}): HTTP status code {self.http_status}"
 
     def wire(self) -> bytes:
-        """Return the fields of a v2 `Task` that tell about attempts."""
+        """Return the fields of a v2 `Task` that describe its attempts."""
         if not self.dispatches:
             return b""
         last = len_field(1, timestamp(self.scheduled)) + len_field(2, timestamp(self.dispatched))
@@ -148,17 +148,17 @@ class RetryPolicy:
         The interval doubles `max_doublings` times and then grows by the last doubled interval, up to `max_backoff`.
         """
         if failures <= self.max_doublings + 1:
-            # Capped before the shift: a thousand doublings are a number nobody needs.
+            # Capped before the shift, because a thousand doublings are a huge number.
             interval = self.min_backoff << min(failures - 1, 64)
         else:
             interval = (self.min_backoff << min(self.max_doublings, 64)) * (failures - self.max_doublings)
         return min(interval, self.max_backoff)
 
     def gives_up(self, attempts: int, since_first: int) -> bool:
-        """Tell whether a task is dropped after its `attempts`-th failed attempt.
+        """Return whether a task is given up after its `attempts`-th failed attempt.
 
-        Both limits have to be reached; one that is unlimited leaves the decision to the other, and with both
-        unlimited only the queue's retention ends a task.
+        Both limits have to be reached. If one is unlimited, the other decides; if both are, only the queue's
+        retention ends a task.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The one clock of the emulator; tests and `/admin/clock` move it forward."""
+"""The clock of the emulator, which tests and `/admin/clock` can move forward."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ __all__ = ["CLOCK_SETTING", "DAY", "HOUR", "LAST_INSTANT", "LAST_NOW", "SECOND",
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
-#: The setting under which a folder keeps how far its clock was moved.
+#: The key of the setting in which a folder keeps how far its clock was advanced.
 CLOCK_SETTING = "clock_offset"
 #: The end of the year 9999: no `google.protobuf.Timestamp` is later.
 LAST_INSTANT = 253_402_300_800 * SECOND - 1
-
-#: The end of the year 8999: what tasks of then are due for still has a calendar.
+#: The end of the year 8999: the due times of later tasks could be after the year 9999.
 LAST_NOW = 221_845_392_000 * SECOND - 1
 
 
 class Clock:
-    """Wall-clock time that can be advanced, and goes on from where it was when the system's clock is set back.
+    """Wall-clock time that can be advanced, and that never runs backwards when the system's clock is set back.
 
     Parameters
     ----------
     source : callable, optional
         Returns nanoseconds since 1970; the system's clock by default.
     advanced : int
-        Microseconds by which it was moved forward before.
+        Microseconds by which it was advanced earlier.
     """
 
     def __init__(self, source: Callable[[], int] = time.time_ns, advanced: int = 0) -> None:
@@ -49,20 +48,20 @@ class Clock:
 
     @property
     def advanced(self) -> int:
-        """Microseconds by which it was moved forward; what its source was set back is not among them."""
+        """Microseconds by which it was advanced, without corrections for a source that was set back."""
         return self._advanced
 
     def reset(self) -> None:
-        """Show the time of the source again, though it be an earlier one."""
+        """Return to the time of the source, even if that is earlier."""
         self._advanced = self._set_back = self._latest = 0
 
     def advance(self, duration: int) -> None:
-        """Move forward by `duration` microseconds and tell the listeners by how much.
+        """Move forward by `duration` microseconds and call the listeners with it.
 
         Raises
         ------
         ValueError
-            If it is negative, or leads to where the times of tasks could not be shown any more.
+            If it is negative, or leads beyond the year 8999.
         """
         if duration < 0:
             raise ValueError("the clock can only be moved forward")
@@ -73,5 +72,5 @@ class Clock:
             listener(duration)
 
     def subscribe(self, listener: Callable[[int], None]) -> None:
-        """Call `listener` with the microseconds of every advance; the latest subscriber comes first."""
+        """Call `listener` with the microseconds of every advance; the latest subscriber is called first."""
         self._listeners.insert(0, listener)

@@ -73,7 +73,7 @@ def timestamp(instant: int) -> bytes:
 
 
 def fields(wire: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield field number, wire type and the value's bytes (with their length prefix) of a valid message."""
+    """Yield the number, the wire type and the bytes (with their length prefix) of each field of a valid message."""
     at = 0
     while at < len(wire):
         key, at = read_varint(wire, at)

@@ -59,7 +59,7 @@ _SETTINGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueConfig:
-    """What the store and the dispatcher need to know of a queue's settings."""
+    """The settings of a queue that the store and the dispatcher use."""
 
     rate: float  #: dispatches a second
     burst: int
@@ -94,7 +94,7 @@ def duration(message: Any) -> int:
 
 
 def check_duration(message: Any, field: str) -> None:
-    """Check that a `google.protobuf.Duration` is one; without it nothing else can show it, or count with it.
+    """Check that a `google.protobuf.Duration` is valid, before anything converts it.
 
     Raises
     ------
@@ -107,12 +107,12 @@ def check_duration(message: Any, field: str) -> None:
 
 
 def is_tombstone(micros: int) -> bool:
-    """Tell whether a queue may keep the names of its tasks for so long."""
+    """Return whether a queue may keep the names of its tasks for so many microseconds."""
     return HOUR <= micros <= 9 * DAY
 
 
 def policy(config: Any, base: RetryPolicy) -> RetryPolicy:
-    """Read a `RetryConfig`; what it leaves open is taken from `base`."""
+    """Read a `RetryConfig`; missing values are those of `base`."""
     return RetryPolicy(
         max_attempts=config.max_attempts or base.max_attempts,
         max_retry_duration=(
@@ -151,7 +151,7 @@ def from_v2(queue: Any) -> Any:
     """Return a v2 queue as v2beta3."""
     out = beta.Queue(name=queue.name, state=queue.state)
     _copy(queue, out)
-    out.rate_limits.max_burst_size = 0  # output only in v2: whatever a client sends is ignored
+    out.rate_limits.max_burst_size = 0  # output only in v2: a client's value is ignored
     if queue.HasField("app_engine_routing_override"):
         override = out.app_engine_http_queue.app_engine_routing_override
         override.MergeFromString(queue.app_engine_routing_override.SerializeToString())
@@ -196,7 +196,7 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, plain: bool = False) 
     paths : sequence of str
         The mask, of v2beta3; no path names all fields.
     plain : bool
-        Whether `given` is from a client of v2: what that version does not have, or only shows, stays as it is.
+        Whether `given` is from a client of v2: settings that v2 lacks or has as output only stay as they are.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The answer to a request that is refused."""
+"""The error of a refused request, and the texts that many calls share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RefusedError(ServiceError):
     message : str
         The text of the real service, to the letter where it is known.
     details : sequence of messages
-        What `google.rpc.Status.details` carries.
+        The messages of `google.rpc.Status.details`.
     """
 
     def __init__(self, code: str, message: str, details: Sequence[Any] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Where Cloud Tasks is offered, and the host names that App Engine makes of a region."""
+"""The locations of Cloud Tasks, and the host names of App Engine in them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REGIONS = {
 
 
 def app_engine_host(routing: Any, queue: str) -> str:
-    """Return the host that an `AppEngineRouting` leads to, for a queue's project and location."""
+    """Return the host of an `AppEngineRouting` for a queue's project and location."""
     _, project, _, location, *_ = queue.split("/")
     domain = f"{project}.{REGIONS.get(location, location)}.r.appspot.com"
     return ".".join([part for part in (routing.instance, routing.version, routing.service) if part] + [domain])

@@ -1,4 +1,4 @@
-"""Everything about an emulator that its command line decides."""
+"""The options of an emulator."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options of an emulator, with its defaults."""
+    """The options of an emulator, with their defaults."""
 
     host: str = "127.0.0.1"
     port: int = 8123  #: 0 is a free one
-    http_port: int | None = None  #: None is the port after `port`, or a free one if that is 0
+    http_port: int | None = None  #: None is the port after `port`, or a free one if `port` is 0
     data_dir: Path | None = None  #: None is a temporary folder
     queues: tuple[str, ...] = ()  #: names of queues to make at start
     lease: bool = False  #: end after the last `GET /lease` was closed
-    wait_for_loopback: bool = False  #: a refused connection to this machine is no attempt
+    wait_for_loopback: bool = False  #: a refused connection to this machine does not count as an attempt
     openid_issuer: str = "https://accounts.google.com"
     app_engine_host: str | None = None  #: base URL of the App Engine application
     https_ca: Path | None = None  #: further certificates to trust
@@ -30,5 +30,5 @@ class Settings:
     hard_reset_on_purge: bool = False  #: PurgeQueue also frees the names of tasks
     task_tombstone: int = HOUR  #: microseconds for which the name of a finished task is taken
     queue_tombstone: int = 3 * DAY  #: microseconds for which the name of a deleted queue is taken
-    new_queue_delay: int = 0  #: microseconds in which a new queue is not known yet
+    new_queue_delay: int = 0  #: microseconds for which a new queue is not found
     log_delay: int = 0  #: microseconds between an operation and its log entry

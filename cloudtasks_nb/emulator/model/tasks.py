@@ -1,4 +1,4 @@
-"""What comes in as a task: checked, completed, and cut into the pieces that are stored."""
+"""New tasks: checked, completed with defaults, and split into the pieces that are stored."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _NOT_ENCODED = ":/?#[]@!$&'()*+,;=%"
 _MAX_HEADERS = 80 * 1024
 _MAX_AHEAD = 30 * DAY
 _WITH_BODY = {"POST", "PUT", "PATCH"}
-_SERVICE_DEFAULT = Duration()  # App Engine's own deadline, which its kind of scaling decides
+_SERVICE_DEFAULT = Duration()  # App Engine's own deadline, which depends on its kind of scaling
 # Fields of `Task`, and pieces that most tasks have in common.
 _APP_ENGINE_FIELD, _HTTP_FIELD = 2, 3
 _DEFAULT_DEADLINE = len_field(6, int_field(1, 600))
 _HTTP_AGENT_HEADER = len_field(3, len_field(1, b"User-Agent") + len_field(2, HTTP_AGENT.encode()))
 _POST_AND_HTTP_AGENT_HEADER = int_field(2, 1) + _HTTP_AGENT_HEADER
-# What `_http_field` gave for the latest requests: in most batches they differ in the body alone.
-_known: dict[bytes, tuple[bytes, str, str]] = {}
-_MAX_KNOWN, _MAX_KNOWN_SIZE = 64, 4096  # longer ones may be refused for their size, and would be kept all the same
-_ID_BITS = 66  # the service's ids do not all fit into 64 either
+# The results of `_http_field` for the latest requests: in most batches they differ in the body only.
+_cached: dict[bytes, tuple[bytes, str, str]] = {}
+_MAX_CACHED, _MAX_CACHED_SIZE = 64, 4096  # larger requests may be refused for their size, and must not be cached
+_ID_BITS = 66  # the service's ids need more than 64 bits too
 # Ids are names, not secrets; the module's generator is three times faster than the system's.
 _random = random.Random()  # noqa: S311
 
@@ -60,14 +60,14 @@ class NewTask(NamedTuple):
 
 
 def accept_task(task: Any, queue: str, now: int) -> NewTask:
-    """Check a v2 `Task`, which is changed on the way, and return what is to be stored.
+    """Check a v2 `Task` and return it as it is stored; `task` itself is changed.
 
     Parameters
     ----------
     task : Task
         As the client sent it.
     queue : str
-        Name of the queue that it is for.
+        Name of its queue.
     now : int
         Microseconds since 1970.
 
@@ -76,7 +76,7 @@ def accept_task(task: Any, queue: str, now: int) -> NewTask:
     RefusedError
         If the task is not valid.
     """
-    name, task_id = _identified(task, queue)
+    name, task_id = _name_and_id(task, queue)
     kind = task.WhichOneof("message_type")
     if kind == "http_request":
         target_type = "HTTP"
@@ -92,14 +92,14 @@ def accept_task(task: Any, queue: str, now: int) -> NewTask:
         raise invalid_argument("Task.payload_type is not set.")
     due = _scheduled(task, now) if task.HasField("schedule_time") else now
     encoded = name.encode()
-    # Only these fields are stored: whatever else a client sends is output only.
+    # Only these fields are stored: all others are output only.
     head = b"".join(
         (
             b"\x0a",
             varint(len(encoded)),
             encoded,
             request,
-            _created(now // SECOND),
+            _create_time(now // SECOND),
             deadline,
             _retry(task) if task.HasField("retry_config") else b"",
         )
@@ -120,19 +120,19 @@ def target_of(head: bytes) -> tuple[str, str]:
     return f"{METHODS[request.http_method]} {host}{request.relative_uri}", "APP_ENGINE_HTTP"
 
 
-def _identified(task: Any, queue: str) -> tuple[str, str]:
-    """Return the task's name and short id, made up if the client gave none."""
+def _name_and_id(task: Any, queue: str) -> tuple[str, str]:
+    """Return the task's name and short id; they are generated if the client gave none."""
     name = task.name
     if not name:
         number = _random.getrandbits(_ID_BITS)
-        made_up = f"{number:020d}"[number & 3 :]  # 17 to 20 digits, and some begin with a zero
-        return f"{queue}/tasks/{made_up}", made_up
+        generated = f"{number:020d}"[number & 3 :]  # 17 to 20 digits, and some begin with a zero
+        return f"{queue}/tasks/{generated}", generated
     if name.startswith(queue) and _ID_PART.fullmatch(name, len(queue)):
         return name, name[len(queue) + len("/tasks/") :]
-    raise _misnamed(name, queue)
+    raise _wrong_name(name, queue)
 
 
-def _misnamed(name: str, queue: str) -> RefusedError:
+def _wrong_name(name: str, queue: str) -> RefusedError:
     match = _QUEUE_OF.fullmatch(name)
     if match is None:
         return invalid_argument(
@@ -187,7 +187,7 @@ def _deadline(task: Any, longest: int, described: str) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _created(second: int) -> bytes:
+def _create_time(second: int) -> bytes:
     # Whole seconds: the API truncates the time of creation.
     return len_field(5, int_field(1, second))
 
@@ -203,14 +203,14 @@ def _http_wire(request: Any) -> tuple[bytes, bytes, str]:
     if body:
         request.ClearField("body")
     wire = request.SerializeToString()
-    known = _known.get(wire)
-    if known is None:
-        known = _http_field(request, wire)
-        if len(wire) <= _MAX_KNOWN_SIZE:
-            if len(_known) >= _MAX_KNOWN:
-                _known.clear()
-            _known[wire] = known
-    field, method, target = known
+    cached = _cached.get(wire)
+    if cached is None:
+        cached = _http_field(request, wire)
+        if len(wire) <= _MAX_CACHED_SIZE:
+            if len(_cached) >= _MAX_CACHED:
+                _cached.clear()
+            _cached[wire] = cached
+    field, method, target = cached
     if body and method not in _WITH_BODY:
         raise invalid_argument(f"HttpRequest.body is not allowed with HTTP method {method}.")
     return field, body, target
@@ -233,7 +233,7 @@ def _http_field(request: Any, wire: bytes) -> tuple[bytes, str, str]:
 
 
 def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
-    """Check an `AppEngineHttpRequest`; return the same of it."""
+    """Check an `AppEngineHttpRequest`; return the same three values."""
     uri, body, headers = request.relative_uri or "/", request.body, request.headers
     if not uri.startswith("/") or " " in uri or len(uri) > _MAX_URL:
         raise invalid_argument(
@@ -274,7 +274,7 @@ def _check_size(head: bytes, body: bytes, due: int, kind: str) -> None:
     request = getattr(task, kind)
     if sum(len(name) + len(value) for name, value in request.headers.items()) >= _MAX_HEADERS:
         raise invalid_argument("The size of the headers must be less than 80KB.")
-    if kind == "app_engine_http_request":  # service, version and instance are counted as parts of the host only
+    if kind == "app_engine_http_request":  # service, version and instance count as parts of the host only
         request.app_engine_routing.CopyFrom(v2.AppEngineRouting(host=request.app_engine_routing.host))
     request.body = body
     task.schedule_time.FromMicroseconds(due)

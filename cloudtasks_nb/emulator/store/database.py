@@ -1,7 +1,7 @@
 """The SQLite file behind the store: writes are collected, applied and committed in groups.
 
 Rows are appended in the order of their keys, because random keys cost ten times more: each would dirty a page of its
-own, twice with the write-ahead log. What has to be found by name is found in memory.
+own, twice with the write-ahead log. Look-ups by name are answered from memory.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from cloudtasks_nb.errors import EmulatorError
 
 __all__ = ["Statement", "TaskDatabase"]
 
+# The tables `tombs` (names that stay taken: tombstones) and `graves` (purged ranges) keep the names under which earlier
+# versions made them, so that existing folders open.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS queues(
@@ -36,16 +38,16 @@ CREATE TABLE IF NOT EXISTS log(
     retry_at INTEGER);
 """
 _TABLES = ("settings", "queues", "tasks", "attempts", "tombs", "graves", "operations", "log")
-_CACHE_KIB = 2_048  # a row is appended, and read again once: what a larger cache holds is memory for nothing
-# Twice SQLite's own, for new files: a commit of many tasks has half the pages to write, and takes a fifth less time.
+_CACHE_KIB = 2_048  # a row is written once and read once: a larger cache gains nothing
+# Twice SQLite's default, for new files: a commit of many tasks writes half the pages, and takes a fifth less time.
 _PAGE = 8192
 _CONNECTION: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 30}
 _VERSION = 2  # of the schema
-_READ = {0, 1, _VERSION}  # new files have 0; 1 knew no row of the log that stands for many creations
+_READ = {0, 1, _VERSION}  # new files have 0; version 1 had no rows of the log that stand for many creations
 
 
 class Statement(StrEnum):
-    """Everything that is ever written, in the order in which the writes of a group are applied."""
+    """All statements that write, in the order in which those of a group are applied."""
 
     SETTING = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
     QUEUE = "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?, ?)"
@@ -57,7 +59,7 @@ class Statement(StrEnum):
     ADD_PURGED_RANGE = "INSERT OR REPLACE INTO graves VALUES (?, ?, ?)"
     OPERATION = "INSERT INTO operations VALUES (?, ?, ?, ?)"
     LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    # What follows clears away; it comes last, so that rows of the same group are met too.
+    # The sweep comes last, so that it also deletes rows of the same group.
     SWEEP_TASKS = "DELETE FROM tasks WHERE seq BETWEEN ? AND ?"
     SWEEP_ATTEMPTS = "DELETE FROM attempts WHERE seq BETWEEN ? AND ?"
     DELETE_PURGED_RANGE = "DELETE FROM graves WHERE q = ? AND upto = ?"
@@ -77,8 +79,8 @@ class TaskDatabase:
     path : Path
         The SQLite file, made when missing.
     durable : bool
-        Whether a commit waits for the disk, so that it survives a loss of power; the death of the process it
-        survives either way.
+        Whether a commit waits for the disk, so that it survives a loss of power. It survives the end of the process
+        either way.
     """
 
     def __init__(self, path: Path, *, durable: bool) -> None:
@@ -99,7 +101,7 @@ class TaskDatabase:
                     resource=str(path),
                     hint="if it is damaged, remove it or choose another folder",
                 ) from error
-            opened.pop_all()  # from here on `close` closes them
+            opened.pop_all()  # `close` closes them from now on
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +113,7 @@ class TaskDatabase:
         return sum(map(len, self._pending.values()))
 
     def put(self, write: Statement, row: tuple[Any, ...]) -> None:
-        """Collect a write; it is neither visible nor safe before `commit`."""
+        """Collect a write; it is neither visible nor on the disk before `commit`."""
         self._pending[write].append(row)
 
     def put_all(self, write: Statement, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -119,7 +121,7 @@ class TaskDatabase:
         self._pending[write].extend(rows)
 
     def apply(self) -> None:
-        """Give what was collected to SQLite as one transaction, still open."""
+        """Execute the collected writes in one transaction, which stays open."""
         self._writer.execute("BEGIN IMMEDIATE")
         for write, rows in self._pending.items():
             if rows:
@@ -127,39 +129,39 @@ class TaskDatabase:
                 rows.clear()
 
     def commit(self) -> None:
-        """Commit what was applied; may run in another thread while writes are collected."""
+        """Commit the open transaction; may run in another thread while writes are collected."""
         self._writer.execute("COMMIT")
 
     def roll_back(self) -> None:
-        """Drop what was applied and what was collected since."""
+        """Drop the open transaction and the writes that were collected since."""
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
         for rows in self._pending.values():
             rows.clear()
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Return all rows of a query over what is committed."""
+        """Return all rows of a query over the committed data."""
         return self._reader.execute(sql, parameters).fetchall()
 
     def stream(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
-        """Return a cursor over what is committed; exhaust it, it holds back the log's end."""
+        """Return a cursor over the committed data; exhaust it, because an open cursor lets the write-ahead log grow."""
         return self._reader.execute(sql, parameters)
 
     def erase(self) -> None:
-        """Delete everything, at once."""
+        """Delete everything in one transaction."""
         self.roll_back()
         self._writer.execute("BEGIN IMMEDIATE")
         for table in _TABLES:
-            self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the tuple above
+            self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from `_TABLES`
         self._writer.execute("COMMIT")
 
     def save_to(self, path: Path) -> None:
-        """Write a copy of what is committed to another file."""
+        """Copy the committed data to another file."""
         with closing(sqlite3.connect(path)) as copy:
             self._reader.backup(copy)
 
     def load_from(self, path: Path) -> None:
-        """Replace everything by the content of another file, or change nothing.
+        """Replace everything with the content of another file; after an error nothing has changed.
 
         Raises
         ------
@@ -175,14 +177,14 @@ class TaskDatabase:
             ) from error
 
     def _load_from(self, path: Path) -> None:
-        # Row by row: a copy of the pages would have to be of the same size, and brings the version along.
+        # Row by row: a copy of the pages would bring the other file's page size and version.
         self._writer.execute("ATTACH ? AS source", (str(path),))
         try:
             [(version,)] = self._writer.execute("PRAGMA source.user_version")
             _check_version(path, version, "take a new snapshot")
             self._writer.execute("BEGIN IMMEDIATE")
             for table in _TABLES:
-                self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the tuple above
+                self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from `_TABLES`
                 self._writer.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")  # noqa: S608 - the same
             self._writer.execute("COMMIT")
         finally:

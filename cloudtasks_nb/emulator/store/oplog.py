@@ -29,16 +29,16 @@ class Kind(IntEnum):
     DELETION = 4
 
 
-# The tasks that one call created are one row, because a row each would cost a fifth of all that a task costs. The row
-# stands at the place of its last entry, is of a kind of its own, and has JSON where others have the task.
+# All tasks that one call created are one row, because one row for each would cost a fifth of the time of a task. The
+# row has the `seq` of its last entry, a kind of its own, and JSON in the place of the task.
 _CREATIONS = 5
 _MOST_CREATIONS = 100
 
 
 class LogRecord(NamedTuple):
-    """An entry of the log; instants are microseconds since 1970, 0 where there is nothing to tell."""
+    """An entry of the log; instants are microseconds since 1970, 0 where there is none."""
 
-    seq: int  #: the instant, moved on to the next free one: entries are in the order of time
+    seq: int  #: the instant, or the next free one after it: entries are in the order of time
     q: int  #: number of the queue
     kind: int
     at: int
@@ -55,7 +55,7 @@ class LogRecord(NamedTuple):
 
 
 class LogSubject(NamedTuple):
-    """What an entry is about."""
+    """The task that an entry is about."""
 
     q: int  #: number of the queue
     ratio: float  #: the queue's sampling ratio
@@ -65,12 +65,12 @@ class LogSubject(NamedTuple):
 
 
 class OperationsLog:
-    """Appends to the log what the queues' sampling ratios let through.
+    """Appends entries to the log, as many as the queues' sampling ratios allow.
 
     Parameters
     ----------
     database : TaskDatabase
-        Where the rows go.
+        Gets the rows.
     delay : int
         Microseconds between an operation and its entry.
     """
@@ -79,12 +79,12 @@ class OperationsLog:
         self._database = database
         self._delay = delay
         self._latest = 0
-        #: the longest time, in microseconds, between an operation and its entry of any run on this folder
+        #: the longest delay in microseconds between an operation and its entry, of all runs on this folder
         self.longest_delay = delay
         self.reload()
 
     def reload(self) -> None:
-        """Go on from what is in the database."""
+        """Continue after the entries that the database has."""
         [(latest,)] = self._database.read("SELECT max(seq) FROM log")
         self._latest = latest or 0
         stored = self._database.read("SELECT value FROM settings WHERE key = ?", (_DELAY_SETTING,))
@@ -93,7 +93,7 @@ class OperationsLog:
             self._database.put(Statement.SETTING, (_DELAY_SETTING, str(self._delay)))
 
     def created(self, q: int, ratio: float, tasks: Sequence[NewTask], now: int) -> None:
-        """Log that tasks were created, a hundred at most."""
+        """Log that one call created tasks, at most a hundred."""
         if ratio < 1.0:
             tasks = [task for task in tasks if _random.random() < ratio]
         if not tasks:
@@ -124,7 +124,7 @@ class OperationsLog:
         self._append(Kind.DISPATCH, subject, now, (attempts.scheduled, 0, *counts, 0, 0))
 
     def responded(self, subject: LogSubject, attempts: Attempts, retry_at: int) -> None:
-        """Log how an attempt ended; `retry_at` is 0 when there is no further one."""
+        """Log the result of an attempt; `retry_at` is 0 when no further one follows."""
         duration = attempts.responded - attempts.dispatched
         counts = (attempts.code, attempts.dispatches, attempts.responses)
         self._append(Kind.RESPONSE, subject, attempts.responded, (attempts.scheduled, *counts, duration, retry_at))
@@ -132,20 +132,20 @@ class OperationsLog:
     def read(
         self, low: int, high: int, *, queues: Collection[int], kinds: Collection[int], now: int, ascending: bool
     ) -> Iterator[LogRecord]:
-        """Yield committed entries in order of time, read in chunks so that the database's end is not held back.
+        """Yield committed entries in order of time, read in chunks so that no cursor stays open.
 
         Parameters
         ----------
         low, high : int
-            The first and the last `LogRecord.seq` that is wanted.
+            The first and the last `LogRecord.seq`.
         queues : collection of int
             Numbers of the queues.
         kinds : collection of Kind
-            The wanted kinds.
+            The kinds of entries.
         now : int
-            Microseconds since 1970; what is received later is not there yet.
+            Microseconds since 1970; entries that are received later are left out.
         ascending : bool
-            Whether the oldest comes first.
+            Whether the oldest entry comes first.
         """
         wanted = {*map(int, kinds), *([_CREATIONS] if Kind.CREATION in kinds else [])}
         sql = (
@@ -153,7 +153,7 @@ class OperationsLog:
             f"AND kind IN ({_listed(wanted)}) AND received <= ? "
             f"ORDER BY seq {'ASC' if ascending else 'DESC'} LIMIT {_CHUNK}"
         )
-        first, last = low, high + _MOST_CREATIONS - 1  # entries up to `high` may lie in a row that ends behind it
+        first, last = low, high + _MOST_CREATIONS - 1  # entries up to `high` may be in a row that ends after it
         while True:
             rows = self._database.read(sql, (first, last, now))
             for row in rows:
@@ -180,14 +180,14 @@ def _listed(numbers: Collection[int]) -> str:
 
 
 def _packed(tasks: Sequence[NewTask]) -> bytes:
-    """Return what the entries tell of their tasks, column by column; a value instead of a column is that of all."""
+    """Encode the entries' tasks column by column; a column of equal values becomes that value."""
     ids, dues, _, _, *targets = zip(*tasks, strict=True)
     columns = [column[0] if column.count(column[0]) == len(ids) else column for column in (*targets, dues)]
     return orjson.dumps([ids, *columns])
 
 
 def _entries(row: Sequence[Any]) -> list[LogRecord]:
-    """Return the entries that a row of the table stands for, in order of time."""
+    """Return the entries of a row of the table, in order of time."""
     record = LogRecord._make(row)
     if record.kind != _CREATIONS:
         return [record]
@@ -195,4 +195,4 @@ def _entries(row: Sequence[Any]) -> list[LogRecord]:
     columns = [column if isinstance(column, list) else [column] * len(ids) for column in shared]
     rows = enumerate(zip(ids, *columns, strict=True), record.seq - len(ids) + 1)
     head, tail = (record.q, Kind.CREATION.value, record.at, record.received), record[9:]
-    return [LogRecord._make((seq, *head, *told, *tail)) for seq, told in rows]
+    return [LogRecord._make((seq, *head, *task, *tail)) for seq, task in rows]

@@ -54,10 +54,9 @@ class DueTimes:
     entry with its task: that is cheaper than finding and removing entries.
     """
 
-    # A time and a task number packed into one integer need half the memory of a tuple.
-
     def __init__(self) -> None:
         self._ready: deque[int] = deque()
+        # A time and a task number packed into one integer need half the memory of a tuple.
         self._later: list[int] = []
 
     def __len__(self) -> int:
@@ -127,7 +126,7 @@ class QueueState:
     message: Any  #: the v2beta3 `Queue`
     config: QueueConfig
     usable_at: int  #: microseconds since 1970; before that the service does not know the queue yet
-    base: int = field(init=False)  #: what a task's number is added to for its key in the database
+    base: int = field(init=False)  #: the key in the database of a task with number 0
     next_number: int = 1
     floor: int = 0  #: tasks up to this number were purged
     live: dict[str, int] = field(default_factory=dict)  #: id -> number of every task
@@ -136,7 +135,7 @@ class QueueState:
     attempts: dict[int, Attempts] = field(default_factory=dict)  #: of the tasks that were tried
     running: dict[int, int] = field(default_factory=dict)  #: number -> attempts in flight
     in_flight: int = 0
-    _executed: deque[tuple[int, int]] = field(default_factory=deque)  # second, answers in it
+    _executed: deque[tuple[int, int]] = field(default_factory=deque)  # second, attempts that ended in it
 
     def __post_init__(self) -> None:
         self.base = task_key(self.q, 0)
@@ -152,14 +151,14 @@ class QueueState:
         self.in_flight += 1
 
     def stopped(self, number: int) -> None:
-        """Take an attempt in flight off the count."""
+        """Stop counting an attempt in flight."""
         left = self.running.pop(number, 1) - 1
         if left:
             self.running[number] = left
         self.in_flight -= 1
 
     def count_execution(self, now: int) -> None:
-        """Count an attempt that got its reply."""
+        """Count an attempt that ended."""
         second = now // SECOND
         if self._executed and self._executed[-1][0] == second:
             self._executed[-1] = (second, self._executed[-1][1] + 1)
@@ -169,19 +168,19 @@ class QueueState:
                 self._executed.popleft()
 
     def executed_last_minute(self, now: int) -> int:
-        """Return how many attempts got a reply in the last sixty seconds."""
+        """Return how many attempts ended in the last sixty seconds."""
         return sum(count for second, count in self._executed if second > now // SECOND - _MINUTE)
 
 
 @dataclass(slots=True, kw_only=True)
 class Contents:
-    """What the store keeps in memory."""
+    """All that the store keeps in memory."""
 
     queues: dict[str, QueueState] = field(default_factory=dict)  #: by name
     by_number: dict[int, QueueState] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)  #: of all queues, deleted ones included: the log knows them
+    names: dict[int, str] = field(default_factory=dict)  #: of all queues; the log names deleted ones too
     deleted: dict[str, int] = field(default_factory=dict)  #: queue name -> when it is free again
-    purged_ranges: dict[tuple[int, int], int] = field(default_factory=dict)  #: (queue, last dead number) -> until
+    purged_ranges: dict[tuple[int, int], int] = field(default_factory=dict)  #: (queue, last number) -> end
     operations: dict[str, int] = field(default_factory=dict)  #: name -> key in the database
     settings: dict[str, bytes] = field(default_factory=dict)
 
@@ -198,7 +197,7 @@ def load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
     default_tombstone : int
         Microseconds, for queues that do not set their own.
     """
-    # A million new names are no garbage: looking through them again and again would take as long as reading them.
+    # Without a pause the garbage collector would search a million new names again and again, as long as reading takes.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -225,7 +224,7 @@ def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
             q=q, name=name, message=message, config=QueueConfig.of(message, default_tombstone), usable_at=usable_at
         )
         contents.queues[name] = contents.by_number[q] = queue
-        # A name deleted and made again: the deletion is history.
+        # The name was deleted and created again.
         contents.deleted.pop(name, None)
         _load_tasks(
             database, queue, [(upto, until) for (of, upto), until in contents.purged_ranges.items() if of == q], now
@@ -236,10 +235,10 @@ def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
     return contents
 
 
-def _load_tasks(database: TaskDatabase, queue: QueueState, purged_ranges: list[tuple[int, int]], now: int) -> None:
-    base = task_key(queue.q, 0)
-    floor = queue.floor = max((upto for upto, _ in purged_ranges), default=0)
-    _load_purged_names(database, queue, purged_ranges, now)
+def _load_tasks(database: TaskDatabase, queue: QueueState, ranges: list[tuple[int, int]], now: int) -> None:
+    base = queue.base
+    floor = queue.floor = max((upto for upto, _ in ranges), default=0)
+    _load_purged_names(database, queue, ranges, now)
     bounds = (base + floor + 1, task_key(queue.q, LAST_NUMBER))
     for seq, *columns in database.stream("SELECT * FROM attempts WHERE seq BETWEEN ? AND ?", bounds):
         queue.attempts[seq - base] = Attempts.of_row(columns)
@@ -255,12 +254,10 @@ def _load_tasks(database: TaskDatabase, queue: QueueState, purged_ranges: list[t
     queue.next_number = number + 1
 
 
-def _load_purged_names(
-    database: TaskDatabase, queue: QueueState, purged_ranges: list[tuple[int, int]], now: int
-) -> None:
-    """Read the names of purged tasks that are not free yet: their rows lie in the purged_ranges."""
-    base, above = task_key(queue.q, 0), 0
-    for upto, until in sorted(purged_ranges):
+def _load_purged_names(database: TaskDatabase, queue: QueueState, ranges: list[tuple[int, int]], now: int) -> None:
+    """Read the names of purged tasks that are not free yet, from the rows that the sweep has not deleted."""
+    base, above = queue.base, 0
+    for upto, until in sorted(ranges):
         if until > now:
             rows = database.stream("SELECT id FROM tasks WHERE seq BETWEEN ? AND ?", (base + above + 1, base + upto))
             queue.tombstones.update((task, until) for (task,) in rows)

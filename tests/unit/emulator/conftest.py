@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager
+import inspect
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,14 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.emulator.api.engine import Engine
-from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.rpcs import all_calls
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
-from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
-from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.clock import Clock
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task
-from cloudtasks_nb.emulator.store.commit import Committer
+from cloudtasks_nb.emulator.server import build_engine
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
@@ -34,13 +31,13 @@ __all__ = [
     "QUEUE",
     "URL",
     "MakeStore",
-    "Run",
     "Service",
     "commit",
     "http_task",
     "new_queue",
     "new_task",
     "refusal",
+    "with_settings",
 ]
 
 #: 2026-01-02 03:04:05.678901 UTC in microseconds since 1970.
@@ -133,47 +130,41 @@ class Service:
         return await self.call("CreateTask", v2.CreateTaskRequest(parent=QUEUE, task=http_task(task_id)), v2.Task)
 
 
-Body = Callable[[Service], Coroutine[Any, Any, None]]
-Run = Callable[..., None]
+def with_settings(fixture: str, **settings: Any) -> pytest.MarkDecorator:
+    """Give settings to the fixture of a test."""
+    return pytest.mark.parametrize(fixture, [settings], indirect=True)
 
 
-@asynccontextmanager
-async def service(make_store: MakeStore, clock: Clock, folder: Path, **settings: Any) -> AsyncIterator[Service]:
-    """Put an engine together."""
-    chosen = Settings(**settings)
-    store = make_store(**settings)
-    deliverer, tokens = Deliverer(chosen), TokenSigner(folder, "issuer", clock)
-    dispatcher = Dispatcher(store, clock, deliverer, tokens.authorize, chosen)
-    committer = Committer(store, dispatcher.wake)
-    engine = Engine(
-        store=store,
-        committer=committer,
-        dispatcher=dispatcher,
-        clock=clock,
-        settings=chosen,
-        faults=Faults(),
-        tokens=tokens,
-    )
-    try:
-        yield Service(engine=engine)
-    finally:
-        await dispatcher.close()
-        await committer.close()
-        await deliverer.close()
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an async test in the event loop of its fixtures."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    runner: Any = pyfuncitem.funcargs.get("runner")
+    (runner.run if runner else asyncio.run)(pyfuncitem.obj(**arguments))
+    return True
 
 
 @pytest.fixture
-def run(make_store: MakeStore, clock: Clock, tmp_path: Path) -> Run:
-    """Give a function that runs a test on a service."""
+def runner() -> Iterator[asyncio.Runner]:
+    """Give the event loop of an async test and of its fixtures."""
+    with asyncio.Runner() as loop:
+        yield loop
 
-    def start(body: Body, **settings: Any) -> None:
-        async def main() -> None:
-            async with service(make_store, clock, tmp_path, **settings) as ready:
-                await body(ready)
 
-        asyncio.run(main())
+@pytest.fixture
+def service(
+    request: pytest.FixtureRequest, runner: asyncio.Runner, make_store: MakeStore, clock: Clock, tmp_path: Path
+) -> Iterator[Service]:
+    """Give the calls of an engine; `with_settings` changes its settings."""
+    settings, stack = getattr(request, "param", {}), AsyncExitStack()
 
-    return start
+    async def start() -> Service:
+        return Service(engine=build_engine(make_store(**settings), clock, Settings(**settings), tmp_path, stack))
+
+    yield runner.run(start())
+    runner.run(stack.aclose())
 
 
 async def refusal(calling: Coroutine[Any, Any, Any]) -> tuple[str | None, str]:

@@ -9,7 +9,7 @@ import pytest
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from tests.unit.emulator.conftest import LOCATION, QUEUE, Run, Service, refusal
+from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, refusal, with_settings
 
 BAD_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
 ELSEWHERE = "projects/p/locations/europe-west1"
@@ -30,55 +30,39 @@ ELSEWHERE = "projects/p/locations/europe-west1"
         (ELSEWHERE, QUEUE, "INVALID_ARGUMENT", f"{QUEUE} must begin with {ELSEWHERE}."),
     ],
 )
-def test_names_of_new_queues(run: Run, parent: str, name: str, code: str, text: str) -> None:
+async def test_names_of_new_queues(service: Service, parent: str, name: str, code: str, text: str) -> None:
     """A queue needs a project, a name of the right form, and a parent that the name begins with."""
-
-    async def body(ready: Service) -> None:
-        request = v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=name))
-        assert await refusal(ready.call("CreateQueue", request, v2.Queue)) == (code, text)
-
-    run(body)
+    request = v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=name))
+    assert await refusal(service.call("CreateQueue", request, v2.Queue)) == (code, text)
 
 
-def test_who_has_no_project(run: Run) -> None:
+async def test_who_has_no_project(service: Service) -> None:
     """The details of the refusal name the project as a consumer."""
-
-    async def body(ready: Service) -> None:
-        parent = "projects/bad_id/locations/us-central1"
-        with pytest.raises(RefusedError) as refused:
-            await ready.call("CreateQueue", v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=QUEUE)), v2.Queue)
-        metadata = refused.value.details[0].metadata
-        assert (metadata["consumer"], metadata["containerInfo"]) == ("projects/bad_id", "bad_id")
-
-    run(body)
+    parent = "projects/bad_id/locations/us-central1"
+    with pytest.raises(RefusedError) as refused:
+        await service.call("CreateQueue", v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=QUEUE)), v2.Queue)
+    metadata = refused.value.details[0].metadata
+    assert (metadata["consumer"], metadata["containerInfo"]) == ("projects/bad_id", "bad_id")
 
 
 @pytest.mark.parametrize("name", ["", "bad", f"{LOCATION}/queues/a_b", "projects/bad_id/locations/l/queues/q"])
-def test_an_update_needs_a_name(run: Run, name: str) -> None:
+async def test_an_update_needs_a_name(service: Service, name: str) -> None:
     """An update of what is no name of a queue makes none, and says how a name is formed."""
-
-    async def body(ready: Service) -> None:
-        request = v2.UpdateQueueRequest(queue=v2.Queue(name=name))
-        assert await refusal(ready.call("UpdateQueue", request, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
-
-    run(body)
+    request = v2.UpdateQueueRequest(queue=v2.Queue(name=name))
+    assert await refusal(service.call("UpdateQueue", request, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
 
 
-def test_update_makes_a_queue(run: Run) -> None:
+async def test_update_makes_a_queue(service: Service) -> None:
     """An update of a queue that is not there makes it; masks may be spelt in either way."""
-
-    async def body(ready: Service) -> None:
-        queue = v2.Queue(name=QUEUE)
-        queue.rate_limits.max_dispatches_per_second = 5
-        made = await ready.call("UpdateQueue", v2.UpdateQueueRequest(queue=queue), v2.Queue)
-        assert made.rate_limits.max_dispatches_per_second == 5
-        queue.app_engine_routing_override.service = "worker"
-        request = v2.UpdateQueueRequest(queue=queue)
-        request.update_mask.paths.extend(["appEngineRoutingOverride.service", "rateLimits"])
-        changed = await ready.call("UpdateQueue", request, v2.Queue)
-        assert changed.app_engine_routing_override.service == "worker"
-
-    run(body)
+    queue = v2.Queue(name=QUEUE)
+    queue.rate_limits.max_dispatches_per_second = 5
+    made = await service.call("UpdateQueue", v2.UpdateQueueRequest(queue=queue), v2.Queue)
+    assert made.rate_limits.max_dispatches_per_second == 5
+    queue.app_engine_routing_override.service = "worker"
+    request = v2.UpdateQueueRequest(queue=queue)
+    request.update_mask.paths.extend(["appEngineRoutingOverride.service", "rateLimits"])
+    changed = await service.call("UpdateQueue", request, v2.Queue)
+    assert changed.app_engine_routing_override.service == "worker"
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -93,50 +77,42 @@ def test_update_makes_a_queue(run: Run) -> None:
         ("v2beta3", "retry_config.colour"),
     ],
 )
-def test_masks_that_name_nothing(run: Run, api: str, path: str, *, there: bool) -> None:
+async def test_masks_that_name_nothing(service: Service, api: str, path: str, *, there: bool) -> None:
     """A mask with a field that queues of the version do not have is refused, also where it would make the queue."""
-
-    async def body(ready: Service) -> None:
-        if there:
-            await ready.create_queue()
-        messages = v2 if api == "v2" else beta
-        request = messages.UpdateQueueRequest(queue=messages.Queue(name=QUEUE))
-        request.update_mask.paths.append(path)
-        refused = await refusal(ready.call("UpdateQueue", request, messages.Queue, api=api))
-        assert refused == ("INVALID_ARGUMENT", "Invalid update mask.")
-
-    run(body)
+    if there:
+        await service.create_queue()
+    messages = v2 if api == "v2" else beta
+    request = messages.UpdateQueueRequest(queue=messages.Queue(name=QUEUE))
+    request.update_mask.paths.append(path)
+    refused = await refusal(service.call("UpdateQueue", request, messages.Queue, api=api))
+    assert refused == ("INVALID_ARGUMENT", "Invalid update mask.")
 
 
-def test_pages_of_queues(run: Run) -> None:
+async def test_pages_of_queues(service: Service) -> None:
     """Queues are listed by name, in pages, filtered; the filter stays the same over all pages."""
+    for letter in "cab":
+        await service.create_queue(f"{LOCATION}/queues/{letter}")
+    await service.call("ResumeQueue", v2.ResumeQueueRequest(name=f"{LOCATION}/queues/b"), v2.Queue)
 
-    async def body(ready: Service) -> None:
-        for letter in "cab":
-            await ready.create_queue(f"{LOCATION}/queues/{letter}")
-        await ready.call("ResumeQueue", v2.ResumeQueueRequest(name=f"{LOCATION}/queues/b"), v2.Queue)
+    async def page(**request: Any) -> Any:
+        asked = v2.ListQueuesRequest(parent=LOCATION, **request)
+        return await service.call("ListQueues", asked, v2.ListQueuesResponse)
 
-        async def page(**request: Any) -> Any:
-            asked = v2.ListQueuesRequest(parent=LOCATION, **request)
-            return await ready.call("ListQueues", asked, v2.ListQueuesResponse)
-
-        first = await page(page_size=2)
-        second = await page(page_size=2, page_token=first.next_page_token)
-        assert [queue.name[-1] for queue in [*first.queues, *second.queues]] == ["a", "b", "c"]
-        assert second.next_page_token == ""
-        paused = await page(filter="state: PAUSED")
-        assert [queue.name[-1] for queue in paused.queues] == ["a", "c"]
-        fast = await page(filter="rateLimits.maxDispatchesPerSecond<500")
-        assert list(fast.queues) == []
-        for wrong in (
-            {"page_token": "?"},
-            {"page_token": first.next_page_token, "filter": "x"},
-            {"page_size": -1},
-            {"filter": "(" * 3000},
-        ):
-            assert (await refusal(page(**wrong)))[0] == "INVALID_ARGUMENT"
-
-    run(body)
+    first = await page(page_size=2)
+    second = await page(page_size=2, page_token=first.next_page_token)
+    assert [queue.name[-1] for queue in [*first.queues, *second.queues]] == ["a", "b", "c"]
+    assert second.next_page_token == ""
+    paused = await page(filter="state: PAUSED")
+    assert [queue.name[-1] for queue in paused.queues] == ["a", "c"]
+    fast = await page(filter="rateLimits.maxDispatchesPerSecond<500")
+    assert list(fast.queues) == []
+    for wrong in (
+        {"page_token": "?"},
+        {"page_token": first.next_page_token, "filter": "x"},
+        {"page_size": -1},
+        {"filter": "(" * 3000},
+    ):
+        assert (await refusal(page(**wrong)))[0] == "INVALID_ARGUMENT"
 
 
 def queues_with(messages: Any, **settings: Any) -> Any:
@@ -169,86 +145,65 @@ def queues_with(messages: Any, **settings: Any) -> Any:
         ("v2", "svc", True),
     ],
 )
-def test_filters_of_queues(run: Run, api: str, text: str, *, found: bool) -> None:
+async def test_filters_of_queues(service: Service, api: str, text: str, *, found: bool) -> None:
     """A filter looks at the fields that the version's queues have; durations are compared as such, zeros are there."""
-
-    async def body(ready: Service) -> None:
-        settings = {"app_engine_routing_override": {"service": "svc"}, "stackdriver_logging_config": {}}
-        await ready.call("CreateQueue", queues_with(v2, **settings), v2.Queue)
-        messages = v2 if api == "v2" else beta
-        asked = messages.ListQueuesRequest(parent=LOCATION, filter=text)
-        answer = await ready.call("ListQueues", asked, messages.ListQueuesResponse, api=api)
-        assert len(answer.queues) == found
-
-    run(body)
+    settings = {"app_engine_routing_override": {"service": "svc"}, "stackdriver_logging_config": {}}
+    await service.call("CreateQueue", queues_with(v2, **settings), v2.Queue)
+    messages = v2 if api == "v2" else beta
+    asked = messages.ListQueuesRequest(parent=LOCATION, filter=text)
+    answer = await service.call("ListQueues", asked, messages.ListQueuesResponse, api=api)
+    assert len(answer.queues) == found
 
 
 @pytest.mark.parametrize("method", ["GetQueue", "ListQueues"])
 @pytest.mark.parametrize("there", [False, True])
-def test_read_masks_that_name_nothing(run: Run, method: str, *, there: bool) -> None:
+async def test_read_masks_that_name_nothing(service: Service, method: str, *, there: bool) -> None:
     """A mask with a field that queues do not have is refused, also where there is no queue to show."""
-
-    async def body(ready: Service) -> None:
-        if there or method == "GetQueue":
-            await ready.create_queue()
-        asked = beta.GetQueueRequest(name=QUEUE) if method == "GetQueue" else beta.ListQueuesRequest(parent=LOCATION)
-        asked.read_mask.paths.extend(["name", "bogus"])
-        refused = await refusal(ready.call(method, asked, beta.Queue, api="v2beta3"))
-        assert refused == ("INVALID_ARGUMENT", "Invalid read mask.")
-
-    run(body)
+    if there or method == "GetQueue":
+        await service.create_queue()
+    asked = beta.GetQueueRequest(name=QUEUE) if method == "GetQueue" else beta.ListQueuesRequest(parent=LOCATION)
+    asked.read_mask.paths.extend(["name", "bogus"])
+    refused = await refusal(service.call(method, asked, beta.Queue, api="v2beta3"))
+    assert refused == ("INVALID_ARGUMENT", "Invalid read mask.")
 
 
 @pytest.mark.parametrize(("path", "rate"), [("*", 500), ("type", 5), ("type_", 5)])
-def test_update_masks_of_v2beta3(run: Run, path: str, rate: int) -> None:
+async def test_update_masks_of_v2beta3(service: Service, path: str, rate: int) -> None:
     """A star is a mask of everything, and the type of a queue can be named as in other languages."""
-
-    async def body(ready: Service) -> None:
-        made = queues_with(beta, rate_limits={"max_dispatches_per_second": 5})
-        await ready.call("CreateQueue", made, beta.Queue, api="v2beta3")
-        request = beta.UpdateQueueRequest(queue=beta.Queue(name=QUEUE))
-        request.update_mask.paths.append(path)
-        changed = await ready.call("UpdateQueue", request, beta.Queue, api="v2beta3")
-        assert changed.rate_limits.max_dispatches_per_second == rate
-
-    run(body)
+    made = queues_with(beta, rate_limits={"max_dispatches_per_second": 5})
+    await service.call("CreateQueue", made, beta.Queue, api="v2beta3")
+    request = beta.UpdateQueueRequest(queue=beta.Queue(name=QUEUE))
+    request.update_mask.paths.append(path)
+    changed = await service.call("UpdateQueue", request, beta.Queue, api="v2beta3")
+    assert changed.rate_limits.max_dispatches_per_second == rate
 
 
+@with_settings("service", task_tombstone=120 * SECOND)
 @pytest.mark.parametrize("paths", [[], ["tombstone_ttl"]])
-def test_a_queue_comes_back_as_it_was_shown(run: Run, paths: list[str]) -> None:
+async def test_a_queue_comes_back_as_it_was_shown(service: Service, paths: list[str]) -> None:
     """Where names are free sooner than a queue may ask for, a queue can still be read and written back."""
-
-    async def body(ready: Service) -> None:
-        await ready.create_queue()
-        shown = await ready.call("GetQueue", beta.GetQueueRequest(name=QUEUE), beta.Queue, api="v2beta3")
-        assert shown.tombstone_ttl.seconds == 120
-        request = beta.UpdateQueueRequest(queue=shown)
-        request.update_mask.paths.extend(paths)
-        assert await ready.call("UpdateQueue", request, beta.Queue, api="v2beta3") == shown
-        request.queue.tombstone_ttl.seconds = 121
-        assert (await refusal(ready.call("UpdateQueue", request, beta.Queue, api="v2beta3")))[1].startswith(
-            "Queue.tomb"
-        )
-
-    run(body, task_tombstone=120 * SECOND)
+    await service.create_queue()
+    shown = await service.call("GetQueue", beta.GetQueueRequest(name=QUEUE), beta.Queue, api="v2beta3")
+    assert shown.tombstone_ttl.seconds == 120
+    request = beta.UpdateQueueRequest(queue=shown)
+    request.update_mask.paths.extend(paths)
+    assert await service.call("UpdateQueue", request, beta.Queue, api="v2beta3") == shown
+    request.queue.tombstone_ttl.seconds = 121
+    assert (await refusal(service.call("UpdateQueue", request, beta.Queue, api="v2beta3")))[1].startswith("Queue.tomb")
 
 
-def test_masks_of_v2beta3(run: Run) -> None:
+async def test_masks_of_v2beta3(service: Service) -> None:
     """A mask decides what is shown; statistics only come when they are asked for."""
+    await service.create_queue()
+    await service.create_task("a")
 
-    async def body(ready: Service) -> None:
-        await ready.create_queue()
-        await ready.create_task("a")
+    async def get(*paths: str) -> Any:
+        request = beta.GetQueueRequest(name=QUEUE)
+        request.read_mask.paths.extend(paths)
+        return await service.call("GetQueue", request, beta.Queue, api="v2beta3")
 
-        async def get(*paths: str) -> Any:
-            request = beta.GetQueueRequest(name=QUEUE)
-            request.read_mask.paths.extend(paths)
-            return await ready.call("GetQueue", request, beta.Queue, api="v2beta3")
-
-        assert not (await get()).HasField("stats")
-        assert (await get("*")).stats.tasks_count == 1
-        some = await get("name", "stats.tasks_count", "type", "tombstone_ttl")
-        assert (some.stats.tasks_count, some.name, some.type_, some.tombstone_ttl.seconds) == (1, QUEUE, 2, 3600)
-        assert not some.HasField("rate_limits")
-
-    run(body)
+    assert not (await get()).HasField("stats")
+    assert (await get("*")).stats.tasks_count == 1
+    some = await get("name", "stats.tasks_count", "type", "tombstone_ttl")
+    assert (some.stats.tasks_count, some.name, some.type_, some.tombstone_ttl.seconds) == (1, QUEUE, 2, 3600)
+    assert not some.HasField("rate_limits")

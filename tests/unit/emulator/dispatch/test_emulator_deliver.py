@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
-
-Body = Callable[[Deliverer, str, list[Any]], Awaitable[None]]
 
 
 def call(url: str, *, method: str = "POST", body: bytes = b"", app_engine: bool = False, **headers: str) -> HttpCall:
@@ -37,30 +35,42 @@ def call(url: str, *, method: str = "POST", body: bytes = b"", app_engine: bool 
     )
 
 
-def run(body: Body) -> None:
-    """Run a test with a deliverer, the URL of a server and what it received."""
+@pytest.fixture
+def received() -> list[Any]:
+    """Give the list of the requests that the server received."""
+    return []
 
-    async def main() -> None:
-        received: list[Any] = []
 
-        async def answer(request: web.Request) -> web.Response:
-            received.append((request.method, request.raw_path, dict(request.headers), await request.read()))
-            status = int(request.query.get("status", "200"))
-            headers = {"Location": request.query["to"]} if "to" in request.query else {}
-            if request.path == "/circle":
-                status, headers = 302, {"Location": "/circle"}
-            return web.Response(status=status, headers=headers, body=b"x" * int(request.query.get("size", "0")))
+@pytest.fixture
+def url(runner: asyncio.Runner, received: list[Any]) -> Iterator[str]:
+    """Give the URL of a server that answers as the request's query says."""
 
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", answer)
-        deliverer = Deliverer(Settings())
-        async with TestServer(app, host="127.0.0.1") as server:
-            try:
-                await body(deliverer, str(server.make_url("")).rstrip("/"), received)
-            finally:
-                await deliverer.close()
+    async def answer(request: web.Request) -> web.Response:
+        received.append((request.method, request.raw_path, dict(request.headers), await request.read()))
+        status = int(request.query.get("status", "200"))
+        headers = {"Location": request.query["to"]} if "to" in request.query else {}
+        if request.path == "/circle":
+            status, headers = 302, {"Location": "/circle"}
+        return web.Response(status=status, headers=headers, body=b"x" * int(request.query.get("size", "0")))
 
-    asyncio.run(main())
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    server = TestServer(app, host="127.0.0.1")
+    runner.run(server.start_server())
+    yield str(server.make_url("")).rstrip("/")
+    runner.run(server.close())
+
+
+@pytest.fixture
+def deliverer(runner: asyncio.Runner) -> Iterator[Deliverer]:
+    """Give a deliverer."""
+
+    async def start() -> Deliverer:
+        return Deliverer(Settings())
+
+    deliverer = runner.run(start())
+    yield deliverer
+    runner.run(deliverer.close())
 
 
 def free_port() -> int:
@@ -69,18 +79,14 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def test_what_is_sent() -> None:
+async def test_what_is_sent(deliverer: Deliverer, url: str, received: list[Any]) -> None:
     """The request has its own headers and body, and nothing that the HTTP library would add."""
-
-    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
-        connected: list[int] = []
-        outcome = await deliverer.send(call(f"{url}/a%2Fb?q=1", body=b"hi", X="1"), lambda: connected.append(1))
-        assert outcome == AttemptResult(http_status=200)
-        ((method, path, headers, content),) = received
-        assert (method, path, content, connected) == ("POST", "/a%2Fb?q=1", b"hi", [1])
-        assert headers.keys() == {"Host", "X", "Content-Length"}
-
-    run(body)
+    connected: list[int] = []
+    outcome = await deliverer.send(call(f"{url}/a%2Fb?q=1", body=b"hi", X="1"), lambda: connected.append(1))
+    assert outcome == AttemptResult(http_status=200)
+    ((method, path, headers, content),) = received
+    assert (method, path, content, connected) == ("POST", "/a%2Fb?q=1", b"hi", [1])
+    assert headers.keys() == {"Host", "X", "Content-Length"}
 
 
 @pytest.mark.parametrize(
@@ -94,64 +100,42 @@ def test_what_is_sent() -> None:
         ("status=302&to=/there", True, 302, 1),
     ],
 )
-def test_answers(query: str, status: int, requests: int, *, app_engine: bool) -> None:
+async def test_answers(
+    deliverer: Deliverer, url: str, received: list[Any], query: str, status: int, requests: int, *, app_engine: bool
+) -> None:
     """The answer's status counts; redirects are followed to where they lead, but not by App Engine tasks."""
-
-    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
-        outcome = await deliverer.send(call(f"{url}/?{query}", app_engine=app_engine))
-        assert (outcome.http_status, len(received)) == (status, requests)
-
-    run(body)
+    outcome = await deliverer.send(call(f"{url}/?{query}", app_engine=app_engine))
+    assert (outcome.http_status, len(received)) == (status, requests)
 
 
-def test_endless_redirects() -> None:
+async def test_endless_redirects(deliverer: Deliverer, url: str, received: list[Any]) -> None:
     """A target that leads in circles is a failed attempt."""
-
-    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
-        assert await deliverer.send(call(f"{url}/circle")) == AttemptResult(http_status=302)
-        assert len(received) > 1
-
-    run(body)
+    assert await deliverer.send(call(f"{url}/circle")) == AttemptResult(http_status=302)
+    assert len(received) > 1
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999/x", "http://", "http://no such host.invalid/", "http://[::1"])
-def test_urls_that_lead_nowhere(url: str) -> None:
+async def test_urls_that_lead_nowhere(deliverer: Deliverer, url: str) -> None:
     """A URL that cannot be requested is an attempt without an answer."""
-
-    async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
-        assert await deliverer.send(call(url)) == AttemptResult(http_status=0)
-
-    run(body)
+    assert await deliverer.send(call(url)) == AttemptResult(http_status=0)
 
 
-def test_a_bad_escape_is_sent() -> None:
+async def test_a_bad_escape_is_sent(deliverer: Deliverer, url: str, received: list[Any]) -> None:
     """A broken percent escape, which the service takes at creation, is quoted and sent."""
-
-    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
-        assert (await deliverer.send(call(f"{url}/%zz ä"))).succeeded
-        assert received[0][1] == "/%25zz%20%C3%A4"
-
-    run(body)
+    assert (await deliverer.send(call(f"{url}/%zz ä"))).succeeded
+    assert received[0][1] == "/%25zz%20%C3%A4"
 
 
-def test_a_header_that_http_forbids() -> None:
+async def test_a_header_that_http_forbids(deliverer: Deliverer, url: str, received: list[Any]) -> None:
     """A header value with a line break is an attempt without an answer, not an error of the emulator."""
-
-    async def body(deliverer: Deliverer, url: str, received: list[Any]) -> None:
-        assert not (await deliverer.send(call(url, X="a\r\nb"))).answered
-        assert received == []
-
-    run(body)
+    assert not (await deliverer.send(call(url, X="a\r\nb"))).answered
+    assert received == []
 
 
-def test_nobody_listens() -> None:
+async def test_nobody_listens(deliverer: Deliverer) -> None:
     """A refused connection is told apart from other failures."""
-
-    async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
-        with pytest.raises(NotListeningError):
-            await deliverer.send(call(f"http://127.0.0.1:{free_port()}/"))
-
-    run(body)
+    with pytest.raises(NotListeningError):
+        await deliverer.send(call(f"http://127.0.0.1:{free_port()}/"))
 
 
 def test_a_kept_connection_may_have_been_closed() -> None:
@@ -203,14 +187,10 @@ def test_a_new_connection_that_breaks_is_a_failed_attempt() -> None:
     asyncio.run(main())
 
 
-def test_nobody_listens_at_any_address_of_this_machine() -> None:
+async def test_nobody_listens_at_any_address_of_this_machine(deliverer: Deliverer) -> None:
     """A name with several addresses is refused at all of them."""
-
-    async def body(deliverer: Deliverer, _: str, __: list[Any]) -> None:
-        with pytest.raises(NotListeningError):
-            await deliverer.send(call(f"http://localhost:{free_port()}/"))
-
-    run(body)
+    with pytest.raises(NotListeningError):
+        await deliverer.send(call(f"http://localhost:{free_port()}/"))
 
 
 def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:

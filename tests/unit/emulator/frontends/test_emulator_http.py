@@ -6,7 +6,8 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,9 +31,7 @@ from cloudtasks_nb.emulator.frontends.http import host_and_port
 from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError, PortInUseError
-from tests.unit.emulator.conftest import QUEUE, Run, Service
-
-LOCATION = QUEUE.rpartition("/queues/")[0]
+from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, with_settings
 
 
 def rest_calls(module: Any, base: Any) -> list[tuple[str, str, str]]:
@@ -82,78 +81,73 @@ class Running:
         return content
 
 
-Body = Callable[[Running], Coroutine[Any, Any, None]]
+@asynccontextmanager
+async def emulator(**settings: Any) -> AsyncIterator[Running]:
+    """Run an emulator."""
+    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    server = asyncio.create_task(server_module.run(Settings(**{"port": 0, **settings}), ready.set_result, stop))
+    await asyncio.wait([server, ready], return_when=asyncio.FIRST_COMPLETED)
+    if not ready.done():
+        await server  # raises what is wrong
+    async with aiohttp.ClientSession() as session:
+        try:
+            yield Running(endpoint=ready.result(), session=session, stop=stop, server=server)
+        finally:
+            stop.set()
+            await server
 
 
-def run_server(body: Body | None, **settings: Any) -> dict[str, Any]:
-    """Run a test against an emulator and return where it was."""
-
-    async def main() -> dict[str, Any]:
-        stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-        server = asyncio.create_task(server_module.run(Settings(**{"port": 0, **settings}), ready.set_result, stop))
-        await asyncio.wait([server, ready], return_when=asyncio.FIRST_COMPLETED)
-        if not ready.done():
-            await server  # raises what is wrong
-        async with aiohttp.ClientSession() as session:
-            running = Running(endpoint=ready.result(), session=session, stop=stop, server=server)
-            try:
-                await (body(running) if body else asyncio.sleep(0))
-            finally:
-                stop.set()
-                await server
-        return running.endpoint
-
-    return asyncio.run(main())
+@pytest.fixture
+def running(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Iterator[Running]:
+    """Give an emulator with one queue; `with_settings` changes its settings."""
+    stack = AsyncExitStack()
+    yield runner.run(stack.enter_async_context(emulator(**getattr(request, "param", {}))))
+    runner.run(stack.aclose())
 
 
-def test_a_restart_keeps_everything(tmp_path: Path) -> None:
-    """An emulator on a folder has its queues, tasks and id again; where it is, is written in the folder."""
-
-    async def first(running: Running) -> None:
-        assert json.loads((tmp_path / "endpoint.json").read_bytes()) == running.endpoint
-        await running.admin("seed", {"queues": [{"name": QUEUE, "state": "PAUSED"}]})
+async def test_a_restart_keeps_everything(tmp_path: Path) -> None:
+    """After a restart on its folder an emulator has its queues, tasks and id again; the folder has its address."""
+    async with emulator(data_dir=tmp_path) as first:
+        assert json.loads((tmp_path / "endpoint.json").read_bytes()) == first.endpoint
+        await first.admin("seed", {"queues": [{"name": QUEUE, "state": "PAUSED"}]})
         task = {"task": {"name": f"{QUEUE}/tasks/a", "httpRequest": {"url": "http://x"}}}
-        status, shown = await running.http("POST", f"/v2/{QUEUE}/tasks", task)
-        assert (status, shown["view"]) == (200, "BASIC")
-
-    async def second(running: Running) -> None:
-        status, shown = await running.http("GET", f"/v2/{QUEUE}/tasks/a?responseView=FULL")
-        assert (status, shown["httpRequest"]["httpMethod"], shown["view"]) == (200, "POST", "FULL")
-        status, shown = await running.http("GET", f"/v2/{QUEUE}/tasks/a?responseView=2&$alt=json;enum-encoding=int")
-        assert (shown["httpRequest"]["httpMethod"], shown["view"]) == (1, 2)
-
-    before = run_server(first, data_dir=tmp_path)
+        status, made = await first.http("POST", f"/v2/{QUEUE}/tasks", task)
+        assert (status, made["view"]) == (200, "BASIC")
     assert not (tmp_path / "endpoint.json").exists()
-    after = run_server(second, data_dir=tmp_path)
-    assert before["instance"] == after["instance"]
+    async with emulator(data_dir=tmp_path) as second:
+        assert second.endpoint["instance"] == first.endpoint["instance"]
+        for query, method, view in (("FULL", "POST", "FULL"), ("2&$alt=json;enum-encoding=int", 1, 2)):
+            _, found = await second.http("GET", f"/v2/{QUEUE}/tasks/a?responseView={query}")
+            assert (found["httpRequest"]["httpMethod"], found["view"]) == (method, view)
 
 
-def test_a_temporary_folder_goes(tmp_path: Path) -> None:
+def test_a_temporary_folder_goes() -> None:
     """Without a folder everything is gone afterwards."""
-    endpoint = run_server(None, queues=(QUEUE,))
-    assert not Path(endpoint["data_dir"]).exists()
+
+    async def start() -> Path:
+        async with emulator(queues=(QUEUE,)) as running:
+            return Path(running.endpoint["data_dir"])
+
+    assert not asyncio.run(start()).exists()
 
 
-def test_instance_in_every_answer() -> None:
+async def test_instance_in_every_answer(running: Running) -> None:
     """Answers and refusals tell the id, and over gRPC the HTTP port; bytes that are no message are refused."""
-
-    async def body(running: Running) -> None:
-        port = running.endpoint["http"].rpartition(":")[2]
-        expected = ((INSTANCE_METADATA, running.endpoint["instance"]), (HTTP_PORT_METADATA, port))
-        async with grpc.aio.insecure_channel(running.endpoint["grpc"]) as channel:
-            method = channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/GetQueue")
-            for wire, code in ((v2.GetQueueRequest(name=QUEUE).SerializeToString(), "NOT_FOUND"), (b"\x0a\xff", None)):
-                call = method(wire)
-                with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await call
-                assert refused.value.code().name == (code or "INVALID_ARGUMENT")
-                assert tuple(await call.trailing_metadata()) == expected
-        async with running.session.get(f"{running.endpoint['http']}/v2/{QUEUE}") as answer:
-            assert answer.headers[INSTANCE_METADATA] == running.endpoint["instance"]
-
-    run_server(body)
+    port = running.endpoint["http"].rpartition(":")[2]
+    expected = ((INSTANCE_METADATA, running.endpoint["instance"]), (HTTP_PORT_METADATA, port))
+    async with grpc.aio.insecure_channel(running.endpoint["grpc"]) as channel:
+        method = channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/GetQueue")
+        for wire, code in ((v2.GetQueueRequest(name=QUEUE).SerializeToString(), "NOT_FOUND"), (b"\x0a\xff", None)):
+            call = method(wire)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            assert refused.value.code().name == (code or "INVALID_ARGUMENT")
+            assert tuple(await call.trailing_metadata()) == expected
+    async with running.session.get(f"{running.endpoint['http']}/v2/{QUEUE}") as answer:
+        assert answer.headers[INSTANCE_METADATA] == running.endpoint["instance"]
 
 
+@with_settings("running", queues=(QUEUE,), no_batch=True)
 @pytest.mark.parametrize(
     ("verb", "path", "body", "status", "code"),
     [
@@ -169,115 +163,90 @@ def test_instance_in_every_answer() -> None:
         ("POST", f"/v2/{QUEUE}/tasks:batchCreate", {}, 501, "UNIMPLEMENTED"),
     ],
 )
-def test_refusals_in_json(verb: str, path: str, body: Any, status: int, code: str) -> None:
+async def test_refusals_in_json(running: Running, verb: str, path: str, body: Any, status: int, code: str) -> None:
     """A refused request gets the error as Google's JSON has it."""
-
-    async def check(running: Running) -> None:
-        found, content = await running.http(verb, path, body)
-        assert (found, content["error"]["code"], content["error"]["status"]) == (status, status, code)
-
-    run_server(check, queues=(QUEUE,), no_batch=True)
+    found, content = await running.http(verb, path, body)
+    assert (found, content["error"]["code"], content["error"]["status"]) == (status, status, code)
 
 
-def test_what_nobody_thought_of_in_json(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@with_settings("running", queues=(QUEUE,))
+async def test_what_nobody_thought_of_in_json(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """An exception that is no refusal is answered in JSON too, and logged."""
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("nobody's fault")
 
-    async def body(running: Running) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr("google.protobuf.json_format.MessageToDict", broken)
-            status, content = await running.http("GET", f"/v2/{QUEUE}")
-        assert (status, content["error"]["code"], content["error"]["status"]) == (500, 500, "INTERNAL")
-        assert content["error"]["message"] == "Unexpected ZeroDivisionError: nobody's fault"
-
-    run_server(body, queues=(QUEUE,))
+    with monkeypatch.context() as patch:
+        patch.setattr("google.protobuf.json_format.MessageToDict", broken)
+        status, content = await running.http("GET", f"/v2/{QUEUE}")
+    assert (status, content["error"]["code"], content["error"]["status"]) == (500, 500, "INTERNAL")
+    assert content["error"]["message"] == "Unexpected ZeroDivisionError: nobody's fault"
     assert f"GET /v2/{QUEUE}" in caplog.text
 
 
-def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the server reads is 413, in JSON too."""
     monkeypatch.setattr(http_module, "_MAX_BODY", 1000)
-
-    async def body(running: Running) -> None:
+    async with emulator(queues=(QUEUE,)) as running:
         status, content = await running.http("POST", f"/v2/{QUEUE}/tasks", b" " * 1001)
-        assert (status, content["error"]["code"], content["error"]["status"]) == (413, 413, "INVALID_ARGUMENT")
-
-    run_server(body, queues=(QUEUE,))
+    assert (status, content["error"]["code"], content["error"]["status"]) == (413, 413, "INVALID_ARGUMENT")
 
 
-def test_standard_parameters() -> None:
+@with_settings("running", queues=(QUEUE,))
+async def test_standard_parameters(running: Running) -> None:
     """Parameters that every REST API of Google takes are no fields of the request."""
     names = ["access_token", "alt", "callback", "fields", "key", "oauth_token", "prettyPrint", "quotaUser"]
     names += ["uploadType", "upload_protocol", "$.xgafv", "$alt"]
-
-    async def body(running: Running) -> None:
-        query = "&".join(f"{name}=1" for name in names)
-        assert (await running.http("GET", f"/v2/{QUEUE}?{query}"))[0] == 200
-        assert (await running.http("GET", f"/v2/{QUEUE}?colour=red"))[0] == 400
-
-    run_server(body, queues=(QUEUE,))
+    query = "&".join(f"{name}=1" for name in names)
+    assert (await running.http("GET", f"/v2/{QUEUE}?{query}"))[0] == 200
+    assert (await running.http("GET", f"/v2/{QUEUE}?colour=red"))[0] == 400
 
 
-def test_details_in_json() -> None:
+async def test_details_in_json(running: Running) -> None:
     """Details of a refusal are shown with their types."""
-
-    async def body(running: Running) -> None:
-        _, content = await running.http("POST", f"/v2/{LOCATION}/queues", {"name": "?"})
-        (detail,) = content["error"]["details"]
-        assert detail["@type"] == "type.googleapis.com/google.rpc.Help"
-
-    run_server(body)
+    _, content = await running.http("POST", f"/v2/{LOCATION}/queues", {"name": "?"})
+    (detail,) = content["error"]["details"]
+    assert detail["@type"] == "type.googleapis.com/google.rpc.Help"
 
 
 @pytest.mark.parametrize("api", ["v2", "v2beta3"])
-def test_buffered_tasks(api: str) -> None:
+async def test_buffered_tasks(running: Running, api: str) -> None:
     """A raw body becomes a task for the target of the queue, with or without an id."""
     override = {"host": "example.net", "scheme": "HTTP", "pathOverride": {"path": "/in"}}
-
-    async def body(running: Running) -> None:
-        queue = {"name": QUEUE, "state": "PAUSED", "httpTarget": {"uriOverride": override}}
-        await running.admin("seed", {"queues": [queue]})
-        for path in ("tasks:buffer", "tasks/mine:buffer"):
-            status, shown = await running.http("POST", f"/{api}/{QUEUE}/{path}", b"raw", **{"Content-Type": "x/y"})
-            assert status == 200
-            assert shown["task"]["httpRequest"]["url"] == "http://example.net/in"
-            assert shown["task"]["httpRequest"]["headers"]["Content-Type"] == "x/y"
-        assert shown["task"]["name"] == f"{QUEUE}/tasks/mine"
-        _, full = await running.http("GET", f"/v2/{QUEUE}/tasks/mine?responseView=FULL")
-        assert full["httpRequest"]["body"] == "cmF3"
-
-    run_server(body)
+    queue = {"name": QUEUE, "state": "PAUSED", "httpTarget": {"uriOverride": override}}
+    await running.admin("seed", {"queues": [queue]})
+    for path in ("tasks:buffer", "tasks/mine:buffer"):
+        status, shown = await running.http("POST", f"/{api}/{QUEUE}/{path}", b"raw", **{"Content-Type": "x/y"})
+        assert status == 200
+        assert shown["task"]["httpRequest"]["url"] == "http://example.net/in"
+        assert shown["task"]["httpRequest"]["headers"]["Content-Type"] == "x/y"
+    assert shown["task"]["name"] == f"{QUEUE}/tasks/mine"
+    _, full = await running.http("GET", f"/v2/{QUEUE}/tasks/mine?responseView=FULL")
+    assert full["httpRequest"]["body"] == "cmF3"
 
 
-def test_documents() -> None:
+@with_settings("running", openid_issuer="https://issuer")
+async def test_documents(running: Running) -> None:
     """Health, discovery, keys and certificates are published."""
-
-    async def body(running: Running) -> None:
-        assert await running.http("GET", "/health") == (
-            200,
-            {"status": "ok", "instance": running.endpoint["instance"]},
-        )
-        _, discovery = await running.http("GET", "/.well-known/openid-configuration")
-        assert discovery["issuer"] == "https://issuer"
-        assert discovery["jwks_uri"] == f"{running.endpoint['http']}/oauth2/v3/certs"
-        _, keys = await running.http("GET", "/oauth2/v3/certs")
-        _, certificates = await running.http("GET", "/oauth2/v1/certs")
-        assert {key["kid"] for key in keys["keys"]} == certificates.keys()
-
-    run_server(body, openid_issuer="https://issuer")
+    assert await running.http("GET", "/health") == (
+        200,
+        {"status": "ok", "instance": running.endpoint["instance"]},
+    )
+    _, discovery = await running.http("GET", "/.well-known/openid-configuration")
+    assert discovery["issuer"] == "https://issuer"
+    assert discovery["jwks_uri"] == f"{running.endpoint['http']}/oauth2/v3/certs"
+    _, keys = await running.http("GET", "/oauth2/v3/certs")
+    _, certificates = await running.http("GET", "/oauth2/v1/certs")
+    assert {key["kid"] for key in keys["keys"]} == certificates.keys()
 
 
-def test_clock_endpoint() -> None:
+async def test_clock_endpoint(running: Running) -> None:
     """The clock can be moved forward, and only forward."""
-
-    async def body(running: Running) -> None:
-        before = await running.admin("clock")
-        after = await running.admin("clock", {"advance_s": 3600})
-        assert after["now_us"] - before["now_us"] >= 3_600_000_000
-
-    run_server(body)
+    before = await running.admin("clock")
+    after = await running.admin("clock", {"advance_s": 3600})
+    assert after["now_us"] - before["now_us"] >= 3_600_000_000
 
 
 async def ahead(running: Running) -> int:
@@ -286,79 +255,62 @@ async def ahead(running: Running) -> int:
     return round((now - time.time_ns() // 1000) / 3_600_000_000)
 
 
-def test_the_clock_stays_with_the_folder(tmp_path: Path) -> None:
-    """A moved clock is as far ahead after a restart and after a restore; a reset brings it back to this machine's."""
-
-    async def first(running: Running) -> None:
+async def test_the_clock_stays_with_the_folder(tmp_path: Path) -> None:
+    """An advanced clock is as far ahead after a restart and after a restore; a reset brings it back."""
+    async with emulator(data_dir=tmp_path) as running:
         await running.admin("snapshot", {"name": "before"})
         await running.admin("clock", {"advance_s": 10 * 3600})
         await running.admin("restore", {"name": "before"})
         assert await ahead(running) == 10
-
-    async def second(running: Running) -> None:
+    async with emulator(data_dir=tmp_path) as running:
         assert await ahead(running) == 10
         await running.admin("reset", {})
         assert await ahead(running) == 0
         await running.admin("clock", {"advance_s": 7200})
-
-    async def third(running: Running) -> None:
+    async with emulator(data_dir=tmp_path) as running:
         assert await ahead(running) == 2
 
-    for body in (first, second, third):
-        run_server(body, data_dir=tmp_path)
 
-
-def test_a_restart_while_the_clock_catches_up(tmp_path: Path) -> None:
+async def test_a_restart_while_the_clock_catches_up(tmp_path: Path) -> None:
     """A task that an advance has left to be sent is still there after a restart."""
+    settings: dict[str, Any] = {"queues": (QUEUE,), "data_dir": tmp_path, "wait_for_loopback": True}
     task = {"name": f"{QUEUE}/tasks/a", "httpRequest": {"url": "http://127.0.0.1:9/"}}
-
-    async def first(running: Running) -> None:
+    async with emulator(**settings) as running:
         now = datetime.fromisoformat((await running.admin("clock"))["now"])
         due = {"scheduleTime": (now + timedelta(days=20)).isoformat()}
-        assert (await running.http("POST", f"/v2/{QUEUE}/tasks", {"task": task | due}))[0] == 200
+        await running.http("POST", f"/v2/{QUEUE}/tasks", {"task": task | due})
         await running.admin("clock", {"advance_s": 40 * 86_400})
-        await there(running)
-
-    async def there(running: Running) -> None:
         assert (await running.http("GET", f"/v2/{QUEUE}/tasks/a"))[0] == 200
-
-    for body in (first, there):
-        run_server(body, queues=(QUEUE,), data_dir=tmp_path, wait_for_loopback=True)
+    async with emulator(**settings) as running:
+        assert (await running.http("GET", f"/v2/{QUEUE}/tasks/a"))[0] == 200
 
 
 @pytest.mark.parametrize("advance", [-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1]])
-def test_advances_that_make_no_sense(advance: Any) -> None:
+async def test_advances_that_make_no_sense(running: Running, advance: Any) -> None:
     """An advance that is none, or beyond all calendars, is refused and does not move the clock."""
-
-    async def body(running: Running) -> None:
-        before = await running.admin("clock")
-        status, content = await running.http("POST", "/admin/clock", {"advance_s": advance})
-        assert (status, list(content)) == (400, ["error"])
-        after = await running.admin("clock")
-        assert 0 <= after["now_us"] - before["now_us"] < 60_000_000
-
-    run_server(body)
+    before = await running.admin("clock")
+    status, content = await running.http("POST", "/admin/clock", {"advance_s": advance})
+    assert (status, list(content)) == (400, ["error"])
+    after = await running.admin("clock")
+    assert 0 <= after["now_us"] - before["now_us"] < 60_000_000
 
 
-def test_reset_and_seed() -> None:
+@with_settings("running", queues=(QUEUE,))
+async def test_reset_and_seed(running: Running) -> None:
     """A reset leaves the queues of the command line; a seed makes queues, or sets them anew, also deleted ones."""
-
-    async def body(running: Running) -> None:
-        other = f"{QUEUE}-2"
-        routed = {"name": other, "appEngineRoutingOverride": {"service": "s"}, "rateLimits": {"maxBurstSize": 5}}
-        assert await running.admin("seed", {"queues": [routed]}) == {"queues": [other]}
-        await running.admin("seed", {"queues": [{"name": other, "state": "DISABLED"}]})
-        _, shown = await running.http("GET", f"/v2/{other}")
-        assert (shown["state"], "appEngineRoutingOverride" in shown) == ("DISABLED", False)
-        await running.http("DELETE", f"/v2/{other}")
-        await running.admin("seed", {"queues": [{"name": other}]})
-        await running.admin("faults", {"method": "GetQueue", "code": "INTERNAL", "count": None})
-        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 500
-        assert await running.admin("reset", {}) == {"queues": [QUEUE]}
-        _, listed = await running.http("GET", f"/v2/{LOCATION}/queues")
-        assert [queue["name"] for queue in listed["queues"]] == [QUEUE]
-
-    run_server(body, queues=(QUEUE,))
+    other = f"{QUEUE}-2"
+    routed = {"name": other, "appEngineRoutingOverride": {"service": "s"}, "rateLimits": {"maxBurstSize": 5}}
+    assert await running.admin("seed", {"queues": [routed]}) == {"queues": [other]}
+    await running.admin("seed", {"queues": [{"name": other, "state": "DISABLED"}]})
+    _, shown = await running.http("GET", f"/v2/{other}")
+    assert (shown["state"], "appEngineRoutingOverride" in shown) == ("DISABLED", False)
+    await running.http("DELETE", f"/v2/{other}")
+    await running.admin("seed", {"queues": [{"name": other}]})
+    await running.admin("faults", {"method": "GetQueue", "code": "INTERNAL", "count": None})
+    assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 500
+    assert await running.admin("reset", {}) == {"queues": [QUEUE]}
+    _, listed = await running.http("GET", f"/v2/{LOCATION}/queues")
+    assert [queue["name"] for queue in listed["queues"]] == [QUEUE]
 
 
 @pytest.mark.parametrize(
@@ -373,36 +325,29 @@ def test_reset_and_seed() -> None:
         [{"name": QUEUE, "colour": "red"}],
     ],
 )
-def test_seeds_that_make_no_sense(queues: Any) -> None:
+async def test_seeds_that_make_no_sense(running: Running, queues: Any) -> None:
     """A seed with a queue that cannot be is refused, and makes none of the others either."""
-
-    async def body(running: Running) -> None:
-        seed = [{"name": f"{QUEUE}-0"}, *queues] if isinstance(queues, list) else queues
-        status, content = await running.http("POST", "/admin/seed", {"queues": seed})
-        assert (status, list(content)) == (400, ["error"])
-        assert (await running.http("GET", f"/v2/{LOCATION}/queues"))[1] == {}
-
-    run_server(body)
+    seed = [{"name": f"{QUEUE}-0"}, *queues] if isinstance(queues, list) else queues
+    status, content = await running.http("POST", "/admin/seed", {"queues": seed})
+    assert (status, list(content)) == (400, ["error"])
+    assert (await running.http("GET", f"/v2/{LOCATION}/queues"))[1] == {}
 
 
-def test_snapshots() -> None:
+@with_settings("running", queues=(QUEUE,))
+async def test_snapshots(running: Running) -> None:
     """A snapshot brings back what was there when it was made."""
-
-    async def body(running: Running) -> None:
-        made = await running.admin("snapshot", {"name": "one"})
-        unnamed = await running.admin("snapshot", {})
-        assert made == {"name": "one"} != unnamed
-        await running.http("DELETE", f"/v2/{QUEUE}")
-        await running.admin("restore", {"name": "one"})
-        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
-        assert (await running.http("POST", "/admin/restore", {"name": "two"}))[0] == 404
-        assert (await running.http("POST", "/admin/restore", {"name": "../one"}))[0] == 400
-
-    run_server(body, queues=(QUEUE,))
+    made = await running.admin("snapshot", {"name": "one"})
+    unnamed = await running.admin("snapshot", {})
+    assert made == {"name": "one"} != unnamed
+    await running.http("DELETE", f"/v2/{QUEUE}")
+    await running.admin("restore", {"name": "one"})
+    assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
+    assert (await running.http("POST", "/admin/restore", {"name": "two"}))[0] == 404
+    assert (await running.http("POST", "/admin/restore", {"name": "../one"}))[0] == 400
 
 
-def test_a_restore_that_fails(tmp_path: Path) -> None:
-    """A snapshot that cannot be used is refused, and what was under way is sent again."""
+async def test_a_restore_that_fails(tmp_path: Path) -> None:
+    """A snapshot that cannot be used is refused, and attempts in flight are sent again."""
     arrivals: asyncio.Queue[bytes] = asyncio.Queue()
     over = asyncio.Event()
 
@@ -411,130 +356,102 @@ def test_a_restore_that_fails(tmp_path: Path) -> None:
         await over.wait()  # from Python 3.12 on a server waits for its connections when it is closed
         writer.close()
 
-    async def body(running: Running) -> None:
-        (tmp_path / "snapshots").mkdir()
-        (tmp_path / "snapshots" / "bad.sqlite3").write_bytes(b"no database at all" * 100)
-        async with await asyncio.start_server(hang, "127.0.0.1", 0) as target, asyncio.timeout(20):
-            url = "http://127.0.0.1:{1}/".format(*target.sockets[0].getsockname())
-            await running.http("POST", f"/v2/{QUEUE}/tasks", {"task": {"httpRequest": {"url": url}}})
-            first = await arrivals.get()
-            status, content = await running.http("POST", "/admin/restore", {"name": "bad"})
-            assert (status, "bad.sqlite3 cannot be used" in content["error"]) == (400, True)
-            assert await arrivals.get() == first
-            over.set()
-
-    run_server(body, queues=(QUEUE,), data_dir=tmp_path)
-
-
-def test_one_replacement_after_the_other(run: Run, tmp_path: Path) -> None:
-    """Of two resets at once, the second one finds nothing sent by what the first one left."""
-
-    async def body(ready: Service) -> None:
-        admin, dispatcher, held = Admin(ready.engine, tmp_path), ready.engine.dispatcher, []
-        await ready.create_queue()
-        await ready.create_task("a")
-        dispatcher.run_now(ready.engine.store.queue(QUEUE), "a")
-
-        def change() -> None:
-            held.append(not dispatcher._released.is_set())
-
-        await asyncio.gather(admin._replace(change), admin._replace(change))
-        assert held == [True, True]
-
-    run(body)
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "bad.sqlite3").write_bytes(b"no database at all" * 100)
+    async with (
+        emulator(queues=(QUEUE,), data_dir=tmp_path) as running,
+        await asyncio.start_server(hang, "127.0.0.1", 0) as target,
+        asyncio.timeout(20),
+    ):
+        url = "http://127.0.0.1:{1}/".format(*target.sockets[0].getsockname())
+        await running.http("POST", f"/v2/{QUEUE}/tasks", {"task": {"httpRequest": {"url": url}}})
+        first = await arrivals.get()
+        status, content = await running.http("POST", "/admin/restore", {"name": "bad"})
+        assert (status, "bad.sqlite3 cannot be used" in content["error"]) == (400, True)
+        assert await arrivals.get() == first
+        over.set()
 
 
-def test_faults_endpoint() -> None:
+async def test_one_replacement_after_the_other(service: Service, tmp_path: Path) -> None:
+    """Two resets at once run one after the other, and nothing is sent during either."""
+    admin, dispatcher, held = Admin(service.engine, tmp_path), service.engine.dispatcher, []
+    await service.create_queue()
+    await service.create_task("a")
+    dispatcher.run_now(service.engine.store.queue(QUEUE), "a")
+
+    def change() -> None:
+        held.append(not dispatcher._released.is_set())
+
+    await asyncio.gather(admin._replace(change), admin._replace(change))
+    assert held == [True, True]
+
+
+@with_settings("running", queues=(QUEUE,))
+async def test_faults_endpoint(running: Running) -> None:
     """Faults can be asked for and cleared; one that makes no sense is refused."""
-
-    async def body(running: Running) -> None:
-        await running.admin("faults", {"method": "GetQueue", "code": "PERMISSION_DENIED"})
-        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 403
-        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
-        await running.admin("faults", {"method": "*", "code": "UNAVAILABLE", "count": 5})
-        assert (await running.http("DELETE", "/admin/faults"))[0] == 200
-        assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
-        for wrong in ({"code": "INTERNAL"}, b"[]", b"{"):
-            assert (await running.http("POST", "/admin/faults", wrong))[0] == 400
-
-    run_server(body, queues=(QUEUE,))
+    await running.admin("faults", {"method": "GetQueue", "code": "PERMISSION_DENIED"})
+    assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 403
+    assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
+    await running.admin("faults", {"method": "*", "code": "UNAVAILABLE", "count": 5})
+    assert (await running.http("DELETE", "/admin/faults"))[0] == 200
+    assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
+    for wrong in ({"code": "INTERNAL"}, b"[]", b"{"):
+        assert (await running.http("POST", "/admin/faults", wrong))[0] == 400
 
 
-def test_what_is_under_way_can_be_seen() -> None:
+async def test_what_is_under_way_can_be_seen(running: Running) -> None:
     """History and absent targets are empty lists before anything happened."""
-
-    async def body(running: Running) -> None:
-        assert await running.admin("history?limit=5&body=1") == {"tasks": []}
-        assert await running.admin("waiting") == {"targets": []}
-        for limit in ("-1", "x"):
-            assert (await running.http("GET", f"/admin/history?limit={limit}"))[0] == 400
-
-    run_server(body)
+    assert await running.admin("history?limit=5&body=1") == {"tasks": []}
+    assert await running.admin("waiting") == {"targets": []}
+    for limit in ("-1", "x"):
+        assert (await running.http("GET", f"/admin/history?limit={limit}"))[0] == 400
 
 
-def test_web_pages_may_not_steer() -> None:
+async def test_web_pages_may_not_steer(running: Running) -> None:
     """A request of a web page is refused: a browser on this machine is no test."""
-
-    async def body(running: Running) -> None:
-        assert (await running.http("POST", "/admin/reset", {}, Origin="http://evil"))[0] == 403
-
-    run_server(body)
+    assert (await running.http("POST", "/admin/reset", {}, Origin="http://evil"))[0] == 403
 
 
-def test_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+@with_settings("running", lease=True)
+async def test_leases(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """An emulator with leases ends soon after the last one, not while one is held."""
     monkeypatch.setattr(http_module, "_LINGER", 0.01)
     monkeypatch.setattr(http_module, "_CHECK_EVERY", 0.001)
-
-    async def body(running: Running) -> None:
-        async with aiohttp.ClientSession() as holder:
-            first = await holder.get(f"{running.endpoint['http']}/lease")
-            second = await holder.get(f"{running.endpoint['http']}/lease")
-            assert first.headers["X-Instance"] == running.endpoint["instance"]
-            first.close()
-            assert not running.stop.is_set()
-            second.close()
-            async with asyncio.timeout(20):
-                await running.stop.wait()
-
-    run_server(body, lease=True)
-
-
-def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An emulator with leases that nobody takes ends by itself."""
-    monkeypatch.setattr(http_module, "_FIRST_WITHIN", 0.01)
-
-    async def body(running: Running) -> None:
+    async with aiohttp.ClientSession() as holder:
+        first = await holder.get(f"{running.endpoint['http']}/lease")
+        second = await holder.get(f"{running.endpoint['http']}/lease")
+        assert first.headers["X-Instance"] == running.endpoint["instance"]
+        first.close()
+        assert not running.stop.is_set()
+        second.close()
         async with asyncio.timeout(20):
-            await running.server
-
-    run_server(body, lease=True)
+            await running.stop.wait()
 
 
-def test_one_emulator_a_folder(tmp_path: Path) -> None:
-    """A second emulator on a folder is refused, and told where the first is."""
+async def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulator with leases ends if no client takes one."""
+    monkeypatch.setattr(http_module, "_FIRST_WITHIN", 0.01)
+    async with emulator(lease=True) as running, asyncio.timeout(20):
+        await running.server
 
-    async def body(_: Running) -> None:
+
+async def test_one_emulator_a_folder(tmp_path: Path) -> None:
+    """A second emulator on a folder is refused, with the folder's name."""
+    async with emulator(data_dir=tmp_path):
         with pytest.raises(FolderInUseError, match="is in use by another emulator") as refused:
             await server_module.run(Settings(port=0, data_dir=tmp_path), lambda _: None, asyncio.Event())
-        assert refused.value.resource == str(tmp_path)
-
-    run_server(body, data_dir=tmp_path)
+    assert refused.value.resource == str(tmp_path)
 
 
 @pytest.mark.parametrize("option", ["port", "http_port"])
-def test_a_port_in_use(option: str) -> None:
+async def test_a_port_in_use(running: Running, option: str) -> None:
     """A port that is taken is named, with the option that chooses another one."""
-
-    async def body(running: Running) -> None:
-        face = "grpc" if option == "port" else "http"
-        port = int(running.endpoint[face].rpartition(":")[2])
-        settings = Settings(port=port) if option == "port" else Settings(port=0, http_port=port)
-        with pytest.raises(PortInUseError, match=f"port {port} is in use") as refused:
-            await server_module.run(settings, lambda _: None, asyncio.Event())
-        assert f"--{option.replace('_', '-')} 0" in (refused.value.hint or "")
-
-    run_server(body)
+    face = "grpc" if option == "port" else "http"
+    port = int(running.endpoint[face].rpartition(":")[2])
+    settings = Settings(port=port) if option == "port" else Settings(port=0, http_port=port)
+    with pytest.raises(PortInUseError, match=f"port {port} is in use") as refused:
+        await server_module.run(settings, lambda _: None, asyncio.Event())
+    assert f"--{option.replace('_', '-')} 0" in (refused.value.hint or "")
 
 
 def test_hosts_with_colons() -> None:
@@ -542,7 +459,7 @@ def test_hosts_with_colons() -> None:
     assert [host_and_port(host, 80) for host in ("127.0.0.1", "::1")] == ["127.0.0.1:80", "[::1]:80"]
 
 
-def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a chosen gRPC port the HTTP port is the one after it, and after the last one any."""
     asked: list[int] = []
 
@@ -551,11 +468,13 @@ def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
         return port
 
     monkeypatch.setattr(http_module.HttpServer, "listen", listen)
-    endpoint = run_server(None, port=0)
-    port = int(endpoint["grpc"].rpartition(":")[2])
-    run_server(None, port=port)
+    async with emulator() as running:
+        port = int(running.endpoint["grpc"].rpartition(":")[2])
+    async with emulator(port=port):
+        pass
     monkeypatch.setattr(server_module, "grpc_server", lambda host, _: (grpc_server(host, 0)[0], 65_535))
-    run_server(None, port=65_535)
+    async with emulator(port=65_535):
+        pass
     assert asked == [0, port + 1, 0]
 
 
@@ -567,10 +486,10 @@ def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"data_dir": Path("/dev/null/x")}, EmulatorError),
     ],
 )
-def test_what_cannot_start(settings: dict[str, Any], error: type[Exception]) -> None:
-    """A bad queue name, a foreign address and a folder that cannot be made are told."""
+async def test_what_cannot_start(settings: dict[str, Any], error: type[Exception]) -> None:
+    """A bad queue name, a foreign address and a folder that cannot be made are errors."""
     with pytest.raises(error):
-        run_server(None, **settings)
+        await server_module.run(Settings(**{"port": 0, **settings}), lambda _: None, asyncio.Event())
 
 
 def test_an_endpoint_of_a_killed_emulator_is_removed(tmp_path: Path) -> None:
@@ -580,15 +499,11 @@ def test_an_endpoint_of_a_killed_emulator_is_removed(tmp_path: Path) -> None:
         assert not (tmp_path / "endpoint.json").exists()
 
 
-def test_probes_end_with_the_dispatcher() -> None:
-    """Watching absent targets stops when it is told to."""
-
-    async def main() -> None:
-        targets = unreachable.UnreachableTargets(lambda _: None)
-        targets.add("127.0.0.1:9")
-        targets.add("127.0.0.1:9")
-        assert targets
-        await targets.close()
-        assert "127.0.0.1:9" not in targets
-
-    asyncio.run(main())
+async def test_probes_end_with_the_dispatcher() -> None:
+    """The probes of unreachable targets stop when they are closed."""
+    targets = unreachable.UnreachableTargets(lambda _: None)
+    targets.add("127.0.0.1:9")
+    targets.add("127.0.0.1:9")
+    assert targets
+    await targets.close()
+    assert "127.0.0.1:9" not in targets

@@ -306,7 +306,7 @@ def test_a_service_counts_once() -> None:
 
 def test_long_requests_are_not_remembered() -> None:
     """Only short requests are kept for the next ones of the same form, and no refused ones."""
-    tasks_module._known.clear()
+    tasks_module._cached.clear()
     for size, kept in ((100_000, 0), (5000, 0), (100, 1)):
         task = http_task(body=b"x" * 100_000)
         task.http_request.headers["A"] = "x" * size
@@ -315,7 +315,7 @@ def test_long_requests_are_not_remembered() -> None:
                 accept_task(task, QUEUE, NOW)
         else:
             accept_task(task, QUEUE, NOW)
-        assert len(tasks_module._known) == kept
+        assert len(tasks_module._cached) == kept
 
 
 def test_targets_for_the_log() -> None:

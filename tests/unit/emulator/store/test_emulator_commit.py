@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,8 +16,6 @@ from cloudtasks_nb.emulator.store.commit import Committer
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from tests.unit.emulator.conftest import NOW, QUEUE, new_queue, new_task
-
-Body = Callable[[Store, Committer, "Woken"], Coroutine[Any, Any, None]]
 
 
 class Woken(list[QueueState]):
@@ -34,18 +31,22 @@ class Woken(list[QueueState]):
         self.event.set()
 
 
-def run(store: Store, body: Body) -> None:
-    """Run a test with a committer; the third argument collects the queues that are woken."""
+@pytest.fixture
+def woken() -> Woken:
+    """Give the list of the queues that were woken."""
+    return Woken()
 
-    async def main() -> None:
-        woken = Woken()
-        committer = Committer(store, woken.wake)
-        try:
-            await body(store, committer, woken)
-        finally:
-            await committer.close()
 
-    asyncio.run(main())
+@pytest.fixture
+def committer(runner: asyncio.Runner, store: Store, woken: Woken) -> Iterator[Committer]:
+    """Give a committer of the store."""
+
+    async def start() -> Committer:
+        return Committer(store, woken.wake)
+
+    committer = runner.run(start())
+    yield committer
+    runner.run(committer.close())
 
 
 def rows(store: Store) -> int:
@@ -53,20 +54,18 @@ def rows(store: Store) -> int:
     return int(store.database.read("SELECT count(*) FROM tasks")[0][0])
 
 
-def test_a_caller_alone_is_committed_at_once(store: Store) -> None:
+async def test_a_caller_alone_is_committed_at_once(store: Store, committer: Committer, woken: Woken) -> None:
     """One caller gets its commit without a thread, and its queue is woken."""
     queue = new_queue(store)
-
-    async def body(store: Store, committer: Committer, woken: Woken) -> None:
-        committer.note_call()
-        store.add(queue, new_task("a"), NOW)
-        await committer.commit()
-        assert (rows(store), woken) == (1, [queue])
-
-    run(store, body)
+    committer.note_call()
+    store.add(queue, new_task("a"), NOW)
+    await committer.commit()
+    assert (rows(store), woken) == (1, [queue])
 
 
-def test_nobody_is_committed_on_the_loop_of_a_slow_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_is_committed_on_the_loop_of_a_slow_disk(
+    store: Store, committer: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a commit that took long, the next one leaves the loop free."""
     queue = new_queue(store)
     monkeypatch.setattr(commit_module, "_SLOW", -1.0)
@@ -79,19 +78,15 @@ def test_nobody_is_committed_on_the_loop_of_a_slow_disk(store: Store, monkeypatc
         commit()
 
     monkeypatch.setattr(store.database, "commit", noted)
-
-    async def body(store: Store, committer: Committer, _: Woken) -> None:
-        for number in range(2):
-            committer.note_call()
-            store.add(queue, new_task(f"t{number}"), NOW)
-            await committer.commit()
-
-    run(store, body)
+    for number in range(2):
+        committer.note_call()
+        store.add(queue, new_task(f"t{number}"), NOW)
+        await committer.commit()
     assert threads == [True, False]
 
 
-def test_callers_share_a_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callers that come while a commit is under way share the next one."""
+async def test_callers_share_a_commit(store: Store, committer: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers that come while a commit is running share the next one, and are acknowledged after it."""
     queue = new_queue(store)
     commits: list[int] = []
     commit = store.database.commit
@@ -100,39 +95,32 @@ def test_callers_share_a_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -
         commits.append(1)
         commit()
 
-    monkeypatch.setattr(store.database, "commit", counted)
-
-    async def one(store: Store, committer: Committer, number: int) -> None:
+    async def one(number: int) -> None:
         store.add(queue, new_task(f"t{number}"), NOW)
         await committer.commit()
-        # What is acknowledged is there.
         assert store.task(queue, f"t{number}").id == f"t{number}"
 
-    async def body(store: Store, committer: Committer, _: Woken) -> None:
-        await asyncio.gather(*(one(store, committer, number) for number in range(50)))
-        assert rows(store) == 50
-
-    run(store, body)
+    monkeypatch.setattr(store.database, "commit", counted)
+    await asyncio.gather(*map(one, range(50)))
+    assert rows(store) == 50
     assert len(commits) <= 3
 
 
-def test_flushing(store: Store) -> None:
+async def test_flushing(store: Store, committer: Committer) -> None:
     """Everything is safe after a flush, also what others put in, and these are told."""
     queue = new_queue(store)
-
-    async def body(store: Store, committer: Committer, _: Woken) -> None:
-        committer._expected = 2  # the caller waits for another one
-        store.add(queue, new_task("a"), NOW)
-        waiting = asyncio.create_task(committer.commit())
-        await asyncio.sleep(0)
-        await committer.flush()
-        assert (rows(store), len(store.database), waiting.done()) == (1, 0, False)
-        await waiting
-
-    run(store, body)
+    committer._expected = 2  # the caller waits for another one
+    store.add(queue, new_task("a"), NOW)
+    waiting = asyncio.create_task(committer.commit())
+    await asyncio.sleep(0)
+    await committer.flush()
+    assert (rows(store), len(store.database), waiting.done()) == (1, 0, False)
+    await waiting
 
 
-def test_callers_gather_while_the_disk_works(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_gather_while_the_disk_works(
+    store: Store, committer: Committer, woken: Woken, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who comes while a commit is under way waits for the next one, and is not answered by the first."""
     queue = new_queue(store)
     writing, go_on = threading.Event(), threading.Event()
@@ -143,63 +131,58 @@ def test_callers_gather_while_the_disk_works(store: Store, monkeypatch: pytest.M
         assert go_on.wait(20)
         commit()
 
-    async def body(store: Store, committer: Committer, woken: Woken) -> None:
-        loop = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
 
-        def one(number: int) -> asyncio.Future[None]:
-            store.add(queue, new_task(f"t{number}"), NOW)
-            return asyncio.ensure_future(committer.commit())
+    def one(number: int) -> asyncio.Future[None]:
+        store.add(queue, new_task(f"t{number}"), NOW)
+        return asyncio.ensure_future(committer.commit())
 
-        with monkeypatch.context() as held:
-            held.setattr(store.database, "commit", slow)
-            first = [one(0), one(1)]
-            await loop.run_in_executor(None, writing.wait, 20)
-            committer.commit_soon()
-            second = [one(2), one(3), one(4)]
-            await asyncio.sleep(0)
-            assert not any(waiter.done() for waiter in first + second)
-            go_on.set()
-            await asyncio.gather(*first)
-            assert rows(store) >= 2
-            await asyncio.gather(*second)
-        assert (rows(store), set(woken)) == (5, {queue})
-
-    run(store, body)
+    with monkeypatch.context() as held:
+        held.setattr(store.database, "commit", slow)
+        first = [one(0), one(1)]
+        await loop.run_in_executor(None, writing.wait, 20)
+        committer.commit_soon()
+        second = [one(2), one(3), one(4)]
+        await asyncio.sleep(0)
+        assert not any(waiter.done() for waiter in first + second)
+        go_on.set()
+        await asyncio.gather(*first)
+        assert rows(store) >= 2
+        await asyncio.gather(*second)
+    assert (rows(store), set(woken)) == (5, {queue})
 
 
-def test_what_nobody_waits_for_is_committed_soon(store: Store) -> None:
+async def test_what_nobody_waits_for_is_committed_soon(store: Store, committer: Committer, woken: Woken) -> None:
     """A change without a waiter is committed in a moment, and once for many calls."""
     queue = new_queue(store)
-
-    async def body(store: Store, committer: Committer, woken: Woken) -> None:
-        store.add(queue, new_task("a"), NOW)
-        committer.commit_soon()
-        committer.commit_soon()
-        await committer.wait_idle()
-        assert (rows(store), woken) == (0, [])
-        async with asyncio.timeout(5):
-            await woken.event.wait()
-        assert (rows(store), woken) == (1, [queue])
-
-    run(store, body)
+    store.add(queue, new_task("a"), NOW)
+    committer.commit_soon()
+    committer.commit_soon()
+    await committer.wait_idle()
+    assert (rows(store), woken) == (0, [])
+    async with asyncio.timeout(5):
+        await woken.event.wait()
+    assert (rows(store), woken) == (1, [queue])
 
 
-def test_closing_writes_what_is_left(store: Store) -> None:
+async def test_closing_writes_what_is_left(store: Store, committer: Committer) -> None:
     """What was put in before the end is committed at the end."""
-    queue = new_queue(store)
-
-    async def body(store: Store, committer: Committer, _: Woken) -> None:
-        store.add(queue, new_task("a"), NOW)
-
-    run(store, body)
+    store.add(new_queue(store), new_task("a"), NOW)
+    await committer.close()
     assert rows(store) == 1
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk is full"), OverflowError("disk is full")])
 @pytest.mark.parametrize("step", ["apply", "commit"])
 @pytest.mark.parametrize("callers", [1, 5])
-def test_a_disk_that_says_no(
-    store: Store, monkeypatch: pytest.MonkeyPatch, callers: int, step: str, error: Exception
+async def test_a_disk_that_says_no(
+    store: Store,
+    committer: Committer,
+    woken: Woken,
+    monkeypatch: pytest.MonkeyPatch,
+    callers: int,
+    step: str,
+    error: Exception,
 ) -> None:
     """When a commit fails, for whatever reason, every caller is told, nothing of it is kept, and the store goes on."""
     queue = new_queue(store)
@@ -207,40 +190,33 @@ def test_a_disk_that_says_no(
     def full() -> None:
         raise error
 
-    async def body(store: Store, committer: Committer, woken: Woken) -> None:
-        async def one(number: int) -> None:
-            committer.note_call()
-            store.add(store.queue(QUEUE), new_task(f"t{number}"), NOW)
-            await committer.commit()
+    async def one(number: int) -> None:
+        committer.note_call()
+        store.add(store.queue(QUEUE), new_task(f"t{number}"), NOW)
+        await committer.commit()
 
-        with monkeypatch.context() as broken:
-            broken.setattr(store.database, step, full)
-            async with asyncio.timeout(5):
-                results = await asyncio.gather(*map(one, range(callers)), return_exceptions=True)
-        assert all(isinstance(result, RefusedError) and "disk is full" in result.message for result in results)
-        assert {result.code for result in results if isinstance(result, RefusedError)} == {"INTERNAL"}
-        assert store.queue(QUEUE) is not queue
-        assert (store.queue(QUEUE).live, rows(store)) == ({}, 0)
-        assert store.queue(QUEUE) in woken
-        await one(99)
-        assert store.queue(QUEUE).live.keys() == {"t99"}
-
-    run(store, body)
+    with monkeypatch.context() as broken:
+        broken.setattr(store.database, step, full)
+        async with asyncio.timeout(5):
+            results = await asyncio.gather(*map(one, range(callers)), return_exceptions=True)
+    assert all(isinstance(result, RefusedError) and "disk is full" in result.message for result in results)
+    assert {result.code for result in results if isinstance(result, RefusedError)} == {"INTERNAL"}
+    assert store.queue(QUEUE) is not queue
+    assert (store.queue(QUEUE).live, rows(store)) == ({}, 0)
+    assert store.queue(QUEUE) in woken
+    await one(99)
+    assert store.queue(QUEUE).live.keys() == {"t99"}
 
 
-def test_settling_waits_for_the_thread(store: Store, clock: Clock) -> None:
+async def test_settling_waits_for_the_thread(store: Store, committer: Committer, clock: Clock) -> None:
     """After settling no commit is under way, and the database may be replaced."""
     queue = new_queue(store)
-
-    async def body(store: Store, committer: Committer, _: Woken) -> None:
-        for number in range(3):
-            store.add(queue, new_task(f"t{number}"), NOW)
-        waiting = [asyncio.ensure_future(committer.commit()) for _ in range(3)]
-        await asyncio.sleep(0)
-        await committer.wait_idle()
-        store.database.erase()
-        store.reload()
-        await asyncio.gather(*waiting)
-        assert rows(store) == 0
-
-    run(store, body)
+    for number in range(3):
+        store.add(queue, new_task(f"t{number}"), NOW)
+    waiting = [asyncio.ensure_future(committer.commit()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await committer.wait_idle()
+    store.database.erase()
+    store.reload()
+    await asyncio.gather(*waiting)
+    assert rows(store) == 0
