@@ -1,4 +1,4 @@
-"""How well the emulator keeps a queue's rate, and how soon it dispatches."""
+"""How well the emulator keeps a queue's rate, and how long a task waits until it is dispatched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from google.cloud import tasks_v2
 import cloudtasks_nb as ct
 from tests.benchmarks import callers, flights
 from tests.benchmarks.figures import Bench, Case, Figure
-from tests.benchmarks.servers import Emulator, Target, connected
+from tests.benchmarks.servers import Cost, Emulator, Target, connected
 
 __all__ = ["DELAY", "DISPATCH"]
 
@@ -22,54 +22,52 @@ _SECOND = 1_000_000_000
 
 
 def _dispatch(bench: Bench) -> None:
-    for number in bench.rounds():
+    for folder in bench.rounds():
         for count in (1, _QUEUES):
-            place = bench.folder / f"emulator-{number}-{count}"
-            with Target() as target, connected(folder=place) as (emulator, tasks):
+            with Target() as target, connected(folder=folder / f"emulator-{count}") as (emulator, tasks):
                 names = [f"q{queue}" for queue in range(count)]
                 queues = [_filled(bench, emulator, tasks, name, f"{target.url}/{name}") for name in names]
-                start, before = time.monotonic_ns(), emulator.cpu
+                start, cost = time.monotonic_ns(), Cost(emulator)
                 for queue in queues:
                     queue.resume()
                 time.sleep(bench.size.window[1] + 0.5)
-                used = emulator.cpu - before
+                used = cost.emulator_cpu
                 arrivals = target.arrivals()
             shares = [100 * _share(bench, arrivals[f"/{name}"], start) for name in names]
-            bench.note("one" if count == 1 else "four", max(shares, key=lambda share: abs(share - 100)))
+            bench.report("one" if count == 1 else "four", max(shares, key=lambda share: abs(share - 100)))
             done = sum(map(len, arrivals.values()))
-            bench.note(f"cpu {count}", 1e6 * used / done)
+            bench.report(f"cpu {count}", 1e6 * used / done)
 
 
 def _filled(bench: Bench, emulator: Emulator, tasks: ct.Client, name: str, url: str) -> ct.Queue:
     """Make a paused queue with more tasks than can be dispatched while it is watched."""
     queue = tasks.queue(name, create=True, rate=_RATE, max_concurrent=1_000).pause()
     bodies = flights.bodies(round(_SPARE * _RATE * bench.size.window[1]) + _BURST)
-    callers.by_batches(emulator.grpc, callers.batch_requests(queue.name, url, bodies, name))
+    callers.fill(emulator.grpc, queue.name, bodies, url)
     return queue
 
 
 def _share(bench: Bench, arrivals: list[int], start: int) -> float:
-    """Return how many requests came within the window, as a share of those that should have."""
+    """Return how many requests arrived within the window, as a share of those that should have."""
     first, last = (start + round(second * _SECOND) for second in bench.size.window)
-    came = sum(1 for moment in arrivals if first <= moment < last)
-    return came / (_RATE * (last - first) / _SECOND)
+    arrived = sum(1 for moment in arrivals if first <= moment < last)
+    return arrived / (_RATE * (last - first) / _SECOND)
 
 
 def _delay(bench: Bench) -> None:
     body = flights.bodies(1)[0]
-    for number in bench.rounds():
-        place = bench.folder / f"emulator-{number}"
-        with Target() as target, connected(folder=place) as (emulator, tasks):
+    for folder in bench.rounds():
+        with Target() as target, connected(folder=folder / "emulator") as (emulator, tasks):
             queue = tasks.queue("idle", create=True, rate=_RATE).name
             with callers.google_client(emulator.grpc) as client:
                 delays = [_delayed(client, target, queue, f"/warm{at}", body) for at in range(10)]
                 delays = [_delayed(client, target, queue, f"/task{at}", body) for at in range(bench.size.delays)]
-        bench.note("median", float(np.median(delays)))
-        bench.note("p99", float(np.percentile(delays, 99)))
+        bench.report("median", float(np.median(delays)))
+        bench.report("p99", float(np.percentile(delays, 99)))
 
 
 def _delayed(client: tasks_v2.CloudTasksClient, target: Target, queue: str, path: str, body: bytes) -> float:
-    """Create a task and return the milliseconds from the answer until its request came."""
+    """Create a task and return the milliseconds from the answer until its request arrived."""
     client.create_task(parent=queue, task=callers.task(target.url + path, body))
     answered = time.monotonic_ns()
     return (target.arrival(path) - answered) / 1e6
@@ -83,17 +81,10 @@ DISPATCH = Case(
         "second 5 to 35 at an aiohttp target in its own process. Of four queues the one farthest from its rate counts."
     ),
     figures=(
-        Figure(
-            key="one",
-            what="one queue",
-            against="peers: 417, 518, 525 a second (quoted)",
-            unit="% of 500/s",
-            low=98,
-            high=102,
-        ),
-        Figure(key="four", what="four queues, the worst", unit="% of 500/s", low=95, high=105),
-        Figure(key="cpu 1", what="CPU of the emulator, one queue", unit="µs a task"),
-        Figure(key="cpu 4", what="CPU of the emulator, four queues", unit="µs a task"),
+        Figure("one", "one queue", "% of 500/s", against="peers: 417, 518, 525 a second (quoted)", low=98, high=102),
+        Figure("four", "four queues, the worst", "% of 500/s", low=95, high=105),
+        Figure("cpu 1", "CPU of the emulator, one queue", "µs a task"),
+        Figure("cpu 4", "CPU of the emulator, four queues", "µs a task"),
     ),
     run=_dispatch,
     seconds=420,
@@ -108,8 +99,8 @@ DELAY = Case(
         "can be negative: the request may be there before the caller has read the answer."
     ),
     figures=(
-        Figure(key="median", what="median", against="peers: 0.9, 1.2, 78, 1,000 ms (quoted)", unit="ms", high=5),
-        Figure(key="p99", what="99th percentile", unit="ms", high=20),
+        Figure("median", "median", "ms", against="peers: 0.9, 1.2, 78, 1,000 ms (quoted)", high=5),
+        Figure("p99", "99th percentile", "ms", high=20),
     ),
     run=_delay,
 )

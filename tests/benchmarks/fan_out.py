@@ -17,7 +17,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.fanout.wire import CreateEncoder
 from tests.benchmarks import callers, flights
 from tests.benchmarks.figures import Bench, Case, Figure
-from tests.benchmarks.servers import Emulator, connected
+from tests.benchmarks.servers import Cost, Emulator, connected
 
 __all__ = ["FAN_OUT", "WITHOUT_BATCH", "home", "until_sent"]
 
@@ -37,25 +37,25 @@ def until_sent(batch: ct.Batch) -> float:
     ended = threading.Event()
     moments: list[float] = []
 
-    def hear() -> None:
+    def check() -> None:
         if tracker.stopped is not None or not tracker.progress.unsent:
             moments.append(time.perf_counter())
             ended.set()
 
-    stop = tracker.listen(hear)
-    hear()
-    arrived = ended.wait(_STUCK)
+    stop = tracker.listen(check)
+    check()
+    in_time = ended.wait(_STUCK)
     stop()
     if tracker.stopped is not None:
         raise tracker.stopped
-    if not arrived:
+    if not in_time:
         raise TimeoutError(f"{batch.progress()!r} after {_STUCK:g} s")
     return moments[0]
 
 
 @contextmanager
 def home(folder: Path) -> Iterator[None]:
-    """Give the toolkit an outbox of its own."""
+    """Use a home, and so an outbox, of its own inside the block."""
     before = os.environ.get("CLOUDTASKS_NB_HOME", "")
     os.environ["CLOUDTASKS_NB_HOME"] = str(folder)
     try:
@@ -66,7 +66,7 @@ def home(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """What one fan-out took."""
+    """Times and CPU of one fan-out."""
 
     batch: ct.Batch
     rows: int
@@ -83,20 +83,20 @@ class _Run:
 
 def _fan_out(emulator: Emulator, tasks: ct.Client, rows: pd.DataFrame) -> _Run:
     queue = tasks.queue("fan-out", create=True).pause()
-    client, start = time.process_time(), time.perf_counter()
+    cost, start = Cost(), time.perf_counter()
     batch = queue.fan_out(rows, url=flights.URL, progress=False)
-    planned, server = time.perf_counter(), emulator.cpu
+    planned, sending = time.perf_counter(), Cost(emulator)
     sent = until_sent(batch)
-    client, server = time.process_time() - client, emulator.cpu - server
-    _check(tasks, "fan-out", len(rows))
-    return _Run(
+    run = _Run(
         batch=batch,
         rows=len(rows),
         planning=planned - start,
         sending=sent - planned,
-        client_cpu=client,
-        emulator_cpu=server,
+        client_cpu=cost.cpu,
+        emulator_cpu=sending.emulator_cpu,
     )
+    _check(tasks, "fan-out", len(rows))
+    return run
 
 
 def _check(tasks: ct.Client, queue: str, expected: int) -> None:
@@ -121,9 +121,8 @@ def _compare(bench: Bench) -> None:
     rows = flights.frame(bench.size.flights)
     few = flights.bodies(bench.size.compared)
     many = flights.bodies(3 * bench.size.compared)
-    for number in bench.rounds():
-        place = bench.folder / f"emulator-{number}"
-        with home(bench.folder / f"home-{number}"), connected(folder=place) as (emulator, tasks):
+    for folder in bench.rounds():
+        with home(folder / "home"), connected(folder=folder / "emulator") as (emulator, tasks):
             loop = callers.by_loop(emulator.grpc, _queue(tasks, "loop"), flights.URL, few)
             threads = callers.by_threads(emulator.grpc, _queue(tasks, "threads"), flights.URL, few)
             client = callers.by_async_client(emulator.grpc, _queue(tasks, "async"), flights.URL, many)
@@ -132,44 +131,41 @@ def _compare(bench: Bench) -> None:
             moments = callers.by_batches(emulator.grpc, requests)
             _check(tasks, "bare", len(rows))
         bare = len(rows) / (moments[-1] - moments[0])
-        _note(bench, ours)
-        bench.note("loop", loop)
-        bench.note("threads", threads)
-        bench.note("async", client)
-        bench.note("x loop", ours.rate / loop)
-        bench.note("x threads", ours.rate / threads)
-        bench.note("x async", ours.rate / client)
-        bench.note("bare", bare)
-        bench.note("share", 100 * ours.rows / ours.sending / bare)
+        for key, rate in (("loop", loop), ("threads", threads), ("async", client)):
+            bench.report(key, rate)
+            bench.report(f"x {key}", ours.rate / rate)
+        bench.report("bare", bare)
+        bench.report("share", 100 * ours.rows / ours.sending / bare)
+        bench.report("seconds", ours.planning + ours.sending)
+        bench.report("planning", ours.planning)
+        bench.report("sending", ours.sending)
+        bench.report("emulator busy", 100 * ours.emulator_cpu / ours.sending)
+        _report(bench, ours)
 
 
-def _note(bench: Bench, ours: _Run) -> None:
-    bench.note("seconds", ours.planning + ours.sending)
-    bench.note("rate", ours.rate)
-    bench.note("planning", ours.planning)
-    bench.note("sending", ours.sending)
-    bench.note("client cpu", 1e6 * ours.client_cpu / ours.rows)
-    bench.note("emulator cpu", 1e6 * ours.emulator_cpu / ours.rows)
-    bench.note("emulator busy", 100 * ours.emulator_cpu / ours.sending)
+def _report(bench: Bench, ours: _Run) -> None:
+    bench.report("rate", ours.rate)
+    bench.report("client cpu", 1e6 * ours.client_cpu / ours.rows)
+    bench.report("emulator cpu", 1e6 * ours.emulator_cpu / ours.rows)
 
 
 def _compare_without_batch(bench: Bench) -> None:
     rows = flights.frame(bench.size.without_batch)
     few = flights.bodies(bench.size.compared)
-    bench.remark(f"The fan-out had {len(rows):,} rows, the loop {len(few):,}.")
-    for number in bench.rounds():
-        place = bench.folder / f"emulator-{number}"
-        with home(bench.folder / f"home-{number}"), connected("--no-batch", folder=place) as (emulator, tasks):
+    bench.note(f"The fan-out had {len(rows):,} rows, the loop {len(few):,}.")
+    for folder in bench.rounds():
+        with home(folder / "home"), connected("--no-batch", folder=folder / "emulator") as (emulator, tasks):
             loop = callers.by_loop(emulator.grpc, _queue(tasks, "loop"), flights.URL, few)
             ours = _fan_out(emulator, tasks, rows)
-        bench.note("loop", loop)
-        bench.note("rate", ours.rate)
-        bench.note("x loop", ours.rate / loop)
-        bench.note("client cpu", 1e6 * ours.client_cpu / ours.rows)
-        bench.note("emulator cpu", 1e6 * ours.emulator_cpu / ours.rows)
+        bench.report("loop", loop)
+        bench.report("x loop", ours.rate / loop)
+        _report(bench, ours)
 
 
 _LOOP = "loop of `client.create_task`"
+_THREADS = "`client.create_task` in 64 threads"
+_ASYNC = "`CloudTasksAsyncClient`, 64 in flight"
+_BARE = "serialized batch calls in a bare loop"
 
 FAN_OUT = Case(
     name="fan-out",
@@ -181,38 +177,27 @@ FAN_OUT = Case(
         "sends the same tasks from memory, 16 calls in flight, over `grpc.aio`."
     ),
     figures=(
-        Figure(key="x loop", what="fan-out, how many times as fast", against=_LOOP, unit="x", low=50),
+        Figure("x loop", "fan-out, how many times as fast", "x", against=_LOOP, low=50),
+        Figure("x async", "fan-out, how many times as fast", "x", against=_ASYNC, low=15),
+        Figure("x threads", "fan-out, how many times as fast", "x", against=_THREADS),
         Figure(
-            key="x async",
-            what="fan-out, how many times as fast",
-            against="`CloudTasksAsyncClient`, 64 in flight",
-            unit="x",
-            low=15,
-        ),
-        Figure(
-            key="x threads",
-            what="fan-out, how many times as fast",
-            against="`client.create_task` in 64 threads",
-            unit="x",
-        ),
-        Figure(
-            key="share",
-            what="sending from the outbox",
-            against="serialized batch calls in a bare loop",
-            unit="% of its rows/s",
+            "share",
+            "sending from the outbox",
+            "% of its rows/s",
+            against=_BARE,
             low=70,
         ),
-        Figure(key="seconds", what="fan-out, whole", unit="s"),
-        Figure(key="rate", what="fan-out, whole", unit="rows/s"),
-        Figure(key="planning", what="of that in the call: planned and safe in the outbox", unit="s"),
-        Figure(key="sending", what="of that in the background: sent and acknowledged", unit="s"),
-        Figure(key="client cpu", what="CPU of the process that fans out", unit="µs a row"),
-        Figure(key="emulator cpu", what="CPU of the emulator", unit="µs a row"),
-        Figure(key="emulator busy", what="CPU of the emulator while rows are sent", unit="% of a core"),
-        Figure(key="bare", what="bare loop of serialized batch calls", unit="rows/s"),
-        Figure(key="loop", what=_LOOP, unit="rows/s"),
-        Figure(key="threads", what="`client.create_task` in 64 threads", unit="rows/s"),
-        Figure(key="async", what="`CloudTasksAsyncClient`, 64 in flight", unit="rows/s"),
+        Figure("seconds", "fan-out, whole", "s"),
+        Figure("rate", "fan-out, whole", "rows/s"),
+        Figure("planning", "of that in the call: planned and safe in the outbox", "s"),
+        Figure("sending", "of that in the background: sent and acknowledged", "s"),
+        Figure("client cpu", "CPU of the process that fans out", "µs a row"),
+        Figure("emulator cpu", "CPU of the emulator", "µs a row"),
+        Figure("emulator busy", "CPU of the emulator while rows are sent", "% of a core"),
+        Figure("bare", "bare loop of serialized batch calls", "rows/s"),
+        Figure("loop", _LOOP, "rows/s"),
+        Figure("threads", _THREADS, "rows/s"),
+        Figure("async", _ASYNC, "rows/s"),
     ),
     run=_compare,
     seconds=300,
@@ -223,11 +208,11 @@ WITHOUT_BATCH = Case(
     title="Fan-out without batch calls",
     how="The same with an emulator that answers batch calls with UNIMPLEMENTED, as endpoints did before 2026.",
     figures=(
-        Figure(key="x loop", what="fan-out, how many times as fast", against=_LOOP, unit="x", low=4),
-        Figure(key="rate", what="fan-out, whole", unit="rows/s"),
-        Figure(key="loop", what=_LOOP, unit="rows/s"),
-        Figure(key="client cpu", what="CPU of the process that fans out", unit="µs a row"),
-        Figure(key="emulator cpu", what="CPU of the emulator", unit="µs a row"),
+        Figure("x loop", "fan-out, how many times as fast", "x", against=_LOOP, low=4),
+        Figure("rate", "fan-out, whole", "rows/s"),
+        Figure("loop", _LOOP, "rows/s"),
+        Figure("client cpu", "CPU of the process that fans out", "µs a row"),
+        Figure("emulator cpu", "CPU of the emulator", "µs a row"),
     ),
     run=_compare_without_batch,
     full_seconds=900,

@@ -1,34 +1,35 @@
-"""What is measured: the lines of the table with their goals, how a value is judged, and what a measurement reports."""
+"""Figures with their goals, how values are judged against them, and how a measurement reports values."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 __all__ = ["Bench", "Case", "Figure", "Result", "Size", "judge", "number", "spread"]
 
-_WHOLE, _TENTHS = 100, 10  # from these on a number needs no, or one decimal
+_WHOLE, _TENTHS = 100, 10  # from here on a number is written with no decimals, and with one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Figure:
     """One line of the table."""
 
     key: str
     what: str
-    against: str = ""
-    unit: str = ""
+    unit: str
+    _: KW_ONLY
+    against: str = ""  #: what it is compared with
     low: float | None = None  #: the goal: the median must not be below
     high: float | None = None  #: the goal: the median must not be above
     full: bool = False  #: measured with `--full` only
 
     @property
     def goal(self) -> str:
-        """The goal in words."""
+        """The goal as text."""
         if self.low is not None and self.high is not None:
             return f"{number(self.low)} to {number(self.high)} {self.unit}"
         if self.low is not None:
@@ -42,11 +43,11 @@ class Size:
 
     rounds: int = 3
     flights: int | None = None  #: rows of the fan-out; None: all
-    compared: int = 3_000  #: rows that slow ways of creating tasks get: their rate is what counts
+    compared: int = 3_000  #: tasks that slow ways of creating them create: only their rate counts
     without_batch: int | None = 30_000  #: rows of the fan-out without batch calls; None: all
     listed: int = 100_000
     pending: int = 1_000_000
-    pages: int = 200  #: pages of 1,000 that are listed of these
+    pages: int = 200  #: pages of 1,000 pending tasks that are listed
     window: tuple[float, float] = (5.0, 35.0)  #: seconds after the start in which dispatches are counted
     delays: int = 200  #: tasks whose delay is measured
     streamed: tuple[int, ...] = (100_000, 1_000_000)  #: rows of fan-outs from an iterator
@@ -55,41 +56,41 @@ class Size:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """What came of a case."""
+    """The reported values of a case."""
 
     values: dict[str, list[float]] = field(default_factory=dict)  #: key of a figure -> a value a round
-    remarks: list[str] = field(default_factory=list)
-    error: str | None = None  #: why it did not come to its end
+    notes: list[str] = field(default_factory=list)
+    error: str | None = None  #: why it was not measured to its end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What a measurement is given, and tells its values to."""
+    """Sizes and a folder for a measurement, and where it reports its values."""
 
     size: Size
     folder: Path  #: for what it writes; removed afterwards
     out: TextIO
 
-    def rounds(self) -> Iterator[int]:
-        """Yield the numbers of the rounds, and say which one begins."""
-        for number_ in range(1, self.size.rounds + 1):
-            self._tell(say=f"round {number_} of {self.size.rounds}")
-            yield number_
+    def rounds(self) -> Iterator[Path]:
+        """Report each round as it begins, and yield a folder for it."""
+        for count in range(1, self.size.rounds + 1):
+            self._write(message=f"round {count} of {self.size.rounds}")
+            yield self.folder / f"round-{count}"
 
-    def note(self, key: str, value: float) -> None:
+    def report(self, key: str, value: float) -> None:
         """Report the value of a figure in this round."""
-        self._tell(figure=key, value=value)
+        self._write(figure=key, value=value)
 
-    def remark(self, text: str) -> None:
-        """Report something that belongs below the table."""
-        self._tell(remark=text)
+    def note(self, text: str) -> None:
+        """Report a sentence for the lines below the table."""
+        self._write(note=text)
 
     def fail(self, error: str) -> None:
-        """Report why the measurement ends."""
-        self._tell(error=error)
+        """Report why the measurement ends early."""
+        self._write(error=error)
 
-    def _tell(self, **what: object) -> None:
-        self.out.write(json.dumps(what) + "\n")
+    def _write(self, **report: object) -> None:
+        self.out.write(json.dumps(report) + "\n")
         self.out.flush()
 
 
@@ -99,15 +100,15 @@ class Case:
 
     name: str
     title: str
-    how: str  #: what was done, in a few sentences
+    how: str  #: how it is measured, in a few sentences
     figures: tuple[Figure, ...]
     run: Callable[[Bench], None]
-    seconds: float = 180.0  #: after which it is given up
+    seconds: float = 180.0  #: time limit
     full_seconds: float | None = None  #: same, with `--full`
 
 
 def number(value: float) -> str:
-    """Write a number with as many decimals as it deserves."""
+    """Write a number: large ones without decimals, small ones with two."""
     size = abs(value)
     if size >= _WHOLE or value == round(value):
         return f"{value:,.0f}"
@@ -115,13 +116,13 @@ def number(value: float) -> str:
 
 
 def spread(values: Sequence[float], unit: str) -> str:
-    """Write the median of some values, and between what they lie."""
+    """Write the median of some values, and the smallest and the largest."""
     middle = f"{number(statistics.median(values))} {unit}".rstrip()
     return middle if len(values) == 1 else f"{middle} ({number(min(values))} to {number(max(values))})"
 
 
 def judge(figure: Figure, values: Sequence[float]) -> str:
-    """Say whether the median reaches the goal, or by how much not; nothing where there is no goal."""
+    """Return whether the median meets the goal, or by how much it misses it; empty where there is no goal."""
     median = statistics.median(values)
     if figure.low is not None and median < figure.low:
         return f"**not met**: {_share(figure.low - median, figure.low)} below"

@@ -1,4 +1,4 @@
-"""The data that is sent: the flights that left New York in 2013, as a DataFrame and as JSON."""
+"""The data of the measurements: the flights that left New York in 2013, as a DataFrame and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from notebooks.nyc_flights import flights
 
 __all__ = ["URL", "bodies", "frame"]
 
-#: Where the tasks would go; nobody listens there, and their queues are paused.
+#: URL of the tasks; their queues are paused, and nothing listens there.
 URL = "http://127.0.0.1:9/flights"
 
 
@@ -22,7 +22,7 @@ def frame(rows: int | None = None) -> pd.DataFrame:
 
 
 def bodies(count: int) -> list[bytes]:
-    """Return flights as JSON, from the beginning again when they are too few."""
+    """Return flights as JSON; they are repeated if there are too few."""
     return list(islice(cycle(_json(frame(count))), count))
 
 

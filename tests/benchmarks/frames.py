@@ -1,19 +1,18 @@
-"""Listing into a DataFrame, and what the import costs."""
+"""The cost of listing into a DataFrame, and of the import."""
 
 from __future__ import annotations
 
 import gc
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import pandas as pd
 from google.cloud import tasks_v2
 
-from tests.benchmarks import callers, flights
+from tests.benchmarks import callers
 from tests.benchmarks.figures import Bench, Case, Figure
-from tests.benchmarks.servers import connected
+from tests.benchmarks.servers import Cost, filled
 
 __all__ = ["IMPORT", "LISTING"]
 
@@ -21,31 +20,29 @@ _TIMED = "import pandas, time; start = time.perf_counter(); {}; print(1000 * (ti
 
 
 def _listing(bench: Bench) -> None:
-    bodies = flights.bodies(bench.size.listed)
-    with connected() as (emulator, tasks), callers.google_client(emulator.grpc) as client:
-        queue = tasks.queue("listed", create=True).pause()
-        callers.by_batches(emulator.grpc, callers.batch_requests(queue.name, flights.URL, bodies, "listed"))
+    count = bench.size.listed
+    with filled("listed", count) as (emulator, _, queue), callers.google_client(emulator.grpc) as client:
 
         def theirs() -> pd.DataFrame:
             pages = client.list_tasks(request={"parent": queue.name, "page_size": 1000})
             return pd.DataFrame([tasks_v2.Task.to_dict(task) for task in pages])
 
         for _ in bench.rounds():
-            their_cpu, their_wall = _cost(theirs, len(bodies))
-            our_cpu, our_wall = _cost(lambda: queue.tasks(limit=None), len(bodies))
-            bench.note("x", their_cpu / our_cpu)
-            bench.note("ours", our_cpu)
-            bench.note("theirs", their_cpu)
-            bench.note("our wall", our_wall)
-            bench.note("their wall", their_wall)
+            their_cpu, their_wall = _cost(theirs, count)
+            our_cpu, our_wall = _cost(lambda: queue.tasks(limit=None), count)
+            bench.report("x", their_cpu / our_cpu)
+            bench.report("ours", our_cpu)
+            bench.report("theirs", their_cpu)
+            bench.report("our wall", our_wall)
+            bench.report("their wall", their_wall)
 
 
 def _cost(listing: Callable[[], pd.DataFrame], expected: int) -> tuple[float, float]:
     """Return the seconds of CPU, of all threads, and by the clock that a listing takes."""
     gc.collect()
-    start, cpu = time.perf_counter(), time.process_time()
+    cost = Cost()
     found = listing()
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - start
+    cpu, wall = cost.cpu, cost.wall
     if len(found) != expected:
         raise AssertionError(f"{len(found):,} tasks were listed and not {expected:,}")
     return cpu, wall
@@ -53,9 +50,9 @@ def _cost(listing: Callable[[], pd.DataFrame], expected: int) -> tuple[float, fl
 
 def _import(bench: Bench) -> None:
     for _ in bench.rounds():
-        bench.note("ours", _milliseconds("import cloudtasks_nb"))
-        bench.note("google", _milliseconds("import google.cloud.tasks_v2"))
-        bench.note("first", _milliseconds("import cloudtasks_nb; cloudtasks_nb.connect"))
+        bench.report("ours", _milliseconds("import cloudtasks_nb"))
+        bench.report("google", _milliseconds("import google.cloud.tasks_v2"))
+        bench.report("first", _milliseconds("import cloudtasks_nb; cloudtasks_nb.connect"))
 
 
 def _milliseconds(statement: str) -> float:
@@ -70,17 +67,11 @@ LISTING = Case(
     title="Listing 100,000 tasks into a DataFrame",
     how="`queue.tasks(limit=None)`, pages of 1,000 in BASIC view; CPU of the listing process, all its threads.",
     figures=(
-        Figure(
-            key="x",
-            what="CPU, how many times less",
-            against="`Task.to_dict` over `client.list_tasks`",
-            unit="x",
-            low=10,
-        ),
-        Figure(key="ours", what="CPU of `queue.tasks`", unit="s"),
-        Figure(key="theirs", what="CPU of `Task.to_dict`", unit="s"),
-        Figure(key="our wall", what="`queue.tasks` by the clock", unit="s"),
-        Figure(key="their wall", what="`Task.to_dict` by the clock", unit="s"),
+        Figure("x", "CPU, how many times less", "x", against="`Task.to_dict` over `client.list_tasks`", low=10),
+        Figure("ours", "CPU of `queue.tasks`", "s"),
+        Figure("theirs", "CPU of `Task.to_dict`", "s"),
+        Figure("our wall", "`queue.tasks` by the clock", "s"),
+        Figure("their wall", "`Task.to_dict` by the clock", "s"),
     ),
     run=_listing,
 )
@@ -90,15 +81,9 @@ IMPORT = Case(
     title="Import",
     how="Each in a fresh interpreter that has imported pandas.",
     figures=(
-        Figure(
-            key="ours",
-            what="`import cloudtasks_nb`",
-            against="`import google.cloud.tasks_v2`",
-            unit="ms",
-            high=150,
-        ),
-        Figure(key="first", what="the same and the first `cloudtasks_nb.connect`, which loads the rest", unit="ms"),
-        Figure(key="google", what="`import google.cloud.tasks_v2`", unit="ms"),
+        Figure("ours", "`import cloudtasks_nb`", "ms", against="`import google.cloud.tasks_v2`", high=150),
+        Figure("first", "the same and the first `cloudtasks_nb.connect`, which loads the rest", "ms"),
+        Figure("google", "`import google.cloud.tasks_v2`", "ms"),
     ),
     run=_import,
 )

@@ -1,4 +1,4 @@
-"""The machine that is measured on: its facts, and what processes use of it. Linux, as everything here reads /proc."""
+"""Facts about the machine, and the CPU and memory of processes. Linux only: everything is read from /proc."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SYNCS = 50
 
 
 def facts(folder: Path) -> dict[str, str]:
-    """Return what a reader must know of the machine; `folder` is where the measurements write."""
+    """Return facts about the machine for the reader; `folder` is where the measurements write."""
     memory = _fields("/proc/meminfo")
     load = " ".join(f"{one:.2f}" for one in os.getloadavg())
     return {
@@ -58,20 +58,20 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_mb(pid: int) -> float:
-    """Return the memory that a process holds, in MB (2^20 bytes)."""
+    """Return the resident memory of a process, in MB (2^20 bytes)."""
     return _fields(f"/proc/{pid}/status")["VmRSS"] / _MB
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process has held, in MB (2^20 bytes).
+    """Return the peak of this process's resident memory, in MB (2^20 bytes).
 
-    Not `getrusage`: its peak is handed down from the process that started this one.
+    Not `getrusage`: its peak is inherited from the parent process.
     """
     return _fields("/proc/self/status")["VmHWM"] / _MB
 
 
 def busy_share(seconds: float) -> float:
-    """Return which share of the cores is busy during the next seconds."""
+    """Return the share of the cores that is busy during the next seconds."""
     before = _ticks()
     time.sleep(seconds)
     used = [after - start for after, start in zip(_ticks(), before, strict=True)]

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-import cloudtasks_nb as ct
 from tests.benchmarks import flights
 from tests.benchmarks.fan_out import until_sent
 from tests.benchmarks.figures import Bench, Case, Figure
 from tests.benchmarks.machine import peak_mb
-from tests.benchmarks.servers import LOCATION, Emulator
+from tests.benchmarks.servers import Emulator, client
 
 __all__ = ["MEMORY", "main"]
 
@@ -28,16 +27,16 @@ def _measure(bench: Bench) -> None:
     sample = bench.folder / "sample.csv"
     flights.frame(_CHUNK).to_csv(sample, index=False)
     small, *large = bench.size.streamed
-    for number in bench.rounds():
-        few = _peak(bench.folder / f"home-{number}-{small}", sample, small)
-        bench.note("few", few)
+    for number, folder in enumerate(bench.rounds()):
+        few = _peak(folder / f"home-{small}", sample, small)
+        bench.report("few", few)
         for rows in large:
-            # Ten millions once: that takes minutes.
-            if rows <= _MILLION or number == 1:
-                peak = _peak(bench.folder / f"home-{number}-{rows}", sample, rows)
-                bench.note(f"{rows:,}" if rows > _MILLION else "many", peak)
-                bench.note(f"{rows:,} more" if rows > _MILLION else "more", peak - few)
-    bench.remark(f"Few are {small:,} rows, many {large[0]:,}.")
+            # Ten millions only once: that takes minutes.
+            if rows <= _MILLION or number == 0:
+                peak = _peak(folder / f"home-{rows}", sample, rows)
+                bench.report(f"{rows:,}" if rows > _MILLION else "many", peak)
+                bench.report(f"{rows:,} more" if rows > _MILLION else "more", peak - few)
+    bench.note(f"Few are {small:,} rows, many {large[0]:,}.")
 
 
 def _peak(folder: Path, sample: Path, rows: int) -> float:
@@ -50,11 +49,10 @@ def _peak(folder: Path, sample: Path, rows: int) -> float:
 
 
 def main() -> None:
-    """Fan out from an iterator until all is acknowledged, and print the peak of memory in MB."""
+    """Fan out from an iterator until all rows are acknowledged, and print the peak of memory in MB."""
     target, sample, rows = sys.argv[1:]
-    _, project, _, location = LOCATION.split("/")
     chunk = pd.read_csv(sample)
-    with ct.connect(project, location, endpoint=target) as tasks:
+    with client(target) as tasks:
         queue = tasks.queue("stream", create=True).pause()
         until_sent(queue.fan_out(_frames(chunk, int(rows)), url=flights.URL, progress=False))
         sys.stdout.write(json.dumps(peak_mb()) + "\n")
@@ -74,11 +72,11 @@ MEMORY = Case(
         "until the last acknowledgement of a temporary emulator; the peak of resident memory (`VmHWM`)."
     ),
     figures=(
-        Figure(key="more", what="peak with many rows less that with few", unit="MB", high=50),
-        Figure(key="few", what="peak with few rows, interpreter and libraries included", unit="MB"),
-        Figure(key="many", what="peak with many rows", unit="MB"),
-        Figure(key="10,000,000 more", what="same with 10,000,000 rows", unit="MB", high=50, full=True),
-        Figure(key="10,000,000", what="peak with 10,000,000 rows", unit="MB", full=True),
+        Figure("more", "peak with many rows less that with few", "MB", high=50),
+        Figure("few", "peak with few rows, interpreter and libraries included", "MB"),
+        Figure("many", "peak with many rows", "MB"),
+        Figure("10,000,000 more", "same with 10,000,000 rows", "MB", high=50, full=True),
+        Figure("10,000,000", "peak with 10,000,000 rows", "MB", full=True),
     ),
     run=_measure,
     seconds=300,

@@ -1,4 +1,4 @@
-"""How long it takes until a panel is seen, in a real JupyterLab and a real browser."""
+"""The time until a panel is painted, in a real JupyterLab and a real browser."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.benchmarks import callers, flights
 from tests.benchmarks.figures import Bench, Case, Figure
-from tests.benchmarks.servers import LOCATION, connected
+from tests.benchmarks.servers import LOCATION, filled
 from tests.browser.lab import SETTINGS, Server, launch, window
 
 __all__ = ["PAINT"]
 
-#: Makes `window.painted`: milliseconds from the event of this name until the browser has painted what is looked for.
+#: Makes `window.painted`: milliseconds from the event of this name until the browser has painted a match.
 _WATCH = """([event, selector]) => {
   const frame = () => new Promise(requestAnimationFrame);
   const seen = () => [...document.querySelectorAll(selector)].some((row) => row.offsetParent);
@@ -33,18 +32,18 @@ _TASK = '.ctn-panel tr[data-key]:not([data-key="shown"])'
 
 
 def _paints(bench: Bench) -> None:
-    bodies = flights.bodies(bench.size.listed)
     folder = bench.folder / "lab"
     folder.mkdir(parents=True)
-    with connected() as (emulator, tasks):
-        queue = tasks.queue("shown", create=True).pause()
-        callers.by_batches(emulator.grpc, callers.batch_requests(queue.name, flights.URL, bodies, "shown"))
-        with Server(folder, SETTINGS) as server, _browser() as browser:
-            for _ in bench.rounds():
-                context = window(browser)
-                _paint(bench, context.new_page(), server, emulator.grpc)
-                context.close()
-                server.end_kernels()
+    with (
+        filled("shown", bench.size.listed) as (emulator, _tasks, _queue),
+        Server(folder, SETTINGS) as server,
+        _browser() as browser,
+    ):
+        for _ in bench.rounds():
+            context = window(browser)
+            _paint(bench, context.new_page(), server, emulator.grpc)
+            context.close()
+            server.end_kernels()
 
 
 def _paint(bench: Bench, page: Page, server: Server, endpoint: str) -> None:
@@ -52,8 +51,8 @@ def _paint(bench: Bench, page: Page, server: Server, endpoint: str) -> None:
     connect = f"import cloudtasks_nb as ct; tasks = ct.connect({project!r}, {location!r}, endpoint={endpoint!r})"
     server.open(page, "tasks.panel()").python(connect)
     page.locator(".jp-Notebook").focus()
-    bench.note("panel", _painted(page, "keydown", _QUEUE, lambda: page.keyboard.press("Control+Enter")))
-    bench.note("tasks", _painted(page, "pointerdown", _TASK, page.get_by_role("tab", name="Tasks").click))
+    bench.report("panel", _painted(page, "keydown", _QUEUE, lambda: page.keyboard.press("Control+Enter")))
+    bench.report("tasks", _painted(page, "pointerdown", _TASK, page.get_by_role("tab", name="Tasks").click))
 
 
 def _painted(page: Page, event: str, selector: str, begin: Callable[[], object]) -> float:
@@ -79,8 +78,8 @@ PAINT = Case(
         "included. Then from a click on the tab Tasks until its first rows are painted."
     ),
     figures=(
-        Figure(key="panel", what="from running the cell to the painted queue", unit="ms", high=1_000),
-        Figure(key="tasks", what="from the click to the first painted tasks", unit="ms", high=1_000),
+        Figure("panel", "from running the cell to the painted queue", "ms", high=1_000),
+        Figure("tasks", "from the click to the first painted tasks", "ms", high=1_000),
     ),
     run=_paints,
 )

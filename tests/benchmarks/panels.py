@@ -1,4 +1,4 @@
-"""What a tick of the watcher costs a panel that has a hundred thousand tasks."""
+"""The time that one update of the watcher takes in a panel with a hundred thousand tasks."""
 
 from __future__ import annotations
 
@@ -13,29 +13,27 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.panels import PanelContext, TasksPanel
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
-from tests.benchmarks import callers, flights
 from tests.benchmarks.figures import Bench, Case, Figure
-from tests.benchmarks.servers import connected
+from tests.benchmarks.flights import URL
+from tests.benchmarks.servers import filled
 
 __all__ = ["PANEL"]
 
-_DONE = 500  # tasks that a tick hears of: what a queue does in a second at the most
+_DONE = 500  # tasks that an update reports as done: what a queue dispatches in a second at most
 
 
 def _ticks(bench: Bench) -> None:
-    bodies = flights.bodies(bench.size.listed)
-    with connected() as (emulator, tasks):
-        queue = tasks.queue("shown", create=True).pause()
-        callers.by_batches(emulator.grpc, callers.batch_requests(queue.name, flights.URL, bodies, "shown"))
+    count = bench.size.listed
+    with filled("shown", count) as (_emulator, tasks, _queue):
         for _ in bench.rounds():
             panel = _loaded(tasks)
-            if len(panel._ids) != len(bodies):
-                raise AssertionError(f"{len(panel._ids):,} tasks are loaded and not {len(bodies):,}")
+            if len(panel._ids) != count:
+                raise AssertionError(f"{len(panel._ids):,} tasks are loaded and not {count:,}")
             try:
-                bench.note("plain", _tick(bench, tasks, panel))
+                bench.report("plain", _tick(bench, tasks, panel))
                 panel.table.filter("flights")
                 panel.table.sort("schedule_time", descending=True)
-                bench.note("sorted", _tick(bench, tasks, panel))
+                bench.report("sorted", _tick(bench, tasks, panel))
             finally:
                 panel.close()
 
@@ -48,13 +46,13 @@ def _loaded(tasks: ct.Client) -> TasksPanel:
     panel = TasksPanel(context, queue="shown")
     panel.refresh()
     panel._load_all()
-    # Ticks are handed to it here: it is not to look tasks up beside that.
+    # The updates come from here: the panel must not look tasks up at the same time.
     panel._looking = True
     return panel
 
 
 def _tick(bench: Bench, tasks: ct.Client, panel: TasksPanel) -> float:
-    """Return the median of the milliseconds that a tick takes, from the fetched result to the changed widgets."""
+    """Return the median of the milliseconds that an update takes, from the fetched result to the changed widgets."""
     watcher, queue = tasks._connection.watcher, panel.context.name("shown")
     taken = []
     for _ in range(bench.size.ticks):
@@ -73,7 +71,7 @@ def _tick(bench: Bench, tasks: ct.Client, panel: TasksPanel) -> float:
 
 def _apply(panel: TasksPanel, snapshot: Snapshot, found: Mapping[str, Pending | None]) -> None:
     panel.apply(snapshot)
-    # Every task looks as if it had been tried since, so that the whole page changes.
+    # Every task has been tried since, so that the whole page changes.
     tried = {
         task: Pending(state="retrying", attempts=one.attempts + 1, schedule_time=now_micros(), **_FAILED)
         for task, one in found.items()
@@ -100,7 +98,7 @@ def _snapshot(queue: QueueName, values: Mapping[str, Any], done: Sequence[str]) 
             duration=0.1,
             retry_time=None,
             max_attempts=5,
-            url=flights.URL,
+            url=URL,
         )
         for number, task in enumerate(done)
     )
@@ -116,8 +114,8 @@ PANEL = Case(
         "browser. The median of 20 ticks a round."
     ),
     figures=(
-        Figure(key="plain", what="in the order in which tasks were loaded", unit="ms", high=50),
-        Figure(key="sorted", what="sorted by time, filtered by a text", unit="ms", high=50),
+        Figure("plain", "in the order in which tasks were loaded", "ms", high=50),
+        Figure("sorted", "sorted by time, filtered by a text", "ms", high=50),
     ),
     run=_ticks,
 )

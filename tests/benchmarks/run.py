@@ -1,14 +1,14 @@
-"""Measures, and writes the table of figures: `make bench`.
+"""Measure the figures and write them as a table: `make bench`.
 
     python tests/benchmarks/run.py                          everything; writes RESULTS.md beside this file
     python tests/benchmarks/run.py --only fan-out listing   some of it; --list shows the names
-    python tests/benchmarks/run.py --quick                  small sizes, one round: does it work at all?
-    python tests/benchmarks/run.py --full                   also what takes longer, as ten million rows
+    python tests/benchmarks/run.py --quick                  small sizes, one round, to test the measurements
+    python tests/benchmarks/run.py --full                   also the slow ones, as ten million rows
 
 RESULTS.md is written by a whole run that is not quick; `--write FILE` writes any run. Each case runs in a process of
-its own with a time limit; what goes wrong in one is in its cells, and the others go on. Everything that a case starts
-ends with it, and what it writes is in a temporary folder, where TMPDIR says, which is removed: let that be on the disk
-that is meant. Measure on a quiet machine: the head of the table says how busy it was before. Linux only.
+its own with a time limit; its failure stands in its cells, and the other cases go on. All processes that a case starts
+end with it. It writes to a temporary folder, which is removed: set TMPDIR to choose the disk that is measured. Measure
+on a quiet machine: the table says how busy it was before. Linux only.
 """
 
 from __future__ import annotations
@@ -73,33 +73,33 @@ QUICK = Size(
 )
 FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000))
 
-#: Variables that choose an endpoint, a project or a home; nobody's own are touched.
+#: Variables that choose an endpoint, a project or a home; the measurements must not use the caller's.
 _PERSONAL = ("CLOUD_TASKS_EMULATOR_HOST", "CLOUDTASKS_NB_LOCATION", "CLOUDTASKS_NB_HOME", "GOOGLE_CLOUD_PROJECT")
 
-_SHOWN = 4_000  # characters of what a failed case wrote to its standard error
+_SHOWN = 4_000  # characters of the standard error of a failed case
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is asked for, and return the exit code: 1 if something could not be measured."""
+    """Measure the chosen cases, and return the exit code: 1 if one could not be measured."""
     given = _parser().parse_args(arguments)
     if given.list:
-        _say("\n".join(f"{case.name:14} {case.title}" for case in CASES))
+        _print("\n".join(f"{case.name:14} {case.title}" for case in CASES))
         return 0
     if given.child:
         _measure(_chosen([given.child])[0], _size(given), Path(given.folder))
         return 0
     chosen = _chosen(given.only)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is put away, as after an interrupt
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleaned up, as after an interrupt
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cloudtasks-nb-bench-") as folder:
         machine = facts(Path(folder))
         results = [(case, _run(case, given, Path(folder) / case.name)) for case in chosen]
     machine["duration"] = f"{(time.monotonic() - started) / 60:.1f} min"
     if given.quick:
-        machine["sizes"] = "small, by `--quick`: these figures say nothing"
+        machine["sizes"] = "small, by `--quick`: these figures mean nothing"
     for file in [given.write] if given.write else [RESULTS] if not given.only and not given.quick else []:
         file.write_text(document(machine, results), encoding="utf-8")
-        _say(f"written: {file}")
+        _print(f"written: {file}")
     return 1 if any(result.error for _, result in results) else 0
 
 
@@ -108,9 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     names = [case.name for case in CASES]
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="measure these; --list shows them")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
-    parser.add_argument("--full", action="store_true", help="also what takes longer")
+    parser.add_argument("--full", action="store_true", help="also the slow measurements")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
-    parser.add_argument("--list", action="store_true", help="show what can be measured")
+    parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--child", choices=names, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser
@@ -130,46 +130,46 @@ def _measure(case: Case, size: Size, folder: Path) -> None:
     out = sys.stdout
     threading.Thread(target=_end_with_parent, daemon=True).start()
     bench = Bench(size=size, folder=folder, out=out)
-    with contextlib.redirect_stdout(sys.stderr):  # the toolkit says things, which are no report
+    with contextlib.redirect_stdout(sys.stderr):  # the toolkit prints messages, which are no reports
         try:
             case.run(bench)
         except Exception as error:
-            bench.fail(_in_words(error).replace(str(folder), "…"))
+            bench.fail(_error_text(error).replace(str(folder), "…"))
             raise
 
 
 def _end_with_parent() -> None:
-    """End this process, with all that it has started, when the one that has started it is gone."""
+    """End this process and all that it has started when its parent has ended."""
     os.read(sys.stdin.fileno(), 1)  # not through the buffer, whose lock a thread must not hold at the end
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _in_words(error: Exception) -> str:
-    """Return what an error says in one line; those of gRPC say it in their details."""
+def _error_text(error: Exception) -> str:
+    """Return the type and the message of an error in one line; gRPC has the message in `details`."""
     details = getattr(error, "details", None)
-    said = details() if callable(details) else error
-    return " ".join(f"{type(error).__name__}: {said}".split())
+    message = details() if callable(details) else error
+    return " ".join(f"{type(error).__name__}: {message}".split())
 
 
 def _run(case: Case, given: argparse.Namespace, folder: Path) -> Result:
-    """Measure a case in a process of its own, which takes all that it has started with it."""
-    _say(f"{case.name}: {case.title}")
+    """Measure a case in a process of its own."""
+    _print(f"{case.name}: {case.title}")
     folder.mkdir()
     options = [f"--{option}" for option in ("quick", "full") if getattr(given, option)]
     command = [sys.executable, "-m", "tests.benchmarks.run", "--child", case.name, "--folder", str(folder), *options]
     limit = (case.full_seconds if given.full else None) or case.seconds
     with tempfile.TemporaryFile("w+") as errors:
-        result = _listen(case, command, errors, limit)
+        result = _collect(case, command, errors, limit)
         if result.error:
             errors.seek(0)
             sys.stderr.write(errors.read()[-_SHOWN:])
-            _say(f"  failed: {result.error}")
+            _print(f"  failed: {result.error}")
     shutil.rmtree(folder, ignore_errors=True)
     return result
 
 
-def _listen(case: Case, command: list[str], errors: IO[str], limit: float) -> Result:
-    """Start the process of a case and hear what it reports, until it ends or its time is over."""
+def _collect(case: Case, command: list[str], errors: IO[str], limit: float) -> Result:
+    """Start the process of a case and collect its reports, until it ends or reaches its time limit."""
     result = Result()
     environment = {name: value for name, value in os.environ.items() if name not in _PERSONAL}
     with subprocess.Popen(
@@ -182,48 +182,48 @@ def _listen(case: Case, command: list[str], errors: IO[str], limit: float) -> Re
         text=True,
         start_new_session=True,
     ) as child:
-        late = threading.Timer(limit, _end, [child])
-        late.daemon = True
-        late.start()
+        limiter = threading.Timer(limit, _end, [child])
+        limiter.daemon = True
+        limiter.start()
         try:
             assert child.stdout is not None
             for line in child.stdout:
-                _hear(case, result, json.loads(line))
+                _add(case, result, json.loads(line))
             child.wait()
         finally:
-            over = not late.is_alive()
-            late.cancel()
+            too_late = not limiter.is_alive()
+            limiter.cancel()
             _end(child)
-    if over:
+    if too_late:
         result.error = f"not done after {limit:g} s"
     elif child.returncode:
         result.error = result.error or f"it ended with code {child.returncode}"
     return result
 
 
-def _hear(case: Case, result: Result, told: dict[str, Any]) -> None:
-    """Keep what a measurement reports, and show it."""
-    if "say" in told:
-        _say(f"  {told['say']}")
-    elif "remark" in told:
-        result.remarks.append(told["remark"])
-    elif "error" in told:
-        result.error = told["error"]
+def _add(case: Case, result: Result, report: dict[str, Any]) -> None:
+    """Add a report of a measurement to the result, and print it."""
+    if "message" in report:
+        _print(f"  {report['message']}")
+    elif "note" in report:
+        result.notes.append(report["note"])
+    elif "error" in report:
+        result.error = report["error"]
     else:
-        result.values.setdefault(told["figure"], []).append(told["value"])
-        figure = next(one for one in case.figures if one.key == told["figure"])
+        result.values.setdefault(report["figure"], []).append(report["value"])
+        figure = next(one for one in case.figures if one.key == report["figure"])
         measured, judged = verdict(figure, result)
-        _say(f"    {figure.what} {f'against {figure.against}' if figure.against else ''}: {measured} {judged}")
+        _print(f"    {figure.what} {f'against {figure.against}' if figure.against else ''}: {measured} {judged}")
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """End a case with all that it has started: they are one process group."""
+    """End a case and all that it has started, which are one process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

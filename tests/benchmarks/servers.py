@@ -1,4 +1,4 @@
-"""What the measurements talk to: emulators and targets, each in a process of its own."""
+"""Emulators and targets for the measurements, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import sys
 import threading
 import time
 import urllib.parse
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import cloudtasks_nb as ct
+from tests.benchmarks import callers, flights
 from tests.benchmarks.machine import cpu_seconds, resident_mb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LOCATION", "Emulator", "Target", "connected"]
+__all__ = ["LOCATION", "Cost", "Emulator", "Target", "client", "connected", "filled"]
 
 #: Where the queues are.
 LOCATION = "projects/bench/locations/us-central1"
@@ -30,7 +31,7 @@ _END = 10.0  # seconds for a graceful stop
 
 
 class _Child:
-    """A process of ours that prints one JSON line when it is ready; ended with the block."""
+    """A process that prints one JSON line when it is ready; it ends with the block."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         start = time.perf_counter()
@@ -52,7 +53,7 @@ class _Child:
         self.end()
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End the process, if need be by force."""
+        """End the process, by force if it does not end in time."""
         with self.process:
             self.process.send_signal(how)
             try:
@@ -78,11 +79,14 @@ class Emulator(_Child):
     Parameters
     ----------
     *arguments : str
-        Command line behind ``--port 0``; with ``--data-dir`` it is durable.
+        Command line after ``--port 0``.
+    folder : Path, optional
+        Where it stores queues and tasks; it is temporary when left out.
     """
 
-    def __init__(self, *arguments: str) -> None:
-        super().__init__("cloudtasks_nb.emulator", "--port", "0", *arguments)
+    def __init__(self, *arguments: str, folder: Path | None = None) -> None:
+        place = [] if folder is None else ["--data-dir", str(folder)]
+        super().__init__("cloudtasks_nb.emulator", "--port", "0", *place, *arguments)
         self.grpc: str = self.ready["grpc"]
 
     @property
@@ -92,16 +96,46 @@ class Emulator(_Child):
 
     @property
     def memory(self) -> float:
-        """Memory that it holds, in MB."""
+        """Its resident memory, in MB."""
         return resident_mb(self.pid)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """End it with SIGKILL, as a crash would."""
         self.end(signal.SIGKILL)
 
 
+class Cost:
+    """Seconds that pass and CPU seconds that are used, from the making of this object on.
+
+    Parameters
+    ----------
+    emulator : Emulator, optional
+        Its CPU is measured too.
+    """
+
+    def __init__(self, emulator: Emulator | None = None) -> None:
+        self._emulator = emulator
+        self._emulator_cpu = emulator.cpu if emulator is not None else 0.0
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def wall(self) -> float:
+        """Seconds by the clock."""
+        return time.perf_counter() - self._wall
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of this process, all its threads together."""
+        return time.process_time() - self._cpu
+
+    @property
+    def emulator_cpu(self) -> float:
+        """CPU seconds of the emulator."""
+        return (self._emulator.cpu if self._emulator is not None else 0.0) - self._emulator_cpu
+
+
 class Target(_Child):
-    """An HTTP server that answers 200 and notes when each request came."""
+    """An HTTP server that answers 200 and records when each request arrived."""
 
     def __init__(self) -> None:
         super().__init__("tests.benchmarks.target")
@@ -109,11 +143,11 @@ class Target(_Child):
         self._connection = HTTPConnection(self.url.removeprefix("http://"), timeout=_READY)
 
     def arrivals(self) -> dict[str, list[int]]:
-        """Return for each path when its requests came, in nanoseconds of `time.monotonic_ns`."""
+        """Return for each path when its requests arrived, in nanoseconds of `time.monotonic_ns`."""
         return dict(self._get("/arrivals"))
 
     def arrival(self, path: str) -> int:
-        """Wait for the first request to a path and return when it came."""
+        """Wait for the first request to a path and return when it arrived."""
         return int(self._get(f"/arrival?path={urllib.parse.quote(path)}"))
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
@@ -130,8 +164,20 @@ class Target(_Child):
 @contextmanager
 def connected(*arguments: str, folder: Path | None = None) -> Iterator[tuple[Emulator, ct.Client]]:
     """Run an emulator, on a folder if one is given, and connect to it."""
-    place = [] if folder is None else ["--data-dir", str(folder)]
-    with ExitStack() as stack:
-        emulator = stack.enter_context(Emulator(*place, *arguments))
-        _, project, _, location = LOCATION.split("/")
-        yield emulator, stack.enter_context(ct.connect(project, location, endpoint=emulator.grpc))
+    with Emulator(*arguments, folder=folder) as emulator, client(emulator.grpc) as tasks:
+        yield emulator, tasks
+
+
+@contextmanager
+def filled(name: str, count: int) -> Iterator[tuple[Emulator, ct.Client, ct.Queue]]:
+    """Run an emulator, connect to it, and make a paused queue with so many tasks."""
+    with connected() as (emulator, tasks):
+        queue = tasks.queue(name, create=True).pause()
+        callers.fill(emulator.grpc, queue.name, flights.bodies(count))
+        yield emulator, tasks, queue
+
+
+def client(target: str) -> ct.Client:
+    """Connect the toolkit to an emulator."""
+    _, project, _, location = LOCATION.split("/")
+    return ct.connect(project, location, endpoint=target)

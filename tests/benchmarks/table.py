@@ -1,4 +1,4 @@
-"""The document with the figures. Pure: what was measured goes in, Markdown comes out."""
+"""The figures as a Markdown document. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def document(machine: Mapping[str, str], results: Sequence[tuple[Case, Result]])
     Parameters
     ----------
     machine : mapping
-        Facts about the machine, by what they are.
+        Facts about the machine, by name.
     results : sequence of (Case, Result)
         In the order of the sections.
     """
@@ -38,7 +38,7 @@ def document(machine: Mapping[str, str], results: Sequence[tuple[Case, Result]])
 
 
 def verdict(figure: Figure, result: Result) -> tuple[str, str]:
-    """Return what was measured and whether that is enough."""
+    """Return the measured value and whether it meets the goal, both as text."""
     values = result.values.get(figure.key)
     if values:
         return spread(values, figure.unit), judge(figure, values)
@@ -57,14 +57,14 @@ def _section(case: Case, result: Result) -> str:
         _line(*["---"] * 5),
         *(_line(one.what, one.against, one.goal, *verdict(one, result)) for one in case.figures),
     ]
-    remarks = [*result.remarks, *([f"It was not measured to its end: {result.error}"] if result.error else [])]
-    if remarks:
-        lines += ["", *(f"- {remark}" for remark in remarks)]
+    notes = [*result.notes, *([f"It was not measured to its end: {result.error}"] if result.error else [])]
+    if notes:
+        lines += ["", *(f"- {note}" for note in notes)]
     return "\n".join(lines)
 
 
 def _tally(results: Sequence[tuple[Case, Result]]) -> str:
-    """Say how many goals are met, and which are not."""
+    """Return how many goals are met, and which are not."""
     judged = list(_judged(results))
     missed = [name for name, met in judged if not met]
     line = f"{len(judged) - len(missed)} of {len(judged)} goals are met."
@@ -74,14 +74,14 @@ def _tally(results: Sequence[tuple[Case, Result]]) -> str:
 def _judged(results: Sequence[tuple[Case, Result]]) -> Iterator[tuple[str, bool]]:
     for case, result in results:
         for figure in case.figures:
-            said = verdict(figure, result)[1]
-            if said:
+            judged = verdict(figure, result)[1]
+            if judged:
                 against = f" against {figure.against}" if figure.against else ""
-                yield f"{case.title}, {figure.what}{against}", said == "met"
+                yield f"{case.title}, {figure.what}{against}", judged == "met"
 
 
 def _short(error: str) -> str:
-    """Cut an error to what fits into a cell; it stands below the table as a whole."""
+    """Shorten an error to fit into a cell; the whole text is below the table."""
     return error if len(error) <= _CELL else f"{error[: _CELL - 1]}…"
 
 

@@ -1,4 +1,4 @@
-"""A target for tasks, as a program: answers 200 at once and tells afterwards when each request came."""
+"""A target for tasks, as a program: it answers 200 at once, and reports when each request arrived."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections import defaultdict
-from typing import Any
 
 from aiohttp import web
 
@@ -15,30 +14,30 @@ __all__ = ["main"]
 
 
 class _Arrivals:
-    """When requests came, by path."""
+    """The times at which requests arrived, by path."""
 
     def __init__(self) -> None:
         self._times: defaultdict[str, list[int]] = defaultdict(list)
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
 
-    async def take(self, request: web.Request) -> web.Response:
-        """Note a request."""
+    async def record(self, request: web.Request) -> web.Response:
+        """Record a request and answer it."""
         # The clock is that of the whole system, so that other processes can compare.
         self._times[request.path].append(time.monotonic_ns())
-        self._news.set()
+        self._arrived.set()
         return web.Response()
 
     async def all(self, _: web.Request) -> web.Response:
-        """Tell of all requests."""
-        return _json(self._times)
+        """Return the times of all requests."""
+        return web.json_response(self._times)
 
     async def first(self, request: web.Request) -> web.Response:
-        """Tell of the first request to a path, once it has come."""
+        """Return the time of the first request to a path, once it has arrived."""
         path = request.query["path"]
         while path not in self._times:
-            self._news.clear()
-            await self._news.wait()
-        return _json(self._times[path][0])
+            self._arrived.clear()
+            await self._arrived.wait()
+        return web.json_response(self._times[path][0])
 
 
 async def _serve() -> None:
@@ -46,7 +45,7 @@ async def _serve() -> None:
     app = web.Application()
     app.router.add_get("/arrivals", arrivals.all)
     app.router.add_get("/arrival", arrivals.first)
-    app.router.add_post("/{name}", arrivals.take)
+    app.router.add_post("/{name}", arrivals.record)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
@@ -54,10 +53,6 @@ async def _serve() -> None:
     sys.stdout.write(json.dumps({"url": f"http://{host}:{port}"}) + "\n")
     sys.stdout.flush()
     await asyncio.Event().wait()
-
-
-def _json(content: Any) -> web.Response:
-    return web.json_response(content)
 
 
 def main() -> None:

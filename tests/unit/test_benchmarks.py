@@ -1,4 +1,4 @@
-"""The table of figures, as far as it is pure: how values are judged and written down."""
+"""How benchmark values are written and judged, and the table that is made of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tests.benchmarks.table import document, verdict
 
 __all__: list[str] = []
 
-RATE = Figure(key="rate", what="rows a second", unit="rows/s", low=50)
-LAG = Figure(key="lag", what="lag", against="the others", unit="ms", high=5)
-BOTH = Figure(key="both", what="share", unit="%", low=98, high=102)
-FREE = Figure(key="free", what="time", unit="s")
-LONG = Figure(key="long", what="ten millions", unit="MB", high=50, full=True)
+RATE = Figure("rate", "rows a second", "rows/s", low=50)
+LAG = Figure("lag", "lag", "ms", against="the others", high=5)
+BOTH = Figure("both", "share", "%", low=98, high=102)
+FREE = Figure("free", "time", "s")
+LONG = Figure("long", "ten millions", "MB", high=50, full=True)
 
 
 def nothing(_: Bench) -> None:
@@ -35,13 +35,13 @@ CASE = Case(name="c", title="Sending", how="As it is.", figures=(RATE, LAG, BOTH
         (-3.5, "-3.50"),
     ],
 )
-def test_numbers_have_the_decimals_that_they_deserve(value: float, text: str) -> None:
-    """Large numbers have none, small ones two."""
+def test_large_numbers_have_no_decimals_and_small_ones_two(value: float, text: str) -> None:
+    """Numbers have about three figures; whole ones have no decimals."""
     assert number(value) == text
 
 
 @pytest.mark.parametrize(
-    ("figure", "values", "said"),
+    ("figure", "values", "judged"),
     [
         (RATE, [10, 50, 70], "met"),
         (RATE, [40, 45, 70], "**not met**: 10 % below"),
@@ -53,9 +53,9 @@ def test_numbers_have_the_decimals_that_they_deserve(value: float, text: str) ->
         (FREE, [1.0], ""),
     ],
 )
-def test_the_median_is_what_is_judged(figure: Figure, values: list[float], said: str) -> None:
-    """A goal is met, or missed by a share of it; without a goal nothing is said."""
-    assert judge(figure, values) == said
+def test_the_median_is_judged(figure: Figure, values: list[float], judged: str) -> None:
+    """A goal is met, or missed by a share of it; a figure without a goal is not judged."""
+    assert judge(figure, values) == judged
 
 
 def test_a_spread_names_median_smallest_and_largest() -> None:
@@ -64,23 +64,23 @@ def test_a_spread_names_median_smallest_and_largest() -> None:
     assert spread([2.5], "s") == "2.50 s"
 
 
-def test_what_failed_stands_in_its_cell() -> None:
-    """What was measured before counts; of the rest the reason is told, and it is no success."""
+def test_a_failure_is_shown_in_its_cell() -> None:
+    """Values that were measured before a failure count; the other figures show its reason, and miss their goals."""
     result = Result(values={"rate": [60]}, error="OSError: disk full")
     assert verdict(RATE, result) == ("60 rows/s", "met")
     assert verdict(LAG, result) == ("failed: OSError: disk full", "**not met**: not measured")
     assert verdict(FREE, result) == ("failed: OSError: disk full", "")
 
 
-def test_what_takes_long_is_not_missed() -> None:
-    """A figure of a full run is left open by a short one."""
+def test_a_figure_of_a_full_run_is_not_judged_in_a_short_one() -> None:
+    """A figure that only `--full` measures misses no goal in a run without it."""
     assert verdict(LONG, Result()) == ("not run: `--full` does", "")
 
 
-def test_the_document_has_it_all() -> None:
-    """The machine, a tally of goals, and each case with its figures, remarks and errors."""
+def test_the_document_has_machine_tally_and_cases() -> None:
+    """The machine, how many goals are met, and each case with its figures, notes and errors."""
     values = {"rate": [60.0, 70.0, 50.0], "lag": [7.0], "both": [100.0]}
-    text = document({"CPU": "fast | cool"}, [(CASE, Result(values=values, remarks=["Few rows."], error="late"))])
+    text = document({"CPU": "fast | cool"}, [(CASE, Result(values=values, notes=["Few rows."], error="late"))])
     assert "2 of 3 goals are met. Not met: Sending, lag against the others." in text
     assert "| CPU | fast / cool |" in text
     assert "| rows a second |  | ≥ 50 rows/s | 60 rows/s (50 to 70) | met |" in text
