@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ROW", "Batch", "Client", "Handler", "Plan", "Progress", "Queue", "connect", "errors", "local", "serve"]
 
-# Where each public name lives; loaded when first used, so that the import costs nothing (PEP 562).
-_HOMES = {
+# The module of each public name; loaded at its first use, so that importing the package is quick (PEP 562).
+_MODULES = {
     "ROW": "fanout.plan.recipe",
     "Batch": "fanout.batch.batch",
     "Client": "client.client",
@@ -41,9 +41,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = found
     return found
 

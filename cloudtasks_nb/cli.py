@@ -23,50 +23,50 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 
 __all__ = ["main"]
 
-#: What errors advise to call, and the command that does the same.
+#: Calls that errors recommend, and the commands that do the same.
 _COMMANDS = {
     "tasks.batches()": "cloudtasks-nb batches",
     "tasks.doctor()": "cloudtasks-nb doctor",
 }
 
-#: What the options mean that say where; and that say which batches, whose record tells where they were sent to.
-_PLACE = {
-    "project": "as in connect(): environment and gcloud's configuration when left out",
-    "location": "as in connect()",
-    "local": "the embedded emulator of this folder instead of Google",
+#: Help on the options: as the place to connect to, and as a filter of batches (whose records know their place).
+_CONNECTION_HELP = {
+    "project": "project; by default from the environment or gcloud's configuration",
+    "location": "location; by default from the environment or gcloud's configuration",
+    "local": "connect to the embedded emulator of this folder instead of Google",
 }
-_SENT_TO = {
+_FILTER_HELP = {
     "project": "only batches in queues of this project",
     "location": "only batches in queues of this location",
     "local": "only batches that were sent to the embedded emulator of this folder",
 }
 
-#: Rows that were sent and have their outcome are no longer counted as sent.
+#: Rows whose outcome is known are not counted as sent, so the others are pending.
 _TITLES = {State.SENT: "pending"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["emulator"]:
         return _emulator(given[1:])
     parser = _parser()
     options, more = parser.parse_known_args(given)
     if options.run is None:
-        parser.error("the emulator has options of its own, behind its name: cloudtasks-nb emulator --help")
+        parser.error("options of the emulator come after its name: cloudtasks-nb emulator --help")
     if more:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         return int(options.run(options))
     except CloudTasksError as error:
-        sys.stderr.write(f"cloudtasks-nb: {_for_a_shell(str(error))}\n")
+        sys.stderr.write(f"cloudtasks-nb: {_as_commands(str(error))}\n")
         return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _for_a_shell(text: str) -> str:
-    """Name the commands in place of the calls that do the same in a notebook."""
+def _as_commands(text: str) -> str:
+    """Replace calls of a notebook by the commands that do the same."""
     for call, command in _COMMANDS.items():
         text = text.replace(call, command)
     return text
@@ -75,40 +75,42 @@ def _for_a_shell(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cloudtasks-nb", description="Google Cloud Tasks from a terminal.")
     parser.add_argument("--version", action="version", version=f"cloudtasks-nb {_version()}")
-    _add_place(parser, _PLACE, default=None)
-    # What stands before the command holds unless it is said again behind it.
-    where, which = (argparse.ArgumentParser(add_help=False) for _ in range(2))
-    _add_place(where, _PLACE, default=argparse.SUPPRESS)
-    _add_place(which, _SENT_TO, default=argparse.SUPPRESS)
+    _add_options(parser, _CONNECTION_HELP, default=None)
+    # An option before the command is used unless it is repeated after it.
+    connection, batch_filter = (argparse.ArgumentParser(add_help=False) for _ in range(2))
+    _add_options(connection, _CONNECTION_HELP, default=argparse.SUPPRESS)
+    _add_options(batch_filter, _FILTER_HELP, default=argparse.SUPPRESS)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     emulator = commands.add_parser("emulator", help="run the emulator on its own; --help lists its options")
     emulator.set_defaults(run=None)
-    doctor = commands.add_parser("doctor", parents=[where], help="say what is wrong with the connection")
+    doctor = commands.add_parser("doctor", parents=[connection], help="check the connection")
     doctor.set_defaults(run=_doctor)
-    batches = commands.add_parser("batches", parents=[which], help="list the batches that were sent from this machine")
+    batches = commands.add_parser(
+        "batches", parents=[batch_filter], help="list the batches that were sent from this machine"
+    )
     batches.set_defaults(run=_batches)
     watch = commands.add_parser(
         "watch",
-        parents=[which],
-        help="watch a batch to its end",
-        description="Watch a batch to its end, on the endpoint that it was sent to. The exit code is 0 when it went "
-        "well, 1 if some rows failed, were rejected or are gone, 2 if it cannot be watched.",
+        parents=[batch_filter],
+        help="watch a batch until it is done",
+        description="Watch a batch until it is done, at the endpoint that it was sent to. The exit code is 0 if all "
+        "rows succeeded, 1 if some failed, were rejected or are gone, 2 if the batch cannot be watched.",
     )
-    watch.add_argument("batch", help="its id, the beginning of it, or its name")
+    watch.add_argument("batch", help="its id, the beginning of its id, or its name")
     watch.set_defaults(run=_watch)
     return parser
 
 
-def _add_place(parser: argparse.ArgumentParser, said: Mapping[str, str], *, default: Any) -> None:
-    parser.add_argument("--project", default=default, help=said["project"])
-    parser.add_argument("--location", default=default, help=said["location"])
-    parser.add_argument("--local", metavar="FOLDER", default=default, help=said["local"])
+def _add_options(parser: argparse.ArgumentParser, texts: Mapping[str, str], *, default: Any) -> None:
+    parser.add_argument("--project", default=default, help=texts["project"])
+    parser.add_argument("--location", default=default, help=texts["location"])
+    parser.add_argument("--local", metavar="FOLDER", default=default, help=texts["local"])
 
 
 def _version() -> str:
     try:
         return importlib.metadata.version("cloudtasks-nb")
-    except importlib.metadata.PackageNotFoundError:  # run out of a folder
+    except importlib.metadata.PackageNotFoundError:  # run from a folder of sources
         return "(not installed)"
 
 
@@ -120,7 +122,7 @@ def _client(options: argparse.Namespace) -> Client:
 
 
 def _emulator(arguments: Sequence[str]) -> int:  # noqa: RET503 - exec does not return
-    """Become the emulator, so that signals reach it and its exit code is this one's."""
+    """Replace this process by the emulator, which gets its signals and sets its exit code."""
     command = [sys.executable, "-m", "cloudtasks_nb.emulator", *arguments]
     if sys.platform == "win32":
         return subprocess.call(command)  # noqa: S603 - our own command
@@ -135,9 +137,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _batches(options: argparse.Namespace) -> int:
-    """List the batches of all connections, or only those of the place that was named; makes no call."""
+    """List the batches of all connections, or only those that the options select; makes no call."""
     with Outbox(outbox_path()) as outbox:
-        found = _meant(outbox, options)
+        found = _select(outbox, options)
         states = [state for state in State if any(record.counts.get(state) for record in found)]
         rows = [
             {
@@ -159,29 +161,29 @@ def _batches(options: argparse.Namespace) -> int:
     return 0
 
 
-def _meant(outbox: Outbox, options: argparse.Namespace) -> list[BatchRecord]:
-    """Return the batches of the place that the options name, newest first."""
+def _select(outbox: Outbox, options: argparse.Namespace) -> list[BatchRecord]:
+    """Return the batches that the options select, newest first."""
     folder = None if options.local is None else str(Path(options.local).expanduser().resolve())
     found = outbox.batches.find(project=options.project, location=options.location)
     return [record for record in found if folder in {None, _reach(outbox, record.id).get("folder")}]
 
 
 def _endpoint(record: BatchRecord, reach: Mapping[str, Any]) -> str:
-    """Say where a batch was sent to: Google, the emulator of a folder, or one at an address."""
+    """Return where a batch was sent to: Google, the emulator of a folder, or one at an address."""
     if record.place.endpoint == "google":
         return "google"
     return str(reach.get("folder") or reach.get("target") or record.place.endpoint)
 
 
 def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
-    """Return how the endpoint was reached that a batch was sent to."""
+    """Return how the endpoint of a batch was reached: address and folder."""
     return outbox.batches.settings(batch).get("reach") or {}
 
 
 def _watch(options: argparse.Namespace) -> int:
-    """Watch where the batch was sent to; starts the emulator of its folder if it does not run."""
+    """Watch a batch at its endpoint; start the emulator of its folder if it does not run."""
     with Outbox(outbox_path()) as outbox:
-        record = choose(_meant(outbox, options), options.batch)
+        record = choose(_select(outbox, options), options.batch)
         reach = _reach(outbox, record.id)
     place = record.place
     if place.endpoint == "google":
@@ -199,13 +201,13 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _print(frame: pd.DataFrame) -> None:
-    """Write a frame as text, texts to the left, nothing for what is missing."""
-    words = frame.reset_index().astype(object).where(frame.reset_index().notna(), "").astype(str)
-    widths = [max([len(name), *words[name].str.len()]) for name in words.columns]
-    lines = [words.columns.tolist(), *words.to_numpy().tolist()]
+    """Print a frame with left-aligned columns, and nothing for missing cells."""
+    cells = frame.reset_index().astype(object).where(frame.reset_index().notna(), "").astype(str)
+    widths = [max([len(name), *cells[name].str.len()]) for name in cells.columns]
+    lines = [cells.columns.tolist(), *cells.to_numpy().tolist()]
     for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
 
 
 if __name__ == "__main__":

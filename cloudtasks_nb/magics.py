@@ -24,30 +24,30 @@ from cloudtasks_nb.service import open_clients
 
 __all__ = ["CloudTasksMagics", "QueueNames", "load_ipython_extension"]
 
-#: What is typed after ``%ct`` and after ``%%ct``, with what each wants.
+#: The commands of ``%ct`` and of ``%%ct``, each with its arguments.
 _LINE = {"queues": (), "tasks": ("QUEUE",), "batches": (), "panel": ()}
 _CELL = {"enqueue": ("QUEUE", "URL")}
 
-#: What may have been meant by a word behind a line that takes none.
-_MEANT = {
+#: What an argument was probably meant for, where a command has none.
+_INSTEAD = {
     "%ct queues": "%ct tasks {0} lists the tasks in a queue",
     "%ct batches": 'tasks.batch("{0}") is one batch',
     "%ct panel": 'tasks.queue("{0}").panel() is the widget of one queue',
 }
 
-#: Lines that are completed, up to the cursor: ``%ct …``, ``%%ct …``, ``frame = %ct …``.
+#: The part of a line before the cursor that is completed: ``%ct …``, ``%%ct …``, ``frame = %ct …``.
 _TYPED = re.compile(r"(?:.*=\s*)?(?P<sign>%%?)ct\s+(?P<done>(?:\S+\s+)*)(?P<begun>\S*)")
 
 
 class QueueNames:
-    """The names of a connection's queues, for completion: asked for in a thread, so that no keystroke waits for long.
+    """The names of a connection's queues, for completion; read in a thread, so that no keystroke waits for long.
 
     Parameters
     ----------
     patience : float
-        Seconds that a call waits for an answer; an answer that comes later serves the next call.
+        Seconds that a call waits for an answer; a later answer is used by the next call.
     fresh : float
-        Seconds for which an answer is good.
+        Seconds for which an answer is used again.
     """
 
     def __init__(self, *, patience: float = 0.5, fresh: float = 3.0) -> None:
@@ -57,7 +57,7 @@ class QueueNames:
         self._asked: weakref.WeakKeyDictionary[Client, threading.Event] = weakref.WeakKeyDictionary()
 
     def of(self, client: Client, *, anew: bool = False) -> list[str]:
-        """Return the names, as well as they are known in time; `anew` asks even if the last answer is still good."""
+        """Return the names that are known in time; `anew` reads them even if the last answer is recent."""
         seen, names = self._known.get(client, (-math.inf, []))
         if not anew and time.monotonic() - seen < self._fresh:
             return names
@@ -70,7 +70,7 @@ class QueueNames:
 
     def _ask(self, client: Client, answered: threading.Event) -> None:
         names = self._known.get(client, (0.0, []))[1]
-        with suppress(Exception):  # what is wrong with the connection is said by the next verb, not by Tab
+        with suppress(Exception):  # a broken connection is reported by the next call, not by Tab
             names = client.queues().index.tolist()
         self._known[client] = (time.monotonic(), names)
         self._asked.pop(client, None)
@@ -88,7 +88,7 @@ class CloudTasksMagics(Magics):
 
     @line_cell_magic
     def ct(self, line: str, cell: str | None = None) -> Any:
-        """Look at queues and tasks, or enqueue one.
+        """List queues and tasks, or enqueue a task.
 
         ::
 
@@ -100,43 +100,43 @@ class CloudTasksMagics(Magics):
             %%ct enqueue QUEUE URL    create one task, whose body is the rest of the cell:
             {"day": "2026-01-01"}     JSON if it is JSON, else text
 
-        The connection is the notebook's variable ``tasks``, else the one that was made last. What is returned is what
-        the method of the same name returns: ``frame = %ct tasks reports`` keeps it.
+        The connection is the notebook's variable ``tasks``, or else the one that was made last. The result is that of
+        the method of the same name: ``frame = %ct tasks reports`` keeps it.
         """
         try:
             return self._run(line.split(), cell)
         except CloudTasksError as error:
-            raise _short(error) from None
+            raise _without_traceback(error) from None
 
     def _run(self, words: list[str], cell: str | None) -> Any:
-        sign, verbs = ("%ct", _LINE) if cell is None else ("%%ct", _CELL)
+        sign, commands = ("%ct", _LINE) if cell is None else ("%%ct", _CELL)
         if not words:
-            raise InvalidInputError(f"{sign} wants a verb", hint=_usage())
-        verb, *arguments = words
-        if verb not in verbs:
-            raise _unknown(sign, verb)
+            raise InvalidInputError(f"{sign} needs a command", hint=_usage())
+        command, *arguments = words
+        if command not in commands:
+            raise _unknown(sign, command)
         client = self.connection()
         if client is None:
             raise ConfigurationError(
-                f"{sign} {verb} has no connection",
+                f"{sign} {command} has no connection",
                 hint="import cloudtasks_nb as ct; tasks = ct.local(), or tasks = ct.connect(…)",
             )
-        if len(arguments) != len(verbs[verb]):
-            raise self._miscounted(client, f"{sign} {verb}", verbs[verb], arguments)
+        if len(arguments) != len(commands[command]):
+            raise self._wrong_arguments(client, f"{sign} {command}", commands[command], arguments)
         try:
-            return _VERBS[verb](client, *arguments, *([] if cell is None else [cell]))
+            return _METHODS[command](client, *arguments, *([] if cell is None else [cell]))
         except QueueNotFoundError as error:
-            raise self._with_near(client, error) from None
+            raise self._with_suggestion(client, error) from None
 
     def connection(self) -> Client | None:
-        """Return the notebook's variable ``tasks``, else the connection that was made last."""
+        """Return the notebook's variable ``tasks``, or else the connection that was made last."""
         named = self._shell.user_ns.get("tasks")
         found = named if isinstance(named, Client) else open_clients.newest()
         return found if isinstance(found, Client) else None
 
     @context_matcher()
     def complete(self, context: CompletionContext) -> SimpleMatcherResult:
-        """Return what can stand at the cursor: verbs, then names of queues; and nothing else beside them."""
+        """Return what can stand at the cursor: a command or the name of a queue; hide all other completions."""
         line = _TYPED.fullmatch(context.text_until_cursor)
         if line is None:
             return {"completions": []}
@@ -144,29 +144,29 @@ class CloudTasksMagics(Magics):
         found = [SimpleCompletion(text=word, type="magic") for word in possible if word.startswith(line["begun"])]
         return {"completions": found, "matched_fragment": line["begun"], "suppress": True, "ordered": True}
 
-    def _possible(self, verbs: Mapping[str, tuple[str, ...]], done: list[str]) -> list[str]:
+    def _possible(self, commands: Mapping[str, tuple[str, ...]], done: list[str]) -> list[str]:
         if not done:
-            return list(verbs)
+            return list(commands)
         client = self.connection()
-        takes_queue = verbs.get(done[0], ())[len(done) - 1 : len(done)] == ("QUEUE",)
+        takes_queue = commands.get(done[0], ())[len(done) - 1 : len(done)] == ("QUEUE",)
         return self._names.of(client) if takes_queue and client is not None else []
 
-    def _miscounted(
+    def _wrong_arguments(
         self, client: Client, typed: str, wanted: tuple[str, ...], arguments: list[str]
     ) -> InvalidInputError:
         if not wanted:
             return InvalidInputError(
-                f'{typed} takes nothing after it, not "{arguments[0]}"',
+                f'{typed} has no arguments, but got "{arguments[0]}"',
                 resource=arguments[0],
-                hint=_MEANT[typed].format(arguments[0]),
+                hint=_INSTEAD[typed].format(arguments[0]),
             )
         names = self._names.of(client, anew=True) if len(arguments) < len(wanted) else []
         return InvalidInputError(
-            f"the line is {typed} {' '.join(wanted)}",
+            f"the usage is {typed} {' '.join(wanted)}",
             hint="queues: " + ", ".join(names) if names else "%ct queues lists the queues",
         )
 
-    def _with_near(self, client: Client, error: QueueNotFoundError) -> QueueNotFoundError:
+    def _with_suggestion(self, client: Client, error: QueueNotFoundError) -> QueueNotFoundError:
         short = (error.resource or "").rpartition("/")[2]
         return QueueNotFoundError(
             f"{error.message}{did_you_mean(short, self._names.of(client, anew=True))}",
@@ -191,7 +191,7 @@ def _enqueue(client: Client, queue: str, url: str, cell: str) -> Any:
     return client.queue(queue).enqueue(url, _body(cell))
 
 
-_VERBS: dict[str, Callable[..., Any]] = {
+_METHODS: dict[str, Callable[..., Any]] = {
     "queues": methodcaller("queues"),
     "tasks": _tasks,
     "batches": methodcaller("batches"),
@@ -201,7 +201,7 @@ _VERBS: dict[str, Callable[..., Any]] = {
 
 
 def _body(cell: str) -> Any:
-    """Return the JSON value that a cell is, else its text; a JSON text or null is sent as it stands."""
+    """Return the JSON value of a cell, or its text if it is no JSON, a JSON text or null."""
     text = cell.strip("\n")
     try:
         value = orjson.loads(text)
@@ -210,23 +210,23 @@ def _body(cell: str) -> Any:
     return text if value is None or isinstance(value, str) else value
 
 
-def _unknown(sign: str, verb: str) -> InvalidInputError:
+def _unknown(sign: str, command: str) -> InvalidInputError:
     other = "%%ct" if sign == "%ct" else "%ct"
-    if verb in (_CELL if sign == "%ct" else _LINE):
-        where = "in a cell of its own, with the body below" if other == "%%ct" else "in one line, with no cell below"
-        return InvalidInputError(f"it is {other} {verb}, {where}", resource=verb, hint=_usage())
-    suggestion = did_you_mean(verb, [*_LINE, *_CELL])
-    return InvalidInputError(f'{sign} has no "{verb}"{suggestion}', resource=verb, hint=_usage())
+    if command in (_CELL if sign == "%ct" else _LINE):
+        where = "is the first line of a cell with the body" if other == "%%ct" else "is a line without a cell below"
+        return InvalidInputError(f"{other} {command} {where}", resource=command, hint=_usage())
+    suggestion = did_you_mean(command, [*_LINE, *_CELL])
+    return InvalidInputError(f'{sign} has no "{command}"{suggestion}', resource=command, hint=_usage())
 
 
 def _usage() -> str:
-    line = " | ".join(" ".join([verb, *wants]) for verb, wants in _LINE.items())
-    cell = " | ".join(" ".join([verb, *wants]) for verb, wants in _CELL.items())
+    line = " | ".join(" ".join([command, *wants]) for command, wants in _LINE.items())
+    cell = " | ".join(" ".join([command, *wants]) for command, wants in _CELL.items())
     return f"%ct {line}, or %%ct {cell}"
 
 
-def _short(error: CloudTasksError) -> CloudTasksError:
-    """Have IPython show the error's own lines in place of a traceback, in which nothing is the reader's."""
+def _without_traceback(error: CloudTasksError) -> CloudTasksError:
+    """Make IPython show the lines of the error without a traceback, which has no line of the user."""
     shown = f"{type(error).__name__}: {error}".splitlines()
-    error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]  # IPython looks for it on what is raised
+    error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]  # IPython reads it from what is raised
     return error

@@ -1,4 +1,4 @@
-"""Fixtures for pytest: an emulator of the tests' own, and a connection to it.
+"""Fixtures for pytest: an emulator for the tests, and a connection to it.
 
 In ``conftest.py``::
 
@@ -12,8 +12,8 @@ and in a test::
         done = cloud_tasks_emulator.history("reports", at_least=1)
         assert [task["status"] for task in done] == ["OK"]
 
-The emulator is started once for all tests and begins each one empty. It is a Cloud Tasks for other clients and
-languages too: gRPC at ``cloud_tasks_emulator.grpc``, REST at ``cloud_tasks_emulator.http``.
+The emulator is started once for all tests and is emptied before each one. Other clients and languages can use it
+too: gRPC at ``cloud_tasks_emulator.grpc``, REST at ``cloud_tasks_emulator.http``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ try:
     import pytest
 except ImportError as error:
     raise ImportError(
-        "cloudtasks_nb.testing needs pytest, which cloudtasks_nb does not bring along: pip install pytest"
+        "cloudtasks_nb.testing needs pytest, which cloudtasks_nb does not install: pip install pytest"
     ) from error
 
 __all__ = ["Emulator", "cloud_tasks", "cloud_tasks_emulator", "cloud_tasks_emulator_arguments"]
@@ -49,11 +49,11 @@ __all__ = ["Emulator", "cloud_tasks", "cloud_tasks_emulator", "cloud_tasks_emula
 _START_TIMEOUT = 30.0  # seconds; a start takes one
 _CALL_TIMEOUT = 30.0  # seconds
 _STOP_TIMEOUT = 10.0  # seconds that attempts under way may take
-_LOOK_EVERY = 0.01  # seconds
+_POLL_INTERVAL = 0.01  # seconds
 
 
 class Emulator:
-    """A running emulator, and what a test can do with it. Made by the fixture `cloud_tasks_emulator`.
+    """A running emulator that a test controls. Made by the fixture `cloud_tasks_emulator`.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Emulator:
     http : str
         ``http://host:port`` of the REST API (``/v2/…``).
     project, location : str
-        Where short names of queues are, and what the fixture `cloud_tasks` is connected to.
+        The project and location of short queue names and of the fixture `cloud_tasks`.
     """
 
     project = "test"
@@ -79,14 +79,14 @@ class Emulator:
 
     @property
     def now(self) -> dt.datetime:
-        """The time that its clock shows."""
+        """The time of the emulator's clock."""
         return dt.datetime.fromisoformat(self._call("GET", "clock")["now"])
 
     def advance(self, seconds: Any) -> None:
-        """Move its clock forward: what is due by then is dispatched, what is over by then is forgotten.
+        """Move its clock forward: tasks that are due then are dispatched, names that expire are free again.
 
-        Times that a client works out itself (``delay="10min"``) are those of this machine. The next test has an
-        emulator whose clock is right again.
+        A client computes times such as ``delay="10min"`` with the clock of this machine. The next test starts with the
+        right time again.
 
         Parameters
         ----------
@@ -97,35 +97,35 @@ class Emulator:
         self._call("POST", "clock", {"advance_s": span})
 
     def reset(self) -> None:
-        """Forget queues, tasks, names of tasks and logs, and set its clock right; attempts under way are broken off."""
+        """Delete queues, tasks, task names and logs, correct the clock, and abort running attempts."""
         self._call("POST", "reset")
 
     def seed(self, queues: Iterable[str] | Mapping[str, Mapping[str, Any]]) -> None:
-        """Make queues, or give those that are there other settings.
+        """Create queues, or change the settings of existing ones.
 
         Parameters
         ----------
         queues : str, iterable of str, or mapping
-            Names, short or full; with a mapping each has its settings, in the words of ``tasks.queue(create=True)``
-            and with the same defaults, and may have ``state="PAUSED"``.
+            Names, short or full; a mapping gives each its settings, with the names and defaults of
+            ``tasks.queue(create=True)``, and perhaps ``state="PAUSED"``.
 
         Raises
         ------
         InvalidInputError
-            For a bad name or setting; no queue is made then.
+            For a bad name or setting; no queue is created then.
         EmulatorError
-            For a setting out of the service's limits.
+            For a setting beyond the service's limits.
         """
         names = [queues] if isinstance(queues, str) else queues
         settings = names if isinstance(names, Mapping) else {name: {} for name in names}
         self._call("POST", "seed", {"queues": [self._queue(name, words) for name, words in settings.items()]})
 
     def snapshot(self) -> str:
-        """Keep a copy of everything, and return its name for `restore`; it lasts as long as the emulator."""
+        """Copy the whole state, and return the name of the copy for `restore`; it lasts as long as the emulator."""
         return str(self._call("POST", "snapshot")["name"])
 
     def restore(self, snapshot: str) -> None:
-        """Go back to a snapshot; attempts under way are broken off. The clock stays.
+        """Return to a snapshot and abort running attempts; the clock does not change.
 
         Raises
         ------
@@ -137,14 +137,14 @@ class Emulator:
     def history(
         self, queue: str = "", *, at_least: int = 0, timeout: Any = "10s", body: bool = False
     ) -> list[dict[str, Any]]:
-        """Return the tasks that were tried and have left their queue, the newest first.
+        """Return the tasks that were tried and have left their queue, newest first.
 
         Parameters
         ----------
         queue : str
-            Name, short or full; all queues when left out.
+            Name, short or full; by default all queues.
         at_least : int
-            Wait until there are so many.
+            Wait for this many tasks.
         timeout : duration
             How long to wait for them.
         body : bool
@@ -156,7 +156,7 @@ class Emulator:
             ``queue, task, status`` (of the last attempt: ``OK``, ``INTERNAL``, …), ``finished`` and ``attempts``, each
             with ``dispatched, status, http_status, duration_s, method, url, headers``.
 
-        The test fails if there are fewer than `at_least` in the end.
+        The test fails if there are fewer than `at_least` after the timeout.
         """
         query = urllib.parse.urlencode({"queue": queue, "body": int(body), "limit": max(at_least, 1000)})
         end = time.monotonic() + parse_duration(timeout, "timeout").total_seconds()
@@ -168,10 +168,10 @@ class Emulator:
             if time.monotonic() >= end:
                 shown = "".join(f"\n  {task['task']} {task['status']}" for task in found)
                 pytest.fail(f"after {timeout} {len(found)} of {at_least} tasks have left their queue{shown}")
-            pause.wait(_LOOK_EVERY)
+            pause.wait(_POLL_INTERVAL)
 
     def close(self) -> None:
-        """End it; its tasks are gone."""
+        """End the process; its tasks are lost."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_TIMEOUT)
@@ -182,7 +182,7 @@ class Emulator:
                 self._held.close()
 
     def empty(self) -> bool:
-        """Bring it to its first state; False if it has ended."""
+        """Delete its state; return False if the process has ended."""
         if self._process.poll() is not None:
             return False
         self.reset()
@@ -212,13 +212,13 @@ class Emulator:
 
 @pytest.fixture(scope="session")
 def cloud_tasks_emulator_arguments() -> list[str]:
-    """Give the emulator's options; override it for others: ``["--no-batch"]`` (``cloudtasks-nb emulator --help``)."""
+    """Give the emulator's options; override it to set some: ``["--no-batch"]`` (``cloudtasks-nb emulator --help``)."""
     return []
 
 
 @pytest.fixture(scope="session")
 def _cloud_tasks_started() -> Iterator[list[Emulator]]:
-    """Keep an emulator from one test to the next."""
+    """Keep the emulator for the next test."""
     kept: list[Emulator] = []
     yield kept
     for emulator in kept:
@@ -245,7 +245,7 @@ def cloud_tasks_emulator(
 def cloud_tasks(
     cloud_tasks_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Client]:
-    """Give a connection to the emulator, with a home of its own: no test sees the batches of another, or yours."""
+    """Give a connection to the emulator, with its own home: a test sees no batches of other tests, or yours."""
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("cloudtasks_nb")))
     emulator = cloud_tasks_emulator
     endpoint = Endpoint(project=emulator.project, location=emulator.location, target=emulator.grpc, local=True)

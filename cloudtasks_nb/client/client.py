@@ -1,4 +1,4 @@
-"""The connection: `connect()` to Google, `local()` to the embedded emulator, and the verbs on all queues."""
+"""A connection to Google or to the embedded emulator, with the queues and batches of one project and location."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, resolve
-from cloudtasks_nb.client.doctor import examine
+from cloudtasks_nb.client.doctor import diagnose
 from cloudtasks_nb.client.emulator_process import Lease, attach
 from cloudtasks_nb.client.queue import Queue
-from cloudtasks_nb.client.queue_settings import ensure
+from cloudtasks_nb.client.queue_settings import create_or_change
 from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -31,12 +31,12 @@ __all__ = ["Client", "connect", "local"]
 
 
 class Client:
-    """A connection to the queues of one project and location. Made by `connect()` or `local()`; close it or leave it.
+    """A connection to the queues of one project and location. Made by `connect()` or `local()`.
 
     Attributes
     ----------
     endpoint : str
-        ``host:port`` of what it talks to.
+        ``host:port`` of the service.
     client : google.cloud.tasks_v2.CloudTasksClient
         Google's own client for the same endpoint with the same credentials.
     """
@@ -49,7 +49,7 @@ class Client:
 
     @property
     def endpoint(self) -> str:
-        """``host:port`` of what this connection talks to."""
+        """``host:port`` of the service."""
         return self._connection.endpoint.target
 
     @property
@@ -65,15 +65,15 @@ class Client:
     def queue(self, name: str | Queue, *, create: bool = False, **settings: Any) -> Queue:
         """Return a queue by its short (or full) name.
 
-        Without `create` no call is made; the first verb on a queue that is not there raises `QueueNotFoundError`.
+        Without `create` no call is made; using a queue that does not exist raises `QueueNotFoundError`.
 
         Parameters
         ----------
         name : str or Queue
-            Letters, digits and hyphens; of a Queue its full name is taken.
+            Letters, digits and hyphens; or a Queue, for its full name.
         create : bool
-            Make it if it is not there, with ``log_sampling_ratio=1.0`` and ``max_attempts=5`` unless told otherwise;
-            bring the settings that are named to their values if it is. What was done is said.
+            Create the queue if it does not exist, with ``log_sampling_ratio=1.0`` and ``max_attempts=5`` as defaults;
+            change the given settings if it exists. One line tells what was done.
         **settings
             `rate` (dispatches a second), `max_concurrent`, `max_attempts`, `max_retry_duration`, `min_backoff`,
             `max_backoff`, `max_doublings`, `log_sampling_ratio`; only with `create`.
@@ -85,7 +85,7 @@ class Client:
         """
         full = self._full_name(name)
         if create:
-            ensure(self._connection, full, settings)
+            create_or_change(self._connection, full, settings)
         elif settings:
             raise InvalidInputError(
                 f"{next(iter(settings))}= changes nothing without create=True",
@@ -132,7 +132,7 @@ class Client:
         return self._catalog.frame()
 
     def batch(self, id: str | None = None) -> Batch:  # noqa: A002 - what the column and the attribute are called
-        """Return a batch, also one of an earlier kernel: watches it, sends nothing.
+        """Return a batch, also one of an earlier kernel, and watch it; sends nothing.
 
         Parameters
         ----------
@@ -142,27 +142,27 @@ class Client:
         Raises
         ------
         BatchNotFoundError
-            If there is none, or several begin like that.
+            If there is none, or several ids begin like that.
         """
         return self._catalog.get(id)
 
     def doctor(self) -> pd.DataFrame:
-        """Check credentials, project, API, permissions, log and clock, and say what mends what is wrong.
+        """Check credentials, project, API, permissions, log and clock, and suggest how to fix problems.
 
         Returns
         -------
         pandas.DataFrame
             Index `check`; columns `ok`, `detail`, `fix`. Never raises.
         """
-        return examine(self._connection)
+        return diagnose(self._connection)
 
     def panel(self, *, read_only: bool = False) -> Any:
-        """Return a widget with all queues, their tasks and their attempts, live.
+        """Return a live widget with all queues, their tasks and their attempts.
 
         Parameters
         ----------
         read_only : bool
-            Leave out everything that changes anything.
+            Leave out all buttons that change something.
 
         Returns
         -------
@@ -180,8 +180,8 @@ class Client:
         return panels.Dashboard(context)
 
     def close(self) -> None:
-        """Stop sending and watching, close the channels, and let the embedded emulator go."""
-        self._connection.transport.refuse()  # before: who waits for a batch asks whether it can go on
+        """Stop sending and watching, and close the channels; the embedded emulator ends after its last connection."""
+        self._connection.transport.refuse()  # first, so that whoever waits for a batch is told
         _loop.run(self._catalog.close())
         self._connection.close()
         lease, self._lease = self._lease, None
@@ -215,7 +215,7 @@ class Client:
         return endpoint.parent()
 
     def _with_project(self, endpoint: Endpoint) -> Endpoint:
-        """Take the project from the default credentials, which may know it."""
+        """Add the project of the default credentials, if they have one."""
         project = self._connection.auth.project()
         return replace(endpoint, project=project)
 
@@ -267,24 +267,24 @@ def connect(
 ) -> Client:
     """Connect to Cloud Tasks with Application Default Credentials, or to an emulator.
 
-    Makes no call and does not fail without credentials: the first verb does, with the command that mends it.
-    ``CLOUD_TASKS_EMULATOR_HOST`` (``host:port``) is honoured unless `endpoint` is given.
+    Makes no call. Without credentials the first call fails, and the error shows the command that gets them.
+    ``CLOUD_TASKS_EMULATOR_HOST`` (``host:port``) is used unless `endpoint` is given.
 
     Parameters
     ----------
     project : str, optional
-        ``GOOGLE_CLOUD_PROJECT``, gcloud's configuration or the credentials' project when left out; none of them:
-        ``local`` on an emulator.
+        By default ``GOOGLE_CLOUD_PROJECT``, the project of gcloud's configuration or that of the credentials; on an
+        emulator ``local``.
     location : str, optional
-        ``CLOUDTASKS_NB_LOCATION``, ``GOOGLE_CLOUD_LOCATION`` or gcloud's configuration when left out; none of them:
-        ``us-central1`` on an emulator.
+        By default ``CLOUDTASKS_NB_LOCATION``, ``GOOGLE_CLOUD_LOCATION`` or the location of gcloud's configuration; on
+        an emulator ``us-central1``.
     endpoint : str, optional
-        ``host:port``; anything but Google's own hosts is taken for an emulator and called without credentials.
+        ``host:port``; every host that is not Google's is an emulator, and is called without credentials.
     credentials : google.auth.credentials.Credentials, optional
     impersonate : str, optional
         E-mail of a service account to act as.
     quota_project : str, optional
-        Project that is charged for the calls.
+        The project that pays for the calls.
     """
     target = resolve(project, location, endpoint)
     auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project)
@@ -294,23 +294,23 @@ def connect(
 def local(
     folder: str | os.PathLike[str] | None = None, *, project: str = LOCAL_PROJECT, location: str = LOCAL_LOCATION
 ) -> Client:
-    """Connect to the embedded emulator; starts it if it does not run.
+    """Connect to the embedded emulator, and start it if it does not run.
 
     Parameters
     ----------
     folder : path, optional
-        Where it keeps queues and tasks; kernels that name the same folder share one emulator. Without a folder it is
-        temporary and ends with this kernel; a second call connects to the same one. Each call makes a connection of
-        its own, so that closing one leaves the others open.
+        Where it keeps queues and tasks; kernels that use the same folder share one emulator. Without a folder the
+        emulator is temporary and ends with this kernel; a second call connects to the same one. Each call makes its
+        own connection: closing one leaves the others open.
     project, location : str
-        Any names; they become part of the resource names.
+        Any names; they are part of the resource names.
 
     Raises
     ------
     EmulatorError
-        If it does not start, with what it said.
+        If it does not start; with its output.
     InvalidInputError
-        If `folder` is no path, or a name no text.
+        If `folder` is not a path, or a name is not a text.
     """
     check_text(project, "project", 'project="local"')
     check_text(location, "location", 'location="us-central1"')

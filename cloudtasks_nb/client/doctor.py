@@ -1,4 +1,4 @@
-"""What is wrong with a connection, and what mends it: one row a check."""
+"""Check a connection from its credentials to its log, and suggest a fix for each problem."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.oplog import log_filter
 from cloudtasks_nb.service.watch import now_micros
 
-__all__ = ["examine"]
+__all__ = ["diagnose"]
 
 _TIMEOUT = 10.0  # seconds a check may take
 _SKEW = 30.0  # seconds; the service refuses calls whose deadline seems further away than that
@@ -48,10 +48,7 @@ class _Finding:
 
 
 class _CheckContext:
-    """A connection under examination: its queues are asked for once.
-
-    Several checks want them, and where nobody answers each would wait for as long as the first.
-    """
+    """What the checks of one connection share: its queues are listed once, as a service that is down answers slowly."""
 
     def __init__(self, connection: Connection) -> None:
         self.auth = connection.auth
@@ -66,7 +63,7 @@ class _CheckContext:
         return _loop.run(self._connection.transport.call(rpc, timeout=_TIMEOUT, **fields))
 
     def queues(self) -> list[Any]:
-        """Return the raw queues, the first 1,000; raises what kept them from being listed."""
+        """Return the first 1,000 queues as raw messages; raises the error of the listing."""
         if self._queues is None:
             try:
                 self._queues = list(self.call("ListQueues", parent=self.endpoint.parent(), page_size=1000).queues)
@@ -77,13 +74,13 @@ class _CheckContext:
         return self._queues
 
 
-def examine(connection: Connection) -> pd.DataFrame:
+def diagnose(connection: Connection) -> pd.DataFrame:
     """Check a connection from credentials to clock; never raises.
 
     Returns
     -------
     pandas.DataFrame
-        Index `check`; columns `ok`, `detail` and `fix` (NA where nothing needs mending).
+        Index `check`; columns `ok`, `detail` and `fix` (NA where there is nothing to fix).
     """
     checks: dict[str, Callable[[_CheckContext], _Finding]] = {
         "credentials": _credentials,
@@ -113,7 +110,7 @@ def _safely(check: Callable[[_CheckContext], _Finding], context: _CheckContext) 
         return check(context)
     except CloudTasksError as error:
         return _Finding(ok=False, detail=error.message, fix=error.hint)
-    except Exception as error:  # noqa: BLE001 - a check that breaks is a finding, and the others go on
+    except Exception as error:  # noqa: BLE001 - a check that fails is a finding, and the others go on
         return _Finding(ok=False, detail=f"{type(error).__name__}: {error}", fix="please report this")
 
 
@@ -167,7 +164,7 @@ def _permissions(context: _CheckContext) -> _Finding:
         return _Finding(ok=True, detail=_NOT_NEEDED)
     queues = context.queues()
     if not queues:
-        return _Finding(ok=True, detail="not checked: there is no queue yet to ask about")
+        return _Finding(ok=True, detail="not checked: there is no queue yet")
     name = queues[0].name
     answer = context.call("TestIamPermissions", resource=name, permissions=_PERMISSIONS)
     lacking = [one for one in _PERMISSIONS if one not in answer.permissions]
@@ -194,7 +191,7 @@ def _log(context: _CheckContext) -> _Finding:
     if silent:
         return _Finding(
             ok=False,
-            detail=f"can be read, but {len(silent)} queues write none: " + ", ".join(silent[:3]),
+            detail=f"can be read, but {len(silent)} queues write no log: " + ", ".join(silent[:3]),
             fix=f'tasks.queue("{silent[0]}").update(log_sampling_ratio=1.0)',
         )
     return _Finding(ok=True, detail="can be read, and every queue writes to it")
@@ -210,7 +207,7 @@ def _clock(context: _CheckContext) -> _Finding:
     except urllib.error.HTTPError as error:
         date = error.headers["Date"]
     except OSError as error:
-        return _Finding(ok=False, detail=f"cannot be compared: {error}", fix="is there a network, or a proxy to name?")
+        return _Finding(ok=False, detail=f"cannot be compared: {error}", fix="check the network and the proxy")
     skew = abs(email.utils.parsedate_to_datetime(date).timestamp() - time.time())
     if skew > _SKEW:
         return _Finding(ok=False, detail=f"{skew:.0f} s off", fix="set this machine's clock (NTP)")

@@ -12,7 +12,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import check_text, did_you_mean
 from cloudtasks_nb.client.create_task import create_task
-from cloudtasks_nb.client.queue_settings import check, update
+from cloudtasks_nb.client.queue_settings import change_settings, check_settings
 from cloudtasks_nb.client.reads import attempts_frame, newest_attempts, tasks_frame
 from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
@@ -38,9 +38,9 @@ __all__ = ["Queue"]
 
 
 class Queue:
-    """One queue of Cloud Tasks. Made by `tasks.queue(name)`; makes no call until a verb is used.
+    """One queue of Cloud Tasks. Made by `tasks.queue(name)`, which makes no call.
 
-    Every verb raises `QueueNotFoundError` when the queue does not exist, and another
+    Every method raises `QueueNotFoundError` when the queue does not exist, and another
     `cloudtasks_nb.errors.CloudTasksError` when the service refuses.
     """
 
@@ -56,10 +56,10 @@ class Queue:
 
     @property
     def name(self) -> str:
-        """The resource name, what `queue_path` of Google's client builds: ``projects/P/locations/L/queues/Q``."""
+        """The resource name, as `queue_path` of Google's client builds it: ``projects/P/locations/L/queues/Q``."""
         return str(self._name)
 
-    def enqueue(  # noqa: PLR0913 - the words of a task, keyword-only behind the second
+    def enqueue(  # noqa: PLR0913 - the options of a task, keyword-only behind the second
         self,
         url: Any,
         body: Any = None,
@@ -87,19 +87,19 @@ class Queue:
             POST by default.
         headers : mapping, optional
         task_id : str, optional
-            ``[A-Za-z0-9_-]{1,500}``. The same id again is refused while the task exists and for up to 24 hours after;
-            without one a random id is used, so that a call repeated on a broken connection creates one task.
+            ``[A-Za-z0-9_-]{1,500}``. The same id is refused while the task exists and for up to 24 hours after that.
+            By default a random id, so that a call that is repeated on a broken connection creates one task.
         at, delay : optional
             When it is due: a time (``"2026-01-02 06:00+09:00"``) or a duration from now (``"10min"``), at most 30 days
             ahead.
         tz : str, optional
-            Zone of an `at` that has none.
+            The zone of an `at` without one.
         service_account, audience : str, optional
-            E-mail of the account whose OIDC token goes along, and for whom the token is (default: the URL).
+            E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL).
         dispatch_deadline : duration, optional
             How long an attempt may take, 15 s to 30 min; the service's default is 10 min.
         retry : mapping, optional
-            `max_attempts`, `max_retry_duration`, `min_backoff`, `max_backoff`, `max_doublings` of this task alone.
+            `max_attempts`, `max_retry_duration`, `min_backoff`, `max_backoff`, `max_doublings` of this task only.
 
         Returns
         -------
@@ -139,7 +139,7 @@ class Queue:
         delay : duration, optional
             ``"60s"``, ``"10min"``, a Timedelta or seconds.
         **words
-            The other words of `enqueue`.
+            The other arguments of `enqueue`.
 
         Returns
         -------
@@ -151,11 +151,11 @@ class Queue:
         InvalidInputError
             If neither or both are given.
         TypeError
-            For an unknown word.
+            For an unknown argument.
         """
         if (at is None) == (delay is None):
             raise InvalidInputError(
-                "schedule() wants one of at= and delay=", hint='delay="10min", or at="2026-01-02 06:00+09:00"'
+                "schedule() needs at= or delay=, and not both", hint='delay="10min", or at="2026-01-02 06:00+09:00"'
             )
         allowed = inspect.signature(self.enqueue).parameters
         unknown = next((word for word in words if word not in allowed), None)
@@ -365,23 +365,23 @@ class Queue:
     def tasks(self, limit: int | None = 1000, *, body: bool = False, secrets: bool = False) -> pd.DataFrame:
         """List the tasks that are in the queue.
 
-        Finished tasks are not: Cloud Tasks deletes a task when it succeeds and when it gives up; `attempts()` shows
-        both.
+        Finished tasks are not in it: Cloud Tasks deletes a task when it has succeeded or has no attempt left.
+        `attempts()` shows them.
 
         Parameters
         ----------
         limit : int or None
-            How many at most; None is all. A thousand need one call.
+            How many at most; None for all. One call reads a thousand.
         body : bool
-            Add the decoded body of each (JSON, else text, else bytes); needs ``cloudtasks.tasks.fullView``.
+            Add the decoded body of each (JSON, text or bytes); needs ``cloudtasks.tasks.fullView``.
         secrets : bool
-            Show the values of secret headers (``Authorization``, ``*-Key``, …), which are dots otherwise.
+            Show the values of secret headers (``Authorization``, ``*-Key``, …) instead of dots.
 
         Returns
         -------
         pandas.DataFrame
-            One row a task, index `task`. ``attrs["fetched_at"]`` says when, ``attrs["truncated"]`` whether there are
-            more.
+            One row a task, index `task`. ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` tells
+            whether there are more.
         """
         return tasks_frame(self._connection, self._name, limit, body=body, secrets=secrets)
 
@@ -393,65 +393,65 @@ class Queue:
         since : duration or time
             ``"1h"`` back from now, or a point in time.
         limit : int or None
-            How many at most, newest first; None is all. A thousand are one read of the 60 a minute.
+            How many at most, newest first; None for all. A thousand need one of the 60 reads a minute.
 
         Returns
         -------
         pandas.DataFrame
-            One row an attempt. The log has no messages: `message` is what was last seen on a task still in the queue.
-            ``attrs["fetched_at"]`` says when, ``attrs["truncated"]`` whether there are more.
+            One row an attempt. The log has no messages: `message` is the one last seen on a task still in the queue.
+            ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` tells whether there are more.
         """
         return attempts_frame(self._connection, self._name, since, limit)
 
     def pause(self) -> Self:
-        """Stop dispatching; tasks are still accepted, and what runs goes on."""
-        return self._do("PauseQueue")
+        """Stop dispatching; tasks are still accepted, and running ones go on."""
+        return self._call("PauseQueue")
 
     def resume(self) -> Self:
         """Dispatch again."""
-        return self._do("ResumeQueue")
+        return self._call("ResumeQueue")
 
     def purge(self) -> Self:
-        """Delete every task that is in the queue now; it cannot be undone, and may take the service a minute."""
-        return self._do("PurgeQueue")
+        """Delete all tasks of the queue; this cannot be undone, and may take the service a minute."""
+        return self._call("PurgeQueue")
 
     def delete(self) -> Self:
-        """Delete the queue with all its tasks; its name is blocked for up to 3 days."""
+        """Delete the queue with all its tasks; the name cannot be used again for up to 3 days."""
         self._connection.transport.mark_deleted(self.name)
-        return self._do("DeleteQueue")
+        return self._call("DeleteQueue")
 
     def update(self, **settings: Any) -> Self:
-        """Change settings of the queue; it may dispatch meanwhile.
+        """Change settings of the queue, also while it dispatches.
 
         Parameters
         ----------
         **settings
-            The words of `tasks.queue(create=True)`: `rate`, `max_concurrent`, `max_attempts`, `max_retry_duration`,
-            `min_backoff`, `max_backoff`, `max_doublings`, `log_sampling_ratio`. Those that are left out stay.
+            Those of `tasks.queue(create=True)`: `rate`, `max_concurrent`, `max_attempts`, `max_retry_duration`,
+            `min_backoff`, `max_backoff`, `max_doublings`, `log_sampling_ratio`. The others stay as they are.
 
         Raises
         ------
         InvalidInputError
-            For an unknown word or a bad value.
+            For an unknown setting or a bad value.
         """
-        check(self._name, settings)
+        check_settings(self._name, settings)
         if settings:
-            self._connection.call("GetQueue", name=self.name)  # UpdateQueue would make a queue that is not there
-            update(self._connection, self._name, settings)
+            self._connection.call("GetQueue", name=self.name)  # UpdateQueue would create a queue that does not exist
+            change_settings(self._connection, self._name, settings)
         return self
 
     def route(self, url: Any = None, *, service_account: str | None = None, audience: str | None = None) -> Self:
-        """Send every task of this queue, waiting or new, to another URL, signed as a service account.
+        """Send every task of this queue, waiting or new, to another URL, with the token of a service account.
 
-        The queue-level ``http_target`` (https://cloud.google.com/tasks/docs/configuring-queues). Without arguments the
-        routing is taken away.
+        Sets the queue-level ``http_target`` (https://cloud.google.com/tasks/docs/configuring-queues); without arguments
+        removes it.
 
         Parameters
         ----------
         url : str or Handler, optional
-            Parts that it leaves out, a path or a query, stay each task's own.
+            Parts that it leaves out, such as the path or the query, are taken from each task.
         service_account, audience : str, optional
-            E-mail of the account whose OIDC token goes along, and for whom the token is (default: the URL).
+            E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL).
 
         Raises
         ------
@@ -474,17 +474,17 @@ class Queue:
         return self
 
     def run(self, df: Any) -> pd.DataFrame:
-        """Dispatch tasks now, over the queue's limits and even when it is paused.
+        """Dispatch tasks now, regardless of the limits of the queue and also while it is paused.
 
         Parameters
         ----------
         df : DataFrame, Series, Index, list or str
-            A frame that a verb returned, or task ids. Google allows 60 a minute.
+            A frame with tasks, or task ids. Google allows 60 a minute.
 
         Returns
         -------
         pandas.DataFrame
-            A row a task: `task, ok, error`; one that fails does not stop the others.
+            One row a task: `task, ok, error`; a failure does not stop the others.
         """
         return run_tasks(self._connection, self._name, df)
 
@@ -494,22 +494,22 @@ class Queue:
         Parameters
         ----------
         df : DataFrame, Series, Index, list or str
-            A frame that a verb returned, or task ids.
+            A frame with tasks, or task ids.
 
         Returns
         -------
         pandas.DataFrame
-            A row a task: `task, ok, error`; one that fails does not stop the others.
+            One row a task: `task, ok, error`; a failure does not stop the others.
         """
         return delete_tasks(self._connection, self._name, df)
 
     def panel(self, *, read_only: bool = False) -> Any:
-        """Return a widget with the queue, its tasks and their attempts, live.
+        """Return a live widget with the queue, its tasks and their attempts.
 
         Parameters
         ----------
         read_only : bool
-            Leave out everything that changes anything.
+            Leave out all buttons that change something.
 
         Returns
         -------
@@ -526,7 +526,7 @@ class Queue:
         )
         return panels.Dashboard(context, only=self._name)
 
-    def _do(self, rpc: str) -> Self:
+    def _call(self, rpc: str) -> Self:
         self._connection.call(rpc, name=self.name)
         self._connection.watcher.refresh(self._name)
         return self
@@ -555,15 +555,15 @@ class Queue:
             notes.append("this queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         shown = None
         try:
-            notes[:0] = self._absent()
+            notes[:0] = self._absent_handlers()
             newest = newest_attempts(self._connection, self._name, 5)
             shown = newest[["time", "task", "attempt", "status", "duration", "url"]]
         except CloudTasksError as error:
             notes.append(str(error))
         return card(title, badge=badge, facts=facts, frame=shown, notes=notes)
 
-    def _absent(self) -> list[str]:
-        """Say for which handlers of this machine tasks wait."""
+    def _absent_handlers(self) -> list[str]:
+        """Return a line for each handler of this machine that tasks wait for and that does not listen."""
         addresses = self._connection.absent_handlers.addresses(self.name)
         if not addresses:
             return []

@@ -1,4 +1,4 @@
-"""A queue made, or brought to the settings that were asked for."""
+"""Check the settings of a queue, create it with them, or change them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, Precondi
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_message, queue_values
 
-__all__ = ["NEW_QUEUE", "check", "ensure", "update"]
+__all__ = ["NEW_QUEUE", "change_settings", "check_settings", "create_or_change"]
 
-#: What a queue that we make gets unless told otherwise: without a log no outcomes, with 100 attempts days of them.
+#: Our defaults for a new queue: without a log no outcome is known, and 100 attempts may take days.
 NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
-_GOOGLES = {"log_sampling_ratio": 0.0, "max_attempts": 100}
-#: What the numbers may be (https://cloud.google.com/tasks/docs/quotas). The service takes 0 for "not said", so that
-#: it would mean its own default, and the opposite of what was meant.
+_SERVICE_DEFAULTS = {"log_sampling_ratio": 0.0, "max_attempts": 100}
+#: Smallest and largest value of each number (https://cloud.google.com/tasks/docs/quotas), in words, and a hint. The
+#: service reads 0 as "not given" and would use its default, which is the opposite of 0.
 _LIMITS: dict[str, tuple[float, float, str, str]] = {
     "rate": (0, 500, "more than 0 and at most 500 dispatches a second", "queue.pause() stops dispatching"),
     "max_concurrent": (1, 5000, "from 1 to 5,000", "queue.pause() stops dispatching"),
@@ -35,32 +35,32 @@ _NOT_ZERO = ("rate", "max_concurrent", "max_attempts")
 _DURATIONS = ("max_retry_duration", "min_backoff", "max_backoff")
 
 
-def ensure(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
-    """Make a queue if it is not there, bring the named settings to their values if it is, and say what was done.
+def create_or_change(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
+    """Create a queue, or change the given settings of an existing one; tell the user what was done.
 
     Raises
     ------
     InvalidInputError
-        For an unknown setting or a bad value; nothing is made then.
+        For an unknown setting or a bad value; nothing is called then.
     PreconditionError
-        If the name was freed too recently: a deleted queue's name is blocked for days.
+        If a queue of this name was deleted in the last days.
     """
-    check(name, settings)
+    check_settings(name, settings)
     try:
         found = _loop.run(connection.transport.call("GetQueue", name=str(name)))
     except QueueNotFoundError:
         if _create(connection, name, settings):
             return
         found = connection.call("GetQueue", name=str(name))
-    there = queue_values(found)
-    differing = {word: value for word, value in settings.items() if not _same(there[word], value)}
-    if differing:
-        update(connection, name, differing)
-        changes = (f"{word} {_text(word, there[word])} → {_text(word, value)}" for word, value in differing.items())
+    before = queue_values(found)
+    changed = {key: value for key, value in settings.items() if not _same(before[key], value)}
+    if changed:
+        change_settings(connection, name, changed)
+        changes = (f"{key} {_text(key, before[key])} → {_text(key, value)}" for key, value in changed.items())
         notify(f"queue {name.queue}: " + ", ".join(changes))
 
 
-def check(name: QueueName, settings: Mapping[str, Any]) -> None:
+def check_settings(name: QueueName, settings: Mapping[str, Any]) -> None:
     """Refuse unknown settings and bad values before anything is called.
 
     Raises
@@ -74,12 +74,12 @@ def check(name: QueueName, settings: Mapping[str, Any]) -> None:
 
 
 def _check_limits(settings: Mapping[str, Any]) -> None:
-    for word, (low, high, limits, hint) in _LIMITS.items():
-        value = settings.get(word)
+    for key, (low, high, limits, hint) in _LIMITS.items():
+        value = settings.get(key)
         if value is None:
             continue
-        if not low <= value <= high or (value == 0 and word in _NOT_ZERO):
-            raise InvalidInputError(f"{word}={value!r} is not {limits}", resource=word, hint=hint)
+        if not low <= value <= high or (value == 0 and key in _NOT_ZERO):
+            raise InvalidInputError(f"{key}={value!r} is not {limits}", resource=key, hint=hint)
     if not {"min_backoff", "max_backoff"} <= settings.keys():
         return
     shortest, longest = settings["min_backoff"], settings["max_backoff"]
@@ -92,7 +92,7 @@ def _check_limits(settings: Mapping[str, Any]) -> None:
 
 
 def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
-    """Make a queue and say so; False if it is there already, made by another or not yet known everywhere."""
+    """Create a queue and tell the user; return False if it exists already, perhaps not yet known everywhere."""
     message, _ = queue_message(str(name), {**NEW_QUEUE, **settings})
     try:
         made = connection.call("CreateQueue", parent=name.parent, queue=message, resource_name=str(name))
@@ -101,33 +101,36 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
         return False
     except PreconditionError as error:
         raise PreconditionError(
-            f'the queue "{name.queue}" cannot be made: {error.message}',
+            f'the queue "{name.queue}" cannot be created: {error.message}',
             resource=str(name),
             code=error.code,
             hint="the name of a deleted queue is blocked for up to 3 days; use another name",
         ) from error
     connection.transport.mark_new(str(name))
-    there = queue_values(made)
-    if ignored := {word: value for word, value in settings.items() if not _same(there[word], value)}:
-        update(connection, name, ignored)  # CreateQueue takes max_doublings=0 for not said; a mask says it
-    ours = [word for word in NEW_QUEUE if word not in settings]
-    told = ", ".join(f"{word}={NEW_QUEUE[word]} (Cloud Tasks' own default: {_GOOGLES[word]})" for word in ours)
-    notify(f"made queue {name.queue}" + (f" with {told}" if told else ""))
+    created = queue_values(made)
+    if ignored := {key: value for key, value in settings.items() if not _same(created[key], value)}:
+        change_settings(connection, name, ignored)  # CreateQueue ignores max_doublings=0; UpdateQueue has a mask
+    defaults = ", ".join(
+        f"{key}={value} (Cloud Tasks' own default: {_SERVICE_DEFAULTS[key]})"
+        for key, value in NEW_QUEUE.items()
+        if key not in settings
+    )
+    notify(f"made queue {name.queue}" + (f" with {defaults}" if defaults else ""))
     return True
 
 
-def update(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
-    """Bring the named settings of a queue to their values."""
+def change_settings(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
+    """Change the given settings of an existing queue, and no others."""
     message, mask = queue_message(str(name), settings)
     connection.call("UpdateQueue", queue=message, update_mask={"paths": mask}, resource_name=str(name))
 
 
-def _text(word: str, value: Any) -> str:
-    """Say a value of a setting; durations in seconds, in whatever form they came."""
-    return f"{parse_duration(value, word).total_seconds():g}s" if word in _DURATIONS else f"{value:g}"
+def _text(key: str, value: Any) -> str:
+    """Return the value of a setting as text, durations in seconds."""
+    return f"{parse_duration(value, key).total_seconds():g}s" if key in _DURATIONS else f"{value:g}"
 
 
-def _same(there: Any, wanted: Any) -> bool:
+def _same(current: Any, wanted: Any) -> bool:
     if isinstance(wanted, (str, dt.timedelta, np.timedelta64)):
         wanted = parse_duration(wanted, "duration").total_seconds()
-    return bool(abs(float(there) - float(wanted)) < 1e-6)  # noqa: PLR2004 - durations come back in microseconds
+    return bool(abs(float(current) - float(wanted)) < 1e-6)  # noqa: PLR2004 - durations come back in microseconds

@@ -1,4 +1,4 @@
-"""What is in a queue and in its log, as frames."""
+"""Read the tasks of a queue, and its attempts from the log, into DataFrames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FULL, _BASIC = 2, 1  # google.cloud.tasks.v2.Task.View
 def tasks_frame(
     connection: Connection, queue: QueueName, limit: int | None, *, body: bool, secrets: bool
 ) -> pd.DataFrame:
-    """List the tasks of a queue; says when there are more than `limit`."""
+    """List the tasks of a queue; tell the user if there are more than `limit`."""
     _check_limit(limit)
     columns, truncated = connection.wait_for(lambda: _list(connection, queue, limit, body=body, secrets=secrets))
     connection.remember(columns)
@@ -67,7 +67,7 @@ async def _list(
 
 
 def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: int | None) -> pd.DataFrame:
-    """Read the newest attempts of a queue from the log, newest first; says when there are more than `limit`."""
+    """Read the attempts of a queue from the log, newest first; tell the user if there are more than `limit`."""
     _check_limit(limit)
     wanted = None if limit is None else limit + 1
     entries = _loop.run(oplog.read(connection.transport, queue, since=_since(since), limit=wanted))
@@ -80,13 +80,13 @@ def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: 
 
 
 def newest_attempts(connection: Connection, queue: QueueName, limit: int) -> pd.DataFrame:
-    """Read the newest attempts of the last hour, without a word of whether there are more: one read of the log."""
+    """Read the newest attempts of the last hour, with one read of the log."""
     entries = _loop.run(oplog.read(connection.transport, queue, since=_since("1h"), limit=limit))
     return _attempts(connection, queue, entries)
 
 
 def _attempts(connection: Connection, queue: QueueName, entries: Sequence[oplog.Entry]) -> pd.DataFrame:
-    _look_for_messages(connection, queue, entries)
+    _read_messages(connection, queue, entries)
     columns: dict[str, Sequence[Any]] = {
         "time": [entry.time for entry in entries],
         "task": [entry.task for entry in entries],
@@ -101,8 +101,8 @@ def _attempts(connection: Connection, queue: QueueName, entries: Sequence[oplog.
     return frame(ATTEMPTS, columns)
 
 
-def _look_for_messages(connection: Connection, queue: QueueName, entries: Sequence[oplog.Entry]) -> None:
-    """Read the messages of tasks that are to be tried again; a queue without entries must at least exist."""
+def _read_messages(connection: Connection, queue: QueueName, entries: Sequence[oplog.Entry]) -> None:
+    """Read the messages of tasks that will be tried again; without entries check at least that the queue exists."""
     if not entries:
         with contextlib.suppress(PermissionDeniedError):
             connection.call("GetQueue", name=str(queue))
@@ -119,10 +119,10 @@ def _check_limit(limit: int | None) -> None:
         fault = "is less than 1" if operator.index(limit) < 1 else None
     except TypeError:
         fault = "is not a whole number"
-    if isinstance(limit, bool):  # which Python takes for 1
+    if isinstance(limit, bool):  # to Python True is 1
         fault = "is not a whole number"
     if fault:
-        raise InvalidInputError(f"limit={limit!r} {fault}", resource="limit", hint="limit=None is all")
+        raise InvalidInputError(f"limit={limit!r} {fault}", resource="limit", hint="limit=None reads all")
 
 
 def _since(since: Any) -> int:
@@ -139,5 +139,5 @@ def _moment(since: Any) -> dt.datetime:
         raise NaiveTimeError(
             error.message,
             resource="since",
-            hint=f'add an offset: since="{aware}"; or say how far back from now: since="2h"',
+            hint=f'add an offset: since="{aware}"; or give a duration back from now: since="2h"',
         ) from None

@@ -172,9 +172,9 @@ def test_an_unknown_batch_is_named(sent: list[str], capsys: pytest.CaptureFixtur
     [
         (["--help"], 0, "doctor"),
         (["--version"], 0, f"cloudtasks-nb {importlib.metadata.version('cloudtasks-nb')}"),
-        (["--local", "D", "emulator"], 2, "options of its own, behind its name: cloudtasks-nb emulator --help"),
-        (["--local", "D", "emulator", "--port", "0"], 2, "options of its own, behind its name"),
-        (["watch", "--help"], 0, "1 if some rows failed"),
+        (["--local", "D", "emulator"], 2, "options of the emulator come after its name: cloudtasks-nb emulator --help"),
+        (["--local", "D", "emulator", "--port", "0"], 2, "options of the emulator come after its name"),
+        (["watch", "--help"], 0, "1 if some failed"),
         ([], 2, "required: COMMAND"),
         (["watch"], 2, "required: batch"),
         (["wach", "x"], 2, "invalid choice: 'wach'"),

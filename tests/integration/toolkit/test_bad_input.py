@@ -74,7 +74,7 @@ def test_a_bad_task(
 @pytest.mark.parametrize("words", [{}, {"at": "2026-01-02 06:00Z", "delay": "1h"}])
 def test_a_schedule_without_a_time(paused: ct.Queue, words: dict[str, Any]) -> None:
     """`schedule` wants one time: neither none nor two."""
-    with pytest.raises(errors.InvalidInputError, match="wants one of at= and delay="):
+    with pytest.raises(errors.InvalidInputError, match="needs at= or delay="):
         paused.schedule(URL, **words)
 
 

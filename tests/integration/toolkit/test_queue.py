@@ -330,7 +330,7 @@ def test_delete(tasks: ct.Client, queue: ct.Queue) -> None:
     """The queue goes, and its name is said to be blocked for a while when it is made again."""
     assert queue.delete() is queue
     assert queue.id not in tasks.queues().index
-    with pytest.raises(errors.PreconditionError, match=f'the queue "{queue.id}" cannot be made') as caught:
+    with pytest.raises(errors.PreconditionError, match=f'the queue "{queue.id}" cannot be created') as caught:
         tasks.queue(queue.id, create=True)
     assert "use another name" in (caught.value.hint or "")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.client.queue_settings import check
+from cloudtasks_nb.client.queue_settings import check_settings
 from cloudtasks_nb.errors import InvalidInputError
 
 QUEUE = QueueName(project="p", location="l", queue="q")
@@ -34,13 +34,15 @@ QUEUE = QueueName(project="p", location="l", queue="q")
 def test_settings_out_of_range(settings: dict[str, Any], words: str, hint: str) -> None:
     """Setting, value and limits are named in the caller's words, with what was perhaps meant."""
     with pytest.raises(InvalidInputError) as caught:
-        check(QUEUE, settings)
+        check_settings(QUEUE, settings)
     assert caught.value.message.startswith(words)
     assert hint in (caught.value.hint or "")
 
 
 def test_settings_at_their_limits() -> None:
-    """The smallest and the largest values that the service takes are taken, and 0 where it says something."""
-    check(QUEUE, {"rate": 0.001, "max_concurrent": 1, "max_attempts": -1, "max_doublings": 0, "log_sampling_ratio": 0})
-    check(QUEUE, {"rate": np.int64(500), "max_concurrent": 5000, "max_attempts": 1, "log_sampling_ratio": 1})
-    check(QUEUE, {"min_backoff": "1h", "max_backoff": "60min", "max_retry_duration": 0})
+    """The smallest and the largest values that the service accepts are accepted, and 0 where it has a meaning."""
+    check_settings(
+        QUEUE, {"rate": 0.001, "max_concurrent": 1, "max_attempts": -1, "max_doublings": 0, "log_sampling_ratio": 0}
+    )
+    check_settings(QUEUE, {"rate": np.int64(500), "max_concurrent": 5000, "max_attempts": 1, "log_sampling_ratio": 1})
+    check_settings(QUEUE, {"min_backoff": "1h", "max_backoff": "60min", "max_retry_duration": 0})
