@@ -9,7 +9,7 @@ from google.cloud import tasks_v2
 
 import cloudtasks_nb as ct
 from tests.benchmarks import callers, flights
-from tests.benchmarks.figures import Bench, Case, Figure
+from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.servers import Cost, Emulator, Target, connected
 
 __all__ = ["DELAY", "DISPATCH"]
@@ -80,11 +80,13 @@ DISPATCH = Case(
         "Emulator on a folder, every attempt logged, queues filled and resumed at second 0; requests are counted from "
         "second 5 to 35 at an aiohttp target in its own process. Of four queues the one farthest from its rate counts."
     ),
-    figures=(
-        Figure("one", "one queue", "% of 500/s", against="peers: 417, 518, 525 a second (quoted)", low=98, high=102),
-        Figure("four", "four queues, the worst", "% of 500/s", low=95, high=105),
-        Figure("cpu 1", "CPU of the emulator, one queue", "µs a task"),
-        Figure("cpu 4", "CPU of the emulator, four queues", "µs a task"),
+    figures=figures(
+        """
+        one   | one queue                        | % of 500/s | 98 to 102 | peers: 417, 518, 525 a second (quoted)
+        four  | four queues, the worst           | % of 500/s | 95 to 105
+        cpu 1 | CPU of the emulator, one queue   | µs a task
+        cpu 4 | CPU of the emulator, four queues | µs a task
+        """
     ),
     run=_dispatch,
     seconds=420,
@@ -98,9 +100,11 @@ DELAY = Case(
         "target in its own process, and creates the next, 200 times; from the answer of CreateTask to the request. It "
         "can be negative: the request may be there before the caller has read the answer."
     ),
-    figures=(
-        Figure("median", "median", "ms", against="peers: 0.9, 1.2, 78, 1,000 ms (quoted)", high=5),
-        Figure("p99", "99th percentile", "ms", high=20),
+    figures=figures(
+        """
+        median | median          | ms | ≤ 5  | peers: 0.9, 1.2, 78, 1,000 ms (quoted)
+        p99    | 99th percentile | ms | ≤ 20
+        """
     ),
     run=_delay,
 )

@@ -11,7 +11,7 @@ from google.cloud.tasks_v2 import types
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests.benchmarks import callers, flights
-from tests.benchmarks.figures import Bench, Case, Figure
+from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.servers import LOCATION, Cost, Emulator
 
 __all__ = ["BATCH_CREATE", "CREATE", "PENDING"]
@@ -144,8 +144,6 @@ async def _pages(emulator: Emulator, pages: int) -> tuple[float, float, float, i
     return 1000 * cost.emulator_cpu / max(1, len(rest)), statistics.median(rest or walls), first, found
 
 
-# Quoted from measurements of other emulators.
-_GO = "Go emulators: 2,464/s, nothing on disk (quoted)"
 _PEER = "best peer 1.6 KB a task, so 1,600 MB, nothing on disk (quoted)"
 
 BATCH_CREATE = Case(
@@ -156,13 +154,15 @@ BATCH_CREATE = Case(
         "flight over `grpc.aio`; emulator on a folder, queue paused. The tail is the last tenth, the head the rest. "
         "The queue logs nothing, Cloud Tasks' default, and then everything, which is what `create=True` sets."
     ),
-    figures=(
-        Figure("rate", "tasks a second", "tasks/s", against="Go emulators' CreateTask: 2,464/s (quoted)", low=75_000),
-        Figure("tail", "rate of the tail", "x", against="the head", low=0.9),
-        Figure("cpu", "CPU of the emulator", "µs a task", high=9),
-        Figure("rate logged", "tasks a second, every creation logged", "tasks/s"),
-        Figure("tail logged", "rate of the tail, every creation logged", "x", against="the head"),
-        Figure("cpu logged", "CPU of the emulator, every creation logged", "µs a task"),
+    figures=figures(
+        """
+        rate | tasks a second | tasks/s | ≥ 75,000 | Go emulators' CreateTask: 2,464/s (quoted)
+        tail | rate of the tail | x | ≥ 0.9 | the head
+        cpu | CPU of the emulator | µs a task | ≤ 9
+        rate logged | tasks a second, every creation logged | tasks/s
+        tail logged | rate of the tail, every creation logged | x |  | the head
+        cpu logged | CPU of the emulator, every creation logged | µs a task
+        """
     ),
     run=_batch_create,
 )
@@ -171,17 +171,13 @@ CREATE = Case(
     name="create",
     title="Emulator: CreateTask",
     how="Serialized calls over a synchronous channel one after the other, or over `grpc.aio` with 64 in flight.",
-    figures=(
-        Figure(
-            "one",
-            "on a folder, one caller",
-            "calls/s",
-            against=_GO,
-            low=700,
-        ),
-        Figure("many", "on a folder, 64 callers", "calls/s", against="same", low=3_500),
-        Figure("temporary", "temporary, one caller", "calls/s", against="same", low=1_300),
-        Figure("cpu", "CPU of the emulator, on a folder, 64 callers", "µs a call"),
+    figures=figures(
+        """
+        one | on a folder, one caller | calls/s | ≥ 700 | Go emulators: 2,464/s, nothing on disk (quoted)
+        many | on a folder, 64 callers | calls/s | ≥ 3,500 | same
+        temporary | temporary, one caller | calls/s | ≥ 1,300 | same
+        cpu | CPU of the emulator, on a folder, 64 callers | µs a call
+        """
     ),
     run=_create,
 )
@@ -194,20 +190,16 @@ PENDING = Case(
         "cache. Ready counts from the start of the interpreter to the line that says so. Pages are listed one after "
         "the other in BASIC view; the first one after a start sorts the names."
     ),
-    figures=(
-        Figure(
-            "memory",
-            "memory after a restart and the pages",
-            "MB",
-            against=_PEER,
-            high=300,
-        ),
-        Figure("filled", "memory when all were created", "MB", against="same", high=300),
-        Figure("ready", "ready after SIGKILL", "s", high=3),
-        Figure("page", "page of 1,000: CPU of the emulator", "ms", high=5),
-        Figure("page wall", "page of 1,000: by the caller's clock", "ms"),
-        Figure("first", "first page after a start: by the caller's clock", "ms"),
-        Figure("disk", "on disk", "MB"),
+    figures=figures(
+        f"""
+        memory | memory after a restart and the pages | MB | ≤ 300 | {_PEER}
+        filled | memory when all were created | MB | ≤ 300 | same
+        ready | ready after SIGKILL | s | ≤ 3
+        page | page of 1,000: CPU of the emulator | ms | ≤ 5
+        page wall | page of 1,000: by the caller's clock | ms
+        first | first page after a start: by the caller's clock | ms
+        disk | on disk | MB
+        """
     ),
     run=_pending,
     seconds=300,

@@ -16,7 +16,7 @@ import pandas as pd
 import cloudtasks_nb as ct
 from cloudtasks_nb.fanout.wire import CreateEncoder
 from tests.benchmarks import callers, flights
-from tests.benchmarks.figures import Bench, Case, Figure
+from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.servers import Cost, Emulator, connected
 
 __all__ = ["FAN_OUT", "WITHOUT_BATCH", "home", "until_sent"]
@@ -162,11 +162,6 @@ def _compare_without_batch(bench: Bench) -> None:
         _report(bench, ours)
 
 
-_LOOP = "loop of `client.create_task`"
-_THREADS = "`client.create_task` in 64 threads"
-_ASYNC = "`CloudTasksAsyncClient`, 64 in flight"
-_BARE = "serialized batch calls in a bare loop"
-
 FAN_OUT = Case(
     name="fan-out",
     title="Fan-out of 336,776 flights",
@@ -176,28 +171,24 @@ FAN_OUT = Case(
         "ready bodies, fewer rows and their own queues on the same emulator; only their rate counts. The bare loop "
         "sends the same tasks from memory, 16 calls in flight, over `grpc.aio`."
     ),
-    figures=(
-        Figure("x loop", "fan-out, how many times as fast", "x", against=_LOOP, low=50),
-        Figure("x async", "fan-out, how many times as fast", "x", against=_ASYNC, low=15),
-        Figure("x threads", "fan-out, how many times as fast", "x", against=_THREADS),
-        Figure(
-            "share",
-            "sending from the outbox",
-            "% of its rows/s",
-            against=_BARE,
-            low=70,
-        ),
-        Figure("seconds", "fan-out, whole", "s"),
-        Figure("rate", "fan-out, whole", "rows/s"),
-        Figure("planning", "of that in the call: planned and safe in the outbox", "s"),
-        Figure("sending", "of that in the background: sent and acknowledged", "s"),
-        Figure("client cpu", "CPU of the process that fans out", "µs a row"),
-        Figure("emulator cpu", "CPU of the emulator", "µs a row"),
-        Figure("emulator busy", "CPU of the emulator while rows are sent", "% of a core"),
-        Figure("bare", "bare loop of serialized batch calls", "rows/s"),
-        Figure("loop", _LOOP, "rows/s"),
-        Figure("threads", _THREADS, "rows/s"),
-        Figure("async", _ASYNC, "rows/s"),
+    figures=figures(
+        """
+        x loop | fan-out, how many times as fast | x | ≥ 50 | loop of `client.create_task`
+        x async | fan-out, how many times as fast | x | ≥ 15 | `CloudTasksAsyncClient`, 64 in flight
+        x threads | fan-out, how many times as fast | x |  | `client.create_task` in 64 threads
+        share | sending from the outbox | % of its rows/s | ≥ 70 | serialized batch calls in a bare loop
+        seconds | fan-out, whole | s
+        rate | fan-out, whole | rows/s
+        planning | of that in the call: planned and safe in the outbox | s
+        sending | of that in the background: sent and acknowledged | s
+        client cpu | CPU of the process that fans out | µs a row
+        emulator cpu | CPU of the emulator | µs a row
+        emulator busy | CPU of the emulator while rows are sent | % of a core
+        bare | bare loop of serialized batch calls | rows/s
+        loop | loop of `client.create_task` | rows/s
+        threads | `client.create_task` in 64 threads | rows/s
+        async | `CloudTasksAsyncClient`, 64 in flight | rows/s
+        """
     ),
     run=_compare,
     seconds=300,
@@ -207,12 +198,14 @@ WITHOUT_BATCH = Case(
     name="no-batch",
     title="Fan-out without batch calls",
     how="The same with an emulator that answers batch calls with UNIMPLEMENTED, as endpoints did before 2026.",
-    figures=(
-        Figure("x loop", "fan-out, how many times as fast", "x", against=_LOOP, low=4),
-        Figure("rate", "fan-out, whole", "rows/s"),
-        Figure("loop", _LOOP, "rows/s"),
-        Figure("client cpu", "CPU of the process that fans out", "µs a row"),
-        Figure("emulator cpu", "CPU of the emulator", "µs a row"),
+    figures=figures(
+        """
+        x loop       | fan-out, how many times as fast  | x        | ≥ 4 | loop of `client.create_task`
+        rate         | fan-out, whole                   | rows/s
+        loop         | loop of `client.create_task`     | rows/s
+        client cpu   | CPU of the process that fans out | µs a row
+        emulator cpu | CPU of the emulator              | µs a row
+        """
     ),
     run=_compare_without_batch,
     full_seconds=900,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["Bench", "Case", "Figure", "Result", "Size", "judge", "number", "spread"]
+__all__ = ["Bench", "Case", "Figure", "Result", "Size", "figures", "judge", "number", "spread"]
 
 _WHOLE, _TENTHS = 100, 10  # from here on a number is written with no decimals, and with one
 
@@ -35,6 +36,22 @@ class Figure:
         if self.low is not None:
             return f"≥ {number(self.low)} {self.unit}"
         return f"≤ {number(self.high)} {self.unit}" if self.high is not None else ""
+
+
+def figures(table: str) -> tuple[Figure, ...]:
+    """Read figures from lines of ``key | what | unit | goal | against | --full``; the last three may be left out.
+
+    A goal is ``≥ 50``, ``≤ 5`` or ``98 to 102``.
+    """
+    return tuple(_figure(*(cell.strip() for cell in line.split("|"))) for line in table.strip().splitlines())
+
+
+def _figure(key: str, what: str, unit: str, *rest: str) -> Figure:
+    goal, against, full = (*rest, "", "", "")[:3]
+    bounds = [float(bound.replace(",", "")) for bound in re.findall(r"[\d,.]+", goal)]
+    low = None if goal.startswith("≤") or not bounds else bounds[0]
+    high = None if goal.startswith("≥") or not bounds else bounds[-1]
+    return Figure(key, what, unit, against=against, low=low, high=high, full=bool(full))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

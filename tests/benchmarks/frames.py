@@ -11,7 +11,7 @@ import pandas as pd
 from google.cloud import tasks_v2
 
 from tests.benchmarks import callers
-from tests.benchmarks.figures import Bench, Case, Figure
+from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.servers import Cost, filled
 
 __all__ = ["IMPORT", "LISTING"]
@@ -66,12 +66,14 @@ LISTING = Case(
     name="listing",
     title="Listing 100,000 tasks into a DataFrame",
     how="`queue.tasks(limit=None)`, pages of 1,000 in BASIC view; CPU of the listing process, all its threads.",
-    figures=(
-        Figure("x", "CPU, how many times less", "x", against="`Task.to_dict` over `client.list_tasks`", low=10),
-        Figure("ours", "CPU of `queue.tasks`", "s"),
-        Figure("theirs", "CPU of `Task.to_dict`", "s"),
-        Figure("our wall", "`queue.tasks` by the clock", "s"),
-        Figure("their wall", "`Task.to_dict` by the clock", "s"),
+    figures=figures(
+        """
+        x          | CPU, how many times less    | x | ≥ 10 | `Task.to_dict` over `client.list_tasks`
+        ours       | CPU of `queue.tasks`        | s
+        theirs     | CPU of `Task.to_dict`       | s
+        our wall   | `queue.tasks` by the clock  | s
+        their wall | `Task.to_dict` by the clock | s
+        """
     ),
     run=_listing,
 )
@@ -80,10 +82,12 @@ IMPORT = Case(
     name="import",
     title="Import",
     how="Each in a fresh interpreter that has imported pandas.",
-    figures=(
-        Figure("ours", "`import cloudtasks_nb`", "ms", against="`import google.cloud.tasks_v2`", high=150),
-        Figure("first", "the same and the first `cloudtasks_nb.connect`, which loads the rest", "ms"),
-        Figure("google", "`import google.cloud.tasks_v2`", "ms"),
+    figures=figures(
+        """
+        ours | `import cloudtasks_nb` | ms | ≤ 150 | `import google.cloud.tasks_v2`
+        first | the same and the first `cloudtasks_nb.connect`, which loads the rest | ms
+        google | `import google.cloud.tasks_v2` | ms
+        """
     ),
     run=_import,
 )

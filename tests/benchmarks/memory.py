@@ -13,7 +13,7 @@ import pandas as pd
 
 from tests.benchmarks import flights
 from tests.benchmarks.fan_out import until_sent
-from tests.benchmarks.figures import Bench, Case, Figure
+from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.machine import peak_mb
 from tests.benchmarks.servers import Emulator, client
 
@@ -71,12 +71,14 @@ MEMORY = Case(
         f"`queue.fan_out(frames, url=…)` with an iterator of DataFrames of {_CHUNK:,} rows, in a process of its own, "
         "until the last acknowledgement of a temporary emulator; the peak of resident memory (`VmHWM`)."
     ),
-    figures=(
-        Figure("more", "peak with many rows less that with few", "MB", high=50),
-        Figure("few", "peak with few rows, interpreter and libraries included", "MB"),
-        Figure("many", "peak with many rows", "MB"),
-        Figure("10,000,000 more", "same with 10,000,000 rows", "MB", high=50, full=True),
-        Figure("10,000,000", "peak with 10,000,000 rows", "MB", full=True),
+    figures=figures(
+        """
+        more            | peak with many rows less that with few                 | MB | ≤ 50
+        few             | peak with few rows, interpreter and libraries included | MB
+        many            | peak with many rows                                    | MB
+        10,000,000 more | same with 10,000,000 rows                              | MB | ≤ 50 |  | --full
+        10,000,000      | peak with 10,000,000 rows                              | MB |      |  | --full
+        """
     ),
     run=_measure,
     seconds=300,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.benchmarks.figures import Bench, Case, Figure
+from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.servers import LOCATION, filled
 from tests.browser.lab import SETTINGS, Server, launch, window
 
@@ -77,9 +77,11 @@ PAINT = Case(
         "in Chromium: from the key that runs it until the row of the queue is painted, loading the widget libraries "
         "included. Then from a click on the tab Tasks until its first rows are painted."
     ),
-    figures=(
-        Figure("panel", "from running the cell to the painted queue", "ms", high=1_000),
-        Figure("tasks", "from the click to the first painted tasks", "ms", high=1_000),
+    figures=figures(
+        """
+        panel | from running the cell to the painted queue | ms | ≤ 1,000
+        tasks | from the click to the first painted tasks  | ms | ≤ 1,000
+        """
     ),
     run=_paints,
 )
