@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,12 +17,10 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.calendar import ASKED
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.request import BatchOptions, make_request
-from cloudtasks_nb.fanout.outbox.draft import Draft
-from cloudtasks_nb.fanout.outbox.known import SENT_BY_THE_SAME_CELL, why
 from cloudtasks_nb.fanout.periods.across import cross
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, parse_freq
+from cloudtasks_nb.fanout.plan.dry_run import Plan
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.plan import Plan
 
 __all__ = ["Backfill"]
 
@@ -84,7 +82,7 @@ class Backfill:
         BatchExistsError
             If the batch of this name is of another series, or of other templates; nothing is kept then.
         """
-        self._find_batch()
+        self._check_series()
         if self._partitions.notes:
             notify("; ".join(self._partitions.notes))
         batch = self._catalog.fan_out(self._request)
@@ -102,33 +100,14 @@ class Backfill:
         BatchExistsError
             If the batch of this name is of another series, or of other templates.
         """
-        request = self._request
-        draft = Draft(
-            place=self._catalog.place(request.queue),
-            name=self._name,
-            recipe=request.recipe.identity,
-            description={**self._find_batch(), **request.recipe.describe()},
-            skip=request.options.errors == "skip",
-        )
+        self._check_series()
+        plan = self._catalog.dry_run(self._request, self.send, verdicts=True)
+        partitions = self._request.data["partition"].tolist()
+        plan.frame.insert(list(plan.frame).index("verdict"), "partition", partitions)
+        return replace(plan, about=self._about(plan.frame[plan.frame["problem"].isna()]))
 
-        def verdicts(keys: Sequence[bytes]) -> dict[str, list[Any]]:
-            states = self._catalog.outbox.known(draft, keys)
-            return {
-                "partition": request.data["partition"].tolist(),
-                "verdict": ["send" if state in SENT_BY_THE_SAME_CELL else "skip" for state in states],
-                "why": [why(state) for state in states],
-            }
-
-        plan = self._catalog.dry_run(request, self.send, verdicts)
-        bad = plan.frame["problem"].notna()
-        plan.frame.loc[bad, ["verdict", "why"]] = ["skip", "problem"]
-        return replace(plan, about=self._about(plan.frame[~bad]))
-
-    def _find_batch(self) -> Mapping[str, Any]:
-        """Return the description of the batch that the rows would join; empty if there is none.
-
-        Periods of different lengths or zones are never mixed in one batch.
-        """
+    def _check_series(self) -> None:
+        """Refuse to mix periods of different lengths or zones in one batch."""
         for record in self._catalog.outbox.batches.find(**asdict(self._catalog.place(self._request.queue))):
             if self._name not in (record.name, record.id):
                 continue
@@ -139,8 +118,6 @@ class Backfill:
                     resource=record.id,
                     hint="nothing was sent; leave name= out, or use a new one",
                 )
-            return record.description
-        return {}
 
     def _about(self, frame: pd.DataFrame) -> dict[str, str]:
         """Return what the plan covers, and how many rows are left out because the batch has them."""

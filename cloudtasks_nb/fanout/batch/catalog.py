@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.track import Tracker
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import choose
-from cloudtasks_nb.fanout.outbox.draft import Draft
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, State
+from cloudtasks_nb.fanout.plan.dry_run import Plan, make_plan
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.plan.plan import Plan, make_plan, plan_chunks
+from cloudtasks_nb.fanout.plan.plan import plan_chunks
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 
@@ -78,7 +80,9 @@ class Catalog:
         _warn_about_outcomes(limits, request)
         return self._open(result.batch, sending=True, send_rate=request.options.send_rate)
 
-    def dry_run(self, request: FanOutRequest, submit: Callable[[], Any] | None = None, verdicts: Any = None) -> Plan:
+    def dry_run(
+        self, request: FanOutRequest, submit: Callable[[], Any] | None = None, *, verdicts: bool = False
+    ) -> Plan:
         """Render and check every row, and send nothing.
 
         Parameters
@@ -86,7 +90,7 @@ class Catalog:
         request : FanOutRequest
         submit : callable, optional
             What `Plan.submit` does; `fan_out` when left out.
-        verdicts : callable, optional
+        verdicts : bool
             As for `make_plan`.
 
         Raises
@@ -95,17 +99,12 @@ class Catalog:
             If the batch of this name was made of other templates.
         """
         limits = self._limits(request.queue)
-        draft = Draft(
-            place=self.place(request.queue),
-            name=request.options.name,
-            recipe=request.recipe.identity,
-            description=request.description,
-            skip=request.options.errors == "skip",
-        )
-        with Bar("planning", _length(request.data), show=request.options.progress) as bar:
+        bar = Bar("planning", _length(request.data), show=request.options.progress)
+        with self.outbox.dry_run(self._spec(request)) as dry_run, bar:
             return make_plan(
                 request.data,
                 request.recipe,
+                dry_run,
                 now=dt.datetime.now(dt.UTC),
                 queue=request.queue.queue,
                 submit=submit or (lambda: self.fan_out(request)),
@@ -113,7 +112,6 @@ class Catalog:
                 rate=limits["rate"],
                 max_concurrent=limits["max_concurrent"],
                 verdicts=verdicts,
-                foretell=lambda asked: self.outbox.planned(draft, asked),
                 halted="" if limits["state"] == "RUNNING" else limits["state"].lower(),
                 on_progress=bar.add,
             )
@@ -172,22 +170,25 @@ class Catalog:
         """Return the settings of a queue; raises if it does not exist, before anything is planned."""
         return queue_values(self._connection.call("GetQueue", name=str(queue)))
 
+    def _spec(self, request: FanOutRequest) -> BatchSpec:
+        return BatchSpec(
+            place=self.place(request.queue),
+            recipe=request.recipe.identity,
+            name=request.options.name,
+            description=request.description,
+            skip=request.options.errors == "skip",
+        )
+
     def _spool(self, request: FanOutRequest) -> Spooled:
         recipe, options, now = request.recipe, request.options, dt.datetime.now(dt.UTC)
         retry = recipe.delivery.retry or {}
-        description = {
-            **request.description,
+        facts = {
             "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }
-        spool = self.outbox.spool(
-            self.place(request.queue),
-            recipe_identity=recipe.identity,
-            name=options.name,
-            description=description,
-            errors=options.errors,
-        )
+        spec = self._spec(request)
+        spool = self.outbox.spool(replace(spec, description={**spec.description, **facts}))
         with spool, Bar("planning", _length(request.data), show=options.progress) as bar:
             for chunk in plan_chunks(request.data, recipe, now=now, errors=options.errors, on_progress=bar.add):
                 spool.add(chunk)

@@ -1,28 +1,145 @@
-"""The end of a spool: is the batch new, and which of the rows does it have already.
+"""Decide which batch planned rows belong to and which of them it has already, and add the others to it.
 
-Everything here runs in one transaction on the spool's own connection: what raises leaves no trace.
+`decide` only reads the outbox's tables and writes temporary ones, so that a dry run can end there. A real spool goes on
+with `apply`, in the same transaction.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from cloudtasks_nb.errors import BatchExistsError, OutboxError
-from cloudtasks_nb.fanout.outbox.clashes import ALL_AGAIN, SHOWN, conflict, index, refuse_overlap
+from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox.counters import add_counts, counts, number, set_reasons, touch
-from cloudtasks_nb.fanout.outbox.draft import Draft, Seen, Target
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
-from cloudtasks_nb.fanout.plan.identity import batch_ids, named_identity, rows_identity
+from cloudtasks_nb.fanout.plan.identity import (
+    KEY_SIZE,
+    Place,
+    batch_ids,
+    named_identity,
+    row_sum,
+    rows_identity,
+)
 
-__all__ = ["find", "free_id", "settle"]
+__all__ = [
+    "INCOMING",
+    "NAMED",
+    "BatchSpec",
+    "Decision",
+    "FoundBatch",
+    "Intake",
+    "Overlap",
+    "Refs",
+    "apply",
+    "attach_all",
+    "decide",
+    "find",
+    "new_id",
+    "plain_reason",
+]
+
+NAMED = 5  #: rows that a message names
+
+_ANY_NAME = "any new name sends all"  # the way out that always works
+_NOTHING_SENT = "nothing was sent; "
+
+#: Temporary tables, on the spool's own connection, for the rows that were planned. `digest` is 0 for a row that is no
+#: valid task. Rows that the batch has leave `incoming` for `known`.
+INCOMING = (
+    """CREATE TEMP TABLE incoming (
+        ref INTEGER PRIMARY KEY, row INTEGER, k1 INTEGER, k2 INTEGER, digest INTEGER, state INTEGER)""",
+    """CREATE TEMP TABLE new_keys (
+        k1 INTEGER, k2 INTEGER, digest INTEGER, ref INTEGER, PRIMARY KEY (k1, k2)) WITHOUT ROWID""",
+    "CREATE TEMP TABLE reasons (ref INTEGER PRIMARY KEY, reason TEXT)",
+    "CREATE TEMP TABLE known (ref INTEGER PRIMARY KEY, theirs INTEGER)",
+    "CREATE TEMP TABLE conflicts (ref INTEGER PRIMARY KEY)",
+)
 
 
-def find(connection: sqlite3.Connection, draft: Draft, identity: bytes | None = None) -> Target | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSpec:
+    """What is asked for, besides the rows."""
+
+    place: Place
+    recipe: bytes  #: what the requests are made of, digested: rows belong to one batch only if it is the same
+    name: str | None = None  #: of the batch, or the id of one that exists; None: the rows themselves are its identity
+    description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
+    skip: bool = False  #: of rows with the same key send the first, instead of raising
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundBatch:
+    """The batch that a name or the rows lead to."""
+
+    num: int
+    id: str
+    label: str  #: its name and id, or its id alone
+
+
+class Refs:
+    """A set of refs with one bit each, because a batch may have ten million rows."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, bytearray] = {}
+
+    def add(self, ref: int) -> None:
+        """Add a ref."""
+        byte, bit = divmod(ref & 0xFFFFFFFF, 8)
+        bits = self._parts.setdefault(ref >> 32, bytearray())
+        if byte >= len(bits):
+            bits.extend(bytes(byte + 1 - len(bits) + len(bits) // 8))
+        bits[byte] |= 1 << bit
+
+    def has(self, ref: int) -> bool:
+        """Return whether a ref is in the set."""
+        byte, bit = divmod(ref & 0xFFFFFFFF, 8)
+        bits = self._parts.get(ref >> 32, b"")
+        return byte < len(bits) and bool(bits[byte] >> bit & 1)
+
+
+@dataclass(slots=True, kw_only=True)
+class Intake:
+    """What is known of the rows that were spooled so far."""
+
+    part: int
+    rows: int = 0  #: planned
+    total: int = 0  #: `row_sum` of those that are in `incoming`
+    target: FoundBatch | None = None  #: the batch of this name, if there was one before the first row
+    known: int = 0  #: rows that it has
+    met: Refs = field(default_factory=Refs)  #: refs of those rows in the batch
+    left: dict[State, int] = field(default_factory=dict)  #: how many of them are in which state
+    conflicts: list[int] = field(default_factory=list)  #: first rows whose key it knows with another request
+    conflicting: int = 0  #: how many such rows there are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """A batch that has some of the rows."""
+
+    label: str
+    same: bool  #: it was made of the same templates
+    shared: int  #: rows
+    rows: str  #: SQL that selects them; `a` are the new rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Where the rows go, or why they may not."""
+
+    target: FoundBatch | None  #: the batch they are added to; None: a new one
+    identity: bytes  #: of the new batch
+    repeated: int  #: rows with the key of an earlier row
+    duplicates: int  #: those of them that the batch does not have
+    overlaps: Sequence[Overlap]
+    errors: Sequence[CloudTasksError]  #: why the rows may not be sent; a spool raises the first of them
+
+
+def find(connection: sqlite3.Connection, spec: BatchSpec, identity: bytes | None = None) -> FoundBatch | None:
     """Find the batch that is meant: by name (the id of a batch will do), else by what its rows are.
 
     Raises
@@ -30,17 +147,17 @@ def find(connection: sqlite3.Connection, draft: Draft, identity: bytes | None = 
     BatchExistsError
         If the batch of this name was made of other templates.
     """
-    place = draft.place
+    place = spec.place
     found = None
-    if draft.name is not None:
+    if spec.name is not None:
         found = connection.execute(
             """SELECT num, id, name, recipe, description FROM batches WHERE identity = :identity
                OR (id = :name AND endpoint = :endpoint AND project = :project AND location = :location
                    AND queue = :queue)
                ORDER BY identity <> :identity LIMIT 1""",
             {
-                "identity": named_identity(place, draft.name),
-                "name": draft.name,
+                "identity": named_identity(place, spec.name),
+                "name": spec.name,
                 "endpoint": place.endpoint,
                 "project": place.project,
                 "location": place.location,
@@ -54,163 +171,285 @@ def find(connection: sqlite3.Connection, draft: Draft, identity: bytes | None = 
     if found is None:
         return None
     num, batch, name, recipe, description = found
-    target = Target(num=num, id=batch, label=f"{name} ({batch})" if name else batch)
-    if recipe != draft.recipe:
+    target = FoundBatch(num=num, id=batch, label=f"{name} ({batch})" if name else batch)
+    if recipe != spec.recipe:
         before = orjson.loads(description)
         # Words with an underscore are facts about the sending, not about the templates.
-        words = {word for word in before.keys() | draft.description if not word.startswith("_")}
-        other = sorted(word for word in words if _differs(before, draft.description, word))
+        words = {word for word in before.keys() | spec.description if not word.startswith("_")}
+        other = sorted(word for word in words if _differs(before, spec.description, word))
         raise BatchExistsError(
             f"the batch {target.label} was made of other templates"
-            + "".join(f"; {word} was {before.get(word)!r}, is {draft.description.get(word)!r}" for word in other),
+            + "".join(f"; {word} was {before.get(word)!r}, is {spec.description.get(word)!r}" for word in other),
             resource=batch,
-            hint=f"nothing was sent; {ALL_AGAIN}",
+            hint=f"nothing was sent; {_ANY_NAME}",
         )
     return target
 
 
-def settle(connection: sqlite3.Connection, draft: Draft, seen: Seen) -> Spooled:
-    """Make the rows part of a batch; runs in the caller's transaction.
+def attach_all(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> Spooled | None:
+    """Attach to the batch that has exactly these rows, without reading each of them; None if there is none."""
+    if spec.name is not None:
+        return None
+    target = find(connection, spec, rows_identity(spec.place, spec.recipe, intake.total))
+    left = {} if target is None else {state: n for state, n in counts(connection, target.num).items() if n}
+    if target is None or sum(left.values()) != intake.rows:
+        return None
+    return Spooled(batch=target.id, created=False, added=0, known=intake.rows, duplicates=0, rejected=0, left=left)
+
+
+def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> Decision:
+    """Find duplicates, the batch, the rows that it has, and what forbids to send the others.
 
     Raises
     ------
-    DuplicateRowsError
-        If rows have the same key and `draft.skip` is not set.
     BatchExistsError
-        If the batch knows a key with another request, or if another batch has some of the rows.
+        If the batch of this name was made of other templates.
     OutboxError
-        If the batch to which the rows belong was deleted meanwhile.
+        If the batch that the rows were compared with was deleted meanwhile.
     """
-    if draft.name is None and (again := _again(connection, draft, seen)):
-        return again
-    duplicates = index(connection, draft, seen)
-    identity = rows_identity(draft.place, draft.recipe, seen.total)
-    target = find(connection, draft, identity)
-    if seen.target is not None and (target is None or target.num != seen.target.num):
+    errors: list[CloudTasksError] = []
+    repeated = duplicates = _sort_keys(connection, spec, intake, errors)
+    by_rows = rows_identity(spec.place, spec.recipe, intake.total)
+    target = find(connection, spec, by_rows)
+    if intake.target is not None and (target is None or target.num != intake.target.num):
         raise OutboxError(
-            f"the batch {seen.target.label} was deleted while its rows were planned",
-            resource=seen.target.id,
+            f"the batch {intake.target.label} was deleted while its rows were planned",
+            resource=intake.target.id,
             hint="run the cell again",
         )
-    created = target is None
-    if target is None:
-        if draft.name is None:
-            refuse_overlap(connection, draft, seen)
-        target = _found(connection, draft, seen, identity if draft.name is None else None)
-    else:
-        _leave_known(connection, seen, target)
+    overlaps: Sequence[Overlap] = ()
+    if target is not None:
+        _leave_known(connection, intake, target, errors)
         duplicates = number(connection, "SELECT count(*) FROM incoming WHERE state = ? AND digest <> 0", State.REJECTED)
-    brought = _bring_in(connection, draft, seen, target, created=created)
-    return Spooled(
-        batch=target.id,
-        created=created,
-        added=brought.get(State.UNSENT, 0),
-        known=seen.known,
+    elif spec.name is None:
+        total = number(connection, "SELECT count(*) FROM new_keys WHERE digest <> 0")
+        if overlaps := _overlaps(connection, spec):
+            errors.append(_overlap_error(overlaps, total))
+    return Decision(
+        target=target,
+        identity=by_rows if spec.name is None else named_identity(spec.place, spec.name),
+        repeated=repeated,
         duplicates=duplicates,
-        rejected=brought.get(State.REJECTED, 0) - duplicates,
-        left=seen.left,
+        overlaps=overlaps,
+        errors=errors,
     )
 
 
-def _again(connection: sqlite3.Connection, draft: Draft, seen: Seen) -> Spooled | None:
-    """Attach to the batch that has exactly these rows, without a look at each: the same cell, run again."""
-    target = find(connection, draft, rows_identity(draft.place, draft.recipe, seen.total))
-    left = {} if target is None else {state: n for state, n in counts(connection, target.num).items() if n}
-    if target is None or sum(left.values()) != seen.rows:
-        return None
-    return Spooled(batch=target.id, created=False, added=0, known=seen.rows, duplicates=0, rejected=0, left=left)
+def apply(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, decision: Decision) -> Spooled:
+    """Add the rows to their batch, which is made if it is new; runs in the transaction of `decide`."""
+    created = decision.target is None
+    target = decision.target or _create(connection, spec, intake, decision.identity)
+    if not created:
+        _replace_rejected(connection, target)
+        connection.execute("DELETE FROM new_keys WHERE ref NOT IN (SELECT ref FROM incoming)")
+    connection.execute("INSERT INTO keys SELECT ?, k1, k2, digest, ref FROM new_keys ORDER BY k1, k2", (target.num,))
+    added = _add_rows(connection, spec, intake, target, created=created)
+    return Spooled(
+        batch=target.id,
+        created=created,
+        added=added.get(State.UNSENT, 0),
+        known=intake.known,
+        duplicates=decision.duplicates,
+        rejected=added.get(State.REJECTED, 0) - decision.duplicates,
+        left=intake.left,
+    )
 
 
-def _found(connection: sqlite3.Connection, draft: Draft, seen: Seen, identity: bytes | None) -> Target:
-    """Write a new batch down."""
-    identity = identity or named_identity(draft.place, draft.name or "")
-    batch = free_id(connection, identity)
-    place, now = draft.place, time.time()
+def _create(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, identity: bytes) -> FoundBatch:
+    """Make a new batch."""
+    batch = new_id(connection, identity)
+    place, now = spec.place, time.time()
     connection.execute(
         """INSERT INTO batches (num, id, identity, endpoint, project, location, queue, name, recipe, description,
            created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
         (
-            seen.part,
+            intake.part,
             batch,
             identity,
             place.endpoint,
             place.project,
             place.location,
             place.queue,
-            draft.name,
-            draft.recipe,
-            orjson.dumps(dict(draft.description), default=str).decode(),
+            spec.name,
+            spec.recipe,
+            orjson.dumps(dict(spec.description), default=str).decode(),
             now,
             now,
         ),
     )
-    return Target(num=seen.part, id=batch, label=draft.name or batch)
+    return FoundBatch(num=intake.part, id=batch, label=spec.name or batch)
 
 
-def free_id(connection: sqlite3.Connection, identity: bytes) -> str:
+def new_id(connection: sqlite3.Connection, identity: bytes) -> str:
     """Return the id that a new batch gets: the first of its identity that no other batch has."""
     taken = "SELECT 1 FROM batches WHERE id = ?"
     return next(i for i in batch_ids(identity) if connection.execute(taken, (i,)).fetchone() is None)
 
 
-def _leave_known(connection: sqlite3.Connection, seen: Seen, target: Target) -> None:
-    """Leave out the rows that the batch has. A row that was no valid task gives way to one that is."""
-    both = "FROM incoming i JOIN keys k ON k.num = ? AND k.k1 = i.k1 AND k.k2 = i.k2"
-    differ = f"""{both} WHERE i.digest <> 0 AND k.digest <> 0 AND i.digest <> k.digest
-                 AND i.state <> {State.REJECTED:d}"""  # those are duplicates, left out the first time too
-    many = number(connection, f"SELECT count(*) {differ}", target.num)
-    if many or seen.conflicting:
-        rows = connection.execute(f"SELECT i.row {differ} ORDER BY i.ref LIMIT {SHOWN}", (target.num,))
-        first = [*seen.conflicts, *(row for (row,) in rows)][:SHOWN]
-        raise conflict(first, many + seen.conflicting, seen.rows, target)
+def _sort_keys(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, errors: list[CloudTasksError]) -> int:
+    """Sort the rows by key, reject those with the key of an earlier row, and return how many that are."""
+    kept = connection.execute(
+        "INSERT OR IGNORE INTO new_keys SELECT k1, k2, digest, ref FROM incoming ORDER BY k1, k2, digest = 0, ref"
+    ).rowcount
+    if kept == number(connection, "SELECT count(*) FROM incoming"):
+        return 0
+    # Row by row into the index, and not the other way round, which would read all rows again for each of them.
+    pairs = "FROM incoming i CROSS JOIN new_keys k ON k.k1 = i.k1 AND k.k2 = i.k2 AND k.ref <> i.ref"
+    extras = f"{pairs} CROSS JOIN incoming first ON first.ref = k.ref WHERE i.digest <> 0"
+    many = number(connection, f"SELECT count(*) {extras}")
+    if many and not spec.skip:
+        rows = connection.execute(f"SELECT i.row, first.row {extras} ORDER BY i.ref LIMIT {NAMED}")
+        errors.append(_duplicates_error(rows.fetchall(), many, intake.rows))
+    for k1, k2, digest in connection.execute(f"SELECT i.k1, i.k2, i.digest {pairs}"):
+        intake.total -= row_sum([_bytes(k1) + _bytes(k2)], [digest % (1 << 64)])
+    connection.execute(f"INSERT INTO reasons SELECT i.ref, printf('duplicate of row %d', first.row) {extras}")
     connection.execute(
-        f"INSERT INTO known SELECT i.ref, k.ref {both} WHERE i.digest = 0 OR k.digest <> 0",
-        (target.num,),
+        f"UPDATE incoming SET state = ? WHERE ref IN (SELECT i.ref {extras})",  # noqa: S608 - text of our own
+        (State.REJECTED,),
     )
-    left = connection.execute("SELECT r.state, count(*) FROM known k JOIN rows r ON r.ref = k.theirs GROUP BY r.state")
+    return many
+
+
+def _leave_known(
+    connection: sqlite3.Connection, intake: Intake, target: FoundBatch, errors: list[CloudTasksError]
+) -> None:
+    """Move the rows that the batch has from `incoming` to `known`, and find those that it has with another request."""
+    both = f"FROM incoming i JOIN keys k ON k.num = {target.num} AND k.k1 = i.k1 AND k.k2 = i.k2"
+    connection.execute(
+        f"""INSERT INTO conflicts SELECT i.ref {both} WHERE i.digest <> 0 AND k.digest <> 0 AND i.digest <> k.digest
+            AND i.state <> ?""",  # duplicates are left out, as they were the first time
+        (State.REJECTED,),
+    )
+    many = number(connection, "SELECT changes()")
+    if many or intake.conflicting:
+        rows = connection.execute(
+            "SELECT i.row FROM incoming i JOIN conflicts c ON c.ref = i.ref ORDER BY i.ref LIMIT ?", (NAMED,)
+        )
+        first = [*intake.conflicts, *(row for (row,) in rows)][:NAMED]
+        errors.append(_conflict_error(first, many + intake.conflicting, intake.rows, target))
+        connection.execute("DELETE FROM incoming WHERE ref IN (SELECT ref FROM conflicts)")
+    # A row that was no valid task gives way to one that is.
+    connection.execute(f"INSERT INTO known SELECT i.ref, k.ref {both} WHERE i.digest = 0 OR k.digest <> 0")
+    left = connection.execute(
+        """SELECT r.state, count(*) FROM known k JOIN rows r ON r.ref = k.theirs
+           WHERE k.ref IN (SELECT ref FROM incoming) GROUP BY r.state"""
+    )
     for state, n in left.fetchall():
-        seen.known += n
-        seen.left[State(state)] = seen.left.get(State(state), 0) + n
+        intake.known += n
+        intake.left[State(state)] = intake.left.get(State(state), 0) + n
     connection.execute("DELETE FROM incoming WHERE ref IN (SELECT ref FROM known)")
-    connection.execute(f"INSERT INTO known SELECT i.ref, k.ref {both} WHERE i.digest <> 0", (target.num,))
+
+
+def _replace_rejected(connection: sqlite3.Connection, target: FoundBatch) -> None:
+    """Remove the rows of a batch that were no valid tasks and come again as valid ones."""
     connection.execute(
-        "DELETE FROM rows WHERE ref IN (SELECT theirs FROM known WHERE ref IN (SELECT ref FROM incoming))"
-    )
-    gone = connection.execute("SELECT changes()").fetchone()[0]
-    add_counts(connection, target.num, {State.REJECTED: -gone})
-    connection.execute(
-        "DELETE FROM keys WHERE num = ? AND ref IN (SELECT theirs FROM known WHERE ref IN (SELECT ref FROM incoming))",
+        """CREATE TEMP TABLE replaced AS SELECT k.ref, k.k1, k.k2 FROM incoming i
+           JOIN keys k ON k.num = ? AND k.k1 = i.k1 AND k.k2 = i.k2 WHERE i.digest <> 0""",
         (target.num,),
     )
-    connection.execute(
-        "INSERT INTO keys SELECT ?, k1, k2, digest, ref FROM keys WHERE num = ? AND ref IN (SELECT ref FROM incoming)",
-        (target.num, seen.part),
-    )
-    connection.execute("DELETE FROM keys WHERE num = ?", (seen.part,))
+    connection.execute("DELETE FROM rows WHERE ref IN (SELECT ref FROM replaced)")
+    add_counts(connection, target.num, {State.REJECTED: -number(connection, "SELECT changes()")})
+    connection.execute("DELETE FROM keys WHERE num = ? AND (k1, k2) IN (SELECT k1, k2 FROM replaced)", (target.num,))
 
 
-def _bring_in(
-    connection: sqlite3.Connection, draft: Draft, seen: Seen, target: Target, *, created: bool
+def _add_rows(
+    connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, target: FoundBatch, *, created: bool
 ) -> dict[State, int]:
-    """Move the rows that are left into the batch; return how many came in each state."""
+    """Add the rows in `incoming` to the batch; return how many there are in each state."""
     connection.execute("INSERT INTO rows SELECT ref, row, state = ?, state FROM incoming ORDER BY ref", (State.UNSENT,))
     set_reasons(
         connection, connection.execute("SELECT ref, reason FROM reasons WHERE ref IN (SELECT ref FROM incoming)")
     )
-    found = connection.execute("SELECT state, count(*) FROM incoming GROUP BY state").fetchall()
-    brought = {State(state): n for state, n in found}
-    add_counts(connection, target.num, {int(state): n for state, n in brought.items()})
+    grouped = connection.execute("SELECT state, count(*) FROM incoming GROUP BY state").fetchall()
+    added = {State(state): n for state, n in grouped}
+    add_counts(connection, target.num, {int(state): n for state, n in added.items()})
     last = connection.execute("SELECT max(ref) FROM incoming").fetchone()[0]
     if last is not None or created:
         connection.execute(
             """UPDATE parts SET num = ?, queue = ?, status = 1, next = part << 32, last = coalesce(?, (part << 32) - 1)
                WHERE part = ?""",
-            (target.num, draft.place.queue, last, seen.part),
+            (target.num, spec.place.queue, last, intake.part),
         )
-    if brought and not created:
+    if added and not created:
         connection.execute("UPDATE batches SET round = round + 1, snapshot = NULL WHERE num = ?", (target.num,))
         touch(connection, target.num)
-    return brought
+    return added
+
+
+def _overlaps(connection: sqlite3.Connection, spec: BatchSpec) -> list[Overlap]:
+    """Return the batches of the queue that have some of the rows, the one with the most first."""
+    place = spec.place
+    others = connection.execute(
+        """SELECT b.num, b.id, b.name, b.recipe, (SELECT sum(n) FROM counts c WHERE c.num = b.num) FROM batches b
+           WHERE endpoint = ? AND project = ? AND location = ? AND queue = ? ORDER BY b.num DESC""",
+        (place.endpoint, place.project, place.location, place.queue),
+    ).fetchall()
+    size = number(connection, "SELECT count(*) FROM new_keys")
+    found = []
+    for num, batch, name, recipe, theirs in others:
+        # One search in the larger batch for each row of the smaller.
+        same = "a.k1 = b.k1 AND a.k2 = b.k2"
+        sides = (
+            f"new_keys a CROSS JOIN keys b ON b.num = {num} AND {same}"
+            if size <= (theirs or 0)
+            else f"keys b CROSS JOIN new_keys a ON {same}"
+        )
+        rows = f"FROM {sides} WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
+        shared = number(connection, f"SELECT count(*) {rows}")
+        if shared:
+            found.append(Overlap(label=name or batch, same=recipe == spec.recipe, shared=shared, rows=rows))
+    return sorted(found, key=lambda one: -one.shared)
+
+
+def _overlap_error(found: Sequence[Overlap], total: int) -> BatchExistsError:
+    """Return the error for rows that other batches have; `found` as `_overlaps` returns it."""
+    most = found[0]
+    if most.shared == total:
+        ways = f'tasks.batch("{most.label}") shows it, {_ANY_NAME}'
+    elif most.same:
+        ways = f'name="{most.label}" sends the other {total - most.shared:,}, {_ANY_NAME}'
+    else:
+        ways = f"it was made of other templates; {_ANY_NAME}"
+    return BatchExistsError(
+        ", ".join(f"{one.shared:,} of {total:,} are in {one.label}" for one in found[:3]),
+        resource=most.label,
+        hint=f"{_NOTHING_SENT}{ways}",
+    )
+
+
+def plain_reason(error: CloudTasksError) -> str:
+    """Return what an error of this module says in one line, for a dry run, where it is plain that nothing was sent."""
+    return f"{error.message}; {(error.hint or '').removeprefix(_NOTHING_SENT)}"
+
+
+def _conflict_error(rows: Sequence[int], many: int, total: int, target: FoundBatch) -> BatchExistsError:
+    """Return the error for rows whose key the batch knows with another request."""
+    one = many == 1
+    return BatchExistsError(
+        f"{many:,} of {total:,} rows {'has a key' if one else 'have keys'} that the batch {target.label} knows with "
+        f"another request ({'row' if one else 'rows'} {_list(rows, many)})",
+        resource=target.id,
+        hint=f"{_NOTHING_SENT}{_ANY_NAME}, and key=[...] may name more columns that tell rows apart",
+    )
+
+
+def _duplicates_error(rows: Sequence[tuple[int, int]], many: int, total: int) -> DuplicateRowsError:
+    shown = ", ".join(f"{row} is the same as {first}" for row, first in rows)
+    one = many == 1
+    return DuplicateRowsError(
+        f"{many:,} of {total:,} rows {'has' if one else 'have'} the key of an earlier row: "
+        f"{shown}{', ...' if many > len(rows) else ''}",
+        hint='key=[...] with columns that tell the rows apart, errors="skip" (the first is sent), '
+        "or key=ct.ROW (each row is its own)",
+    )
+
+
+def _list(rows: Sequence[int], many: int) -> str:
+    return ", ".join(map(str, rows)) + (", ..." if many > len(rows) else "")
+
+
+def _bytes(half: int) -> bytes:
+    return half.to_bytes(KEY_SIZE // 2, signed=True)
 
 
 def _differs(before: Mapping[str, Any], after: Mapping[str, Any], word: str) -> bool:

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox import known as known_module
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.fanout.outbox.completions import Completions
 from cloudtasks_nb.fanout.outbox.database import Database, guard
-from cloudtasks_nb.fanout.outbox.draft import Draft
+from cloudtasks_nb.fanout.outbox.dry_run import DryRun
 from cloudtasks_nb.fanout.outbox.outcomes import Outcomes
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.requests import Requests
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.outbox.spool import Spool
 from cloudtasks_nb.fanout.outbox.sweep import sweep
-from cloudtasks_nb.fanout.plan.chunk import Asked, Forecast
-from cloudtasks_nb.fanout.plan.identity import Place
 
 __all__ = ["Outbox"]
 
@@ -99,50 +96,15 @@ class Outbox:
             raise OutboxError("the outbox was closed", resource=str(self.path), hint="make a new connection") from error
         return await called
 
-    def spool(
-        self,
-        place: Place,
-        *,
-        recipe_identity: bytes,
-        name: str | None = None,
-        description: Mapping[str, Any] | None = None,
-        errors: Literal["raise", "skip"] = "raise",
-    ) -> Spool:
-        """Begin to bring planned rows in: a context manager with `add(chunk)` and, at the end, `commit()`.
-
-        Parameters
-        ----------
-        place : Place
-            The queue.
-        recipe_identity : bytes
-            What the requests are made of, digested: rows belong to one batch only if it is the same.
-        name : str, optional
-            The batch's name, or the id of one that is there; without a name the rows themselves are its identity.
-        description : mapping, optional
-            Kept with a new batch, as JSON; said when another recipe comes under its name.
-        errors : {"raise", "skip"}
-            Whether rows with the same key raise, or only the first is sent.
-        """
+    def spool(self, spec: BatchSpec) -> Spool:
+        """Begin to take planned rows: a context manager with `add(chunk)` and, at the end, `commit()`."""
         with guard(self.path):
-            connection = self._database.connect()
-        draft = Draft(
-            place=place,
-            name=name,
-            recipe=recipe_identity,
-            description=dict(description or {}),
-            skip=errors == "skip",
-        )
-        return Spool(connection, self.path, draft, self.sweep)
+            return Spool(self._database.connect(), self.path, spec, self.sweep)
 
-    def known(self, draft: Draft, keys: Sequence[bytes]) -> list[State | None]:
-        """Return for each key the state of the row that the draft's batch has; None where a row would be new."""
-        with self._database.reading() as connection:
-            return known_module.known(connection, draft, keys)
-
-    def planned(self, draft: Draft, asked: Asked) -> Forecast:
-        """Foretell what sending the rows of a dry run would come to."""
-        with self._database.reading() as connection:
-            return known_module.planned(connection, draft, asked)
+    def dry_run(self, spec: BatchSpec) -> DryRun:
+        """Begin to find out what `spool` would do: a context manager with `add(chunk)` and `forecast()`."""
+        with guard(self.path):
+            return DryRun(self._database.connect(), self.path, spec)
 
     def sweep(self) -> int:
         """Remove batches unchanged for 90 days and what killed spools left; return how many parts were removed."""

@@ -1,11 +1,12 @@
-"""What flows from the plan to the outbox: a slice of rendered rows, or of a dry run what it asks, and the answer."""
+"""What the plan gives to the outbox, a slice of rendered rows, and what a dry run gets back."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-__all__ = ["Asked", "Chunk", "Forecast"]
+__all__ = ["Chunk", "DryRun", "Forecast"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,24 +22,25 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """All rows of a dry run that can be tasks, in input order."""
-
-    rows: Sequence[int]  #: position of each in the whole input
-    read: int  #: how many rows that has
-    keys: bytes  #: 16 a row
-    digests: bytes  #: the first 8 of each row's, in the machine's own order of bytes
-    again: Collection[int]  #: which of them have the key of an earlier one
-    shown: int  #: so many, the first ones, are told one by one
-    total: int | None  #: `row_sum` of all rows that would be sent; None: their plan alone forbids it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What would become of them."""
+    """What spooling the rows of a dry run would do; sequences and indexes are about the first rows of the input."""
 
-    tasks: Sequence[str | None]  #: ids, of those that are shown; None: it cannot be known, or there would be none
+    tasks: Sequence[str | None]  #: ids; None: it cannot be known, or there would be none
+    problems: Mapping[int, str]  #: why a row would not be sent
+    sendable: int  #: how many of all rows would be sent
+    duplicates: int  #: how many of all rows have the key of an earlier row
+    states: Sequence[str] = ()  #: "new", or the state of the row that the batch has
     known: Mapping[str, int] = field(default_factory=dict)  #: where or in which state -> how many are there already
-    problems: Mapping[int, str] = field(default_factory=dict)  #: which of those that are shown are in the way, and why
-    left_out: int = 0  #: how many would not be sent
-    refusal: str = ""  #: why none would be, as the error says it; empty: they would
+    refusal: str = ""  #: why none would be sent, as the error says it; empty: they would
+
+
+class DryRun(Protocol):
+    """What takes the chunks of a plan and tells what spooling them would do."""
+
+    def add(self, chunk: Chunk, /) -> None:
+        """Take a chunk."""
+        ...
+
+    def forecast(self, keys: Sequence[bytes], /) -> Forecast:
+        """Return what would become of all rows, and of the first ones, which have these keys, one by one."""
+        ...

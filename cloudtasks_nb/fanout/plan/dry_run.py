@@ -1,19 +1,27 @@
-"""What a fan-out would do: counts, sizes, time and price, and the tasks themselves to look at."""
+"""The plan of a dry run: counts, sizes, time and price, and the tasks themselves as a frame."""
 
 from __future__ import annotations
 
+import datetime as dt
 import html
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from cloudtasks_nb._frames import column
 from cloudtasks_nb.display.card import html_card, next_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan.chunk import Chunk, DryRun, Forecast
+from cloudtasks_nb.fanout.plan.input import once
+from cloudtasks_nb.fanout.plan.plan import Errors, plan_chunks, read_task
+from cloudtasks_nb.fanout.plan.recipe import Recipe
 
-__all__ = ["PRICING", "Plan", "Sizes"]
+__all__ = ["PRICING", "Plan", "Sizes", "make_plan"]
 
 #: Where the prices below come from; an estimate, without what else the project uses in the month.
 PRICING = "https://cloud.google.com/tasks/pricing"
@@ -26,6 +34,8 @@ _FREE_LOG_BYTES = 50 * 2**30  # a month (https://cloud.google.com/stackdriver/pr
 _DOLLARS_PER_LOG_BYTE = 0.50 / 2**30
 
 _SHOWN = 3  # rendered tasks in the repr
+_KEPT = 1_000  # rows that a plan of an iterator shows
+_TO_SEND = ("new", "unsent")  # states of rows that the same cell, run again, sends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,3 +180,120 @@ def _bytes(size: float) -> str:
             return f"{size:.3g} {unit}" if unit != "B" else f"{size:,.0f} B"
         size /= 1_000
     return f"{size:,.1f} GB"
+
+
+class _Summary:
+    """Counts the rows of a dry run, and keeps the first ones; `limit` is how many, None for all."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._sizes = array("q")
+        self._kept: list[tuple[str | None, bytes, int | None]] = []
+        self.keys: list[bytes] = []  #: of the kept rows
+        self.rows = self.rejected = 0
+        self.first_rejected = ""
+
+    def add(self, chunk: Chunk) -> None:
+        """Count the rows of a chunk."""
+        for index, (row, key, task) in enumerate(zip(chunk.rows, chunk.keys, chunk.tasks, strict=True)):
+            problem = chunk.rejected.get(index)
+            url, body, due = read_task(task)
+            if problem is None:
+                self._sizes.append(len(body))
+            else:
+                self.first_rejected = self.first_rejected or f"row {row}: {problem}"
+            if self._limit is None or len(self._kept) < self._limit:
+                self._kept.append((None if problem else url, body, due))
+                self.keys.append(key)
+        self.rows += len(chunk.rows)
+        self.rejected += len(chunk.rejected)
+
+    def sizes(self) -> Sizes:
+        """Return the sizes of the bodies of valid rows."""
+        sizes = np.frombuffer(self._sizes or array("q", [0]), dtype=np.int64)
+        return Sizes(min=int(sizes.min()), median=int(np.median(sizes)), max=int(sizes.max()), total=int(sizes.sum()))
+
+    def frame(self, forecast: Forecast, *, verdicts: bool) -> pd.DataFrame:
+        """Return the kept rows."""
+        problems = [forecast.problems.get(row) for row in range(len(self._kept))]
+        frame = pd.DataFrame(
+            {
+                "url": column([url for url, _, _ in self._kept], "text"),
+                "body": column([body.decode() or None for _, body, _ in self._kept], "text"),
+                "schedule_time": column([due for _, _, due in self._kept], "time"),
+                "task": column(
+                    [None if bad else task for task, bad in zip(forecast.tasks, problems, strict=True)], "text"
+                ),
+                "problem": column(problems, "text"),
+            },
+            index=pd.RangeIndex(len(self._kept), name="row").astype("int64"),
+        )
+        if verdicts:
+            why = ["problem" if bad else state for state, bad in zip(forecast.states, problems, strict=True)]
+            frame["verdict"] = column(["send" if state in _TO_SEND else "skip" for state in why], "text")
+            frame["why"] = column(why, "text")
+        frame.attrs["truncated"] = len(frame) < self.rows
+        return frame
+
+
+def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
+    data: Any,
+    recipe: Recipe,
+    dry_run: DryRun,
+    *,
+    now: dt.datetime,
+    queue: str,
+    submit: Callable[[], Any],
+    errors: Errors = "raise",
+    rate: float | None = None,
+    max_concurrent: int | None = None,
+    verdicts: bool = False,
+    halted: str = "",
+    on_progress: Callable[[int], object] | None = None,
+) -> Plan:
+    """Render the whole input as `plan_chunks` does, find out what sending it would do, send nothing.
+
+    Parameters
+    ----------
+    data, recipe, now, on_progress
+        As for `plan_chunks`. Bad rows never raise here: they are what a dry run is to show.
+    dry_run : DryRun
+        Finds out which rows are there already, what their tasks are, and what `submit` would raise because of that.
+    queue : str
+        Short name of the queue.
+    submit : callable
+        Does it for real; `Plan.submit` returns what it returns.
+    errors : {"raise", "skip"}
+        What `submit` will do with bad rows and duplicates.
+    rate, max_concurrent : number, optional
+        The queue's limits; None if they are not known.
+    verdicts : bool
+        Whether the frame has the columns `verdict` ("send" or "skip") and `why`.
+    halted : str
+        The queue's state, if it dispatches nothing in it.
+    """
+    summary = _Summary(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
+    for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress):
+        dry_run.add(chunk)
+        summary.add(chunk)
+    forecast = dry_run.forecast(summary.keys)
+    known = ", ".join(f"{n:,} {where}" for where, n in forecast.known.items())
+    return Plan(
+        about={"known": known} if known else {},
+        frame=summary.frame(forecast, verdicts=verdicts),
+        rows=summary.rows,
+        rejected=summary.rejected,
+        first_rejected=summary.first_rejected,
+        duplicates=forecast.duplicates,
+        sendable=forecast.sendable,
+        refusal=forecast.refusal,
+        body_bytes=summary.sizes(),
+        queue=queue,
+        method=recipe.delivery.method,
+        action=submit,
+        spent=once(data),
+        errors=errors,
+        rate=rate,
+        max_concurrent=max_concurrent,
+        halted=halted,
+    )

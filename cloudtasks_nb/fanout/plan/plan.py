@@ -1,9 +1,9 @@
-"""From the data to chunks of tasks, or to a dry run: the one place where rows meet protobuf."""
+"""Turn the data into chunks of tasks; rows become protobuf messages here only."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pandas as pd
@@ -11,12 +11,10 @@ from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.dry_run import Plan
-from cloudtasks_nb.fanout.plan.input import Table, frames, once
+from cloudtasks_nb.fanout.plan.input import Table, frames
 from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.render import Rendered, Renderer
 from cloudtasks_nb.fanout.plan.shown import decode_shown
-from cloudtasks_nb.fanout.plan.survey import Foretell, Survey
 from cloudtasks_nb.fanout.wire import SharedFields
 from cloudtasks_nb.service.convert import METHODS, micros
 
@@ -24,11 +22,9 @@ __all__ = [
     "ROW",
     "Chunk",
     "Errors",
-    "Plan",
     "Recipe",
     "compile_recipe",
     "decode_shown",
-    "make_plan",
     "plan_chunks",
     "plan_few",
     "read_task",
@@ -42,7 +38,6 @@ _ROWS = 100
 _BYTES = 4 * 2**20 - 2**17
 
 _NAMED = 5  # rows that an error names
-_KEPT = 1_000  # rows that a plan of an iterator shows
 
 
 def plan_chunks(
@@ -103,60 +98,6 @@ def _chunks(
         if complaint is not None and complaint.count:
             raise complaint.error(position, whole=isinstance(data, pd.DataFrame))
     yield from packer.rest()
-
-
-def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
-    data: Any,
-    recipe: Recipe,
-    *,
-    now: dt.datetime,
-    queue: str,
-    submit: Callable[[], Any],
-    errors: Errors = "raise",
-    rate: float | None = None,
-    max_concurrent: int | None = None,
-    verdicts: Callable[[Sequence[bytes]], Mapping[str, Sequence[Any]]] | None = None,
-    foretell: Foretell | None = None,
-    halted: str = "",
-    on_progress: Callable[[int], object] | None = None,
-) -> Plan:
-    """Render the whole input as `plan_chunks` does, keep the figures, send nothing.
-
-    Parameters
-    ----------
-    data, recipe, now, on_progress
-        As for `plan_chunks`. Bad rows never raise here: they are what a dry run is to show.
-    queue : str
-        Short name of the queue.
-    submit : callable
-        Does it for real; `Plan.submit` returns what it returns.
-    errors : {"raise", "skip"}
-        What `submit` will do with bad rows and duplicates.
-    rate, max_concurrent : number, optional
-        The queue's limits; None if they are not known.
-    verdicts : callable, optional
-        Takes the keys of the rows in `Plan.frame` and returns more columns for it: of a backfill `verdict` ("send" or
-        "skip") and `why`.
-    foretell : callable, optional
-        Tells the ids of the tasks, which rows are there already, and what `submit` would raise because of that.
-    halted : str
-        The queue's state, if it dispatches nothing in it.
-    """
-    survey = Survey(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
-    for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress):
-        survey.add(chunk, [read_task(task) for task in chunk.tasks])
-    return survey.plan(
-        queue=queue,
-        method=recipe.delivery.method,
-        submit=submit,
-        spent=once(data),
-        errors=errors,
-        rate=rate,
-        max_concurrent=max_concurrent,
-        verdicts=verdicts,
-        foretell=foretell,
-        halted=halted,
-    )
 
 
 def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:

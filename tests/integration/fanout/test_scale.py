@@ -49,7 +49,7 @@ CHILD = """
     recipe = compile_recipe(TaskOptions(url="https://svc.example/run/{origin}", body=["flight", "day"]))
     place = Place(endpoint="google", project="p", location="l", queue="q")
     with Outbox(path) as outbox:
-        with outbox.spool(place, recipe_identity=recipe.identity, description=recipe.describe()) as spool:
+        with outbox.spool(BatchSpec(place=place, recipe=recipe.identity, description=recipe.describe())) as spool:
             for chunk in plan_chunks(frames(), recipe, now=dt.datetime.now(dt.UTC)):
                 spool.add(chunk)
             batch = spool.commit().batch

@@ -17,6 +17,7 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.errors import CloudTasksError, ServiceError, UnavailableError
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -96,10 +97,10 @@ def chunks(rows: Iterable[int], size: int = 100, **options: Any) -> Iterator[Chu
 
 
 def spool(
-    outbox: Outbox, planned: Iterable[Chunk], *, place: Place = PLACE, recipe: bytes = b"recipe", **options: Any
+    outbox: Outbox, planned: Iterable[Chunk], *, place: Place = PLACE, recipe: bytes = b"recipe", **spec: Any
 ) -> Spooled:
     """Bring rows into the outbox, as `fan_out` does."""
-    with outbox.spool(place, recipe_identity=recipe, **options) as spooling:
+    with outbox.spool(BatchSpec(place=place, recipe=recipe, **spec)) as spooling:
         for part in planned:
             spooling.add(part)
         return spooling.commit()

@@ -15,10 +15,12 @@ from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateEr
 from cloudtasks_nb.fanout.batch.calendar import ASKED
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Outcome, Spooled, State
+from cloudtasks_nb.fanout.plan.dry_run import Plan, make_plan
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.plan.plan import Plan, make_plan, plan_chunks
+from cloudtasks_nb.fanout.plan.plan import plan_chunks
 from cloudtasks_nb.service.connection import Connection
 from tests.unit.fanout.conftest import PLACE, all_rows, spool
 
@@ -47,12 +49,12 @@ class FakeCatalog:
         self.spooled.append(spool(self.outbox, chunks, recipe=identity, name=name, description=request.description))
         return self.outbox.batches.get(self.spooled[-1].batch)
 
-    def dry_run(self, request: FanOutRequest, submit: Callable[[], Any], verdicts: Any) -> Plan:
+    def dry_run(self, request: FanOutRequest, submit: Callable[[], Any], *, verdicts: bool) -> Plan:
         """Plan the rows."""
-        errors = request.options.errors
-        return make_plan(
-            request.data, request.recipe, now=NOW, queue="q", submit=submit, errors=errors, verdicts=verdicts
-        )
+        recipe, name = request.recipe, request.options.name
+        spec = BatchSpec(place=PLACE, recipe=recipe.identity, name=name, description=request.description)
+        with self.outbox.dry_run(spec) as dry_run:
+            return make_plan(request.data, recipe, dry_run, now=NOW, queue="q", submit=submit, verdicts=verdicts)
 
 
 class FakeConnection:

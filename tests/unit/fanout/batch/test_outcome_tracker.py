@@ -15,6 +15,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch import outcome_tracker
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, QueueReader, decide
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -98,7 +99,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     keys = [bytes([row]) * 16 for row in range(1, 6)]
     chunk = Chunk(rows=range(5), keys=keys, digests=keys, tasks=[b"\x1a\x00"] * 5, shown=b"[5,[],[],[]]")
     with Outbox(tmp_path / "outbox.sqlite3") as outbox:
-        with outbox.spool(PLACE, recipe_identity=b"recipe", name="n") as spool:
+        with outbox.spool(BatchSpec(place=PLACE, recipe=b"recipe", name="n")) as spool:
             spool.add(chunk)
             batch = spool.commit().batch
         refs = [ref for page in outbox.rows.pages(batch) for ref in page.refs]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
@@ -135,7 +136,7 @@ def test_a_name_with_other_templates_is_refused_at_once(outbox: Outbox) -> None:
     spool(outbox, chunks(range(10)), name="n", description={"url": "https://a/{x}", "key": None})
     with pytest.raises(BatchExistsError) as caught:
         outbox.spool(
-            PLACE, recipe_identity=b"other", name="n", description={"url": "https://b/{x}", "key": None}
+            BatchSpec(place=PLACE, recipe=b"other", name="n", description={"url": "https://b/{x}", "key": None})
         ).__enter__()
     assert "was made of other templates; url was 'https://a/{x}', is 'https://b/{x}'" in caught.value.message
     assert "any new name sends all" in str(caught.value)
@@ -172,11 +173,11 @@ def test_duplicates_raise_with_count_rows_and_ways_out(outbox: Outbox) -> None:
 def test_duplicates_can_be_left_out(outbox: Outbox) -> None:
     """With errors="skip" the first of equal rows is sent, and the others say whose duplicates they are."""
     same = [chunk(range(100)), chunk(range(100, 103), key=lambda _: "5", request=lambda _: "5")]
-    done = spool(outbox, same, errors="skip")
+    done = spool(outbox, same, skip=True)
     assert (done.added, done.duplicates, done.rejected) == (100, 3, 0)
     assert all_rows(outbox, done.batch, "reasons", states={State.REJECTED}) == ["duplicate of row 5"] * 3
     assert all_rows(outbox, done.batch, "tasks")[-3:] == [None] * 3
-    again = spool(outbox, same, errors="skip")
+    again = spool(outbox, same, skip=True)
     assert (again.batch, again.added, again.duplicates, again.known) == (done.batch, 0, 0, 103)
 
 
@@ -184,12 +185,12 @@ def test_duplicates_can_be_left_out(outbox: Outbox) -> None:
 def test_the_same_rows_again_leave_out_the_same_duplicates(outbox: Outbox, name: str | None) -> None:
     """Also those that are another request: where the first of a key is there, they are no conflict with the batch."""
     same = [chunk(range(10)), chunk([10, 11], key=lambda _: "5")]
-    first = spool(outbox, same, name=name, errors="skip")
-    again = spool(outbox, same, name=name, errors="skip")
+    first = spool(outbox, same, name=name, skip=True)
+    again = spool(outbox, same, name=name, skip=True)
     assert (again.batch, again.added, again.known) == (first.batch, 0, 12)
     if name is not None:  # without one these rows are no longer those of this batch
         with pytest.raises(BatchExistsError, match="1 of 1 row"):
-            spool(outbox, [chunk([10], key=lambda _: "5")], name=name, errors="skip")
+            spool(outbox, [chunk([10], key=lambda _: "5")], name=name, skip=True)
 
 
 def test_a_row_that_is_mended_to_another_request_is_a_conflict(outbox: Outbox) -> None:
@@ -197,10 +198,10 @@ def test_a_row_that_is_mended_to_another_request_is_a_conflict(outbox: Outbox) -
     spool(outbox, chunks(range(3)), name="days")
     again = [chunk([1], key=lambda _: "1", rejected={1: "no URL"}), chunk([2], key=lambda _: "1")]
     with pytest.raises(BatchExistsError, match="1 of 2 rows"):
-        spool(outbox, again, name="days", errors="skip")
+        spool(outbox, again, name="days", skip=True)
 
 
 def test_a_frame_without_its_duplicates_is_the_same_batch(outbox: Outbox) -> None:
     """Whoever drops the duplicates by hand attaches to the batch that left them out."""
-    done = spool(outbox, [chunk(range(10)), chunk([10], key=lambda _: "5")], errors="skip")
+    done = spool(outbox, [chunk(range(10)), chunk([10], key=lambda _: "5")], skip=True)
     assert spool(outbox, chunks(range(10))).batch == done.batch

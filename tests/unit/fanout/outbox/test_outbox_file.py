@@ -14,6 +14,7 @@ import pytest
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox import database
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled
@@ -73,7 +74,7 @@ def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: p
             spooling.__exit__(None, None, None)
         return hold(path, name)
 
-    spooling = outbox.spool(PLACE, recipe_identity=b"r").__enter__()
+    spooling = outbox.spool(BatchSpec(place=PLACE, recipe=b"r")).__enter__()
     spooling.add(chunk(range(100)))
     monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep.hold", slow_hold)
     outbox.sweep()
@@ -257,7 +258,7 @@ def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatc
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     holds = [outbox.requests.lock(batch), outbox.requests.lock(batch)]
     assert [hold is not None and not hold.certain for hold in holds] == [True, True]
-    with outbox.spool(PLACE, recipe_identity=b"r") as spooling:
+    with outbox.spool(BatchSpec(place=PLACE, recipe=b"r")) as spooling:
         spooling.add(chunk(range(1_000, 1_010)))
         assert outbox.sweep() == 0
         now = outbox.batches.get(batch).created.timestamp() + 2 * 86_400

@@ -43,7 +43,7 @@ class Anything(RuleBasedStateMachine):
     def lengthen(self, first: int, n: int, bad: set[int]) -> None:
         """Add rows, some of which are no tasks."""
         rows = range(first, first + n)
-        spool(self.outbox, chunks(rows, size=4, rejected=dict.fromkeys(bad, "bad")), name="n", errors="skip")
+        spool(self.outbox, chunks(rows, size=4, rejected=dict.fromkeys(bad, "bad")), name="n", skip=True)
 
     @rule(target=requests, who=st.integers(0, 1), want=st.integers(1, 2), size=st.integers(1, 4))
     def take(self, who: int, want: int, size: int) -> Any:

@@ -19,6 +19,7 @@ import pytest
 
 from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox import attach
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -42,7 +43,7 @@ def test_duplicates_are_found_in_one_pass(outbox: Outbox, errors: Literal["raise
 
     def work(rows: int) -> int:
         steps: list[None] = []
-        with outbox.spool(PLACE, recipe_identity=b"r", errors=errors, name=f"of {rows}") as spooling:
+        with outbox.spool(BatchSpec(place=PLACE, recipe=b"r", skip=errors == "skip", name=f"of {rows}")) as spooling:
             for part in chunks(range(rows), key=lambda row: str(max(row, 20))):
                 spooling.add(part)
             spooling._connection.set_progress_handler(lambda: steps.append(None), 1000)
@@ -55,7 +56,7 @@ def test_duplicates_are_found_in_one_pass(outbox: Outbox, errors: Literal["raise
 
 def test_nothing_is_seen_before_commit(outbox: Outbox) -> None:
     """While a plan goes on, no batch is listed, also after thousands of rows."""
-    with outbox.spool(PLACE, recipe_identity=b"r") as spooling:
+    with outbox.spool(BatchSpec(place=PLACE, recipe=b"r")) as spooling:
         for part in chunks(range(6_000)):
             spooling.add(part)
         assert outbox.batches.find() == []
@@ -168,7 +169,7 @@ def test_a_full_disk_at_the_very_end_leaves_nothing(outbox: Outbox) -> None:
 
 def _spool_on_a_small_disk(outbox: Outbox, planned: Iterable[Chunk], *, room: int, at_the_end: bool) -> None:
     """Bring rows in where only so many pages of 4 KB are left, from the beginning or for the last transaction."""
-    with outbox.spool(PLACE, recipe_identity=b"r") as spooling:
+    with outbox.spool(BatchSpec(place=PLACE, recipe=b"r")) as spooling:
 
         def shrink() -> None:
             (pages,) = spooling._connection.execute("PRAGMA page_count").fetchone()
@@ -200,7 +201,7 @@ def test_two_threads_with_one_frame_make_one_batch(outbox: Outbox) -> None:
     ready = threading.Barrier(2)
 
     def plan() -> None:
-        with outbox.spool(PLACE, recipe_identity=b"recipe") as spooling:
+        with outbox.spool(BatchSpec(place=PLACE, recipe=b"recipe")) as spooling:
             for part in chunks(range(3_000)):
                 spooling.add(part)
             ready.wait()
@@ -218,7 +219,7 @@ def test_two_threads_with_one_frame_make_one_batch(outbox: Outbox) -> None:
 def test_two_threads_that_lengthen_a_batch_add_each_row_once(outbox: Outbox) -> None:
     """Rows that another kernel added while these were planned are known at the end."""
     spool(outbox, chunks(range(100)), name="n")
-    with outbox.spool(PLACE, recipe_identity=b"recipe", name="n") as spooling:
+    with outbox.spool(BatchSpec(place=PLACE, recipe=b"recipe", name="n")) as spooling:
         for part in chunks(range(300)):
             spooling.add(part)
         other = spool(outbox, chunks(range(200)), name="n")
@@ -231,10 +232,11 @@ PLANNER = """
     import sys, time
     from pathlib import Path
     from tests.unit.fanout.conftest import PLACE, chunk
+    from cloudtasks_nb.fanout.outbox.attach import BatchSpec
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     outbox = Outbox(sys.argv[1])
     stop = int(sys.argv[2])
-    with outbox.spool(PLACE, recipe_identity=b"recipe") as spooling:
+    with outbox.spool(BatchSpec(place=PLACE, recipe=b"recipe")) as spooling:
         for at in range(60):
             if at == stop:
                 print("now", flush=True)

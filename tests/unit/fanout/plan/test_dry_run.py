@@ -9,23 +9,53 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.plan.chunk import Asked, Chunk, Forecast
-from cloudtasks_nb.fanout.plan.dry_run import Plan
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
+from cloudtasks_nb.fanout.plan.dry_run import Plan, make_plan
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.plan import compile_recipe, make_plan
-from cloudtasks_nb.fanout.plan.survey import Survey
+from cloudtasks_nb.fanout.plan.plan import compile_recipe
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 FRAME = pd.DataFrame({"x": ["a", "b", None, "a", "c"]})
 
 
-def _plan(data: Any = FRAME, *, recipe: dict[str, Any] | None = None, **arguments: Any) -> Plan:
+class Fresh:
+    """An outbox without any batch, as a dry run sees it; `forecast` may be set."""
+
+    def __init__(self, found: Forecast | None) -> None:
+        self.found = found
+        self.first: dict[bytes, int] = {}
+        self.problems: dict[int, str] = {}
+        self.rows = self.duplicates = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a chunk."""
+        for index, (row, key) in enumerate(zip(chunk.rows, chunk.keys, strict=True)):
+            self.rows += 1
+            if index in chunk.rejected:
+                self.problems[row] = chunk.rejected[index]
+            elif self.first.setdefault(key, row) != row:
+                self.problems[row] = f"duplicate of row {self.first[key]}"
+                self.duplicates += 1
+
+    def forecast(self, keys: Sequence[bytes]) -> Forecast:
+        """Return what was set, or that all rows are new."""
+        return self.found or Forecast(
+            tasks=[f"t{row}" for row in range(len(keys))],
+            problems=self.problems,
+            sendable=self.rows - len(self.problems),
+            duplicates=self.duplicates,
+            states=["new"] * len(keys),
+        )
+
+
+def _plan(
+    data: Any = FRAME, *, recipe: dict[str, Any] | None = None, found: Forecast | None = None, **arguments: Any
+) -> Plan:
     recipe = {"url": "https://svc/{x}", "body": ["x"], **(recipe or {})}
     given_ = {"now": NOW, "queue": "reports", "submit": lambda: "sent", **arguments}
-    return make_plan(data, compile_recipe(TaskOptions(**recipe)), **given_)
+    return make_plan(data, compile_recipe(TaskOptions(**recipe)), Fresh(found), **given_)
 
 
 def test_counts() -> None:
@@ -59,33 +89,6 @@ def test_nothing() -> None:
     assert (plan.rows, plan.sendable, plan.duplicates, plan.price) == (0, 0, 0, 0)
     assert plan.body_bytes.total == 0
     assert "plan.submit()" in repr(plan)
-
-
-@given(st.lists(st.sampled_from("abcd"), max_size=30))
-def test_duplicates(cells: list[str]) -> None:
-    """Each later row with the key of an earlier one is a duplicate of the first that has it."""
-    plan = _plan(pd.DataFrame({"x": pd.Series(cells, dtype="string")}))
-    problems = {row: f"duplicate of row {cells.index(cell)}" for row, cell in enumerate(cells) if cell in cells[:row]}
-    assert plan.frame["problem"].dropna().to_dict() == problems
-    assert plan.duplicates == len(problems)
-
-
-def test_keys_that_share_a_half() -> None:
-    """Keys are told apart by all of their 16 bytes."""
-    keys = [bytes(8) + bytes([n]) * 8 for n in range(3)] + [bytes([n]) * 8 + bytes(8) for n in range(1, 3)]
-    survey = Survey(limit=None)
-    survey.add(
-        Chunk(rows=range(5), keys=keys, digests=keys, tasks=[b"t"] * 5, shown=b""), [("https://svc", b"", None)] * 5
-    )
-    facts: dict[str, Any] = {
-        "queue": "q",
-        "method": "POST",
-        "spent": False,
-        "errors": "raise",
-        "rate": None,
-        "max_concurrent": None,
-    }
-    assert survey.plan(verdicts=None, submit=list, **facts).duplicates == 0
 
 
 @pytest.mark.parametrize(
@@ -129,20 +132,14 @@ def test_submit() -> None:
 
 
 def test_verdicts() -> None:
-    """A caller adds columns by the keys of the rows; rows that it skips are not counted as tasks."""
-    asked: list[Sequence[bytes]] = []
-
-    def verdicts(keys: Sequence[bytes]) -> dict[str, list[str]]:
-        asked.append(keys)
-        return {
-            "verdict": ["send", "skip", "skip", "skip", "send"],
-            "why": ["new", "succeeded", "rejected", "new", "new"],
-        }
-
-    plan = _plan(verdicts=verdicts)
-    assert list(plan.frame.columns) == ["url", "body", "schedule_time", "task", "problem", "verdict", "why"]
-    assert plan.sendable == 2
-    assert asked[0][0] == asked[0][3]
+    """With verdicts the frame says of each row whether it is sent, and why."""
+    states = ["new", "succeeded", "new", "new", "unsent"]
+    bad = {2: "no URL", 3: "duplicate of row 0"}
+    found = Forecast(tasks=["t"] * 5, problems=bad, sendable=2, duplicates=1, states=states)
+    frame = _plan(found=found, verdicts=True).frame
+    assert list(frame.columns) == ["url", "body", "schedule_time", "task", "problem", "verdict", "why"]
+    assert frame["verdict"].tolist() == ["send", "skip", "skip", "skip", "send"]
+    assert frame["why"].tolist() == ["new", "succeeded", "problem", "problem", "unsent"]
 
 
 @pytest.mark.parametrize(
@@ -170,47 +167,30 @@ def test_html_is_escaped() -> None:
     assert "<b><b>" not in bundle["text/html"]
 
 
-def test_median_of_many() -> None:
-    """A survey without a limit keeps all rows, one with a limit only the first."""
+def test_rows_that_are_kept() -> None:
+    """The plan of a frame keeps all rows; that of an iterator counts it to its end and keeps the first thousand."""
     frame = pd.DataFrame({"x": np.arange(3_000).astype(str)})
     assert len(_plan(frame).frame) == 3_000
-    assert len(_plan(iter([frame])).frame) == 1_000
-
-
-@pytest.mark.parametrize(
-    ("data", "errors", "total", "again"),
-    [
-        (["a", "b"], "raise", True, set()),
-        (["a", "b", None], "raise", False, set()),
-        (["a", "b", "a"], "raise", False, {2}),
-        (["a", "b", None, "a"], "skip", True, {2}),
-    ],
-)
-def test_what_is_asked(data: list[str | None], errors: str, total: bool, again: set[int]) -> None:  # noqa: FBT001 - a table
-    """Who foretells hears of all rows that can be tasks, and of what they are together unless sending would raise."""
-    asked: list[Asked] = []
-
-    def foretell(rows: Asked) -> Forecast:
-        asked.append(rows)
-        return Forecast(tasks=["t0", "t1", "t2"], known={"succeeded": 1}, left_out=1)
-
-    plan = _plan(pd.DataFrame({"x": data}), errors=errors, foretell=foretell)
-    assert plan.frame["task"].tolist() == ["t0", "t1", *[pd.NA] * (len(data) - 2)]
-    assert (plan.sendable, plan.facts()["known"]) == (1, "1 succeeded")
-    good = [row for row, value in enumerate(data) if value is not None]
-    assert (list(asked[0].rows), asked[0].read, asked[0].again) == (good, len(data), again)
-    assert [len(asked[0].keys), len(asked[0].digests)] == [16 * len(good), 8 * len(good)]
-    assert (asked[0].total is not None) is total
+    plan = _plan(iter([frame]))
+    assert (plan.rows, plan.sendable, len(plan.frame)) == (3_000, 3_000, 1_000)
+    assert plan.frame.attrs["truncated"]
+    with pytest.raises(InvalidInputError, match="iterator"):
+        plan.submit()
 
 
 def test_rows_in_the_way() -> None:
     """Rows that forbid to send are a problem and no tasks, and the plan says what `submit` would raise."""
-    forecast = Forecast(
-        tasks=["t0", "t1", "t2"], known={"in 42ebfe79": 1}, problems={1: "taken"}, left_out=1, refusal="1 of 3 are"
+    found = Forecast(
+        tasks=["t0", None, "t2", "t3"],
+        problems={1: "no URL", 2: "taken"},
+        sendable=2,
+        duplicates=0,
+        known={"in 42ebfe79": 1},
+        refusal="1 of 3 are",
     )
-    plan = _plan(pd.DataFrame({"x": ["a", None, "b", "c"]}), errors="skip", foretell=lambda _: forecast)
-    assert plan.frame["problem"].tolist() == [pd.NA, 'url: "x" is missing', "taken", pd.NA]
-    assert plan.frame["task"].tolist() == ["t0", pd.NA, pd.NA, "t2"]
+    plan = _plan(pd.DataFrame({"x": ["a", None, "b", "c"]}), errors="skip", found=found)
+    assert plan.frame["problem"].tolist() == [pd.NA, "no URL", "taken", pd.NA]
+    assert plan.frame["task"].tolist() == ["t0", pd.NA, pd.NA, "t3"]
     assert (plan.sendable, plan.price, plan.facts()["known"]) == (2, 0, "1 in 42ebfe79")
     assert "4 operations" in plan.cost
     assert repr(plan).endswith("→ plan.submit() would raise: 1 of 3 are")

@@ -24,7 +24,6 @@ from cloudtasks_nb.fanout.plan.plan import (
     Chunk,
     compile_recipe,
     decode_shown,
-    make_plan,
     plan_chunks,
     read_task,
 )
@@ -413,21 +412,6 @@ def test_read_task() -> None:
     assert read_task(chunk.tasks[0]) == (URL, b'{"origin":"JFK","n":1}', int(NOW.timestamp() + 1) * 1_000_000)
     (chunk,) = _chunks(FRAME.head(1))
     assert read_task(chunk.tasks[0])[2] is None
-
-
-def test_plan_of_an_iterator() -> None:
-    """A dry run counts an iterator to its end and keeps its first thousand rows."""
-    plan = make_plan(
-        (pd.DataFrame({"a": range(600)}) for _ in range(3)),
-        compile_recipe(TaskOptions(url=URL, key=ROW)),
-        now=NOW,
-        queue="reports",
-        submit=list,
-    )
-    assert (plan.rows, plan.sendable, len(plan.frame)) == (1_800, 1_800, 1_000)
-    assert plan.frame.attrs["truncated"]
-    with pytest.raises(InvalidInputError, match="iterator"):
-        plan.submit()
 
 
 def test_memory_of_an_iterator() -> None:

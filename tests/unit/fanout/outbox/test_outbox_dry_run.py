@@ -1,0 +1,219 @@
+"""What a dry run finds out, compared with what a spool of the same rows does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec, plain_reason
+from cloudtasks_nb.fanout.outbox.database import writing
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
+from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
+from cloudtasks_nb.fanout.plan.identity import task_id
+from tests.unit.fanout.conftest import PLACE, all_rows, chunk, chunks, digest, send_all, spool, tables
+
+
+def forecast(outbox: Outbox, planned: Iterable[Chunk], *, shown: int | None = None, **spec: Any) -> Forecast:
+    """Make a dry run, of which the first rows are `shown`."""
+    keys: list[bytes] = []
+    with outbox.dry_run(BatchSpec(**{"place": PLACE, "recipe": b"recipe", **spec})) as dry_run:
+        for part in planned:
+            dry_run.add(part)
+            keys += part.keys
+        return dry_run.forecast(keys[:shown])
+
+
+def ids(batch: str, rows: Iterable[int], attempt: int = 1) -> list[str]:
+    """Return the ids of tasks."""
+    return [task_id(batch, digest(str(row)), attempt) for row in rows]
+
+
+def refused(outbox: Outbox, rows: Iterable[Chunk], **spec: Any) -> str:
+    """Spool rows that must be refused; return what the error says, without what is plain in a dry run."""
+    with pytest.raises(BatchExistsError) as error:
+        spool(outbox, rows, **spec)
+    return plain_reason(error.value)
+
+
+def other(row: int) -> str:
+    """Return another request for a row."""
+    return f"other {row}"
+
+
+ROWS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from("ab"), st.booleans()), max_size=8)
+
+
+@given(ROWS, ROWS, st.booleans(), st.sampled_from([None, "days"]), st.booleans())
+def test_a_dry_run_is_a_spool_that_is_rolled_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    earlier: list[tuple[int, str, bool]],
+    rows: list[tuple[int, str, bool]],
+    sent: bool,  # noqa: FBT001 - a property's arguments
+    name: str | None,
+    skip: bool,  # noqa: FBT001 - a property's arguments
+) -> None:
+    """Whatever rows come after whatever batch: what the dry run counts, names and refuses is what the spool does."""
+
+    def planned(cells: list[tuple[int, str, bool]]) -> list[Chunk]:
+        bad = {row: "no URL" for row, (_, _, valid) in enumerate(cells) if not valid and skip}
+        key, request = (lambda row: str(cells[row][0])), (lambda row: "{}{}".format(*cells[row]))
+        numbers = range(len(cells))
+        return [chunk(numbers[at : at + 3], key=key, request=request, rejected=bad) for at in numbers[::3]]
+
+    with Outbox(tmp_path_factory.mktemp("home") / "outbox.sqlite3") as outbox:
+        before = spool(outbox, planned(earlier), name="days", skip=True)
+        if sent:
+            send_all(outbox, before.batch)
+        stored = tables(outbox.path)
+        found = forecast(outbox, planned(rows), name=name, skip=skip)
+        assert tables(outbox.path) == stored
+        if found.refusal or (found.duplicates and not skip):
+            with pytest.raises((BatchExistsError, DuplicateRowsError)) as refused_:
+                spool(outbox, planned(rows), name=name, skip=skip)
+            assert isinstance(refused_.value, DuplicateRowsError) or plain_reason(refused_.value) == found.refusal
+            return
+        done = spool(outbox, planned(rows), name=name, skip=skip)
+        unsent = [row for row, state in enumerate(found.states) if state == "unsent" and row not in found.problems]
+        assert found.sendable == done.added + len(unsent)
+        made = set(all_rows(outbox, done.batch, "tasks", states={State.UNSENT, State.SENT}))
+        assert {task for row, task in enumerate(found.tasks) if row not in found.problems} <= made
+
+
+def test_states_of_known_rows(outbox: Outbox) -> None:
+    """Rows that the batch has come with their states, in the order of the input; a row that was no task is new."""
+    batch = spool(outbox, chunks(range(2_500), rejected={2_400: "no URL"}), name="days", skip=True).batch
+    queue = outbox.requests.queue(batch)
+    (request,) = queue.turn([], 1, now=1.0)
+    queue.turn([Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
+    found = forecast(outbox, chunks([*range(2_600)][::-1]), name="days", shown=2_550)
+    assert found.states == ["new"] * 100 + ["unsent"] * 99 + ["new"] + ["unsent"] * 2_300 + ["in the queue"] * 50
+    assert (found.known, found.sendable) == ({"in the queue": 100}, 2_500)
+    assert forecast(outbox, chunks(range(1)), name=batch).states == ["in the queue"]
+
+
+def test_other_templates(outbox: Outbox) -> None:
+    """A batch of this name that was made of other templates is refused, as sending would be."""
+    spool(outbox, chunks(range(2)), name="days")
+    with pytest.raises(BatchExistsError, match="other templates"):
+        forecast(outbox, chunks(range(2)), name="days", recipe=b"other")
+
+
+def test_no_rows(outbox: Outbox) -> None:
+    """A dry run of no rows finds nothing."""
+    spool(outbox, chunks(range(2)), name="days")
+    assert forecast(outbox, [], name="days") == Forecast(tasks=[], problems={}, sendable=0, duplicates=0, states=[])
+
+
+def test_another_process_that_writes(outbox: Outbox, batch: str) -> None:
+    """A dry run does not wait for the write lock, and writes nothing."""
+    stored = tables(outbox.path)
+    with outbox.dry_run(BatchSpec(place=PLACE, recipe=b"recipe", name="n")) as dry_run:
+        other = outbox._database.connect()
+        with writing(other):
+            dry_run.add(chunk(range(3)))
+            assert dry_run.forecast([digest(str(row)) for row in range(3)]).sendable == 3
+        other.close()
+    assert tables(outbox.path) == stored
+    assert outbox.batches.get().id == batch
+
+
+def test_a_damaged_outbox(outbox: Outbox) -> None:
+    """What is wrong with the file is an error of ours."""
+    outbox.close()
+    outbox.path.write_bytes(b"no database" * 1_000)
+    with pytest.raises(CloudTasksError, match="is damaged"), outbox.dry_run(BatchSpec(place=PLACE, recipe=b"r")):
+        pass
+
+
+def test_ids_of_tasks(outbox: Outbox) -> None:
+    """A row that the batch has shows its newest task, one that is new the task that it will be."""
+    batch = spool(outbox, chunks(range(2)), name="days").batch
+    queue = outbox.requests.queue(batch)
+    (request,) = queue.turn([], 1, now=1.0)
+    queue.turn([Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
+    outbox.outcomes.record(batch, [Outcome(ref=request.refs[0], attempt=1, state=State.FAILED)])
+    outbox.outcomes.new_try(batch)
+    found = forecast(outbox, chunks(range(3)), name="days")
+    assert found.tasks == [*ids(batch, [0], 2), *ids(batch, [1, 2])]
+    assert (found.known, found.sendable, found.refusal) == ({"in the queue": 1}, 2, "")
+
+
+@pytest.mark.parametrize("name", [None, "days"])
+def test_ids_before_there_is_a_batch(outbox: Outbox, name: str | None) -> None:
+    """The batch that would be made is known by its name, or by all its rows."""
+    before = forecast(outbox, chunks(range(2)), name=name)
+    assert before.tasks == ids(spool(outbox, chunks(range(2)), name=name).batch, range(2))
+
+
+def test_no_ids_where_sending_would_raise(outbox: Outbox) -> None:
+    """Rows without a name that would not be sent as a whole have no batch, and so no ids."""
+    found = forecast(outbox, chunks(range(3), rejected={1: "no URL"}))
+    assert found == Forecast(tasks=[None] * 3, problems={1: "no URL"}, sendable=2, duplicates=0)
+
+
+def test_rows_of_the_same_batch(outbox: Outbox) -> None:
+    """The rows of a batch without a name are found again; all of them are counted, also those that are not shown."""
+    batch = spool(outbox, chunks(range(30))).batch
+    send_all(outbox, batch)
+    found = forecast(outbox, chunks(range(30)), shown=3)
+    assert (found.tasks, found.states) == (ids(batch, range(3)), ["in the queue"] * 3)
+    assert (found.known, found.sendable) == ({"in the queue": 30}, 0)
+
+
+@pytest.mark.parametrize("name", [None, "days"])
+@pytest.mark.parametrize("others", [range(5), range(2, 40)])
+def test_rows_of_another_batch(outbox: Outbox, name: str | None, others: range) -> None:
+    """Without a name, rows that another batch has are in the way, as they are for `spool`, which is quoted."""
+    batch = spool(outbox, chunks(others), name=name).batch
+    shared, label = set(range(7)) & set(others), name or batch
+    found = forecast(outbox, chunks(range(7)), shown=6)
+    assert found.refusal == refused(outbox, chunks(range(7)))
+    assert f'name="{label}" sends the other 2' in found.refusal
+    assert found.problems == {row: f"the batch {label} has this row" for row in shared if row < 6}
+    assert (found.tasks, found.sendable, found.known) == ([None] * 6, 2, {f"in {label}": 5})
+
+
+def test_rows_of_two_other_batches(outbox: Outbox) -> None:
+    """A row is left out once, however many batches have it; each batch is named."""
+    spool(outbox, chunks(range(4)), name="a")
+    spool(outbox, chunks(range(2, 5)), name="b")
+    found = forecast(outbox, chunks(range(7)))
+    assert (found.sendable, found.known) == (2, {"in a": 4, "in b": 3})
+    assert found.refusal == refused(outbox, chunks(range(7)))
+
+
+def test_a_name_has_no_overlap(outbox: Outbox) -> None:
+    """With a new name all rows are sent again, whatever batch has them."""
+    batch = spool(outbox, chunks(range(4)), name="a").batch
+    found = forecast(outbox, chunks(range(7)), name="days")
+    assert (found.sendable, found.refusal, found.problems) == (7, "", {})
+    assert not set(found.tasks) & set(ids(batch, range(7)))
+
+
+def test_keys_with_other_requests(outbox: Outbox) -> None:
+    """Rows whose key the batch knows with another request are in the way, as they are for `spool`, which is quoted."""
+    spool(outbox, chunks(range(3)), name="days")
+    found = forecast(outbox, chunks(range(5), request=other), name="days")
+    assert found.refusal == refused(outbox, chunks(range(5), request=other), name="days")
+    assert "3 of 5 rows have keys" in found.refusal
+    assert sorted(found.problems) == [0, 1, 2]
+    assert "knows its key with another request" in found.problems[0]
+    assert (found.sendable, found.known) == (2, {})
+
+
+def test_a_batch_that_comes_while_the_rows_are_planned(outbox: Outbox) -> None:
+    """A named batch that another process makes meanwhile is compared with all rows."""
+    with outbox.dry_run(BatchSpec(place=PLACE, recipe=b"recipe", name="days")) as dry_run:
+        dry_run.add(chunk(range(6)))
+        batch = spool(outbox, [chunk(range(2)), chunk([2], request=other)], name="days").batch
+        send_all(outbox, batch)
+        found = dry_run.forecast([digest(str(row)) for row in range(6)])
+    assert (found.sendable, found.known) == (3, {"in the queue": 2})
+    assert list(found.problems) == [2]
+    assert "1 of 6 rows has a key" in found.refusal
