@@ -1,4 +1,4 @@
-"""A client, handlers that are closed, and an issuer of tokens with its certificates on a loopback server."""
+"""A function to serve, a client, handlers that are closed, and an issuer of tokens with its certificates."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ __all__: list[str] = []
 
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
 AUDIENCE = "https://reports.example/run"
+Serve = Callable[..., handlers.Handler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,34 @@ class Response:
     body: bytes
 
 
-def send(url: str, body: bytes | None = b"{}", *, method: str = "POST", **headers: str) -> Response:
+def report(day: str, origin: str = "JFK") -> dict[str, str]:
+    """Serve as an ordinary function."""
+    if day == "never":
+        raise LookupError(f"no such day: {day}")
+    return {"day": day, "origin": origin}
+
+
+class Gate:
+    """Holds the functions that call `wait` until the test opens it."""
+
+    def __init__(self) -> None:
+        self._entered, self._open = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        """Wait until the gate is open."""
+        self._entered.set()
+        self._open.wait(20)
+
+    def entered(self) -> bool:
+        """Return once a function waits."""
+        return self._entered.wait(20)
+
+    def open(self) -> None:
+        """Let all functions go on."""
+        self._open.set()
+
+
+def post(url: str, body: bytes | None = b"{}", *, method: str = "POST", **headers: str) -> Response:
     """Send one request; header names have underscores for hyphens."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=20)
@@ -52,12 +80,6 @@ def send(url: str, body: bytes | None = b"{}", *, method: str = "POST", **header
         connection.close()
 
 
-@pytest.fixture(scope="session")
-def post() -> Callable[..., Response]:
-    """Return the client."""
-    return send
-
-
 @pytest.fixture
 def home() -> Path:
     """Return the home of this test."""
@@ -65,7 +87,7 @@ def home() -> Path:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., handlers.Handler]]:
+def serve() -> Iterator[Serve]:
     """Serve functions, and close what was served."""
     opened: list[handlers.Handler] = []
 

@@ -13,11 +13,9 @@ import pytest
 from google.auth import exceptions
 
 from cloudtasks_nb.handlers.verify import GOOGLE_CERTS, Certificates, Verifier, fetch_certificates
+from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 
 __all__: list[str] = []
-
-ACCOUNT = "runner@demo.iam.gserviceaccount.com"
-AUDIENCE = "https://reports.example/run"
 
 
 class Clock:

