@@ -82,6 +82,8 @@ class Endpoint:
     target: str  #: ``host:port`` for gRPC
     local: bool  #: an emulator: plain channel, no credentials
     named_by: str | None = None  #: environment variable that named the target; None: an argument or the default
+    http: str | None = None  #: ``http://127.0.0.1:PORT`` of the embedded emulator
+    folder: str | None = None  #: of the embedded emulator, which has other ports after a restart
 
     def parent(self) -> str:
         """Return ``projects/P/locations/L``.

@@ -249,5 +249,5 @@ def cloud_tasks(
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("cloudtasks_nb")))
     emulator = cloud_tasks_emulator
     endpoint = Endpoint(project=emulator.project, location=emulator.location, target=emulator.grpc, local=True)
-    with Client(Connection(endpoint, Auth(), certs_url=f"{emulator.http}/oauth2/v1/certs")) as client:
+    with Client(Connection(endpoint, Auth())) as client:
         yield client

@@ -564,7 +564,7 @@ class Queue:
 
     def _absent_handlers(self) -> list[str]:
         """Return a line for each handler of this machine that tasks wait for and that does not listen."""
-        addresses = self._connection.absent_handlers.addresses(self.name)
+        addresses = self._connection.absent_handlers(self.name)
         if not addresses:
             return []
         from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers

@@ -1,4 +1,4 @@
-"""Handlers of this machine that tasks wait for: the embedded emulator spends no attempt while nobody listens."""
+"""Handlers on this machine that do not listen. The embedded emulator keeps their tasks and spends no attempt."""
 
 from __future__ import annotations
 
@@ -16,44 +16,39 @@ _FRESH = 2.0  # seconds for which an answer is good
 
 
 class AbsentHandlers:
-    """Tells for which handlers an emulator's tasks wait.
+    """The handlers on this machine that an emulator's tasks wait for; an answer is kept for two seconds."""
 
-    Parameters
-    ----------
-    http : str, optional
-        ``http://127.0.0.1:PORT`` of the emulator; None: nothing is known of any.
-    """
-
-    def __init__(self, http: str | None) -> None:
-        self._http = http
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked = float("-inf")
+        self._read_at = float("-inf")
         self._targets: list[dict[str, Any]] = []
 
-    def addresses(self, queue: str) -> list[str]:
-        """Return ``host:port`` of the handlers that tasks of a queue (full name) wait for."""
-        if self._http is None:
-            return []
+    def addresses(self, http: str, queue: str) -> list[str]:
+        """Return ``host:port`` of the handlers that tasks of a queue (full name) wait for.
+
+        `http` is the emulator's ``http://127.0.0.1:PORT``. An emulator that does not answer has none.
+        """
         with self._lock:
-            if time.monotonic() > self._asked + _FRESH:
-                self._targets = self._ask(self._http)
-                self._asked = time.monotonic()
+            if time.monotonic() > self._read_at + _FRESH:
+                self._targets = _read_targets(http)
+                self._read_at = time.monotonic()
         return [target["address"] for target in self._targets if target["queue"] == queue]
 
-    def _ask(self, http: str) -> list[dict[str, Any]]:
-        connection = HTTPConnection(http.removeprefix("http://"), timeout=_TIMEOUT)
-        try:
-            connection.request("GET", "/admin/waiting")
-            found: list[dict[str, Any]] = json.loads(connection.getresponse().read())["targets"]
-        except (OSError, HTTPException, ValueError, KeyError):
-            return []
-        finally:
-            connection.close()
-        return found
+
+def _read_targets(http: str) -> list[dict[str, Any]]:
+    connection = HTTPConnection(http.removeprefix("http://"), timeout=_TIMEOUT)
+    try:
+        connection.request("GET", "/admin/waiting")
+        found: list[dict[str, Any]] = json.loads(connection.getresponse().read())["targets"]
+    except (OSError, HTTPException, ValueError, KeyError):
+        return []
+    finally:
+        connection.close()
+    return found
 
 
 def describe_absent(address: str, url: str | None) -> str:
-    """Say who does not listen; a `url` at that address tells the handler's name, with which its path begins."""
+    """Describe a handler that does not listen. The path of a `url` at that address begins with the handler's name."""
     parts = urllib.parse.urlsplit(url or "")
     name = urllib.parse.unquote(parts.path.strip("/").partition("/")[0]) if parts.netloc == address else ""
     if not name.isidentifier():

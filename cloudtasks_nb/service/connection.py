@@ -1,21 +1,19 @@
-"""What all parts of one connection share: channels, the watcher, and what was last seen of a task's message."""
+"""What all parts of one connection share: the transport, the watcher, and the error messages last seen on tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import threading
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, QueueNotFoundError
+from cloudtasks_nb.errors import InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.service.absent_handlers import AbsentHandlers
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.transport import Transport
@@ -28,72 +26,52 @@ T = TypeVar("T")
 _MESSAGES = 100_000  # newest messages kept
 _GOOGLE_READS = 60  # of the log a minute (https://cloud.google.com/logging/quotas)
 _EMULATOR_READS = 1200  # it has no quota: 5,000 outcomes are six pages, which need not take six seconds
-_CERTS = "/oauth2/v1/certs"  # of an emulator's HTTP face
-_PATIENCE = 2.0  # seconds between two looks for a queue that was just made
+_NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just created
 
 
 class Connection:
-    """Channels, watcher and memory of one connection.
+    """The transport, the watcher and the memory of one connection.
 
     Parameters
     ----------
-    where : Endpoint
+    endpoint : Endpoint
     auth : Auth
-    certs_url : str, optional
-        Where the endpoint publishes the certificates of its OIDC tokens; asked for when left out.
-    folder : str, optional
-        The folder of the embedded emulator, by which it can be started again.
-    http : str, optional
-        ``http://127.0.0.1:PORT`` of the embedded emulator, which tells who does not listen.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        auth: Auth,
-        *,
-        certs_url: str | None = None,
-        folder: str | None = None,
-        http: str | None = None,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, auth: Auth) -> None:
         self.auth = auth
-        self._certs_url = certs_url
-        self.folder = folder
-        self.absent_handlers = AbsentHandlers(http)
-        self.transport = Transport(endpoint, auth, relocate=self._relocate)
+        self.transport = Transport(endpoint, auth)
         self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS)
+        self._absent_handlers = AbsentHandlers()
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def endpoint(self) -> Endpoint:
-        """What the connection talks to."""
+        """The service that the connection calls."""
         return self.transport.endpoint
 
     @property
     def certs_url(self) -> str | None:
-        """Where the endpoint publishes the certificates of its OIDC tokens; None: Google's.
+        """URL of the certificates of the endpoint's OIDC tokens; None: Google's.
 
         Raises
         ------
         CloudTasksError
             If an emulator has to be asked for it, and does not answer.
         """
-        if self._certs_url is None:
-            http = _loop.run(self.transport.http())
-            self._certs_url = http and http + _CERTS
-        return self._certs_url
+        http = _loop.run(self.transport.http())
+        return http and f"{http}/oauth2/v1/certs"
+
+    def absent_handlers(self, queue: str) -> list[str]:
+        """Return ``host:port`` of the handlers that tasks of a queue (full name) wait for in the embedded emulator."""
+        http = self.endpoint.http
+        return [] if http is None else self._absent_handlers.addresses(http, queue)
 
     def check_reachable(self, url: Any) -> None:
-        """Refuse a URL (or Handler) on this machine for tasks that Google's service would deliver.
-
-        Raises
-        ------
-        InvalidInputError
-            With the way out.
-        """
+        """Raise InvalidInputError if `url` (or a Handler's) is on this machine and Google's service would call it."""
         address = getattr(url, "url", url)
-        if self.transport.google and isinstance(address, str) and _loopback(address):
+        if self.transport.google and isinstance(address, str) and _is_loopback(address):
             raise InvalidInputError(
                 f"Google cannot reach {address}: it is an address on this machine",
                 resource=address,
@@ -102,40 +80,29 @@ class Connection:
             )
 
     def call(self, rpc: str, /, **fields: Any) -> Any:
-        """Call an RPC and wait for the raw answer; patient with a new queue, as `wait_for` is."""
+        """Call an RPC and return the raw response; waits for a new queue as `wait_for` does."""
         return self.wait_for(lambda: self.transport.call(rpc, **fields))
 
     def wait_for(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine and wait for its result.
+        """Run a coroutine and return its result.
 
-        For five minutes after we made a queue, a service that does not know it yet is asked again, and a line says so.
+        For five minutes after we created a queue the service may not know it everywhere. Until then the coroutine is
+        run again, and one line tells the analyst why it takes longer.
         """
-        said = False
+        notified = False
         while True:
             try:
                 return _loop.run(work())
             except QueueNotFoundError as error:
                 if error.resource is None or not self.transport.is_new(error.resource):
                     raise
-                if not said:
-                    said = True
+                if not notified:
+                    notified = True
                     notify(f"waiting for the new queue {error.resource}: the service needs a minute or more to know it")
-            _loop.run(asyncio.sleep(_PATIENCE))
-
-    def gather(self, coroutines: Iterable[Any]) -> list[Any]:
-        """Run coroutines side by side and return results or errors of ours, in order."""
-
-        async def together() -> list[Any]:
-            return await asyncio.gather(*coroutines, return_exceptions=True)
-
-        found = _loop.run(together())
-        for one in found:
-            if isinstance(one, BaseException) and not isinstance(one, CloudTasksError):
-                raise one
-        return found
+            _loop.run(asyncio.sleep(_NEW_QUEUE_PAUSE))
 
     def remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Keep the messages of the tasks in these columns: the log has none."""
+        """Keep the error messages of the tasks in these columns: the log has none."""
         names = ("queue", "task", "attempts", "last_message")
         with self._lock:
             for queue, task, attempts, message in zip(*(columns[name] for name in names), strict=True):
@@ -146,25 +113,9 @@ class Connection:
                 self._messages.popitem(last=False)
 
     def message(self, queue: str, task: str, attempt: int) -> str | None:
-        """Return the message that was last seen on a task (short ids), if it is the one of this attempt."""
+        """Return the error message of an attempt on a task (short ids), if it was the last one seen."""
         seen, message = self._messages.get((queue, task), (0, None))
         return message if seen == attempt else None
-
-    def _relocate(self) -> str | None:
-        """Tell where the emulator of the folder listens now: started again, it has other ports."""
-        if self.folder is None:
-            return None
-        try:
-            facts = json.loads((Path(self.folder) / "endpoint.json").read_text(encoding="utf-8"))
-            target, http, instance = str(facts["grpc"]), str(facts["http"]), facts["instance"]
-        except (OSError, ValueError, LookupError, TypeError):  # it does not run
-            return None
-        if self.transport.instance not in {None, instance}:  # another one, on the same folder: it knows nothing of ours
-            return None
-        if target != self.endpoint.target:
-            self.absent_handlers = AbsentHandlers(http)
-            self._certs_url = http + _CERTS
-        return target
 
     def close(self) -> None:
         """Stop watching and close the channels."""
@@ -176,10 +127,10 @@ class Connection:
         _loop.run(shut())
 
 
-def _loopback(address: str) -> bool:
+def _is_loopback(address: str) -> bool:
     try:
         host = urllib.parse.urlsplit(address).hostname or ""
-    except ValueError:  # no URL at all, which others say better
+    except ValueError:  # not a URL; the check of URLs has a better message
         return False
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -1,4 +1,4 @@
-"""Every RPC that the toolkit calls, and what there is to know about it before it is called."""
+"""The table of the RPCs that the toolkit calls: messages, IAM permission, routing and idempotency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from google.protobuf import empty_pb2
 
 __all__ = ["METHODS", "STATS_MASK", "Method"]
 
-#: Fields of a v2beta3 queue that are shown; without a mask the service leaves the statistics out.
+#: Fields of a v2beta3 queue that are read. Without a mask the service leaves the statistics out.
 STATS_MASK = (
     "name",
     "state",
@@ -29,163 +29,95 @@ STATS_MASK = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """What there is to know about an RPC before it is called."""
+    """One RPC."""
 
     path: str  #: ``/package.Service/Method``
     request: Any  #: raw protobuf class
     response: Any  #: raw protobuf class
-    permission: str  #: IAM permission that it needs
-    role: str  #: smallest predefined role that has it
-    resource: str = "queue"  #: what NOT_FOUND speaks of: "queue" or "task"
-    route: str = "parent"  #: request field that the service wants repeated in the metadata
-    idempotent: bool = True  #: safe to call again when the answer was lost
+    permission: str  #: IAM permission that the caller needs
+    role: str  #: smallest predefined role that has the permission
+    resource: str = "queue"  #: the kind of resource that NOT_FOUND refers to: "queue", "task", "operation" or "log"
+    route: str = "parent"  #: request field that the service wants repeated in the metadata; "": none
+    idempotent: bool = True  #: may be called again when the answer was lost
 
 
-def _tasks(name: str, request: Any, response: Any, **facts: Any) -> Method:
-    return Method(path=f"/google.cloud.tasks.v2.CloudTasks/{name}", request=request.pb(), response=response, **facts)
+_QUEUE, _TASK, _OPERATION = types.Queue.pb(), types.Task.pb(), operations_pb2.Operation
+_EMPTY = empty_pb2.Empty
+_VIEWER, _ADMIN, _ENQUEUER = "cloudtasks.viewer", "cloudtasks.queueAdmin", "cloudtasks.enqueuer"
+_DELETER, _RUNNER = "cloudtasks.taskDeleter", "cloudtasks.taskRunner"
 
 
-_QUEUE, _TASK, _NOTHING = types.Queue.pb(), types.Task.pb(), empty_pb2.Empty
-_ADMIN = "roles/cloudtasks.queueAdmin"
+def _method(path: str, request: Any, response: Any, permission: str, role: str, **facts: Any) -> Method:
+    """Build a method. Messages may be raw classes or proto-plus wrappers."""
+    raw = [message.pb() if hasattr(message, "pb") else message for message in (request, response)]
+    return Method(path=path, request=raw[0], response=raw[1], permission=permission, role=f"roles/{role}", **facts)
+
+
+def _v2(name: str, response: Any, permission: str, role: str, **facts: Any) -> tuple[str, Method]:
+    """Build a method of the v2 service by its name."""
+    path, request = f"/google.cloud.tasks.v2.CloudTasks/{name}", getattr(types, f"{name}Request")
+    return name, _method(path, request, response, f"cloudtasks.{permission}", role, **facts)
+
 
 #: Every RPC that the toolkit calls. Permissions: https://cloud.google.com/tasks/docs/reference-access-control
 METHODS: dict[str, Method] = {
-    "ListQueues": _tasks(
-        "ListQueues",
-        types.ListQueuesRequest,
-        types.ListQueuesResponse.pb(),
-        permission="cloudtasks.queues.list",
-        role="roles/cloudtasks.viewer",
+    **dict(
+        [
+            _v2("ListQueues", types.ListQueuesResponse, "queues.list", _VIEWER),
+            _v2("GetQueue", _QUEUE, "queues.get", _VIEWER, route="name"),
+            _v2("CreateQueue", _QUEUE, "queues.create", _ADMIN, idempotent=False),
+            _v2("UpdateQueue", _QUEUE, "queues.update", _ADMIN, route="queue.name"),
+            _v2("DeleteQueue", _EMPTY, "queues.delete", _ADMIN, route="name"),
+            _v2("PurgeQueue", _QUEUE, "queues.purge", _ADMIN, route="name"),
+            _v2("PauseQueue", _QUEUE, "queues.pause", _ADMIN, route="name"),
+            _v2("ResumeQueue", _QUEUE, "queues.resume", _ADMIN, route="name"),
+            _v2("ListTasks", types.ListTasksResponse, "tasks.list", _VIEWER),
+            _v2("GetTask", _TASK, "tasks.get", _VIEWER, resource="task", route="name"),
+            _v2("CreateTask", _TASK, "tasks.create", _ENQUEUER),
+            _v2("DeleteTask", _EMPTY, "tasks.delete", _DELETER, resource="task", route="name"),
+            _v2("RunTask", _TASK, "tasks.run", _RUNNER, resource="task", route="name", idempotent=False),
+            _v2("BatchCreateTasks", _OPERATION, "tasks.create", _ENQUEUER),
+            _v2("BatchDeleteTasks", _OPERATION, "tasks.delete", _DELETER),
+        ]
     ),
-    "GetQueue": _tasks(
-        "GetQueue",
-        types.GetQueueRequest,
-        _QUEUE,
-        permission="cloudtasks.queues.get",
-        role="roles/cloudtasks.viewer",
-        route="name",
-    ),
-    "CreateQueue": _tasks(
-        "CreateQueue",
-        types.CreateQueueRequest,
-        _QUEUE,
-        permission="cloudtasks.queues.create",
-        role=_ADMIN,
-        idempotent=False,
-    ),
-    "UpdateQueue": _tasks(
-        "UpdateQueue",
-        types.UpdateQueueRequest,
-        _QUEUE,
-        permission="cloudtasks.queues.update",
-        role=_ADMIN,
-        route="queue.name",
-    ),
-    **{
-        f"{verb}Queue": _tasks(
-            f"{verb}Queue",
-            getattr(types, f"{verb}QueueRequest"),
-            _NOTHING if verb == "Delete" else _QUEUE,
-            permission=f"cloudtasks.queues.{verb.lower()}",
-            role=_ADMIN,
-            route="name",
-        )
-        for verb in ("Delete", "Purge", "Pause", "Resume")
-    },
-    "ListTasks": _tasks(
-        "ListTasks",
-        types.ListTasksRequest,
-        types.ListTasksResponse.pb(),
-        permission="cloudtasks.tasks.list",
-        role="roles/cloudtasks.viewer",
-    ),
-    "GetTask": _tasks(
-        "GetTask",
-        types.GetTaskRequest,
-        _TASK,
-        permission="cloudtasks.tasks.get",
-        role="roles/cloudtasks.viewer",
-        resource="task",
-        route="name",
-    ),
-    "CreateTask": _tasks(
-        "CreateTask",
-        types.CreateTaskRequest,
-        _TASK,
-        permission="cloudtasks.tasks.create",
-        role="roles/cloudtasks.enqueuer",
-    ),
-    "DeleteTask": _tasks(
-        "DeleteTask",
-        types.DeleteTaskRequest,
-        _NOTHING,
-        permission="cloudtasks.tasks.delete",
-        role="roles/cloudtasks.taskDeleter",
-        resource="task",
-        route="name",
-    ),
-    "RunTask": _tasks(
-        "RunTask",
-        types.RunTaskRequest,
-        _TASK,
-        permission="cloudtasks.tasks.run",
-        role="roles/cloudtasks.taskRunner",
-        resource="task",
-        route="name",
-        idempotent=False,
-    ),
-    "BatchCreateTasks": _tasks(
-        "BatchCreateTasks",
-        types.BatchCreateTasksRequest,
-        operations_pb2.Operation,
-        permission="cloudtasks.tasks.create",
-        role="roles/cloudtasks.enqueuer",
-    ),
-    "BatchDeleteTasks": _tasks(
-        "BatchDeleteTasks",
-        types.BatchDeleteTasksRequest,
-        operations_pb2.Operation,
-        permission="cloudtasks.tasks.delete",
-        role="roles/cloudtasks.taskDeleter",
-    ),
-    "TestIamPermissions": Method(
-        path="/google.cloud.tasks.v2.CloudTasks/TestIamPermissions",
-        request=iam_policy_pb2.TestIamPermissionsRequest,
-        response=iam_policy_pb2.TestIamPermissionsResponse,
-        permission="cloudtasks.queues.get",
-        role="roles/cloudtasks.viewer",
+    "TestIamPermissions": _method(
+        "/google.cloud.tasks.v2.CloudTasks/TestIamPermissions",
+        iam_policy_pb2.TestIamPermissionsRequest,
+        iam_policy_pb2.TestIamPermissionsResponse,
+        "cloudtasks.queues.get",
+        _VIEWER,
         route="resource",
     ),
-    "GetOperation": Method(
-        path="/google.longrunning.Operations/GetOperation",
-        request=operations_pb2.GetOperationRequest,
-        response=operations_pb2.Operation,
-        permission="cloudtasks.operations.get",
-        role="roles/cloudtasks.enqueuer",
+    "GetOperation": _method(
+        "/google.longrunning.Operations/GetOperation",
+        operations_pb2.GetOperationRequest,
+        _OPERATION,
+        "cloudtasks.operations.get",
+        _ENQUEUER,
         resource="operation",
         route="name",
     ),
-    "ListQueueStats": Method(
-        path="/google.cloud.tasks.v2beta3.CloudTasks/ListQueues",
-        request=tasks_v2beta3.ListQueuesRequest.pb(),
-        response=tasks_v2beta3.ListQueuesResponse.pb(),
-        permission="cloudtasks.queues.list",
-        role="roles/cloudtasks.viewer",
+    "ListQueueStats": _method(
+        "/google.cloud.tasks.v2beta3.CloudTasks/ListQueues",
+        tasks_v2beta3.ListQueuesRequest,
+        tasks_v2beta3.ListQueuesResponse,
+        "cloudtasks.queues.list",
+        _VIEWER,
     ),
-    "GetQueueStats": Method(
-        path="/google.cloud.tasks.v2beta3.CloudTasks/GetQueue",
-        request=tasks_v2beta3.GetQueueRequest.pb(),
-        response=tasks_v2beta3.Queue.pb(),
-        permission="cloudtasks.queues.get",
-        role="roles/cloudtasks.viewer",
+    "GetQueueStats": _method(
+        "/google.cloud.tasks.v2beta3.CloudTasks/GetQueue",
+        tasks_v2beta3.GetQueueRequest,
+        tasks_v2beta3.Queue,
+        "cloudtasks.queues.get",
+        _VIEWER,
         route="name",
     ),
-    "ListLogEntries": Method(
-        path="/google.logging.v2.LoggingServiceV2/ListLogEntries",
-        request=logging_types.ListLogEntriesRequest.pb(),
-        response=logging_types.ListLogEntriesResponse.pb(),
-        permission="logging.logEntries.list",
-        role="roles/logging.viewer",
+    "ListLogEntries": _method(
+        "/google.logging.v2.LoggingServiceV2/ListLogEntries",
+        logging_types.ListLogEntriesRequest,
+        logging_types.ListLogEntriesResponse,
+        "logging.logEntries.list",
+        "logging.viewer",
         resource="log",
         route="",
     ),

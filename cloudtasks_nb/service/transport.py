@@ -1,12 +1,14 @@
-"""Channels, stubs and retries: the one place where a gRPC error becomes one of ours."""
+"""Call the service's RPCs over gRPC channels, with retries. Errors of gRPC become errors of this package here."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import google.auth.exceptions
@@ -19,78 +21,63 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb._settings import Endpoint
-from cloudtasks_nb.errors import (
-    AlreadyExistsError,
-    CloudTasksError,
-    CredentialsError,
-    EndpointError,
-    InvalidInputError,
-    PermissionDeniedError,
-    PreconditionError,
-    QueueNotFoundError,
-    QuotaError,
-    ServiceError,
-    TaskNotFoundError,
-    UnavailableError,
-)
+from cloudtasks_nb.errors import CredentialsError, EndpointError, PreconditionError, UnavailableError
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.rpcs import METHODS, Method
+from cloudtasks_nb.service.status import LOGIN_HINT, STATUSES, service_error
 
 __all__ = ["Transport"]
 
 _LOGGING_ENDPOINT = "logging.googleapis.com"
-_CONNECT_TIMEOUT = 4.0  # seconds; an analyst waits five at most to hear that nobody answers
-_FRESH = 300.0  # seconds for which a queue of ours may still be unknown to parts of the service
+_NEW_QUEUE = 300.0  # seconds for which parts of the service may not know a queue that was just created
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # An emulator that was restarted should be found again at once, not after gRPC's default of up to two minutes.
+    # gRPC waits up to two minutes by default before it reconnects; an emulator restarts within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 # A proxy of the environment leads to the internet, and an emulator is not there.
 _LOCAL_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
-_LOGIN_HINT = "run: gcloud auth application-default login"
 _NETWORK_HINT = "is there a network? tasks.doctor() tells what is wrong"
-_UNANSWERED = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
-
-_ERRORS: dict[str, tuple[type[CloudTasksError], str | None]] = {
-    "ALREADY_EXISTS": (AlreadyExistsError, None),
-    "INVALID_ARGUMENT": (InvalidInputError, "what the service takes: https://cloud.google.com/tasks/docs/quotas"),
-    "OUT_OF_RANGE": (InvalidInputError, None),
-    "FAILED_PRECONDITION": (PreconditionError, None),
-    "RESOURCE_EXHAUSTED": (QuotaError, "wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas"),
-    "UNAVAILABLE": (UnavailableError, "try again; if it lasts, tasks.doctor() tells what is wrong"),
-    "DEADLINE_EXCEEDED": (UnavailableError, "try again; if it lasts, tasks.doctor() tells what is wrong"),
-    "UNAUTHENTICATED": (CredentialsError, _LOGIN_HINT),
-    "UNIMPLEMENTED": (ServiceError, "this endpoint does not know the call"),
-}
 
 
 class Transport:
-    """The connection's channels. Coroutines run on the background loop.
+    """The channels of one connection. Coroutines run on the background loop.
 
     Parameters
     ----------
     endpoint : Endpoint
     auth : Auth
-        Not asked for anything on an emulator.
-    relocate : callable, optional
-        Returns where the same service is to be found now; asked when nothing answers.
+        Not used with an emulator.
+    connect_timeout : float
+        Seconds to wait for a channel. An analyst should see the error within five.
+    sleep, clock : callable
+        For tests: the pause before a retry; seconds of a monotonic clock.
     """
 
-    def __init__(self, endpoint: Endpoint, auth: Auth, *, relocate: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        auth: Auth,
+        *,
+        connect_timeout: float = 4.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.endpoint = endpoint
-        self._relocate = relocate
         self.auth = auth
+        self.connect_timeout = connect_timeout
+        self._sleep = sleep
+        self._clock = clock
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stubs: dict[tuple[str, bool], Any] = {}
         self._client: CloudTasksClient | None = None
         self._credentials: Any = None  # looked up by the first call
         self._closed = False
         self._identity: str | None = None
-        self._http_port: str | None = None
-        self._fresh: dict[str, float] = {}
+        self._http: str | None = None
+        self._new_queues: dict[str, float] = {}  # full name to the end of its first five minutes
         self._opening = asyncio.Lock()
 
     @property
@@ -99,47 +86,46 @@ class Transport:
         return not self.endpoint.local
 
     def mark_new(self, queue: str) -> None:
-        """Remember that we have just made this queue: the service may not know it everywhere yet."""
-        self._fresh[queue] = time.monotonic() + _FRESH
+        """Remember that we have just created this queue: parts of the service may not know it yet."""
+        self._new_queues[queue] = self._clock() + _NEW_QUEUE
 
     def mark_deleted(self, queue: str) -> None:
-        """Forget that we made this queue: if it is not known from now on, that is because it was deleted."""
-        self._fresh.pop(queue, None)
+        """Forget that we created this queue: NOT_FOUND now means that it was deleted."""
+        self._new_queues.pop(queue, None)
 
     def is_new(self, queue: str) -> bool:
-        """Tell whether we made this queue within the last five minutes."""
-        return time.monotonic() < self._fresh.get(queue, 0.0)
+        """Return whether we created this queue within the last five minutes."""
+        return self._clock() < self._new_queues.get(queue, 0.0)
 
     async def call(self, rpc: str, /, *, timeout: float = 20.0, resource_name: str | None = None, **fields: Any) -> Any:
-        """Call an RPC with the given request fields and return the raw answer.
+        """Call an RPC with the given request fields and return the raw response.
 
-        Calls that are safe to repeat are repeated while the service does not answer, for at most `timeout` seconds
-        in all.
+        An idempotent call is repeated while the service does not answer, for at most `timeout` seconds in all.
 
         Raises
         ------
         CloudTasksError
-            The subclass that fits the status, naming the resource and the next step.
+            The subclass that fits the status. It names `resource_name`, by default the resource of the request.
         """
         method = METHODS[rpc]
         request = method.request(**fields)
         routed = _field(request, method.route)
-        deadline = time.monotonic() + timeout
+        deadline = self._clock() + timeout
         pause = 0.1
         while True:
             try:
-                left = max(0.1, deadline - time.monotonic())
+                left = max(0.1, deadline - self._clock())
                 return await self._once(method, request, timeout=left, routed=routed, resource=resource_name or routed)
             except EndpointError:
                 raise
             except UnavailableError:
-                if not method.idempotent or time.monotonic() + pause > deadline:
+                if not method.idempotent or self._clock() + pause > deadline:
                     raise
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
+            await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
             pause = min(pause * 1.6, 2.0)
 
     async def raw(self, rpc: str, request: bytes, *, resource_name: str = "", timeout: float | None = 20.0) -> bytes:
-        """Call an RPC once, with the request already on the wire's form, and return the answer in the same form.
+        """Call an RPC once with a serialized request and return the serialized response.
 
         `resource_name` is the resource that the request names: the service wants it repeated in the metadata.
         """
@@ -148,7 +134,7 @@ class Transport:
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
     ) -> AsyncIterator[Sequence[Any]]:
-        """Call a List RPC page after page and yield each page's items, until `limit` items have come."""
+        """Call a List RPC page after page and yield each page's items, at most `limit` items in all."""
         token, left = "", limit
         while True:
             size = page_size if left is None else min(page_size, left)
@@ -162,35 +148,37 @@ class Transport:
             if not token or left == 0:
                 return
 
-    @property
-    def instance(self) -> str | None:
-        """What `identity` has found; None before it was asked."""
-        return self._identity
-
     async def identity(self) -> str:
-        """Return what this endpoint is: ``google``, an emulator's instance id, or ``host:port`` of a foreign one."""
+        """Return ``google``, the instance id of an emulator of ours, or ``host:port`` of another emulator.
+
+        Raises
+        ------
+        CloudTasksError
+            If the emulator does not answer.
+        """
         if self.google:
             return "google"
         if self._identity is None:
-            method = METHODS["ListQueues"]
+            method, target = METHODS["ListQueues"], self.endpoint.target
             stub = await self._stub(method, serialized=False)
             call = stub(method.request(parent=self.endpoint.parent(), page_size=1), timeout=5.0)
-            code = await call.code()
-            told = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
-            if INSTANCE_METADATA not in told and code.name in _UNANSWERED:
-                # Somebody who did not answer is not known to be a stranger.
-                raise self._refusal(code.name, await call.details(), method, self.endpoint.target)
-            self._identity = told.get(INSTANCE_METADATA, self.endpoint.target)
-            self._http_port = told.get(HTTP_PORT_METADATA)
+            code = (await call.code()).name
+            metadata = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
+            if code in STATUSES and not STATUSES[code].answered and INSTANCE_METADATA not in metadata:
+                # Without an answer we do not know whether it is ours.
+                details = await call.details()
+                raise service_error(code, details, method=method, resource=target, endpoint=self.endpoint)
+            self._identity = metadata.get(INSTANCE_METADATA, target)
+            if HTTP_PORT_METADATA in metadata:
+                self._http = f"http://{target.rpartition(':')[0]}:{metadata[HTTP_PORT_METADATA]}"
         return self._identity
 
     async def http(self) -> str | None:
-        """Return ``http://host:port`` of our emulator's HTTP face; None: this is Google, or a foreign emulator."""
-        if self.google:
-            return None
+        """Return ``http://host:port`` of an emulator of ours; None: Google's service, or another emulator."""
+        if self.google or self.endpoint.http is not None:
+            return self.endpoint.http
         await self.identity()
-        host = self.endpoint.target.rpartition(":")[0]
-        return None if self._http_port is None else f"http://{host}:{self._http_port}"
+        return self._http
 
     def client(self) -> CloudTasksClient:
         """Return Google's own client for the same endpoint with the same credentials."""
@@ -205,13 +193,7 @@ class Transport:
         return self._client
 
     def check_open(self) -> None:
-        """Refuse to go on when the connection was closed.
-
-        Raises
-        ------
-        PreconditionError
-            With the way out.
-        """
+        """Raise PreconditionError if the connection is closed."""
         if self._closed:
             raise PreconditionError(
                 "this connection is closed",
@@ -220,11 +202,11 @@ class Transport:
             )
 
     def refuse(self) -> None:
-        """Refuse all calls from now on; what is under way may end."""
+        """Refuse new calls from now on; calls in flight may end."""
         self._closed = True
 
     async def close(self) -> None:
-        """Close all channels; a later call is refused."""
+        """Close all channels and refuse later calls."""
         self.refuse()
         if self._client is not None:
             self._client.transport.close()
@@ -239,7 +221,9 @@ class Transport:
         try:
             return await stub(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._refusal(error.code().name, error.details(), method, resource) from error
+            name = resource or self.endpoint.target
+            code, details = error.code().name, error.details()
+            raise service_error(code, details, method=method, resource=name, endpoint=self.endpoint) from error
 
     async def _stub(self, method: Method, *, serialized: bool) -> Any:
         key = (method.path, serialized)
@@ -253,19 +237,19 @@ class Transport:
         return self._stubs[key]
 
     async def _channel(self, method: Method) -> grpc.aio.Channel:
-        """Return the open channel for a method; waits for the connection at most a few seconds.
+        """Return the connected channel for a method.
 
         Raises
         ------
         EndpointError
-            If nothing answers there.
+            If nothing answers within the connect timeout.
         PreconditionError
             If the connection is closed.
         """
         self.check_open()
         target = self.endpoint.target
         if self.google:
-            await self._freshen()
+            await self._refresh_credentials()
             target = _LOGGING_ENDPOINT if method.path.startswith("/google.logging.") else target
         if target not in self._channels:
             async with self._opening:
@@ -274,7 +258,7 @@ class Transport:
         channel = self._channels[target]
         if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             try:
-                await self._ready(channel, target)
+                await self._wait_ready(channel, target)
             except EndpointError:
                 if not await self._follow(target):
                     raise
@@ -282,22 +266,36 @@ class Transport:
         return channel
 
     async def _follow(self, target: str) -> bool:
-        """Turn to where an emulator has moved to; return whether it is elsewhere."""
+        """Change to the new address of a restarted emulator; return whether there is one."""
         if self.google:
             return False
-        now = await asyncio.to_thread(self._relocate) if target == self.endpoint.target else self.endpoint.target
-        if now is None or now == target:
-            return False
-        self.endpoint = replace(self.endpoint, target=now)
-        self._stubs.clear()
-        if self._client is not None:
-            self._client.transport.close()
-            self._client = None
+        if target == self.endpoint.target:
+            moved = await asyncio.to_thread(self._moved_endpoint)
+            if moved is None or moved.target == target:
+                return False
+            self.endpoint = moved
+            self._stubs.clear()
+            if self._client is not None:
+                self._client.transport.close()
+                self._client = None
         return True
 
-    async def _ready(self, channel: grpc.aio.Channel, target: str) -> None:
+    def _moved_endpoint(self) -> Endpoint | None:
+        """Read the present address of the emulator of the folder: started again, it has other ports."""
+        if self.endpoint.folder is None:
+            return None
         try:
-            await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT)
+            facts = json.loads((Path(self.endpoint.folder) / "endpoint.json").read_text(encoding="utf-8"))
+            target, http, instance = str(facts["grpc"]), str(facts["http"]), facts["instance"]
+        except (OSError, ValueError, LookupError, TypeError):  # it does not run
+            return None
+        if self._identity not in {None, instance}:  # another emulator in the same folder does not have our tasks
+            return None
+        return replace(self.endpoint, target=target, http=http)
+
+    async def _wait_ready(self, channel: grpc.aio.Channel, target: str) -> None:
+        try:
+            await asyncio.wait_for(channel.channel_ready(), self.connect_timeout)
         except TimeoutError:
             named = f", which {self.endpoint.named_by} names" if self.endpoint.named_by else ""
             raise EndpointError(
@@ -309,8 +307,8 @@ class Transport:
                 else _NETWORK_HINT,
             ) from None
 
-    async def _freshen(self) -> None:
-        """Renew credentials that have run out here: inside gRPC a refusal looks like a service that is down."""
+    async def _refresh_credentials(self) -> None:
+        """Renew expired credentials here: inside gRPC a failed renewal looks like a service that is down."""
         if self._credentials is None:
             self._credentials = await asyncio.to_thread(self.auth.credentials)
         credentials = self._credentials
@@ -322,7 +320,7 @@ class Transport:
             except google.auth.exceptions.TransportError as error:
                 raise EndpointError(f"Google's sign-in does not answer: {error}", hint=_NETWORK_HINT) from error
             except google.auth.exceptions.GoogleAuthError as error:
-                raise CredentialsError(f"the credentials were refused: {error}", hint=_LOGIN_HINT) from error
+                raise CredentialsError(f"the credentials were refused: {error}", hint=LOGIN_HINT) from error
 
     async def _open(self, target: str) -> grpc.aio.Channel:
         if self.endpoint.local:
@@ -333,44 +331,6 @@ class Transport:
             grpc.ssl_channel_credentials(), grpc.metadata_call_credentials(plugin)
         )
         return grpc.aio.secure_channel(target, composite, options=_OPTIONS)
-
-    def _refusal(self, code: str, details: str | None, method: Method, resource: str) -> CloudTasksError:
-        """Return our error for the service's."""
-        text = details or code
-        what = resource or self.endpoint.target
-        if code == "NOT_FOUND":
-            return _not_found(text, method, what, self.endpoint)
-        if code == "PERMISSION_DENIED":
-            return PermissionDeniedError(
-                f"{what}: {text}",
-                resource=what,
-                code=code,
-                hint=f"{method.permission} is needed, {method.role} has it: gcloud projects add-iam-policy-binding "
-                f"{self.endpoint.project} --member=user:YOU --role={method.role}",
-            )
-        kind, hint = _ERRORS.get(code, (ServiceError, None))
-        return kind(f"{what}: {text}", resource=what, code=code, hint=hint)
-
-
-def _not_found(text: str, method: Method, what: str, endpoint: Endpoint) -> CloudTasksError:
-    short = what.rpartition("/")[2]
-    if method.resource == "queue":
-        ours = what == f"projects/{endpoint.project}/locations/{endpoint.location}/queues/{short}"
-        makes = f'tasks.queue("{short if ours else what}", create=True) makes it'
-        return QueueNotFoundError(
-            f'there is no queue "{short}" ({what})',
-            resource=what,
-            code="NOT_FOUND",
-            hint=f"{makes}; tasks.queues() shows those there are" if ours else makes,
-        )
-    if method.resource == "task":
-        return TaskNotFoundError(
-            f'task "{short}" is not in its queue: {text}',
-            resource=what,
-            code="NOT_FOUND",
-            hint="a task leaves its queue when it succeeds and when it gives up: queue.attempts() tells which",
-        )
-    return ServiceError(f"{what}: {text}", resource=what, code="NOT_FOUND")
 
 
 def _field(request: Any, path: str) -> str:

@@ -199,7 +199,7 @@ class Catalog:
         with self._lock:
             tracker = self._trackers.get(batch)
             if tracker is None:
-                reach = {"target": self._connection.endpoint.target, "folder": self._connection.folder}
+                reach = {"target": self._connection.endpoint.target, "folder": self._connection.endpoint.folder}
                 outbox.batches.set_setting(batch, "reach", reach)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending, send_rate=send_rate))

@@ -20,7 +20,7 @@ def blockers(connection: Connection, tracker: Tracker) -> list[str]:
     if tracker.progress.finished:
         return lines
     if tracker.unanswered:
-        folder = connection.folder
+        folder = connection.endpoint.folder
         again = "" if folder is None else f"; ct.local({folder!r}) starts the emulator again"
         lines.append(f"the rest is sent as soon as something answers there{again}")
     if tracker.rival:
@@ -46,7 +46,7 @@ def notes(tracker: Tracker, outbox: Outbox) -> list[str]:
 
 def _absent(connection: Connection, tracker: Tracker) -> list[str]:
     """Say for which handler of this machine the tasks wait."""
-    addresses = connection.absent_handlers.addresses(str(tracker.queue))
+    addresses = connection.absent_handlers(str(tracker.queue))
     target = str(tracker.record.description.get("url", ""))
     name = target.removeprefix("handler:") if target.startswith("handler:") else ""
     return [describe_absent(address, f"http://{address}/{name}") for address in addresses]

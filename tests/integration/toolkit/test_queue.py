@@ -389,7 +389,7 @@ def test_a_queue_of_another_project_that_is_not_there(tasks: ct.Client) -> None:
     for verb in ("tasks", "pause", "attempts"):
         with pytest.raises(errors.QueueNotFoundError, match='no queue "zz"') as caught:
             getattr(tasks.queue(name), verb)()
-        assert f'tasks.queue("{name}", create=True) makes it' in (caught.value.hint or "")
+        assert f'tasks.queue("{name}", create=True) creates it' in (caught.value.hint or "")
         assert "tasks.queues()" not in (caught.value.hint or "")
 
 
@@ -412,7 +412,7 @@ def test_a_new_queue_that_is_not_known_yet(
         said.append(line)
         emulator.advance(3600)
 
-    monkeypatch.setattr(connection_module, "_PATIENCE", 0.01)
+    monkeypatch.setattr(connection_module, "_NEW_QUEUE_PAUSE", 0.01)
     monkeypatch.setattr(connection_module, "notify", notify)
     with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
         tasks.queue("q", create=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb._settings import Endpoint
-from cloudtasks_nb.errors import QueueNotFoundError, TaskNotFoundError, UnavailableError
+from cloudtasks_nb.errors import QueueNotFoundError, TaskNotFoundError
 from cloudtasks_nb.service import connection as connection_module
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
@@ -21,7 +19,7 @@ QUEUE = "projects/p/locations/l/queues/q"
 @pytest.fixture
 def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     """Give a connection to nobody, that waits for nothing."""
-    monkeypatch.setattr(connection_module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(connection_module, "_NEW_QUEUE_PAUSE", 0.0)
     made = Connection(Endpoint(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
     yield made
     made.close()
@@ -68,20 +66,6 @@ def test_nothing_else_is_waited_for(
     assert (calls, capsys.readouterr().out) == (["GetQueue"], "")
 
 
-def test_side_by_side(connection: Connection) -> None:
-    """Results and errors of ours come in order; a bug is raised."""
-    broken = UnavailableError()
-
-    async def work(outcome: Any) -> Any:
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    assert connection.gather([work(1), work(broken), work(3)]) == [1, broken, 3]
-    with pytest.raises(ZeroDivisionError):
-        connection.gather([work(1), work(ZeroDivisionError())])
-
-
 def columns(*rows: tuple[str, str, int, str | None]) -> dict[str, list[Any]]:
     """Make the columns of some tasks."""
     names = ("queue", "task", "attempts", "last_message")
@@ -123,15 +107,3 @@ def test_an_emulators_log_has_no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert reads(local=False) <= 60
     assert reads(local=True) > 600
-
-
-@pytest.mark.parametrize(("instance", "moved"), [("ours", "127.0.0.1:2"), ("another", None), (None, "127.0.0.1:2")])
-def test_only_the_same_emulator_is_followed_to_its_new_port(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, instance: str | None, moved: str | None
-) -> None:
-    """Another one on the same folder knows nothing of what was sent, and batches are kept by the instance."""
-    facts = {"grpc": "127.0.0.1:2", "http": "http://127.0.0.1:3", "instance": "ours"}
-    (tmp_path / "endpoint.json").write_text(json.dumps(facts), encoding="utf-8")
-    connection.folder = str(tmp_path)
-    monkeypatch.setattr(connection.transport, "_identity", instance)
-    assert connection._relocate() == moved

@@ -1,12 +1,13 @@
-"""Channels, error mapping, retries: against a tiny gRPC server in this process that answers from a script."""
+"""Channels, retries and relocation, against a small gRPC server in this process that answers from a script."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import google.auth.credentials
@@ -17,11 +18,9 @@ import pytest
 from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop, errors
-from cloudtasks_nb._names import CODES, INSTANCE_METADATA
+from cloudtasks_nb._names import INSTANCE_METADATA
 from cloudtasks_nb._settings import Endpoint
-from cloudtasks_nb.service import transport as transport_module
 from cloudtasks_nb.service.auth import Auth
-from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 
 PARENT = "projects/p/locations/l"
@@ -29,6 +28,7 @@ QUEUE = f"{PARENT}/queues/q"
 TASK = f"{QUEUE}/tasks/t"
 
 T = TypeVar("T")
+Place = dict[str, Any]
 Fakes = Callable[..., "Fake"]
 
 
@@ -91,24 +91,22 @@ def fake() -> Iterator[Fakes]:
         _loop.run(server.server.stop(None))
 
 
-@pytest.fixture
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let no retry wait; keep how long it would have."""
-    pauses: list[float] = []
+class Pauses(list[float]):
+    """Records the pauses of a transport instead of making them."""
 
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr(transport_module, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
-    return pauses
+    async def sleep(self, seconds: float) -> None:
+        """Return at once."""
+        self.append(seconds)
 
 
-def use(port: int, work: Callable[[Transport], Awaitable[T]], **endpoint: Any) -> T:
+def use(port: int, work: Callable[[Transport], Awaitable[T]], *, place: Place | None = None, **options: Any) -> T:
     """Run work with a transport to a port of this machine, and close it."""
 
     async def run() -> T:
-        place = {"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True, **endpoint}
-        transport = Transport(Endpoint(**place), Auth())
+        endpoint = Endpoint(
+            **{"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True, **(place or {})}
+        )
+        transport = Transport(endpoint, options.pop("auth", Auth()), **options)
         try:
             return await work(transport)
         finally:
@@ -141,46 +139,18 @@ def test_a_raw_call_is_the_same_on_the_wire(fake: Fakes) -> None:
     assert (server.calls[0].request, server.calls[0].metadata["x-goog-request-params"]) == (request, f"name={QUEUE}")
 
 
-@pytest.mark.parametrize(
-    ("code", "rpc", "kind", "hint"),
-    [
-        ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
-        ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
-        ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
-        ("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None),
-        ("INVALID_ARGUMENT", "GetQueue", errors.InvalidInputError, "quotas"),
-        ("OUT_OF_RANGE", "GetQueue", errors.InvalidInputError, None),
-        ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
-        ("PERMISSION_DENIED", "GetQueue", errors.PermissionDeniedError, "--role=roles/cloudtasks.viewer"),
-        ("PERMISSION_DENIED", "GetTask", errors.PermissionDeniedError, "cloudtasks.tasks.get"),
-        ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
-        ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
-        ("UNIMPLEMENTED", "GetQueue", errors.ServiceError, "does not know the call"),
-        ("INTERNAL", "GetQueue", errors.ServiceError, None),
-        ("UNKNOWN", "GetQueue", errors.ServiceError, None),
-        ("DATA_LOSS", "GetQueue", errors.ServiceError, None),
-        ("ABORTED", "GetQueue", errors.ServiceError, None),
-    ],
-)
-def test_errors_of_the_service_become_ours(
-    fake: Fakes, code: str, rpc: str, kind: type[errors.CloudTasksError], hint: str | None
-) -> None:
-    """The class fits the code; resource, code and next step are facts; the service's own error stays the cause."""
-    server = fake(grpc.StatusCode[code])
-    name = {"GetQueue": QUEUE, "GetTask": TASK, "GetOperation": f"{PARENT}/operations/o"}[rpc]
-    with pytest.raises(errors.CloudTasksError) as caught:
-        use(server.port, call(rpc, name=name))
-    error = caught.value
-    assert (type(error), error.code, error.resource) == (kind, code, name)
-    assert (hint or "") in (error.hint or "")
-    assert (error.hint is None) == (hint is None)
-    assert name.rpartition("/")[2] in error.message
-    assert isinstance(error.__cause__, grpc.aio.AioRpcError)
+def test_an_error_of_the_service_is_mapped(fake: Fakes) -> None:
+    """The error of gRPC is the cause of ours; an answer is not asked for twice."""
+    server = fake(grpc.StatusCode.INTERNAL)
+    with pytest.raises(errors.ServiceError, match="said INTERNAL") as caught:
+        use(server.port, call("GetQueue", name=QUEUE))
+    assert (caught.value.code, caught.value.resource) == ("INTERNAL", QUEUE)
+    assert isinstance(caught.value.__cause__, grpc.aio.AioRpcError)
     assert len(server.calls) == 1
 
 
-def test_about_names_the_resource(fake: Fakes) -> None:
-    """Where the request does not say what it is about, the caller does."""
+def test_the_caller_may_name_the_resource(fake: Fakes) -> None:
+    """Some requests have no field with the resource."""
     server = fake(grpc.StatusCode.PERMISSION_DENIED)
     with pytest.raises(errors.PermissionDeniedError, match="the log: said") as caught:
         use(server.port, call("ListLogEntries", resource_name="the log", filter="x"))
@@ -188,55 +158,37 @@ def test_about_names_the_resource(fake: Fakes) -> None:
     assert "x-goog-request-params" not in server.calls[0].metadata
 
 
-def test_every_code_is_mapped() -> None:
-    """Whatever the service answers becomes one of ours with its code."""
-    transport = Transport(Endpoint(project="p", location="l", target="t", local=True), Auth())
-    for code in CODES[1:]:
-        made = transport._refusal(code, None, METHODS["GetQueue"], QUEUE)
-        assert (made.code, made.resource) == (code, QUEUE)
-
-
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED])
-def test_what_is_safe_to_repeat_is_repeated(fake: Fakes, no_pauses: list[float], code: grpc.StatusCode) -> None:
-    """A service that did not answer is asked again, with growing pauses."""
-    server = fake(code, code, code, types.Queue.pb()(name=QUEUE))
-    assert use(server.port, call("GetQueue", name=QUEUE)).name == QUEUE
+def test_an_idempotent_call_is_repeated(fake: Fakes, code: grpc.StatusCode) -> None:
+    """A service that did not answer is called again, after growing pauses."""
+    server, pauses = fake(code, code, code, types.Queue.pb()(name=QUEUE)), Pauses()
+    assert use(server.port, call("GetQueue", name=QUEUE), sleep=pauses.sleep).name == QUEUE
     assert len(server.calls) == 4
-    assert len(no_pauses) == 3
-    assert all(0 < pause <= limit for pause, limit in zip(no_pauses, (0.1, 0.16, 0.256), strict=True))
+    assert all(0 < pause <= limit for pause, limit in zip(pauses, (0.1, 0.16, 0.256), strict=True))
 
 
 @pytest.mark.parametrize(
-    ("rpc", "fields"), [("CreateQueue", {"parent": PARENT, "queue": {"name": QUEUE}}), ("RunTask", {"name": TASK})]
+    ("rpc", "fields", "code"),
+    [
+        ("CreateQueue", {"parent": PARENT, "queue": {"name": QUEUE}}, "UNAVAILABLE"),
+        ("RunTask", {"name": TASK}, "UNAVAILABLE"),
+        ("GetQueue", {"name": QUEUE}, "RESOURCE_EXHAUSTED"),
+        ("GetQueue", {"name": QUEUE}, "INVALID_ARGUMENT"),
+    ],
 )
-def test_what_is_not_safe_to_repeat_is_not(
-    fake: Fakes, no_pauses: list[float], rpc: str, fields: dict[str, Any]
-) -> None:
-    """A call whose first try may have done its work is not done again."""
-    server = fake(grpc.StatusCode.UNAVAILABLE)
-    with pytest.raises(errors.UnavailableError) as caught:
-        use(server.port, call(rpc, **fields))
-    assert type(caught.value) is errors.UnavailableError
-    assert [one.name for one in server.calls] == [rpc]
-    assert no_pauses == []
+def test_other_calls_are_made_once(fake: Fakes, rpc: str, fields: dict[str, Any], code: str) -> None:
+    """A call that may have done its work, and a call that was answered, are not repeated."""
+    server, pauses = fake(grpc.StatusCode[code]), Pauses()
+    with pytest.raises(errors.CloudTasksError) as caught:
+        use(server.port, call(rpc, **fields), sleep=pauses.sleep)
+    assert (caught.value.code, [one.name for one in server.calls], pauses) == (code, [rpc], [])
 
 
-@pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "INTERNAL", "INVALID_ARGUMENT"])
-def test_an_answer_is_an_answer(fake: Fakes, no_pauses: list[float], code: str) -> None:
-    """Only a service that did not answer is asked again."""
-    server = fake(grpc.StatusCode[code])
-    with pytest.raises(errors.CloudTasksError):
-        use(server.port, call("GetQueue", name=QUEUE))
-    assert len(server.calls) == 1
-
-
-def test_repeating_ends_with_the_timeout(fake: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeating_ends_with_the_timeout(fake: Fakes) -> None:
     """`timeout` is for all tries together: after it the service's own error is raised."""
-    server = fake(grpc.StatusCode.UNAVAILABLE)
-    clock = iter(range(0, 1000, 3))
-    monkeypatch.setattr(transport_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    server, clock = fake(grpc.StatusCode.UNAVAILABLE), iter(range(0, 1000, 3))
     with pytest.raises(errors.UnavailableError, match="said UNAVAILABLE"):
-        use(server.port, call("GetQueue", name=QUEUE, timeout=10.0))
+        use(server.port, call("GetQueue", name=QUEUE, timeout=10.0), clock=lambda: float(next(clock)))
     assert 1 <= len(server.calls) <= 3
 
 
@@ -285,7 +237,7 @@ def test_identity_of_an_emulator(fake: Fakes, instance: str | None, expected: st
 
 def test_identity_of_google() -> None:
     """Google's own service is not asked."""
-    assert use(1, lambda transport: transport.identity(), local=False) == "google"
+    assert use(1, lambda transport: transport.identity(), place={"local": False}) == "google"
 
 
 def test_identity_is_not_guessed(fake: Fakes) -> None:
@@ -316,26 +268,22 @@ def closed() -> int:
 
 
 @pytest.mark.parametrize("kind", ["silent", "closed"])
-def test_an_endpoint_that_does_not_answer(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    """It is named, with the way to start an emulator; the wait for it is bounded, whatever the call allows."""
-    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.2)
+def test_an_endpoint_that_does_not_answer(request: pytest.FixtureRequest, kind: str) -> None:
+    """The error names it and the way to start an emulator; the wait does not depend on the call's timeout."""
     port = request.getfixturevalue(kind)
     with pytest.raises(errors.EndpointError, match=f"nothing answers at 127.0.0.1:{port}") as caught:
-        use(port, call("GetQueue", name=QUEUE, timeout=3600.0))
+        use(port, call("GetQueue", name=QUEUE, timeout=3600.0), connect_timeout=0.2)
     assert caught.value.resource == f"127.0.0.1:{port}"
     assert "ct.local()" in (caught.value.hint or "")
 
 
 def test_the_wait_for_an_endpoint_is_short() -> None:
-    """An analyst hears within five seconds that nobody answers."""
-    assert transport_module._CONNECT_TIMEOUT < 5
+    """An analyst learns within five seconds that nothing answers."""
+    assert Transport(Endpoint(project="p", location="l", target="t", local=True), Auth()).connect_timeout < 5
 
 
-def test_an_endpoint_that_went_away(fake: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that breaks later is said as well, and one that comes back is used again."""
-    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.3)
+def test_an_endpoint_that_went_away(fake: Fakes) -> None:
+    """A connection that breaks later raises too, and one that comes back is used again."""
     server = fake()
 
     async def story(transport: Transport) -> str:
@@ -344,10 +292,39 @@ def test_an_endpoint_that_went_away(fake: Fakes, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(errors.EndpointError):
             await transport.call("GetQueue", name=QUEUE)
         await server.start()
-        monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 20.0)
+        transport.connect_timeout = 20.0
         return str((await transport.call("GetQueue", name=QUEUE)).name)
 
-    assert use(server.port, story) == QUEUE
+    assert use(server.port, story, connect_timeout=0.3) == QUEUE
+
+
+@pytest.mark.parametrize(
+    ("asked", "instance", "followed"), [(True, "ours", True), (False, "ours", True), (True, "another", False)]
+)
+def test_a_restarted_emulator_is_followed_to_its_new_port(
+    fake: Fakes, tmp_path: Path, *, asked: bool, instance: str, followed: bool
+) -> None:
+    """Another emulator in the same folder does not have our tasks; batches are kept by the instance."""
+    old, new = fake(instance="ours"), fake(instance=instance)
+
+    async def story(transport: Transport) -> str:
+        if asked:
+            await transport.identity()
+        await old.server.stop(None)
+        facts = {"grpc": f"127.0.0.1:{new.port}", "http": "http://127.0.0.1:3", "instance": instance}
+        (tmp_path / "endpoint.json").write_text(json.dumps(facts), encoding="utf-8")
+        await transport.call("GetQueue", name=QUEUE)
+        return str(await transport.http())
+
+    def run() -> str:
+        return use(old.port, story, place={"folder": str(tmp_path), "http": "http://127.0.0.1:2"}, connect_timeout=0.3)
+
+    if followed:
+        assert run() == "http://127.0.0.1:3"
+    else:
+        with pytest.raises(errors.EndpointError):
+            run()
+    assert len(new.calls) == followed
 
 
 def test_a_proxy_is_not_asked_for_an_emulator(fake: Fakes, monkeypatch: pytest.MonkeyPatch, closed: int) -> None:
@@ -410,45 +387,32 @@ class Refreshing(google.auth.credentials.Credentials):
 )
 def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.CloudTasksError], hint: str) -> None:
     """An expired login is told apart from a service that is down."""
-
-    async def work() -> None:
-        endpoint = Endpoint(project="p", location="l", target="127.0.0.1:1", local=False)
-        await Transport(endpoint, Auth(Refreshing(error))).call("GetQueue", name=QUEUE)
-
     with pytest.raises(kind) as caught:
-        _loop.run(work())
+        use(1, call("GetQueue", name=QUEUE), place={"local": False}, auth=Auth(Refreshing(error)))
     assert type(caught.value) is kind
     assert hint in (caught.value.hint or "")
 
 
-def test_credentials_go_to_google_only_over_tls(fake: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With credentials the channel is secure: a server without TLS is not spoken to, and the hint is another one."""
-    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.2)
-    server = fake()
-    credentials = Refreshing(None)
-
-    async def work() -> None:
-        endpoint = Endpoint(project="p", location="l", target=f"127.0.0.1:{server.port}", local=False)
-        transport = Transport(endpoint, Auth(credentials))
-        try:
-            await transport.call("GetQueue", name=QUEUE)
-        finally:
-            await transport.close()
-
+def test_credentials_go_to_google_only_over_tls(fake: Fakes) -> None:
+    """With credentials the channel is secure: a server without TLS gets no call, and the hint is another one."""
+    server, credentials = fake(), Refreshing(None)
+    auth = Auth(credentials)
     with pytest.raises(errors.EndpointError) as caught:
-        _loop.run(work())
+        use(server.port, call("GetQueue", name=QUEUE), place={"local": False}, auth=auth, connect_timeout=0.2)
     assert "is there a network" in (caught.value.hint or "")
     assert (credentials.refreshed, server.calls) == (1, [])
 
 
-def test_a_queue_is_fresh_for_five_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a queue that we made, and only for as long as the service may need."""
+def test_a_queue_is_new_for_five_minutes() -> None:
+    """Only a queue that we created, unless it was deleted."""
     now = [100.0]
-    monkeypatch.setattr(transport_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    transport = Transport(Endpoint(project="p", location="l", target="t", local=True), Auth())
+    transport = Transport(Endpoint(project="p", location="l", target="t", local=True), Auth(), clock=lambda: now[0])
     transport.mark_new(QUEUE)
     assert (transport.is_new(QUEUE), transport.is_new(f"{QUEUE}2")) == (True, False)
     now[0] += 299
     assert transport.is_new(QUEUE)
     now[0] += 2
+    assert not transport.is_new(QUEUE)
+    transport.mark_new(QUEUE)
+    transport.mark_deleted(QUEUE)
     assert not transport.is_new(QUEUE)

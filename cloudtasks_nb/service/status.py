@@ -1,0 +1,96 @@
+"""The table of gRPC status codes: which error each becomes, and whether another try may help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.errors import (
+    AlreadyExistsError,
+    CloudTasksError,
+    CredentialsError,
+    InvalidInputError,
+    PermissionDeniedError,
+    PreconditionError,
+    QueueNotFoundError,
+    QuotaError,
+    ServiceError,
+    TaskNotFoundError,
+    UnavailableError,
+)
+from cloudtasks_nb.service.rpcs import Method
+
+__all__ = ["LOGIN_HINT", "STATUSES", "Status", "service_error"]
+
+LOGIN_HINT = "run: gcloud auth application-default login"
+
+_RETRY_HINT = "try again; if it lasts, tasks.doctor() tells what is wrong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a code means to the toolkit."""
+
+    error: type[CloudTasksError] = ServiceError
+    hint: str | None = None  #: the next step; `method` and `endpoint` are filled in
+    answered: bool = True  #: the service has answered; False: the call may not have reached it
+
+
+#: Every canonical code but OK. NOT_FOUND becomes another class if the method is about a queue or a task.
+STATUSES: dict[str, Status] = {
+    "CANCELLED": Status(answered=False),
+    "UNKNOWN": Status(),
+    "INVALID_ARGUMENT": Status(
+        error=InvalidInputError, hint="what the service takes: https://cloud.google.com/tasks/docs/quotas"
+    ),
+    "DEADLINE_EXCEEDED": Status(error=UnavailableError, hint=_RETRY_HINT, answered=False),
+    "NOT_FOUND": Status(),
+    "ALREADY_EXISTS": Status(error=AlreadyExistsError),
+    "PERMISSION_DENIED": Status(
+        error=PermissionDeniedError,
+        hint="{method.permission} is needed, {method.role} has it: gcloud projects add-iam-policy-binding "
+        "{endpoint.project} --member=user:YOU --role={method.role}",
+    ),
+    "RESOURCE_EXHAUSTED": Status(
+        error=QuotaError, hint="wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas"
+    ),
+    "FAILED_PRECONDITION": Status(error=PreconditionError),
+    "ABORTED": Status(),
+    "OUT_OF_RANGE": Status(error=InvalidInputError),
+    "UNIMPLEMENTED": Status(hint="this endpoint does not know the call"),
+    "INTERNAL": Status(),
+    "UNAVAILABLE": Status(error=UnavailableError, hint=_RETRY_HINT, answered=False),
+    "DATA_LOSS": Status(),
+    "UNAUTHENTICATED": Status(error=CredentialsError, hint=LOGIN_HINT),
+}
+
+
+def service_error(
+    code: str, details: str | None, *, method: Method, resource: str, endpoint: Endpoint
+) -> CloudTasksError:
+    """Return the error for a status of the service, with the resource and the next step."""
+    text = details or code
+    if code == "NOT_FOUND" and method.resource == "queue":
+        return _queue_not_found(resource, endpoint)
+    if code == "NOT_FOUND" and method.resource == "task":
+        return TaskNotFoundError(
+            f'task "{resource.rpartition("/")[2]}" is not in its queue: {text}',
+            resource=resource,
+            code=code,
+            hint="a task leaves its queue when it succeeds and when it gives up: queue.attempts() tells which",
+        )
+    status = STATUSES[code]
+    hint = status.hint and status.hint.format(method=method, endpoint=endpoint)
+    return status.error(f"{resource}: {text}", resource=resource, code=code, hint=hint)
+
+
+def _queue_not_found(name: str, endpoint: Endpoint) -> QueueNotFoundError:
+    short = name.rpartition("/")[2]
+    ours = name == f"projects/{endpoint.project}/locations/{endpoint.location}/queues/{short}"
+    create = f'tasks.queue("{short if ours else name}", create=True) creates it'
+    return QueueNotFoundError(
+        f'there is no queue "{short}" ({name})',
+        resource=name,
+        code="NOT_FOUND",
+        hint=f"{create}; tasks.queues() lists the queues" if ours else create,
+    )

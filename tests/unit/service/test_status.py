@@ -1,0 +1,69 @@
+"""Every status code of the service becomes an error with the resource and the next step."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from cloudtasks_nb import errors
+from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.service.rpcs import METHODS
+from cloudtasks_nb.service.status import STATUSES, service_error
+
+ENDPOINT = Endpoint(project="p", location="l", target="t", local=True)
+NAMES = {
+    "GetQueue": "projects/p/locations/l/queues/q",
+    "GetTask": "projects/p/locations/l/queues/q/tasks/t",
+    "GetOperation": "projects/p/locations/l/operations/o",
+}
+
+
+def test_every_code_is_mapped() -> None:
+    """The table has the codes that gRPC defines, all but OK."""
+    assert set(STATUSES) == {code.name for code in grpc.StatusCode} - {"OK"}
+
+
+@pytest.mark.parametrize(
+    ("code", "rpc", "kind", "hint"),
+    [
+        ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
+        ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
+        ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
+        ("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None),
+        ("INVALID_ARGUMENT", "GetQueue", errors.InvalidInputError, "quotas"),
+        ("OUT_OF_RANGE", "GetQueue", errors.InvalidInputError, None),
+        ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
+        (
+            "PERMISSION_DENIED",
+            "GetQueue",
+            errors.PermissionDeniedError,
+            "binding p --member=user:YOU --role=roles/clou",
+        ),
+        ("PERMISSION_DENIED", "GetTask", errors.PermissionDeniedError, "cloudtasks.tasks.get"),
+        ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
+        ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
+        ("UNAVAILABLE", "GetQueue", errors.UnavailableError, "try again"),
+        ("DEADLINE_EXCEEDED", "GetQueue", errors.UnavailableError, "try again"),
+        ("UNIMPLEMENTED", "GetQueue", errors.ServiceError, "does not know the call"),
+        ("CANCELLED", "GetQueue", errors.ServiceError, None),
+        ("INTERNAL", "GetQueue", errors.ServiceError, None),
+        ("UNKNOWN", "GetQueue", errors.ServiceError, None),
+        ("DATA_LOSS", "GetQueue", errors.ServiceError, None),
+        ("ABORTED", "GetQueue", errors.ServiceError, None),
+    ],
+)
+def test_an_error_for_each_code(code: str, rpc: str, kind: type[errors.CloudTasksError], hint: str | None) -> None:
+    """The class fits the code; the resource, the code and the next step are attributes."""
+    name = NAMES[rpc]
+    error = service_error(code, "some details", method=METHODS[rpc], resource=name, endpoint=ENDPOINT)
+    assert (type(error), error.code, error.resource) == (kind, code, name)
+    assert name.rpartition("/")[2] in error.message
+    assert (hint or "") in (error.hint or "")
+    assert (error.hint is None) == (hint is None)
+
+
+def test_a_queue_of_another_project_is_named_in_full() -> None:
+    """The short name would create the queue in the connection's own project."""
+    name = "projects/other/locations/l/queues/q"
+    error = service_error("NOT_FOUND", None, method=METHODS["GetQueue"], resource=name, endpoint=ENDPOINT)
+    assert error.hint == f'tasks.queue("{name}", create=True) creates it'
