@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.api_core.exceptions import ServiceUnavailable
+from google.longrunning.operations_pb2 import GetOperationRequest
 
 from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
 
@@ -41,6 +42,8 @@ def test_the_history_of_a_finished_task(
     emulator.gone(task.name)
     short = queue.rpartition("/")[2]
     (told,) = emulator.request("GET", f"/admin/history?queue={short}&body=1")["tasks"]
+    (newest,) = emulator.request("GET", "/admin/history?limit=1")["tasks"]
+    assert (newest["task"], "body" in newest["attempts"][0]) == (told["task"], False)
     assert (told["queue"], told["task"], told["status"]) == (queue, task.name.rpartition("/")[2], "OK")
     first, second = told["attempts"]
     assert (first["status"], first["http_status"]) == ("INTERNAL", 500)
@@ -48,16 +51,6 @@ def test_the_history_of_a_finished_task(
     assert second["headers"]["X-CloudTasks-TaskRetryCount"] == "1"
     assert (second["method"], second["url"], second["body"]) == ("POST", target.url, "payload")
     assert second["duration_s"] >= 0
-
-
-def test_seeds(emulator: Emulator) -> None:
-    """Queues are made with their settings, or brought to them, as REST shows them."""
-    name = f"{LOCATION}/queues/seed"
-    for attempts in (3, 4):
-        seed = {"queues": [{"name": name, "state": "PAUSED", "retryConfig": {"maxAttempts": attempts}}]}
-        emulator.request("POST", "/admin/seed", seed)
-        queue = emulator.client.get_queue(name=name)
-        assert (queue.retry_config.max_attempts, queue.state.name) == (attempts, "PAUSED")
 
 
 def test_reset_forgets_everything(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
@@ -99,9 +92,14 @@ def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> No
     """The operation of a batch stays unfinished until the faults are cleared."""
     emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "unfinished": True})
     requests = [{"parent": queue, "task": {"http_request": {"url": NOWHERE}}}]
-    operation = emulator.client.batch_create_tasks({"parent": queue, "requests": requests})
+    batch = {"parent": queue, "requests": requests, "request_id": "held"}
+    operation = emulator.client.batch_create_tasks(batch)
+    get = GetOperationRequest(name=operation.operation.name)
     assert not operation.operation.done
+    assert emulator.client.get_operation(get) == operation.operation
+    assert emulator.client.batch_create_tasks(batch).operation == operation.operation
     emulator.request("DELETE", "/admin/faults")
+    assert emulator.client.get_operation(get).done
     assert len(operation.result().tasks) == 1
 
 

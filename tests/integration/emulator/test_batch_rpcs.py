@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from google.api_core.exceptions import Aborted, InvalidArgument, MethodNotImplemented, NotFound
+from google.api_core.exceptions import Aborted, InvalidArgument, NotFound
 from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 from google.rpc import code_pb2
 
-from tests.integration.conftest import LOCATION, Enqueue, StartEmulator, Target
+from tests.integration.conftest import LOCATION, Enqueue, Target
 
 NOWHERE = "http://127.0.0.1:9/"
 Created = tasks_v2.BatchCreateTasksMetadata.State
@@ -210,12 +210,3 @@ def test_the_same_request_id_deletes_once(client: tasks_v2.CloudTasksClient, pau
     first, second = client.batch_delete_tasks(deletion), client.batch_delete_tasks(deletion)
     assert first.operation == second.operation
     assert second.metadata.state == Deleted.SUCCEEDED
-
-
-def test_without_batch_calls(start_emulator: StartEmulator) -> None:
-    """With `--no-batch` the batch calls are unimplemented, as on a service that does not have them."""
-    emulator = start_emulator("--no-batch", "--queue", f"{LOCATION}/queues/seeded")
-    single = requests(f"{LOCATION}/queues/seeded", "a")
-    with pytest.raises(MethodNotImplemented):
-        emulator.client.batch_create_tasks({"parent": f"{LOCATION}/queues/seeded", "requests": single})
-    assert emulator.client.create_task(single[0]).name.endswith("/a")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -299,27 +298,6 @@ def test_a_refused_queue_was_not_made(client: tasks_v2.CloudTasksClient) -> None
         client.create_queue(limits(max_dispatches_per_second=501))
     with pytest.raises(NotFound):
         client.get_queue(name=f"{LOCATION}/queues/new")
-
-
-def test_a_task_of_a_mebibyte_is_the_largest(client: tasks_v2.CloudTasksClient) -> None:
-    """A task is refused when what would be stored of it exceeds 2^20 - 7 bytes."""
-    due = client.create_task(create()).schedule_time.replace(microsecond=123_456) + timedelta(days=1)
-
-    def stored(name: str, body: int) -> int:
-        task = {
-            "http_request": {"url": URL, "body": b"x" * body},
-            "schedule_time": due,
-            "name": f"{QUEUE}/tasks/{name}",
-        }
-        made = tasks_v2.Task.pb(client.create_task({"parent": QUEUE, "task": task, "response_view": "FULL"}))
-        made.ClearField("view")
-        return int(made.ByteSize())
-
-    room = 2**20 - 7 - stored("size-0", 1_000_000)
-    assert stored("size-1", 1_000_000 + room - 4) == 2**20 - 11
-    with pytest.raises(InvalidArgument) as caught:
-        stored("size-2", 1_000_000 + room + 3)
-    assert caught.value.message == "Task size too large"
 
 
 def test_a_tasks_name_is_free_again_after_an_hour(emulator: Emulator, client: tasks_v2.CloudTasksClient) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from google.api_core.exceptions import NotFound
+from google.api_core.exceptions import Aborted, InvalidArgument, NotFound
 from google.cloud import tasks_v2
 from google.cloud.location.locations_pb2 import GetLocationRequest, ListLocationsRequest
 from google.iam.v1 import iam_policy_pb2
@@ -20,9 +20,13 @@ def test_a_queue_has_no_policy_at_first(client: tasks_v2.CloudTasksClient, queue
 
 
 def test_a_policy_is_kept(client: tasks_v2.CloudTasksClient, queue: str) -> None:
-    """SetIamPolicy replaces the policy that GetIamPolicy shows."""
-    client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=ENQUEUER))
-    assert client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)).bindings == ENQUEUER.bindings
+    """SetIamPolicy replaces the policy that GetIamPolicy returns, unless the policy's etag is out of date."""
+    saved = client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=ENQUEUER))
+    assert saved.bindings == ENQUEUER.bindings
+    assert client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)) == saved
+    saved.etag = b"old"
+    with pytest.raises(Aborted):
+        client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=saved))
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -36,10 +40,19 @@ def test_permissions(client: tasks_v2.CloudTasksClient, queue: str, *, missing: 
 
 def test_locations(client: tasks_v2.CloudTasksClient) -> None:
     """ListLocations and GetLocation know Google's regions."""
-    listed = client.list_locations(ListLocationsRequest(name="projects/demo")).locations
-    assert {"us-central1", "europe-west1"} <= {location.location_id for location in listed}
+    names: list[str] = []
+    request = ListLocationsRequest(name="projects/demo", page_size=10)
+    while request.page_token or not names:
+        page = client.list_locations(request)
+        names += [location.name for location in page.locations]
+        request.page_token = page.next_page_token
+    assert LOCATION in names
+    assert len(names) == len(set(names)) == 23
+    public = client.list_locations(ListLocationsRequest()).locations
+    assert "locations/us-central1" in {location.name for location in public}
     one = client.get_location(GetLocationRequest(name=LOCATION))
     assert (one.name, one.location_id) == (LOCATION, "us-central1")
+    assert one.labels == {"cloud.googleapis.com/region": "us-central1"}
 
 
 def test_a_location_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
@@ -55,3 +68,8 @@ def test_encryption_settings(client: tasks_v2.CloudTasksClient) -> None:
     key = "projects/demo/locations/us-central1/keyRings/r/cryptoKeys/k"
     client.update_cmek_config({"cmek_config": {"name": name, "kms_key": key}, "update_mask": {"paths": ["kms_key"]}})
     assert client.get_cmek_config(name=name) == tasks_v2.CmekConfig(name=name, kms_key=key)
+    for paths, kept in ((["name"], key), (["*"], "other"), ([], "")):
+        config = {"name": name, "kms_key": "other" if paths else ""}
+        assert client.update_cmek_config({"cmek_config": config, "update_mask": {"paths": paths}}).kms_key == kept
+    with pytest.raises(InvalidArgument):
+        client.update_cmek_config({"cmek_config": {"name": name}, "update_mask": {"paths": ["colour"]}})

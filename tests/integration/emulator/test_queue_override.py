@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
 
 NOWHERE = "https://nowhere.invalid:1/old?a=1"
@@ -37,38 +35,6 @@ def test_it_is_not_seen_in_the_task(
     task = emulator.answered(enqueue(queue, NOWHERE).name, 1)
     assert task.http_request.url == NOWHERE
     assert emulator.client.get_queue(name=queue).http_target.uri_override.port == target.port
-
-
-@pytest.mark.parametrize(
-    ("fields", "path"),
-    [
-        ({"path_override": {"path": "/new"}}, "/new?a=1"),
-        ({"query_override": {"query_params": "b=2&c=3"}}, "/old?b=2&c=3"),
-        ({"path_override": {"path": "/new"}, "query_override": {"query_params": "b=2"}}, "/new?b=2"),
-        ({"query_override": {}}, "/old"),
-    ],
-)
-def test_path_and_query(
-    make_queue: MakeQueue, enqueue: Enqueue, target: Target, fields: dict[str, Any], path: str
-) -> None:
-    """Path and query are replaced one by one; an empty message clears its part."""
-    enqueue(make_queue(http_target=override(target, **fields)), NOWHERE)
-    assert target.wait()[0].path == path
-
-
-def test_if_not_exists_fills_gaps_only(make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
-    """With IF_NOT_EXISTS the parts that a task's URL has stay."""
-    http_target = {
-        "uri_override": {
-            "host": "nowhere.invalid",
-            "port": 1,
-            "path_override": {"path": "/new"},
-            "query_override": {"query_params": "b=2"},
-            "uri_override_enforce_mode": "IF_NOT_EXISTS",
-        }
-    }
-    enqueue(make_queue(http_target=http_target), f"http://127.0.0.1:{target.port}/old")
-    assert target.wait()[0].path == "/old?b=2"
 
 
 def test_method_and_headers(make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from http.client import HTTPConnection
-from typing import Any
 
 import pytest
-from google.api_core.exceptions import BadRequest, Conflict, GoogleAPICallError, NotFound
+from google.api_core.exceptions import NotFound
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksRestTransport
 from google.longrunning.operations_pb2 import GetOperationRequest
 
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, MakeQueue, Target
+from tests.integration.conftest import LOCATION, Emulator, Target
 
 NOWHERE = "http://127.0.0.1:9/"
-QUEUE = f"{LOCATION}/queues/rest-errors"
 State = tasks_v2.Queue.State
 
 
@@ -81,54 +78,6 @@ def test_batches(rest: tasks_v2.CloudTasksClient, client: tasks_v2.CloudTasksCli
     assert list(rest.list_tasks(parent=queue)) == []
 
 
-def test_pages(rest: tasks_v2.CloudTasksClient, client: tasks_v2.CloudTasksClient, queue: str) -> None:
-    """Lists are paged."""
-    client.pause_queue(name=queue)
-    for _ in range(5):
-        client.create_task({"parent": queue, "task": {"http_request": {"url": NOWHERE}}})
-    pages = list(rest.list_tasks({"parent": queue, "page_size": 2}).pages)
-    assert len(pages) == 3
-    assert len({task.name for page in pages for task in page.tasks}) == 5
-
-
-@pytest.mark.parametrize(
-    ("rpc", "message", "error", "text"),
-    [
-        (
-            "get_task",
-            {"name": f"{LOCATION}/queues/rest-errors/tasks/none"},
-            NotFound,
-            "Requested entity was not found.",
-        ),
-        (
-            "create_queue",
-            {"parent": LOCATION, "queue": {"name": QUEUE}},
-            Conflict,
-            "Queue already exists",
-        ),
-        (
-            "create_task",
-            {"parent": QUEUE, "task": {"http_request": {"url": ""}}},
-            BadRequest,
-            "HttpRequest.url is required.",
-        ),
-    ],
-)
-def test_refusals(
-    rest: tasks_v2.CloudTasksClient,
-    client: tasks_v2.CloudTasksClient,
-    rpc: str,
-    message: dict[str, Any],
-    error: type[GoogleAPICallError],
-    text: str,
-) -> None:
-    """Errors carry the HTTP status and the same text."""
-    client.update_queue({"queue": {"name": QUEUE}})
-    with pytest.raises(error) as caught:
-        getattr(rest, rpc)(message)
-    assert text in caught.value.message
-
-
 def test_plain_json(emulator: Emulator, queue: str, target: Target) -> None:
     """What curl sends, with camelCase names, enum names and base64, is understood and answered alike."""
     http = {"url": target.url, "httpMethod": "PATCH", "body": base64.b64encode(b"hello").decode()}
@@ -141,13 +90,3 @@ def test_plain_json(emulator: Emulator, queue: str, target: Target) -> None:
     shown = emulator.request("GET", f"/v2/{queue}")
     assert shown["state"] == "RUNNING"
     assert shown["retryConfig"]["minBackoff"] == "0.100s"
-
-
-def test_an_error_in_json(emulator: Emulator, make_queue: MakeQueue) -> None:
-    """An error is Google's JSON error object."""
-    connection = HTTPConnection(emulator.http, timeout=PATIENCE)
-    connection.request("GET", f"/v2/{make_queue()}/tasks/none")
-    answer = connection.getresponse()
-    assert answer.status == 404
-    assert b'"NOT_FOUND"' in (text := answer.read()), text
-    connection.close()

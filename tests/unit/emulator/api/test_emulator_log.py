@@ -209,16 +209,6 @@ def test_the_log_goes_on_behind_the_entries_of_a_call(make_store: MakeStore, clo
     assert names(read(store, clock)[0]) == ["d"]
 
 
-def test_the_last_answer_has_no_retry_time(store: Store, clock: Clock) -> None:
-    """When a task is given up, its last entry tells of no further attempt."""
-    queue = logged_queue(store)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
-    fail(store, clock, queue, "a", RetryPolicy(max_attempts=1))
-    ((entry,), _) = read(store, clock, "jsonPayload.attemptResponseLog:*")
-    assert "retryTime" not in entry["jsonPayload"]["attemptResponseLog"]
-
-
 def test_a_retry_after_all_calendars(store: Store, clock: Clock) -> None:
     """The longest backoff there is ends with the year 9999, the last that a time can show."""
     queue = logged_queue(store)
@@ -231,16 +221,6 @@ def test_a_retry_after_all_calendars(store: Store, clock: Clock) -> None:
     task = store.task(queue, "a")
     shown = v2.Task.FromString(task_wire(task.head, task.due, queue.attempts[task.number], b"", FULL))
     assert shown.schedule_time.ToJsonString() == "9999-12-31T23:59:59.999999Z"
-
-
-@pytest.mark.parametrize(("ratio", "least", "most"), [(0.0, 0, 0), (0.5, 350, 650), (1.0, 1000, 1000)])
-def test_sampling(store: Store, clock: Clock, ratio: float, least: int, most: int) -> None:
-    """The queue's sampling ratio decides about each entry by itself."""
-    queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=ratio))
-    for _ in range(1000):
-        store.add(queue, new_task(), NOW)
-    commit(store)
-    assert least <= len(read(store, clock, page_size=1000)[0]) <= most
 
 
 def test_the_filter_of_the_toolkit(store: Store, clock: Clock) -> None:

@@ -6,9 +6,7 @@ import itertools
 import re
 
 import pytest
-from google.cloud.tasks_v2 import types as types_v2
 from google.longrunning.operations_pb2 import Operation
-from google.protobuf.empty_pb2 import Empty
 
 from cloudtasks_nb.emulator.api.operations import (
     CREATE,
@@ -40,44 +38,6 @@ def batch(kind: BatchMethod, failed: int, total: int) -> BatchOperation:
         failed={index: RefusedError("NOT_FOUND", f"no {index}") for index in range(failed)},
         response=v2.BatchCreateTasksResponse(tasks=[v2.Task(name="t")]).SerializeToString() if kind is CREATE else b"",
     )
-
-
-@pytest.mark.parametrize(
-    ("kind", "failed", "state"),
-    [
-        (CREATE, 0, "SUCCEEDED"),
-        (CREATE, 1, "PARTIALLY_SUCCEEDED"),
-        (DELETE, 0, "SUCCEEDED"),
-        (DELETE, 1, "PARTIALLY_SUCCEEDED"),
-    ],
-    ids=["create", "create partly", "delete", "delete partly"],
-)
-def test_a_finished_batch(kind: BatchMethod, failed: int, state: str) -> None:
-    """A finished operation is done, with its state, times, failures by index, and its response."""
-    operation = Operation.FromString(batch(kind, failed, 2).wire())
-    metadata = (v2.BatchCreateTasksMetadata if kind is CREATE else v2.BatchDeleteTasksMetadata)()
-    assert operation.done
-    assert operation.metadata.Unpack(metadata)
-    wrapper = types_v2.BatchCreateTasksMetadata if kind is CREATE else types_v2.BatchDeleteTasksMetadata
-    assert wrapper.State(metadata.state).name == state
-    assert (metadata.start_time.ToMicroseconds(), metadata.end_time.ToMicroseconds()) == (NOW, NOW + 5)
-    assert {index: status.message for index, status in metadata.failed_requests.items()} == dict(
-        [(0, "no 0")] if failed else []
-    )
-    response = v2.BatchCreateTasksResponse() if kind is CREATE else Empty()
-    assert operation.response.Unpack(response)
-
-
-@pytest.mark.parametrize(("kind", "verb"), [(CREATE, "Create"), (DELETE, "Delete")])
-def test_a_batch_that_failed_whole(kind: BatchMethod, verb: str) -> None:
-    """When nothing succeeded the operation is ABORTED and leads to its metadata."""
-    operation = Operation.FromString(batch(kind, 2, 2).wire())
-    assert operation.error.code == 10
-    assert operation.error.message == (
-        f"None of the requests succeeded, refer to Batch{verb}TasksMetadata.failed_requests "
-        "for individual error details"
-    )
-    assert not operation.HasField("response")
 
 
 def test_an_unfinished_batch() -> None:

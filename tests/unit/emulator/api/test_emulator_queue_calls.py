@@ -12,7 +12,6 @@ from cloudtasks_nb.emulator.model.refusal import RefusedError
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, refusal, with_settings
 
 BAD_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
-ELSEWHERE = "projects/p/locations/europe-west1"
 
 
 @pytest.mark.parametrize(
@@ -25,9 +24,7 @@ ELSEWHERE = "projects/p/locations/europe-west1"
             "PERMISSION_DENIED",
             "Permission denied on resource project bad_id.",
         ),
-        (LOCATION, f"{LOCATION}/queues/a_b", "INVALID_ARGUMENT", BAD_NAME),
         (LOCATION, "", "INVALID_ARGUMENT", BAD_NAME),
-        (ELSEWHERE, QUEUE, "INVALID_ARGUMENT", f"{QUEUE} must begin with {ELSEWHERE}."),
     ],
 )
 async def test_names_of_new_queues(service: Service, parent: str, name: str, code: str, text: str) -> None:
@@ -50,19 +47,6 @@ async def test_an_update_needs_a_name(service: Service, name: str) -> None:
     """An update of what is no name of a queue makes none, and says how a name is formed."""
     request = v2.UpdateQueueRequest(queue=v2.Queue(name=name))
     assert await refusal(service.call("UpdateQueue", request, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
-
-
-async def test_update_makes_a_queue(service: Service) -> None:
-    """An update of a queue that is not there makes it; masks may be spelt in either way."""
-    queue = v2.Queue(name=QUEUE)
-    queue.rate_limits.max_dispatches_per_second = 5
-    made = await service.call("UpdateQueue", v2.UpdateQueueRequest(queue=queue), v2.Queue)
-    assert made.rate_limits.max_dispatches_per_second == 5
-    queue.app_engine_routing_override.service = "worker"
-    request = v2.UpdateQueueRequest(queue=queue)
-    request.update_mask.paths.extend(["appEngineRoutingOverride.service", "rateLimits"])
-    changed = await service.call("UpdateQueue", request, v2.Queue)
-    assert changed.app_engine_routing_override.service == "worker"
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -88,31 +72,21 @@ async def test_masks_that_name_nothing(service: Service, api: str, path: str, *,
     assert refused == ("INVALID_ARGUMENT", "Invalid update mask.")
 
 
-async def test_pages_of_queues(service: Service) -> None:
-    """Queues are listed by name, in pages, filtered; the filter stays the same over all pages."""
-    for letter in "cab":
+@pytest.mark.parametrize(
+    "wrong", [{"page_token": "?"}, {"page_token": "{next}", "filter": "x"}, {"page_size": -1}, {"filter": "(" * 3000}]
+)
+async def test_lists_that_make_no_sense(service: Service, wrong: dict[str, Any]) -> None:
+    """A made-up token, a token of another filter, a negative size and a malformed filter are refused."""
+    for letter in "ab":
         await service.create_queue(f"{LOCATION}/queues/{letter}")
-    await service.call("ResumeQueue", v2.ResumeQueueRequest(name=f"{LOCATION}/queues/b"), v2.Queue)
 
     async def page(**request: Any) -> Any:
         asked = v2.ListQueuesRequest(parent=LOCATION, **request)
         return await service.call("ListQueues", asked, v2.ListQueuesResponse)
 
-    first = await page(page_size=2)
-    second = await page(page_size=2, page_token=first.next_page_token)
-    assert [queue.name[-1] for queue in [*first.queues, *second.queues]] == ["a", "b", "c"]
-    assert second.next_page_token == ""
-    paused = await page(filter="state: PAUSED")
-    assert [queue.name[-1] for queue in paused.queues] == ["a", "c"]
-    fast = await page(filter="rateLimits.maxDispatchesPerSecond<500")
-    assert list(fast.queues) == []
-    for wrong in (
-        {"page_token": "?"},
-        {"page_token": first.next_page_token, "filter": "x"},
-        {"page_size": -1},
-        {"filter": "(" * 3000},
-    ):
-        assert (await refusal(page(**wrong)))[0] == "INVALID_ARGUMENT"
+    token = (await page(page_size=1)).next_page_token
+    wrong = {key: token if value == "{next}" else value for key, value in wrong.items()}
+    assert (await refusal(page(**wrong)))[0] == "INVALID_ARGUMENT"
 
 
 def queues_with(messages: Any, **settings: Any) -> Any:
@@ -167,9 +141,9 @@ async def test_read_masks_that_name_nothing(service: Service, method: str, *, th
     assert refused == ("INVALID_ARGUMENT", "Invalid read mask.")
 
 
-@pytest.mark.parametrize(("path", "rate"), [("*", 500), ("type", 5), ("type_", 5)])
+@pytest.mark.parametrize(("path", "rate"), [("*", 500), ("rateLimits", 500), ("type", 5), ("type_", 5)])
 async def test_update_masks_of_v2beta3(service: Service, path: str, rate: int) -> None:
-    """A star is a mask of everything, and the type of a queue can be named as in other languages."""
+    """A star is a mask of everything; paths may be in camel case, and the type is named as in other languages."""
     made = queues_with(beta, rate_limits={"max_dispatches_per_second": 5})
     await service.call("CreateQueue", made, beta.Queue, api="v2beta3")
     request = beta.UpdateQueueRequest(queue=beta.Queue(name=QUEUE))

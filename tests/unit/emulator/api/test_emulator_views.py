@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.api.task_calls import as_beta, as_v2, is_app_engine, task_wire
@@ -29,19 +28,6 @@ def test_versions_drop_what_the_other_does_not_know() -> None:
     """The payload of a pull task has no place in v2."""
     pull = beta.Task(name="n", pull_message=beta.PullMessage(payload=b"x"))
     assert v2.Task.FromString(as_v2(pull.SerializeToString())) == v2.Task(name="n")
-
-
-@pytest.mark.parametrize(
-    ("view", "body", "shown"), [(0, b"", 1), (1, b"", 1), (2, b"hello", 2)], ids=["default", "BASIC", "FULL"]
-)
-def test_views(view: int, body: bytes, shown: int) -> None:
-    """BASIC has no body and FULL has it; the view that was given is named."""
-    stored = new_task("a", body=b"hello")
-    task = v2.Task.FromString(task_wire(stored.head, stored.due, None, stored.body, view))
-    assert (task.http_request.body, task.view) == (body, shown)
-    assert task.name == f"{QUEUE}/tasks/a"
-    assert task.schedule_time.ToMicroseconds() == NOW
-    assert task.http_request.url.startswith("http://")
 
 
 def test_view_of_a_tried_task() -> None:

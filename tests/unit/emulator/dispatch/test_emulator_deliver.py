@@ -108,34 +108,10 @@ async def test_answers(
     assert (outcome.http_status, len(received)) == (status, requests)
 
 
-async def test_endless_redirects(deliverer: Deliverer, url: str, received: list[Any]) -> None:
-    """A target that leads in circles is a failed attempt."""
-    assert await deliverer.send(call(f"{url}/circle")) == AttemptResult(http_status=302)
-    assert len(received) > 1
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/x", "http://", "http://no such host.invalid/", "http://[::1"])
-async def test_urls_that_lead_nowhere(deliverer: Deliverer, url: str) -> None:
-    """A URL that cannot be requested is an attempt without an answer."""
-    assert await deliverer.send(call(url)) == AttemptResult(http_status=0)
-
-
 async def test_a_bad_escape_is_sent(deliverer: Deliverer, url: str, received: list[Any]) -> None:
     """A broken percent escape, which the service takes at creation, is quoted and sent."""
     assert (await deliverer.send(call(f"{url}/%zz ä"))).succeeded
     assert received[0][1] == "/%25zz%20%C3%A4"
-
-
-async def test_a_header_that_http_forbids(deliverer: Deliverer, url: str, received: list[Any]) -> None:
-    """A header value with a line break is an attempt without an answer, not an error of the emulator."""
-    assert not (await deliverer.send(call(url, X="a\r\nb"))).answered
-    assert received == []
-
-
-async def test_nobody_listens(deliverer: Deliverer) -> None:
-    """A refused connection is told apart from other failures."""
-    with pytest.raises(NotListeningError):
-        await deliverer.send(call(f"http://127.0.0.1:{free_port()}/"))
 
 
 def test_a_kept_connection_may_have_been_closed() -> None:
@@ -160,29 +136,6 @@ def test_a_kept_connection_may_have_been_closed() -> None:
             finally:
                 await deliverer.close()
         assert (outcomes, len(served)) == ([AttemptResult(http_status=200)] * 2, 2)
-
-    asyncio.run(main())
-
-
-def test_a_new_connection_that_breaks_is_a_failed_attempt() -> None:
-    """A server that hangs up without an answer has been asked once."""
-    served: list[int] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        served.append(1)
-        writer.close()
-
-    async def main() -> None:
-        deliverer = Deliverer(Settings())
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        async with server:
-            try:
-                port = server.sockets[0].getsockname()[1]
-                assert await deliverer.send(call(f"http://127.0.0.1:{port}/")) == AttemptResult(http_status=0)
-            finally:
-                await deliverer.close()
-        assert served == [1]
 
     asyncio.run(main())
 

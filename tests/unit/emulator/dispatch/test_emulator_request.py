@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.dispatch.request import HttpCall, overridden, prepare
-from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts
+from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import QueueConfig, configured
@@ -47,24 +47,8 @@ def app_engine(**request: Any) -> Any:
     return json_format.ParseDict({"name": f"{QUEUE}/tasks/a", "appEngineHttpRequest": request}, v2.Task())
 
 
-def test_a_first_attempt() -> None:
-    """A first attempt carries queue, task, counts of zero and its time, and nothing about earlier ones."""
-    call = prepared(http(headers={"X-My": "1", "content-type": "text/plain"}, body="aGk="))
-    assert (call.method, call.url, call.body, call.deadline) == ("POST", URL, b"hi", 600 * SECOND)
-    assert call.headers == {
-        "X-My": "1",
-        "content-type": "text/plain",
-        "User-Agent": "Google-Cloud-Tasks",
-        "X-CloudTasks-QueueName": "q",
-        "X-CloudTasks-TaskName": "a",
-        "X-CloudTasks-TaskRetryCount": "0",
-        "X-CloudTasks-TaskExecutionCount": "0",
-        "X-CloudTasks-TaskETA": "1767323045.678901",
-    }
-
-
 def test_headers_that_a_task_may_not_set() -> None:
-    """Computed and reserved headers of a task are dropped, however they are spelt."""
+    """Computed and reserved headers of a task and of its queue are dropped, in upper and lower case."""
     given = dict.fromkeys(
         [
             "HOST",
@@ -77,51 +61,11 @@ def test_headers_that_a_task_may_not_set() -> None:
         ],
         "x",
     )
-    call = prepared(http(headers={**given, "Kept": "y"}))
+    override = {"headerOverrides": [{"header": {"key": "X-CloudTasks-TaskName", "value": "forged"}}]}
+    call = prepared(http(headers={**given, "Kept": "y"}), httpTarget=override)
     assert {name for name in call.headers if not name.startswith("X-CloudTasks-")} == {"Kept", "User-Agent"}
     assert call.headers["User-Agent"] == "Google-Cloud-Tasks"
-    assert call.headers["X-CloudTasks-QueueName"] == "q"
-
-
-#: After these answers: retry count, execution count of an HTTP and of an App Engine task, previous response.
-SEQUENCE = [
-    (503, "1", "0", "1", "503"),
-    (404, "2", "1", "2", "404"),
-    (429, "3", "2", "3", "429"),
-    (500, "4", "2", "4", "500"),
-    (302, "5", "3", "5", "302"),
-]
-
-
-@pytest.mark.parametrize("kind", ["http", "app engine"])
-def test_counts_in_headers(kind: str) -> None:
-    """Each answer counts as the service counts it: HTTP targets' server errors are no executions."""
-    prefix, task = ("X-CloudTasks-", http()) if kind == "http" else ("X-AppEngine-", app_engine())
-    attempts = Attempts(due=NOW)
-    for status, retries, executions, engine_executions, previous in SEQUENCE:
-        attempts.begin(NOW)
-        attempts.end(AttemptResult(http_status=status), NOW, app_engine=kind != "http")
-        headers = prepared(task, attempts).headers
-        assert headers[f"{prefix}TaskRetryCount"] == retries
-        assert headers[f"{prefix}TaskExecutionCount"] == (executions if kind == "http" else engine_executions)
-        assert headers[f"{prefix}TaskPreviousResponse"] == previous
-        assert headers[f"{prefix}TaskRetryReason"] == ("" if kind == "http" else "App Error")
-
-
-@pytest.mark.parametrize(
-    ("task", "status", "previous", "reason"),
-    [(http(), 504, "504", ""), (app_engine(), 0, "0", "Instance Unavailable")],
-    ids=["http", "app engine"],
-)
-def test_headers_after_a_timeout(task: Any, status: int, previous: str, reason: str) -> None:
-    """After a timeout the next attempt says so in the way of its kind of target."""
-    attempts = Attempts(due=NOW)
-    attempts.begin(NOW)
-    attempts.end(AttemptResult(http_status=status, timed_out=True), NOW, app_engine=status == 0)
-    headers = prepared(task, attempts).headers
-    prefix = "X-CloudTasks-Task" if status else "X-AppEngine-Task"
-    assert (headers[f"{prefix}RetryCount"], headers[f"{prefix}ExecutionCount"]) == ("1", "0")
-    assert (headers[f"{prefix}PreviousResponse"], headers[f"{prefix}RetryReason"]) == (previous, reason)
+    assert (call.headers["X-CloudTasks-QueueName"], call.headers["X-CloudTasks-TaskName"]) == ("q", "a")
 
 
 def test_an_app_engine_request() -> None:
@@ -202,22 +146,6 @@ def test_overridden_urls(url: str, override: dict[str, Any], result: str) -> Non
 def test_a_queue_without_an_override_of_the_url(url: str) -> None:
     """Where the queue sets other things only, a task's URL is sent as it was given."""
     assert prepared(http(url=url), httpTarget={"httpMethod": "PUT"}).url == url
-
-
-def test_method_and_headers_of_the_queue() -> None:
-    """A queue's method and headers replace the task's; with GET the body is dropped; reserved ones stay reserved."""
-    target = {
-        "httpMethod": "GET",
-        "headerOverrides": [
-            {"header": {"key": "x-my", "value": "2"}},
-            {"header": {"key": "New", "value": "3"}},
-            {"header": {"key": "X-CloudTasks-TaskName", "value": "forged"}},
-        ],
-    }
-    call = prepared(http(headers={"X-My": "1"}, body="aGk="), httpTarget=target)
-    assert (call.method, call.body) == ("GET", b"")
-    assert (call.headers["x-my"], call.headers["New"], "X-My" in call.headers) == ("2", "3", False)
-    assert call.headers["X-CloudTasks-TaskName"] == "a"
 
 
 @pytest.mark.parametrize("level", ["task", "queue"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 from google.auth import exceptions, jwt
-from google.auth.transport import Request
-from google.oauth2 import id_token
 
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, LAST_NOW, SECOND, Clock
@@ -43,48 +40,11 @@ def tokens(tmp_path: Path, key: bytes) -> TokenSigner:
     return TokenSigner(tmp_path, "https://accounts.google.com", Clock())
 
 
-class Published(Request):
-    """A transport of google-auth that finds the same content everywhere."""
-
-    status = 200
-    headers: Mapping[str, str] = {}
-
-    def __init__(self, content: Any) -> None:
-        self.data = json.dumps(content).encode()
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        """Answer any request."""
-        return self
-
-
 def bearer(tokens: TokenSigner, request: Any, url: str = URL) -> str:
     """Take the token out of the header."""
     header = tokens.authorize(request, url)
     assert header is not None
     return header.removeprefix("Bearer ")
-
-
-def test_google_auth_verifies_the_tokens(tokens: TokenSigner) -> None:
-    """A handler verifies the token with Google's library against the published certificates."""
-    claims = id_token.verify_token(
-        bearer(tokens, request_for(audience="me")),
-        Published(tokens.certificates()),
-        audience="me",
-        certs_url="http://127.0.0.1/oauth2/v1/certs",
-    )
-    assert claims["iss"] == "https://accounts.google.com"
-    assert (claims["email"], claims["email_verified"]) == (ACCOUNT, True)
-    assert claims["sub"] == claims["azp"]
-    assert claims["sub"].isdigit()
-    assert claims["exp"] - claims["iat"] == 3600
-
-
-def test_the_audience_is_the_url_by_default(tokens: TokenSigner) -> None:
-    """Without an audience the token is for the URL as given, query included."""
-    token = bearer(tokens, request_for(), "http://h/x?y=1")
-    assert jwt.decode(token, certs=tokens.certificates(), audience="http://h/x?y=1")
-    with pytest.raises(exceptions.InvalidValue):
-        jwt.decode(token, certs=tokens.certificates(), audience="http://h/x")
 
 
 def test_a_token_of_another_key_is_refused(tokens: TokenSigner, tmp_path: Path) -> None:

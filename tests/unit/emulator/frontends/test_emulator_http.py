@@ -30,7 +30,7 @@ from cloudtasks_nb.emulator.frontends.grpc import grpc_server
 from cloudtasks_nb.emulator.frontends.http import host_and_port
 from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError, PortInUseError
+from cloudtasks_nb.errors import EmulatorError, InvalidInputError, PortInUseError
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, with_settings
 
 
@@ -121,27 +121,17 @@ async def test_a_restart_keeps_everything(tmp_path: Path) -> None:
             assert (found["httpRequest"]["httpMethod"], found["view"]) == (method, view)
 
 
-def test_a_temporary_folder_goes() -> None:
-    """Without a folder everything is gone afterwards."""
-
-    async def start() -> Path:
-        async with emulator(queues=(QUEUE,)) as running:
-            return Path(running.endpoint["data_dir"])
-
-    assert not asyncio.run(start()).exists()
-
-
+@with_settings("running", queues=(QUEUE,))
 async def test_instance_in_every_answer(running: Running) -> None:
-    """Answers and refusals tell the id, and over gRPC the HTTP port; bytes that are no message are refused."""
+    """Answers and refusals have the id, and over gRPC the HTTP port; bytes that are not a message are refused."""
     port = running.endpoint["http"].rpartition(":")[2]
     expected = ((INSTANCE_METADATA, running.endpoint["instance"]), (HTTP_PORT_METADATA, port))
     async with grpc.aio.insecure_channel(running.endpoint["grpc"]) as channel:
         method = channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/GetQueue")
-        for wire, code in ((v2.GetQueueRequest(name=QUEUE).SerializeToString(), "NOT_FOUND"), (b"\x0a\xff", None)):
+        queue, missing = (v2.GetQueueRequest(name=name).SerializeToString() for name in (QUEUE, f"{QUEUE}-2"))
+        for wire, code in ((queue, "OK"), (missing, "NOT_FOUND"), (b"\x0a\xff", "INVALID_ARGUMENT")):
             call = method(wire)
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await call
-            assert refused.value.code().name == (code or "INVALID_ARGUMENT")
+            assert (await call.code()).name == code
             assert tuple(await call.trailing_metadata()) == expected
     async with running.session.get(f"{running.endpoint['http']}/v2/{QUEUE}") as answer:
         assert answer.headers[INSTANCE_METADATA] == running.endpoint["instance"]
@@ -225,28 +215,6 @@ async def test_buffered_tasks(running: Running, api: str) -> None:
     assert shown["task"]["name"] == f"{QUEUE}/tasks/mine"
     _, full = await running.http("GET", f"/v2/{QUEUE}/tasks/mine?responseView=FULL")
     assert full["httpRequest"]["body"] == "cmF3"
-
-
-@with_settings("running", openid_issuer="https://issuer")
-async def test_documents(running: Running) -> None:
-    """Health, discovery, keys and certificates are published."""
-    assert await running.http("GET", "/health") == (
-        200,
-        {"status": "ok", "instance": running.endpoint["instance"]},
-    )
-    _, discovery = await running.http("GET", "/.well-known/openid-configuration")
-    assert discovery["issuer"] == "https://issuer"
-    assert discovery["jwks_uri"] == f"{running.endpoint['http']}/oauth2/v3/certs"
-    _, keys = await running.http("GET", "/oauth2/v3/certs")
-    _, certificates = await running.http("GET", "/oauth2/v1/certs")
-    assert {key["kid"] for key in keys["keys"]} == certificates.keys()
-
-
-async def test_clock_endpoint(running: Running) -> None:
-    """The clock can be moved forward, and only forward."""
-    before = await running.admin("clock")
-    after = await running.admin("clock", {"advance_s": 3600})
-    assert after["now_us"] - before["now_us"] >= 3_600_000_000
 
 
 async def ahead(running: Running) -> int:
@@ -407,40 +375,11 @@ async def test_what_is_under_way_can_be_seen(running: Running) -> None:
         assert (await running.http("GET", f"/admin/history?limit={limit}"))[0] == 400
 
 
-async def test_web_pages_may_not_steer(running: Running) -> None:
-    """A request of a web page is refused: a browser on this machine is no test."""
-    assert (await running.http("POST", "/admin/reset", {}, Origin="http://evil"))[0] == 403
-
-
-@with_settings("running", lease=True)
-async def test_leases(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An emulator with leases ends soon after the last one, not while one is held."""
-    monkeypatch.setattr(http_module, "_LINGER", 0.01)
-    monkeypatch.setattr(http_module, "_CHECK_EVERY", 0.001)
-    async with aiohttp.ClientSession() as holder:
-        first = await holder.get(f"{running.endpoint['http']}/lease")
-        second = await holder.get(f"{running.endpoint['http']}/lease")
-        assert first.headers["X-Instance"] == running.endpoint["instance"]
-        first.close()
-        assert not running.stop.is_set()
-        second.close()
-        async with asyncio.timeout(20):
-            await running.stop.wait()
-
-
 async def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An emulator with leases ends if no client takes one."""
     monkeypatch.setattr(http_module, "_FIRST_WITHIN", 0.01)
     async with emulator(lease=True) as running, asyncio.timeout(20):
         await running.server
-
-
-async def test_one_emulator_a_folder(tmp_path: Path) -> None:
-    """A second emulator on a folder is refused, with the folder's name."""
-    async with emulator(data_dir=tmp_path):
-        with pytest.raises(FolderInUseError, match="is in use by another emulator") as refused:
-            await server_module.run(Settings(port=0, data_dir=tmp_path), lambda _: None, asyncio.Event())
-    assert refused.value.resource == str(tmp_path)
 
 
 @pytest.mark.parametrize("option", ["port", "http_port"])

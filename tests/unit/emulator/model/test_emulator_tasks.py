@@ -60,34 +60,12 @@ BAD_ID = (
 @pytest.mark.parametrize(
     ("task", "text"),
     [
-        (v2.Task(), "Task.payload_type is not set."),
-        (with_url(""), "HttpRequest.url is required."),
         (with_url("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
-        (with_url("example.com"), "HttpTarget.url must start with 'http://' or 'https://'."),
         (with_url("http://x/" + "y" * 2075), "HttpRequest.url must be at most 2083 characters."),
         (with_url("http://x/" + " " * 692), "HttpRequest.url must be at most 2083 characters."),
         (with_url("http://x/" + "\N{EURO SIGN}" * 231), "HttpRequest.url must be at most 2083 characters."),
-        (
-            named("a"),
-            (
-                'Task name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>'
-                '/tasks/<TASK_ID>"'
-            ),
-        ),
-        (
-            named(f"{QUEUE}-other/tasks/a"),
-            (
-                f"The queue name from request ('{QUEUE}') must be the same as the queue name "
-                f"in the named task ('{QUEUE}-other')."
-            ),
-        ),
-        (named(f"{QUEUE}/tasks/not a valid id"), BAD_ID.format("not a valid id")),
         (named(f"{QUEUE}/tasks/"), BAD_ID.format("")),
-        (named(f"{QUEUE}/tasks/{'x' * 501}"), BAD_ID.format("x" * 501)),
         (named(f"{QUEUE}/tasks/a\n"), BAD_ID.format("a\n")),
-        (with_deadline(http_task(), 14), "Task.dispatchDeadline must be between [15s, 30m]."),
-        (with_deadline(http_task(), 1801), "Task.dispatchDeadline must be between [15s, 30m]."),
-        (with_deadline(app_engine_task(), 86_416), "Task.dispatchDeadline must be between [15s, 24h15s]."),
         (
             v2.Task(http_request=v2.HttpRequest(url=URL, http_method=GET, body=b"x")),
             "HttpRequest.body is not allowed with HTTP method GET.",
@@ -119,47 +97,20 @@ def test_refused_tasks(task: Any, text: str) -> None:
     assert (refused.value.code, refused.value.message) == ("INVALID_ARGUMENT", text)
 
 
-def test_a_bad_id_comes_with_a_link() -> None:
-    """The refusal of a task id leads to the definition of task ids."""
-    with pytest.raises(RefusedError) as refused:
-        accept_task(named(f"{QUEUE}/tasks/?"), QUEUE, NOW)
-    (detail,) = refused.value.details
-    assert detail.links[0].description == "Definition of task ID"
-    assert refused.value.status().details[0].type_url == "type.googleapis.com/google.rpc.Help"
-
-
 @pytest.mark.parametrize(
     "url",
     [
-        "http://example.com/%zz",
         "https://x",
         "http://x/" + "y" * 2074,
         "http://x/?" + "&a=%20" * 345,
         "http://x/" + " " * 691,
         "http://x/" + "\N{EURO SIGN}" * 230,
     ],
-    ids=["bad escape", "short", "longest", "longest, encoded", "longest of spaces", "longest of other letters"],
+    ids=["short", "longest", "longest, encoded", "longest of spaces", "longest of other letters"],
 )
 def test_urls_that_are_taken(url: str) -> None:
     """A URL is not looked at closely when a task is created."""
     assert stored(with_url(url)).http_request.url == url
-
-
-def test_what_an_http_task_gets() -> None:
-    """An HTTP task gets a method, an agent, a deadline and times; its headers keep their spelling."""
-    given = v2.Task(http_request=v2.HttpRequest(url=URL, body=b"hi"))
-    given.http_request.headers.update({"X-Mixed-Case": "preserve-me", "content-type": "application/json"})
-    task = stored(given)
-    assert dict(task.http_request.headers) == {
-        "User-Agent": "Google-Cloud-Tasks",
-        "X-Mixed-Case": "preserve-me",
-        "content-type": "application/json",
-    }
-    assert (task.http_request.http_method, task.http_request.body) == (POST, b"hi")
-    assert task.dispatch_deadline.seconds == 600
-    assert task.create_time.ToMicroseconds() == NOW // SECOND * SECOND
-    assert task.schedule_time.ToMicroseconds() == NOW
-    assert task.name.startswith(f"{QUEUE}/tasks/")
 
 
 def test_a_given_agent_is_replaced() -> None:
@@ -201,18 +152,6 @@ def test_schedule_times(asked: int, due: int) -> None:
     assert accept_task(task, QUEUE, NOW).due == due
 
 
-def test_too_far_ahead() -> None:
-    """A time further ahead is refused, shown in Pacific time."""
-    task = http_task()
-    task.schedule_time.FromJsonString("2100-01-01T00:00:00Z")
-    with pytest.raises(RefusedError) as refused:
-        accept_task(task, QUEUE, NOW)
-    assert refused.value.message == (
-        "The Task.scheduleTime, 2099-12-31T16:00:00-08:00, is too far in the future. "
-        "Schedule time must be no more than 720h in the future."
-    )
-
-
 def test_a_time_beyond_all_calendars() -> None:
     """A time that no calendar has is refused too."""
     task = http_task()
@@ -226,20 +165,6 @@ def test_deadlines_are_kept_in_milliseconds() -> None:
     task = with_deadline(http_task(), 20)
     task.dispatch_deadline.nanos = 123_456_789
     assert stored(task).dispatch_deadline.nanos == 123_000_000
-
-
-def test_what_an_app_engine_task_gets() -> None:
-    """An App Engine task gets method, path, host, length and type; its deadline stays the application's."""
-    task = stored(app_engine_task(body=b'{"hello":"world"}'))
-    request = task.app_engine_http_request
-    assert (request.http_method, request.relative_uri, request.body) == (POST, "/", b'{"hello":"world"}')
-    assert request.app_engine_routing.host == "p.uc.r.appspot.com"
-    assert dict(request.headers) == {
-        "Content-Length": "17",
-        "Content-Type": "application/octet-stream",
-        "User-Agent": APP_ENGINE_AGENT,
-    }
-    assert not task.HasField("dispatch_deadline")
 
 
 def test_no_deadline_of_an_app_engine_task() -> None:
@@ -316,10 +241,3 @@ def test_long_requests_are_not_remembered() -> None:
         else:
             accept_task(task, QUEUE, NOW)
         assert len(tasks_module._cached) == kept
-
-
-def test_targets_for_the_log() -> None:
-    """The log shows method and URL."""
-    assert accept_task(http_task(), QUEUE, NOW).target == f"POST {URL}"
-    new = accept_task(app_engine_task(relative_uri="/x"), QUEUE, NOW)
-    assert (new.target, new.kind) == ("POST p.uc.r.appspot.com/x", "APP_ENGINE_HTTP")

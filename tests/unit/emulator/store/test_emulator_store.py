@@ -182,23 +182,6 @@ StoreModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 test_store_behaves_like_its_model = StoreModel.TestCase
 
 
-def test_texts_of_missing_tasks(store: Store, clock: Clock) -> None:
-    """A task that was never there, one that was, and one that was long ago are answered differently."""
-    queue = new_queue(store)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
-    store.delete(queue, "a")
-    with pytest.raises(RefusedError, match=r"^Requested entity was not found\.$"):
-        store.task(queue, "never")
-    with pytest.raises(RefusedError, match=r"^The task no longer exists, though a task with this name existed"):
-        store.task(queue, "a")
-    with pytest.raises(RefusedError, match=r"^The task cannot be created because a task with this name existed too"):
-        store.add(queue, new_task("a"), NOW)
-    clock.advance(HOUR)
-    with pytest.raises(RefusedError, match=r"^Requested entity was not found\.$"):
-        store.task(queue, "a")
-
-
 def test_a_task_is_shown_when_it_is_safe(store: Store) -> None:
     """Between submission and commit a task is not there, and its name is taken."""
     queue = new_queue(store)
@@ -210,23 +193,6 @@ def test_a_task_is_shown_when_it_is_safe(store: Store) -> None:
     assert queue.due.take(NOW) is None
     commit(store)
     assert store.task(queue, "a").number == queue.due.take(NOW)
-
-
-def test_queue_names(store: Store, clock: Clock) -> None:
-    """A queue's name is taken while it lives, and for three days after."""
-    new_queue(store)
-    with pytest.raises(RefusedError, match=r"^Queue already exists$"):
-        new_queue(store)
-    store.delete_queue(QUEUE)
-    commit(store)
-    with pytest.raises(RefusedError, match=r"^The queue cannot be created because a queue with this name existed too"):
-        new_queue(store)
-    with pytest.raises(RefusedError, match=r"^Queue does not exist\. If you just created the queue, wait"):
-        store.queue(QUEUE)
-    with pytest.raises(RefusedError, match=r"^Requested entity was not found\.$"):
-        store.delete_queue(QUEUE)
-    clock.advance(3 * DAY)
-    assert new_queue(store).q == 2
 
 
 def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
@@ -246,35 +212,6 @@ def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
     assert not sweep(store, NOW)
     commit(store)
     assert store.database.read("SELECT count(*) FROM tasks") == [(1,)]
-
-
-def test_a_new_queue_may_need_a_while(make_store: MakeStore, clock: Clock) -> None:
-    """With a delay a new queue is not known until it has passed."""
-    store = make_store(new_queue_delay=60 * SECOND)
-    new_queue(store)
-    with pytest.raises(RefusedError, match="wait at least a minute"):
-        store.queue(QUEUE)
-    clock.advance(60 * SECOND)
-    assert store.queue(QUEUE).name == QUEUE
-
-
-def test_purge_keeps_or_frees_names(make_store: MakeStore) -> None:
-    """After a purge names stay taken; with the hard reset they are free."""
-    store = make_store()
-    queue = new_queue(store)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
-    store.purge(queue)
-    commit(store)
-    assert queue.message.purge_time.ToMicroseconds() == NOW
-    store = make_store(hard_reset_on_purge=True)
-    queue = store.queue(QUEUE)
-    with pytest.raises(RefusedError, match="existed too recently"):
-        store.add(queue, new_task("a"), NOW)
-    store.purge(queue)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
-    assert make_store().queue(QUEUE).live == {"a": 2}
 
 
 @pytest.mark.parametrize("under_way", [False, True])
@@ -300,31 +237,14 @@ def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock:
     assert store.database.read("SELECT seq FROM tasks UNION SELECT q FROM graves") == []
 
 
-def test_pages(store: Store) -> None:
-    """Pages follow the order of creation, skip what was purged, and end."""
+def test_a_page_leaves_out_uncommitted_deletions(store: Store) -> None:
+    """A task whose deletion is not committed yet is not listed any more."""
     queue = new_queue(store)
-    store.add(queue, new_task("purged"), NOW)
-    store.purge(queue)
-    for number in range(5):
-        store.add(queue, new_task(f"t{number}"), NOW)
+    for task_id in ("a", "b", "c"):
+        store.add(queue, new_task(task_id), NOW)
     commit(store)
-    first, more = store.page(queue, 0, 3)
-    second, end = store.page(queue, more, 3)
-    assert [task.id for task in first + second] == ["t0", "t1", "t2", "t3", "t4"]
-    assert end == 0
-    store.delete(queue, "t1")
-    assert [task.id for task in store.page(queue, 0, 3)[0]] == ["t0", "t2"]
-
-
-def test_a_task_lives_thirty_one_days(store: Store, clock: Clock) -> None:
-    """A task that was not done in its queue's retention is deleted."""
-    queue = new_queue(store)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
-    for elapsed, live in ((0, {"a": 1}), (31 * DAY + SECOND, {})):
-        clock.advance(elapsed)
-        sweep(store, clock.now())
-        assert queue.live == live
+    store.delete(queue, "b")
+    assert [task.id for task in store.page(queue, 0, 9)[0]] == ["a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -361,34 +281,6 @@ def test_running_tasks_are_not_claimed(store: Store, clock: Clock) -> None:
     assert store.claim(queue, claim.task.number) is None
     store.begin_attempt(store.claim_now(queue, "a"))
     assert (queue.in_flight, claim.attempts.dispatches) == (2, 2)
-
-
-def test_a_run_by_hand_is_retried_from_its_call(store: Store, clock: Clock) -> None:
-    """After a failed run by hand the next attempt is due a backoff after the call."""
-    queue = new_queue(store)
-    store.add(queue, new_task("a", due=NOW + DAY), NOW)
-    commit(store)
-    claim = store.claim_now(queue, "a")
-    store.begin_attempt(claim)
-    clock.advance(3 * SECOND)
-    gone = store.end_attempt(
-        claim, AttemptResult(http_status=500), POLICY, LogSubject(queue.q, 0.0, "a"), called_at=NOW
-    )
-    assert not gone
-    assert queue.attempts[claim.task.number].due == NOW + 10 * SECOND
-
-
-def test_an_attempt_that_reached_nobody_is_undone(store: Store, clock: Clock) -> None:
-    """An undone attempt leaves the task as it was, before a first attempt and before a later one."""
-    queue = new_queue(store)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
-    for failures in (0, 1):
-        claim = store.claim_now(queue, "a")
-        store.undo_attempt(claim, store.begin_attempt(claim))
-        tried = queue.attempts.get(claim.task.number)
-        assert (queue.in_flight, tried.dispatches if tried else 0) == (0, failures)
-        attempt(store, queue, "a", 500)
 
 
 def test_an_attempt_may_outlive_its_task(store: Store, clock: Clock) -> None:
