@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 first-of = $(shell for python in $(1); do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; done)
 PYTHON ?= $(call first-of,python3 python3.14 python3.13 python3.12 python3.11)
-OLDEST_PYTHON ?= $(call first-of,python3.11 python3.12 python3.13 python3.14 python3)
+OLDEST_PYTHON ?= $(or $(call first-of,python3.11 python3.12 python3.13 python3.14 python3),$(PYTHON))
 
 PYTEST = -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
