@@ -1,9 +1,9 @@
-"""The newest attempts on a queue's tasks, from the operations log; an attempt opens with all that is known of it."""
+"""The newest attempts on a queue's tasks, from the operations log; a selected attempt is shown with all its details."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -13,7 +13,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, column
 from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.panels.cards.detail import card, code, facts, section
+from cloudtasks_nb.panels.cards.markup import card, code, facts, section
 from cloudtasks_nb.panels.cards.task import moment, tracebacks
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.panel import WIDE, Panel
@@ -34,20 +34,13 @@ _COLUMNS = (
 )
 _ANY, _WRONG = "any answer", "errors"
 _SINCE = (("last 15 minutes", 900), ("last hour", 3_600), ("last 6 hours", 21_600), ("last day", 86_400))
-_READ = 1_000  # attempts that are read at first: one read of the log
+_READ = 1_000  # attempts that the first read returns
 _KEPT = 2_000
 _SECOND = 1_000_000
 
 
 class AttemptsPanel(Panel):
-    """Attempts on the tasks of a queue, newest first.
-
-    Parameters
-    ----------
-    context : PanelContext
-    queue : str
-    framed : bool
-    """
+    """Attempts on the tasks of a queue, newest first."""
 
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
         super().__init__(context, f"Attempts on {queue}" if framed else "Attempts", queue=queue, framed=framed)
@@ -89,7 +82,7 @@ class AttemptsPanel(Panel):
         return {self.context.name(self.queue): self._since} if self.queue and self._since is not None else {}
 
     def became_visible(self) -> None:
-        """Read the log when it is seen for the first time, or has not been for a while."""
+        """Read the log when the panel becomes visible for the first time, or after ten minutes."""
         stale = self._since is None or now_micros() - self._since > 600 * _SECOND
         if stale and not self.footer.busy:
             self.start(self.refresh, changes=False)
@@ -97,11 +90,11 @@ class AttemptsPanel(Panel):
     def queue_changed(self) -> None:
         """Show the attempts on another queue."""
         self._since = None
-        self._show_detail("")
+        self._detail.value = ""
         self._reread()
 
     def refresh(self) -> None:
-        """Read the newest attempts anew."""
+        """Read the newest attempts again."""
         while self.queue:
             queue = self.context.name(self.queue)
             now = now_micros()
@@ -117,7 +110,7 @@ class AttemptsPanel(Panel):
         self.resubscribe()
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Add the attempts that have come; only the newest are kept."""
+        """Add new attempts; only the newest 2,000 are kept."""
         values = snapshot.values  # noqa: PD011 - a mapping, no frame
         if values is not None:
             self._show_sampling(values["log_sampling_ratio"])
@@ -170,15 +163,12 @@ class AttemptsPanel(Panel):
         if new:
             self._open(new[-1])
         elif not keys:
-            self._show_detail("")
+            self._detail.value = ""
 
     def _open(self, key: Any) -> None:
         entry = self._entries.get(str(key))
         if entry is not None:
-            self._show_detail(self._card(entry))
-
-    def _show_detail(self, card_html: str) -> None:
-        self._detail.value = card_html
+            self._detail.value = self._card(entry)
 
     def _card(self, entry: Entry) -> str:
         message = self.context.connection.message(entry.queue, entry.task, entry.attempt)
@@ -198,14 +188,6 @@ class AttemptsPanel(Panel):
 
 
 def _frame(entries: Sequence[Entry]) -> pd.DataFrame:
-    values: dict[str, Iterable[Any]] = {
-        "time": (entry.time for entry in entries),
-        "status": (entry.status for entry in entries),
-        "attempt": (entry.attempt for entry in entries),
-        "task": (entry.task for entry in entries),
-        "duration": (entry.duration for entry in entries),
-        "retry_time": (entry.retry_time for entry in entries),
-        "url": (entry.url for entry in entries),
-    }
-    made = {name: column(list(found), ATTEMPTS[name]) for name, found in values.items()}
+    names = ("time", "status", "attempt", "task", "duration", "retry_time", "url")
+    made = {name: column([getattr(entry, name) for entry in entries], ATTEMPTS[name]) for name in names}
     return pd.DataFrame(made, index=pd.Index([entry.insert_id for entry in entries], name="insert_id", dtype="str"))

@@ -1,4 +1,4 @@
-"""Backfill: a task for each period of a range of dates, and their calendar, from which what failed is sent again."""
+"""Backfill: a form that makes a task for each period of a range of dates, and the calendar of the queue's backfills."""
 
 from __future__ import annotations
 
@@ -23,14 +23,7 @@ _NO_BATCH = ("none yet", "")
 
 
 class BackfillPanel(SendPanel):
-    """A form for `queue.backfill`, and the backfills of the queue.
-
-    Parameters
-    ----------
-    context : PanelContext
-    queue : str
-    framed : bool
-    """
+    """A form for `queue.backfill`, and the backfills of the queue."""
 
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
         super().__init__(context, f"Backfill on {queue}" if framed else "Backfill", queue=queue, framed=framed)
@@ -48,28 +41,28 @@ class BackfillPanel(SendPanel):
         self.guarded(self._read_series)
 
     def sample(self, count: int) -> tuple[Any, Mapping[str, Any]]:
-        """Return the first rows, and the words of `backfill`."""
+        """Return the first rows, and the arguments of `backfill`."""
         rows = self._partitions().iloc[:count]
-        words = self.range.words
-        return cross(rows, words.get("across")).head(count), self.request.words
+        arguments = self.range.arguments
+        return cross(rows, arguments.get("across")).head(count), self.request.arguments
 
     def plan(self) -> Plan:
         """Make the plan."""
-        words = {**self.range.words, **self.request.words, **self._of_batch()}
-        found: Plan = self.context.queue(self.queue or "").backfill(*self.range.range, dry_run=True, **words)
+        arguments = {**self.range.arguments, **self.request.arguments, **self._of_batch()}
+        found: Plan = self.context.queue(self.queue or "").backfill(*self.range.range, dry_run=True, **arguments)
         return found
 
     def code(self) -> str:
         """Return the line of Python that does the same."""
-        words = {**self.range.code, **self.request.code, **self._of_batch()}
-        return self.context.line(self.queue or "", "backfill", *self.range.range, **words)
+        arguments = {**self.range.code, **self.request.code, **self._of_batch()}
+        return self.context.line(self.queue or "", "backfill", *self.range.range, **arguments)
 
     def submitted(self) -> None:
         """Offer the new backfill among the others."""
         self._read_series()
 
     def became_visible(self) -> None:
-        """Offer what there is by now."""
+        """Offer the backfills that there are now."""
         self.spawn(asyncio.to_thread(self._read_series))
         super().became_visible()
 
@@ -79,8 +72,8 @@ class BackfillPanel(SendPanel):
         self.spawn(asyncio.to_thread(self._read_series))
 
     def _partitions(self) -> Any:
-        words = self.range.words
-        found = partition(*self.range.range, freq=words["freq"], tz=words.get("tz", "UTC"))
+        arguments = self.range.arguments
+        found = partition(*self.range.range, freq=arguments["freq"], tz=arguments.get("tz", "UTC"))
         return found.frame(newest_first=self.range.newest_first.value)
 
     def _of_batch(self) -> dict[str, Any]:
@@ -94,9 +87,9 @@ class BackfillPanel(SendPanel):
     def offer(self) -> None:
         """Offer the columns that rows have, and the handlers that there are now."""
         try:
-            across = self.range.words.get("across", {})
+            across = self.range.arguments.get("across", {})
         except ValueError:
-            across = {}  # not yet as it shall be
+            across = {}  # not complete yet
         self.request.update_choices([*COLUMNS, *map(str, across)])
 
     def _read_series(self) -> None:

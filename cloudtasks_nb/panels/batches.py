@@ -39,12 +39,6 @@ _OF_ALL = "all queues"
 class BatchesPanel(Panel):
     """Batches, newest first.
 
-    Parameters
-    ----------
-    context : PanelContext
-    queue : str
-    framed : bool
-
     Attributes
     ----------
     table : Table
@@ -55,7 +49,7 @@ class BatchesPanel(Panel):
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
         super().__init__(context, "Batches", queue=queue, framed=framed)
         self._reading = False
-        self._stale = False  # there is news that the present reading may have missed
+        self._stale = False  # the list may have changed since the present reading began
         self._wanted: str | None = None  # the batch that was chosen last
         self._chosen: list[str] = []
         self._of = self.control(
@@ -74,18 +68,18 @@ class BatchesPanel(Panel):
         self.guarded(self.refresh)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
-        """Return the queue: the list is read anew with each look at it."""
+        """Return the queue: the list is read again with each of its snapshots."""
         return {self.context.name(self.queue): None} if self.queue else {}
 
-    def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - only the moment counts
-        """Read the list anew."""
+    def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - a snapshot only means that there is news
+        """Read the list again."""
         self._stale = True
         if not self._reading:
             self._reading = True
             self.spawn(self._reread())
 
     def became_visible(self) -> None:
-        """Show what has changed while nobody looked."""
+        """Show what has changed while the panel was not visible."""
         self.view.schedule_draw()
         self.apply(None)  # type: ignore[arg-type]  # only the moment counts
 
@@ -94,7 +88,7 @@ class BatchesPanel(Panel):
         self._offer_queue()
 
     def refresh(self) -> None:
-        """Read which batches there are, and how they are; makes no call."""
+        """Read the batches from this machine's files; no call of the service."""
         catalog = self.context.catalog
         names = {record.id: record.name for record in catalog.outbox.batches.find()}
         self.table.load(_listed(catalog.frame(), names))
@@ -139,7 +133,7 @@ class BatchesPanel(Panel):
 
 
 def _listed(frame: pd.DataFrame, names: Mapping[str, str | None]) -> pd.DataFrame:
-    """Return `tasks.batches()` with what the list shows: names, how many are done, and all that in a word."""
+    """Return `tasks.batches()` with the columns `name`, `ended` and `state`."""
     ended = frame[list(FINAL)].sum(axis=1).astype("Int64")
     words = [_word(*row) for row in zip(ended, frame["total"], frame["failed"], frame["cancelled"], strict=True)]
     named: list[Any] = [names.get(batch) for batch in frame.index]
@@ -174,7 +168,7 @@ class BatchPanel(Panel):
         self.view.show(batch)
 
     def became_visible(self) -> None:
-        """Show what has changed while nobody looked."""
+        """Show what has changed while the panel was not visible."""
         self.view.schedule_draw()
 
     def refresh(self) -> None:

@@ -54,8 +54,8 @@ class PanelContext:
 
     connection: Connection
     catalog: Catalog
-    open_queue: Callable[[QueueName], QueueVerbs]  #: gives the verbs of a queue
-    queues: Callable[[], pd.DataFrame]  #: reads the queues that are shown, as `tasks.queues()` does
+    open_queue: Callable[[QueueName], QueueVerbs]  #: returns a queue by its full name
+    queues: Callable[[], pd.DataFrame]  #: lists the queues that are shown, as `tasks.queues()` does
     read_only: bool = False
 
     @classmethod

@@ -20,7 +20,7 @@ from cloudtasks_nb.panels.tasks import TasksPanel
 
 __all__ = ["Dashboard"]
 
-#: Tabs besides the queues: title, who makes it for a queue, and whether it is there for nothing but changing things.
+#: Tabs besides the queues: title, class of the panel, and whether it only changes things.
 _TABS: tuple[tuple[str, Callable[..., Panel], bool], ...] = (
     ("Tasks", TasksPanel, False),
     ("Fan out", FanOutPanel, True),
@@ -29,7 +29,7 @@ _TABS: tuple[tuple[str, Callable[..., Panel], bool], ...] = (
     ("Attempts", AttemptsPanel, False),
 )
 
-_WAITING = '<p class="ctn-quiet">It is made when the kernel is free.</p>'
+_WAITING = '<p class="ctn-quiet">This tab opens when the kernel is free.</p>'
 _NO_QUEUE = '<p class="ctn-quiet">There is no queue yet.</p>'
 
 
@@ -40,7 +40,7 @@ class Dashboard(Panel):
     ----------
     context : PanelContext
     only : QueueName, optional
-        The queue that it is about; all of them when left out.
+        Show this queue alone; all queues when left out.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Dashboard(Panel):
         self._makers |= {name: make for name, make, changes in _TABS if not (changes and context.read_only)}
         self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
         self._choice = widgets.Dropdown(options=[], description="Queue", layout={"width": "auto", "max_width": "22em"})
-        self._choice.tooltip = "The queue that the other tabs are about"
+        self._choice.tooltip = "The queue that the other tabs show"
         self.control(self._choice, lambda: self._choose(self._choice.value))
         self.tabs = widgets.Tab(children=self._boxes, titles=list(self._makers))
         self.tabs.observe(lambda _: self.guarded(self._opened), "selected_index")
@@ -74,7 +74,7 @@ class Dashboard(Panel):
         return self.parts.get(self._name())
 
     def interval_changed(self) -> None:
-        """Let all tabs look as often; each says so itself when that is never."""
+        """Set the same interval for all tabs; each tab shows itself when refreshing is off."""
         self.footer.paused = ""
         for panel in self.parts.values():
             panel.every = self.every
@@ -84,33 +84,33 @@ class Dashboard(Panel):
         self.tabs.selected_index = list(self._makers).index(title)
 
     def assume_visible(self) -> None:
-        """Take it that somebody sees the open tab, until a browser tells."""
+        """Take the open tab as visible until a browser reports."""
         super().assume_visible()
         if self.current is not None:
             self.current.assume_visible()
 
     def refresh(self) -> None:
-        """Read anew what the open tab shows."""
+        """Read again what the open tab shows."""
         if self.current is not None:
             self.current.refresh()
 
     def start_refresh(self) -> None:
-        """Begin to refresh the open tab, which shows what goes wrong."""
+        """Start to refresh the open tab, which shows the errors."""
         if self.current is not None:
             self.current.start_refresh()
 
     def settle(self, timeout: float = 60.0) -> None:
-        """Wait until nothing goes on that was begun in any tab."""
+        """Wait until the work of all tabs has ended."""
         super().settle(timeout)
         for panel in self.parts.values():
             panel.settle(timeout)
 
     def static_html(self) -> str:
-        """Return what the opened tabs show."""
+        """Return the content of the opened tabs."""
         return "".join(f"<h4>{html.escape(name)}</h4>{panel.static_html()}" for name, panel in self.parts.items())
 
     def queue_changed(self) -> None:
-        """Let all tabs be about the queue."""
+        """Show the queue in all tabs."""
         for panel in self.parts.values():
             if panel.queue is not None:
                 panel.set_queue(self.queue)
@@ -128,7 +128,7 @@ class Dashboard(Panel):
         if make != self._make_queues and self.queue is None:
             box.children[0].value = _NO_QUEUE
             return
-        self._making.add(name)  # the list of queues tells while it is being made
+        self._making.add(name)  # its list of queues calls back while it is made
         try:
             panel = make() if make == self._make_queues else make(self.context, queue=self.queue, framed=False)
         finally:
@@ -148,7 +148,7 @@ class Dashboard(Panel):
         self.turn_to("Tasks")
 
     def _offer(self, queues: Sequence[str]) -> None:
-        """Offer the queues that there are now."""
+        """Offer these queues."""
         if tuple(queues) != self._choice.options:
             kept = self.queue if self.queue in queues else next(iter(queues), None)
             self._choice.options = tuple(queues)

@@ -35,7 +35,7 @@ _FEW = 100  # tasks that are sent without a question
 _MANY = 10_000  # tasks on Google for which the queue's name is typed
 _POSITION = "position of the row"  # as a key
 #: The parameters of the verbs that describe a task; the others describe the batch.
-_TASK_WORDS = ("url", "body", "headers", "service_account")
+_TASK_OPTIONS = ("url", "body", "headers", "service_account")
 
 
 class SendPanel(Panel):
@@ -69,7 +69,7 @@ class SendPanel(Panel):
     # What a derived panel implements.
 
     def sample(self, count: int) -> tuple[Any, Mapping[str, Any]]:
-        """Return the first rows as a frame, and the parameters of the verb; may raise an error of the form."""
+        """Return the first rows as a frame, and the arguments of the verb; may raise an error of the form."""
         raise NotImplementedError
 
     def plan(self) -> Plan:
@@ -138,9 +138,9 @@ class SendPanel(Panel):
 
     def _render_first(self) -> str:
         try:
-            rows, words = self.sample(_FIRST)
-            recipe = compile_recipe(TaskOptions(**{word: words[word] for word in _TASK_WORDS if word in words}))
-            found = tasks_html(plan_few(rows, recipe, now=dt.datetime.now(dt.UTC)))
+            rows, arguments = self.sample(_FIRST)
+            options = {name: arguments[name] for name in _TASK_OPTIONS if name in arguments}
+            found = tasks_html(plan_few(rows, compile_recipe(TaskOptions(**options)), now=dt.datetime.now(dt.UTC)))
         except CloudTasksError as error:
             self._filled = False
             return error_html(error, quiet=isinstance(error, IncompleteError))
@@ -190,14 +190,7 @@ class SendPanel(Panel):
 
 
 class FanOutPanel(SendPanel):
-    """A form for `queue.fan_out`.
-
-    Parameters
-    ----------
-    context : PanelContext
-    queue : str
-    framed : bool
-    """
+    """A form for `queue.fan_out`."""
 
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
         title = f"Fan out to {queue}" if framed else "Fan out"
@@ -216,28 +209,28 @@ class FanOutPanel(SendPanel):
         self._data_changed()
 
     def sample(self, count: int) -> tuple[Any, Mapping[str, Any]]:
-        """Return the first rows, and the words of `fan_out`."""
-        return self.source.data.head(count), self._words()
+        """Return the first rows, and the arguments of `fan_out`."""
+        return self.source.data.head(count), self._arguments()
 
     def plan(self) -> Plan:
         """Make the plan."""
-        found: Plan = self.context.queue(self.queue or "").fan_out(self.source.data, dry_run=True, **self._words())
+        found: Plan = self.context.queue(self.queue or "").fan_out(self.source.data, dry_run=True, **self._arguments())
         return found
 
     def code(self) -> str:
         """Return the line of Python that does the same."""
-        words = self._of_batch()
-        if words.get("key") is ROW:
-            words["key"] = Code("ct.ROW")
-        return self.context.line(self.queue or "", "fan_out", self.source.code, **self.request.code, **words)
+        arguments = self._of_batch()
+        if arguments.get("key") is ROW:
+            arguments["key"] = Code("ct.ROW")
+        return self.context.line(self.queue or "", "fan_out", self.source.code, **self.request.code, **arguments)
 
     def offer(self) -> None:
         """Offer the DataFrames and handlers that there are now."""
         self.source.update_choices()
         self.request.update_choices(self.source.columns)
 
-    def _words(self) -> dict[str, Any]:
-        return {**self.request.words, **self._of_batch()}
+    def _arguments(self) -> dict[str, Any]:
+        return {**self.request.arguments, **self._of_batch()}
 
     def _of_batch(self) -> dict[str, Any]:
         key = ROW if _POSITION in self.key.value else self.key.value

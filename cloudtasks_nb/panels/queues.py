@@ -1,4 +1,4 @@
-"""The queues: state, depth and limits, live; pause, resume, purge, edit limits."""
+"""The queues with state, depth and limits, kept up to date; buttons that pause, resume, purge and edit limits."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _COLUMNS = (
     Column("max_concurrent", "At once", kind="count", width="6.5em"),
     Column("max_attempts", "Attempts", kind="count", width="7em"),
 )
-_KEPT = 120  # depths a queue
-_FRESH = 2.0  # seconds
-_STALE = 15.0  # seconds after which a look also asks which queues there are
+_KEPT = 120  # depths of each queue, for the sparkline
+_FRESH = 2.0  # seconds in which the list is not read again
+_STALE = 15.0  # seconds after which a snapshot makes the panel list the queues again
 
 
 class QueuesPanel(Panel):
@@ -120,12 +120,12 @@ class QueuesPanel(Panel):
         return {self.context.name(queue): None for queue in self.table.page_keys}
 
     def became_visible(self) -> None:
-        """Read which queues there are, if that was not just done."""
+        """List the queues, if that was not just done."""
         if time.monotonic() > self._read + _FRESH:
             self.spawn(asyncio.to_thread(self.refresh))
 
     def refresh(self) -> None:
-        """Read which queues there are, and how they are."""
+        """List the queues with their figures."""
         self._read = time.monotonic()
         found = self.context.queues()
         for name in found.index:
@@ -156,7 +156,7 @@ class QueuesPanel(Panel):
         return self.table.html()
 
     def _remember(self, row: pd.DataFrame) -> None:
-        """Keep what was seen of one queue."""
+        """Keep the figures of one queue."""
         values: dict[Any, Any] = row.reset_index().iloc[0].to_dict()
         name = values["queue"]
         depth = None if is_missing(values["tasks"]) else float(values["tasks"])
@@ -170,7 +170,7 @@ class QueuesPanel(Panel):
             self._on_pick(queues[0])
 
     def _show(self) -> None:
-        """Show the card of the queue that is meant, and what can be done."""
+        """Show the card of the selected queue, and enable the buttons."""
         picked = self._picked()
         one = picked[0] if len(picked) == 1 else None
         with self._lock:
@@ -184,7 +184,7 @@ class QueuesPanel(Panel):
         self.enable(self.purge, one is not None)
 
     def _picked(self) -> list[str]:
-        """Return the selected queues; the only one there is need not be selected."""
+        """Return the selected queues; a single queue need not be selected."""
         selected: list[str] = self.table.selected
         return self.table.page_keys if not selected and self.table.total == 1 else selected
 
@@ -245,9 +245,9 @@ class QueuesPanel(Panel):
         self._editor.layout.display = "none"
 
     def _preview(self) -> None:
-        """Say what the form would do, as it is being filled."""
+        """Show what the form would change, while it is filled in."""
         changes = self._form.changes
-        self.footer.alert = {}  # of a value that was not one while it was being typed
+        self.footer.alert = {}  # about a value that was not complete yet
         if changes:
             self.footer.line = self.context.line(self._edited, "update", **changes)
         self.enable(self.save, bool(changes))

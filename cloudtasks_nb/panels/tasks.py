@@ -56,7 +56,7 @@ class TasksPanel(Panel):
         self._depth: int | None = None
         self._lookup_running = False
         self._inspected = ""
-        self._seen_last: Pending | None = None  # of the task that is inspected
+        self._seen_last: Pending | None = None  # state of the inspected task
         self.table = self.attach(Table(_COLUMNS, key="task", label="tasks", empty="No tasks in the queue"))
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_open = lambda task: self.guarded(self._inspect, task)
@@ -86,11 +86,11 @@ class TasksPanel(Panel):
     # What is shown.
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
-        """Return the queue, with its log from when the panel came into sight."""
+        """Return the queue, with its log since the panel became visible."""
         return {self.context.name(self.queue): self._since} if self.queue else {}
 
     def became_visible(self) -> None:
-        """Load the tasks when they are seen for the first time."""
+        """Load the tasks when the panel becomes visible for the first time."""
         self._since = now_micros()
         if self._listing.at is None and not self.footer.busy:
             self.start(self.refresh, changes=False)
@@ -107,7 +107,7 @@ class TasksPanel(Panel):
             self.start(self.refresh, changes=False)
 
     def refresh(self) -> None:
-        """List the tasks anew, as many as were loaded and at least ten thousand."""
+        """List the tasks again, as many as were loaded and at least ten thousand."""
         wanted = max(_PORTION, -(-len(self._ids) // _PORTION) * _PORTION)
         while self.queue:
             queue = self.context.name(self.queue)
@@ -121,7 +121,7 @@ class TasksPanel(Panel):
         self.poll_now()
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Take out what is done, and have the tasks on the screen looked up."""
+        """Remove the tasks that are done, and look up the tasks on the screen."""
         values = snapshot.values  # noqa: PD011 - a mapping, no frame
         if values is not None:
             self._depth = values.get("tasks")
@@ -132,7 +132,7 @@ class TasksPanel(Panel):
             self.spawn(self._look_up(snapshot.queue))
 
     def apply_lookup(self, found: Mapping[str, Pending | None]) -> None:
-        """Show what was looked up: tasks as they are now, None for those that have left the queue."""
+        """Show the result of a look-up: tasks as they are now, None for those that have left the queue."""
         self.remove(task for task, pending in found.items() if pending is None)
         with self._lock:
             there = {task: pending for task, pending in found.items() if pending is not None and task in self._ids}
@@ -144,7 +144,7 @@ class TasksPanel(Panel):
             self._inspect(self._inspected, again=True)
 
     def remove(self, tasks: Any) -> None:
-        """Take tasks out of what is shown."""
+        """Remove tasks from the table."""
         with self._lock:
             gone = self._ids.intersection(tasks)
             if gone:
@@ -190,7 +190,7 @@ class TasksPanel(Panel):
         self.notify(f"loaded {counted(len(self._ids), 'tasks')}")
 
     def _show_loaded(self) -> None:
-        """Say how much of the queue is shown, and how old the list is."""
+        """Show how much of the queue is loaded, and how old the list is."""
         listing, there = self._listing, len(self._ids)
         if listing.at is None:
             return
@@ -211,7 +211,7 @@ class TasksPanel(Panel):
         self.actions.selected(len(keys))
         if len(keys) == 1:
             self._inspect(keys[0])
-        elif not keys and self._inspected in self._ids:  # of one that has gone it is worth to see how
+        elif not keys and self._inspected in self._ids:  # the card of a task that has left the queue stays
             self._inspected = self._detail.value = ""
 
     def _inspect(self, task: str, *, again: bool = False) -> None:
@@ -261,7 +261,7 @@ class TaskActions:
         return self.run, self.delete
 
     def selected(self, count: int) -> None:
-        """Show how many tasks would be touched."""
+        """Show on the buttons how many tasks are selected."""
         for button, verb in ((self.run, "Run now"), (self.delete, "Delete")):
             button.description = f"{verb} ({count:,})" if count else verb
             self._panel.enable(button, bool(count))
@@ -299,7 +299,7 @@ class TaskActions:
         return self._panel.queue or "", self._table.selected
 
     def _scope(self, queue: str, count: int) -> str:
-        """Say which tasks are meant, so that those which are not are not believed to be."""
+        """Return which tasks are meant, and that others are not."""
         if count < self._table.total:
             return f"The {counted(count, 'tasks')} selected of {self._table.total:,} loaded from {queue}."
         return f"All {counted(count, 'tasks')} loaded from {queue}; those that are not loaded are left alone."
@@ -310,7 +310,7 @@ class TaskActions:
         return f"{self._panel.context.line(queue, verb)[:-1]}panel.table.selected)"
 
     def _run(self, queue: str, tasks: list[str]) -> None:
-        step = 500 if self._panel.context.local else 20  # tasks between two looks at the Stop button
+        step = 500 if self._panel.context.local else 20  # tasks between two checks of the Stop button
         self._each(queue, tasks, "run", "ran", step)
         self._panel.poll_now()
 
@@ -319,7 +319,7 @@ class TaskActions:
         self._panel.poll_now()
 
     def _each(self, queue: str, tasks: list[str], verb: str, done: str, step: int) -> list[str]:
-        """Do it to all, a part at a time, and say how it went; return those it was done to."""
+        """Call a verb for all tasks in parts, show the result, and return the tasks for which it succeeded."""
         well: list[str] = []
         causes: Counter[str] = Counter()
         for start in range(0, len(tasks), step):
@@ -336,12 +336,12 @@ class TaskActions:
         return well
 
 
-_PAGE = 1_000  # tasks a ListTasks call gives at most
-_STEP = 10  # pages between two looks at the screen
+_PAGE = 1_000  # tasks that one ListTasks call returns at most
+_STEP = 10  # pages between two updates of the table
 
 
 class Listing:
-    """A list of a queue's tasks that is read further with each call.
+    """A list of a queue's tasks, of which each call of `more` reads a part.
 
     Parameters
     ----------
@@ -357,9 +357,9 @@ class Listing:
         self._token = ""
 
     def more(self, limit: int | None) -> Iterator[pd.DataFrame]:
-        """Read up to `limit` more tasks, all for None, and give them out in frames as they come.
+        """Read up to `limit` more tasks, all for None, and yield them in frames.
 
-        The first frame is one page, for a quick sight of something; further ones are of ten.
+        The first frame is one page, so that something is shown soon; the others have ten.
         """
         left, step = limit, 1
         while not self.complete and left != 0:
@@ -387,14 +387,7 @@ class Listing:
 
 
 def _pending_frame(tasks: dict[str, Pending]) -> pd.DataFrame:
-    """Return what was looked up of tasks as the columns of a Tasks frame that may have changed."""
-    found = list(tasks.values())
-    columns: dict[str, list[Any]] = {
-        "state": [one.state for one in found],
-        "schedule_time": [one.schedule_time for one in found],
-        "attempts": [one.attempts for one in found],
-        "last_status": [one.last_status for one in found],
-        "last_message": [one.last_message for one in found],
-    }
-    made = {name: column(values, TASKS[name]) for name, values in columns.items()}
+    """Return tasks that were looked up, with the columns of a Tasks frame that may have changed."""
+    names = ("state", "schedule_time", "attempts", "last_status", "last_message")
+    made = {name: column([getattr(one, name) for one in tasks.values()], TASKS[name]) for name in names}
     return pd.DataFrame(made, index=pd.Index(list(tasks), name="task"))

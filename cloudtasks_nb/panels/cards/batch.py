@@ -1,4 +1,4 @@
-"""How far a batch is, as HTML: the bar, what waits and until when, what failed and why."""
+"""The card of a batch: its progress bar, its failures by cause, and notes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.progress import PENDING
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.panels.cards.detail import state
+from cloudtasks_nb.panels.cards.markup import state
 from cloudtasks_nb.panels.widgets.charts import state_bar
 
 __all__ = ["batch_html"]
@@ -37,7 +37,7 @@ def batch_html(report: Report) -> str:
 
 
 def _counts(report: Report) -> dict[str, int | None]:
-    """Return the counts by state; what is in the queue, but not known how, is queued."""
+    """Return the counts by state; pending rows whose state is not known are queued."""
     counts = report.progress.counts()
     unknown = report.progress.pending - sum(counts[name] or 0 for name in PENDING)
     return counts | {"queued": max(unknown, 0)}
@@ -54,7 +54,7 @@ def _interval(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterable[str]:
-    """Lines below the bar, as HTML."""
+    """Yield the lines below the bar, as HTML."""
     progress = report.progress
     if report.causes:
         causes = " ".join(f"<span>{state(status)} <b>{count:,}</b></span>" for status, count in report.causes.items())

@@ -6,11 +6,12 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cloudtasks_nb.display.card import table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.dry_run import PRICING, Plan
-from cloudtasks_nb.panels.cards.detail import card, code, lines, section
+from cloudtasks_nb.panels.cards.markup import card, code, section
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.watch import now_micros
 
@@ -82,7 +83,7 @@ def _problems(plan: Plan) -> str:
         return ""
     shown = ((html.escape(str(row)), html.escape(problem)) for row, problem in bad.head(_LISTED).items())
     more = f" (the first {_LISTED})" if len(bad) > _LISTED else ""
-    return section(f"Rows with a problem{more}", lines(("Row", "Problem"), shown))
+    return section(f"Rows with a problem{more}", table_html(("Row", "Problem"), shown))
 
 
 def tasks_html(tasks: Sequence[Any]) -> str:

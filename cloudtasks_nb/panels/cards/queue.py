@@ -1,4 +1,4 @@
-"""One queue at a glance: its depth over time, and its figures."""
+"""The card of a queue: its depth over time, and its figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text
-from cloudtasks_nb.panels.cards.detail import card, facts, state
+from cloudtasks_nb.panels.cards.markup import card, facts, state
 from cloudtasks_nb.panels.widgets.cells import is_missing, time_text
 from cloudtasks_nb.panels.widgets.charts import sparkline
 

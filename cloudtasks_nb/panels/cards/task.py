@@ -1,4 +1,4 @@
-"""One task in full: what it sends, and its attempts."""
+"""The card of a task: what it sends, and its attempts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloudtasks_nb._names import QueueName, TaskName
+from cloudtasks_nb.display.card import table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.handlers import served_at
-from cloudtasks_nb.panels.cards.detail import card, code, facts, lines, section, state
+from cloudtasks_nb.panels.cards.markup import card, code, facts, section, state
 from cloudtasks_nb.panels.widgets.cells import time_text
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
@@ -20,7 +21,7 @@ from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["last_errors", "moment", "read_card", "timeline", "tracebacks"]
 
-_MOST_ATTEMPTS = 100  # of one task that are read: more than anybody lets the service make
+_MOST_ATTEMPTS = 100  # of one task that are read: more than queues allow in practice
 _BASIC, _FULL = 1, 2  # google.cloud.tasks.v2.Task.View
 _LONGEST_LIFE = 31 * 86_400 * 1_000_000  # microseconds: the service keeps a task for 31 days at most
 
@@ -31,7 +32,7 @@ async def read_card(connection: Connection, queue: QueueName, task: str) -> str:
     try:
         values = await _read_task(connection, queue, task)
     except TaskNotFoundError:
-        note = "It has left the queue: it succeeded, gave up or was deleted, as the last attempt tells."
+        note = "It has left the queue: it succeeded, gave up or was deleted, as the last attempt shows."
     else:
         note = ""
     since = values.get("create_time", now_micros() - _LONGEST_LIFE)
@@ -40,7 +41,7 @@ async def read_card(connection: Connection, queue: QueueName, task: str) -> str:
         parts.append(section("Body", code(values["body"])))
         if values["headers"]:
             rows = [(html.escape(name), html.escape(value)) for name, value in values["headers"].items()]
-            parts.append(section("Headers", lines(("", ""), rows)))
+            parts.append(section("Headers", table_html((), rows)))
     parts.append(section("Attempts", await _attempts(connection, queue, task, since, values.get("url", ""))))
     return card(task, *parts, label=f"task {task}")
 
@@ -60,7 +61,7 @@ async def _read_task(connection: Connection, queue: QueueName, task: str) -> dic
 async def _attempts(connection: Connection, queue: QueueName, task: str, since: int, url: str) -> str:
     try:
         entries = await _read_attempts(connection, queue, task, since=since)
-    except CloudTasksError as error:  # the log may not be read by everybody
+    except CloudTasksError as error:  # not everybody may read the log
         return html.escape(error.message)
     where = url or next((entry.url for entry in entries if entry.url), "")
     return timeline(entries, tracebacks(where, task))
@@ -83,7 +84,7 @@ def _head(values: Mapping[str, Any]) -> str:
 
 
 def moment(at: int | None) -> str:
-    """Return a time (microseconds since 1970) as text: of day for today; empty for none."""
+    """Return a time (microseconds since 1970) as text, without the date for today; empty for none."""
     return "" if at is None else time_text(datetime.fromtimestamp(at / 1e6, UTC), now=datetime.now(UTC))
 
 
@@ -96,7 +97,7 @@ async def _read_attempts(connection: Connection, queue: QueueName, task: str, *,
 
 
 def tracebacks(url: str, task: str) -> dict[int, str]:
-    """Return what a handler of this kernel raised on a task, by attempt; nothing if the URL is not of this kernel."""
+    """Return the exceptions of a handler in this kernel for a task, by attempt; empty if the URL belongs to none."""
     handler = served_at(url)
     if handler is None:
         return {}
@@ -106,7 +107,7 @@ def tracebacks(url: str, task: str) -> dict[int, str]:
 
 
 def last_errors(urls: Iterable[str]) -> dict[str, str]:
-    """Return the last line of what handlers of this kernel, at these URLs, raised on their tasks at last."""
+    """Return by task the last line of the newest exception of the handlers in this kernel at these URLs."""
     handlers = {handler.url: handler for url in set(urls) if (handler := served_at(url)) is not None}
     found: dict[str, str] = {}
     for handler in handlers.values():
@@ -131,7 +132,7 @@ def timeline(entries: Sequence[Entry], errors: Mapping[int, str]) -> str:
         )
         for entry in entries
     ]
-    return lines(("Time", "Attempt", "Answer", "Took", "Next try", "Error in this kernel" if errors else ""), rows)
+    return table_html(("Time", "Attempt", "Answer", "Took", "Next try", "Error in this kernel" if errors else ""), rows)
 
 
 def _last_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The form for a queue's limits: what was changed in it, and only that, becomes `queue.update(...)`."""
+"""The form for a queue's limits: the changed fields become the arguments of `queue.update`."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ class LimitsForm(widgets.VBox):
         self._fields[QUEUE_SETTINGS[0]].focus()
 
     def before(self, word: str) -> str:
-        """Return what a field was filled with."""
+        """Return the text with which a field was filled."""
         return self._before[word]
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What was changed, as the words of `queue.update`.
+        """The changed fields, as arguments of `queue.update`.
 
         Raises
         ------
         InvalidInputError
-            Naming the field that is no number.
+            If a field is no number.
         """
         texts = {word: field.value.strip() for word, field in self._fields.items()}
         return {word: _value(word, text) for word, text in texts.items() if text != self._before.get(word)}

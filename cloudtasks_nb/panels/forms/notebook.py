@@ -44,7 +44,7 @@ class Code:
 def quoted(value: Any) -> str:
     """Return a plain value as Python, text in double quotes."""
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # what it escapes, Python reads alike
+        return json.dumps(value, ensure_ascii=False)  # its escapes are valid in Python too
     if isinstance(value, list):
         return f"[{', '.join(map(quoted, value))}]"
     return repr(value)
@@ -67,7 +67,7 @@ def _variable_for(header: str) -> str:
 
 
 def frames() -> dict[str, Any]:
-    """Return the DataFrames by name, also those of others than pandas that come as Arrow data."""
+    """Return the DataFrames by name, also those of other libraries that export Arrow data."""
     return {name: value for name, value in _visible().items() if _is_frame(value)}
 
 
@@ -83,7 +83,7 @@ def variable(name: str) -> Any:
 
 
 def on_cell_end(listener: Callable[[], object]) -> Callable[[], None]:
-    """Call `listener` in the kernel's thread when a cell has ended; returns what ends that."""
+    """Call `listener` in the kernel's thread when a cell has ended; return a function that ends this."""
     shell = _shell()
     if shell is None:
         return lambda: None
@@ -101,7 +101,7 @@ def _shell() -> Any:
 
 
 def _visible() -> Mapping[str, Any]:
-    """Return the variables that a person has named; a cell that runs may add to them meanwhile."""
+    """Return the variables without an underscore in front; a copy, because a running cell may add some."""
     shell = _shell()
     found = [] if shell is None else list(shell.user_ns.items())
     return {name: value for name, value in found if not name.startswith("_")}

@@ -1,4 +1,4 @@
-"""The fields of a range of dates: from, to, how long a period is, on whose clock, and crossed with what."""
+"""The fields of a range of dates: from, to, length of a period, time zone, and values to cross it with."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HINT = "shop: bern, basel; or the name of a DataFrame, or of a dict of lists, i
 
 
 class RangeForm(widgets.VBox):
-    """Which periods, each crossed with which values.
+    """Chooses periods, and values with which each period is crossed.
 
     Parameters
     ----------
@@ -65,36 +65,36 @@ class RangeForm(widgets.VBox):
         for part, name in ((self.start, "first"), (self.end, "last")):
             if part.value is None:
                 raise IncompleteError(f"the {name} day is not chosen yet", hint="choose From and To")
-        # A date is meant with all its hours.
+        # The last day includes all its hours.
         late = " 23:59" if self.freq.value in _OF_A_DAY else ""
         return self.start.value.isoformat(), f"{self.end.value.isoformat()}{late}"
 
     @property
-    def words(self) -> dict[str, Any]:
-        """The words of `queue.backfill` that it is about.
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `queue.backfill` that these fields set.
 
         Raises
         ------
         InvalidInputError
             If `across` cannot be read.
         """
-        words: dict[str, Any] = {"freq": self.freq.value}
+        arguments: dict[str, Any] = {"freq": self.freq.value}
         if self.tz.value.strip() not in ("", "UTC"):
-            words["tz"] = self.tz.value.strip()
+            arguments["tz"] = self.tz.value.strip()
         if self.across.value.strip():
-            words["across"] = _across(self.across.value.strip())
+            arguments["across"] = _across(self.across.value.strip())
         if self.newest_first.value:
-            words["newest_first"] = True
-        return words
+            arguments["newest_first"] = True
+        return arguments
 
     @property
     def code(self) -> dict[str, Any]:
         """The same for `PanelContext.line`."""
-        words = self.words
-        if "across" in words:
+        arguments = self.arguments
+        if "across" in arguments:
             text = self.across.value.strip()
-            words["across"] = Code(text) if text.isidentifier() else mapping_code(words["across"])
-        return words
+            arguments["across"] = Code(text) if text.isidentifier() else mapping_code(arguments["across"])
+        return arguments
 
 
 def _across(text: str) -> Any:
@@ -114,7 +114,7 @@ def _across(text: str) -> Any:
 
 
 def _value(text: str) -> Any:
-    """Return a number for what is one, else the text; quoted it is text in any case."""
+    """Return a number if the text is one, else the text; a quoted number is text."""
     try:
         found = orjson.loads(text)
     except orjson.JSONDecodeError:

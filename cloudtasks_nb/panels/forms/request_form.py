@@ -1,4 +1,4 @@
-"""The fields that say what each task sends: URL, body, headers, and in whose name."""
+"""The fields for the request of each task: URL, body, headers, and the service account."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def field(kind: type[widgets.Widget], label: str, placeholder: str = "", **optio
 
 
 class RequestForm(widgets.VBox):
-    """What each task sends.
+    """Fields for the request of each task.
 
     Parameters
     ----------
@@ -33,12 +33,12 @@ class RequestForm(widgets.VBox):
     Attributes
     ----------
     signed : ipywidgets.Text
-        In whose name; to be laid out by the panel.
+        The service account; laid out by the panel.
     """
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self._changed = changed
-        self._kept: dict[str, str] = {}  # secret values of headers, which the page does not get back
+        self._kept: dict[str, str] = {}  # secret values of headers, which are not sent to the page
         self.url = field(widgets.Combobox, "URL", "https://service/run/{column}, or a function that ct.serve serves")
         self.url.tooltip = "Names of columns in braces are filled in for each task"
         self.body = Picker("Body", "none chosen: the whole row", changed)
@@ -59,13 +59,13 @@ class RequestForm(widgets.VBox):
             self.url.options = names
 
     @property
-    def words(self) -> dict[str, Any]:
-        """What was filled in, as the words of `queue.fan_out`.
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `queue.fan_out` that these fields set.
 
         Raises
         ------
         IncompleteError, InvalidInputError
-            If there is no URL, or a header is none.
+            If there is no URL, or a line is no header.
         """
         text = self.url.value.strip()
         if not text:
@@ -78,13 +78,13 @@ class RequestForm(widgets.VBox):
     @property
     def code(self) -> dict[str, Any]:
         """The same for `PanelContext.line`, without secrets."""
-        words = self.words
+        arguments = self.arguments
         text = self.url.value.strip()
-        if not isinstance(words["url"], str):
-            words["url"] = Code(text)
-        if "headers" in words:
-            words["headers"] = headers_code(words["headers"])
-        return words
+        if not isinstance(arguments["url"], str):
+            arguments["url"] = Code(text)
+        if "headers" in arguments:
+            arguments["headers"] = headers_code(arguments["headers"])
+        return arguments
 
     def _read(self) -> dict[str, str]:
         """Return the headers, with the secret values that were typed before."""
@@ -100,14 +100,15 @@ class RequestForm(widgets.VBox):
         try:
             found = _parse(self.headers.value)
         except InvalidInputError:
-            self._changed()  # which meets it again, and shows it
+            self._changed()  # the panel reads the headers and shows the error
             return
         shown = mask_headers(found)
         typed = {name: value for name, value in found.items() if value != shown[name]}
         self._kept = {name: value for name, value in (self._kept | typed).items() if name in found}
         self.headers.rows = max(1, len(found))
         if typed:
-            self.headers.value = "\n".join(f"{name}: {value}" for name, value in shown.items())  # comes here again
+            # This calls the function again.
+            self.headers.value = "\n".join(f"{name}: {value}" for name, value in shown.items())
         else:
             self._changed()
 
@@ -118,7 +119,7 @@ def _parse(text: str) -> dict[str, str]:
     Raises
     ------
     InvalidInputError
-        Naming the line that is none.
+        If a line is no header.
     """
     found: dict[str, str] = {}
     for line in filter(None, map(str.strip, text.splitlines())):

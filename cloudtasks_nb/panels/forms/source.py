@@ -36,7 +36,7 @@ class SourceField(widgets.HBox):
         self.choice = widgets.Dropdown(description="Data", options=[_NONE], layout={"flex": "1 1 auto"})
         self.choice.tooltip = "A DataFrame among the notebook's variables, or an uploaded file"
         self.choice.observe(lambda _: self._notify(), "value")
-        # Its text stands in the style sheet: a count of files would come behind a description.
+        # Its text is in the style sheet, because ipywidgets adds a count of files to a description.
         self.upload = widgets.FileUpload(accept=".csv", description="", layout={"width": "auto"})
         self.upload.tooltip = "Read a CSV file from your computer"
         self.upload.add_class("ctn-upload")
@@ -46,7 +46,7 @@ class SourceField(widgets.HBox):
 
     @property
     def name(self) -> str:
-        """The variable or file that is chosen; empty for none."""
+        """Name of the chosen variable or file; empty for none."""
         return self._names.get(self.choice.value, "")
 
     @property
@@ -75,13 +75,13 @@ class SourceField(widgets.HBox):
         return [] if found is None else [str(column) for column in found.columns]
 
     def update_choices(self) -> None:
-        """Offer what there is now; what is chosen stays, if it is still there."""
+        """Offer the present DataFrames and files; the choice stays if it is still there."""
         kept = self.name
         found = self._all()
         self._names = {_label(name, frame): name for name, frame in found.items()}
         labels = list(self._names) or [_NONE]
         if tuple(labels) != self.choice.options:
-            self._updating = True  # new options choose the first of them, for a moment
+            self._updating = True  # setting the options chooses the first for a moment
             self.choice.options = labels
             self.choose(kept)
             self._updating = False
@@ -104,7 +104,7 @@ class SourceField(widgets.HBox):
         if not self.upload.value:
             return
         (file,) = self.upload.value
-        self.upload.value = ()  # or a saved notebook would hold the whole file
+        self.upload.value = ()  # else a saved notebook would contain the file
         try:
             found = pd.read_csv(io.BytesIO(bytes(file["content"])))
         except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
@@ -114,11 +114,11 @@ class SourceField(widgets.HBox):
         self.choose(file["name"])
 
     def _all(self) -> dict[str, Any]:
-        """Return what there is, the newest first."""
+        """Return DataFrames and files, the newest first."""
         return dict(reversed((frames() | self._uploads).items()))
 
     def _notify(self) -> None:
-        """Call back if it is another frame than before."""
+        """Call back if another frame is chosen than before."""
         if self._updating:
             return
         found = self._all().get(self.name)

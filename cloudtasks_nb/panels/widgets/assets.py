@@ -1,4 +1,4 @@
-"""The JavaScript and style sheets of the widgets: anywidget loads one of each, so shared files are put in front."""
+"""The JavaScript and style sheets of the widgets: anywidget loads one of each, so shared code is put in front of it."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Squares:
         ]
 
     def picture(self) -> str:
-        """Return all periods as a picture, for where nothing can be clicked."""
+        """Return all periods as a picture, for exports."""
         found = self._periods
         return grid(found.freq, found.starts, found.counts, found.line)
 
@@ -115,14 +115,14 @@ class Squares:
         return frame[np.isin(codes, self._places(keys))]
 
     def labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return rows of `batch.tasks()` with the label of each one's period in front."""
+        """Return rows of `batch.tasks()` with a first column `partition`, the label of the period."""
         starts = pd.DatetimeIndex(frame["start"]).tz_convert(self._periods.starts.tz)
         made = frame.copy()
         made.insert(0, "partition", self._periods.freq.labels(starts), allow_duplicates=True)
         return made
 
     def words(self, keys: Collection[str]) -> str:
-        """Say which squares these are."""
+        """Return a description of some squares."""
         chosen = [f"{start}" for key, start in zip(self._keys, self._starts(), strict=True) if key in keys]
         few = ", ".join(chosen[:3])
         return few if len(chosen) <= 3 else f"{few} and {len(chosen) - 3:,} more"  # noqa: PLR2004 - as many as are named
@@ -136,7 +136,7 @@ class Squares:
 
 
 def _floors(starts: pd.DatetimeIndex, width: str) -> pd.DatetimeIndex:
-    """Return where the squares begin in which periods are, on the wall's clock for wider ones."""
+    """Return for each period the start of its square; wide squares start at local midnight."""
     if not width:
         return starts
     return pd.DatetimeIndex(pd.DatetimeIndex(starts.tz_localize(None)).to_period(width).start_time)

@@ -16,7 +16,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Cell", "Column", "Kind", "cell", "is_missing", "json_text", "table_html", "time_text"]
+__all__ = ["Cell", "Column", "Kind", "cell", "is_missing", "json_text", "static_table", "time_text"]
 
 Kind = Literal["text", "count", "time", "duration", "state", "json"]
 
@@ -123,7 +123,7 @@ def json_text(value: Any) -> str:
         return str(value)
 
 
-def table_html(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, caption: str, empty: str) -> str:
+def static_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, caption: str, empty: str) -> str:
     """Return rows of cells as a static HTML table, everything escaped: what exports and other viewers show."""
     head = "".join(
         f'<th scope="col" style="{_CELL_STYLE.format(column.side)}">{html.escape(column.heading)}</th>'

@@ -1,6 +1,6 @@
-"""Small charts as HTML: pure functions, everything escaped, drawn in the theme's colours, with names that can be read.
+"""Small charts as HTML: pure functions, everything escaped, drawn in the theme's colours.
 
-A colour never tells anything alone: each mark has its words in a tooltip, in the chart's accessible name or beside it.
+Nothing is shown by colour alone: each mark has its words in a tooltip, in the chart's accessible name or beside it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BAR_ORDER = (
     "running",
     "retrying",
     "ready",
-    "queued",  # in the queue, and not known how
+    "queued",  # in the queue, in a state that is not known
     "scheduled",
     "unsent",
 )
@@ -43,14 +43,14 @@ _LEAST = 6  # of the bar's width: three failures of 300,000 are seen
 def sparkline(
     values: Sequence[float | None], *, label: str, unit: str = "tasks", width: int = 160, height: int = 32
 ) -> str:
-    """Return the course of a figure, such as a queue's depth, as a line above zero.
+    """Return a line chart of a figure over time, such as a queue's depth.
 
     Parameters
     ----------
     values : sequence of float or None
         Oldest first, at even distances in time; None where the figure is not known, which leaves a gap.
     label : str
-        What it is the course of: ``"depth of reports"``.
+        Name of the figure: ``"depth of reports"``.
     unit : str
         What is counted.
     width, height : int
@@ -77,7 +77,7 @@ def sparkline(
 
 
 def state_bar(counts: Mapping[str, int | None], *, label: str, unit: str = "tasks", legend: bool = True) -> str:
-    """Return how many there are in each state, as a stacked bar with a legend.
+    """Return counts by state as a stacked bar with a legend.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def state_bar(counts: Mapping[str, int | None], *, label: str, unit: str = "task
 class Square:
     """One period of a backfill."""
 
-    key: str  #: what `data-key` of its button is
+    key: str  #: `data-key` of its button
     start: date  #: or a datetime
     counts: Mapping[str, int]  #: tasks by state
 
@@ -157,9 +157,9 @@ _LEAST_SHARE = 0.5  # of a square: one failure among many is seen
 def calendar(squares: Iterable[Square], *, label: str, unit: str = "tasks", legend: bool = True) -> str:
     """Return the periods of a backfill as a grid of squares that fill as their tasks end.
 
-    Days stand in weeks, months in years, and what is shorter than a day in days. A square with a failure has a cross,
-    one of which nothing was sent is hollow. Each is a button with ``data-key``; only the first is a tab stop: whoever
-    makes them do something moves the focus by arrow keys.
+    Days are arranged by weeks, months by years, and periods shorter than a day by days. A square with a failure has a
+    cross, a square of which nothing was sent is hollow. Each square is a button with ``data-key``; only the first is a
+    tab stop, because arrow keys move the focus.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def _by_day(
 
 
 def _clock(start: date) -> str:
-    """Return the time of day; one that the clock shows for the second time that day comes right behind the first."""
+    """Return the time of day; the second of two equal local times of a day has a plus sign."""
     return f"{start:%H:%M}" + ("+" if getattr(start, "fold", 0) else "")
 
 
@@ -302,7 +302,7 @@ def _count(counts: Mapping[str, int], states: Iterable[str]) -> int:
 
 
 def _shares(counts: Mapping[str, int]) -> Iterator[tuple[str, float]]:
-    """Share of each part of a square; failures have room for their cross."""
+    """Yield the share of each part of a square; failures get room for their cross."""
     total = sum(count or 0 for count in counts.values())
     for part, _, states in _PARTS:
         count = _count(counts, states)

@@ -1,4 +1,4 @@
-"""Names to choose from, each a box that is ticked or not: the columns of a DataFrame."""
+"""A widget that chooses some of several names by checkboxes: the columns of a DataFrame."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Picker(anywidget.AnyWidget):
         self.observe(lambda _: changed(), "value")
 
     def offer(self, options: Sequence[str]) -> None:
-        """Offer other names; of those that were chosen the ones stay that are still there."""
+        """Offer other names; chosen names that are still there stay chosen."""
         names = list(dict.fromkeys(options))
         if names != self.options:
             self.options = names

@@ -1,4 +1,4 @@
-"""The question before what cannot be undone, or is done to many: how many, which, and perhaps a name typed."""
+"""The question before work that cannot be undone or concerns many: how many, which, and perhaps a name to type."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Prompt", "Question"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is to be confirmed."""
+    """A question that the user confirms or cancels."""
 
     title: str  #: "Purge the queue reports?"
-    scope: str  #: what exactly it will be done to, with the count
-    verb: str  #: what the button says: "Purge 2,000 tasks"
+    scope: str  #: what exactly will be changed, with the count
+    verb: str  #: text of the button: "Purge 2,000 tasks"
     line: str = ""  #: the same as Python
     typed: str | None = None  #: the name that has to be typed; None: a click is enough
     danger: bool = True  #: it destroys something
@@ -45,7 +45,7 @@ class Prompt(widgets.VBox):
 
     @property
     def question(self) -> Question | None:
-        """What is being asked."""
+        """The question that is asked now."""
         return self._question
 
     def show(self, question: Question, done: Callable[[], object]) -> None:
@@ -75,7 +75,7 @@ class Prompt(widgets.VBox):
         self._yes.disabled = not self._matches()
 
     def _confirm(self) -> None:
-        if self._matches():  # a click may have been on its way while the name was being changed
+        if self._matches():  # the name may have been changed after the click
             done = self._done
             self.hide()
             done()

@@ -21,7 +21,7 @@ __all__ = ["Places", "Query", "Rows", "Selection"]
 #: Positions of rows in the order in which they were loaded.
 Places = npt.NDArray[np.intp]
 
-#: Kinds whose text a search looks at: what can be read in the table can be found.
+#: Kinds whose text is searched.
 _SEARCHED = ("text", "state", "json")
 
 
@@ -41,7 +41,7 @@ class Query:
 
     @classmethod
     def of(cls, text: str | None, where: Mapping[str, Any]) -> Self:
-        """Take a filter as it is written in a call: one value a column, or several, or None for any."""
+        """Make a filter from the arguments of a call: for each column one value, several, or None for any."""
         wanted = {name: _several(values) for name, values in where.items() if values is not None}
         return cls(text=(text or "").strip(), where=tuple(wanted.items()))
 
@@ -100,13 +100,13 @@ class Rows:
             self._adopt(pd.concat([self._frame, fresh.loc[~known]]))
 
     def drop(self, ids: Iterable[str]) -> None:
-        """Take rows out; ids that are not loaded are passed over."""
+        """Remove rows; ids that are not loaded are ignored."""
         gone = [self._places[name] for name in ids if name in self._places]
         if not gone:
             return
         keep = np.ones(len(self), dtype=bool)
         keep[gone] = False
-        # What was derived is cut alike: made anew for 100,000 rows it would be felt, each time that a task finishes.
+        # Derived data are cut in the same way: to compute them again for 100,000 rows would be slow.
         self._frame = self._frame.loc[keep]
         self._ids = list(compress(self._ids, keep))
         self._places = {name: place for place, name in enumerate(self._ids)}
@@ -129,7 +129,7 @@ class Rows:
         if query.sort is None or not len(at):
             return at
         ranks = self._rank(query.sort)[at]
-        # NaN, what is missing, is last either way; a stable sort keeps the loaded order among equals.
+        # NaN, a missing value, is last in both directions; a stable sort keeps the loaded order among equals.
         return at[np.argsort(-ranks if query.descending else ranks, kind="stable")]
 
     def ids(self, at: Places) -> list[str]:
@@ -164,7 +164,7 @@ class Rows:
 
     def _overwrite(self, at: Places, fresh: pd.DataFrame) -> None:
         for name in fresh.columns:
-            # To write into a column copies it, so what has stayed the same is left alone.
+            # Writing into a column copies it, so unchanged columns are not written.
             if name not in self._frame.columns or _same(self._frame[name].iloc[at], fresh[name]):
                 continue
             column = self._frame[name].array.copy()
@@ -276,8 +276,8 @@ class Selection:
         self.base: frozenset[str] = frozenset()
         self._found: tuple[Mapping[str, int] | None, list[int]] = None, []
 
-    def is_news(self, state: Mapping[str, Any]) -> bool:
-        """Tell whether a state is newer than the present one.
+    def is_newer(self, state: Mapping[str, Any]) -> bool:
+        """Return whether a state is newer than the present one.
 
         A kernel may handle the messages of one widget in several threads, so that an older one may come later.
         """
@@ -288,7 +288,7 @@ class Selection:
         return {"n": self.state["n"] + 1, "base": "", "plus": list(ids), "minus": []}
 
     def choose(self, state: dict[str, Any], *, number: int, matching: Callable[[], Iterable[str]]) -> None:
-        """Take a state.
+        """Set the state.
 
         Parameters
         ----------

@@ -16,7 +16,7 @@ import traitlets
 
 from cloudtasks_nb.display.plural import count_text, counted, singular
 from cloudtasks_nb.panels.widgets.assets import source
-from cloudtasks_nb.panels.widgets.cells import Cell, Column, table_html
+from cloudtasks_nb.panels.widgets.cells import Cell, Column, static_table
 from cloudtasks_nb.panels.widgets.rows import Places, Query, Rows, Selection
 
 __all__ = ["Table"]
@@ -26,12 +26,12 @@ class Table(anywidget.AnyWidget):
     """A live table: rows keyed by name, selection and scroll survive every refresh.
 
     All rows stay in Python; the page gets the text of those that it shows. Every method may be called from any thread.
-    What the person at the screen selects is kept by key, so that a row which vanishes and returns is selected again;
-    loading rows never changes it.
+    The selection is kept by key, so that a row which vanishes and returns is selected again; loading rows never changes
+    it.
 
-    Set callbacks as attributes. They run in the thread that caused them, or in the one that is telling when news come
-    meanwhile. What they raise goes to `on_error`; without one the table itself shows it, until that callback works
-    again or another thing is done in the table.
+    Set callbacks as attributes. They run in the thread that caused them, or in the one that is calling back at that
+    moment. Their exceptions go to `on_error`; without one the table itself shows them, until that callback works again
+    or something else is done in the table.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ class Table(anywidget.AnyWidget):
     page_size : int
         Rows on a page.
     label : str
-        What the rows are, in the plural: ``"tasks"``. Spoken, and shown behind counts.
+        Name of the rows, in the plural: ``"tasks"``. Read by screen readers, and shown behind counts.
     selectable : bool
         Whether rows can be selected.
     empty : str, optional
-        What stands in a table without rows.
+        Text in a table without rows.
     tz : tzinfo
         Time zone of the times shown.
 
@@ -57,19 +57,19 @@ class Table(anywidget.AnyWidget):
     on_select : callable, optional
         Called with the keys of the selected rows when they have changed, by a click or because rows came or went.
     on_page : callable, optional
-        Called with the keys of the rows that are now on the page, when other rows are shown than before.
+        Called with the keys of the rows on the page when these are others than before.
     on_error : callable, optional
         Called with the exception that a callback has raised.
     visible : bool
-        Whether anybody can see the table now; ``observe(f, "visible")`` to refresh only then.
+        Whether the table can be seen now; ``observe(f, "visible")`` to refresh only then.
     """
 
     _esm = source("browser.js", "table.js")
     _css = source("theme.css", "table.css")
 
     _setup = traitlets.Dict().tag(sync=True)
-    # Sent, but never set: what a refreshing thread sets while another one handles a message of the browser could be
-    # held back with the changes of that message, and be lost.
+    # Sent with `send_state`, but never set: a trait that one thread sets while another one handles a message of the
+    # browser could be held back with the changes of that message, and be lost.
     _page = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[0])  # noqa: SLF001 - its own class
     _tally = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[1])  # noqa: SLF001 - its own class
     _selection = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._selected.state)  # noqa: SLF001 - its own class
@@ -100,14 +100,14 @@ class Table(anywidget.AnyWidget):
         self._lock = threading.RLock()
         self._rows = Rows(self._columns, key)
         self._query = Query()
-        self._filters = 0  # filters so far: "all that match" says of which one it speaks
+        self._filters = 0  # number of filters so far: a selection of "all that match" names its filter
         self._order: Places = self._rows.order(self._query)
         self._number = 0  # of the page, from 0
         self._moves = 0  # pages, sorts and filters so far: the browser scrolls to the top when it changes
         self._selected = Selection()
         self._alerts: dict[str, str] = {}  # by callback
-        self._told: dict[str, list[Any]] = {"on_select": [], "on_page": []}
-        self._notifying = self._news = False
+        self._reported: dict[str, list[Any]] = {"on_select": [], "on_page": []}
+        self._reporting = self._changed_since = False
         self._sent = self._compose(rev=0)
         setup = {"columns": [_column_setup(column, tz) for column in columns], "selectable": selectable}
         setup |= {"label": label, "one": singular(label)}
@@ -127,12 +127,12 @@ class Table(anywidget.AnyWidget):
             self._empty = self._nothing
 
     def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
-        """Update rows by key; rows that are new come behind the last. Columns that `data` lacks stay as they are."""
+        """Update rows by key; new rows are appended. Columns that `data` lacks stay as they are."""
         with self._changing():
             self._rows.patch(data)
 
     def drop(self, keys: Iterable[Any]) -> None:
-        """Take rows out."""
+        """Remove rows."""
         with self._changing():
             self._rows.drop(str(key) for key in keys)
 
@@ -188,7 +188,7 @@ class Table(anywidget.AnyWidget):
 
     @property
     def page_keys(self) -> list[Any]:
-        """Keys of the rows on the page: what a refresh of the visible has to ask for."""
+        """Keys of the rows on the page."""
         with self._lock:
             return self._rows.keys(self._on_page())
 
@@ -204,7 +204,7 @@ class Table(anywidget.AnyWidget):
 
     @property
     def rev(self) -> int:
-        """Number of the newest state that was sent; the page has it in `data-rev` once it is drawn."""
+        """Number of the newest state that was sent; `data-rev` in the page once it is drawn."""
         return int(self._sent[1]["rev"])
 
     def html(self) -> str:
@@ -212,7 +212,7 @@ class Table(anywidget.AnyWidget):
         with self._lock:
             at = self._on_page()
             cells = self._rows.cells(at, now=datetime.now(self._tz))
-            return table_html(self._columns, cells, caption=self._caption(len(at)), empty=self._empty)
+            return static_table(self._columns, cells, caption=self._caption(len(at)), empty=self._empty)
 
     def __repr__(self) -> str:
         return f"<Table of {counted(len(self._rows), self._label)}>"
@@ -225,7 +225,7 @@ class Table(anywidget.AnyWidget):
 
     @contextmanager
     def _changing(self, *, moved: bool = False, ordered: bool = True) -> Iterator[None]:
-        """Change rows or query inside; then order anew, send, and call back without holding the lock."""
+        """Change rows or query inside; then sort, send, and call back without holding the lock."""
         with self._lock:
             yield
             if ordered:
@@ -297,7 +297,7 @@ class Table(anywidget.AnyWidget):
         return len(picked) - int(matches[picked].sum())
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take what the browser has written."""
+        """Apply the traits that the browser has set."""
         state = dict(sync_data)
         if "_selection" in state:
             self._take_selection(state.pop("_selection"))
@@ -306,10 +306,10 @@ class Table(anywidget.AnyWidget):
 
     def _take_selection(self, state: dict[str, Any]) -> None:
         with self._lock:
-            news = self._selected.is_news(state)
-            if news:
+            newer = self._selected.is_newer(state)
+            if newer:
                 self._choose(state)
-        if news:
+        if newer:
             self._call_back()
 
     def _choose(self, state: dict[str, Any]) -> None:
@@ -318,53 +318,52 @@ class Table(anywidget.AnyWidget):
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
-            # The trait comes too, but is held back while an earlier one is on its way: a click on a button would
-            # overtake it.
-            "select": lambda said: self._take_selection(said["selection"]),
-            "sort": lambda said: self.sort(said["column"], descending=said["descending"]),
-            "page": lambda said: self.turn(said["page"]),
+            # The trait is sent too, but the browser holds it back while an earlier one is on its way, so that a later
+            # click on a button would arrive before it.
+            "select": lambda message: self._take_selection(message["selection"]),
+            "sort": lambda message: self.sort(message["column"], descending=message["descending"]),
+            "page": lambda message: self.turn(message["page"]),
             "open": self._open_row,
         }
-        if content["do"] != "select":  # which may come late, after the error of what was done next
+        if content["do"] != "select":  # which may arrive late, after a newer error
             self._alert({})
         actions[content["do"]](content)
 
-    def _open_row(self, said: dict[str, Any]) -> None:
+    def _open_row(self, message: dict[str, Any]) -> None:
         with self._lock:
-            place = self._rows.places.get(said["key"])
+            place = self._rows.places.get(message["key"])
             key = None if place is None else self._rows.keys([place])[0]
         if place is not None:
             self._call("on_open", key)
 
     def _call_back(self) -> None:
-        """Tell what has changed since it was last told: one thread at a time, so that the newest is told last."""
+        """Report all changes since the last call; one thread at a time, so that the newest is reported last."""
         with self._lock:
-            self._news = True
-            if self._notifying:
-                return  # the thread that is at it will see it
-            self._notifying = True
+            self._changed_since = True
+            if self._reporting:
+                return  # the thread that calls back will see it
+            self._reporting = True
         try:
-            while self._take_news():
-                self._notify("on_select")
-                self._notify("on_page")
-        except BaseException:  # of `on_error`: the next news is told all the same
-            self._notifying = False
+            while self._take_changes():
+                self._report("on_select")
+                self._report("on_page")
+        except BaseException:  # from `on_error`: later changes must be reported all the same
+            self._reporting = False
             raise
 
-    def _take_news(self) -> bool:
+    def _take_changes(self) -> bool:
         with self._lock:
-            news, self._news = self._news, False
-            self._notifying = news
-            return news
+            self._reporting, self._changed_since = self._changed_since, False
+            return self._reporting
 
-    def _notify(self, name: str) -> None:
+    def _report(self, name: str) -> None:
         if getattr(self, name) is None:
-            return  # 100,000 selected keys are not put together for nobody
+            return  # do not collect 100,000 keys for no callback
         with self._lock:
             keys = self.selected if name == "on_select" else self.page_keys
-            news = keys != self._told[name]
-            self._told[name] = keys
-        if news:
+            changed = keys != self._reported[name]
+            self._reported[name] = keys
+        if changed:
             self._call(name, keys)
 
     def _call(self, name: str, value: Any) -> None:
@@ -373,7 +372,7 @@ class Table(anywidget.AnyWidget):
             return
         try:
             callback(value)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the person at the screen must see it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it
             if self.on_error is None:
                 self._alert(self._alerts | {name: f"{type(error).__name__}: {error}"})
             else:

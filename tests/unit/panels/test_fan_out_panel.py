@@ -144,13 +144,13 @@ def test_secrets_are_neither_shown_nor_kept_on_the_page(panel: FanOutPanel) -> N
     assert panel.request.headers.value == "Authorization: •••\nX-Team: data"
     assert "Bearer" not in panel._first.value
     assert "Authorization: •••" in panel._first.value
-    assert panel.request.words["headers"] == {"Authorization": "Bearer abc", "X-Team": "data"}
+    assert panel.request.arguments["headers"] == {"Authorization": "Bearer abc", "X-Team": "data"}
     assert 'headers={"Authorization": authorization, "X-Team": "data"}' in panel.footer.line
     fill(panel, headers="Authorization: •••\nX-Team: other")
-    assert panel.request.words["headers"] == {"Authorization": "Bearer abc", "X-Team": "other"}
+    assert panel.request.arguments["headers"] == {"Authorization": "Bearer abc", "X-Team": "other"}
     fill(panel, headers="X-Team: other")
     fill(panel, headers="Authorization: Bearer new")
-    assert panel.request.words["headers"] == {"Authorization": "Bearer new"}
+    assert panel.request.arguments["headers"] == {"Authorization": "Bearer new"}
 
 
 def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:

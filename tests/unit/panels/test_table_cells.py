@@ -11,7 +11,7 @@ import pytest
 
 from cloudtasks_nb.display.colours import COLOURS
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.widgets.cells import Cell, Column, Kind, cell, json_text, table_html, time_text
+from cloudtasks_nb.panels.widgets.cells import Cell, Column, Kind, cell, json_text, static_table, time_text
 
 __all__: list[str] = []
 
@@ -89,7 +89,7 @@ def test_the_static_table_escapes_everything() -> None:
     """What exports show is text, whatever the data holds."""
     evil = "<img src=x onerror=alert(1)>"
     columns = [Column("a", evil), Column("b", kind="state")]
-    text = table_html(columns, [[[evil, evil + "!"], [evil, evil, '"><b>']]], caption=evil, empty=evil)
+    text = static_table(columns, [[[evil, evil + "!"], [evil, evil, '"><b>']]], caption=evil, empty=evil)
     assert "<img" not in text
     assert "<b>" not in text
     assert text.count("&lt;img") == 5
@@ -97,4 +97,4 @@ def test_the_static_table_escapes_everything() -> None:
 
 def test_the_static_table_says_when_it_is_empty() -> None:
     """A table without rows is no blank space."""
-    assert "No tasks" in table_html([Column("a")], [], caption="0 tasks", empty="No tasks")
+    assert "No tasks" in static_table([Column("a")], [], caption="0 tasks", empty="No tasks")

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cloudtasks_nb.panels.cards import detail
+from cloudtasks_nb.panels.cards import markup
 from cloudtasks_nb.panels.cards.task import timeline
 from cloudtasks_nb.panels.forms import notebook
 from tests.unit.panels.conftest import NOW, entry
@@ -32,17 +32,16 @@ EVIL = "<img src=x onerror=alert(1)>"
 )
 def test_payloads_are_written_out(value: Any, text: str) -> None:
     """JSON in lines, text as it is, bytes escaped, the end of what is very long said."""
-    assert text in detail.code(value)
+    assert text in markup.code(value)
 
 
 @pytest.mark.parametrize(
     "html",
     [
-        detail.code({"x": EVIL}),
-        detail.card(EVIL, detail.section(EVIL, "")),
-        detail.facts({EVIL: EVIL}),
-        detail.state(EVIL),
-        detail.lines([EVIL], []),
+        markup.code({"x": EVIL}),
+        markup.card(EVIL, markup.section(EVIL, "")),
+        markup.facts({EVIL: EVIL}),
+        markup.state(EVIL),
         timeline([entry(1, "t", status=EVIL)], {1: EVIL}),
     ],
 )
@@ -54,7 +53,7 @@ def test_everything_is_escaped(html: str) -> None:
 
 def test_facts_that_are_empty_are_left_out() -> None:
     """What is not known takes no room."""
-    assert "message" not in detail.facts({"state": "ready", "message": ""})
+    assert "message" not in markup.facts({"state": "ready", "message": ""})
 
 
 def test_a_timeline_has_every_attempt() -> None:
@@ -65,7 +64,7 @@ def test_a_timeline_has_every_attempt() -> None:
         entry(3, "t", attempt=0, deleted=True),
     ]
     html = timeline(entries, {1: "Traceback …\nKeyError: 3\n"})
-    for words in ("INTERNAL", "250 ms", "2026-01-02 00:01", "<td>2</td>", "deleted", "KeyError: 3"):
+    for words in ("INTERNAL", "250 ms", "2026-01-02 00:01", ">2</td>", "deleted", "KeyError: 3"):
         assert words in html
     assert "no attempt" in timeline([], {})
     assert "Error in this kernel" not in timeline(entries, {})

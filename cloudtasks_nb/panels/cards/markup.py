@@ -1,9 +1,9 @@
-"""What is shown of one thing that was opened: HTML from plain values, everything escaped."""
+"""HTML parts of which cards consist, from plain values, everything escaped."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -11,7 +11,7 @@ import orjson
 from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.panels.widgets.cells import is_missing, json_text
 
-__all__ = ["card", "code", "facts", "lines", "section", "state"]
+__all__ = ["card", "code", "facts", "section", "state"]
 
 _LONGEST = 20_000  # characters of a payload that are shown
 
@@ -43,19 +43,12 @@ def state(word: str) -> str:
 
 
 def code(value: Any) -> str:
-    """Return a decoded payload, a mapping or a text as it would be written, in lines."""
+    """Return a decoded payload, a mapping or a text as code."""
     if is_missing(value):
         return '<span class="ctn-quiet">none</span>'
     text = _pretty(value)
     more = f"\n… {len(text) - _LONGEST:,} more characters" if len(text) > _LONGEST else ""
     return f'<pre tabindex="0">{html.escape(text[:_LONGEST] + more)}</pre>'
-
-
-def lines(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return rows of cells that are HTML, under headings that are text."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _pretty(value: Any) -> str:
