@@ -1,4 +1,4 @@
-"""The lists of dependencies say the same: pyproject.toml, environment.yml, constraints.txt and ARCHITECTURE.md."""
+"""The lists of dependencies agree: pyproject.toml, environment.yml, constraints.txt and ARCHITECTURE.md."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def environment() -> dict[str, dict[str, str]]:
         if any(pattern.fullmatch(line) for pattern in OTHER_LINES):
             continue
         match = PACKAGE_LINE.fullmatch(line)
-        assert match, f"environment.yml: {line!r} is neither a package with a lower bound nor a line that is known here"
+        assert match, f"environment.yml: {line!r} is neither a package with a lower bound nor a known other line"
         found["conda" if len(match["indent"]) == 2 else "pip"] |= bounds([match["requirement"]])
     return found
 
@@ -72,7 +72,7 @@ def test_conda_environment_equals_the_project_with_its_lab_extra() -> None:
 
 
 def test_conda_environment_names_each_package_once() -> None:
-    """A package comes from the channel or from pip, not from both."""
+    """A package is installed from the channel or from pip, not from both."""
     listed = environment()
     assert not listed["conda"].keys() & listed["pip"].keys()
 
@@ -97,7 +97,7 @@ def test_constraints_pin_what_the_project_asks_for(extra: str) -> None:
 
 
 def test_every_dependency_has_its_reason() -> None:
-    """ARCHITECTURE.md gives a reason for each dependency, and for none that is not there."""
+    """ARCHITECTURE.md gives a reason for each dependency, and lists no others."""
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.+) \|$", section("Dependencies"), flags=re.MULTILINE)
     every = bounds(PROJECT["dependencies"]).keys() | {name for extra in EXTRAS.values() for name in bounds(extra)}
     assert {name for name, _reason in rows} == every

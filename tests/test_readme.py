@@ -1,4 +1,4 @@
-"""What the documents say works: snippets run, commands exist, links lead somewhere."""
+"""The documents are correct: snippets run, commands exist, links have a target."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def snippets(document: str) -> list[Snippet]:
 
 
 def make_targets() -> set[str]:
-    """Read the names that can stand after `make`."""
+    """Read the targets of the Makefile."""
     return set(re.findall(r"^([a-z-]+):(?!=)", read("Makefile"), flags=re.MULTILINE))
 
 
 def make_commands(document: str) -> set[str]:
-    """Find the targets that a document tells to make, in shell blocks and in `make x` between backticks."""
+    """Find the targets of `make` in a document: in shell blocks, and in `make x` between backticks."""
     shell = "\n".join(block.code for block in snippets(document) if block.language in {"bash", "sh", "console"})
     in_blocks = re.findall(r"(?:^|&&|;|\$)[ ]*make ([a-z-]+)", shell, flags=re.MULTILINE)
     return {*in_blocks, *re.findall(r"`make ([a-z-]+)", read(document))}
@@ -58,14 +58,14 @@ PYTHON = [block for block in snippets("README.md") if block.language == "python"
 
 
 def test_readme_shows_python_and_the_first_commands() -> None:
-    """A newcomer finds an example to type and the commands that show the rest."""
+    """README.md has an example to type and names the commands `make demo` and `make lab`."""
     assert PYTHON, "README.md has no ```python block"
     assert make_commands("README.md") >= {"demo", "lab"}
 
 
 @pytest.mark.parametrize("snippet", PYTHON, ids=[block.where for block in PYTHON])
 def test_python_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
-    """A python block of the README runs as it stands, in a process and a home of its own."""
+    """A python block of the README runs unchanged, in a process and a home of its own."""
     environment = {**os.environ, "CLOUDTASKS_NB_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", snippet.code],
@@ -82,18 +82,18 @@ def test_python_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_make_commands_exist(document: str) -> None:
-    """Whatever a document tells to `make` is a target of the Makefile."""
+    """Every `make x` in a document is a target of the Makefile."""
     assert make_commands(document) - make_targets() == set()
 
 
 def test_make_help_lists_every_target() -> None:
-    """`make help` names each command, so that nobody has to read the Makefile."""
+    """`make help` lists each target of the Makefile."""
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert set(re.findall(r"^make ([a-z-]+) ", done.stdout, flags=re.MULTILINE)) == make_targets()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_into_the_project_lead_somewhere(document: str) -> None:
-    """A link to a file of this project names one that is there."""
+def test_links_into_the_project_have_a_target(document: str) -> None:
+    """A link to a file of this project names an existing file."""
     links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", read(document))
     assert [link for link in links if not (ROOT / link).exists()] == []

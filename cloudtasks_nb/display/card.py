@@ -9,7 +9,7 @@ import pandas as pd
 
 __all__ = ["card", "html_card", "lines_html", "next_html", "table_html"]
 
-_LEFT = "text-align:left"  # Jupyter puts the text of cells to the right
+_LEFT = "text-align:left"  # Jupyter aligns the text of cells to the right
 _STYLE = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:var(--jp-ui-font-size1,13px)"
 _BADGE = (
     "border:1px solid currentColor;border-radius:3px;padding:0 .4em;margin-left:.6em;"
@@ -49,7 +49,7 @@ def html_card(title: str, *parts: str, badge: str = "") -> str:
 
 
 def lines_html(lines: Iterable[str]) -> str:
-    """Return lines of text below each other; empty ones are left out."""
+    """Return lines of text below each other, without the empty ones."""
     return "".join(f"<div>{html.escape(line)}</div>" for line in lines if line)
 
 
@@ -62,5 +62,5 @@ def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def next_html(line: str) -> str:
-    """Return the line of Python that comes next."""
+    """Return the next line of Python to type, as HTML."""
     return f"<div>→ <code>{html.escape(line)}</code></div>"

@@ -7,7 +7,7 @@ from cloudtasks_nb._names import CODES
 __all__ = ["COLOURS", "colour"]
 
 #: Colour of each state: at least 3:1 against white and against the dark theme's ground, and neighbours in a bar differ
-#: in lightness too. A colour never stands alone: the word is always beside it.
+#: in lightness too. A colour is always shown beside its word.
 COLOURS = {
     "unsent": "#8b939c",
     "rejected": "#b5541c",

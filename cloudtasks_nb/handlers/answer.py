@@ -29,7 +29,7 @@ class Answer:
     @property
     def ok(self) -> bool:
         """Whether the task is done."""
-        return self.status < 300  # noqa: PLR2004 - 2xx is what Cloud Tasks takes for success
+        return self.status < 300  # noqa: PLR2004 - Cloud Tasks counts 2xx as success
 
     def content(self) -> tuple[bytes, str]:
         """Return the body and its media type: the result as JSON (nothing if that is not possible), or the message."""

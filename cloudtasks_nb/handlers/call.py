@@ -55,7 +55,7 @@ def check_function(fn: Any) -> None:
     Raises
     ------
     HandlerError
-        If `fn` cannot be called, or would return a generator that nobody runs.
+        If `fn` cannot be called, or would only return a generator.
     """
     if not callable(fn):
         raise HandlerError(
@@ -68,7 +68,7 @@ def check_function(fn: Any) -> None:
         raise HandlerError(
             f"{name} yields: a call would return before anything in it ran",
             resource=name,
-            hint=f"serve a function that goes through all of it, such as: def run(**row): return list({name}(**row))",
+            hint=f"serve a function that exhausts it, such as: def run(**row): return list({name}(**row))",
         )
 
 

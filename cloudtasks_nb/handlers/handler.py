@@ -19,8 +19,8 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import TaskFunction
-from cloudtasks_nb.handlers.history import Call, CallHistory, Summary
-from cloudtasks_nb.handlers.server import Server, TaskRequest
+from cloudtasks_nb.handlers.history import Call, CallHistory, Summary, TaskRequest
+from cloudtasks_nb.handlers.server import Server
 from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers
 
 __all__ = ["Handler"]
@@ -46,7 +46,7 @@ class Handler:
     sock : socket
         A listening socket that is bound to the address.
     function : TaskFunction
-        The function, and who may call it.
+        The function, with the check of tokens.
     workers : int
         How many calls run at a time.
     on_close : callable
@@ -118,11 +118,11 @@ class Handler:
             self._closed = True
             self._server.close()
             self._coroutines.close(_JOIN)
-            left = self._workers.close(_JOIN)
+            running = self._workers.close(_JOIN)
             self._on_close(self)
             self._ended = True  # at the end: an interrupted close can be called again
-        if left:
-            notify(f"{self.name} still runs (calls: {left}); those tasks had no answer and will be tried again")
+        if running:
+            notify(f"{self.name} still runs (calls: {running}); those tasks had no answer and will be tried again")
 
     def replace(self, function: TaskFunction, workers: int) -> None:
         """Call another function from now on; running calls end with the old one."""
@@ -137,16 +137,7 @@ class Handler:
     def _answer(self, request: TaskRequest) -> Answer:
         self._history.begin()
         answer = self._function.answer(request.body, request.authorization, run=self._coroutines.run)
-        self._history.end(
-            Call(
-                time=request.time,
-                task=request.task,
-                queue=request.queue,
-                attempt=request.attempt,
-                body=request.body,
-                answer=answer,
-            )
-        )
+        self._history.end(Call(request=request, answer=answer))
         return answer
 
     def __enter__(self) -> Self:
@@ -184,7 +175,7 @@ class Handler:
 
 
 def _next_line(fn: Callable[..., Any], summary: Summary) -> str:
-    """Return the line of Python that comes next."""
+    """Return the next line of Python to type."""
     if summary.total:
         return "handler.calls()"
     try:
@@ -204,9 +195,9 @@ def _counts(summary: Summary) -> str:
 
 
 def _cells(call: Call) -> list[str]:
-    answer = call.answer
-    outcome = reprlib.repr(answer.result) if answer.ok else answer.message or ""
-    cells = (f"{call.time:%H:%M:%S}", call.task or "", str(call.attempt or ""), str(answer.status), _short(outcome))
+    request, answer = call.request, call.answer
+    shown = _short(reprlib.repr(answer.result) if answer.ok else answer.message or "")
+    cells = (f"{request.time:%H:%M:%S}", request.task or "", str(request.attempt or ""), str(answer.status), shown)
     return [html.escape(cell) for cell in cells]
 
 

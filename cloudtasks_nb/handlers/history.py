@@ -15,10 +15,10 @@ from cloudtasks_nb import _frames
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import decode
 
-__all__ = ["CALLS", "Call", "CallHistory", "Summary"]
+__all__ = ["Call", "CallHistory", "Summary", "TaskRequest"]
 
 #: One row a call, oldest first.
-CALLS = {
+_COLUMNS = {
     "time": "time",
     "task": "text",
     "queue": "text",
@@ -34,14 +34,22 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRequest:
+    """The parts of a request that are used to call the function and to record the call."""
+
+    time: dt.datetime  #: of its arrival
+    body: bytes  #: as received: the function may change the value that is decoded from it
+    authorization: str | None = None  #: header
+    task: str | None = None  #: short id; None: the request was not sent by a queue
+    queue: str | None = None
+    attempt: int | None = None  #: 1 for the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One request with its answer."""
 
-    time: dt.datetime  #: when the request came
-    task: str | None  #: short id; None: the request did not come from a queue
-    queue: str | None
-    attempt: int | None  #: 1 for the first
-    body: bytes  #: as received: the function may change the value that was decoded from it
+    request: TaskRequest
     answer: Answer
 
 
@@ -107,21 +115,22 @@ class CallHistory:
         """Return the calls as a frame, oldest first; the same columns and dtypes when there are none."""
         with self._lock:
             calls = list(self._calls)
-        calls.sort(key=lambda call: call.time)  # until now in the order in which they ended
+        calls.sort(key=lambda call: call.request.time)  # until now in the order in which they ended
+        requests, answers = [call.request for call in calls], [call.answer for call in calls]
         values: dict[str, Sequence[Any]] = {
-            "time": [(call.time - _EPOCH) // dt.timedelta(microseconds=1) for call in calls],
-            "task": [_text(call.task) for call in calls],
-            "queue": [_text(call.queue) for call in calls],
-            "attempt": [call.attempt for call in calls],
-            "body": [decode(call.body) for call in calls],
-            "status": [call.answer.status for call in calls],
-            "result": [call.answer.result for call in calls],
-            "error": [_text(call.answer.error) for call in calls],
-            "duration": [call.answer.duration for call in calls],
+            "time": [(request.time - _EPOCH) // dt.timedelta(microseconds=1) for request in requests],
+            "task": [_text(request.task) for request in requests],
+            "queue": [_text(request.queue) for request in requests],
+            "attempt": [request.attempt for request in requests],
+            "body": [decode(request.body) for request in requests],
+            "status": [answer.status for answer in answers],
+            "result": [answer.result for answer in answers],
+            "error": [_text(answer.error) for answer in answers],
+            "duration": [answer.duration for answer in answers],
         }
-        return _frames.frame(CALLS, values)
+        return _frames.frame(_COLUMNS, values)
 
 
 def _text(value: str | None) -> str | None:
-    # Header bytes that are no UTF-8 come as lone surrogates, which Arrow-backed text columns refuse.
+    # Header bytes that are not UTF-8 become lone surrogates, which Arrow-backed text columns refuse.
     return None if value is None else value.encode("utf-8", "replace").decode()

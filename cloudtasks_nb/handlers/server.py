@@ -8,35 +8,23 @@ import hmac
 import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from aiohttp import web
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
+from cloudtasks_nb.handlers.history import TaskRequest
 
-__all__ = ["Server", "TaskRequest", "request_refusal"]
+__all__ = ["Server", "request_refusal"]
 
 #: Seconds to read on after a refusal, so that the client receives the answer and no reset. aiohttp's default of ten
 #: would delay `close`: while it shuts down it drops what arrives, and then waits for the end of the body all the same.
 _LINGER = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRequest:
-    """The parts of a request that are used to call the function and to record the call."""
-
-    time: dt.datetime
-    body: bytes
-    authorization: str | None
-    task: str | None
-    queue: str | None
-    attempt: int | None
-
-
 class Server:
-    """Receives requests at one address and sends the answers; `submit` has them worked on in other threads.
+    """Receives requests at one address and sends the answers, which `submit` computes in other threads.
 
     Parameters
     ----------
@@ -62,7 +50,7 @@ class Server:
         self._submit = submit
         application = web.Application(client_max_size=LARGEST_BODY)
         application.router.add_route("*", "/{rest:.*}", self._respond)
-        # aiohttp waits twice for what runs: for its end, then for its end after the connection's.
+        # aiohttp waits twice for running requests: before and after it closes their connections.
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=grace / 2, lingering_time=_LINGER)
         try:
             _loop.run(self._start(sock))
@@ -90,8 +78,8 @@ class Server:
 def request_refusal(address: Address, method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
     """Return the refusal of a request that is not for the function at this address; None: it is.
 
-    Browsers send an Origin header with what a page posts, and a foreign Host when a page's name was made to point to
-    this machine: neither may reach a function of the notebook.
+    A browser sends an Origin header with the requests of a web page, and a foreign Host header if the DNS name of the
+    page points to this machine: neither may reach a function of the notebook.
     """
     if "Origin" in headers:
         return refuse(403, "requests from web pages are not answered")

@@ -139,7 +139,10 @@ def _open(name: str, function: Callable[[str], TaskFunction], workers: int, *, l
     why, hint = "a function without a name of its own", 'name="..." gives it a URL that stays'
     if lasting:
         port = derive_address(home, name).port
-        why, hint = f"port {port} of {name} is in use", "stop what holds it and serve again to have the old URL back"
+        why, hint = (
+            f"port {port} of {name} is in use",
+            "stop the program that uses it and serve again to get the old URL",
+        )
     return handler, f"{why}: {handler.url} is new, tasks that were sent before will not reach it; {hint}"
 
 
@@ -161,7 +164,9 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
         )
     if audience is not None and service_account is None:
         raise HandlerError(
-            "audience= alone checks nothing", resource=str(audience), hint="add service_account=, whose tokens to take"
+            "audience= alone checks nothing",
+            resource=str(audience),
+            hint="add service_account=, whose tokens are accepted",
         )
 
 
@@ -173,7 +178,7 @@ def _certs_url(tasks: object | None) -> Callable[[], str | None]:
             "there is no connection whose tokens could be verified",
             hint="make one before, tasks = ct.local(), or give one: ct.serve(fn, service_account=..., tasks=tasks)",
         )
-    # Not hasattr: that would ask an emulator for the address, which need not be there yet.
+    # Not hasattr: that would ask an emulator for the URL now, and it need not run yet.
     if "certs_url" not in dir(client):
         raise HandlerError(
             f"tasks={type(client).__name__} is not a connection",

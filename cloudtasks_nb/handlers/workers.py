@@ -74,7 +74,7 @@ class Workers:
 
 
 class CoroutineRunner:
-    """An event loop in a daemon thread, apart from the toolkit's own, started when the first coroutine comes.
+    """An event loop for the user's coroutines in a daemon thread, which the first coroutine starts.
 
     Parameters
     ----------

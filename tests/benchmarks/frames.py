@@ -38,7 +38,7 @@ def _listing(bench: Bench) -> None:
 
 
 def _cost(listing: Callable[[], pd.DataFrame], expected: int) -> tuple[float, float]:
-    """Return the seconds of CPU, of all threads, and by the clock that a listing takes."""
+    """Return the CPU seconds (of all threads) and the seconds by the clock of a listing."""
     gc.collect()
     cost = Cost()
     found = listing()

@@ -6,7 +6,7 @@
     python tests/benchmarks/run.py --full                   also the slow ones, as ten million rows
 
 RESULTS.md is written by a whole run that is not quick; `--write FILE` writes any run. Each case runs in a process of
-its own with a time limit; its failure stands in its cells, and the other cases go on. All processes that a case starts
+its own with a time limit; its failure is shown in its cells, and the others go on. All processes that a case starts
 end with it. It writes to a temporary folder, which is removed: set TMPDIR to choose the disk that is measured. Measure
 on a quiet machine: the table says how busy it was before. Linux only.
 """
@@ -176,7 +176,7 @@ def _collect(case: Case, command: list[str], errors: IO[str], limit: float) -> R
         command,
         cwd=ROOT,
         env=environment,
-        stdin=subprocess.PIPE,  # closed when this process ends, however that comes
+        stdin=subprocess.PIPE,  # closed when this process ends, for whatever reason
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,

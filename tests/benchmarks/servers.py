@@ -105,7 +105,7 @@ class Emulator(_Child):
 
 
 class Cost:
-    """Seconds that pass and CPU seconds that are used, from the making of this object on.
+    """Seconds by the clock and CPU seconds since this object was made.
 
     Parameters
     ----------

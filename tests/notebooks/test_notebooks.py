@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, read well, and keep nothing of the machine that ran them."""
+"""The notebooks run from top to bottom, follow the rules, and contain nothing of the machine that ran them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_BYTES = 500_000
 #: Seconds after which a notebook counts as hung.
 PATIENCE = 600
 
-#: What only the machine that ran a notebook knows.
+#: Paths of the machine that ran a notebook.
 MACHINE_PATH = re.compile(
     "|".join(
         [r"/(?:home|Users|root|tmp|var/folders|private)/", r"[A-Z]:\\+Users", "site-packages", re.escape(str(ROOT))]
@@ -49,7 +49,7 @@ def source(cell: dict[str, Any]) -> str:
 
 
 def run(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Start notebooks/run.py as `make` does."""
+    """Run notebooks/run.py as `make` does."""
     return subprocess.run(
         [sys.executable, RUN, *arguments],
         env={**os.environ, "CLOUDTASKS_NB_HOME": str(home), "PYTHONPATH": str(ROOT)},
@@ -101,7 +101,7 @@ def test_notebook_runs(path: Path, tmp_path: Path) -> None:
 
 @each_notebook
 def test_stored_outputs_are_of_one_run_from_top_to_bottom(path: Path) -> None:
-    """What GitHub shows was made by `make notebooks`: every code cell ran once, in order, without an error."""
+    """The stored outputs were made by `make notebooks`: every code cell ran once, in order, without an error."""
     code = cells(path, "code")
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run `make notebooks`"
     kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
@@ -111,7 +111,7 @@ def test_stored_outputs_are_of_one_run_from_top_to_bottom(path: Path) -> None:
 
 @each_notebook
 def test_first_cell_says_what_the_notebook_is_about(path: Path) -> None:
-    """A notebook opens with a title and what the reader will be able to do."""
+    """A notebook begins with a title and what the reader will be able to do."""
     first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
     assert first["cell_type"] == "markdown"
     title, _, rest = source(first).partition("\n")
@@ -121,7 +121,7 @@ def test_first_cell_says_what_the_notebook_is_about(path: Path) -> None:
 
 @each_notebook
 def test_code_cells_are_short(path: Path) -> None:
-    """A code cell fits beside what it is explained with."""
+    """A code cell has at most 14 lines."""
     texts = [source(cell) for cell in cells(path, "code")]
     assert [text for text in texts if len(text.splitlines()) > MAX_CELL_LINES] == []
 
@@ -142,12 +142,12 @@ def test_only_public_names_are_used(path: Path) -> None:
 
 
 @each_notebook
-def test_stored_file_is_small_and_tells_nothing_of_the_machine(path: Path) -> None:
+def test_stored_file_is_small_and_has_no_path_of_the_machine(path: Path) -> None:
     """A notebook can be read in a diff, and no output names a folder of the machine that ran it."""
     assert path.stat().st_size < MAX_BYTES
     stored = json.loads(path.read_text(encoding="utf-8"))
     outputs = [line for cell in stored["cells"] for line in json.dumps(cell.get("outputs", []), indent=0).splitlines()]
-    # Pictures are letters and digits without a meaning, in which any of these may come up.
+    # Pictures are random letters and digits, which may contain any of these.
     text = [line for line in outputs if not line.startswith('"image/')]
     assert [line[:200] for line in text if MACHINE_PATH.search(line)] == []
     assert stored["metadata"]["language_info"] == {"name": "python"}, "run `make notebooks`"
@@ -155,7 +155,7 @@ def test_stored_file_is_small_and_tells_nothing_of_the_machine(path: Path) -> No
 
 @each_notebook
 def test_stored_widgets_are_static(path: Path) -> None:
-    """Where no kernel runs a panel is a table: the file has its HTML, and nothing of the widget."""
+    """A stored panel is a table for viewers without a kernel: the file has its HTML, and no widget."""
     stored = json.loads(path.read_text(encoding="utf-8"))
     kinds = {kind for cell in stored["cells"] for output in cell.get("outputs", []) for kind in output.get("data", {})}
     assert "widgets" not in stored["metadata"]
@@ -164,12 +164,12 @@ def test_stored_widgets_are_static(path: Path) -> None:
 
 def test_run_prints_only_what_is_tagged(tmp_path: Path) -> None:
     """`make demo` shows printed text and last values of the cells tagged `show`, and of no others."""
-    shown = write_notebook(tmp_path / "a.ipynb", "print('said')", "6 * 7", tags=("show",))
-    silent = write_notebook(tmp_path / "b.ipynb", "print('not said')")
+    shown = write_notebook(tmp_path / "a.ipynb", "print('shown')", "6 * 7", tags=("show",))
+    silent = write_notebook(tmp_path / "b.ipynb", "print('not shown')")
     before = silent.read_bytes()
     done = run(shown, silent, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["said", "42"]
+    assert done.stdout.split() == ["shown", "42"]
     assert silent.read_bytes() == before
 
 
@@ -185,7 +185,7 @@ def test_run_fails_with_the_cell_that_failed(tmp_path: Path) -> None:
 
 
 def test_run_has_a_home_of_its_own(tmp_path: Path) -> None:
-    """A run neither sees nor leaves batches of whoever started it, and two runs do not share a home."""
+    """A run does not use the home of its caller, and two runs do not share a home."""
     path = write_notebook(tmp_path / "a.ipynb", "import os\nprint(os.environ['CLOUDTASKS_NB_HOME'])", tags=("show",))
     homes = run(path, path, home=tmp_path / "home").stdout.split()
     assert len({*homes, str(tmp_path / "home")}) == 3

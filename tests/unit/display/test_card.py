@@ -1,4 +1,4 @@
-"""Cards: how objects show themselves, as text and as HTML."""
+"""Cards: an object as text and as HTML."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cloudtasks_nb.display.card import card
 FRAME = pd.DataFrame({"url": ["<b>x</b>"]}, index=pd.Index(["t"], name="task"))
 
 
-def test_both_forms_say_the_same() -> None:
-    """Title, badge, facts, table and notes stand in the text and in the HTML."""
+def test_both_forms_have_the_same_content() -> None:
+    """Title, badge, facts, table and notes are in the text and in the HTML."""
     made = card("Queue q", badge="LOCAL", facts={"state": "RUNNING"}, frame=FRAME, notes=["queue.attempts()"])
     assert set(made) == {"text/plain", "text/html"}
     for text in made.values():
@@ -19,14 +19,14 @@ def test_both_forms_say_the_same() -> None:
 
 
 def test_everything_is_escaped() -> None:
-    """What comes from a task cannot become part of the page."""
+    """Text from a task cannot become part of the page."""
     evil = "<script>alert(1)</script>"
     made = card(evil, badge=evil, facts={evil: evil}, frame=pd.DataFrame({"a": [evil]}), notes=[evil])["text/html"]
     assert "<script>" not in made
     assert made.count("&lt;script&gt;") == 6
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_unknown_values_are_left_out() -> None:
     """No fact without a value, no table without rows, no badge without a word."""
     made = card("Queue q", facts={"tasks": None}, frame=FRAME.iloc[:0])
     assert made["text/plain"] == "Queue q"

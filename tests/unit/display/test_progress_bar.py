@@ -16,7 +16,7 @@ from cloudtasks_nb.display.progress_bar import Bar, Live, bar_html, in_notebook
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Give a clock that the test moves."""
+    """Return a clock that the test advances."""
     now = [100.0]
     monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def notebook(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Be a notebook's kernel, and keep what is displayed."""
+    """Pretend to be a notebook's kernel; return the list of what is displayed."""
     shown: list[dict[str, Any]] = []
 
     def display(bundle: dict[str, str], **how: Any) -> Any:
@@ -37,7 +37,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return shown
 
 
-def test_what_is_a_notebook(monkeypatch: pytest.MonkeyPatch, notebook: list[dict[str, Any]]) -> None:
+def test_a_kernel_is_a_notebook(monkeypatch: pytest.MonkeyPatch, notebook: list[dict[str, Any]]) -> None:
     """A kernel's shell has a kernel; a terminal, with IPython or without, has none."""
     assert in_notebook()
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
@@ -51,7 +51,7 @@ def test_what_is_a_notebook(monkeypatch: pytest.MonkeyPatch, notebook: list[dict
     [(0.5, "50.0%", "50"), (0.0, "0.0%", "0"), (1.7, "100.0%", "100"), (-1, "0.0%", "0"), (None, "100.0%", None)],
 )
 def test_a_bar_as_html(share: float | None, width: str, now: str | None) -> None:
-    """The share is drawn and told to screen readers; an unknown one is told by nobody."""
+    """The share is drawn and given to screen readers; without a share they get no value."""
     made = bar_html(share, "a <b>", label='"x"')
     assert f"width:{width}" in made
     assert re.findall(r'aria-valuenow="(\d+)"', made) == ([] if now is None else [now])
@@ -59,7 +59,7 @@ def test_a_bar_as_html(share: float | None, width: str, now: str | None) -> None
     assert 'aria-label="&quot;x&quot;"' in made
 
 
-def test_what_is_done_at_once_needs_no_bar(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_work_shows_no_bar(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is drawn within the first half second."""
     with Bar("listing", 10) as bar:
         bar.add(5)
@@ -69,7 +69,7 @@ def test_what_is_done_at_once_needs_no_bar(clock: list[float], capsys: pytest.Ca
 
 
 def test_text_in_a_terminal(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    """Later updates show what, how many and of how many, and the bar goes with its block."""
+    """Later updates show the name, the count and the total, and the bar disappears with its block."""
     with Bar("listing", 10, unit="tasks") as bar:
         clock[0] += 1
         bar.add(4)
@@ -83,10 +83,10 @@ def test_text_in_a_terminal(clock: list[float], capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.endswith("\r")
 
 
-def test_tqdm_that_is_switched_off(
+def test_tqdm_that_is_disabled(
     clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who silences every tqdm of the process silences this one too."""
+    """A setting that disables every tqdm of the process disables this one too."""
     monkeypatch.setattr(progress_bar, "tqdm", lambda **how: tqdm(**how, disable=True))
     with Bar("listing", 10) as bar:
         clock[0] += 1
@@ -95,7 +95,7 @@ def test_tqdm_that_is_switched_off(
 
 
 def test_a_bar_that_is_not_shown(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    """`show=False` counts without a word."""
+    """`show=False` counts without output."""
     with Bar("listing", show=False) as bar:
         clock[0] += 10
         bar.add()
@@ -103,7 +103,7 @@ def test_a_bar_that_is_not_shown(clock: list[float], capsys: pytest.CaptureFixtu
 
 
 def test_one_output_in_a_notebook(clock: list[float], notebook: list[dict[str, Any]]) -> None:
-    """The bar is displayed once, then replaced in place, and nothing of it is left at the end."""
+    """The bar is displayed once, then replaced in place, and empty at the end."""
     with Bar("reading", 8) as bar:
         for done in (2, 4):
             clock[0] += 1
@@ -119,7 +119,7 @@ def test_one_output_in_a_notebook(clock: list[float], notebook: list[dict[str, A
 
 
 def test_a_total_that_is_not_known(clock: list[float], notebook: list[dict[str, Any]]) -> None:
-    """A bar without a total counts, and claims no share."""
+    """A bar without a total shows its count and no share."""
     with Bar("reading", unit="rows") as bar:
         clock[0] += 1
         bar.add(3)
@@ -127,8 +127,8 @@ def test_a_total_that_is_not_known(clock: list[float], notebook: list[dict[str, 
     assert "3 rows" in notebook[0]["text/plain"]
 
 
-def test_the_same_again_is_not_sent(notebook: list[dict[str, Any]]) -> None:
-    """What did not change costs no message to the browser."""
+def test_the_same_content_is_not_sent_again(notebook: list[dict[str, Any]]) -> None:
+    """An unchanged content causes no message to the browser."""
     live = Live({"text/plain": "a"})
     live.show({"text/plain": "a"})
     live.show({"text/plain": "b"})

@@ -131,7 +131,7 @@ class Issuer:
     """An issuer of tokens with its certificate endpoint."""
 
     key: Key
-    stranger: Key  #: a key whose certificate is not published
+    other: Key  #: a key whose certificate is not published
     url: str = ""
     status: int = 200
     published: list[Key] = field(default_factory=list)
@@ -164,14 +164,14 @@ class Issuer:
 
 @pytest.fixture(scope="session")
 def keys() -> tuple[Key, Key]:
-    """Make keys once, as that takes a while."""
+    """Make keys once, since that is slow."""
     return Key("first"), Key("second")
 
 
 @pytest.fixture
 def issuer(keys: tuple[Key, Key]) -> Iterator[Issuer]:
     """Return an issuer whose certificates are served."""
-    made = Issuer(key=keys[0], stranger=keys[1], published=[keys[0]])
+    made = Issuer(key=keys[0], other=keys[1], published=[keys[0]])
 
     class Certs(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

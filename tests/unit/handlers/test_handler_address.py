@@ -1,4 +1,4 @@
-"""The URLs of handlers: where they come from, and the file with their secret."""
+"""The URLs of handlers, and the file with the secret from which they are derived."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_damaged_secret_is_named(tmp_path: Path) -> None:
 
 
 def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A secret that cannot be read or written says which variable to set."""
+    """A secret that cannot be read or written is an error that names the variable to set."""
     (tmp_path / "handlers.key").mkdir()
     with pytest.raises(HandlerError, match="cannot be read or written") as caught:
         derive_address(tmp_path, "report")

@@ -26,7 +26,7 @@ def run(fn: Any, body: bytes) -> Answer:
 
 
 def echo(*args: Any, **kwargs: Any) -> Any:
-    """Return what came."""
+    """Return the arguments."""
     return args, kwargs
 
 
@@ -54,7 +54,7 @@ def echo(*args: Any, **kwargs: Any) -> Any:
 def test_an_object_becomes_keyword_arguments_and_anything_else_one_argument(
     body: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """A body says with which arguments the function is called."""
+    """The body decides with which arguments the function is called."""
     answer = run(echo, body)
     assert answer.result == (args, kwargs)
     assert answer.ok
@@ -99,7 +99,7 @@ class TwoKindsError(KeyError, ValueError):
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
 def test_the_class_of_an_exception_decides_the_status(error: BaseException, status: int) -> None:
-    """Every exception becomes an answer, and its nearest known class says which; never 429 or 503."""
+    """Every exception becomes an answer with the status of its nearest known class; never 429 or 503."""
 
     def fail() -> None:
         raise error
@@ -172,7 +172,7 @@ def test_arguments_that_do_not_fit_are_named(body: bytes, words: list[str]) -> N
 
 
 def test_one_value_too_many_is_explained() -> None:
-    """A list for a function without parameters says what would become keyword arguments."""
+    """A list for a function without parameters is a 400 that explains what becomes keyword arguments."""
     answer = run(lambda: None, b"[1]")
     assert "too many positional arguments" in str(answer.error)
     assert "one value (list); only a JSON object becomes keyword arguments" in str(answer.error)

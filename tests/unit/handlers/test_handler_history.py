@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.handlers.answer import Answer, refuse
-from cloudtasks_nb.handlers.history import Call, CallHistory
+from cloudtasks_nb.handlers.history import Call, CallHistory, TaskRequest
 
 __all__: list[str] = []
 
@@ -30,12 +30,9 @@ NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
 
 def made(result: Any = None, *, second: int = 0, body: bytes = b"{}", **answer: Any) -> Call:
     """Return a call of some second after noon."""
+    time = NOON + dt.timedelta(seconds=second)
     return Call(
-        time=NOON + dt.timedelta(seconds=second),
-        task=f"t{second}",
-        queue="q",
-        attempt=1,
-        body=body,
+        request=TaskRequest(time=time, task=f"t{second}", queue="q", attempt=1, body=body),
         answer=Answer(**({"status": 200, "result": result, "duration": 0.25} | answer)),
     )
 
@@ -69,15 +66,9 @@ def test_a_call_has_a_row() -> None:
     """Times, names, body, result and duration are those of the call; unknown values are NA."""
     result = {"rows": 3}
     call = made(result, body=b'{"day": "2026-01-01"}')
-    stranger = Call(
-        time=NOON + dt.timedelta(seconds=1),
-        task=None,
-        queue=None,
-        attempt=None,
-        body=b"",
-        answer=refuse(401, "the request has no Bearer token"),
-    )
-    first, second = recorded(call, stranger).frame().to_dict("records")
+    time = NOON + dt.timedelta(seconds=1)
+    direct = Call(request=TaskRequest(time=time, body=b""), answer=refuse(401, "the request has no Bearer token"))
+    first, second = recorded(call, direct).frame().to_dict("records")
     assert first["time"] == pd.Timestamp("2026-01-02 12:00:00+00:00")
     assert (first["task"], first["queue"], first["attempt"], first["status"]) == ("t0", "q", 1, 200)
     assert first["body"] == {"day": "2026-01-01"}
@@ -94,8 +85,8 @@ def test_results_of_any_shape_are_kept_as_they_are() -> None:
     assert [kept is result for kept, result in zip(frame["result"], results, strict=True)] == [True] * 6
 
 
-def test_calls_stand_in_the_order_in_which_they_came() -> None:
-    """A long call that began first comes first, though it ended last; only the newest are kept."""
+def test_calls_are_in_the_order_of_their_requests() -> None:
+    """Calls are sorted by their start, though a long one may end last; only the newest are kept."""
     frame = recorded(made(second=3), made(second=1), made(second=4), made(second=2), newest=3).frame()
     assert list(frame["task"]) == ["t1", "t2", "t4"]
 
@@ -103,7 +94,7 @@ def test_calls_stand_in_the_order_in_which_they_came() -> None:
 def test_text_that_is_no_unicode_has_a_row() -> None:
     """Header bytes and messages that are no valid text do not break the frame."""
     call = made(status=500, error="bad \udcff", message="bad \udcff")
-    odd = Call(time=NOON, task="\udcfe", queue="q", attempt=1, body=b"", answer=call.answer)
+    odd = Call(request=TaskRequest(time=NOON, task="\udcfe", queue="q", body=b""), answer=call.answer)
     assert list(recorded(odd).frame()[["task", "error"]].iloc[0]) == ["?", "bad ?"]
 
 

@@ -95,7 +95,7 @@ def test_only_requests_to_the_function_from_this_machine_reach_it(
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
 def test_a_method_without_a_body_gets_an_explanation(serve: Serve, method: str) -> None:
-    """Somebody who opens the URL in a browser learns how to use it."""
+    """The answer to a browser explains how to use the URL."""
     handler = serve(report)
     answer = post(handler.url, None, method=method)
     assert (answer.status, answer.headers["allow"]) == (405, "POST, PUT, PATCH")

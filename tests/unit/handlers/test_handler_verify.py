@@ -19,7 +19,7 @@ __all__: list[str] = []
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """Seconds that a test sets."""
 
     now = 1000.0
 
@@ -29,7 +29,7 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Return a clock that stands still."""
+    """Return a clock that does not advance."""
     return Clock()
 
 
@@ -81,7 +81,7 @@ def test_a_good_token_passes(verifier: Verifier, issuer: Any) -> None:
 def test_a_token_with_wrong_claims_is_refused(
     verifier: Verifier, issuer: Any, claims: dict[str, Any], status: int, words: str
 ) -> None:
-    """Audience, account and times are checked, and the refusal says which it was."""
+    """Audience, account and times are checked, and the refusal names the wrong one."""
     refusal = refused(verifier, issuer.bearer(**claims))
     assert refusal is not None
     assert refusal[0] == status
@@ -122,12 +122,12 @@ def test_an_unsigned_token_is_refused(verifier: Verifier, issuer: Any) -> None:
     assert refused(verifier, cut) == (401, "the token is malformed or not signed by the issuer (MalformedError)")
 
 
-def test_a_strangers_signature_is_refused(verifier: Verifier, issuer: Any) -> None:
+def test_a_signature_of_another_key_is_refused(verifier: Verifier, issuer: Any) -> None:
     """A token that another key signed is refused, also under the id of a published key."""
-    issuer.stranger.name, own = "first", issuer.stranger.name
-    forged = issuer.stranger.sign(issuer.claims())
-    issuer.stranger.name = own
-    for token in (forged, issuer.stranger.sign(issuer.claims())):
+    issuer.other.name, own = "first", issuer.other.name
+    forged = issuer.other.sign(issuer.claims())
+    issuer.other.name = own
+    for token in (forged, issuer.other.sign(issuer.claims())):
         refusal = refused(verifier, f"Bearer {token}")
         assert refusal is not None
         assert refusal[0] == 401
@@ -145,7 +145,7 @@ def test_certificates_are_fetched_once_an_hour(verifier: Verifier, issuer: Any, 
 def test_certificates_are_fetched_again_for_a_new_key(verifier: Verifier, issuer: Any, clock: Clock) -> None:
     """When the issuer rotates its key, a token of the new one has the certificates fetched again, at most every 5 s."""
     assert refused(verifier, issuer.bearer()) is None
-    issuer.key, issuer.published = issuer.stranger, [issuer.stranger]
+    issuer.key, issuer.published = issuer.other, [issuer.other]
     assert refused(verifier, issuer.bearer()) is not None, "a second ago they were fetched"
     clock.now += 6
     assert refused(verifier, issuer.bearer()) is None
@@ -155,10 +155,10 @@ def test_certificates_are_fetched_again_for_a_new_key(verifier: Verifier, issuer
 def test_unknown_keys_do_not_cause_a_fetch_each(verifier: Verifier, issuer: Any, clock: Clock) -> None:
     """Invented key ids cause one fetch in five seconds at most."""
     for _ in range(20):
-        assert refused(verifier, f"Bearer {issuer.stranger.sign(issuer.claims())}") is not None
+        assert refused(verifier, f"Bearer {issuer.other.sign(issuer.claims())}") is not None
     assert issuer.fetches == 1
     clock.now += 6
-    assert refused(verifier, f"Bearer {issuer.stranger.sign(issuer.claims())}") is not None
+    assert refused(verifier, f"Bearer {issuer.other.sign(issuer.claims())}") is not None
     assert issuer.fetches == 2
 
 
@@ -194,8 +194,8 @@ def test_certificates_that_cannot_be_fetched_are_an_error_of_the_server(
     assert refused(verifier, issuer.bearer()) is None
 
 
-def test_nobody_listens_where_the_certificates_should_be() -> None:
-    """An emulator that has ended is a 500 that says so."""
+def test_an_emulator_that_does_not_run_is_an_error_of_the_server() -> None:
+    """An emulator that has ended is a 500 with its reason."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/certs"
@@ -227,7 +227,9 @@ def test_an_answer_without_certificates_accepts_no_token(verifier: Verifier, iss
 
 
 @pytest.mark.parametrize(("issued_by", "status"), [(None, None), ("https://evil.example", 401)])
-def test_googles_tokens_are_googles(issuer: Any, issued_by: str | None, status: int | None, clock: Clock) -> None:
+def test_the_issuer_of_googles_tokens_is_checked(
+    issuer: Any, issued_by: str | None, status: int | None, clock: Clock
+) -> None:
     """Without an emulator the certificates are Google's, and then the token must name Google as issuer."""
     asked: list[str] = []
 

@@ -30,7 +30,7 @@ def report(day: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _google(issuer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the issuer of the tests stand where Google publishes its certificates."""
+    """Use the certificates of the tests' issuer in place of Google's."""
     monkeypatch.setattr(verify, "GOOGLE_CERTS", issuer.url)
 
 
@@ -68,7 +68,7 @@ def request(application: WSGIApplication, body: bytes = b"", **environ: Any) -> 
         (b"", 400, b"TypeError: report(day): missing a required argument: 'day'; the body gave no names"),
     ],
 )
-def test_bodies_and_exceptions_mean_what_they_mean_to_serve(
+def test_bodies_and_exceptions_are_handled_as_by_serve(
     application: WSGIApplication, issuer: Any, body: bytes, status: int, content: bytes
 ) -> None:
     """The same function behaves the same on Cloud Run."""
@@ -87,7 +87,7 @@ def test_bodies_and_exceptions_mean_what_they_mean_to_serve(
 def test_other_tokens_are_refused(
     application: WSGIApplication, issuer: Any, claims: dict[str, Any], status: int
 ) -> None:
-    """Only Google's tokens of the account for the audience pass."""
+    """Only Google's tokens of the account for the audience are accepted."""
     assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=issuer.bearer(**claims))[0] == status
 
 
@@ -99,7 +99,7 @@ def test_no_token_is_refused(application: WSGIApplication) -> None:
 def test_failures_are_logged_with_their_traceback(
     application: WSGIApplication, issuer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There is no calls() on Cloud Run, but there is its log; successes are not in it."""
+    """On Cloud Run the log replaces calls(); successes are not logged."""
     bearer = issuer.bearer()
     with caplog.at_level(logging.INFO, logger="cloudtasks_nb.handlers"):
         request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=bearer)
@@ -111,7 +111,7 @@ def test_failures_are_logged_with_their_traceback(
     assert "report answered 401 to task None: the request has no Bearer token" in caplog.text
 
 
-def test_a_get_is_told_what_this_is(application: WSGIApplication) -> None:
+def test_a_get_is_explained(application: WSGIApplication) -> None:
     """A method without a body gets the friendly text and no call."""
     status, headers, content = request(application, REQUEST_METHOD="GET")
     assert (status, headers["Allow"]) == (405, "POST, PUT, PATCH")
@@ -161,7 +161,7 @@ def test_an_async_function_is_run(issuer: Any) -> None:
     ],
 )
 def test_an_application_that_anybody_could_call_is_refused(fn: Any, settings: dict[str, Any], words: str) -> None:
-    """Audience and account are both required, and the error says why."""
+    """Audience and account are both required, and the error gives the reason."""
     with pytest.raises(HandlerError) as caught:
         app(fn, **settings)
     assert words in caught.value.message
