@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
+import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.service.transport import Transport
 from tests.integration.conftest import Emulator
 
-__all__ = ["MakeName"]
+__all__ = ["Intercept", "MakeName", "attempted", "dtypes"]
 
 MakeName = Callable[[], str]
+#: Is called in place of each RPC, with a function that does the call, the name of the RPC and its fields.
+Hook = Callable[[Callable[[], Awaitable[Any]], str, dict[str, Any]], Awaitable[Any]]
+Intercept = Callable[[Hook], None]
 _numbers = itertools.count(1)
+
+
+def dtypes(made: pd.DataFrame) -> dict[str, str]:
+    """Name the dtypes of the columns, in their order."""
+    return {str(name): str(dtype) for name, dtype in made.dtypes.items()}
+
+
+def attempted(emulator: Emulator, queue: ct.Queue, count: int) -> pd.DataFrame:
+    """Wait until the log has so many attempts of a queue, and return them."""
+    emulator.until(lambda: len(queue.attempts()) >= count)
+    return queue.attempts()
 
 
 @pytest.fixture
@@ -41,3 +58,17 @@ def queue(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[s
 def paused(queue: ct.Queue) -> ct.Queue:
     """Give a queue whose tasks stay where they are."""
     return queue.pause()
+
+
+@pytest.fixture
+def intercept(monkeypatch: pytest.MonkeyPatch) -> Intercept:
+    """Put a function between the toolkit and the service."""
+    call = Transport.call
+
+    def begin(hook: Hook) -> None:
+        async def intercepted(transport: Transport, rpc: str, /, **fields: Any) -> Any:
+            return await hook(lambda: call(transport, rpc, **fields), rpc, fields)
+
+        monkeypatch.setattr(Transport, "call", intercepted)
+
+    return begin

@@ -1,7 +1,8 @@
-"""One task at a time: what is sent is what was said."""
+"""`Queue.enqueue` and `Queue.schedule`: what arrives at the target, and what is in the queue."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from tests.integration.conftest import Emulator, Target
+from tests.integration.toolkit.conftest import Intercept
 
 NOWHERE = "http://127.0.0.1:9/never"
 
@@ -73,22 +75,21 @@ def test_when_it_is_due(paused: ct.Queue) -> None:
 @pytest.mark.parametrize("left", [False, True])
 def test_an_answer_that_was_lost(
     paused: ct.Queue,
-    monkeypatch: pytest.MonkeyPatch,
+    emulator: Emulator,
+    intercept: Intercept,
     left: bool,  # noqa: FBT001 - a table's column
 ) -> None:
-    """A task that was made although nobody heard of it is made once; one that is gone already is said to be gone."""
-    transport = paused._connection.transport
-    call = transport.call
+    """A task whose creation was not confirmed is created once; one that has left the queue already is `gone`."""
 
-    async def deaf(rpc: str, **fields: Any) -> Any:
-        answer = await call(rpc, **fields)
+    async def lose(call: Callable[[], Awaitable[Any]], rpc: str, _: dict[str, Any]) -> Any:
+        answer = await call()
         if rpc != "CreateTask":
             return answer
         if left:
-            await call("DeleteTask", name=answer.name)
+            emulator.client.delete_task(name=answer.name)
         raise errors.AlreadyExistsError("there", code="ALREADY_EXISTS")
 
-    monkeypatch.setattr(transport, "call", deaf)
+    intercept(lose)
     made = paused.enqueue(NOWHERE, {"n": 1})
     assert made.state.tolist() == ["gone" if left else "ready"]
     assert made.url.tolist() == [NOWHERE]

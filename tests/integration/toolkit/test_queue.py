@@ -1,7 +1,8 @@
-"""The verbs on one queue, over gRPC to the emulator."""
+"""The methods of `Queue`, over gRPC to the emulator."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.service import connection as connection_module
 from tests.integration.conftest import Emulator, StartEmulator, Target
-from tests.integration.toolkit.conftest import MakeName
+from tests.integration.toolkit.conftest import MakeName, attempted, dtypes
 
 NOWHERE = "http://127.0.0.1:9/never"
 DTYPES = {
@@ -44,17 +45,6 @@ ATTEMPTS = {
     "retry_time": "datetime64[us, UTC]",
     "url": "string",
 }
-
-
-def dtypes(made: pd.DataFrame) -> dict[str, str]:
-    """Name the dtypes of the columns, in their order."""
-    return {str(name): str(dtype) for name, dtype in made.dtypes.items()}
-
-
-def attempted(emulator: Emulator, queue: ct.Queue, count: int) -> pd.DataFrame:
-    """Wait until the log has so many attempts."""
-    emulator.until(lambda: len(queue.attempts()) >= count)
-    return queue.attempts()
 
 
 @pytest.fixture
@@ -108,11 +98,14 @@ def test_more_than_a_page(emulator: Emulator, paused: ct.Queue, capsys: pytest.C
     assert (everything.index.nunique(), everything.attrs["truncated"]) == (1100, False)
 
 
-@pytest.mark.parametrize("limit", [0, -1])
+@pytest.mark.parametrize(
+    ("limit", "fault"),
+    [(0, "less than 1"), (-1, "less than 1"), ("5", "not a whole number"), (1.5, "not a whole"), (True, "not a whole")],
+)
 @pytest.mark.parametrize("verb", ["tasks", "attempts"])
-def test_a_limit_of_nothing(queue: ct.Queue, verb: str, limit: int) -> None:
-    """Less than one is a slip."""
-    with pytest.raises(errors.InvalidInputError, match=f"limit={limit} is less than 1"):
+def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any, fault: str) -> None:
+    """A limit is a whole number from 1."""
+    with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is {fault}"):
         getattr(queue, verb)(limit=limit)
 
 
@@ -289,12 +282,57 @@ def test_attempts_since(emulator: Emulator, queue: ct.Queue, target: Target) -> 
     assert len(queue.attempts(since="0s")) == 0
 
 
-def test_the_newest_attempts(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
-    """`limit` keeps the newest."""
-    for name in ("a", "b", "c"):
-        queue.enqueue(target.url, task_id=name)
-        attempted(emulator, queue, "abc".index(name) + 1)
-    assert queue.attempts(limit=2).task.tolist() == ["c", "b"]
+@pytest.fixture
+def tried(emulator: Emulator, queue: ct.Queue, target: Target) -> ct.Queue:
+    """Give a queue with six attempts in its log."""
+    for number in range(6):
+        queue.enqueue(target.url, task_id=f"t{number}")
+    attempted(emulator, queue, 6)
+    return queue
+
+
+@pytest.mark.parametrize(
+    ("limit", "count", "said"),
+    [
+        (2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"),
+        (6, 6, ""),
+        (None, 6, ""),
+    ],
+)
+def test_the_newest_attempts(
+    tried: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None, count: int, said: str
+) -> None:
+    """`limit` keeps the newest; a line and `attrs` tell that there are more, and only then."""
+    capsys.readouterr()
+    found = tried.attempts(limit=limit)
+    assert (len(found), found.attrs["truncated"]) == (count, bool(said))
+    assert capsys.readouterr().out == said
+    assert pd.Timestamp.now("UTC") - found.attrs["fetched_at"] < pd.Timedelta("1min")
+    assert found.time.tolist() == tried.attempts(limit=None).time.tolist()[:count]
+
+
+def test_a_shown_queue_prints_nothing(tried: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its card has the last five attempts, without the line about more."""
+    capsys.readouterr()
+    assert "t5" in tried._repr_mimebundle_()["text/html"]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("since", "offered"),
+    [
+        ("2026-01-01", "2026-01-01 00:00:00+00:00"),
+        ("2026-01-01 06:30", "2026-01-01 06:30:00+00:00"),
+        (pd.Timestamp("2026-01-01"), "2026-01-01 00:00:00+00:00"),
+        (dt.datetime(2026, 1, 1, 6), "2026-01-01 06:00:00+00:00"),  # noqa: DTZ001 - the subject
+    ],
+)
+def test_a_time_without_a_zone(queue: ct.Queue, since: Any, offered: str) -> None:
+    """The hint has a time that is accepted."""
+    with pytest.raises(errors.NaiveTimeError, match=r"^since=.* has no time zone") as caught:
+        queue.attempts(since=since)
+    assert caught.value.hint == f'add an offset: since="{offered}"; or give a duration back from now: since="2h"'
+    assert len(queue.attempts(since=offered)) == len(queue.attempts(since="2h")) == 0
 
 
 def test_attempts_can_be_run_again(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
@@ -357,6 +395,23 @@ def test_route(tasks: ct.Client, filled: ct.Queue, target: Target) -> None:
     assert filled.tasks().url["task-1"] == NOWHERE
 
 
+def test_a_queue_is_routed_to_a_handler(tasks: ct.Client, queue: ct.Queue) -> None:
+    """A handler stands for its URL."""
+
+    def report() -> None:
+        """Do nothing."""
+
+    with ct.serve(report) as handler:
+        queue.route(handler)
+        assert tasks.queues()["target"].to_dict()[queue.id].removesuffix("/*") in handler.url
+
+
+def test_google_cannot_be_routed_to_this_machine() -> None:
+    """A loopback URL is refused for a queue at Google before any call."""
+    with ct.connect("p", "l") as tasks, pytest.raises(errors.InvalidInputError, match="Google cannot reach"):
+        tasks.queue("q").route("http://127.0.0.1:9/run")
+
+
 MISSING: dict[str, Callable[[ct.Queue], Any]] = {
     "tasks": lambda queue: queue.tasks(),
     "attempts": lambda queue: queue.attempts(),
@@ -369,6 +424,8 @@ MISSING: dict[str, Callable[[ct.Queue], Any]] = {
     "route": lambda queue: queue.route("https://svc.example.com"),
     "clear the route": lambda queue: queue.route(),
     "delete": lambda queue: queue.delete(),
+    "run": lambda queue: queue.run(["a", "b"]),
+    "delete_tasks": lambda queue: queue.delete_tasks(["a", "b"]),
 }
 
 

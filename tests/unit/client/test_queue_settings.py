@@ -1,4 +1,4 @@
-"""Settings of a queue that are checked before anything is called."""
+"""Checks of the settings of a queue."""
 
 from __future__ import annotations
 
@@ -28,11 +28,16 @@ QUEUE = QueueName(project="p", location="l", queue="q")
         ({"max_doublings": -1}, "max_doublings=-1 is not 0 or more", "16"),
         ({"log_sampling_ratio": 2}, "log_sampling_ratio=2 is not from 0 to 1", "1.0 logs everything"),
         ({"log_sampling_ratio": -0.1}, "log_sampling_ratio=-0.1 is not from 0 to 1", "1.0 logs everything"),
+        ({"rate": "fast"}, "rate='fast' is not a number", ""),
+        ({"max_concurrent": "x"}, "max_concurrent='x' is not a number", ""),
+        ({"max_attempts": 1.5}, "max_attempts=1.5 is not a whole number", "max_attempts=5"),
+        ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration", "10min"),
+        ({"rate_limit": 3}, '"rate_limit" is not a queue setting', "max_concurrent"),
         ({"min_backoff": "2h", "max_backoff": 60}, "min_backoff='2h' is longer than max_backoff=60", "grow"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], words: str, hint: str) -> None:
-    """Setting, value and limits are named in the caller's words, with what was perhaps meant."""
+    """The error names the setting, its value and the limits, and its hint what was perhaps meant."""
     with pytest.raises(InvalidInputError) as caught:
         check_settings(QUEUE, settings)
     assert caught.value.message.startswith(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
@@ -51,21 +52,40 @@ def test_schedule() -> None:
     assert not made().HasField("schedule_time")
 
 
+NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
+CIRCLE: dict[str, Any] = {}
+CIRCLE["self"] = CIRCLE
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "message", "hint"),
     [
-        ({"url": lambda _: "https://svc"}, "is not a URL"),
-        ({"url": "https://svc/\ud800"}, "surrogate"),
-        ({"method": "GET", "body": ""}, "GET request has no body"),
-        ({"body": "\ud800"}, "body: text with half a surrogate"),
-        ({"headers": {"X": "\ud800"}}, 'header "X": text with half a surrogate'),
-        ({"body": "x" * 1_047_860}, r"1,047,\d+ bytes are too many"),
-        ({"tz": "Mars"}, "tz='Mars'"),
-        ({"at": "{day}"}, "is not a time"),
+        ({"url": lambda _: "https://svc"}, "is not a URL", "ct.serve"),
+        ({"url": "svc/run"}, '"svc/run" is not an http', "http"),
+        ({"url": "https://svc/\ud800"}, "surrogate", "http"),
+        ({"method": "GET", "body": ""}, "GET request has no body", "leave body= out"),
+        ({"body": "\ud800"}, "body: text with half a surrogate", "repair"),
+        ({"headers": {"X": "\ud800"}}, 'header "X": text with half a surrogate', "repair"),
+        ({"headers": ["x"]}, r"headers=\['x'\] is not a dictionary", 'headers={"X'),
+        ({"retry": 3}, "retry=3 is not a dictionary", '{"max_attempts": 3}'),
+        ({"service_account": 5}, "service_account=5 is not a string", "name@project"),
+        ({"body": "x" * 2**20}, "body: 1,048,576 bytes are too many", "where the data"),
+        ({"body": b"x" * 2**20}, "body: 1,048,576 bytes are too many", "where the data"),
+        ({"body": "x" * 1_047_860}, r"1,047,\d+ bytes are too many", "shorten"),
+        ({"body": {"day": object()}}, "cannot be written as JSON", "convert"),
+        ({"body": CIRCLE}, "nested too deeply", "holds itself"),
+        ({"tz": "Mars"}, "tz='Mars'", "Europe/"),
+        ({"at": NAIVE}, "has no time zone", 'tz="UTC"'),
+        ({"at": pd.Timestamp(NAIVE)}, "has no time zone", 'tz="UTC"'),
+        ({"at": "{day}"}, "is not a time", "ISO"),
+        ({"at": "2026-01-02Z", "delay": 5}, "exclude each other", "one of them"),
+        ({"delay": "10 parsecs"}, "'10 parsecs' is not a duration", "10min"),
+        ({"delay": "31 days"}, "more than 30 days ahead", "30 days"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
-def test_refused(options: dict[str, Any], message: str) -> None:
-    """An option that is wrong is named before anything is sent."""
-    with pytest.raises(InvalidInputError, match=message):
+def test_refused(options: dict[str, Any], message: str, hint: str) -> None:
+    """The error names the option that is wrong, and its hint the way out."""
+    with pytest.raises(InvalidInputError, match=message) as caught:
         made(**options)
+    assert hint in (caught.value.hint or "")
