@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from cloudtasks_nb._settings import resolve
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.transport import Transport
 from tests.integration.conftest import Emulator
 
-__all__ = ["Intercept", "MakeName", "attempted", "dtypes"]
+__all__ = ["Intercept", "MakeName", "attempted", "dtypes", "impatient"]
 
 MakeName = Callable[[], str]
 #: Is called in place of each RPC, with a function that does the call, the name of the RPC and its fields.
@@ -31,6 +34,13 @@ def attempted(emulator: Emulator, queue: ct.Queue, count: int) -> pd.DataFrame:
     """Wait until the log has so many attempts of a queue, and return them."""
     emulator.until(lambda: len(queue.attempts()) >= count)
     return queue.attempts()
+
+
+def impatient(project: str | None = None, location: str | None = None, endpoint: str | None = None) -> ct.Client:
+    """Connect as `ct.connect` does, but wait only a moment for an endpoint that does not answer."""
+    connection = Connection(resolve(project, location, endpoint), Auth())
+    connection.transport.connect_timeout = 0.3
+    return ct.Client(connection)
 
 
 @pytest.fixture

@@ -18,9 +18,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
-from cloudtasks_nb.service import transport as transport_module
 from tests.integration.conftest import PATIENCE, StartEmulator
-from tests.integration.toolkit.conftest import Intercept, MakeName
+from tests.integration.toolkit.conftest import Intercept, MakeName, impatient
 
 URL = "https://svc.example.com/run"
 NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
@@ -173,12 +172,11 @@ VERBS: dict[str, Callable[[ct.Client], Any]] = {
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
 @pytest.mark.parametrize("kind", ["free_port", "silent"])
 def test_an_endpoint_that_does_not_answer(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, verb: Callable[[ct.Client], Any]
+    request: pytest.FixtureRequest, kind: str, verb: Callable[[ct.Client], Any]
 ) -> None:
     """Nobody there, or somebody who never answers: the endpoint is named, and how to start an emulator."""
-    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.5)
     endpoint = f"127.0.0.1:{request.getfixturevalue(kind)}"
-    with ct.connect("p", "l", endpoint=endpoint) as tasks:
+    with impatient("p", "l", endpoint) as tasks:
         with pytest.raises(errors.EndpointError, match=f"nothing answers at {endpoint}") as caught:
             verb(tasks)
         assert caught.value.resource == endpoint
@@ -187,9 +185,8 @@ def test_an_endpoint_that_does_not_answer(
 
 def test_an_emulator_of_the_environment_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     """The error says that a variable leads there."""
-    monkeypatch.setattr(transport_module, "_CONNECT_TIMEOUT", 0.5)
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", f"127.0.0.1:{free_port}")
-    with ct.connect() as tasks, pytest.raises(errors.EndpointError, match="which CLOUD_TASKS_EMULATOR_HOST names"):
+    with impatient() as tasks, pytest.raises(errors.EndpointError, match="which CLOUD_TASKS_EMULATOR_HOST names"):
         tasks.queues()
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a connection: one row a check, whatever is wrong."""
+"""`tasks.doctor()`: one row a check, whatever is wrong."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from google.iam.v1 import iam_policy_pb2
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import CredentialsError, EndpointError, PermissionDeniedError
-from cloudtasks_nb.service import transport
 from tests.integration.conftest import StartEmulator
+from tests.integration.toolkit.conftest import Intercept, impatient
 
 CHECKS = ["credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "clock", "versions"]
 QUEUE = "projects/p/locations/l/queues/reports"
@@ -58,26 +58,25 @@ def test_a_queue_without_a_log(tasks: ct.Client, queue: ct.Queue) -> None:
     assert (found.ok, found.fix) == (False, f'tasks.queue("{queue.id}").update(log_sampling_ratio=1.0)')
 
 
-def test_nobody_answers(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_answers(free_port: int) -> None:
     """It does not raise: the checks that need an answer say what is wrong and what to do."""
-    monkeypatch.setattr(transport, "_CONNECT_TIMEOUT", 0.2)
-    with ct.connect("p", "l", endpoint=f"127.0.0.1:{free_port}") as tasks:
+    with impatient("p", "l", f"127.0.0.1:{free_port}") as tasks:
         found = tasks.doctor()
     assert wrong(found) == ["api", "queues", "log"]
     assert found.detail["api"] == f"nothing answers at 127.0.0.1:{free_port}"
     assert found.fix[wrong(found)].str.contains("ct.local()", regex=False).all()
 
 
-def test_who_does_not_answer_is_asked_once(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait for an answer is one wait, however many checks want to know."""
+def test_who_does_not_answer_is_asked_once(intercept: Intercept) -> None:
+    """All checks together wait once for an answer."""
     waits: list[str] = []
 
-    async def nobody(_: Any, rpc: str, **__: Any) -> Any:
+    async def nobody(_: Any, rpc: str, __: Any) -> Any:
         waits.append(rpc)
         raise EndpointError("nothing answers", hint="start it")
 
-    monkeypatch.setattr(transport.Transport, "call", nobody)
-    with ct.connect("p", "l", endpoint=f"127.0.0.1:{free_port}") as tasks:
+    intercept(nobody)
+    with ct.connect("p", "l", endpoint="127.0.0.1:9") as tasks:
         first = tasks.doctor()
         assert waits == ["ListQueues"]
         assert tasks.doctor().equals(first)
@@ -124,8 +123,8 @@ def answer_at(skew: float, *, refused: bool = False) -> Any:
 
 
 @pytest.fixture
-def google_(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Be Google: what each call answers."""
+def google_(monkeypatch: pytest.MonkeyPatch, intercept: Intercept) -> dict[str, Any]:
+    """Give the answers of a Google where all is well; a test may change them."""
     monkeypatch.setattr(google.auth, "default", lambda **_: (google.oauth2.credentials.Credentials("t"), "p"))
     monkeypatch.setattr(urllib.request, "urlopen", answer_at(1, refused=True))
     queue = types.Queue.pb()(name=QUEUE)
@@ -138,13 +137,13 @@ def google_(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ),
     }
 
-    async def call(_: Any, rpc: str, **fields: Any) -> Any:
-        answer = answers[rpc]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer(**fields) if callable(answer) else answer
+    async def answer(_: Any, rpc: str, fields: dict[str, Any]) -> Any:
+        found = answers[rpc]
+        if isinstance(found, Exception):
+            raise found
+        return found(**fields) if callable(found) else found
 
-    monkeypatch.setattr(transport.Transport, "call", call)
+    intercept(answer)
     return answers
 
 
