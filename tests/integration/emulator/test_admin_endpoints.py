@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.api_core.exceptions import ServiceUnavailable
+from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 
 from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
@@ -96,6 +97,7 @@ def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> No
     operation = emulator.client.batch_create_tasks(batch)
     get = GetOperationRequest(name=operation.operation.name)
     assert not operation.operation.done
+    assert operation.metadata.state == tasks_v2.BatchCreateTasksMetadata.State.RUNNING
     assert emulator.client.get_operation(get) == operation.operation
     assert emulator.client.batch_create_tasks(batch).operation == operation.operation
     emulator.request("DELETE", "/admin/faults")

@@ -1,4 +1,4 @@
-"""Operations: what a finished batch says, and how long it can be asked for."""
+"""Operations: their names, and how long they are kept."""
 
 from __future__ import annotations
 
@@ -6,47 +6,12 @@ import itertools
 import re
 
 import pytest
-from google.longrunning.operations_pb2 import Operation
 
-from cloudtasks_nb.emulator.api.operations import (
-    CREATE,
-    DELETE,
-    BatchMethod,
-    BatchOperation,
-    load_operation,
-    operation_name,
-    save_operation,
-)
+from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, load_operation, operation_name, save_operation
 from cloudtasks_nb.emulator.model.clock import HOUR, Clock
-from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.store.sweep import sweep
-from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit
-
-LOCATION = QUEUE.rpartition("/queues/")[0]
-
-
-def batch(kind: BatchMethod, failed: int, total: int) -> BatchOperation:
-    """Make a batch in which the first items failed."""
-    return BatchOperation(
-        kind=kind,
-        api="v2",
-        name=f"{LOCATION}/operations/o",
-        started=NOW,
-        ended=NOW + 5,
-        total=total,
-        failed={index: RefusedError("NOT_FOUND", f"no {index}") for index in range(failed)},
-        response=v2.BatchCreateTasksResponse(tasks=[v2.Task(name="t")]).SerializeToString() if kind is CREATE else b"",
-    )
-
-
-def test_an_unfinished_batch() -> None:
-    """An operation that is held back is running and has no result."""
-    operation = Operation.FromString(batch(CREATE, 1, 2).unfinished())
-    metadata = v2.BatchCreateTasksMetadata()
-    operation.metadata.Unpack(metadata)
-    assert (operation.done, operation.WhichOneof("result"), metadata.state) == (False, None, 1)
-    assert not metadata.failed_requests
+from tests.unit.emulator.conftest import LOCATION, NOW, QUEUE, MakeStore, commit
 
 
 def test_names_of_operations() -> None:

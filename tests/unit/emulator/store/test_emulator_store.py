@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
+from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND, Clock
 from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING, configured
@@ -21,7 +21,7 @@ from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.oplog import LogSubject
-from cloudtasks_nb.emulator.store.state import QueueState
+from cloudtasks_nb.emulator.store.state import Claim, QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
 from cloudtasks_nb.errors import EmulatorError
@@ -30,6 +30,18 @@ from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit, new_queu
 POLICY = RetryPolicy(max_attempts=2, min_backoff=10 * SECOND)
 IDS = st.sampled_from(["a", "b", "c", "d"])
 LOCATION = QUEUE.rpartition("/queues/")[0]
+
+
+def begin(store: Store, *ids: str) -> tuple[QueueState, list[Claim]]:
+    """Create a queue with tasks, and begin an attempt of each."""
+    queue = new_queue(store)
+    for task_id in ids:
+        store.add(queue, new_task(task_id), NOW)
+    commit(store)
+    claims = [store.claim_now(queue, task_id) for task_id in ids]
+    for claim in claims:
+        store.begin_attempt(claim)
+    return queue, claims
 
 
 def attempt(store: Store, queue: QueueState, task_id: str, status: int) -> bool:
@@ -271,46 +283,34 @@ def test_what_an_advance_jumps_over(
     assert queue.live == {}
 
 
-def test_running_tasks_are_not_claimed(store: Store, clock: Clock) -> None:
+def test_running_tasks_are_not_claimed(store: Store) -> None:
     """A task in flight is not dispatched again, except by hand."""
-    queue = new_queue(store)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
-    claim = store.claim_now(queue, "a")
-    store.begin_attempt(claim)
+    queue, (claim,) = begin(store, "a")
     assert store.claim(queue, claim.task.number) is None
     store.begin_attempt(store.claim_now(queue, "a"))
     assert (queue.in_flight, claim.attempts.dispatches) == (2, 2)
 
 
-def test_an_attempt_may_outlive_its_task(store: Store, clock: Clock) -> None:
+def test_an_attempt_may_outlive_its_task(store: Store) -> None:
     """The end of an attempt whose task or queue was deleted changes nothing more."""
-    queue = new_queue(store)
-    for task_id in ("a", "b", "c"):
-        store.add(queue, new_task(task_id), NOW)
-    commit(store)
-    claims = [store.claim_now(queue, task_id) for task_id in ("a", "b", "c")]
-    before = [store.begin_attempt(claim) for claim in claims]
+    queue, claims = begin(store, "a", "b", "c")
+    before = Attempts(due=NOW)
     subject = LogSubject(queue.q, 1.0, "a", "POST x", "HTTP")
     store.delete(queue, "a")
     assert store.end_attempt(claims[0], AttemptResult(http_status=500), POLICY, subject)
     store.delete(queue, "b")
-    store.undo_attempt(claims[1], before[1])
+    store.undo_attempt(claims[1], before)
     assert queue.live.keys() == {"c"}
     store.delete_queue(QUEUE)
     assert store.end_attempt(claims[2], AttemptResult(http_status=500), POLICY, subject)
-    store.undo_attempt(claims[2], before[2])
+    store.undo_attempt(claims[2], before)
     commit(store)
     assert store.database.read("SELECT count(*) FROM attempts") == [(0,)]
 
 
-def test_attempts_in_flight_survive_a_lost_transaction(store: Store, clock: Clock) -> None:
+def test_attempts_in_flight_survive_a_lost_transaction(store: Store) -> None:
     """After a failed commit an attempt in flight still ends its task."""
-    queue = new_queue(store)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
-    claim = store.claim_now(queue, "a")
-    store.begin_attempt(claim)
+    queue, (claim,) = begin(store, "a")
     store.failed()
     rebuilt = store.queue(QUEUE)
     assert rebuilt is not queue
@@ -406,6 +406,29 @@ def test_a_journal_of_the_version_before(tmp_path: Path) -> None:
     with TaskDatabase(file, durable=True) as database:
         assert database.read("SELECT value FROM settings") == [("yes",)]
         assert database.read("PRAGMA user_version") == [(2,)]
+
+
+def test_tables_keep_their_names(tmp_path: Path, make_store: MakeStore) -> None:
+    """A file with the tables of earlier versions opens: deleted and purged names stay taken."""
+    message = configured(beta.Queue(name=QUEUE)).SerializeToString()
+    key = (1 << 36) + 1
+    with closing(sqlite3.connect(tmp_path / "tasks.sqlite3")) as file, file:
+        file.executescript("""
+            CREATE TABLE queues(
+                q INTEGER PRIMARY KEY, name TEXT, config BLOB, usable_at INTEGER, deleted_until INTEGER);
+            CREATE TABLE tasks(
+                seq INTEGER PRIMARY KEY, made INTEGER, due INTEGER, id TEXT, head BLOB, body BLOB);
+            CREATE TABLE tombs(seq INTEGER PRIMARY KEY, q INTEGER, id TEXT, until INTEGER);
+            CREATE TABLE graves(q INTEGER, upto INTEGER, until INTEGER, PRIMARY KEY(q, upto)) WITHOUT ROWID;
+            PRAGMA user_version = 2;
+        """)
+        file.execute("INSERT INTO queues VALUES (1, ?, ?, 0, NULL)", (QUEUE, message))
+        file.execute("INSERT INTO tasks VALUES (?, 0, ?, 'purged', x'', x'')", (key, NOW))
+        file.execute("INSERT INTO tasks VALUES (?, ?, ?, 'live', x'', x'')", (key + 1, NOW // SECOND, NOW))
+        file.execute("INSERT INTO tombs VALUES (1, 1, 'deleted', ?)", (NOW + HOUR,))
+        file.execute("INSERT INTO graves VALUES (1, 1, ?)", (NOW + HOUR,))
+    queue = make_store().queue(QUEUE)
+    assert (queue.live, set(queue.tombstones)) == ({"live": 2}, {"deleted", "purged"})
 
 
 @pytest.mark.parametrize("size", [4096, 8192])
