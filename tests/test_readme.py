@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.processes import run
+
 __all__: list[str] = []
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
-
-#: Seconds after which a snippet counts as hung.
-PATIENCE = 120
 
 
 class Snippet(NamedTuple):
@@ -67,16 +65,7 @@ def test_readme_shows_python_and_the_first_commands() -> None:
 def test_python_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
     """A python block of the README runs unchanged, in a process and a home of its own."""
     environment = {**os.environ, "CLOUDTASKS_NB_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", snippet.code],
-        cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    done = run(sys.executable, "-c", snippet.code, cwd=tmp_path, environment=environment)
     assert done.returncode == 0, f"{snippet.where} ends with\n{done.stderr[-3000:]}"
 
 
@@ -88,7 +77,7 @@ def test_make_commands_exist(document: str) -> None:
 
 def test_make_help_lists_every_target() -> None:
     """`make help` lists each target of the Makefile."""
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    done = run("make", "help", cwd=ROOT)
     assert set(re.findall(r"^make ([a-z-]+) ", done.stdout, flags=re.MULTILINE)) == make_targets()
 
 

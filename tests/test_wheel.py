@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.test_readme import PYTHON
 
 __all__: list[str] = []
@@ -23,16 +23,7 @@ def run(*command: str | Path, cwd: Path) -> str:
     """Run a command that knows nothing of the repository, and return what it prints."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment["CLOUDTASKS_NB_HOME"] = str(cwd / "home")
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    done = processes.run(*command, cwd=cwd, environment=environment, timeout=PATIENCE)
     assert done.returncode == 0, f"{command} ends with\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
     return done.stdout
 

@@ -120,18 +120,16 @@ def _secret(home: Path) -> bytes:
             file.chmod(0o600)
         secret = file.read_bytes()
     except OSError as error:
-        raise HandlerError(
-            f"the secret in the handlers' URLs, {file}, cannot be read or written: {error.strerror}",
-            resource=str(file),
-            hint="set CLOUDTASKS_NB_HOME to a folder of your own",
-        ) from error
+        problem, hint = f"cannot be read or written: {error.strerror}", "set CLOUDTASKS_NB_HOME to a folder of your own"
+        raise _secret_error(file, problem, hint) from error
     if len(secret) != _SECRET_BYTES:
-        raise HandlerError(
-            f"the secret in the handlers' URLs, {file}, is damaged",
-            resource=str(file),
-            hint="delete it and serve again; tasks that were sent before will not reach their functions",
-        )
+        hint = "delete it and serve again; tasks that were sent before will not reach their functions"
+        raise _secret_error(file, "is damaged", hint)
     return secret
+
+
+def _secret_error(file: Path, problem: str, hint: str) -> HandlerError:
+    return HandlerError(f"the secret in the handlers' URLs, {file}, {problem}", resource=str(file), hint=hint)
 
 
 def _write(file: Path, secret: bytes) -> None:

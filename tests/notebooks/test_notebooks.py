@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from tests import processes
+
 __all__: list[str] = []
 
 ROOT = Path(__file__).parents[2]
@@ -50,15 +52,8 @@ def source(cell: dict[str, Any]) -> str:
 
 def run(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
     """Run notebooks/run.py as `make` does."""
-    return subprocess.run(
-        [sys.executable, RUN, *arguments],
-        env={**os.environ, "CLOUDTASKS_NB_HOME": str(home), "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    environment = {**os.environ, "CLOUDTASKS_NB_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    return processes.run(sys.executable, RUN, *arguments, environment=environment, timeout=PATIENCE)
 
 
 def write_notebook(path: Path, *code: str, tags: tuple[str, ...] = ()) -> Path:

@@ -58,6 +58,15 @@ class Gate:
         self._entered.set()
         self._open.wait(20)
 
+    def function(self, result: str) -> Callable[[], str]:
+        """Return a function that waits, and then returns `result`."""
+
+        def held() -> str:
+            self.wait()
+            return result
+
+        return held
+
     def entered(self) -> bool:
         """Return once a function waits."""
         return self._entered.wait(20)

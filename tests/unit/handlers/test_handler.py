@@ -112,12 +112,7 @@ def test_closing_leaves_no_thread_behind(serve: Serve) -> None:
 def test_closing_waits_for_calls_that_run(serve: Serve) -> None:
     """A call that has begun is answered before the handler is closed."""
     gate = Gate()
-
-    def slow() -> str:
-        gate.wait()
-        return "done"
-
-    handler = serve(slow)
+    handler = serve(gate.function("done"), name="slow")
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(post, handler.url, b"")
         assert gate.entered()
@@ -134,12 +129,7 @@ def test_closing_does_not_wait_for_ever(
     monkeypatch.setattr(handler_module, "_GRACE", 0.05)
     monkeypatch.setattr(handler_module, "_JOIN", 0.05)
     gate = Gate()
-
-    def stuck() -> str:
-        gate.wait()
-        return "late"
-
-    handler = serve(stuck)
+    handler = serve(gate.function("late"), name="stuck")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(post, handler.url, b"")
         assert gate.entered()

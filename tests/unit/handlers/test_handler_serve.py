@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ from cloudtasks_nb.errors import ConfigurationError, HandlerError
 from cloudtasks_nb.handlers.address import derive_address
 from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
+from tests.processes import run
 from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 
 __all__: list[str] = []
@@ -29,12 +29,7 @@ __all__: list[str] = []
 def test_the_same_name_again_replaces_the_function(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """The same handler calls the new function, and a line says so; running calls end with the old function."""
     gate = Gate()
-
-    def old() -> str:
-        gate.wait()
-        return "old"
-
-    handler = serve(old, name="report")
+    handler = serve(gate.function("old"), name="report")
     assert capsys.readouterr().out == ""
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(post, handler.url, b"")
@@ -225,9 +220,10 @@ def test_replacing_can_add_and_remove_the_check(serve: Serve, issuer: Any) -> No
     assert post(handler.url, b'{"day": "1"}').status == 200
 
 
-def python(code: str, timeout: float = 60) -> str:
+def python(code: str) -> str:
     """Run a script in a process of its own, with this home."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=timeout)
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
@@ -236,6 +232,7 @@ def test_a_new_process_has_the_same_url(serve: Serve) -> None:
     code = """
 from cloudtasks_nb import handlers
 from cloudtasks_nb.service import open_clients
+from tests.processes import run
 from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 def report(): ...
 with handlers.serve(report) as handler:
@@ -250,6 +247,7 @@ def test_a_function_that_hangs_does_not_keep_the_process() -> None:
 import threading, urllib.request
 from cloudtasks_nb import handlers
 from cloudtasks_nb.service import open_clients
+from tests.processes import run
 from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 began = threading.Event()
 def hang():
