@@ -1,42 +1,53 @@
-"""Reading the operations log: what Cloud Tasks has written about attempts and deletions.
+"""Read the operations log, into which Cloud Tasks writes the attempts and deletions of tasks.
 
-Field names: https://cloud.google.com/tasks/docs/logging. A queue writes into it only with a ``log_sampling_ratio``
-above 0; payloads, response bodies and messages are never in it.
+Field names: https://cloud.google.com/tasks/docs/logging. A queue writes to it only with a ``log_sampling_ratio`` above
+0. Payloads, response bodies and error messages are never in it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb._names import QueueName, log_name
+from cloudtasks_nb.errors import CloudTasksError, QuotaError, UnavailableError
 from cloudtasks_nb.service.convert import micros
+from cloudtasks_nb.service.quota import CallBudget
 from cloudtasks_nb.service.transport import Transport
 
-__all__ = ["PAGE", "Entry", "log_filter", "page", "read"]
+__all__ = ["OVERLOADED", "PAGE", "Entry", "LogReader", "log_filter", "page", "read"]
 
 #: Entries a page; a page is one read of the quota of 60 a minute (https://cloud.google.com/logging/quotas).
 PAGE = 1000
 
+#: Errors after which the same read may succeed later.
+OVERLOADED = (QuotaError, UnavailableError)
+
 _DELETIONS = ("taskDeletionLog", "taskDeleteLog")
+_SECOND = 1_000_000
+_LATENESS = 600 * _SECOND  # an entry may arrive this much later than others of the same time
+_SKEW = 300 * _SECOND  # our clock may be this much ahead of the service's
+_OVERLAP = 2 * _SECOND  # entries are indexed up to this much out of order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One line of the log about a task: an attempt that was answered (or ran out of time), or a deletion."""
+    """An entry of the log about a task: an attempt that has ended, or a deletion."""
 
     insert_id: str  #: unique in the log; the same entry may be delivered twice
     time: int  #: microseconds since 1970
-    received: int  #: when the log took it, microseconds since 1970
+    received: int  #: when the log received it, microseconds since 1970
     task: str  #: short id
     queue: str  #: short id
-    deleted: bool  #: somebody deleted the task
-    attempt: int  #: how many dispatches there were, this one included; 0 for a deletion
+    deleted: bool  #: the entry is about the deletion of the task
+    attempt: int  #: number of the dispatch, from 1; 0 for a deletion
     status: str  #: canonical code name
     duration: float | None  #: seconds
     retry_time: int | None  #: when the next attempt is due, microseconds since 1970
-    max_attempts: int  #: as the log has it; 0 when it does not say
+    max_attempts: int  #: of the queue; 0 if the entry does not have it
     url: str
 
 
@@ -56,14 +67,14 @@ def log_filter(queue: QueueName, *, since: int, received_from: int | None = None
 
 
 async def page(
-    transport: Transport, queue: QueueName, where: str, token: str, *, newest_first: bool = False, size: int = PAGE
+    transport: Transport, queue: QueueName, filter_: str, token: str, *, newest_first: bool = False, size: int = PAGE
 ) -> tuple[list[Entry], str]:
     """Return one page of the log, and the token of the next one (empty after the last)."""
     answer = await transport.call(
         "ListLogEntries",
         resource_name=log_name(queue.project),
         resource_names=[f"projects/{queue.project}"],
-        filter=where,
+        filter=filter_,
         order_by="timestamp desc" if newest_first else "timestamp asc",
         page_size=size,
         page_token=token,
@@ -74,13 +85,98 @@ async def page(
 async def read(transport: Transport, queue: QueueName, *, since: int, limit: int | None) -> list[Entry]:
     """Return the newest `limit` attempts of a queue since a time, newest first."""
     found: list[Entry] = []
-    where, token = log_filter(queue, since=since), ""
+    filter_, token = log_filter(queue, since=since), ""
     size = PAGE if limit is None else min(PAGE, limit)
     while True:
-        entries, token = await page(transport, queue, where, token, newest_first=True, size=size)
+        entries, token = await page(transport, queue, filter_, token, newest_first=True, size=size)
         found += [entry for entry in entries if not entry.deleted]
         if not token or (limit is not None and len(found) >= limit):
             return found[:limit]
+
+
+class LogReader:
+    """Reads the log of one queue forward and returns each entry once.
+
+    It reads in passes. A pass is one query over all its pages; it may take several reads if the quota is short.
+
+    Parameters
+    ----------
+    since : int
+        Microseconds since 1970. Earlier entries are left out.
+    """
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+        self.lag: int | None = None  #: the longest time that an entry took to arrive, microseconds
+        self.until: int | None = None  #: start of the last complete pass, microseconds since 1970
+        self.error: CloudTasksError | None = None  #: why the last read failed; None after one that succeeded
+        self._cursor: int | None = None  # entries that the log received before this were returned
+        self._received = self._newest = since
+        self._seen: set[str] = set()
+        self._order: deque[tuple[int, str]] = deque()
+        self._filter: str | None = None  # of the pass that is not complete
+        self._token = ""
+        self._started = 0
+
+    @property
+    def remembered(self) -> int:
+        """Number of entries that are remembered to recognise duplicates."""
+        return len(self._seen)
+
+    async def read(self, transport: Transport, queue: QueueName, budget: CallBudget, *, now: int) -> list[Entry]:
+        """Return the new entries, as far as the budget allows. After a failure `error` has the reason.
+
+        `now` is the time in microseconds since 1970.
+        """
+        fresh: list[Entry] = []
+        if self._filter is None:
+            self._started = now
+            if now < self.since:  # the clock was set back: `since` lies in the future
+                self.since = self._received = self._newest = now - _LATENESS
+                self._cursor = None
+            received = None if self._cursor is None else self._cursor - _OVERLAP
+            self._filter = log_filter(queue, since=self._newest - _LATENESS, received_from=received)
+        while self._filter is not None and budget.take(queue):
+            try:
+                entries, following = await page(transport, queue, self._filter, self._token)
+            except CloudTasksError as error:
+                if not isinstance(error, OVERLOADED):
+                    self._token = ""  # it may be too old, so the pass begins again; duplicates are recognised
+                self.error = error
+                break
+            self.error = None
+            fresh += self._add(entries)
+            if not following:
+                self._finish(one_page=not self._token)
+            self._token = following
+        return fresh
+
+    def unread_since(self) -> int:
+        """Return the time (microseconds since 1970) before which every entry was returned."""
+        return self.since if self.until is None else max(self.since, self.until - _LATENESS - _SKEW)
+
+    def _finish(self, *, one_page: bool) -> None:
+        """End a pass. Entries that arrived meanwhile may belong on pages that were read before."""
+        self._filter = None
+        self.until = self._started
+        self._cursor = self._received if one_page else min(self._received, self._started)
+        horizon = self._cursor - 30 * _OVERLAP
+        while self._order and self._order[0][0] < horizon:
+            self._seen.discard(self._order.popleft()[1])
+
+    def _add(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Return the entries that were not seen before."""
+        fresh = []
+        for entry in entries:
+            self._received = max(self._received, entry.received)
+            if entry.insert_id in self._seen or entry.time < self.since:
+                continue
+            self._seen.add(entry.insert_id)
+            self._order.append((entry.received, entry.insert_id))
+            self._newest = max(self._newest, entry.time)
+            self.lag = max(self.lag or 0, entry.received - entry.time)
+            fresh.append(entry)
+        return fresh
 
 
 def _iso(at: int) -> str:
@@ -88,7 +184,7 @@ def _iso(at: int) -> str:
 
 
 def _entry(message: Any) -> Entry | None:
-    """Take a raw LogEntry apart; None for one that is about neither an attempt nor a deletion."""
+    """Convert a raw LogEntry; None if it is about neither an attempt nor a deletion."""
     payload = message.json_payload.fields
     if "attemptResponseLog" in payload:
         facts, deleted = payload["attemptResponseLog"].struct_value.fields, False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue as queues
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,15 +16,12 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import (
-    CloudTasksError,
     PermissionDeniedError,
     QueueNotFoundError,
-    QuotaError,
     ServiceError,
     TaskNotFoundError,
     UnavailableError,
 )
-from cloudtasks_nb.service import watch
 from cloudtasks_nb.service.watch import Pending, Snapshot, Subscription, Watcher
 
 PATIENCE = 20.0
@@ -96,7 +92,7 @@ def inserts(snapshot: Snapshot) -> list[str]:
     return [entry.insert_id for entry in snapshot.entries]
 
 
-def start(service: Service, **budgets: int) -> Watcher:
+def start(service: Service, **budgets: Any) -> Watcher:
     """Make a watcher of a service."""
     transport: Any = service
     return Watcher(transport, **budgets)
@@ -104,33 +100,23 @@ def start(service: Service, **budgets: int) -> Watcher:
 
 @pytest.fixture
 def watching() -> Iterator[Callable[..., Subscription]]:
-    """Subscribe; all ends with the test."""
-    begun: list[Subscription] = []
+    """Subscribe; the watchers are closed after the test."""
     watchers: list[Watcher] = []
 
     def subscribe(watcher: Watcher, listener: Any, queue: QueueName = QUEUE, **how: Any) -> Subscription:
         watchers.append(watcher)
-        begun.append(watcher.subscribe(queue, listener, **{"every": 0.001, **how}))
-        return begun[-1]
+        return watcher.subscribe(queue, listener, **{"every": 0.001, **how})
 
     yield subscribe
-    for one in begun:
-        one.close()
     for watcher in watchers:
-        _loop.run(at_rest(watcher))
-
-
-async def at_rest(watcher: Watcher) -> None:
-    """Wait until the watcher's tasks have ended."""
-    async with asyncio.timeout(PATIENCE):
-        await asyncio.gather(*watcher._tasks.values())
+        _loop.run(watcher.close(), PATIENCE)
 
 
 Subscribe = Callable[..., Subscription]
 
 
 def test_snapshots_arrive(watching: Subscribe) -> None:
-    """Settings and statistics come again and again, the newest can be asked for, and the log is not read unasked."""
+    """Settings and statistics come again and again; the log is not read unless a subscriber asks for it."""
     service, heard = Service(), Heard()
     watcher = start(service)
     assert watcher.latest(QUEUE) is None
@@ -145,7 +131,7 @@ def test_snapshots_arrive(watching: Subscribe) -> None:
 
 
 def test_entries_come_once(watching: Subscribe) -> None:
-    """However often the log delivers an entry, a snapshot has it once; how late it came is told."""
+    """However often the log delivers an entry, only one snapshot has it; `lag` tells how late it arrived."""
     service, heard = Service(ListLogEntries=log("a", "b")), Heard()
     watching(start(service, log_reads=100_000), heard, since=1_000_000_000)
     first = heard.next()
@@ -157,14 +143,14 @@ def test_entries_come_once(watching: Subscribe) -> None:
 
 
 def test_entries_from_before_are_left_out(watching: Subscribe) -> None:
-    """The log is asked further back than the wish, because entries come late; who wished does not see it."""
+    """The log is read further back than was asked for, because entries arrive late; subscribers do not see that."""
     heard = Heard()
     watching(start(Service(ListLogEntries=log("a", "b"))), heard, since=1_001_000_000)
     assert inserts(heard.next()) == ["b"]
 
 
-def test_who_comes_later_hears_all(watching: Subscribe) -> None:
-    """A subscriber gets every entry since its own wish, whatever others have heard before."""
+def test_a_later_subscriber_gets_all(watching: Subscribe) -> None:
+    """A subscriber gets every entry since the time that it asked for, whatever others got before."""
     early, late = Heard(), Heard()
     watcher = start(Service(ListLogEntries=log("a", "b")), log_reads=100_000)
     watching(watcher, early, since=1_001_000_000)
@@ -174,7 +160,7 @@ def test_who_comes_later_hears_all(watching: Subscribe) -> None:
 
 
 def test_queues_do_not_mix(watching: Subscribe) -> None:
-    """Each listener hears of its own queue."""
+    """Each listener gets the snapshots of its own queue."""
     one, other = Heard(), Heard()
     watcher = start(Service())
     watching(watcher, one)
@@ -183,32 +169,8 @@ def test_queues_do_not_mix(watching: Subscribe) -> None:
     assert {other.next().queue for _ in range(3)} == {OTHER}
 
 
-def test_nobody_watches_for_nobody(watching: Subscribe) -> None:
-    """When the last subscriber has left nothing is called and no task is left; closing twice does no harm."""
-    service, heard = Service(), Heard()
-    watcher = start(service)
-    first, second = watching(watcher, heard), watching(watcher, heard)
-    heard.next()
-    first.close()
-    first.close()
-    heard.next()
-    second.close()
-    _loop.run(at_rest(watcher))
-    assert (watcher._tasks, watcher._subscriptions, watcher._readers, watcher._wake) == ({}, {}, {}, {})
-
-
-def test_it_wakes_again(watching: Subscribe) -> None:
-    """A watcher at rest works for whoever comes next."""
-    watcher, heard = start(Service()), Heard()
-    watching(watcher, heard).close()
-    _loop.run(at_rest(watcher))
-    again = Heard()
-    watching(watcher, again)
-    assert again.next().values is not None
-
-
 def test_a_listener_that_fails(watching: Subscribe, caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged, it hears on, and the others do not notice."""
+    """Its exception is logged; it and the others get the next snapshots."""
     calls: list[Snapshot] = []
 
     def fails(snapshot: Snapshot) -> None:
@@ -226,7 +188,7 @@ def test_a_listener_that_fails(watching: Subscribe, caplog: pytest.LogCaptureFix
 
 
 def test_a_log_that_may_not_be_read(watching: Subscribe) -> None:
-    """It shows as trouble, says that nothing is known, and does not keep the statistics back."""
+    """The snapshot has the error, no entries, and the statistics all the same."""
     denied = PermissionDeniedError("no", code="PERMISSION_DENIED")
     heard = Heard()
     watching(start(Service(ListLogEntries=denied)), heard, since=0)
@@ -236,7 +198,7 @@ def test_a_log_that_may_not_be_read(watching: Subscribe) -> None:
 
 
 def test_statistics_that_may_not_be_read(watching: Subscribe) -> None:
-    """They do not keep the log back."""
+    """The snapshot has the error, and the log all the same."""
     denied = PermissionDeniedError("no", code="PERMISSION_DENIED")
     heard = Heard()
     watching(start(Service(GetQueueStats=denied, ListLogEntries=log("a"))), heard, since=0)
@@ -266,8 +228,8 @@ def test_an_endpoint_without_statistics(watching: Subscribe) -> None:
     assert (found.values["state"], found.values.get("tasks")) == ("PAUSED", None)
 
 
-def test_a_look_at_once(watching: Subscribe) -> None:
-    """Who has just changed something need not wait for the next look."""
+def test_a_read_at_once(watching: Subscribe) -> None:
+    """After a change one need not wait for the next read."""
     watcher, heard = start(Service()), Heard()
     watching(watcher, heard, every=3600.0)
     first = heard.next()
@@ -276,7 +238,7 @@ def test_a_look_at_once(watching: Subscribe) -> None:
     assert heard.next().at >= first.at
 
 
-def test_the_one_in_most_of_a_hurry_sets_the_pace(watching: Subscribe) -> None:
+def test_the_quickest_subscriber_sets_the_pace(watching: Subscribe) -> None:
     """A slow subscriber does not slow down a quick one."""
     slow, quick = Heard(), Heard()
     watcher = start(Service())
@@ -286,44 +248,13 @@ def test_the_one_in_most_of_a_hurry_sets_the_pace(watching: Subscribe) -> None:
     assert [quick.next().queue for _ in range(3)] == [QUEUE] * 3
 
 
-@pytest.mark.parametrize("error", [QuotaError("wait"), UnavailableError("down")])
-@pytest.mark.parametrize("rpc", ["GetQueueStats", "ListLogEntries"])
-def test_patience(watching: Subscribe, monkeypatch: pytest.MonkeyPatch, error: CloudTasksError, rpc: str) -> None:
-    """A service that asks for patience is asked half as often each time, down to twice a minute, and then again."""
-    pauses: list[float] = []
-    service, heard = Service(ListLogEntries=log()), Heard()
-    service.answers[rpc] = error
-
-    async def until(_: asyncio.Event, seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 7:
-            service.answers.update(GetQueueStats=queue_stats, ListLogEntries=log())
-        await asyncio.sleep(0)
-
-    monkeypatch.setattr(watch, "_until", until)
-    monkeypatch.setattr(watch._Budget, "take", lambda *_: True)
-    watching(start(service), heard, since=0, every=1.0)
-    heard.until(lambda snapshot: not snapshot.errors)
-    heard.next()
-    assert pauses[:8] == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 1.0]
-
-
-def test_closing(watching: Subscribe) -> None:
-    """After `close()` nothing runs and nobody is called."""
-    watcher, heard = start(Service()), Heard()
-    watching(watcher, heard)
-    heard.next()
-    _loop.run(watcher.close())
-    assert (watcher._tasks, watcher._subscriptions) == ({}, {})
-
-
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run on the background loop."""
     return _loop.run(work, PATIENCE)
 
 
-def test_a_glance() -> None:
-    """One look without a subscription, with the error where there is one."""
+def test_one_read() -> None:
+    """A queue can be read without a subscription; an error is raised."""
     assert run(start(Service()).read_queue(QUEUE))["tasks"] == 7
     missing = QueueNotFoundError("no", code="NOT_FOUND")
     with pytest.raises(QueueNotFoundError):

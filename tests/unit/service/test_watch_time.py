@@ -1,4 +1,4 @@
-"""Many queues are watched at once within the quota of 60 log reads a minute, and none is forgotten."""
+"""Watching in simulated time: many queues within the quota of log reads, pauses, and the end of the work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import selectors
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from google.cloud.logging_v2.types import logging as logging_types
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.service import watch as watch_module
+from cloudtasks_nb.errors import CloudTasksError, QuotaError, UnavailableError
 from cloudtasks_nb.service.watch import Snapshot, Watcher
 
 QUEUES = [QueueName(project="p", location="l", queue=f"q{number}") for number in range(8)]
@@ -47,10 +47,15 @@ class Service:
         self._pages = pages  # pages of each queue's log that nobody has read yet
         self.reads: list[float] = []
         self.by_queue: defaultdict[str, list[float]] = defaultdict(list)
+        self.calls: list[float] = []
+        self.errors: dict[str, list[CloudTasksError]] = {}  # by RPC, raised before it answers
 
     async def call(self, rpc: str, **fields: Any) -> Any:
         """Answer a call."""
+        self.calls.append(self._loop.time())
         await asyncio.sleep(self._latency)
+        if self.errors.get(rpc):
+            raise self.errors[rpc].pop(0)
         if rpc == "GetQueueStats":
             return tasks_v2beta3.Queue.pb()(name=fields["name"], state=1)
         assert rpc == "ListLogEntries"
@@ -68,31 +73,45 @@ class Service:
         return logging_types.ListLogEntriesResponse.pb()(entries=[entry], next_page_token=str(left))
 
 
-def watch(
-    monkeypatch: pytest.MonkeyPatch, minutes: float, *, latency: float = 0.0, pages: dict[str, int] | None = None
-) -> tuple[Service, dict[str, list[Snapshot]]]:
-    """Watch all queues for a while, which takes no time."""
+def simulate(
+    monkeypatch: pytest.MonkeyPatch,
+    story: Callable[[Watcher, Service], Awaitable[None]],
+    *,
+    latency: float = 0.0,
+    pages: dict[str, int] | None = None,
+) -> Service:
+    """Run a story with a watcher on a loop whose time passes at once; no task is left at the end."""
     selector = Hurried()
     loop = asyncio.SelectorEventLoop(selector)
     monkeypatch.setattr(loop, "time", lambda: selector.now)
-    monkeypatch.setattr(watch_module, "time", SimpleNamespace(monotonic=loop.time))
-    monkeypatch.setattr(watch_module, "now_micros", lambda: int((START + loop.time()) * 1e6))
     monkeypatch.setattr(_loop, "call_soon", loop.call_soon)
-    service: Any = Service(loop, latency, dict(pages or {}))
+    service = Service(loop, latency, dict(pages or {}))
+
+    async def run() -> None:
+        transport: Any = service
+        await story(Watcher(transport, clock=loop.time, now=lambda: int((START + loop.time()) * 1e6)), service)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
+    return service
+
+
+def watch(
+    monkeypatch: pytest.MonkeyPatch, minutes: float, *, latency: float = 0.0, pages: dict[str, int] | None = None
+) -> tuple[Service, dict[str, list[Snapshot]]]:
+    """Watch all queues for some minutes."""
     heard: dict[str, list[Snapshot]] = {queue.queue: [] for queue in QUEUES}
 
-    async def all_of_them() -> None:
-        watcher = Watcher(service)
+    async def story(watcher: Watcher, _: Service) -> None:
         for queue in QUEUES:
             watcher.subscribe(queue, heard[queue.queue].append, since=int(START * 1e6), every=1.0)
         await asyncio.sleep(minutes * MINUTE)
         await watcher.close()
 
-    try:
-        loop.run_until_complete(all_of_them())
-    finally:
-        loop.close()
-    return service, heard
+    return simulate(monkeypatch, story, latency=latency, pages=pages), heard
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.08])
@@ -119,3 +138,58 @@ def test_a_long_log_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     _, heard = watch(monkeypatch, 10, pages={"q3": 40})
     entries = [entry.insert_id for snapshot in heard["q3"] for entry in snapshot.entries]
     assert entries == [f"q3-{left}" for left in range(40, 0, -1)]
+
+
+def test_without_subscriptions_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work ends with the last subscription and begins again with the next; closing twice does no harm."""
+
+    async def story(watcher: Watcher, service: Service) -> None:
+        heard: list[Snapshot] = []
+        first, second = (watcher.subscribe(QUEUES[0], heard.append, since=0) for _ in range(2))
+        await asyncio.sleep(MINUTE)
+        for subscription in (first, first, second):
+            subscription.close()
+        await asyncio.sleep(1)
+        calls, snapshots = len(service.calls), len(heard)
+        await asyncio.sleep(MINUTE)
+        assert (len(service.calls), len(heard)) == (calls, snapshots)
+        third = watcher.subscribe(QUEUES[0], heard.append)
+        await asyncio.sleep(MINUTE)
+        assert len(heard) > snapshots + 50
+        third.close()
+        await asyncio.sleep(1)
+
+    simulate(monkeypatch, story)
+
+
+def test_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `close()` no service is called and no listener."""
+
+    async def story(watcher: Watcher, service: Service) -> None:
+        heard: list[Snapshot] = []
+        watcher.subscribe(QUEUES[0], heard.append)
+        await asyncio.sleep(MINUTE)
+        await watcher.close()
+        calls, snapshots = len(service.calls), len(heard)
+        await asyncio.sleep(MINUTE)
+        assert (len(service.calls), len(heard)) == (calls, snapshots)
+
+    simulate(monkeypatch, story)
+
+
+@pytest.mark.parametrize("error", [QuotaError("wait"), UnavailableError("down")])
+@pytest.mark.parametrize("rpc", ["GetQueueStats", "ListLogEntries"])
+def test_an_overloaded_service_is_read_less_often(
+    monkeypatch: pytest.MonkeyPatch, error: CloudTasksError, rpc: str
+) -> None:
+    """The pause doubles up to half a minute; after a success it is what the subscriber asked for."""
+
+    async def story(watcher: Watcher, service: Service) -> None:
+        service.errors[rpc] = [error] * 7
+        watcher.subscribe(QUEUES[0], lambda _: None, since=int(START * 1e6), every=1.0)
+        await asyncio.sleep(3 * MINUTE)
+        await watcher.close()
+
+    service = simulate(monkeypatch, story)
+    starts = sorted(set(service.calls))
+    assert [after - before for before, after in pairwise(starts)][:8] == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 1.0]

@@ -1,0 +1,77 @@
+"""A budget of calls keeps within its quota, and serves its callers in turn."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+
+import pytest
+
+from cloudtasks_nb.service.quota import CallBudget
+
+
+class Clock:
+    """A clock that a test moves, and that records pauses."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.pauses: list[float] = []
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        """Record the pause, and return at once."""
+        self.pauses.append(seconds)
+
+
+@pytest.mark.parametrize(("per_minute", "burst"), [(60, 5), (60, 10), (6, 1)])
+def test_no_minute_has_more_calls_than_allowed(per_minute: int, burst: int) -> None:
+    """A caller that asks all the time gets a few at once, then one after the other, never more than the quota."""
+    clock = Clock()
+    budget, taken = CallBudget(per_minute, burst, clock=clock), []
+    for _ in range(3000):
+        if budget.take():
+            taken.append(clock())
+        clock.now += 0.1
+    assert taken[:burst] == [1000.0] + [pytest.approx(1000 + 0.1 * n) for n in range(1, burst)]
+    assert max(bisect_right(taken, at + 59.99) - n for n, at in enumerate(taken)) <= per_minute
+    assert len(taken) >= 5 * (per_minute - burst)
+
+
+def test_the_longest_wait_is_served_first() -> None:
+    """A caller that asks more often does not get more; one that leaves does not hold up the others."""
+    clock = Clock()
+    budget = CallBudget(60, 1, clock=clock)
+    assert budget.take("quick")
+    assert [budget.take(caller) for caller in ("slow", "quick", "gone")] == [False] * 3
+    clock.now += 1.1
+    assert [budget.take(caller) for caller in ("quick", "gone", "slow", "quick")] == [False, False, True, False]
+    clock.now += 1.1
+    assert [budget.take(caller) for caller in ("slow", "gone", "quick")] == [False, False, True]
+    budget.leave("gone")
+    clock.now += 1.1
+    assert budget.take("slow")
+
+
+def test_a_rest_fills_the_budget_again() -> None:
+    """After a quiet minute a burst is allowed again, and no more than that."""
+    clock = Clock()
+    budget = CallBudget(65, 5, clock=clock)
+    for _ in range(3):
+        assert [budget.take() for _ in range(6)] == [True] * 5 + [False]
+        clock.now += 60
+
+
+def test_waiting_for_a_call() -> None:
+    """Each caller waits as long as those before it need."""
+    clock = Clock()
+    budget = CallBudget(60, 30, clock=clock, sleep=clock.sleep)
+
+    async def wait() -> None:
+        for _ in range(32):
+            await budget.wait()
+
+    asyncio.run(wait())
+    assert clock.pauses == [0.0] * 30 + [pytest.approx(2.0), pytest.approx(4.0)]
