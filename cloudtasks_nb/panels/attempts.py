@@ -53,22 +53,22 @@ class AttemptsPanel(Panel):
         self.table.sort("time", descending=True)
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_open = lambda key: self.guarded(self._open, key)
-        self._detail = widgets.HTML().add_class("ctn-follow")
-        self._hint = widgets.HTML()
+        self.detail = widgets.HTML().add_class("ctn-follow")
+        self.hint = widgets.HTML()
         self._make_controls()
         self._show_line()
-        self.fill(self.row(self._status, self._back, self._find), self._hint, self.table, self._detail)
+        self.fill(self.row(self.status, self.back, self.find), self.hint, self.table, self.detail)
 
     def _make_controls(self) -> None:
         options = (_ANY, _WRONG, *CODES)
-        self._status = self.control(
+        self.status = self.control(
             widgets.Dropdown(options=options, tooltip="Show only these answers", layout={"width": "12em"}), self._filter
         )
-        self._back = self.control(
+        self.back = self.control(
             widgets.Dropdown(options=_SINCE, value=3_600, tooltip="How far back", layout={"width": "11em"}),
             self._reread,
         )
-        self._find = self.control(
+        self.find = self.control(
             widgets.Text(
                 placeholder="Find in task, URL, answer", tooltip="Part of what can be read in a row", layout=WIDE
             ),
@@ -90,7 +90,7 @@ class AttemptsPanel(Panel):
     def queue_changed(self) -> None:
         """Show the attempts on another queue."""
         self._since = None
-        self._detail.value = ""
+        self.detail.value = ""
         self._reread()
 
     def refresh(self) -> None:
@@ -98,7 +98,7 @@ class AttemptsPanel(Panel):
         while self.queue:
             queue = self.context.name(self.queue)
             now = now_micros()
-            since = now - self._back.value * _SECOND
+            since = now - self.back.value * _SECOND
             found = _loop.run(read(self.context.connection.transport, queue, since=since, limit=_READ))
             with self._lock:
                 self._entries = {entry.insert_id: entry for entry in found}
@@ -136,7 +136,7 @@ class AttemptsPanel(Panel):
             self.start(self.refresh, changes=False)
 
     def _show_line(self) -> None:
-        minutes = self._back.value // 60
+        minutes = self.back.value // 60
         since = f"{minutes // 60}h" if minutes >= 60 else f"{minutes}min"  # noqa: PLR2004 - an hour
         self.footer.line = self.context.line(self.queue or "", "attempts", since)
 
@@ -147,13 +147,13 @@ class AttemptsPanel(Panel):
             words = f"This queue writes no log, so its attempts are not known: <code>{html.escape(fix)}</code>"
         elif ratio < 1:
             words = f"This queue logs {ratio:.0%} of its operations: attempts are missing here."
-        self._hint.value = words
+        self.hint.value = words
 
     def _filter(self) -> None:
         wanted = {_ANY: None, _WRONG: [name for name in CODES if name != "OK"]}.get(
-            self._status.value, self._status.value
+            self.status.value, self.status.value
         )
-        self.table.filter(self._find.value, status=wanted)
+        self.table.filter(self.find.value, status=wanted)
 
     # What is opened.
 
@@ -163,12 +163,12 @@ class AttemptsPanel(Panel):
         if new:
             self._open(new[-1])
         elif not keys:
-            self._detail.value = ""
+            self.detail.value = ""
 
     def _open(self, key: Any) -> None:
         entry = self._entries.get(str(key))
         if entry is not None:
-            self._detail.value = self._card(entry)
+            self.detail.value = self._card(entry)
 
     def _card(self, entry: Entry) -> str:
         message = self.context.connection.message(entry.queue, entry.task, entry.attempt)

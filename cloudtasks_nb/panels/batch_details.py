@@ -72,16 +72,16 @@ class BatchDetails(widgets.VBox):
         self._rows_until = 0.0  # they are not read again before
         self._draw_seconds = 0.0
         self._inspected = ""
-        self._bar = widgets.HTML()
+        self.bar = widgets.HTML()
         self._range = widgets.HTML()
         self.calendar = CalendarView(lambda: panel.guarded(self._periods_selected))
         self.rows = BatchRows(panel, self._rows_selected)
-        self._detail = widgets.HTML()
+        self.detail = widgets.HTML()
         self.actions = BatchActions(panel, self)
         self._periods = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
         panel.at_close(self._stop_listening)
-        super().__init__([self._bar, *tools, self._periods, self.rows, self._detail])
+        super().__init__([self.bar, *tools, self._periods, self.rows, self.detail])
         self.show(None)
 
     def show(self, batch: Batch | None) -> None:
@@ -91,7 +91,7 @@ class BatchDetails(widgets.VBox):
             self.batch, self._view = batch, None if batch is None else batch_view(batch)
             self._rows_version, self._rows_until, self._squares = None, 0.0, None
             self.calendar.pick([])
-            self._inspected = self._detail.value = ""
+            self._inspected = self.detail.value = ""
             self.rows.hide()
         self.layout.display = "none" if batch is None else None
         if self._view is not None:
@@ -109,7 +109,7 @@ class BatchDetails(widgets.VBox):
                 return 0.0
             began = time.monotonic()
             report = self._view.report()
-            self._bar.value = batch_html(report)
+            self.bar.value = batch_html(report)
             self._draw_calendar(self._view)
             self._draw_seconds = time.monotonic() - began
             more_after = self._draw_rows(self._view, report)
@@ -124,7 +124,7 @@ class BatchDetails(widgets.VBox):
         if self.batch is None:
             return ""
         periods = "" if self._squares is None else self._range.value + self._squares.picture()
-        return self._bar.value + periods + self.rows.html()
+        return self.bar.value + periods + self.rows.html()
 
     @property
     def resendable(self) -> int:
@@ -218,12 +218,12 @@ class BatchDetails(widgets.VBox):
             self._inspected = task
             self._panel.spawn(self._inspect(self.batch.queue, task))
         elif not keys:
-            self._inspected = self._detail.value = ""
+            self._inspected = self.detail.value = ""
 
     async def _inspect(self, queue: str, task: str) -> None:
         card = await read_card(self._panel.context.connection, self._panel.context.name(queue), task)
         if self._inspected == task:  # and no other was opened meanwhile
-            self._detail.value = card
+            self.detail.value = card
 
 
 class BatchActions:

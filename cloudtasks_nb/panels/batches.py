@@ -52,7 +52,7 @@ class BatchesPanel(Panel):
         self._stale = False  # the list may have changed since the present reading began
         self._wanted: str | None = None  # the batch that was chosen last
         self._chosen: list[str] = []
-        self._of = self.control(
+        self.scope = self.control(
             widgets.Dropdown(options=[], tooltip="Of which queues batches are listed", layout={"width": "auto"}),
             self._filter,
         )
@@ -63,7 +63,7 @@ class BatchesPanel(Panel):
         self.table.on_open = lambda key: self.guarded(self._choose, key)
         self.view = BatchDetails(self)
         self.notify("", line="tasks.batches()")
-        self.fill(self.row(self._of), self.table, self.prompt, self.view)
+        self.fill(self.row(self.scope), self.table, self.prompt, self.view)
         self._offer_queue()
         self.guarded(self.refresh)
 
@@ -107,13 +107,13 @@ class BatchesPanel(Panel):
             self._reading = False
 
     def _offer_queue(self) -> None:
-        kept = self._of.index or 0
-        self._of.options = (f"of {self.queue}", f"of {_OF_ALL}")
-        self._of.index = kept
+        kept = self.scope.index or 0
+        self.scope.options = (f"of {self.queue}", f"of {_OF_ALL}")
+        self.scope.index = kept
         self._filter()
 
     def _filter(self) -> None:
-        self.table.filter(queue=None if self._of.index else self.queue)
+        self.table.filter(queue=None if self.scope.index else self.queue)
 
     def _selected(self, keys: list[str]) -> None:
         new = [key for key in keys if key not in self._chosen]

@@ -58,12 +58,12 @@ class Dashboard(Panel):
         self._makers: dict[str, Callable[..., Panel]] = {"Queue" if only else "Queues": self._make_queues}
         self._makers |= {name: make for name, make, changes in _TABS if not (changes and context.read_only)}
         self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
-        self._choice = widgets.Dropdown(options=[], description="Queue", layout={"width": "auto", "max_width": "22em"})
-        self._choice.tooltip = "The queue that the other tabs show"
-        self.control(self._choice, lambda: self._choose(self._choice.value))
+        self.choice = widgets.Dropdown(options=[], description="Queue", layout={"width": "auto", "max_width": "22em"})
+        self.choice.tooltip = "The queue that the other tabs show"
+        self.control(self.choice, lambda: self._choose(self.choice.value))
         self.tabs = widgets.Tab(children=self._boxes, titles=list(self._makers))
         self.tabs.observe(lambda _: self.guarded(self._opened), "selected_index")
-        self.fill(self.tabs, controls=() if only else (self._choice,))
+        self.fill(self.tabs, controls=() if only else (self.choice,))
         self.add_class("ctn-dashboard")
         self.tabs.selected_index = 0
         self._opened()
@@ -140,22 +140,22 @@ class Dashboard(Panel):
 
     def _make_queues(self) -> Panel:
         return QueuesPanel(
-            self.context, framed=False, on_open=self._open_queue, on_pick=self._choose, on_queues=self._offer
+            self.context, framed=False, on_open=self._open_queue, on_pick=self._choose, on_queues=self.offer
         )
 
     def _open_queue(self, queue: str) -> None:
         self._choose(queue)
         self.turn_to("Tasks")
 
-    def _offer(self, queues: Sequence[str]) -> None:
+    def offer(self, queues: Sequence[str]) -> None:
         """Offer these queues."""
-        if tuple(queues) != self._choice.options:
+        if tuple(queues) != self.choice.options:
             kept = self.queue if self.queue in queues else next(iter(queues), None)
-            self._choice.options = tuple(queues)
-            self._choice.value = kept
+            self.choice.options = tuple(queues)
+            self.choice.value = kept
             self.set_queue(kept)
 
     def _choose(self, queue: Any) -> None:
-        if queue is not None and self._choice.options:
-            self._choice.value = queue
+        if queue is not None and self.choice.options:
+            self.choice.value = queue
         self.set_queue(queue)

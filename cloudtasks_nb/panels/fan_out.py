@@ -56,8 +56,8 @@ class SendPanel(Panel):
         self._line = ""  # Python for the plan
         self._edits = 0
         self._filled = False  # the first tasks can be shown
-        self._first = widgets.HTML()
-        self._card = widgets.HTML()
+        self.preview = widgets.HTML()
+        self.plan_card = widgets.HTML()
         self.make_plan = self.button(
             "Plan", self._make_plan, changes=False, tip="Count, measure and check; send nothing"
         )
@@ -90,8 +90,8 @@ class SendPanel(Panel):
 
     def lay_out(self, *form: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
         """Put the form above its first tasks, its plan and its batch; `below` stands between plan and batch."""
-        shown = [] if self.context.read_only else [*form, self._first, self.row(self.make_plan, self.send)]
-        self.fill(*shown, self.prompt, self._card, *below, self.view)
+        shown = [] if self.context.read_only else [*form, self.preview, self.row(self.make_plan, self.send)]
+        self.fill(*shown, self.prompt, self.plan_card, *below, self.view)
 
     def edited(self) -> None:
         """Forget the plan, and show the line and the first tasks of the form as it is now."""
@@ -120,12 +120,12 @@ class SendPanel(Panel):
 
     def static_html(self) -> str:
         """Return the first tasks, the plan and the batch."""
-        first = self._first.value if self._filled else ""
-        return first + self._card.value + self.view.static_html()
+        first = self.preview.value if self._filled else ""
+        return first + self.plan_card.value + self.view.static_html()
 
     def _drop_plan(self) -> None:
         self._plan = None
-        self._card.value = ""
+        self.plan_card.value = ""
         self.send.description = "Send"
         self.enable(self.send, False)
 
@@ -134,7 +134,7 @@ class SendPanel(Panel):
         if edits == self._edits:
             shown = await asyncio.to_thread(self._render_first)
             if edits == self._edits:
-                self._first.value = shown
+                self.preview.value = shown
 
     def _render_first(self) -> str:
         try:
@@ -156,7 +156,7 @@ class SendPanel(Panel):
             self.notify("the form was changed meanwhile: plan again")
             return
         self._plan, self._line = found, line
-        self._card.value = plan_html(found)
+        self.plan_card.value = plan_html(found)
         why = blocked(found)
         self.send.description = f"Send {counted(found.sendable, 'tasks')}" if found.sendable else "Send"
         self.enable(self.send, not why)

@@ -132,10 +132,10 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self._lock = threading.RLock()  # for the subscriptions, and for the data of derived panels
         self._subscriptions: dict[QueueName, Subscription] = {}
         self._every = _LOCAL_INTERVAL if context.local else _GOOGLE_INTERVAL
-        self._interval = widgets.Dropdown(
+        self.interval = widgets.Dropdown(
             options=INTERVALS, value=self._every, description="Every", layout={"width": "auto"}
         )
-        self._interval.tooltip = "How often the panel is refreshed while it is visible"
+        self.interval.tooltip = "How often the panel is refreshed while it is visible"
         self._stop = widgets.Button(description="Stop", layout={"width": "auto", "display": "none"})
         self._stop.add_class("ctn-stop")
         self._stop.on_click(lambda _: self.stopping.set())
@@ -368,7 +368,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
             work()
         for future in list(self._pending):
             future.cancel()
-        for part in (*self.children, *self._actions, self._stop, self._interval, self.layout):
+        for part in (*self.children, *self._actions, self._stop, self.interval, self.layout):
             close_all(part)  # also what was never laid out
         super().close()
         # ipywidgets removes it from a closed widget, so that showing one would raise a TypeError.
@@ -396,26 +396,26 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         return bundle
 
     def _header(self, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
-        self.control(self._interval, self._choose_interval)
+        self.control(self.interval, self._choose_interval)
         tip = "Read again what is shown"
         refresh = self.button("Refresh", self.start_refresh, changes=False, quick=True, tip=tip)
         kind = "local" if self.context.local else "google"
         badges = _badge(self.context.badge, kind) + (_badge("read-only") if self.context.read_only else "")
         title = widgets.HTML(f'<span class="ctn-heading">{html.escape(self.title)}</span>{badges}')
-        tools = widgets.HBox([*controls, self._interval, refresh]).add_class("ctn-row")
+        tools = widgets.HBox([*controls, self.interval, refresh]).add_class("ctn-row")
         return widgets.HBox([title, tools]).add_class("ctn-header")
 
     def _show_interval(self) -> None:
         """Show the present interval as chosen, also one that was not offered."""
-        dropdown, every = self._interval, self._every
+        dropdown, every = self.interval, self._every
         if every not in dict(dropdown.options).values():
             dropdown.options = (*INTERVALS, (f"{every:g} s", every))  # which chooses the first
             self._every = every
         dropdown.value = every
 
     def _choose_interval(self) -> None:
-        if self._interval.value != self._every:
-            self.every = self._interval.value
+        if self.interval.value != self._every:
+            self.every = self.interval.value
 
     def _visibility_changed(self) -> None:
         if self.footer.visible:

@@ -85,8 +85,8 @@ class QueuesPanel(Panel):
         self.table.on_open = on_open
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_page = lambda _: self.guarded(self.resubscribe)
-        self._card = widgets.HTML()
-        self._form = LimitsForm(lambda: self.guarded(self._preview))
+        self.card = widgets.HTML()
+        self.form = LimitsForm(lambda: self.guarded(self._preview))
         self._edited = ""  # the queue whose limits are in the form
         self._over = widgets.HTML()
         self._make_buttons()
@@ -106,12 +106,12 @@ class QueuesPanel(Panel):
         self.cancel = button("Cancel", self._close_form, changes=True, quick=True)
 
     def _fill(self) -> None:
-        self._editor = widgets.VBox([self._over, self._form, self.row(self.save, self.cancel)]).add_class("ctn-card")
+        self.editor = widgets.VBox([self._over, self.form, self.row(self.save, self.cancel)]).add_class("ctn-card")
         self._close_form()
         tools = (
-            [] if self.context.read_only else [self.row(self.pause, self.resume, self.edit, self.purge), self._editor]
+            [] if self.context.read_only else [self.row(self.pause, self.resume, self.edit, self.purge), self.editor]
         )
-        self.fill(*tools, self.prompt, self.table, self._card)
+        self.fill(*tools, self.prompt, self.table, self.card)
 
     # What is shown.
 
@@ -176,7 +176,7 @@ class QueuesPanel(Panel):
         with self._lock:
             values = self._values.get(one) if one else None
             depths = tuple(self._depths[values["queue"]]) if values else ()
-        self._card.value = queue_card(values, depths, now=datetime.now(UTC)) if values else ""
+        self.card.value = queue_card(values, depths, now=datetime.now(UTC)) if values else ""
         states = {self._values[name]["state"] for name in picked if name in self._values}
         self.enable(self.pause, "RUNNING" in states)
         self.enable(self.resume, bool(states - {"RUNNING"}))
@@ -236,25 +236,25 @@ class QueuesPanel(Panel):
     def _edit(self) -> None:
         name = self._one()
         self._edited = name
-        self._form.show(self._values[name])
+        self.form.show(self._values[name])
         self._over.value = f"<h4>Limits of {html.escape(name)}</h4>"
-        self._editor.layout.display = None
-        self._form.begin()
+        self.editor.layout.display = None
+        self.form.begin()
 
     def _close_form(self) -> None:
-        self._editor.layout.display = "none"
+        self.editor.layout.display = "none"
 
     def _preview(self) -> None:
         """Show what the form would change, while it is filled in."""
-        changes = self._form.changes
+        changes = self.form.changes
         self.footer.alert = {}  # about a value that was not complete yet
         if changes:
             self.footer.line = self.context.line(self._edited, "update", **changes)
         self.enable(self.save, bool(changes))
 
     def _save(self) -> None:
-        changes = self._form.changes
-        before = {word: self._form.before(word) for word in changes}
+        changes = self.form.changes
+        before = {word: self.form.before(word) for word in changes}
         self.context.queue(self._edited).update(**changes)
         words = ", ".join(f"{word} {before[word]} \u2192 {value}" for word, value in changes.items())
         self.notify(f"{self._edited}: {words}", line=self.context.line(self._edited, "update", **changes))

@@ -61,25 +61,25 @@ class TasksPanel(Panel):
         self.table.on_select = lambda keys: self.guarded(self._selected, keys)
         self.table.on_open = lambda task: self.guarded(self._inspect, task)
         self.actions = TaskActions(self, self.table, self.remove)
-        self._detail = widgets.HTML()
+        self.detail = widgets.HTML()
         self._make_controls()
         self.notify("", line=context.line(queue, "tasks", _PORTION))
-        tools = [self._state, self._find, *self.actions.buttons]
-        load = self.row(self._loaded, self.load_more, self.load_all, self.stop_button())
-        self.fill(self.row(*tools), self.prompt, self.table, load, self._detail)
+        tools = [self.state, self.find, *self.actions.buttons]
+        load = self.row(self.loaded, self.load_more, self.load_all, self.stop_button())
+        self.fill(self.row(*tools), self.prompt, self.table, load, self.detail)
 
     def _make_controls(self) -> None:
-        self._state = self.control(
+        self.state = self.control(
             widgets.Dropdown(options=_STATES, tooltip="Show only tasks in this state", layout={"width": "9em"}),
             self._filter,
         )
-        self._find = self.control(
+        self.find = self.control(
             widgets.Text(
                 placeholder="Find in id, URL, answer", tooltip="Part of what can be read in a row", layout=WIDE
             ),
             self._filter,
         )
-        self._loaded = widgets.HTML()
+        self.loaded = widgets.HTML()
         self.load_more = self.button("Load more", self._load_more, changes=False, tip=f"Load {_PORTION:,} more tasks")
         self.load_all = self.button("Load all", self._load_all, changes=False, tip="Load all tasks; may take a while")
 
@@ -98,7 +98,7 @@ class TasksPanel(Panel):
     def queue_changed(self) -> None:
         """Show the tasks of another queue."""
         self._depth = None
-        self._inspected = self._detail.value = ""
+        self._inspected = self.detail.value = ""
         self.table.select([])
         self.footer.line = self.context.line(self.queue or "", "tasks", _PORTION)
         if self.footer.busy:
@@ -198,21 +198,21 @@ class TasksPanel(Panel):
         of = f" of about {depth:,}" if depth is not None and depth > there else ""
         more = "" if listing.complete or of else "; there are more"
         new = "; new ones come with Refresh" if listing.complete and of else ""
-        self._loaded.value = (
+        self.loaded.value = (
             f'<span class="ctn-quiet">{there:,}{of} loaded, listed {moment(listing.at)} UTC{more}{new}</span>'
         )
         for button in (self.load_more, self.load_all):
             button.layout.display = "none" if listing.complete else None
 
     def _filter(self) -> None:
-        self.table.filter(self._find.value, state=None if self._state.value == _STATES[0] else self._state.value)
+        self.table.filter(self.find.value, state=None if self.state.value == _STATES[0] else self.state.value)
 
     def _selected(self, keys: list[str]) -> None:
         self.actions.selected(len(keys))
         if len(keys) == 1:
             self._inspect(keys[0])
         elif not keys and self._inspected in self._ids:  # the card of a task that has left the queue stays
-            self._inspected = self._detail.value = ""
+            self._inspected = self.detail.value = ""
 
     def _inspect(self, task: str, *, again: bool = False) -> None:
         if self.queue and (again or task != self._inspected):
@@ -222,7 +222,7 @@ class TasksPanel(Panel):
     async def _show_detail(self, queue: QueueName, task: str) -> None:
         card = await read_card(self.context.connection, queue, task)
         if self._inspected == task:  # and no other was opened meanwhile
-            self._detail.value = card
+            self.detail.value = card
 
 
 _FEW = 10  # tasks for which a click is enough

@@ -37,20 +37,20 @@ class LimitsForm(widgets.VBox):
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self._before: dict[str, str] = {}
-        self._fields = {word: _field(word) for word in QUEUE_SETTINGS}
-        for field in self._fields.values():
+        self.fields = {word: _field(word) for word in QUEUE_SETTINGS}
+        for field in self.fields.values():
             field.observe(lambda _: changed(), "value")
-        super().__init__([widgets.HBox(list(self._fields.values())).add_class("ctn-form")])
+        super().__init__([widgets.HBox(list(self.fields.values())).add_class("ctn-form")])
 
     def show(self, values: Mapping[str, Any]) -> None:
         """Fill the fields with a row of `tasks.queues()`."""
         self._before = {word: _text(word, values[word]) for word in QUEUE_SETTINGS}
         for word, text in self._before.items():
-            self._fields[word].value = text
+            self.fields[word].value = text
 
     def begin(self) -> None:
         """Put the focus into the first field."""
-        self._fields[QUEUE_SETTINGS[0]].focus()
+        self.fields[QUEUE_SETTINGS[0]].focus()
 
     def before(self, word: str) -> str:
         """Return the text with which a field was filled."""
@@ -65,7 +65,7 @@ class LimitsForm(widgets.VBox):
         InvalidInputError
             If a field is no number.
         """
-        texts = {word: field.value.strip() for word, field in self._fields.items()}
+        texts = {word: field.value.strip() for word, field in self.fields.items()}
         return {word: _value(word, text) for word, text in texts.items() if text != self._before.get(word)}
 
 

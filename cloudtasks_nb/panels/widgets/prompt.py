@@ -27,20 +27,18 @@ class Prompt(widgets.VBox):
     """Asks one question at a time; hidden otherwise."""
 
     def __init__(self) -> None:
-        self._text = widgets.HTML()
-        self._typed = widgets.Text(
-            continuous_update=True, layout={"width": "26em"}, style={"description_width": "auto"}
-        )
-        self._yes = widgets.Button()
-        self._no = widgets.Button(description="Cancel").add_class("ctn-cancel")
+        self.text = widgets.HTML()
+        self.typed = widgets.Text(continuous_update=True, layout={"width": "26em"}, style={"description_width": "auto"})
+        self.yes = widgets.Button()
+        self.no = widgets.Button(description="Cancel").add_class("ctn-cancel")
         self._question: Question | None = None
         self._done: Callable[[], object] = lambda: None
         self.on_change: Callable[[str], object] = lambda _: None  #: called with the title, empty when it is over
-        super().__init__([self._text, self._typed, widgets.HBox([self._yes, self._no]).add_class("ctn-row")])
+        super().__init__([self.text, self.typed, widgets.HBox([self.yes, self.no]).add_class("ctn-row")])
         self.add_class("ctn-prompt")
-        self._yes.on_click(lambda _: self._confirm())
-        self._no.on_click(lambda _: self.hide())
-        self._typed.observe(self._check, "value")
+        self.yes.on_click(lambda _: self._confirm())
+        self.no.on_click(lambda _: self.hide())
+        self.typed.observe(self._check, "value")
         self.hide()
 
     @property
@@ -51,12 +49,12 @@ class Prompt(widgets.VBox):
     def show(self, question: Question, done: Callable[[], object]) -> None:
         """Ask; `done` is called once it is confirmed, in the thread of the click."""
         self._question, self._done = question, done
-        self._text.value = _question_html(question)
-        self._typed.value = ""
-        self._typed.description = f"Type {question.typed} to confirm"
-        self._typed.layout.display = None if question.typed else "none"
-        self._yes.description = question.verb
-        self._yes.button_style = "danger" if question.danger else "primary"
+        self.text.value = _question_html(question)
+        self.typed.value = ""
+        self.typed.description = f"Type {question.typed} to confirm"
+        self.typed.layout.display = None if question.typed else "none"
+        self.yes.description = question.verb
+        self.yes.button_style = "danger" if question.danger else "primary"
         self._check()
         self.layout.display = None
         self.on_change(question.title)
@@ -69,10 +67,10 @@ class Prompt(widgets.VBox):
 
     def _matches(self) -> bool:
         question = self._question
-        return question is not None and (question.typed is None or self._typed.value.strip() == question.typed)
+        return question is not None and (question.typed is None or self.typed.value.strip() == question.typed)
 
     def _check(self, _change: object = None) -> None:
-        self._yes.disabled = not self._matches()
+        self.yes.disabled = not self._matches()
 
     def _confirm(self) -> None:
         if self._matches():  # the name may have been changed after the click

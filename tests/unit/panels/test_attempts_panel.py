@@ -76,13 +76,13 @@ def test_only_the_newest_are_kept(panel: AttemptsPanel, watcher: FakeWatcher) ->
 )
 def test_answers_are_filtered(panel: AttemptsPanel, status: str, keys: list[str]) -> None:
     """All, those that are errors, or one code."""
-    panel._status.value = status
+    panel.status.value = status
     assert panel.table.page_keys == keys
 
 
 def test_text_is_found(panel: AttemptsPanel) -> None:
     """In what can be read of a row."""
-    panel._find.value = "INTERN"
+    panel.find.value = "INTERN"
     assert panel.table.page_keys == ["i2"]
 
 
@@ -93,21 +93,21 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
     )
     monkeypatch.setattr(task, "served_at", lambda _url: SimpleNamespace(calls=lambda: calls))
     panel.table.select(["i2"])
-    assert "KeyError: &lt;img" in panel._detail.value
-    assert "of the second" not in panel._detail.value
+    assert "KeyError: &lt;img" in panel.detail.value
+    assert "of the second" not in panel.detail.value
     monkeypatch.setattr(task, "served_at", lambda _url: None)
     panel.table.select(["i2", "i3"])
-    assert "t3" in panel._detail.value
-    assert "Raised" not in panel._detail.value
+    assert "t3" in panel.detail.value
+    assert "Raised" not in panel.detail.value
     panel.table.select([])
-    assert panel._detail.value == ""
+    assert panel.detail.value == ""
 
 
 def test_what_comes_from_outside_is_text(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
     """A log entry cannot bring markup into the page."""
     watcher.publish(snapshot("reports", entries=(entry(9, "t9", url=f"https://x/{EVIL}", status="INTERNAL"),)))
     panel.table.select(["i9"])
-    for html in (panel._detail.value, panel.static_html()):
+    for html in (panel.detail.value, panel.static_html()):
         assert "<img" not in html
         assert "&lt;img" in html
 
@@ -118,8 +118,8 @@ def test_what_comes_from_outside_is_text(panel: AttemptsPanel, watcher: FakeWatc
 def test_a_log_with_holes_is_said(panel: AttemptsPanel, watcher: FakeWatcher, ratio: float, words: str) -> None:
     """What is not logged cannot be shown, and nobody shall believe it did not happen."""
     watcher.publish(snapshot("reports", log_sampling_ratio=ratio))
-    assert words in panel._hint.value
-    assert bool(words) is bool(panel._hint.value)
+    assert words in panel.hint.value
+    assert bool(words) is bool(panel.hint.value)
 
 
 def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list[Entry]) -> None:
@@ -129,7 +129,7 @@ def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list
     panel.settle()
     assert panel.table.page_keys == ["i7"]
     log[:] = []
-    panel._back.value = 86_400
+    panel.back.value = 86_400
     panel.settle()
     assert (panel.table.total, panel.footer.line) == (0, 'tasks.queue("emails").attempts("24h")')
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -12,31 +11,12 @@ import pytest
 
 from cloudtasks_nb.fanout.batch.calendar import Periods
 from cloudtasks_nb.fanout.periods.partitions import partition
-from cloudtasks_nb.panels import BackfillPanel, fan_out
-from cloudtasks_nb.panels.forms import notebook
+from cloudtasks_nb.panels import BackfillPanel
 from cloudtasks_nb.panels.widgets.calendar import Squares
 from cloudtasks_nb.panels.widgets.charts import calendar
-from tests.unit.panels.conftest import CloseLater, FakeWatcher, show
-from tests.unit.panels.harness import FakeShell, Harness, seen
+from tests.unit.panels.conftest import CloseLater, FakeShell, Harness, click, send, send_message, show, wait_for
 
 __all__: list[str] = []
-
-
-@pytest.fixture
-def harness(watcher: FakeWatcher) -> Iterator[Harness]:
-    """Give a connection to a Cloud Tasks of a few lines."""
-    made = Harness(watcher)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch) -> FakeShell:
-    """Give a notebook; forms in it do not wait for more letters."""
-    made = FakeShell()
-    monkeypatch.setattr(notebook, "_shell", lambda: made)
-    monkeypatch.setattr(fan_out, "_PAUSE", 0)
-    return made
 
 
 @pytest.fixture
@@ -57,14 +37,6 @@ def fill(panel: BackfillPanel, **values: Any) -> None:
     panel.settle()
 
 
-def send(panel: BackfillPanel) -> None:
-    """Plan and send."""
-    panel.make_plan.click()
-    panel.settle()
-    panel.send.click()
-    panel.settle()
-
-
 def squares(panel: BackfillPanel) -> dict[str, str]:
     """Return the squares of the calendar: the day, and what its tooltip says."""
     found = re.findall(r'data-key="([^"]*)"[^>]*title="[^:"]*: ([^"]*)"', panel.view.calendar.html)
@@ -72,20 +44,18 @@ def squares(panel: BackfillPanel) -> dict[str, str]:
 
 
 def pick(panel: BackfillPanel, *days: str) -> None:
-    """Click squares, as the browser tells it."""
-    number = panel.view.calendar._picked["n"] + 1
-    keys = [f"{day}T00:00:00+00:00" for day in days]
-    panel.view.calendar._on_message(None, {"n": number, "keys": keys}, None)
+    """Select squares."""
+    panel.view.calendar.pick([f"{day}T00:00:00+00:00" for day in days])
     panel.settle()
 
 
 def test_what_is_not_filled_in_is_said(panel: BackfillPanel) -> None:
     """One thing after the other, quietly; the form of an untouched panel is no error."""
-    assert "the first day is not chosen yet" in panel._first.value
+    assert "the first day is not chosen yet" in panel.preview.value
     fill(panel, start="2026-01-01")
-    assert "the last day is not chosen yet" in panel._first.value
+    assert "the last day is not chosen yet" in panel.preview.value
     fill(panel, end="2026-01-31")
-    assert "there is no URL yet" in panel._first.value
+    assert "there is no URL yet" in panel.preview.value
     assert panel.footer.alert == {}
 
 
@@ -109,9 +79,9 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: BackfillPanel) -> N
     """Periods crossed with values, the newest first if that is wanted; columns of `across` can be picked."""
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}/{shop}", across="shop: b, a")
     assert panel.request.body.options == ["start", "end", "partition", "shop"]
-    assert re.findall(r"https://svc/([\w/-]+)", panel._first.value) == ["2026-01-01/b", "2026-01-01/a", "2026-01-02/b"]
+    assert re.findall(r"https://svc/([\w/-]+)", panel.preview.value) == ["2026-01-01/b", "2026-01-01/a", "2026-01-02/b"]
     fill(panel, newest_first=True)
-    assert re.findall(r"https://svc/([\w/-]+)", panel._first.value)[0] == "2026-01-31/b"
+    assert re.findall(r"https://svc/([\w/-]+)", panel.preview.value)[0] == "2026-01-31/b"
 
 
 @pytest.mark.parametrize(
@@ -121,9 +91,8 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: BackfillPanel) -> N
 def test_across_that_cannot_be_read_is_said(panel: BackfillPanel, across: str, said: str) -> None:
     """Where the first tasks would stand, and as an error when a plan is made."""
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}", across=across)
-    assert said in panel._first.value
-    panel.make_plan.click()
-    panel.settle()
+    assert said in panel.preview.value
+    click(panel, panel.make_plan)
     assert said in panel.footer.alert["text"]
 
 
@@ -132,7 +101,7 @@ def test_across_may_be_a_variable(panel: BackfillPanel, shell: FakeShell) -> Non
     shell.cell(shops=pd.DataFrame({"shop": ["bern"], "size": [2]}))
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{shop}", across="shops")
     assert "across=shops, url=" in panel.footer.line
-    assert "https://svc/bern" in panel._first.value
+    assert "https://svc/bern" in panel.preview.value
 
 
 def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, harness: Harness) -> None:
@@ -140,21 +109,17 @@ def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, harness: Har
     batch = harness.days("2026-01-05")
     harness.finish(batch)
     fill(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
-    panel.make_plan.click()
-    panel.settle()
-    assert "2026-01-01 … 2026-01-08, 8 days in UTC" in panel._card.value
-    assert "known: 5 succeeded" in panel._card.value
+    click(panel, panel.make_plan)
+    assert "2026-01-01 … 2026-01-08, 8 days in UTC" in panel.plan_card.value
+    assert "known: 5 succeeded" in panel.plan_card.value
     assert panel.send.description == "Send 3 tasks"
 
 
 def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, harness: Harness) -> None:
     """Sent from the form, seen in the calendar, selected there, sent again from there, and done."""
     fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")
-    send(panel)
-    batch = panel.view.batch
-    assert batch is not None
-    harness.sent(batch)
-    with seen(panel.view.calendar, "html", lambda html: html.count("✕</button>") == 2):
+    batch = harness.sent(send(panel))
+    with wait_for(panel.view.calendar, "html", lambda html: html.count("✕</button>") == 2):
         harness.finish(batch, 1, 3)
     assert squares(panel)["2026-01-02"] == "1 row: 1 failed"
     pick(panel, "2026-01-02", "2026-01-04")
@@ -162,12 +127,11 @@ def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, har
     assert rows is not None
     assert (actions.resend.description, rows.total) == ("Send again (2)", 2)
     assert "2 rows of 2026-01-02, 2026-01-04: 2 failed" in panel.view.rows.html()
-    actions.resend.click()
-    panel.settle()
+    click(panel, actions.resend)
     assert panel.footer.status == f"2 rows of batch {batch.id} will be sent again"
     assert panel.footer.line.startswith(f'(batch := tasks.batch("{batch.id}")).resend(batch.tasks().query("task in [')
     harness.sent(batch)
-    with seen(
+    with wait_for(
         panel.view.calendar, "html", lambda html: html.count('title="2026-01') == html.count('1 succeeded" aria') == 5
     ):
         harness.finish(batch)
@@ -181,8 +145,7 @@ def test_retry_failed_needs_no_selection(panel: BackfillPanel, harness: Harness)
     harness.finish(batch, 0)
     show(panel, visible=False)
     show(panel)
-    panel.view.actions.retry.click()
-    panel.settle()
+    click(panel, panel.view.actions.retry)
     harness.sent(batch)
     assert batch.tasks()["try"].tolist() == [2, 1, 1, 1, 1]
     assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed()'
@@ -191,10 +154,7 @@ def test_retry_failed_needs_no_selection(panel: BackfillPanel, harness: Harness)
 def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -> None:
     """To do once more what was done well may do harm."""
     fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")
-    send(panel)
-    batch = panel.view.batch
-    assert batch is not None
-    harness.sent(batch)
+    batch = harness.sent(send(panel))
     harness.finish(batch, 1)
     panel.view.draw()
     pick(panel, "2026-01-02", "2026-01-03")
@@ -202,7 +162,7 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -
     question = panel.prompt.question
     assert question is not None
     assert "1 row of them succeeded" in question.scope
-    panel.prompt._no.click()
+    panel.prompt.no.click()
     assert batch.tasks()["try"].tolist() == [1] * 5
 
 
@@ -224,7 +184,7 @@ def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell, 
     assert panel.view.batch.queue == "emails"
     panel.set_queue("nothing")
     panel.settle()
-    assert (panel.view.batch, panel._chosen.layout.display) == (None, "none")
+    assert (panel.view.batch, panel.series.options) == (None, (("none yet", ""),))
 
 
 def test_read_only_looks_and_does_nothing(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
@@ -246,8 +206,8 @@ def test_an_older_click_does_not_undo_a_newer_one(panel: BackfillPanel, harness:
     """Messages may be handled in several threads, and so come in another order."""
     harness.days("2026-01-03")
     calendar = panel.view.calendar
-    calendar._on_message(None, {"n": 2, "keys": ["a", "b"]}, None)
-    calendar._on_message(None, {"n": 1, "keys": ["a"]}, None)
+    send_message(calendar, n=2, keys=["a", "b"])
+    send_message(calendar, n=1, keys=["a"])
     panel.settle()
     assert calendar.picked == ["a", "b"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,20 +16,11 @@ from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_details
 from cloudtasks_nb.panels.cards import task
 from cloudtasks_nb.panels.cards.batch import batch_html
-from tests.unit.panels.conftest import CloseLater, FakeWatcher, show
-from tests.unit.panels.harness import Harness, seen
+from tests.unit.panels.conftest import CloseLater, Harness, click, confirm, show, wait_for
 
 __all__: list[str] = []
 
 ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]})
-
-
-@pytest.fixture
-def harness(watcher: FakeWatcher) -> Iterator[Harness]:
-    """Give a connection to a Cloud Tasks of a few lines."""
-    made = Harness(watcher)
-    yield made
-    made.close()
 
 
 def fan_out(harness: Harness, rows: pd.DataFrame | int = ROWS, queue: str = "reports", **words: Any) -> Batch:
@@ -54,21 +44,6 @@ def own(closing: CloseLater, batch: Batch, **words: Any) -> BatchPanel:
     return made
 
 
-def click(panel: Any, name: str) -> None:
-    """Click a button of a batch."""
-    getattr(panel.view.actions, name).click()
-    panel.settle()
-
-
-def confirm(panel: Any, typed: str = "") -> Any:
-    """Answer the question with yes, and return it."""
-    question = panel.prompt.question
-    panel.prompt._typed.value = typed
-    panel.prompt._yes.click()
-    panel.settle()
-    return question
-
-
 def test_batches_are_listed_newest_first(harness: Harness, closing: CloseLater) -> None:
     """Name, counts, and how it is in a word; those of other queues when they are wanted."""
     done, failed = fan_out(harness, name="night"), fan_out(harness, 2)
@@ -81,11 +56,11 @@ def test_batches_are_listed_newest_first(harness: Harness, closing: CloseLater) 
     shown = panel.table.html()
     for words in ("night", "&lt;b&gt;", "● </span>succeeded", "succeeded", "running", "failed"):
         assert words.removeprefix("● </span>") in shown
-    panel._of.index = 1
+    panel.scope.index = 1
     assert panel.table.total == panel.table.matching == 4
     panel.set_queue("emails")
     assert panel.table.matching == 4
-    panel._of.index = 0
+    panel.scope.index = 0
     assert panel.table.matching == 1
 
 
@@ -135,7 +110,7 @@ def test_nothing_is_listed_before_the_first(panel: BatchesPanel) -> None:
     assert "No batch was sent from here yet" in panel.static_html()
     assert panel.view.static_html() == ""
     assert panel.view.draw() == 0.0
-    click(panel, "retry")
+    click(panel, panel.view.actions.retry)
     assert "no batch is shown" in panel.footer.alert["text"]
 
 
@@ -145,14 +120,14 @@ def test_a_batch_has_a_panel_of_its_own(harness: Harness, closing: CloseLater) -
     panel = own(closing, batch)
     assert batch.id in panel.title
     assert panel.footer.line == f'batch = tasks.batch("{batch.id}")'
-    with seen(panel.view._bar, "value", lambda html: "<b>3</b> of 3 done" in html):
+    with wait_for(panel.view.bar, "value", lambda html: "<b>3</b> of 3 done" in html):
         harness.finish(batch)
-    before = panel.view._bar.value
+    before = panel.view.bar.value
     show(panel, visible=False)
     grown = fan_out(harness, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id)
     assert grown.id == batch.id
-    assert panel.view._bar.value == before
-    with seen(panel.view._bar, "value", lambda html: "of 6 done" in html):
+    assert panel.view.bar.value == before
+    with wait_for(panel.view.bar, "value", lambda html: "of 6 done" in html):
         show(panel)
 
 
@@ -171,7 +146,7 @@ def test_few_failed_rows_are_retried_by_a_click(harness: Harness, closing: Close
     harness.finish(batch, 1)
     panel = own(closing, batch)
     assert panel.view.actions.retry.description == "Retry failed (1)"
-    click(panel, "retry")
+    click(panel, panel.view.actions.retry)
     harness.sent(batch)
     panel.refresh()
     assert (panel.view.actions.retry.description, panel.view.actions.retry.disabled) == ("Retry failed", True)
@@ -200,7 +175,7 @@ def test_many_failed_rows_are_asked_about(harness: Harness, closing: CloseLater)
     batch = fan_out(harness, 30)
     harness.finish(batch, *range(12))
     panel = own(closing, batch)
-    click(panel, "retry")
+    click(panel, panel.view.actions.retry)
     assert batch.progress().failed == 12
     question = confirm(panel)
     assert (question.verb, question.typed, question.danger) == ("Retry 12 rows", None, False)
@@ -218,19 +193,19 @@ def test_selected_rows_are_sent_again(harness: Harness, closing: CloseLater) -> 
     table.select(table.page_keys[1:])
     panel.settle()
     assert panel.view.actions.resend.description == "Send again (1)"
-    assert table.page_keys[1] in panel.view._detail.value
-    click(panel, "resend")
+    assert table.page_keys[1] in panel.view.detail.value
+    click(panel, panel.view.actions.resend)
     harness.sent(batch)
     assert batch.tasks()["try"].tolist() == [1, 1, 2]
     table.select([])
-    assert panel.view._detail.value == ""
+    assert panel.view.detail.value == ""
 
 
 def test_a_batch_is_cancelled_by_typing_its_id(harness: Harness, closing: CloseLater) -> None:
     """How many will not be sent and how many are deleted is said before."""
     batch = fan_out(harness, 12)
     panel = own(closing, batch)
-    click(panel, "cancel")
+    click(panel, panel.view.actions.cancel)
     question = panel.prompt.question
     assert question is not None
     assert (question.typed, question.danger) == (batch.id, True)
@@ -253,7 +228,7 @@ def test_what_is_unsent_is_sent_by_resume(harness: Harness, closing: CloseLater)
     panel = own(closing, batch)
     assert "3 rows unsent, and this kernel does not send them" in panel.static_html()
     assert panel.view.actions.resume.description == "Resume (3)"
-    click(panel, "resume")
+    click(panel, panel.view.actions.resume)
     again.sent(batch)
     assert panel.footer.line == f'tasks.batch("{batch.id}").resume()'
     panel.settle()
@@ -269,7 +244,7 @@ def test_read_only_has_no_buttons(harness: Harness, closing: CloseLater) -> None
     laid = str(panel.view.children)
     assert not any(button.description in laid for button in panel.view.actions.buttons)
     for name in ("retry", "resend", "cancel"):
-        click(panel, name)
+        click(panel, getattr(panel.view.actions, name))
         assert panel.footer.alert["text"] == "this panel is read-only"
     assert batch.progress().failed == 1
 

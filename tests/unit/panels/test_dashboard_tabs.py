@@ -69,11 +69,11 @@ def test_all_tabs_are_about_one_queue(dashboard: Dashboard) -> None:
     """The one that is chosen above, selected in the list, or opened there, which turns to its tasks."""
     made = part(dashboard)
     queues: Any = dashboard.parts["Queues"]
-    assert (dashboard._choice.options, made.queue) == (("emails", "reports"), "emails")
-    dashboard._choice.value = "reports"
+    assert (dashboard.choice.options, made.queue) == (("emails", "reports"), "emails")
+    dashboard.choice.value = "reports"
     assert made.queue == "reports"
     queues.table.select(["emails"])
-    assert (made.queue, dashboard._choice.value) == ("emails", "emails")
+    assert (made.queue, dashboard.choice.value) == ("emails", "emails")
     dashboard.turn_to("Queues")
     queues.table.on_open("reports")
     assert (dashboard.current, made.queue) == (made, "reports")
@@ -85,21 +85,21 @@ def test_there_may_be_no_queue_yet(
     """A tab says so, and is made when there is one."""
     dashboard = closing(Dashboard(make_context()))
     dashboard.turn_to("Tasks")
-    assert (dashboard.current, "no queue yet" in dashboard._boxes[1].children[0].value) == (None, True)
+    assert (dashboard.current, "no queue yet" in dashboard.tabs.children[1].children[0].value) == (None, True)
     dashboard.refresh()
     dashboard.start_refresh()
-    dashboard._offer(["reports"])
+    dashboard.offer(["reports"])
     assert part(dashboard).queue == "reports"
 
 
 def test_queues_that_come_and_go_are_offered(dashboard: Dashboard) -> None:
     """The choice stays as long as its queue is there."""
     made = part(dashboard)
-    dashboard._choice.value = "reports"
-    dashboard._offer(["emails", "invoices", "reports"])
-    assert (dashboard._choice.value, made.queue) == ("reports", "reports")
-    dashboard._offer(["invoices"])
-    assert (dashboard._choice.value, made.queue) == ("invoices", "invoices")
+    dashboard.choice.value = "reports"
+    dashboard.offer(["emails", "invoices", "reports"])
+    assert (dashboard.choice.value, made.queue) == ("reports", "reports")
+    dashboard.offer(["invoices"])
+    assert (dashboard.choice.value, made.queue) == ("invoices", "invoices")
 
 
 def test_one_pace_for_all(dashboard: Dashboard, watcher: FakeWatcher) -> None:
@@ -136,7 +136,7 @@ def test_a_queue_has_a_dashboard_of_its_own(make_context: MakeContext, closing: 
     dashboard = closing(Dashboard(context, only=context.name("reports")))
     assert dashboard.tabs.titles[0] == "Queue"
     assert part(dashboard).queue == "reports"
-    assert dashboard._choice not in dashboard.children[0].children[1].children
+    assert dashboard.choice not in dashboard.children[0].children[1].children
 
 
 def test_exports_show_what_was_opened(dashboard: Dashboard) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -12,8 +11,7 @@ import pytest
 
 from cloudtasks_nb.panels import FanOutPanel, PanelContext, fan_out
 from cloudtasks_nb.panels.forms import notebook
-from tests.unit.panels.conftest import CloseLater, FakeWatcher, show
-from tests.unit.panels.harness import FakeShell, Harness, seen
+from tests.unit.panels.conftest import CloseLater, FakeShell, Harness, click, confirm, send, show, wait_for
 
 __all__: list[str] = []
 
@@ -21,20 +19,10 @@ FLIGHTS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA", "EWR"], "day": ["d1", "d
 
 
 @pytest.fixture
-def harness(watcher: FakeWatcher) -> Iterator[Harness]:
-    """Give a connection to a Cloud Tasks of a few lines."""
-    made = Harness(watcher)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch) -> FakeShell:
-    """Give a notebook with a DataFrame; forms in it do not wait for more letters."""
-    made = FakeShell(_=FLIGHTS, flights=FLIGHTS)
-    monkeypatch.setattr(notebook, "_shell", lambda: made)
-    monkeypatch.setattr(fan_out, "_PAUSE", 0)
-    return made
+def shell(shell: FakeShell) -> FakeShell:
+    """Give a notebook with a DataFrame."""
+    shell.user_ns |= {"_": FLIGHTS, "flights": FLIGHTS}
+    return shell
 
 
 @pytest.fixture
@@ -58,12 +46,6 @@ def file(name: str, content: bytes) -> dict[str, Any]:
     """Return a file as the page uploads it."""
     made = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     return {"name": name, "type": "text/csv", "size": len(content), "content": content, "last_modified": made}
-
-
-def plan(panel: FanOutPanel) -> None:
-    """Click Plan."""
-    panel.make_plan.click()
-    panel.settle()
 
 
 def test_dataframes_of_the_notebook_are_offered(panel: FanOutPanel, shell: FakeShell) -> None:
@@ -90,11 +72,11 @@ def test_without_data_it_says_so(harness: Harness, shell: FakeShell, closing: Cl
     shell.user_ns.clear()
     panel = closing(FanOutPanel(harness.context(), queue="reports"))
     panel.settle()
-    assert "there are no data yet" in panel._first.value
-    plan(panel)
+    assert "there are no data yet" in panel.preview.value
+    click(panel, panel.make_plan)
     assert panel.footer.alert["text"] == "there is no URL yet"
     fill(panel, url="https://svc/run")
-    plan(panel)
+    click(panel, panel.make_plan)
     assert panel.footer.alert["text"] == "there are no data yet"
 
 
@@ -105,7 +87,7 @@ def test_a_csv_file_can_be_uploaded(panel: FanOutPanel, harness: Harness) -> Non
     assert (panel.source.name, panel.source.columns, upload.value) == ('a "b".csv', ["x", "y"], ())
     fill(panel, url="https://svc/{x}")
     assert panel.footer.line == 'tasks.queue("reports").fan_out(pd.read_csv("a \\"b\\".csv"), url="https://svc/{x}")'
-    assert "https://svc/1" in panel._first.value
+    assert "https://svc/1" in panel.preview.value
 
 
 def test_a_file_that_is_no_csv_is_named(panel: FanOutPanel) -> None:
@@ -118,32 +100,32 @@ def test_a_file_that_is_no_csv_is_named(panel: FanOutPanel) -> None:
 def test_the_first_tasks_are_shown_while_it_is_filled(panel: FanOutPanel) -> None:
     """Three of them as they would be sent, escaped; a wrong template says what is wrong with it."""
     fill(panel, url="https://svc/{origin}?<b>", body=["day"], headers="X-Day: {day}", signed="me@p.iam")
-    shown = panel._first.value
+    shown = panel.preview.value
     assert shown.count("<section") == 3
     assert "https://svc/EWR?&lt;b&gt;" in shown
     assert "X-Day: d1" in shown
     assert "&quot;day&quot;: &quot;d1&quot;" in shown
     assert "signed as me@p.iam" in shown
     fill(panel, url="https://svc/{origim}")
-    assert "origim" in panel._first.value
-    assert "ctn-wrong" in panel._first.value
+    assert "origim" in panel.preview.value
+    assert "ctn-wrong" in panel.preview.value
 
 
 def test_a_row_that_cannot_be_a_task_says_why(panel: FanOutPanel, shell: FakeShell) -> None:
     """In its place among the first ones."""
     shell.cell(flights=pd.DataFrame({"origin": ["EWR", None], "day": ["d1", "d2"]}))
     fill(panel, url="https://svc/{origin}")
-    assert panel._first.value.count("<section") == 2
-    assert "origin" in panel._first.value.partition('aria-label="task 2"')[2]
-    assert "ctn-wrong" in panel._first.value
+    assert panel.preview.value.count("<section") == 2
+    assert "origin" in panel.preview.value.partition('aria-label="task 2"')[2]
+    assert "ctn-wrong" in panel.preview.value
 
 
 def test_secrets_are_neither_shown_nor_kept_on_the_page(panel: FanOutPanel) -> None:
     """A token that was typed becomes dots, is sent all the same, and is a variable in the line of Python."""
     fill(panel, url="https://svc/run", headers="Authorization: Bearer abc\nX-Team: data")
     assert panel.request.headers.value == "Authorization: •••\nX-Team: data"
-    assert "Bearer" not in panel._first.value
-    assert "Authorization: •••" in panel._first.value
+    assert "Bearer" not in panel.preview.value
+    assert "Authorization: •••" in panel.preview.value
     assert panel.request.arguments["headers"] == {"Authorization": "Bearer abc", "X-Team": "data"}
     assert 'headers={"Authorization": authorization, "X-Team": "data"}' in panel.footer.line
     fill(panel, headers="Authorization: •••\nX-Team: other")
@@ -156,7 +138,7 @@ def test_secrets_are_neither_shown_nor_kept_on_the_page(panel: FanOutPanel) -> N
 def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
     """Where the first tasks would stand."""
     fill(panel, url="https://svc/run", headers="X-Team data")
-    assert "X-Team data" in panel._first.value
+    assert "X-Team data" in panel.preview.value
     assert panel.footer.line == ""
 
 
@@ -186,15 +168,15 @@ def test_a_served_function_is_a_url(panel: FanOutPanel, shell: FakeShell, monkey
     assert panel.request.url.options == ("report_url",)
     fill(panel, url="report_url")
     assert panel.footer.line.endswith("fan_out(flights, url=report_url)")
-    assert "http://127.0.0.1:9/x" in panel._first.value
+    assert "http://127.0.0.1:9/x" in panel.preview.value
 
 
 def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) -> None:
     """Counts, sizes, time and price; nothing is sent by it, and a change of the form takes it back."""
     assert panel.send.disabled
     fill(panel, url="https://svc/run", body=["origin", "day"])
-    plan(panel)
-    card = panel._card.value
+    click(panel, panel.make_plan)
+    card = panel.plan_card.value
     for words in (
         "<b>4</b> <span>tasks",
         "of 4 rows",
@@ -206,7 +188,7 @@ def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) ->
     assert (panel.send.description, panel.send.disabled) == ("Send 4 tasks", False)
     assert harness.transport.created == {}
     fill(panel, name="night")
-    assert (panel._card.value, panel.send.description, panel.send.disabled) == ("", "Send", True)
+    assert (panel.plan_card.value, panel.send.description, panel.send.disabled) == ("", "Send", True)
 
 
 def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPanel) -> None:
@@ -220,7 +202,7 @@ def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPan
         return found
 
     panel.plan = slow  # type: ignore[method-assign]  # the form is changed while it is planned
-    plan(panel)
+    click(panel, panel.make_plan)
     assert panel.footer.status == "the form was changed meanwhile: plan again"
     assert panel.send.disabled
 
@@ -228,33 +210,28 @@ def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPan
 def test_rows_in_the_way_block_the_send(panel: FanOutPanel) -> None:
     """They are counted and named; leaving them out lets the others go."""
     fill(panel, url="https://svc/run", body=["origin"])
-    plan(panel)
+    click(panel, panel.make_plan)
     assert panel.send.disabled
-    assert "1 row with the key of an earlier one: in the way" in panel._card.value
-    assert "duplicate of row 0" in panel._card.value
+    assert "1 row with the key of an earlier one: in the way" in panel.plan_card.value
+    assert "duplicate of row 0" in panel.plan_card.value
     fill(panel, skip=True)
-    plan(panel)
-    assert "left out" in panel._card.value
+    click(panel, panel.make_plan)
+    assert "left out" in panel.plan_card.value
     assert (panel.send.description, panel.send.disabled) == ("Send 3 tasks", False)
 
 
 def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
     """The card names them and the way out; a name for the batch is one."""
     fill(panel, url="https://svc/run")
-    plan(panel)
-    panel.send.click()
-    panel.settle()
-    batch = panel.view.batch
-    assert batch is not None
-    harness.sent(batch)
+    batch = harness.sent(send(panel))
     shell.cell(flights=pd.concat([FLIGHTS, pd.DataFrame({"origin": ["LGA"], "day": ["d2"]})], ignore_index=True))
-    plan(panel)
+    click(panel, panel.make_plan)
     way_out = f'4 of 5 are in {batch.id}; name="{batch.id}" sends the other 1, any new name sends all'
     assert panel.footer.status == f"planned 1 task; {way_out}"
     assert panel.send.disabled
-    assert f"the batch {batch.id} has this row" in panel._card.value
+    assert f"the batch {batch.id} has this row" in panel.plan_card.value
     fill(panel, name=batch.id)
-    plan(panel)
+    click(panel, panel.make_plan)
     assert (panel.send.description, panel.send.disabled) == ("Send 1 task", False)
 
 
@@ -262,15 +239,15 @@ def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, harness: Har
     """What will not be dispatched has no time to drain; it can be sent all the same."""
     harness.transport.paused = True
     fill(panel, url="https://svc/run")
-    plan(panel)
-    assert "at 50 a second, 8 at once, once the queue, which is paused, is resumed" in panel._card.value
+    click(panel, panel.make_plan)
+    assert "at 50 a second, 8 at once, once the queue, which is paused, is resumed" in panel.plan_card.value
     assert not panel.send.disabled
 
 
 def test_a_wrong_template_is_an_error_in_place(panel: FanOutPanel) -> None:
     """With the next step, and the panel goes on."""
     fill(panel, url="https://svc/{origin")
-    plan(panel)
+    click(panel, panel.make_plan)
     assert "is not a template" in panel.footer.alert["text"]
     assert panel.footer.alert["hint"]
     fill(panel, url="https://svc/{origin}")
@@ -280,36 +257,27 @@ def test_a_wrong_template_is_an_error_in_place(panel: FanOutPanel) -> None:
 def test_few_tasks_are_sent_by_a_click(panel: FanOutPanel, harness: Harness) -> None:
     """The bar of the batch appears and reaches its end by itself."""
     fill(panel, url="https://svc/run")
-    plan(panel)
+    click(panel, panel.make_plan)
     line = panel.footer.line
-    panel.send.click()
-    panel.settle()
+    click(panel, panel.send)
     assert panel.footer.alert == {}
     batch = panel.view.batch
     assert batch is not None
     assert (panel.footer.status, panel.footer.line) == (f"started batch {batch.id}", line)
     assert panel.send.disabled
     harness.sent(batch)
-    with seen(panel.view._bar, "value", lambda html: "<b>4</b> of 4 done" in html):
+    with wait_for(panel.view.bar, "value", lambda html: "<b>4</b> of 4 done" in html):
         harness.finish(batch, 1)
-    assert "NOT_FOUND" in panel.view._bar.value
+    assert "NOT_FOUND" in panel.view.bar.value
     assert len(harness.transport.created) == 4
 
 
 def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
     """The batch grows by the rows that it does not have, and the foot says so."""
     fill(panel, url="https://svc/run", name="night")
-    plan(panel)
-    panel.send.click()
-    panel.settle()
-    first = panel.view.batch
+    first = send(panel)
     shell.cell(flights=pd.concat([FLIGHTS, pd.DataFrame({"origin": ["LGA"], "day": ["d2"]})]))
-    plan(panel)
-    panel.send.click()
-    panel.settle()
-    second = panel.view.batch
-    assert first is not None
-    assert second is not None
+    second = send(panel)
     assert (second.id, second.progress().total) == (first.id, 5)
     assert f"batch night ({first.id}) has 4 of these rows already; 1 new one will be sent" in panel.footer.status
 
@@ -317,11 +285,10 @@ def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: FakeSh
 def test_a_line_of_something_else_is_not_the_line_of_the_plan(panel: FanOutPanel) -> None:
     """What was done meanwhile to a batch has its own."""
     fill(panel, url="https://svc/run")
-    plan(panel)
+    click(panel, panel.make_plan)
     line = panel.footer.line
     panel.notify("retried", line="batch.retry_failed()")
-    panel.send.click()
-    panel.settle()
+    click(panel, panel.send)
     assert panel.footer.line == line
 
 
@@ -329,7 +296,7 @@ def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: FakeShell, harnes
     """How many, where, and for how much; nothing is sent before the answer."""
     shell.cell(flights=pd.DataFrame({"n": range(101)}))
     fill(panel, url="https://svc/run")
-    plan(panel)
+    click(panel, panel.make_plan)
     panel.send.click()
     question = panel.prompt.question
     assert question is not None
@@ -337,8 +304,7 @@ def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: FakeShell, harnes
     assert "projects/p/locations/l/queues/reports" in question.scope
     assert "$0.00" in question.scope
     assert harness.transport.created == {}
-    panel.prompt._yes.click()
-    panel.settle()
+    confirm(panel)
     assert panel.view.batch is not None
 
 
@@ -351,7 +317,7 @@ def test_very_many_on_google_want_the_queues_name(
     monkeypatch.setattr(fan_out, "_FEW", 1)
     monkeypatch.setattr(PanelContext, "local", local)
     fill(panel, url="https://svc/run")
-    plan(panel)
+    click(panel, panel.make_plan)
     panel.send.click()
     question = panel.prompt.question
     assert question is not None
@@ -361,20 +327,18 @@ def test_very_many_on_google_want_the_queues_name(
 def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:
     """What was planned and sent is of the old one."""
     fill(panel, url="https://svc/run")
-    plan(panel)
-    panel.send.click()
-    panel.settle()
+    send(panel)
     panel.set_queue("emails")
     panel.settle()
     assert panel.view.batch is None
     assert panel.footer.line.startswith('tasks.queue("emails")')
-    assert panel.static_html() == panel._first.value
+    assert panel.static_html() == panel.preview.value
 
 
 def test_read_only_has_no_form(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
     """Nothing to fill in, and a button that was kept does nothing."""
     panel = closing(FanOutPanel(harness.context(read_only=True), queue="reports", framed=False))
-    assert set(panel.children) == {panel.prompt, panel._card, panel.view, panel.footer}
+    assert set(panel.children) == {panel.prompt, panel.plan_card, panel.view, panel.footer}
     panel.send.click()
     assert panel.footer.alert["text"] == "this panel is read-only"
 

@@ -16,7 +16,16 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, Unavailable
 from cloudtasks_nb.panels import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.watch import Snapshot
-from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, show, snapshot
+from tests.unit.panels.conftest import (
+    CloseLater,
+    FakeContext,
+    FakeWatcher,
+    MakeContext,
+    click,
+    send_message,
+    show,
+    snapshot,
+)
 
 __all__: list[str] = []
 
@@ -63,8 +72,7 @@ def test_a_click_is_done_in_a_thread_of_its_own(panel: Sample) -> None:
     threads: dict[str, threading.Thread] = {}
     panel.work = lambda name: threads.setdefault(name, threading.current_thread())
     panel.write.click()
-    panel.quick.click()
-    panel.settle()
+    click(panel, panel.quick)
     assert threads["write"] is not threading.current_thread()
     assert threads["quick"] is threading.current_thread()
 
@@ -104,12 +112,10 @@ def test_long_work_is_stopped_by_its_button(panel: Sample) -> None:
     panel.read.click()
     assert began.wait(30)
     shown = stop.layout.display
-    stop.click()
-    panel.settle()
+    click(panel, stop)
     assert (shown, stop.layout.display) == (None, "none")
     panel.work = lambda _: panel.done.append(str(panel.stopping.is_set()))
-    panel.read.click()
-    panel.settle()
+    click(panel, panel.read)
     assert panel.done == ["False"]
 
 
@@ -124,8 +130,7 @@ def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None
     assert "Traceback" in panel.footer.alert["trace"]
     assert not panel.footer.busy
     panel.work = panel.done.append
-    panel.write.click()
-    panel.settle()
+    click(panel, panel.write)
     assert panel.footer.alert == {}
 
 
@@ -133,7 +138,7 @@ def test_an_error_of_ours_speaks_for_itself(panel: Sample) -> None:
     """Message and next step are enough; the browser can dismiss it."""
     panel.fail(UnavailableError("nobody answers", hint="start it"))
     assert panel.footer.alert == {"text": "nobody answers", "hint": "start it"}
-    panel.footer._on_message(None, {"do": "dismiss"}, None)
+    send_message(panel.footer, do="dismiss")
     assert panel.footer.alert == {}
 
 
@@ -161,8 +166,7 @@ def test_what_verbs_say_is_heard_in_the_foot(panel: Sample, capsys: pytest.Captu
         notify("made queue reports")
 
     panel.work = speak
-    panel.write.click()
-    panel.settle()
+    click(panel, panel.write)
     assert (panel.done, panel.footer.status) == (["listing: 4 of 10"], "made queue reports")
     assert capsys.readouterr().out == ""
 
@@ -172,8 +176,7 @@ def test_read_only_leaves_out_and_blocks(make_context: MakeContext, closing: Clo
     panel = closing(Sample(make_context("reports", read_only=True)))
     assert panel.tools.children == (panel.read,)
     for button in (panel.write, panel.quick):
-        button.click()
-        panel.settle()
+        click(panel, button)
         assert (panel.done, panel.footer.alert["text"]) == ([], "this panel is read-only")
     with pytest.raises(InvalidInputError, match="read-only"):
         panel.ask(QUESTION, panel.write.click)
@@ -185,29 +188,28 @@ def test_a_question_wants_the_name_typed(panel: Sample) -> None:
     """Count, scope and line are shown escaped; nothing is done before the very name is there."""
     panel.ask(QUESTION, lambda: panel.done.append("purged"))
     prompt = panel.prompt
-    assert "Purge &lt;b&gt;?" in prompt._text.value
-    assert "about 2 tasks" in prompt._text.value
+    assert "Purge &lt;b&gt;?" in prompt.text.value
+    assert "about 2 tasks" in prompt.text.value
     assert (panel.footer.question, prompt.layout.display) == ("Purge <b>?", None)
     for name, blocked in (("report", True), ("reports", False)):
-        prompt._typed.value = name
-        assert prompt._yes.disabled is blocked
-    prompt._typed.value = "Reports"
-    prompt._yes.click()
+        prompt.typed.value = name
+        assert prompt.yes.disabled is blocked
+    prompt.typed.value = "Reports"
+    prompt.yes.click()
     assert panel.done == []
-    prompt._typed.value = "reports"
-    prompt._yes.click()
-    panel.settle()
+    prompt.typed.value = "reports"
+    click(panel, prompt.yes)
     assert (panel.done, prompt.question, panel.footer.question) == (["purged"], None, "")
 
 
 def test_a_question_can_be_left(panel: Sample) -> None:
     """Cancel does nothing, and a later question finds nothing typed."""
     panel.ask(QUESTION, lambda: panel.done.append("purged"))
-    panel.prompt._typed.value = "reports"
-    panel.prompt._no.click()
+    panel.prompt.typed.value = "reports"
+    panel.prompt.no.click()
     assert (panel.done, panel.prompt.layout.display) == ([], "none")
     panel.ask(QUESTION, lambda: panel.done.append("purged"))
-    assert (panel.prompt._typed.value, panel.prompt._yes.disabled) == ("", True)
+    assert (panel.prompt.typed.value, panel.prompt.yes.disabled) == ("", True)
 
 
 def test_it_watches_only_while_it_is_seen(panel: Sample, watcher: FakeWatcher) -> None:
@@ -225,8 +227,8 @@ def test_it_watches_only_while_it_is_seen(panel: Sample, watcher: FakeWatcher) -
     panel.every = 30
     assert ([one.every for one in watcher.subscribed], panel.footer.paused) == ([30], "")
     panel.every = 3
-    assert (panel._interval.value, panel._interval.label, watcher.subscribed[0].every) == (3, "3 s", 3)
-    panel._interval.value = 10
+    assert (panel.interval.value, panel.interval.label, watcher.subscribed[0].every) == (3, "3 s", 3)
+    panel.interval.value = 10
     assert panel.every == 10
     panel.close()
     assert watching() == 0
@@ -318,10 +320,10 @@ def test_waiting_has_an_end(panel: Sample) -> None:
 def test_the_loop_itself_is_not_blocked(panel: Sample) -> None:
     """A click that comes on the background loop is handed to a thread as well."""
 
-    async def click() -> None:
+    async def press() -> None:
         panel.write.click()
 
-    _loop.run(click())
+    _loop.run(press())
     panel.settle()
     assert panel.done == ["write"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from cloudtasks_nb.errors import QueueNotFoundError, ServiceError
 from cloudtasks_nb.panels import QueuesPanel
-from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, show, snapshot
+from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, click, confirm, show, snapshot
 
 __all__: list[str] = []
 
@@ -23,13 +23,7 @@ def panel(context: FakeContext, closing: CloseLater) -> QueuesPanel:
 
 def shown(panel: QueuesPanel) -> str:
     """Return the card."""
-    return str(panel._card.value)
-
-
-def click(panel: QueuesPanel, name: str) -> None:
-    """Click a button and wait until it is done."""
-    getattr(panel, name).click()
-    panel.settle()
+    return str(panel.card.value)
 
 
 def test_queues_are_there_before_anybody_looks(context: FakeContext, closing: CloseLater) -> None:
@@ -116,12 +110,12 @@ def test_the_only_queue_need_not_be_selected(make_context: MakeContext, closing:
 def test_pause_and_resume_are_done_at_once(panel: QueuesPanel, context: FakeContext, watcher: FakeWatcher) -> None:
     """They can be undone, so nobody is asked; the line does the same, and the watcher looks again."""
     panel.table.select(["reports"])
-    click(panel, "pause")
+    click(panel, panel.pause)
     assert context.calls == [("pause", "reports")]
     assert (panel.footer.status, panel.footer.line) == ("paused reports", 'tasks.queue("reports").pause()')
     assert "reports" in watcher.looks
     panel.table.select(["emails", "reports"])
-    click(panel, "pause")
+    click(panel, panel.pause)
     assert panel.footer.status == "paused 2 queues: emails, reports"
     assert panel.footer.line == 'for name in ["emails", "reports"]: tasks.queue(name).pause()'
 
@@ -129,42 +123,40 @@ def test_pause_and_resume_are_done_at_once(panel: QueuesPanel, context: FakeCont
 def test_purge_wants_the_name(panel: QueuesPanel, context: FakeContext) -> None:
     """Count and full name are in the question; the right name and a click purge."""
     panel.table.select(["reports"])
-    click(panel, "purge")
+    click(panel, panel.purge)
     question = panel.prompt.question
     assert question is not None
     assert (question.typed, question.verb) == ("reports", "Purge about 2,000 tasks")
     assert "projects/p/locations/l/queues/reports" in question.scope
     assert context.calls == []
-    panel.prompt._typed.value = "reports"
-    panel.prompt._yes.click()
-    panel.settle()
+    confirm(panel, typed="reports")
     assert (context.calls, panel.footer.status) == ([("purge", "reports")], "purged reports")
 
 
 def test_only_changed_limits_are_sent(panel: QueuesPanel, context: FakeContext) -> None:
     """The line says what the form would do while it is filled; saving says from what to what."""
     panel.table.select(["reports"])
-    click(panel, "edit")
-    fields = panel._form._fields
+    click(panel, panel.edit)
+    fields = panel.form.fields
     assert (fields["rate"].value, fields["max_backoff"].value, panel.save.disabled) == ("50", "3600s", True)
     fields["rate"].value = "5"
     fields["max_backoff"].value = "10min"
     expected = {"rate": 5.0, "max_backoff": "10min"}
     assert panel.footer.line == 'tasks.queue("reports").update(rate=5.0, max_backoff="10min")'
-    click(panel, "save")
+    click(panel, panel.save)
     assert context.calls == [("update", "reports", expected)]
     assert panel.footer.status == "reports: rate 50 \u2192 5.0, max_backoff 3600s \u2192 10min"
-    assert panel._editor.layout.display == "none"
+    assert panel.editor.layout.display == "none"
 
 
 def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeContext) -> None:
     """While it is typed, and it is not sent; the message goes when it is one."""
     panel.table.select(["reports"])
-    click(panel, "edit")
-    field = panel._form._fields["max_concurrent"]
+    click(panel, panel.edit)
+    field = panel.form.fields["max_concurrent"]
     field.value = "many"
     assert panel.footer.alert["text"] == 'Running at once: "many" is not a whole number'
-    click(panel, "save")
+    click(panel, panel.save)
     assert context.calls == []
     field.value = "9"
     assert panel.footer.alert == {}
@@ -174,9 +166,9 @@ def test_what_the_service_refuses_is_shown(panel: QueuesPanel, context: FakeCont
     """The error stands in the panel, which goes on."""
     context.refuses.append(ServiceError("no", hint="ask"))
     panel.table.select(["reports"])
-    click(panel, "pause")
+    click(panel, panel.pause)
     assert panel.footer.alert == {"text": "no", "hint": "ask"}
-    click(panel, "pause")
+    click(panel, panel.pause)
     assert (panel.footer.alert, context.calls) == ({}, [("pause", "reports")])
 
 
@@ -184,4 +176,4 @@ def test_read_only_has_no_tools(make_context: MakeContext, closing: CloseLater) 
     """Neither buttons nor form are laid out."""
     panel = closing(QueuesPanel(make_context("reports", read_only=True), framed=False))
     laid: list[Any] = list(panel.children)
-    assert laid == [panel.prompt, panel.table, panel._card, panel.footer]
+    assert laid == [panel.prompt, panel.table, panel.card, panel.footer]

@@ -18,6 +18,8 @@ from tests.unit.panels.conftest import (
     FakeContext,
     FakeWatcher,
     MakeContext,
+    click,
+    confirm,
     entry,
     pending,
     show,
@@ -96,16 +98,14 @@ def test_a_portion_is_loaded_when_somebody_looks(panel: TasksPanel, watcher: Fak
     """No more of what the service has least of; how much of how much, and from when, is said."""
     publish(panel, watcher, tasks=25)
     assert panel.table.total == 10
-    assert "10 of about 25 loaded, listed 2026-01-02 00:00 UTC" in panel._loaded.value
+    assert "10 of about 25 loaded, listed 2026-01-02 00:00 UTC" in panel.loaded.value
 
 
 def test_more_and_all_are_loaded_on_demand(panel: TasksPanel) -> None:
     """The next portion, then the rest; then there is nothing to load."""
-    panel.load_more.click()
-    panel.settle()
+    click(panel, panel.load_more)
     assert (panel.table.total, panel.footer.status) == (20, "loaded 20 tasks")
-    panel.load_all.click()
-    panel.settle()
+    click(panel, panel.load_all)
     assert (panel.table.total, panel.load_all.layout.display) == (25, "none")
 
 
@@ -120,15 +120,13 @@ def test_loading_can_be_stopped(panel: TasksPanel, monkeypatch: pytest.MonkeyPat
             yield frame(TASKS, {"task": [f"reports{number:05}"], "state": ["ready"]}, index="task")
 
     monkeypatch.setattr(Book, "more", endless)
-    panel.load_all.click()
-    panel.settle()
+    click(panel, panel.load_all)
     assert panel.table.total == 13
 
 
 def test_refresh_lists_as_many_again(panel: TasksPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was loaded before is there again, and what is no longer in the queue is not."""
-    panel.load_more.click()
-    panel.settle()
+    click(panel, panel.load_more)
     monkeypatch.setattr(Book, "tasks", 15)
     panel.refresh()
     assert panel.table.total == 15
@@ -136,8 +134,7 @@ def test_refresh_lists_as_many_again(panel: TasksPanel, monkeypatch: pytest.Monk
 
 def test_what_the_log_says_is_done_goes(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """Succeeded and deleted tasks are taken out, wherever they stand; one that failed an attempt stays."""
-    panel.load_all.click()
-    panel.settle()
+    click(panel, panel.load_all)
     for number in (3, 20):
         watcher.there.pop(f"reports{number:05}")
     seen = (
@@ -176,20 +173,19 @@ def test_selection_survives_what_comes_and_goes(panel: TasksPanel, watcher: Fake
 
 def test_tasks_are_filtered(panel: TasksPanel) -> None:
     """By state and by text."""
-    panel._state.value = "retrying"
+    panel.state.value = "retrying"
     assert panel.table.matching == 5
-    panel._find.value = "00003"
+    panel.find.value = "00003"
     assert panel.table.page_keys == ["reports00003"]
-    panel._state.value = "any state"
-    panel._find.value = ""
+    panel.state.value = "any state"
+    panel.find.value = ""
     assert panel.table.matching == 10
 
 
 def test_a_few_are_run_at_once(panel: TasksPanel, context: FakeContext) -> None:
     """Three tasks need no question; the line does the same."""
     names = pick(panel, 1, 2, 3)
-    panel.actions.run.click()
-    panel.settle()
+    click(panel, panel.actions.run)
     assert context.calls == [("run", "reports", names)]
     assert panel.footer.status == "ran 3 tasks of reports"
     assert panel.footer.line == 'tasks.queue("reports").run(["reports00001", "reports00002", "reports00003"])'
@@ -197,8 +193,7 @@ def test_a_few_are_run_at_once(panel: TasksPanel, context: FakeContext) -> None:
 
 def test_many_are_asked_about(panel: TasksPanel, context: FakeContext) -> None:
     """All that match the filter, with the count and what is left alone; deleting wants the queue's name."""
-    panel.load_all.click()
-    panel.settle()
+    click(panel, panel.load_all)
     names = pick(panel, *range(12))
     panel.actions.run.click()
     question = panel.prompt.question
@@ -210,9 +205,7 @@ def test_many_are_asked_about(panel: TasksPanel, context: FakeContext) -> None:
     assert question is not None
     assert (question.verb, question.typed) == ("Delete 12 tasks", "reports")
     assert context.calls == []
-    panel.prompt._typed.value = "reports"
-    panel.prompt._yes.click()
-    panel.settle()
+    confirm(panel, typed="reports")
     assert context.calls == [("delete_tasks", "reports", names)]
     assert panel.table.total == 13
 
@@ -223,8 +216,7 @@ def test_one_is_deleted_with_a_click_more(panel: TasksPanel, context: FakeContex
     panel.actions.delete.click()
     assert panel.prompt.question is not None
     assert panel.prompt.question.typed is None
-    panel.prompt._yes.click()
-    panel.settle()
+    confirm(panel)
     assert (context.calls, panel.table.total) == ([("delete_tasks", "reports", names)], 9)
 
 
@@ -257,8 +249,7 @@ def test_google_runs_one_a_second(
         return pd.DataFrame({"task": tasks, "ok": [name != "reports00007" for name in tasks], "error": ["no"] * 20})
 
     monkeypatch.setattr(FakeContext, "queue", lambda _stage, _name: type("Slow", (), {"run": staticmethod(run)}))
-    panel.prompt._yes.click()
-    panel.settle()
+    confirm(panel)
     assert told == [20]
     assert panel.footer.status == "ran 19 tasks of reports; 1 task not: no; stopped with 110 tasks left"
 
@@ -267,7 +258,7 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
     """Selected or opened; read again when it has changed, and kept when it leaves the queue; gone with the click."""
     publish(panel, watcher)
     pick(panel, 2)
-    assert panel._detail.value == "card of reports00002, 1"
+    assert panel.detail.value == "card of reports00002, 1"
     publish(panel, watcher)
     publish(panel, watcher)
     seen = len(cards)
@@ -277,14 +268,14 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
     assert len(cards) == seen + 1
     watcher.there["reports00002"] = None
     publish(panel, watcher)
-    assert panel._detail.value.startswith("card of reports00002")
+    assert panel.detail.value.startswith("card of reports00002")
     assert cards[-1] == "reports00002"
     panel.table.on_open("reports00003")  # type: ignore[misc]  # it is set
     panel.settle()
-    assert panel._detail.value.startswith("card of reports00003")
+    assert panel.detail.value.startswith("card of reports00003")
     pick(panel, 3)
     pick(panel)
-    assert panel._detail.value == ""
+    assert panel.detail.value == ""
 
 
 def test_another_queue_is_loaded(panel: TasksPanel) -> None:
@@ -293,7 +284,7 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
     panel.set_queue("emails")
     panel.settle()
     assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
-    assert (panel.table.selected, panel._detail.value) == ([], "")
+    assert (panel.table.selected, panel.detail.value) == ([], "")
     assert panel.footer.line == 'tasks.queue("emails").tasks(10)'
 
 
@@ -307,8 +298,7 @@ def test_read_only_has_nothing_that_changes(make_context: MakeContext, closing: 
     assert panel.actions.delete not in row.children
     pick(panel, 1)
     for button in panel.actions.buttons:
-        button.click()
-        panel.settle()
+        click(panel, button)
         assert panel.footer.alert["text"] == "this panel is read-only"
     assert context.calls == []
 
@@ -318,8 +308,7 @@ def test_a_hundred_thousand_are_no_burden(
 ) -> None:
     """A look with 100,000 tasks loaded takes out what is done and shows what has changed."""
     monkeypatch.setattr(Book, "tasks", 100_000)
-    panel.load_all.click()
-    panel.settle()
+    click(panel, panel.load_all)
     watcher.there = {f"reports{number:05}": pending("running", attempts=1) for number in range(100_000)}
     done = tuple(entry(number, f"reports{number:05}") for number in range(50_000, 50_500))
     began = time.perf_counter()
