@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cloudtasks_nb.client.queue import Queue
     from cloudtasks_nb.fanout.batch.batch import Batch
     from cloudtasks_nb.fanout.batch.progress import Progress
-    from cloudtasks_nb.fanout.plan.dry_run import Plan
+    from cloudtasks_nb.fanout.plan.plan import Plan
     from cloudtasks_nb.fanout.plan.recipe import ROW
     from cloudtasks_nb.handlers import Handler, serve
 
@@ -30,7 +30,7 @@ _MODULES = {
     "Batch": "fanout.batch.batch",
     "Client": "client.client",
     "Handler": "handlers",
-    "Plan": "fanout.plan.dry_run",
+    "Plan": "fanout.plan.plan",
     "Progress": "fanout.batch.progress",
     "Queue": "client.queue",
     "connect": "client.client",

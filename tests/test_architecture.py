@@ -38,7 +38,7 @@ PROTOBUF = {
     "service.transport",
     "service.oplog",
     "fanout.plan.literal",
-    "fanout.plan.plan",
+    "fanout.plan.render",
     "fanout.sender.sender",
     "emulator.",
 }

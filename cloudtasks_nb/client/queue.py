@@ -27,8 +27,8 @@ from cloudtasks_nb.fanout.batch.request import (
     refuse_unknown,
 )
 from cloudtasks_nb.fanout.periods.partitions import partition
-from cloudtasks_nb.fanout.plan.dry_run import Plan
 from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.service.connection import Connection

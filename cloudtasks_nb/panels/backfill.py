@@ -9,9 +9,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from cloudtasks_nb.fanout.periods.across import cross
-from cloudtasks_nb.fanout.periods.partitions import COLUMNS, partition
-from cloudtasks_nb.fanout.plan.dry_run import Plan
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, cross, partition
+from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.fan_out import SendPanel
 from cloudtasks_nb.panels.forms.range_form import RangeForm

@@ -14,9 +14,10 @@ import ipywidgets as widgets
 
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.fanout.plan.dry_run import Plan
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.plan import ROW, compile_recipe, plan_few
+from cloudtasks_nb.fanout.plan.plan import Plan
+from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
+from cloudtasks_nb.fanout.plan.render import plan_few
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html
 from cloudtasks_nb.panels.context import PanelContext

@@ -17,10 +17,9 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.calendar import ASKED
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.request import BatchOptions, make_request
-from cloudtasks_nb.fanout.periods.across import cross
-from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, parse_freq
-from cloudtasks_nb.fanout.plan.dry_run import Plan
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, cross, parse_freq
 from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.plan import Plan
 
 __all__ = ["Backfill"]
 

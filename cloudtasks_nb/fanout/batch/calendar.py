@@ -18,8 +18,7 @@ from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.periods.partitions import Freq, Partitions, parse_freq, partition
-from cloudtasks_nb.fanout.plan.plan import decode_shown
-from cloudtasks_nb.fanout.plan.shown import length_of
+from cloudtasks_nb.fanout.plan.preview import decode_shown, length_of
 
 __all__ = ["ASKED", "Calendar", "CalendarText", "Periods", "grid"]
 

@@ -25,9 +25,9 @@ from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, State
-from cloudtasks_nb.fanout.plan.dry_run import Plan, make_plan
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.plan.plan import plan_chunks
+from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
+from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 

@@ -14,7 +14,7 @@ from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
-from cloudtasks_nb.fanout.plan.url import HandlerAddress
+from cloudtasks_nb.fanout.plan.templates import HandlerAddress
 
 __all__ = ["BackfillKeywords", "BatchOptions", "FanOutKeywords", "FanOutRequest", "make_request", "refuse_unknown"]
 

@@ -10,8 +10,8 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.outbox.records import Page, State
-from cloudtasks_nb.fanout.plan.plan import decode_shown, read_task
-from cloudtasks_nb.fanout.plan.shown import length_of
+from cloudtasks_nb.fanout.plan.preview import decode_shown, length_of
+from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.watch import Pending
 
 __all__ = ["rows_frame"]

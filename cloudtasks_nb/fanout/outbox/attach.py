@@ -17,14 +17,7 @@ import orjson
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox.counters import add_counts, counts, number, set_reasons, touch
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
-from cloudtasks_nb.fanout.plan.identity import (
-    KEY_SIZE,
-    Place,
-    batch_ids,
-    named_identity,
-    row_sum,
-    rows_identity,
-)
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, named_identity, row_sum, rows_identity
 
 __all__ = [
     "INCOMING",
@@ -221,10 +214,9 @@ def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> D
     if target is not None:
         _leave_known(connection, intake, target, errors)
         duplicates = number(connection, "SELECT count(*) FROM incoming WHERE state = ? AND digest <> 0", State.REJECTED)
-    elif spec.name is None:
+    elif spec.name is None and (overlaps := _overlaps(connection, spec)):
         total = number(connection, "SELECT count(*) FROM new_keys WHERE digest <> 0")
-        if overlaps := _overlaps(connection, spec):
-            errors.append(_overlap_error(overlaps, total))
+        errors.append(_overlap_error(overlaps, total))
     return Decision(
         target=target,
         identity=by_rows if spec.name is None else named_identity(spec.place, spec.name),

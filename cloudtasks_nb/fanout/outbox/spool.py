@@ -145,15 +145,12 @@ class Sorter:
 
     def _insert(self, refs: Sequence[int], block: Block) -> None:
         """Put rows into the temporary tables."""
+        halves = unpack(f">{2 * len(refs)}q", b"".join(block.keys))
         digests = b"".join(block.digests)
+        numbers = unpack(f">{len(refs)}q", digests)
         self._connection.executemany(
             "INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (ref, row, *pair, digest, state)
-                for ref, row, pair, digest, state in zip(
-                    refs, block.rows, _halves(block.keys), unpack(f">{len(refs)}q", digests), block.states, strict=True
-                )
-            ],
+            zip(refs, block.rows, halves[::2], halves[1::2], numbers, block.states, strict=True),
         )
         self._connection.executemany(
             "INSERT INTO reasons VALUES (?, ?)", [(refs[place], reason) for place, reason in block.reasons]

@@ -1,14 +1,15 @@
-"""The partitions of a range: whole periods on the clock of one time zone, one after the other, without holes. Pure.
+"""Cut a range of dates into whole periods without gaps, and cross them with other values: the rows of a backfill.
 
-A period starts where the clock on the wall shows a boundary of its frequency, so a day is 23 or 25 hours long when the
-clock is changed. Boundaries depend on frequency and zone alone, never on the range: a longer range has the same ones.
+A period starts where the clock of its time zone shows a boundary of its frequency, so that a day has 23 or 25 hours
+when the clock is changed. Boundaries depend on frequency and zone alone, never on the range: a longer range has the
+same ones.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from cloudtasks_nb._settings import did_you_mean, parse_zone
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["COLUMNS", "Freq", "Partitions", "parse_freq", "partition"]
+__all__ = ["COLUMNS", "Freq", "Partitions", "cross", "parse_freq", "partition"]
 
 #: What a row says of its partition.
 COLUMNS = ("start", "end", "partition")
@@ -33,7 +34,8 @@ _YEAR, _QUARTER = 12, 3  # months
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _SLACK = dt.timedelta(days=2)  # by so much a clock on the wall and the time since 1970 may disagree
 _YEARS = range(1700, 2200)  # what fits into the nanoseconds of older Timestamps, with room to round
-_MOST = 5_000_000  # partitions: more is a slip of the frequency
+_MOST = 5_000_000  # partitions: more is a mistake in the frequency
+_MOST_ROWS = 10_000_000  # they are held in memory
 #: What pandas calls periods of months -> how many, and whether the anchor is the month in which they end.
 _OF_MONTHS = {
     "MS": (1, 0),
@@ -65,6 +67,7 @@ _ANCHORS = {
 }
 _ALIASES = ("D", "h", "min", "s", "W", "W-MON", "MS", "ME", "QS", "QE", "YS", "YE")
 _FREQ_HINT = 'use "D", "h", "15min", "W" (from Sundays), "W-MON", "MS", "QS", "YS", or a multiple such as "2D"'
+_ACROSS = 'across={"shop": ["a", "b"]}, or a DataFrame with a row a combination'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,3 +360,76 @@ def _midnight(moment: pd.Timestamp, days: int = 0) -> pd.Timestamp:
 
 def _say(moment: pd.Timestamp) -> str:
     return f"{moment:%Y-%m-%d}" if moment == _midnight(moment) else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def cross(frame: pd.DataFrame, across: Any) -> pd.DataFrame:
+    """Return each row of a frame with each combination of other values.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The partitions.
+    across : mapping of name to values, DataFrame or None
+        Its columns come in the order of their names, so that the order in which they were written changes nothing.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is empty, has a value twice, or a column that is ours.
+    """
+    if across is None:
+        return frame
+    table = _table(across)
+    for name in table.columns:
+        if name in COLUMNS:
+            raise InvalidInputError(
+                f'across has a column "{name}", which every backfill has', resource=name, hint="rename it"
+            )
+    if not len(table) or not len(table.columns):
+        raise InvalidInputError("across is empty, so there is nothing to do", resource="across", hint=_ACROSS)
+    _check_size(len(frame), len(table))
+    _check_unique(table)
+    return frame.merge(table[sorted(table.columns)], how="cross")
+
+
+def _table(across: Any) -> pd.DataFrame:
+    if isinstance(across, pd.DataFrame):
+        if isinstance(across.columns, pd.MultiIndex):
+            raise InvalidInputError("the names of across have several levels", resource="across", hint=_ACROSS)
+        levels = [name for name in across.index.names if name is not None and name not in across.columns]
+        table = across.reset_index(levels).reset_index(drop=True).rename(columns=str)
+    elif isinstance(across, Mapping):
+        columns = [_values(str(name), values) for name, values in across.items()]
+        table = columns[0] if columns else pd.DataFrame()
+        for column in columns[1:]:
+            _check_size(len(table), len(column))
+            table = table.merge(column, how="cross")
+    else:
+        raise InvalidInputError(f"across={type(across).__name__} names no columns", resource="across", hint=_ACROSS)
+    return table
+
+
+def _check_size(one: int, other: int) -> None:
+    if one * other > _MOST_ROWS:
+        raise InvalidInputError(
+            f"{one:,} rows crossed with {other:,} are more than {_MOST_ROWS:,}",
+            resource="across",
+            hint="take a part of the range, or of across, after the other: they become one batch",
+        )
+
+
+def _check_unique(table: pd.DataFrame) -> None:
+    twice = table[table.astype(object).map(repr).duplicated()]  # repr: lists have no hash
+    if len(twice):
+        raise InvalidInputError(
+            f"across has {counted(len(twice), 'combinations')} twice: {twice.iloc[0].to_dict()}",
+            resource="across",
+            hint="drop_duplicates() or unique() leaves one of each",
+        )
+
+
+def _values(name: str, values: Any) -> pd.DataFrame:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise InvalidInputError(f'across["{name}"]={values!r} is not a list', resource=name, hint=_ACROSS)
+    plain = values if isinstance(values, (pd.Series, pd.Index)) or hasattr(values, "dtype") else list(values)
+    return pd.DataFrame({name: pd.Series(plain).reset_index(drop=True)})

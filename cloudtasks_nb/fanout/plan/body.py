@@ -9,10 +9,9 @@ from typing import Any, Protocol
 import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
+from cloudtasks_nb.fanout.plan.columns import Block
 from cloudtasks_nb.fanout.plan.encode import json_text, plain, to_json
-from cloudtasks_nb.fanout.plan.input import Block
-from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
-from cloudtasks_nb.fanout.plan.url import function_name
+from cloudtasks_nb.fanout.plan.templates import Problems, Text, function_name, parse
 
 __all__ = ["Body", "check_has_body", "check_literal", "compile_body"]
 

@@ -1,221 +1,299 @@
-"""Turn the data into chunks of tasks; rows become protobuf messages here only."""
+"""The plan of a dry run: counts, sizes, time and price, and the tasks themselves as a frame."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+import html
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pandas as pd
-from google.cloud.tasks_v2 import types
 
-from cloudtasks_nb.errors import InvalidInputError, RowsError
-from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.input import Table, frames
-from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
-from cloudtasks_nb.fanout.plan.render import Rendered, Renderer
-from cloudtasks_nb.fanout.plan.shown import decode_shown
-from cloudtasks_nb.fanout.wire import SharedFields
-from cloudtasks_nb.service.convert import METHODS, micros
+from cloudtasks_nb._frames import column
+from cloudtasks_nb.display.card import html_card, next_html, table_html
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan.chunk import Chunk, DryRun, Forecast
+from cloudtasks_nb.fanout.plan.columns import once
+from cloudtasks_nb.fanout.plan.recipe import Recipe
+from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, read_task
 
-__all__ = [
-    "ROW",
-    "Chunk",
-    "Errors",
-    "Recipe",
-    "compile_recipe",
-    "decode_shown",
-    "plan_chunks",
-    "plan_few",
-    "read_task",
-]
+__all__ = ["PRICING", "Plan", "Sizes", "make_plan"]
 
-#: What to do with rows that cannot become tasks.
-Errors = Literal["raise", "skip"]
+#: Where the prices below come from; an estimate, without what else the project uses in the month.
+PRICING = "https://cloud.google.com/tasks/pricing"
 
-#: A batch call takes 100 tasks; 4 MiB, less their names, are what common servers take in one message.
-_ROWS = 100
-_BYTES = 4 * 2**20 - 2**17
+_OPERATIONS = 2  # a task: its creation and one delivery
+_FREE_OPERATIONS = 1_000_000  # a month
+_DOLLARS_PER_OPERATION = 0.40 / 1e6
+_LOG_BYTES = 3 * 600  # a task: about three entries in the operations log (https://cloud.google.com/tasks/docs/logging)
+_FREE_LOG_BYTES = 50 * 2**30  # a month (https://cloud.google.com/stackdriver/pricing)
+_DOLLARS_PER_LOG_BYTE = 0.50 / 2**30
 
-_NAMED = 5  # rows that an error names
+_SHOWN = 3  # rendered tasks in the repr
+_KEPT = 1_000  # rows that a plan of an iterator shows
+_TO_SEND = ("new", "unsent")  # states of rows that the same cell, run again, sends
 
 
-def plan_chunks(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Bytes of the bodies of all tasks."""
+
+    min: int
+    median: int
+    max: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{_bytes(self.median)} median, {_bytes(self.min)} to {_bytes(self.max)}, {_bytes(self.total)} in all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A fan-out that has been rendered and checked, of which nothing has been sent."""
+
+    frame: pd.DataFrame  #: a row a task: `url, body, schedule_time, task, problem`, and `verdict, why` of a backfill
+    rows: int  #: rows of the input
+    rejected: int  #: rows that cannot become tasks
+    duplicates: int  #: rows with the key of an earlier row
+    sendable: int  #: tasks that are left to create
+    body_bytes: Sizes
+    queue: str
+    method: str
+    errors: str  #: what `submit` does with bad rows and duplicates: "raise" or "skip"
+    rate: float | None  #: dispatches a second that the queue allows; None: not known
+    max_concurrent: int | None
+    spent: bool  #: the input was an iterator, and is read
+    action: Callable[[], Any]
+    about: Mapping[str, str] = field(default_factory=dict)  #: more to say of it, by name
+    refusal: str = ""  #: what `submit` would raise, whatever `errors` is, as batches have some of the rows
+    first_rejected: str = ""  #: the first row that cannot become a task, and why
+    halted: str = ""  #: the queue's state, if it dispatches nothing in it: "paused"
+
+    def submit(self) -> Any:
+        """Send it: render again, spool and start, as `fan_out` without ``dry_run`` does; return the Batch.
+
+        Raises
+        ------
+        InvalidInputError
+            If the input was an iterator: the dry run has read it.
+        """
+        if self.spent:
+            raise InvalidInputError(
+                "the dry run has read the iterator to its end",
+                hint="call fan_out with a new iterator and without dry_run=True",
+            )
+        return self.action()
+
+    @property
+    def time_to_drain(self) -> pd.Timedelta | None:
+        """The least time that the queue's rate needs for all tasks; None if the rate is not known.
+
+        How long the target takes for a task, and so how far `max_concurrent` slows this down, is not known.
+        """
+        return pd.Timedelta(seconds=self.sendable / self.rate) if self.rate else None
+
+    @property
+    def price(self) -> float:
+        """Estimate in US dollars: creations and first deliveries, and the operations log."""
+        operations = max(self.sendable * _OPERATIONS - _FREE_OPERATIONS, 0) * _DOLLARS_PER_OPERATION
+        log = max(self.sendable * _LOG_BYTES - _FREE_LOG_BYTES, 0) * _DOLLARS_PER_LOG_BYTE
+        return operations + log
+
+    @property
+    def cost(self) -> str:
+        """The estimate in words."""
+        operations, log = self.sendable * _OPERATIONS, _bytes(self.sendable * _LOG_BYTES)
+        return (
+            f"about ${self.price:,.2f}: {operations:,} operations (the first {_FREE_OPERATIONS:,} a month are free) "
+            f"and about {log} of log; retries come on top ({PRICING})"
+        )
+
+    def facts(self) -> dict[str, str]:
+        """Return what there is to say, by name."""
+        found = {**self.about, "rows": f"{self.rows:,}", "tasks": f"{self.sendable:,}"}
+        if self.rejected:
+            found["rejected"] = f"{self.rejected:,} ({self.first_rejected})"
+        if self.duplicates:
+            found["duplicates"] = f"{self.duplicates:,} with the key of an earlier row"
+        found["bodies"] = str(self.body_bytes)
+        found["time to drain"] = self._drain()
+        found["price"] = self.cost
+        return found
+
+    def _drain(self) -> str:
+        least = self.time_to_drain
+        if least is None:
+            return "not known: the queue's rate is not"
+        at_once = "" if self.max_concurrent is None else f", at most {self.max_concurrent:,} at once"
+        later = f"the queue is {self.halted} and dispatches nothing: queue.resume(); then " if self.halted else ""
+        span = duration_text(least.total_seconds())
+        return f"{later}{span} at {self.rate:g} a second{at_once}; longer if the target is slower"
+
+    @property
+    def _next(self) -> str:
+        if self.spent:
+            return "to send it: fan_out with a new iterator and without dry_run=True"
+        why = []
+        if self.rejected and self.errors == "raise":
+            why.append('errors="skip" leaves them out')
+        if self.duplicates and self.errors == "raise":
+            why.append('for duplicates: key=[…], key=ct.ROW or errors="skip"')
+        if self.refusal:
+            why.append(self.refusal)
+        return f"plan.submit() would raise: {'; '.join(why)}" if why else "plan.submit()"
+
+    def _examples(self) -> list[str]:
+        sent = self.frame["problem"].isna()
+        if "verdict" in self.frame:
+            sent &= self.frame["verdict"] == "send"
+        good = self.frame[sent].head(_SHOWN)
+        lines = []
+        for url, body, due in zip(good["url"], good["body"], good["schedule_time"], strict=True):
+            when = "" if pd.isna(due) else f" at {due.isoformat()}"
+            lines.append(f"{self.method} {url}{when} {'' if pd.isna(body) else body}"[:300].rstrip())
+        return lines
+
+    def __repr__(self) -> str:
+        width = max(len(name) for name in self.facts())
+        lines = [f"Plan for queue {self.queue} (nothing was sent)"]
+        lines += [f"  {name:<{width}}  {text}" for name, text in self.facts().items()]
+        lines += [
+            f"  {'first tasks' if not number else '':<{width}}  {text}" for number, text in enumerate(self._examples())
+        ]
+        return "\n".join([*lines, f"→ {self._next}"])
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's
+        facts = [(f"<b>{html.escape(name)}</b>", html.escape(text)) for name, text in self.facts().items()]
+        tasks = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in self._examples())
+        parts = (table_html((), facts), f"First tasks:<ol>{tasks}</ol>", next_html(self._next))
+        shown = html_card(f"Plan for queue {self.queue}", *parts, badge="nothing was sent")
+        return {"text/plain": repr(self), "text/html": shown}
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if size < 1_000:  # noqa: PLR2004 - decimal units
+            return f"{size:.3g} {unit}" if unit != "B" else f"{size:,.0f} B"
+        size /= 1_000
+    return f"{size:,.1f} GB"
+
+
+class _Summary:
+    """Counts the rows of a dry run, and keeps the first ones; `limit` is how many, None for all."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._sizes = array("q")
+        self._kept: list[tuple[str | None, bytes, int | None]] = []
+        self.keys: list[bytes] = []  #: of the kept rows
+        self.rows = self.rejected = 0
+        self.first_rejected = ""
+
+    def add(self, chunk: Chunk) -> None:
+        """Count the rows of a chunk."""
+        for index, (row, key, task) in enumerate(zip(chunk.rows, chunk.keys, chunk.tasks, strict=True)):
+            problem = chunk.rejected.get(index)
+            url, body, due = read_task(task)
+            if problem is None:
+                self._sizes.append(len(body))
+            else:
+                self.first_rejected = self.first_rejected or f"row {row}: {problem}"
+            if self._limit is None or len(self._kept) < self._limit:
+                self._kept.append((None if problem else url, body, due))
+                self.keys.append(key)
+        self.rows += len(chunk.rows)
+        self.rejected += len(chunk.rejected)
+
+    def sizes(self) -> Sizes:
+        """Return the sizes of the bodies of valid rows."""
+        sizes = np.frombuffer(self._sizes or array("q", [0]), dtype=np.int64)
+        return Sizes(min=int(sizes.min()), median=int(np.median(sizes)), max=int(sizes.max()), total=int(sizes.sum()))
+
+    def frame(self, forecast: Forecast, *, verdicts: bool) -> pd.DataFrame:
+        """Return the kept rows."""
+        problems = [forecast.problems.get(row) for row in range(len(self._kept))]
+        frame = pd.DataFrame(
+            {
+                "url": column([url for url, _, _ in self._kept], "text"),
+                "body": column([body.decode() or None for _, body, _ in self._kept], "text"),
+                "schedule_time": column([due for _, _, due in self._kept], "time"),
+                "task": column(
+                    [None if bad else task for task, bad in zip(forecast.tasks, problems, strict=True)], "text"
+                ),
+                "problem": column(problems, "text"),
+            },
+            index=pd.RangeIndex(len(self._kept), name="row").astype("int64"),
+        )
+        if verdicts:
+            why = ["problem" if bad else state for state, bad in zip(forecast.states, problems, strict=True)]
+            frame["verdict"] = column(["send" if state in _TO_SEND else "skip" for state in why], "text")
+            frame["why"] = column(why, "text")
+        frame.attrs["truncated"] = len(frame) < self.rows
+        return frame
+
+
+def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     data: Any,
     recipe: Recipe,
+    dry_run: DryRun,
     *,
     now: dt.datetime,
+    queue: str,
+    submit: Callable[[], Any],
     errors: Errors = "raise",
+    rate: float | None = None,
+    max_concurrent: int | None = None,
+    verdicts: bool = False,
+    halted: str = "",
     on_progress: Callable[[int], object] | None = None,
-) -> Iterator[Chunk]:
-    """Render the input, which is read once, into chunks of up to 100 tasks and 4 MiB.
+) -> Plan:
+    """Render the whole input as `plan_chunks` does, find out what sending it would do, send nothing.
 
     Parameters
     ----------
-    data : pandas.DataFrame, iterable of them, or object with ``__arrow_c_stream__``
-    recipe : Recipe
-    now : datetime.datetime
-        From when delays, and the 30 days that a schedule may reach ahead, count.
+    data, recipe, now, on_progress
+        As for `plan_chunks`. Bad rows never raise here: they are what a dry run is to show.
+    dry_run : DryRun
+        Finds out which rows are there already, what their tasks are, and what `submit` would raise because of that.
+    queue : str
+        Short name of the queue.
+    submit : callable
+        Does it for real; `Plan.submit` returns what it returns.
     errors : {"raise", "skip"}
-        What to do with rows that cannot become tasks. With "skip" they are in `Chunk.rejected`.
-    on_progress : callable, optional
-        Called with the number of rows that were read since the last time.
-
-    Raises
-    ------
-    RowsError
-        After the frame with the first bad row has been read, with all bad rows up to there; no chunk follows.
-    TemplateError, NaiveTimeError, InvalidInputError
-        If the data or the arguments as a whole are wrong.
+        What `submit` will do with bad rows and duplicates.
+    rate, max_concurrent : number, optional
+        The queue's limits; None if they are not known.
+    verdicts : bool
+        Whether the frame has the columns `verdict` ("send" or "skip") and `why`.
+    halted : str
+        The queue's state, if it dispatches nothing in it.
     """
-    if errors not in ("raise", "skip"):
-        raise InvalidInputError(
-            f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='say errors="skip"'
-        )
-    renderer = Renderer(recipe, _shared_fields(recipe), now)
-    return _chunks(data, recipe, renderer, _Complaint() if errors == "raise" else None, on_progress or (lambda _: None))
-
-
-def _chunks(
-    data: Any,
-    recipe: Recipe,
-    renderer: Renderer,
-    complaint: _Complaint | None,
-    on_progress: Callable[[int], object],
-) -> Iterator[Chunk]:
-    packer, position = _Packer(), 0
-    for frame in frames(data):
-        table = Table(frame)
-        recipe.check(table.sources)
-        for block in table.blocks(position):
-            rendered = renderer.render(block)
-            if complaint is not None:
-                complaint.note(rendered)
-            if complaint is None or not complaint.count:
-                yield from packer.add(rendered)
-            on_progress(block.length)
-        position += table.length
-        if complaint is not None and complaint.count:
-            raise complaint.error(position, whole=isinstance(data, pd.DataFrame))
-    yield from packer.rest()
-
-
-def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:
-    """Render each row of a small frame to a raw Task without a name, or to the reason why it cannot be one (text).
-
-    Raises
-    ------
-    TemplateError, NaiveTimeError, InvalidInputError
-        If the data or the arguments as a whole are wrong.
-    """
-    read = types.Task.pb().FromString
-    return [
-        chunk.rejected[index] if index in chunk.rejected else read(wire)
-        for chunk in plan_chunks(data, recipe, now=now, errors="skip")
-        for index, wire in enumerate(chunk.tasks)
-    ]
-
-
-def read_task(wire: bytes) -> tuple[str, bytes, int | None]:
-    """Return URL, body and schedule of a task on the wire; the schedule in microseconds since 1970, if it has one."""
-    task = types.Task.pb().FromString(wire)
-    due = micros(task.schedule_time) if task.HasField("schedule_time") else None
-    return task.http_request.url, task.http_request.body, due
-
-
-def _shared_fields(recipe: Recipe) -> SharedFields:
-    """Serialize what all tasks of a recipe share."""
-    request, task = types.HttpRequest.pb(), types.Task.pb()
-    token, settings = request(), task()
-    recipe.delivery.write(token, settings)
-    return SharedFields(
-        method=request(http_method=METHODS.index(recipe.delivery.method)).SerializeToString(),
-        token=token.SerializeToString(),
-        settings=settings.SerializeToString(),
+    summary = _Summary(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
+    for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress):
+        dry_run.add(chunk)
+        summary.add(chunk)
+    forecast = dry_run.forecast(summary.keys)
+    known = ", ".join(f"{n:,} {where}" for where, n in forecast.known.items())
+    return Plan(
+        about={"known": known} if known else {},
+        frame=summary.frame(forecast, verdicts=verdicts),
+        rows=summary.rows,
+        rejected=summary.rejected,
+        first_rejected=summary.first_rejected,
+        duplicates=forecast.duplicates,
+        sendable=forecast.sendable,
+        refusal=forecast.refusal,
+        body_bytes=summary.sizes(),
+        queue=queue,
+        method=recipe.delivery.method,
+        action=submit,
+        spent=once(data),
+        errors=errors,
+        rate=rate,
+        max_concurrent=max_concurrent,
+        halted=halted,
     )
-
-
-class _Complaint:
-    """The rows that cannot become tasks, counted; the first few with their reasons."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._named: list[str] = []
-        self._missing: set[str] = set()
-
-    def note(self, rendered: Rendered) -> None:
-        reasons = rendered.problems.reasons
-        for index in sorted(reasons)[: _NAMED - len(self._named)]:
-            self._named.append(f"row {rendered.first + index}: {reasons[index]}")
-        self.count += len(reasons)
-        self._missing |= rendered.problems.missing
-
-    def error(self, read: int, *, whole: bool) -> RowsError:
-        """Return the error; `read` rows were looked at, which may be the `whole` input."""
-        lines = [f"{self.count:,} of the {'' if whole else 'first '}{read:,} rows cannot become tasks", *self._named]
-        if self.count > len(self._named):
-            lines.append(f"… and {self.count - len(self._named):,} more")
-        skip = 'errors="skip" sends the other rows and lists these as rejected'
-        drop = f"leave them out first: df.dropna(subset={sorted(self._missing)}); or " if self._missing else ""
-        return RowsError("\n  ".join(lines), hint=f"nothing was sent; {drop}{skip}")
-
-
-class _Packer:
-    """Gathers rendered rows to chunks, across the borders of blocks and frames."""
-
-    def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
-        self._rows: list[int] = []
-        self._keys: list[bytes] = []
-        self._digests: list[bytes] = []
-        self._tasks: list[bytes] = []
-        self._shown: list[bytes] = []
-        self._rejected: dict[int, str] = {}
-        self._bytes = 0
-
-    def add(self, rendered: Rendered) -> Iterator[Chunk]:
-        """Take the rows of a block; give the chunks that are full by now."""
-        sizes = [len(task) for task in rendered.tasks]
-        start = 0
-        while start < len(sizes):
-            stop = self._fit(sizes, start)
-            self._take(rendered, start, stop)
-            self._bytes += sum(sizes[start:stop])
-            if stop == start or len(self._rows) == _ROWS:
-                yield from self.rest()
-            start = stop
-
-    def rest(self) -> Iterator[Chunk]:
-        """Give what has been gathered, if anything."""
-        if self._rows:
-            yield Chunk(
-                rows=self._rows,
-                keys=self._keys,
-                digests=self._digests,
-                tasks=self._tasks,
-                shown=b"\n".join(self._shown),
-                rejected=self._rejected,
-            )
-            self._start()
-
-    def _fit(self, sizes: list[int], start: int) -> int:
-        """Return up to which row, from `start`, the rows fit into the chunk."""
-        stop = min(len(sizes), start + _ROWS - len(self._rows))
-        room = _BYTES - self._bytes
-        while sum(sizes[start:stop]) > room:  # rare: only where bodies are larger than 40 KB
-            stop -= 1
-        return stop
-
-    def _take(self, rendered: Rendered, start: int, stop: int) -> None:
-        shift = len(self._rows) - start
-        if rendered.problems.reasons:
-            reasons = rendered.problems.reasons
-            self._rejected |= {index + shift: reasons[index] for index in range(start, stop) if index in reasons}
-        self._rows += range(rendered.first + start, rendered.first + stop)
-        self._keys += rendered.keys[start:stop]
-        self._digests += rendered.digests[start:stop]
-        self._tasks += rendered.tasks[start:stop]
-        if stop > start:
-            self._shown.append(rendered.shown.encode(start, stop))

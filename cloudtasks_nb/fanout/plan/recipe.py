@@ -13,8 +13,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import Body, check_literal, compile_body
 from cloudtasks_nb.fanout.plan.options import Delivery, TaskOptions, check_delivery, check_headers
 from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
-from cloudtasks_nb.fanout.plan.templates import Text, check_columns, parse
-from cloudtasks_nb.fanout.plan.url import Url, compile_url
+from cloudtasks_nb.fanout.plan.templates import Text, Url, check_columns, compile_url, parse
 
 __all__ = ["ROW", "Recipe", "Row", "compile_recipe"]
 

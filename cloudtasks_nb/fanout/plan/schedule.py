@@ -11,8 +11,7 @@ import pandas as pd
 
 from cloudtasks_nb._settings import parse_duration, parse_schedule, parse_time, parse_zone
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
-from cloudtasks_nb.fanout.plan.columns import Column
-from cloudtasks_nb.fanout.plan.input import Block
+from cloudtasks_nb.fanout.plan.columns import Block, Column
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
 
 __all__ = ["LONGEST", "Schedule", "compile_schedule"]

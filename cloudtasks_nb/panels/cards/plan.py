@@ -10,7 +10,7 @@ from cloudtasks_nb.display.card import table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.fanout.plan.dry_run import PRICING, Plan
+from cloudtasks_nb.fanout.plan.plan import PRICING, Plan
 from cloudtasks_nb.panels.cards.markup import card, code, section
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.watch import now_micros

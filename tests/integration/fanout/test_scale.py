@@ -23,7 +23,8 @@ CHILD = """
     from cloudtasks_nb.fanout.plan.identity import Place
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     from cloudtasks_nb.fanout.plan.options import TaskOptions
-    from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
+    from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+    from cloudtasks_nb.fanout.plan.render import plan_chunks
     from cloudtasks_nb.fanout.outbox.records import State
     from cloudtasks_nb.fanout.sender.sender import send
 

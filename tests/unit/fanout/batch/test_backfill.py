@@ -18,9 +18,9 @@ from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Outcome, Spooled, State
-from cloudtasks_nb.fanout.plan.dry_run import Plan, make_plan
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.plan.plan import plan_chunks
+from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
+from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.service.connection import Connection
 from tests.unit.fanout.conftest import PLACE, all_rows, spool
 

@@ -15,10 +15,10 @@ from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from cloudtasks_nb.fanout.periods.across import cross
-from cloudtasks_nb.fanout.periods.partitions import partition
+from cloudtasks_nb.fanout.periods.partitions import cross, partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
+from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.render import plan_chunks
 from tests.unit.fanout.conftest import all_rows, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

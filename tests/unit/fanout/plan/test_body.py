@@ -10,7 +10,7 @@ import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.body import compile_body
-from cloudtasks_nb.fanout.plan.input import Block, Table
+from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.templates import Problems
 
 FRAME = pd.DataFrame(

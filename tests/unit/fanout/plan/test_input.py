@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.input import BLOCK, Table, frames, once
+from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, once
 
 
 def _cells(data: Any) -> dict[str, list[Any]]:

@@ -1,430 +1,213 @@
-"""From the data to chunks of tasks."""
+"""What a fan-out would do."""
 
 from __future__ import annotations
 
 import datetime as dt
-import subprocess
-import sys
-import tracemalloc
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import polars as pl
-import pyarrow as pa
 import pytest
-from google.cloud.tasks_v2 import types
 
-from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, RowsError, TemplateError
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.plan import (
-    ROW,
-    Chunk,
-    compile_recipe,
-    decode_shown,
-    plan_chunks,
-    read_task,
-)
+from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
+from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-URL = "https://svc/run"
-TASK = types.Task.pb()
+FRAME = pd.DataFrame({"x": ["a", "b", None, "a", "c"]})
 
 
-def _chunks(data: Any, *, errors: Any = "raise", **arguments: Any) -> list[Chunk]:
-    return list(plan_chunks(data, compile_recipe(TaskOptions(**{"url": URL, **arguments})), now=NOW, errors=errors))
+class Fresh:
+    """An outbox without any batch, as a dry run sees it; `forecast` may be set."""
+
+    def __init__(self, found: Forecast | None) -> None:
+        self.found = found
+        self.first: dict[bytes, int] = {}
+        self.problems: dict[int, str] = {}
+        self.rows = self.duplicates = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a chunk."""
+        for index, (row, key) in enumerate(zip(chunk.rows, chunk.keys, strict=True)):
+            self.rows += 1
+            if index in chunk.rejected:
+                self.problems[row] = chunk.rejected[index]
+            elif self.first.setdefault(key, row) != row:
+                self.problems[row] = f"duplicate of row {self.first[key]}"
+                self.duplicates += 1
+
+    def forecast(self, keys: Sequence[bytes]) -> Forecast:
+        """Return what was set, or that all rows are new."""
+        return self.found or Forecast(
+            tasks=[f"t{row}" for row in range(len(keys))],
+            problems=self.problems,
+            sendable=self.rows - len(self.problems),
+            duplicates=self.duplicates,
+            states=["new"] * len(keys),
+        )
 
 
-def _tasks(data: Any, **arguments: Any) -> list[Any]:
-    return [TASK.FromString(task) for chunk in _chunks(data, **arguments) for task in chunk.tasks]
+def _plan(
+    data: Any = FRAME, *, recipe: dict[str, Any] | None = None, found: Forecast | None = None, **arguments: Any
+) -> Plan:
+    recipe = {"url": "https://svc/{x}", "body": ["x"], **(recipe or {})}
+    given_ = {"now": NOW, "queue": "reports", "submit": lambda: "sent", **arguments}
+    return make_plan(data, compile_recipe(TaskOptions(**recipe)), Fresh(found), **given_)
 
 
-def _keys(data: Any, **arguments: Any) -> list[bytes]:
-    return list(chain.from_iterable(chunk.keys for chunk in _chunks(data, **arguments)))
+def test_counts() -> None:
+    """Rows, bad rows and duplicates are counted; what is left would be sent."""
+    plan = _plan()
+    assert (plan.rows, plan.rejected, plan.duplicates, plan.sendable) == (5, 1, 1, 3)
 
 
-def _digests(data: Any, **arguments: Any) -> list[bytes]:
-    return list(chain.from_iterable(chunk.digests for chunk in _chunks(data, **arguments)))
+def test_frame() -> None:
+    """A row a task says what would be sent, and what is wrong with it."""
+    frame = _plan(recipe={"delay": "1h"}).frame
+    assert list(frame.columns) == ["url", "body", "schedule_time", "task", "problem"]
+    assert frame.index.name == "row"
+    assert frame["url"].tolist() == ["https://svc/a", "https://svc/b", pd.NA, "https://svc/a", "https://svc/c"]
+    assert frame.loc[0, "body"] == '{"x":"a"}'
+    assert frame.loc[0, "schedule_time"] == pd.Timestamp("2026-01-01 01:00", tz="UTC")
+    assert frame["problem"].tolist() == [pd.NA, pd.NA, 'url: "x" is missing', "duplicate of row 0", pd.NA]
+    assert not frame.attrs["truncated"]
 
 
-FRAME = pd.DataFrame({"origin": ["JFK", "EWR"], "n": [1, 2]})
-
-
-def test_whole_task() -> None:
-    """A row becomes the task that protobuf would build of the same arguments."""
-    (task,) = _tasks(
-        FRAME.head(1),
-        url="https://svc/{origin}",
-        headers={"X-Shop": "{n}", "A": "b"},
-        method="PUT",
-        delay="10min",
-        service_account="sa@p.iam.gserviceaccount.com",
-        audience="https://svc",
-        dispatch_deadline="20s",
-        retry={"max_attempts": 3, "min_backoff": "1s"},
-    )
-    expected = types.Task(
-        http_request=types.HttpRequest(
-            url="https://svc/JFK",
-            http_method=types.HttpMethod.PUT,
-            headers={"X-Shop": "1", "A": "b", "Content-Type": "application/json"},
-            body=b'{"origin":"JFK","n":1}',
-            oidc_token=types.OidcToken(service_account_email="sa@p.iam.gserviceaccount.com", audience="https://svc"),
-        ),
-        schedule_time=NOW + dt.timedelta(minutes=10),
-        dispatch_deadline=dt.timedelta(seconds=20),
-        retry_config=types.RetryConfig(max_attempts=3, min_backoff=dt.timedelta(seconds=1)),
-    )
-    assert task == types.Task.pb(expected)
-
-
-def test_smallest_task() -> None:
-    """What was not asked for is not in the task."""
-    (task,) = _tasks(FRAME.head(1), method="GET")
-    assert task == types.Task.pb(types.Task(http_request=types.HttpRequest(url=URL, http_method=types.HttpMethod.GET)))
-
-
-def test_schedule_by_row() -> None:
-    """A column of times gives each row its schedule."""
-    frame = pd.DataFrame({"t": pd.to_datetime(["2026-01-01 06:00", "2025-12-31 00:00"]).tz_localize("UTC")})
-    assert [task.schedule_time.ToDatetime() for task in _tasks(frame, at="{t}")] == [
-        dt.datetime(2026, 1, 1, 6),  # noqa: DTZ001 - protobuf gives naive times
-        dt.datetime(2025, 12, 31),  # noqa: DTZ001 - same
-    ]
-
-
-def test_chunks() -> None:
-    """Chunks have up to 100 rows, whose positions count on through the whole input."""
-    chunks = _chunks(pd.DataFrame({"a": range(250)}))
-    assert [list(chunk.rows) for chunk in chunks] == [[*range(100)], [*range(100, 200)], [*range(200, 250)]]
-    for chunk in chunks:
-        assert len({len(chunk.rows), len(chunk.keys), len(chunk.digests), len(chunk.tasks)}) == 1
-        assert all(len(key) == 16 for key in (*chunk.keys, *chunk.digests))
-
-
-def test_chunks_across_frames() -> None:
-    """Small frames share chunks, and what is shown of them stays in order."""
-    chunks = _chunks(pd.DataFrame({"a": [n]}) for n in range(130))
-    assert [len(chunk.rows) for chunk in chunks] == [100, 30]
-    assert list(chunks[1].rows) == [*range(100, 130)]
-    assert decode_shown(chunk.shown for chunk in chunks)["a"].tolist() == [*range(130)]
-
-
-def test_chunks_by_size() -> None:
-    """Large bodies make a chunk end at 4 MiB, whatever the number of rows."""
-    chunks = _chunks(pd.DataFrame({"a": ["x" * 900_000] * 10, "n": range(10)}))
-    assert [len(chunk.rows) for chunk in chunks] == [4, 4, 2]
-    assert all(sum(map(len, chunk.tasks)) <= 4 * 2**20 for chunk in chunks)
-    assert [row for chunk in chunks for row in chunk.rows] == [*range(10)]
+@pytest.mark.parametrize("data", [FRAME, FRAME.head(0)])
+def test_dtypes(data: pd.DataFrame) -> None:
+    """The columns have the same dtypes with and without rows."""
+    frame = _plan(data).frame
+    assert [str(dtype) for dtype in frame.dtypes] == ["string", "string", "datetime64[us, UTC]", "string", "string"]
 
 
 def test_nothing() -> None:
-    """No rows are no chunks; the columns are checked all the same."""
-    empty = FRAME.head(0)
-    assert _chunks(empty) == []
-    assert _chunks([]) == []
-    with pytest.raises(TemplateError, match="orgin"):
-        _chunks(empty, url="https://svc/{orgin}")
+    """A plan of no rows has its figures too."""
+    plan = _plan(FRAME.head(0), rate=5)
+    assert (plan.rows, plan.sendable, plan.duplicates, plan.price) == (0, 0, 0, 0)
+    assert plan.body_bytes.total == 0
+    assert "plan.submit()" in repr(plan)
 
 
-def test_iterator_is_read_once_a_frame_at_a_time() -> None:
-    """The first chunk is there before the second frame is asked for."""
-    asked = []
-
-    def frames() -> Iterator[pd.DataFrame]:
-        for number in range(3):
-            asked.append(number)
-            yield pd.DataFrame({"a": range(number * 100, number * 100 + 100)})
-
-    chunks = plan_chunks(frames(), compile_recipe(TaskOptions(url=URL)), now=NOW)
-    assert asked == []
-    assert list(next(chunks).rows) == [*range(100)]
-    assert asked == [0]
-    assert sum(len(chunk.rows) for chunk in chunks) == 200
+@pytest.mark.parametrize(
+    ("cells", "sizes"),
+    [(["a"], (9, 9, 9, 9)), (["a", "bb", "ccccc"], (9, 10, 13, 32)), (["a", None, "bb", "ccc"], (9, 10, 11, 30))],
+)
+def test_sizes(cells: list[Any], sizes: tuple[int, ...]) -> None:
+    """Sizes are those of the bodies of rows that become tasks."""
+    found = _plan(pd.DataFrame({"x": cells})).body_bytes
+    assert (found.min, found.median, found.max, found.total) == sizes
 
 
-def test_polars() -> None:
-    """A Polars frame gives the same tasks as the pandas frame with the same cells."""
-    frame = pl.DataFrame({"origin": ["JFK", "EWR"], "n": [1, 2]})
-    assert [chunk.tasks for chunk in _chunks(frame)] == [chunk.tasks for chunk in _chunks(FRAME)]
-    assert _keys(frame) == _keys(FRAME)
+@pytest.mark.parametrize(("rate", "seconds"), [(1, 3), (500, 0.006), (0.1, 30)])
+def test_time_to_drain(rate: float, seconds: float) -> None:
+    """The queue's rate says how long it takes at least."""
+    assert _plan(rate=rate).time_to_drain == pd.Timedelta(seconds=seconds)
 
 
-def test_progress() -> None:
-    """Progress is told in rows since the last time, which add up to all of them."""
-    told: list[int] = []
-    list(
-        plan_chunks(
-            pd.DataFrame({"a": range(4_100)}), compile_recipe(TaskOptions(url=URL)), now=NOW, on_progress=told.append
-        )
+def test_time_to_drain_without_a_rate() -> None:
+    """Where the rate is not known, nothing is claimed."""
+    plan = _plan()
+    assert plan.time_to_drain is None
+    assert "not known" in repr(plan)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "price"), [(500_000, 0), (1_000_000, 0.40), (3_000_000, 2.00), (100_000_000, 79.60 + 58.82)]
+)
+def test_price(tasks: int, price: float) -> None:
+    """Two operations a task beyond a million, and the log beyond 50 GiB."""
+    plan = _plan()
+    many = Plan(**{name: getattr(plan, name) for name in Plan.__dataclass_fields__} | {"sendable": tasks})
+    assert many.price == pytest.approx(price, abs=0.01)
+    assert f"{2 * tasks:,} operations" in many.cost
+    assert "https://cloud.google.com/tasks/pricing" in many.cost
+
+
+def test_submit() -> None:
+    """Submitting does what the caller said it does."""
+    assert _plan().submit() == "sent"
+
+
+def test_verdicts() -> None:
+    """With verdicts the frame says of each row whether it is sent, and why."""
+    states = ["new", "succeeded", "new", "new", "unsent"]
+    bad = {2: "no URL", 3: "duplicate of row 0"}
+    found = Forecast(tasks=["t"] * 5, problems=bad, sendable=2, duplicates=1, states=states)
+    frame = _plan(found=found, verdicts=True).frame
+    assert list(frame.columns) == ["url", "body", "schedule_time", "task", "problem", "verdict", "why"]
+    assert frame["verdict"].tolist() == ["send", "skip", "skip", "skip", "send"]
+    assert frame["why"].tolist() == ["new", "succeeded", "problem", "problem", "unsent"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, ["Plan for queue reports", "nothing was sent", 'url: "x" is missing', "plan.submit() would raise"]),
+        ({"errors": "skip"}, ["→ plan.submit()"]),
+        ({"rate": 2, "max_concurrent": 8}, ["1.5 s at 2 a second, at most 8 at once"]),
+        ({"data": iter([FRAME])}, ["new iterator"]),
+        ({"data": FRAME.head(2)}, ["→ plan.submit()", 'POST https://svc/a {"x":"a"}', "9 B median"]),
+    ],
+)
+def test_repr(arguments: dict[str, Any], words: list[str]) -> None:
+    """The repr says the figures, the first tasks, and the next line to type."""
+    text = repr(_plan(**arguments))
+    assert all(word in text for word in words), text
+
+
+def test_html_is_escaped() -> None:
+    """What comes from the data shows as text in a notebook."""
+    bundle = _plan(pd.DataFrame({"x": ["<img src=x onerror=alert(1)>", None]}), queue="<b>")._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", "text/html"}
+    assert "<img" not in bundle["text/html"]
+    assert "&lt;img" in bundle["text/html"]
+    assert "<b><b>" not in bundle["text/html"]
+
+
+def test_rows_that_are_kept() -> None:
+    """The plan of a frame keeps all rows; that of an iterator counts it to its end and keeps the first thousand."""
+    frame = pd.DataFrame({"x": np.arange(3_000).astype(str)})
+    assert len(_plan(frame).frame) == 3_000
+    plan = _plan(iter([frame]))
+    assert (plan.rows, plan.sendable, len(plan.frame)) == (3_000, 3_000, 1_000)
+    assert plan.frame.attrs["truncated"]
+    with pytest.raises(InvalidInputError, match="iterator"):
+        plan.submit()
+
+
+def test_rows_in_the_way() -> None:
+    """Rows that forbid to send are a problem and no tasks, and the plan says what `submit` would raise."""
+    found = Forecast(
+        tasks=["t0", None, "t2", "t3"],
+        problems={1: "no URL", 2: "taken"},
+        sendable=2,
+        duplicates=0,
+        known={"in 42ebfe79": 1},
+        refusal="1 of 3 are",
     )
-    assert sum(told) == 4_100
-    assert len(told) > 1
+    plan = _plan(pd.DataFrame({"x": ["a", None, "b", "c"]}), errors="skip", found=found)
+    assert plan.frame["problem"].tolist() == [pd.NA, "no URL", "taken", pd.NA]
+    assert plan.frame["task"].tolist() == ["t0", pd.NA, pd.NA, "t3"]
+    assert (plan.sendable, plan.price, plan.facts()["known"]) == (2, 0, "1 in 42ebfe79")
+    assert "4 operations" in plan.cost
+    assert repr(plan).endswith("→ plan.submit() would raise: 1 of 3 are")
+    assert plan.facts()["rejected"] == '1 (row 1: url: "x" is missing)'
 
 
-ALIKE = [
-    pd.DataFrame({"n": pd.Series([1, 2]), "s": ["a", "b"]}),
-    pd.DataFrame({"n": pd.Series([1, 2], dtype="Int64"), "s": pd.Series(["a", "b"], dtype="category")}),
-    pd.DataFrame({"n": pd.Series([1, 2], dtype="int64[pyarrow]"), "s": pd.Series(["a", "b"], dtype="string")}),
-    pd.DataFrame({"n": pd.Series([1.0, 2.0]), "s": pd.Series(["a", "b"], dtype=object)}),
-    pd.DataFrame({"n": [1, 2, None], "s": pd.Series(["a", "b", "c"], dtype=pd.ArrowDtype(pa.large_string()))}).head(2),
-    pd.DataFrame({"n": [1, 2, 0.5], "s": ["a", "b", "c"]}).head(2),
-]
+def test_the_reason_of_rejected_rows() -> None:
+    """What is said of rejected rows is the first of them, and not a duplicate or one that an iterator's plan hides."""
+    frame = pd.DataFrame({"x": ["a", "a", *map(str, range(2_000)), None]})
+    for data in (frame, iter([frame])):
+        assert _plan(data, errors="skip").facts()["rejected"] == '1 (row 2002: url: "x" is missing)'
 
 
-@pytest.mark.parametrize("frame", ALIKE)
-@pytest.mark.parametrize("arguments", [{}, {"key": ["n"]}, {"body": {"x": "{n}"}, "url": URL + "/{n}"}])
-def test_identity_across_dtypes(frame: pd.DataFrame, arguments: dict[str, Any]) -> None:
-    """Cells that mean the same identify the same row and the same request, whatever their dtypes."""
-    assert _keys(frame, **arguments) == _keys(ALIKE[0], **arguments)
-    assert _digests(frame, **arguments) == _digests(ALIKE[0], **arguments)
-
-
-def test_identity_of_a_longer_frame() -> None:
-    """A row keeps its identity when later rows bring a missing value or a fraction into its columns."""
-    short = pd.DataFrame({"a": [1.0, 2.0], "b": [1, 2], "c": [1.0, None]})
-    longer = pd.DataFrame({"a": [1.0, 2.0, None], "b": [1, 2, None], "c": [1.0, None, 0.5]})
-    assert _keys(longer)[:2] == _keys(short)
-    assert _digests(longer.head(2), url=URL + "/{a}/{b}") == _digests(short, url=URL + "/{a}/{b}")
-
-
-def test_identity_in_another_process() -> None:
-    """Another process, with another hash seed, finds the same keys and digests."""
-    code = """
-import datetime as dt, pandas as pd
-from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.plan import compile_recipe, plan_chunks
-recipe = compile_recipe(TaskOptions(url="https://svc/run/{origin}", key=["n"], headers={"B": "1", "A": "2"}))
-frame = pd.DataFrame({"origin": ["JFK", "EWR"], "n": [1, 2]})
-(chunk,) = plan_chunks(frame, recipe, now=dt.datetime.now(dt.UTC))
-print(b"".join([*chunk.keys, *chunk.digests]).hex())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    arguments: dict[str, Any] = {"url": URL + "/{origin}", "key": ["n"], "headers": {"A": "2", "B": "1"}}
-    here = [*_keys(FRAME, **arguments), *_digests(FRAME, **arguments)]
-    assert done.stdout.strip() == b"".join(here).hex()
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "keys", "digests"),
-    [
-        ({"body": ["n"]}, {"body": ["n"], "delay": "1h"}, True, True),
-        ({"body": ["n"]}, {"body": ["n"], "retry": {"max_attempts": 1}}, True, True),
-        ({"body": ["n"]}, {"body": ["n"], "method": "PUT"}, False, False),
-        ({"body": ["n"]}, {"body": ["n"], "headers": {"X": "1"}}, False, False),
-        ({"body": ["n"], "key": ["n"]}, {"body": {"m": "{n}"}, "key": ["n"]}, True, False),
-        ({"body": ["n"]}, {"body": ["n"], "key": ["n"]}, False, True),
-    ],
-)
-def test_what_identifies(one: dict[str, Any], other: dict[str, Any], *, keys: bool, digests: bool) -> None:
-    """Requests are identified by method, url, headers and body; rows by their key, or by the request."""
-    assert (_keys(FRAME, **one) == _keys(FRAME, **other)) is keys
-    assert (_digests(FRAME, **one) == _digests(FRAME, **other)) is digests
-
-
-def test_default_key() -> None:
-    """Without a key the request identifies the row: columns that it does not use change nothing."""
-    frame = pd.DataFrame({"a": [1, 1, 2], "unused": [1, 2, 3]})
-    keys = _keys(frame, body=["a"])
-    assert keys == _digests(frame, body=["a"])
-    assert keys[0] == keys[1] != keys[2]
-
-
-def test_key_by_position() -> None:
-    """With ct.ROW each row is its own, and the keys are spread like digests."""
-    keys = _keys(pd.DataFrame({"a": [1] * 300}), key=ROW)
-    assert len(set(keys)) == 300
-    assert len({key[:2] for key in keys}) > 250
-
-
-def test_handler_moves() -> None:
-    """A handler at another address sends the same requests, as far as their identity goes."""
-
-    class Handler:
-        name = "report"
-
-        def __init__(self, port: int) -> None:
-            self.url = f"http://127.0.0.1:{port}/x"
-
-    assert _digests(FRAME, url=Handler(1)) == _digests(FRAME, url=Handler(2))
-    assert _tasks(FRAME, url=Handler(2))[0].http_request.url == "http://127.0.0.1:2/x"
-
-
-def test_whole_numbers_in_bodies() -> None:
-    """A missing value that turned integers into floats leaves them integers in the body; other floats stay floats."""
-    frame = pd.DataFrame({"i": [517.0, None], "f": [1.0, 2.0]})
-    assert [task.http_request.body for task in _tasks(frame)] == [b'{"i":517,"f":1.0}', b'{"i":null,"f":2.0}']
-
-
-@pytest.mark.parametrize(
-    ("arguments", "shown"),
-    [
-        ({}, ["origin", "state_in", "n"]),
-        ({"key": ["n"]}, ["n"]),
-        ({"body": ["state"], "url": URL + "/{origin}"}, ["origin", "state_in"]),
-        ({"body": ["n"], "key": ROW}, ["n"]),
-        ({"body": {"x": 1}}, []),
-        ({"body": lambda row: row["n"]}, ["origin", "state_in", "n"]),
-    ],
-)
-def test_shown(arguments: dict[str, Any], shown: list[str]) -> None:
-    """Shown are the columns of the key, else those the templates use; ours keep their names."""
-    frame = pd.DataFrame({"origin": ["JFK"], "state": ["NY"], "n": [1]})
-    (chunk,) = _chunks(frame, **arguments)
-    assert list(decode_shown([chunk.shown]).columns) == shown
-    assert len(decode_shown([chunk.shown])) == 1
-
-
-DAY = pd.Timestamp("2026-01-02")
-BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "missing in url": (None, {"url": "https://svc/{x}", "body": ["n"]}, 'url: "x" is missing'),
-    "no http": ("ftp://svc", {"url": "{x}"}, 'url: "ftp://svc" is not an http'),
-    "url too long": ("x" * 3_000, {"url": "https://svc/{x}"}, "3,012 characters are more than 2,083"),
-    "bytes": (b"x", {}, 'column "x": bytes cannot be written as JSON (send text: base64'),
-    "infinity": (np.inf, {}, "infinity cannot be written as JSON"),
-    "set": ({1}, {}, 'column "x": set cannot be written as JSON'),
-    "too large": ("x" * 1_048_569, {}, "bytes are too many for a task"),
-    "bad key": (b"x", {"body": ["n"], "key": ["x"]}, 'column "x": bytes'),
-    "header of two lines": (
-        "a\nb",
-        {"body": ["n"], "headers": {"X": "{x}"}},
-        'the header "X" would have several lines',
-    ),
-    "too far": (DAY.tz_localize("UTC") + pd.Timedelta(days=31), {"at": "{x}", "body": ["n"]}, "32.0 days ahead"),
-    "no time": ("soon", {"at": "{x}", "body": ["n"]}, "is not a time"),
-    "no duration": ("soon", {"delay": "{x}", "body": ["n"]}, "is not a duration"),
-    "function": ("x", {"body": lambda row: row["nope"] if row["x"] == "x" else 1}, "the function raised KeyError"),
-}
-GOOD = {
-    "no http": "https://svc",
-    "too far": DAY.tz_localize("UTC"),
-    "no time": "2026-01-01T00:00Z",
-    "no duration": "1s",
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_row_raises(name: str) -> None:
-    """A bad row stops it: the error says which, why, and what to do, and no chunk came."""
-    cell, arguments, word = BAD[name]
-    frame = pd.DataFrame({"x": pd.Series([GOOD.get(name, "ok"), cell], dtype=object), "n": [1, 2]})
-    chunks = plan_chunks(frame, compile_recipe(TaskOptions(**{"url": URL, **arguments})), now=NOW)
-    with pytest.raises(RowsError) as caught:
-        next(chunks)
-    assert str(caught.value).startswith("1 of the 2 rows cannot become tasks\n  row 1: ")
-    assert word in str(caught.value)
-    assert 'errors="skip"' in str(caught.value)
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_row_is_skipped(name: str) -> None:
-    """With errors="skip" it is rejected with its reason, beside the good rows, and is still shown."""
-    cell, arguments, word = BAD[name]
-    frame = pd.DataFrame({"x": pd.Series([cell, GOOD.get(name, "ok")], dtype=object), "n": [1, 2]})
-    (chunk,) = _chunks(frame, errors="skip", **arguments)
-    assert list(chunk.rejected) == [0]
-    assert word in chunk.rejected[0]
-    assert chunk.tasks[0] == b""
-    assert chunk.tasks[1] != b""
-    assert chunk.digests[0] == bytes(16)
-    assert len(decode_shown([chunk.shown])) == 2
-
-
-def test_many_bad_rows() -> None:
-    """Of many bad rows the first five are named, all are counted, and the columns to drop are in the hint."""
-    frame = pd.DataFrame({"x": [None if n % 2 else "ok" for n in range(5_000)]})
-    with pytest.raises(RowsError) as caught:
-        _chunks(frame, url="https://svc/{x}")
-    text = str(caught.value)
-    assert "2,500 of the 5,000 rows" in text
-    assert "row 9: " in text
-    assert "row 11: " not in text
-    assert "… and 2,495 more" in text
-    assert "df.dropna(subset=['x'])" in text
-
-
-def test_bad_row_of_an_iterator() -> None:
-    """An iterator is read no further than the frame with the first bad row; what follows is not asked for."""
-    asked = []
-
-    def frames() -> Iterator[pd.DataFrame]:
-        for number, cells in enumerate([["a"], [None, None, "b"], ["c"]]):
-            asked.append(number)
-            yield pd.DataFrame({"x": cells})
-
-    with pytest.raises(RowsError, match="2 of the first 4 rows"):
-        _chunks(frames(), url="https://svc/{x}")
-    assert asked == [0, 1]
-
-
-def test_rejected_across_chunks() -> None:
-    """Reasons stand at the index in their chunk, and rejected rows without a key stay apart from each other."""
-    frame = pd.DataFrame({"x": ["ok"] * 99 + [None, None] + ["ok"] * 5, "n": range(106)})
-    first, second = _chunks(frame, errors="skip", url="https://svc/{x}", body=["n"])
-    assert (list(first.rejected), list(second.rejected)) == ([99], [0])
-    assert first.keys[99] != second.keys[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "word"),
-    [
-        ({"url": "https://svc/{orgin}"}, TemplateError, 'did you mean "origin"'),
-        ({"key": ["x"]}, TemplateError, "key names the column"),
-        ({"body": "origin"}, TemplateError, r'"origin" is a column\n.*body=\["origin"\] sends'),
-        ({"at": "{day}"}, NaiveTimeError, 'tz="UTC"'),
-        ({"delay": "31d"}, InvalidInputError, "more than 30 days"),
-        ({"errors": "ignore"}, InvalidInputError, 'errors="skip"'),
-    ],
-)
-def test_wrong_as_a_whole(arguments: dict[str, Any], error: type[Exception], word: str) -> None:
-    """What is wrong for all rows is one error, with errors="skip" too."""
-    frame = FRAME.assign(day=DAY)
-    with pytest.raises(error, match=word):
-        _chunks(frame, **{"errors": "skip", **arguments})
-
-
-def test_a_text_for_every_row() -> None:
-    """A body that is no column's name is literal."""
-    (chunk,) = _chunks(FRAME, body="origins", key=ROW)
-    assert {read_task(task)[1] for task in chunk.tasks} == {b"origins"}
-
-
-def test_later_frame_without_a_column() -> None:
-    """A later frame that lacks a column is refused like the first."""
-    with pytest.raises(TemplateError, match='"origin"'):
-        _chunks([FRAME, FRAME[["n"]]], url="https://svc/{origin}")
-
-
-def test_largest_task() -> None:
-    """A task is taken up to the byte that leaves room for what the service adds, and not one byte beyond."""
-    (task,) = _chunks(pd.DataFrame({"x": ["x" * 1_000_000]}))[0].tasks
-    room = 1_048_569 - 700 - len(task)
-    assert len(_chunks(pd.DataFrame({"x": ["x" * (1_000_000 + room)]}))) == 1
-    with pytest.raises(RowsError, match="1,047,870 bytes"):
-        _chunks(pd.DataFrame({"x": ["x" * (1_000_001 + room)]}))
-
-
-def test_read_task() -> None:
-    """URL, body and schedule are read back from a task on the wire."""
-    (chunk,) = _chunks(FRAME.head(1), delay="1s")
-    assert read_task(chunk.tasks[0]) == (URL, b'{"origin":"JFK","n":1}', int(NOW.timestamp() + 1) * 1_000_000)
-    (chunk,) = _chunks(FRAME.head(1))
-    assert read_task(chunk.tasks[0])[2] is None
-
-
-def test_memory_of_an_iterator() -> None:
-    """Ten times the rows of an iterator need no more memory."""
-
-    def peak(parts: int) -> int:
-        tracemalloc.start()
-        frames = (pd.DataFrame({"n": np.arange(2_000) + 2_000 * part, "s": "x" * 50}) for part in range(parts))
-        for _ in plan_chunks(frames, compile_recipe(TaskOptions(url=URL + "/{n}")), now=NOW):
-            pass
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return found
-
-    peak(1)
-    assert peak(20) < peak(2) + 8 * 2**20
+def test_a_paused_queue() -> None:
+    """A queue that dispatches nothing is said to, with what to do, wherever the time to drain stands."""
+    drain = _plan(rate=1, halted="paused").facts()["time to drain"]
+    assert drain == (
+        "the queue is paused and dispatches nothing: queue.resume(); then 3 s at 1 a second; "
+        "longer if the target is slower"
+    )

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, TemplateError
-from cloudtasks_nb.fanout.plan.input import Table
+from cloudtasks_nb.fanout.plan.columns import Table
 from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
 from cloudtasks_nb.fanout.plan.templates import Problems
 

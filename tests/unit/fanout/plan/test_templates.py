@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import TemplateError
-from cloudtasks_nb.fanout.plan.input import Block, Table
+from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.templates import Problems, check_columns, parse, parse_url
 
 FRAME = pd.DataFrame(

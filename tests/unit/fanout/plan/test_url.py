@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.input import Block, Table
-from cloudtasks_nb.fanout.plan.templates import Problems
-from cloudtasks_nb.fanout.plan.url import compile_url, function_name
+from cloudtasks_nb.fanout.plan.columns import Block, Table
+from cloudtasks_nb.fanout.plan.templates import Problems, compile_url, function_name
 
 
 class _Handler:

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.periods.across import cross
-from cloudtasks_nb.fanout.periods.partitions import partition
+from cloudtasks_nb.fanout.periods.partitions import cross, partition
 
 DAYS = partition("2026-01-01", "2026-01-02", freq="D").frame()
 SHOPS = pd.DataFrame({"shop": ["x", "y"], "kind": [1, 2]})

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from pandas.testing import assert_series_equal
 
-from cloudtasks_nb.fanout.plan.input import Table
-from cloudtasks_nb.fanout.plan.shown import RESERVED, Shown, decode_shown, length_of, shown_names
+from cloudtasks_nb.fanout.plan.columns import Table
+from cloudtasks_nb.fanout.plan.preview import RESERVED, Shown, decode_shown, length_of, shown_names
 
 
 def _shown(frame: pd.DataFrame) -> Shown:
