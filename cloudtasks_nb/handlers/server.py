@@ -16,7 +16,7 @@ from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
 from cloudtasks_nb.handlers.history import TaskRequest
 
-__all__ = ["Server", "request_refusal"]
+__all__ = ["Server"]
 
 #: Seconds to read on after a refusal, so that the client receives the answer and no reset. aiohttp's default of ten
 #: would delay `close`: while it shuts down it drops what arrives, and then waits for the end of the body all the same.
@@ -67,7 +67,7 @@ class Server:
         await web.SockSite(self._runner, sock).start()
 
     async def _respond(self, request: web.Request) -> web.Response:
-        answer = request_refusal(self._address, request.method, request.path, request.headers)
+        answer = _refusal(self._address, request.method, request.path, request.headers)
         if answer is None:
             answer = await asyncio.wrap_future(self._submit(_task_request(request, await request.read())))
         content, kind = answer.content()
@@ -75,7 +75,7 @@ class Server:
         return web.Response(status=answer.status, body=content, content_type=kind, charset="utf-8", headers=headers)
 
 
-def request_refusal(address: Address, method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
+def _refusal(address: Address, method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
     """Return the refusal of a request that is not for the function at this address; None: it is.
 
     A browser sends an Origin header with the requests of a web page, and a foreign Host header if the DNS name of the

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,13 +28,6 @@ _LIFETIME = 3600.0  # seconds for which certificates are kept; Google's own max-
 _PAUSE = 5.0  # seconds between two fetches that a failure, or a token with an unknown key, may cause
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Fetched:
-    at: float
-    certificates: Mapping[str, str] = field(default_factory=dict)
-    error: str = ""
-
-
 class Certificates:
     """A cache of an issuer's certificates: one thread fetches them, and only when they are old or lack a key.
 
@@ -52,7 +45,7 @@ class Certificates:
         self._fetch = fetch or fetch_certificates
         self._clock = clock
         self._lock = threading.Lock()
-        self._fetched: dict[str, _Fetched] = {}
+        self._fetched: dict[str, tuple[float, Mapping[str, str], str]] = {}  # when, certificates, error
 
     def get(self, url: str, key: str | None) -> Mapping[str, str]:
         """Return the certificates; they are fetched again if `key` is not among them, since keys are rotated.
@@ -63,19 +56,17 @@ class Certificates:
             If they cannot be fetched; again for a few seconds, so that callers do not wait for one timeout each.
         """
         with self._lock:
-            known = self._fetched.get(url)
-            if known is None or self._clock() >= known.at + (_LIFETIME if _has(known, key) else _PAUSE):
-                self._fetched[url] = known = self._fetch_now(url)
-        if known.error:
-            raise exceptions.TransportError(known.error)
-        return known.certificates
-
-    def _fetch_now(self, url: str) -> _Fetched:
-        try:
-            certificates = self._fetch(url)
-        except exceptions.TransportError as error:
-            return _Fetched(at=self._clock(), error=str(error))
-        return _Fetched(at=self._clock(), certificates=certificates)
+            at, certificates, reason = self._fetched.get(url, (-math.inf, {}, ""))
+            usable = certificates and (key is None or key in certificates)
+            if self._clock() >= at + (_LIFETIME if usable else _PAUSE):
+                try:
+                    certificates, reason = self._fetch(url), ""
+                except exceptions.TransportError as error:
+                    certificates, reason = {}, str(error) or type(error).__name__
+                self._fetched[url] = self._clock(), certificates, reason
+        if reason:
+            raise exceptions.TransportError(reason)
+        return certificates
 
 
 class Verifier:
@@ -162,7 +153,3 @@ def fetch_certificates(url: str) -> Mapping[str, str]:
     except orjson.JSONDecodeError:
         return {}
     return certificates if isinstance(certificates, dict) else {}
-
-
-def _has(fetched: _Fetched, key: str | None) -> bool:
-    return bool(fetched.certificates) and (key is None or key in fetched.certificates)
