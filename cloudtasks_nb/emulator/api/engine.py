@@ -20,9 +20,12 @@ from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Call", "Engine", "Service", "parse_name"]
+__all__ = ["EMPTY", "Call", "Engine", "Service", "parse_name"]
 
 T = TypeVar("T", QueueName, TaskName)
+
+#: A `google.protobuf.Empty` on the wire.
+EMPTY = b""
 
 #: A call of the API: a serialized request in, a serialized response out.
 Call = Callable[[bytes], Awaitable[bytes]]

@@ -31,7 +31,7 @@ class Fault:
     method: str  #: its name (``CreateTask``), or ``*``
     count: int | None = 1  #: calls left; None until cleared
     code: str | None = None  #: the error that is returned
-    message: str = "A fault that was asked for."
+    message: str = "A requested fault."
     after: bool = False  #: the call is executed, only its answer is lost
     delay_s: float = 0.0  #: before anything else
     unfinished: bool = False  #: the operation of a batch call stays unfinished until the faults are cleared

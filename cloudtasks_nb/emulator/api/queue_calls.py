@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from google.protobuf import empty_pb2, json_format
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
-from cloudtasks_nb.emulator.api.engine import Service
+from cloudtasks_nb.emulator.api.engine import EMPTY, Service
 from cloudtasks_nb.emulator.api.filter import compile_filter, parse_filter
 from cloudtasks_nb.emulator.api.pages import page_token, read_token
 from cloudtasks_nb.emulator.model.clock import SECOND
@@ -36,7 +36,6 @@ _MAX_PAGE = 9800
 _LOCATION = re.compile(r"projects/[A-Za-z0-9:.-]+/locations/[A-Za-z0-9-]+")
 _QUEUE = re.compile(rf"({_LOCATION.pattern})/queues/[A-Za-z0-9-]{{1,100}}")
 _ROUTING = "app_engine_routing_override"
-_EMPTY = empty_pb2.Empty().SerializeToString()
 
 
 class QueueCalls(Service):
@@ -97,7 +96,7 @@ class QueueCalls(Service):
         _check_name(name)
         self._store.delete_queue(name)
         await self._engine.committer.commit()
-        return _EMPTY
+        return EMPTY
 
     async def purge_queue(self, wire: bytes) -> bytes:
         """Delete the tasks of a queue."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any, TypeVar
 
-from google.protobuf import empty_pb2
-
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.emulator.api.engine import Service, parse_name
+from cloudtasks_nb.emulator.api.engine import EMPTY, Service, parse_name
 from cloudtasks_nb.emulator.api.operations import (
     CREATE,
     DELETE,
@@ -20,20 +17,18 @@ from cloudtasks_nb.emulator.api.operations import (
     save_operation,
 )
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
-from cloudtasks_nb.emulator.model.attempts import Attempts
-from cloudtasks_nb.emulator.model.protobuf import beta, len_field, read_varint, retag, timestamp, v2
+from cloudtasks_nb.emulator.model.protobuf import beta, len_field, v2
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, not_found
-from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task
+from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task, as_beta, as_v2, task_wire
 from cloudtasks_nb.emulator.store.state import QueueState
 
-__all__ = ["BASIC", "FULL", "TaskCalls", "as_beta", "as_v2", "is_app_engine", "task_wire"]
+__all__ = ["TaskCalls"]
 
 T = TypeVar("T")
 
 _MAX_PAGE = 1000
 _MAX_CREATE, _MAX_DELETE = 100, 1000
-_EMPTY = empty_pb2.Empty().SerializeToString()
 
 # The result of a batch call: the response message on the wire, and the refusals by the index of the item.
 _BatchResult = tuple[bytes, dict[int, RefusedError]]
@@ -79,7 +74,7 @@ class TaskCalls(Service):
         queue, task_id = self._queue_and_id(self._pb.DeleteTaskRequest.FromString(wire).name)
         self._store.delete(queue, task_id)
         await self._engine.committer.commit()
-        return _EMPTY
+        return EMPTY
 
     async def run_task(self, wire: bytes) -> bytes:
         """Send a task now, even if it is not due, runs already, or the queue is paused."""
@@ -198,59 +193,3 @@ def _for_each(items: Iterable[Any], work: Callable[[Any], T]) -> tuple[dict[int,
 def _check_count(field: str, count: int, most: int) -> None:
     if count > most:
         raise invalid_argument(f"The number of {field} must be at most {most}.")
-
-
-BASIC, FULL = 1, 2
-
-_BASIC_FIELD, _FULL_FIELD = b"\x58\x01", b"\x58\x02"  # Task.view
-_APP_ENGINE_KEY = 0x12  # Task.app_engine_http_request
-# The two versions number the fields of Task differently; everything inside them is alike.
-_TO_BETA = {1: 1, 2: 3, 3: 11, 4: 4, 5: 5, 6: 12, 7: 6, 8: 7, 9: 8, 10: 9, 11: 10, 12: 14}
-_TO_V2 = {new: old for old, new in _TO_BETA.items()}
-
-
-def as_beta(task: bytes) -> bytes:
-    """Return a v2 `Task` on the wire as v2beta3."""
-    return retag(task, _TO_BETA)
-
-
-def as_v2(task: bytes) -> bytes:
-    """Return a v2beta3 `Task` on the wire as v2; the payload of a pull task is dropped."""
-    return retag(task, _TO_V2)
-
-
-def is_app_engine(head: bytes) -> bool:
-    """Return whether a stored task is for App Engine: its target is the field after the name, which comes first."""
-    length, at = read_varint(head, 1)
-    return head[at + length] == _APP_ENGINE_KEY
-
-
-def task_wire(head: bytes, due: int, attempts: Attempts | None, body: bytes, view: int) -> bytes:
-    """Return a v2 `Task` as a reply has it: put together from its stored pieces, without parsing them.
-
-    Parameters
-    ----------
-    head : bytes
-        The stored task without its body.
-    due : int
-        When the first attempt is due, microseconds since 1970.
-    attempts : Attempts, optional
-        Its attempts so far, with the time of the next one.
-    body : bytes
-        Part of the FULL view only.
-    view : int
-        The requested view; BASIC if it is not FULL.
-    """
-    task = head + _schedule(attempts.due if attempts else due)
-    if attempts:
-        task += attempts.wire()
-    if view != FULL:
-        return task + _BASIC_FIELD
-    if body:
-        task += len_field(2, len_field(5, body)) if is_app_engine(head) else len_field(3, len_field(4, body))
-    return task + _FULL_FIELD
-
-
-@lru_cache(maxsize=256)
-def _schedule(due: int) -> bytes:
-    return len_field(4, timestamp(due))

@@ -1,4 +1,4 @@
-"""New tasks: checked, completed with defaults, and split into the pieces that are stored."""
+"""Tasks: checked and completed when they are created, stored in pieces, and put together again for replies."""
 
 from __future__ import annotations
 
@@ -12,13 +12,26 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from google.protobuf.duration_pb2 import Duration
 
+from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
-from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, timestamp, v2, varint
+from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, retag, timestamp, v2, varint
 from cloudtasks_nb.emulator.model.queues import check_duration, check_retry, duration
 from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link, invalid_argument
 from cloudtasks_nb.emulator.model.regions import app_engine_host
 
-__all__ = ["APP_ENGINE_AGENT", "HTTP_AGENT", "METHODS", "NewTask", "accept_task", "target_of"]
+__all__ = [
+    "APP_ENGINE_AGENT",
+    "FULL",
+    "HTTP_AGENT",
+    "METHODS",
+    "NewTask",
+    "accept_task",
+    "as_beta",
+    "as_v2",
+    "is_app_engine",
+    "target_of",
+    "task_wire",
+]
 
 #: Names of the `HttpMethod` numbers.
 METHODS = ("POST", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
@@ -46,6 +59,13 @@ _MAX_CACHED, _MAX_CACHED_SIZE = 64, 4096  # larger requests may be refused for t
 _ID_BITS = 66  # the service's ids need more than 64 bits too
 # Ids are names, not secrets; the module's generator is three times faster than the system's.
 _random = random.Random()  # noqa: S311
+
+FULL = 2  #: the value of `Task.View`; all others are BASIC
+_BASIC_FIELD, _FULL_FIELD = b"\x58\x01", b"\x58\x02"  # Task.view
+_APP_ENGINE_KEY = 0x12  # Task.app_engine_http_request
+# The two versions number the fields of Task differently; everything inside them is alike.
+_TO_BETA = {1: 1, 2: 3, 3: 11, 4: 4, 5: 5, 6: 12, 7: 6, 8: 7, 9: 8, 10: 9, 11: 10, 12: 14}
+_TO_V2 = {new: old for old, new in _TO_BETA.items()}
 
 
 class NewTask(NamedTuple):
@@ -280,3 +300,50 @@ def _check_size(head: bytes, body: bytes, due: int, kind: str) -> None:
     task.schedule_time.FromMicroseconds(due)
     if task.ByteSize() > _MAX_STORED:
         raise invalid_argument("Task size too large")
+
+
+def as_beta(task: bytes) -> bytes:
+    """Return a v2 `Task` on the wire as v2beta3."""
+    return retag(task, _TO_BETA)
+
+
+def as_v2(task: bytes) -> bytes:
+    """Return a v2beta3 `Task` on the wire as v2; the payload of a pull task is dropped."""
+    return retag(task, _TO_V2)
+
+
+def is_app_engine(head: bytes) -> bool:
+    """Return whether a stored task is for App Engine: its target is the field after the name, which comes first."""
+    length, at = read_varint(head, 1)
+    return head[at + length] == _APP_ENGINE_KEY
+
+
+def task_wire(head: bytes, due: int, attempts: Attempts | None, body: bytes, view: int) -> bytes:
+    """Return a v2 `Task` as a reply has it: put together from its stored pieces, without parsing them.
+
+    Parameters
+    ----------
+    head : bytes
+        The stored task without its body.
+    due : int
+        When the first attempt is due, microseconds since 1970.
+    attempts : Attempts, optional
+        Its attempts so far, with the time of the next one.
+    body : bytes
+        Part of the FULL view only.
+    view : int
+        The requested view; BASIC if it is not FULL.
+    """
+    task = head + _schedule(attempts.due if attempts else due)
+    if attempts:
+        task += attempts.wire()
+    if view != FULL:
+        return task + _BASIC_FIELD
+    if body:
+        task += len_field(2, len_field(5, body)) if is_app_engine(head) else len_field(3, len_field(4, body))
+    return task + _FULL_FIELD
+
+
+@lru_cache(maxsize=256)
+def _schedule(due: int) -> bytes:
+    return len_field(4, timestamp(due))

@@ -101,18 +101,12 @@ class OperationsLog:
         self._latest = max(self._latest + 1, now) + len(tasks) - 1
         if len(tasks) == 1:
             (task,) = tasks
-            about: tuple[Any, ...] = (
-                Kind.CREATION.value,
-                now,
-                now + self._delay,
-                task.id,
-                task.target,
-                task.kind,
-                task.due,
-            )
+            kind: int = Kind.CREATION.value
+            entry: tuple[Any, ...] = (task.id, task.target, task.kind, task.due)
         else:
-            about = (_CREATIONS, now, now + self._delay, _packed(tasks), "", "", 0)
-        self._database.put(Statement.LOG, (self._latest, q, *about, 0, 0, 0, 0, 0))
+            kind, entry = _CREATIONS, (_packed(tasks), "", "", 0)
+        row = (self._latest, q, kind, now, now + self._delay, *entry, 0, 0, 0, 0, 0)
+        self._database.put(Statement.LOG, row)
 
     def deleted(self, subject: LogSubject, now: int) -> None:
         """Log that a task was deleted on request."""

@@ -59,9 +59,6 @@ class DueTimes:
         # A time and a task number packed into one integer need half the memory of a tuple.
         self._later: list[int] = []
 
-    def __len__(self) -> int:
-        return len(self._ready) + len(self._later)
-
     def add(self, number: int, due: int, now: int) -> None:
         """Add a task that is due at `due`."""
         if due <= now:

@@ -11,12 +11,11 @@ from google.protobuf import json_format
 
 from cloudtasks_nb._names import log_name
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
-from cloudtasks_nb.emulator.api.task_calls import FULL, task_wire
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND, Clock
 from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.tasks import accept_task
+from cloudtasks_nb.emulator.model.tasks import FULL, accept_task, task_wire
 from cloudtasks_nb.emulator.store import oplog
 from cloudtasks_nb.emulator.store.oplog import LogSubject
 from cloudtasks_nb.emulator.store.state import QueueState

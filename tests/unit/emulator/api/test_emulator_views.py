@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from google.protobuf import json_format
 
-from cloudtasks_nb.emulator.api.task_calls import as_beta, as_v2, is_app_engine, task_wire
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
+from cloudtasks_nb.emulator.model.tasks import as_beta, as_v2, is_app_engine, task_wire
 from tests.unit.emulator.conftest import NOW, QUEUE, http_task, new_task
 
 

@@ -171,7 +171,7 @@ def test_due_tasks_can_be_put_back_and_dropped() -> None:
     due.drop_first()
     assert due.take(NOW) == 1
     due.drop_first()
-    assert len(due) == 0
+    assert due.next_due(NOW) is None
     due.add(3, NOW, NOW)
     due.clear()
     assert due.first(NOW) is None

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from cloudtasks_nb.emulator.api.task_calls import FULL, task_wire
 from cloudtasks_nb.emulator.model import tasks as tasks_module
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
 from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, accept_task
+from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, FULL, accept_task, task_wire
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, http_task
 
 POST, GET, DELETE, PATCH = 1, 2, 5, 6
