@@ -1,4 +1,4 @@
-"""The frames that verbs return: declared columns and dtypes, the same when empty."""
+"""Build the DataFrames that the public methods return, with declared columns and dtypes also when empty."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STATE_DTYPE = pd.CategoricalDtype(list(STATES), ordered=False)
 
 _TEXT, _TIME, _SPAN, _COUNT, _FLOAT, _OK, _STATE, _ANY = "text", "time", "span", "count", "float", "ok", "state", "any"
 
-#: One row a queue.
+#: One row for each queue.
 QUEUES = {
     "queue": _TEXT,
     "state": _TEXT,
@@ -62,7 +62,7 @@ QUEUES = {
     "name": _TEXT,
 }
 
-#: One row a task in a queue.
+#: One row for each task in a queue.
 TASKS = {
     "task": _TEXT,
     "queue": _TEXT,
@@ -83,7 +83,7 @@ TASKS = {
     "name": _TEXT,
 }
 
-#: Our columns of a batch's tasks, behind the columns of the input.
+#: Columns that are added to those of the input in a batch's tasks.
 BATCH_TASKS = {
     "url": _TEXT,
     "task": _TEXT,
@@ -97,7 +97,7 @@ BATCH_TASKS = {
     "duration": _SPAN,
 }
 
-#: One row an attempt of the operations log.
+#: One row for each attempt in the operations log.
 ATTEMPTS = {
     "time": _TIME,
     "task": _TEXT,
@@ -110,7 +110,7 @@ ATTEMPTS = {
     "url": _TEXT,
 }
 
-#: One row a batch of the outbox.
+#: One row for each batch of the outbox.
 BATCHES = {
     "batch": _TEXT,
     "queue": _TEXT,
@@ -122,10 +122,10 @@ BATCHES = {
     "done": _OK,
 }
 
-#: One row a task that something was done to.
+#: One row for each task that was run or deleted.
 ACTION_RESULTS = {"task": _TEXT, "ok": _OK, "error": _TEXT}
 
-#: One row a check.
+#: One row for each check.
 DOCTOR = {"check": _TEXT, "ok": _OK, "detail": _TEXT, "fix": _TEXT}
 
 _NAT = np.iinfo(np.int64).min
@@ -133,11 +133,11 @@ _STATE_CODES = {state: code for code, state in enumerate(STATES)}
 
 
 def column(values: Sequence[Any], kind: str) -> Any:
-    """Return the values as an array of the declared dtype.
+    """Convert values to an array of the declared dtype.
 
-    Times are microseconds since 1970 or None, spans seconds or None.
+    Times are microseconds since 1970 or None; durations are seconds or None.
     """
-    if _all_alike(values, kind):
+    if _all_equal(values, kind):
         return column(values[:1], kind).take(np.zeros(len(values), dtype=np.intp))
     if kind == _TIME:
         return pd.DatetimeIndex(_integers(values).view("datetime64[us]")).tz_localize("UTC")
@@ -146,7 +146,7 @@ def column(values: Sequence[Any], kind: str) -> Any:
         return pd.TimedeltaIndex(raw.view("timedelta64[us]"))
     if kind == _ANY:
         filled = [pd.NA if value is None else value for value in values]
-        # An index stays one of objects; an array of nothing but text would become a column of text in a frame.
+        # As an Index it keeps its dtype; pandas would infer text for an array of strings.
         return pd.Index(np.fromiter(filled, dtype=object, count=len(filled)), dtype=object)
     if kind == _STATE:
         return pd.Categorical.from_codes([_STATE_CODES.get(value, -1) for value in values], dtype=STATE_DTYPE)
@@ -154,20 +154,20 @@ def column(values: Sequence[Any], kind: str) -> Any:
     return pd.array(list(values), dtype=dtype)  # type: ignore[call-overload]  # the stubs want one literal dtype
 
 
-def _all_alike(values: Sequence[Any], kind: str) -> bool:
-    """Tell whether a list has one value throughout, to be converted once; objects are not shared among rows."""
+def _all_equal(values: Sequence[Any], kind: str) -> bool:
+    """Return whether all values of a list are equal, so that one can be converted for all; objects are not shared."""
     if not isinstance(values, list) or len(values) < 2 or (kind == _ANY and values[0] is not None):  # noqa: PLR2004 - one value is alike anyway
         return False
     try:
         return values == values[:1] * len(values)
-    except TypeError:  # pd.NA is neither equal to anything nor not
+    except TypeError:  # pd.NA cannot be compared
         return False
 
 
 def _integers(values: Sequence[int | None]) -> Any:
     try:
         return np.fromiter(values, dtype=np.int64, count=len(values))
-    except TypeError:  # there are gaps
+    except TypeError:  # some are None
         known = [_NAT if value is None else value for value in values]
         return np.fromiter(known, dtype=np.int64, count=len(known))
 
@@ -175,14 +175,14 @@ def _integers(values: Sequence[int | None]) -> Any:
 def frame(
     declared: Mapping[str, str], columns: Mapping[str, Sequence[Any]], *, index: str | None = None
 ) -> pd.DataFrame:
-    """Build a frame with the declared columns, in their order; what `columns` lacks is NA.
+    """Build a frame with the declared columns in their order. Columns that are missing in `columns` are NA.
 
     Parameters
     ----------
     declared : mapping
-        Column name to kind, one of this module's tables.
+        Column name to kind: one of this module's tables.
     columns : mapping
-        Plain values a column, all of the same length.
+        Column name to plain values, all of the same length.
     index : str, optional
         The column that becomes the index.
     """
@@ -190,4 +190,4 @@ def frame(
     blank: list[Any] = [None] * length
     made = {name: column(columns.get(name, blank), kind) for name, kind in declared.items()}
     labels = None if index is None else pd.Index(made.pop(index), name=index)
-    return pd.DataFrame(made, index=labels, copy=False)  # all of it was made here
+    return pd.DataFrame(made, index=labels, copy=False)  # the arrays are ours

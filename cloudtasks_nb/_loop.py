@@ -1,4 +1,4 @@
-"""The background event loop on which everything that waits runs: one thread a process, started when first needed."""
+"""Run coroutines on one background event loop for each process, in a thread that is started when first needed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _state: dict[str, Any] = {"loop": None, "pid": None}
-# asyncio keeps only weak references to its tasks; a task that nobody holds may vanish in the middle.
+# asyncio keeps only weak references to its tasks: without another reference a running task may be collected.
 _held: set[asyncio.Task[Any]] = set()
 
 
 def loop() -> asyncio.AbstractEventLoop:
-    """Return the background loop of this process; starts it when there is none (also after a fork)."""
+    """Return the background loop of this process; start it if there is none, also after a fork."""
     with _lock:
         if _state["pid"] != os.getpid():
             new = asyncio.new_event_loop()
@@ -34,19 +34,19 @@ def loop() -> asyncio.AbstractEventLoop:
 
 
 def submit(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-    """Start a coroutine on the background loop and return a future to wait for from any thread."""
+    """Start a coroutine on the background loop, and return a future that any thread can wait for."""
     return asyncio.run_coroutine_threadsafe(coroutine, loop())
 
 
 def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     """Run a coroutine on the background loop and wait for its result.
 
-    An interrupt (or the timeout, in seconds) cancels the coroutine and is raised here.
+    An interrupt, or the timeout in seconds, cancels the coroutine and is raised here.
 
     Raises
     ------
     RuntimeError
-        If called from the background loop itself, which would wait for itself for ever.
+        If called on the background loop itself, which would wait for itself for ever.
     """
     if _state["pid"] == os.getpid() and _running() is _state["loop"]:
         coroutine.close()
@@ -60,7 +60,7 @@ def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
 
 
 def spawn(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start a coroutine beside the running one, on the background loop, and hold it until it is done."""
+    """Start a coroutine as a task of the running loop, and keep a reference until it is done."""
     task = asyncio.get_running_loop().create_task(coroutine)
     _held.add(task)
     task.add_done_callback(_held.discard)
@@ -68,7 +68,7 @@ def spawn(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 
 def call_soon(function: Any, *args: Any) -> None:
-    """Call a function on the background loop, from any thread, without waiting."""
+    """Call a function on the background loop from any thread, and do not wait for it."""
     loop().call_soon_threadsafe(function, *args)
 
 

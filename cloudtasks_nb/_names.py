@@ -1,4 +1,4 @@
-"""Names of resources, and the few words that the toolkit and the emulator must spell alike."""
+"""Resource names, status codes, and the constants that the toolkit and the emulator share."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ CODES = (
     "UNAUTHENTICATED",
 )
 
-#: Response metadata key under which an emulator tells its instance id; Google's service sends none.
+#: Response metadata key of an emulator's instance id. Google's service does not send it.
 INSTANCE_METADATA = "x-cloudtasks-instance"
 
-#: The same for the port of its HTTP face, on the host that the calls go to.
+#: Response metadata key of the port of an emulator's HTTP interface, on the host that was called.
 HTTP_PORT_METADATA = "x-cloudtasks-http-port"
 
-#: The log into which Cloud Tasks writes what happens to tasks (https://cloud.google.com/tasks/docs/logging).
+#: The log of attempts and deletions of tasks (https://cloud.google.com/tasks/docs/logging).
 OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"
 
-#: Headers whose values are shown masked unless secrets are asked for.
+#: Headers whose values are masked unless secrets are asked for.
 SECRET_HEADER = re.compile(r"(?i)^(authorization|cookie|.*-key|.*-token)$")
 
 _PROJECT = r"[A-Za-z0-9:.-]+"
@@ -64,7 +64,7 @@ _TASK_NAME = re.compile(rf"(?P<parent>{_QUEUE_NAME.pattern})/tasks/(?P<task>{_TA
 
 
 def code_name(number: int) -> str:
-    """Return the canonical name of a status code; ``UNKNOWN`` for numbers that nobody has defined."""
+    """Return the canonical name of a status code; ``UNKNOWN`` for an undefined number."""
     return CODES[number] if 0 <= number < len(CODES) else "UNKNOWN"
 
 
@@ -75,7 +75,7 @@ def log_name(project: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueName:
-    """A queue's resource name, taken apart."""
+    """The parts of a queue's resource name."""
 
     project: str
     location: str
@@ -86,12 +86,12 @@ class QueueName:
 
     @property
     def parent(self) -> str:
-        """The location that holds the queue: ``projects/P/locations/L``."""
+        """Name of the queue's location: ``projects/P/locations/L``."""
         return f"projects/{self.project}/locations/{self.location}"
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Take a full resource name apart.
+        """Parse a full resource name.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class QueueName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskName:
-    """A task's resource name, taken apart."""
+    """The parts of a task's resource name."""
 
     queue: QueueName
     task: str  #: the short id, ``[A-Za-z0-9_-]{1,500}``
@@ -121,7 +121,7 @@ class TaskName:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Take a full resource name apart.
+        """Parse a full resource name.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Everything that cloudtasks_nb raises, as one tree.
+"""The exceptions of this package, as one tree.
 
 ::
 
@@ -30,7 +30,7 @@
         ├── PortInUseError
         └── FolderInUseError
 
-The docstring of a class is its default message. Facts are attributes, so that nobody has to read them out of a text.
+The docstring of a class is its default message. Facts are attributes, so that code need not parse messages.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class CloudTasksError(Exception):
     Parameters
     ----------
     message : str, optional
-        What happened and to which resource; the class's docstring when left out.
+        What happened, and to which resource. Default: the first line of the class's docstring.
     resource : str, optional
-        Full or short name of the queue, task, batch, column or file that it is about.
+        Full or short name of the queue, task, batch, column or file concerned.
     code : str, optional
         Canonical code of the service's answer (``"NOT_FOUND"``), if a service answered.
     hint : str, optional
@@ -113,7 +113,7 @@ class NaiveTimeError(InvalidInputError):
 
 
 class TemplateError(InvalidInputError):
-    """A template names something that the data does not have."""
+    """A template names a column that the data does not have."""
 
 
 class NotSerializableError(InvalidInputError):

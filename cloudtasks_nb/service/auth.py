@@ -1,4 +1,4 @@
-"""Google credentials: the ones given, or Application Default Credentials, found when the first call needs them."""
+"""Find Google credentials: those given, or Application Default Credentials, when the first call needs them."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ _SERVICE_ACCOUNT = "google.oauth2.service_account.Credentials"
 
 
 class Auth:
-    """Credentials of a connection, looked up once and only when asked for.
+    """The credentials of a connection, resolved once, when they are first needed.
 
     Parameters
     ----------
     credentials : google.auth.credentials.Credentials, optional
-        Used as they are; Application Default Credentials when left out.
+        Application Default Credentials if left out.
     impersonate : str, optional
-        E-mail of the service account to act as; the caller needs ``roles/iam.serviceAccountTokenCreator`` on it.
+        E-mail of a service account to impersonate; the caller needs ``roles/iam.serviceAccountTokenCreator`` on it.
     quota_project : str, optional
-        Project that is charged for the calls.
+        Project whose quota the calls use.
 
     Raises
     ------
     InvalidInputError
-        If one of them is something else, such as the path of a key.
+        If an argument has another type, such as the path of a key file.
     """
 
     def __init__(
         self, credentials: Any = None, *, impersonate: str | None = None, quota_project: str | None = None
     ) -> None:
-        _check(credentials)
+        _check_credentials(credentials)
         check_text(impersonate, "impersonate", 'impersonate="name@project.iam.gserviceaccount.com"')
         check_text(quota_project, "quota_project", 'quota_project="my-project"')
         self._given = credentials
@@ -59,16 +59,16 @@ class Auth:
         Raises
         ------
         CredentialsError
-            If there are none, with the command that makes some.
+            If there are none. The hint has the command that creates some.
         """
         return self._resolve()[0]
 
     def project(self) -> str | None:
-        """Return the project that belongs to the default credentials, if they name one."""
+        """Return the project that the default credentials name, if any."""
         return self._resolve()[1]
 
     def principal(self) -> str | None:
-        """Return the e-mail of the account, where the credentials know it."""
+        """Return the e-mail of the account, if the credentials have it."""
         credentials = self.credentials()
         email = getattr(credentials, "service_account_email", None) or getattr(credentials, "account", None)
         return str(email) if email and email != "default" else None
@@ -76,10 +76,10 @@ class Auth:
     def _resolve(self) -> tuple[Any, str | None]:
         with self._lock:
             if self._found is None:
-                self._found = self._look()
+                self._found = self._find()
             return self._found
 
-    def _look(self) -> tuple[Any, str | None]:
+    def _find(self) -> tuple[Any, str | None]:
         project = None
         credentials = self._given
         if credentials is None:
@@ -101,13 +101,13 @@ class Auth:
         return google.auth.credentials.with_scopes_if_required(credentials, [SCOPE]), project
 
 
-def _check(credentials: Any) -> None:
+def _check_credentials(credentials: Any) -> None:
     if credentials is None or isinstance(credentials, google.auth.credentials.Credentials):
         return
     if isinstance(credentials, tuple):
-        what, hint = "a tuple", "google.auth.default() returns credentials and a project: give the first of the two"
+        what, hint = "a tuple", "google.auth.default() returns credentials and a project: use the first of the two"
     elif isinstance(credentials, Mapping):
-        what, hint = "a dictionary", f"{_SERVICE_ACCOUNT}.from_service_account_info(...) makes credentials of a key"
+        what, hint = "a dictionary", f"{_SERVICE_ACCOUNT}.from_service_account_info(...) makes credentials from a key"
     elif isinstance(credentials, (str, os.PathLike)):
         path = str(credentials)
         what = f'"{path}"'

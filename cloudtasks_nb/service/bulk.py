@@ -1,4 +1,4 @@
-"""What is done to many tasks of a queue, one verdict a task: run and delete."""
+"""Run or delete many tasks of a queue, and report the result of each."""
 
 from __future__ import annotations
 
@@ -18,43 +18,42 @@ from cloudtasks_nb.service.convert import delete_failures
 
 __all__ = ["delete", "delete_tasks", "run_tasks", "task_ids"]
 
-_DELETES = 1000  # names a BatchDeleteTasks call takes
+_DELETES = 1000  # names in one BatchDeleteTasks call
 _IN_FLIGHT = 16
+_POLL_INTERVAL = 0.5  # seconds
 _RUNS_PER_SECOND = 1.0  # Google allows 60 RunTask calls a minute (https://cloud.google.com/tasks/docs/quotas)
 
 
 def task_ids(tasks: Any, queue: QueueName) -> list[str]:
-    """Return the short ids that a frame, a series, an index, a list or one name means.
-
-    Each of them once.
+    """Return the short ids in a frame, a series, an index, a list or one name, without duplicates.
 
     Raises
     ------
     InvalidInputError
-        If there are no ids in it, or tasks of another queue.
+        If it has no ids, or has tasks of another queue.
     """
     if isinstance(tasks, pd.DataFrame):
-        found = _of_frame(tasks, queue)
+        found = _names_in_frame(tasks, queue)
     elif isinstance(tasks, str):
         found = [tasks]
     elif isinstance(tasks, (pd.Series, pd.Index, list, tuple, set)):
         found = [*tasks]
     else:
         raise InvalidInputError(
-            f"{type(tasks).__name__} names no tasks", hint="give a frame of queue.tasks() or a list of task ids"
+            f"{type(tasks).__name__} does not name tasks", hint="give a frame of queue.tasks() or a list of task ids"
         )
     # A frame of attempts has a task in many rows.
-    return list(dict.fromkeys(_short(one, queue) for one in found if not pd.isna(one)))
+    return list(dict.fromkeys(_short_id(one, queue) for one in found if not pd.isna(one)))
 
 
-def _of_frame(tasks: pd.DataFrame, queue: QueueName) -> list[Any]:
+def _names_in_frame(tasks: pd.DataFrame, queue: QueueName) -> list[Any]:
     if "name" in tasks.columns:
         return tasks["name"].tolist()
     ours = tasks.index.name == "task" or set(ATTEMPTS) <= set(tasks.columns)
     if ours and "queue" in tasks.columns:
         tasks = tasks.reset_index() if tasks.index.name == "task" else tasks
         pairs = zip(tasks["queue"], tasks["task"], strict=True)
-        return [f"{queue.parent}/queues/{there}/tasks/{task}" for there, task in pairs]
+        return [f"{queue.parent}/queues/{own}/tasks/{task}" for own, task in pairs]
     if "task" in tasks.columns:
         return tasks["task"].tolist()
     if ours:
@@ -64,7 +63,7 @@ def _of_frame(tasks: pd.DataFrame, queue: QueueName) -> list[Any]:
     )
 
 
-def _short(task: Any, queue: QueueName) -> str:
+def _short_id(task: Any, queue: QueueName) -> str:
     text = str(task)
     name = TaskName.parse(text if "/" in text else f"{queue}/tasks/{text}")
     if name.queue != queue:
@@ -78,34 +77,34 @@ def _short(task: Any, queue: QueueName) -> str:
 
 
 def run_tasks(connection: Connection, queue: QueueName, tasks: Any) -> pd.DataFrame:
-    """Dispatch tasks now; a row a task: `task, ok, error`."""
-    pace = 0.0 if connection.endpoint.local else 1 / _RUNS_PER_SECOND
+    """Dispatch tasks now, and return a row for each: `task, ok, error`."""
+    pause = 0.0 if connection.endpoint.local else 1 / _RUNS_PER_SECOND
 
-    async def one(task: str) -> None:
+    async def run(task: str) -> None:
         await connection.transport.call("RunTask", name=str(TaskName(queue=queue, task=task)))
 
     ids = task_ids(tasks, queue)
-    return _each(connection, queue, ids, "running tasks", lambda bar: _one_by_one(ids, one, bar, pace=pace))
+    return _report(connection, queue, ids, "running tasks", lambda bar: _for_each(ids, run, bar, pause=pause))
 
 
 def delete_tasks(connection: Connection, queue: QueueName, tasks: Any) -> pd.DataFrame:
-    """Delete tasks; a row a task: `task, ok, error`."""
+    """Delete tasks, and return a row for each: `task, ok, error`."""
     ids = task_ids(tasks, queue)
-    return _each(connection, queue, ids, "deleting tasks", lambda bar: delete(connection, queue, ids, bar.add))
+    return _report(connection, queue, ids, "deleting tasks", lambda bar: delete(connection, queue, ids, bar.add))
 
 
-def _each(
+def _report(
     connection: Connection,
     queue: QueueName,
     ids: Sequence[str],
-    what: str,
+    title: str,
     work: Callable[[Bar], Coroutine[Any, Any, list[str | None]]],
 ) -> pd.DataFrame:
-    with Bar(what, len(ids), unit="tasks") as bar:
+    with Bar(title, len(ids), unit="tasks") as bar:
         errors = _loop.run(work(bar)) if ids else []
     connection.watcher.refresh(queue)
     if errors and None not in errors:
-        connection.call("GetQueue", name=str(queue))  # raises if the queue, rather than each task, is not there
+        connection.call("GetQueue", name=str(queue))  # raises if the queue itself does not exist
     return frame(ACTION_RESULTS, {"task": ids, "ok": [error is None for error in errors], "error": errors})
 
 
@@ -113,12 +112,12 @@ async def delete(
     connection: Connection,
     queue: QueueName,
     ids: Sequence[str],
-    count: Callable[[int], None],
-    refused: Callable[[CloudTasksError, int], None] = lambda _error, _count: None,
+    on_progress: Callable[[int], None],
+    on_error: Callable[[CloudTasksError, int], None] = lambda _error, _count: None,
 ) -> list[str | None]:
-    """Delete tasks by short id and return what went wrong with each, None where nothing did.
+    """Delete tasks by short id, and return the error message of each, None for those that were deleted.
 
-    `refused` hears what was wrong with more than a task that is not there, and how many tasks that kept from deletion.
+    `on_error` is called with an error that is not "no such task", and the number of tasks that it left undeleted.
     """
     errors: list[str | None] = []
     for start in range(0, len(ids), _DELETES):
@@ -128,10 +127,10 @@ async def delete(
         except CloudTasksError as error:
             if error.code != "UNIMPLEMENTED":
                 errors += [error.message] * len(part)
-                refused(error, len(part))
+                on_error(error, len(part))
             else:
-                errors += await _delete_singly(connection, queue, part, refused)
-        count(len(part))
+                errors += await _delete_singly(connection, queue, part, on_error)
+        on_progress(len(part))
     return errors
 
 
@@ -140,40 +139,43 @@ async def _delete_batch(connection: Connection, queue: QueueName, ids: Sequence[
     parent = str(queue)
     operation = await connection.transport.call("BatchDeleteTasks", parent=parent, names=names, resource_name=parent)
     while not operation.done:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(_POLL_INTERVAL)
         operation = await connection.transport.call("GetOperation", name=operation.name)
     failed = delete_failures(operation)
-    # An operation that failed as a whole tells of no single task.
+    # An operation that failed as a whole has one error for all tasks.
     whole = operation.error.message or None if operation.HasField("error") and not failed else None
     return [failed.get(index, whole) for index in range(len(ids))]
 
 
 async def _delete_singly(
-    connection: Connection, queue: QueueName, ids: Sequence[str], refused: Callable[[CloudTasksError, int], None]
+    connection: Connection, queue: QueueName, ids: Sequence[str], on_error: Callable[[CloudTasksError, int], None]
 ) -> list[str | None]:
-    async def one(task: str) -> None:
+    async def delete_one(task: str) -> None:
         try:
             await connection.transport.call("DeleteTask", name=str(TaskName(queue=queue, task=task)))
         except TaskNotFoundError:
             raise
         except CloudTasksError as error:
-            refused(error, 1)
+            on_error(error, 1)
             raise
 
     with Bar("deleting tasks", len(ids), show=False) as bar:
-        return await _one_by_one(ids, one, bar)
+        return await _for_each(ids, delete_one, bar)
 
 
-async def _one_by_one(
-    ids: Iterable[str], deed: Callable[[str], Coroutine[Any, Any, None]], bar: Bar, *, pace: float = 0.0
+async def _for_each(
+    ids: Iterable[str], action: Callable[[str], Coroutine[Any, Any, None]], bar: Bar, *, pause: float = 0.0
 ) -> list[str | None]:
-    """Do it to each, several at a time, `pace` seconds apart; return what went wrong with each."""
+    """Run the action for each task, several at a time, and return the error messages in order.
+
+    The actions are started `pause` seconds apart.
+    """
     gate = asyncio.Semaphore(_IN_FLIGHT)
 
     async def guarded(task: str) -> str | None:
         async with gate:
             try:
-                await deed(task)
+                await action(task)
             except CloudTasksError as error:
                 return error.message
             finally:
@@ -184,7 +186,7 @@ async def _one_by_one(
     try:
         for task in ids:
             jobs.append(asyncio.create_task(guarded(task)))
-            await asyncio.sleep(pace)
+            await asyncio.sleep(pause)
         return list(await asyncio.gather(*jobs))
     finally:
         for job in jobs:

@@ -1,4 +1,4 @@
-"""Protobuf messages to plain values and back. Times are microseconds since 1970 (UTC), durations seconds."""
+"""Convert protobuf messages to plain values and back. Times are microseconds since 1970, durations are seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 import math
 import numbers
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,7 +20,7 @@ from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = [
-    "METHODS",
+    "HTTP_METHODS",
     "decode_body",
     "delete_failures",
     "http_target",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 #: HTTP methods by number, as `google.cloud.tasks.v2.HttpMethod` defines them.
-METHODS = ("", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
+HTTP_METHODS = ("", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
 
 _QUEUE_STATES = ("STATE_UNSPECIFIED", "RUNNING", "PAUSED", "DISABLED")
 # The columns that `_read` fills, in its order.
@@ -45,9 +45,9 @@ _FIELDS = ("name", "schedule_time", "create_time", "attempts", "responses", "dis
 _MASK = "•••"
 _MICRO = 1_000_000
 
-# What tasks of a queue mostly have in common: method, URL, headers and service account.
-_Target = tuple[str, str, dict[str, str], str | None]
-# The state of a task that was tried; status and message of its last attempt if that has ended, and its begin.
+# Method, URL, headers and service account, which most tasks of a queue have in common.
+_Request = tuple[str, str, dict[str, str], str | None]
+# State of a task that was tried; status and message of its last attempt if that has ended, and its start.
 _Attempt = tuple[str, str | None, str | None, int]
 
 
@@ -80,7 +80,7 @@ def mask_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def decode_body(body: bytes) -> Any:
-    """Return the JSON value that a body is, else its text, else the bytes; None when it is empty."""
+    """Decode a body as JSON, else as text, else leave it as bytes; None if it is empty."""
     if not body:
         return None
     try:
@@ -94,7 +94,7 @@ def decode_body(body: bytes) -> Any:
 
 
 def task_state(task: Any, now: int) -> str:
-    """Tell in which state a task in the queue is, from the attempts the service has recorded on it."""
+    """Return the state of a task in the queue, from the attempts that the service has recorded on it."""
     if task.dispatch_count == 0:
         return "scheduled" if micros(task.schedule_time) > now else "ready"
     last = task.last_attempt
@@ -103,25 +103,25 @@ def task_state(task: Any, now: int) -> str:
 
 
 def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets: bool = False) -> dict[str, list[Any]]:
-    """Take raw v2 Task messages apart into columns.
+    """Convert raw v2 Task messages to columns.
 
     Parameters
     ----------
     tasks : iterable of google.cloud.tasks.v2.Task (raw protobuf)
     now : int
-        Microseconds since 1970, to tell `scheduled` from `ready`.
+        Microseconds since 1970; separates `scheduled` from `ready`.
     body, secrets : bool
-        Decode bodies (the tasks must have been asked for in FULL view); show secret headers.
+        Decode bodies (the tasks must have been read in FULL view); show secret headers.
 
     Returns
     -------
     dict
-        Column name to one item a task; times in microseconds or None, durations in seconds or None.
+        Column name to one value for each task; times in microseconds or None, durations in seconds or None.
     """
-    fields, targets, tried = _read(tasks, now, body=body, secrets=secrets)
+    fields, requests, tried = _read(tasks, now, body=body, secrets=secrets)
     names, due = fields["name"], fields["schedule_time"]
     short, queues = _short_ids(names)
-    methods, urls, headers, emails = map(list, zip(*targets, strict=True)) if targets else ([] for _ in range(4))
+    methods, urls, headers, emails = map(list, zip(*requests, strict=True)) if requests else ([] for _ in range(4))
     states = ["scheduled" if at > now else "ready" for at in due]
     blanks: list[list[Any]] = [[None] * len(names) for _ in range(3)]
     statuses, messages, began = blanks
@@ -150,17 +150,17 @@ def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets:
 
 def _read(
     tasks: Iterable[Any], now: int, *, body: bool, secrets: bool
-) -> tuple[dict[str, list[Any]], list[_Target], dict[int, _Attempt]]:
-    """Return the columns that are fields of the messages, the targets, and the last attempts by row.
+) -> tuple[dict[str, list[Any]], list[_Request], dict[int, _Attempt]]:
+    """Return the columns that are fields of the messages, the requests, and the last attempts by row.
 
-    Made for 100,000 tasks: each field is read once, without a call, and no message is kept, as the garbage collector
-    would go through a page of them again and again.
+    Optimised for 100,000 tasks: each field is read once and without a function call, and no message is kept, because
+    the garbage collector would traverse them again and again.
     """
     fields: dict[str, list[Any]] = {name: [] for name in _FIELDS}
     names, due, created, tries, responses, deadlines, bodies = fields.values()
-    targets: list[_Target] = []
+    requests: list[_Request] = []
     tried: dict[int, _Attempt] = {}
-    known: dict[Any, _Target] = {}
+    known: dict[Any, _Request] = {}
     for row, task in enumerate(tasks):
         names.append(task.name)
         stamp = task.schedule_time
@@ -174,18 +174,18 @@ def _read(
             tried[row] = _last_attempt(task, now)
         span = task.dispatch_deadline
         deadlines.append(span.seconds + span.nanos / 1e9 or (0.0 if task.HasField("dispatch_deadline") else None))
-        # Most tasks of a queue have the same request but for its body, and to take it apart costs more than the rest.
+        # Requests of a queue mostly differ only in their bodies, and converting one costs more than all the rest.
         key = (b"" if body else task.http_request.SerializeToString()) or _without_body(task)
         if key not in known:
-            known[key] = _target(task, secrets=secrets)
-        targets.append(known[key])
+            known[key] = _request_values(task, secrets=secrets)
+        requests.append(known[key])
         if body:
             bodies.append(decode_body(_request(task).body))
-    return fields, targets, tried
+    return fields, requests, tried
 
 
 def _short_ids(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the short ids of tasks, and of their queues; a page of tasks is all of one queue."""
+    """Return the short ids of tasks and of their queues. Fast for tasks of one queue, such as a page."""
     head = names[0].rpartition("/tasks/")[0] if names else ""
     prefix = f"{head}/tasks/"
     short = [name.removeprefix(prefix) for name in names]
@@ -204,7 +204,7 @@ def _last_attempt(task: Any, now: int) -> _Attempt:
 
 
 def _without_body(task: Any) -> tuple[type, bytes]:
-    """Return a key that tasks have in common whose requests differ in nothing but their bodies."""
+    """Return a key that is equal for tasks whose requests differ only in their bodies."""
     request = _request(task)
     bare = type(request)()
     bare.CopyFrom(request)
@@ -216,75 +216,77 @@ def _request(task: Any) -> Any:
     return task.app_engine_http_request if task.HasField("app_engine_http_request") else task.http_request
 
 
-def _target(task: Any, *, secrets: bool) -> _Target:
+def _request_values(task: Any, *, secrets: bool) -> _Request:
     request = _request(task)
     headers = dict(request.headers)
     shown = headers if secrets else mask_headers(headers)
-    method = METHODS[request.http_method]
+    method = HTTP_METHODS[request.http_method]
     if task.HasField("app_engine_http_request"):
         return method, f"appengine:{request.relative_uri}", shown, None
     email = request.oidc_token.service_account_email or request.oauth_token.service_account_email
     return method, request.url, shown, email or None
 
 
-def retry_message(words: Mapping[str, Any]) -> Any:
-    """Return a raw RetryConfig of the words `max_attempts`, `max_retry_duration`, `min_backoff` and so on.
+def retry_message(settings: Mapping[str, Any]) -> Any:
+    """Return a raw RetryConfig with the settings `max_attempts`, `max_retry_duration`, `min_backoff` and so on.
 
     Raises
     ------
     InvalidInputError
-        Naming an unknown word or a value that is none.
+        If a name is unknown or a value is not valid.
     """
-    check_names(words, RETRY_SETTINGS, "retry setting")
+    check_names(settings, RETRY_SETTINGS, "retry setting")
     message = types.RetryConfig.pb()()
-    for word, value in words.items():
-        if word in ("max_attempts", "max_doublings"):
-            setattr(message, word, _whole(value, word))
+    for name, value in settings.items():
+        if name in ("max_attempts", "max_doublings"):
+            setattr(message, name, _whole(value, name))
         else:
-            getattr(message, word).CopyFrom(_duration(value, word))
+            getattr(message, name).CopyFrom(_duration(value, name))
     return message
 
 
-def _whole(value: Any, word: str) -> int:
-    number = _number(value, word)
+def _whole(value: Any, name: str) -> int:
+    number = _number(value, name)
     if number != int(number) or abs(number) >= 2**31:
-        raise InvalidInputError(f"{word}={value!r} is not a whole number", resource=word, hint=f"say {word}=5")
+        raise InvalidInputError(f"{name}={value!r} is not a whole number", resource=name, hint=f"use {name}=5")
     return int(number)
 
 
-def _number(value: Any, word: str) -> float:
+def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise InvalidInputError(f"{word}={value!r} is not a number", resource=word, hint=f"say {word}=5")
+        raise InvalidInputError(f"{name}={value!r} is not a number", resource=name, hint=f"use {name}=5")
     return float(value)
 
 
-def queue_message(name: str, words: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    """Return a raw v2 Queue of our words for queue settings, and the update mask that names just these."""
+# Settings of a queue that are not retry settings: message and field of a Queue, and the check of a value.
+_QUEUE_FIELDS: dict[str, tuple[str, str, Callable[[Any, str], float]]] = {
+    "rate": ("rate_limits", "max_dispatches_per_second", _number),
+    "max_concurrent": ("rate_limits", "max_concurrent_dispatches", _whole),
+    "log_sampling_ratio": ("stackdriver_logging_config", "sampling_ratio", _number),
+}
+
+
+def queue_message(name: str, settings: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Return a raw v2 Queue with these settings, and the update mask of just these."""
     message = types.Queue.pb()(name=name)
     mask = []
-    for word, value in words.items():
-        if word == "rate":
-            message.rate_limits.max_dispatches_per_second = _number(value, word)
-            mask.append("rate_limits.max_dispatches_per_second")
-        elif word == "max_concurrent":
-            message.rate_limits.max_concurrent_dispatches = _whole(value, word)
-            mask.append("rate_limits.max_concurrent_dispatches")
-        elif word == "log_sampling_ratio":
-            message.stackdriver_logging_config.sampling_ratio = _number(value, word)
-            mask.append("stackdriver_logging_config.sampling_ratio")
-        else:
-            mask.append(f"retry_config.{word}")
-    message.retry_config.CopyFrom(retry_message({word: words[word] for word in words if word in RETRY_SETTINGS}))
+    for setting, value in settings.items():
+        part, field, check = _QUEUE_FIELDS.get(setting, ("retry_config", setting, None))
+        mask.append(f"{part}.{field}")
+        if check is not None:
+            setattr(getattr(message, part), field, check(value, setting))
+    retry = {setting: value for setting, value in settings.items() if setting in RETRY_SETTINGS}
+    message.retry_config.CopyFrom(retry_message(retry))
     return message, mask
 
 
-def queue_json(name: str, words: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a queue of our words for queue settings as the REST API writes it."""
-    return json_format.MessageToDict(queue_message(name, words)[0])
+def queue_json(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a queue with these settings in the JSON form of the REST API."""
+    return json_format.MessageToDict(queue_message(name, settings)[0])
 
 
 def queue_values(queue: Any) -> dict[str, Any]:
-    """Take a raw Queue (v2, or v2beta3 with or without stats) apart; what the endpoint does not tell is left out."""
+    """Convert a raw Queue (v2, or v2beta3 with or without stats); what the endpoint did not send is left out."""
     retry, limits = queue.retry_config, queue.rate_limits
     return {
         "queue": queue.name.rpartition("/")[2],
@@ -306,7 +308,7 @@ def queue_values(queue: Any) -> dict[str, Any]:
 
 
 def _stats_values(queue: Any) -> dict[str, Any]:
-    """Take the statistics of a v2beta3 queue apart; empty when the endpoint sent none."""
+    """Convert the statistics of a v2beta3 queue; empty if the endpoint sent none."""
     if "stats" not in queue.DESCRIPTOR.fields_by_name or not queue.HasField("stats"):
         return {}
     stats = queue.stats
@@ -321,7 +323,7 @@ def _stats_values(queue: Any) -> dict[str, Any]:
 
 
 def _target_text(target: Any) -> str:
-    """Say a queue-level target as one URL with stars for what each task keeps."""
+    """Describe a queue-level target as one URL, with stars for the parts that each task keeps."""
     override = target.uri_override
     scheme = ("*", "http", "https")[override.scheme]
     port = f":{override.port}" if override.port else ""
@@ -339,17 +341,17 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
     Raises
     ------
     InvalidInputError
-        If `url` is not an http(s) URL, or there is an `audience` and nobody to sign.
+        If `url` is not an http(s) URL, or there is an `audience` without a `service_account`.
     """
     if audience is not None and service_account is None:
         raise InvalidInputError(
-            "audience= says nothing without service_account=",
+            "audience= has no effect without service_account=",
             resource="audience",
-            hint='say service_account="name@project.iam.gserviceaccount.com" too',
+            hint='add service_account="name@project.iam.gserviceaccount.com"',
         )
     target = types.HttpTarget.pb()()
     if url is not None:
-        parts, port = _split(url)
+        parts, port = _parse_url(url)
         override = target.uri_override
         override.scheme = 1 if parts.scheme == "http" else 2
         override.host = parts.hostname or ""
@@ -365,11 +367,11 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
     return target
 
 
-def _split(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
+def _parse_url(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # an invalid port or IPv6 address
         parts, port = urllib.parse.urlsplit(""), None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidInputError(
@@ -379,7 +381,7 @@ def _split(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
 
 
 def delete_failures(operation: Any) -> dict[int, str]:
-    """Return what a finished BatchDeleteTasks could not delete: index of the name to the reason."""
+    """Return the failures of a finished BatchDeleteTasks: index of the name to the reason."""
     facts = types.BatchDeleteTasksMetadata.pb()()
     operation.metadata.Unpack(facts)
     return {index: status.message or code_name(status.code) for index, status in facts.failed_requests.items()}

@@ -13,7 +13,7 @@ from cloudtasks_nb.fanout.plan.body import check_has_body
 from cloudtasks_nb.fanout.plan.encode import to_json
 from cloudtasks_nb.fanout.plan.options import LARGEST_TASK, TaskOptions, check_delivery, check_headers
 from cloudtasks_nb.fanout.plan.templates import literal_url
-from cloudtasks_nb.service.convert import METHODS, timestamp
+from cloudtasks_nb.service.convert import HTTP_METHODS, timestamp
 
 __all__ = ["literal_task"]
 
@@ -41,7 +41,7 @@ def literal_task(options: TaskOptions, *, now: dt.datetime) -> Any:
     task = types.Task.pb()()
     request = task.http_request
     request.url = literal_url(options.url)
-    request.http_method = METHODS.index(delivery.method)
+    request.http_method = HTTP_METHODS.index(delivery.method)
     for name, value in check_headers(options.headers, json=json).items():
         _encode(value, f'the header "{name}"')
         request.headers[name] = value

@@ -10,7 +10,7 @@ from typing import Any
 
 from cloudtasks_nb._settings import check_mapping, check_text, did_you_mean, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.service.convert import METHODS, retry_message
+from cloudtasks_nb.service.convert import HTTP_METHODS, retry_message
 
 __all__ = ["LARGEST_TASK", "Delivery", "TaskOptions", "check_delivery", "check_headers"]
 
@@ -129,11 +129,11 @@ def check_headers(headers: Any, *, json: bool) -> dict[str, str]:
 
 def _method(given: str | None) -> str:
     method = "POST" if given is None else str(given).upper()
-    if method not in METHODS[1:]:
+    if method not in HTTP_METHODS[1:]:
         raise InvalidInputError(
-            f'method="{given}" is not an HTTP method{did_you_mean(method, METHODS[1:])}',
+            f'method="{given}" is not an HTTP method{did_you_mean(method, HTTP_METHODS[1:])}',
             resource="method",
-            hint="there are " + ", ".join(METHODS[1:]),
+            hint="there are " + ", ".join(HTTP_METHODS[1:]),
         )
     return method
 

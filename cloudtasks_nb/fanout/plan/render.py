@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.plan.preview import Shown, shown_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row
 from cloudtasks_nb.fanout.plan.templates import Problems
 from cloudtasks_nb.fanout.wire import SharedFields, header, http_requests, schedule_time, tasks
-from cloudtasks_nb.service.convert import METHODS, micros
+from cloudtasks_nb.service.convert import HTTP_METHODS, micros
 
 __all__ = [
     "NOTHING",
@@ -239,7 +239,7 @@ def _shared_fields(recipe: Recipe) -> SharedFields:
     token, settings = request(), task()
     recipe.delivery.write(token, settings)
     return SharedFields(
-        method=request(http_method=METHODS.index(recipe.delivery.method)).SerializeToString(),
+        method=request(http_method=HTTP_METHODS.index(recipe.delivery.method)).SerializeToString(),
         token=token.SerializeToString(),
         settings=settings.SerializeToString(),
     )

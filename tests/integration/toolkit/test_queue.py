@@ -212,7 +212,7 @@ def test_tasks_of_another_queue(tasks: ct.Client, make_name: MakeName, filled: c
 
 @pytest.mark.parametrize(
     ("named", "words"),
-    [(5, "int names no tasks"), (pd.DataFrame({"a": [1]}), "no column or index `task`"), (["a b"], "is not a task")],
+    [(5, "int does not name"), (pd.DataFrame({"a": [1]}), "no column or index `task`"), (["a b"], "is not a task")],
 )
 def test_what_names_no_tasks(queue: ct.Queue, named: Any, words: str) -> None:
     """The error says what is accepted."""

@@ -75,7 +75,11 @@ def test_tasks_of_another_project() -> None:
 
 @pytest.mark.parametrize(
     ("tasks", "words"),
-    [(5, "int names no tasks"), (pd.DataFrame({"a": [1]}), "no column or index `task`"), (["a b"], "not a task name")],
+    [
+        (5, "int does not name tasks"),
+        (pd.DataFrame({"a": [1]}), "no column or index `task`"),
+        (["a b"], "not a task name"),
+    ],
 )
 def test_what_names_none(tasks: Any, words: str) -> None:
     """The error says what is accepted."""

@@ -290,4 +290,4 @@ def test_failures_of_a_batch_delete() -> None:
 
 def test_methods_are_googles() -> None:
     """The table of HTTP methods has Google's numbers."""
-    assert [types.HttpMethod(number).name for number in range(1, 8)] == list(convert.METHODS[1:])
+    assert [types.HttpMethod(number).name for number in range(1, 8)] == list(convert.HTTP_METHODS[1:])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb._frames import STATE_DTYPE, TASKS, column, frame
 from cloudtasks_nb._names import code_name
-from cloudtasks_nb.service.convert import METHODS, decode_body, mask_headers, task_columns
+from cloudtasks_nb.service.convert import HTTP_METHODS, decode_body, mask_headers, task_columns
 
 NOW = 1_767_225_600_000_000
 EPOCH = "1970-01-01T00:00:00Z"
@@ -111,7 +111,7 @@ def slow_row(task: Any, *, body: bool, secrets: bool) -> dict[str, Any]:
         "attempts": facts["dispatch_count"],
         "responses": facts["response_count"],
         **slow_attempt(facts),
-        "method": METHODS[request.get("http_method", 0)],
+        "method": HTTP_METHODS[request.get("http_method", 0)],
         "url": f"appengine:{request.get('relative_uri', '')}" if at_app_engine else request.get("url", ""),
         "headers": shown if secrets else mask_headers(shown),
         "body": decode_body(base64.b64decode(request.get("body", ""))) if body else None,
