@@ -70,13 +70,7 @@ class Summary:
 
 
 class CallHistory:
-    """The newest calls, and counts of all; safe to use from several threads.
-
-    Parameters
-    ----------
-    newest : int
-        How many calls are kept.
-    """
+    """The newest calls, at most `newest`, and counts of all; safe to use from several threads."""
 
     def __init__(self, newest: int = _NEWEST) -> None:
         self._lock = threading.Lock()

@@ -74,13 +74,7 @@ class Workers:
 
 
 class CoroutineRunner:
-    """An event loop for the user's coroutines in a daemon thread, which the first coroutine starts.
-
-    Parameters
-    ----------
-    name : str
-        Name of the thread.
-    """
+    """An event loop for the user's coroutines in a daemon thread called `name`, which the first coroutine starts."""
 
     def __init__(self, name: str) -> None:
         self._name = name

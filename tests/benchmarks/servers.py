@@ -94,14 +94,14 @@ class Emulator(_Child):
         """CPU time used so far, in seconds."""
         return cpu_seconds(self.pid)
 
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash would."""
+        self.end(signal.SIGKILL)
+
     @property
     def memory(self) -> float:
         """Its resident memory, in MB."""
         return resident_mb(self.pid)
-
-    def kill(self) -> None:
-        """End it with SIGKILL, as a crash would."""
-        self.end(signal.SIGKILL)
 
 
 class Cost:
