@@ -284,15 +284,18 @@ class BatchActions:
         batch, code = self._batch()
         progress = batch.progress()
         rows = counted(progress.failed, "rows")
-        question = Question(
-            title=f"Retry {rows} of batch {batch.id}?",
-            scope=f"All {rows} that failed, of {progress.total:,}: each gets a new task in {batch.queue}.",
-            verb=f"Retry {rows}",
-            line=f"{code}.retry_failed()",
-            danger=False,
+        self._start(
+            batch.retry_failed,
+            f"{rows} of batch {batch.id} will be tried again",
+            Question(
+                title=f"Retry {rows} of batch {batch.id}?",
+                scope=f"All {rows} that failed, of {progress.total:,}: each gets a new task in {batch.queue}.",
+                verb=f"Retry {rows}",
+                line=f"{code}.retry_failed()",
+                danger=False,
+            ),
+            ask=progress.failed > _FEW,
         )
-        status = f"{rows} of batch {batch.id} will be tried again"
-        self._start(question, batch.retry_failed, status, ask=progress.failed > _FEW)
 
     def _ask_resend(self) -> None:
         batch, _ = self._batch()
@@ -311,7 +314,7 @@ class BatchActions:
             batch.resend(found)
             self._panel.notify(f"{counted(len(found), 'rows')} of batch {batch.id} will be sent again", line=line)
 
-        self._start(question, resend, "", ask=count > _FEW or succeeded > 0)
+        self._start(resend, "", question, ask=count > _FEW or succeeded > 0)
 
     def _ask_resume(self) -> None:
         batch, code = self._batch()
@@ -324,7 +327,7 @@ class BatchActions:
             line=f"{code}.resume()",
             danger=False,
         )
-        self._start(question, batch.resume, f"sending {rows} of batch {batch.id}", ask=progress.unsent > _FEW)
+        self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=progress.unsent > _FEW)
 
     def _ask_cancel(self) -> None:
         batch, code = self._batch()
@@ -339,9 +342,9 @@ class BatchActions:
             line=f"{code}.cancel()",
             typed=batch.id if left > _FEW else None,
         )
-        self._start(question, batch.cancel, f"cancelling {rows} of batch {batch.id}", ask=True)
+        self._start(batch.cancel, f"cancelling {rows} of batch {batch.id}", question, ask=True)
 
-    def _start(self, question: Question, work: Callable[[], object], status: str, *, ask: bool) -> None:
+    def _start(self, work: Callable[[], object], status: str, question: Question, *, ask: bool) -> None:
         """Do `work`, after the question if `ask`; then show the status, if there is one."""
 
         def run() -> None:

@@ -341,13 +341,7 @@ _STEP = 10  # pages between two updates of the table
 
 
 class Listing:
-    """A list of a queue's tasks, of which each call of `more` reads a part.
-
-    Parameters
-    ----------
-    connection : Connection
-    queue : QueueName
-    """
+    """A list of a queue's tasks, of which each call of `more` reads a part."""
 
     def __init__(self, connection: Connection, queue: QueueName) -> None:
         self.queue = queue

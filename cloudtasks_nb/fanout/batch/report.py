@@ -63,7 +63,7 @@ class Report:
 
     def html(self) -> str:
         """Return static HTML: a stacked bar with its legend, and the lines."""
-        progress, counts = self.progress, self._segments()
+        progress, counts = self.progress, self.segments()
         total = max(progress.total, 1)
         order = [name for name in _ORDER if counts.get(name)]
         bars = "".join(
@@ -89,7 +89,7 @@ class Report:
             f'">{bars}</div><div style="display:flex;flex-wrap:wrap;gap:.2em 1.2em">'
             f"<b>{progress.done:,} of {progress.total:,} done</b>{legend}{link}</div>"
         )
-        lines = lines_html([self._pace(), *self.lines()])
+        lines = lines_html([self.pace(), *self.lines()])
         return html_card(self._title(), bar, partitions, self.grid, lines, badge=self.badge)
 
     def lines(self) -> list[str]:
@@ -128,12 +128,14 @@ class Report:
     def _share(self) -> float:
         return self.progress.done / self.progress.total if self.progress.total else 1.0
 
-    def _segments(self) -> dict[str, int]:
+    def segments(self) -> dict[str, int]:
+        """Return the counts by state; pending rows whose state is not known are queued."""
         counts = {name: count or 0 for name, count in self.progress.counts().items()}
         known = sum(counts[name] for name in ("scheduled", "ready", "running", "retrying"))
         return {**counts, "queued": max(0, self.progress.pending - known)}
 
-    def _pace(self) -> str:
+    def pace(self) -> str:
+        """Return how many rows end each second, and when the last one will; empty if that is not known."""
         progress = self.progress
         if progress.finished or not progress.done_per_second:
             return ""

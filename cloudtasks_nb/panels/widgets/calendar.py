@@ -72,12 +72,7 @@ class CalendarView(anywidget.AnyWidget):
 
 
 class Squares:
-    """The periods of a backfill as squares, of the smallest width that gives at most 800 squares.
-
-    Parameters
-    ----------
-    periods : Periods
-    """
+    """The periods of a backfill as squares, of the smallest width that gives at most 800 squares."""
 
     def __init__(self, periods: Periods) -> None:
         self._periods = periods

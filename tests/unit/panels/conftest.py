@@ -191,10 +191,11 @@ def send_message(widget: Any, **content: Any) -> None:
     widget._handle_msg({"content": {"data": data}, "buffers": []})
 
 
-def show(panel: Panel, *, visible: bool = True) -> None:
-    """Make a panel visible, or not, as the browser reports it."""
+def show(panel: Panel, *, visible: bool = True) -> Any:
+    """Make a panel visible, or not, as the browser reports it, and return it."""
     send_message(panel.footer, do="visible", visible=visible)
     panel.settle()
+    return panel
 
 
 def click(panel: Panel, *buttons: Any) -> None:

@@ -35,10 +35,9 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 
 @pytest.fixture
 def panel(log: list[Entry], context: FakeContext, closing: CloseLater) -> AttemptsPanel:
-    """Return a panel of three attempts, one of which failed, that somebody sees."""
+    """Return a panel of three attempts, one of which failed, that is visible."""
     log += [entry(3, "t3"), entry(2, "t2", status="INTERNAL", retry_time=1), entry(1, "t1")]
-    made: AttemptsPanel = closing(AttemptsPanel(context, queue="reports"))
-    show(made)
+    made: AttemptsPanel = show(closing(AttemptsPanel(context, queue="reports")))
     return made
 
 

@@ -21,9 +21,8 @@ __all__: list[str] = []
 
 @pytest.fixture
 def panel(harness: Harness, shell: FakeShell, closing: CloseLater) -> BackfillPanel:
-    """Return a form that somebody sees."""
-    made: BackfillPanel = closing(BackfillPanel(harness.context(), queue="reports"))
-    show(made)
+    """Return a form that is visible."""
+    made: BackfillPanel = show(closing(BackfillPanel(harness.context(), queue="reports")))
     return made
 
 
@@ -191,8 +190,7 @@ def test_read_only_looks_and_does_nothing(harness: Harness, shell: FakeShell, cl
     """The calendar is there, its squares can be selected, and no button is laid out."""
     batch = harness.days("2026-01-03")
     harness.finish(batch, 1)
-    panel = closing(BackfillPanel(harness.context(read_only=True), queue="reports"))
-    show(panel)
+    panel = show(closing(BackfillPanel(harness.context(read_only=True), queue="reports")))
     assert panel.range not in panel.children
     pick(panel, "2026-01-02")
     assert panel.view.rows.table is not None

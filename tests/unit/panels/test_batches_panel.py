@@ -31,16 +31,14 @@ def fan_out(harness: Harness, rows: pd.DataFrame | int = ROWS, queue: str = "rep
 
 @pytest.fixture
 def panel(harness: Harness, closing: CloseLater) -> BatchesPanel:
-    """Return a list that somebody sees."""
-    made: BatchesPanel = closing(BatchesPanel(harness.context(), queue="reports"))
-    show(made)
+    """Return a list that is visible."""
+    made: BatchesPanel = show(closing(BatchesPanel(harness.context(), queue="reports")))
     return made
 
 
 def own(closing: CloseLater, batch: Batch, **words: Any) -> BatchPanel:
     """Open the panel of one batch."""
-    made: BatchPanel = closing(batch.panel(**words))
-    show(made)
+    made: BatchPanel = show(closing(batch.panel(**words)))
     return made
 
 
@@ -316,7 +314,7 @@ PROGRESS = Progress(
 @pytest.mark.parametrize(
     "words",
     [
-        "<b>55</b> of 100 done, 2.5 a second, the rest in about 1 min 05 s",
+        "<b>55</b> of 100 done, 2.5 done a second, the last one in about 1 min 05 s",
         'aria-valuenow="55"',
         "25 queued",
         "INTERNAL <b>7</b>",
@@ -352,7 +350,7 @@ def test_a_bar_has_its_words(words: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"eta": None}, "done, 2.5 a second</span>"),
+        ({"eta": None}, "done, 2.5 done a second</span>"),
         ({"done_per_second": None}, "<b>55</b> of 100 done</span>"),
         ({"total": 0, "unsent": 0, "rejected": 0, "succeeded": 0, "failed": 0, "gone": 0}, 'aria-valuenow="100"'),
     ],

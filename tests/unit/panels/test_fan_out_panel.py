@@ -27,9 +27,8 @@ def shell(shell: FakeShell) -> FakeShell:
 
 @pytest.fixture
 def panel(harness: Harness, shell: FakeShell, closing: CloseLater) -> FanOutPanel:
-    """Return a form that somebody sees."""
-    made: FanOutPanel = closing(FanOutPanel(harness.context(), queue="reports"))
-    show(made)
+    """Return a form that is visible."""
+    made: FanOutPanel = show(closing(FanOutPanel(harness.context(), queue="reports")))
     return made
 
 

@@ -61,9 +61,8 @@ class Sample(Panel):
 
 @pytest.fixture
 def panel(context: FakeContext, closing: CloseLater) -> Sample:
-    """Return a panel that somebody sees."""
-    made: Sample = closing(Sample(context))
-    show(made)
+    """Return a panel that is visible."""
+    made: Sample = show(closing(Sample(context)))
     return made
 
 

@@ -15,9 +15,8 @@ __all__: list[str] = []
 
 @pytest.fixture
 def panel(context: FakeContext, closing: CloseLater) -> QueuesPanel:
-    """Return a panel of emails and reports that somebody sees."""
-    made: QueuesPanel = closing(QueuesPanel(context))
-    show(made)
+    """Return a panel of emails and reports that is visible."""
+    made: QueuesPanel = show(closing(QueuesPanel(context)))
     return made
 
 
@@ -36,8 +35,7 @@ def test_queues_are_there_before_anybody_looks(context: FakeContext, closing: Cl
 def test_only_the_page_is_watched(make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher) -> None:
     """Of thirty queues the twenty on the page; after turning it the others."""
     names = [f"q{number:02}" for number in range(30)]
-    panel = closing(QueuesPanel(make_context(*names)))
-    show(panel)
+    panel = show(closing(QueuesPanel(make_context(*names))))
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[:20]
     panel.table.turn(1)
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[20:]

@@ -73,7 +73,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def panel(context: FakeContext, closing: CloseLater, watcher: FakeWatcher) -> TasksPanel:
-    """Return a panel of 10 of 25 tasks that somebody sees."""
+    """Return a panel of 10 of 25 tasks that is visible."""
     made: TasksPanel = closing(TasksPanel(context, queue="reports"))
     watcher.there = {f"reports{number:05}": pending() for number in range(25)}
     show(made)
@@ -236,8 +236,7 @@ def test_google_runs_one_a_second(
     monkeypatch.setattr(Book, "tasks", 150)
     watcher.there = {f"reports{number:05}": pending() for number in range(150)}
     context = make_context("reports", local=False)
-    panel = closing(TasksPanel(context, queue="reports"))
-    show(panel)
+    panel = show(closing(TasksPanel(context, queue="reports")))
     pick(panel, *range(130))
     panel.actions.run.click()
     assert "60 a minute: this takes 3 minutes" in panel.prompt.question.scope
@@ -291,8 +290,7 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
 def test_read_only_has_nothing_that_changes(make_context: MakeContext, closing: CloseLater) -> None:
     """Neither run nor delete are laid out, and their clicks do nothing."""
     context = make_context("reports", read_only=True)
-    panel = closing(TasksPanel(context, queue="reports"))
-    show(panel)
+    panel = show(closing(TasksPanel(context, queue="reports")))
     row = panel.children[1]
     assert panel.actions.run not in row.children
     assert panel.actions.delete not in row.children
