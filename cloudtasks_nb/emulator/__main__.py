@@ -74,16 +74,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=_port, default=8123, help="gRPC port, 0 for a free one (%(default)s)")
     add("--http-port", type=_port, help="port for REST and admin (the next one; a free one with --port 0)")
-    add("--data-dir", type=Path, metavar="FOLDER", help="keep everything here (a temporary folder)")
-    add("--queue", action="append", default=[], dest="queues", metavar="NAME", help="make this queue; may be repeated")
+    add("--data-dir", type=Path, metavar="FOLDER", help="the data folder (a temporary one)")
+    add("--queue", action="append", default=[], dest="queues", metavar="NAME", help="create a queue; may be repeated")
     add("--lease", action="store_true", help="end 2 s after the last GET /lease was closed")
-    add("--wait-for-loopback", action="store_true", help="a refused connection to this machine is no attempt")
+    add("--wait-for-loopback", action="store_true", help="a refused connection to this machine does not count")
     add("--openid-issuer", default="https://accounts.google.com", metavar="URL", help="issuer of OIDC tokens")
-    add("--app-engine-host", metavar="URL", help="where the App Engine application is")
+    add("--app-engine-host", metavar="URL", help="URL of the App Engine application")
     add("--https-ca", type=Path, metavar="FILE", help="trust these certificates too")
     add("--https-insecure", action="store_true", help="do not check certificates of targets")
     add("--no-batch", action="store_true", help="answer batch calls with UNIMPLEMENTED")
-    add("--create-queues-on-demand", action="store_true", dest="queues_on_demand", help="CreateTask makes the queue")
+    add("--create-queues-on-demand", action="store_true", dest="queues_on_demand", help="CreateTask creates the queue")
     add(
         "--hard-reset-on-purge-queue",
         action="store_true",
@@ -91,10 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         help="PurgeQueue also frees the names of tasks",
     )
     for option, default, text in (
-        ("--task-tombstone", "3600", "how long names stay taken (%(default)s)"),
-        ("--queue-tombstone", "259200", "same, of queues (%(default)s)"),
-        ("--new-queue-delay", "0", "a new queue is NOT_FOUND so long"),
-        ("--log-delay", "0", "log entries appear so late"),
+        ("--task-tombstone", "3600", "how long names of tasks stay taken (%(default)s)"),
+        ("--queue-tombstone", "259200", "how long names of queues stay taken (%(default)s)"),
+        ("--new-queue-delay", "0", "how long a new queue is NOT_FOUND (%(default)s)"),
+        ("--log-delay", "0", "delay of log entries (%(default)s)"),
     ):
         add(option, type=_microseconds, default=default, metavar="SECONDS", help=text)
     return parser

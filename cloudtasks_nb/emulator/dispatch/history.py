@@ -22,19 +22,10 @@ _BODY = 10_000  # bytes; longer ones are not kept
 
 
 @dataclass(slots=True)
-class _Finished:
-    queue: str
-    task: str
-    status: str
-    finished: str
-    attempts: list[dict[str, Any]]
-
-
-@dataclass(slots=True)
 class History:
     """The attempts of finished tasks and of tasks that are still being retried."""
 
-    _finished: deque[_Finished] = field(default_factory=lambda: deque(maxlen=_FINISHED))
+    _finished: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_FINISHED))
     _open: OrderedDict[tuple[int, int], deque[dict[str, Any]]] = field(default_factory=OrderedDict)
 
     def record(self, claim: Claim, call: HttpCall, attempts: Attempts, *, gone: bool) -> None:
@@ -58,9 +49,14 @@ class History:
             if len(self._open) > _OPEN:
                 self._open.popitem(last=False)
             return
-        finished = _text(attempts.responded)
         self._finished.append(
-            _Finished(claim.queue.name, claim.task.id, code_name(attempts.code), finished, list(tried))
+            {
+                "queue": claim.queue.name,
+                "task": claim.task.id,
+                "status": code_name(attempts.code),
+                "finished": _text(attempts.responded),
+                "attempts": list(tried),
+            }
         )
 
     def clear(self) -> None:
@@ -80,16 +76,11 @@ class History:
         bodies : bool
             Whether to show the bodies that were sent, as text.
         """
-        found = [item for item in reversed(self._finished) if queue in {"", item.queue, item.queue.rpartition("/")[2]}]
+        names = ((task, task["queue"]) for task in reversed(self._finished))
+        found = [task for task, name in names if queue in {"", name, name.rpartition("/")[2]}]
         return [
-            {
-                "queue": item.queue,
-                "task": item.task,
-                "status": item.status,
-                "finished": item.finished,
-                "attempts": [_as_json(attempt, bodies=bodies) for attempt in item.attempts],
-            }
-            for item in found[:limit]
+            task | {"attempts": [_as_json(attempt, bodies=bodies) for attempt in task["attempts"]]}
+            for task in found[:limit]
         ]
 
 

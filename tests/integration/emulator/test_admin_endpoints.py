@@ -1,4 +1,4 @@
-"""What tests of users steer: clock, seeds, snapshots, faults, and the history of finished tasks."""
+"""The endpoints for tests: clock, seeds, snapshots, faults, and the history of finished tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000
 
 
 def test_the_clock_goes_forward(emulator: Emulator) -> None:
-    """The clock is told and moved."""
+    """The clock can be read and advanced."""
     before = datetime.fromisoformat(emulator.request("GET", "/admin/clock")["now"])
     emulator.advance(86_400)
     after = datetime.fromisoformat(emulator.request("GET", "/admin/clock")["now"])
@@ -24,7 +24,7 @@ def test_the_clock_goes_forward(emulator: Emulator) -> None:
 
 
 def test_the_clock_jumps_over_nothing(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
-    """A task that was due on the way is sent, though its retention is over where the clock stops."""
+    """A task that became due during an advance is sent, even if its retention ended too."""
     due = datetime.now(UTC) + timedelta(days=10)  # an earlier test may have moved the clock already
     task = enqueue(queue, target.url, schedule_time=due)
     emulator.advance(40 * 86_400)
@@ -36,17 +36,17 @@ def test_the_clock_jumps_over_nothing(emulator: Emulator, queue: str, enqueue: E
 def test_the_history_of_a_finished_task(
     emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
 ) -> None:
-    """A finished task is told with every attempt: status, headers, duration, and the body on request."""
+    """The history has every attempt of a finished task: status, headers, duration, and the body on request."""
     queue = make_queue(retry_config=QUICK)
     target.script(500, 204)
     task = enqueue(queue, target.url, {"body": b"payload"})
     emulator.gone(task.name)
     short = queue.rpartition("/")[2]
-    (told,) = emulator.request("GET", f"/admin/history?queue={short}&body=1")["tasks"]
+    (found,) = emulator.request("GET", f"/admin/history?queue={short}&body=1")["tasks"]
     (newest,) = emulator.request("GET", "/admin/history?limit=1")["tasks"]
-    assert (newest["task"], "body" in newest["attempts"][0]) == (told["task"], False)
-    assert (told["queue"], told["task"], told["status"]) == (queue, task.name.rpartition("/")[2], "OK")
-    first, second = told["attempts"]
+    assert (newest["task"], "body" in newest["attempts"][0]) == (found["task"], False)
+    assert (found["queue"], found["task"], found["status"]) == (queue, task.name.rpartition("/")[2], "OK")
+    first, second = found["attempts"]
     assert (first["status"], first["http_status"]) == ("INTERNAL", 500)
     assert (second["status"], second["http_status"]) == ("OK", 204)
     assert second["headers"]["X-CloudTasks-TaskRetryCount"] == "1"
@@ -65,7 +65,7 @@ def test_reset_forgets_everything(emulator: Emulator, queue: str, enqueue: Enque
 
 
 def test_a_snapshot_is_restored(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
-    """Queues and tasks are as they were; what was created since is not there."""
+    """A restore brings back queues and tasks, and drops those that were created since."""
     emulator.client.pause_queue(name=queue)
     kept = enqueue(queue, NOWHERE, {"body": b"kept"})
     name = emulator.request("POST", "/admin/snapshot", {})["name"]
@@ -77,7 +77,7 @@ def test_a_snapshot_is_restored(emulator: Emulator, queue: str, enqueue: Enqueue
 
 
 @pytest.mark.parametrize(("after", "there"), [(False, 0), (True, 1)])
-def test_a_fault_strikes_before_or_after(
+def test_a_fault_before_or_after_the_call(
     emulator: Emulator, queue: str, enqueue: Enqueue, *, after: bool, there: int
 ) -> None:
     """A call can be refused, or carried out and its answer lost; the next call is as ever."""
@@ -90,7 +90,7 @@ def test_a_fault_strikes_before_or_after(
 
 
 def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:
-    """The operation of a batch stays unfinished until the faults are cleared."""
+    """The operation of a batch stays unfinished until the faults are cleared; its tasks exist."""
     emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "unfinished": True})
     requests = [{"parent": queue, "task": {"http_request": {"url": NOWHERE}}}]
     batch = {"parent": queue, "requests": requests, "request_id": "held"}

@@ -1,4 +1,4 @@
-"""App Engine tasks: what is stored of them and what the application receives."""
+"""App Engine tasks: their stored form and the requests that the application receives."""
 
 from __future__ import annotations
 

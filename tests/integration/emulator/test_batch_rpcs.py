@@ -71,7 +71,7 @@ def test_batch_create_sends_the_tasks(client: tasks_v2.CloudTasksClient, queue: 
 
 
 def test_a_batch_may_succeed_in_part(client: tasks_v2.CloudTasksClient, paused: str) -> None:
-    """What cannot be created is told by its position, with code and text; the others are made."""
+    """Refused items are listed by their positions, with code and text; the others are created."""
     client.create_task(requests(paused, "there")[0])
     bad_url = {"parent": paused, "task": {"http_request": {"url": "ftp://x"}}}
     mixed = [*requests(paused, "a", "there"), bad_url, *requests(paused, "b", "a")]
@@ -165,7 +165,7 @@ def test_batch_delete(client: tasks_v2.CloudTasksClient, paused: str) -> None:
 
 
 def test_batch_delete_may_succeed_in_part(client: tasks_v2.CloudTasksClient, paused: str) -> None:
-    """Names that are not there are told by their position; the others are deleted."""
+    """Missing names are listed by their positions; the others are deleted."""
     client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
     names = [f"{paused}/tasks/{one}" for one in ("a", "none", "b", "a")]
     operation = client.batch_delete_tasks({"parent": paused, "names": names})

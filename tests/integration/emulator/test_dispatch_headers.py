@@ -1,4 +1,4 @@
-"""What a target receives: method, headers and body, attempt after attempt."""
+"""The requests that a target receives: method, headers and body of each attempt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ours(request: Received) -> set[str]:
 
 
 def test_the_first_request(queue: str, enqueue: Enqueue, target: Target) -> None:
-    """A target sees what the task says, and five headers about the task."""
+    """The request has the task's content, and five headers about the task."""
     http = {"body": b'{"day": 1}', "headers": {"Content-Type": "application/json", "X-Mine": "a b"}}
     task = enqueue(queue, f"{target.url}/sub?q=1&r=%20", http)
     (request,) = target.wait()
@@ -105,7 +105,7 @@ def test_the_recorded_sequence_of_answers(
 def test_a_deadline_that_passes(
     emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, held_answer: HeldAnswer
 ) -> None:
-    """An attempt without an answer ends at the deadline; the next one says 504 and counts no response."""
+    """An attempt without an answer ends at the deadline; the next one names 504, and no response is counted."""
     held = held_answer()
     target.script(held)
     task = enqueue(queue, target.url, dispatch_deadline={"seconds": 15})
@@ -167,7 +167,7 @@ def test_answers_that_fail_an_attempt(
     assert (task.dispatch_count, task.response_count) == (1, 1)
 
 
-def test_nobody_listens(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, free_port: int) -> None:
+def test_a_refused_connection(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, free_port: int) -> None:
     """A refused connection is an attempt without a response."""
     queue = make_queue(retry_config={"min_backoff": {"seconds": 100}})
     task = emulator.tried(enqueue(queue, f"http://127.0.0.1:{free_port}/").name)

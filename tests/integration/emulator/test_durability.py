@@ -95,7 +95,7 @@ def test_a_kill_in_the_middle_of_creates(start_emulator: StartEmulator, tmp_path
 
 
 def test_a_kill_in_the_middle_of_dispatches(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
-    """Every task reaches its target although the emulator was killed, and what was done is not done again."""
+    """After a kill every task reaches its target, and finished tasks are not sent again."""
     first = start_emulator("--data-dir", str(tmp_path))
     make_queue(first, rate_limits={"max_concurrent_dispatches": 4})
     first.client.pause_queue(name=QUEUE)
@@ -113,7 +113,7 @@ def test_a_kill_in_the_middle_of_dispatches(start_emulator: StartEmulator, tmp_p
     assert arrived.total() - len(arrived) <= 100
 
 
-def test_what_a_restart_remembers(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
+def test_state_after_a_restart(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
     """Settings, bodies, attempts, schedule times and tombstones survive a kill."""
     first = start_emulator("--data-dir", str(tmp_path))
     make_queue(first, retry_config={"min_backoff": {"seconds": 300}}, rate_limits={"max_concurrent_dispatches": 3})

@@ -54,7 +54,7 @@ def lease(emulator: Emulator, connections: ExitStack) -> HTTPConnection:
 
 
 def test_the_ready_line(start_emulator: StartEmulator, tmp_path: Path) -> None:
-    """One line of JSON tells both addresses, the process, the folder and the instance."""
+    """The ready line is JSON with both addresses, the process, the folder and the instance."""
     emulator = start_emulator("--data-dir", str(tmp_path))
     ready = emulator.ready
     assert set(ready) == {"grpc", "http", "pid", "data_dir", "instance"}
@@ -173,7 +173,7 @@ def test_a_killed_holder_lets_go(start_emulator: StartEmulator) -> None:
     assert not Path(emulator.ready["data_dir"]).exists()
 
 
-def test_without_lease_nobody_needs_to_hold_it(start_emulator: StartEmulator, connections: ExitStack) -> None:
+def test_without_lease_no_holder_is_needed(start_emulator: StartEmulator, connections: ExitStack) -> None:
     """Without `--lease` the emulator runs until it is stopped."""
     emulator = start_emulator()
     lease(emulator, connections).close()

@@ -41,8 +41,8 @@ REFERENCE = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.loca
 
 
 @pytest.fixture(scope="module", autouse=True)
-def scene(client: tasks_v2.CloudTasksClient) -> None:
-    """Make the queues and tasks that the cases are about."""
+def resources(client: tasks_v2.CloudTasksClient) -> None:
+    """Create the queues and tasks of the cases."""
     for queue in (QUEUE, OTHER, DELETED):
         client.create_queue({"parent": LOCATION, "queue": {"name": queue}})
         client.pause_queue(name=queue)
@@ -224,7 +224,7 @@ def test_a_refusal_has_the_services_code_and_text(
     error: type[GoogleAPICallError],
     text: str,
 ) -> None:
-    """What is wrong is refused with the code and the words of the real service."""
+    """An invalid request is refused with the code and the text of the real service."""
     with pytest.raises(error) as caught:
         getattr(client, rpc)(message)
     assert caught.value.message == text
@@ -253,7 +253,7 @@ def test_a_bad_name_comes_with_a_link(
 
 
 @pytest.mark.parametrize("rpc", ["delete_task", "run_task"])
-def test_a_task_that_was_cannot_be_deleted_or_run(client: tasks_v2.CloudTasksClient, rpc: str) -> None:
+def test_a_finished_task_cannot_be_deleted_or_run(client: tasks_v2.CloudTasksClient, rpc: str) -> None:
     """Delete and Run of a finished task are NOT_FOUND."""
     with pytest.raises(NotFound):
         getattr(client, rpc)(name=f"{QUEUE}/tasks/dead")

@@ -55,7 +55,7 @@ def raw() -> Iterator[RawServer]:
     ids=["closed", "not http", "no status", "cut in the head"],
 )
 def test_no_answer(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, raw: RawServer, reply: bytes) -> None:
-    """What is no answer is a failed attempt without a response, made once."""
+    """An invalid answer is one failed attempt without a response."""
     raw.reply = reply
     task = emulator.tried(enqueue(make_queue(retry_config=SLOW), raw.url).name)
     assert task.last_attempt.response_status.message == "UNKNOWN(2): HTTP status code 0"
@@ -118,8 +118,8 @@ def test_a_connection_that_was_closed_meanwhile(
         "http://a%zz/",
     ],
 )
-def test_an_address_that_is_none(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, url: str) -> None:
-    """A URL that leads nowhere fails its own attempts, and hinders nobody else."""
+def test_a_url_without_a_server(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, url: str) -> None:
+    """The attempts of a URL without a server fail, and other tasks are still sent."""
     queue = make_queue(retry_config={"max_attempts": 1}, rate_limits={"max_concurrent_dispatches": 1})
     first, second = enqueue(queue, url), enqueue(queue, url)
     emulator.gone(first.name)

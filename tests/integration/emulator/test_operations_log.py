@@ -58,7 +58,7 @@ def payload(entry: LogEntry) -> dict[str, Any]:
 
 
 def kind(entry: LogEntry) -> str:
-    """Give the name of the one part of an entry that tells what happened."""
+    """Give the name of an entry's operation."""
     (name,) = set(payload(entry)) - {"@type", "task"}
     return name
 

@@ -31,7 +31,7 @@ def test_a_policy_is_kept(client: tasks_v2.CloudTasksClient, queue: str) -> None
 
 @pytest.mark.parametrize("missing", [False, True])
 def test_permissions(client: tasks_v2.CloudTasksClient, queue: str, *, missing: bool) -> None:
-    """TestIamPermissions grants what is asked for; of a missing queue nothing, without an error."""
+    """TestIamPermissions grants all requested permissions, and none for a missing queue."""
     asked = ["cloudtasks.tasks.create", "cloudtasks.queues.get"]
     name = f"{LOCATION}/queues/missing" if missing else queue
     request = iam_policy_pb2.TestIamPermissionsRequest(resource=name, permissions=asked)

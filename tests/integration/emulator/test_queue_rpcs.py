@@ -15,7 +15,7 @@ ELSEWHERE = "projects/demo/locations/europe-west1"
 
 
 def test_a_new_queue_has_googles_defaults(client: tasks_v2.CloudTasksClient, queue: str) -> None:
-    """CreateQueue fills what is not given as Google does."""
+    """CreateQueue fills in Google's defaults."""
     made = client.get_queue(name=queue)
     assert made.name == queue
     assert made.state == State.RUNNING
@@ -78,7 +78,7 @@ def test_update_queue_changes_what_the_mask_names(client: tasks_v2.CloudTasksCli
 
 
 def test_update_queue_without_a_mask_sets_every_field(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
-    """UpdateQueue without a mask brings what is left out back to its default."""
+    """UpdateQueue without a mask resets missing fields to their defaults."""
     name = make_queue(retry_config={"max_attempts": 3}, stackdriver_logging_config={"sampling_ratio": 1})
     after = client.update_queue(queue=tasks_v2.Queue(name=name, rate_limits={"max_concurrent_dispatches": 4}))
     assert after == client.get_queue(name=name)
@@ -126,7 +126,7 @@ def test_pause_and_resume(client: tasks_v2.CloudTasksClient, queue: str, enqueue
 def test_a_paused_queue_holds_its_retries_back(
     emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
 ) -> None:
-    """What failed before the pause is tried again only after it."""
+    """A task that failed before a pause is retried only after it."""
     queue = make_queue(retry_config={"min_backoff": {"seconds": 5}})
     target.script(500)
     task = enqueue(queue, target.url)
@@ -142,7 +142,7 @@ def test_a_paused_queue_holds_its_retries_back(
 
 
 def test_purge_removes_what_was_there_before(client: tasks_v2.CloudTasksClient, queue: str, enqueue: Enqueue) -> None:
-    """PurgeQueue deletes the tasks, notes the time and spares what is created after it."""
+    """PurgeQueue deletes the tasks, records the time and keeps tasks that are created after it."""
     client.pause_queue(name=queue)
     before = [enqueue(queue, "http://127.0.0.1:9/") for _ in range(5)]
     purged = client.purge_queue(name=queue)

@@ -1,4 +1,4 @@
-"""When a failed task is tried again, and when it is given up; the emulator's clock is moved, nobody waits."""
+"""Retries of failed tasks, and the limits that end them; the tests advance the emulator's clock."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_next_attempts_eta(emulator: Emulator, make_queue: MakeQueue, enqueu
 
 
 def test_a_future_task_is_sent_when_it_is_due(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
-    """A schedule time ahead is waited for; what is due meanwhile goes first."""
+    """A task with a future schedule time waits; tasks that are due earlier are sent first."""
     first = enqueue(queue, target.url)
     later = enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(days=20))
     sooner = enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(hours=1))
@@ -108,7 +108,7 @@ def test_max_attempts(
 def test_both_limits_must_be_reached(
     emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
 ) -> None:
-    """With attempts and duration limited, a task goes on until both are used up."""
+    """With both attempts and duration limited, a task is retried until both are used up."""
     minute = {"seconds": 60}
     queue = make_queue(
         retry_config={
@@ -184,7 +184,7 @@ def _running(emulator: Emulator, queue: str) -> int:
 def test_the_rate_is_a_token_bucket(
     emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
 ) -> None:
-    """A burst goes out at once; what is beyond waits for the rate."""
+    """A burst is sent at once; further tasks wait for the rate."""
     queue = make_queue(rate_limits={"max_dispatches_per_second": 0.01})
     burst = emulator.client.get_queue(name=queue).rate_limits.max_burst_size
     for _ in range(burst + 2):

@@ -159,7 +159,7 @@ def test_run_task_sends_it_now_even_from_a_paused_queue(
 def test_run_task_answers_the_task_before_its_response(
     client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue, target: Target
 ) -> None:
-    """RunTask shows the task as dispatched and not yet answered, in the view asked for."""
+    """RunTask returns the task as dispatched and not yet answered, in the requested view."""
     task = enqueue(paused, target.url, {"body": b"x"})
     running = client.run_task({"name": task.name, "response_view": View.FULL})
     assert (running.dispatch_count, running.response_count) == (1, 0)

@@ -13,14 +13,14 @@ def emulator_arguments() -> list[str]:
     return ["--wait-for-loopback"]
 
 
-def test_no_attempt_is_spent_while_nobody_listens(
+def test_no_attempt_is_spent_while_the_target_is_down(
     emulator: Emulator,
     make_queue: MakeQueue,
     enqueue: Enqueue,
     target: Target,
     free_port: int,
 ) -> None:
-    """A refused loopback connection costs nothing; when somebody listens the tasks arrive as first attempts."""
+    """A refused loopback connection costs no attempt; when the target listens, the tasks arrive as first attempts."""
     queue = make_queue(retry_config={"max_attempts": 1})
     waiting = [enqueue(queue, f"http://127.0.0.1:{free_port}/{number}") for number in range(5)]
     emulator.advance(10)
@@ -29,8 +29,8 @@ def test_no_attempt_is_spent_while_nobody_listens(
     emulator.gone(served.name)
     for task in waiting:
         assert emulator.client.get_task(name=task.name).dispatch_count == 0
-    (absent,) = emulator.request("GET", "/admin/waiting")["targets"]
-    assert (absent["address"], absent["queue"], absent["tasks"]) == (f"127.0.0.1:{free_port}", queue, 5)
+    (target_down,) = emulator.request("GET", "/admin/waiting")["targets"]
+    assert (target_down["address"], target_down["queue"], target_down["tasks"]) == (f"127.0.0.1:{free_port}", queue, 5)
     with Target(free_port) as late:
         emulator.advance(2)
         requests = late.wait(5)
@@ -71,31 +71,31 @@ def test_a_server_that_goes_and_comes_back(
         emulator.gone(task.name)
 
 
-def test_a_redirect_to_nobody_is_an_attempt(
+def test_a_redirect_to_a_closed_port_is_an_attempt(
     emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, free_port: int
 ) -> None:
-    """Only the task's own address is waited for: a target that redirects to nobody has been called."""
+    """The emulator waits only for the task's own address: a target that redirects to a closed port has been called."""
     queue = make_queue(retry_config={"min_backoff": {"seconds": 100}})
     target.script(Answer(status=307, headers={"Location": f"http://127.0.0.1:{free_port}/"}))
     task = emulator.tried(enqueue(queue, target.url).name)
     assert (task.dispatch_count, task.last_attempt.response_status.code) == (1, 2)
 
 
-def test_tasks_deleted_while_they_waited_block_nobody(
+def test_deleted_waiting_tasks_block_no_others(
     emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, free_port: int
 ) -> None:
-    """After thousands of tasks for nobody were deleted the queue sends to others at once."""
+    """After thousands of tasks for an unreachable target were deleted, the queue sends to other targets at once."""
     waiting = {"parent": queue, "task": {"http_request": {"url": f"http://127.0.0.1:{free_port}/"}}}
     for _ in range(12):
         emulator.client.batch_create_tasks({"parent": queue, "requests": [waiting] * 100})
-    emulator.until(lambda: parked(emulator) >= 1_000)
+    emulator.until(lambda: waiting_count(emulator) >= 1_000)
     names = [task.name for task in emulator.client.list_tasks(parent=queue)]
     for start in range(0, len(names), 1_000):
         emulator.client.batch_delete_tasks({"parent": queue, "names": names[start : start + 1_000]})
     emulator.gone(enqueue(queue, target.url).name)
-    assert parked(emulator) == 0
+    assert waiting_count(emulator) == 0
 
 
-def parked(emulator: Emulator) -> int:
+def waiting_count(emulator: Emulator) -> int:
     """Give the number of tasks that wait for targets."""
     return sum(entry["tasks"] for entry in emulator.request("GET", "/admin/waiting")["targets"])

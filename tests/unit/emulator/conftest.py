@@ -107,7 +107,7 @@ def store(make_store: MakeStore) -> Store:
 
 @dataclass(kw_only=True)
 class Service:
-    """All calls of an engine whose dispatcher has nobody to send to."""
+    """All calls of an engine without a network."""
 
     engine: Engine
     calls: dict[str, Callable[[bytes], Coroutine[Any, Any, bytes]]] = field(init=False)

@@ -82,10 +82,10 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--log-delay", "soon"),
     ],
 )
-def test_values_that_make_no_sense(
+def test_invalid_values(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
-    """A port or a time that cannot be is told with its option, and nothing starts."""
+    """The error of an invalid port or time names its option, and nothing starts."""
     with pytest.raises(SystemExit) as ended:
         started(monkeypatch, f"{option}={value}")
     assert ended.value.code == 2

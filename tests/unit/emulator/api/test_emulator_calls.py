@@ -38,7 +38,7 @@ MALFORMED = ("INVALID_ARGUMENT", "Invalid resource field value in the request.")
     ],
 )
 async def test_malformed_names(service: Service, method: str, request_: Any, response: Any) -> None:
-    """A name that is none is INVALID_ARGUMENT, whatever it should name."""
+    """A malformed resource name is INVALID_ARGUMENT in every call."""
     assert await refusal(service.call(method, request_, response)) == MALFORMED
 
 
@@ -54,7 +54,7 @@ async def test_malformed_names(service: Service, method: str, request_: Any, res
     ],
 )
 async def test_no_queue_for_a_refused_call(service: Service, method: str, messages: Any, request_: Any) -> None:
-    """A call that is refused makes no queue, though it was asked that calls do."""
+    """A refused call creates no queue, even with `queues_on_demand`."""
     api = "v2" if messages is v2 else "v2beta3"
     code, _ = await refusal(service.call(method, request_, v2.Task, api=api))
     assert (code, service.engine.store.contents.queues) == ("INVALID_ARGUMENT", {})
@@ -68,7 +68,7 @@ async def test_a_queue_on_demand_is_usable_at_once(service: Service) -> None:
 
 
 async def test_a_run_by_hand_waits_for_a_reset(service: Service) -> None:
-    """A task that is run while everything is replaced is looked for, and sent, afterwards."""
+    """RunTask during a reset waits for its end."""
     dispatcher, request = service.engine.dispatcher, v2.RunTaskRequest(name=f"{QUEUE}/tasks/a")
     await service.create_queue()
     await service.create_task("a")
@@ -121,7 +121,7 @@ async def test_one_request_id_for_two_queues(service: Service) -> None:
 
 
 def test_faults_are_counted() -> None:
-    """A fault strikes as often as it was told, for its method or for all; without a count until it is cleared."""
+    """A fault happens `count` times, for its method or for all; without a count until it is cleared."""
     faults = Faults()
     faults.add(Fault(method="A", count=2))
     faults.add(Fault(method="*", count=None, delay_s=0.001, code="ABORTED"))
@@ -153,7 +153,7 @@ def test_faults_are_counted() -> None:
         {"method": "A", "delay_s": float("nan")},
     ],
 )
-def test_faults_that_make_no_sense(given: dict[str, Any]) -> None:
+def test_invalid_faults(given: dict[str, Any]) -> None:
     """A fault without a method, with another key, an unknown code or a value of another kind is refused."""
     with pytest.raises(InvalidInputError):
         Fault.of(given)
@@ -193,7 +193,7 @@ def token_of(*parts: object) -> str:
     ],
 )
 async def test_page_tokens(service: Service, method: str, first: Any, again: dict[str, str], response: Any) -> None:
-    """A page token is for the same request, for two hours; what somebody made up is none."""
+    """A page token is valid for the same request and for two hours; a made-up one is refused."""
     for queue in (QUEUE, f"{QUEUE}-2"):
         await service.create_queue(queue)
     for _ in range(2):

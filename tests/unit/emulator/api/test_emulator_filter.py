@@ -1,4 +1,4 @@
-"""The filter language: how it is read, what passes, what is refused."""
+"""The filter language: its syntax, its comparisons and its errors."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_reading(text: str, node: object) -> None:
         pytest.param("a=(" * 3000, id="values"),
     ],
 )
-def test_what_cannot_be_read(text: str) -> None:
+def test_syntax_errors(text: str) -> None:
     """A filter that cannot be read is INVALID_ARGUMENT."""
     with pytest.raises(RefusedError, match=r"^Unparseable filter") as refused:
         parse_filter(text)
@@ -140,7 +140,7 @@ def test_what_cannot_be_read(text: str) -> None:
         ("nowhere", False),
     ],
 )
-def test_what_passes(text: str, *, passes: bool) -> None:
+def test_comparisons(text: str, *, passes: bool) -> None:
     """A filter lets through what the documentation says."""
     assert compile_filter(parse_filter(text), getter)(RECORD) is passes
 
@@ -167,7 +167,7 @@ def test_samples(fraction: str, least: int, most: int) -> None:
         'receiveTimestamp>""',
     ],
 )
-def test_values_that_make_no_sense(text: str) -> None:
+def test_invalid_values(text: str) -> None:
     """A time that is none, and a broken regular expression, are INVALID_ARGUMENT."""
     with pytest.raises(RefusedError, match=r"^Unparseable filter"):
         compile_filter(parse_filter(text), getter)

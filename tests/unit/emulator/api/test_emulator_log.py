@@ -1,4 +1,4 @@
-"""The operations log: what is written, how entries look, and reading them page by page."""
+"""The operations log: its entries, their fields, and pages."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_life_of_a_task(store: Store, clock: Clock) -> None:
 
 
 def test_a_deleted_task_of_app_engine(store: Store, clock: Clock) -> None:
-    """A deletion tells of the same target as the creation."""
+    """The entry of a deletion has the same target as that of the creation."""
     queue = logged_queue(store)
     task = v2.Task(name=f"{QUEUE}/tasks/a", app_engine_http_request={"relative_uri": "/job", "http_method": 4})
     store.add(queue, accept_task(task, QUEUE, NOW), NOW)
@@ -110,7 +110,7 @@ def test_a_deleted_task_of_app_engine(store: Store, clock: Clock) -> None:
 
 
 def test_a_task_that_is_deleted_before_it_is_committed(store: Store, clock: Clock) -> None:
-    """A deletion of what is not committed yet is told without a target."""
+    """The entry of a deletion before the commit has no target."""
     queue = logged_queue(store)
     store.add(queue, new_task("a"), NOW)
     store.delete(queue, "a")
@@ -246,7 +246,7 @@ def test_the_filter_of_the_toolkit(store: Store, clock: Clock) -> None:
 
 @pytest.mark.parametrize("order", ["timestamp asc", "timestamp desc"])
 def test_pages_follow_each_other(store: Store, clock: Clock, order: str) -> None:
-    """Pages hold every entry once, in the order that was asked for."""
+    """Pages have every entry once, in the requested order."""
     queue = logged_queue(store)
     for number in range(25):
         store.add(queue, new_task(f"t{number}"), NOW)
@@ -321,8 +321,8 @@ def test_old_entries_are_dropped(store: Store, clock: Clock) -> None:
         {"page_token": "MSBhYmM="},
     ],
 )
-def test_requests_that_make_no_sense(store: Store, clock: Clock, request_: dict[str, Any]) -> None:
-    """A request that makes no sense is INVALID_ARGUMENT."""
+def test_invalid_requests(store: Store, clock: Clock, request_: dict[str, Any]) -> None:
+    """An invalid request is INVALID_ARGUMENT."""
     with pytest.raises(RefusedError) as refused:
         read(store, clock, **request_)
     assert refused.value.code == "INVALID_ARGUMENT"

@@ -44,7 +44,7 @@ async def test_who_has_no_project(service: Service) -> None:
 
 @pytest.mark.parametrize("name", ["", "bad", f"{LOCATION}/queues/a_b", "projects/bad_id/locations/l/queues/q"])
 async def test_an_update_needs_a_name(service: Service, name: str) -> None:
-    """An update of what is no name of a queue makes none, and says how a name is formed."""
+    """An update with a malformed name is refused with the format of names."""
     request = v2.UpdateQueueRequest(queue=v2.Queue(name=name))
     assert await refusal(service.call("UpdateQueue", request, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
 
@@ -61,7 +61,7 @@ async def test_an_update_needs_a_name(service: Service, name: str) -> None:
         ("v2beta3", "retry_config.colour"),
     ],
 )
-async def test_masks_that_name_nothing(service: Service, api: str, path: str, *, there: bool) -> None:
+async def test_unknown_mask_paths(service: Service, api: str, path: str, *, there: bool) -> None:
     """A mask with a field that queues of the version do not have is refused, also where it would make the queue."""
     if there:
         await service.create_queue()
@@ -75,7 +75,7 @@ async def test_masks_that_name_nothing(service: Service, api: str, path: str, *,
 @pytest.mark.parametrize(
     "wrong", [{"page_token": "?"}, {"page_token": "{next}", "filter": "x"}, {"page_size": -1}, {"filter": "(" * 3000}]
 )
-async def test_lists_that_make_no_sense(service: Service, wrong: dict[str, Any]) -> None:
+async def test_invalid_lists(service: Service, wrong: dict[str, Any]) -> None:
     """A made-up token, a token of another filter, a negative size and a malformed filter are refused."""
     for letter in "ab":
         await service.create_queue(f"{LOCATION}/queues/{letter}")
@@ -120,7 +120,7 @@ def queues_with(messages: Any, **settings: Any) -> Any:
     ],
 )
 async def test_filters_of_queues(service: Service, api: str, text: str, *, found: bool) -> None:
-    """A filter looks at the fields that the version's queues have; durations are compared as such, zeros are there."""
+    """A filter reads the fields of the version's queues; durations are compared as durations, and zeros are present."""
     settings = {"app_engine_routing_override": {"service": "svc"}, "stackdriver_logging_config": {}}
     await service.call("CreateQueue", queues_with(v2, **settings), v2.Queue)
     messages = v2 if api == "v2" else beta
@@ -131,7 +131,7 @@ async def test_filters_of_queues(service: Service, api: str, text: str, *, found
 
 @pytest.mark.parametrize("method", ["GetQueue", "ListQueues"])
 @pytest.mark.parametrize("there", [False, True])
-async def test_read_masks_that_name_nothing(service: Service, method: str, *, there: bool) -> None:
+async def test_unknown_read_mask_paths(service: Service, method: str, *, there: bool) -> None:
     """A mask with a field that queues do not have is refused, also where there is no queue to show."""
     if there or method == "GetQueue":
         await service.create_queue()
@@ -167,7 +167,7 @@ async def test_a_queue_comes_back_as_it_was_shown(service: Service, paths: list[
 
 
 async def test_masks_of_v2beta3(service: Service) -> None:
-    """A mask decides what is shown; statistics only come when they are asked for."""
+    """A mask selects the fields of the answer; statistics come only if the mask names them."""
     await service.create_queue()
     await service.create_task("a")
 

@@ -1,4 +1,4 @@
-"""How a stored task looks in a reply: spliced bytes are the message that protobuf reads, in both versions."""
+"""A stored task in a reply: the encoded bytes are the message that protobuf reads, in both versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_versions_differ_in_their_numbers_only() -> None:
     assert v2.Task.FromString(as_v2(as_beta(wire))) == task
 
 
-def test_versions_drop_what_the_other_does_not_know() -> None:
+def test_versions_drop_unknown_fields() -> None:
     """The payload of a pull task has no place in v2."""
     pull = beta.Task(name="n", pull_message=beta.PullMessage(payload=b"x"))
     assert v2.Task.FromString(as_v2(pull.SerializeToString())) == v2.Task(name="n")
@@ -51,7 +51,7 @@ def test_view_of_a_tried_task() -> None:
     assert task.last_attempt.response_status.message == "INTERNAL(13): HTTP status code 502"
 
 
-def test_app_engine_tasks_are_told_apart() -> None:
+def test_app_engine_tasks_are_recognized() -> None:
     """The kind of a stored task is seen in its bytes, also behind a long name."""
     name = f"{QUEUE}/tasks/{'x' * 500}"
     assert not is_app_engine(http_task("x" * 500).SerializeToString())

@@ -1,4 +1,4 @@
-"""Sending requests, to a real server on this machine."""
+"""The HTTP client, with a real server on this machine."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def deliverer(runner: asyncio.Runner) -> Iterator[Deliverer]:
 
 
 def free_port() -> int:
-    """Return a port where nobody listens."""
+    """Return a port that refuses connections."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
@@ -140,13 +140,13 @@ def test_a_kept_connection_may_have_been_closed() -> None:
     asyncio.run(main())
 
 
-async def test_nobody_listens_at_any_address_of_this_machine(deliverer: Deliverer) -> None:
+async def test_refused_at_every_address_of_this_machine(deliverer: Deliverer) -> None:
     """A name with several addresses is refused at all of them."""
     with pytest.raises(NotListeningError):
         await deliverer.send(call(f"http://localhost:{free_port()}/"))
 
 
-def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_certificates(tmp_path: Path) -> None:
     """A file without certificates is named; one with them is trusted; without checks none are needed."""
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""The dispatcher: what is sent when, with a target under the test's control."""
+"""The dispatcher, with a target that answers when the test says so."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def limits(**given: float) -> dict[str, Any]:
 
 @with_settings("harness", **limits(max_burst_size=500))
 async def test_many_due_tasks(harness: Harness, queue: QueueState) -> None:
-    """More tasks than are looked at in one turn are all sent."""
+    """More tasks than are read in one turn are all sent."""
     await harness.add(queue, *(f"t{number}" for number in range(450)))
     async with asyncio.timeout(20):
         while len(harness.target.calls) < 450:
@@ -203,7 +203,7 @@ async def test_forgetting(harness: Harness, queue: QueueState) -> None:
 
 
 async def test_holding(harness: Harness, queue: QueueState) -> None:
-    """While it is held nothing is sent, whoever asks for it; then all that is due."""
+    """During a hold nothing is sent; after it all due tasks are."""
     await harness.add(queue, "a")
     await harness.dispatcher.abort(hold=True)
     waiting = asyncio.create_task(harness.dispatcher.wait_released())

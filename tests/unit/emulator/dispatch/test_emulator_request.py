@@ -69,7 +69,7 @@ def test_headers_that_a_task_may_not_set() -> None:
 
 
 def test_an_app_engine_request() -> None:
-    """An App Engine task goes to its host, or to the application that the emulator was told of."""
+    """An App Engine task goes to its host, or to the configured application."""
     call = prepared(app_engine(relativeUri="/job?x=1", body="aGk=", headers={"User-Agent": "mine"}))
     assert (call.url, call.app_engine) == ("https://p.uc.r.appspot.com/job?x=1", True)
     assert call.headers["User-Agent"] == f"mine {APP_ENGINE_AGENT}"

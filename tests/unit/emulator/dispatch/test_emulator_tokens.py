@@ -57,7 +57,7 @@ def test_a_token_of_another_key_is_refused(tokens: TokenSigner, tmp_path: Path) 
 
 
 def test_tokens_expire_by_the_clock(tmp_path: Path, key: bytes) -> None:
-    """A token is good for an hour of the emulator's clock; a used one is made anew after a minute."""
+    """A token is valid for an hour of the emulator's clock; it is used again for a minute."""
     (tmp_path / "signing-key.pem").write_bytes(key)
     clock = Clock(source=lambda: NOW * 1000)
     tokens = TokenSigner(tmp_path, "issuer", clock)
@@ -96,7 +96,7 @@ def test_many_audiences(tokens: TokenSigner) -> None:
 
 
 def test_the_key_is_kept(tmp_path: Path) -> None:
-    """After a restart the same key signs; nobody else may read it."""
+    """After a restart the same key signs; only its owner can read it."""
     first = TokenSigner(tmp_path, "issuer", Clock())
     keys = first.keys()
     assert TokenSigner(tmp_path, "issuer", Clock()).keys() == keys

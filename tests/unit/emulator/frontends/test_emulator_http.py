@@ -160,7 +160,7 @@ async def test_refusals_in_json(running: Running, verb: str, path: str, body: An
 
 
 @with_settings("running", queues=(QUEUE,))
-async def test_what_nobody_thought_of_in_json(
+async def test_unexpected_errors_in_json(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exception that is no refusal is answered in JSON too, and logged."""
@@ -254,7 +254,7 @@ async def test_a_restart_while_the_clock_catches_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("advance", [-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1]])
-async def test_advances_that_make_no_sense(running: Running, advance: Any) -> None:
+async def test_invalid_advances(running: Running, advance: Any) -> None:
     """An advance that is none, or beyond all calendars, is refused and does not move the clock."""
     before = await running.admin("clock")
     status, content = await running.http("POST", "/admin/clock", {"advance_s": advance})
@@ -293,7 +293,7 @@ async def test_reset_and_seed(running: Running) -> None:
         [{"name": QUEUE, "colour": "red"}],
     ],
 )
-async def test_seeds_that_make_no_sense(running: Running, queues: Any) -> None:
+async def test_invalid_seeds(running: Running, queues: Any) -> None:
     """A seed with a queue that cannot be is refused, and makes none of the others either."""
     seed = [{"name": f"{QUEUE}-0"}, *queues] if isinstance(queues, list) else queues
     status, content = await running.http("POST", "/admin/seed", {"queues": seed})
@@ -303,7 +303,7 @@ async def test_seeds_that_make_no_sense(running: Running, queues: Any) -> None:
 
 @with_settings("running", queues=(QUEUE,))
 async def test_snapshots(running: Running) -> None:
-    """A snapshot brings back what was there when it was made."""
+    """A restored snapshot has the queues of the time when it was made."""
     made = await running.admin("snapshot", {"name": "one"})
     unnamed = await running.admin("snapshot", {})
     assert made == {"name": "one"} != unnamed
@@ -356,7 +356,7 @@ async def test_one_replacement_after_the_other(service: Service, tmp_path: Path)
 
 @with_settings("running", queues=(QUEUE,))
 async def test_faults_endpoint(running: Running) -> None:
-    """Faults can be asked for and cleared; one that makes no sense is refused."""
+    """Faults can be added and cleared; an invalid one is refused."""
     await running.admin("faults", {"method": "GetQueue", "code": "PERMISSION_DENIED"})
     assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 403
     assert (await running.http("GET", f"/v2/{QUEUE}"))[0] == 200
@@ -367,7 +367,7 @@ async def test_faults_endpoint(running: Running) -> None:
         assert (await running.http("POST", "/admin/faults", wrong))[0] == 400
 
 
-async def test_what_is_under_way_can_be_seen(running: Running) -> None:
+async def test_empty_history_and_targets(running: Running) -> None:
     """History and absent targets are empty lists before anything happened."""
     assert await running.admin("history?limit=5&body=1") == {"tasks": []}
     assert await running.admin("waiting") == {"targets": []}
@@ -385,8 +385,8 @@ async def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("option", ["port", "http_port"])
 async def test_a_port_in_use(running: Running, option: str) -> None:
     """A port that is taken is named, with the option that chooses another one."""
-    face = "grpc" if option == "port" else "http"
-    port = int(running.endpoint[face].rpartition(":")[2])
+    protocol = "grpc" if option == "port" else "http"
+    port = int(running.endpoint[protocol].rpartition(":")[2])
     settings = Settings(port=port) if option == "port" else Settings(port=0, http_port=port)
     with pytest.raises(PortInUseError, match=f"port {port} is in use") as refused:
         await server_module.run(settings, lambda _: None, asyncio.Event())
@@ -425,7 +425,7 @@ async def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) ->
         ({"data_dir": Path("/dev/null/x")}, EmulatorError),
     ],
 )
-async def test_what_cannot_start(settings: dict[str, Any], error: type[Exception]) -> None:
+async def test_errors_at_the_start(settings: dict[str, Any], error: type[Exception]) -> None:
     """A bad queue name, a foreign address and a folder that cannot be made are errors."""
     with pytest.raises(error):
         await server_module.run(Settings(**{"port": 0, **settings}), lambda _: None, asyncio.Event())

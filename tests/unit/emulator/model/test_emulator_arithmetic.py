@@ -19,22 +19,22 @@ def test_clock_counts_microseconds() -> None:
 
 
 def test_clock_advances_and_tells() -> None:
-    """An advance moves the clock and tells every listener, the latest first."""
-    clock, told = Clock(source=lambda: 0), []
-    clock.subscribe(lambda by: told.append(("first", by, clock.now())))
-    clock.subscribe(lambda by: told.append(("second", by, clock.now())))
+    """An advance moves the clock and calls every listener, the latest first."""
+    clock, calls = Clock(source=lambda: 0), []
+    clock.subscribe(lambda by: calls.append(("first", by, clock.now())))
+    clock.subscribe(lambda by: calls.append(("second", by, clock.now())))
     clock.advance(5)
-    assert told == [("second", 5, 5), ("first", 5, 5)]
+    assert calls == [("second", 5, 5), ("first", 5, 5)]
 
 
 def test_clock_goes_on_when_it_is_set_back() -> None:
-    """When the system's clock is set back, time goes on from where it was."""
+    """When the system's clock is set back, the emulator's time does not run backwards."""
     readings = iter([10_000_000, 4_000_000, 4_001_000])
     clock = Clock(source=lambda: next(readings))
     assert [clock.now() for _ in range(3)] == [10_000, 10_000, 10_001]
 
 
-def test_what_was_set_back_is_no_advance() -> None:
+def test_a_clock_that_was_set_back_is_not_advanced() -> None:
     """How far the clock was moved does not count by how much the system's clock was set back."""
     readings = iter([10_000_000, 4_000_000, 5_000_000, 6_000_000])
     clock = Clock(source=lambda: next(readings), advanced=7)
@@ -163,7 +163,7 @@ def test_due_tasks_come_in_the_order_of_their_times() -> None:
 
 
 def test_due_tasks_can_be_put_back_and_dropped() -> None:
-    """What is put back comes next; what is dropped comes no more."""
+    """A number that is put back comes next; one that is dropped does not come."""
     due = DueTimes()
     due.add(1, NOW, NOW)
     due.add(2, NOW + 9, NOW)

@@ -72,7 +72,7 @@ def test_the_burst_follows_the_rate(rate: float, burst: int) -> None:
     ],
 )
 def test_settings_outside_their_limits(settings: dict[str, Any], text: str) -> None:
-    """A setting outside its limits is refused in the words of the service."""
+    """A setting outside its limits is refused with the service's text."""
     with pytest.raises(RefusedError) as refused:
         configured(queue(**settings))
     assert (refused.value.code, refused.value.message) == ("INVALID_ARGUMENT", text)
@@ -104,7 +104,7 @@ def test_targets_that_are_taken(target: dict[str, Any]) -> None:
         ("", "tombstone_ttl"),
     ],
 )
-def test_durations_that_are_none(group: str, field: str, seconds: int, nanos: int) -> None:
+def test_invalid_durations(group: str, field: str, seconds: int, nanos: int) -> None:
     """A duration that no client could read, or no file could hold, is refused and not stored."""
     given = queue()
     message = getattr(getattr(given, group) if group else given, field)
@@ -133,7 +133,7 @@ def test_versions_keep_everything() -> None:
 
 
 def test_the_host_of_a_routing_is_output_only() -> None:
-    """The host of a queue's App Engine routing is what its other parts make of it, whatever a client sends."""
+    """The host of a queue's App Engine routing is computed from its other parts; a client's host is ignored."""
     routing = {"service": "worker", "host": "evil.example"}
     made = configured(queue(appEngineHttpQueue={"appEngineRoutingOverride": routing}))
     assert to_v2(made).app_engine_routing_override.host == "worker.p.uc.r.appspot.com"
@@ -164,7 +164,7 @@ def test_no_mask_replaces_all_settings() -> None:
     ],
 )
 def test_a_mask_changes_what_it_names(path: str, given: dict[str, Any], changed: tuple[str, int] | None) -> None:
-    """A mask changes its fields and leaves the others; what is output only does not change."""
+    """A mask changes its fields and leaves the others; output-only fields do not change."""
     old = configured(queue(rateLimits={"maxDispatchesPerSecond": 5}))
     new = updated(old, queue(**given), [path])
     expected = beta.Queue()
@@ -184,7 +184,7 @@ def test_a_new_rate_brings_a_new_burst() -> None:
 
 
 def test_a_group_in_a_mask_is_replaced() -> None:
-    """A mask that names `retry_config` resets what is not given in it."""
+    """A mask that names `retry_config` resets its missing fields."""
     old = configured(queue(retryConfig={"maxAttempts": 3, "maxDoublings": 2}))
     new = updated(old, queue(retryConfig={"maxAttempts": 9}), ["retry_config"])
     assert (new.retry_config.max_attempts, new.retry_config.max_doublings) == (9, 16)

@@ -1,4 +1,4 @@
-"""Tasks that come in: what is refused, what is added, and how large they may be."""
+"""New tasks: refusals, defaults and size limits."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ BAD_ID = (
     ],
 )
 def test_refused_tasks(task: Any, text: str) -> None:
-    """A task that is not valid is refused in the words of the service."""
+    """An invalid task is refused with the service's text."""
     with pytest.raises(RefusedError) as refused:
         accept_task(task, QUEUE, NOW)
     assert (refused.value.code, refused.value.message) == ("INVALID_ARGUMENT", text)
@@ -108,7 +108,7 @@ def test_refused_tasks(task: Any, text: str) -> None:
     ids=["short", "longest", "longest, encoded", "longest of spaces", "longest of other letters"],
 )
 def test_urls_that_are_taken(url: str) -> None:
-    """A URL is not looked at closely when a task is created."""
+    """Only the beginning and the length of a URL are checked when a task is created."""
     assert stored(with_url(url)).http_request.url == url
 
 

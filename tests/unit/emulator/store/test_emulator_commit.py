@@ -1,4 +1,4 @@
-"""Group commit: who waits, who shares, and what happens when the disk says no."""
+"""Group commit: waiting callers, shared commits, and commits that fail."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_caller_alone_is_committed_at_once(store: Store, committer: Comm
     assert (rows(store), woken) == (1, [queue])
 
 
-async def test_nobody_is_committed_on_the_loop_of_a_slow_disk(
+async def test_a_slow_disk_is_committed_in_the_thread(
     store: Store, committer: Committer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a commit that took long, the next one leaves the loop free."""
@@ -107,7 +107,7 @@ async def test_callers_share_a_commit(store: Store, committer: Committer, monkey
 
 
 async def test_flushing(store: Store, committer: Committer) -> None:
-    """Everything is safe after a flush, also what others put in, and these are told."""
+    """After a flush all changes are committed, those of waiting callers too."""
     queue = new_queue(store)
     committer._expected = 2  # the caller waits for another one
     store.add(queue, new_task("a"), NOW)
@@ -152,7 +152,7 @@ async def test_callers_gather_while_the_disk_works(
     assert (rows(store), set(woken)) == (5, {queue})
 
 
-async def test_what_nobody_waits_for_is_committed_soon(store: Store, committer: Committer, woken: Woken) -> None:
+async def test_changes_without_a_caller_are_committed_soon(store: Store, committer: Committer, woken: Woken) -> None:
     """A change without a waiter is committed in a moment, and once for many calls."""
     queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
@@ -184,7 +184,7 @@ async def test_a_disk_that_says_no(
     step: str,
     error: Exception,
 ) -> None:
-    """When a commit fails, for whatever reason, every caller is told, nothing of it is kept, and the store goes on."""
+    """When a commit fails, every caller gets the error, nothing of it is kept, and the store stays usable."""
     queue = new_queue(store)
 
     def full() -> None:

@@ -208,7 +208,7 @@ def test_a_task_is_shown_when_it_is_safe(store: Store) -> None:
 
 
 def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
-    """A queue made anew has none of the old one's tasks and names, also after a restart."""
+    """A queue that is created again has none of the old one's tasks and names, also after a restart."""
     store = make_store(queue_tombstone=0)
     queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
@@ -228,7 +228,7 @@ def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
 
 @pytest.mark.parametrize("under_way", [False, True])
 def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock: Clock, *, under_way: bool) -> None:
-    """Tasks that are purged before they are committed stay purged, though a sweep comes in between."""
+    """Tasks that are purged before they are committed stay purged, even with a sweep in between."""
     store = make_store(hard_reset_on_purge=True)
     queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
@@ -268,7 +268,7 @@ def test_a_page_leaves_out_uncommitted_deletions(store: Store) -> None:
     ],
     ids=["to be sent", "paused", "due too late"],
 )
-def test_what_an_advance_jumps_over(
+def test_tasks_that_fall_due_during_an_advance(
     store: Store, clock: Clock, due: int, settings: dict[str, Any], *, paused: bool, spared: bool
 ) -> None:
     """A clock that jumps from before a task's time to after its retention leaves it to be sent, if it could be."""
@@ -360,7 +360,7 @@ def test_settings_are_kept(make_store: MakeStore) -> None:
     assert (store.setting("iam/q"), store.setting("other")) == (b"policy", b"")
 
 
-def test_journal_copies_and_erases(tmp_path: Path) -> None:
+def test_database_copies_and_erases(tmp_path: Path) -> None:
     """A saved database can be loaded into another one; an erased one is empty; a closed one has written everything."""
     with TaskDatabase(tmp_path / "a", durable=True) as database:
         _write(database, "one")
@@ -381,7 +381,7 @@ def test_journal_copies_and_erases(tmp_path: Path) -> None:
     [(b"no database at all, but long enough to be looked at" * 20, "cannot be used"), (b"", "another version")],
     ids=["no database", "another version"],
 )
-def test_journals_that_cannot_be_used(tmp_path: Path, content: bytes, text: str) -> None:
+def test_unusable_databases(tmp_path: Path, content: bytes, text: str) -> None:
     """A file that is no database, or one of another version, is named with what to do."""
     file = tmp_path / "tasks.sqlite3"
     file.write_bytes(content)
@@ -394,7 +394,7 @@ def test_journals_that_cannot_be_used(tmp_path: Path, content: bytes, text: str)
     assert (wrong.value.resource, wrong.value.hint is None) == (str(file), False)
 
 
-def test_a_journal_of_the_version_before(tmp_path: Path) -> None:
+def test_a_database_of_version_1(tmp_path: Path) -> None:
     """A file that was written before one row stood for many creations is read, and marked."""
     file = tmp_path / "tasks.sqlite3"
     TaskDatabase(file, durable=True).close()
@@ -450,7 +450,7 @@ def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize("size", [4096, 8192])
 def test_snapshots_of_the_version_before(tmp_path: Path, size: int) -> None:
-    """A snapshot is loaded whatever the size of its pages; the database stays one of this version."""
+    """A snapshot with any page size is loaded; the database keeps the current version."""
     copy = _snapshot(tmp_path, size, version=1)
     with TaskDatabase(tmp_path / "tasks.sqlite3", durable=True) as database:
         _write(database, "two")
@@ -466,7 +466,7 @@ def test_snapshots_of_the_version_before(tmp_path: Path, size: int) -> None:
     [(99, None, "another version"), (2, b"", "cannot be used"), (2, b"no database at all" * 100, "cannot be used")],
     ids=["another version", "empty", "no database"],
 )
-def test_snapshots_that_cannot_be_used(tmp_path: Path, version: int, content: bytes | None, text: str) -> None:
+def test_unusable_snapshots(tmp_path: Path, version: int, content: bytes | None, text: str) -> None:
     """A file that is no snapshot, or one of another version, is named, and changes nothing."""
     copy = _snapshot(tmp_path, 8192, version=version)
     if content is not None:
@@ -496,7 +496,7 @@ def _snapshot(folder: Path, page_size: int, *, version: int) -> Path:
     return copy
 
 
-def test_what_cannot_be_added_is_told_by_its_key(store: Store, clock: Clock) -> None:
+def test_refusals_have_the_keys_of_their_tasks(store: Store, clock: Clock) -> None:
     """Of many tasks those are refused whose names are taken, by others or by the first of them; the rest is there."""
     queue = new_queue(store)
     store.add(queue, new_task("taken"), NOW)
@@ -515,7 +515,7 @@ def test_what_cannot_be_added_is_told_by_its_key(store: Store, clock: Clock) -> 
 
 
 def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
-    """A queue made anew does not have the policy of the old one."""
+    """A queue that is created again does not have the policy of the old one."""
     new_queue(store)
     store.set_setting(f"iam/{QUEUE}", b"policy")
     store.delete_queue(QUEUE)
