@@ -435,10 +435,7 @@ def test_tables_keep_their_names(tmp_path: Path, make_store: MakeStore) -> None:
 def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
     """A file keeps the page size that it was made with, also in the copy that it is restored from."""
     file, copy = tmp_path / "tasks.sqlite3", tmp_path / "copy.sqlite3"
-    connection = sqlite3.connect(file)
-    connection.execute(f"PRAGMA page_size = {size}")
-    connection.execute("PRAGMA user_version = 1")
-    connection.close()
+    _make_file(file, size)
     with TaskDatabase(file, durable=True) as database:
         _write(database, "one")
         database.save_to(copy)
@@ -480,13 +477,17 @@ def test_unusable_snapshots(tmp_path: Path, version: int, content: bytes | None,
         assert database.read("SELECT key FROM settings ORDER BY key") == [("three",), ("two",)]
 
 
+def _make_file(file: Path, page_size: int) -> None:
+    """Make a file of version 1 with a page size."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"PRAGMA page_size = {page_size}")
+        connection.execute("PRAGMA user_version = 1")
+
+
 def _snapshot(folder: Path, page_size: int, *, version: int) -> Path:
     """Make a snapshot of a database with the setting `one`."""
     file, copy = folder / "other.sqlite3", folder / "copy.sqlite3"
-    connection = sqlite3.connect(file)
-    connection.execute(f"PRAGMA page_size = {page_size}")
-    connection.execute("PRAGMA user_version = 1")
-    connection.close()
+    _make_file(file, page_size)
     with TaskDatabase(file, durable=True) as database:
         _write(database, "one")
         database.save_to(copy)
