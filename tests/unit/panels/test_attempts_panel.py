@@ -41,8 +41,10 @@ def panel(log: list[Entry], context: FakeContext, closing: CloseLater) -> Attemp
     return made
 
 
-def test_the_log_is_read_when_somebody_looks(log: list[Entry], context: FakeContext, closing: CloseLater) -> None:
-    """Nothing is read for a panel that nobody sees."""
+def test_the_log_is_read_when_the_panel_becomes_visible(
+    log: list[Entry], context: FakeContext, closing: CloseLater
+) -> None:
+    """A hidden panel reads nothing."""
     log.append(entry(1, "t1"))
     panel = closing(AttemptsPanel(context, queue="reports"))
     assert panel.table.total == 0
@@ -51,20 +53,20 @@ def test_the_log_is_read_when_somebody_looks(log: list[Entry], context: FakeCont
 
 
 def test_newest_come_first_and_once(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
-    """What the watcher brings is put on top; entries that are delivered twice, and deletions, are not."""
+    """New attempts are put on top; repeated entries and deletions are ignored."""
     new = (entry(3, "t3"), entry(4, "t4"), entry(5, "t5", deleted=True))
     watcher.publish(snapshot("reports", entries=new))
     assert panel.table.page_keys == ["i4", "i3", "i2", "i1"]
 
 
 def test_the_log_is_followed_from_what_was_read(panel: AttemptsPanel, watcher: FakeWatcher, log: list[Entry]) -> None:
-    """Not from an hour ago again; a minute's overlap is for entries that come late."""
+    """The watcher reads the log from a minute before the newest attempt, for late entries."""
     assert [one.since for one in watcher.subscribed] == [log[0].time - 60_000_000]
     assert panel.footer.at > 0
 
 
 def test_only_the_newest_are_kept(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
-    """A queue that is busy for days does not fill the memory."""
+    """At most 2,000 attempts are kept in memory."""
     watcher.publish(snapshot("reports", entries=tuple(entry(n, f"t{n}") for n in range(10, 2_010))))
     assert panel.table.total == 2_000
     assert "i3" not in panel.table.page_keys
@@ -80,13 +82,13 @@ def test_answers_are_filtered(panel: AttemptsPanel, status: str, keys: list[str]
 
 
 def test_text_is_found(panel: AttemptsPanel) -> None:
-    """In what can be read of a row."""
+    """The search covers every text of a row."""
     panel.find.value = "INTERN"
     assert panel.table.page_keys == ["i2"]
 
 
 def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one of this very attempt, escaped; without a handler in this kernel the facts of the log are there."""
+    """The card shows the traceback of this attempt, escaped; without a handler in this kernel, the log entry."""
     calls = pd.DataFrame(
         {"task": ["t2", "t2", "t3"], "attempt": [1, 2, 1], "error": [f"KeyError: {EVIL}", "of the second", None]}
     )
@@ -102,7 +104,7 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
     assert panel.detail.value == ""
 
 
-def test_what_comes_from_outside_is_text(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
+def test_log_entries_are_escaped(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
     """A log entry cannot bring markup into the page."""
     watcher.publish(snapshot("reports", entries=(entry(9, "t9", url=f"https://x/{EVIL}", status="INTERNAL"),)))
     panel.table.select(["i9"])
@@ -114,15 +116,15 @@ def test_what_comes_from_outside_is_text(panel: AttemptsPanel, watcher: FakeWatc
 @pytest.mark.parametrize(
     ("ratio", "words"), [(0.0, "update(log_sampling_ratio=1.0)"), (0.5, "logs 50% of its operations"), (1.0, "")]
 )
-def test_a_log_with_holes_is_said(panel: AttemptsPanel, watcher: FakeWatcher, ratio: float, words: str) -> None:
-    """What is not logged cannot be shown, and nobody shall believe it did not happen."""
+def test_an_incomplete_log_is_reported(panel: AttemptsPanel, watcher: FakeWatcher, ratio: float, words: str) -> None:
+    """A note says that attempts are missing when the queue logs a part of its operations."""
     watcher.publish(snapshot("reports", log_sampling_ratio=ratio))
     assert words in panel.hint.value
     assert bool(words) is bool(panel.hint.value)
 
 
 def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list[Entry]) -> None:
-    """The table is of the queue that is meant now; the line says what is shown."""
+    """The table shows the new queue and time, and the line of Python names them."""
     log[:] = [entry(7, "t7")]
     panel.set_queue("emails")
     panel.settle()
@@ -133,8 +135,8 @@ def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list
     assert (panel.table.total, panel.footer.line) == (0, 'tasks.queue("emails").attempts("24h")')
 
 
-def test_a_log_that_may_not_be_read_is_said(panel: AttemptsPanel, log: list[Any]) -> None:
-    """The role that is missing stands in the panel."""
+def test_a_missing_permission_is_shown(panel: AttemptsPanel, log: list[Any]) -> None:
+    """The panel names the missing role."""
     log.append(PermissionDeniedError("the log is closed", hint="roles/logging.viewer"))
     panel.start_refresh()
     panel.settle()

@@ -48,8 +48,8 @@ def pick(panel: BackfillPanel, *days: str) -> None:
     panel.settle()
 
 
-def test_what_is_not_filled_in_is_said(panel: BackfillPanel) -> None:
-    """One thing after the other, quietly; the form of an untouched panel is no error."""
+def test_missing_fields_are_named(panel: BackfillPanel) -> None:
+    """The first missing field is named, and not as an error."""
     assert "the first day is not chosen yet" in panel.preview.value
     fill(panel, start="2026-01-01")
     assert "the last day is not chosen yet" in panel.preview.value
@@ -68,8 +68,8 @@ def test_what_is_not_filled_in_is_said(panel: BackfillPanel) -> None:
         ({"body": ["start"], "name": "all"}, 'url="https://svc/{partition}", body=["start"], name="all")'),
     ],
 )
-def test_the_line_says_what_the_form_says(panel: BackfillPanel, values: dict[str, Any], line: str) -> None:
-    """Of periods shorter than a day the last day is meant whole."""
+def test_the_line_of_python_follows_the_form(panel: BackfillPanel, values: dict[str, Any], line: str) -> None:
+    """For periods shorter than a day the whole last day is included."""
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}", **values)
     assert line in panel.footer.line
 
@@ -87,8 +87,8 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: BackfillPanel) -> N
     ("across", "said"),
     [("shop", "neither a DataFrame nor a dict"), ("shop:", "has no values"), ("start: 1", "which every backfill has")],
 )
-def test_across_that_cannot_be_read_is_said(panel: BackfillPanel, across: str, said: str) -> None:
-    """Where the first tasks would stand, and as an error when a plan is made."""
+def test_an_invalid_across_is_reported(panel: BackfillPanel, across: str, said: str) -> None:
+    """The error is shown in place of the first tasks, and in the footer when a plan is made."""
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}", across=across)
     assert said in panel.preview.value
     click(panel, panel.make_plan)
@@ -96,7 +96,7 @@ def test_across_that_cannot_be_read_is_said(panel: BackfillPanel, across: str, s
 
 
 def test_across_may_be_a_variable(panel: BackfillPanel, shell: FakeShell) -> None:
-    """It stands in the line by its name."""
+    """The line of Python has the name of the variable."""
     shell.cell(shops=pd.DataFrame({"shop": ["bern"], "size": [2]}))
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{shop}", across="shops")
     assert "across=shops, url=" in panel.footer.line
@@ -104,7 +104,7 @@ def test_across_may_be_a_variable(panel: BackfillPanel, shell: FakeShell) -> Non
 
 
 def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, harness: Harness) -> None:
-    """What the batch has already is counted apart."""
+    """Rows that the batch has already are counted apart."""
     batch = harness.days("2026-01-05")
     harness.finish(batch)
     fill(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
@@ -115,7 +115,7 @@ def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, harness: Har
 
 
 def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, harness: Harness) -> None:
-    """Sent from the form, seen in the calendar, selected there, sent again from there, and done."""
+    """Failed days are selected in the calendar and sent again until all succeed."""
     fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")
     batch = harness.sent(send(panel))
     with wait_for(panel.view.calendar, "html", lambda html: html.count("✕</button>") == 2):
@@ -139,7 +139,7 @@ def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, har
 
 
 def test_retry_failed_needs_no_selection(panel: BackfillPanel, harness: Harness) -> None:
-    """Exactly the rows that failed."""
+    """Exactly the failed rows are sent again."""
     batch = harness.days("2026-01-05")
     harness.finish(batch, 0)
     show(panel, visible=False)
@@ -151,7 +151,7 @@ def test_retry_failed_needs_no_selection(panel: BackfillPanel, harness: Harness)
 
 
 def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -> None:
-    """To do once more what was done well may do harm."""
+    """Rows that succeeded are sent again only after a question."""
     fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")
     batch = harness.sent(send(panel))
     harness.finish(batch, 1)
@@ -166,7 +166,7 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -
 
 
 def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
-    """The newest is shown at once, another one when it is chosen; those of other queues, and other batches, are not."""
+    """The newest backfill of the queue is shown at once, another one when it is chosen."""
     first = harness.days("2026-01-02")
     second = harness.days("2026-01-03", url="https://svc/other")
     harness.sent(harness.queue("emails").backfill("2026-01-01", "2026-01-01", freq="D", url="https://svc/x"))
@@ -186,7 +186,7 @@ def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell, 
     assert (panel.view.batch, panel.series.options) == (None, (("none yet", ""),))
 
 
-def test_read_only_looks_and_does_nothing(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+def test_read_only_shows_the_calendar_without_buttons(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
     """The calendar is there, its squares can be selected, and no button is laid out."""
     batch = harness.days("2026-01-03")
     harness.finish(batch, 1)
@@ -195,13 +195,14 @@ def test_read_only_looks_and_does_nothing(harness: Harness, shell: FakeShell, cl
     pick(panel, "2026-01-02")
     assert panel.view.rows.table is not None
     assert not any(button in str(panel.view.children) for button in ("Retry", "Cancel rest"))
+    assert panel.static_html().count("<svg") == 2, "the bar and the calendar"
     panel.view.actions.retry.click()
     assert panel.footer.alert["text"] == "this panel is read-only"
     assert batch.tasks()["try"].tolist() == [1, 1, 1]
 
 
 def test_an_older_click_does_not_undo_a_newer_one(panel: BackfillPanel, harness: Harness) -> None:
-    """Messages may be handled in several threads, and so come in another order."""
+    """Messages with an older number are ignored."""
     harness.days("2026-01-03")
     calendar = panel.view.calendar
     send_message(calendar, n=2, keys=["a", "b"])
@@ -229,7 +230,7 @@ def periods(start: str, end: str, freq: str, tz: str = "UTC") -> Periods:
     ],
 )
 def test_many_periods_share_squares(start: str, end: str, freq: str, count: int, first: dict[str, int]) -> None:
-    """Of hours of a year days are drawn, of days of decades months, so that a page can hold them."""
+    """Many periods are grouped by day, month or year, so that there are at most 800 squares."""
     found = Squares(periods(start, end, freq)).all()
     assert len(found) == count
     assert found[0].counts == first
@@ -237,7 +238,7 @@ def test_many_periods_share_squares(start: str, end: str, freq: str, count: int,
 
 
 def test_rows_are_found_by_square_across_a_change_of_the_clock() -> None:
-    """The day on which the clock is put back has 25 hours, each of which is in its square."""
+    """The day on which summer time ends has 25 hours."""
     hours = periods("2026-10-01", "2026-11-30 23:59", "h", tz="America/New_York")
     made = Squares(hours)
     day = Squares(periods("2026-11-01", "2026-11-01 23:59", "h", tz="America/New_York")).all()

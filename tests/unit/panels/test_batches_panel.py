@@ -43,7 +43,7 @@ def own(closing: CloseLater, batch: Batch, **words: Any) -> BatchPanel:
 
 
 def test_batches_are_listed_newest_first(harness: Harness, closing: CloseLater) -> None:
-    """Name, counts, and how it is in a word; those of other queues when they are wanted."""
+    """The list shows name, counts and state, of one queue or of all."""
     done, failed = fan_out(harness, name="night"), fan_out(harness, 2)
     fan_out(harness, 4, queue="emails")
     harness.finish(done)
@@ -62,8 +62,8 @@ def test_batches_are_listed_newest_first(harness: Harness, closing: CloseLater) 
     assert panel.table.matching == 1
 
 
-def test_the_list_follows(panel: BatchesPanel, harness: Harness) -> None:
-    """With each look at the queue; a batch that another kernel makes comes too."""
+def test_the_list_is_kept_up_to_date(panel: BatchesPanel, harness: Harness) -> None:
+    """Each snapshot of the queue updates the list, also with batches of other kernels."""
     batch = fan_out(harness)
     harness.finish(batch, 2)
     harness.publish("reports")
@@ -73,7 +73,7 @@ def test_the_list_follows(panel: BatchesPanel, harness: Harness) -> None:
 
 
 def test_the_chosen_batch_is_opened(panel: BatchesPanel, harness: Harness) -> None:
-    """Its bar, its causes and its failed rows, everything escaped; with the line that finds it again."""
+    """The panel shows bar, causes and failed rows, everything escaped, and the line of Python that opens the batch."""
     batch = fan_out(harness, name="<i>night")
     harness.finish(batch, 0)
     panel.refresh()
@@ -104,7 +104,7 @@ def test_of_several_the_last_that_was_chosen_is_shown(panel: BatchesPanel, harne
 
 
 def test_nothing_is_listed_before_the_first(panel: BatchesPanel) -> None:
-    """And nothing is shown of no batch."""
+    """An empty list says so, and no details are shown."""
     assert "No batch was sent from here yet" in panel.static_html()
     assert panel.view.static_html() == ""
     assert panel.view.draw() == 0.0
@@ -113,7 +113,7 @@ def test_nothing_is_listed_before_the_first(panel: BatchesPanel) -> None:
 
 
 def test_a_batch_has_a_panel_of_its_own(harness: Harness, closing: CloseLater) -> None:
-    """`batch.panel()`: the bar moves while somebody looks, and is as it is when somebody looks again."""
+    """The bar of `batch.panel()` is updated while the panel is visible, and when it becomes visible again."""
     batch = fan_out(harness)
     panel = own(closing, batch)
     assert batch.id in panel.title
@@ -129,8 +129,8 @@ def test_a_batch_has_a_panel_of_its_own(harness: Harness, closing: CloseLater) -
         show(panel)
 
 
-def test_the_bar_says_what_is_known(harness: Harness, closing: CloseLater) -> None:
-    """Rows in the queue of which the log says nothing yet are queued; the bar can be read by its words."""
+def test_the_bar_counts_queued_rows(harness: Harness, closing: CloseLater) -> None:
+    """Pending rows without a log entry are queued; the bar has a role and a value for screen readers."""
     panel = own(closing, fan_out(harness))
     shown = panel.static_html()
     assert "3 queued" in shown
@@ -155,7 +155,7 @@ def test_few_failed_rows_are_retried_by_a_click(harness: Harness, closing: Close
 def test_failed_rows_have_the_handlers_error(
     harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the function is of this kernel, the table says what it raised last: the log has no message."""
+    """The table shows the last exception of a handler in this kernel."""
     batch = fan_out(harness)
     harness.finish(batch, 1, 2)
     tasks = batch.tasks()["task"].tolist()
@@ -169,7 +169,7 @@ def test_failed_rows_have_the_handlers_error(
 
 
 def test_many_failed_rows_are_asked_about(harness: Harness, closing: CloseLater) -> None:
-    """With their count, of how many, and where."""
+    """The question names how many rows, of how many, and the queue."""
     batch = fan_out(harness, 30)
     harness.finish(batch, *range(12))
     panel = own(closing, batch)
@@ -183,7 +183,7 @@ def test_many_failed_rows_are_asked_about(harness: Harness, closing: CloseLater)
 
 
 def test_selected_rows_are_sent_again(harness: Harness, closing: CloseLater) -> None:
-    """Of two failed rows the one that was selected; its card says what became of it."""
+    """Only the selected row is sent again; its task is shown as a card."""
     batch = fan_out(harness)
     harness.finish(batch, 0, 2)
     panel = own(closing, batch)
@@ -200,7 +200,7 @@ def test_selected_rows_are_sent_again(harness: Harness, closing: CloseLater) -> 
 
 
 def test_a_batch_is_cancelled_by_typing_its_id(harness: Harness, closing: CloseLater) -> None:
-    """How many will not be sent and how many are deleted is said before."""
+    """The question names how many rows will not be sent and how many tasks are deleted."""
     batch = fan_out(harness, 12)
     panel = own(closing, batch)
     click(panel, panel.view.actions.cancel)
@@ -214,7 +214,7 @@ def test_a_batch_is_cancelled_by_typing_its_id(harness: Harness, closing: CloseL
 
 
 def test_what_is_unsent_is_sent_by_resume(harness: Harness, closing: CloseLater) -> None:
-    """Of a batch whose kernel has ended; while this one sends, there is nothing to resume."""
+    """A batch of an ended kernel can be resumed; one that this kernel sends cannot."""
     harness.transport.open.clear()
     batch = harness.queue().fan_out(ROWS, url="https://svc/run", progress=False)
     panel = own(closing, batch)
@@ -235,7 +235,7 @@ def test_what_is_unsent_is_sent_by_resume(harness: Harness, closing: CloseLater)
 
 
 def test_read_only_has_no_buttons(harness: Harness, closing: CloseLater) -> None:
-    """None is laid out, and one that was kept does nothing."""
+    """No button is laid out, and a click on one does nothing."""
     batch = fan_out(harness)
     harness.finish(batch, 1)
     panel = own(closing, batch, read_only=True)
@@ -250,7 +250,7 @@ def test_read_only_has_no_buttons(harness: Harness, closing: CloseLater) -> None
 def test_rows_that_took_long_to_read_are_not_read_at_each_change(
     harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They come later, and the drawing says when."""
+    """Slow rows are read again later, and `draw` returns when."""
     monkeypatch.setattr(batch_details, "_RELAX", 1e6)
     batch = fan_out(harness)
     harness.finish(batch, 0)
@@ -280,7 +280,7 @@ def test_only_the_first_of_very_many_failed_rows_are_read(
 
 
 def test_closing_leaves_the_batch(harness: Harness) -> None:
-    """It goes on; nothing of the panel hears of it any more."""
+    """The batch goes on, and the panel does not listen to it any more."""
     batch = fan_out(harness)
     panel = batch.panel()
     show(panel)
@@ -328,7 +328,7 @@ PROGRESS = Progress(
     ],
 )
 def test_a_bar_has_its_words(words: str) -> None:
-    """What is known, what is not, why it failed, what keeps it up, and where more is; everything escaped."""
+    """The card shows progress, states, causes, notes and the link to the log, everything escaped."""
     report = Report(
         batch="a91f03c2",
         name="<b>night",
@@ -356,7 +356,7 @@ def test_a_bar_has_its_words(words: str) -> None:
     ],
 )
 def test_a_bar_leaves_out_what_is_not_known(changes: dict[str, Any], words: str) -> None:
-    """No pace, no end in sight, no rows."""
+    """Unknown pace or end are left out; no rows are 100 %."""
     report = Report(
         batch="a", name=None, queue="q", badge="p", progress=replace(PROGRESS, **changes), sending=True, causes={}
     )

@@ -1,4 +1,4 @@
-"""What is shown of one thing: values as text, everything escaped."""
+"""The HTML parts of cards: values as text, everything escaped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVIL = "<img src=x onerror=alert(1)>"
     ],
 )
 def test_payloads_are_written_out(value: Any, text: str) -> None:
-    """JSON in lines, text as it is, bytes escaped, the end of what is very long said."""
+    """JSON is indented, text unchanged, bytes are escaped, and long payloads are cut."""
     assert text in markup.code(value)
 
 
@@ -52,7 +52,7 @@ def test_everything_is_escaped(html: str) -> None:
 
 
 def test_facts_that_are_empty_are_left_out() -> None:
-    """What is not known takes no room."""
+    """Facts without a value are left out."""
     assert "message" not in markup.facts({"state": "ready", "message": ""})
 
 
@@ -75,6 +75,6 @@ def test_a_timeline_has_every_attempt() -> None:
     [("a", '"a"'), ("it's", '"it\'s"'), ('"\n', '"\\"\\n"'), (["a", 1], '["a", 1]'), (0.5, "0.5"), (None, "None")],
 )
 def test_values_are_written_as_python(value: Any, code: str) -> None:
-    """A line that is copied means what was clicked."""
+    """A copied line of Python has the same values."""
     assert notebook.quoted(value) == code
     assert eval(code) == value  # noqa: S307 - that is what it is for

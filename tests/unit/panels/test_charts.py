@@ -1,4 +1,4 @@
-"""Charts are text: what is drawn, what it is called, and that nothing in it is markup of somebody else."""
+"""Charts as HTML: geometry, accessible names, and escaping."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_sparkline_stands_on_zero() -> None:
 
 
 def test_a_sparkline_has_gaps_where_nothing_is_known() -> None:
-    """A figure that is not known is neither zero nor guessed."""
+    """An unknown value leaves a gap in the line."""
     assert [len(line) for line in points(sparkline([1, 2, None, 3, 4, 5], label="depth"))] == [2, 3]
 
 
@@ -67,8 +67,8 @@ def test_a_sparkline_has_gaps_where_nothing_is_known() -> None:
         ([], "depth of q: not known yet"),
     ],
 )
-def test_a_sparkline_says_what_it_shows(values: list[float | None], name: str) -> None:
-    """Its name has the figures, for those who cannot see the line and those who point at it."""
+def test_a_sparkline_has_an_accessible_name(values: list[float | None], name: str) -> None:
+    """Name and tooltip have the figures."""
     svg = parsed(sparkline(values, label="depth of q"))[0]
     assert (svg.attrib["role"], svg.attrib["aria-label"], svg.findtext("title")) == ("img", name, name)
 
@@ -82,7 +82,7 @@ def test_a_bar_fills_from_what_is_done() -> None:
 
 
 def test_a_few_among_many_are_seen() -> None:
-    """Three failures of 300,000 have a part that can be pointed at, and are not called nothing or all."""
+    """Three failures of 300,000 have a visible part and a percentage that is neither 0 nor 100."""
     parts = list(parsed(state_bar({"succeeded": 299_997, "failed": 3}, label="b")).iter("rect"))
     assert float(parts[1].attrib["width"]) > 3
     assert [part.findtext("title") for part in parts] == [
@@ -101,7 +101,7 @@ def test_a_bar_counts_in_words_too() -> None:
 
 
 def test_an_empty_bar_says_so() -> None:
-    """A batch that has just begun is no error."""
+    """A bar without counts says so."""
     assert "nothing yet" in "".join(parsed(state_bar({}, label="b")).itertext())
 
 
@@ -143,7 +143,7 @@ def test_hours_stand_in_days_and_months_in_years() -> None:
     ],
 )
 def test_a_square_fills_as_its_tasks_end(counts: dict[str, int], mark: str, fill: str) -> None:
-    """Nothing sent is hollow; one failure among many is large enough to see, and has a cross."""
+    """A square without sent rows is hollow; one failure among many is visible and has a cross."""
     (button,) = buttons(calendar(squares(counts), label="b"))
     assert button["mark"] == mark
     assert button["fill"] == (f"background-image:linear-gradient(0deg,{fill.format(**COLOURS)})" if fill else "")

@@ -1,4 +1,4 @@
-"""The tabs: made when they are opened, about one queue, at one pace."""
+"""The tabs: made when they are opened, for one queue, with one interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__: list[str] = []
 
 
 class Part(Panel):
-    """A tab that says what it is told."""
+    """A tab that records its refreshes."""
 
     def __init__(self, context: FakeContext, *, queue: str, framed: bool) -> None:
         super().__init__(context, "Part", queue=queue, framed=framed)
@@ -25,7 +25,7 @@ class Part(Panel):
         self.fill()
 
     def refresh(self) -> None:
-        """Write down of which queue."""
+        """Record the queue."""
         if self.refuses:
             raise ServiceError("not now")
         self.refreshed.append(self.queue)
@@ -56,7 +56,7 @@ def part(dashboard: Dashboard, name: str = "Tasks") -> Part:
 
 
 def test_tabs_are_made_when_opened(dashboard: Dashboard) -> None:
-    """The first is there at once; the others cost nothing before somebody wants them."""
+    """The first tab is made at once, the others when they are opened."""
     assert list(dashboard.tabs.titles) == ["Queues", "Tasks", "Backfill"]
     assert list(dashboard.parts) == ["Queues"]
     made = part(dashboard)
@@ -66,7 +66,7 @@ def test_tabs_are_made_when_opened(dashboard: Dashboard) -> None:
 
 
 def test_all_tabs_are_about_one_queue(dashboard: Dashboard) -> None:
-    """The one that is chosen above, selected in the list, or opened there, which turns to its tasks."""
+    """A queue is chosen in the header, selected in the list, or opened there, which shows its tasks."""
     made = part(dashboard)
     queues: Any = dashboard.parts["Queues"]
     assert (dashboard.choice.options, made.queue) == (("emails", "reports"), "emails")
@@ -102,7 +102,7 @@ def test_queues_that_come_and_go_are_offered(dashboard: Dashboard) -> None:
     assert (dashboard.choice.value, made.queue) == ("invoices", "invoices")
 
 
-def test_one_pace_for_all(dashboard: Dashboard, watcher: FakeWatcher) -> None:
+def test_one_interval_for_all(dashboard: Dashboard, watcher: FakeWatcher) -> None:
     """Also for tabs that are opened later."""
     dashboard.every = 10
     assert part(dashboard).every == 10
@@ -125,7 +125,7 @@ def test_refresh_is_of_the_open_tab(dashboard: Dashboard) -> None:
 
 
 def test_read_only_has_no_tab_that_is_for_changing(make_context: MakeContext, closing: CloseLater) -> None:
-    """What is there for nothing else is left out."""
+    """Tabs that only change things are left out."""
     dashboard = closing(Dashboard(make_context("reports", read_only=True)))
     assert list(dashboard.tabs.titles) == ["Queues", "Tasks"]
 

@@ -1,4 +1,4 @@
-"""The form of a fan-out: what it offers, the first tasks, the plan, the question, and the batch that comes of it."""
+"""The form of a fan-out: choices, first tasks, plan, question, and the batch."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_a_frame_that_was_made_anew_is_seen(panel: FanOutPanel, shell: FakeShell
     assert panel.request.body.value == ["day"]
 
 
-def test_without_data_it_says_so(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
-    """Quietly while nothing was asked for, as an error when a plan is."""
+def test_missing_data_are_reported(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+    """A quiet note while the form is filled in, an error when a plan is made."""
     shell.user_ns.clear()
     panel = closing(FanOutPanel(harness.context(), queue="reports"))
     panel.settle()
@@ -111,7 +111,7 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: FanOutPanel) -> Non
 
 
 def test_a_row_that_cannot_be_a_task_says_why(panel: FanOutPanel, shell: FakeShell) -> None:
-    """In its place among the first ones."""
+    """The reason is shown in place of the task."""
     shell.cell(flights=pd.DataFrame({"origin": ["EWR", None], "day": ["d1", "d2"]}))
     fill(panel, url="https://svc/{origin}")
     assert panel.preview.value.count("<section") == 2
@@ -135,7 +135,7 @@ def test_secrets_are_neither_shown_nor_kept_on_the_page(panel: FanOutPanel) -> N
 
 
 def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
-    """Where the first tasks would stand."""
+    """The error is shown in place of the first tasks."""
     fill(panel, url="https://svc/run", headers="X-Team data")
     assert "X-Team data" in panel.preview.value
     assert panel.footer.line == ""
@@ -150,8 +150,8 @@ def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
         ({"name": ' a "b" ', "signed": "me@p.iam"}, 'service_account="me@p.iam", name="a \\"b\\"")'),
     ],
 )
-def test_the_line_says_what_the_form_says(panel: FanOutPanel, values: dict[str, Any], line: str) -> None:
-    """Word by word, while it is filled in."""
+def test_the_line_of_python_follows_the_form(panel: FanOutPanel, values: dict[str, Any], line: str) -> None:
+    """Each field becomes an argument."""
     fill(panel, url="https://svc/run", **values)
     assert panel.footer.line.endswith(line)
 
@@ -191,7 +191,7 @@ def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) ->
 
 
 def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPanel) -> None:
-    """What would be sent is what is on the screen."""
+    """A plan is dropped if the form was changed while it was made."""
     fill(panel, url="https://svc/run")
     real = panel.plan
 
@@ -282,7 +282,7 @@ def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: FakeSh
 
 
 def test_a_line_of_something_else_is_not_the_line_of_the_plan(panel: FanOutPanel) -> None:
-    """What was done meanwhile to a batch has its own."""
+    """The line of Python after sending is that of the plan."""
     fill(panel, url="https://svc/run")
     click(panel, panel.make_plan)
     line = panel.footer.line

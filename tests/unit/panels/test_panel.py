@@ -1,4 +1,4 @@
-"""What all panels share: errors in place, one thing at a time, questions, read-only, rest when unseen."""
+"""The base class of panels: errors, work in threads, questions, read-only, and updates while visible."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def panel(context: FakeContext, closing: CloseLater) -> Sample:
     return made
 
 
-def test_a_click_is_done_in_a_thread_of_its_own(panel: Sample) -> None:
-    """The kernel's thread is free meanwhile; what is quick is done where the click came."""
+def test_work_runs_in_a_thread_of_its_own(panel: Sample) -> None:
+    """Only quick work runs in the thread of the click."""
     threads: dict[str, threading.Thread] = {}
     panel.work = lambda name: threads.setdefault(name, threading.current_thread())
     panel.write.click()
@@ -76,8 +76,8 @@ def test_a_click_is_done_in_a_thread_of_its_own(panel: Sample) -> None:
     assert threads["quick"] is threading.current_thread()
 
 
-def test_while_one_thing_goes_on_nothing_else_begins(panel: Sample) -> None:
-    """Buttons are disabled while a callback runs; a click that was on its way is told so, and not done."""
+def test_one_work_at_a_time(panel: Sample) -> None:
+    """Buttons are disabled while work runs; a late click is refused with a message."""
     go = threading.Event()
     began = threading.Event()
 
@@ -99,7 +99,7 @@ def test_while_one_thing_goes_on_nothing_else_begins(panel: Sample) -> None:
 
 
 def test_long_work_is_stopped_by_its_button(panel: Sample) -> None:
-    """The button is there while something goes on; the next thing does not find it pressed."""
+    """The Stop button is visible while work runs, and does not stop the next work."""
     stop = panel.stop_button()
     began = threading.Event()
 
@@ -120,7 +120,7 @@ def test_long_work_is_stopped_by_its_button(panel: Sample) -> None:
 
 @pytest.mark.parametrize("button", ["write", "quick"])
 def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None:
-    """It appears in the panel with the way it came, and goes with the next click."""
+    """The panel shows it with its traceback until the next click."""
     nothing: dict[str, str] = {}
     panel.work = nothing.__getitem__
     getattr(panel, button).click()
@@ -133,8 +133,8 @@ def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None
     assert panel.footer.alert == {}
 
 
-def test_an_error_of_ours_speaks_for_itself(panel: Sample) -> None:
-    """Message and next step are enough; the browser can dismiss it."""
+def test_our_errors_have_message_and_hint(panel: Sample) -> None:
+    """The traceback is left out; the browser can dismiss the error."""
     panel.fail(UnavailableError("nobody answers", hint="start it"))
     assert panel.footer.alert == {"text": "nobody answers", "hint": "start it"}
     send_message(panel.footer, do="dismiss")
@@ -142,7 +142,7 @@ def test_an_error_of_ours_speaks_for_itself(panel: Sample) -> None:
 
 
 def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: FakeWatcher) -> None:
-    """Of a snapshot that could not be shown, and of a coroutine."""
+    """Exceptions of `apply` and of a coroutine are shown."""
 
     async def broken() -> None:
         raise ValueError("in the background")
@@ -154,8 +154,8 @@ def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: FakeWatcher
     assert panel.footer.alert["text"] == "ValueError: in the background"
 
 
-def test_what_verbs_say_is_heard_in_the_foot(panel: Sample, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lines and bars of a verb show in the panel, not in the output of whatever cell runs."""
+def test_notes_and_progress_of_verbs_are_shown_in_the_footer(panel: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are not printed into the output of the running cell."""
 
     def speak(_name: str) -> None:
         bar = Bar("listing", 10, unit="tasks")
@@ -171,7 +171,7 @@ def test_what_verbs_say_is_heard_in_the_foot(panel: Sample, capsys: pytest.Captu
 
 
 def test_read_only_leaves_out_and_blocks(make_context: MakeContext, closing: CloseLater) -> None:
-    """No button that changes anything is laid out; one that was kept, a question and a start do nothing but say so."""
+    """Buttons that change anything are left out; clicks, questions and work are refused."""
     panel = closing(Sample(make_context("reports", read_only=True)))
     assert panel.tools.children == (panel.read,)
     for button in (panel.write, panel.quick):
@@ -184,7 +184,7 @@ def test_read_only_leaves_out_and_blocks(make_context: MakeContext, closing: Clo
 
 
 def test_a_question_wants_the_name_typed(panel: Sample) -> None:
-    """Count, scope and line are shown escaped; nothing is done before the very name is there."""
+    """The question is escaped; nothing is done before the exact name is typed."""
     panel.ask(QUESTION, lambda: panel.done.append("purged"))
     prompt = panel.prompt
     assert "Purge &lt;b&gt;?" in prompt.text.value
@@ -202,7 +202,7 @@ def test_a_question_wants_the_name_typed(panel: Sample) -> None:
 
 
 def test_a_question_can_be_left(panel: Sample) -> None:
-    """Cancel does nothing, and a later question finds nothing typed."""
+    """Cancel does nothing, and the next question starts with an empty field."""
     panel.ask(QUESTION, lambda: panel.done.append("purged"))
     panel.prompt.typed.value = "reports"
     panel.prompt.no.click()
@@ -211,8 +211,8 @@ def test_a_question_can_be_left(panel: Sample) -> None:
     assert (panel.prompt.typed.value, panel.prompt.yes.disabled) == ("", True)
 
 
-def test_it_watches_only_while_it_is_seen(panel: Sample, watcher: FakeWatcher) -> None:
-    """At rest when nobody looks, when refreshing is off, and after it was closed."""
+def test_it_watches_only_while_visible(panel: Sample, watcher: FakeWatcher) -> None:
+    """Nothing is watched while the panel is hidden, refreshing is off, or the panel is closed."""
 
     def watching() -> int:
         return len(watcher.subscribed)
@@ -234,14 +234,14 @@ def test_it_watches_only_while_it_is_seen(panel: Sample, watcher: FakeWatcher) -
 
 
 @pytest.mark.parametrize("seconds", [0.5, 31, -1])
-def test_the_pace_has_bounds(panel: Sample, seconds: float) -> None:
-    """Not more often than each second, not more seldom than twice a minute."""
+def test_the_interval_has_bounds(panel: Sample, seconds: float) -> None:
+    """The interval is 1 to 30 seconds."""
     with pytest.raises(InvalidInputError, match="1 to 30 seconds"):
         panel.every = seconds
 
 
-def test_what_is_shown_has_its_age_and_its_trouble(panel: Sample, watcher: FakeWatcher) -> None:
-    """A look that failed says why and leaves the age of the last one that did not; the next good one is silent."""
+def test_the_footer_shows_age_and_warnings(panel: Sample, watcher: FakeWatcher) -> None:
+    """A failed snapshot shows a warning and leaves the age; the next good one clears it."""
     watcher.publish(snapshot("reports"))
     at = panel.footer.at
     assert at > 0
@@ -252,7 +252,7 @@ def test_what_is_shown_has_its_age_and_its_trouble(panel: Sample, watcher: FakeW
 
 
 def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: FakeWatcher) -> None:
-    """A snapshot of the old queue that is still on its way is not shown."""
+    """A late snapshot of the old queue is not shown."""
     late = watcher.subscribed[0].listener
     panel.set_queue("emails")
     assert [one.queue.queue for one in watcher.subscribed] == ["emails"]
@@ -260,8 +260,8 @@ def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: FakeWat
     assert panel.seen == []
 
 
-def test_the_badge_says_where_one_is(make_context: MakeContext, closing: CloseLater) -> None:
-    """LOCAL, or the project, and whether nothing can be changed; the title is escaped."""
+def test_the_badge_names_the_project(make_context: MakeContext, closing: CloseLater) -> None:
+    """The header shows LOCAL or the project, and whether the panel is read-only; the title is escaped."""
     for local, words in ((True, "LOCAL"), (False, ">p<")):
         head = closing(Sample(make_context("reports", local=local, read_only=True))).children[0].children[0].value
         assert words in head
@@ -270,7 +270,7 @@ def test_the_badge_says_where_one_is(make_context: MakeContext, closing: CloseLa
 
 
 def test_it_is_live_once_it_is_shown(context: FakeContext, closing: CloseLater, watcher: FakeWatcher) -> None:
-    """A browser cannot tell that it is seen while a cell runs: it is believed, until the browser says otherwise."""
+    """A displayed panel counts as visible until the browser reports otherwise."""
     panel = closing(Sample(context))
     panel._repr_mimebundle_()
     assert len(watcher.subscribed) == 1
@@ -287,8 +287,8 @@ def test_it_has_a_static_form(panel: Sample) -> None:
     assert bundle["text/plain"] == "<Sample Sample <i> [LOCAL]>"
 
 
-def test_closed_it_shows_what_it_showed(panel: Sample) -> None:
-    """In text and HTML, which say that it is closed; there is no widget to show, and nothing is watched again."""
+def test_a_closed_panel_shows_its_last_content(panel: Sample) -> None:
+    """Text and HTML say that it is closed; there is no widget, and nothing is watched."""
     panel.close()
     bundle: dict[str, Any] = panel._repr_mimebundle_()
     assert bundle["text/plain"] == repr(panel) == "<Sample Sample <i> [LOCAL] (closed)>"
@@ -299,7 +299,7 @@ def test_closed_it_shows_what_it_showed(panel: Sample) -> None:
 
 
 def test_closing_twice_is_once(panel: Sample) -> None:
-    """All that it is made of goes with it."""
+    """All its widgets are closed."""
     parts = [panel.footer, panel.prompt, panel.read]
     panel.close()
     panel.close()
@@ -307,7 +307,7 @@ def test_closing_twice_is_once(panel: Sample) -> None:
 
 
 def test_waiting_has_an_end(panel: Sample) -> None:
-    """`settle` gives up when its time is over."""
+    """`settle` raises after its timeout."""
     go = threading.Event()
     panel.work = lambda _: go.wait(30)
     panel.read.click()
@@ -317,7 +317,7 @@ def test_waiting_has_an_end(panel: Sample) -> None:
 
 
 def test_the_loop_itself_is_not_blocked(panel: Sample) -> None:
-    """A click that comes on the background loop is handed to a thread as well."""
+    """Work of a click on the background loop runs in a thread too."""
 
     async def press() -> None:
         panel.write.click()

@@ -1,4 +1,4 @@
-"""The queues: figures that follow the watcher, and what can be done to those that are selected."""
+"""The queues: figures that follow the watcher, and the buttons for selected queues."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def shown(panel: QueuesPanel) -> str:
     return str(panel.card.value)
 
 
-def test_queues_are_there_before_anybody_looks(context: FakeContext, closing: CloseLater) -> None:
-    """What is exported right after the cell has a table with the queues in it."""
+def test_queues_are_listed_at_once(context: FakeContext, closing: CloseLater) -> None:
+    """An export right after the cell has the table of queues."""
     html = closing(QueuesPanel(context))._repr_mimebundle_()["text/html"]
     assert "emails" in html
     assert "2,000" in html
@@ -55,22 +55,22 @@ def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: FakeWatcher) ->
 
 
 def test_a_queue_that_is_deleted_goes(panel: QueuesPanel, watcher: FakeWatcher) -> None:
-    """It is taken out and not watched any more."""
+    """A deleted queue is removed and not watched any more."""
     watcher.publish(snapshot("reports", QueueNotFoundError("gone", code="NOT_FOUND")))
     assert panel.table.page_keys == ["emails"]
     assert [one.queue.queue for one in watcher.subscribed] == ["emails"]
 
 
-def test_a_look_that_failed_leaves_what_was_seen(panel: QueuesPanel, watcher: FakeWatcher) -> None:
-    """The figures stay, and the trouble is said."""
+def test_a_failed_snapshot_leaves_the_figures(panel: QueuesPanel, watcher: FakeWatcher) -> None:
+    """The figures stay, and a warning is shown."""
     watcher.publish(snapshot("reports", ServiceError("broken")))
     assert (panel.table.total, panel.footer.warning) == (2, "broken")
 
 
-def test_which_queues_there_are_is_asked_again(
+def test_queues_are_listed_again_from_time_to_time(
     panel: QueuesPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look a while after the last list brings queues that others have made."""
+    """A snapshot 15 seconds after the last list makes the panel list the queues again."""
     made: list[int] = []
     monkeypatch.setattr(panel, "refresh", lambda: made.append(1))
     panel._read -= 60
@@ -106,7 +106,7 @@ def test_the_only_queue_need_not_be_selected(make_context: MakeContext, closing:
 
 
 def test_pause_and_resume_are_done_at_once(panel: QueuesPanel, context: FakeContext, watcher: FakeWatcher) -> None:
-    """They can be undone, so nobody is asked; the line does the same, and the watcher looks again."""
+    """There is no question; the line of Python does the same, and the watcher reads the queue again."""
     panel.table.select(["reports"])
     click(panel, panel.pause)
     assert context.calls == [("pause", "reports")]
@@ -132,7 +132,7 @@ def test_purge_wants_the_name(panel: QueuesPanel, context: FakeContext) -> None:
 
 
 def test_only_changed_limits_are_sent(panel: QueuesPanel, context: FakeContext) -> None:
-    """The line says what the form would do while it is filled; saving says from what to what."""
+    """The line of Python follows the form; the status shows old and new values."""
     panel.table.select(["reports"])
     click(panel, panel.edit)
     fields = panel.form.fields
@@ -148,7 +148,7 @@ def test_only_changed_limits_are_sent(panel: QueuesPanel, context: FakeContext) 
 
 
 def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeContext) -> None:
-    """While it is typed, and it is not sent; the message goes when it is one."""
+    """An invalid value is reported and not sent; the message disappears with a valid one."""
     panel.table.select(["reports"])
     click(panel, panel.edit)
     field = panel.form.fields["max_concurrent"]
@@ -161,7 +161,7 @@ def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeCon
 
 
 def test_what_the_service_refuses_is_shown(panel: QueuesPanel, context: FakeContext) -> None:
-    """The error stands in the panel, which goes on."""
+    """The panel shows the error and can be used again."""
     context.refuses.append(ServiceError("no", hint="ask"))
     panel.table.select(["reports"])
     click(panel, panel.pause)

@@ -1,4 +1,4 @@
-"""The table's Python side: what it sends, what it hears, and what it tells the panel."""
+"""The Python side of the table: messages to and from the browser, and callbacks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import nbformat
 import pandas as pd
 import pytest
-from nbconvert import HTMLExporter
 
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.errors import InvalidInputError
@@ -31,14 +29,14 @@ def tasks(numbers: range | list[int], state: str = "ready") -> pd.DataFrame:
 
 
 class Browser:
-    """What the browser would send and get, without one."""
+    """A fake browser."""
 
     def __init__(self, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
         self.table = table
         self.sent: list[dict[str, Any]] = []
         monkeypatch.setattr(table, "_send", lambda message, **_buffers: self.sent.append(message))
 
-    def say(self, **content: Any) -> None:
+    def send(self, **content: Any) -> None:
         """Send a custom message."""
         self._handle({"method": "custom", "content": content})
 
@@ -50,7 +48,7 @@ class Browser:
         """Write the selection, as the trait and as the message that does not wait; return it."""
         chosen = {"n": self.table._selected.state["n"] + 1, "base": base, "plus": list(plus), "minus": list(minus)}
         self.set(_selection=chosen)
-        self.say(do="select", selection=chosen)
+        self.send(do="select", selection=chosen)
         return chosen
 
     def _handle(self, data: dict[str, Any]) -> None:
@@ -99,8 +97,8 @@ def test_only_the_page_travels(browser: Browser) -> None:
     assert (browser.page["matching"], browser.page["total"], browser.page["start"]) == (12, 12, 0)
 
 
-def test_what_has_not_changed_is_not_sent(table: Table, browser: Browser) -> None:
-    """Rows that are loaded again as they were cost no message; changed ones travel with their counts at once."""
+def test_unchanged_rows_are_not_sent(table: Table, browser: Browser) -> None:
+    """Loading equal rows sends no message; changed rows and their counts are sent together."""
     rev = table.rev
     table.load(tasks(range(12)))
     assert (browser.updates(), table.rev) == ([], rev)
@@ -115,8 +113,8 @@ def test_what_has_not_changed_is_not_sent(table: Table, browser: Browser) -> Non
     [(0, ["n0", "n4"]), (1, ["n5", "n9"]), (2, ["n10", "n11"]), (99, ["n10", "n11"]), (-1, ["n0", "n4"])],
 )
 def test_pages_turn(table: Table, browser: Browser, asked: int, names: list[str]) -> None:
-    """A page that is not there is the nearest that is."""
-    browser.say(do="page", page=asked)
+    """A page number out of range becomes the nearest page."""
+    browser.send(do="page", page=asked)
     assert [browser.names[0], browser.names[-1]] == names
     assert table.page_keys == browser.names
 
@@ -130,18 +128,18 @@ def test_a_page_that_vanishes_becomes_the_last(table: Table, browser: Browser) -
 
 def test_the_browser_sorts(browser: Browser) -> None:
     """A click on a heading sorts, and the first page is shown."""
-    browser.say(do="page", page=1)
-    browser.say(do="sort", column="attempts", descending=True)
+    browser.send(do="page", page=1)
+    browser.send(do="sort", column="attempts", descending=True)
     assert browser.names[:2] == ["n11", "n10"]
     assert browser.page["sort"] == ["attempts", "descending"]
-    browser.say(do="sort", column=None, descending=False)
+    browser.send(do="sort", column=None, descending=False)
     assert browser.names[:2] == ["n0", "n1"]
 
 
 def test_every_answer_is_told_apart_from_a_refresh(table: Table, browser: Browser) -> None:
     """The browser waits for its answer even if the page that it asked for is the one it has."""
     moves = browser.page["moves"]
-    browser.say(do="page", page=0)
+    browser.send(do="page", page=0)
     assert browser.page["moves"] == moves + 1
     table.patch(tasks([3], state="failed"))
     assert browser.page["moves"] == moves + 1
@@ -188,43 +186,43 @@ def test_the_selection_is_not_sent_back(browser: Browser) -> None:
 
 
 def test_a_message_overtakes_the_trait(table: Table, browser: Browser) -> None:
-    """The selection counts as soon as the message that does not wait has come; the trait later changes nothing."""
+    """The selection is applied with the message; the trait that arrives later changes nothing."""
     chosen = {"n": 5, "base": "", "plus": ["n4"], "minus": []}
-    browser.say(do="select", selection=chosen)
+    browser.send(do="select", selection=chosen)
     assert table.selected == ["n4"]
     browser.updates()
     browser.set(_selection=chosen)
     assert (table.selected, browser.updates()) == (["n4"], [])
 
 
-def test_an_older_selection_that_comes_later_is_none(table: Table, browser: Browser) -> None:
+def test_an_older_selection_is_ignored(table: Table, browser: Browser) -> None:
     """Messages of one widget may be handled in several threads; the newest selection counts in any order."""
-    browser.say(do="select", selection={"n": 7, "base": "", "plus": ["n1", "n2"], "minus": []})
+    browser.send(do="select", selection={"n": 7, "base": "", "plus": ["n1", "n2"], "minus": []})
     browser.set(_selection={"n": 6, "base": "", "plus": ["n1"], "minus": []})
     assert table.selected == ["n1", "n2"]
 
 
-def test_what_is_told_last_is_the_newest(table: Table, browser: Browser) -> None:
-    """A callback that changes the table, or that is slow while another thread selects, hears of each state in order."""
-    heard: list[list[str]] = []
+def test_the_newest_selection_is_reported_last(table: Table, browser: Browser) -> None:
+    """A slow callback, or one that changes the table, gets each state in order."""
+    reported: list[list[str]] = []
     busy, go = threading.Event(), threading.Event()
 
     def slow(keys: list[str]) -> None:
-        if not heard:
+        if not reported:
             busy.set()
             assert go.wait(30)
             table.drop(["n2"])
-        heard.append(keys)
+        reported.append(keys)
 
     table.on_select = slow
     thread = threading.Thread(target=browser.select, args=("n1", "n2"))
     thread.start()
     assert busy.wait(30)
     browser.select("n2", "n3")
-    assert heard == []
+    assert reported == []
     go.set()
     thread.join(30)
-    assert heard == [["n1", "n2"], ["n3"]]
+    assert reported == [["n1", "n2"], ["n3"]]
 
 
 def test_all_that_match_are_those_of_the_moment(table: Table, browser: Browser) -> None:
@@ -243,7 +241,7 @@ def test_all_that_match_are_those_of_the_moment(table: Table, browser: Browser) 
 
 
 def test_all_that_match_of_another_filter_are_none(table: Table, browser: Browser) -> None:
-    """A click that was made under an older filter selects nothing rather than something else."""
+    """Selecting all that match an older filter selects nothing."""
     base = f"{browser.page['filter']}.77"
     table.filter("n1")
     browser.select(base=base)
@@ -251,7 +249,7 @@ def test_all_that_match_of_another_filter_are_none(table: Table, browser: Browse
 
 
 def test_what_the_filter_hides_is_counted(table: Table, browser: Browser) -> None:
-    """The person at the screen is told of selected rows that cannot be seen."""
+    """Selected rows that the filter hides are counted."""
     browser.select("n1", "n2")
     table.filter("n1")
     assert (browser.tally["selected"], browser.tally["hidden"]) == (2, 1)
@@ -264,18 +262,18 @@ def test_a_panel_selects(table: Table, browser: Browser) -> None:
     assert browser.updates() == ["_selection", "_tally"]
 
 
-def test_callbacks_tell_what_changed(table: Table, browser: Browser) -> None:
-    """A panel hears of the selection, of the rows on the page, and of a row that is opened, each time once."""
-    heard: list[tuple[str, Any]] = []
-    table.on_select = lambda keys: heard.append(("select", keys))
-    table.on_page = lambda keys: heard.append(("page", keys))
-    table.on_open = lambda key: heard.append(("open", key))
+def test_callbacks_report_changes(table: Table, browser: Browser) -> None:
+    """Callbacks report selection, rows on the page, and opened rows, each once."""
+    reported: list[tuple[str, Any]] = []
+    table.on_select = lambda keys: reported.append(("select", keys))
+    table.on_page = lambda keys: reported.append(("page", keys))
+    table.on_open = lambda key: reported.append(("open", key))
     browser.select("n1", "n11")
-    browser.say(do="page", page=2)
-    browser.say(do="open", key="n10")
-    browser.say(do="open", key="gone meanwhile")
+    browser.send(do="page", page=2)
+    browser.send(do="open", key="n10")
+    browser.send(do="open", key="gone meanwhile")
     table.drop(["n11"])
-    assert heard == [
+    assert reported == [
         ("select", ["n1", "n11"]),
         ("page", ["n0", "n1", "n2", "n3", "n4"]),
         ("page", ["n10", "n11"]),
@@ -286,45 +284,45 @@ def test_callbacks_tell_what_changed(table: Table, browser: Browser) -> None:
 
 
 def test_an_exception_of_a_callback_is_seen(table: Table, browser: Browser) -> None:
-    """It goes to `on_error`; without one the table shows it, until the next thing is done."""
+    """It goes to `on_error`; without one the table shows it until the next action."""
 
     def fail(key: object) -> None:
         message = f"<b>no {key}"
         raise ValueError(message)
 
     table.on_open = fail
-    browser.say(do="open", key="n1")
+    browser.send(do="open", key="n1")
     assert browser.tally["alert"] == "ValueError: <b>no n1"
-    browser.say(do="page", page=0)
+    browser.send(do="page", page=0)
     assert browser.tally["alert"] == ""
     table.on_select = fail
     browser.select("n1")
     assert browser.tally["alert"] == "ValueError: <b>no ['n1']"
     table.on_select = None
-    browser.say(do="page", page=0)
+    browser.send(do="page", page=0)
     table.on_select = fail
     caught: list[Exception] = []
     table.on_error = caught.append
-    browser.say(do="open", key="n1")
+    browser.send(do="open", key="n1")
     browser.select("n2")
     assert [str(error) for error in caught] == ["<b>no n1", "<b>no ['n2']"]
     assert browser.tally["alert"] == ""
 
 
 def test_a_late_selection_leaves_an_error_alone(table: Table, browser: Browser) -> None:
-    """The error of a row that was opened stays when an earlier click is heard after it, until opening works."""
+    """The error of an opened row stays when an older selection arrives after it."""
     table.on_open = lambda _key: 1 / 0
     table.on_select = lambda _keys: None
-    browser.say(do="open", key="n1")
+    browser.send(do="open", key="n1")
     browser.select("n1")
     assert browser.tally["alert"] == "ZeroDivisionError: division by zero"
     table.on_open = None
-    browser.say(do="open", key="n1")
+    browser.send(do="open", key="n1")
     assert browser.tally["alert"] == ""
 
 
 def test_visible_is_what_the_browser_says(table: Table, browser: Browser) -> None:
-    """Nobody sees a table before a view says so."""
+    """The table is visible when the browser reports it."""
     assert table.visible is False
     seen: list[bool] = []
     table.observe(lambda change: seen.append(change["new"]), "visible")
@@ -334,7 +332,7 @@ def test_visible_is_what_the_browser_says(table: Table, browser: Browser) -> Non
 
 
 def test_threads_load_while_the_browser_asks(table: Table, browser: Browser) -> None:
-    """Refreshes of another thread and requests of the browser leave a page that fits together."""
+    """Loads of other threads and requests of the browser leave a consistent page."""
 
     def refresh() -> None:
         for number in range(30):
@@ -344,12 +342,12 @@ def test_threads_load_while_the_browser_asks(table: Table, browser: Browser) -> 
     for thread in threads:
         thread.start()
     for number in range(60):
-        browser.say(do="page", page=number % 3)
+        browser.send(do="page", page=number % 3)
         browser.select(f"n{number % 12}")
     for thread in threads:
         thread.join(30)
     table.load(tasks(range(12)))
-    browser.say(do="page", page=2)
+    browser.send(do="page", page=2)
     browser.select("n11")
     assert (browser.names, table.selected) == (["n10", "n11"], ["n11"])
     revisions = [m["state"]["_tally"]["rev"] for m in browser.sent if "_tally" in m.get("state", {})]
@@ -367,7 +365,7 @@ def test_an_empty_table_says_so(browser: Browser, table: Table) -> None:
 
 
 def test_exports_get_a_table_of_the_page(table: Table) -> None:
-    """Beside the widget stands a static table, with what it is a part of."""
+    """The bundle has a static table of the page, with a caption."""
     table.turn(1)
     bundle, _metadata = table._repr_mimebundle_()  # type: ignore[misc]  # only a closed widget has none
     assert "application/vnd.jupyter.widget-view+json" in bundle
@@ -379,21 +377,8 @@ def test_exports_get_a_table_of_the_page(table: Table) -> None:
     assert "1\u20133 of 3 that match, of 12 tasks" in table.html()
 
 
-def test_an_export_shows_the_static_table(table: Table) -> None:
-    """Where a notebook has no widget state, as when a program ran it, nbconvert shows the table and no dead widget."""
-    data, _metadata = table._repr_mimebundle_()  # type: ignore[misc]  # only a closed widget has none
-    output = {"output_type": "display_data", "data": data, "metadata": {}}
-    cell = {"cell_type": "code", "source": "table", "outputs": [output], "execution_count": 1, "metadata": {}}
-    book = nbformat.from_dict({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [cell]})  # type: ignore[no-untyped-call]  # it has no types
-    page, _resources = HTMLExporter().from_notebook_node(book)  # type: ignore[no-untyped-call]  # it has no types
-    body = page.partition("<main>")[2]
-    assert "<td" in body
-    assert "1\u20135 of 12 tasks" in body
-    assert "widget-view+json" not in body
-
-
 def test_a_closed_table_ignores_refreshes(table: Table) -> None:
-    """A refresh that is on its way while the panel is closed does no harm."""
+    """A late refresh does no harm."""
     table.close()
     table.load(tasks(range(3)))
     assert table.total == 3

@@ -58,7 +58,7 @@ def test_a_value_becomes_a_cell(value: Any, kind: Kind, shown: Cell) -> None:
 
 
 def test_a_long_text_is_cut_and_its_tooltip_too() -> None:
-    """A payload of a megabyte does not travel to the page."""
+    """Cell and tooltip of a long text are cut."""
     assert cell("x" * 1_000_000, "text", now=NOW) == ["x" * 240 + "…", "x" * 1_000 + "…"]
 
 
@@ -66,8 +66,8 @@ def test_a_long_text_is_cut_and_its_tooltip_too() -> None:
     ("value", "text"),
     [(b"\xff{}", "\\xff{}"), (2**70, str(2**70)), ({1: np.int64(2)}, '{"1":2}'), ({"a": 1j}, '{"a":"1j"}')],
 )
-def test_what_json_cannot_hold_is_shown_all_the_same(value: Any, text: str) -> None:
-    """A body that is no JSON is shown in its own words."""
+def test_payloads_that_are_no_json_are_shown(value: Any, text: str) -> None:
+    """Other payloads are shown as text."""
     assert json_text(value) == text
 
 

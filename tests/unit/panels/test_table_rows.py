@@ -122,7 +122,7 @@ def test_a_patch_leaves_the_frame_that_was_loaded_alone() -> None:
 
 
 def test_dropped_rows_are_gone_from_every_order() -> None:
-    """What was derived before the rows went is cut with them."""
+    """Sort orders and search texts are cut with the rows."""
     rows = loaded(url=["c", "b", "a", "d"])
     assert found(rows, sort="url", text="d") == "d"
     rows.drop(["b", "never there"])
@@ -133,7 +133,7 @@ def test_dropped_rows_are_gone_from_every_order() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.one_of(st.none(), st.integers(-3, 3))), max_size=30))
 def test_a_patched_table_equals_one_that_was_loaded_whole(steps: list[tuple[int, int | None]]) -> None:
-    """Whatever the patches, order and cells are those of the rows put together by hand."""
+    """After any patches, order and cells equal those of a fresh load."""
     rows = Rows([Column("n", kind="count")], "key")
     rows.load({"key": pd.array([0], dtype="Int64"), "n": pd.array([None], dtype="Int64")})
     whole: dict[int, int | None] = {0: None}
@@ -157,7 +157,7 @@ def test_keys_keep_their_type() -> None:
 
 
 def test_two_rows_of_one_key_are_refused() -> None:
-    """A table that cannot tell its rows apart would act on the wrong one."""
+    """Keys must differ."""
     rows = loaded(state=["ready"])
     with pytest.raises(InvalidInputError, match='two rows have the name "x"'):
         rows.load(tasks(name=["x", "y", "x"]))

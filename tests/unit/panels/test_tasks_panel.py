@@ -1,4 +1,4 @@
-"""The tasks of a queue: loaded on demand, what is seen kept up to date, and what is done to the selected."""
+"""The tasks of a queue: loaded on demand, kept up to date, run and deleted."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def publish(panel: TasksPanel, watcher: FakeWatcher, **facts: Any) -> None:
     panel.settle()
 
 
-def test_a_portion_is_loaded_when_somebody_looks(panel: TasksPanel, watcher: FakeWatcher) -> None:
-    """No more of what the service has least of; how much of how much, and from when, is said."""
+def test_a_portion_is_loaded_when_the_panel_becomes_visible(panel: TasksPanel, watcher: FakeWatcher) -> None:
+    """The panel shows how many of how many tasks are loaded, and when they were listed."""
     publish(panel, watcher, tasks=25)
     assert panel.table.total == 10
     assert "10 of about 25 loaded, listed 2026-01-02 00:00 UTC" in panel.loaded.value
@@ -110,7 +110,7 @@ def test_more_and_all_are_loaded_on_demand(panel: TasksPanel) -> None:
 
 
 def test_loading_can_be_stopped(panel: TasksPanel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop ends it behind the part that is being read, and what came stays."""
+    """Stop ends it after the present part; the loaded tasks stay."""
 
     def endless(book: Book, _limit: int | None) -> Iterator[pd.DataFrame]:
         for number in range(10, 10_000):
@@ -125,15 +125,15 @@ def test_loading_can_be_stopped(panel: TasksPanel, monkeypatch: pytest.MonkeyPat
 
 
 def test_refresh_lists_as_many_again(panel: TasksPanel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was loaded before is there again, and what is no longer in the queue is not."""
+    """As many tasks as before are loaded; tasks that have left the queue are gone."""
     click(panel, panel.load_more)
     monkeypatch.setattr(Book, "tasks", 15)
     panel.refresh()
     assert panel.table.total == 15
 
 
-def test_what_the_log_says_is_done_goes(panel: TasksPanel, watcher: FakeWatcher) -> None:
-    """Succeeded and deleted tasks are taken out, wherever they stand; one that failed an attempt stays."""
+def test_done_tasks_are_removed(panel: TasksPanel, watcher: FakeWatcher) -> None:
+    """Succeeded and deleted tasks are removed; one with a failed attempt stays."""
     click(panel, panel.load_all)
     for number in (3, 20):
         watcher.there.pop(f"reports{number:05}")
@@ -147,8 +147,8 @@ def test_what_the_log_says_is_done_goes(panel: TasksPanel, watcher: FakeWatcher)
     assert "reports00004" in panel.table.page_keys
 
 
-def test_what_is_on_the_screen_is_looked_up(panel: TasksPanel, watcher: FakeWatcher) -> None:
-    """Tasks that have left go, others show how they are now; those that are not on the screen are not asked about."""
+def test_tasks_on_the_screen_are_looked_up(panel: TasksPanel, watcher: FakeWatcher) -> None:
+    """Tasks that have left are removed, others are updated; only tasks on the page are looked up."""
     panel.table._page_size = 5
     panel.table.turn(0)
     watcher.asked.clear()
@@ -162,7 +162,7 @@ def test_what_is_on_the_screen_is_looked_up(panel: TasksPanel, watcher: FakeWatc
 
 
 def test_selection_survives_what_comes_and_goes(panel: TasksPanel, watcher: FakeWatcher) -> None:
-    """Ten looks while tasks finish: what is selected stays selected as long as it is there."""
+    """Selected tasks stay selected while others finish."""
     pick(panel, 5, 6, 9)
     for number in range(5):
         watcher.there[f"reports{number:05}"] = None
@@ -192,7 +192,7 @@ def test_a_few_are_run_at_once(panel: TasksPanel, context: FakeContext) -> None:
 
 
 def test_many_are_asked_about(panel: TasksPanel, context: FakeContext) -> None:
-    """All that match the filter, with the count and what is left alone; deleting wants the queue's name."""
+    """The question has the count and the scope; deleting many needs the queue's name."""
     click(panel, panel.load_all)
     names = pick(panel, *range(12))
     panel.actions.run.click()
@@ -211,7 +211,7 @@ def test_many_are_asked_about(panel: TasksPanel, context: FakeContext) -> None:
 
 
 def test_one_is_deleted_with_a_click_more(panel: TasksPanel, context: FakeContext) -> None:
-    """It cannot be undone, so it is asked; for one nothing has to be typed."""
+    """Deleting asks a question; for one task no name has to be typed."""
     names = pick(panel, 4)
     panel.actions.delete.click()
     assert panel.prompt.question is not None
@@ -231,7 +231,7 @@ def test_all_that_are_loaded_are_not_all_there_are(panel: TasksPanel) -> None:
 def test_google_runs_one_a_second(
     make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How long it takes is in the question, and Stop ends it between two parts."""
+    """The question has the duration, and Stop ends the work between two parts."""
     monkeypatch.setattr("cloudtasks_nb.panels.tasks._PORTION", 200)
     monkeypatch.setattr(Book, "tasks", 150)
     watcher.there = {f"reports{number:05}": pending() for number in range(150)}
@@ -254,7 +254,7 @@ def test_google_runs_one_a_second(
 
 
 def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: list[str]) -> None:
-    """Selected or opened; read again when it has changed, and kept when it leaves the queue; gone with the click."""
+    """A selected or opened task is shown as a card, which is read again when the task changes."""
     publish(panel, watcher)
     pick(panel, 2)
     assert panel.detail.value == "card of reports00002, 1"
@@ -278,7 +278,7 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
 
 
 def test_another_queue_is_loaded(panel: TasksPanel) -> None:
-    """Its tasks, and none of the other's; nothing stays selected."""
+    """The tasks of the new queue are shown, and nothing is selected."""
     pick(panel, 1)
     panel.set_queue("emails")
     panel.settle()
@@ -288,7 +288,7 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
 
 
 def test_read_only_has_nothing_that_changes(make_context: MakeContext, closing: CloseLater) -> None:
-    """Neither run nor delete are laid out, and their clicks do nothing."""
+    """Run and delete are not laid out, and their clicks do nothing."""
     context = make_context("reports", read_only=True)
     panel = show(closing(TasksPanel(context, queue="reports")))
     row = panel.children[1]
@@ -301,10 +301,10 @@ def test_read_only_has_nothing_that_changes(make_context: MakeContext, closing: 
     assert context.calls == []
 
 
-def test_a_hundred_thousand_are_no_burden(
+def test_a_hundred_thousand_tasks_are_updated(
     panel: TasksPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
-    """A look with 100,000 tasks loaded takes out what is done and shows what has changed."""
+    """Done tasks are removed from 100,000 and changed ones updated."""
     monkeypatch.setattr(Book, "tasks", 100_000)
     click(panel, panel.load_all)
     watcher.there = {f"reports{number:05}": pending("running", attempts=1) for number in range(100_000)}
