@@ -108,11 +108,11 @@ class CloudTasksMagics(Magics):
         except CloudTasksError as error:
             raise _without_traceback(error) from None
 
-    def _run(self, words: list[str], cell: str | None) -> Any:
+    def _run(self, parts: list[str], cell: str | None) -> Any:
         sign, commands = ("%ct", _LINE) if cell is None else ("%%ct", _CELL)
-        if not words:
+        if not parts:
             raise InvalidInputError(f"{sign} needs a command", hint=_usage())
-        command, *arguments = words
+        command, *arguments = parts
         if command not in commands:
             raise _unknown(sign, command)
         client = self.connection()

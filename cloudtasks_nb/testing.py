@@ -118,7 +118,7 @@ class Emulator:
         """
         names = [queues] if isinstance(queues, str) else queues
         settings = names if isinstance(names, Mapping) else {name: {} for name in names}
-        self._call("POST", "seed", {"queues": [self._queue(name, words) for name, words in settings.items()]})
+        self._call("POST", "seed", {"queues": [self._queue(name, given) for name, given in settings.items()]})
 
     def snapshot(self) -> str:
         """Copy the whole state, and return the name of the copy for `restore`; it lasts as long as the emulator."""
@@ -188,9 +188,9 @@ class Emulator:
         self.reset()
         return True
 
-    def _queue(self, name: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    def _queue(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         full = name if "/" in name else f"projects/{self.project}/locations/{self.location}/queues/{name}"
-        settings = {**NEW_QUEUE, **words}
+        settings = {**NEW_QUEUE, **given}
         state = settings.pop("state", "RUNNING")
         check_names(settings, QUEUE_SETTINGS, "queue setting")
         return {**queue_json(str(QueueName.parse(full)), settings), "state": state}

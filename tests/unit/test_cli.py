@@ -34,7 +34,7 @@ def sent(tmp_path: Path) -> list[str]:
                 chunks(range(500), rejected={7: "no day"}),
                 place=Place(endpoint="google", project="p", location="m", queue="c"),
                 name="reports",
-                errors="skip",
+                skip=True,
             ),
         ]
         outbox.batches.set_setting(made[0].batch, "reach", {"target": "127.0.0.1:1", "folder": str(tmp_path)})

@@ -166,14 +166,13 @@ def test_a_folder_remembers(tmp_path: Path) -> None:
     """Queues and tasks are there again after a restart, in the same instance."""
     folder = tmp_path / "a" / "b"
     with ct.local(folder) as tasks:
-        assert tasks._lease is not None
-        pid, instance = tasks._lease.pid, tasks._lease.instance
+        first = json.loads((folder / "endpoint.json").read_text())
         tasks.queue("q", create=True, rate=7).pause().enqueue(NOWHERE, {"n": 1}, task_id="t")
         assert f"remembers in {folder}" in tasks._repr_mimebundle_()["text/plain"]
-    ended(pid)
+    ended(first["pid"])
     with ct.local(str(folder)) as tasks:
-        assert tasks._lease is not None
-        assert (tasks._lease.instance, tasks._lease.pid == pid) == (instance, False)
+        second = json.loads((folder / "endpoint.json").read_text())
+        assert (second["instance"], second["pid"] == first["pid"]) == (first["instance"], False)
         assert tasks.queues().rate["q"] == 7
         assert tasks.queue("q").tasks(body=True).body.to_dict() == {"t": {"n": 1}}
 

@@ -321,6 +321,11 @@ def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
         ({"url": "https://svc/{shop}"}, TemplateError, '"shop"'),
         ({"url": "ftp://svc"}, InvalidInputError, "ftp"),
         ({"stop_after_failures": 0}, InvalidInputError, "stop_after_failures"),
+        ({"stop_after_failures": 1.5}, InvalidInputError, "neither a number of rows nor a share"),
+        ({"send_rate": True}, InvalidInputError, "send_rate=True is not a number of tasks"),
+        ({"name": ""}, InvalidInputError, "name='' cannot name a batch"),
+        ({"name": "a\nb"}, InvalidInputError, "cannot name a batch"),
+        ({"name": "x" * 201}, InvalidInputError, "has 201 characters"),
     ],
 )
 def test_bad_words(backfills: Harness, words: dict[str, Any], error: type[Exception], message: str) -> None:
