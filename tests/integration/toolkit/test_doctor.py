@@ -33,6 +33,12 @@ def wrong(found: pd.DataFrame) -> list[str]:
     return found.index[~found.ok.astype(bool)].tolist()
 
 
+def diagnosed() -> pd.DataFrame:
+    """Return the checks of a connection to Google."""
+    with ct.connect("p", "l") as tasks:
+        return tasks.doctor()
+
+
 def test_an_emulator_is_well(start_emulator: StartEmulator) -> None:
     """Everything is ok, what an emulator does not need is said not to be needed, and the frame is the declared one."""
     with ct.connect("p", "l", endpoint=start_emulator().ready["grpc"]) as tasks:
@@ -149,8 +155,7 @@ def google_(monkeypatch: pytest.MonkeyPatch, intercept: Intercept) -> dict[str, 
 
 def test_google_is_well(google_: dict[str, Any]) -> None:
     """With everything granted every check is ok; the project is the credentials'."""
-    with ct.connect("p", "l") as tasks:
-        found = tasks.doctor()
+    found = diagnosed()
     assert wrong(found) == []
     assert "all 7 that the toolkit uses, on reports" in found.detail["permissions"]
     assert (found.detail["project"], found.detail["location"]) == ("p", "l")
@@ -159,8 +164,7 @@ def test_google_is_well(google_: dict[str, Any]) -> None:
 def test_permissions_that_lack(google_: dict[str, Any]) -> None:
     """They are named, with the command that grants a role that has them."""
     google_["TestIamPermissions"] = iam_policy_pb2.TestIamPermissionsResponse(permissions=["cloudtasks.tasks.create"])
-    with ct.connect("p", "l") as tasks:
-        found = tasks.doctor().loc["permissions"]
+    found = diagnosed().loc["permissions"]
     assert not found.ok
     assert "cloudtasks.tasks.run" in found.detail
     assert "cloudtasks.tasks.create" not in found.detail
@@ -170,8 +174,7 @@ def test_permissions_that_lack(google_: dict[str, Any]) -> None:
 def test_an_api_that_is_off(google_: dict[str, Any]) -> None:
     """The command that enables it is shown."""
     google_["ListQueues"] = PermissionDeniedError("Cloud Tasks API has not been used", hint="grant")
-    with ct.connect("p", "l") as tasks:
-        found = tasks.doctor()
+    found = diagnosed()
     assert wrong(found) == ["api", "queues", "permissions", "log"]
     assert found.fix["api"] == "gcloud services enable cloudtasks.googleapis.com --project=p"
 
@@ -179,8 +182,7 @@ def test_an_api_that_is_off(google_: dict[str, Any]) -> None:
 def test_a_clock_that_is_off(google_: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The service refuses deadlines of a clock that is half a minute ahead: that is said."""
     monkeypatch.setattr(urllib.request, "urlopen", answer_at(-3600))
-    with ct.connect("p", "l") as tasks:
-        found = tasks.doctor().loc["clock"]
+    found = diagnosed().loc["clock"]
     assert (found.ok, found.fix) == (False, "set this machine's clock (NTP)")
 
 
@@ -191,8 +193,7 @@ def test_nobody_to_compare_clocks_with(google_: dict[str, Any], monkeypatch: pyt
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    with ct.connect("p", "l") as tasks:
-        found = tasks.doctor().loc["clock"]
+    found = diagnosed().loc["clock"]
     assert not found.ok
     assert "cannot be compared" in found.detail
     assert "network" in found.fix
@@ -201,13 +202,11 @@ def test_nobody_to_compare_clocks_with(google_: dict[str, Any], monkeypatch: pyt
 def test_an_api_that_cannot_be_asked(google_: dict[str, Any]) -> None:
     """What keeps the question from being asked is mended first; to enable the API would not help."""
     google_["ListQueues"] = CredentialsError("no Google credentials were found", hint="log in")
-    with ct.connect("p", "l") as tasks:
-        assert tasks.doctor().fix["api"] == "log in"
+    assert diagnosed().fix["api"] == "log in"
 
 
 def test_a_check_that_breaks(google_: dict[str, Any]) -> None:
     """A bug of a check is a finding, and the others go on."""
     google_["ListLogEntries"] = ZeroDivisionError("a bug")
-    with ct.connect("p", "l") as tasks:
-        found = tasks.doctor()
+    found = diagnosed()
     assert (wrong(found), found.detail["log"]) == (["log"], "ZeroDivisionError: a bug")

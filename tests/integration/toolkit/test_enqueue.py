@@ -20,8 +20,6 @@ NOWHERE = "http://127.0.0.1:9/never"
     ("body", "sent", "kind"),
     [
         ({"day": "2026-01-01", "n": [1, None]}, b'{"day":"2026-01-01","n":[1,null]}', "application/json"),
-        ([1, 2], b"[1,2]", "application/json"),
-        (5, b"5", "application/json"),
         ("a={b}&c=1", b"a={b}&c=1", None),
         (b"grue\xc3\xa9zi {x}", b"grue\xc3\xa9zi {x}", None),
         (None, b"", None),
