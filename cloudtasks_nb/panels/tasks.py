@@ -112,7 +112,7 @@ class TasksPanel(Panel):
         while self.queue:
             queue = self.context.name(self.queue)
             listing = self._listing = Listing(self.context.connection, queue)
-            self._load(listing, wanted, anew=True)
+            self._load(listing, wanted, replace=True)
             if listing.queue.queue == self.queue:
                 break
             self.stopping.clear()
@@ -171,16 +171,16 @@ class TasksPanel(Panel):
     def _load_all(self) -> None:
         self._load(self._listing, None)
 
-    def _load(self, listing: Listing, limit: int | None, *, anew: bool = False) -> None:
+    def _load(self, listing: Listing, limit: int | None, *, replace: bool = False) -> None:
         self.footer.status = f"loading tasks of {listing.queue.queue}"
         for part in listing.more(limit):
             with self._lock:
-                if anew:
+                if replace:
                     self._ids.clear()
                     self.table.load(part)
                 else:
                     self.table.patch(part)
-                anew = False
+                replace = False
                 self._ids.update(part.index)
             self._show_loaded()
             self.footer.status = f"loading: {counted(len(self._ids), 'tasks')}"

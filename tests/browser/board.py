@@ -40,38 +40,18 @@ class Board:
         self.book = book
         self.page: Page = book.page
         self.root: Locator = self.page.locator(".ctn-panel").first
+        self.part: Locator = self.root.locator(".ctn-panel:visible")  #: the panel of the open tab
+        self.rows: Locator = self.part.locator("tr[data-key]")  #: rows of the open tab's table
+        self.status: Locator = self.part.locator(".ctn-status")  #: what the open tab says was done
+        self.line: Locator = self.part.locator(".ctn-line code")  #: the line of Python
+        self.bar: Locator = self.part.get_by_role("progressbar")  #: the bar of the batch that is shown
         expect(self.root).to_be_visible()
-
-    @property
-    def part(self) -> Locator:
-        """The panel of the open tab."""
-        return self.root.locator(".ctn-panel:visible")
-
-    @property
-    def rows(self) -> Locator:
-        """Rows of the open tab's table."""
-        return self.part.locator("tr[data-key]")
 
     @property
     def keys(self) -> list[str]:
         """Keys of these rows."""
         found: list[str] = self.rows.evaluate_all("rows => rows.map(row => row.dataset.key)")
         return found
-
-    @property
-    def status(self) -> Locator:
-        """What the open tab says was done."""
-        return self.part.locator(".ctn-status")
-
-    @property
-    def line(self) -> Locator:
-        """The line of Python."""
-        return self.part.locator(".ctn-line code")
-
-    @property
-    def bar(self) -> Locator:
-        """The bar of the batch that is shown."""
-        return self.part.get_by_role("progressbar")
 
     def row(self, key: str) -> Locator:
         """Find a row by its key."""

@@ -73,7 +73,7 @@ class Column:
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a value of a frame is None, NA, NaT or NaN."""
+    """Return whether a value of a frame is None, NA, NaT or NaN."""
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124 - NaN
 
 

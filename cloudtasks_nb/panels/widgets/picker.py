@@ -18,10 +18,8 @@ class Picker(anywidget.AnyWidget):
 
     Parameters
     ----------
-    label : str
-        What is chosen.
-    nothing : str
-        What it means when none is chosen.
+    label, nothing : str
+        What is chosen, and what it means when none is chosen.
     changed : callable
         Called when the choice has changed.
 

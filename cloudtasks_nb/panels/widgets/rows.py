@@ -215,7 +215,7 @@ class Rows:
         searched = [name for name, column in self._columns.items() if column.kind in _SEARCHED]
         columns = (self._column(name) if at is None else self._column(name).iloc[at] for name in searched)
         texts = [_texts(column) for column in columns]
-        # A character that nobody types keeps a match inside one column.
+        # A separator that is never typed keeps a match inside one column.
         return ["\x1f".join(row).lower() for row in zip(*texts, strict=True)] if texts else [""] * len(self)
 
 

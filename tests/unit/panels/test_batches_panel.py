@@ -293,21 +293,13 @@ def test_closing_leaves_the_batch(harness: Harness) -> None:
     assert batch.progress().succeeded == 3
 
 
+COUNTS: dict[str, Any] = {"total": 100, "unsent": 10, "rejected": 2, "running": 4, "retrying": 6, "succeeded": 40}
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PROGRESS = Progress(
-    total=100,
-    unsent=10,
-    rejected=2,
-    scheduled=None,
-    ready=None,
-    running=4,
-    retrying=6,
-    succeeded=40,
-    failed=8,
-    cancelled=0,
-    gone=5,
+    **COUNTS | {"scheduled": None, "ready": None, "failed": 8, "cancelled": 0, "gone": 5},
     done_per_second=2.5,
-    eta=dt.datetime(2026, 1, 1, 0, 1, 5, tzinfo=dt.UTC),
-    at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    eta=NOW + dt.timedelta(seconds=65),
+    at=NOW,
 )
 
 
