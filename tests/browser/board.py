@@ -1,4 +1,4 @@
-"""The dashboard as the person at the screen has it: what browser tests say instead of selectors."""
+"""The dashboard in a browser: locators and waits that tests use in place of selectors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Board:
         self.root: Locator = self.page.locator(".ctn-panel").first
         self.part: Locator = self.root.locator(".ctn-panel:visible")  #: the panel of the open tab
         self.rows: Locator = self.part.locator("tr[data-key]")  #: rows of the open tab's table
-        self.status: Locator = self.part.locator(".ctn-status")  #: what the open tab says was done
+        self.status: Locator = self.part.locator(".ctn-status")  #: status in the footer of the open tab
         self.line: Locator = self.part.locator(".ctn-line code")  #: the line of Python
         self.bar: Locator = self.part.get_by_role("progressbar")  #: the bar of the batch that is shown
         expect(self.root).to_be_visible()
@@ -81,5 +81,5 @@ class Board:
         self.at_rest()
 
     def at_rest(self) -> None:
-        """Wait until the open tab is at work on nothing."""
+        """Wait until the work of the open tab has ended."""
         expect(self.part).to_have_attribute("aria-busy", "false")

@@ -67,7 +67,7 @@ def test_filter_select_run_and_see_them_go(board: Board) -> None:
 
 
 def test_selection_and_scroll_survive_while_tasks_finish(board: Board) -> None:
-    """Ten looks, in each of which a task above and one below is done; what one sees stays where it is."""
+    """Ten times a task above and one below is done; the visible rows stay where they are."""
     board.open_table("Tasks")
     keys = board.keys
     picked = keys[20:23]
@@ -122,7 +122,7 @@ def test_pause_resume_and_purge(board: Board) -> None:
 
 
 def test_limits_are_edited(board: Board) -> None:
-    """What was changed is one line of Python, which the queue has afterwards."""
+    """The change is shown as a line of Python, and the queue has it afterwards."""
     board.button("Edit limits").click()
     expect(board.part.get_by_role("textbox", name="Dispatches a second")).to_be_focused()
     board.part.get_by_role("textbox", name="Running at once").fill("4")
@@ -133,7 +133,7 @@ def test_limits_are_edited(board: Board) -> None:
 
 
 def test_a_failing_handlers_error_is_two_clicks_away(board: Board) -> None:
-    """The tab, then the attempt: status and traceback are on the screen, and what it says is text."""
+    """One click opens the tab, one the attempt with status and traceback, which is text."""
     board.book.python("queue.run(queue.tasks(limit=None)[:40])")
     board.root.get_by_role("tab", name="Attempts").click()
     board.rows.filter(has_text="NOT_FOUND").first.click()
@@ -146,7 +146,7 @@ def test_a_failing_handlers_error_is_two_clicks_away(board: Board) -> None:
 
 
 def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[..., Any]) -> None:
-    """All buttons of all tabs, and none of them does more than look."""
+    """No button of any tab changes anything."""
     board = Board(notebook(SETUP, "panel = tasks.panel(read_only=True); panel"))
     board.book.python("queue.run(queue.tasks(limit=None)[:1])")
     board.book.until("len(queue.attempts())", "1")  # or the first row may be a task that is about to go
@@ -162,7 +162,7 @@ def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[...,
 
 
 def test_an_exception_in_a_callback_is_seen(board: Board) -> None:
-    """It stands in the panel, with its traceback, until it is dismissed."""
+    """The panel shows it with its traceback until it is dismissed."""
     board.open_table("Tasks")
     board.book.python(f"panel.parts['Tasks'].actions._run = lambda *_: {{}}['no such <b> {EVIL}']")
     board.rows.first.click()
@@ -194,7 +194,7 @@ def assert_falling(page: Page) -> None:
 
 
 def test_a_sleeping_cell_does_not_freeze_the_figures(board: Board) -> None:
-    """While a cell sleeps ten seconds the depth goes on falling before one's eyes."""
+    """While a cell sleeps ten seconds the shown depth goes on falling."""
     board.book.python("queue.update(rate=20).resume()")
     expect(board.part.locator(".ctn-depth b")).not_to_have_text("2,000")
     board.page.evaluate(NOTE_DEPTHS)
@@ -203,7 +203,7 @@ def test_a_sleeping_cell_does_not_freeze_the_figures(board: Board) -> None:
 
 
 def test_a_panel_is_live_though_the_kernel_is_busy_from_the_start(notebook: Callable[..., Any]) -> None:
-    """All cells are run at once and the last one sleeps: the browser cannot tell the kernel that it shows the panel."""
+    """All cells run at once and the last one sleeps, so that the browser cannot report that the panel is visible."""
     resume = "queue.update(rate=20).resume()"
     book = notebook(f"{SETUP}\n{resume}", PANEL, "time.sleep(10)", wait=False)
     book.page.evaluate("() => { window.cellsRan.then(() => (window.cellEnded = true)); }")
@@ -213,7 +213,7 @@ def test_a_panel_is_live_though_the_kernel_is_busy_from_the_start(notebook: Call
 
 
 def test_payloads_are_text(notebook: Callable[..., Any]) -> None:
-    """Markup in a header, a body, an id's neighbour and a log entry is shown as it was written, and does nothing."""
+    """Markup in a header, a body, a URL and a log entry is shown as text."""
     evil = f"""
 import cloudtasks_nb as ct
 evil = {EVIL!r}
@@ -249,7 +249,7 @@ queue.enqueue(handler.url + "?q=" + evil.replace(" ", "+"), evil, task_id="t2")
 
 
 def test_by_keyboard_alone(board: Board) -> None:
-    """From the first tab stop to a task that was run; keys do nothing to the cells, and the focus is never lost."""
+    """A task is run by keyboard alone; keys do not reach the cells, and the focus is never lost."""
     page, press = board.page, board.page.keyboard.press
     cells = page.locator(".jp-Notebook .jp-Cell").count()
 
@@ -281,7 +281,7 @@ def test_by_keyboard_alone(board: Board) -> None:
 
 
 def test_it_lives_on_after_the_emulator_has_restarted(notebook: Callable[..., Any], tmp_path: Path) -> None:
-    """While nobody answers the panel says so, with what was seen last; then it goes on by itself."""
+    """Without an emulator the panel shows a warning and the last figures; then it goes on by itself."""
     setup = f"""
 import cloudtasks_nb as ct, json, os, signal, pathlib
 folder = pathlib.Path({str(tmp_path)!r}) / "emulator"
@@ -314,7 +314,7 @@ again.stdout.readline()"""
 def test_it_can_be_read_in_both_themes(
     notebook: Callable[..., Any], screenshot: Callable[[Page, str], Path], *, dark: bool
 ) -> None:
-    """Every tab with something opened; text stands out against its ground."""
+    """Text of every tab has enough contrast."""
     board = Board(notebook(SETUP, PANEL, dark=dark))
     board.book.python("queue.run(queue.tasks(limit=40))")
     board.book.until("len(queue.attempts())", "40")  # or the first row may be a task that is about to go
@@ -331,7 +331,7 @@ def test_it_can_be_read_in_both_themes(
 
 
 def assert_readable(found: Locator) -> None:
-    """Check that what is seen of these has the contrast of small text."""
+    """Check the contrast of the visible elements."""
     # All in one go: the next look may put others in their place.
     measure = (
         f"nodes => nodes.filter(n => n.offsetParent && n.innerText.trim()).map(n => [n.innerText, ({CONTRAST})(n)])"

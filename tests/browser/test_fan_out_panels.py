@@ -60,7 +60,7 @@ def board(notebook: Callable[..., Any]) -> Board:
 
 
 def test_a_dataframe_is_fanned_out_from_the_form(board: Board) -> None:
-    """Columns are ticked, the first tasks looked at, the plan made, the question answered; the bar reaches its end."""
+    """Columns, first tasks, plan, question, and a bar that reaches its end."""
     board.book.python("go_on.clear()")
     board.open("Fan out")
     expect(board.field("Data")).to_have_value("flights  (240 rows, 3 columns)")
@@ -113,7 +113,7 @@ def test_a_csv_file_is_uploaded(board: Board, tmp_path: Path) -> None:
 
 
 def test_a_bad_template_is_an_error_in_place(board: Board) -> None:
-    """While it is typed where the first tasks would stand, and in the foot when a plan is asked for."""
+    """The error is shown in place of the first tasks, and in the footer when a plan is made."""
     board.open("Fan out")
     board.field("URL").fill("https://svc/{orign}")
     wrong = board.part.locator(".ctn-wrong")
@@ -130,7 +130,7 @@ def test_a_bad_template_is_an_error_in_place(board: Board) -> None:
 
 
 def test_two_failed_days_are_retried_from_the_calendar(board: Board) -> None:
-    """A backfill is sent; its two red days are clicked, mended, sent again, and turn green."""
+    """Two failed days of a backfill are clicked, sent again, and succeed."""
     board.open("Backfill")
     board.field("From").fill("2026-01-01")
     board.field("To, included").fill("2026-03-31")
@@ -218,7 +218,7 @@ def test_a_batch_is_chosen_retried_and_cancelled(board: Board) -> None:
 
 
 def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[..., Any]) -> None:
-    """Neither in the tabs nor in the panel of a batch; squares and rows can be looked at."""
+    """No button in the tabs or in the panel of a batch; squares and rows can be selected."""
     harmless = {"Refresh", "Copy", "Clear", "✕", "First page", "Previous page", "Next page", "Last page"}
     book = notebook(SETUP, BACKFILL, "panel = tasks.panel(read_only=True); panel", "batch.panel(read_only=True)")
     board = Board(book)
@@ -248,7 +248,7 @@ def test_a_batch_under_voila(voila: Callable[..., Page]) -> None:
 def test_they_can_be_read_in_both_themes(
     notebook: Callable[..., Any], screenshot: Callable[[Page, str], Path], *, dark: bool
 ) -> None:
-    """Form, first tasks, plan, question, bar, calendar and list, each with something to see."""
+    """Form, first tasks, plan, question, bar, calendar and list have enough contrast."""
     board = Board(notebook(SETUP, PANEL, dark=dark))
     board.page.set_viewport_size({"width": 1000, "height": 1300})
     board.open("Fan out")

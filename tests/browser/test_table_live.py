@@ -28,7 +28,7 @@ table
 
 
 class View:
-    """The table as the person at the screen has it."""
+    """The table in a browser."""
 
     def __init__(self, page: Page, book: Any = None) -> None:
         self.page = page
@@ -157,7 +157,7 @@ def test_the_keyboard_does_everything(view: View) -> None:
 
 
 def test_the_focus_stays_in_the_table(view: View) -> None:
-    """When the row that has the focus goes, the one in its place has it; without rows, the head."""
+    """When the focused row goes, the row in its place gets the focus; without rows, the head."""
     view.row("n4").click()
     view.run("table.drop(['n4'])")
     assert view.active == "n5"
@@ -178,7 +178,7 @@ def test_a_double_click_opens_and_selects_nothing(view: View) -> None:
 
 
 def test_shortcuts_of_the_notebook_stay_quiet(view: View) -> None:
-    """Keys that would delete, cut or convert the cell do nothing of that while a row has the focus."""
+    """Keys that would delete, cut or convert the cell do nothing while a row has the focus."""
     view.row("n2").click()
     view.press("d", "d", "x", "m", "y", "a", "b", "j", "k", "z", "0", "0")
     expect(view.page.locator(".jp-Notebook .jp-Cell")).to_have_count(1)
@@ -199,7 +199,7 @@ def test_shift_selects_a_range_that_can_shrink(view: View) -> None:
 
 
 def test_headings_sort_and_pages_turn(view: View) -> None:
-    """A heading sorts up, down, not at all; the pager says where one is."""
+    """A heading sorts up, down, not at all; the pager shows the range of rows."""
     span = view.root.locator(".ctn-span")
     expect(span).to_have_text("1\u201350 of 200 tasks")
     for sort, first in (("ascending", "n0"), ("descending", "n199"), ("none", "n0")):
@@ -215,7 +215,7 @@ def test_headings_sort_and_pages_turn(view: View) -> None:
 
 
 def test_all_that_match_are_selected_and_cleared(view: View) -> None:
-    """The button says how many; what a filter hides is said; one row can be taken out again."""
+    """The button shows how many match, hidden rows are counted, and one row can be deselected."""
     view.run("table.patch(rows(range(120), 'failed')); table.filter(state='failed')")
     view.button("Select all 120 that match").click()
     expect(view.status).to_have_text("120 selected")
@@ -245,7 +245,7 @@ def test_markup_is_text(view: View) -> None:
 
 
 def test_an_exception_of_a_callback_is_shown(view: View) -> None:
-    """What a callback raises stands in the table, and goes when it works again."""
+    """The table shows the exception of a callback until it works again."""
     view.book.python("table.on_select = lambda keys: 1 / 0")
     view.row("n1").click()
     expect(view.root.get_by_role("alert")).to_have_text("ZeroDivisionError: division by zero")
@@ -255,7 +255,7 @@ def test_an_exception_of_a_callback_is_shown(view: View) -> None:
 
 
 def test_a_busy_cell_freezes_nothing(notebook: Callable[..., Any], tmp_path: Path) -> None:
-    """While a cell runs a thread's refreshes arrive and rows can be selected; Python hears of it when it can."""
+    """While a cell runs, refreshes of a thread arrive and rows are selected; Python gets the selection later."""
     busy = f"""
 import pathlib, threading
 go, done = pathlib.Path({str(tmp_path / "go")!r}), threading.Event()

@@ -59,10 +59,10 @@ NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
 
 @dataclass
 class FakeWatcher:
-    """A watcher that watches nothing; a test hands out its snapshots."""
+    """A fake watcher: the test publishes its snapshots."""
 
     subscribed: list[Any] = field(default_factory=list)
-    looks: list[str] = field(default_factory=list)
+    refreshed: list[str] = field(default_factory=list)
     there: dict[str, Pending | None] = field(default_factory=dict)  # what a lookup finds
     asked: list[str] = field(default_factory=list)  # what was looked up
 
@@ -76,20 +76,20 @@ class FakeWatcher:
         return one
 
     def refresh(self, queue: QueueName) -> None:
-        """Remember the wish."""
-        self.looks.append(queue.queue)
+        """Record the call."""
+        self.refreshed.append(queue.queue)
 
     async def lookup(self, _queue: QueueName, tasks: list[str]) -> dict[str, Pending | None]:
-        """Find what the test put there."""
+        """Return what the test put into `there`."""
         self.asked += tasks
         return {task: self.there.get(task) for task in tasks}
 
     async def listing(self, _queue: QueueName) -> dict[str, Pending]:
-        """Find all that the test put there."""
+        """Return all tasks in `there`."""
         return {task: one for task, one in self.there.items() if one is not None}
 
     def publish(self, seen: Snapshot) -> None:
-        """Hand a snapshot to those who watch its queue, on the background loop as the real one does."""
+        """Call the listeners of a queue with a snapshot, on the background loop as the real watcher does."""
 
         async def hand() -> None:
             for one in [one for one in self.subscribed if one.queue == seen.queue]:
@@ -100,7 +100,7 @@ class FakeWatcher:
 
 @dataclass
 class FakeQueue:
-    """A queue that only records its calls; `refuses` is raised instead."""
+    """A fake queue that records its calls, or raises the exceptions in `refuses`."""
 
     name: str
     calls: list[tuple[Any, ...]]
@@ -128,7 +128,7 @@ class FakeContext(PanelContext):
 
 
 def queue_values(name: str, **changes: Any) -> dict[str, Any]:
-    """Return what the watcher knows of a queue."""
+    """Return the values of a snapshot of a queue."""
     return {
         "queue": name,
         "state": "RUNNING",
@@ -153,8 +153,14 @@ def queue_values(name: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def queues_frame(names: Iterable[str]) -> pd.DataFrame:
+    """Return `tasks.queues()` for these queues."""
+    rows = [queue_values(name) for name in names]
+    return frame(QUEUES, {word: [row[word] for row in rows] for word in QUEUES}, index="queue")
+
+
 def snapshot(name: str, *errors: CloudTasksError, entries: tuple[Entry, ...] = (), **changes: Any) -> Snapshot:
-    """Return what the watcher saw of a queue."""
+    """Return a snapshot of a queue."""
     queue = QueueName(project="p", location="l", queue=name)
     values = None if errors else queue_values(name, **changes)
     gone = any(error.code == "NOT_FOUND" for error in errors)
@@ -223,7 +229,7 @@ def confirm(panel: Panel, typed: str = "") -> Question:
 
 
 class FakeTransport(Transport):
-    """Takes tasks, and knows its queues; its log is closed."""
+    """A fake Cloud Tasks that creates tasks; its log cannot be read."""
 
     def __init__(self) -> None:
         super().__init__(Endpoint(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
@@ -265,7 +271,7 @@ class Harness:
     Parameters
     ----------
     watcher : FakeWatcher
-        Hands out what the test wants to have been seen.
+        Publishes the snapshots of the test.
     """
 
     def __init__(self, watcher: FakeWatcher) -> None:
@@ -279,16 +285,11 @@ class Harness:
 
     def context(self, *names: str, read_only: bool = False) -> PanelContext:
         """Return a context with these queues."""
-
-        def queues() -> pd.DataFrame:
-            rows = [queue_values(name) for name in names or ("reports",)]
-            return frame(QUEUES, {word: [row[word] for row in rows] for word in QUEUES}, index="queue")
-
         return PanelContext(
             connection=self.connection,
             catalog=self.catalog,
             open_queue=self.open_queue,
-            queues=queues,
+            queues=lambda: queues_frame(names or ("reports",)),
             read_only=read_only,
         )
 
@@ -317,15 +318,15 @@ class Harness:
         return batch
 
     def until(self, batch: Batch, condition: Callable[[], bool]) -> None:
-        """Wait until something is so of a batch; looked at whenever the batch has changed."""
+        """Wait until a condition holds; it is checked whenever the batch has changed."""
         changed = threading.Event()
-        leave = batch_view(batch).listen(changed.set)
+        end = batch_view(batch).listen(changed.set)
         try:
             while not condition():
                 assert changed.wait(PATIENCE), f"in vain: {batch!r}"
                 changed.clear()
         finally:
-            leave()
+            end()
 
     def finish(self, batch: Batch, *failed: int) -> None:
         """Let all tasks in the queue end: rows at these positions fail, the others succeed."""
@@ -339,17 +340,17 @@ class Harness:
         self.until(batch, lambda: batch.progress().finished)
 
     def publish(self, queue: str, entries: Iterable[Any] = (), **changes: Any) -> None:
-        """Let the watcher see a queue."""
+        """Publish a snapshot of a queue."""
         self.watcher.publish(snapshot(queue, entries=tuple(entries), **changes))
 
     def close(self) -> None:
-        """End all that goes on."""
+        """End all background work."""
         self.transport.open.set()
         _loop.run(self.catalog.close())
 
 
 class FakeShell:
-    """A notebook with these variables, whose cells end when the test says so."""
+    """A fake notebook with these variables; the test ends its cells."""
 
     def __init__(self, **variables: Any) -> None:
         self.user_ns = variables
@@ -374,7 +375,7 @@ class FakeShell:
 
 @contextmanager
 def wait_for(widget: Any, trait: str, wanted: Callable[[Any], bool]) -> Iterator[None]:
-    """Wait, at the end of the block, until a trait is as wanted."""
+    """Wait at the end of the block until the value of a trait is wanted."""
     event = threading.Event()
 
     def show(_change: object = None) -> None:
@@ -413,11 +414,6 @@ def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
     def make(*names: str, local: bool = True, read_only: bool = False) -> FakeContext:
         endpoint = Endpoint(project="p", location="l", target="127.0.0.1:1", local=local)
         connection: Any = SimpleNamespace(endpoint=endpoint, watcher=watcher, transport=None, message=lambda *_: None)
-
-        def queues() -> pd.DataFrame:
-            rows = [queue_values(name) for name in names]
-            return frame(QUEUES, {word: [row[word] for row in rows] for word in QUEUES}, index="queue")
-
         catalog: Any = SimpleNamespace()
         calls: list[tuple[Any, ...]] = []
         refuses: list[Exception] = []
@@ -425,7 +421,7 @@ def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
             connection=connection,
             catalog=catalog,
             open_queue=lambda name: FakeQueue(name=name.queue, calls=calls, refuses=refuses),
-            queues=queues,
+            queues=lambda: queues_frame(names),
             read_only=read_only,
             calls=calls,
             refuses=refuses,

@@ -111,7 +111,7 @@ def test_pause_and_resume_are_done_at_once(panel: QueuesPanel, context: FakeCont
     click(panel, panel.pause)
     assert context.calls == [("pause", "reports")]
     assert (panel.footer.status, panel.footer.line) == ("paused reports", 'tasks.queue("reports").pause()')
-    assert "reports" in watcher.looks
+    assert "reports" in watcher.refreshed
     panel.table.select(["emails", "reports"])
     click(panel, panel.pause)
     assert panel.footer.status == "paused 2 queues: emails, reports"
