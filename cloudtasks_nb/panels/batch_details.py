@@ -177,7 +177,7 @@ class BatchDetails(widgets.VBox):
         if periods is not None:
             self._squares = Squares(periods)
             self._range.value = f'<span class="ctn-quiet">{html.escape(periods.line)}</span>'
-            self.calendar.html = calendar(self._squares.all(), label="backfill", unit="rows")
+            self.calendar.html = calendar(self._squares.all(), label="backfill")
         self._periods.layout.display = "none" if self._squares is None else None
 
     def _draw_rows(self, view: BatchView, report: Report) -> float:

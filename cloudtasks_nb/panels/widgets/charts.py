@@ -40,9 +40,7 @@ _BAR_WIDTH = 1_000
 _LEAST = 6  # of the bar's width: three failures of 300,000 are seen
 
 
-def sparkline(
-    values: Sequence[float | None], *, label: str, unit: str = "tasks", width: int = 160, height: int = 32
-) -> str:
+def sparkline(values: Sequence[float | None], *, label: str, width: int = 160, height: int = 32) -> str:
     """Return a line chart of a figure over time, such as a queue's depth.
 
     Parameters
@@ -51,13 +49,11 @@ def sparkline(
         Oldest first, at even distances in time; None where the figure is not known, which leaves a gap.
     label : str
         Name of the figure: ``"depth of reports"``.
-    unit : str
-        What is counted.
     width, height : int
         Size in pixels.
     """
     known = [value for value in values if value is not None]
-    name = f"{label}: {_course(values, known, unit)}"
+    name = f"{label}: {_course(values, known)}"
     top = max([*known, 1])
     step = (width - 6) / max(len(values) - 1, 1)
     points = [
@@ -76,7 +72,7 @@ def sparkline(
     )
 
 
-def state_bar(counts: Mapping[str, int | None], *, label: str, unit: str = "tasks", legend: bool = True) -> str:
+def state_bar(counts: Mapping[str, int | None], *, label: str) -> str:
     """Return counts by state as a stacked bar with a legend.
 
     Parameters
@@ -85,10 +81,6 @@ def state_bar(counts: Mapping[str, int | None], *, label: str, unit: str = "task
         State to count; a count of None is not known and not drawn.
     label : str
         What is counted: ``"batch a91f03c2"``.
-    unit : str
-        What is counted, in the plural.
-    legend : bool
-        Whether the counts stand below the bar.
     """
     states = [*_BAR_ORDER, *(state for state in counts if state not in _BAR_ORDER)]
     shown = [(state, count) for state in states if (count := counts.get(state))]
@@ -103,7 +95,7 @@ def state_bar(counts: Mapping[str, int | None], *, label: str, unit: str = "task
             f"<title>{tip}</title></rect>"
         )
         left += width * scale
-    name = html.escape(f"{label}: {_in_words(dict(shown), unit)}")
+    name = html.escape(f"{label}: {_in_words(dict(shown), 'tasks')}")
     bar = (
         f'<svg role="img" aria-label="{name}" viewBox="0 0 {_BAR_WIDTH} 12" preserveAspectRatio="none" '
         f'style="display:block;width:100%;height:12px;border-radius:6px;overflow:hidden;background:{_TRACK}">'
@@ -111,7 +103,7 @@ def state_bar(counts: Mapping[str, int | None], *, label: str, unit: str = "task
     )
     words = "".join(_legend_item(state, count) for state, count in shown) or "<span>nothing yet</span>"
     below = f'<div aria-hidden="true" style="display:flex;flex-wrap:wrap;gap:.15em 1.3em;margin-top:.5em">{words}</div>'
-    return f'<div style="color:{_TEXT};{_FONT}">{bar}{below if legend else ""}</div>'
+    return f'<div style="color:{_TEXT};{_FONT}">{bar}{below}</div>'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +146,7 @@ _FAILED_MARK = "✕"
 _LEAST_SHARE = 0.5  # of a square: one failure among many is seen
 
 
-def calendar(squares: Iterable[Square], *, label: str, unit: str = "tasks", legend: bool = True) -> str:
+def calendar(squares: Iterable[Square], *, label: str) -> str:
     """Return the periods of a backfill as a grid of squares that fill as their tasks end.
 
     Days are arranged by weeks, months by years, and periods shorter than a day by days. A square with a failure has a
@@ -167,31 +159,25 @@ def calendar(squares: Iterable[Square], *, label: str, unit: str = "tasks", lege
         The periods, in any order.
     label : str
         What was backfilled.
-    unit : str
-        What is counted, in the plural.
-    legend : bool
-        Whether the meaning of the squares stands below.
     """
     periods = sorted(squares, key=lambda square: square.start)
     rows, columns, places = _layout(periods)
     parts = [_label_at(row, 1, text, "row") for row, text in rows.items()]
     parts += [_label_at(1, column, text, "column") for column, text in columns.items()]
     for number, (square, (row, column)) in enumerate(zip(periods, places, strict=True)):
-        parts.append(_button(square, unit, row, column, stop=number == 0))
+        parts.append(_button(square, row, column, stop=number == 0))
     total: Counter[str] = Counter()
     for square in periods:
         total.update(square.counts)
-    name = html.escape(f"{label}: {counted(len(periods), 'periods')}, {_in_words(total, unit)}")
+    name = html.escape(f"{label}: {counted(len(periods), 'periods')}, {_in_words(total, 'rows')}")
     grid = f'<div class="ctn-calendar" role="group" aria-label="{name}">{"".join(parts)}</div>'
-    return (
-        f'{_CALENDAR_STYLE}<div style="overflow-x:auto;padding:2px">{grid}</div>{_calendar_legend() if legend else ""}'
-    )
+    return f'{_CALENDAR_STYLE}<div style="overflow-x:auto;padding:2px">{grid}</div>{_calendar_legend()}'
 
 
-def _course(values: Sequence[float | None], known: list[float], unit: str) -> str:
+def _course(values: Sequence[float | None], known: list[float]) -> str:
     if not known:
         return "not known yet"
-    now = "not known" if values[-1] is None else counted(values[-1], unit)
+    now = "not known" if values[-1] is None else counted(values[-1], "tasks")
     return f"{now} now, between {count_text(min(known))} and {count_text(max(known))} before"
 
 
@@ -278,13 +264,13 @@ def _label_at(row: int, column: int, text: str, kind: str) -> str:
     return f'<span class="{kind}" aria-hidden="true" style="grid-area:{row}/{column}">{html.escape(text)}</span>'
 
 
-def _button(square: Square, unit: str, row: int, column: int, *, stop: bool) -> str:
+def _button(square: Square, row: int, column: int, *, stop: bool) -> str:
     when = (
         f"{square.start:%Y-%m-%d %H:%M}"
         if isinstance(square.start, datetime) and _has_time(square.start)
         else str(_day(square.start))
     )
-    name = html.escape(f"{when}: {_in_words(square.counts, unit)}")
+    name = html.escape(f"{when}: {_in_words(square.counts, 'rows')}")
     fill = _gradient(square.counts)
     mark = _FAILED_MARK if _count(square.counts, ("failed", "rejected")) else ""
     return (
