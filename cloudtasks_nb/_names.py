@@ -98,15 +98,8 @@ class QueueName:
         InvalidInputError
             If the name is not ``projects/P/locations/L/queues/Q``.
         """
-        match = _QUEUE_NAME.fullmatch(name)
-        if match is None:
-            raise InvalidInputError(
-                f'"{name}" is not a queue name',
-                resource=name,
-                hint="a queue name is projects/PROJECT/locations/LOCATION/queues/QUEUE; "
-                "QUEUE is 1 to 100 letters, digits or hyphens",
-            )
-        return cls(**match.groupdict())
+        form = "projects/PROJECT/locations/LOCATION/queues/QUEUE; QUEUE is 1 to 100 letters, digits or hyphens"
+        return cls(**_match(_QUEUE_NAME, name, "queue", form).groupdict())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,12 +121,15 @@ class TaskName:
         InvalidInputError
             If the name is not ``projects/P/locations/L/queues/Q/tasks/T``.
         """
-        match = _TASK_NAME.fullmatch(name)
-        if match is None:
-            raise InvalidInputError(
-                f'"{name}" is not a task name',
-                resource=name,
-                hint="a task name is projects/PROJECT/locations/LOCATION/queues/QUEUE/tasks/TASK; "
-                "TASK is 1 to 500 letters, digits, hyphens or underscores",
-            )
+        form = "projects/PROJECT/locations/LOCATION/queues/QUEUE/tasks/TASK; "
+        form += "TASK is 1 to 500 letters, digits, hyphens or underscores"
+        match = _match(_TASK_NAME, name, "task", form)
         return cls(queue=QueueName.parse(match["parent"]), task=match["task"])
+
+
+def _match(pattern: re.Pattern[str], name: str, kind: str, form: str) -> re.Match[str]:
+    """Match a resource name, or raise InvalidInputError with the form of such a name."""
+    match = pattern.fullmatch(name)
+    if match is None:
+        raise InvalidInputError(f'"{name}" is not a {kind} name', resource=name, hint=f"a {kind} name is {form}")
+    return match

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 import platformdirs
 
-from cloudtasks_nb.errors import ConfigurationError, InvalidInputError, NaiveTimeError
+from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, InvalidInputError, NaiveTimeError
 
 __all__ = [
     "EMULATOR_VARIABLE",
@@ -32,6 +32,7 @@ __all__ = [
     "check_text",
     "did_you_mean",
     "home",
+    "make_folder",
     "parse_duration",
     "parse_schedule",
     "parse_time",
@@ -121,14 +122,15 @@ def home() -> Path:
     """
     named = os.environ.get("CLOUDTASKS_NB_HOME")
     folder = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("cloudtasks_nb", appauthor=False))
+    return make_folder(folder, ConfigurationError, hint="set CLOUDTASKS_NB_HOME to a folder that can be written to")
+
+
+def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path:
+    """Create a folder if it does not exist, and return it; raise an error of a kind if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(
-            f"the folder {folder} cannot be made: {error.strerror}",
-            resource=str(folder),
-            hint="set CLOUDTASKS_NB_HOME to a folder that can be written to",
-        ) from error
+        raise kind(f"the folder {folder} cannot be made: {error.strerror}", resource=str(folder), hint=hint) from error
     return folder
 
 

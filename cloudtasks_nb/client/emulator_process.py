@@ -15,6 +15,7 @@ from http.client import OK, HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+from cloudtasks_nb._settings import make_folder
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
 
 __all__ = ["Child", "Lease", "attach", "hold", "start"]
@@ -140,15 +141,7 @@ def _make_folder(folder: str | os.PathLike[str]) -> Path:
             resource="folder",
             hint='name a folder, ct.local("folder"), or leave it out, ct.local(): then nothing is kept',
         )
-    path = Path(folder).expanduser().resolve()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EmulatorError(
-            f"the folder {path} cannot be made: {error.strerror}",
-            resource=str(path),
-            hint="name a folder that can be written to",
-        ) from error
+    path = make_folder(Path(folder).expanduser().resolve(), EmulatorError, hint="name a folder that can be written to")
     if not os.access(path, os.W_OK):
         raise EmulatorError(f"the folder {path} cannot be written to", resource=str(path), hint="name another folder")
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
@@ -20,7 +21,7 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.service.rpcs import Method
 
-__all__ = ["LOGIN_HINT", "STATUSES", "Status", "service_error"]
+__all__ = ["LOGIN_HINT", "RETRIED", "RETRIED_SOME", "STATUSES", "Status", "service_error"]
 
 LOGIN_HINT = "run: gcloud auth application-default login"
 
@@ -34,16 +35,17 @@ class Status:
     error: type[CloudTasksError] = ServiceError
     hint: str | None = None  #: the next step; `method` and `endpoint` are filled in
     answered: bool = True  #: the service has answered; False: the call may not have reached it
+    retry: Literal["always", "some", "never"] = "never"  #: how often a request of a batch is repeated
 
 
 #: Every canonical code but OK. NOT_FOUND becomes another class if the method is about a queue or a task.
 STATUSES: dict[str, Status] = {
-    "CANCELLED": Status(answered=False),
-    "UNKNOWN": Status(),
+    "CANCELLED": Status(answered=False, retry="some"),
+    "UNKNOWN": Status(retry="some"),
     "INVALID_ARGUMENT": Status(
         error=InvalidInputError, hint="what the service takes: https://cloud.google.com/tasks/docs/quotas"
     ),
-    "DEADLINE_EXCEEDED": Status(error=UnavailableError, hint=_RETRY_HINT, answered=False),
+    "DEADLINE_EXCEEDED": Status(error=UnavailableError, hint=_RETRY_HINT, answered=False, retry="always"),
     "NOT_FOUND": Status(),
     "ALREADY_EXISTS": Status(error=AlreadyExistsError),
     "PERMISSION_DENIED": Status(
@@ -52,17 +54,23 @@ STATUSES: dict[str, Status] = {
         "{endpoint.project} --member=user:YOU --role={method.role}",
     ),
     "RESOURCE_EXHAUSTED": Status(
-        error=QuotaError, hint="wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas"
+        error=QuotaError, hint="wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas", retry="always"
     ),
     "FAILED_PRECONDITION": Status(error=PreconditionError),
-    "ABORTED": Status(),
+    "ABORTED": Status(retry="always"),
     "OUT_OF_RANGE": Status(error=InvalidInputError),
     "UNIMPLEMENTED": Status(hint="this endpoint does not know the call"),
-    "INTERNAL": Status(),
-    "UNAVAILABLE": Status(error=UnavailableError, hint=_RETRY_HINT, answered=False),
-    "DATA_LOSS": Status(),
+    "INTERNAL": Status(retry="some"),
+    "UNAVAILABLE": Status(error=UnavailableError, hint=_RETRY_HINT, answered=False, retry="always"),
+    "DATA_LOSS": Status(retry="some"),
     "UNAUTHENTICATED": Status(error=CredentialsError, hint=LOGIN_HINT),
 }
+
+#: Codes after which the same request of a batch may succeed.
+RETRIED = frozenset(code for code, status in STATUSES.items() if status.retry == "always")
+
+#: Codes of a broken connection that may also be a lasting fault of the service: repeated a few times.
+RETRIED_SOME = frozenset(code for code, status in STATUSES.items() if status.retry == "some")
 
 
 def service_error(

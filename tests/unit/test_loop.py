@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -67,35 +69,36 @@ def test_errors_come_out_where_it_was_called() -> None:
         _loop.run(fails())
 
 
-def test_a_timeout_cancels() -> None:
-    """What runs out of time does not go on in the background."""
-    cancelled = threading.Event()
+class Endless:
+    """Work that ends only when it is cancelled."""
 
-    async def forever() -> None:
+    def __init__(self) -> None:
+        self.started, self.cancelled = threading.Event(), threading.Event()
+
+    async def run(self) -> None:
+        """Wait for ever."""
+        self.started.set()
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            cancelled.set()
+            self.cancelled.set()
 
+
+def test_a_timeout_cancels() -> None:
+    """After the timeout the work does not go on in the background."""
+    work = Endless()
     with pytest.raises(TimeoutError):
-        _loop.run(forever(), timeout=0.01)
-    assert cancelled.wait(PATIENCE)
+        _loop.run(work.run(), timeout=0.01)
+    assert work.cancelled.wait(PATIENCE)
 
 
 def test_an_interrupt_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C (a kernel's interrupt) stops the waiting and the work."""
-    started, cancelled = threading.Event(), threading.Event()
-
-    async def forever() -> None:
-        started.set()
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            cancelled.set()
+    work = Endless()
 
     def interrupted(coroutine: Coroutine[Any, Any, None]) -> Future[None]:
         def result(timeout: float | None) -> None:
-            assert started.wait(PATIENCE)
+            assert work.started.wait(PATIENCE)
             raise KeyboardInterrupt
 
         future = submit(coroutine)
@@ -105,8 +108,19 @@ def test_an_interrupt_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
     submit = _loop.submit
     monkeypatch.setattr(_loop, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        _loop.run(forever())
-    assert cancelled.wait(PATIENCE)
+        _loop.run(work.run())
+    assert work.cancelled.wait(PATIENCE)
+
+
+def test_cancelling_the_future_cancels_the_work() -> None:
+    """The future of `submit` stops the work too."""
+    work = Endless()
+    future = _loop.submit(work.run())
+    assert work.started.wait(PATIENCE)
+    future.cancel()
+    assert work.cancelled.wait(PATIENCE)
+    with pytest.raises(CancelledError):
+        future.result()
 
 
 def test_the_loop_cannot_wait_for_itself() -> None:
@@ -129,19 +143,28 @@ def test_another_loop_may_wait() -> None:
 
 
 def test_spawned_work_is_held_until_done() -> None:
-    """A task that nobody else refers to is not lost."""
-    gate, done = threading.Event(), threading.Event()
+    """A task without another reference is not collected."""
+    done = threading.Event()
 
     async def work() -> None:
-        await asyncio.to_thread(gate.wait, PATIENCE)
+        # Nothing but the task refers to this future, so without a reference to the task both are garbage.
+        future = asyncio.get_running_loop().create_future()
+        weak = weakref.ref(future)
+        asyncio.get_running_loop().call_soon(_collect_and_finish, weak)
+        await future
         done.set()
 
-    async def start() -> bool:
-        return _loop.spawn(work()) in _loop._held
+    async def start() -> None:
+        _loop.spawn(work())
 
-    assert _loop.run(start())
-    gate.set()
+    _loop.run(start())
     assert done.wait(PATIENCE)
+
+
+def _collect_and_finish(weak: weakref.ref[asyncio.Future[None]]) -> None:
+    gc.collect()
+    if (future := weak()) is not None:
+        future.set_result(None)
 
 
 def test_call_soon() -> None:
@@ -162,22 +185,3 @@ def test_a_forked_process_gets_its_own() -> None:
     """After a fork the parent's loop does not run in the child: it starts one of its own."""
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout) == (0, "parent child parent ")
-
-
-def test_cancelling_the_future_cancels_the_work() -> None:
-    """Who submitted may also stop."""
-    started, cancelled = threading.Event(), threading.Event()
-
-    async def forever() -> None:
-        started.set()
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            cancelled.set()
-
-    future = _loop.submit(forever())
-    assert started.wait(PATIENCE)
-    future.cancel()
-    assert cancelled.wait(PATIENCE)
-    with pytest.raises(CancelledError):
-        future.result()

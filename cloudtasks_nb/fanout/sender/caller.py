@@ -11,15 +11,11 @@ from typing import Protocol
 
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, UnavailableError
 from cloudtasks_nb.fanout.sender.pace import Concurrency, backoff
+from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
 
-__all__ = ["DUBIOUS", "RETRIED", "RawClient", "Reply", "RpcCaller", "StopSignal", "Stopped"]
+__all__ = ["RawClient", "Reply", "RpcCaller", "StopSignal", "Stopped"]
 
-#: Codes after which the same call may succeed.
-RETRIED = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
-
-#: Codes that a connection may end with, but also a fault of the server that will not go away.
-DUBIOUS = frozenset({"INTERNAL", "UNKNOWN", "CANCELLED", "DATA_LOSS"})
-_DUBIOUS_TRIES = 8
+_SOME_TRIES = 8
 
 _RNG = random.Random()  # noqa: S311 - jitter is no secret
 
@@ -176,8 +172,8 @@ class RpcCaller:
         self._rests = backoff(_RNG)
 
     def _again(self, error: CloudTasksError, tries: int) -> bool:
-        if error.code in DUBIOUS:
-            return tries < _DUBIOUS_TRIES
+        if error.code in RETRIED_SOME:
+            return tries < _SOME_TRIES
         return error.code in RETRIED or isinstance(error, UnavailableError) or self._also_retry(error)
 
     async def _enter(self) -> None:

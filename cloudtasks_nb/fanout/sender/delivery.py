@@ -18,8 +18,9 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
 from cloudtasks_nb.fanout.plan.identity import request_id
-from cloudtasks_nb.fanout.sender.caller import DUBIOUS, RETRIED, RpcCaller, Stopped, StopSignal
+from cloudtasks_nb.fanout.sender.caller import RpcCaller, Stopped, StopSignal
 from cloudtasks_nb.fanout.wire import CreateEncoder, name_request
+from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
 
 __all__ = ["Delivery", "Lookup", "Operation"]
 
@@ -207,7 +208,7 @@ class Delivery:
             found.rejected[ref] = text if text.startswith(code) else f"{code}: {text}"
             return None
         found.again.append(ref)
-        if code in RETRIED or code in DUBIOUS:
+        if code in RETRIED or code in RETRIED_SOME:
             return UnavailableError(f"{self._place.queue_name}: {text}", code=code)
         self._stop.set(
             _FATAL.get(code, ServiceError)(

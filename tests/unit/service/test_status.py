@@ -8,7 +8,7 @@ import pytest
 from cloudtasks_nb import errors
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.rpcs import METHODS
-from cloudtasks_nb.service.status import STATUSES, service_error
+from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME, STATUSES, service_error
 
 ENDPOINT = Endpoint(project="p", location="l", target="t", local=True)
 NAMES = {
@@ -21,6 +21,12 @@ NAMES = {
 def test_every_code_is_mapped() -> None:
     """The table has the codes that gRPC defines, all but OK."""
     assert set(STATUSES) == {code.name for code in grpc.StatusCode} - {"OK"}
+
+
+def test_what_a_batch_repeats() -> None:
+    """No code of a lasting refusal is repeated; a quota is, and a lost answer."""
+    assert {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"} == RETRIED
+    assert {"INTERNAL", "UNKNOWN", "CANCELLED", "DATA_LOSS"} == RETRIED_SOME
 
 
 @pytest.mark.parametrize(
