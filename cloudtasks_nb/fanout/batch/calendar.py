@@ -18,7 +18,7 @@ from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.periods.partitions import Freq, Partitions, parse_freq, partition
-from cloudtasks_nb.fanout.plan.preview import decode_shown, length_of
+from cloudtasks_nb.fanout.plan.preview import decode_preview, length_of
 
 __all__ = ["ASKED", "Calendar", "CalendarText", "Periods", "grid"]
 
@@ -152,7 +152,7 @@ class Calendar:
             parts.append(page.shown)
             chosen += [offset + index for index in page.indexes]
             offset += length_of(page.shown)
-        return pd.DatetimeIndex(decode_shown(parts)["start"].iloc[chosen]).tz_convert(self._tz)
+        return pd.DatetimeIndex(decode_preview(parts)["start"].iloc[chosen]).tz_convert(self._tz)
 
     def _line(self, count: int, whole: Partitions) -> str:
         asked = self._outbox.batches.settings(self._batch).get(ASKED)

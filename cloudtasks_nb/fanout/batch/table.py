@@ -10,7 +10,7 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.outbox.records import Page, State
-from cloudtasks_nb.fanout.plan.preview import decode_shown, length_of
+from cloudtasks_nb.fanout.plan.preview import decode_preview, length_of
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.watch import Pending
 
@@ -57,7 +57,7 @@ def rows_frame(
             columns[name] += values
         if limit is not None and len(rows) >= limit:
             break
-    shown = decode_shown(parts).take(chosen)
+    shown = decode_preview(parts).take(chosen)
     ours = frame(BATCH_TASKS, columns)
     made = pd.concat([shown.reset_index(drop=True), ours], axis=1)
     made.index = pd.Index(rows, dtype="int64", name="row")

@@ -1,4 +1,4 @@
-"""How tasks lie in the outbox: blocks of about a megabyte, compressed together. Pure."""
+"""Blocks of about a megabyte, in which the outbox stores tasks and preview columns, compressed together."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import orjson
 
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 
-__all__ = ["Block", "Sheet", "pack_shown", "pack_tasks", "unpack_shown"]
+__all__ = ["ChunkPreview", "StoredBlock", "pack_previews", "pack_tasks", "unpack_previews"]
 
 _LEVEL = 1  # the quickest: bodies of one batch are much alike, so it halves and halves again even so
 _WORD = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
-    """What the plan wants to be shown of the rows of one chunk."""
+class ChunkPreview:
+    """The preview columns of the rows of one chunk."""
 
     n: int  #: rows of the chunk that are in the block
     indexes: Sequence[int] | None  #: their places in the chunk; None: it is there as a whole
@@ -33,24 +33,24 @@ def pack_tasks(tasks: Sequence[bytes]) -> bytes:
     return zlib.compress(array("I", map(len, tasks)).tobytes() + b"".join(tasks), _LEVEL)
 
 
-def pack_shown(sheets: Sequence[Sheet]) -> bytes:
-    """Compress what is shown of a block's rows, with a table of contents in front."""
-    contents = orjson.dumps([(sheet.n, sheet.indexes, len(sheet.shown)) for sheet in sheets])
+def pack_previews(previews: Sequence[ChunkPreview]) -> bytes:
+    """Compress the preview columns of a block's rows, with a table of contents in front."""
+    contents = orjson.dumps([(preview.n, preview.indexes, len(preview.shown)) for preview in previews])
     head = len(contents).to_bytes(_WORD, "big")
-    return zlib.compress(head + contents + b"".join(sheet.shown for sheet in sheets), _LEVEL)
+    return zlib.compress(head + contents + b"".join(preview.shown for preview in previews), _LEVEL)
 
 
-def unpack_shown(packed: bytes) -> Iterator[Sheet]:
-    """Yield what `pack_shown` was given."""
+def unpack_previews(packed: bytes) -> Iterator[ChunkPreview]:
+    """Yield what `pack_previews` was given."""
     raw = zlib.decompress(packed)
     at = _WORD + int.from_bytes(raw[:_WORD], "big")
     for n, indexes, length in orjson.loads(raw[_WORD:at]):
-        yield Sheet(n=n, indexes=indexes, shown=raw[at : at + length])
+        yield ChunkPreview(n=n, indexes=indexes, shown=raw[at : at + length])
         at += length
 
 
-class Block:
-    """A block as it is read.
+class StoredBlock:
+    """A block that is read from the outbox.
 
     Parameters
     ----------

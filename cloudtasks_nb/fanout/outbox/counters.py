@@ -1,4 +1,4 @@
-"""The rows' states and the counts of them, which change together: every change of a state goes through here."""
+"""States of rows and their counts per batch, which change together, and small helpers for SQL."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from cloudtasks_nb.fanout.outbox.attach import Decision, decide, new_id, plain_r
 from cloudtasks_nb.fanout.outbox.counters import number
 from cloudtasks_nb.fanout.outbox.database import guard
 from cloudtasks_nb.fanout.outbox.records import State
-from cloudtasks_nb.fanout.outbox.spool import Block, Sorter
+from cloudtasks_nb.fanout.outbox.spool import NewBlock, Sorter
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 
@@ -44,7 +44,7 @@ class DryRun(Sorter):
         with guard(self._path):
             self._connection.execute("BEGIN")
             found = self._sort(chunk)
-            block = Block()
+            block = NewBlock()
             block.take(chunk, found.new)
             places = range(len(chunk.rows)) if found.new is None else found.new
             self._insert([first + place for place in places], block)

@@ -1,4 +1,4 @@
-"""Locks that the system frees when their process ends: one sender a batch, and a spool that is still alive."""
+"""Locks that the system frees when their process ends: for the one sender of a batch, and for a running spool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Hold", "hold"]
 
 
 class Hold:
-    """A lock that this process has, as far as the file system can tell.
+    """A lock that this process holds, as far as the file system supports locks.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Hold:
         return self._lock is not None
 
     def release(self, *, forget: bool = False) -> None:
-        """Let others have it; `forget` removes the file of a lock that nobody will want again."""
+        """Release the lock; `forget` also removes its file, for a lock that is not needed again."""
         if self._lock is not None:
             self._lock.release()
         if forget:

@@ -1,4 +1,4 @@
-"""The values that the outbox takes and gives: states, outcomes, batches, pages of rows, requests and answers."""
+"""Values that the outbox takes and returns: states, outcomes, batches, pages of rows, requests and answers."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """News of a row's task. What is None stays as it was."""
+    """What is known of a row's task. What is None stays as it was."""
 
     ref: int
     attempt: int  #: the try that it is about; news of an older one are ignored
@@ -136,7 +136,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """Somebody to be told when a batch is done."""
+    """A registered notification that a batch is done."""
 
     id: int
     url: str

@@ -6,7 +6,7 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 
-from cloudtasks_nb.fanout.outbox.blocks import Block
+from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
 from cloudtasks_nb.fanout.outbox.counters import (
     add_counts,
     as_json,
@@ -103,7 +103,7 @@ class RequestQueue:
         self.batch = batch
         self._database = database
         self._seen = 0  # newest request that was given out
-        self._blocks: OrderedDict[int, Block] = OrderedDict()
+        self._blocks: OrderedDict[int, StoredBlock] = OrderedDict()
 
     def turn(self, acks: Collection[Ack], want: int, *, now: float, size: int = MAX_TASKS) -> list[Request]:
         """Store answers and give out up to `want` requests, in one transaction.
@@ -213,7 +213,7 @@ class RequestQueue:
         connection.execute("UPDATE batches SET issued = ? WHERE num = ?", (self._seen, num))
         return requests
 
-    def _block(self, connection: sqlite3.Connection, ref: int) -> Block:
+    def _block(self, connection: sqlite3.Connection, ref: int) -> StoredBlock:
         for first, block in self._blocks.items():
             if first <= ref <= block.last:
                 self._blocks.move_to_end(first)
@@ -221,7 +221,7 @@ class RequestQueue:
         found = connection.execute(
             "SELECT first, keys, tasks FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)
         ).fetchone()
-        block = self._blocks[found[0]] = Block(*found)
+        block = self._blocks[found[0]] = StoredBlock(*found)
         if len(self._blocks) > _CACHED:
             self._blocks.popitem(last=False)
         return block

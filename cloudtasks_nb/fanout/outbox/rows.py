@@ -1,4 +1,4 @@
-"""The rows of a batch, read in input order or found by their tasks."""
+"""Read the rows of a batch in input order, or find them by their tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import groupby
 from struct import unpack
 from typing import Any
 
-from cloudtasks_nb.fanout.outbox.blocks import Block, Sheet, unpack_shown
+from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, StoredBlock, unpack_previews
 from cloudtasks_nb.fanout.outbox.counters import as_json, number_of, paged
 from cloudtasks_nb.fanout.outbox.database import Database
 from cloudtasks_nb.fanout.outbox.records import Page, State
@@ -60,7 +60,7 @@ class Rows:
                     if found is None or found[0] > last:
                         break
                     start, n, keys, tasks, shown = found
-                    block = Block(start, keys, tasks)
+                    block = StoredBlock(start, keys, tasks)
                     rows = connection.execute(_SELECT, (max(start, at + 1), start + n - 1, codes)).fetchall()
                     yield from _split(batch, block, shown, rows, wire=wire)
                     at = block.last
@@ -138,30 +138,34 @@ def _block_around(connection: sqlite3.Connection, ref: int) -> Any:
     return found
 
 
-def _split(batch: str, block: Block, shown: bytes, rows: Sequence[tuple[Any, ...]], *, wire: bool) -> Iterator[Page]:
+def _split(
+    batch: str, block: StoredBlock, shown: bytes, rows: Sequence[tuple[Any, ...]], *, wire: bool
+) -> Iterator[Page]:
     """Yield one page for each chunk of a block that has rows."""
     if not rows:
         return
     ends = []
-    sheets: list[Sheet] = list(unpack_shown(shown))
+    previews: list[ChunkPreview] = list(unpack_previews(shown))
     end = block.first
-    for sheet in sheets:
-        end += sheet.n
+    for preview in previews:
+        end += preview.n
         ends.append(end)
-    place = iter(zip(sheets, ends, strict=True))
-    sheet, end = next(place)
+    place = iter(zip(previews, ends, strict=True))
+    preview, end = next(place)
     page: list[tuple[Any, ...]] = []
     for row in rows:
         while row[0] >= end:
             if page:
-                yield _page(batch, block, sheet, end - sheet.n, page, wire=wire)
+                yield _page(batch, block, preview, end - preview.n, page, wire=wire)
                 page = []
-            sheet, end = next(place)
+            preview, end = next(place)
         page.append(row)
-    yield _page(batch, block, sheet, end - sheet.n, page, wire=wire)
+    yield _page(batch, block, preview, end - preview.n, page, wire=wire)
 
 
-def _page(batch: str, block: Block, sheet: Sheet, start: int, rows: list[tuple[Any, ...]], *, wire: bool) -> Page:
+def _page(
+    batch: str, block: StoredBlock, preview: ChunkPreview, start: int, rows: list[tuple[Any, ...]], *, wire: bool
+) -> Page:
     refs, positions, tries, codes, *outcome = zip(*rows, strict=True)
     ids: list[str | None] = []
     for attempt, same in groupby(range(len(refs)), key=tries.__getitem__):
@@ -181,7 +185,7 @@ def _page(batch: str, block: Block, sheet: Sheet, start: int, rows: list[tuple[A
         last_attempt_time=last_attempt,
         duration=duration,
         reasons=reasons,
-        indexes=[ref - start if sheet.indexes is None else sheet.indexes[ref - start] for ref in refs],
-        shown=sheet.shown,
+        indexes=[ref - start if preview.indexes is None else preview.indexes[ref - start] for ref in refs],
+        shown=preview.shown,
         wire=block.tasks(refs) if wire else [b""] * len(refs),
     )

@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.attach import INCOMING, NAMED, BatchSpec, Intake, apply, attach_all, decide, find
-from cloudtasks_nb.fanout.outbox.blocks import Sheet, pack_shown, pack_tasks
+from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, pack_previews, pack_tasks
 from cloudtasks_nb.fanout.outbox.counters import as_json
 from cloudtasks_nb.fanout.outbox.database import guard, writing
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
@@ -27,7 +27,7 @@ from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import row_sum
 
-__all__ = ["Block", "Sorted", "Sorter", "Spool"]
+__all__ = ["NewBlock", "Sorted", "Sorter", "Spool"]
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ _TOUCH = 60.0  # seconds between two updates of `parts.touched`
 
 
 @dataclass(slots=True, kw_only=True)
-class Block:
+class NewBlock:
     """Rows that are written, and whose tasks are compressed, together."""
 
     rows: list[int] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Block:
     digests: list[bytes] = field(default_factory=list)  #: the first half of each; zeros for a row that is no task
     states: list[int] = field(default_factory=list)
     tasks: list[bytes] = field(default_factory=list)
-    sheets: list[Sheet] = field(default_factory=list)
+    previews: list[ChunkPreview] = field(default_factory=list)
     reasons: list[tuple[int, str]] = field(default_factory=list)  #: (place in the block, why it is no task)
     raw: int = 0  #: bytes of tasks
 
@@ -60,7 +60,7 @@ class Block:
         self.tasks += tasks
         self.raw += sum(map(len, tasks))
         self.states += [State.UNSENT] * len(tasks)
-        self.sheets.append(Sheet(n=len(tasks), indexes=wanted, shown=chunk.shown))
+        self.previews.append(ChunkPreview(n=len(tasks), indexes=wanted, shown=chunk.shown))
         for index, reason in chunk.rejected.items():
             if wanted is None or index in wanted:
                 place = start + (index if wanted is None else wanted.index(index))
@@ -70,7 +70,7 @@ class Block:
 
     def pack(self) -> tuple[bytes, bytes]:
         """Compress; this runs beside the plan."""
-        return pack_tasks(self.tasks), pack_shown(self.sheets)
+        return pack_tasks(self.tasks), pack_previews(self.previews)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,7 +143,7 @@ class Sorter:
         )
         return {(k1, k2): (digest, state, ref) for k1, k2, digest, state, ref in found if (k1, k2) in pairs}
 
-    def _insert(self, refs: Sequence[int], block: Block) -> None:
+    def _insert(self, refs: Sequence[int], block: NewBlock) -> None:
         """Put rows into the temporary tables."""
         halves = unpack(f">{2 * len(refs)}q", b"".join(block.keys))
         digests = b"".join(block.digests)
@@ -176,8 +176,8 @@ class Spool(Sorter):
         self._sweep = sweep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._lock: Hold | None = None
-        self._block = Block()
-        self._waiting: deque[tuple[Block, Future[tuple[bytes, bytes]]]] = deque()
+        self._block = NewBlock()
+        self._waiting: deque[tuple[NewBlock, Future[tuple[bytes, bytes]]]] = deque()
         self._next = 0
         self._touched = time.monotonic()
 
@@ -250,12 +250,12 @@ class Spool(Sorter):
         """Have the block compressed, and write those that are ready until only so many wait."""
         if self._block.rows:
             self._waiting.append((self._block, self._pool.submit(self._block.pack)))
-            self._block = Block()
+            self._block = NewBlock()
         while len(self._waiting) > waiting:
             block, packed = self._waiting.popleft()
             self._write(block, *packed.result())
 
-    def _write(self, block: Block, tasks: bytes, shown: bytes) -> None:
+    def _write(self, block: NewBlock, tasks: bytes, shown: bytes) -> None:
         first, n = self._next, len(block.rows)
         with writing(self._connection) as connection:
             self._insert(range(first, first + n), block)

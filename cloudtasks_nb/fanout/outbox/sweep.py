@@ -1,4 +1,4 @@
-"""What leaves the outbox: batches that nobody touched for 90 days, and spools that never came to their end."""
+"""Remove batches that did not change for 90 days, and what unfinished spools left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAGES = 2_000  # given back to the disk at a time
 
 
 def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: float = _LIMIT) -> int:
-    """Remove what is of no use; return how many parts that were. Nothing of it is visible to anybody.
+    """Remove what no batch needs; return how many parts that were. None of it is visible.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
 
 
 def _forget(connection: sqlite3.Connection, before: float) -> None:
-    """Let batches go that did not change since then: at once for everybody, their rows little by little."""
+    """Remove batches that did not change since then; their rows are removed in slices later."""
     if connection.execute("SELECT 1 FROM batches WHERE changed < ? LIMIT 1", (before,)).fetchone() is None:
         return
     with writing(connection):

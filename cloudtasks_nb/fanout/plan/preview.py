@@ -17,7 +17,7 @@ import pandas as pd
 
 from cloudtasks_nb.fanout.plan.columns import Column
 
-__all__ = ["RESERVED", "Shown", "decode_shown", "length_of", "shown_names"]
+__all__ = ["RESERVED", "Preview", "decode_preview", "length_of", "preview_names"]
 
 #: Columns of `batch.tasks()` that are ours; one of the input with such a name gets the suffix ``_in``.
 RESERVED = frozenset(
@@ -41,7 +41,7 @@ _NAT = np.iinfo(np.int64).min
 _CUT = 200  # characters of a cell that has no form in JSON
 
 
-def shown_names(names: Iterable[str]) -> dict[str, str]:
+def preview_names(names: Iterable[str]) -> dict[str, str]:
     """Return for each column of the input the name under which it is shown."""
     given = list(names)
     taken = RESERVED | set(given)
@@ -56,7 +56,7 @@ def shown_names(names: Iterable[str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Preview:
     """The shown columns of a block, ready to be cut into rows."""
 
     names: list[str]
@@ -64,7 +64,7 @@ class Shown:
     values: list[list[Any]]
 
     @classmethod
-    def of(cls, columns: Iterable[tuple[str, Column]]) -> Shown:
+    def of(cls, columns: Iterable[tuple[str, Column]]) -> Preview:
         """Take columns, each with the name under which it is shown."""
         made = [(name, *_cells(column)) for name, column in columns]
         return cls(names=[name for name, *_ in made], tags=[tag for _, tag, _ in made], values=[x for *_, x in made])
@@ -93,7 +93,7 @@ def _ticks(column: Column, kind: str) -> tuple[str, list[Any]]:
     return str(index.dtype), [None if tick == _NAT else tick for tick in index.asi8.tolist()]
 
 
-def decode_shown(parts: Iterable[bytes]) -> pd.DataFrame:
+def decode_preview(parts: Iterable[bytes]) -> pd.DataFrame:
     """Return the rows of the `shown` of chunks, in order, with the dtypes that they had.
 
     Parameters

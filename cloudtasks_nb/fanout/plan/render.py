@@ -18,7 +18,7 @@ from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
 from cloudtasks_nb.fanout.plan.options import LARGEST_TASK
-from cloudtasks_nb.fanout.plan.preview import Shown, shown_names
+from cloudtasks_nb.fanout.plan.preview import Preview, preview_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row
 from cloudtasks_nb.fanout.plan.templates import Problems
 from cloudtasks_nb.fanout.wire import SharedFields, header, http_requests, schedule_time, tasks
@@ -53,7 +53,7 @@ class Rendered:
     digests: list[bytes]
     tasks: list[bytes]  #: empty for a row that is no task
     problems: Problems
-    shown: Shown
+    shown: Preview
 
 
 class Renderer:
@@ -134,10 +134,10 @@ class Renderer:
             if self._recipe.key is None:
                 keys[index] = _digest(b"rejected %d" % (block.first + index))
 
-    def _shown(self, block: Block) -> Shown:
+    def _shown(self, block: Block) -> Preview:
         chosen = self._recipe.columns_shown
-        names = shown_names(block.columns if chosen is None else chosen)
-        return Shown.of((shown, block.columns[name]) for name, shown in names.items())
+        names = preview_names(block.columns if chosen is None else chosen)
+        return Preview.of((shown, block.columns[name]) for name, shown in names.items())
 
 
 #: What to do with rows that cannot become tasks.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.outbox.blocks import Block, Sheet, pack_shown, pack_tasks, unpack_shown
+from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, StoredBlock, pack_previews, pack_tasks, unpack_previews
 from tests.unit.fanout.conftest import digest
 
 FIRST = 1 << 32
 
 
-def _block(tasks: list[bytes]) -> Block:
-    return Block(FIRST, b"".join(digest(str(row)) for row in range(len(tasks))), pack_tasks(tasks))
+def _block(tasks: list[bytes]) -> StoredBlock:
+    return StoredBlock(FIRST, b"".join(digest(str(row)) for row in range(len(tasks))), pack_tasks(tasks))
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=30))
@@ -35,12 +35,12 @@ def test_keys_are_found_by_ref() -> None:
 
 def test_what_is_shown_comes_back_by_chunk() -> None:
     """Each chunk of a block keeps what its plan wants to be shown, and which of its rows are there."""
-    sheets = [
-        Sheet(n=2, indexes=None, shown=b"one"),
-        Sheet(n=1, indexes=[7], shown=b""),
-        Sheet(n=0, indexes=[], shown=b"x"),
+    previews = [
+        ChunkPreview(n=2, indexes=None, shown=b"one"),
+        ChunkPreview(n=1, indexes=[7], shown=b""),
+        ChunkPreview(n=0, indexes=[], shown=b"x"),
     ]
-    assert list(unpack_shown(pack_shown(sheets))) == sheets
+    assert list(unpack_previews(pack_previews(previews))) == previews
 
 
 def test_rows_are_cut_by_number() -> None:

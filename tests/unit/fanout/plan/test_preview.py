@@ -13,17 +13,17 @@ import pytest
 from pandas.testing import assert_series_equal
 
 from cloudtasks_nb.fanout.plan.columns import Table
-from cloudtasks_nb.fanout.plan.preview import RESERVED, Shown, decode_shown, length_of, shown_names
+from cloudtasks_nb.fanout.plan.preview import RESERVED, Preview, decode_preview, length_of, preview_names
 
 
-def _shown(frame: pd.DataFrame) -> Shown:
+def _shown(frame: pd.DataFrame) -> Preview:
     (block,) = Table(frame).blocks(0)
-    names = shown_names(block.columns)
-    return Shown.of((names[name], column) for name, column in block.columns.items())
+    names = preview_names(block.columns)
+    return Preview.of((names[name], column) for name, column in block.columns.items())
 
 
 def _back(*frames: pd.DataFrame) -> pd.DataFrame:
-    return decode_shown([_shown(frame).encode(0, len(frame)) for frame in frames])
+    return decode_preview([_shown(frame).encode(0, len(frame)) for frame in frames])
 
 
 KEPT = [
@@ -86,13 +86,13 @@ def test_slices_and_parts() -> None:
     frame = pd.DataFrame({"a": range(10), "b": list("abcdefghij")})
     shown = _shown(frame)
     parts = [b"\n".join([shown.encode(0, 3), shown.encode(3, 4)]), shown.encode(4, 10)]
-    pd.testing.assert_frame_equal(decode_shown(parts), frame)
+    pd.testing.assert_frame_equal(decode_preview(parts), frame)
     assert [length_of(part) for part in parts] == [4, 6]
 
 
 def test_nothing() -> None:
     """No part gives an empty frame, and rows without columns stay rows."""
-    assert decode_shown([]).shape == (0, 0)
+    assert decode_preview([]).shape == (0, 0)
     assert _back(pd.DataFrame(index=range(3))).shape == (3, 0)
 
 
@@ -122,7 +122,7 @@ def test_parts_that_lack_columns() -> None:
 def test_unknown_dtype() -> None:
     """A dtype that this machine does not know, as of a package that is not there, is found anew."""
     part = b'[2,["x"],["nonsense[lib]"],[[1,null]]]'
-    assert decode_shown([part])["x"].tolist() == [1, pd.NA]
+    assert decode_preview([part])["x"].tolist() == [1, pd.NA]
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_unknown_dtype() -> None:
 )
 def test_names(names: list[str], shown: list[str]) -> None:
     """A column named like one of ours gets a suffix, and never the name of another one."""
-    assert list(shown_names(names).values()) == shown
+    assert list(preview_names(names).values()) == shown
