@@ -331,3 +331,16 @@ def test_schedules_that_are_refused(at: Any, delay: Any, words: str) -> None:
     """Both at once, and what Cloud Tasks does not hold, is refused."""
     with pytest.raises(InvalidInputError, match=words):
         parse_schedule(at=at, delay=delay, tz=None, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad", "kind"),
+    [(_settings.check_text, "x", 5, "a string"), (_settings.check_mapping, {"x": 1}, "x", "a dictionary")],
+)
+def test_the_type_of_an_argument(check: Any, good: Any, bad: Any, kind: str) -> None:
+    """An argument may be left out; another type is refused with an example."""
+    check(None, "name", "name=...")
+    check(good, "name", "name=...")
+    with pytest.raises(InvalidInputError, match=f"^name={bad!r} is not {kind}") as caught:
+        check(bad, "name", "name=...")
+    assert caught.value.hint == f"use {kind}: name=..."
