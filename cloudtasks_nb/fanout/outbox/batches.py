@@ -13,23 +13,15 @@ import orjson
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import counters
 from cloudtasks_nb.fanout.outbox.counters import number_of
-from cloudtasks_nb.fanout.outbox.database import Database
+from cloudtasks_nb.fanout.outbox.database import Repository
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.plan.identity import Place
 
 __all__ = ["Batches", "choose"]
 
 
-class Batches:
-    """The batches of an outbox.
-
-    Parameters
-    ----------
-    database : Database
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Batches(Repository):
+    """The batches of an outbox."""
 
     def find(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloudtasks_nb.fanout.outbox.counters import counts, number_of, touch
-from cloudtasks_nb.fanout.outbox.database import Database
+from cloudtasks_nb.fanout.outbox.database import Repository
 from cloudtasks_nb.fanout.outbox.records import FINAL, Completion, State
 
 __all__ = ["Completions"]
@@ -15,16 +15,8 @@ __all__ = ["Completions"]
 _LEASE = 60.0  # seconds that a claimer has to create the task; then another may
 
 
-class Completions:
-    """The URLs that are notified when a batch is done.
-
-    Parameters
-    ----------
-    database : Database
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Completions(Repository):
+    """The URLs that are notified when a batch is done."""
 
     def register(
         self,

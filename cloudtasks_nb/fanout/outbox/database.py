@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from cloudtasks_nb.errors import OutboxError
 
-__all__ = ["VERSION", "Database", "guard", "on_network", "writing"]
+__all__ = ["VERSION", "Database", "Repository", "guard", "on_network", "writing"]
 
 #: `PRAGMA user_version` of the tables below.
 VERSION = 1
@@ -201,6 +201,18 @@ class Database:
                     connection.close()
                 self._open[found] = threading.current_thread()
         return found
+
+
+class Repository:
+    """One part of what is stored, with its own methods.
+
+    Parameters
+    ----------
+    database : Database
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
 
 def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:

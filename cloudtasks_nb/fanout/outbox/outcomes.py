@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from cloudtasks_nb.fanout.outbox.counters import add_counts, as_json, number_of, paged, touch, write_refs
-from cloudtasks_nb.fanout.outbox.database import Database
+from cloudtasks_nb.fanout.outbox.database import Repository
 from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
 from cloudtasks_nb.fanout.outbox.rows import locate, ranges
 
@@ -42,16 +42,8 @@ _UPSERT = """
         attempts = max(coalesce(attempts, excluded.attempts), coalesce(excluded.attempts, attempts))"""
 
 
-class Outcomes:
-    """What became of the rows' tasks.
-
-    Parameters
-    ----------
-    database : Database
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Outcomes(Repository):
+    """What became of the rows' tasks."""
 
     def record(self, batch: str, outcomes: Iterable[Outcome]) -> int:
         """Store what is known of tasks; return how many rows changed their state.

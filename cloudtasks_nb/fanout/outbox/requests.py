@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.outbox.counters import (
     touch,
     write_refs,
 )
-from cloudtasks_nb.fanout.outbox.database import Database
+from cloudtasks_nb.fanout.outbox.database import Database, Repository
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
 from cloudtasks_nb.fanout.plan.identity import task_ids
@@ -31,16 +31,8 @@ _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay belo
 _CACHED = 4  # blocks of about a megabyte
 
 
-class Requests:
-    """The requests of the batches of an outbox.
-
-    Parameters
-    ----------
-    database : Database
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Requests(Repository):
+    """The requests of the batches of an outbox."""
 
     def lock(self, batch: str) -> Hold | None:
         """Become the sender of a batch until the lock is released, or the process ends; None: another one is."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, StoredBlock, unpack_previews
 from cloudtasks_nb.fanout.outbox.counters import as_json, number_of, paged
-from cloudtasks_nb.fanout.outbox.database import Database
+from cloudtasks_nb.fanout.outbox.database import Repository
 from cloudtasks_nb.fanout.outbox.records import Page, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_ids, try_of
 
@@ -26,16 +26,8 @@ _SELECT = """
     WHERE r.ref BETWEEN ? AND ? AND r.state IN (SELECT value FROM json_each(?)) ORDER BY r.ref"""
 
 
-class Rows:
-    """The rows of the batches of an outbox.
-
-    Parameters
-    ----------
-    database : Database
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Rows(Repository):
+    """The rows of the batches of an outbox."""
 
     def pages(
         self, batch: str, states: Collection[int] | None = None, after: int = 0, *, wire: bool = False
