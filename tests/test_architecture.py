@@ -39,7 +39,7 @@ PROTOBUF = {
     "service.oplog",
     "fanout.plan.literal",
     "fanout.plan.render",
-    "fanout.sender.sender",
+    "fanout.sender.request_sender",
     "emulator.",
 }
 #: Foreign library -> the only modules that may import it. `x.` stands for every module of the package x.

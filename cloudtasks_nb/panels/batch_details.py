@@ -15,8 +15,7 @@ import pandas as pd
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
-from cloudtasks_nb.fanout.batch.live import BatchView
+from cloudtasks_nb.fanout.batch.batch import Batch, BatchView, batch_view
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.records import State

@@ -38,7 +38,7 @@ def until_sent(batch: ct.Batch) -> float:
     moments: list[float] = []
 
     def check() -> None:
-        if tracker.stopped is not None or not tracker.progress.unsent:
+        if tracker.error is not None or not tracker.progress.unsent:
             moments.append(time.perf_counter())
             ended.set()
 
@@ -46,8 +46,8 @@ def until_sent(batch: ct.Batch) -> float:
     check()
     in_time = ended.wait(_STUCK)
     stop()
-    if tracker.stopped is not None:
-        raise tracker.stopped
+    if tracker.error is not None:
+        raise tracker.error
     if not in_time:
         raise TimeoutError(f"{batch.progress()!r} after {_STUCK:g} s")
     return moments[0]

@@ -1,9 +1,10 @@
-"""The batch: what an analyst holds in hand of a fan-out."""
+"""The batch: the object with which an analyst follows and controls a fan-out."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NoReturn, Self
 
@@ -18,23 +19,32 @@ from cloudtasks_nb.display.progress_bar import in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.calendar import Calendar, Periods
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
-from cloudtasks_nb.fanout.batch.live import BatchView, Shown, wait
-from cloudtasks_nb.fanout.batch.notes import blockers, notes
+from cloudtasks_nb.fanout.batch.live import LiveReport, wait
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.table import rows_frame
-from cloudtasks_nb.fanout.batch.track import Tracker
+from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Pending, now_micros
 
-__all__ = ["Batch", "batch_view"]
+__all__ = ["Batch", "BatchView", "batch_view"]
 
 _LOG = "https://console.cloud.google.com/logs/query;query="
 _LOOKED_UP = 300  # pending rows that are looked up one by one
 _LISTED = 10_000  # pending rows for which the queue is listed: more would take minutes of the list quota
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchView:
+    """What a panel shows of a batch. None of it calls the service."""
+
+    report: Callable[[], Report]  #: without the picture of its partitions
+    periods: Callable[[], Periods | None]  #: its partitions; None if it is no backfill
+    rows: Callable[[set[State] | None, int | None], pd.DataFrame]  #: as `tasks()`, in these states, so many at most
+    listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
 
 
 class Batch:
@@ -110,7 +120,7 @@ class Batch:
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
         try:
-            return wait(self._tracker, self._report, seconds, lambda: blockers(self._connection, self._tracker))
+            return wait(self._tracker, self._report, seconds)
         except TimeoutError:
             span = duration_text(timeout) if isinstance(timeout, (int, float)) else timeout
             raise BatchTimeoutError(
@@ -305,8 +315,8 @@ class Batch:
             causes=self._causes(),
             lost=self._outbox.rows.losses(self.id) if progress.gone else {},
             retry_note=tracker.retry_note(),
-            blockers=blockers(self._connection, tracker),
-            notes=notes(tracker, self._outbox),
+            blockers=tracker.blockers(),
+            notes=tracker.notes(),
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
             partitions=picture.line if picture else None,
             grid=picture.grid if picture else "",
@@ -331,7 +341,7 @@ class Batch:
         if not in_notebook():
             print(repr(self))  # noqa: T201 - IPython asks to be shown the object
             return
-        Shown(self._tracker, self._report)
+        LiveReport(self._tracker, self._report)
 
 
 def batch_view(batch: Batch) -> BatchView:

@@ -1,4 +1,4 @@
-"""Telling somebody that a batch is done: one task a round, created through a queue like any other."""
+"""Notify URLs that a batch is finished: each gets one task a round, created in a queue like any other task."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["CompletionNotifier", "check_route", "check_url", "completion_queue", "registered"]
 
-_SOON = 1.0  # seconds between two looks whether somebody is still to be told
-_LATE = 60.0  # the same, once the service has refused a few times
-_PATIENCE = 75.0  # seconds after which nobody waits any more for a notification that is not created
-_TOLD = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
+_RETRY = 1.0  # seconds between two checks whether notifications are due
+_RETRY_LONGEST = 60.0  # the same, after the service has refused a few times
+_JOIN_TIMEOUT = 75.0  # seconds for which `join` waits for a notification that is not created
+_SUMMARY_STATES = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
 
 
 def completion_queue(queue: Any, own: QueueName) -> QueueName:
@@ -81,16 +81,16 @@ def check_route(
 
 
 def registered(outbox: Outbox, batch: str, url: str) -> str:
-    """Say when a URL that was registered is told, and who else is."""
+    """Return the sentence that `on_complete` shows: when this URL is notified, and which other ones are."""
     record, known = outbox.batches.get(batch), outbox.completions.registered(batch)
-    told = any(one.round >= record.round for one in known if one.url == url)
+    notified = any(one.round >= record.round for one in known if one.url == url)
     others = [one.url for one in known if one.url != url]
     if record.done:
-        when = f"the batch is done: {url} {'was told already' if told else 'is told now'}"
+        when = f"the batch is done: {url} {'was notified already' if notified else 'is notified now'}"
     else:
         when = (
-            f"{url} will be told when the batch is done, by this kernel, or by what watches it then: "
-            f"cloudtasks-nb watch {batch}"
+            f"{url} will be notified when the batch is done, by this kernel or by the process that watches the batch "
+            f"then: cloudtasks-nb watch {batch}"
         )
     return when + (f"; so {'is' if len(others) == 1 else 'are'} {', '.join(others)}" if others else "")
 
@@ -111,80 +111,82 @@ def check_url(url: Any, *, service_account: str | None = None, audience: str | N
 
 
 class CompletionNotifier:
-    """Tells of the end of one batch, in the background. Lives on the background loop.
+    """Creates the notifications of one batch in the background. Lives on the background loop.
 
     Parameters
     ----------
     connection : Connection
     outbox : Outbox
     batch : str
-    heard : callable
-        Called after each attempt, with what went wrong.
+    changed : callable
+        Called after each attempt.
     """
 
-    def __init__(
-        self, connection: Connection, outbox: Outbox, batch: str, heard: Callable[[CloudTasksError | None], None]
-    ) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox, batch: str, changed: Callable[[], None]) -> None:
         self._connection = connection
         self._outbox = outbox
         self._batch = batch
-        self._heard = heard
-        self._telling: asyncio.Task[None] | None = None
-        self._known = asyncio.Event()  # everybody has been told, or why not will not change soon
+        self._changed = changed
+        self._task: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()  # all notifications are created, or will not be soon
+        self.trouble: str | None = None  #: why the last attempt failed, as a sentence
 
     def begin(self) -> None:
-        """Begin to tell everybody who has not been told of the present round, unless that is under way."""
-        if self._telling is None or self._telling.done():
-            self._known.clear()
-            self._telling = _loop.spawn(self._tell())
+        """Begin to create the notifications of the present round that are due, unless that is under way."""
+        if self._task is None or self._task.done():
+            self._settled.clear()
+            self._task = _loop.spawn(self._run())
 
-    async def told(self) -> None:
-        """Wait until everybody is told, or cannot be; another process may have it in hand, and be killed."""
+    async def join(self) -> None:
+        """Wait until all notifications are created, or cannot be; another process that creates one may be killed."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                await self._known.wait()
+            async with asyncio.timeout(_JOIN_TIMEOUT):
+                await self._settled.wait()
 
     async def close(self) -> None:
-        """Tell nobody any more."""
-        if self._telling is not None:
-            self._telling.cancel()
+        """Create no more notifications."""
+        if self._task is not None:
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._telling
+                await self._task
 
-    async def _tell(self) -> None:
-        """Go on while others are about to tell, as they may be killed, and while the service does not take the task."""
-        pause = _SOON
+    async def _run(self) -> None:
+        """Retry while another process, which may be killed, is about to create one, and while the service refuses."""
+        pause = _RETRY
         try:
-            while await self._waiting():
-                error = await _attempt(self._connection, self._outbox, self._batch)
-                self._heard(error)
+            while await self._due():
+                error = await self._attempt()
+                self._report(error)
                 if error is not None and not isinstance(error, (QuotaError, UnavailableError)):
-                    self._known.set()
-                if await self._waiting():
+                    self._settled.set()
+                if await self._due():
                     await asyncio.sleep(pause)
-                pause = _SOON if error is None else min(2 * pause, _LATE)
+                pause = _RETRY if error is None else min(2 * pause, _RETRY_LONGEST)
         except CloudTasksError as error:
-            self._heard(error)
+            self._report(error)
         finally:
-            self._known.set()
+            self._settled.set()
 
-    async def _waiting(self) -> bool:
+    async def _due(self) -> bool:
         return await self._outbox.run(self._outbox.completions.due, self._batch)
 
+    def _report(self, error: CloudTasksError | None) -> None:
+        self.trouble = None if error is None else f"the end of the batch is not notified: {error.message}"
+        self._changed()
 
-async def _attempt(connection: Connection, outbox: Outbox, batch: str) -> CloudTasksError | None:
-    """Create the notifications of this round that nobody else is about to create; return what went wrong last."""
-    wrong = None
-    for completion in await outbox.run(outbox.completions.claim, batch):
-        record = await outbox.run(outbox.batches.get, batch)
-        try:
-            await _create(connection, record, completion, _summary(record, completion))
-        except CloudTasksError as error:
-            wrong = error
-            await outbox.run(outbox.completions.release, batch, completion)
-        else:
-            await outbox.run(outbox.completions.confirm, batch, completion)
-    return wrong
+    async def _attempt(self) -> CloudTasksError | None:
+        """Create the notifications that no other process is about to create; return the last error."""
+        outbox, wrong = self._outbox, None
+        for completion in await outbox.run(outbox.completions.claim, self._batch):
+            record = await outbox.run(outbox.batches.get, self._batch)
+            try:
+                await _create(self._connection, record, completion, _summary(record, completion))
+            except CloudTasksError as error:
+                wrong = error
+                await outbox.run(outbox.completions.release, self._batch, completion)
+            else:
+                await outbox.run(outbox.completions.confirm, self._batch, completion)
+        return wrong
 
 
 async def _create(connection: Connection, record: BatchRecord, completion: Completion, summary: Any) -> None:
@@ -198,7 +200,7 @@ async def _create(connection: Connection, record: BatchRecord, completion: Compl
     try:
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))
     except AlreadyExistsError:
-        return  # another watcher of this round was quicker, or our first call's answer was lost
+        return  # created by another process, or by an earlier call whose answer was lost
 
 
 def _summary(record: BatchRecord, completion: Completion) -> dict[str, Any]:
@@ -208,7 +210,7 @@ def _summary(record: BatchRecord, completion: Completion) -> dict[str, Any]:
         "queue": record.place.queue_name,
         "round": completion.round,
         "total": sum(completion.counts.values()),
-        **{state.name.lower(): completion.counts[state] for state in _TOLD},
+        **{state.name.lower(): completion.counts[state] for state in _SUMMARY_STATES},
         "created": record.created.isoformat(),
         "completed": dt.datetime.now(dt.UTC).isoformat(),
     }

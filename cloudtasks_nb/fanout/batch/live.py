@@ -1,4 +1,4 @@
-"""A batch on the screen: kept up to date in a notebook's output, and watched while one waits for its end."""
+"""Show a batch in a notebook's output, kept up to date, and show its progress while `wait` waits for its end."""
 
 from __future__ import annotations
 
@@ -6,43 +6,28 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import pandas as pd
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
-from cloudtasks_nb.fanout.batch.calendar import Periods
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.track import Tracker
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.batch.tracker import Tracker
 
-__all__ = ["BatchView", "Shown", "wait"]
+__all__ = ["LiveReport", "wait"]
 
-_TICK = 0.25  # seconds between two updates of what is shown
-_LASTING = 2.0  # seconds for which something has to keep a batch up before it is worth a line
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchView:
-    """What a panel shows of a batch. None of it calls the service."""
-
-    report: Callable[[], Report]  #: how it is now, without the picture of its partitions
-    periods: Callable[[], Periods | None]  #: its partitions as they are now; None if it is no backfill
-    rows: Callable[[set[State] | None, int | None], pd.DataFrame]  #: as `tasks()`: in which states, how many at most
-    listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as of `Tracker`
+_TICK = 0.25  # seconds between two updates
+_LASTING = 2.0  # seconds for which something has to block a batch before it is worth a line
 
 
-class Shown:
-    """A batch in a notebook's output, kept up to date until it is done.
+class LiveReport:
+    """The report of a batch in a notebook's output, kept up to date until the batch is done.
 
     Parameters
     ----------
     tracker : Tracker
-        Tells when something has changed.
+        Calls back when something has changed.
     report : callable
-        What to show then.
+        Returns the report as it is then.
     """
 
     def __init__(self, tracker: Tracker, report: Callable[[], Report]) -> None:
@@ -56,14 +41,14 @@ class Shown:
         _loop.call_soon(self._changed)
 
     def close(self) -> None:
-        """Show the newest state and leave it at that."""
+        """Show the newest state, and no later one."""
         self._end()
         with self._lock:
             self._closed = True
             self._live.show(self._report().bundle())
 
     def _changed(self) -> None:
-        """Update soon, on the background loop; many changes at once are one update."""
+        """Update soon, on the background loop; changes until then are one update."""
         if not self._scheduled:
             self._scheduled = True
             _loop.loop().call_later(_TICK, lambda: _loop.spawn(self._update()))
@@ -72,31 +57,26 @@ class Shown:
         self._scheduled = False
         bundle = await asyncio.to_thread(lambda: self._report().bundle())
         with self._lock:
-            if not self._closed:  # an update that was under way then is older than what is shown
+            if not self._closed:  # an update that was under way when it was closed is older than what is shown
                 self._live.show(bundle)
         if self._tracker.progress.finished and not self._tracker.watching:
             self._end()
 
 
-def wait(
-    tracker: Tracker,
-    report: Callable[[], Report],
-    seconds: float | None,
-    blockers: Callable[[], Sequence[str]] = list,
-) -> Progress:
-    """Wait until every row of a batch is final, and show how far it is: itself in a notebook, a bar elsewhere.
+def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) -> Progress:
+    """Wait until every row of a batch is final, and show its progress: the report in a notebook, else a bar.
 
-    What keeps it up for long is said once, below the bar.
+    What blocks the batch for long is printed once, below the bar.
 
     Raises
     ------
     TimeoutError
         If it takes longer than `seconds`.
     CloudTasksError
-        What ended the sending before its end.
+        What ended the sending early.
     """
-    shown = Shown(tracker, report) if in_notebook() else None
-    watch = _Blockers(blockers)
+    shown = LiveReport(tracker, report) if in_notebook() else None
+    blockers = _LastingBlockers(tracker)
     future = _loop.submit(tracker.finished())
     deadline = None if seconds is None else time.monotonic() + seconds
     try:
@@ -113,7 +93,7 @@ def wait(
                             return tracker.progress  # wait(timeout=0) asks whether it is done
                         raise
                 bar.to(tracker.progress.done, total=tracker.progress.total)
-                for line in watch.fresh() if shown is None else ():
+                for line in blockers.new() if shown is None else ():
                     bar.notify(line)
     finally:
         future.cancel()
@@ -121,22 +101,22 @@ def wait(
             shown.close()
 
 
-class _Blockers:
-    """What keeps a batch up: each line once, when it has lasted."""
+class _LastingBlockers:
+    """What blocks a batch for long, each sentence once."""
 
-    def __init__(self, ask: Callable[[], Sequence[str]]) -> None:
-        self._ask = ask
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
         self._next = time.monotonic() + _LASTING
         self._last: Sequence[str] = ()
-        self._said: set[str] = set()
+        self._returned: set[str] = set()
 
-    def fresh(self) -> list[str]:
-        """Return the lines that held at the last look and hold now, and were not returned before."""
+    def new(self) -> list[str]:
+        """Return the lines that held at the last check and hold now, and were not returned before."""
         if time.monotonic() < self._next:
             return []
         self._next = time.monotonic() + _LASTING
-        lines = self._ask()
-        found = [line for line in lines if line in self._last and line not in self._said]
+        lines = self._tracker.blockers()
+        found = [line for line in lines if line in self._last and line not in self._returned]
         self._last = lines
-        self._said.update(found)
+        self._returned.update(found)
         return found

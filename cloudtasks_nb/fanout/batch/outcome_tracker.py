@@ -1,51 +1,51 @@
-"""What became of a batch's tasks: the rule by which log, statistics and queue decide over each row.
+"""Decide from the log, the statistics and the queue what became of each row of a batch.
 
-Cloud Tasks deletes a task when it succeeds and when it gives up. Only the operations log tells which: *succeeded* is a
-task with an OK entry, *failed* one without, whose last possible attempt is in the log. Whatever else left the queue is
-*gone*. Nothing here ever takes a guess for a fact.
+Cloud Tasks deletes a task when it succeeds and when it gives up. Only the operations log tells the two apart:
+*succeeded* is a task with an OK entry, *failed* one without, whose last possible attempt is in the log. Every other row
+that left the queue is *gone*. Nothing here takes a guess for a fact.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
 from cloudtasks_nb.service.oplog import Entry
-from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
+from cloudtasks_nb.service.watch import Pending, Snapshot
 
 __all__ = ["OutcomeTracker", "QueueReader", "decide"]
 
 _SECOND = 1_000_000
 _SMALL = 300  # rows that are looked up one by one rather than with the whole queue
-_SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is looked through
-_ROUTINE = 30.0  # seconds between two looks where statistics cannot tell
-_PATIENCE = 60 * _SECOND  # how late an entry may be when none was seen yet
+_SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is searched
+_ROUTINE = 30.0  # seconds between two searches where statistics cannot tell
+_FIRST_LAG = 60 * _SECOND  # how late an entry may be before the first one was seen
 
-#: How a task left its queue, as rows in state `gone` tell it.
+#: How a task left its queue: the reason of a row in state `gone`.
 _DELETED, _PURGED, _CLOSED = "deleted from the queue", "not in the queue since it was purged", "the queue was deleted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueReader:
-    """Where to ask for more than a snapshot holds."""
+class QueueReader(Protocol):
+    """What is needed of the watcher of queues."""
 
-    listing: Callable[[QueueName], Awaitable[Mapping[str, Pending]]]
-    lookup: Callable[[QueueName, Iterable[str]], Awaitable[Mapping[str, Pending | None]]]
-    run: Callable[..., Awaitable[Any]]  #: runs a function on the outbox's thread
+    async def listing(self, queue: QueueName) -> Mapping[str, Pending]:
+        """Return every task in a queue, by short id."""
+
+    async def lookup(self, queue: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
+        """Return the named tasks (short ids) of a queue; None for those that are not in it."""
 
 
 def decide(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | None, Entry]:
-    """Decide over one task from its log entries; returns its state (None: not known yet) and the entry that says it.
+    """Return the state of one task by its log entries (None: not known yet), and the entry that shows it.
 
     Parameters
     ----------
@@ -65,9 +65,20 @@ def decide(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | 
 
 
 class OutcomeTracker:
-    """Decides over the rows of one batch, snapshot by snapshot."""
+    """Decides the states of the rows of one batch, snapshot by snapshot, and stores them.
 
-    def __init__(self, record: BatchRecord) -> None:
+    Parameters
+    ----------
+    outbox : Outbox
+    record : BatchRecord
+    reader : QueueReader
+    clock : Clock, optional
+    """
+
+    def __init__(self, outbox: Outbox, record: BatchRecord, reader: QueueReader, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
+        self._outbox = outbox
+        self._reader = reader
         place = record.place
         self._batch = record.id
         self._queue = QueueName(project=place.project, location=place.location, queue=place.queue)
@@ -80,20 +91,20 @@ class OutcomeTracker:
         self._spread = bool(record.description.get("_spread"))
         self._retrying: dict[int, tuple[int, int | None]] = {}
         self._absent: dict[int, int] = {}
-        self._owed: dict[str, list[Entry]] = defaultdict(list)  # by task, until what they say is written down
+        self._unstored: dict[str, list[Entry]] = defaultdict(list)  # by task, until their outcome is stored
         self._missing_since: float | None = None
         self._sent: int | None = None  # as far as was known when the last snapshot was taken
-        self._looked = time.monotonic()
-        self._look_took = 0.0
+        self._searched = self._clock.ticks()
+        self._search_took = 0.0
         self.max_attempts: int | None = None
         self.snapshot: Snapshot | None = None
         self.sources: dict[str, dt.datetime] = {}
 
-    def load(self, outbox: Outbox) -> None:
-        """Read what the outbox knows of rows that were tried before."""
-        known = outbox.batches.settings(self._batch).get("max_attempts")
+    def load(self) -> None:
+        """Read from the outbox which rows were tried before."""
+        known = self._outbox.batches.settings(self._batch).get("max_attempts")
         self.max_attempts = int(known) if known is not None else None
-        for page in outbox.rows.pages(self._batch, states={State.SENT}):
+        for page in self._outbox.rows.pages(self._batch, states={State.SENT}):
             for ref, attempts, due in zip(page.refs, page.attempts, page.schedule_time, strict=True):
                 if attempts:
                     self._retrying[ref] = (attempts, due)
@@ -103,65 +114,65 @@ class OutcomeTracker:
         readable = self.snapshot is not None and self.snapshot.log_until is not None
         return readable and bool(counts[State.FAILED] or counts[State.GONE])
 
-    def seen(self, outbox: Outbox, tasks: Sequence[str]) -> dict[str, bool | None]:
+    def seen(self, tasks: Sequence[str]) -> dict[str, bool | None]:
         """Tell which tasks the log has had an entry of; None for the others, of which nothing is known."""
-        located = outbox.rows.locate(self._batch, tasks)
+        located = self._outbox.rows.locate(self._batch, tasks)
         known = {
             ref
-            for page in outbox.rows.pages(self._batch, states=set(State))
+            for page in self._outbox.rows.pages(self._batch, states=set(State))
             for ref, attempts, state in zip(page.refs, page.attempts, page.states, strict=True)
             if attempts or state in (State.SUCCEEDED, State.FAILED)
         }
         return {task: True if located.get(task) in known else None for task in tasks}
 
-    async def take(self, snapshot: Snapshot, outbox: Outbox, reader: QueueReader, *, sent: int) -> bool:
-        """Draw the conclusions of one snapshot and write them down.
+    async def apply(self, snapshot: Snapshot, *, sent: int) -> bool:
+        """Decide the rows that one snapshot is about; return whether it is time to `search` the queue.
 
-        `sent` rows are in the queue as far as is known. Returns whether it is time to `look` for them there.
+        `sent` rows are in the queue as far as is known.
         """
         self.snapshot = snapshot
-        await self._learn_limit(snapshot, outbox, reader)
+        await self._learn_limit(snapshot)
         for entry in snapshot.entries:
             if batch_of(entry.task) == self._batch:
-                self._owed[entry.task].append(entry)
+                self._unstored[entry.task].append(entry)
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
         fresh = max(0, sent - self._sent) if self._sent is not None else 0
-        if self._owed:
-            sent -= await reader.run(self._apply, outbox, self._owed)
-            self._owed.clear()
+        if self._unstored:
+            sent -= await self._outbox.run(self._store, self._unstored)
+            self._unstored.clear()
         self._sent = sent
         self.sources["queue"] = _moment(snapshot.at)
-        if snapshot.log_until is not None:  # and what it says is written down: from here on it may be read tomorrow
+        if snapshot.log_until is not None:  # its outcomes are stored: tomorrow the log is read from here on
             self.sources["log"] = _moment(snapshot.log_until)
         return sent > 0 and self._suspicious(snapshot, sent, fresh)
 
-    async def look(self, outbox: Outbox, reader: QueueReader) -> None:
-        """Look for the rows in the queue; those that are missing for long enough are gone.
+    async def search(self) -> None:
+        """Search the queue for the rows; those that are missing for long enough are gone.
 
-        May take long where the queue holds much: the service allows few list calls a minute.
+        This takes long if the queue is large: the service allows few list calls a minute.
         """
-        started = time.monotonic()
-        waiting = await reader.run(self.waiting, outbox)
-        there = await self._there(reader, [task for _, task, _ in waiting])
-        snapshot, now = self.snapshot, now_micros()
+        started = self._clock.ticks()
+        waiting = await self._outbox.run(self.sent_rows)
+        there = await self._find([task for _, task, _ in waiting])
+        snapshot, now = self.snapshot, round(self._clock.now() * _SECOND)
         outcomes = []
         for ref, task, attempt in waiting:
             found = there.get(task)
             if found is not None:
                 self._absent.pop(ref, None)
                 if found.attempts and found.last_status:
-                    outcomes.append(_seen(ref, attempt, found))
+                    outcomes.append(_retrying(ref, attempt, found))
                 continue
             # A clock that was set back would let the row wait until it has caught up.
             since = self._absent[ref] = min(self._absent.get(ref, now), now)
-            if snapshot is not None and self._long_gone(snapshot, since):
+            if snapshot is not None and self._log_had_time(snapshot, since):
                 del self._absent[ref]
                 self._retrying.pop(ref, None)
-                outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=self._how(snapshot)))
+                outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=self._reason(snapshot)))
         if outcomes:
-            await reader.run(outbox.outcomes.record, self._batch, outcomes)
-        self._looked = time.monotonic()
-        self._look_took = self._looked - started
+            await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
+        self._searched = self._clock.ticks()
+        self._search_took = self._searched - started
 
     def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
         """Tell how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
@@ -183,7 +194,7 @@ class OutcomeTracker:
         return {"scheduled": scheduled, "ready": waiting - scheduled, "running": running, "retrying": retrying}
 
     def retry_note(self, now: int) -> str | None:
-        """Say how far the retrying rows are: ``attempt 3 of 5, next in 12 min``."""
+        """Return how far the retrying rows are: ``attempt 3 of 5, next in 12 min``."""
         if not self._retrying:
             return None
         attempts = max(done for done, _ in self._retrying.values()) + 1
@@ -201,18 +212,18 @@ class OutcomeTracker:
         lasting = self._own_duration or bool(values and values.get("max_retry_duration"))
         return limit if limit is not None and limit > 0 and not lasting else None
 
-    async def _learn_limit(self, snapshot: Snapshot, outbox: Outbox, reader: QueueReader) -> None:
+    async def _learn_limit(self, snapshot: Snapshot) -> None:
         """Remember the largest number of attempts that the queue had since sending."""
         now = None if snapshot.values is None else snapshot.values["max_attempts"]
         if now is None or self.max_attempts == -1 or (self.max_attempts is not None and 0 <= now <= self.max_attempts):
             return
         self.max_attempts = now
-        await reader.run(outbox.batches.set_setting, self._batch, "max_attempts", str(now))
+        await self._outbox.run(self._outbox.batches.set_setting, self._batch, "max_attempts", str(now))
 
-    def _apply(self, outbox: Outbox, tasks: Mapping[str, Sequence[Entry]]) -> int:
-        """Write down what entries say; returns how many rows became final."""
+    def _store(self, tasks: Mapping[str, Sequence[Entry]]) -> int:
+        """Store the outcomes that log entries show; return how many rows became final."""
         outcomes = []
-        for task, ref in outbox.rows.locate(self._batch, tasks).items():
+        for task, ref in self._outbox.rows.locate(self._batch, tasks).items():
             state, entry = decide(tasks[task], self._limit)
             if state is None:
                 self._retrying[ref] = (entry.attempt, entry.retry_time)
@@ -221,46 +232,46 @@ class OutcomeTracker:
             attempt = try_of(task)
             if attempt is not None:
                 outcomes.append(_outcome(ref, attempt, state, entry))
-        return outbox.outcomes.record(self._batch, outcomes)
+        return self._outbox.outcomes.record(self._batch, outcomes)
 
     def _suspicious(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
         """Tell whether rows seem to have left the queue without an entry in the log.
 
-        While rows are sent it is only certain that those that are not `fresh` should be there: a look through the queue
-        for all of them would cost more than the sending.
+        While rows are sent, only those that are not `fresh` are certain to be there: to search the queue for all of
+        them would cost more than the sending.
         """
         if snapshot.gone:
             return True
         if snapshot.values is None:
             return False
-        now = time.monotonic()
+        now = self._clock.ticks()
         tasks = snapshot.values.get("tasks")
         if tasks is not None and tasks < sent - fresh:
-            self._missing_since = self._missing_since or now
+            self._missing_since = now if self._missing_since is None else self._missing_since
             return self._purged(snapshot) or now - self._missing_since > _SUSPICION
         self._missing_since = None
         if tasks is not None and (fresh or tasks == sent) and not self._absent:
             return False
-        return now - self._looked > max(_ROUTINE, 20 * self._look_took)
+        return now - self._searched > max(_ROUTINE, 20 * self._search_took)
 
-    def waiting(self, outbox: Outbox) -> list[tuple[int, str, int]]:
-        """Return ref, task and try of the rows that were sent and are not final."""
+    def sent_rows(self) -> list[tuple[int, str, int]]:
+        """Return ref, task and try of each row in state `sent`."""
         return [
             (ref, task, attempt)
-            for page in outbox.rows.pages(self._batch, states={State.SENT})
+            for page in self._outbox.rows.pages(self._batch, states={State.SENT})
             for ref, task, attempt in zip(page.refs, page.tasks, page.tries, strict=True)
             if task is not None
         ]
 
-    async def _there(self, reader: QueueReader, tasks: Sequence[str]) -> Mapping[str, Pending | None]:
+    async def _find(self, tasks: Sequence[str]) -> Mapping[str, Pending | None]:
         if self.snapshot is not None and self.snapshot.gone:
             return {}
         if len(tasks) <= _SMALL:
-            return await reader.lookup(self._queue, tasks)
-        return await reader.listing(self._queue)
+            return await self._reader.lookup(self._queue, tasks)
+        return await self._reader.listing(self._queue)
 
-    def _long_gone(self, snapshot: Snapshot, since: int) -> bool:
-        """Tell whether the log had its time to say what became of a task that is missing since then."""
+    def _log_had_time(self, snapshot: Snapshot, since: int) -> bool:
+        """Tell whether the log would show by now what became of a task that is missing since then."""
         values = snapshot.values
         silent = values is not None and not values["log_sampling_ratio"]
         denied = any(isinstance(error, PermissionDeniedError) for error in snapshot.errors)
@@ -268,9 +279,9 @@ class OutcomeTracker:
             return True
         if snapshot.log_until is None:
             return False
-        late = _PATIENCE if snapshot.lag is None else max(5 * _SECOND, 2 * snapshot.lag + 2 * _SECOND)
+        late = _FIRST_LAG if snapshot.lag is None else max(5 * _SECOND, 2 * snapshot.lag + 2 * _SECOND)
         if self._purged(snapshot) or snapshot.gone:
-            # That they are missing is no surprise: what may still come is the answer to an attempt.
+            # It is known why they are missing; only the answer to an attempt may still come.
             least = (10 if self._google else 1) * _SECOND
             late = least if snapshot.lag is None else late if self._google else max(least, 2 * snapshot.lag)
         return snapshot.log_until > since + late
@@ -279,8 +290,8 @@ class OutcomeTracker:
         """Tell whether the queue was purged since there is this batch."""
         return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
 
-    def _how(self, snapshot: Snapshot) -> str | None:
-        """Tell how tasks left the queue that are not in it any more."""
+    def _reason(self, snapshot: Snapshot) -> str | None:
+        """Return how tasks that are missing left the queue, if that is known."""
         if snapshot.gone:
             return _CLOSED
         return _PURGED if self._purged(snapshot) else None
@@ -310,7 +321,7 @@ def _outcome(ref: int, attempt: int, state: State | None, entry: Entry) -> Outco
     )
 
 
-def _seen(ref: int, attempt: int, found: Pending) -> Outcome:
+def _retrying(ref: int, attempt: int, found: Pending) -> Outcome:
     return Outcome(
         ref=ref,
         attempt=attempt,

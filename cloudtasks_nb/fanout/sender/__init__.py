@@ -1,5 +1,1 @@
-"""Kept requests are sent in the background.
-
-Knows requests and acknowledgements, errors, backoff and pace. Does not know what a row means, or what became of a task
-after it was created.
-"""
+"""Send stored requests in the background, with retries, backoff and a pace."""

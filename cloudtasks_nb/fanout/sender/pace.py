@@ -1,4 +1,4 @@
-"""How fast to send: calls in flight, pauses after errors, rows a second. Pure: no clock, no I/O."""
+"""Compute how fast to send: calls in flight, pauses after errors, rows a second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RAMP_STEP = 300.0  # seconds
 
 
 class Concurrency:
-    """How many calls may be in flight: one more for each answer, half after trouble, then slowly up again.
+    """How many calls may be in flight: one more after each answer, half after a failure, then slowly up again.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Concurrency:
 
     @property
     def epoch(self) -> int:
-        """Number of times that the limit was cut; a call remembers it and gives it back with its trouble."""
+        """How often the limit was halved; a call passes the value at its start to `failed`."""
         return self._epoch
 
     def succeeded(self) -> None:
@@ -44,7 +44,7 @@ class Concurrency:
         self._limit = min(self._ceiling, self._limit + (1 / self._limit if self._careful else 1))
 
     def failed(self, epoch: int) -> None:
-        """Note trouble of a call that began in `epoch`. What was in flight together is cut for once."""
+        """Note the failure of a call that began in `epoch`; calls that were in flight together halve the limit once."""
         if epoch == self._epoch:
             self._epoch += 1
             self._careful = True
@@ -76,7 +76,7 @@ def ramp(elapsed: float) -> float:
 
 
 class Meter:
-    """When the next rows may be sent so that a pace is kept; no credit is saved up while nothing is sent.
+    """Tells when the next rows may be sent at a given rate; idle time earns no credit.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Sends a batch from the outbox: 100 rows a call, many calls in flight, until each row's task is there once.
+"""Send a batch from the outbox: 100 rows a call, many calls in flight, until each row's task exists once.
 
 A task's name is derived from its row, so that sending twice creates once: the service answers ALREADY_EXISTS while the
 task is there, and for at least an hour after it left. Where that hour may be over, rows are looked up before they are
@@ -8,192 +8,286 @@ sent again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from google.cloud.tasks_v2 import types
-from google.longrunning import operations_pb2
-
-from cloudtasks_nb._names import code_name
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, UnavailableError
+from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.locks import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request, State
 from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS
-from cloudtasks_nb.fanout.sender.caller import RawClient, RpcCaller, StopSignal
-from cloudtasks_nb.fanout.sender.courier import SendLoop, SendStats
-from cloudtasks_nb.fanout.sender.delivery import Delivery, Lookup, Operation
 from cloudtasks_nb.fanout.sender.pace import Meter, constant, ramp
+from cloudtasks_nb.fanout.sender.request_sender import RequestSender
+from cloudtasks_nb.fanout.sender.rpc_caller import RawClient, SendObserver, Stopped, StopSignal
 from cloudtasks_nb.fanout.wire import name_request
 
-__all__ = ["RawClient", "SendReport", "send"]
+__all__ = ["SendLoop", "SendStats", "send"]
 
-_SINGLES = 64  # calls of CreateTask and GetTask in flight
-_LOOK_AGAIN = 0.5  # seconds between two looks whether another sender has ended
-_ASK_AGAIN = 2.0  # seconds between two questions whether the service answers again
-
-# Raw messages: those of the client library cost ten times the rest of a call.
-_Metadata = types.BatchCreateTasksMetadata.pb()
-_Response = types.BatchCreateTasksResponse.pb()
-_State = types.BatchCreateTasksMetadata.State
-_WHOLE = (int(_State.SUCCEEDED), int(_State.PARTIALLY_SUCCEEDED))
+_LOCK_POLL = 0.5  # seconds between two checks whether another sender has ended
+_ENDPOINT_POLL = 2.0  # seconds between two checks whether the service answers again
+_RESERVE = 4  # requests that are read before a call ends, so that no call waits for the disk
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendReport:
-    """What one sending did."""
+@dataclass(slots=True, kw_only=True)
+class SendStats:
+    """What one sending did, as stored in the outbox."""
 
-    sent: int  #: rows whose task is there now
-    already_there: int  #: of these, how many were there before the batch was first sent: another outbox has sent them
-    rejected: int  #: rows that the service refused
-    elapsed_s: float
+    sent: int = 0  #: rows whose task is there now
+    already_there: int = 0  #: of these, how many were there before the batch was first sent: from another outbox
+    rejected: int = 0  #: rows that the service refused
+    elapsed_s: float = 0.0
+
+    def add(self, ack: Ack) -> None:
+        """Count the rows of an answer."""
+        self.sent += len(ack.sent)
+        self.already_there += ack.already
+        self.rejected += len(ack.rejected)
 
 
-async def send(  # noqa: PLR0913 - options and clocks, keyword-only
+async def send(
     outbox: Outbox,
     batch: str,
     client: RawClient,
+    observer: SendObserver,
     *,
     send_rate: float | None = None,
     in_flight: int = 16,
-    on_sent: Callable[[int], None] = lambda _: None,
-    on_trouble: Callable[[CloudTasksError], None] = lambda _: None,
-    on_wait: Callable[[Mapping[str, Any] | None], None] = lambda _: None,
-    lookup: Lookup | None = None,
-    also_retry: Callable[[CloudTasksError], bool] = lambda _: False,
-    who: Mapping[str, Any] | None = None,
-    clock: Callable[[], float] = time.time,
-    ticks: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> SendReport:
-    """Send what is unsent of a batch; where another process does so, wait until it is done or has ended.
+    owner: Mapping[str, Any] | None = None,
+    clock: Clock | None = None,
+) -> SendStats:
+    """Send what is unsent of a batch; while another process does so, wait until it is done or has ended.
 
     While nothing answers at the endpoint, another connection or process may send: it may have a better address.
 
     Parameters
     ----------
     send_rate : float, optional
-        Rows a second. Without it, as fast as it goes; on Google's endpoint 500 a second, more with time.
+        Rows a second. Without it, as fast as possible; on Google's endpoint 500 a second, more with time.
     in_flight : int
         Batch calls at the same time, at most.
-    on_sent : callable
-        Hears how many more rows are sent, after that is written down.
-    on_trouble : callable
-        Hears every error after which the sender tries again.
-    on_wait : callable
-        Hears `who` sends instead, and None when this one does.
-    lookup : coroutine function, optional
-        Asked about tasks that may have been created long ago and are not in the queue.
-    also_retry : callable
-        Says of an error that would end the sending whether to try again: a queue that was just made is not known
-        everywhere at once.
-    who : mapping, optional
-        What others may know of this sender, as JSON.
-    clock, ticks, sleep : callable
-        Seconds since 1970; seconds of a clock that does not jump; what waits.
+    owner : mapping, optional
+        What other senders may know of this one, as JSON.
+    clock : Clock, optional
 
     Raises
     ------
     CloudTasksError
-        What ended the sending before its end: the queue is not there, a permission is missing, the outbox cannot be
-        written. What was not sent stays unsent.
+        What ended the sending early: there is no such queue, a permission is missing, the outbox cannot be written.
+        What was not sent stays unsent.
     """
-    started, total = ticks(), SendStats()
-
-    def send_loop(record: BatchRecord, stop: StopSignal) -> SendLoop:
-        batches, singles = (
-            RpcCaller(client, stop, ceiling=ceiling, on_trouble=on_trouble, also_retry=also_retry)
-            for ceiling in (in_flight, _SINGLES)
-        )
-        delivery = Delivery(
-            outbox, record, batches, singles, stop, parse=_operation, lookup=lookup, clock=clock, ticks=ticks
-        )
-        meter, rows = _pace(send_rate, ticks(), google=client.google)
-        return SendLoop(outbox, delivery, stop, meter=meter, rows=rows, now=clock, ticks=ticks, on_sent=on_sent)
-
-    while hold := await _become_sender(outbox, batch, sleep, on_wait):
-        stop = StopSignal(sleep)
+    clock = clock or Clock()
+    started, stats = clock.ticks(), SendStats()
+    while lock := await _become_sender(outbox, batch, observer, clock):
         try:
-            record = await outbox.run(_begin, outbox, batch, who)
-            sending = send_loop(record, stop)
-            await sending.run()
-            total.include(sending.stats)
-            if stop.error is not None and not isinstance(stop.error, EndpointError):
-                raise stop.error
+            await outbox.run(outbox.batches.set_setting, batch, "sender", owner)
+            record = await outbox.run(outbox.batches.get, batch)
+            loop = SendLoop(
+                outbox, record, client, observer, clock=clock, stats=stats, send_rate=send_rate, in_flight=in_flight
+            )
+            error = await loop.run()
         finally:
-            hold.release()
-        if stop.error is None:
+            lock.release()
+        if error is None:
             break
-        await _until_answered(outbox, record, client, on_trouble, sleep)
-    return SendReport(
-        sent=total.sent, already_there=total.already, rejected=total.rejected, elapsed_s=ticks() - started
-    )
+        if not isinstance(error, EndpointError):
+            raise error
+        await _until_answered(outbox, record, client, observer, clock)
+    stats.elapsed_s = clock.ticks() - started
+    return stats
 
 
-def _begin(outbox: Outbox, batch: str, who: Mapping[str, Any] | None) -> BatchRecord:
-    """Note that a sending begins, and whose it is."""
-    outbox.batches.set_setting(batch, "sender", who)
-    return outbox.batches.get(batch)
+class SendLoop:
+    """Sends a batch once: keeps requests in flight and stores their answers in groups.
+
+    Parameters
+    ----------
+    outbox : Outbox
+    record : BatchRecord
+    client : RawClient
+    observer : SendObserver
+    clock : Clock
+    stats : SendStats
+        Rows are counted here once their answer is stored.
+    send_rate : float, optional
+        Rows a second.
+    in_flight : int
+        Batch calls at the same time, at most.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        record: BatchRecord,
+        client: RawClient,
+        observer: SendObserver,
+        *,
+        clock: Clock,
+        stats: SendStats,
+        send_rate: float | None,
+        in_flight: int,
+    ) -> None:
+        self._outbox = outbox
+        self._requests = outbox.requests.queue(record.id)
+        self._stop = StopSignal(clock)
+        self._sender = RequestSender(
+            outbox, record, client, self._stop, observer=observer, clock=clock, in_flight=in_flight
+        )
+        self._observer = observer
+        self._clock = clock
+        self._stats = stats
+        self._meter: Meter | None = None
+        self._rows = MAX_TASKS  # in a request
+        if send_rate is not None:
+            self._meter = Meter(constant(send_rate), clock.ticks())
+            self._rows = min(MAX_TASKS, max(1, math.ceil(send_rate)))
+        elif client.google:
+            self._meter = Meter(ramp, clock.ticks())
+        self._reserve = _RESERVE if self._meter is None else 1
+        self._ready: deque[Request] = deque()
+        self._flying = 0
+        self._acks: list[Ack] = []
+        self._exchanging: asyncio.Future[None] | None = None
+        self._pausing: asyncio.Task[None] | None = None
+        self._fault: Exception | None = None
+        self._exhausted = False  # the outbox has no more requests
+        self._changed = asyncio.Event()
+
+    async def run(self) -> CloudTasksError | None:
+        """Send until nothing is left, or until an error that no other try can cure, which is returned.
+
+        Every answer is stored before this returns, also when it is cancelled.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                while not self._done():
+                    self._launch(group)
+                    self._begin_exchange()
+                    await self._changed.wait()
+                    self._changed.clear()
+                    if self._fault is not None:
+                        raise self._fault
+        except ExceptionGroup as group:
+            raise _first(group) from group
+        finally:
+            # Shielded: a cancelled sending stores what it knows, too.
+            await asyncio.shield(asyncio.ensure_future(self._finish()))
+        return self._stop.error
+
+    def _done(self) -> bool:
+        if self._flying or self._exchanging is not None or self._acks:
+            return False
+        return self._stop.is_set or (self._exhausted and not self._ready)
+
+    def _launch(self, group: asyncio.TaskGroup) -> None:
+        """Send what may be sent now."""
+        while self._ready and self._flying < self._sender.limit() and not self._stop.is_set:
+            if self._meter is not None:
+                now = self._clock.ticks()
+                wait = self._meter.wait(now)
+                if wait > 0:
+                    if self._pausing is None:
+                        self._pausing = group.create_task(self._pause(wait))
+                    return
+                self._meter.spend(len(self._ready[0].refs), now)
+            self._flying += 1
+            group.create_task(self._send(self._ready.popleft()))
+
+    async def _send(self, request: Request) -> None:
+        try:
+            ack = await self._sender.send(request)
+            if ack is not None:
+                self._acks.append(ack)
+        except Stopped:
+            pass
+        finally:
+            self._flying -= 1
+            self._changed.set()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(Stopped):
+            await self._stop.sleep(seconds)
+        self._pausing = None
+        self._changed.set()
+
+    def _begin_exchange(self) -> None:
+        """Start to store answers and to read more requests, unless that is under way."""
+        if self._exchanging is not None:
+            return
+        free = self._sender.limit() + self._reserve - self._flying - len(self._ready)
+        want = 0 if self._stop.is_set or self._exhausted else max(0, free)
+        if self._acks or want:
+            # Not a task of the group: requests that the outbox gives out must not be lost when the group is cancelled.
+            self._exchanging = asyncio.ensure_future(self._exchange(want))
+
+    async def _exchange(self, want: int) -> None:
+        acks, self._acks = self._acks, []
+        try:
+            requests = await self._outbox.run(self._requests.turn, acks, want, now=self._clock.now(), size=self._rows)
+        except CloudTasksError as error:
+            self._stop.set(error)
+        except Exception as error:  # noqa: BLE001 - raised by `run`
+            self._fault = error
+        else:
+            self._ready.extend(requests)
+            self._exhausted = (self._exhausted or len(requests) < want) and not any(ack.again for ack in acks)
+            for ack in acks:
+                self._stats.add(ack)
+            if sent := sum(len(ack.sent) for ack in acks):
+                self._observer.rows_sent(sent)
+        finally:
+            self._exchanging = None
+            self._changed.set()
+
+    async def _finish(self) -> None:
+        """Store the last answers, and hand back requests that were not sent."""
+        while self._exchanging is not None:
+            await asyncio.wait({self._exchanging})
+        if self._acks:
+            await self._exchange(0)
+        if self._ready:
+            with contextlib.suppress(CloudTasksError):
+                await self._outbox.run(self._requests.hand_back, list(self._ready))
 
 
-def _pace(send_rate: float | None, now: float, *, google: bool) -> tuple[Meter | None, int]:
-    """Return what paces the rows, if anything does, and how many go into a request."""
-    if send_rate is not None:
-        return Meter(constant(send_rate), now), min(MAX_TASKS, max(1, math.ceil(send_rate)))
-    return Meter(ramp, now) if google else None, MAX_TASKS
+def _first(error: Exception) -> Exception:
+    """Return the first single error of a group."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
-async def _become_sender(
-    outbox: Outbox,
-    batch: str,
-    sleep: Callable[[float], Awaitable[None]],
-    on_wait: Callable[[Mapping[str, Any] | None], None],
-) -> Hold | None:
-    """Wait until nobody else sends; None if then nothing is left to send."""
+async def _become_sender(outbox: Outbox, batch: str, observer: SendObserver, clock: Clock) -> Hold | None:
+    """Wait until no other sender works on the batch; None if then nothing is left to send."""
     while True:
-        hold = outbox.requests.lock(batch)
+        lock = outbox.requests.lock(batch)
         unsent = (await outbox.run(outbox.batches.counts, batch))[State.UNSENT]
-        if hold is not None and unsent:
-            on_wait(None)
-            return hold
+        if lock is not None and unsent:
+            observer.other_sender(None)
+            return lock
         if not unsent:
-            if hold is not None:
-                hold.release()
+            if lock is not None:
+                lock.release()
             return None
-        on_wait((await outbox.run(outbox.batches.settings, batch)).get("sender") or {})
-        await sleep(_LOOK_AGAIN)
+        observer.other_sender((await outbox.run(outbox.batches.settings, batch)).get("sender") or {})
+        await clock.sleep(_LOCK_POLL)
 
 
 async def _until_answered(
-    outbox: Outbox,
-    record: BatchRecord,
-    client: RawClient,
-    on_trouble: Callable[[CloudTasksError], None],
-    sleep: Callable[[float], Awaitable[None]],
+    outbox: Outbox, record: BatchRecord, client: RawClient, observer: SendObserver, clock: Clock
 ) -> None:
-    """Wait until the service answers again, whatever it says, or somebody else has sent everything."""
+    """Wait until the service answers again, be it with an error, or another sender has sent everything."""
     while (await outbox.run(outbox.batches.counts, record.id))[State.UNSENT]:
-        await sleep(_ASK_AGAIN)
+        await clock.sleep(_ENDPOINT_POLL)
         try:
             await client.raw("GetQueue", name_request(record.place.queue_name))
         except UnavailableError as error:
-            on_trouble(error)
+            observer.will_retry(error)
         except CloudTasksError:
             return
         else:
             return
-
-
-def _operation(data: bytes) -> Operation:
-    """Read what `BatchCreateTasks` and `GetOperation` answer."""
-    operation = operations_pb2.Operation.FromString(data)
-    metadata = _Metadata.FromString(operation.metadata.value)
-    failed = {index: (code_name(status.code), status.message) for index, status in metadata.failed_requests.items()}
-    fine = operation.done and not operation.HasField("error")
-    whole = fine and metadata.state in _WHOLE
-    # Where the state is left out, the tasks that were created have to be counted.
-    created = len(_Response.FromString(operation.response.value).tasks) if fine and not whole else 0
-    return Operation(name=operation.name, done=operation.done, failed=failed, whole=whole, created=created)

@@ -77,7 +77,7 @@ def test_cancelled_when_the_queue_is_gone(paused: ct.Queue) -> None:
     batch = paused.fan_out(pd.DataFrame({"row": range(2000)}), url=TARGET, send_rate=200)
     reached(batch, lambda progress: progress.unsent < 2000)
     paused.delete()
-    reached(batch, lambda _: batch._tracker.stopped is not None)
+    reached(batch, lambda _: batch._tracker.error is not None)
     batch.cancel()
     assert "batch.resume()" not in repr(batch)
     progress = batch.wait("120s")

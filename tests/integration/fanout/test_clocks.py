@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.batch import sending
-from cloudtasks_nb.fanout.sender.sender import send
 from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.fanout.conftest import reached
 
@@ -31,7 +28,6 @@ def move(monkeypatch: pytest.MonkeyPatch) -> Move:
     def by(seconds: float) -> None:
         monkeypatch.setattr(time, "time", lambda: times() + seconds)
         monkeypatch.setattr(time, "time_ns", lambda: nanoseconds() + round(seconds * 1e9))
-        monkeypatch.setattr(sending, "send", partial(send, clock=time.time))  # its own was taken when it was imported
 
     return by
 

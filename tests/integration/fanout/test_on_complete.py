@@ -56,7 +56,7 @@ WATCHER = """
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for another look."""
-    monkeypatch.setattr("cloudtasks_nb.fanout.batch.completion._SOON", 0.01)
+    monkeypatch.setattr("cloudtasks_nb.fanout.batch.completion._RETRY", 0.01)
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_a_cancelled_batch(once: ct.Queue, target: Target, monkeypatch: pytest.M
     refresh = seen.refresh
 
     def look_in_between(queue: Any) -> None:
-        tracker._news.put_nowait(replace(seen.latest(queue), entries=()))
+        tracker._snapshots.put_nowait(replace(seen.latest(queue), entries=()))
         refresh(queue)
 
     monkeypatch.setattr(seen, "refresh", look_in_between)

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.batch import sending as sending_module
-from cloudtasks_nb.fanout.sender.sender import SendReport, send
+from cloudtasks_nb.fanout.batch import send_supervisor
+from cloudtasks_nb.fanout.sender.sender import SendStats, send
 from tests.integration.fanout.conftest import reached
 
 URL = "http://127.0.0.1:9/run"
@@ -20,13 +20,13 @@ def test_a_longer_cell_while_the_shorter_ends(paused: ct.Queue, monkeypatch: pyt
     """The sender has found nothing left, and has not said so yet, when the next cell adds its rows."""
     longer = [pd.DataFrame({"row": range(150)})]
 
-    async def ending(*given: Any, **words: Any) -> SendReport:
+    async def ending(*given: Any, **words: Any) -> SendStats:
         report = await send(*given, **words)
         if longer:
             await asyncio.to_thread(paused.fan_out, longer.pop(), url=URL, name="series", progress=False)
         return report
 
-    monkeypatch.setattr(sending_module, "send", ending)
+    monkeypatch.setattr(send_supervisor, "send", ending)
     batch = paused.fan_out(pd.DataFrame({"row": range(100)}), url=URL, name="series")
     reached(batch, lambda progress: progress.total == 150 and not progress.unsent)
     assert len(paused.tasks()) == 150

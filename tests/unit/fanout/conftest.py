@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
@@ -17,18 +17,20 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.errors import CloudTasksError, ServiceError, UnavailableError
+from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.sender.sender import SendReport, send
+from cloudtasks_nb.fanout.sender.sender import SendStats, send
 
 __all__ = [
     "NOTHING",
     "NOW",
     "PLACE",
-    "Clock",
+    "FakeClock",
+    "FakeObserver",
     "Service",
     "all_rows",
     "assert_each_once",
@@ -154,18 +156,71 @@ def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> 
             )
 
 
-class Clock:
+class FakeClock(Clock):
     """Time that passes only while somebody sleeps, or when it is set."""
 
     def __init__(self) -> None:
-        self.now = NOW
-        self.ticks = 0.0
+        self.time = NOW
+        self.elapsed = 0.0
+
+    def now(self) -> float:
+        """Return the seconds since 1970."""
+        return self.time
+
+    def ticks(self) -> float:
+        """Return the seconds that have passed."""
+        return self.elapsed
+
+    def advance(self, seconds: float) -> None:
+        """Let the time pass at once."""
+        self.time += seconds
+        self.elapsed += seconds
 
     async def sleep(self, seconds: float) -> None:
         """Let the time pass at once."""
-        self.now += seconds
-        self.ticks += seconds
+        self.advance(seconds)
         await asyncio.sleep(0)
+
+
+class FakeObserver:
+    """Keeps what a sender reports.
+
+    Parameters
+    ----------
+    created : mapping
+        Whether tasks that are not in the queue were created, by their ids.
+    temporary : str
+        Code of an error that goes away.
+    """
+
+    def __init__(self, created: Mapping[str, bool | None] | None = None, temporary: str = "") -> None:
+        self.created = created or {}
+        self.temporary = temporary
+        self.sent: list[int] = []
+        self.errors: list[CloudTasksError] = []
+        self.others: list[Mapping[str, Any] | None] = []
+        self.asked: list[str] = []
+
+    def rows_sent(self, count: int) -> None:
+        """Keep the number of rows."""
+        self.sent.append(count)
+
+    def will_retry(self, error: CloudTasksError) -> None:
+        """Keep the error."""
+        self.errors.append(error)
+
+    def other_sender(self, owner: Mapping[str, Any] | None) -> None:
+        """Keep the other sender's owner."""
+        self.others.append(owner)
+
+    def is_temporary(self, error: CloudTasksError) -> bool:
+        """Compare the code."""
+        return error.code == self.temporary
+
+    async def were_created(self, tasks: Sequence[str]) -> Mapping[str, bool | None]:
+        """Answer as it was made to."""
+        self.asked += tasks
+        return self.created
 
 
 def error(code: str, text: str = "scripted") -> CloudTasksError:
@@ -289,20 +344,16 @@ class Service:
         return bytes(operation.SerializeToString())
 
 
-def run_send(outbox: Outbox, batch: str, service: Service, clock: Clock | None = None, **options: Any) -> SendReport:
+def run_send(
+    outbox: Outbox,
+    batch: str,
+    service: Service,
+    clock: Clock | None = None,
+    observer: FakeObserver | None = None,
+    **options: Any,
+) -> SendStats:
     """Send a batch, on a clock that does not make anybody wait."""
-    clock = clock or Clock()
-    return asyncio.run(
-        send(
-            outbox,
-            batch,
-            service,
-            clock=lambda: clock.now,
-            ticks=lambda: clock.ticks,
-            sleep=clock.sleep,
-            **options,
-        )
-    )
+    return asyncio.run(send(outbox, batch, service, observer or FakeObserver(), clock=clock or FakeClock(), **options))
 
 
 def raising(code: str, times: int | range = 3, rpc: str = "BatchCreateTasks") -> Callable[[str, int], None]:

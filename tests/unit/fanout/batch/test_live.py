@@ -101,7 +101,7 @@ def screens(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
 def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
     """Each change is shown soon after."""
     tracker = FakeTracker()
-    shown = live_module.Shown(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
+    shown = live_module.LiveReport(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
     tracker.move(4)
     while "40%" not in screens[0].shown[-1]:
         assert screens[0].changed.acquire(timeout=30)
@@ -111,7 +111,7 @@ def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
 def test_after_the_end_nothing_older_or_newer_comes_on_top(screens: list[FakeLive]) -> None:
     """What a cell has shown last stays, also when the batch goes on in another cell."""
     tracker = FakeTracker()
-    shown = live_module.Shown(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
+    shown = live_module.LiveReport(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
     shown._changed()
     tracker.progress = tracker.at(10)
     shown.close()

@@ -1,4 +1,4 @@
-"""The rule by which log, statistics and queue decide over each row."""
+"""Log, statistics and queue decide what became of each row."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import OutboxError, PermissionDeniedError
-from cloudtasks_nb.fanout.batch import outcome_tracker
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, QueueReader, decide
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, decide
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
@@ -22,6 +21,7 @@ from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, task_id
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
+from tests.unit.fanout.conftest import FakeClock
 
 QUEUE = QueueName(project="p", location="l", queue="q")
 PLACE = Place(endpoint="google", project="p", location="l", queue="q")
@@ -66,27 +66,28 @@ def test_rule(what: str, entries: list[Entry], limit: int | None, state: State |
 
 @dataclass
 class World:
-    """A batch of five sent rows, what the queue holds of them, and the reader to ask for."""
+    """A batch of five sent rows, and what the queue holds of them."""
 
     outbox: Outbox
     batch: str
     tasks: list[str]
     there: dict[str, Pending] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    clock: FakeClock = field(default_factory=FakeClock)
 
-    @property
-    def reader(self) -> QueueReader:
-        """Return what the verdicts may ask."""
+    async def listing(self, _: QueueName) -> Mapping[str, Pending]:
+        """Return every task in the queue."""
+        self.asked.append("listing")
+        return self.there
 
-        async def listing(_: QueueName) -> Mapping[str, Pending]:
-            self.asked.append("listing")
-            return self.there
+    async def lookup(self, _: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
+        """Return the named tasks."""
+        self.asked.append("lookup")
+        return {task: self.there.get(task) for task in tasks}
 
-        async def lookup(_: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
-            self.asked.append("lookup")
-            return {task: self.there.get(task) for task in tasks}
-
-        return QueueReader(listing=listing, lookup=lookup, run=self.outbox.run)
+    def micros(self) -> int:
+        """Return the time in microseconds since 1970."""
+        return round(self.clock.now() * SECOND)
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""
@@ -111,36 +112,33 @@ VALUES = {"max_attempts": 3, "max_retry_duration": 0.0, "log_sampling_ratio": 1.
 
 
 def snapshot(at: int = SECOND, **words: Any) -> Snapshot:
-    """Return a look at the queue; `values` are on top of the usual ones."""
+    """Return a snapshot of the queue; `values` are on top of the usual ones."""
     values = {**VALUES, **words.pop("values", {})}
     return Snapshot(queue=QUEUE, at=at, values=values, **{"log_until": at, **words})
 
 
-def take(verdicts: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[bool]:
-    """Take snapshots one after the other; returns for each whether it asks for a look into the queue."""
+def apply(tracker: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[bool]:
+    """Apply snapshots one after the other; return for each whether it asks for a search of the queue."""
 
     async def all_of_them() -> list[bool]:
-        sent = [world.outbox.batches.counts(world.batch)[State.SENT] for _ in snapshots]
-        return [
-            await verdicts.take(one, world.outbox, world.reader, sent=count)
-            for one, count in zip(snapshots, sent, strict=True)
-        ]
+        sent = world.outbox.batches.counts(world.batch)[State.SENT]
+        return [await tracker.apply(one, sent=sent) for one in snapshots]
 
     return asyncio.run(all_of_them())
 
 
 def new(world: World) -> OutcomeTracker:
-    """Return the verdicts of the batch, as after a restart of the kernel."""
-    verdicts = OutcomeTracker(world.outbox.batches.get(world.batch))
-    verdicts.load(world.outbox)
-    return verdicts
+    """Return the tracker of the batch, as after a restart of the kernel."""
+    tracker = OutcomeTracker(world.outbox, world.outbox.batches.get(world.batch), world, world.clock)
+    tracker.load()
+    return tracker
 
 
 def test_entries_become_outcomes(world: World) -> None:
     """Success, last failure and an attempt that will be repeated, each with what the log tells of it."""
     first, second, third, *_ = world.tasks
     news = (entry(first, status="OK"), entry(second, attempt=3), entry(third, attempt=1, retry_time=9 * SECOND))
-    take(new(world), world, snapshot(entries=news))
+    apply(new(world), world, snapshot(entries=news))
     assert world.counts() == {"succeeded": 1, "failed": 1, "sent": 3}
     page = next(world.outbox.rows.pages(world.batch))
     assert list(page.attempts) == [1, 3, 1, None, None]
@@ -151,72 +149,65 @@ def test_entries_become_outcomes(world: World) -> None:
 
 def test_a_late_success_corrects_a_failure(world: World) -> None:
     """At least once also means that the last attempt in the log need not be the last word."""
-    verdicts = new(world)
-    take(verdicts, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
+    tracker = new(world)
+    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
     assert world.counts()["failed"] == 1
-    take(verdicts, world, snapshot(entries=(entry(world.tasks[0], attempt=2, status="OK"),)))
+    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=2, status="OK"),)))
     assert world.counts() == {"succeeded": 1, "sent": 4}
 
 
-def test_what_could_not_be_written_down_is_not_forgotten(world: World) -> None:
-    """The log is read on from where it was read: entries that met a full disk are written with the next ones."""
-    verdicts = new(world)
+def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that met a full disk are stored with the next ones, as the log is not read again."""
+    tracker = new(world)
     heard = snapshot(entries=(entry(world.tasks[0], status="OK"),))
 
     async def full(*_: Any) -> Any:
         raise OutboxError("the disk is full")
 
-    reader = QueueReader(listing=world.reader.listing, lookup=world.reader.lookup, run=full)
-    verdicts.max_attempts = 3
-    with pytest.raises(OutboxError):
-        asyncio.run(verdicts.take(heard, world.outbox, reader, sent=5))
-    assert "log" not in verdicts.sources
-    take(verdicts, world, snapshot(2 * SECOND))
+    tracker.max_attempts = 3
+    with monkeypatch.context() as patched:
+        patched.setattr(world.outbox, "run", full)
+        with pytest.raises(OutboxError):
+            asyncio.run(tracker.apply(heard, sent=5))
+    assert "log" not in tracker.sources
+    apply(tracker, world, snapshot(2 * SECOND))
     assert world.counts() == {"sent": 4, "succeeded": 1}
 
 
 def test_entries_heard_twice_count_once(world: World) -> None:
     """The watcher may hand an entry over again."""
     news = (entry(world.tasks[0], status="OK"),)
-    take(new(world), world, snapshot(entries=news), snapshot(entries=news))
+    apply(new(world), world, snapshot(entries=news), snapshot(entries=news))
     assert world.counts() == {"succeeded": 1, "sent": 4}
 
 
 def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
     """Other batches, earlier tries and hand-made tasks share the queue and its log."""
     others = ("hand-made", "0" * 20 + "-ffffffff-1", world.tasks[0][:-1] + "2")
-    take(new(world), world, snapshot(entries=tuple(entry(task, status="OK") for task in others)))
+    apply(new(world), world, snapshot(entries=tuple(entry(task, status="OK") for task in others)))
     assert world.counts() == {"sent": 5}
 
 
 def test_the_largest_number_of_attempts_since_sending_counts(world: World) -> None:
     """Tasks sent under five attempts do not fail after three, also after a restart."""
-    take(new(world), world, snapshot(values={"max_attempts": 5}))
-    verdicts = new(world)
-    take(verdicts, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
+    apply(new(world), world, snapshot(values={"max_attempts": 5}))
+    tracker = new(world)
+    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
     assert world.counts() == {"sent": 5}
-    take(verdicts, world, snapshot(entries=(entry(world.tasks[0], attempt=5),)))
+    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=5),)))
     assert world.counts() == {"failed": 1, "sent": 4}
 
 
 @pytest.mark.parametrize("values", [{"max_attempts": -1}, {"max_retry_duration": 3600.0}])
 def test_without_a_fixed_number_of_attempts_nothing_fails(world: World, values: dict[str, Any]) -> None:
     """Unlimited attempts, or a duration that goes on top, leave no last attempt to be seen."""
-    take(new(world), world, snapshot(values=values, entries=(entry(world.tasks[0], attempt=99),)))
+    apply(new(world), world, snapshot(values=values, entries=(entry(world.tasks[0], attempt=99),)))
     assert world.counts() == {"sent": 5}
 
 
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Give the verdicts a clock that stands until it is moved; returns its seconds in a list."""
-    now = [1000.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    monkeypatch.setattr(outcome_tracker, "now_micros", lambda: int(now[0] * SECOND))
-    return now
-
-
-def look(verdicts: OutcomeTracker, world: World) -> None:
-    """Look for the rows in the queue."""
-    asyncio.run(verdicts.look(world.outbox, world.reader))
+def search(tracker: OutcomeTracker) -> None:
+    """Search the queue for the rows."""
+    asyncio.run(tracker.search())
 
 
 def pending(state: str = "ready", **words: Any) -> Pending:
@@ -225,122 +216,109 @@ def pending(state: str = "ready", **words: Any) -> Pending:
     return Pending(state=state, **{**fields, **words})
 
 
-def test_rows_that_left_without_a_word_are_gone_when_the_log_had_its_time(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_left_without_a_word_are_gone_when_the_log_had_its_time(world: World) -> None:
     """First they only look missing; then the queue is asked; then the log is waited for, as late as it usually is."""
-    now = clock(monkeypatch)
-    verdicts = new(world)
+    tracker = new(world)
     world.there = {task: pending() for task in world.tasks[:3]}
     few: dict[str, Any] = {"values": {"tasks": 3}, "lag": SECOND}
-    assert take(verdicts, world, snapshot(log_until=int(1000 * SECOND), **few)) == [False]
-    now[0] += 4
-    assert take(verdicts, world, snapshot(log_until=int(1004 * SECOND), **few)) == [True]
-    look(verdicts, world)
+    assert apply(tracker, world, snapshot(log_until=world.micros(), **few)) == [False]
+    world.clock.advance(4)
+    assert apply(tracker, world, snapshot(log_until=world.micros(), **few)) == [True]
+    search(tracker)
     assert world.counts() == {"sent": 5}
-    now[0] += 10
-    take(verdicts, world, snapshot(log_until=int(1014 * SECOND), **few))
-    look(verdicts, world)
+    world.clock.advance(10)
+    apply(tracker, world, snapshot(log_until=world.micros(), **few))
+    search(tracker)
     assert world.counts() == {"sent": 3, "gone": 2}
     assert world.asked == ["lookup", "lookup"]
 
 
 SENDING: list[tuple[str, list[tuple[int, int]], list[bool]]] = [
-    ("a look that is older than the last answers", [(0, 0), (2, 1), (4, 3), (5, 4)], [False] * 4),
-    ("a look that is ahead of the answers", [(0, 0), (1, 3), (2, 4), (4, 5)], [False] * 4),
+    ("a snapshot that is older than the last answers", [(0, 0), (2, 1), (4, 3), (5, 4)], [False] * 4),
+    ("a snapshot that is ahead of the answers", [(0, 0), (1, 3), (2, 4), (4, 5)], [False] * 4),
     ("rows that left while others were sent", [(0, 0), (3, 3), (4, 1), (5, 2)], [False, False, False, True]),
     ("others in the queue when all is sent", [(4, 5), (5, 7), (5, 7)], [False, False, True]),
 ]
 
 
-@pytest.mark.parametrize(("what", "seen", "looks"), SENDING, ids=[what for what, *_ in SENDING])
+@pytest.mark.parametrize(("what", "seen", "searches"), SENDING, ids=[what for what, *_ in SENDING])
 def test_while_rows_are_sent_statistics_need_not_agree(
-    world: World, monkeypatch: pytest.MonkeyPatch, what: str, seen: list[tuple[int, int]], looks: list[bool]
+    world: World, what: str, seen: list[tuple[int, int]], searches: list[bool]
 ) -> None:
     """Only rows that were acknowledged before the last snapshot can be missing; `seen` are these, and what is there."""
-    now = clock(monkeypatch)
-    verdicts = new(world)
-    for (sent, tasks), expected in zip(seen, looks, strict=True):
-        look = verdicts.take(snapshot(values={"tasks": tasks}), world.outbox, world.reader, sent=sent)
-        assert asyncio.run(look) is expected
-        now[0] += 20
+    tracker = new(world)
+    for (sent, tasks), expected in zip(seen, searches, strict=True):
+        assert asyncio.run(tracker.apply(snapshot(values={"tasks": tasks}), sent=sent)) is expected
+        world.clock.advance(20)
 
 
-def test_a_late_entry_corrects_what_was_thought_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_entry_corrects_what_was_thought_gone(world: World) -> None:
     """Gone means not known; when the log knows after all, that counts."""
-    clock(monkeypatch)
-    verdicts = new(world)
-    take(verdicts, world, snapshot(values={"tasks": 0, "log_sampling_ratio": 0.0}))
-    look(verdicts, world)
+    tracker = new(world)
+    apply(tracker, world, snapshot(values={"tasks": 0, "log_sampling_ratio": 0.0}))
+    search(tracker)
     assert world.counts() == {"gone": 5}
     news = (entry(world.tasks[0], status="OK"), entry(world.tasks[1], attempt=3))
-    take(verdicts, world, snapshot(entries=news))
+    apply(tracker, world, snapshot(entries=news))
     assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
 
 
-def test_while_nothing_of_the_log_was_seen_it_may_be_a_minute_late(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_nothing_of_the_log_was_seen_it_may_be_a_minute_late(world: World) -> None:
     """A log that is half a minute late makes no row gone."""
-    now = clock(monkeypatch)
-    verdicts = new(world)
+    tracker = new(world)
     for _ in range(2):
-        take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
-        look(verdicts, world)
+        apply(tracker, world, snapshot(values={"tasks": 0}, log_until=world.micros()))
+        search(tracker)
         assert world.counts() == {"sent": 5}
-        now[0] += 30
-    now[0] += 5
-    take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
-    look(verdicts, world)
+        world.clock.advance(30)
+    world.clock.advance(5)
+    apply(tracker, world, snapshot(values={"tasks": 0}, log_until=world.micros()))
+    search(tracker)
     assert world.counts() == {"gone": 5}
 
 
-def test_a_clock_that_is_set_back_keeps_no_row_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_keeps_no_row_waiting(world: World) -> None:
     """Rows that were missing when the clock was put right by two days are gone a little later, not in two days."""
-    now = clock(monkeypatch)
-    now[0] += 172_800
-    verdicts = new(world)
+    world.clock.advance(172_800)
+    tracker = new(world)
     for step in (-172_800, 30, 35):
-        take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
-        look(verdicts, world)
+        apply(tracker, world, snapshot(values={"tasks": 0}, log_until=world.micros()))
+        search(tracker)
         assert world.counts() == {"sent": 5}
-        now[0] += step
-    take(verdicts, world, snapshot(values={"tasks": 0}, log_until=int(now[0] * SECOND)))
-    look(verdicts, world)
+        world.clock.advance(step)
+    apply(tracker, world, snapshot(values={"tasks": 0}, log_until=world.micros()))
+    search(tracker)
     assert world.counts() == {"gone": 5}
 
 
-def test_a_log_that_cannot_be_read_leaves_what_left_as_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_read_leaves_what_left_as_gone(world: World) -> None:
     """Without the permission there is nothing to wait for, and no success to be claimed."""
-    clock(monkeypatch)
-    verdicts = new(world)
-    take(verdicts, world, snapshot(values={"tasks": 0}, log_until=None, errors=(PermissionDeniedError("no"),)))
-    look(verdicts, world)
+    tracker = new(world)
+    apply(tracker, world, snapshot(values={"tasks": 0}, log_until=None, errors=(PermissionDeniedError("no"),)))
+    search(tracker)
     assert world.counts() == {"gone": 5}
 
 
-def test_a_deleted_queue_takes_its_tasks_along(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_queue_takes_its_tasks_along(world: World) -> None:
     """Nobody needs to be asked for the tasks of a queue that is not there."""
-    now = clock(monkeypatch)
-    verdicts = new(world)
+    tracker = new(world)
     gone: dict[str, Any] = {"queue": QUEUE, "gone": True}
-    assert take(verdicts, world, Snapshot(at=1, log_until=int(1000 * SECOND), **gone)) == [True]
-    look(verdicts, world)
-    now[0] += 11
-    take(verdicts, world, Snapshot(at=1, log_until=int(1011 * SECOND), **gone))
-    look(verdicts, world)
+    assert apply(tracker, world, Snapshot(at=1, log_until=world.micros(), **gone)) == [True]
+    search(tracker)
+    world.clock.advance(11)
+    apply(tracker, world, Snapshot(at=1, log_until=world.micros(), **gone))
+    search(tracker)
     assert world.counts() == {"gone": 5}
     assert world.asked == []
 
 
-def test_messages_of_retrying_tasks_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_of_retrying_tasks_are_kept(world: World) -> None:
     """The log has none; what the queue shows of a task is written down while it is there."""
-    clock(monkeypatch)
-    verdicts = new(world)
+    tracker = new(world)
     told = pending("retrying", attempts=2, last_status="INTERNAL", last_message="INTERNAL(13): HTTP status code 500")
     world.there = dict.fromkeys(world.tasks, told)
-    take(verdicts, world, snapshot())
-    look(verdicts, world)
+    apply(tracker, world, snapshot())
+    search(tracker)
     page = next(world.outbox.rows.pages(world.batch))
     assert set(page.last_message) == {"INTERNAL(13): HTTP status code 500"}
 
@@ -368,19 +346,19 @@ def test_split_of_pending_rows(
     world: World, what: str, values: dict[str, Any], news: tuple[Entry, ...], split: dict[str, int | None]
 ) -> None:
     """What is not known is None, and what is known adds up."""
-    verdicts = new(world)
-    take(verdicts, world, snapshot(values=values, entries=news))
-    assert verdicts.split(world.outbox.batches.counts(world.batch), SECOND) == split
+    tracker = new(world)
+    apply(tracker, world, snapshot(values=values, entries=news))
+    assert tracker.split(world.outbox.batches.counts(world.batch), SECOND) == split
 
 
 def test_retrying_rows_are_known_from_the_log_also_after_a_restart(world: World) -> None:
     """Their number, and when the next attempt is due."""
     news = tuple(entry(task, attempt=2, retry_time=90 * SECOND) for task in world.tasks[:2])
-    take(new(world), world, snapshot(entries=news))
-    verdicts = new(world)
-    take(verdicts, world, snapshot())
-    assert verdicts.split(world.outbox.batches.counts(world.batch), SECOND)["retrying"] == 2
-    assert verdicts.retry_note(30 * SECOND) == "attempt 3 of 3, next in 1 min"
+    apply(new(world), world, snapshot(entries=news))
+    tracker = new(world)
+    apply(tracker, world, snapshot())
+    assert tracker.split(world.outbox.batches.counts(world.batch), SECOND)["retrying"] == 2
+    assert tracker.retry_note(30 * SECOND) == "attempt 3 of 3, next in 1 min"
 
 
 def test_before_the_log_was_read_nothing_is_known(world: World) -> None:

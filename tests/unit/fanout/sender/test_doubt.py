@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 
 import pytest
 
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Request, State
-from tests.unit.fanout.conftest import NOW, Clock, Service, all_rows, chunks, error, run_send, spool
+from tests.unit.fanout.conftest import NOW, FakeClock, FakeObserver, Service, all_rows, chunks, error, run_send, spool
 
 HOUR = 3_600.0
 DAY = 24 * HOUR
@@ -32,9 +31,9 @@ def left_unanswered(outbox: Outbox, batch: str, service: Service, created: int) 
 
 def test_within_the_hour_it_is_sent_again_as_it_was(outbox: Outbox, batch: str) -> None:
     """While names are surely taken, a request is sent again with the same id; what was there is our own."""
-    service, clock = Service(), Clock()
+    service, clock = Service(), FakeClock()
     left_unanswered(outbox, batch, service, 60)
-    clock.now += 49 * 60
+    clock.time += 49 * 60
     report = run_send(outbox, batch, service, clock)
     assert (report.sent, report.already_there) == (250, 0)
     assert service.calls == {"BatchCreateTasks": 3}
@@ -44,10 +43,10 @@ def test_within_the_hour_it_is_sent_again_as_it_was(outbox: Outbox, batch: str) 
 @pytest.mark.parametrize("later", [51 * 60, 2 * DAY, -2 * DAY], ids=["51 minutes", "two days", "clock set back"])
 def test_after_an_hour_it_is_looked_up_first(outbox: Outbox, batch: str, later: float) -> None:
     """Rows that may have been created, run and forgotten are not sent again unasked."""
-    service, clock = Service(), Clock()
+    service, clock = Service(), FakeClock()
     request = left_unanswered(outbox, batch, service, 60)
     service.live -= set(request.tasks[:20])  # these have run
-    clock.now += later
+    clock.time += later
     run_send(outbox, batch, service, clock)
     assert service.calls == {"GetTask": 100, "BatchCreateTasks": 2}
     assert set(service.created.values()) == {1}
@@ -57,29 +56,24 @@ def test_after_an_hour_it_is_looked_up_first(outbox: Outbox, batch: str, later: 
 
 def test_the_log_tells_what_the_queue_does_not(outbox: Outbox, batch: str) -> None:
     """What the log knows was sent, what it knows was not is sent now, and the rest is gone."""
-    service, clock = Service(), Clock()
-    asked: list[str] = []
+    service, clock = Service(), FakeClock()
     request = left_unanswered(outbox, batch, service, 60)
     service.live.clear()
 
-    async def lookup(tasks: Sequence[str]) -> Mapping[str, bool | None]:
-        asked.extend(tasks)
-        return {
-            task: True if at < 60 else None if at < 70 else False for at, task in enumerate(request.tasks) if at != 65
-        }
-
-    clock.now += 2 * DAY
-    run_send(outbox, batch, service, clock, lookup=lookup)
-    assert sorted(asked) == sorted(request.tasks)
+    known = {task: True if at < 60 else None if at < 70 else False for at, task in enumerate(request.tasks) if at != 65}
+    observer = FakeObserver(created=known)
+    clock.time += 2 * DAY
+    run_send(outbox, batch, service, clock, observer)
+    assert sorted(observer.asked) == sorted(request.tasks)
     assert outbox.rows.states(batch)[:100] == bytes([State.SENT] * 60 + [State.GONE] * 10 + [State.SENT] * 30)
     assert set(service.created.values()) == {1}
 
 
 def test_what_is_gone_is_sent_when_asked_for(outbox: Outbox, batch: str) -> None:
     """resend() opens a new try for rows whose outcome stayed unknown."""
-    service, clock = Service(), Clock()
+    service, clock = Service(), FakeClock()
     left_unanswered(outbox, batch, service, 0)
-    clock.now += 2 * DAY
+    clock.time += 2 * DAY
     run_send(outbox, batch, service, clock)
     assert outbox.outcomes.new_try(batch, allowed={State.GONE}) == 100
     assert run_send(outbox, batch, service, clock).sent == 100
@@ -94,9 +88,9 @@ def test_who_may_not_look_asks_the_log(outbox: Outbox, batch: str, code: str) ->
         if rpc == "GetTask":
             raise error(code)
 
-    service, clock = Service(before=refuse), Clock()
+    service, clock = Service(before=refuse), FakeClock()
     left_unanswered(outbox, batch, service, 100)
-    clock.now += 2 * DAY
+    clock.time += 2 * DAY
     run_send(outbox, batch, service, clock)
     assert outbox.batches.counts(batch)[State.GONE] == 100
 
@@ -108,9 +102,9 @@ def test_a_look_up_that_fails_leaves_everything_as_it_is(outbox: Outbox, batch: 
         if rpc == "GetTask":
             raise error("UNAUTHENTICATED")
 
-    service, clock = Service(before=refuse), Clock()
+    service, clock = Service(before=refuse), FakeClock()
     left_unanswered(outbox, batch, service, 100)
-    clock.now += 2 * DAY
+    clock.time += 2 * DAY
     with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
         run_send(outbox, batch, service, clock)
     service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
@@ -125,20 +119,20 @@ def test_look_ups_go_on_through_trouble(outbox: Outbox, batch: str) -> None:
         if rpc == "GetTask" and number < 50:
             raise error("UNAVAILABLE")
 
-    service, clock = Service(before=busy), Clock()
+    service, clock = Service(before=busy), FakeClock()
     left_unanswered(outbox, batch, service, 100)
-    clock.now += 2 * DAY
+    clock.time += 2 * DAY
     run_send(outbox, batch, service, clock)
     assert outbox.batches.counts(batch)[State.SENT] == 250
 
 
 def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str) -> None:
     """Requests that this very process has tried for too long are looked up, too, before they are sent again."""
-    clock = Clock()
+    clock = FakeClock()
     service = Service()
 
     def lost(rpc: str, number: int) -> None:
-        if clock.now < NOW + 2 * HOUR:
+        if clock.time < NOW + 2 * HOUR:
             raise error("UNAVAILABLE")
 
     service.after = lost
@@ -150,11 +144,11 @@ def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str
 
 def test_a_clock_that_is_set_back_while_sending(outbox: Outbox, batch: str) -> None:
     """When the clock is put right by two days between a call and its answer, which gets lost, rows are looked up."""
-    clock = Clock()
+    clock = FakeClock()
 
     def put_right(rpc: str, number: int) -> None:
         if rpc == "BatchCreateTasks" and number == 2:
-            clock.now -= 2 * DAY
+            clock.time -= 2 * DAY
             raise error("UNAVAILABLE")
 
     service = Service(after=put_right)
@@ -166,7 +160,7 @@ def test_a_clock_that_is_set_back_while_sending(outbox: Outbox, batch: str) -> N
 
 def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: str) -> None:
     """When something else ends the sending, rows that were not looked up are neither gone nor sent."""
-    service, clock = Service(), Clock()
+    service, clock = Service(), FakeClock()
     left_unanswered(outbox, batch, service, 100)
 
     def end(rpc: str, number: int) -> None:
@@ -174,7 +168,7 @@ def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: s
             raise error("PERMISSION_DENIED")
 
     service.before = end
-    clock.now += 2 * DAY
+    clock.time += 2 * DAY
     with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
         run_send(outbox, batch, service, clock)
     assert outbox.batches.counts(batch)[State.UNSENT] == 250
@@ -196,7 +190,7 @@ def test_cancel_stops_a_sender_before_its_next_request(outbox: Outbox) -> None:
             outbox.requests.cancel(batch)
 
     service = Service(before=cancel)
-    run_send(outbox, batch, service, Clock())
+    run_send(outbox, batch, service, FakeClock())
     counts = outbox.batches.counts(batch)
     assert counts[State.SENT] == len(service.created) < 4_000
     assert counts[State.SENT] + counts[State.CANCELLED] == 5_000
@@ -216,10 +210,8 @@ def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
 
     service.after = trouble
 
-    async def never(tasks: Sequence[str]) -> Mapping[str, bool | None]:
-        return dict.fromkeys(tasks, False)
-
-    run_send(outbox, batch, service, Clock(), lookup=never)
+    never = dict.fromkeys(all_rows(outbox, batch, "tasks"), False)
+    run_send(outbox, batch, service, FakeClock(), FakeObserver(created=never))
     counts = outbox.batches.counts(batch)
     assert (counts[State.SENT], counts[State.UNSENT]) == (len(service.created), 0)
     assert service.calls["GetTask"] == 250
@@ -227,7 +219,7 @@ def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
 
 def test_what_a_killed_sender_left_of_a_cancelled_batch_is_found_out(outbox: Outbox, batch: str) -> None:
     """After a cancel, unanswered requests are looked up, not sent: what is there is the caller's to delete."""
-    service, clock = Service(), Clock()
+    service, clock = Service(), FakeClock()
     left_unanswered(outbox, batch, service, 60)
     assert outbox.requests.cancel(batch) == 150
     assert outbox.batches.counts(batch)[State.UNSENT] == 100
@@ -246,7 +238,7 @@ def test_cancel_reaches_rows_that_are_sent_one_by_one(outbox: Outbox) -> None:
             outbox.requests.cancel(batch)
 
     service = Service(batching=False, before=cancel)
-    run_send(outbox, batch, service, Clock())
+    run_send(outbox, batch, service, FakeClock())
     counts = outbox.batches.counts(batch)
     assert counts[State.SENT] == len(service.created) < 300
     assert counts[State.SENT] + counts[State.CANCELLED] == 1_000

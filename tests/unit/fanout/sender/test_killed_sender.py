@@ -16,7 +16,7 @@ import pytest
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.sender.sender import send
-from tests.unit.fanout.conftest import Service, all_rows, chunks, spool
+from tests.unit.fanout.conftest import FakeObserver, Service, all_rows, chunks, spool
 
 ROOT = Path(__file__).parents[4]
 ROWS = 3_000
@@ -27,7 +27,7 @@ SENDER = """
     import asyncio, os, sys
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     from cloudtasks_nb.fanout.sender.sender import send
-    from tests.unit.fanout.conftest import Service
+    from tests.unit.fanout.conftest import FakeObserver, Service
 
     path, batch, log, when, stop = *sys.argv[1:5], int(sys.argv[5])
 
@@ -54,7 +54,7 @@ SENDER = """
         file.seek(0)
         service.created.update(file.read().split())
         print("begun", flush=True)
-        asyncio.run(send(outbox, batch, service))
+        asyncio.run(send(outbox, batch, service, FakeObserver()))
     print("done", flush=True)
 """
 
@@ -88,7 +88,7 @@ def test_a_killed_sender_is_taken_over(path: Path, tmp_path: Path, when: str, st
         assert outbox.batches.counts(batch)[State.UNSENT] > 0
         service = Service()
         service.created.update(log.read_text().split())
-        report = asyncio.run(send(outbox, batch, service))
+        report = asyncio.run(send(outbox, batch, service, FakeObserver()))
         assert service.created == Counter(all_rows(outbox, batch, "tasks"))
         assert report.already_there == 0
         assert outbox.batches.counts(batch)[State.SENT] == ROWS
@@ -118,7 +118,7 @@ MEMORY = """
     from google.longrunning import operations_pb2
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     from cloudtasks_nb.fanout.sender.sender import send
-    from tests.unit.fanout.conftest import chunks, spool
+    from tests.unit.fanout.conftest import FakeObserver, chunks, spool
 
     done = operations_pb2.Operation(done=True)
     done.metadata.Pack(types.BatchCreateTasksMetadata.pb()(state=2))
@@ -132,7 +132,7 @@ MEMORY = """
     with Outbox(sys.argv[1]) as outbox:
         starts = range(0, int(sys.argv[2]), 5_000)
         made = spool(outbox, (part for at in starts for part in chunks(range(at, at + 5_000))))
-        asyncio.run(send(outbox, made.batch, Acknowledging()))
+        asyncio.run(send(outbox, made.batch, Acknowledging(), FakeObserver()))
         assert sum(map(len, (page.refs for page in outbox.rows.pages(made.batch)))) == int(sys.argv[2])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

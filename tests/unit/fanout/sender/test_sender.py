@@ -11,7 +11,8 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from tests.unit.fanout.conftest import (
-    Clock,
+    FakeClock,
+    FakeObserver,
     Service,
     all_rows,
     assert_each_once,
@@ -34,12 +35,12 @@ def batch(outbox: Outbox) -> str:
 
 def test_every_row_is_sent_once(outbox: Outbox, batch: str) -> None:
     """A hundred rows a call, each once, and the report says so."""
-    heard: list[int] = []
+    observer = FakeObserver()
     service = Service()
-    report = run_send(outbox, batch, service, on_sent=heard.append)
+    report = run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service)
     assert (report.sent, report.already_there, report.rejected) == (ROWS, 0, 0)
-    assert sum(heard) == ROWS
+    assert sum(observer.sent) == ROWS
     assert service.calls == {"BatchCreateTasks": 13}
     assert sorted(service.sizes) == [50] + [100] * 12
 
@@ -100,22 +101,22 @@ def test_large_tasks_are_sent_in_several_calls(outbox: Outbox) -> None:
 )
 def test_calls_without_an_answer_are_made_again(outbox: Outbox, batch: str, code: str, when: str) -> None:
     """Whether a call failed or only its answer was lost, each row is there once, and it is our own."""
-    heard: list[CloudTasksError] = []
+    observer = FakeObserver()
     service = Service()
     setattr(service, when, raising(code, range(3, 9)))
-    report = run_send(outbox, batch, service, on_trouble=heard.append)
+    report = run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service)
     assert (report.sent, report.already_there) == (ROWS, 0)
-    assert [one.code for one in heard] == [code] * 6
+    assert [one.code for one in observer.errors] == [code] * 6
 
 
 def test_an_outage_is_waited_for(outbox: Outbox, batch: str) -> None:
     """A service that is down for half an hour is tried all the time, and less and less often."""
-    clock = Clock()
-    began = clock.now
+    clock = FakeClock()
+    began = clock.time
 
     def down(rpc: str, number: int) -> None:
-        if clock.now < began + 1_800:
+        if clock.time < began + 1_800:
             raise error("UNAVAILABLE")
 
     service = Service(before=down)
@@ -150,18 +151,18 @@ def test_rows_that_could_not_be_created_now_are_sent_again(outbox: Outbox, batch
         tried[task] = tried.get(task, 0) + 1
         return ("UNAVAILABLE", "busy") if task[0] in "0123" and tried[task] < 3 else None
 
-    heard: list[CloudTasksError] = []
+    observer = FakeObserver()
     service = Service(refuse=later)
-    report = run_send(outbox, batch, service, on_trouble=heard.append)
+    report = run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service)
     assert (report.sent, report.already_there, report.rejected) == (ROWS, 0, 0)
-    assert heard
+    assert observer.errors
 
 
 def test_a_new_queue_can_be_waited_for(outbox: Outbox, batch: str) -> None:
     """A queue that was just made may be unknown for a while: the caller says which errors are of that kind."""
     service = Service(before=raising("NOT_FOUND", 5))
-    report = run_send(outbox, batch, service, also_retry=lambda one: one.code == "NOT_FOUND")
+    report = run_send(outbox, batch, service, observer=FakeObserver(temporary="NOT_FOUND"))
     assert_each_once(outbox, batch, service)
     assert report.already_there == 0
 

@@ -11,10 +11,10 @@ from google.longrunning import operations_pb2
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
-from cloudtasks_nb.fanout.sender.sender import SendReport, send
+from cloudtasks_nb.fanout.sender.sender import SendStats, send
 from tests.unit.fanout.conftest import (
-    NOW,
-    Clock,
+    FakeClock,
+    FakeObserver,
     Service,
     all_rows,
     assert_each_once,
@@ -84,12 +84,13 @@ def test_nobody_waits_when_the_sending_ends(outbox: Outbox, batch: str) -> None:
         if rpc == "CreateTask" and number == 60:
             raise error("PERMISSION_DENIED")
 
-    async def for_ever(seconds: float) -> None:
-        await asyncio.Event().wait()
+    class Stopped(FakeClock):
+        async def sleep(self, seconds: float) -> None:  # noqa: ARG002 - as the clock has it
+            await asyncio.Event().wait()
 
     service = Service(batching=False, after=trouble)
     with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
-        asyncio.run(send(outbox, batch, service, clock=lambda: NOW, sleep=for_ever))
+        run_send(outbox, batch, service, Stopped())
     service.after = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     assert run_send(outbox, batch, service).already_there == 0
     assert_each_once(outbox, batch, service)
@@ -106,7 +107,7 @@ def test_operations_that_take_their_time_are_waited_for(outbox: Outbox, batch: s
 
 def test_an_operation_that_never_finishes_is_given_up(outbox: Outbox, batch: str) -> None:
     """After two minutes its rows are created one by one; should it do so after all, the names are taken."""
-    service, clock = Service(unfinished=-1), Clock()
+    service, clock = Service(unfinished=-1), FakeClock()
     report = run_send(outbox, batch, service, clock)
     assert_each_once(outbox, batch, service)
     assert (report.sent, report.already_there) == (ROWS, 0)
@@ -161,20 +162,20 @@ def test_an_operation_that_failed_as_a_whole_is_sent_one_by_one(outbox: Outbox, 
 
 def test_send_rate_is_kept(outbox: Outbox, batch: str) -> None:
     """With send_rate=50 a batch of 1,250 rows takes 25 seconds, in small and steady requests."""
-    clock, service = Clock(), Service()
+    clock, service = FakeClock(), Service()
     report = run_send(outbox, batch, service, clock, send_rate=50)
-    assert clock.ticks == pytest.approx(24, abs=1.5)
-    assert report.elapsed_s == clock.ticks
+    assert clock.elapsed == pytest.approx(24, abs=1.5)
+    assert report.elapsed_s == clock.elapsed
     assert set(service.sizes) == {50}
 
 
 def test_a_slow_rate_sends_row_by_row(outbox: Outbox) -> None:
     """Also one row in two seconds can be asked for."""
     batch = spool(outbox, chunks(range(10))).batch
-    clock, service = Clock(), Service()
+    clock, service = FakeClock(), Service()
     run_send(outbox, batch, service, clock, send_rate=0.5)
     assert set(service.sizes) == {1}
-    assert clock.ticks == pytest.approx(18, abs=2)
+    assert clock.elapsed == pytest.approx(18, abs=2)
 
 
 def test_google_gets_500_a_second_at_first(outbox: Outbox) -> None:
@@ -184,19 +185,26 @@ def test_google_gets_500_a_second_at_first(outbox: Outbox) -> None:
     class Google(Service):
         google = True
 
-    clock = Clock()
+    clock = FakeClock()
     run_send(outbox, batch, Google(), clock)
-    assert clock.ticks == pytest.approx(9.8, abs=0.5)
+    assert clock.elapsed == pytest.approx(9.8, abs=0.5)
+
+
+def send_twice(outbox: Outbox, batch: str, service: Service) -> list[SendStats]:
+    """Send a batch with two senders at the same time."""
+
+    async def both() -> list[SendStats]:
+        senders = (send(outbox, batch, service, FakeObserver(), clock=FakeClock()) for _ in range(2))
+        return await asyncio.gather(*senders)
+
+    return asyncio.run(both())
 
 
 def test_a_second_sender_waits_and_finds_nothing_left(outbox: Outbox, batch: str) -> None:
     """Two kernels on one batch: one sends, the other waits for it and sends nothing."""
     service = Service()
 
-    async def both() -> list[SendReport]:
-        return await asyncio.gather(*(send(outbox, batch, service, sleep=Clock().sleep) for _ in range(2)))
-
-    reports = asyncio.run(both())
+    reports = send_twice(outbox, batch, service)
     assert sorted(report.sent for report in reports) == [0, ROWS]
     assert_each_once(outbox, batch, service)
     assert service.calls == {"BatchCreateTasks": 13}
@@ -207,10 +215,7 @@ def test_two_senders_without_locks_are_harmless(outbox: Outbox, batch: str, monk
     monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: (_ for _ in ()).throw(OSError(38, "no locks")))
     service = Service()
 
-    async def both() -> list[SendReport]:
-        return await asyncio.gather(*(send(outbox, batch, service, sleep=Clock().sleep) for _ in range(2)))
-
-    asyncio.run(both())
+    send_twice(outbox, batch, service)
     assert_each_once(outbox, batch, service)
 
 
@@ -221,7 +226,7 @@ def test_a_sending_that_is_cancelled_can_be_taken_up(outbox: Outbox, batch: str)
     async def begin() -> None:
         reached = asyncio.Event()
         service.before = lambda rpc, number: reached.set() if number == 6 else None  # noqa: ARG005 - the signature of what it stands for
-        sending = asyncio.create_task(send(outbox, batch, service))
+        sending = asyncio.create_task(send(outbox, batch, service, FakeObserver()))
         await reached.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.fanout.batch.progress import Progress, pack
-from cloudtasks_nb.fanout.batch.track import Tracker
+from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 
 HOUR = dt.timedelta(hours=1)

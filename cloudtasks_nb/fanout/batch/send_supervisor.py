@@ -1,0 +1,200 @@
+"""Supervise the sending of one batch in the background: start it again as often as rows are added to the batch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, QueueNotFoundError, ServiceError
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.sender.sender import send
+from cloudtasks_nb.service.transport import Transport
+
+__all__ = ["SendSupervisor"]
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class SendSupervisor:
+    """Sends one batch when asked to, and knows the state of that. Lives on the background loop.
+
+    Parameters
+    ----------
+    transport : Transport
+    outbox : Outbox
+    record : BatchRecord
+    outcomes : OutcomeTracker
+        Knows from the log which tasks were created.
+    changed : callable
+        Called after each change, with the number of rows that were sent since the last call.
+    ended : coroutine function
+        Called when a sending has ended; meanwhile another one may begin.
+    clock : Clock, optional
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        outbox: Outbox,
+        record: BatchRecord,
+        outcomes: OutcomeTracker,
+        *,
+        changed: Callable[[int], None],
+        ended: Callable[[], Coroutine[Any, Any, None]],
+        clock: Clock | None = None,
+    ) -> None:
+        self._transport = transport
+        self._outbox = outbox
+        self._batch = record.id
+        self._queue = record.place.queue_name
+        self._outcomes = outcomes
+        self._changed, self._ended = changed, ended
+        self._clock = clock
+        self._sending: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._requested = False
+        self._other: Mapping[str, Any] | None = None
+        self.unanswered = False  #: nothing answers at the endpoint
+        self.trouble: str | None = None  #: the error after which it tries again
+        self.error: CloudTasksError | None = None  #: what ended it early
+
+    @property
+    def active(self) -> bool:
+        """Whether this process sends the batch, or will as soon as it can."""
+        return any(task is not None and not task.done() for task in (self._sending, self._ending))
+
+    @property
+    def other_sender_note(self) -> str | None:
+        """Which other sender this one waits for, as a sentence."""
+        if self._other is None or not self.active:
+            return None
+        pid, target = self._other.get("pid"), self._other.get("target")
+        if pid is None:
+            who = "another process"
+        elif pid == os.getpid():
+            who = f"another connection of this kernel ({target})"
+        else:
+            who = f"process {pid} ({target})"
+        return f"{who} sends the rest; when it ends, or nothing answers there, this connection continues"
+
+    def begin(self, send_rate: float | None = None) -> None:
+        """Send what is unsent; a sending that is just ending begins again."""
+        self._requested = True
+        if self._sending is None or self._sending.done():
+            self._sending = _loop.spawn(self._send(send_rate))
+
+    async def join(self) -> None:
+        """Wait until nothing is sent any more."""
+        if self._sending is not None:
+            await asyncio.wait({self._sending})
+
+    async def check(self, unsent: int) -> None:
+        """Make sure that some process sends the unsent rows.
+
+        Raises
+        ------
+        CloudTasksError
+            What ended the sending early.
+        PreconditionError
+            If no process sends the batch.
+        """
+        if self.active or not unsent:
+            return
+        if self.error is not None:
+            raise self.error
+        if await self._outbox.run(self._is_idle):
+            raise PreconditionError(
+                f"{unsent:,} rows of batch {self._batch} are unsent, and no process sends them",
+                resource=self._batch,
+                hint="batch.resume() sends them",
+            )
+
+    async def close(self) -> None:
+        """Stop sending; it can be resumed from the outbox."""
+        for task in (self._sending, self._ending):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    def _is_idle(self) -> bool:
+        """Tell whether no process sends the batch."""
+        lock = self._outbox.requests.lock(self._batch)
+        if lock is not None:
+            lock.release()
+        return lock is not None
+
+    async def _send(self, send_rate: float | None) -> None:
+        while self._requested:
+            self._requested = False
+            await self._send_once(send_rate)
+        self._ending = _loop.spawn(self._ended())
+
+    async def _send_once(self, send_rate: float | None) -> None:
+        self.error = None
+        try:
+            stats = await send(
+                self._outbox,
+                self._batch,
+                _QueueClient(self._transport, self._queue),
+                self,
+                send_rate=send_rate,
+                owner={"pid": os.getpid(), "target": self._transport.endpoint.target},
+                clock=self._clock,
+            )
+            if stats.already_there:
+                await self._outbox.run(self._outbox.batches.set_setting, self._batch, "already", stats.already_there)
+        except CloudTasksError as error:
+            self.error = error
+        except Exception as error:
+            _LOGGER.exception("sending batch %s failed", self._batch)
+            self.error = ServiceError(f"sending ended with {type(error).__name__}: {error}", resource=self._batch)
+        finally:
+            self._other, self.unanswered, self.trouble = None, False, None
+            self._changed(0)
+
+    # The following is what `send` reports and asks: see `SendObserver`.
+
+    def rows_sent(self, count: int) -> None:
+        """Pass on that more rows are sent."""
+        self.trouble = None
+        self._changed(count)
+
+    def will_retry(self, error: CloudTasksError) -> None:
+        """Keep the error until something is sent."""
+        self.unanswered = isinstance(error, EndpointError)
+        self.trouble = error.message
+        self._changed(0)
+
+    def other_sender(self, owner: Mapping[str, Any] | None) -> None:
+        """Keep the owner of the other sender; None: this sending begins, so the service has answered."""
+        if owner != self._other or self.unanswered:
+            self._other, self.unanswered, self.trouble = owner, False, None
+            self._changed(0)
+
+    def is_temporary(self, error: CloudTasksError) -> bool:
+        """Tell whether the queue is only not known yet, because this process has just made it."""
+        return isinstance(error, QueueNotFoundError) and self._transport.is_new(self._queue)
+
+    async def were_created(self, tasks: Sequence[str]) -> Mapping[str, bool | None]:
+        """Tell which tasks the log has seen."""
+        return await self._outbox.run(self._outcomes.seen, tasks)
+
+
+class _QueueClient:
+    """The transport as a `RawClient` whose errors name the queue."""
+
+    def __init__(self, transport: Transport, queue: str) -> None:
+        self.google = transport.google
+        self._transport, self._queue = transport, queue
+
+    async def raw(self, rpc: str, request: bytes, /, *, timeout: float | None = 20.0) -> bytes:
+        return await self._transport.raw(rpc, request, timeout=timeout, resource_name=self._queue)

@@ -1,0 +1,393 @@
+"""Track one batch in this process: send its rows, watch its tasks, and store what became of them.
+
+Everything lasting is in the outbox; what is kept here can be read again from there and from the service. All of it runs
+on the background loop; work on the outbox runs in a thread of its own, so that it does not block the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.progress import Progress, Rate, pack, unpack
+from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
+from cloudtasks_nb.service.absent_handlers import describe_absent
+from cloudtasks_nb.service.bulk import delete
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.watch import Snapshot, now_micros
+
+__all__ = ["Tracker"]
+
+_CLOCK_MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
+_LATE_ENTRY = 600_000_000  # microseconds by which a log entry may come later than others of its time
+_LINGER = 60.0  # seconds for which a late entry may still correct a finished batch
+_SAVE = 5.0  # seconds between two snapshots in the outbox
+_DELETED_TOGETHER = 1000  # tasks that are deleted, and then recorded, together
+
+
+class Tracker:
+    """Sends and watches one batch, and counts its rows.
+
+    Parameters
+    ----------
+    connection : Connection
+    outbox : Outbox
+    record : BatchRecord
+    """
+
+    def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self.record = record
+        self.batch = record.id
+        place = record.place
+        self.queue = QueueName(project=place.project, location=place.location, queue=place.queue)
+        self._outcomes = OutcomeTracker(outbox, record, connection.watcher)
+        self._rate = Rate()
+        self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue()
+        self._listeners: list[Callable[[], None]] = []
+        self._watching: asyncio.Task[None] | None = None
+        self._searching: asyncio.Task[None] | None = None
+        self._sending = SendSupervisor(
+            connection.transport,
+            outbox,
+            record,
+            self._outcomes,
+            changed=self._rows_sent,
+            ended=self._sending_ended,
+        )
+        self._notifier = CompletionNotifier(connection, outbox, record.id, self._update)
+        self._counts = dict(record.counts)
+        self._loaded = False
+        self._saved = 0.0
+        self._cancelling = 0
+        self._troubles: dict[str, str] = {}
+        self._too_many_failed = bool(outbox.batches.settings(record.id).get("stopped_by"))
+        self.progress = self._stored_progress()
+        self._read_until = self.progress.sources.get("log")
+
+    @property
+    def sending(self) -> bool:
+        """Whether this process sends the batch, or cancels it."""
+        return self._sending.active or self.cancelling
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether its tasks are being deleted."""
+        return self._cancelling > 0
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the sending waits until something answers at the endpoint."""
+        return self._sending.unanswered
+
+    @property
+    def error(self) -> CloudTasksError | None:
+        """What ended the sending early."""
+        return self._sending.error
+
+    @property
+    def watching(self) -> bool:
+        """Whether a later entry of the log may still change something."""
+        return self._watching is not None and not self._watching.done()
+
+    def blockers(self) -> list[str]:
+        """Return what keeps rows from their end, a sentence each."""
+        troubles = [self._sending.trouble, *self._troubles.values(), self._notifier.trouble]
+        lines = [trouble for trouble in troubles if trouble is not None][:1]
+        if self.error is not None and not self.sending:
+            lines.append(str(self.error))
+        if self.progress.finished:
+            return lines
+        if self.unanswered:
+            folder = self._connection.endpoint.folder
+            restart = "" if folder is None else f"; ct.local({folder!r}) starts the emulator again"
+            lines.append(f"the rest is sent as soon as something answers there{restart}")
+        if self._sending.other_sender_note:
+            lines.append(self._sending.other_sender_note)
+        snapshot = self._outcomes.snapshot
+        unread = () if snapshot is None else snapshot.errors
+        lines += [error.message for error in unread if error.message not in lines]
+        if self._queue_values().get("state") == "PAUSED" and not self.cancelling:
+            lines.append(f"the queue {self.queue.queue} is paused and dispatches nothing: queue.resume()")
+        return lines + (self._absent_handlers() if self.progress.ready else [])
+
+    def notes(self) -> list[str]:
+        """Return what else is worth knowing, a sentence each."""
+        notes = []
+        already = self._outbox.batches.settings(self.batch).get("already")
+        if already:
+            notes.append(f"{already:,} were there already: made by another machine, or before its outbox was deleted")
+        if self._queue_values().get("log_sampling_ratio") == 0:
+            notes.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
+        if self._too_many_failed:
+            cancelled, limit = self.progress.cancelled, self.record.description.get("stop_after_failures")
+            did = f"cancelled the rest, {cancelled:,} of the rows" if cancelled else "too many failed, nothing was left"
+            notes.append(f"{did}: stop_after_failures={limit}")
+        return notes
+
+    def retry_note(self) -> str | None:
+        """Return how far the retrying rows are."""
+        return self._outcomes.retry_note(now_micros())
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` on the background loop after each change; return a function that ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    # The following run on the background loop.
+
+    async def start(self, *, sending: bool, send_rate: float | None = None) -> None:
+        """Begin to watch the batch and, if `sending`, to send what is unsent; wait for neither."""
+        self._connection.transport.check_open()
+        self.record = await self._outbox.run(self._outbox.batches.get, self.batch)
+        self._counts = dict(self.record.counts)
+        if not self._loaded:
+            self._loaded = True
+            await self._outbox.run(self._outcomes.load)
+        if sending and self._counts[State.UNSENT]:
+            self._sending.begin(send_rate)
+        if not self.record.done and (self._watching is None or self._watching.done()):
+            self._watching = _loop.spawn(self._watch())
+        await self._publish()
+
+    async def close(self) -> None:
+        """Stop sending and watching, and wake those who wait for the end; all of it can be resumed from the outbox."""
+        await self._sending.close()
+        for task in (self._watching, self._searching):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        await self._notifier.close()
+        for listener in tuple(self._listeners):
+            listener()
+
+    async def finished(self) -> Progress:
+        """Wait until every row is final, and until the notifications of that are created.
+
+        Raises
+        ------
+        CloudTasksError
+            What ended the sending early.
+        PreconditionError
+            If rows are unsent and no process sends them, or the connection is closed.
+        """
+        changed = asyncio.Event()
+        end = self.listen(changed.set)
+        try:
+            while self.sending or not self.progress.finished:
+                self._connection.transport.check_open()
+                if not self._cancelling:
+                    await self._sending.check(self.progress.unsent)
+                await changed.wait()
+                changed.clear()
+            await self._notifier.join()
+            return self.progress
+        finally:
+            end()
+
+    async def begin_cancel(self) -> None:
+        """Begin to cancel; from now on the batch counts as being cancelled."""
+        await self.start(sending=False)
+        self._cancelling += 1
+        _loop.spawn(self._cancel_in_the_background())
+
+    async def _cancel_in_the_background(self) -> None:
+        try:
+            await self.cancel()
+        except CloudTasksError as error:
+            self._troubles["cancel"] = f"not all is cancelled: {error.message}"
+        finally:
+            self._cancelling -= 1
+        await self._publish()  # the batch may be finished now, and notifications due
+
+    async def cancel(self) -> None:
+        """Send nothing more, delete the tasks that are in the queue, and record which were deleted."""
+        self._troubles.pop("cancel", None)
+        await self._outbox.run(self._outbox.requests.cancel, self.batch)
+        # Wait for the results of the requests that are under way: their tasks have to be deleted too.
+        left = await self._outbox.run(self._outbox.batches.counts, self.batch)
+        if left[State.UNSENT]:
+            self._sending.begin()
+        await self._sending.join()
+        await self._delete_tasks(await self._outbox.run(self._outcomes.sent_rows))
+        self._connection.watcher.refresh(self.queue)
+        await self._publish()
+
+    async def _delete_tasks(self, rows: Sequence[tuple[int, str, int]]) -> None:
+        """Delete the tasks of rows, which are given by ref, task and try, and record which were deleted."""
+        refused: Counter[str] = Counter()
+        for start in range(0, len(rows), _DELETED_TOGETHER):
+            part = rows[start : start + _DELETED_TOGETHER]
+            errors = await delete(
+                self._connection,
+                self.queue,
+                [task for _, task, _ in part],
+                lambda _: None,
+                lambda error, count: refused.update({error.message: count}),
+            )
+            deleted = [
+                Outcome(ref=ref, attempt=attempt, state=State.CANCELLED, reason="")
+                for (ref, _, attempt), error in zip(part, errors, strict=True)
+                if error is None
+            ]
+            await self._outbox.run(self._outbox.outcomes.record, self.batch, deleted)
+            if refused:
+                why = refused.most_common(1)[0][0]
+                self._troubles["cancel"] = f"{refused.total():,} tasks are not deleted: {why}"
+            await self._publish()
+
+    async def _sending_ended(self) -> None:
+        self._connection.watcher.refresh(self.queue)
+        await self._publish()
+
+    def _rows_sent(self, count: int) -> None:
+        self._counts[State.UNSENT] -= count
+        self._counts[State.SENT] += count
+        self._update()
+
+    async def _watch(self) -> None:
+        since = self._unread_since()
+        subscription = self._connection.watcher.subscribe(self.queue, self._snapshots.put_nowait, since=since)
+        ended: float | None = None
+        try:
+            while ended is None or time.monotonic() < ended + _LINGER:
+                snapshot = await self._next(_LINGER if ended is not None else None)
+                if snapshot is not None:
+                    await self._apply(snapshot)
+                if not self.progress.finished or self.sending:
+                    ended = None
+                elif not self._outcomes.correctable(self._counts):
+                    break
+                else:
+                    ended = time.monotonic() if ended is None else ended
+        finally:
+            subscription.close()
+
+    def _unread_since(self) -> int:
+        """Return the time from which the log may have outcomes that are not stored, in microseconds since 1970."""
+        created = int(self.record.created.timestamp() * 1_000_000)
+        read = self._outcomes.sources.get("log") or self._read_until
+        if read is None or read > dt.datetime.now(dt.UTC):  # the clock was set back
+            return created - _CLOCK_MARGIN
+        return max(created, int(read.timestamp() * 1_000_000) - _LATE_ENTRY) - _CLOCK_MARGIN
+
+    async def _next(self, timeout: float | None) -> Snapshot | None:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._snapshots.get()
+        except TimeoutError:
+            return None
+
+    async def _apply(self, snapshot: Snapshot) -> None:
+        """Store what one snapshot shows."""
+        try:
+            if await self._outcomes.apply(snapshot, sent=self._counts[State.SENT]):
+                self._begin_search()
+            self._troubles.pop("watch", None)
+        except CloudTasksError as error:
+            self._troubles["watch"] = error.message
+        await self._publish()
+
+    def _begin_search(self) -> None:
+        """Search the queue for the rows, unless that is under way; snapshots are applied meanwhile."""
+        if self._searching is None or self._searching.done():
+            self._searching = _loop.spawn(self._search())
+
+    async def _search(self) -> None:
+        try:
+            await self._outcomes.search()
+            self._troubles.pop("search", None)
+        except CloudTasksError as error:
+            self._troubles["search"] = error.message
+        await self._publish()
+
+    async def _publish(self) -> None:
+        self._counts = dict(await self._outbox.run(self._outbox.batches.counts, self.batch))
+        if not self._counts[State.UNSENT] + self._counts[State.SENT] and not self.sending:
+            self._notifier.begin()  # before a listener learns of the end, and may end this process
+        self._update()
+        now = time.monotonic()
+        if self.progress.finished or now - self._saved > _SAVE:
+            self._saved = now
+            await self._outbox.run(self._outbox.batches.save_snapshot, self.batch, pack(self.progress))
+        if self.progress.failed:
+            await self._check_limit()
+
+    async def _check_limit(self) -> None:
+        """Cancel the rest when as many rows have failed as `stop_after_failures` allows."""
+        limit = self.record.description.get("stop_after_failures")
+        if limit is None or self._too_many_failed or self.progress.finished:
+            return
+        allowed = limit * self.progress.total if limit < 1 else limit
+        if self.progress.failed >= allowed:
+            self._too_many_failed = True
+            await self._outbox.run(
+                self._outbox.batches.set_setting, self.batch, "stopped_by", f"stop_after_failures={limit}"
+            )
+            await self.cancel()
+
+    def _update(self) -> None:
+        """Compute the progress anew and call the listeners."""
+        if self._queue_values().get("state", "RUNNING") == "RUNNING" and not self._cancelling:
+            # Rows that are cancelled or lost say nothing about how fast the others are done.
+            self._rate.note(time.monotonic(), self._counts[State.SUCCEEDED] + self._counts[State.FAILED])
+        else:
+            self._rate.stop()
+        pending = self._outcomes.split(self._counts, now_micros())
+        now = dt.datetime.now(dt.UTC)
+        left = self._counts[State.UNSENT] + self._counts[State.SENT]
+        seconds = self._rate.seconds_left(left)
+        self.progress = Progress(
+            total=sum(self._counts.values()),
+            unsent=self._counts[State.UNSENT],
+            rejected=self._counts[State.REJECTED],
+            succeeded=self._counts[State.SUCCEEDED],
+            failed=self._counts[State.FAILED],
+            cancelled=self._counts[State.CANCELLED],
+            gone=self._counts[State.GONE],
+            done_per_second=self._rate.per_second(),
+            eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
+            sources=self._outcomes.sources,
+            at=now,
+            **pending,
+        )
+        for listener in tuple(self._listeners):
+            listener()
+
+    def _stored_progress(self) -> Progress:
+        """Return the progress that an earlier process has stored, with its time; else the stored counts."""
+        packed = self._outbox.batches.snapshot(self.batch)
+        if packed is not None:
+            return unpack(packed)
+        names = {State.UNSENT: "unsent", State.REJECTED: "rejected", State.SUCCEEDED: "succeeded"}
+        names |= {State.FAILED: "failed", State.CANCELLED: "cancelled", State.GONE: "gone"}
+        counts: dict[str, Any] = {name: self.record.counts[state] for state, name in names.items()}
+        unknown = None if self.record.counts[State.SENT] else 0
+        pending = dict.fromkeys(("scheduled", "ready", "running", "retrying"), unknown)
+        return Progress(total=self.record.total, **counts, **pending)
+
+    def _queue_values(self) -> Mapping[str, Any]:
+        """Return settings and state of the queue by the newest snapshot; empty before the first one."""
+        snapshot = self._outcomes.snapshot
+        return {} if snapshot is None or snapshot.values is None else snapshot.values
+
+    def _absent_handlers(self) -> list[str]:
+        """Return which handlers of this machine the tasks wait for, a sentence each."""
+        addresses = self._connection.absent_handlers(str(self.queue))
+        target = str(self.record.description.get("url", ""))
+        name = target.removeprefix("handler:") if target.startswith("handler:") else ""
+        return [describe_absent(address, f"http://{address}/{name}") for address in addresses]

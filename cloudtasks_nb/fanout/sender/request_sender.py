@@ -1,0 +1,355 @@
+"""Send one stored request to the service and find out what became of each of its rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from google.cloud.tasks_v2 import types
+from google.longrunning import operations_pb2
+
+from cloudtasks_nb._names import code_name
+from cloudtasks_nb.errors import (
+    CloudTasksError,
+    NotFoundError,
+    PermissionDeniedError,
+    PreconditionError,
+    ServiceError,
+    UnavailableError,
+)
+from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
+from cloudtasks_nb.fanout.plan.identity import request_id
+from cloudtasks_nb.fanout.sender.rpc_caller import (
+    RawClient,
+    RpcCaller,
+    SendObserver,
+    Stopped,
+    StopSignal,
+)
+from cloudtasks_nb.fanout.wire import CreateEncoder, name_request
+from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
+
+__all__ = ["RequestSender"]
+
+_SAFE = 50 * 60.0  # seconds for which a name is surely taken after its task left; the service promises about an hour
+_SKEW = 60.0  # seconds that a clock may be set back
+_SINGLES = 64  # calls of CreateTask and GetTask in flight, in all and for one request
+_WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
+_OPERATION_TIMEOUT = 120.0  # seconds
+_POLL = 0.1  # seconds before the first poll of an operation, half as much again each time
+_POLL_LONGEST = 5.0
+
+# Raw messages: those of the client library cost ten times the rest of a call.
+_Metadata = types.BatchCreateTasksMetadata.pb()
+_Response = types.BatchCreateTasksResponse.pb()
+_State = types.BatchCreateTasksMetadata.State
+_ENDED = (int(_State.SUCCEEDED), int(_State.PARTIALLY_SUCCEEDED))
+
+#: Codes with which the service refuses one task, whatever becomes of the others.
+_REFUSED = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
+
+#: Codes of GetTask that leave open whether the task ever existed.
+_NOT_THERE = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "UNIMPLEMENTED"})
+
+_FATAL: dict[str, type[CloudTasksError]] = {
+    "NOT_FOUND": NotFoundError,
+    "PERMISSION_DENIED": PermissionDeniedError,
+    "FAILED_PRECONDITION": PreconditionError,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Operation:
+    """The state of a batch call, as `BatchCreateTasks` and `GetOperation` answer it."""
+
+    name: str
+    done: bool
+    failed: Mapping[int, tuple[str, str]]  #: index in the request -> code and text
+    complete: bool  #: every row was tried, and all that failed are named
+    created: int  #: tasks in the answer
+
+    @classmethod
+    def parse(cls, data: bytes) -> _Operation:
+        """Read an answer."""
+        operation = operations_pb2.Operation.FromString(data)
+        metadata = _Metadata.FromString(operation.metadata.value)
+        failed = {index: (code_name(status.code), status.message) for index, status in metadata.failed_requests.items()}
+        fine = operation.done and not operation.HasField("error")
+        complete = fine and metadata.state in _ENDED
+        # Where the state is left out, the tasks that were created have to be counted.
+        created = len(_Response.FromString(operation.response.value).tasks) if fine and not complete else 0
+        return cls(name=operation.name, done=operation.done, failed=failed, complete=complete, created=created)
+
+    def covers(self, rows: int) -> bool:
+        """Tell whether it has the result of each row of the request."""
+        return self.complete or len(self.failed) == rows or self.created + len(self.failed) == rows
+
+
+@dataclass(slots=True, kw_only=True)
+class _Results:
+    """The refs of one request's rows, by what became of them."""
+
+    sent: list[int] = field(default_factory=list)
+    already: int = 0
+    rejected: dict[int, str] = field(default_factory=dict)
+    again: list[int] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
+    unclear: bool = False  #: the result of some rows is not known
+
+    def ack(self, seq: int) -> Ack | None:
+        """Return it for the outbox; None if the request has to be sent again as it is."""
+        if self.unclear:
+            return None
+        return Ack(
+            seq=seq,
+            sent=sorted(self.sent),
+            already=self.already,
+            rejected=self.rejected,
+            again=sorted(self.again),
+            cancelled=sorted(self.cancelled),
+            gone=sorted(self.gone),
+        )
+
+    def leave(self, refs: Iterable[int], *, ours: bool) -> None:
+        """Leave rows to the next sending: as they are if they may have been created, else as new."""
+        if ours:
+            self.unclear = True
+        else:
+            self.again += refs
+
+
+class RequestSender:
+    """Sends requests to the service, in one call or row by row.
+
+    Parameters
+    ----------
+    outbox : Outbox
+    record : BatchRecord
+        The batch whose requests they are.
+    client : RawClient
+    stop : StopSignal
+        Set by an error that no other try can cure.
+    observer : SendObserver
+    clock : Clock
+    in_flight : int
+        Batch calls at the same time, at most.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        record: BatchRecord,
+        client: RawClient,
+        stop: StopSignal,
+        *,
+        observer: SendObserver,
+        clock: Clock,
+        in_flight: int,
+    ) -> None:
+        self._outbox = outbox
+        self._batch = record.id
+        self._place = record.place
+        self._batches = RpcCaller(client, stop, observer, ceiling=in_flight)
+        self._singles = RpcCaller(client, stop, observer, ceiling=_SINGLES)
+        self._stop = stop
+        self._observer = observer
+        self._clock = clock
+        self._batching = True
+
+    def limit(self) -> int:
+        """Return how many requests may be in flight."""
+        return self._batches.concurrency.limit if self._batching else _WITHOUT_BATCH
+
+    async def send(self, request: Request) -> Ack | None:
+        """Send a request and return what became of its rows; None if that is not known of all."""
+        results = _Results()
+        encoder = CreateEncoder(replace(self._place, queue=request.queue).queue_name)
+        for part in encoder.cut(request.tasks, request.wire):
+            piece = replace(request, refs=request.refs[part], tasks=request.tasks[part], wire=request.wire[part])
+            if self._batching:
+                await self._in_one_call(piece, encoder, results)
+            else:
+                await self._one_by_one(piece, encoder, results, ours=piece.tried)
+        return results.ack(request.seq)
+
+    async def _in_one_call(self, request: Request, encoder: CreateEncoder, results: _Results) -> None:
+        key = request_id(self._batch, request.seq, request.tasks)
+        reply = await self._batches.call(
+            "BatchCreateTasks", encoder.batch(request.tasks, request.wire, key), self._wanted(request)
+        )
+        ours = request.tried or reply.unclear
+        if reply.data is not None:
+            failed = await self._wait_for(_Operation.parse(reply.data), len(request.refs))
+            if failed is None:
+                await self._one_by_one(request, encoder, results, ours=True)
+            else:
+                await self._read_failures(request, failed, results, ours=ours)
+        elif reply.error is None:
+            await self._unwanted(request, results, unclear=reply.unclear)
+        elif reply.error.code == "UNIMPLEMENTED":
+            self._batching = False
+            await self._one_by_one(request, encoder, results, ours=ours)
+        elif reply.error.code in _REFUSED:
+            # One bad task is enough for that; calls for single tasks find out which.
+            await self._one_by_one(request, encoder, results, ours=ours)
+        else:
+            self._give_up(request.refs, reply.error, results, ours=ours)
+
+    async def _wait_for(self, operation: _Operation, rows: int) -> Mapping[int, tuple[str, str]] | None:
+        """Wait for an operation; return code and text of the rows that failed, None if it does not name them."""
+        deadline, pause = self._clock.ticks() + _OPERATION_TIMEOUT, _POLL
+        while not operation.done:
+            await self._stop.sleep(pause)
+            pause = min(_POLL_LONGEST, 1.5 * pause)
+            reply = await self._batches.call(
+                "GetOperation", name_request(operation.name), lambda _: self._clock.ticks() < deadline
+            )
+            if reply.data is None:
+                return None
+            operation = _Operation.parse(reply.data)
+        return operation.failed if operation.covers(rows) else None
+
+    async def _read_failures(
+        self, request: Request, failed: Mapping[int, tuple[str, str]], results: _Results, *, ours: bool
+    ) -> None:
+        trouble = None
+        for index, ref in enumerate(request.refs):
+            if index not in failed:
+                results.sent.append(ref)
+            else:
+                trouble = self._read_failure(ref, *failed[index], results, ours=ours) or trouble
+        if trouble is None:
+            self._batches.reset_backoff()
+        else:
+            await self._batches.back_off(trouble)
+
+    def _read_failure(self, ref: int, code: str, text: str, results: _Results, *, ours: bool) -> CloudTasksError | None:
+        """Note the result of a row that failed; return the error if the row is to be sent again after a while."""
+        if code == "ALREADY_EXISTS":
+            results.sent.append(ref)
+            results.already += not ours
+            return None
+        if code in _REFUSED:
+            results.rejected[ref] = text if text.startswith(code) else f"{code}: {text}"
+            return None
+        results.again.append(ref)
+        if code in RETRIED or code in RETRIED_SOME:
+            return UnavailableError(f"{self._place.queue_name}: {text}", code=code)
+        self._stop.set(
+            _FATAL.get(code, ServiceError)(
+                f"{self._place.queue_name}: {text}", resource=self._place.queue_name, code=code
+            )
+        )
+        return None
+
+    async def _one_by_one(self, request: Request, encoder: CreateEncoder, results: _Results, *, ours: bool) -> None:
+        """Create each task with a call of its own."""
+        todo, left = deque(range(len(request.refs))), []
+        wanted = self._wanted(request)
+
+        async def work() -> None:
+            while todo:
+                index = todo.popleft()
+                reply = await self._singles.call(
+                    "CreateTask", encoder.create(request.tasks[index], request.wire[index]), wanted
+                )
+                ref, mine = request.refs[index], ours or reply.unclear
+                if reply.data is not None:
+                    results.sent.append(ref)
+                elif reply.error is None:
+                    left.append((index, mine))
+                elif reply.error.code in _REFUSED or reply.error.code == "ALREADY_EXISTS":
+                    self._read_failure(ref, reply.error.code, reply.error.message, results, ours=mine)
+                else:
+                    self._give_up([ref], reply.error, results, ours=mine)
+
+        await _gather(work() for _ in range(min(_SINGLES, len(todo))))
+        for unclear in (False, True):
+            if chosen := [index for index, mine in left if mine is unclear]:
+                await self._unwanted(_only(request, chosen), results, unclear=unclear)
+
+    def _give_up(self, refs: Iterable[int], error: CloudTasksError, results: _Results, *, ours: bool) -> None:
+        """End the sending because of an error that is not about a single row."""
+        results.leave(refs, ours=ours)
+        self._stop.set(error)
+
+    async def _unwanted(self, request: Request, results: _Results, *, unclear: bool) -> None:
+        """Note the rows of a call that was not wanted: the sending ends, or they are cancelled, or it is too late."""
+        if self._stop.is_set:
+            results.leave(request.refs, ours=request.tried or unclear)
+        else:
+            await self._look_up(request, results, unclear=unclear)
+
+    async def _look_up(self, request: Request, results: _Results, *, unclear: bool) -> None:
+        """Find out whether rows were created that are cancelled, or that may have been created long ago."""
+        void = self._void(request)
+        if not (request.tried or unclear):
+            results.cancelled += request.refs
+            return
+        missing: list[tuple[int, str]] = []
+        name = replace(self._place, queue=request.queue).queue_name
+
+        async def get(ref: int, task: str) -> None:
+            reply = await self._singles.call("GetTask", name_request(f"{name}/tasks/{task}"), lambda _: True)
+            if reply.data is not None:
+                results.sent.append(ref)
+            elif reply.error is None:
+                results.leave([ref], ours=True)
+            elif reply.error.code in _NOT_THERE:
+                missing.append((ref, task))
+            else:
+                self._give_up([ref], reply.error, results, ours=True)
+
+        await _gather(get(ref, task) for ref, task in zip(request.refs, request.tasks, strict=True))
+        known: Mapping[str, bool | None] = {}
+        if missing and not results.unclear:
+            known = await self._observer.were_created([task for _, task in missing])
+        for ref, task in missing:
+            existed = known.get(task)
+            if existed:
+                results.sent.append(ref)
+            elif existed is None:
+                results.gone.append(ref)
+            else:
+                (results.cancelled if void else results.again).append(ref)
+
+    def _void(self, request: Request) -> bool:
+        return self._outbox.requests.void_until(self._batch) >= request.seq
+
+    def _wanted(self, request: Request) -> Callable[[bool], bool]:
+        """Return a function that tells before each try whether the request may be sent."""
+
+        def wanted(unclear: bool) -> bool:  # noqa: FBT001 - its only argument
+            if self._void(request):
+                return False
+            return not (unclear or request.tried) or -_SKEW <= self._clock.now() - request.started <= _SAFE
+
+        return wanted
+
+
+def _only(request: Request, indexes: Sequence[int]) -> Request:
+    """Return a request with some of its rows."""
+    return replace(
+        request,
+        refs=[request.refs[index] for index in indexes],
+        tasks=[request.tasks[index] for index in indexes],
+        wire=[request.wire[index] for index in indexes],
+    )
+
+
+async def _gather(coroutines: Iterable[Coroutine[None, None, None]]) -> None:
+    """Run coroutines at the same time; `Stopped` is raised by itself, not in a group."""
+    stopped = False
+    try:
+        async with asyncio.TaskGroup() as group:
+            for coroutine in coroutines:
+                group.create_task(coroutine)
+    except* Stopped:
+        stopped = True
+    if stopped:
+        raise Stopped

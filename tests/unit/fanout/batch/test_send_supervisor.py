@@ -1,0 +1,246 @@
+"""The sending of one batch is supervised in the background, as often as rows are added to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import EndpointError, PreconditionError, QueueNotFoundError, ServiceError
+from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from tests.unit.fanout.conftest import PLACE, FakeClock, Service, all_rows, assert_each_once, raising
+
+ROWS = 250
+
+
+class Transport:
+    """A connection's channels, with a service of a few lines behind them."""
+
+    google = False
+
+    def __init__(self, service: Service, *, fresh: bool = False) -> None:
+        self.service, self.fresh = service, fresh
+        self.resource_names: set[str | None] = set()
+        self.endpoint = SimpleNamespace(target="127.0.0.1:8123")
+
+    async def raw(self, rpc: str, request: bytes, *, timeout: float | None, resource_name: str | None) -> bytes:
+        """Answer one call, and keep about which queue it was."""
+        self.resource_names.add(resource_name)
+        return await self.service.raw(rpc, request, timeout=timeout)
+
+    def is_new(self, queue: str) -> bool:
+        """Tell whether the queue was just made."""
+        return self.fresh and queue == PLACE.queue_name
+
+
+class Supervised:
+    """A supervisor, and what it has reported."""
+
+    def __init__(self, outbox: Outbox, batch: str, service: Service, *, fresh: bool = False) -> None:
+        self.transport = Transport(service, fresh=fresh)
+        self.rows: list[int] = []
+        self.troubles: set[str | None] = set()
+        self.ends = 0
+        self.changed = asyncio.Event()
+        self.supervisor = SendSupervisor(
+            self.transport,  # type: ignore[arg-type]  # all that it uses of one
+            outbox,
+            outbox.batches.get(batch),
+            SimpleNamespace(),  # type: ignore[arg-type]  # no task is looked up
+            changed=self._changed,
+            ended=self._ended,
+            clock=FakeClock(),
+        )
+
+    def run(self, times: int = 1) -> None:
+        """Begin, and wait for the end."""
+        _loop.run(self._run(times))
+
+    def check(self, unsent: int) -> None:
+        """Make sure that some process sends."""
+        _loop.run(self.supervisor.check(unsent))
+
+    async def _run(self, times: int) -> None:
+        self._over = asyncio.Event()
+        for _ in range(times):
+            self.supervisor.begin()
+        assert self.supervisor.active
+        await self.supervisor.join()
+        async with asyncio.timeout(30):
+            await self._over.wait()
+        await asyncio.sleep(0)  # the call of `ended` has returned
+        assert not self.supervisor.active
+
+    def _changed(self, count: int) -> None:
+        self.rows.append(count)
+        self.troubles.add(self.supervisor.trouble)
+        self.changed.set()
+
+    async def _ended(self) -> None:
+        self.ends += 1
+        self._over.set()
+
+
+def missing(count: int) -> Any:
+    """Return what does not find the queue at the first calls."""
+
+    def fail(_rpc: str, number: int) -> None:
+        if number <= count:
+            raise QueueNotFoundError("no queue", code="NOT_FOUND", resource=PLACE.queue_name)
+
+    return fail
+
+
+def broken(_rpc: str, _number: int) -> None:
+    """Fail as our own code may."""
+    raise IndexError("ours")
+
+
+def test_rows_are_sent_and_counted(outbox: Outbox, batch: str) -> None:
+    """Each row is sent once and reported, every call names the queue, and the end is reported."""
+    service = Service()
+    sending = Supervised(outbox, batch, service)
+    sending.run()
+    assert_each_once(outbox, batch, service, ROWS)
+    assert sum(sending.rows) == ROWS
+    assert sending.transport.resource_names == {PLACE.queue_name}
+    assert (sending.ends, sending.troubles, sending.supervisor.error) == (1, {None}, None)
+
+
+def test_begun_twice_it_ends_once(outbox: Outbox, batch: str) -> None:
+    """To begin while it is under way starts no second sender."""
+    service = Service()
+    sending = Supervised(outbox, batch, service)
+    sending.run(times=2)
+    assert sending.ends == 1
+    assert_each_once(outbox, batch, service, ROWS)
+
+
+def test_what_ended_it_is_kept_until_it_begins_again(outbox: Outbox, batch: str) -> None:
+    """A refusal is raised where one waits; begun again, the rows are sending."""
+    service = Service(before=raising("PERMISSION_DENIED", range(1, 99)))
+    sending = Supervised(outbox, batch, service)
+    sending.run()
+    with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
+        sending.check(ROWS)
+    service.before = lambda _rpc, _number: None
+    sending.run()
+    assert sending.supervisor.error is None
+    assert_each_once(outbox, batch, service, ROWS)
+
+
+def test_a_fault_of_ours_ends_it_with_an_error(outbox: Outbox, batch: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of our own code is logged, and kept as an error of the toolkit."""
+    sending = Supervised(outbox, batch, Service(after=broken))
+    sending.run()
+    assert str(sending.supervisor.error).startswith("sending ended with IndexError")
+    assert f"sending batch {batch} failed" in caplog.text
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_queue_that_is_not_there(outbox: Outbox, batch: str, *, fresh: bool) -> None:
+    """A queue that was just made is waited for; another one ends the sending."""
+    sending = Supervised(outbox, batch, Service(before=missing(3)), fresh=fresh)
+    sending.run()
+    assert sum(sending.rows) == (ROWS if fresh else 0)
+    assert isinstance(sending.supervisor.error, QueueNotFoundError) != fresh
+    assert sending.supervisor.trouble is None
+    assert ("no queue" in sending.troubles) == fresh
+
+
+def test_tasks_that_were_there_are_counted(outbox: Outbox, batch: str) -> None:
+    """How many tasks another outbox has made already is kept with the batch."""
+    service = Service()
+    for task in all_rows(outbox, batch, "tasks")[:10]:
+        service.create(task)
+    Supervised(outbox, batch, service).run()
+    assert outbox.batches.settings(batch)["already"] == 10
+
+
+def test_no_process_sends(outbox: Outbox, batch: str) -> None:
+    """Unsent rows that no process sends are an error."""
+    sending = Supervised(outbox, batch, Service())
+    with pytest.raises(PreconditionError, match=r"250 rows of batch .* are unsent, and no process sends them"):
+        sending.check(ROWS)
+    sending.check(0)
+    with Outbox(outbox.path, timeout=5.0) as elsewhere:
+        lock = elsewhere.requests.lock(batch)
+        assert lock is not None
+        try:
+            sending.check(ROWS)
+        finally:
+            lock.release()
+
+
+@pytest.mark.parametrize(
+    ("sender", "who"),
+    [
+        ({"pid": os.getpid(), "target": "127.0.0.1:1"}, "another connection of this kernel (127.0.0.1:1)"),
+        ({"pid": 1, "target": "127.0.0.1:1"}, "process 1 (127.0.0.1:1)"),
+        (None, "another process"),
+    ],
+)
+def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, who: str) -> None:
+    """A sending that waits for another one names it, and goes on when that one has ended."""
+    service = Service()
+    sending = Supervised(outbox, batch, service)
+    outbox.batches.set_setting(batch, "sender", sender)
+    lock = outbox.requests.lock(batch)
+    assert lock is not None
+
+    async def wait_for_it() -> str | None:
+        sending._over = asyncio.Event()
+        sending.supervisor.begin()
+        await sending.changed.wait()
+        note = sending.supervisor.other_sender_note
+        lock.release()
+        await sending.supervisor.join()
+        return note
+
+    note = _loop.run(wait_for_it())
+    assert note is not None
+    assert note.startswith(f"{who} sends the rest")
+    assert sending.supervisor.other_sender_note is None
+    assert outbox.batches.settings(batch)["sender"] == {"pid": os.getpid(), "target": "127.0.0.1:8123"}
+    assert_each_once(outbox, batch, service, ROWS)
+
+
+def test_nothing_answers_for_a_while(outbox: Outbox, batch: str) -> None:
+    """Meanwhile other processes may send; when there is an answer again this one does."""
+    calls: list[bool] = []
+
+    def dead(rpc: str, number: int) -> None:
+        lock = outbox.requests.lock(batch)
+        calls.append(sending.supervisor.unanswered and lock is not None)
+        if lock is not None:
+            lock.release()
+        if number <= 5 or (rpc == "GetQueue" and number < 10):
+            raise EndpointError("nothing answers", code="UNAVAILABLE")
+
+    service = Service(before=dead)
+    sending = Supervised(outbox, batch, service)
+    sending.run()
+    assert sum(calls) >= 4
+    assert not sending.supervisor.unanswered
+    assert_each_once(outbox, batch, service, ROWS)
+
+
+def test_closed_while_it_sends(outbox: Outbox, batch: str) -> None:
+    """Closing ends it at once; what was not sent is sent by the next."""
+    service = Service()
+    sending = Supervised(outbox, batch, service)
+
+    async def begin_and_close() -> None:
+        sending.supervisor.begin()
+        await sending.supervisor.close()
+
+    _loop.run(begin_and_close())
+    assert not sending.supervisor.active
+    assert sending.ends == 0
+    Supervised(outbox, batch, service).run()
+    assert_each_once(outbox, batch, service, ROWS)
