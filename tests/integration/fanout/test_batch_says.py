@@ -172,7 +172,7 @@ def test_told_after_the_end(batch: ct.Batch, words: Callable[[], list[str]]) -> 
     batch.cancel().wait("60s")
     batch.on_complete(url).wait("60s")
     batch.on_complete(url)
-    assert words() == [f"the batch is done: {url} is told now", f"the batch is done: {url} was told already"]
+    assert words() == [f"the batch is done: {url} is notified now", f"the batch is done: {url} was notified already"]
 
 
 def test_a_queue_that_signs_for_itself(paused: ct.Queue, batch: ct.Batch) -> None:

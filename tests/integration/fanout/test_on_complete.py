@@ -36,7 +36,7 @@ Connect = Callable[[], Any]
 WATCHER = """
     import os, sys
     from cloudtasks_nb import connect
-    from cloudtasks_nb.fanout.batch import notice
+    from cloudtasks_nb.fanout.batch import completion
 
     endpoint, batch, stop = sys.argv[1:]
 
@@ -45,7 +45,7 @@ WATCHER = """
         os.read(0, 1)
 
     if stop:
-        notice._create = never
+        completion._create = never
     with connect("demo", "us-central1", endpoint=endpoint) as tasks:
         watched = tasks.batch(batch)
         print("watching", flush=True)
@@ -262,11 +262,11 @@ def test_the_service_does_not_take_it(
     """It is tried again, and meanwhile the repr says why nobody has been told."""
     refused(code)
     batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
-    reached(batch, lambda _: "not told that the batch is done" in repr(batch))
+    reached(batch, lambda _: "the end of the batch is not notified" in repr(batch))
     emulator.request("DELETE", "/admin/faults")
     assert batch.wait("60s").succeeded == 4
     assert len(told(target, 1)) == 1
-    reached(batch, lambda _: "not told" not in repr(batch))
+    reached(batch, lambda _: "not notified" not in repr(batch))
     assert created(emulator, once) == ["1"]
 
 
@@ -277,7 +277,7 @@ def test_a_refusal_keeps_nobody_waiting(
     refused("PERMISSION_DENIED")
     batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
     assert batch.wait("60s").succeeded == 4
-    assert "not told that the batch is done" in repr(batch)
+    assert "the end of the batch is not notified" in repr(batch)
     assert created(emulator, once) == []
 
 

@@ -272,7 +272,7 @@ def test_nobody_sends(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, ke
     emulator.request("DELETE", "/admin/faults")
     batch = tasks.batch()
     assert "2,000 unsent: batch.resume()" in repr(batch)
-    with pytest.raises(PreconditionError, match="nobody sends them"):
+    with pytest.raises(PreconditionError, match="no process sends them"):
         batch.wait("10s")
     reached(batch.resume(), sent)
     assert rows_in(paused) == list(range(2000))
