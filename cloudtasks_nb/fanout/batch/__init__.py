@@ -1,5 +1,5 @@
-"""What became of each row, what can be done about it, and all of that in the analyst's hand.
+"""Follow the rows of a batch, store what became of each, and offer the verbs on a batch.
 
-Knows the rooms before it, the outcome rule and the snapshots of the one watcher. Does not know how the log is read, how
-requests are kept, or how they are sent.
+Knows the packages below it, the rule of outcomes and the snapshots of the queue watcher. Does not know how the log is
+read, how requests are stored, or how they are sent.
 """

@@ -114,9 +114,9 @@ class Batch:
         BatchTimeoutError
             If it takes longer; the batch goes on.
         PreconditionError
-            If rows are unsent and nobody sends them.
+            If rows are unsent and no process sends them.
         CloudTasksError
-            What ended the sending before its end.
+            What ended the sending early.
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
         try:
@@ -222,10 +222,11 @@ class Batch:
     def on_complete(
         self, url: Any, *, service_account: str | None = None, audience: str | None = None, queue: Any = None
     ) -> Self:
-        """Have a URL told when every row is final: one task with a JSON summary, delivered at least once.
+        """Notify a URL when every row is final: one task with a JSON summary, delivered at least once.
 
         The process that watches the batch creates it, this kernel or ``cloudtasks-nb watch``; when none does, the next
-        that attaches. `retry_failed` and `resend` open a new round, which is told again. May be called after the end.
+        that attaches. `retry_failed` and `resend` open a new round with a notification of its own. May be called after
+        the end.
 
         Parameters
         ----------

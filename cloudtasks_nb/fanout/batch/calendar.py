@@ -1,4 +1,4 @@
-"""The calendar of a backfill: its partitions as cells in the colours of their states, and in one line."""
+"""Draw the partitions of a backfill as a calendar, whose cells have the colours of states, and count their rows."""
 
 from __future__ import annotations
 

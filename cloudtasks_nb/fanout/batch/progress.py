@@ -1,4 +1,4 @@
-"""How far a batch is: counts, rate and the time that is left. Pure: no clock, no I/O."""
+"""Count the rows of a batch by state, and compute their rate and the time that is left, without a clock or I/O."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Rate:
             self._points.popleft()
 
     def stop(self) -> None:
-        """Forget what was noted: nothing goes on."""
+        """Forget what was noted, because nothing is done at the moment."""
         self._points.clear()
 
     def per_second(self) -> float | None:

@@ -1,4 +1,4 @@
-"""How a batch shows itself: the bar, what waits, the causes of failure, and the next line to type. Pure."""
+"""Format the state of a batch as text and HTML: the bar, notes, causes of failure, and the next line to type."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Report:
         return html_card(self._title(), bar, partitions, self.grid, lines, badge=self.badge)
 
     def lines(self) -> list[str]:
-        """Return what else there is to say, the next line to type last."""
+        """Return the notes below the bar; those with a line to type come last."""
         progress = self.progress
         lines = []
         if progress.retrying:
@@ -114,7 +114,7 @@ class Report:
         return lines
 
     def gone(self) -> str:
-        """Say how many rows are gone, and how they left the queue as far as that is known."""
+        """Return how many rows are gone, and how they left the queue if that is known."""
         lost = {how: count for how, count in self.lost.items() if how is not None}
         parts = [f"{count:,} gone: {how}" for how, count in lost.items()]
         if rest := self.progress.gone - sum(lost.values()):

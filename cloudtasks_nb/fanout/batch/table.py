@@ -1,4 +1,4 @@
-"""A batch's rows as a frame: the columns of the input, then what became of each task."""
+"""Build the frame of a batch's rows: the columns of the input, then what became of each task."""
 
 from __future__ import annotations
 
