@@ -66,32 +66,6 @@ def test_filter_select_run_and_see_them_go(board: Board) -> None:
         expect(board.rows).to_have_count(0)
 
 
-def test_selection_and_scroll_survive_while_tasks_finish(board: Board) -> None:
-    """Ten times a task above and one below is done; the visible rows stay where they are."""
-    board.open_table("Tasks")
-    keys = board.keys
-    picked = keys[20:23]
-    for key in picked:
-        board.row(key).click()
-    place = """(key) => {
-      const row = document.querySelector(`tr[data-key="${key}"]`), scroller = row.closest('.ctn-scroll');
-      return [row.getBoundingClientRect().top - scroller.getBoundingClientRect().top, scroller.scrollTop > 0];
-    }"""
-    board.row(keys[21]).evaluate("row => { row.closest('.ctn-scroll').scrollTop = row.offsetTop - 60; }")
-    before, scrolled = board.page.evaluate(place, keys[21])
-    assert scrolled
-    for look in range(10):
-        done = [keys[look], keys[-1 - look]]
-        board.book.python(f"queue.delete_tasks({done}); panel.parts['Tasks'].poll_now()")
-        for key in done:
-            expect(board.row(key)).to_have_count(0)
-        after, _ = board.page.evaluate(place, keys[21])
-        assert abs(after - before) <= 1
-    selected = board.part.locator('tr[aria-selected="true"]')
-    assert selected.evaluate_all("rows => rows.map(row => row.dataset.key)") == picked
-    assert board.book.python("print(*panel.parts['Tasks'].table.selected)").split() == picked
-
-
 def test_pause_resume_and_purge(board: Board) -> None:
     """The state follows each click; a purge wants the queue's name, and Escape leaves it."""
     row = board.row("reports")

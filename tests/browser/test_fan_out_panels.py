@@ -217,24 +217,6 @@ def test_a_batch_is_chosen_retried_and_cancelled(board: Board) -> None:
     assert board.book.python("print(len(queue.tasks()))") == "0"
 
 
-def test_read_only_shows_no_button_that_changes_anything(notebook: Callable[..., Any]) -> None:
-    """No button in the tabs or in the panel of a batch; squares and rows can be selected."""
-    harmless = {"Refresh", "Copy", "Clear", "✕", "First page", "Previous page", "Next page", "Last page"}
-    book = notebook(SETUP, BACKFILL, "panel = tasks.panel(read_only=True); panel", "batch.panel(read_only=True)")
-    board = Board(book)
-    assert not {"Fan out", "Backfill"} & set(board.root.get_by_role("tab").all_inner_texts())
-    board.open("Batches")
-    board.rows.first.click()
-    expect(board.part).to_contain_text("2 failed rows")
-    board.square("2026-01-07").click()
-    expect(board.part).to_contain_text("1 row of 2026-01-07: 1 failed")
-    own = book.page.locator(".ctn-panel", has_text="Batch ").last
-    for root in (board.root, own):
-        expect(root).to_contain_text("read-only")
-        names = set(root.get_by_role("button").all_inner_texts()) - {""}
-        assert {name for name in names if not name.startswith("Select all")} <= harmless
-
-
 def test_a_batch_under_voila(voila: Callable[..., Page]) -> None:
     """As a page of its own: a red day is selected in the calendar and sent again."""
     page = voila(SETUP, BACKFILL, "broken.clear(); batch.panel()")

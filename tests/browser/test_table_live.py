@@ -118,18 +118,6 @@ def test_selection_and_scroll_survive_refreshes_while_rows_go(view: View) -> Non
     assert view.row("n39").inner_text().split() == ["n39", "running", "39"]
 
 
-def test_a_selected_row_that_returns_is_selected(view: View) -> None:
-    """The selection is kept by key while its row is away."""
-    view.row("n1").click()
-    view.settle()
-    expect(view.status).to_have_text("1 selected")
-    view.run("table.drop(['n1'])")
-    expect(view.status).to_have_text("None selected")
-    view.run("table.load(rows(range(200)))")
-    expect(view.row("n1")).to_have_attribute("aria-selected", "true")
-    expect(view.status).to_have_text("1 selected")
-
-
 def test_the_keyboard_does_everything(view: View) -> None:
     """From the notebook by Tab to the grid; arrows move, space and shift select, Enter opens and sorts."""
     view.book.python("opened = []; table.on_open = opened.append")
@@ -175,15 +163,6 @@ def test_a_double_click_opens_and_selects_nothing(view: View) -> None:
     view.settle()
     assert view.selected == []
     view.book.until("opened, table.selected", "['n3'] []")
-
-
-def test_shortcuts_of_the_notebook_stay_quiet(view: View) -> None:
-    """Keys that would delete, cut or convert the cell do nothing while a row has the focus."""
-    view.row("n2").click()
-    view.press("d", "d", "x", "m", "y", "a", "b", "j", "k", "z", "0", "0")
-    expect(view.page.locator(".jp-Notebook .jp-Cell")).to_have_count(1)
-    expect(view.page.locator(".jp-Notebook .jp-CodeCell")).to_have_count(1)
-    expect(view.row("n2")).to_be_focused()
 
 
 def test_shift_selects_a_range_that_can_shrink(view: View) -> None:
@@ -242,16 +221,6 @@ def test_markup_is_text(view: View) -> None:
     assert view.root.locator("tr[data-key]").inner_text().count(EVIL) == 2
     assert view.page.locator(".jp-OutputArea-output img").count() == 0
     assert view.page.evaluate("() => window.pwned") is None
-
-
-def test_an_exception_of_a_callback_is_shown(view: View) -> None:
-    """The table shows the exception of a callback until it works again."""
-    view.book.python("table.on_select = lambda keys: 1 / 0")
-    view.row("n1").click()
-    expect(view.root.get_by_role("alert")).to_have_text("ZeroDivisionError: division by zero")
-    view.book.python("table.on_select = print")
-    view.row("n2").click()
-    expect(view.root.get_by_role("alert")).to_be_empty()
 
 
 def test_a_busy_cell_freezes_nothing(notebook: Callable[..., Any], tmp_path: Path) -> None:
@@ -317,17 +286,3 @@ def test_text_can_be_read_in_both_themes(
     ground = view.row("n1").evaluate("(row) => getComputedStyle(row).backgroundColor")
     assert ground != view.row("n0").evaluate("(row) => getComputedStyle(row).backgroundColor")
     assert screenshot(book.page, "table").stat().st_size > 0
-
-
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_voila_shows_the_same_table(
-    voila: Callable[..., Page], screenshot: Callable[[Page, str], Path], *, dark: bool
-) -> None:
-    """Under Voilà the table is alive: a click on a heading sorts."""
-    view = View(voila(TABLE, dark=dark))
-    for sort in ("ascending", "descending"):
-        view.heading("Attempts").click()
-        expect(view.heading("Attempts")).to_have_attribute("aria-sort", sort)
-    expect(view.root.locator("tr[data-key]").first).to_have_attribute("data-key", "n199")
-    assert view.row("n199").locator("td").nth(1).evaluate(CONTRAST) >= 4.5
-    assert screenshot(view.page, "voila").stat().st_size > 0

@@ -73,18 +73,19 @@ def test_only_the_newest_are_kept(panel: AttemptsPanel, watcher: FakeWatcher) ->
 
 
 @pytest.mark.parametrize(
-    ("status", "keys"), [("any answer", ["i3", "i2", "i1"]), ("errors", ["i2"]), ("OK", ["i3", "i1"]), ("ABORTED", [])]
+    ("status", "text", "keys"),
+    [
+        ("any answer", "", ["i3", "i2", "i1"]),
+        ("errors", "", ["i2"]),
+        ("OK", "", ["i3", "i1"]),
+        ("ABORTED", "", []),
+        ("any answer", "INTERN", ["i2"]),
+    ],
 )
-def test_answers_are_filtered(panel: AttemptsPanel, status: str, keys: list[str]) -> None:
-    """All, those that are errors, or one code."""
-    panel.status.value = status
+def test_attempts_are_filtered(panel: AttemptsPanel, status: str, text: str, keys: list[str]) -> None:
+    """All, those that are errors, or one code; the search covers every text of a row."""
+    panel.status.value, panel.find.value = status, text
     assert panel.table.page_keys == keys
-
-
-def test_text_is_found(panel: AttemptsPanel) -> None:
-    """The search covers every text of a row."""
-    panel.find.value = "INTERN"
-    assert panel.table.page_keys == ["i2"]
 
 
 def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,18 +138,6 @@ def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, har
     assert batch.tasks()["try"].tolist() == [1, 2, 1, 2, 1]
 
 
-def test_retry_failed_needs_no_selection(panel: BackfillPanel, harness: Harness) -> None:
-    """Exactly the failed rows are sent again."""
-    batch = harness.days("2026-01-05")
-    harness.finish(batch, 0)
-    show(panel, visible=False)
-    show(panel)
-    click(panel, panel.view.actions.retry)
-    harness.sent(batch)
-    assert batch.tasks()["try"].tolist() == [2, 1, 1, 1, 1]
-    assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed()'
-
-
 def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -> None:
     """Rows that succeeded are sent again only after a question."""
     fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")

@@ -51,11 +51,6 @@ def test_everything_is_escaped(html: str) -> None:
     assert "&lt;img" in html
 
 
-def test_facts_that_are_empty_are_left_out() -> None:
-    """Facts without a value are left out."""
-    assert "message" not in markup.facts({"state": "ready", "message": ""})
-
-
 def test_a_timeline_has_every_attempt() -> None:
     """Attempts with answer, duration and next try; deletions too; the last line of a traceback."""
     entries = [

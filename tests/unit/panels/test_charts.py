@@ -47,13 +47,9 @@ def buttons(chart: str) -> list[dict[str, str]]:
     return found
 
 
-def test_a_sparkline_stands_on_zero() -> None:
-    """The highest value is at the top, zero at the bottom, oldest left."""
+def test_a_sparkline_stands_on_zero_and_has_gaps() -> None:
+    """The highest value is at the top, zero at the bottom, oldest left; an unknown value leaves a gap in the line."""
     assert points(sparkline([0, 50, 100], label="depth", width=106, height=36)) == [[(3, 33), (53, 18), (103, 3)]]
-
-
-def test_a_sparkline_has_gaps_where_nothing_is_known() -> None:
-    """An unknown value leaves a gap in the line."""
     assert [len(line) for line in points(sparkline([1, 2, None, 3, 4, 5], label="depth"))] == [2, 3]
 
 
@@ -92,15 +88,11 @@ def test_a_few_among_many_are_seen() -> None:
 
 
 def test_a_bar_counts_in_words_too() -> None:
-    """The legend and the accessible name have every count that is known and not zero."""
+    """The legend and the accessible name have every count that is known and not zero; a bar without counts says so."""
     chart = parsed(state_bar({"succeeded": 1200, "failed": 0, "gone": None, "odd": 2}, label="batch a91f"))
     assert "".join(chart.itertext()).endswith(" succeeded 1,200 odd 2")
     svg = next(chart.iter("svg"))
     assert svg.attrib["aria-label"] == "batch a91f: 1,202 tasks: 1,200 succeeded, 2 odd"
-
-
-def test_an_empty_bar_says_so() -> None:
-    """A bar without counts says so."""
     assert "nothing yet" in "".join(parsed(state_bar({}, label="b")).itertext())
 
 
@@ -126,6 +118,7 @@ def test_hours_stand_in_days_and_months_in_years() -> None:
     found = buttons(calendar(hourly, label="b"))
     assert [found[n]["area"] for n in (0, 23, 24)] == ["2/2", "2/25", "3/2"]
     assert found[23]["title"] == "2026-01-01 23:00: 1 row: 1 ready"
+    assert buttons(calendar([], label="b")) == []
     monthly = [Square(key=str(n), start=date(2025 + n // 12, n % 12 + 1, 1), counts={}) for n in range(14)]
     assert [button["area"] for button in buttons(calendar(monthly, label="b"))][11:] == ["2/13", "3/2", "3/3"]
 
@@ -156,11 +149,6 @@ def test_squares_can_be_found_and_are_one_tab_stop() -> None:
     assert found[1]["aria-label"] == found[1]["title"] == "2026-01-02: 2 rows: 1 succeeded, 1 failed"
     group = next(node for node in parsed(chart).iter("div") if node.get("role") == "group")
     assert group.attrib["aria-label"] == "backfill x: 2 periods, 4 rows: 3 succeeded, 1 failed"
-
-
-def test_a_calendar_without_periods_is_drawn() -> None:
-    """An empty backfill is no error."""
-    assert buttons(calendar([], label="b")) == []
 
 
 @pytest.mark.parametrize(

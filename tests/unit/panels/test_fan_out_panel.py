@@ -243,16 +243,6 @@ def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, harness: Har
     assert not panel.send.disabled
 
 
-def test_a_wrong_template_is_an_error_in_place(panel: FanOutPanel) -> None:
-    """With the next step, and the panel goes on."""
-    fill(panel, url="https://svc/{origin")
-    click(panel, panel.make_plan)
-    assert "is not a template" in panel.footer.alert["text"]
-    assert panel.footer.alert["hint"]
-    fill(panel, url="https://svc/{origin}")
-    assert panel.footer.alert == {}
-
-
 def test_few_tasks_are_sent_by_a_click(panel: FanOutPanel, harness: Harness) -> None:
     """The bar of the batch appears and reaches its end by itself."""
     fill(panel, url="https://svc/run")

@@ -133,10 +133,18 @@ def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None
     assert panel.footer.alert == {}
 
 
-def test_our_errors_have_message_and_hint(panel: Sample) -> None:
-    """The traceback is left out; the browser can dismiss the error."""
-    panel.fail(UnavailableError("nobody answers", hint="start it"))
-    assert panel.footer.alert == {"text": "nobody answers", "hint": "start it"}
+@pytest.mark.parametrize(
+    ("error", "alert"),
+    [
+        (UnavailableError("nobody answers", hint="start it"), {"text": "nobody answers", "hint": "start it"}),
+        (ZeroDivisionError(), {"text": "ZeroDivisionError"}),
+        (CloudTasksError(), {"text": "Something went wrong with Cloud Tasks."}),
+    ],
+)
+def test_an_error_has_its_message_and_hint(panel: Sample, error: Exception, alert: dict[str, str]) -> None:
+    """An exception without a message is named; the browser can dismiss the error."""
+    panel.fail(error)
+    assert alert.items() <= panel.footer.alert.items()
     send_message(panel.footer, do="dismiss")
     assert panel.footer.alert == {}
 
@@ -279,31 +287,19 @@ def test_it_is_live_once_it_is_shown(context: FakeContext, closing: CloseLater, 
     assert watcher.subscribed == []
 
 
-def test_it_has_a_static_form(panel: Sample) -> None:
-    """Exports show HTML beside the widget."""
+def test_exports_show_html_beside_the_widget_and_when_it_is_closed(panel: Sample) -> None:
+    """A closed panel has no widget and is not live; text and HTML show the last content and say that it is closed."""
     bundle: dict[str, Any] = panel._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert "Sample &lt;i&gt;" in bundle["text/html"]
     assert bundle["text/plain"] == "<Sample Sample <i> [LOCAL]>"
-
-
-def test_a_closed_panel_shows_its_last_content(panel: Sample) -> None:
-    """Text and HTML say that it is closed; there is no widget, and nothing is watched."""
     panel.close()
-    bundle: dict[str, Any] = panel._repr_mimebundle_()
+    bundle = panel._repr_mimebundle_()
     assert bundle["text/plain"] == repr(panel) == "<Sample Sample <i> [LOCAL] (closed)>"
     assert "Sample &lt;i&gt;" in bundle["text/html"]
     assert "(closed)" in bundle["text/html"]
     assert set(bundle) == {"text/plain", "text/html"}
     assert not panel.live
-
-
-def test_closing_twice_is_once(panel: Sample) -> None:
-    """All its widgets are closed."""
-    parts = [panel.footer, panel.prompt, panel.read]
-    panel.close()
-    panel.close()
-    assert all(part.comm is None for part in parts)
 
 
 def test_waiting_has_an_end(panel: Sample) -> None:
@@ -325,11 +321,3 @@ def test_the_loop_itself_is_not_blocked(panel: Sample) -> None:
     _loop.run(press())
     panel.settle()
     assert panel.done == ["write"]
-
-
-def test_errors_without_words_have_their_name(panel: Sample) -> None:
-    """An exception without a message is named."""
-    panel.fail(ZeroDivisionError())
-    assert panel.footer.alert["text"] == "ZeroDivisionError"
-    panel.fail(CloudTasksError())
-    assert panel.footer.alert["text"] == "Something went wrong with Cloud Tasks."

@@ -25,13 +25,6 @@ def shown(panel: QueuesPanel) -> str:
     return str(panel.card.value)
 
 
-def test_queues_are_listed_at_once(context: FakeContext, closing: CloseLater) -> None:
-    """An export right after the cell has the table of queues."""
-    html = closing(QueuesPanel(context))._repr_mimebundle_()["text/html"]
-    assert "emails" in html
-    assert "2,000" in html
-
-
 def test_only_the_page_is_watched(make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher) -> None:
     """Of thirty queues the twenty on the page; after turning it the others."""
     names = [f"q{number:02}" for number in range(30)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -161,16 +160,6 @@ def test_tasks_on_the_screen_are_looked_up(panel: TasksPanel, watcher: FakeWatch
     assert panel.table.selected_frame[["state", "attempts"]].values.tolist() == [["running", 2]]  # noqa: PD011 - short
 
 
-def test_selection_survives_what_comes_and_goes(panel: TasksPanel, watcher: FakeWatcher) -> None:
-    """Selected tasks stay selected while others finish."""
-    pick(panel, 5, 6, 9)
-    for number in range(5):
-        watcher.there[f"reports{number:05}"] = None
-        publish(panel, watcher)
-    assert panel.table.selected == ["reports00005", "reports00006", "reports00009"]
-    assert panel.actions.run.description == "Run now (3)"
-
-
 def test_tasks_are_filtered(panel: TasksPanel) -> None:
     """By state and by text."""
     panel.state.value = "retrying"
@@ -210,22 +199,15 @@ def test_many_are_asked_about(panel: TasksPanel, context: FakeContext) -> None:
     assert panel.table.total == 13
 
 
-def test_one_is_deleted_with_a_click_more(panel: TasksPanel, context: FakeContext) -> None:
-    """Deleting asks a question; for one task no name has to be typed."""
-    names = pick(panel, 4)
+@pytest.mark.parametrize(("count", "scope"), [(1, "selected of 10"), (10, "those that are not loaded are left alone")])
+def test_few_are_deleted_with_a_click_more(panel: TasksPanel, context: FakeContext, count: int, scope: str) -> None:
+    """Deleting asks a question, without a name to be typed; tasks that are not loaded stay."""
+    names = pick(panel, *range(count))
     panel.actions.delete.click()
-    assert panel.prompt.question is not None
-    assert panel.prompt.question.typed is None
-    confirm(panel)
-    assert (context.calls, panel.table.total) == ([("delete_tasks", "reports", names)], 9)
-
-
-def test_all_that_are_loaded_are_not_all_there_are(panel: TasksPanel) -> None:
-    """The question says that the rest of the queue is left alone."""
-    pick(panel, *range(10))
-    panel.actions.delete.click()
-    assert panel.prompt.question is not None
-    assert "those that are not loaded are left alone" in panel.prompt.question.scope
+    question = confirm(panel)
+    assert question.typed is None
+    assert scope in question.scope
+    assert (context.calls, panel.table.total) == ([("delete_tasks", "reports", names)], 10 - count)
 
 
 def test_google_runs_one_a_second(
@@ -299,18 +281,3 @@ def test_read_only_has_nothing_that_changes(make_context: MakeContext, closing: 
         click(panel, button)
         assert panel.footer.alert["text"] == "this panel is read-only"
     assert context.calls == []
-
-
-def test_a_hundred_thousand_tasks_are_updated(
-    panel: TasksPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch, record_property: Any
-) -> None:
-    """Done tasks are removed from 100,000 and changed ones updated."""
-    monkeypatch.setattr(Book, "tasks", 100_000)
-    click(panel, panel.load_all)
-    watcher.there = {f"reports{number:05}": pending("running", attempts=1) for number in range(100_000)}
-    done = tuple(entry(number, f"reports{number:05}") for number in range(50_000, 50_500))
-    began = time.perf_counter()
-    panel.apply_lookup({name: watcher.there[name] for name in panel.table.page_keys})
-    panel.remove(one.task for one in done)
-    record_property("seconds", time.perf_counter() - began)
-    assert panel.table.total == 99_500
