@@ -23,25 +23,26 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 
 __all__ = ["main"]
 
-#: Calls that errors recommend, and the commands that do the same.
+#: Calls that the hints of errors recommend, and the commands that do the same.
 _COMMANDS = {
     "tasks.batches()": "cloudtasks-nb batches",
     "tasks.doctor()": "cloudtasks-nb doctor",
 }
 
-#: Help on the options: as the place to connect to, and as a filter of batches (whose records know their place).
+#: Help on the options of `doctor`, which select a connection.
 _CONNECTION_HELP = {
     "project": "project; by default from the environment or gcloud's configuration",
     "location": "location; by default from the environment or gcloud's configuration",
     "local": "connect to the embedded emulator of this folder instead of Google",
 }
+#: Help on the same options of `batches` and `watch`, which select batches of all connections.
 _FILTER_HELP = {
     "project": "only batches in queues of this project",
     "location": "only batches in queues of this location",
     "local": "only batches that were sent to the embedded emulator of this folder",
 }
 
-#: Rows whose outcome is known are not counted as sent, so the others are pending.
+#: Titles of columns that differ from the state. Rows with a known outcome have another state, so sent ones are pending.
 _TITLES = {State.SENT: "pending"}
 
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _emulator(given[1:])
     parser = _parser()
     options, more = parser.parse_known_args(given)
-    if options.run is None:
+    if options.run is None:  # `emulator` came after another option
         parser.error("options of the emulator come after its name: cloudtasks-nb emulator --help")
     if more:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _as_commands(text: str) -> str:
-    """Replace calls of a notebook by the commands that do the same."""
+    """Replace calls in the text of an error by the commands that do the same."""
     for call, command in _COMMANDS.items():
         text = text.replace(call, command)
     return text
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cloudtasks-nb", description="Google Cloud Tasks from a terminal.")
     parser.add_argument("--version", action="version", version=f"cloudtasks-nb {_version()}")
     _add_options(parser, _CONNECTION_HELP, default=None)
-    # An option before the command is used unless it is repeated after it.
+    # The options may come before or after the command; SUPPRESS keeps a value from before it.
     connection, batch_filter = (argparse.ArgumentParser(add_help=False) for _ in range(2))
     _add_options(connection, _CONNECTION_HELP, default=argparse.SUPPRESS)
     _add_options(batch_filter, _FILTER_HELP, default=argparse.SUPPRESS)
@@ -110,7 +111,7 @@ def _add_options(parser: argparse.ArgumentParser, texts: Mapping[str, str], *, d
 def _version() -> str:
     try:
         return importlib.metadata.version("cloudtasks-nb")
-    except importlib.metadata.PackageNotFoundError:  # run from a folder of sources
+    except importlib.metadata.PackageNotFoundError:  # run from a source folder without installation
         return "(not installed)"
 
 
@@ -156,8 +157,8 @@ def _batches(options: argparse.Namespace) -> int:
     if rows:
         _print(pd.DataFrame(rows).set_index("batch").convert_dtypes())
     else:
-        narrowed = {options.project, options.location, options.local} != {None}
-        sys.stdout.write(f"no {'such ' if narrowed else ''}batches were sent from this machine yet\n")
+        filtered = {options.project, options.location, options.local} != {None}
+        sys.stdout.write(f"no {'such ' if filtered else ''}batches were sent from this machine yet\n")
     return 0
 
 
@@ -169,14 +170,14 @@ def _select(outbox: Outbox, options: argparse.Namespace) -> list[BatchRecord]:
 
 
 def _endpoint(record: BatchRecord, reach: Mapping[str, Any]) -> str:
-    """Return where a batch was sent to: Google, the emulator of a folder, or one at an address."""
+    """Return the text for a batch's endpoint: ``google``, the emulator's folder, or its address."""
     if record.place.endpoint == "google":
         return "google"
     return str(reach.get("folder") or reach.get("target") or record.place.endpoint)
 
 
 def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
-    """Return how the endpoint of a batch was reached: address and folder."""
+    """Return the address (``target``) and the folder (``folder``) of the endpoint of a batch, as far as stored."""
     return outbox.batches.settings(batch).get("reach") or {}
 
 

@@ -28,58 +28,60 @@ __all__ = ["CloudTasksMagics", "QueueNames", "load_ipython_extension"]
 _LINE = {"queues": (), "tasks": ("QUEUE",), "batches": (), "panel": ()}
 _CELL = {"enqueue": ("QUEUE", "URL")}
 
-#: What an argument was probably meant for, where a command has none.
-_INSTEAD = {
+#: Hints for an argument that is given to a command without arguments.
+_HINTS = {
     "%ct queues": "%ct tasks {0} lists the tasks in a queue",
     "%ct batches": 'tasks.batch("{0}") is one batch',
     "%ct panel": 'tasks.queue("{0}").panel() is the widget of one queue',
 }
 
-#: The part of a line before the cursor that is completed: ``%ct …``, ``%%ct …``, ``frame = %ct …``.
-_TYPED = re.compile(r"(?:.*=\s*)?(?P<sign>%%?)ct\s+(?P<done>(?:\S+\s+)*)(?P<begun>\S*)")
+#: A line up to the cursor that can be completed: ``%ct …``, ``%%ct …``, ``frame = %ct …``.
+_TYPED = re.compile(r"(?:.*=\s*)?(?P<sign>%%?)ct\s+(?P<words>(?:\S+\s+)*)(?P<prefix>\S*)")
 
 
 class QueueNames:
-    """The names of a connection's queues, for completion; read in a thread, so that no keystroke waits for long.
+    """The names of a connection's queues for completion; a thread reads them, so that completion does not block.
 
     Parameters
     ----------
     patience : float
-        Seconds that a call waits for an answer; a later answer is used by the next call.
+        Seconds that a call waits for the thread; names that arrive later are used by the next call.
     fresh : float
-        Seconds for which an answer is used again.
+        Seconds for which the names are not read again.
     """
 
     def __init__(self, *, patience: float = 0.5, fresh: float = 3.0) -> None:
         self._patience = patience
         self._fresh = fresh
         self._known: weakref.WeakKeyDictionary[Client, tuple[float, list[str]]] = weakref.WeakKeyDictionary()
-        self._asked: weakref.WeakKeyDictionary[Client, threading.Event] = weakref.WeakKeyDictionary()
+        self._reading: weakref.WeakKeyDictionary[Client, threading.Event] = weakref.WeakKeyDictionary()
 
     def of(self, client: Client, *, anew: bool = False) -> list[str]:
-        """Return the names that are known in time; `anew` reads them even if the last answer is recent."""
-        seen, names = self._known.get(client, (-math.inf, []))
-        if not anew and time.monotonic() - seen < self._fresh:
+        """Return the names that are known after `patience`; with `anew` they are read even if they are fresh."""
+        read_at, names = self._known.get(client, (-math.inf, []))
+        if not anew and time.monotonic() - read_at < self._fresh:
             return names
-        answered = self._asked.get(client)
-        if answered is None:
-            answered = self._asked[client] = threading.Event()
-            threading.Thread(target=self._ask, args=(client, answered), name="cloudtasks-nb-names", daemon=True).start()
-        answered.wait(self._patience)
-        return self._known.get(client, (seen, names))[1]
+        finished = self._reading.get(client)
+        if finished is None:
+            finished = self._reading[client] = threading.Event()
+            threading.Thread(
+                target=self._read, args=(client, finished), name="cloudtasks-nb-names", daemon=True
+            ).start()
+        finished.wait(self._patience)
+        return self._known.get(client, (read_at, names))[1]
 
-    def _ask(self, client: Client, answered: threading.Event) -> None:
+    def _read(self, client: Client, finished: threading.Event) -> None:
         names = self._known.get(client, (0.0, []))[1]
-        with suppress(Exception):  # a broken connection is reported by the next call, not by Tab
+        with suppress(Exception):  # completion shows no errors; the next call of a command does
             names = client.queues().index.tolist()
         self._known[client] = (time.monotonic(), names)
-        self._asked.pop(client, None)
-        answered.set()
+        self._reading.pop(client, None)
+        finished.set()
 
 
 @magics_class
 class CloudTasksMagics(Magics):
-    """``%ct`` and ``%%ct``."""
+    """The magics ``%ct`` and ``%%ct``, with their completion."""
 
     def __init__(self, shell: InteractiveShell, names: QueueNames | None = None) -> None:
         super().__init__(shell)
@@ -95,7 +97,7 @@ class CloudTasksMagics(Magics):
             %ct queues                list the queues
             %ct tasks QUEUE           list the tasks in a queue
             %ct batches               list the batches that were sent from this machine
-            %ct panel                 show the widget with all of it
+            %ct panel                 show the widget of the connection
 
             %%ct enqueue QUEUE URL    create one task, whose body is the rest of the cell:
             {"day": "2026-01-01"}     JSON if it is JSON, else text
@@ -136,19 +138,19 @@ class CloudTasksMagics(Magics):
 
     @context_matcher()
     def complete(self, context: CompletionContext) -> SimpleMatcherResult:
-        """Return what can stand at the cursor: a command or the name of a queue; hide all other completions."""
+        """Complete a command or the name of a queue at the cursor; all other completions are hidden."""
         line = _TYPED.fullmatch(context.text_until_cursor)
         if line is None:
             return {"completions": []}
-        possible = self._possible(_LINE if line["sign"] == "%" else _CELL, line["done"].split())
-        found = [SimpleCompletion(text=word, type="magic") for word in possible if word.startswith(line["begun"])]
-        return {"completions": found, "matched_fragment": line["begun"], "suppress": True, "ordered": True}
+        possible = self._completions(_LINE if line["sign"] == "%" else _CELL, line["words"].split())
+        found = [SimpleCompletion(text=word, type="magic") for word in possible if word.startswith(line["prefix"])]
+        return {"completions": found, "matched_fragment": line["prefix"], "suppress": True, "ordered": True}
 
-    def _possible(self, commands: Mapping[str, tuple[str, ...]], done: list[str]) -> list[str]:
-        if not done:
+    def _completions(self, commands: Mapping[str, tuple[str, ...]], words: list[str]) -> list[str]:
+        if not words:
             return list(commands)
         client = self.connection()
-        takes_queue = commands.get(done[0], ())[len(done) - 1 : len(done)] == ("QUEUE",)
+        takes_queue = commands.get(words[0], ())[len(words) - 1 : len(words)] == ("QUEUE",)
         return self._names.of(client) if takes_queue and client is not None else []
 
     def _wrong_arguments(
@@ -158,7 +160,7 @@ class CloudTasksMagics(Magics):
             return InvalidInputError(
                 f'{typed} has no arguments, but got "{arguments[0]}"',
                 resource=arguments[0],
-                hint=_INSTEAD[typed].format(arguments[0]),
+                hint=_HINTS[typed].format(arguments[0]),
             )
         names = self._names.of(client, anew=True) if len(arguments) < len(wanted) else []
         return InvalidInputError(
@@ -201,7 +203,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
 
 
 def _body(cell: str) -> Any:
-    """Return the JSON value of a cell, or its text if it is no JSON, a JSON text or null."""
+    """Return the JSON value of a cell; its text if it is not JSON, or if the value is null or a string."""
     text = cell.strip("\n")
     try:
         value = orjson.loads(text)
@@ -226,7 +228,7 @@ def _usage() -> str:
 
 
 def _without_traceback(error: CloudTasksError) -> CloudTasksError:
-    """Make IPython show the lines of the error without a traceback, which has no line of the user."""
+    """Make IPython show the error without a traceback, which would contain no line of the user's code."""
     shown = f"{type(error).__name__}: {error}".splitlines()
-    error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]  # IPython reads it from what is raised
+    error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]  # IPython calls this method of an exception
     return error

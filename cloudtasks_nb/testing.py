@@ -48,12 +48,12 @@ __all__ = ["Emulator", "cloud_tasks", "cloud_tasks_emulator", "cloud_tasks_emula
 
 _START_TIMEOUT = 30.0  # seconds; a start takes one
 _CALL_TIMEOUT = 30.0  # seconds
-_STOP_TIMEOUT = 10.0  # seconds that attempts under way may take
+_STOP_TIMEOUT = 10.0  # seconds to wait for the process to end
 _POLL_INTERVAL = 0.01  # seconds
 
 
 class Emulator:
-    """A running emulator that a test controls. Made by the fixture `cloud_tasks_emulator`.
+    """A running emulator that a test controls; the fixture `cloud_tasks_emulator` returns it.
 
     Attributes
     ----------
@@ -79,11 +79,11 @@ class Emulator:
 
     @property
     def now(self) -> dt.datetime:
-        """The time of the emulator's clock."""
+        """The current time of the emulator's clock."""
         return dt.datetime.fromisoformat(self._call("GET", "clock")["now"])
 
     def advance(self, seconds: Any) -> None:
-        """Move its clock forward: tasks that are due then are dispatched, names that expire are free again.
+        """Move its clock forward: tasks that become due are dispatched, and names that expire can be used again.
 
         A client computes times such as ``delay="10min"`` with the clock of this machine. The next test starts with the
         right time again.
@@ -112,9 +112,9 @@ class Emulator:
         Raises
         ------
         InvalidInputError
-            For a bad name or setting; no queue is created then.
+            For a bad name or setting; then no queue is created.
         EmulatorError
-            For a setting beyond the service's limits.
+            For a setting outside the service's limits.
         """
         names = [queues] if isinstance(queues, str) else queues
         settings = names if isinstance(names, Mapping) else {name: {} for name in names}
@@ -137,7 +137,7 @@ class Emulator:
     def history(
         self, queue: str = "", *, at_least: int = 0, timeout: Any = "10s", body: bool = False
     ) -> list[dict[str, Any]]:
-        """Return the tasks that were tried and have left their queue, newest first.
+        """Return the tasks that had an attempt and have left their queue, newest first.
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ class Emulator:
                 self._held.close()
 
     def empty(self) -> bool:
-        """Delete its state; return False if the process has ended."""
+        """Reset the emulator; return False if its process has ended."""
         if self._process.poll() is not None:
             return False
         self.reset()
@@ -212,13 +212,16 @@ class Emulator:
 
 @pytest.fixture(scope="session")
 def cloud_tasks_emulator_arguments() -> list[str]:
-    """Give the emulator's options; override it to set some: ``["--no-batch"]`` (``cloudtasks-nb emulator --help``)."""
+    """Return the emulator's options, none by default; override it to set some, such as ``["--no-batch"]``.
+
+    ``cloudtasks-nb emulator --help`` lists them.
+    """
     return []
 
 
 @pytest.fixture(scope="session")
 def _cloud_tasks_started() -> Iterator[list[Emulator]]:
-    """Keep the emulator for the next test."""
+    """Give the list with the emulator that all tests share; empty before the first one."""
     kept: list[Emulator] = []
     yield kept
     for emulator in kept:
@@ -231,7 +234,7 @@ def cloud_tasks_emulator(
     cloud_tasks_emulator_arguments: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Emulator:
-    """Give an empty emulator; ``CLOUD_TASKS_EMULATOR_HOST`` names it, so that ``ct.connect()`` reaches it as well."""
+    """Return an empty emulator; ``ct.connect()`` connects to it too, by ``CLOUD_TASKS_EMULATOR_HOST``."""
     if not (_cloud_tasks_started and _cloud_tasks_started[0].empty()):
         for old in _cloud_tasks_started:
             old.close()
@@ -245,7 +248,7 @@ def cloud_tasks_emulator(
 def cloud_tasks(
     cloud_tasks_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Client]:
-    """Give a connection to the emulator, with its own home: a test sees no batches of other tests, or yours."""
+    """Give a connection to the emulator, with a new home: a test sees neither other tests' batches nor yours."""
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("cloudtasks_nb")))
     emulator = cloud_tasks_emulator
     endpoint = Endpoint(project=emulator.project, location=emulator.location, target=emulator.grpc, local=True)

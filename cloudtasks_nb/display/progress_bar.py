@@ -1,7 +1,7 @@
-"""A progress bar and an output that is updated in place, both from any thread.
+"""A progress bar, and an output that is updated in place; any thread can use them.
 
-In a notebook both are one HTML output with a display id, not a widget: it needs no comm, is updated while a cell runs,
-and the saved notebook shows its last state. Elsewhere the bar is tqdm's text.
+In a notebook both are an HTML output with a display id. It is not a widget, so it needs no comm, is updated while a
+cell runs, and stays in the saved notebook with its last state. Elsewhere the bar is tqdm's text.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from cloudtasks_nb.display.notify import current_output, notify
 
 __all__ = ["Bar", "Live", "bar_html", "in_notebook"]
 
-_DELAY = 0.5  # seconds before a bar appears: short work needs none
+_DELAY = 0.5  # seconds before a bar appears; shorter work shows none
 _PACE = 0.2  # seconds between two updates
 
 
 def in_notebook() -> bool:
-    """Tell whether this process is a notebook's kernel."""
+    """Return whether this process is a notebook's kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return hasattr(shell, "kernel")
 
 
 def bar_html(share: float | None, text: str, *, label: str) -> str:
-    """Return a bar as HTML; without a `share` (0 to 1) an indeterminate one."""
+    """Return a bar as HTML, filled to `share` (0 to 1); None for an indeterminate bar."""
     width = 100.0 if share is None else 100 * min(max(share, 0.0), 1.0)
     now = "" if share is None else f' aria-valuenow="{width:.0f}"'
     return (
@@ -55,7 +55,7 @@ class Live:
     """
 
     def __init__(self, bundle: Mapping[str, str]) -> None:
-        from IPython.display import display  # noqa: PLC0415 - only a kernel makes one, and it has IPython loaded
+        from IPython.display import display  # noqa: PLC0415 - needed in a kernel only, which has loaded IPython
 
         self._display: Any = display
         self._handle = display(dict(bundle), raw=True, display_id=True)
@@ -83,9 +83,9 @@ class Bar:
     what : str
         Name of the work, in a few words.
     total : int, optional
-        How many there are; the bar only counts when left out.
+        Number of items; without it the bar shows only how many are done.
     unit : str
-        Plural noun of what is counted.
+        Plural noun for the items.
     show : bool
         False: the bar never appears.
     """
@@ -108,11 +108,11 @@ class Bar:
         self.close()
 
     def add(self, count: int = 1) -> None:
-        """Count `count` more."""
+        """Add to the number of items that are done."""
         self.to(self._done + count)
 
     def to(self, done: int, *, total: int | None = None) -> None:
-        """Set the count, and the total if it has changed."""
+        """Set the number of items that are done, and the total if it is given."""
         self._done = done
         self._total = self._total if total is None else total
         now = time.monotonic()
@@ -140,15 +140,21 @@ class Bar:
         if output is not None:
             output.progress(self._what, self._done, self._total)
             return
-        if not in_notebook():
-            if self._text is None:
-                self._text = tqdm(desc=self._what, unit=f" {self._unit}", leave=False, dynamic_ncols=True)
-                if not self._text.disable:  # TQDM_DISABLE silences every bar, and leaves this one without a start
-                    self._text.start_t -= now - self._start
-            self._text.total = self._total
-            self._text.n = self._done
-            self._text.refresh()
-            return
+        if in_notebook():
+            self._draw_html(now)
+        else:
+            self._draw_text(now)
+
+    def _draw_text(self, now: float) -> None:
+        if self._text is None:
+            self._text = tqdm(desc=self._what, unit=f" {self._unit}", leave=False, dynamic_ncols=True)
+            if not self._text.disable:  # with TQDM_DISABLE set, tqdm's bar has no start time
+                self._text.start_t -= now - self._start
+        self._text.total = self._total
+        self._text.n = self._done
+        self._text.refresh()
+
+    def _draw_html(self, now: float) -> None:
         meter = tqdm.format_meter(
             self._done, self._total or 0, now - self._start, ncols=0, prefix=self._what, unit=f" {self._unit}"
         )

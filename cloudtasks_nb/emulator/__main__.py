@@ -41,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _allow_many_files() -> None:
-    """Allow as many connections as the system grants: thousands of attempts may be in flight."""
+    """Raise the limit of open files to the system's maximum, because thousands of attempts may be in flight."""
     if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with suppress(OSError, ValueError):  # some systems name a limit that they do not grant
+        with suppress(OSError, ValueError):  # some systems report a maximum that they do not allow
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -73,17 +73,26 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=_port, default=8123, help="gRPC port, 0 for a free one (%(default)s)")
-    add("--http-port", type=_port, help="port for REST and admin (the next one; a free one with --port 0)")
-    add("--data-dir", type=Path, metavar="FOLDER", help="the data folder (a temporary one)")
+    add("--http-port", type=_port, help="port for REST and /admin (the one after --port; with --port 0 a free one)")
+    add("--data-dir", type=Path, metavar="FOLDER", help="the data folder (by default a temporary one)")
     add("--queue", action="append", default=[], dest="queues", metavar="NAME", help="create a queue; may be repeated")
-    add("--lease", action="store_true", help="end 2 s after the last GET /lease was closed")
-    add("--wait-for-loopback", action="store_true", help="a refused connection to this machine does not count")
+    add("--lease", action="store_true", help="stop 2 s after the last request GET /lease was closed")
+    add(
+        "--wait-for-loopback",
+        action="store_true",
+        help="a connection that this machine refuses is no attempt: wait until the target listens",
+    )
     add("--openid-issuer", default="https://accounts.google.com", metavar="URL", help="issuer of OIDC tokens")
     add("--app-engine-host", metavar="URL", help="URL of the App Engine application")
-    add("--https-ca", type=Path, metavar="FILE", help="trust these certificates too")
+    add("--https-ca", type=Path, metavar="FILE", help="certificates of targets that are trusted besides the system's")
     add("--https-insecure", action="store_true", help="do not check certificates of targets")
     add("--no-batch", action="store_true", help="answer batch calls with UNIMPLEMENTED")
-    add("--create-queues-on-demand", action="store_true", dest="queues_on_demand", help="CreateTask creates the queue")
+    add(
+        "--create-queues-on-demand",
+        action="store_true",
+        dest="queues_on_demand",
+        help="CreateTask creates a missing queue",
+    )
     add(
         "--hard-reset-on-purge-queue",
         action="store_true",
@@ -93,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     for option, default, text in (
         ("--task-tombstone", "3600", "how long names of tasks stay taken (%(default)s)"),
         ("--queue-tombstone", "259200", "how long names of queues stay taken (%(default)s)"),
-        ("--new-queue-delay", "0", "how long a new queue is NOT_FOUND (%(default)s)"),
+        ("--new-queue-delay", "0", "how long calls answer NOT_FOUND for a new queue (%(default)s)"),
         ("--log-delay", "0", "delay of log entries (%(default)s)"),
     ):
         add(option, type=_microseconds, default=default, metavar="SECONDS", help=text)

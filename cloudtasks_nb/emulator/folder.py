@@ -22,7 +22,7 @@ class Folder:
     Parameters
     ----------
     path : Path, optional
-        Made when missing; without one a temporary folder, removed at the end.
+        Created if it does not exist; None for a temporary folder, which is removed at the end.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -39,11 +39,11 @@ class Folder:
             raise FolderInUseError(
                 f"{self.path} is in use by another emulator",
                 resource=str(self.path),
-                hint=f"its address is in {self._endpoint}; or choose another folder",
+                hint=f"use that emulator, whose address is in {self._endpoint}, or choose another folder",
             ) from error
         except OSError as error:
             raise EmulatorError(f"{self.path} cannot be used: {error}", resource=str(self.path)) from error
-        # Left by an emulator that was killed: its address may belong to another program now.
+        # A killed emulator leaves this file, and its address may now belong to another program.
         self._endpoint.unlink(missing_ok=True)
         return self
 
@@ -55,18 +55,18 @@ class Folder:
 
     @property
     def database(self) -> Path:
-        """The file of the store."""
+        """The path of the store's database."""
         return self.path / "tasks.sqlite3"
 
     def instance(self) -> str:
-        """Return the id of this folder's emulator, which is made at its first start."""
+        """Return the id of this folder's emulator, which is created at its first start."""
         file = self.path / "instance"
         if not file.exists():
             file.write_text(str(uuid4()), encoding="ascii")
         return file.read_text(encoding="ascii").strip()
 
     def announce(self, endpoint: dict[str, Any]) -> None:
-        """Write the address of the emulator in one step."""
+        """Write the address of the emulator to the folder; readers never see half a file."""
         draft = self.path / "endpoint.json.new"
         draft.write_bytes(orjson.dumps(endpoint))
         draft.replace(self._endpoint)

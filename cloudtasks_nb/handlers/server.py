@@ -1,4 +1,4 @@
-"""The HTTP server on the loopback interface that receives the tasks of a handler, on the background loop."""
+"""The HTTP server of a handler: it receives tasks on the loopback interface, and runs on the background loop."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cloudtasks_nb.handlers.history import TaskRequest
 
 __all__ = ["Server"]
 
-#: Seconds to read on after a refusal, so that the client receives the answer and no reset. aiohttp's default of ten
-#: would delay `close`: while it shuts down it drops what arrives, and then waits for the end of the body all the same.
+#: Seconds for which the body of a refused request is still read, so that the client gets the answer instead of a
+#: connection reset. With aiohttp's default, `close` would take 10 s while a client has not sent all of its body.
 _LINGER = 0.5
 
 
@@ -29,13 +29,13 @@ class Server:
     Parameters
     ----------
     address : Address
-        Requests for anything else are refused.
+        Requests for another host or path are refused.
     sock : socket
-        Bound to it, listening; closed by `close`.
+        A listening socket that is bound to the address; `close` closes it.
     submit : callable
-        Takes a request and returns the future of its answer; called on the loop, so it must not block.
+        Takes a request and returns the future of its answer; it must not block, because the loop calls it.
     grace : float
-        Seconds that requests have to end when the server closes.
+        Seconds that `close` waits for running requests.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Server:
 
 
 def _refusal(address: Address, method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
-    """Return the refusal of a request that is not for the function at this address; None: it is.
+    """Return the answer that refuses a request; None if the function may be called.
 
-    A browser sends an Origin header with the requests of a web page, and a foreign Host header if the DNS name of the
-    page points to this machine: neither may reach a function of the notebook.
+    Web pages must not call a function of the notebook. A browser sends an Origin header with their requests, or the
+    page's own host name in the Host header if that name resolves to this machine.
     """
     if "Origin" in headers:
         return refuse(403, "requests from web pages are not answered")
@@ -99,5 +99,5 @@ def _task_request(request: web.Request, body: bytes) -> TaskRequest:
         authorization=headers.get("Authorization"),
         task=headers.get("X-CloudTasks-TaskName"),
         queue=headers.get("X-CloudTasks-QueueName"),
-        attempt=int(retries) + 1 if retries.isascii() and retries.isdigit() and len(retries) <= 9 else None,  # noqa: PLR2004 - what an Int64 holds, and more than any queue tries
+        attempt=int(retries) + 1 if retries.isascii() and retries.isdigit() and len(retries) <= 9 else None,  # noqa: PLR2004 - longer numbers may not fit an Int64
     )

@@ -1,4 +1,4 @@
-"""`app`: a function as a WSGI application for Cloud Run, which accepts only requests with Cloud Tasks' tokens."""
+"""`app`: make a WSGI application of a function, which accepts only requests with a token of Cloud Tasks."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def app(
 ) -> WSGIApplication:
     """Make a WSGI application of a function, for Cloud Run or any other place that Cloud Tasks reaches.
 
-    Bodies and exceptions mean what they mean to `serve`. Only tasks with an OIDC token that Google issued to
-    `service_account` for `audience` reach the function. Failures are logged, with the traceback, by the logger
-    ``cloudtasks_nb.handlers``.
+    As with `serve`, the body gives the arguments, and an exception the status of the answer. The function is called
+    only for tasks with an OIDC token that Google issued to `service_account` for `audience`. The logger
+    ``cloudtasks_nb.handlers`` logs failures with the traceback.
 
     Parameters
     ----------
     fn : callable
         A plain or an async function.
     audience : str
-        What the tasks' tokens are issued for: their ``audience=``, or the URL of the task when they name none.
+        The audience of the tasks' tokens: the ``audience=`` of the tasks, or their URL if they have none.
     service_account : str
-        E-mail of the account whose tokens are accepted. Both are required: any Google account can get a token for any
-        audience.
+        E-mail address of the only account whose tokens are accepted. Required as well as `audience`, because any
+        Google account can get a token for any audience.
     name : str, optional
         The function's name in the log; its own name when left out.
 
@@ -53,14 +53,14 @@ def app(
     Raises
     ------
     HandlerError
-        If one of the two is missing, or the function cannot be served.
+        If `audience` or `service_account` is missing, or the function cannot be served.
     """
     check_function(fn)
-    for word, value in (("audience", audience), ("service_account", service_account)):
+    for argument, value in (("audience", audience), ("service_account", service_account)):
         if not (isinstance(value, str) and value):
             raise HandlerError(
-                f"{word}={value!r}: without it anybody could call {display_name(fn)}",
-                resource=word,
+                f"{argument}={value!r}: without it anybody could call {display_name(fn)}",
+                resource=argument,
                 hint='app(fn, audience="https://my-service.run.app", '
                 'service_account="sa@my-project.iam.gserviceaccount.com")',
             )
@@ -103,11 +103,11 @@ def _read(environ: WSGIEnvironment) -> bytes | Answer:
     if length and not (length.isascii() and length.isdigit()):
         return refuse(400, "Content-Length is not a number")
     if not length:
-        # Only a server that marks the end of a chunked body may be asked for more than was announced.
+        # A chunked body has no length: reading it can block for ever unless the server marks its end.
         body = stream.read(LARGEST_BODY + 1) if environ.get("wsgi.input_terminated") else b""
         return _TOO_LARGE if len(body) > LARGEST_BODY else body
     if int(length) > LARGEST_BODY:
         return _TOO_LARGE
     body = stream.read(int(length))
-    # Half a body could still be a valid argument.
+    # A truncated body could still be a valid argument, so the function must not get it.
     return body if len(body) == int(length) else refuse(400, "the body ended early")

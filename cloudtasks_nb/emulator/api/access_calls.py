@@ -1,4 +1,4 @@
-"""The calls about policies, encryption settings, operations and locations."""
+"""The RPCs for policies, encryption settings, operations and locations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
 
 
 class AccessCalls(Service):
-    """Answers the calls about policies and encryption settings."""
+    """Executes the RPCs for policies and encryption settings."""
 
     async def get_iam_policy(self, wire: bytes) -> bytes:
         """Return the policy of a queue, an empty one if none was set."""
@@ -50,7 +50,7 @@ class AccessCalls(Service):
         return bytes(policy.SerializeToString())
 
     async def test_iam_permissions(self, wire: bytes) -> bytes:
-        """Return all permissions of the request: an emulator allows everything. None if the queue does not exist."""
+        """Return all permissions of the request, because an emulator allows everything; none for an unknown queue."""
         request = iam_policy_pb2.TestIamPermissionsRequest.FromString(wire)
         response = iam_policy_pb2.TestIamPermissionsResponse()
         if request.resource in self._store.contents.queues:
@@ -78,16 +78,16 @@ class AccessCalls(Service):
 
 
 class OperationCalls(Service):
-    """Answers the calls about long-running operations."""
+    """Executes the RPCs for long-running operations."""
 
     async def get_operation(self, wire: bytes) -> bytes:
-        """Return an operation of the last hour."""
+        """Return an operation; it is kept for an hour."""
         name = operations_pb2.GetOperationRequest.FromString(wire).name
         return self._engine.faults.unfinished.get(name) or load_operation(self._store, name)
 
 
 class LocationCalls(Service):
-    """Answers the calls about locations."""
+    """Executes the RPCs for locations."""
 
     async def get_location(self, wire: bytes) -> bytes:
         """Return a location."""

@@ -1,4 +1,4 @@
-"""What the calls of the API work on, and the base of the classes that answer them."""
+"""The parts of a running emulator, and the base class of the classes that execute RPCs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["EMPTY", "Call", "Engine", "Service", "parse_name"]
 
 T = TypeVar("T", QueueName, TaskName)
 
-#: A `google.protobuf.Empty` on the wire.
+#: A serialized `google.protobuf.Empty`.
 EMPTY = b""
 
-#: A call of the API: a serialized request in, a serialized response out.
+#: Executes an RPC: takes the serialized request and returns the serialized response.
 Call = Callable[[bytes], Awaitable[bytes]]
 
 
@@ -45,7 +45,7 @@ class Engine:
 
 
 class Service:
-    """Answers calls of one version of the API: each public coroutine of a subclass is the RPC of the same name.
+    """Base class that executes RPCs of one API version: each public coroutine of a subclass is the RPC of its name.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Service:
         self._pb = v2 if self._is_v2 else beta
 
     def calls(self) -> dict[str, Call]:
-        """Return the calls by the names of their RPCs: `get_task` answers ``GetTask``."""
+        """Return the coroutines by the names of their RPCs: `get_task` is ``GetTask``."""
         return {
             "".join(map(str.capitalize, name.split("_"))): getattr(self, name)
             for name, _ in inspect.getmembers(type(self), inspect.iscoroutinefunction)
@@ -71,14 +71,20 @@ class Service:
         }
 
     def _queue(self, name: str) -> QueueState:
-        """Return the queue with this resource name."""
+        """Return the queue with this resource name; a malformed name has an error of its own."""
         if name not in self._store.contents.queues:
             parse_name(QueueName, name)
         return self._store.queue(name)
 
 
 def parse_name(kind: type[T], name: str) -> T:
-    """Parse a resource name; a malformed one is refused."""
+    """Parse a resource name.
+
+    Raises
+    ------
+    RefusedError
+        ``INVALID_ARGUMENT`` if it is malformed.
+    """
     try:
         return kind.parse(name)
     except InvalidInputError as error:

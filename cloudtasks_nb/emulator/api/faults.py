@@ -1,4 +1,4 @@
-"""Faults that tests of clients request: refused, delayed and lost answers, operations that do not finish."""
+"""Faults that tests inject into calls: errors, delays, lost answers, and operations that do not finish."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["Fault", "Faults", "apply_fault"]
 
-_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+# For each key of a fault in JSON: the check of its value, and the text for the error.
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (lambda value: isinstance(value, str), "the name of a method, or *"),
     "count": (lambda value: value is None or (type(value) is int and value > 0), "a number of 1 or more, or null"),
     "message": (lambda value: isinstance(value, str), "a text"),
@@ -26,14 +27,14 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """A fault of the next calls of a method."""
+    """A fault that the next calls of a method have."""
 
-    method: str  #: its name (``CreateTask``), or ``*``
-    count: int | None = 1  #: calls left; None until cleared
-    code: str | None = None  #: the error that is returned
+    method: str  #: name of the RPC (``CreateTask``), or ``*`` for all
+    count: int | None = 1  #: number of calls that still have the fault; None: all, until the faults are cleared
+    code: str | None = None  #: canonical code of the error that the call returns; None: no error
     message: str = "A requested fault."
-    after: bool = False  #: the call is executed, only its answer is lost
-    delay_s: float = 0.0  #: before anything else
+    after: bool = False  #: execute the call, then return the error in place of its answer
+    delay_s: float = 0.0  #: seconds to wait before the call
     unfinished: bool = False  #: the operation of a batch call stays unfinished until the faults are cleared
 
     @classmethod
@@ -43,26 +44,26 @@ class Fault:
         Raises
         ------
         InvalidInputError
-            If a key or a code is unknown, or a value is of another kind.
+            If the method is missing, a key or a code is unknown, or a value has the wrong type.
         """
         unknown = given.keys() - cls.__dataclass_fields__.keys()
         if unknown or "method" not in given:
-            raise InvalidInputError(f"a fault has method and some of {sorted(cls.__dataclass_fields__)}")
+            raise InvalidInputError(f"a fault needs method and may have {sorted(cls.__dataclass_fields__)}")
         code = given.get("code")
         if code is not None and code not in CODES[1:]:
-            raise InvalidInputError(f"{code} is no canonical code of an error")
-        for name, (fits, kind) in _KINDS.items():
-            if name in given and not fits(given[name]):
-                raise InvalidInputError(f"{name} of a fault is {kind}")
+            raise InvalidInputError(f"{code} is not the canonical code of an error")
+        for name, (is_valid, wanted) in _VALUES.items():
+            if name in given and not is_valid(given[name]):
+                raise InvalidInputError(f"{name} of a fault must be {wanted}")
         return cls(**given)
 
 
 class Faults:
-    """The faults that have not happened yet."""
+    """The faults of coming calls."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
-        #: unfinished operations on the wire, by name
+        #: serialized unfinished operations, by name
         self.unfinished: dict[str, bytes] = {}
 
     def add(self, fault: Fault) -> None:
@@ -75,35 +76,32 @@ class Faults:
         self.unfinished.clear()
 
     def take(self, method: str) -> Fault | None:
-        """Return the fault of this call of `method`, if any."""
-        for fault in self._faults:
-            if fault.method in {method, "*"} and not fault.unfinished:
-                return self._use(fault)
-        return None
+        """Return the fault of this call of `method`; None if it has none."""
+        return self._take(method, unfinished=False)
 
     def leaves_unfinished(self, method: str) -> bool:
         """Return whether the operation of this batch call stays unfinished."""
-        held = [fault for fault in self._faults if fault.unfinished and fault.method in {method, "*"}]
-        return bool(held and self._use(held[0]))
+        return self._take(method, unfinished=True) is not None
 
-    def _use(self, fault: Fault) -> Fault:
-        if fault.count is not None:
-            fault.count -= 1
-            if fault.count <= 0:
-                self._faults.remove(fault)
-        return fault
+    def _take(self, method: str, *, unfinished: bool) -> Fault | None:
+        for fault in self._faults:
+            if fault.unfinished == unfinished and fault.method in {method, "*"}:
+                if fault.count is not None:
+                    fault.count -= 1
+                    if fault.count <= 0:
+                        self._faults.remove(fault)
+                return fault
+        return None
 
 
-async def apply_fault(fault: Fault | None, *, after: bool) -> None:
-    """Delay or refuse a call according to its fault.
+async def apply_fault(fault: Fault, *, after: bool) -> None:
+    """Delay or refuse a call according to its fault; `after` says that the call was executed already.
 
     Raises
     ------
     RefusedError
         The error of the fault.
     """
-    if fault is None:
-        return
     if fault.delay_s and not after:
         await asyncio.sleep(fault.delay_s)
     if fault.code is not None and fault.after == after:

@@ -21,7 +21,7 @@ __all__ = ["LOG_ID", "And", "Compare", "Getter", "Node", "Not", "Or", "compile_f
 #: The path of `log_id()`; no field can have this name.
 LOG_ID = ("log_id()",)
 
-_SAMPLE = "sample()"  # an operator that a filter cannot contain
+_SAMPLE = "sample()"  # the internal operator of sample(); the text of a filter cannot contain it
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<op><=|>=|!=|=~|!~|=|<|>|:)|(?P<minus>-(?=[\w("]))"""
     r"""|(?P<function>(?!(?:AND|OR|NOT)\()[A-Za-z_]\w*\()|(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[^\s()<>=!:"~]+))""",
@@ -29,7 +29,7 @@ _TOKEN = re.compile(
 )
 _PART = re.compile(r'"((?:[^"\\]|\\.)*)"|([^."]+)')
 _TIME = re.compile(r"(.+?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
-_MAX_DEPTH = 50  # of nested parentheses and negations: the stack of Python is limited
+_MAX_DEPTH = 50  # of nested parentheses and negations: deeper ones could exceed Python's recursion limit
 _TIMES = {"timestamp", "receiveTimestamp", "receive_timestamp"}
 _SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL", "ALERT", "EMERGENCY")
 
@@ -74,7 +74,7 @@ def parse_filter(text: str) -> Node:
     Raises
     ------
     RefusedError
-        ``INVALID_ARGUMENT`` if it has no valid syntax.
+        ``INVALID_ARGUMENT`` if its syntax is invalid.
     """
     parser = _Parser(text)
     if parser.peek() is None:
@@ -86,24 +86,26 @@ def parse_filter(text: str) -> Node:
 
 
 def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -> Callable[[Any], bool]:
-    """Make a predicate of a filter.
+    """Return a function that tests whether a record matches a filter.
 
     Parameters
     ----------
     node : Node
         The result of `parse_filter`.
     getter_of : callable
-        Returns, for the path of a field, a function that reads the field of a record; None if it is missing.
+        Takes the path of a field and returns a function that reads the field of a record, or None if it is missing.
     """
     if isinstance(node, And | Or):
-        return _joined([compile_filter(part, getter_of) for part in node.nodes], stop_at=isinstance(node, Or))
+        return _any_or_all([compile_filter(part, getter_of) for part in node.nodes], stop_at=isinstance(node, Or))
     if isinstance(node, Not):
         inner = compile_filter(node.node, getter_of)
         return lambda record: not inner(record)
     return _comparison(node, getter_of(node.path))
 
 
-def _joined(parts: list[Callable[[Any], bool]], *, stop_at: bool) -> Callable[[Any], bool]:
+def _any_or_all(parts: list[Callable[[Any], bool]], *, stop_at: bool) -> Callable[[Any], bool]:
+    """Join tests by OR (`stop_at` is True) or by AND (False); the first test with that result decides."""
+
     def test(record: Any) -> bool:
         for part in parts:
             if part(record) is stop_at:
@@ -178,11 +180,11 @@ class _Parser:
             raise invalid_argument(f"Unparseable filter: more than {_MAX_DEPTH} levels.")
         self._at += 1
         self._depth += 1
-        node = self._after(*token)
+        node = self._term_from(*token)
         self._depth -= 1
         return node
 
-    def _after(self, kind: str, text: str) -> Node:
+    def _term_from(self, kind: str, text: str) -> Node:
         if kind == "minus" or (kind, text) == ("word", "NOT"):
             return Not(self.term())
         if kind == "open":
@@ -242,7 +244,7 @@ class _Parser:
         if kind not in {"quoted", "word"}:
             self._at -= 1
             raise self.error()
-        # An unquoted time has colons, which were read as operators.
+        # The colons of an unquoted time were split off as operators: join the pieces again.
         value = _unquote(text)
         while kind == "word" and (token := self.peek()) is not None and token[1] == ":" and value[-2:].isdigit():
             value += ":" + self._tokens[self._at + 1][1] if self._at + 1 < len(self._tokens) else ":"
@@ -284,14 +286,14 @@ def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
     if field == "severity" and value.upper() in _SEVERITIES:
         level = _SEVERITIES.index(value.upper())
         return lambda record: (found := get(record)) is not None and test(_SEVERITIES.index(found), level)
-    text, number, span = value.casefold(), _number(value), _number(value.removesuffix("s"))
+    text, number, seconds = value.casefold(), _number(value), _number(value.removesuffix("s"))
 
     def compare(record: Any) -> bool:
         found = get(record)
         if found is None:  # every comparison with a missing field is false, also "!="
             return False
-        if span is not None and isinstance(found, float):  # seconds may be written as a duration
-            return test(found, span)
+        if seconds is not None and isinstance(found, float):  # a duration in seconds, which may be written as "5s"
+            return test(found, seconds)
         if number is not None and (other := _number(found)) is not None:
             return test(other, number)
         return test(str(found).casefold(), text)
@@ -311,7 +313,7 @@ def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
     share = _number(fraction)
     if share is None or not 0.0 <= share <= 1.0:
         raise invalid_argument("Unparseable filter: sample() takes a fraction between 0 and 1.")
-    # The same value is always in, or always out: the pages of one query fit together.
+    # The value alone decides, so that all pages of a query belong to the same sample.
     limit = int(share * (1 << 32))
     return lambda record: (found := get(record)) is not None and zlib.crc32(str(found).encode()) < limit
 
@@ -319,7 +321,7 @@ def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (ValueError, TypeError):  # a message is not a number
+    except (ValueError, TypeError):  # such as a protobuf message
         return None
 
 

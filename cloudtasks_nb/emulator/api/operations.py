@@ -1,4 +1,4 @@
-"""Long-running operations: finished in the answer of their call, and kept for an hour."""
+"""Long-running operations: they are finished when their call returns, and are kept for an hour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calls about queues, in both versions of the API."""
+"""The RPCs for queues, in both versions of the API."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _ROUTING = "app_engine_routing_override"
 
 
 class QueueCalls(Service):
-    """Answers the calls about queues."""
+    """Executes the RPCs for queues."""
 
     async def list_queues(self, wire: bytes) -> bytes:
         """List the queues of a location, in the order of their names."""
         request = self._pb.ListQueuesRequest.FromString(wire)
         if _LOCATION.fullmatch(request.parent) is None:
             raise malformed_name()
-        keep = compile_filter(parse_filter(request.filter), _getter)
+        matches = compile_filter(parse_filter(request.filter), _getter)
         prefix, now = f"{request.parent}/queues/", self._engine.clock.now()
         query = prefix + request.filter
         after = read_token(request.page_token, query, now=now) if request.page_token else ""
@@ -59,7 +59,7 @@ class QueueCalls(Service):
             raise invalid_argument("The page size cannot be negative.")
         mask, response = self._mask(request), self._pb.ListQueuesResponse()
         for name in names[:size]:
-            if keep(self._message(queues[name], ())):
+            if matches(self._message(queues[name], ())):
                 response.queues.append(self._message(queues[name], mask))
         if len(names) > size:
             response.next_page_token = page_token(names[size - 1], query, now=now)
@@ -68,7 +68,7 @@ class QueueCalls(Service):
     async def get_queue(self, wire: bytes) -> bytes:
         """Return a queue."""
         request = self._pb.GetQueueRequest.FromString(wire)
-        return bytes(self._message(self._named(request.name), self._mask(request)).SerializeToString())
+        return bytes(self._message(self._existing(request.name), self._mask(request)).SerializeToString())
 
     async def create_queue(self, wire: bytes) -> bytes:
         """Add a queue."""
@@ -78,7 +78,7 @@ class QueueCalls(Service):
         return await self._saved(self._store.create_queue(configured(given)))
 
     async def update_queue(self, wire: bytes) -> bytes:
-        """Change a queue, or add it if there is none."""
+        """Change a queue, or add it if it does not exist."""
         request = self._pb.UpdateQueueRequest.FromString(wire)
         given = self._as_beta(request.queue)
         paths = self._update_paths(request.update_mask)
@@ -100,45 +100,48 @@ class QueueCalls(Service):
 
     async def purge_queue(self, wire: bytes) -> bytes:
         """Delete the tasks of a queue."""
-        queue = self._named(self._pb.PurgeQueueRequest.FromString(wire).name)
+        queue = self._existing(self._pb.PurgeQueueRequest.FromString(wire).name)
         self._store.purge(queue)
         return await self._saved(queue)
 
     async def pause_queue(self, wire: bytes) -> bytes:
-        """Stop the dispatches of a queue."""
+        """Stop dispatching the tasks of a queue."""
         return await self._set_state(self._pb.PauseQueueRequest.FromString(wire).name, PAUSED)
 
     async def resume_queue(self, wire: bytes) -> bytes:
-        """Let a queue dispatch again."""
+        """Dispatch the tasks of a queue again."""
         return await self._set_state(self._pb.ResumeQueueRequest.FromString(wire).name, RUNNING)
 
     async def _set_state(self, name: str, state: int) -> bytes:
-        queue = self._named(name)
+        queue = self._existing(name)
         queue.message.state = state
         self._store.configure(queue, queue.message)
         self._engine.dispatcher.wake([queue])
         return await self._saved(queue)
 
     async def _saved(self, queue: QueueState) -> bytes:
+        """Commit the changes of a queue and return its message, as it was before other calls may change it."""
         message = self._message(queue, ()).SerializeToString()
         await self._engine.committer.commit()
         return bytes(message)
 
-    def _named(self, name: str) -> QueueState:
+    def _existing(self, name: str) -> QueueState:
         _check_name(name)
         return self._store.queue(name)
 
     def _as_beta(self, queue: Any) -> Any:
-        """Return a client's queue as v2beta3."""
+        """Return a queue of a request as v2beta3."""
         if self._is_v2:
             return from_v2(queue)
-        # The command line allows a default that no queue may have. Clients send it back as they received it.
+        # --task-tombstone allows a default outside of the limits of a queue's own value. Clients receive the default
+        # with the queue, and send it back when they update the queue.
         default = self._engine.settings.task_tombstone
         if duration(queue.tombstone_ttl) == default and not is_tombstone(default):
             queue.ClearField("tombstone_ttl")
         return queue
 
     def _mask(self, request: Any) -> tuple[str, ...]:
+        """Return the paths of a request's read mask; v2 has none."""
         if self._is_v2:
             return ()
         paths = tuple(_path(path) for path in request.read_mask.paths)
@@ -146,7 +149,7 @@ class QueueCalls(Service):
         return paths
 
     def _update_paths(self, mask: Any) -> list[str]:
-        """Return the paths of an update mask as those of v2beta3; they may be in camel case."""
+        """Return the paths of an update mask, which may be in camel case, as paths of v2beta3; none stands for all."""
         if list(mask.paths) == ["*"]:
             return []
         paths = [_path(path) for path in mask.paths]
@@ -156,6 +159,7 @@ class QueueCalls(Service):
         return [f"app_engine_http_queue.{path}" if path.startswith(_ROUTING) else path for path in paths]
 
     def _message(self, queue: QueueState, mask: tuple[str, ...]) -> Any:
+        """Return a queue as a message of the API version; without a mask with all fields but the statistics."""
         if self._is_v2:
             return to_v2(queue.message)
         message = beta.Queue()
@@ -230,9 +234,9 @@ def _no_project(parent: str) -> RefusedError:
     )
 
 
-def _check_mask(paths: list[str], descriptor: Any, refusal: str) -> None:
+def _check_mask(paths: list[str], descriptor: Any, message: str) -> None:
     if not FieldMask(paths=paths).IsValidForDescriptor(descriptor):
-        raise invalid_argument(refusal)
+        raise invalid_argument(message)
 
 
 def _path(path: str) -> str:
@@ -241,7 +245,10 @@ def _path(path: str) -> str:
 
 
 def _getter(path: tuple[str, ...]) -> Callable[[Any], Any]:
-    """Return a function that gives the field of a queue at a path: numbers with zero, durations in seconds."""
+    """Return a function that reads the field at a path from a queue's message; None if the field is not set.
+
+    Enums are returned by name, durations in seconds, and numbers that are not set as 0.
+    """
     names = [_path(part) for part in path]
 
     def get(message: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The calls about tasks, in both versions of the API."""
+"""The RPCs for tasks, in both versions of the API."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BatchResult = tuple[bytes, dict[int, RefusedError]]
 
 
 class TaskCalls(Service):
-    """Answers the calls about tasks."""
+    """Executes the RPCs for tasks."""
 
     async def create_task(self, wire: bytes) -> bytes:
         """Add a task."""
@@ -160,7 +160,7 @@ class TaskCalls(Service):
         return accept_task(task, queue, now)
 
     def _queue_for_tasks(self, name: str, request: Any = None) -> QueueState:
-        """Return the queue of new tasks; it is made on demand only if the task of `request` is valid."""
+        """Return the queue of new tasks; it is created on demand only if the task of `request` is valid."""
         if self._engine.settings.queues_on_demand and name not in self._store.contents.queues:
             parse_name(QueueName, name)
             if request is not None:

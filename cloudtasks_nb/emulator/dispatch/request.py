@@ -1,4 +1,4 @@
-"""Builds the HTTP request of an attempt: the task's own, the queue's overrides, and the service's headers."""
+"""Builds the HTTP request of an attempt from the task, the queue's overrides and the service's headers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from cloudtasks_nb.emulator.store.state import Claim
 
 __all__ = ["Authorize", "HttpCall", "overridden", "prepare"]
 
-#: Returns the `Authorization` header for a message with a token setting and a URL; None without a token setting.
+#: Returns the `Authorization` header for the token setting of a message and a URL; None if the message has no setting.
 Authorize = Callable[[Any, str], str | None]
 
+# Numbers of enum values.
 _IF_NOT_EXISTS = 1
 _HTTP_SCHEME = 1
 _GET = 2
+# Headers that a task cannot set: by name, and by the beginning of their names.
 _COMPUTED = {"host", "content-length", "transfer-encoding", "user-agent"}
 _RESERVED = ("x-google-", "x-appengine-", "x-cloudtasks-")
 _DEFAULT_DEADLINE = 600 * SECOND
@@ -58,16 +60,16 @@ def prepare(claim: Claim, authorize: Authorize, app_engine_base: str | None) -> 
     claim : Claim
         The task.
     authorize : callable
-        Makes tokens.
+        Makes the `Authorization` header.
     app_engine_base : str, optional
-        URL of the application to which App Engine tasks are sent, instead of their own host.
+        URL of the application that receives App Engine tasks, in place of their own host.
     """
     task = v2.Task.FromString(claim.task.head)
     config = claim.queue.config
     retry = policy(task.retry_config, config.retry) if task.HasField("retry_config") else config.retry
     deadline = duration(task.dispatch_deadline) or _DEFAULT_DEADLINE
     if task.WhichOneof("message_type") == "http_request":
-        return _http(claim, task.http_request, config, authorize, deadline, retry)
+        return _http_call(claim, task.http_request, config, authorize, deadline, retry)
     request = task.app_engine_http_request
     host = request.app_engine_routing.host
     if config.routing is not None:
@@ -81,12 +83,12 @@ def prepare(claim: Claim, authorize: Authorize, app_engine_base: str | None) -> 
         deadline=deadline,
         retry=retry,
         app_engine=True,
-        # The same form as at creation, wherever the application runs.
+        # As the log shows it for the creation: with the task's host, not with `app_engine_base`.
         target=f"{METHODS[request.http_method]} {host}{request.relative_uri}",
     )
 
 
-def _http(
+def _http_call(
     claim: Claim, request: Any, config: QueueConfig, authorize: Authorize, deadline: int, retry: RetryPolicy
 ) -> HttpCall:
     target = config.http_target
@@ -118,7 +120,7 @@ def _http(
 
 
 def overridden(url: str, override: Any) -> str:
-    """Return a task's URL with the parts that the queue's `UriOverride` replaces, or fills in."""
+    """Return a task's URL after the queue's `UriOverride` has replaced its parts, or only added the missing ones."""
     parts = _parts(url)
     if parts is None:
         return url
@@ -144,7 +146,7 @@ def overridden(url: str, override: Any) -> str:
 def _parts(url: str) -> SplitResult | None:
     try:
         return urlsplit(url)
-    except ValueError:  # a bracket that does not close: taken at creation, as any URL
+    except ValueError:  # an unclosed bracket: tasks with such a URL can be created
         return None
 
 
@@ -156,6 +158,7 @@ def _port(parts: SplitResult) -> int | None:
 
 
 def _allowed(name: str, *, keep_agent: bool = False) -> bool:
+    """Return whether tasks and queues may set a header."""
     lower = name.lower()
     if keep_agent and lower == "user-agent":
         return True
@@ -163,6 +166,7 @@ def _allowed(name: str, *, keep_agent: bool = False) -> bool:
 
 
 def _replace(headers: dict[str, str], name: str, value: str) -> None:
+    """Set a header, if it is allowed, in place of one whose name differs only in case."""
     if not _allowed(name):
         return
     for key in [key for key in headers if key.lower() == name.lower()]:

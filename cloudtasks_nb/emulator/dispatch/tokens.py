@@ -20,11 +20,11 @@ from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 __all__ = ["TokenSigner"]
 
 _LIFE = 3600  # seconds
-# A token that is younger than this many seconds is used again: a signature costs more than the rest of an attempt.
+# Seconds for which a cached token is used again: signing one costs more than the rest of an attempt.
 _REUSED_FOR = 60
 _MAX_CACHED = 1000
-# The certificate is valid by any clock: the emulator's clock may be far ahead of the verifier's, and may be reset. The
-# last second of the year 9999 means that a certificate does not expire (RFC 5280, 4.1.2.5).
+# The certificate is valid at every time, because the emulator's clock may be far ahead of the verifier's, or be reset.
+# The last second of the year 9999 means that a certificate does not expire (RFC 5280, 4.1.2.5).
 _FIRST_DAY = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_DAY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -39,24 +39,24 @@ class TokenSigner:
     issuer : str
         The claim `iss`.
     clock : Clock
-        Gives the times at which tokens are made and expire.
+        The current time, for the claims `iat` and `exp`.
     """
 
     def __init__(self, folder: Path, issuer: str, clock: Clock) -> None:
         self._file = folder / "signing-key.pem"
         self._issuer = issuer
         self._clock = clock
-        self._made: dict[tuple[str, str], tuple[int, str]] = {}
+        self._made: dict[tuple[str, str], tuple[int, str]] = {}  # (account, audience) -> (issued at, token)
 
     def authorize(self, setting: Any, url: str) -> str | None:
-        """Return the header for a message that may have an `oidc_token` or an `oauth_token`.
+        """Return the header for the `oidc_token` or `oauth_token` of a message; None if it has neither.
 
         Parameters
         ----------
         setting : HttpRequest or HttpTarget
             Names the service account.
         url : str
-            The URL of the request; the audience of an OIDC token that names none.
+            The URL of the request; it is the audience of an OIDC token whose setting has no audience.
         """
         kind = setting.WhichOneof("authorization_header")
         if kind == "oidc_token":
@@ -64,7 +64,7 @@ class TokenSigner:
             return f"Bearer {self._id_token(token.service_account_email, token.audience or url)}"
         if kind == "oauth_token":
             email, scope = setting.oauth_token.service_account_email, setting.oauth_token.scope
-            # Access tokens are opaque to their receivers; this one is the same for the same account and scope.
+            # Receivers treat an access token as opaque text. The same account and scope give the same token.
             return f"Bearer ya29.{hashlib.sha256(f'{email} {scope}'.encode()).hexdigest()}"
         return None
 
@@ -97,8 +97,8 @@ class TokenSigner:
 
     def _id_token(self, email: str, audience: str) -> str:
         now = self._clock.now() // SECOND
-        made, token = self._made.get((email, audience), (0, ""))
-        if 0 <= now - made < _REUSED_FOR:  # below zero after a reset of the clock: it is not valid yet
+        issued_at, token = self._made.get((email, audience), (0, ""))
+        if 0 <= now - issued_at < _REUSED_FOR:  # a reset of the clock leaves tokens of the future, not valid yet
             return token
         if len(self._made) >= _MAX_CACHED:
             self._made.clear()
@@ -151,7 +151,7 @@ class TokenSigner:
 
 
 def _claims(issuer: str, email: str, audience: str, now: int) -> dict[str, Any]:
-    # A service account's unique id is a number of 21 digits; this one follows from its address.
+    # A service account's unique id has 21 digits; this one is derived from its e-mail address.
     unique = "1" + str(int(hashlib.sha256(email.encode()).hexdigest(), 16))[:20]
     return {
         "aud": audience,

@@ -1,4 +1,4 @@
-"""Group commit: a change is on the disk before it is acknowledged, and many callers share one commit."""
+"""Group commit: calls return after their changes are on the disk, and concurrent calls share one commit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = ["Committer"]
 
-# Seconds. A single caller is committed at once on the event loop: a thread would cost a third of the speed. Calls are
-# delivered one by one however many there are: with other callers, the next call comes right after an answer.
+# All in seconds.
+# The changes of a single client are committed at once on the event loop, because the thread would cost a third of the
+# speed. A call that arrives sooner than this after the last commit is taken for one of several concurrent clients.
 _ALONE_AFTER = 0.0003
-# If the disk takes longer than this, no commit runs on the event loop: dispatches would wait for it too.
+# If a commit takes longer than this, the next one runs in the thread, so that the event loop does not wait for it.
 _SLOW = 0.005
-# After a group, the next commit waits for as many callers again, but not longer than this.
+# A commit waits until as many calls have arrived as shared the last one, but not longer than this.
 _WINDOW = 0.003
-# Changes without a waiting caller (results of attempts) may take this long to reach the disk.
+# Changes that no call waits for (results of attempts) are committed within this time.
 _LAZY = 0.01
 
 
@@ -40,7 +41,7 @@ class Committer:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._waiting: list[asyncio.Future[None]] = []
-        self._expected = 1
+        self._expected = 1  # calls in the last commit
         self._acknowledged_at = 0.0
         self._called_at = 0.0
         self._slow = False
@@ -49,7 +50,7 @@ class Committer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def note_call(self) -> None:
-        """Record the arrival of a call, which continues to `commit` without a pause."""
+        """Record the time at which a call arrives; the call does not await anything before `commit`."""
         self._called_at = self._loop.time()
 
     async def commit(self) -> None:
@@ -58,7 +59,7 @@ class Committer:
         Raises
         ------
         RefusedError
-            If it cannot be written; then nothing of it is kept.
+            If it cannot be written; these changes are dropped.
         """
         alone = not (self._waiting or self._busy or self._slow) and self._expected == 1
         if alone and self._called_at - self._acknowledged_at > _ALONE_AFTER:
@@ -70,21 +71,21 @@ class Committer:
             if len(self._waiting) >= self._expected:
                 self._start()
             elif len(self._waiting) == 1:
-                self._arm(_WINDOW)
+                self._start_after(_WINDOW)
         await waiter
 
     def commit_soon(self) -> None:
         """Commit within a few milliseconds; for changes that no caller waits for."""
         if self._timer is None and not self._busy:
-            self._arm(_LAZY)
+            self._start_after(_LAZY)
 
     async def wait_idle(self) -> None:
-        """Return when no commit is running: until its next await, the caller has the database for itself."""
+        """Return when no commit runs; none can start before the caller's next await."""
         while self._busy:
             await asyncio.gather(*self._tasks)
 
     async def flush(self) -> None:
-        """Commit everything put into the database so far: until its next await, the caller has the database for itself.
+        """Commit everything put into the database so far; no other commit can start before the caller's next await.
 
         Raises
         ------
@@ -94,27 +95,27 @@ class Committer:
         await self.wait_idle()
         if len(self._store.database):
             self._commit_inline()
-            self._continue()
+            self._start_next()
 
     async def close(self) -> None:
-        """Commit what is left and stop the thread."""
-        self._disarm()
+        """Commit the remaining changes and stop the thread."""
+        self._cancel_timer()
         await self.wait_idle()
         if len(self._store.database):
             self._commit_inline()
         self._thread.shutdown()
 
-    def _arm(self, delay: float) -> None:
-        self._disarm()
+    def _start_after(self, delay: float) -> None:
+        self._cancel_timer()
         self._timer = self._loop.call_later(delay, self._start)
 
-    def _disarm(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _commit_inline(self) -> None:
-        self._disarm()
+        self._cancel_timer()
         try:
             self._apply()
             began = self._loop.time()
@@ -124,7 +125,7 @@ class Committer:
         self._finish(began)
 
     def _start(self) -> None:
-        self._disarm()
+        self._cancel_timer()
         if self._busy:
             return
         self._busy = True
@@ -155,15 +156,15 @@ class Committer:
             else:
                 self._undo(refusal)
         finally:
-            self._continue()
+            self._start_next()
 
-    def _continue(self) -> None:
+    def _start_next(self) -> None:
         if len(self._waiting) >= self._expected:
             self._start()
         elif self._waiting:
-            self._arm(_WINDOW)
+            self._start_after(_WINDOW)
         elif len(self._store.database):
-            self._arm(_LAZY)
+            self._start_after(_LAZY)
 
     def _apply(self) -> None:
         self._store.database.apply()
@@ -187,6 +188,6 @@ class Committer:
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_exception(refusal)
-        # Changes that were put in since belong to the lost transaction too: memory returns to the state on the disk.
+        # Later changes are dropped with the failed transaction: memory returns to the state on the disk.
         self._store.failed()
         self._wake(list(self._store.contents.by_number.values()))

@@ -1,4 +1,4 @@
-"""What the store keeps in memory of queues and tasks, and how it is rebuilt from the database at start."""
+"""The queues and tasks that the store keeps in memory, and how they are loaded from the database at start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cloudtasks_nb.emulator.store.database import TaskDatabase
 
 __all__ = ["LAST_NUMBER", "Claim", "Contents", "DueTimes", "QueueState", "StoredTask", "load", "task_key"]
 
-# A task's key is its queue's number and its own: the tasks of a queue lie side by side, in the order of creation.
+# A task's key combines its queue's number and its own, so that a queue's tasks are adjacent rows in order of creation.
 _NUMBER_BITS = 36
 LAST_NUMBER = (1 << _NUMBER_BITS) - 1
 _MINUTE = 60
@@ -50,8 +50,8 @@ class Claim(NamedTuple):
 class DueTimes:
     """The task numbers of a queue in the order in which the tasks are due; a few bytes a task.
 
-    An entry may be out of date, because its task was deleted, run by hand or rescheduled. The caller compares each
-    entry with its task: that is cheaper than finding and removing entries.
+    An entry may be out of date, because its task was deleted, rescheduled or run on request. The caller compares each
+    entry with its task, because that is cheaper than finding and removing entries.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class DueTimes:
         return self._ready.popleft() if self._ready else None
 
     def put_back(self, number: int) -> None:
-        """Add a task again that was taken and could not be dispatched; it becomes the next one."""
+        """Put a task that could not be dispatched back; it becomes the next one."""
         self._ready.appendleft(number)
 
     def first(self, now: int) -> tuple[int, int] | None:
@@ -118,18 +118,18 @@ class DueTimes:
 class QueueState:
     """A queue and its tasks."""
 
-    q: int  #: never used again, not even by a queue of the same name
+    q: int  #: number of the queue; it is never reused, not even for a new queue of the same name
     name: str
     message: Any  #: the v2beta3 `Queue`
     config: QueueConfig
-    usable_at: int  #: microseconds since 1970; before that the service does not know the queue yet
-    base: int = field(init=False)  #: the key in the database of a task with number 0
+    usable_at: int  #: microseconds since 1970; until then calls answer that the queue does not exist
+    base: int = field(init=False)  #: key in the database of task number 0; `base + number` is the key of a task
     next_number: int = 1
     floor: int = 0  #: tasks up to this number were purged
     live: dict[str, int] = field(default_factory=dict)  #: id -> number of every task
-    tombstones: dict[str, int] = field(default_factory=dict)  #: id -> when the name is free again
+    tombstones: dict[str, int] = field(default_factory=dict)  #: id of a finished task -> when the id may be used again
     due: DueTimes = field(default_factory=DueTimes)
-    attempts: dict[int, Attempts] = field(default_factory=dict)  #: of the tasks that were tried
+    attempts: dict[int, Attempts] = field(default_factory=dict)  #: by number, of the tasks that had an attempt
     running: dict[int, int] = field(default_factory=dict)  #: number -> attempts in flight
     in_flight: int = 0
     _executed: deque[tuple[int, int]] = field(default_factory=deque)  # second, attempts that ended in it
@@ -175,9 +175,13 @@ class Contents:
 
     queues: dict[str, QueueState] = field(default_factory=dict)  #: by name
     by_number: dict[int, QueueState] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)  #: of all queues; the log names deleted ones too
-    deleted: dict[str, int] = field(default_factory=dict)  #: queue name -> when it is free again
-    purged_ranges: dict[tuple[int, int], int] = field(default_factory=dict)  #: (queue, last number) -> end
+    names: dict[int, str] = field(
+        default_factory=dict
+    )  #: by number; of deleted queues too, because the log still has their entries
+    deleted: dict[str, int] = field(default_factory=dict)  #: name of a deleted queue -> when it may be used again
+    purged_ranges: dict[tuple[int, int], int] = field(
+        default_factory=dict
+    )  #: (queue, last purged number) -> when the tasks' ids may be used again
     operations: dict[str, int] = field(default_factory=dict)  #: name -> key in the database
     settings: dict[str, bytes] = field(default_factory=dict)
 
@@ -190,11 +194,11 @@ def load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
     database : TaskDatabase
         The store's file.
     now : int
-        Microseconds since 1970; names that are free again are left out.
+        Microseconds since 1970; names that may be used again are left out.
     default_tombstone : int
         Microseconds, for queues that do not set their own.
     """
-    # Without a pause the garbage collector would search a million new names again and again, as long as reading takes.
+    # Paused, because the garbage collector would scan the growing number of new objects again and again.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -252,10 +256,10 @@ def _load_tasks(database: TaskDatabase, queue: QueueState, ranges: list[tuple[in
 
 
 def _load_purged_names(database: TaskDatabase, queue: QueueState, ranges: list[tuple[int, int]], now: int) -> None:
-    """Read the names of purged tasks that are not free yet, from the rows that the sweep has not deleted."""
-    base, above = queue.base, 0
+    """Read the ids of purged tasks that cannot be used again yet, from the rows that the sweep has not deleted."""
+    base, previous = queue.base, 0
     for upto, until in sorted(ranges):
         if until > now:
-            rows = database.stream("SELECT id FROM tasks WHERE seq BETWEEN ? AND ?", (base + above + 1, base + upto))
+            rows = database.stream("SELECT id FROM tasks WHERE seq BETWEEN ? AND ?", (base + previous + 1, base + upto))
             queue.tombstones.update((task, until) for (task,) in rows)
-        above = upto
+        previous = upto

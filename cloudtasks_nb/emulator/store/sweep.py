@@ -1,4 +1,4 @@
-"""Deletes what is over, slice by slice: expired names, purged tasks, operations, log entries, tasks past retention."""
+"""Deletes expired data in small slices: names, purged tasks, operations, log entries, and tasks past retention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOG_KEPT = 30 * DAY  # as Cloud Logging's default bucket
 
 
 def sweep(store: Store, now: int, *, keep_due: bool = False) -> bool:
-    """Delete one slice of what is over, and return whether more is left.
+    """Delete one slice of the expired data, and return whether more is left.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def sweep(store: Store, now: int, *, keep_due: bool = False) -> bool:
     now : int
         Microseconds since 1970.
     keep_due : bool
-        Keep tasks past their retention that were due before it ended and are still to be sent.
+        Keep tasks past their retention if they were due before it ended, so that they can still be sent.
     """
     _sweep_rows(store, now)
     more = _sweep_purged_ranges(store, now)
@@ -37,7 +37,7 @@ def sweep(store: Store, now: int, *, keep_due: bool = False) -> bool:
 
 def _sweep_rows(store: Store, now: int) -> None:
     database = store.database
-    # A commit without work would wake the disk: the oldest row of each table tells whether there is any.
+    # Only with expired rows, because an empty deletion would cause a commit: the oldest row of each table is checked.
     for oldest, statement, limit in (
         ("SELECT until FROM tombs ORDER BY seq LIMIT 1", Statement.SWEEP_TOMBSTONES, now),
         ("SELECT made FROM operations ORDER BY seq LIMIT 1", Statement.SWEEP_OPERATIONS, now - _OPERATIONS_KEPT),
@@ -52,7 +52,7 @@ def _sweep_rows(store: Store, now: int) -> None:
 
 
 def _expired(times: dict[str, int], limit: int) -> list[str]:
-    """Return the keys whose times are over; the times are in ascending order."""
+    """Return the keys whose time is not after the limit; the times are in ascending order."""
     expired = []
     for key, time in times.items():
         if time > limit:
@@ -62,12 +62,12 @@ def _expired(times: dict[str, int], limit: int) -> list[str]:
 
 
 def _sweep_purged_ranges(store: Store, now: int) -> bool:
-    over = [key for key, until in store.contents.purged_ranges.items() if until <= now]
-    if not over:
+    expired = [key for key, until in store.contents.purged_ranges.items() if until <= now]
+    if not expired:
         return False
-    # Rows that are not committed yet are still to come: their range is needed until then.
+    # A queue with uncommitted tasks may still get rows in its ranges, so these are kept until the commit.
     uncommitted = store.uncommitted()
-    key = next((key for key in over if key[0] not in uncommitted), None)
+    key = next((key for key in expired if key[0] not in uncommitted), None)
     if key is None:
         return True
     q, upto = key
@@ -77,26 +77,26 @@ def _sweep_purged_ranges(store: Store, now: int) -> bool:
         store.database.put(Statement.SWEEP_ATTEMPTS, (base, base + upto))
         store.database.put(Statement.DELETE_PURGED_RANGE, key)
         del store.contents.purged_ranges[key]
-        return len(over) > 1
+        return len(expired) > 1
     store.database.put(Statement.SWEEP_TASKS, (first, min(first + _SLICE - 1, base + upto)))
     return True
 
 
 def _expire_tasks(store: Store, queue: QueueState, now: int, *, keep_due: bool) -> int:
     """Delete a slice of the tasks that are past the queue's retention, and return their number."""
-    kept = queue.config.task_ttl
-    oldest = (now - kept) // SECOND
+    retention = queue.config.task_ttl
+    cutoff = (now - retention) // SECOND
     rows = store.database.read(
         "SELECT seq - ?, id, made, due FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
         (queue.base, queue.base, task_key(queue.q, LAST_NUMBER), _SLICE),
     )
-    old = []
+    expired = []
     for number, task, made, due in rows:
-        if made < oldest and queue.live.get(task) == number:
+        if made < cutoff and queue.live.get(task) == number:
             attempts = queue.attempts.get(number)
-            was_due = (attempts.due if attempts else due) <= made * SECOND + kept
+            was_due = (attempts.due if attempts else due) <= made * SECOND + retention
             if not (keep_due and queue.dispatching and was_due):
-                old.append((number, task))
-    for number, task in old:
+                expired.append((number, task))
+    for number, task in expired:
         store.end_task(queue, number, task, now)
-    return len(old)
+    return len(expired)
