@@ -1,4 +1,4 @@
-"""Rows that do not fit in memory: what a fan-out needs does not grow with them."""
+"""The memory of a fan-out does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from typing import Any
 
 __all__: list[str] = []
 
+ROOT = Path(__file__).parents[3]
 FEW, MANY = 100_000, 1_000_000
 SAME = 50  # MiB by which two runs may differ
 
-#: Plans an iterator of frames into an outbox and sends it to a service that acknowledges at once; says what it took.
+#: Plan an iterator of frames into an outbox, send it to a service that acknowledges at once, and print the peak memory.
 CHILD = """
     import asyncio, datetime as dt, json, resource, sys
     import pandas as pd
     from google.cloud.tasks_v2 import types
     from google.longrunning import operations_pb2
     from cloudtasks_nb.fanout.plan.identity import Place
+    from cloudtasks_nb.fanout.outbox.attach import BatchSpec
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     from cloudtasks_nb.fanout.plan.options import TaskOptions
     from cloudtasks_nb.fanout.plan.recipe import compile_recipe
     from cloudtasks_nb.fanout.plan.render import plan_chunks
     from cloudtasks_nb.fanout.outbox.records import State
     from cloudtasks_nb.fanout.sender.sender import send
+    from tests.unit.fanout.conftest import FakeObserver
 
     path, rows = sys.argv[1], int(sys.argv[2])
     done = operations_pb2.Operation(done=True)
@@ -55,7 +58,7 @@ CHILD = """
                 spool.add(chunk)
             batch = spool.commit().batch
         channel = Acknowledging()
-        asyncio.run(send(outbox, batch, channel))
+        asyncio.run(send(outbox, batch, channel, FakeObserver()))
         sent = outbox.batches.counts(batch)[State.SENT]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps({"sent": sent, "calls": channel.calls, "peak": peak}))
@@ -65,7 +68,7 @@ CHILD = """
 def fan_out(path: Path, rows: int) -> dict[str, Any]:
     """Fan rows out in a process of their own."""
     command = [sys.executable, "-c", textwrap.dedent(CHILD), str(path), str(rows)]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout))
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
