@@ -196,13 +196,6 @@ def test_the_module_is_the_command() -> None:
     assert (done.returncode, done.stdout) == (0, "no batches were sent from this machine yet\n")
 
 
-def test_arguments_come_from_the_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without arguments, as the installed command calls it, those of the process are read."""
-    monkeypatch.setattr(sys, "argv", ["cloudtasks-nb", "batches"])
-    assert cli.main() == 0
-    assert "no batches" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [

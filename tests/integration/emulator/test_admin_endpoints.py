@@ -15,14 +15,6 @@ NOWHERE = "http://127.0.0.1:9/"
 QUICK = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
 
 
-def test_the_clock_goes_forward(emulator: Emulator) -> None:
-    """The clock can be read and advanced."""
-    before = datetime.fromisoformat(emulator.request("GET", "/admin/clock")["now"])
-    emulator.advance(86_400)
-    after = datetime.fromisoformat(emulator.request("GET", "/admin/clock")["now"])
-    assert 86_400 <= (after - before).total_seconds() < 86_460
-
-
 def test_the_clock_jumps_over_nothing(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
     """A task that became due during an advance is sent, even if its retention ended too."""
     due = datetime.now(UTC) + timedelta(days=10)  # an earlier test may have moved the clock already

@@ -41,30 +41,6 @@ def create(client: tasks_v2.CloudTasksClient, queue: str, request: dict[str, Any
     )
 
 
-def test_what_is_stored(client: tasks_v2.CloudTasksClient, queue: str) -> None:
-    """Method, path, host and headers are filled in as the service does."""
-    client.pause_queue(name=queue)
-    request = create(client, queue, {"body": b"four"}).app_engine_http_request
-    assert (request.http_method, request.relative_uri) == (tasks_v2.HttpMethod.POST, "/")
-    assert request.app_engine_routing.host
-    assert dict(request.headers) == {
-        "Content-Length": "4",
-        "Content-Type": "application/octet-stream",
-        "User-Agent": AGENT,
-    }
-
-
-def test_a_content_type_is_kept(client: tasks_v2.CloudTasksClient, queue: str) -> None:
-    """A content type of the task, in any case, and its User-Agent stay."""
-    client.pause_queue(name=queue)
-    headers = {"content-type": "text/plain", "User-Agent": "mine"}
-    stored = dict(create(client, queue, {"body": b"x", "headers": headers}).app_engine_http_request.headers)
-    assert stored["content-type"] == "text/plain"
-    assert "Content-Type" not in stored
-    assert stored["User-Agent"].startswith("mine")
-    assert stored["User-Agent"].endswith(AGENT)
-
-
 @pytest.mark.parametrize("seconds", [14, 86_416])
 def test_its_deadline_has_other_limits(client: tasks_v2.CloudTasksClient, queue: str, seconds: int) -> None:
     """The deadline of an App Engine task is 15 s to 24 h 15 s."""

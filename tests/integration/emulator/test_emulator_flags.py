@@ -13,16 +13,6 @@ QUEUE = f"{LOCATION}/queues/flags"
 TASK = {"parent": QUEUE, "task": {"name": f"{QUEUE}/tasks/a", "http_request": {"url": "http://127.0.0.1:9/"}}}
 
 
-def test_names_live_on_after_a_purge(start_emulator: StartEmulator) -> None:
-    """By default the names of purged tasks stay taken, as on the service."""
-    client = start_emulator("--queue", QUEUE).client
-    client.pause_queue(name=QUEUE)
-    client.create_task(TASK)
-    client.purge_queue(name=QUEUE)
-    with pytest.raises(AlreadyExists, match="existed too recently"):
-        client.create_task(TASK)
-
-
 def test_hard_reset_on_purge(start_emulator: StartEmulator, tmp_path: Path) -> None:
     """With `--hard-reset-on-purge-queue` a purge frees the names, also those of tasks that went before it."""
     arguments = ("--hard-reset-on-purge-queue", "--queue", QUEUE, "--data-dir", str(tmp_path))

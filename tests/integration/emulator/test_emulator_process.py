@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,12 +66,6 @@ def test_the_ready_line(start_emulator: StartEmulator, tmp_path: Path) -> None:
     assert emulator.request("GET", "/health") == {"status": "ok", "instance": ready["instance"]}
 
 
-def test_queues_of_the_command_line(start_emulator: StartEmulator) -> None:
-    """Every `--queue` is there when the emulator is ready."""
-    emulator = start_emulator("--queue", QUEUE, "--queue", f"{QUEUE}-2")
-    assert [queue.name for queue in emulator.client.list_queues(parent=LOCATION)] == [QUEUE, f"{QUEUE}-2"]
-
-
 def test_a_queue_of_the_command_line_may_be_there_already(start_emulator: StartEmulator, tmp_path: Path) -> None:
     """A restart with the same `--queue` keeps the queue as it was."""
     arguments = ("--data-dir", str(tmp_path), "--queue", QUEUE)
@@ -80,12 +73,6 @@ def test_a_queue_of_the_command_line_may_be_there_already(start_emulator: StartE
     first.client.pause_queue(name=QUEUE)
     assert first.stop() == 0
     assert start_emulator(*arguments).client.get_queue(name=QUEUE).state == tasks_v2.Queue.State.PAUSED
-
-
-def test_chosen_ports(start_emulator: StartEmulator, free_port: int) -> None:
-    """`--http-port` is used as given."""
-    emulator = start_emulator("--http-port", str(free_port))
-    assert emulator.ready["http"] == f"http://127.0.0.1:{free_port}"
 
 
 def test_a_temporary_folder_goes_with_the_emulator(start_emulator: StartEmulator) -> None:
@@ -121,20 +108,6 @@ def test_a_folder_in_use(start_emulator: StartEmulator, tmp_path: Path) -> None:
     assert second.stdout == ""
     assert first.client.get_queue(name=QUEUE).name == QUEUE
     assert json.loads((tmp_path / "endpoint.json").read_text()) == first.ready
-
-
-@pytest.mark.parametrize("option", ["--port", "--http-port"])
-def test_a_port_in_use(tmp_path: Path, option: str) -> None:
-    """An emulator whose port is taken ends and names the port."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        other = [] if option == "--port" else ["--port", "0"]
-        ended = run(option, port, *other, "--data-dir", str(tmp_path / "data"))
-    assert ended.returncode != 0
-    assert port in ended.stderr
-    assert "in use" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert ended.stdout == ""
 
 
 def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, connections: ExitStack) -> None:

@@ -66,11 +66,19 @@ def kind(entry: LogEntry) -> str:
 def test_a_success_is_three_entries(
     emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
 ) -> None:
-    """Creation, dispatch and response are written, with the names and labels of the real service."""
+    """Creation, dispatch and response are logged, with the names, labels and fields of the real service."""
     queue = make_queue(**LOGGED)
-    task = enqueue(queue, target.url)
+    task = enqueue(queue, target.url, {"http_method": "PUT"})
     entries = log.wait(queue, 3)
     assert [kind(entry) for entry in entries] == list(KINDS)
+    created, dispatched, answered = (payload(entry)[kind(entry)] for entry in entries)
+    for part in (created, dispatched, answered):
+        assert (part["targetAddress"], part["targetType"], part["status"]) == (f"PUT {target.url}", "HTTP", "OK")
+        assert TIME.fullmatch(part["scheduleTime"])
+    assert dispatched["dispatchCount"] == "1"
+    assert (answered["dispatchCount"], answered["responseCount"]) == ("1", "1")
+    assert re.fullmatch(r"\d+(\.\d{1,9})?s", answered["attemptDuration"])
+    assert "retryTime" not in answered
     labels = {
         "project_id": "demo",
         "location": "us-central1",
@@ -87,22 +95,6 @@ def test_a_success_is_three_entries(
     assert len({entry.insert_id for entry in entries}) == 3
     assert [entry.timestamp for entry in entries] == sorted(entry.timestamp for entry in entries)
     emulator.gone(task.name)
-
-
-def test_the_fields_of_each_kind(make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log) -> None:
-    """Counts are strings, times RFC 3339, durations seconds, targets method and URL."""
-    queue = make_queue(**LOGGED)
-    enqueue(queue, target.url, {"http_method": "PUT"})
-    created, dispatched, answered = (payload(entry)[kind(entry)] for entry in log.wait(queue, 3))
-    for part in (created, dispatched, answered):
-        assert part["targetAddress"] == f"PUT {target.url}"
-        assert part["targetType"] == "HTTP"
-        assert part["status"] == "OK"
-        assert TIME.fullmatch(part["scheduleTime"])
-    assert dispatched["dispatchCount"] == "1"
-    assert (answered["dispatchCount"], answered["responseCount"]) == ("1", "1")
-    assert re.fullmatch(r"\d+(\.\d{1,9})?s", answered["attemptDuration"])
-    assert "retryTime" not in answered
 
 
 def test_a_failure_tells_status_and_retry_time(
@@ -147,17 +139,6 @@ def test_a_timeout_has_no_response(
     assert (answered["status"], answered["dispatchCount"], answered["responseCount"]) == ("DEADLINE_EXCEEDED", "1", "0")
 
 
-def test_a_deletion_is_logged(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, log: Log) -> None:
-    """DeleteTask leaves an entry of its own kind that names the task."""
-    queue = make_queue(**LOGGED)
-    emulator.client.pause_queue(name=queue)
-    task = enqueue(queue, "http://127.0.0.1:9/")
-    emulator.client.delete_task(name=task.name)
-    entry = log.wait(queue, 2)[-1]
-    assert kind(entry) == "taskDeletionLog"
-    assert payload(entry)["task"] == task.name
-
-
 def test_no_sampling_no_log(
     emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
 ) -> None:
@@ -167,18 +148,6 @@ def test_no_sampling_no_log(
         emulator.gone(enqueue(queue, target.url).name)
     log.wait(loud, 3)
     assert log.read(silent) == []
-
-
-def test_half_of_it(emulator: Emulator, make_queue: MakeQueue, log: Log) -> None:
-    """A ratio between 0 and 1 keeps about that share of the operations."""
-    half, all_ = make_queue(stackdriver_logging_config={"sampling_ratio": 0.5}), make_queue(**LOGGED)
-    for queue in (half, all_):
-        emulator.client.pause_queue(name=queue)
-        for _ in range(4):
-            requests = [{"parent": queue, "task": {"http_request": {"url": "http://127.0.0.1:9/"}}}] * 100
-            emulator.client.batch_create_tasks({"parent": queue, "requests": requests})
-    log.wait(all_, 400)
-    assert 100 < len(log.read(half)) < 300
 
 
 def test_pages_and_filters(

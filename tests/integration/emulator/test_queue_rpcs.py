@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-from google.api_core.exceptions import NotFound
 from google.cloud import tasks_v2
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
 
@@ -58,41 +55,6 @@ def test_list_queues_is_sorted_and_paged(client: tasks_v2.CloudTasksClient) -> N
     assert names == ["B", "a", "a-1", "b", "c"]
 
 
-def test_list_queues_filters_by_state(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
-    """ListQueues with the documented filter gives the paused queues only."""
-    make_queue()
-    paused = make_queue()
-    client.pause_queue(name=paused)
-    assert [q.name for q in client.list_queues({"parent": LOCATION, "filter": "state: PAUSED"})] == [paused]
-
-
-def test_update_queue_changes_what_the_mask_names(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
-    """UpdateQueue with a mask leaves the other settings alone."""
-    name = make_queue(retry_config={"max_attempts": 3})
-    update = tasks_v2.Queue(name=name, retry_config={"max_attempts": 9}, rate_limits={"max_dispatches_per_second": 2})
-    client.update_queue(queue=update, update_mask=FieldMask(paths=["rate_limits.max_dispatches_per_second"]))
-    after = client.get_queue(name=name)
-    assert after.rate_limits.max_dispatches_per_second == 2
-    assert after.rate_limits.max_concurrent_dispatches == 1000
-    assert after.retry_config.max_attempts == 3
-
-
-def test_update_queue_without_a_mask_sets_every_field(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
-    """UpdateQueue without a mask resets missing fields to their defaults."""
-    name = make_queue(retry_config={"max_attempts": 3}, stackdriver_logging_config={"sampling_ratio": 1})
-    after = client.update_queue(queue=tasks_v2.Queue(name=name, rate_limits={"max_concurrent_dispatches": 4}))
-    assert after == client.get_queue(name=name)
-    assert after.rate_limits.max_concurrent_dispatches == 4
-    assert after.retry_config.max_attempts == 100
-    assert after.stackdriver_logging_config.sampling_ratio == 0
-
-
-def test_update_queue_cannot_change_the_state(client: tasks_v2.CloudTasksClient, queue: str) -> None:
-    """UpdateQueue ignores output-only fields."""
-    update = tasks_v2.Queue(name=queue, state=State.PAUSED, retry_config={"max_attempts": 2})
-    assert client.update_queue(queue=update).state == State.RUNNING
-
-
 def test_update_queue_makes_a_queue_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
     """UpdateQueue creates the queue when it is absent."""
     name = f"{LOCATION}/queues/upserted"
@@ -100,16 +62,6 @@ def test_update_queue_makes_a_queue_that_is_not_there(client: tasks_v2.CloudTask
     assert made.retry_config.max_backoff.total_seconds() == 5
     assert client.get_queue(name=name) == made
     client.delete_queue(name=name)
-
-
-def test_delete_queue_takes_its_tasks_along(client: tasks_v2.CloudTasksClient, queue: str, enqueue: Enqueue) -> None:
-    """DeleteQueue removes a queue that still holds tasks."""
-    client.pause_queue(name=queue)
-    task = enqueue(queue, "http://127.0.0.1:9/")
-    client.delete_queue(name=queue)
-    assert queue not in [q.name for q in client.list_queues(parent=LOCATION)]
-    with pytest.raises(NotFound):
-        client.get_task(name=task.name)
 
 
 def test_pause_and_resume(client: tasks_v2.CloudTasksClient, queue: str, enqueue: Enqueue, target: Target) -> None:

@@ -24,40 +24,6 @@ def stats(beta: tasks_v2beta3.CloudTasksClient, queue: str) -> tasks_v2beta3.Que
     return beta.get_queue({"name": queue, "read_mask": "stats"}).stats
 
 
-def test_get_queue_translates_the_queue(beta: tasks_v2beta3.CloudTasksClient, make_queue: MakeQueue) -> None:
-    """A queue made through v2 is the same queue in v2beta3."""
-    name = make_queue(
-        rate_limits={"max_dispatches_per_second": 3},
-        retry_config={"max_attempts": 7, "min_backoff": {"seconds": 2}},
-        stackdriver_logging_config={"sampling_ratio": 0.5},
-        http_target={"uri_override": {"host": "example.com"}, "http_method": "PUT"},
-    )
-    queue = beta.get_queue(name=name)
-    assert queue.name == name
-    assert queue.state == tasks_v2beta3.Queue.State.RUNNING
-    assert queue.rate_limits.max_dispatches_per_second == 3
-    assert queue.retry_config.max_attempts == 7
-    assert queue.retry_config.min_backoff == timedelta(seconds=2)
-    assert queue.stackdriver_logging_config.sampling_ratio == 0.5
-    assert queue.http_target.uri_override.host == "example.com"
-    assert queue.http_target.http_method == tasks_v2beta3.HttpMethod.PUT
-    assert queue.type_ == tasks_v2beta3.Queue.Type.PUSH
-    assert "stats" not in queue
-
-
-def test_a_mask_selects_the_fields(
-    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str, enqueue: Enqueue
-) -> None:
-    """Only what the read mask names is returned; statistics come on request."""
-    emulator.client.pause_queue(name=queue)
-    enqueue(queue, NOWHERE)
-    shown = beta.get_queue({"name": queue, "read_mask": "name,state,stats"})
-    assert (shown.name, shown.state) == (queue, tasks_v2beta3.Queue.State.PAUSED)
-    assert shown.stats.tasks_count == 1
-    assert "rate_limits" not in shown
-    assert "retry_config" not in shown
-
-
 def test_list_queues_with_statistics(
     beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue
 ) -> None:

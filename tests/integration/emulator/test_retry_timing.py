@@ -105,43 +105,29 @@ def test_max_attempts(
     assert len(target.received) == attempts
 
 
-def test_both_limits_must_be_reached(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+@pytest.mark.parametrize(
+    ("attempts", "duration", "backoff", "expected"),
+    [(2, 100, 60, [60, 60]), (-1, 50, 20, [20, 20, 20])],
+    ids=["both limits", "duration alone"],
+)
+def test_a_retry_duration_ends_a_task(
+    emulator: Emulator,
+    make_queue: MakeQueue,
+    enqueue: Enqueue,
+    target: Target,
+    attempts: int,
+    duration: int,
+    backoff: int,
+    expected: list[float],
 ) -> None:
-    """With both attempts and duration limited, a task is retried until both are used up."""
-    minute = {"seconds": 60}
-    queue = make_queue(
-        retry_config={
-            "max_attempts": 2,
-            "max_retry_duration": {"seconds": 100},
-            "min_backoff": minute,
-            "max_backoff": minute,
-        }
-    )
+    """A task is retried until its attempts and its duration, counted from the first attempt, are both used up."""
+    pause = {"min_backoff": {"seconds": backoff}, "max_backoff": {"seconds": backoff}}
+    limits = {"max_attempts": attempts, "max_retry_duration": {"seconds": duration}}
     target.script(*[500] * 10)
-    task = enqueue(queue, target.url)
-    assert delays(emulator, task.name, 2) == [60, 60]
+    task = enqueue(make_queue(retry_config={**limits, **pause}), target.url)
+    assert delays(emulator, task.name, len(expected)) == expected
     emulator.gone(task.name)
-    assert len(target.received) == 3
-
-
-def test_a_duration_alone_ends_a_task(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
-    """With unlimited attempts the retry duration, from the first attempt on, decides."""
-    queue = make_queue(
-        retry_config={
-            "max_attempts": -1,
-            "max_retry_duration": {"seconds": 50},
-            "min_backoff": {"seconds": 20},
-            "max_backoff": {"seconds": 20},
-        }
-    )
-    target.script(*[500] * 10)
-    task = enqueue(queue, target.url)
-    assert delays(emulator, task.name, 3) == [20, 20, 20]
-    emulator.gone(task.name)
-    assert len(target.received) == 4
+    assert len(target.received) == len(expected) + 1
 
 
 def test_a_changed_configuration_counts_for_waiting_tasks(

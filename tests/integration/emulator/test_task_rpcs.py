@@ -76,18 +76,6 @@ def test_a_task_keeps_everything_that_was_given(client: tasks_v2.CloudTasksClien
     assert got.http_request == sent.http_request
 
 
-def test_a_time_in_the_past_means_now(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue) -> None:
-    """CreateTask moves a schedule time of the past to the present."""
-    now = enqueue(paused, NOWHERE).schedule_time
-    assert enqueue(paused, NOWHERE, schedule_time=now - timedelta(days=400)).schedule_time >= now
-
-
-def test_a_time_ahead_is_kept_to_the_microsecond(paused: str, enqueue: Enqueue) -> None:
-    """CreateTask keeps a future schedule time as it was given."""
-    due = enqueue(paused, NOWHERE).schedule_time + timedelta(days=29, microseconds=123)
-    assert enqueue(paused, NOWHERE, schedule_time=due).schedule_time == due
-
-
 def test_list_tasks_gives_every_task_once(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue) -> None:
     """ListTasks pages through the whole queue."""
     made = {enqueue(paused, NOWHERE).name for _ in range(25)}
@@ -112,11 +100,6 @@ def test_list_tasks_goes_on_when_the_queue_changes(
     seen += [task.name for task in rest]
     assert sorted(set(seen) - set(gone)) == sorted(set(made) - set(gone))
     assert len(seen) == len(set(seen))
-
-
-def test_list_tasks_of_an_empty_queue(client: tasks_v2.CloudTasksClient, queue: str) -> None:
-    """ListTasks of a queue without tasks is one empty page."""
-    assert list(client.list_tasks(parent=queue)) == []
 
 
 def test_delete_task(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue, target: Target) -> None:

@@ -6,11 +6,7 @@ import datetime as dt
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,7 +14,6 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
-from tests.integration.conftest import PATIENCE, StartEmulator
 from tests.integration.toolkit.conftest import Intercept, MakeName, impatient
 
 URL = "https://svc.example.com/run"
@@ -155,46 +150,11 @@ def test_a_route_that_is_none(tasks: ct.Client, queue: ct.Queue) -> None:
     assert tasks.queues().target.isna()[queue.id]
 
 
-@pytest.fixture
-def silent() -> Iterator[int]:
-    """Give a port at which somebody takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-VERBS: dict[str, Callable[[ct.Client], Any]] = {
-    "queues": lambda tasks: tasks.queues(),
-    "create": lambda tasks: tasks.queue("q", create=True),
-    "enqueue": lambda tasks: tasks.queue("q").enqueue(URL),
-}
-
-
-@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
-@pytest.mark.parametrize("kind", ["free_port", "silent"])
-def test_an_endpoint_that_does_not_answer(
-    request: pytest.FixtureRequest, kind: str, verb: Callable[[ct.Client], Any]
-) -> None:
-    """Nobody there, or somebody who never answers: the endpoint is named, and how to start an emulator."""
-    endpoint = f"127.0.0.1:{request.getfixturevalue(kind)}"
-    with impatient("p", "l", endpoint) as tasks:
-        with pytest.raises(errors.EndpointError, match=f"nothing answers at {endpoint}") as caught:
-            verb(tasks)
-        assert caught.value.resource == endpoint
-        assert "ct.local()" in (caught.value.hint or "")
-
-
 def test_an_emulator_of_the_environment_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
     """The error says that a variable leads there."""
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", f"127.0.0.1:{free_port}")
     with impatient() as tasks, pytest.raises(errors.EndpointError, match="which CLOUD_TASKS_EMULATOR_HOST names"):
         tasks.queues()
-
-
-@pytest.mark.parametrize("endpoint", ["http://", "host:port", "https://host/path"])
-def test_what_is_no_endpoint(endpoint: str) -> None:
-    """A slip in the endpoint is said by `connect`."""
-    with pytest.raises(errors.InvalidInputError, match="is not an endpoint"):
-        ct.connect("p", "l", endpoint=endpoint)
 
 
 @pytest.mark.parametrize("word", ["project", "location", "endpoint", "impersonate", "quota_project"])
@@ -211,18 +171,6 @@ def test_what_no_emulator_is_started_for(words: dict[str, Any]) -> None:
     with pytest.raises(errors.InvalidInputError, match=f"{next(iter(words))}=.* is not a ") as caught:
         ct.local(**words)
     assert caught.value.hint
-
-
-def test_a_folder_in_use(tmp_path: Path, start_emulator: StartEmulator) -> None:
-    """A second emulator by hand is refused with the folder's name; a kernel joins instead."""
-    emulator = start_emulator("--data-dir", str(tmp_path))
-    command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode != 0
-    assert str(tmp_path) in done.stderr
-    assert "Traceback" not in done.stderr
-    with ct.local(tmp_path) as tasks:
-        assert tasks.endpoint == emulator.ready["grpc"]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -17,30 +16,11 @@ from google.cloud import tasks_v2
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from cloudtasks_nb._frames import QUEUES
+from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import open_clients
 from tests.integration.conftest import PATIENCE, Emulator, StartEmulator
 from tests.integration.toolkit.conftest import Intercept, MakeName, dtypes
-
-DTYPES = {
-    "state": "string",
-    "tasks": "Int64",
-    "oldest_due": "datetime64[us, UTC]",
-    "running": "Int64",
-    "done_last_minute": "Int64",
-    "effective_rate": "Float64",
-    "rate": "Float64",
-    "burst": "Int64",
-    "max_concurrent": "Int64",
-    "max_attempts": "Int64",
-    "max_retry_duration": "timedelta64[us]",
-    "min_backoff": "timedelta64[us]",
-    "max_backoff": "timedelta64[us]",
-    "max_doublings": "Int64",
-    "log_sampling_ratio": "Float64",
-    "target": "string",
-    "purge_time": "datetime64[us, UTC]",
-    "name": "string",
-}
 
 
 def test_queues_are_a_frame(start_emulator: StartEmulator) -> None:
@@ -50,7 +30,7 @@ def test_queues_are_a_frame(start_emulator: StartEmulator) -> None:
         tasks.queue("q", create=True).pause().enqueue("http://127.0.0.1:9/")
         full = tasks.queues()
     for frame in (empty, full):
-        assert dtypes(frame) == DTYPES
+        assert dtypes(frame) == dtypes(declared(QUEUES, {}, index="queue"))
         assert (frame.index.name, str(frame.index.dtype)) == ("queue", "string")
     assert (len(empty), full.index.tolist()) == (0, ["q"])
     assert full[["state", "tasks", "rate", "max_attempts", "name"]].to_numpy().tolist() == [
@@ -69,7 +49,7 @@ def test_an_endpoint_without_statistics(tasks: ct.Client, queue: ct.Queue, inter
 
     intercept(without)
     found = tasks.queues()
-    assert dtypes(found) == DTYPES
+    assert dtypes(found) == dtypes(declared(QUEUES, {}, index="queue"))
     assert found.loc[queue.id, ["tasks", "oldest_due", "running", "done_last_minute", "effective_rate"]].isna().all()
     assert found.rate[queue.id] == 500
 
@@ -180,8 +160,9 @@ def test_full_names(tasks: ct.Client, emulator: Emulator) -> None:
 
 
 def test_googles_client_beside(tasks: ct.Client, queue: ct.Queue) -> None:
-    """`tasks.client` is Google's own, on the same endpoint."""
+    """`tasks.client` is Google's own client for the same endpoint, and is created once."""
     assert isinstance(tasks.client, tasks_v2.CloudTasksClient)
+    assert tasks.client is tasks.client
     assert tasks.client.get_queue(name=queue.name).name == queue.name
     request = tasks_v2.HttpRequest(url="http://127.0.0.1:9/")
     made = tasks.client.create_task(parent=queue.pause().name, task=tasks_v2.Task(http_request=request))
@@ -200,17 +181,6 @@ def test_the_block_closes(emulator: Emulator) -> None:
         tasks.queues()
     with pytest.raises(ValueError, match="closed channel"):
         client.list_queues(parent="projects/p/locations/l")
-
-
-def test_the_newest_connection(emulator: Emulator) -> None:
-    """Who asks for the newest gets the last one that is still open."""
-    first = ct.connect("p", "l", endpoint=emulator.ready["grpc"])
-    second = ct.connect("p", "l", endpoint=emulator.ready["grpc"])
-    assert open_clients.newest() is second
-    second.close()
-    assert open_clients.newest() is first
-    first.close()
-    assert open_clients.newest() is not first
 
 
 def test_the_emulator_of_the_environment(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,16 +255,6 @@ def test_a_location_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(errors.ConfigurationError, match=r"location .* project p is not known") as caught:
             tasks.queues()
         assert "CLOUDTASKS_NB_LOCATION" in (caught.value.hint or "")
-
-
-def test_gclouds_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Project and location of gcloud are used where nothing else names them."""
-    (tmp_path / "configurations").mkdir()
-    (tmp_path / "active_config").write_text("mine")
-    (tmp_path / "configurations" / "config_mine").write_text("[core]\nproject = g-p\n[run]\nregion = g-l\n")
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    with ct.connect() as tasks:
-        assert tasks.queue("q").name == "projects/g-p/locations/g-l/queues/q"
 
 
 def test_how_a_connection_shows_itself(tasks: ct.Client, queue: ct.Queue) -> None:

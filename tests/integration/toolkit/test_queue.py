@@ -11,40 +11,13 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from cloudtasks_nb._frames import ATTEMPTS, TASKS
+from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import connection as connection_module
 from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.toolkit.conftest import MakeName, attempted, dtypes
 
 NOWHERE = "http://127.0.0.1:9/never"
-DTYPES = {
-    "queue": "string",
-    "state": "category",
-    "schedule_time": "datetime64[us, UTC]",
-    "create_time": "datetime64[us, UTC]",
-    "attempts": "Int64",
-    "responses": "Int64",
-    "last_status": "string",
-    "last_message": "string",
-    "last_attempt_time": "datetime64[us, UTC]",
-    "method": "string",
-    "url": "string",
-    "headers": "object",
-    "body": "object",
-    "service_account": "string",
-    "dispatch_deadline": "timedelta64[us]",
-    "name": "string",
-}
-ATTEMPTS = {
-    "time": "datetime64[us, UTC]",
-    "task": "string",
-    "queue": "string",
-    "attempt": "Int64",
-    "status": "string",
-    "message": "string",
-    "duration": "timedelta64[us]",
-    "retry_time": "datetime64[us, UTC]",
-    "url": "string",
-}
 
 
 @pytest.fixture
@@ -61,7 +34,7 @@ def test_tasks_are_a_frame(paused: ct.Queue) -> None:
     made = paused.enqueue("https://svc.example.com/run", {"day": 1}, task_id="t")
     full = paused.tasks()
     for frame in (empty, made, full):
-        assert dtypes(frame) == DTYPES
+        assert dtypes(frame) == dtypes(declared(TASKS, {}, index="task"))
         assert (frame.index.name, str(frame.index.dtype)) == ("task", "string")
     assert (len(empty), full.index.tolist()) == (0, ["t"])
     row = [paused.id, "ready", "POST", "https://svc.example.com/run"]
@@ -86,18 +59,6 @@ def test_a_list_that_is_whole(filled: ct.Queue, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == ""
 
 
-def test_more_than_a_page(emulator: Emulator, paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """`limit=None` reads all pages, each task once."""
-    for start in range(0, 1100, 100):
-        names = [f"{paused.name}/tasks/t-{start + n}" for n in range(100)]
-        requests = [{"parent": paused.name, "task": {"name": n, "http_request": {"url": NOWHERE}}} for n in names]
-        emulator.client.batch_create_tasks({"parent": paused.name, "requests": requests}).result()
-    assert len(paused.tasks()) == 1000
-    assert "there are more" in capsys.readouterr().out
-    everything = paused.tasks(limit=None)
-    assert (everything.index.nunique(), everything.attrs["truncated"]) == (1100, False)
-
-
 @pytest.mark.parametrize(
     ("limit", "fault"),
     [(0, "less than 1"), (-1, "less than 1"), ("5", "not a whole number"), (1.5, "not a whole"), (True, "not a whole")],
@@ -107,20 +68,6 @@ def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any, fault: str) -> None
     """A limit is a whole number from 1."""
     with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is {fault}"):
         getattr(queue, verb)(limit=limit)
-
-
-def test_bodies(emulator: Emulator, paused: ct.Queue) -> None:
-    """JSON is decoded, text stays text, the rest are bytes; without `body=True` none is shown."""
-    bodies = {"json": b'{"day": "2026-01-01", "n": [1, null]}', "text": b"a=1", "bytes": b"\xff\xfe", "none": b""}
-    for name, body in bodies.items():
-        task = {"name": f"{paused.name}/tasks/{name}", "http_request": {"url": NOWHERE, "body": body}}
-        emulator.client.create_task({"parent": paused.name, "task": task})
-    assert paused.tasks().body.isna().all()
-    shown = paused.tasks(body=True).body
-    assert shown["json"] == {"day": "2026-01-01", "n": [1, None]}
-    assert shown["text"] == "a=1"
-    assert shown["bytes"] == b"\xff\xfe"
-    assert shown.isna()["none"]
 
 
 def test_secrets(paused: ct.Queue) -> None:
@@ -138,31 +85,6 @@ def test_scheduled_and_ready(paused: ct.Queue) -> None:
     paused.schedule(NOWHERE, delay="10min", task_id="later")
     paused.enqueue(NOWHERE, task_id="now")
     assert paused.tasks().state.to_dict() == {"later": "scheduled", "now": "ready"}
-
-
-Pick = Callable[[ct.Queue], Any]
-PICKS: dict[str, Pick] = {
-    "frame": lambda queue: queue.tasks(),
-    "frame without name": lambda queue: queue.tasks()[["queue", "state"]],
-    "frame of states": lambda queue: queue.tasks()[["state"]],
-    "frame with a task column": lambda queue: queue.tasks().reset_index()[["task"]],
-    "series": lambda queue: queue.tasks()["name"],
-    "index": lambda queue: queue.tasks().index,
-    "ids": lambda _: ["task-0", "task-1", "task-2"],
-    "full names": lambda queue: [f"{queue.name}/tasks/task-{n}" for n in range(3)],
-    "ids twice": lambda _: ("task-0", "task-1", "task-2", "task-0"),
-}
-
-
-@pytest.mark.parametrize("pick", PICKS.values(), ids=PICKS)
-def test_whatever_names_tasks(filled: ct.Queue, pick: Pick) -> None:
-    """Frames, series, indexes, lists and full names are all ways to name tasks; each is done once."""
-    done = filled.delete_tasks(pick(filled))
-    assert list(done.columns) == ["task", "ok", "error"]
-    assert dtypes(done) == {"task": "string", "ok": "boolean", "error": "string"}
-    assert sorted(done.task) == ["task-0", "task-1", "task-2"]
-    assert done.ok.all()
-    assert len(filled.tasks()) == 0
 
 
 @pytest.mark.parametrize("verb", ["run", "delete_tasks"])
@@ -198,29 +120,6 @@ def test_none(queue: ct.Queue, verb: str) -> None:
     assert (len(done), dtypes(done)) == (0, {"task": "string", "ok": "boolean", "error": "string"})
 
 
-@pytest.mark.parametrize("verb", ["run", "delete_tasks"])
-@pytest.mark.parametrize("pick", [PICKS["frame"], PICKS["frame without name"], PICKS["series"]])
-def test_tasks_of_another_queue(tasks: ct.Client, make_name: MakeName, filled: ct.Queue, verb: str, pick: Pick) -> None:
-    """A frame of another queue is refused before anything is done; the error names both."""
-    other = tasks.queue(make_name(), create=True)
-    with pytest.raises(errors.InvalidInputError, match=r"is of projects/.*, not of projects/") as caught:
-        getattr(other, verb)(pick(filled))
-    assert filled.id in caught.value.message
-    assert other.id in caught.value.message
-    assert len(filled.tasks()) == 3
-
-
-@pytest.mark.parametrize(
-    ("named", "words"),
-    [(5, "int does not name"), (pd.DataFrame({"a": [1]}), "no column or index `task`"), (["a b"], "is not a task")],
-)
-def test_what_names_no_tasks(queue: ct.Queue, named: Any, words: str) -> None:
-    """The error says what is accepted."""
-    with pytest.raises(errors.InvalidInputError, match=words) as caught:
-        queue.delete_tasks(named)
-    assert caught.value.hint
-
-
 def test_delete_without_batch_calls(start_emulator: StartEmulator, capsys: pytest.CaptureFixture[str]) -> None:
     """Where the endpoint has no batch calls, tasks are deleted one by one, with the same verdicts."""
     emulator = start_emulator("--no-batch")
@@ -234,14 +133,15 @@ def test_delete_without_batch_calls(start_emulator: StartEmulator, capsys: pytes
 
 def test_attempts(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
     """One row an attempt, newest first; the message is that of the task's last attempt, while it is in the queue."""
-    assert dtypes(queue.attempts()) == ATTEMPTS
+    expected = dtypes(declared(ATTEMPTS, {}))
+    assert dtypes(queue.attempts()) == expected
     queue.update(min_backoff="1h", max_backoff="1h")
     target.script(200, 503)
     queue.enqueue(target.url, task_id="good")
     target.wait(1)
     queue.enqueue(target.url, task_id="bad")
     found = attempted(emulator, queue, 2)
-    assert dtypes(found) == ATTEMPTS
+    assert dtypes(found) == expected
     assert found[["task", "queue", "attempt", "status", "url"]].to_numpy().tolist() == [
         ["bad", queue.id, 1, "UNAVAILABLE", target.url],
         ["good", queue.id, 1, "OK", target.url],
@@ -333,19 +233,6 @@ def test_a_time_without_a_zone(queue: ct.Queue, since: Any, offered: str) -> Non
         queue.attempts(since=since)
     assert caught.value.hint == f'add an offset: since="{offered}"; or give a duration back from now: since="2h"'
     assert len(queue.attempts(since=offered)) == len(queue.attempts(since="2h")) == 0
-
-
-def test_attempts_can_be_run_again(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
-    """A frame of attempts names tasks, each once however often it was tried; of another queue it is refused."""
-    queue.update(min_backoff="0.1s", max_backoff="0.1s")
-    target.script(500, 500, 500, 500, 500)
-    queue.enqueue(target.url, task_id="t")
-    found = attempted(emulator, queue, 5)
-    done = queue.run(found)
-    assert (done.task.tolist(), done.ok.tolist()) == (["t"], [False])
-    found["queue"] = "another"
-    with pytest.raises(errors.InvalidInputError, match="queues/another, not of"):
-        queue.run(found)
 
 
 def test_pause_and_resume(tasks: ct.Client, queue: ct.Queue, target: Target) -> None:

@@ -6,17 +6,14 @@ import queue as queues
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.service.watch import Snapshot, Subscription, now_micros
-from tests.integration.conftest import PATIENCE, HeldAnswer, StartEmulator, Target
-from tests.integration.toolkit.conftest import MakeName
+from tests.integration.conftest import PATIENCE, StartEmulator, Target
 
 NOWHERE = "http://127.0.0.1:9/never"
 
@@ -74,17 +71,6 @@ def test_the_depth_is_followed(paused: ct.Queue, listen: Listen) -> None:
     heard.until(values("rate", 3.0))
     paused.purge()
     heard.until(values("tasks", 0))
-
-
-def test_what_runs_is_counted(queue: ct.Queue, listen: Listen, target: Target, held_answer: HeldAnswer) -> None:
-    """A task that is being answered shows as running."""
-    answer = held_answer()
-    target.script(answer)
-    heard = listen(queue)
-    queue.enqueue(target.url)
-    heard.until(values("running", 1))
-    answer.release()
-    heard.until(values("running", 0))
 
 
 def test_every_attempt_is_heard_once(queue: ct.Queue, listen: Listen, target: Target) -> None:
@@ -145,17 +131,3 @@ def test_an_emulator_that_dies(start_emulator: StartEmulator) -> None:
         trouble = heard.until(lambda snapshot: bool(snapshot.errors)).errors
         heard.subscription.close()
     assert isinstance(trouble[0], ct.errors.UnavailableError)
-
-
-def test_listing_and_lookup(tasks: ct.Client, paused: ct.Queue, make_name: MakeName) -> None:
-    """Every task of the queue, or those that are named, as the service has them."""
-    paused.schedule(NOWHERE, delay="1h", task_id="later")
-    paused.enqueue(NOWHERE, task_id="now")
-    watcher, name = tasks._connection.watcher, QueueName.parse(paused.name)
-    found = _loop.run(watcher.listing(name), PATIENCE)
-    assert {task: pending.state for task, pending in found.items()} == {"later": "scheduled", "now": "ready"}
-    looked: Future[Any] = _loop.submit(watcher.lookup(name, ["missing", "now"]))
-    assert looked.result(PATIENCE) == {"missing": None, "now": found["now"]}
-    assert _loop.run(watcher.read_queue(name))["tasks"] == 2
-    with pytest.raises(ct.errors.QueueNotFoundError):
-        _loop.run(watcher.listing(QueueName.parse(tasks.queue(make_name()).name)), PATIENCE)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb import handlers
-from cloudtasks_nb.errors import ConfigurationError, HandlerError
+from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.address import derive_address
 from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
@@ -168,15 +168,6 @@ def test_bad_arguments_are_refused(fn: Any, settings: dict[str, Any], words: str
     assert list(home.iterdir()) == []
 
 
-def test_a_home_that_cannot_be_made_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home that is a file is an error that names the variable to set."""
-    (home / "file").touch()
-    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(home / "file" / "home"))
-    with pytest.raises(ConfigurationError, match="cannot be made") as caught:
-        handlers.serve(report)
-    assert "CLOUDTASKS_NB_HOME" in str(caught.value.hint)
-
-
 def test_a_server_that_cannot_start_leaves_nothing_open(
     home: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
 ) -> None:
@@ -231,9 +222,6 @@ def test_a_new_process_has_the_same_url(serve: Serve) -> None:
     """Tasks that were queued before a restart of the kernel still reach the function."""
     code = """
 from cloudtasks_nb import handlers
-from cloudtasks_nb.service import open_clients
-from tests.processes import run
-from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 def report(): ...
 with handlers.serve(report) as handler:
     print(handler.url)
@@ -246,9 +234,6 @@ def test_a_function_that_hangs_does_not_keep_the_process() -> None:
     code = """
 import threading, urllib.request
 from cloudtasks_nb import handlers
-from cloudtasks_nb.service import open_clients
-from tests.processes import run
-from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 began = threading.Event()
 def hang():
     began.set()

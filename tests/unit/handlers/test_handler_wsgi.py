@@ -79,21 +79,18 @@ def test_bodies_and_exceptions_are_handled_as_by_serve(
 @pytest.mark.parametrize(
     ("claims", "status"),
     [
+        (None, 401),
         ({"aud": "https://elsewhere.example"}, 401),
         ({"iss": "https://evil.example"}, 401),
         ({"email": "thief@demo.iam.gserviceaccount.com"}, 403),
     ],
 )
 def test_other_tokens_are_refused(
-    application: WSGIApplication, issuer: Any, claims: dict[str, Any], status: int
+    application: WSGIApplication, issuer: Any, claims: dict[str, Any] | None, status: int
 ) -> None:
-    """Only Google's tokens of the account for the audience are accepted."""
-    assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=issuer.bearer(**claims))[0] == status
-
-
-def test_no_token_is_refused(application: WSGIApplication) -> None:
-    """Nobody reaches the function without a token."""
-    assert request(application, b'{"day": "mon"}')[0] == 401
+    """Only Google's tokens of the account for the audience are accepted; a request without a token is refused."""
+    bearer = None if claims is None else issuer.bearer(**claims)
+    assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=bearer)[0] == status
 
 
 def test_failures_are_logged_with_their_traceback(

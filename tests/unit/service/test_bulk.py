@@ -175,11 +175,6 @@ def one_by_one(rpc: str, **fields: Any) -> Any:
     return None
 
 
-def test_an_endpoint_without_batch_calls() -> None:
-    """Tasks are deleted one by one, and each has its verdict."""
-    assert run_delete(one_by_one, ["a", "b", "c"]) == ([None, "b is not there", None], [3])
-
-
 @pytest.mark.parametrize("verb", [run_tasks, delete_tasks])
 def test_verdicts(verb: Any) -> None:
     """A row a task, in the order in which they were named."""

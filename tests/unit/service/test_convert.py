@@ -108,35 +108,12 @@ def test_a_task_in_columns() -> None:
     }
 
 
-def test_what_is_not_known_is_none() -> None:
-    """A task that was never tried has no last attempt, and a BASIC view has no body."""
-    columns = task_columns([task('http_request { url: "u" body: "x" }')], now=NOW)
-    absent = ["last_status", "last_message", "last_attempt_time", "body", "service_account", "dispatch_deadline"]
-    assert [columns[name] for name in absent] == [[None]] * len(absent)
-
-
-def test_a_running_task_has_no_status_yet() -> None:
-    """What is in flight is not said to be OK."""
-    columns = task_columns([task("dispatch_count: 1 " + ATTEMPT + "}")], now=NOW)
-    assert (columns["last_status"], columns["last_attempt_time"]) == ([None], [1_767_225_590_000_000])
-
-
 def test_secrets_on_request() -> None:
     """Secret headers are dots unless they are asked for."""
     message = task('http_request { url: "u" headers { key: "Authorization" value: "Bearer x" } }')
     assert task_columns([message], now=NOW)["headers"] == [{"Authorization": "•••"}]
     assert task_columns([message], now=NOW, secrets=True)["headers"] == [{"Authorization": "Bearer x"}]
     assert mask_headers({"x-token": "a", "Accept": "b"}) == {"x-token": "•••", "Accept": "b"}
-
-
-def test_an_app_engine_task() -> None:
-    """Its URL is relative to the application, its body and headers are shown like others."""
-    message = task(
-        'app_engine_http_request { relative_uri: "/job" http_method: GET body: "x" headers { key: "A" value: "b" } }'
-    )
-    columns = task_columns([message], now=NOW, body=True)
-    assert (columns["url"], columns["method"]) == (["appengine:/job"], ["GET"])
-    assert (columns["body"], columns["headers"], columns["service_account"]) == (["x"], [{"A": "b"}], [None])
 
 
 @pytest.mark.parametrize(

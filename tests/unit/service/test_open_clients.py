@@ -20,11 +20,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clients, "_held", [])
 
 
-def test_nobody() -> None:
-    """Without a connection there is none."""
-    assert open_clients.newest() is None
-
-
 def test_the_last_one_counts() -> None:
     """The newest is found, also by those to whom nobody gave it."""
     older, newer = Thing(), Thing()
@@ -39,6 +34,7 @@ def test_the_last_one_counts() -> None:
 
 def test_the_one_before_it_follows() -> None:
     """When the newest is closed the one before it is the newest again, if somebody still has it."""
+    assert open_clients.newest() is None
     first, second, third = Thing(), Thing(), Thing()
     for one in (first, second, third):
         open_clients.add(one)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -345,21 +344,6 @@ def test_a_closed_connection_stays_closed(fake: Fakes) -> None:
     with pytest.raises(errors.PreconditionError, match="this connection is closed"):
         use(server.port, story)
     assert len(server.calls) == 1
-
-
-def test_googles_client_beside(fake: Fakes) -> None:
-    """Google's own client talks to the same endpoint, is made once, and is closed with the connection."""
-    server = fake(types.Queue.pb()(name=QUEUE))
-
-    async def story(transport: Transport) -> Any:
-        assert transport.client() is transport.client()
-        found = await asyncio.to_thread(transport.client().get_queue, name=QUEUE)
-        assert found.name == QUEUE
-        return transport.client()
-
-    client = use(server.port, story)
-    with pytest.raises(ValueError, match="closed channel"):
-        client.get_queue(name=QUEUE)
 
 
 class Refreshing(google.auth.credentials.Credentials):

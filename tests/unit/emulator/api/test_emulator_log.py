@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from cloudtasks_nb._names import log_name
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND, Clock
@@ -119,23 +118,6 @@ def test_a_task_that_is_deleted_before_it_is_committed(store: Store, clock: Cloc
     assert entry["jsonPayload"]["taskDeletionLog"] == {"status": "OK"}
 
 
-def test_the_frame_of_an_entry(store: Store, clock: Clock) -> None:
-    """An entry names the log, the queue and its times, and has an id of its own."""
-    store.add(logged_queue(store), new_task("a"), NOW)
-    commit(store)
-    ((entry,), _) = read(store, clock)
-    labels = {"project_id": "p", "location": "us-central1", "queue_id": "q", "target_type": "HTTP"}
-    assert entry.pop("jsonPayload")
-    assert entry == {
-        "logName": log_name("p"),
-        "resource": {"type": "cloud_tasks_queue", "labels": labels},
-        "timestamp": "2026-01-02T03:04:05.678901Z",
-        "receiveTimestamp": "2026-01-02T03:04:05.678901Z",
-        "severity": "INFO",
-        "insertId": f"{NOW:016x}",
-    }
-
-
 @pytest.mark.parametrize("order", ["timestamp asc", "timestamp desc"])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_one_call_is_logged_as_many_are(make_store: MakeStore, clock: Clock, order: str, size: int) -> None:
@@ -222,28 +204,6 @@ def test_a_retry_after_all_calendars(store: Store, clock: Clock) -> None:
     assert shown.schedule_time.ToJsonString() == "9999-12-31T23:59:59.999999Z"
 
 
-def test_the_filter_of_the_toolkit(store: Store, clock: Clock) -> None:
-    """Answers and deletions of one queue since a time, received after another."""
-    queue, other = logged_queue(store), logged_queue(store, QUEUE + "-2")
-    for task_id in ("a", "b"):
-        store.add(queue, new_task(task_id), NOW)
-    commit(store)
-    fail(store, clock, queue, "a")
-    store.delete(queue, "b")
-    store.delete_queue(other.name)
-    commit(store)
-    text = (
-        'resource.type="cloud_tasks_queue" AND resource.labels.queue_id="q" AND '
-        f'resource.labels.location="us-central1" AND logName="{log_name("p")}" AND '
-        "(jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*) AND "
-        'timestamp>="2026-01-02T03:00:00Z" AND receiveTimestamp>"{}"'
-    )
-    everything, _ = read(store, clock, text.format("2026-01-02T03:00:00Z"), order_by="timestamp asc")
-    assert [sorted(entry["jsonPayload"])[1] for entry in everything] == ["attemptResponseLog", "task"]
-    later, _ = read(store, clock, text.format(everything[0]["receiveTimestamp"]))
-    assert later == []
-
-
 @pytest.mark.parametrize("order", ["timestamp asc", "timestamp desc"])
 def test_pages_follow_each_other(store: Store, clock: Clock, order: str) -> None:
     """Pages have every entry once, in the requested order."""
@@ -296,16 +256,6 @@ def test_late_entries(make_store: MakeStore, clock: Clock) -> None:
         "2026-01-02T03:04:05.678901Z",
         "2026-01-02T03:04:35.678901Z",
     )
-
-
-def test_old_entries_are_dropped(store: Store, clock: Clock) -> None:
-    """The log is kept for thirty days."""
-    store.add(logged_queue(store), new_task("a"), NOW)
-    commit(store)
-    clock.advance(30 * DAY)
-    sweep(store, clock.now())
-    commit(store)
-    assert read(store, clock) == ([], "")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,16 +99,6 @@ def test_the_key_is_kept(tmp_path: Path) -> None:
     keys = first.keys()
     assert TokenSigner(tmp_path, "issuer", Clock()).keys() == keys
     assert (tmp_path / "signing-key.pem").stat().st_mode & 0o777 == 0o600
-
-
-def test_the_published_key_set(tokens: TokenSigner) -> None:
-    """The key set holds the key that certificates and tokens name."""
-    (key,) = tokens.keys()["keys"]
-    assert (key["kty"], key["alg"], key["use"]) == ("RSA", "RS256", "sig")
-    assert {key["kid"]} == tokens.certificates().keys()
-    header = json.loads(base64.urlsafe_b64decode(bearer(tokens, request_for()).split(".")[0] + "=="))
-    assert header == {"alg": "RS256", "kid": key["kid"], "typ": "JWT"}
-    assert tokens.discovery("http://e")["jwks_uri"] == "http://e/oauth2/v3/certs"
 
 
 def test_other_authorizations(tokens: TokenSigner) -> None:

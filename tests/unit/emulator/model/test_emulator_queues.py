@@ -114,12 +114,6 @@ def test_invalid_durations(group: str, field: str, seconds: int, nanos: int) -> 
     assert refused.value.code == "INVALID_ARGUMENT"
 
 
-def test_the_burst_is_output_only_in_v2() -> None:
-    """What a v2 client sends as burst is ignored, even if it is nonsense."""
-    given = v2.Queue(name=QUEUE, rate_limits=v2.RateLimits(max_burst_size=-1))
-    assert configured(from_v2(given)).rate_limits.max_burst_size == 100
-
-
 def test_versions_keep_everything() -> None:
     """A v2 queue comes back from v2beta3 with its override, target and times."""
     given = v2.Queue(name=QUEUE, state=PAUSED)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from google.protobuf import json_format
 
-from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.tasks import as_beta, as_v2, is_app_engine, task_wire
-from tests.unit.emulator.conftest import NOW, QUEUE, http_task, new_task
+from tests.unit.emulator.conftest import NOW, QUEUE, http_task
 
 
 def test_versions_differ_in_their_numbers_only() -> None:
@@ -28,27 +27,6 @@ def test_versions_drop_unknown_fields() -> None:
     """The payload of a pull task has no place in v2."""
     pull = beta.Task(name="n", pull_message=beta.PullMessage(payload=b"x"))
     assert v2.Task.FromString(as_v2(pull.SerializeToString())) == v2.Task(name="n")
-
-
-def test_view_of_a_tried_task() -> None:
-    """Attempts are shown as the API does: the first with its dispatch time only, the last with its status."""
-    attempts = Attempts(due=NOW)
-    attempts.begin(NOW + 1)
-    stored = new_task("a")
-    running = v2.Task.FromString(task_wire(stored.head, stored.due, attempts, b"", 1))
-    assert (running.dispatch_count, running.response_count) == (1, 0)
-    assert not running.last_attempt.HasField("response_time")
-    attempts.end(AttemptResult(http_status=502), NOW + 2, app_engine=False)
-    attempts.due = NOW + 100
-    task = v2.Task.FromString(task_wire(stored.head, stored.due, attempts, b"", 1))
-    assert task.schedule_time.ToMicroseconds() == NOW + 100
-    assert (task.dispatch_count, task.response_count) == (1, 1)
-    assert json_format.MessageToDict(task.first_attempt).keys() == {"dispatchTime"}
-    assert task.last_attempt.schedule_time.ToMicroseconds() == NOW
-    assert task.last_attempt.dispatch_time.ToMicroseconds() == NOW + 1
-    assert task.last_attempt.response_time.ToMicroseconds() == NOW + 2
-    assert task.last_attempt.response_status.code == 13
-    assert task.last_attempt.response_status.message == "INTERNAL(13): HTTP status code 502"
 
 
 def test_app_engine_tasks_are_recognized() -> None:
