@@ -1,4 +1,4 @@
-"""The colour of each state of a task, a queue or an answer, wherever one is drawn."""
+"""The colours of the states of tasks and queues, and of status codes, for panels, charts and bars."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from cloudtasks_nb._names import CODES
 
 __all__ = ["COLOURS", "colour"]
 
-#: Colour of each state: at least 3:1 against white and against the dark theme's ground, and neighbours in a bar differ
-#: in lightness too. A colour is always shown beside its word.
+#: Colour of each state. The contrast to white and to the dark theme's background is at least 3:1, and adjacent states
+#: of a bar differ in lightness too. A colour is always shown with the name of its state.
 COLOURS = {
     "unsent": "#8b939c",
     "rejected": "#b5541c",
@@ -20,7 +20,7 @@ COLOURS = {
     "cancelled": "#6f7782",
     "gone": "#94796b",
 }
-#: Other words that have the colour of a state: states of a queue, canonical codes, yes and no.
+#: Other texts that have the colour of a state: states of a queue, canonical codes, yes and no.
 _ALIASES = {
     "queued": "ready",
     "paused": "retrying",

@@ -1,4 +1,4 @@
-"""Where messages and progress of a thread go: to the notebook's output, or to the panel that works in this thread."""
+"""Messages and progress: shown in the notebook's output, or by the panel that redirects those of its thread."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Output:
     progress: Callable[[str, int, int | None], object]  #: called with the name of the work, the count, and the total
 
 
-#: Each thread has its own: what a panel does in the background does not redirect the cell that runs meanwhile.
+#: Each thread has its own value, so that a panel's background thread does not redirect the output of a running cell.
 _current: ContextVar[Output | None] = ContextVar("cloudtasks_nb_output", default=None)
 
 
 def current_output() -> Output | None:
-    """Return the output to which this thread is redirected; None: lines are printed and bars drawn."""
+    """Return the output to which this thread is redirected; None for the notebook's own output."""
     return _current.get()
 
 
@@ -38,7 +38,7 @@ def redirect(output: Output) -> Iterator[None]:
 
 
 def notify(line: str) -> None:
-    """Show one line: in the panel that works in this thread, else in the notebook's output."""
+    """Show one line in the output to which this thread is redirected, or else in the notebook's output."""
     output = current_output()
     if output is None:
         print(line, flush=True)  # noqa: T201 - the toolkit reports to the notebook's output

@@ -35,8 +35,8 @@ __all__ = ["build_engine", "run"]
 _SWEEP_EVERY = 10.0
 _SWEEP_PAUSE = 0.05
 _GRACE = 1.0
-# After a start or an advance of the clock, tasks that became due meanwhile may be sent for so long before their
-# retention ends them.
+# For this time after a start or an advance of the clock, tasks past their retention that became due meanwhile can still
+# be sent before they are deleted.
 _CATCH_UP = 600.0
 
 
@@ -50,7 +50,7 @@ async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop:
     ready : callable
         Called with the endpoint when all servers are listening.
     stop : asyncio.Event
-        Ends it when set.
+        The emulator ends when it is set.
 
     Raises
     ------
@@ -72,7 +72,7 @@ async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settin
     moved = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
     clock = Clock(advanced=int(moved[0][0]) if moved else 0)
     store = Store(database, clock, settings)
-    # The loaded data stays: the garbage collector need not search it again and again.
+    # The loaded data is permanent, so the garbage collector need not scan it again and again.
     gc.collect()
     gc.freeze()
     engine = build_engine(store, clock, settings, folder.path, stack)
@@ -119,7 +119,7 @@ async def _listen(
     stack.push_async_callback(web.close)
     http_port = settings.http_port
     if http_port is None:
-        http_port = (port + 1) % 65_536 if settings.port else 0  # after the last port, a free one
+        http_port = (port + 1) % 65_536 if settings.port else 0  # 0, a free port, if there is no next port
     http_port = await web.listen(settings.host, http_port)
     answer_calls(server, calls, {INSTANCE_METADATA: instance, HTTP_PORT_METADATA: str(http_port)})
     await server.start()
@@ -140,9 +140,9 @@ async def _listen(
 
 
 async def _sweep_forever(engine: Engine) -> None:
-    # When an advance of the clock returns, everything that it ended must be gone.
+    # An advance of the clock returns only after expired data is deleted.
     advanced, loop = asyncio.Event(), asyncio.get_running_loop()
-    caught_up_at = loop.time() + _CATCH_UP  # an earlier run may have stopped before it had caught up
+    caught_up_at = loop.time() + _CATCH_UP  # tasks may have become due while no emulator ran
 
     def sweep_now(_: int) -> None:
         nonlocal caught_up_at

@@ -32,8 +32,8 @@ class Address:
     """One URL on this machine."""
 
     port: int
-    path: str  #: as the server receives it, not percent-encoded
-    lasting: bool  #: the same after a restart
+    path: str  #: not percent-encoded
+    lasting: bool  #: whether it is the same after a restart of the kernel
 
     @property
     def url(self) -> str:
@@ -42,19 +42,19 @@ class Address:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The values of the Host header that mean this machine."""
+        """The accepted values of the Host header."""
         return f"{_HOST}:{self.port}", f"localhost:{self.port}"
 
 
 def derive_address(home: Path, name: str) -> Address:
     """Return the lasting address of a name.
 
-    The path begins with the name, which makes a task's URL readable; the rest of it cannot be guessed.
+    The path begins with the name, so that a task's URL is readable; its second part cannot be guessed.
 
     Raises
     ------
     HandlerError
-        If the home's secret cannot be read or made.
+        If the home's secret cannot be read or created.
     """
     digest = hashlib.sha256(f"{home.resolve()}\0{name}".encode()).digest()
     token = hmac.new(_secret(home), name.encode(), hashlib.sha256).hexdigest()[:32]
@@ -71,7 +71,7 @@ def name_from_url(home: Path, url: str) -> str | None:
     Raises
     ------
     HandlerError
-        If the home's secret cannot be read or made.
+        If the home's secret cannot be read or created.
     """
     match = _URL.fullmatch(url)
     name = match and unquote(match["name"])
@@ -79,12 +79,12 @@ def name_from_url(home: Path, url: str) -> str | None:
 
 
 def bind_address(home: Path, name: str, *, lasting: bool) -> tuple[Address, socket.socket]:
-    """Bind a socket to the address of a name; to a new address if it is not `lasting`, or if its port is in use.
+    """Bind a socket to the address of a name; to a new address if `lasting` is False or the port is in use.
 
     Raises
     ------
     HandlerError
-        If the home's secret cannot be read or made.
+        If the home's secret cannot be read or created.
     """
     if lasting:
         address = derive_address(home, name)
@@ -98,7 +98,7 @@ def bind_address(home: Path, name: str, *, lasting: bool) -> tuple[Address, sock
 def _bind(port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # elsewhere it lets two processes share a port; here it only skips TIME_WAIT
+        if os.name == "posix":  # on Windows this option would let two processes share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((_HOST, port))
         # Listen now, not when the server starts: until then another process can still take the port.
@@ -133,7 +133,7 @@ def _secret_error(file: Path, problem: str, hint: str) -> HandlerError:
 
 
 def _write(file: Path, secret: bytes) -> None:
-    # Under another name first: a crash in between must not leave half a secret. mkstemp gives mode 0600.
+    # The file is renamed when it is complete, so that a crash leaves no incomplete secret. mkstemp sets mode 0600.
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f"{file.name}.")
     with os.fdopen(handle, "wb") as stream:
         stream.write(secret)

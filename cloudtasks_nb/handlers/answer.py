@@ -18,12 +18,12 @@ METHODS = ("POST", "PUT", "PATCH")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a request is answered with, and what the handler records of it."""
+    """The answer to a request, with the data that the handler records about the call."""
 
     status: int  #: HTTP status
     result: Any = None  #: what the function returned
     error: str | None = None  #: the whole traceback, or why the function was not called
-    message: str | None = None  #: ``Type: message``, all that leaves this process
+    message: str | None = None  #: ``Type: message``; the sender gets only this, never the traceback
     duration: float | None = None  #: seconds in the function; None: it was not called
 
     @property
@@ -52,7 +52,7 @@ def refuse(status: int, reason: str) -> Answer:
 
 
 def method_refusal(method: str) -> Answer | None:
-    """Explain how to call the function to a request whose method carries no body; None: the method is right."""
+    """Return an answer that explains how to call the function; None if the method is one with a body."""
     if method in METHODS:
         return None
     return refuse(

@@ -18,8 +18,8 @@ from cloudtasks_nb.handlers.verify import Verifier
 
 __all__ = ["TaskFunction", "call", "check_function", "decode", "display_name", "status_of"]
 
-#: The nearest class in an exception's ancestry decides. Never 429 or 503: they slow the whole queue down
-#: (https://cloud.google.com/tasks/docs/common-pitfalls).
+#: HTTP status of each class of exceptions; the closest base class decides. Never 429 or 503, because these slow the
+#: whole queue down (https://cloud.google.com/tasks/docs/common-pitfalls).
 _STATUS: dict[type, int] = {
     ValueError: 400,
     TypeError: 400,
@@ -36,7 +36,7 @@ _OUR_MODULES = (__name__, "cloudtasks_nb.handlers.workers", "concurrent.futures.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFunction:
-    """A function with the check of who may call it."""
+    """A function, with the check of the token that its callers need."""
 
     fn: Callable[..., Any]
     verifier: Verifier | None  #: None: every request that reaches the server is accepted
@@ -86,7 +86,7 @@ def call(
     fn : callable
         A plain or an async function.
     body : bytes
-        A JSON object becomes keyword arguments, nothing no argument, anything else the one argument.
+        A JSON object becomes keyword arguments, an empty body no argument, and anything else the only argument.
     run : callable
         Runs a coroutine to its end and returns its result.
     clock : callable
@@ -99,7 +99,7 @@ def call(
     began = clock()
     try:
         result = fn(*args, **kwargs)
-        # Only what `async def` made: other awaitables, such as a batch, are results in their own right.
+        # Only coroutines are awaited: other awaitables, such as a batch, are results.
         if inspect.iscoroutine(result):
             result = run(result)
     except BaseException as error:  # noqa: BLE001 - even sys.exit() in the function must become an answer
@@ -141,7 +141,7 @@ def _arguments(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _mismatch(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Explain which argument is missing or too many, before the call: a TypeError of the call may be the function's."""
+    """Explain which argument is missing or unexpected; a TypeError of the call could come from the function itself."""
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # some builtins have none
@@ -161,9 +161,9 @@ def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 
 def _explain(error: BaseException) -> tuple[str, str]:
-    """Return the whole traceback from the user's own frames on, and one line for the answer."""
+    """Return the traceback from the first frame of the user's code on, and one line for the answer."""
     summary = traceback.TracebackException(type(error), error, _outside(error.__traceback__))
-    # str() of the summary, not of the exception, whose own __str__ may raise.
+    # str() of the summary, because __str__ of the exception may raise.
     return "".join(summary.format()), _bounded(f"{type(error).__name__}: {summary}")
 
 

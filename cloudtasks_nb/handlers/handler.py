@@ -34,7 +34,7 @@ _WIDEST = 120  # characters of a result or an error
 class Handler:
     """A function that waits for tasks at a URL of this machine, made by `serve`.
 
-    Give it as ``url=`` wherever tasks are made. It works in background threads, also while a cell runs, until
+    Pass it as ``url=`` to methods that create tasks. It works in background threads, also while a cell runs, until
     `close` or the end of the process. As a context manager it closes itself.
 
     Parameters
@@ -125,7 +125,7 @@ class Handler:
             notify(f"{self.name} still runs (calls: {running}); those tasks had no answer and will be tried again")
 
     def replace(self, function: TaskFunction, workers: int) -> None:
-        """Call another function from now on; running calls end with the old one."""
+        """Call another function from now on; running calls still use the old one."""
         self._function = function
         if workers != self._workers.count:
             old, self._workers = self._workers, Workers(workers, self.name)
@@ -154,7 +154,7 @@ class Handler:
         return f"<Handler {self.name} at {self.url}{closed}>"
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, str]:
-        """Return what notebooks show: the state, the counts and the newest calls."""
+        """Return the MIME bundle for notebooks: the state, the counts and the newest calls."""
         summary = self._history.summary()
         state = "closed; its tasks wait with ct.local(), elsewhere they fail" if self._closed else "waiting for tasks"
         lines = [self.url, _counts(summary)]
@@ -168,7 +168,7 @@ class Handler:
         }
 
     def _reopening(self) -> str:
-        """Return how the function is served again after `close`."""
+        """Return the text that explains how to serve the function again after `close`."""
         if self.lasting:
             return f"ct.serve({self.name}) serves it again"
         return 'its tasks will reach no other handler; ct.serve(fn, name="report") has an address that stays'

@@ -56,7 +56,7 @@ def serve(
     service_account : str, optional
         Only tasks that carry an OIDC token of this account are accepted.
     audience : str, optional
-        What the token must have been issued for; the handler's URL when left out.
+        The audience that the token must have; the handler's URL when left out.
     tasks : Client, optional
         The connection whose emulator issues the tokens; the newest connection when left out.
 
@@ -95,14 +95,14 @@ def serve(
 
 
 def served_at(url: str) -> Handler | None:
-    """Return the handler of this process that a URL reaches; None: there is none."""
+    """Return the handler of this process that has this URL, without its query; None if there is none."""
     address = url.partition("?")[0]
     with _lock:
         return next((handler for handler in _served.values() if handler.url == address), None)
 
 
 def name_at(url: str) -> str | None:
-    """Return the name of the handler that has this URL, whether it is served now or not; None: no handler has.
+    """Return the name of the handler that has this URL, even if it is not served now; None if no handler has it.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def _open(name: str, function: Callable[[str], TaskFunction], workers: int, *, l
 
 
 def _own_name(fn: Callable[..., Any]) -> str | None:
-    """Return a function's name if the next kernel will give it the same one; a lambda has none."""
+    """Return the name of a function if it is the same after a restart; None for a lambda and other names."""
     name = getattr(fn, "__name__", None)
     return name if isinstance(name, str) and name.isidentifier() else None
 
@@ -171,14 +171,14 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
 
 
 def _certs_url(tasks: object | None) -> Callable[[], str | None]:
-    """Return a function that returns where the issuer of the tokens publishes its certificates."""
+    """Return a function that returns the URL of the certificates of the tokens' issuer; None for Google's."""
     client: Any = open_clients.newest() if tasks is None else tasks
     if client is None:
         raise HandlerError(
             "there is no connection whose tokens could be verified",
             hint="make one before, tasks = ct.local(), or give one: ct.serve(fn, service_account=..., tasks=tasks)",
         )
-    # Not hasattr: that would ask an emulator for the URL now, and it need not run yet.
+    # Not hasattr: it would evaluate the property, which needs a running emulator.
     if "certs_url" not in dir(client):
         raise HandlerError(
             f"tasks={type(client).__name__} is not a connection",

@@ -75,14 +75,14 @@ class Verifier:
     Parameters
     ----------
     service_account : str
-        E-mail of the account whose token it must be; any account can get a token for any audience.
+        E-mail address of the only account whose tokens are accepted; any account can get a token for any audience.
     audience : str
-        What the token must have been issued for.
+        The audience that the token must have.
     certs_url : callable
-        Returns where the issuer publishes its certificates, None for Google. It is called for each token: an emulator
-        that was started again publishes them elsewhere.
+        Returns the URL of the issuer's certificates, None for Google's. It is called for each token, because an
+        emulator may have another URL after a restart.
     certificates : Certificates, optional
-        Their cache.
+        The cache of certificates.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Verifier:
         self._certificates = certificates or Certificates()
 
     def check(self, authorization: str | None) -> Answer | None:
-        """Return the refusal of the value of an Authorization header; None: it is accepted. Blocks while it fetches."""
+        """Check an Authorization header, and return the answer that refuses it; None if it is accepted. May block."""
         kind, _, token = (authorization or "").strip().partition(" ")
         if kind.lower() != "bearer" or not token:
             return refuse(401, "the request has no Bearer token")
@@ -107,17 +107,17 @@ class Verifier:
             url = self._certs_url() or GOOGLE_CERTS
             claims = self._claims(token.strip(), url)
         except (exceptions.TransportError, CloudTasksError) as error:
-            # Not the token's fault; 500, because 503 would slow the queue down.
+            # The token may be valid, so the task must be retried; 503 would slow the whole queue down.
             return refuse(500, f"the certificates to verify the token cannot be fetched: {error}")
         except exceptions.InvalidValue as error:
             return refuse(401, f"the token is not valid: {error}")
-        except Exception as error:  # noqa: BLE001 - whatever a hostile token provokes is a refusal
-            # Without the error's text: it may repeat the token.
+        except Exception as error:  # noqa: BLE001 - a hostile token may cause any error
+            # Without the text of the error, which may contain the token.
             return refuse(401, f"the token is malformed or not signed by the issuer ({type(error).__name__})")
         return self._check_claims(claims, url)
 
     def _claims(self, token: str, url: str) -> Mapping[str, Any]:
-        # The header is not trusted yet; its key id only decides whether the certificates are from before a rotation.
+        # The header is not verified yet; its key id is used only to fetch the certificates again if they lack the key.
         certificates = self._certificates.get(url, jwt.decode_header(token).get("kid"))
         return jwt.decode(token, certificates, audience=self.audience, clock_skew_in_seconds=_CLOCK_SKEW)
 
@@ -140,13 +140,13 @@ def fetch_certificates(url: str) -> Mapping[str, str]:
         If there is no answer, or one with an error.
     """
     request = Request()
-    # A proxy of the environment does not know our loopback.
+    # A proxy from the environment cannot reach this machine's loopback interface.
     request.session.trust_env = urlsplit(url).hostname not in {"127.0.0.1", "localhost", "::1"}
     try:
         response = request(url, method="GET", timeout=_FETCH_TIMEOUT)
     finally:
         request.session.close()
-    if response.status != 200:  # noqa: PLR2004 - HTTP's OK; a bad answer must not be remembered
+    if response.status != 200:  # noqa: PLR2004 - HTTP's OK
         raise exceptions.TransportError(f"{url} answered {response.status}")
     try:
         certificates = orjson.loads(response.data)

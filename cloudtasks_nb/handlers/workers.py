@@ -20,8 +20,8 @@ _Job = tuple[Future[Any], Callable[[], Any]]
 class Workers:
     """A fixed number of daemon threads and one queue of jobs for them.
 
-    Not a `ThreadPoolExecutor`: the interpreter waits for its threads when it ends, so that a function which hangs
-    would keep a kernel from restarting.
+    It is not a `ThreadPoolExecutor`, because the interpreter waits for its threads before it exits, and a function that
+    hangs would keep a kernel from restarting.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Workers:
         return future
 
     def close(self, timeout: float) -> int:
-        """End the threads after the queued jobs; return how many jobs still run after `timeout` seconds."""
+        """End the threads after the queued jobs; return the number of jobs that still run after `timeout` seconds."""
         for _ in self._threads:
             self._jobs.put(None)
         until = time.monotonic() + timeout
@@ -65,11 +65,11 @@ class Workers:
             self._busy.add(threading.current_thread())
             try:
                 future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - it belongs to the caller of the future, and the thread goes on
+            except BaseException as error:  # noqa: BLE001 - the future reports it, and the thread goes on
                 future.set_exception(error)
             finally:
                 self._busy.discard(threading.current_thread())
-            # A worker that waits must not keep the last request and its result alive.
+            # Otherwise an idle worker would keep the last request and its result in memory.
             del item, future, job
 
 

@@ -1,6 +1,6 @@
 """The call `ListLogEntries` over the operations log, and the rows of the log as `google.logging.v2.LogEntry`.
 
-A page has a thousand entries and clients request one every second, so entries are encoded by hand.
+A page has a thousand entries and clients request one every second, so entries are encoded without message objects.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 __all__ = ["LogCalls"]
 
 _DEFAULT_PAGE, _MAX_PAGE = 50, 1000
-# A call reads at most so many entries; then it returns what it found with a token, as Cloud Logging does.
+# A call reads at most this many entries; then it returns those found so far with a page token, as Cloud Logging does.
 _MAX_SCANNED = 100_000
 _ORDERS = {"": True, "timestamp": True, "timestamp asc": True, "timestamp desc": False}
 _PROJECT = re.compile(r"projects/([^/]+)(/.*)?")
@@ -59,7 +59,7 @@ _FIELDS = ("timestamp", "receiveTimestamp", "insertId", "logName", "severity")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Scope:
-    """Necessary conditions of an entry that passes a filter, for the query; the filter itself decides."""
+    """Conditions that every matching entry fulfils, for the SQL query; the filter itself tests the rows found."""
 
     since: int = 0  #: microseconds since 1970
     received_since: int = 0

@@ -70,7 +70,7 @@ class Deliverer:
         call : HttpCall
             The request.
         connected : callable, optional
-            Called when there is a connection.
+            Called when the connection is open.
 
         Raises
         ------
@@ -80,7 +80,7 @@ class Deliverer:
         try:
             return await self._send(call, connected)
         except aiohttp.ClientConnectorError as error:
-            # A target that redirects to an address that refuses connections has been called: that is an attempt.
+            # After a redirect to an address that refuses connections it is an attempt: the target itself was called.
             if f"{error.host}:{error.port}" == call.address and _refused(error, call.address):
                 raise NotListeningError from error
             return AttemptResult(http_status=NO_ANSWER)
@@ -92,7 +92,7 @@ class Deliverer:
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
-        # Transports are closed by the loop a turn later.
+        # The event loop closes the transports in its next iteration.
         await asyncio.sleep(0)
 
     async def _send(self, call: HttpCall, connected: Callable[[], None] | None) -> AttemptResult:
@@ -100,7 +100,7 @@ class Deliverer:
         try:
             return await self._request(call, trace)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            # The server had closed the kept connection, as it may: it has not read the request.
+            # The server had closed the idle connection before it read the request: send it again.
             if not trace.reused or isinstance(error, aiohttp.ClientConnectorError):
                 raise
             trace.connected = None
@@ -116,7 +116,7 @@ class Deliverer:
             allow_redirects=not call.app_engine,
             trace_request_ctx=trace,
         ) as answer:
-            # Read to the end, so that the connection can be kept; a longer answer costs its connection.
+            # Only a connection whose answer was read to the end can be used again; longer answers are not worth it.
             await answer.content.read(_MAX_ANSWER)
             return AttemptResult(http_status=answer.status)
 

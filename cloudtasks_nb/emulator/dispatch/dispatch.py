@@ -20,15 +20,15 @@ from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = ["Dispatcher", "TokenBucket"]
 
-# Due entries that are read before the event loop has its turn again, and tasks that are sent among them. The number is
-# small because answers free their connections only in the loop's turn, and a task that finds no free connection opens
-# one, which costs more than all the rest: with hundreds at once the emulator spent seconds on connecting only.
+# The most due entries that are read, and tasks that are sent, before other callbacks of the event loop run. Both are
+# small, because these callbacks free the connections of finished attempts, and a task without a free connection opens a
+# new one, which costs more than all the rest: with hundreds at once the emulator did nothing but connect for seconds.
 _READ_AT_ONCE = 200
 _SENT_AT_ONCE = 10
-# A queue with so many tasks for unreachable targets reads no more entries; tasks for other targets wait behind them.
+# A queue with this many tasks for unreachable targets reads no more entries, so tasks for other targets wait too.
 _MAX_HELD = 1000
 _GATEWAY_TIMEOUT = 504
-# Refilling adds fractions: an accumulated 0.9999999 is a whole token.
+# Fractions are added when the bucket is refilled, and their rounded sum may be 0.9999999 in place of a token.
 _WHOLE = 1.0 - 1e-9
 
 
@@ -71,7 +71,7 @@ class TokenBucket:
         self._tokens = min(self._tokens + 1.0, self._burst)
 
     def wait(self, now: int) -> int:
-        """Return the microseconds until a token will be there; 0 if there is one."""
+        """Return the microseconds until the next token; 0 if there is one."""
         self._fill(now)
         if self._tokens >= _WHOLE:
             return 0
@@ -120,12 +120,12 @@ class _Attempt:
     call: HttpCall
     subject: LogSubject
     before: Attempts  # the counts before this attempt
-    called_at: int | None  # when a run by hand was requested
+    called_at: int | None  # when RunTask was called; None for a regular dispatch
     deadline: asyncio.Timeout | None = None
 
 
 class Dispatcher:
-    """Sends the tasks of all queues.
+    """Dispatches the tasks of all queues.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class Dispatcher:
         self._released = asyncio.Event()
         self._released.set()
         self.history = History()
-        #: called after a change whose commit no caller waits for
+        #: called after a change that must be committed but that no RPC waits for
         self.changed: Callable[[], None] = lambda: None
         clock.subscribe(self._advanced)
 
@@ -176,7 +176,7 @@ class Dispatcher:
         Raises
         ------
         RefusedError
-            ``NOT_FOUND`` if it is not there.
+            ``NOT_FOUND`` if the task does not exist.
         """
         claim = self._store.claim_now(queue, task_id)
         self._start(claim, self._prepared(claim), called_at=self._clock.now())
@@ -192,7 +192,7 @@ class Dispatcher:
         ]
 
     async def abort(self, *, hold: bool = False) -> None:
-        """Cancel all attempts without a result and clear the state; with `hold` send nothing until `release`."""
+        """Cancel all attempts, record no results and clear the state; with `hold` nothing is sent until `release`."""
         if hold:
             self._released.clear()
         for state in self._queues.values():
@@ -207,7 +207,7 @@ class Dispatcher:
         self.history.clear()  # last, because attempts may have ended while the others were cancelled
 
     def release(self) -> None:
-        """Send again, after a hold."""
+        """End a hold: tasks are sent again."""
         self._released.set()
         self.wake_all()
 
@@ -242,7 +242,7 @@ class Dispatcher:
                 state.timer = self._loop.call_later(delay / SECOND, self._dispatch_queue, queue)
 
     def _dispatch_due(self, queue: QueueState, state: _QueueDispatch) -> int | None:
-        """Send what can be sent, and return the microseconds until there may be more; None to be woken."""
+        """Send tasks, and return the microseconds until more can be sent; None: after the next `wake`."""
         now, sent_before = self._clock.now(), queue.in_flight
         for _ in range(_READ_AT_ONCE):
             if queue.in_flight - sent_before >= _SENT_AT_ONCE:

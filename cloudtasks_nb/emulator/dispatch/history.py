@@ -29,7 +29,7 @@ class History:
     _open: OrderedDict[tuple[int, int], deque[dict[str, Any]]] = field(default_factory=OrderedDict)
 
     def record(self, claim: Claim, call: HttpCall, attempts: Attempts, *, gone: bool) -> None:
-        """Record an attempt that ended; `gone` says that the task left the queue with it."""
+        """Record an attempt that ended; `gone` says that the task has left the queue after it."""
         key = (claim.queue.q, claim.task.number)
         tried = self._open.pop(key, None) or deque(maxlen=_ATTEMPTS)
         tried.append(
@@ -72,7 +72,7 @@ class History:
         queue : str
             Name or short id of a queue; empty for all.
         limit : int
-            At most so many.
+            Largest number of tasks.
         bodies : bool
             Whether to show the bodies that were sent, as text.
         """

@@ -34,14 +34,14 @@ _Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Admin:
-    """Answers what is below ``/admin/``.
+    """Answers the requests below ``/admin/``.
 
     Parameters
     ----------
     engine : Engine
         The emulator.
     folder : Path
-        Gets the snapshots.
+        The data folder, in which snapshots are stored.
     """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Admin:
         self._replacing = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
-        """Return what to serve."""
+        """Return the routes to serve."""
         return [
             web.get("/admin/clock", _answer(self.clock)),
             web.post("/admin/clock", _answer(self.clock)),

@@ -1,4 +1,4 @@
-"""The gRPC server: raw bytes in and out, so that nothing is parsed twice."""
+"""The gRPC server: it passes serialized messages to the RPCs, so that nothing is parsed twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cloudtasks_nb.errors import PortInUseError
 __all__ = ["answer_calls", "grpc_server"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-# Cloud Tasks takes no deadline of more than 30 s, its sister services do. gRPC rounds up what it sends: 30 become 30.1.
+# Cloud Tasks refuses deadlines of more than 30 s, the other services do not. gRPC rounds up: 30 s are sent as 30.1 s.
 _TASKS = "/google.cloud.tasks."
 _LONGEST = 30.25
 _OPTIONS = (
@@ -44,7 +44,7 @@ def grpc_server(host: str, port: int) -> tuple[Any, int]:
     PortInUseError
         If another program listens there.
     """
-    # Tried first, because the library prints its own messages about a port that is in use.
+    # The port is tried first, because gRPC prints messages of its own if it is in use.
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
@@ -87,7 +87,7 @@ class _Handlers(grpc.GenericRpcHandler):
 
 def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], longest: float) -> Any:
     async def answer(wire: bytes, context: Any) -> bytes:
-        # Not as initial metadata, whose sending costs a tenth of a small call.
+        # Not as initial metadata: sending that would make small calls a tenth slower.
         context.set_trailing_metadata(metadata)
         try:
             left = context.time_remaining()

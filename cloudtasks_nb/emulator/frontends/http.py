@@ -100,9 +100,9 @@ class Leases:
     Parameters
     ----------
     stop : asyncio.Event
-        Set a while after the last lease was closed.
+        Set two seconds after the last lease was closed.
     instance : str
-        The emulator's id, a header of the answer: a holder can check whose lease it has.
+        The emulator's id; a header of the answer, so that clients can check which emulator has answered.
     """
 
     def __init__(self, stop: asyncio.Event, instance: str) -> None:
@@ -113,15 +113,15 @@ class Leases:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """End the emulator when it has no leases any more, or no first one within ten seconds."""
+        """From now on stop the emulator after its last lease, or if no lease is opened within ten seconds."""
         self._counting = True
-        self._arm(_FIRST_WITHIN)
+        self._stop_after(_FIRST_WITHIN)
 
     async def hold(self, request: web.Request) -> web.StreamResponse:
-        """Answer `GET /lease` with a response that begins and does not end."""
+        """Answer `GET /lease` with a response that stays open until the client closes the connection."""
         answer = web.StreamResponse(headers=self._headers)
         self._open += 1
-        self._disarm()
+        self._cancel_timer()
         try:
             await answer.prepare(request)
             await answer.write(b"held\n")
@@ -132,19 +132,19 @@ class Leases:
         finally:
             self._open -= 1
             if self._counting and not self._open:
-                self._arm(_LINGER)
+                self._stop_after(_LINGER)
         return answer
 
     def close(self) -> None:
-        """Keep the emulator running without leases."""
+        """Do not stop the emulator any more, whether it has leases or not."""
         self._counting = False
-        self._disarm()
+        self._cancel_timer()
 
-    def _arm(self, delay: float) -> None:
-        self._disarm()
+    def _stop_after(self, delay: float) -> None:
+        self._cancel_timer()
         self._timer = asyncio.get_running_loop().call_later(delay, self._stop.set)
 
-    def _disarm(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -74,7 +74,7 @@ class Rest:
         self._headers = {INSTANCE_METADATA: instance}
 
     def routes(self) -> list[web.RouteDef]:
-        """Return what to serve."""
+        """Return the routes to serve."""
         return [web.route("*", "/{api:v2|v2beta3}/{path:.+}", self._answer)]
 
     async def _answer(self, request: web.Request) -> web.Response:
@@ -119,7 +119,7 @@ class Rest:
         if "Content-Type" in request.headers:
             create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
         reply = await self._calls[f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"](create.SerializeToString())
-        # BufferTaskResponse is in no package; CreateTaskRequest has a field of the same name and JSON.
+        # The installed packages have no BufferTaskResponse; CreateTaskRequest has a field of the same name and JSON.
         return messages.CreateTaskRequest(task=messages.Task.FromString(reply))
 
     def _refused(self, error: RefusedError) -> web.Response:

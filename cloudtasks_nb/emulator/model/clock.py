@@ -48,7 +48,7 @@ class Clock:
 
     @property
     def advanced(self) -> int:
-        """Microseconds by which it was advanced, without corrections for a source that was set back."""
+        """Microseconds by which `advance` moved it; the source may have been set back besides."""
         return self._advanced
 
     def reset(self) -> None:

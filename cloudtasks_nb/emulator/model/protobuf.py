@@ -1,7 +1,7 @@
-"""Protocol buffers: the message classes of the APIs as plain protobuf, and bytes that are encoded by hand.
+"""Protocol buffers: the message classes of the APIs as plain protobuf, and functions that encode bytes directly.
 
 Proto-plus objects cost ten times the rest of a call, and where even building plain messages costs more than the rest of
-a call, the bytes are put together by hand. Parsers merge repeated submessages and take fields in any order
+a call, the bytes are encoded without message objects. Parsers merge repeated submessages and take fields in any order
 (https://protobuf.dev/programming-guides/encoding/#last-one-wins), so stored bytes can be completed by appending.
 """
 
@@ -131,7 +131,7 @@ def struct_key(name: str) -> bytes:
 
 
 def struct_entry(key: bytes, value: bytes) -> bytes:
-    """Encode a field of a `google.protobuf.Struct` whose `google.protobuf.Value` is on the wire already."""
+    """Encode a field of a `google.protobuf.Struct` from a serialized `google.protobuf.Value`."""
     return len_field(1, key + len_field(2, value))
 
 

@@ -318,6 +318,6 @@ def _check_lifetimes(queue: Any) -> None:
         _refuse_if(not is_tombstone(duration(queue.tombstone_ttl)), "Queue.tombstoneTtl must be between [1h, 216h].")
 
 
-def _refuse_if(wrong: bool, text: str) -> None:  # noqa: FBT001 - reads as a sentence at its fifteen callers
+def _refuse_if(wrong: bool, text: str) -> None:  # noqa: FBT001 - the condition is clear at each call
     if wrong:
         raise invalid_argument(text)

@@ -15,14 +15,14 @@ __all__ = ["RefusedError", "help_link", "invalid_argument", "malformed_name", "n
 
 
 class RefusedError(ServiceError):
-    """A request is answered with a status other than OK.
+    """A request is refused: its answer is an error.
 
     Parameters
     ----------
     code : str
         Canonical code (``"NOT_FOUND"``).
     message : str
-        The text of the real service, to the letter where it is known.
+        The exact text of the real service if it is known.
     details : sequence of messages
         The messages of `google.rpc.Status.details`.
     """
@@ -48,12 +48,12 @@ def invalid_argument(message: str, details: Sequence[Any] = ()) -> RefusedError:
 
 
 def malformed_name() -> RefusedError:
-    """Return the answer to a request whose resource name is malformed."""
+    """Return the error for a malformed resource name."""
     return invalid_argument("Invalid resource field value in the request.")
 
 
 def not_found() -> RefusedError:
-    """Return the answer to a request for something that does not exist."""
+    """Return the error for a resource that does not exist."""
     return RefusedError("NOT_FOUND", "Requested entity was not found.")
 
 

@@ -203,7 +203,7 @@ def _deadline(task: Any, longest: int, described: str) -> bytes:
     asked = duration(task.dispatch_deadline) // 1000 * 1000
     if not 15 * SECOND <= asked <= longest:
         raise invalid_argument(f"Task.dispatchDeadline must be between [15s, {described}].")
-    return len_field(6, timestamp(asked))  # a duration looks like a timestamp on the wire
+    return len_field(6, timestamp(asked))  # a Duration is serialized like a Timestamp
 
 
 @lru_cache(maxsize=8)

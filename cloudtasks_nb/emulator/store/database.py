@@ -17,8 +17,8 @@ from cloudtasks_nb.errors import EmulatorError
 
 __all__ = ["Statement", "TaskDatabase"]
 
-# The tables `tombs` (names that stay taken: tombstones) and `graves` (purged ranges) keep the names under which earlier
-# versions made them, so that existing folders open.
+# The table `tombs` has the tombstones (names that cannot be used again yet), and `graves` the purged ranges. Earlier
+# versions gave them these names, and existing folders must still open.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS queues(
@@ -72,12 +72,12 @@ class Statement(StrEnum):
 
 
 class TaskDatabase:
-    """One writing and one reading connection; the reader sees what is committed.
+    """The SQLite file, with one connection for writing and one that reads committed data.
 
     Parameters
     ----------
     path : Path
-        The SQLite file, made when missing.
+        The SQLite file; created if it does not exist.
     durable : bool
         Whether a commit waits for the disk, so that it survives a loss of power. It survives the end of the process
         either way.
@@ -192,7 +192,7 @@ class TaskDatabase:
             self._writer.execute("DETACH source")
 
     def close(self) -> None:
-        """Commit what is left and close the file."""
+        """Commit the remaining changes and close the file."""
         if len(self):
             self.apply()
             self.commit()

@@ -29,8 +29,8 @@ class Kind(IntEnum):
     DELETION = 4
 
 
-# All tasks that one call created are one row, because one row for each would cost a fifth of the time of a task. The
-# row has the `seq` of its last entry, a kind of its own, and JSON in the place of the task.
+# The entries of all tasks that one call created are one row, because a row for each would make the creation of tasks a
+# fifth slower. The row has the `seq` of its last entry, this kind, and the tasks as JSON in the column of the task.
 _CREATIONS = 5
 _MOST_CREATIONS = 100
 

@@ -48,7 +48,7 @@ class Store:
     clock : Clock
         The current time.
     settings : Settings
-        How long names stay taken, and delays.
+        How long names cannot be used again, and delays.
     """
 
     def __init__(self, database: TaskDatabase, clock: Clock, settings: Settings) -> None:
@@ -126,7 +126,7 @@ class Store:
         Raises
         ------
         RefusedError
-            If the name is taken, or was until recently.
+            If a queue has this name, or had it until recently.
         """
         name, now = message.name, self._clock.now()
         if name in self.contents.queues:
@@ -153,7 +153,7 @@ class Store:
         self._put_queue(queue)
 
     def delete_queue(self, name: str) -> None:
-        """Delete a queue with its tasks; its name stays taken for a while.
+        """Delete a queue with its tasks; its name cannot be used again for a while.
 
         Raises
         ------
@@ -184,7 +184,7 @@ class Store:
         else:
             until = now + queue.config.tombstone_ttl
             queue.tombstones.update(dict.fromkeys(queue.live, until))
-            # A second purge in a row has no new tasks, and must not prolong how long the names stay taken.
+            # A second purge without new tasks must not prolong the time for which the names cannot be used.
             if (queue.q, floor) not in self.contents.purged_ranges:
                 self._mark_purged(queue, floor, until)
         queue.live, queue.attempts = {}, {}
@@ -200,7 +200,7 @@ class Store:
         Raises
         ------
         RefusedError
-            If the id is taken, or was until recently.
+            If a task has this id, or had it until recently.
         """
         for refused in self.add_all(queue, {0: task}, now).values():
             raise refused
@@ -253,7 +253,7 @@ class Store:
         Raises
         ------
         RefusedError
-            ``NOT_FOUND`` if it is not there, or not committed yet.
+            ``NOT_FOUND`` if the task does not exist, or is not committed yet.
         """
         stored = self.read_task(queue, self.number_of(queue, task_id))
         if stored is None:
@@ -300,7 +300,7 @@ class Store:
         Raises
         ------
         RefusedError
-            ``NOT_FOUND`` if it is not there.
+            ``NOT_FOUND`` if the task does not exist.
         """
         number = self.number_of(queue, task_id)
         now, ratio = self._clock.now(), queue.config.sampling_ratio
@@ -315,12 +315,12 @@ class Store:
         return self.contents.by_number.get(queue.q)
 
     def read_task(self, queue: QueueState, number: int) -> StoredTask | None:
-        """Return a task as the database has it; None if it is not there or not committed yet."""
+        """Return a task as the database has it; None if it does not exist or is not committed yet."""
         rows = self.database.read("SELECT id, due, head, body FROM tasks WHERE seq = ?", (task_key(queue.q, number),))
         return StoredTask(number, *rows[0]) if rows else None
 
     def end_task(self, queue: QueueState, number: int, task_id: str, now: int) -> None:
-        """Remove a task from its queue; its name stays taken for a while."""
+        """Remove a task from its queue; its name cannot be used again for a while."""
         until = now + queue.config.tombstone_ttl
         del queue.live[task_id]
         queue.tombstones.pop(
@@ -346,12 +346,12 @@ class Store:
         return Claim(queue, stored, attempts) if attempts.due <= self._clock.now() else None
 
     def claim_now(self, queue: QueueState, task_id: str) -> Claim:
-        """Return a task to be run by hand, whatever its due time and even while it runs.
+        """Return a task for RunTask, even if it is not due or runs already.
 
         Raises
         ------
         RefusedError
-            ``NOT_FOUND`` if it is not there.
+            ``NOT_FOUND`` if the task does not exist.
         """
         stored = self.task(queue, task_id)
         return Claim(queue, stored, queue.attempts.get(stored.number) or Attempts(due=stored.due))
@@ -393,7 +393,7 @@ class Store:
         Parameters
         ----------
         claim : Claim
-            The task that was tried.
+            The task of the attempt.
         result : AttemptResult
             The result of the attempt.
         policy : RetryPolicy
@@ -401,7 +401,7 @@ class Store:
         subject : LogSubject
             The task as the log names it.
         called_at : int, optional
-            When a run by hand was requested; the next attempt is due a backoff after that.
+            When RunTask was called; the backoff of the next attempt starts then. None for a regular attempt.
         """
         queue, task, attempts = self.current(claim.queue), claim.task, claim.attempts
         if queue is None:
@@ -429,6 +429,6 @@ class Store:
         self.database.put(Statement.QUEUE, row)
 
     def _mark_purged(self, queue: QueueState, upto: int, until: int) -> None:
-        # A million rows cannot be deleted in one call: they are marked as purged, and the sweep deletes them in slices.
+        # Deleting a million rows takes too long for one call: they are marked as purged, and the sweep deletes them.
         self.contents.purged_ranges[queue.q, upto] = until
         self.database.put(Statement.ADD_PURGED_RANGE, (queue.q, upto, until))
