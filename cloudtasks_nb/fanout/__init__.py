@@ -1,1 +1,1 @@
-"""From a DataFrame to tasks and back, a room a step: plan, outbox, sender, batch; periods are what backfills are of."""
+"""Turn the rows of a DataFrame into tasks, send them, and track their outcomes."""

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["Bench", "Case", "Figure", "Result", "Size", "figures", "judge", "number", "spread"]
+__all__ = ["Bench", "Case", "Figure", "Result", "Size", "compare", "figures", "number", "spread"]
 
 _WHOLE, _TENTHS = 100, 10  # from here on a number is written with no decimals, and with one
 
@@ -138,7 +138,7 @@ def spread(values: Sequence[float], unit: str) -> str:
     return middle if len(values) == 1 else f"{middle} ({number(min(values))} to {number(max(values))})"
 
 
-def judge(figure: Figure, values: Sequence[float]) -> str:
+def compare(figure: Figure, values: Sequence[float]) -> str:
     """Return whether the median meets the goal, or by how much it misses it; empty where there is no goal."""
     median = statistics.median(values)
     if figure.low is not None and median < figure.low:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tests.benchmarks.figures import Case, Figure, Result, judge, spread
+from tests.benchmarks.figures import Case, Figure, Result, compare, spread
 
 __all__ = ["document", "verdict"]
 
@@ -41,7 +41,7 @@ def verdict(figure: Figure, result: Result) -> tuple[str, str]:
     """Return the measured value and whether it meets the goal, both as text."""
     values = result.values.get(figure.key)
     if values:
-        return spread(values, figure.unit), judge(figure, values)
+        return spread(values, figure.unit), compare(figure, values)
     if result.error is not None:
         return f"failed: {_short(result.error)}", "**not met**: not measured" if figure.goal and not figure.full else ""
     return "not run: `--full` does" if figure.full else "not measured", ""

@@ -248,10 +248,10 @@ class Watch:
         """Begin, before the first page."""
         context.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
         context.on("weberror", lambda error: self.errors.append(str(error.error)))
-        context.on("request", lambda request: self._look(request.url))
+        context.on("request", lambda request: self._check_request(request.url))
         context.route(_is_foreign, lambda route: route.abort())
 
-    def _look(self, url: str) -> None:
+    def _check_request(self, url: str) -> None:
         if _is_foreign(url):
             self.foreign.append(url)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmarks.figures import Bench, Case, Figure, Result, judge, number, spread
+from tests.benchmarks.figures import Bench, Case, Figure, Result, compare, number, spread
 from tests.benchmarks.table import document, verdict
 
 __all__: list[str] = []
@@ -55,7 +55,7 @@ def test_large_numbers_have_no_decimals_and_small_ones_two(value: float, text: s
 )
 def test_the_median_is_judged(figure: Figure, values: list[float], judged: str) -> None:
     """A goal is met, or missed by a share of it; a figure without a goal is not judged."""
-    assert judge(figure, values) == judged
+    assert compare(figure, values) == judged
 
 
 def test_a_spread_names_median_smallest_and_largest() -> None:
