@@ -13,7 +13,7 @@ from google.auth import jwt
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
-from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
+from tests.integration.conftest import Emulator, Enqueue, Target
 
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
 OIDC = {"oidc_token": {"service_account_email": ACCOUNT, "audience": "https://audience.example"}}
@@ -61,21 +61,6 @@ def test_the_same_account_has_the_same_subject(queue: str, enqueue: Enqueue, tar
     tokens = [request.headers["authorization"].partition(" ")[2] for request in target.wait(3)]
     subjects = {claims["email"]: claims["sub"] for claims in (jwt.decode(token, verify=False) for token in tokens)}
     assert len(subjects) == len(set(subjects.values())) == 2
-
-
-def test_an_oauth_token(queue: str, enqueue: Enqueue, target: Target) -> None:
-    """An OAuth token is an opaque bearer token; it replaces an Authorization header of the task."""
-    http = {"oauth_token": {"service_account_email": ACCOUNT}, "headers": {"Authorization": "mine"}}
-    enqueue(queue, target.url, http)
-    assert bearer(target)
-
-
-def test_the_queues_token_replaces_the_tasks(make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
-    """A queue-level token overrides what the task says about authorization."""
-    token = {"service_account_email": "queue@demo.iam.gserviceaccount.com", "audience": "https://queue.example"}
-    enqueue(make_queue(http_target={"oidc_token": token}), target.url, OIDC)
-    claims = jwt.decode(bearer(target), verify=False)
-    assert (claims["email"], claims["aud"]) == ("queue@demo.iam.gserviceaccount.com", "https://queue.example")
 
 
 def test_the_discovery_document(emulator: Emulator) -> None:

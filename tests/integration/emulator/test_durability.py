@@ -13,7 +13,6 @@ from google.api_core.exceptions import AlreadyExists, ServiceUnavailable
 from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
 from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
-from google.longrunning.operations_pb2 import GetOperationRequest
 
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
 
@@ -155,18 +154,3 @@ def test_a_deleted_queue_stays_deleted(start_emulator: StartEmulator, tmp_path: 
     second = start_emulator("--data-dir", str(tmp_path))
     assert list(second.client.list_queues(parent=LOCATION)) == [purged]
     assert list(second.client.list_tasks(parent=other)) == []
-
-
-def test_operations_survive(start_emulator: StartEmulator, tmp_path: Path) -> None:
-    """After a kill an operation can still be read, and its batch sent again makes nothing new."""
-    first = start_emulator("--data-dir", str(tmp_path), "--queue", QUEUE)
-    first.client.pause_queue(name=QUEUE)
-    unnamed = [{"parent": QUEUE, "task": {"http_request": {"url": NOWHERE}}}] * 3
-    batch = {"parent": QUEUE, "requests": unnamed, "request_id": "1c1e3f0e-0f0e-4a7e-8a8e-6d2f3f1f9b55"}
-    made = first.client.batch_create_tasks(batch)
-    first.kill()
-
-    second = start_emulator("--data-dir", str(tmp_path))
-    assert second.client.get_operation(GetOperationRequest(name=made.operation.name)) == made.operation
-    assert second.client.batch_create_tasks(batch).operation == made.operation
-    assert {task.name for task in second.client.list_tasks(parent=QUEUE)} == {task.name for task in made.result().tasks}

@@ -69,14 +69,6 @@ def test_an_answer_of_http_1_0(emulator: Emulator, queue: str, enqueue: Enqueue,
     emulator.gone(enqueue(queue, raw.url).name)
 
 
-def test_a_large_answer(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
-    """The size of an answer does not matter."""
-    target.script(Answer(body=b"x" * 5_000_000))
-    emulator.gone(enqueue(queue, target.url).name)
-    emulator.gone(enqueue(queue, target.url).name)
-    assert len(target.received) == 2
-
-
 def test_a_redirect_is_followed(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
     """A redirect with a location is followed within the attempt."""
     target.script(Answer(status=307, headers={"Location": "/moved"}))
@@ -93,18 +85,6 @@ def test_a_redirect_in_a_circle(emulator: Emulator, make_queue: MakeQueue, enque
     task = emulator.tried(enqueue(make_queue(retry_config=SLOW), target.url).name)
     assert task.dispatch_count == 1
     assert task.last_attempt.response_status.message == "UNKNOWN(2): HTTP status code 307"
-
-
-def test_a_connection_that_was_closed_meanwhile(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, free_port: int
-) -> None:
-    """A kept connection that the server closed costs no attempt: the next task arrives at its successor."""
-    queue = make_queue(retry_config={"max_attempts": 1})
-    for _ in range(3):
-        with Target(free_port) as successor:
-            task = enqueue(queue, successor.url)
-            emulator.gone(task.name)
-            assert len(successor.received) == 1
 
 
 @pytest.mark.parametrize(

@@ -196,14 +196,6 @@ def test_the_emulator_of_the_environment(emulator: Emulator, monkeypatch: pytest
         assert repr(tasks) == "<Cloud Tasks in p / l [GOOGLE p]>"
 
 
-def test_the_emulator_of_the_environment_needs_no_more(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ct.connect()` has somewhere to make its queues, where `ct.local()` has them."""
-    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.ready["grpc"])
-    with ct.connect() as tasks:
-        assert tasks.queue("q", create=True).name == "projects/local/locations/us-central1/queues/q"
-        assert repr(tasks) == f"<Cloud Tasks in local / us-central1 [LOCAL {emulator.ready['grpc']}]>"
-
-
 def test_a_project_that_is_not_known_yet() -> None:
     """It is said once, in words, and not as None."""
     with ct.connect() as tasks:
@@ -247,14 +239,6 @@ def test_the_project_of_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(google.auth, "default", lambda **_: (found, "adc-project"))
     with ct.connect(location="l") as tasks:
         assert tasks.queue("q").name == "projects/adc-project/locations/l/queues/q"
-
-
-def test_a_location_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`connect()` does not fail; the first need says how to name it."""
-    with ct.connect("p") as tasks:
-        with pytest.raises(errors.ConfigurationError, match=r"location .* project p is not known") as caught:
-            tasks.queues()
-        assert "CLOUDTASKS_NB_LOCATION" in (caught.value.hint or "")
 
 
 def test_how_a_connection_shows_itself(tasks: ct.Client, queue: ct.Queue) -> None:

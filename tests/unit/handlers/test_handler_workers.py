@@ -14,22 +14,6 @@ from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers
 __all__: list[str] = []
 
 
-def test_jobs_run_at_the_same_time_and_no_more_than_there_are_threads() -> None:
-    """Three threads meet at a barrier that two could not open; a job more waits."""
-    workers = Workers(3, "test")
-    barrier = threading.Barrier(3)
-    names: set[str] = set()
-
-    def job() -> int:
-        names.add(threading.current_thread().name)
-        return barrier.wait(20)
-
-    futures = [workers.submit(job) for _ in range(6)]
-    assert sorted(future.result(20) for future in futures) == [0, 0, 1, 1, 2, 2]
-    assert names == {"test-0", "test-1", "test-2"}
-    assert workers.close(20) == 0
-
-
 def test_an_exception_is_in_the_future_and_the_thread_goes_on() -> None:
     """Even an exit in a job ends neither the thread nor the process."""
 

@@ -191,34 +191,24 @@ def test_repeating_ends_with_the_timeout(fake: Fakes) -> None:
     assert 1 <= len(server.calls) <= 3
 
 
-def test_pages(fake: Fakes) -> None:
-    """Page after page until there is no token; each request carries the one before's."""
-    pages = [
-        types.ListTasksResponse.pb()(tasks=[{"name": f"{TASK}{n}"} for n in range(2)], next_page_token="more"),  # noqa: S106 - no password
-        types.ListTasksResponse.pb()(tasks=[{"name": f"{TASK}2"}]),
-    ]
-    server = fake(*pages)
+@pytest.mark.parametrize(
+    ("limit", "asked"),
+    [(None, [(2, ""), (2, "more")]), (3, [(2, ""), (1, "more")])],
+    ids=["all", "up to a limit"],
+)
+def test_pages(fake: Fakes, limit: int | None, asked: list[tuple[int, str]]) -> None:
+    """Each request carries the token of the page before; no more is requested, and returned, than the limit."""
+    tasks = [{"name": f"{TASK}{n}"} for n in range(2)]
+    first = types.ListTasksResponse.pb()(tasks=tasks, next_page_token="more")  # noqa: S106 - no password
+    server = fake(first, first if limit else types.ListTasksResponse.pb()(tasks=tasks[:1]))
 
     async def read(transport: Transport) -> list[int]:
-        found = transport.pages("ListTasks", "tasks", limit=None, page_size=2, parent=QUEUE, resource_name=QUEUE)
+        found = transport.pages("ListTasks", "tasks", limit=limit, page_size=2, parent=QUEUE, resource_name=QUEUE)
         return [len(page) async for page in found]
 
     assert use(server.port, read) == [2, 1]
-    asked = [types.ListTasksRequest.deserialize(one.request) for one in server.calls]
-    assert [(one.page_size, one.page_token) for one in asked] == [(2, ""), (2, "more")]
-
-
-def test_pages_stop_at_the_limit(fake: Fakes) -> None:
-    """No more is asked for than is wanted, and no more is given."""
-    page = types.ListTasksResponse.pb()(tasks=[{"name": f"{TASK}{n}"} for n in range(2)], next_page_token="more")  # noqa: S106 - no password
-    server = fake(page)
-
-    async def read(transport: Transport) -> list[int]:
-        found = transport.pages("ListTasks", "tasks", limit=3, page_size=2, parent=QUEUE)
-        return [len(page) async for page in found]
-
-    assert use(server.port, read) == [2, 1]
-    assert [types.ListTasksRequest.deserialize(one.request).page_size for one in server.calls] == [2, 1]
+    requests = [types.ListTasksRequest.deserialize(one.request) for one in server.calls]
+    assert [(one.page_size, one.page_token) for one in requests] == asked
 
 
 @pytest.mark.parametrize(("instance", "expected"), [("0b7c", "0b7c"), (None, "host:port")])

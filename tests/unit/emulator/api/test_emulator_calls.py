@@ -10,13 +10,12 @@ import pytest
 from google.cloud.location import locations_pb2
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
-from google.protobuf import empty_pb2
 
 from cloudtasks_nb.emulator.api.faults import Fault, Faults
 from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.errors import InvalidInputError
-from tests.unit.emulator.conftest import LOCATION, QUEUE, URL, Service, http_task, refusal, with_settings
+from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task, refusal, with_settings
 
 LOCATIONS = "/google.cloud.location.Locations/ListLocations"
 MALFORMED = ("INVALID_ARGUMENT", "Invalid resource field value in the request.")
@@ -102,22 +101,6 @@ async def test_the_same_batch_again(service: Service) -> None:
     first, *others = await asyncio.gather(*calls)
     assert others == [first, first]
     assert len(service.engine.store.queue(QUEUE).live) == 1
-
-
-async def test_one_request_id_for_two_queues(service: Service) -> None:
-    """A request id that was used for another queue, or for the other batch call, stands for an operation of its own."""
-    queues = [QUEUE, f"{QUEUE}-2"]
-    for queue in queues:
-        await service.create_queue(queue)
-        item = v2.CreateTaskRequest(parent=queue, task=v2.Task(name=f"{queue}/tasks/a", http_request={"url": URL}))
-        create = v2.BatchCreateTasksRequest(parent=queue, requests=[item], request_id="same")
-        made = await service.call("BatchCreateTasks", create, operations_pb2.Operation)
-        assert made.response.Is(v2.BatchCreateTasksResponse.DESCRIPTOR)
-        assert service.engine.store.queue(queue).live.keys() == {"a"}
-    delete = v2.BatchDeleteTasksRequest(parent=QUEUE, names=[f"{QUEUE}/tasks/a"], request_id="same")
-    gone = await service.call("BatchDeleteTasks", delete, operations_pb2.Operation)
-    assert gone.response.Is(empty_pb2.Empty.DESCRIPTOR)
-    assert [len(service.engine.store.queue(queue).live) for queue in queues] == [0, 1]
 
 
 def test_faults_are_counted() -> None:

@@ -49,8 +49,6 @@ def url(runner: asyncio.Runner, received: list[Any]) -> Iterator[str]:
         received.append((request.method, request.raw_path, dict(request.headers), await request.read()))
         status = int(request.query.get("status", "200"))
         headers = {"Location": request.query["to"]} if "to" in request.query else {}
-        if request.path == "/circle":
-            status, headers = 302, {"Location": "/circle"}
         return web.Response(status=status, headers=headers, body=b"x" * int(request.query.get("size", "0")))
 
     app = web.Application()

@@ -190,22 +190,12 @@ async def test_other_machines_are_not_waited_for(harness: Harness, queue: QueueS
     assert queue.attempts[1].dispatches == 1
 
 
-async def test_forgetting(harness: Harness, queue: QueueState) -> None:
-    """What is under way can be broken off: it has no result."""
-    await harness.add(queue, "a")
-    await harness.dispatcher.abort()
-    assert harness.target.waiting[0].cancelled()
-    assert queue.live.keys() == {"a"}
-    harness.store.reload(keep_running=False)
-    harness.dispatcher.wake_all()
-    await turn()
-    assert harness.target.ids == ["a", "a"]
-
-
 async def test_holding(harness: Harness, queue: QueueState) -> None:
-    """During a hold nothing is sent; after it all due tasks are."""
+    """Attempts under way are cancelled without a result; during a hold nothing is sent, after it all due tasks are."""
     await harness.add(queue, "a")
     await harness.dispatcher.abort(hold=True)
+    assert harness.target.waiting[0].cancelled()
+    assert queue.live.keys() == {"a"}
     waiting = asyncio.create_task(harness.dispatcher.wait_released())
     await harness.add(queue, "b")
     await harness.wait(HOUR)

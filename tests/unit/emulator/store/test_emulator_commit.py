@@ -109,7 +109,7 @@ async def test_callers_share_a_commit(store: Store, committer: Committer, monkey
 async def test_flushing(store: Store, committer: Committer) -> None:
     """After a flush all changes are committed, those of waiting callers too."""
     queue = new_queue(store)
-    committer._expected = 2  # the caller waits for another one
+    await asyncio.gather(*(committer.commit() for _ in range(3)))  # now a caller waits for others
     store.add(queue, new_task("a"), NOW)
     waiting = asyncio.create_task(committer.commit())
     await asyncio.sleep(0)
