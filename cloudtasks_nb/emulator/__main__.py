@@ -68,7 +68,7 @@ def _print_endpoint(endpoint: dict[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="cloudtasks-nb emulator", description="A complete local Cloud Tasks over gRPC and REST."
+        prog="cloudtasks-nb emulator", description="A complete local emulator of Cloud Tasks with gRPC and REST."
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")

@@ -68,7 +68,7 @@ class _Scope:
 
 
 class LogCalls(Service):
-    """Answers the calls of Cloud Logging that read the operations log."""
+    """Executes the RPC of Cloud Logging that reads the operations log."""
 
     async def list_log_entries(self, wire: bytes) -> bytes:
         """Return a page of entries."""
@@ -80,7 +80,7 @@ class LogCalls(Service):
             raise invalid_argument("page_size cannot be negative.")
         node = parse_filter(request.filter)
         entries = _Entries(self._store.contents.names)
-        keep, scope = compile_filter(node, entries.getter), _scope(node)
+        matches, scope = compile_filter(node, entries.getter), _scope(node)
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
         query = hashlib.sha256(f"{list(request.resource_names)}{request.filter}{request.order_by}".encode()).hexdigest()
         queues = self._queues(request.resource_names, scope)
@@ -90,7 +90,7 @@ class LogCalls(Service):
         records = self._records(scope, queues, start, ascending=ascending)
         for record in itertools.islice(records, _MAX_SCANNED):
             last = record.seq
-            if keep(record):
+            if matches(record):
                 found.append(len_field(1, entries.wire(record)))
                 if len(found) == size:
                     break
@@ -110,7 +110,7 @@ class LogCalls(Service):
 
     def _records(self, scope: _Scope, queues: list[int], start: int, *, ascending: bool) -> Iterator[LogRecord]:
         """Return the entries that may pass the filter, in order of time."""
-        # An entry is received at most the longest delay after its time, and its `seq` is not below its time.
+        # `received` is at most the longest delay after `at`, and `seq` is not less than `at`.
         low = max(scope.since, scope.received_since - self._store.log.longest_delay, 0)
         high = (1 << 62) - 1
         if start and ascending:
@@ -123,7 +123,7 @@ class LogCalls(Service):
 
 
 def _scope(node: Node) -> _Scope:
-    """Derive from a filter the conditions that all its entries have in common."""
+    """Return conditions that every entry matching a filter fulfils."""
     parts = node.nodes if isinstance(node, And) else (node,)
     since = received = 0
     kinds, queues = _Scope().kinds, None

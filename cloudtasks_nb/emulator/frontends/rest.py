@@ -1,4 +1,4 @@
-"""The REST interface: JSON over the same calls, for ``transport="rest"``, curl and languages without gRPC."""
+"""The REST interface: JSON for the same RPCs, for ``transport="rest"``, curl and languages without gRPC."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ class Rest:
             return self._refused(error)
         except json_format.ParseError as error:
             return self._refused(invalid_argument(f"Invalid JSON payload received. {error}"))
-        except web.HTTPException as error:  # of the HTTP server: the body is too large
+        except web.HTTPException as error:  # aiohttp raises it for a body that is too large
             return self._error(error.status, "INVALID_ARGUMENT", error.text or error.reason)
-        except Exception as error:  # noqa: BLE001 - a client of JSON gets JSON for every error
+        except Exception as error:  # noqa: BLE001 - clients expect every error as JSON
             _log.exception("%s %s", request.method, request.path)
             return self._refused(RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}"))
         return self._json(200, document)

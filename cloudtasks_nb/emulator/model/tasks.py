@@ -42,7 +42,7 @@ _ID_PART = re.compile(r"/tasks/[A-Za-z0-9_-]{1,500}")
 _QUEUE_OF = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks/(.*)", re.DOTALL)
 _MAX_STORED = 2**20 - 7  # measured against the real service, on the stored form of the task
 _MAX_URL = 2083
-_SURELY_FITS = _MAX_URL // 12  # encoded, a character has up to twelve
+_SURELY_FITS = _MAX_URL // 12  # percent-encoding makes at most twelve characters of one
 _NOT_ENCODED = ":/?#[]@!$&'()*+,;=%"
 _MAX_HEADERS = 80 * 1024
 _MAX_AHEAD = 30 * DAY
@@ -73,7 +73,7 @@ class NewTask(NamedTuple):
 
     id: str
     due: int  #: microseconds since 1970
-    head: bytes  #: the `Task` on the wire without body, schedule time and attempts
+    head: bytes  #: the serialized `Task` without body, schedule time and attempts
     body: bytes
     target: str  #: method and URL, as the operations log shows them
     kind: str  #: ``HTTP`` or ``APP_ENGINE_HTTP``
@@ -178,13 +178,13 @@ def _wrong_name(name: str, queue: str) -> RefusedError:
 
 
 def _scheduled(task: Any, now: int) -> int:
-    asked = task.schedule_time.seconds * SECOND + task.schedule_time.nanos // 1000
-    if asked - now > _MAX_AHEAD:
+    requested = task.schedule_time.seconds * SECOND + task.schedule_time.nanos // 1000
+    if requested - now > _MAX_AHEAD:
         raise invalid_argument(
-            f"The Task.scheduleTime, {_in_pacific_time(asked)}, is too far in the future. "
+            f"The Task.scheduleTime, {_in_pacific_time(requested)}, is too far in the future. "
             "Schedule time must be no more than 720h in the future.",
         )
-    return max(asked, now)
+    return max(requested, now)
 
 
 def _in_pacific_time(instant: int) -> str:
@@ -200,10 +200,10 @@ def _in_pacific_time(instant: int) -> str:
 
 def _deadline(task: Any, longest: int, described: str) -> bytes:
     check_duration(task.dispatch_deadline, "Task.dispatchDeadline")
-    asked = duration(task.dispatch_deadline) // 1000 * 1000
-    if not 15 * SECOND <= asked <= longest:
+    requested = duration(task.dispatch_deadline) // 1000 * 1000
+    if not 15 * SECOND <= requested <= longest:
         raise invalid_argument(f"Task.dispatchDeadline must be between [15s, {described}].")
-    return len_field(6, timestamp(asked))  # a Duration is serialized like a Timestamp
+    return len_field(6, timestamp(requested))  # a Duration is serialized like a Timestamp
 
 
 @lru_cache(maxsize=8)
@@ -218,7 +218,7 @@ def _retry(task: Any) -> bytes:
 
 
 def _http_wire(request: Any) -> tuple[bytes, bytes, str]:
-    """Check an `HttpRequest`; return it as a field on the wire without its body, the body, and the target."""
+    """Check an `HttpRequest`; return it as a serialized field without its body, the body, and the target."""
     body = request.body
     if body:
         request.ClearField("body")
@@ -253,7 +253,7 @@ def _http_field(request: Any, wire: bytes) -> tuple[bytes, str, str]:
 
 
 def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
-    """Check an `AppEngineHttpRequest`; return the same three values."""
+    """Check an `AppEngineHttpRequest`; return it as a serialized field without its body, the body, and the target."""
     uri, body, headers = request.relative_uri or "/", request.body, request.headers
     if not uri.startswith("/") or " " in uri or len(uri) > _MAX_URL:
         raise invalid_argument(
@@ -294,7 +294,7 @@ def _check_size(head: bytes, body: bytes, due: int, kind: str) -> None:
     request = getattr(task, kind)
     if sum(len(name) + len(value) for name, value in request.headers.items()) >= _MAX_HEADERS:
         raise invalid_argument("The size of the headers must be less than 80KB.")
-    if kind == "app_engine_http_request":  # service, version and instance count as parts of the host only
+    if kind == "app_engine_http_request":  # service, version and instance are counted only as parts of the host
         request.app_engine_routing.CopyFrom(v2.AppEngineRouting(host=request.app_engine_routing.host))
     request.body = body
     task.schedule_time.FromMicroseconds(due)
@@ -303,12 +303,12 @@ def _check_size(head: bytes, body: bytes, due: int, kind: str) -> None:
 
 
 def as_beta(task: bytes) -> bytes:
-    """Return a v2 `Task` on the wire as v2beta3."""
+    """Return a serialized v2 `Task` as v2beta3."""
     return retag(task, _TO_BETA)
 
 
 def as_v2(task: bytes) -> bytes:
-    """Return a v2beta3 `Task` on the wire as v2; the payload of a pull task is dropped."""
+    """Return a serialized v2beta3 `Task` as v2; the payload of a pull task is dropped."""
     return retag(task, _TO_V2)
 
 
@@ -319,7 +319,7 @@ def is_app_engine(head: bytes) -> bool:
 
 
 def task_wire(head: bytes, due: int, attempts: Attempts | None, body: bytes, view: int) -> bytes:
-    """Return a v2 `Task` as a reply has it: put together from its stored pieces, without parsing them.
+    """Return a v2 `Task` as a reply has it: joined from its stored parts, which are not parsed.
 
     Parameters
     ----------

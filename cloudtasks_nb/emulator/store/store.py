@@ -225,8 +225,8 @@ class Store:
     def _put_tasks(self, queue: QueueState, first: int, tasks: Sequence[NewTask], now: int) -> None:
         """Put tasks into the database and the log; the first one's number is `first`."""
         queue.next_number = first + len(tasks)
-        key, made = queue.base + first, now // SECOND
-        rows = [(seq, made, task.due, task.id, task.head, task.body) for seq, task in enumerate(tasks, key)]
+        key, created = queue.base + first, now // SECOND
+        rows = [(seq, created, task.due, task.id, task.head, task.body) for seq, task in enumerate(tasks, key)]
         self.database.put_all(Statement.TASK, rows)
         self._new.append((queue, range(first, queue.next_number), [task.due for task in tasks]))
         ratio = queue.config.sampling_ratio
@@ -270,7 +270,7 @@ class Store:
         after : int
             0, or the position that came with the previous page.
         limit : int
-            Rows to read; the page is shorter if some of them were deleted a moment ago.
+            Rows to read; the page is shorter if the deletion of some is not committed yet.
         """
         base = task_key(queue.q, 0)
         rows = self.database.read(
@@ -284,18 +284,18 @@ class Store:
         """Return when the next task is due; None without tasks."""
         now = self._clock.now()
         while (entry := queue.due.first(now)) is not None:
-            number, entered = entry
+            number, entry_due = entry
             stored = self.read_task(queue, number)
             if stored is not None and queue.live.get(stored.id) == number:
-                tried = queue.attempts.get(number)
-                due = tried.due if tried else stored.due
-                if due == entered or due <= now:
+                attempts = queue.attempts.get(number)
+                due = attempts.due if attempts else stored.due
+                if due == entry_due or due <= now:
                     return due
             queue.due.drop_first()  # out of date
         return None
 
     def delete(self, queue: QueueState, task_id: str) -> None:
-        """Delete a task on request; an attempt in flight is not recalled.
+        """Delete a task on request; an attempt in flight is not cancelled.
 
         Raises
         ------
@@ -311,7 +311,7 @@ class Store:
         self.end_task(queue, number, task_id, now)
 
     def current(self, queue: QueueState) -> QueueState | None:
-        """Return the queue's present object: a failed commit replaces it. None if the queue was deleted."""
+        """Return the current object of a queue, because `reload` replaces it; None if the queue was deleted."""
         return self.contents.by_number.get(queue.q)
 
     def read_task(self, queue: QueueState, number: int) -> StoredTask | None:
@@ -323,9 +323,8 @@ class Store:
         """Remove a task from its queue; its name cannot be used again for a while."""
         until = now + queue.config.tombstone_ttl
         del queue.live[task_id]
-        queue.tombstones.pop(
-            task_id, None
-        )  # tombstones are in the order of their ends; an old one would keep its place
+        # Removed first, because a new value of an old key would keep its place, and the order is that of the ends.
+        queue.tombstones.pop(task_id, None)
         queue.tombstones[task_id] = until
         key = task_key(queue.q, number)
         self.database.put(Statement.END_TASK, (key,))
