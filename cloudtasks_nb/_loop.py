@@ -20,7 +20,7 @@ _held: set[asyncio.Task[Any]] = set()
 
 
 def loop() -> asyncio.AbstractEventLoop:
-    """Return the background loop of this process; start it if there is none, also after a fork."""
+    """Return the background loop of this process; start it if this process has none, as after a fork."""
     with _lock:
         if _state["pid"] != os.getpid():
             new = asyncio.new_event_loop()
@@ -46,7 +46,7 @@ def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     Raises
     ------
     RuntimeError
-        If called on the background loop itself, which would wait for itself for ever.
+        If called on the background loop itself: it would block the loop that has to run the coroutine.
     """
     if _state["pid"] == os.getpid() and _running() is _state["loop"]:
         coroutine.close()
@@ -68,7 +68,7 @@ def spawn(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 
 def call_soon(function: Any, *args: Any) -> None:
-    """Call a function on the background loop from any thread, and do not wait for it."""
+    """Call a function on the background loop without waiting for it. May be called from any thread."""
     loop().call_soon_threadsafe(function, *args)
 
 

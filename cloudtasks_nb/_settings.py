@@ -42,7 +42,7 @@ __all__ = [
 
 GOOGLE_ENDPOINT = "cloudtasks.googleapis.com"
 
-#: Environment variable that names the address of a Cloud Tasks emulator.
+#: Environment variable with the address of a Cloud Tasks emulator.
 EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
 
 #: Project and location of an emulator's queues when none are given. An emulator accepts any names.
@@ -51,7 +51,7 @@ LOCAL_PROJECT, LOCAL_LOCATION = "local", "us-central1"
 #: Names of a task's own retry settings, the same as a queue's.
 RETRY_SETTINGS = ("max_attempts", "max_retry_duration", "min_backoff", "max_backoff", "max_doublings")
 
-#: Names of a queue's settings, the same in every verb.
+#: Names of a queue's settings, the same in every method.
 QUEUE_SETTINGS = ("rate", "max_concurrent", *RETRY_SETTINGS, "log_sampling_ratio")
 
 _UNITS = {
@@ -78,13 +78,13 @@ _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
 class Endpoint:
     """The service that a connection calls, and the project and location of its queues."""
 
-    project: str | None  #: None: not known; the first verb that needs it raises
+    project: str | None  #: None: not known; the first method that needs it raises
     location: str | None
     target: str  #: ``host:port`` for gRPC
-    local: bool  #: an emulator: plain channel, no credentials
+    local: bool  #: whether it is an emulator, which is called without TLS and credentials
     named_by: str | None = None  #: environment variable that named the target; None: an argument or the default
     http: str | None = None  #: ``http://127.0.0.1:PORT`` of the embedded emulator
-    folder: str | None = None  #: of the embedded emulator, which has other ports after a restart
+    folder: str | None = None  #: folder of the embedded emulator; has its address, which changes with a restart
 
     def parent(self) -> str:
         """Return ``projects/P/locations/L``.
@@ -111,7 +111,7 @@ class Endpoint:
 
 
 def home() -> Path:
-    """Return the folder of the outbox and the handlers' secret; create it if needed.
+    """Return the folder that contains the outbox and the handlers' secret; create it if needed.
 
     ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data.
 
@@ -130,7 +130,7 @@ def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise kind(f"the folder {folder} cannot be made: {error.strerror}", resource=str(folder), hint=hint) from error
+        raise kind(f"the folder {folder} cannot be created: {error.strerror}", resource=str(folder), hint=hint) from error
     return folder
 
 
@@ -148,7 +148,7 @@ def resolve(project: str | None, location: str | None, endpoint: str | None) -> 
     emulator = os.environ.get(EMULATOR_VARIABLE) if endpoint is None else None
     if endpoint is not None:
         target = _host_port(endpoint)
-        # The dot matters: credentials go to Google's own hosts only.
+        # With the dot before it, a host like evilgoogleapis.com is not Google's: it must not get credentials.
         local = not f".{target.partition(':')[0]}".endswith(".googleapis.com")
     else:
         target, local = (_emulator(emulator), True) if emulator else (GOOGLE_ENDPOINT, False)
@@ -171,7 +171,7 @@ def resolve(project: str | None, location: str | None, endpoint: str | None) -> 
 
 
 def _emulator(named: str) -> str:
-    """Return the address of the emulator that the environment names; it must include a port."""
+    """Return the emulator's address from the environment variable; it must include a port."""
     try:
         target = _host_port(named)
     except InvalidInputError:
@@ -194,7 +194,7 @@ def _host_port(endpoint: str) -> str:
 
 
 def _gcloud() -> dict[str, str]:
-    """Read project and location from the active gcloud configuration, if there is one (without running gcloud)."""
+    """Read project and location from gcloud's active configuration file, if it exists; does not run gcloud."""
     folder = Path(os.environ.get("CLOUDSDK_CONFIG") or Path("~/.config/gcloud").expanduser())
     name = os.environ.get("CLOUDSDK_ACTIVE_CONFIG_NAME")
     active = folder / "active_config"
@@ -258,7 +258,7 @@ def parse_duration(value: Any, name: str) -> dt.timedelta:
         If it is none of these, or negative. The message contains `name`, the argument's name.
     """
     span = _seconds(value)
-    if span is None or not 0 <= span < 3.2e9:  # noqa: PLR2004 - about a hundred years; a longer one is a mistake
+    if span is None or not 0 <= span < 3.2e9:  # noqa: PLR2004 - about a hundred years; a longer duration is a mistake
         raise InvalidInputError(
             f"{name}={value!r} is not a duration", resource=name, hint='use "10min", "1h 30min", a Timedelta or seconds'
         )
@@ -266,7 +266,7 @@ def parse_duration(value: Any, name: str) -> dt.timedelta:
 
 
 def _seconds(value: Any) -> float | None:
-    if isinstance(value, np.timedelta64):  # a Real that float() does not take
+    if isinstance(value, np.timedelta64):  # a numbers.Real that float() refuses
         value = value.astype("timedelta64[us]").item()
     if isinstance(value, dt.timedelta):  # pd.Timedelta is one
         return value.total_seconds()
@@ -292,7 +292,7 @@ def parse_zone(tz: Any) -> dt.tzinfo:
         If there is no such zone.
     """
     if isinstance(tz, dt.timezone):
-        return dt.timezone(tz.utcoffset(None))  # without a name of its own, so that str() of it can be parsed again
+        return dt.timezone(tz.utcoffset(None))  # without its custom name, so that str() of it can be parsed again
     if isinstance(tz, dt.tzinfo):
         return tz
     text = str(tz)
@@ -322,7 +322,7 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
             moment = dt.datetime.fromisoformat(value.strip())
         except ValueError:
             moment = None
-    if not isinstance(moment, dt.datetime) or str(moment) == "NaT":  # pandas calls its missing time a datetime
+    if not isinstance(moment, dt.datetime) or str(moment) == "NaT":  # pd.NaT is an instance of datetime
         raise InvalidInputError(
             f"{name}={value!r} is not a time",
             resource=name,
@@ -340,7 +340,7 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
 
 
 def parse_schedule(*, at: Any, delay: Any, tz: Any, now: dt.datetime) -> dt.datetime | None:
-    """Return the time that `at` or `delay` stands for; None if neither was given.
+    """Return the point in time that `at` or `delay` gives; None if neither is given.
 
     Raises
     ------

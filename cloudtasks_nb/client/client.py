@@ -59,7 +59,7 @@ class Client:
 
     @property
     def certs_url(self) -> str | None:
-        """Where the endpoint publishes the certificates of its OIDC tokens; None: Google's."""
+        """URL of the certificates with which the endpoint's OIDC tokens are verified; None: Google's."""
         return self._connection.certs_url
 
     def queue(self, name: str | Queue, *, create: bool = False, **settings: Any) -> Queue:
@@ -73,7 +73,7 @@ class Client:
             Letters, digits and hyphens; or a Queue, for its full name.
         create : bool
             Create the queue if it does not exist, with ``log_sampling_ratio=1.0`` and ``max_attempts=5`` as defaults;
-            change the given settings if it exists. One line tells what was done.
+            change the given settings if it exists. A printed line shows what was done.
         **settings
             `rate` (dispatches a second), `max_concurrent`, `max_attempts`, `max_retry_duration`, `min_backoff`,
             `max_backoff`, `max_doublings`, `log_sampling_ratio`; only with `create`.
@@ -131,7 +131,7 @@ class Client:
         """
         return self._catalog.frame()
 
-    def batch(self, id: str | None = None) -> Batch:  # noqa: A002 - what the column and the attribute are called
+    def batch(self, id: str | None = None) -> Batch:  # noqa: A002 - the name of the column and the attribute
         """Return a batch, also one of an earlier kernel, and watch it; sends nothing.
 
         Parameters
@@ -142,7 +142,7 @@ class Client:
         Raises
         ------
         BatchNotFoundError
-            If there is none, or several ids begin like that.
+            If no batch matches, or several ids begin with `id`.
         """
         return self._catalog.get(id)
 
@@ -168,7 +168,7 @@ class Client:
         -------
         cloudtasks_nb.panels.Dashboard
         """
-        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
+        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded with the first panel
 
         context = panels.PanelContext(
             connection=self._connection,
@@ -181,7 +181,7 @@ class Client:
 
     def close(self) -> None:
         """Stop sending and watching, and close the channels; the embedded emulator ends after its last connection."""
-        self._connection.transport.refuse()  # first, so that whoever waits for a batch is told
+        self._connection.transport.refuse()  # first, so that a thread that waits for a batch gets an error
         _loop.run(self._catalog.close())
         self._connection.close()
         lease, self._lease = self._lease, None
@@ -193,7 +193,7 @@ class Client:
         return Queue(self._connection, self._catalog, name)
 
     def _batch_panel(self, batch: Batch, read_only: bool) -> Any:  # noqa: FBT001 - called by `Batch.panel` alone
-        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
+        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded with the first panel
 
         name = QueueName.parse(f"{self._connection.endpoint.parent()}/queues/{batch.queue}")
         context = panels.PanelContext.of_queue(
@@ -211,13 +211,9 @@ class Client:
     def _parent(self) -> str:
         endpoint = self._connection.endpoint
         if endpoint.project is None and not endpoint.local:
-            self._connection.transport.endpoint = endpoint = self._with_project(endpoint)
+            endpoint = replace(endpoint, project=self._connection.auth.project())  # of the default credentials
+            self._connection.transport.endpoint = endpoint
         return endpoint.parent()
-
-    def _with_project(self, endpoint: Endpoint) -> Endpoint:
-        """Add the project of the default credentials, if they have one."""
-        project = self._connection.auth.project()
-        return replace(endpoint, project=project)
 
     def __enter__(self) -> Self:
         return self
@@ -243,9 +239,9 @@ class Client:
         if self._lease is not None:
             folder = self._lease.folder
             notes.append(
-                'temporary: ends with this kernel; ct.local("folder") remembers'
+                'temporary: deleted when this kernel ends; ct.local("folder") keeps queues and tasks'
                 if folder is None
-                else f"remembers in {folder}"
+                else f"stored in {folder}"
             )
         try:
             queues = self.queues()
@@ -279,7 +275,7 @@ def connect(
         By default ``CLOUDTASKS_NB_LOCATION``, ``GOOGLE_CLOUD_LOCATION`` or the location of gcloud's configuration; on
         an emulator ``us-central1``.
     endpoint : str, optional
-        ``host:port``; every host that is not Google's is an emulator, and is called without credentials.
+        ``host:port``; a host that is not Google's is taken for an emulator and called without credentials.
     credentials : google.auth.credentials.Credentials, optional
     impersonate : str, optional
         E-mail of a service account to act as.
@@ -303,7 +299,7 @@ def local(
         emulator is temporary and ends with this kernel; a second call connects to the same one. Each call makes its
         own connection: closing one leaves the others open.
     project, location : str
-        Any names; they are part of the resource names.
+        Any names; they become part of the resource names.
 
     Raises
     ------

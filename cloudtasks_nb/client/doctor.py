@@ -26,7 +26,7 @@ from cloudtasks_nb.service.watch import now_micros
 __all__ = ["diagnose"]
 
 _TIMEOUT = 10.0  # seconds a check may take
-_SKEW = 30.0  # seconds; the service refuses calls whose deadline seems further away than that
+_SKEW = 30.0  # seconds; if clocks differ by more, the service refuses calls because their deadline is too far away
 _PERMISSIONS = (
     "cloudtasks.tasks.create",
     "cloudtasks.tasks.list",
@@ -48,7 +48,7 @@ class _Finding:
 
 
 class _CheckContext:
-    """What the checks of one connection share: its queues are listed once, as a service that is down answers slowly."""
+    """Shared by all checks; lists the queues only once, because a call to a service that is down is slow."""
 
     def __init__(self, connection: Connection) -> None:
         self.auth = connection.auth
@@ -110,7 +110,7 @@ def _safely(check: Callable[[_CheckContext], _Finding], context: _CheckContext) 
         return check(context)
     except CloudTasksError as error:
         return _Finding(ok=False, detail=error.message, fix=error.hint)
-    except Exception as error:  # noqa: BLE001 - a check that fails is a finding, and the others go on
+    except Exception as error:  # noqa: BLE001 - a failed check is a finding, and must not stop the other checks
         return _Finding(ok=False, detail=f"{type(error).__name__}: {error}", fix="please report this")
 
 
@@ -202,7 +202,7 @@ def _clock(context: _CheckContext) -> _Finding:
         return _Finding(ok=True, detail=_NOT_NEEDED)
     request = urllib.request.Request("https://cloudtasks.googleapis.com/", method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310 - same
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310 - the URL is a constant
             date = answer.headers["Date"]
     except urllib.error.HTTPError as error:
         date = error.headers["Date"]
@@ -214,6 +214,6 @@ def _clock(context: _CheckContext) -> _Finding:
     return _Finding(ok=True, detail=f"{skew:.0f} s off at most")
 
 
-def _versions(context: _CheckContext) -> _Finding:  # noqa: ARG001 - all checks are called alike
+def _versions(context: _CheckContext) -> _Finding:  # noqa: ARG001 - all checks have the same signature
     versions = (f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return _Finding(ok=True, detail=", ".join([f"Python {platform.python_version()}", *versions]))

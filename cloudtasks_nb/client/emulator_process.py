@@ -83,12 +83,12 @@ def attach(folder: str | os.PathLike[str] | None, *, clock: Callable[[], float] 
 
 
 def start(arguments: Sequence[str], timeout: float) -> tuple[Child | None, str]:
-    """Start an emulator on free ports, which runs as long as somebody holds it.
+    """Start an emulator on free ports; it runs until its last lease is closed.
 
     Parameters
     ----------
     arguments : sequence of str
-        More of its command line.
+        Further arguments of its command line.
     timeout : float
         Seconds until it must be ready.
 
@@ -202,7 +202,7 @@ def _first_line(process: subprocess.Popen[str], timeout: float) -> tuple[str, bo
     timer.start()
     try:
         return process.stdout.readline() if process.stdout is not None else "", late.is_set()
-    except BaseException:  # an interrupt: nobody will hold it
+    except BaseException:  # an interrupt: no lease will be taken
         process.kill()
         process.wait()
         raise

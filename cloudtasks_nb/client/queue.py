@@ -1,4 +1,4 @@
-"""One queue: its settings, its tasks, and what is sent to it."""
+"""One queue: change its settings, create and list its tasks, and send batches to it."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ class Queue:
         headers : mapping, optional
         task_id : str, optional
             ``[A-Za-z0-9_-]{1,500}``. The same id is refused while the task exists and for up to 24 hours after that.
-            By default a random id, so that a call that is repeated on a broken connection creates one task.
+            By default a random id, so that a call that is repeated after a lost answer creates one task.
         at, delay : optional
             When it is due: a time (``"2026-01-02 06:00+09:00"``) or a duration from now (``"10min"``), at most 30 days
             ahead.
         tz : str, optional
-            The zone of an `at` without one.
+            The time zone of an `at` that has none.
         service_account, audience : str, optional
             E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL).
         dispatch_deadline : duration, optional
@@ -104,7 +104,7 @@ class Queue:
         Returns
         -------
         pandas.DataFrame
-            The task as the queue has it, one row, with the columns of `tasks()`.
+            The created task: one row with the columns of `tasks()`.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class Queue:
         Returns
         -------
         pandas.DataFrame
-            The task as the queue has it, one row.
+            The created task: one row with the columns of `tasks()`.
 
         Raises
         ------
@@ -197,8 +197,8 @@ class Queue:
     ) -> Batch | Plan:
         """Create one task for each row; returns when every row is stored in the outbox, and sends in the background.
 
-        The same cell run again, also after a restart of the kernel, attaches to the batch and sends only the rows
-        that the batch does not have. Columns stand in braces, everything else is literal.
+        Running the same cell again, also after a restart of the kernel, attaches to the batch and sends only the rows
+        that the batch does not have. In templates, text in braces names a column; other text is literal.
 
         Parameters
         ----------
@@ -208,21 +208,21 @@ class Queue:
         body : optional
             None: the whole row as JSON; a list of columns; a dict with columns in braces; a function of the row.
         key : list of str, str or `ct.ROW`, optional
-            The columns that identify a row; by default everything that is rendered.
+            The columns that identify a row; by default everything that is rendered from it.
         at, delay, tz : optional
-            When a row is due, for all alike or from a column (``at="{when}"``).
+            When a row is due: one value for all rows, or from a column (``at="{when}"``).
         headers, method, service_account, audience, dispatch_deadline, retry : optional
             As for `enqueue`; header values may name columns.
         name : str, optional
-            Of the batch; a new name sends all rows again.
+            Name of the batch; a new name sends all rows again.
         errors : {"raise", "skip"}
             "raise": bad and duplicate rows are an error, and nothing is sent. "skip": they are left out and listed as
             `rejected`.
         send_rate : float, optional
-            Tasks created a second, at most; on Google the advised ramp otherwise
+            Tasks created in a second, at most; by default, on Google, the recommended gradual increase
             (https://cloud.google.com/tasks/docs/manage-cloud-task-scaling).
         stop_after_failures : int or float, optional
-            Cancel the rest after so many failed rows, or (below 1) such a share of all.
+            Cancel the remaining rows after this number of failed rows, or, if below 1, this share of all rows.
         progress : bool
             Show a bar while planning.
         dry_run : bool
@@ -231,7 +231,7 @@ class Queue:
         Raises
         ------
         RowsError, DuplicateRowsError, TemplateError, BatchExistsError, QueueNotFoundError
-            Nothing is sent, and nothing kept.
+            Nothing is sent or stored.
         TypeError
             For an unknown argument; `rate` and `max_concurrent` are settings of the queue.
         """
@@ -305,14 +305,14 @@ class Queue:
         """Create one task for each period of a range; returns when all are stored, and sends in the background.
 
         The columns are `start`, `end` (where the next period starts), `partition` (a short label) and those of
-        `across`. The same templates, `freq`, `tz` and columns of `across` are one batch, to which a longer range, or
-        another value of `across`, adds what it does not have: run the cell again with other dates. To send some rows
-        again use ``batch.resend(rows)``; to send all again, a new `name`.
+        `across`. Calls with the same templates, `freq`, `tz` and columns of `across` share one batch: run the cell
+        again with a longer range or another value of `across`, and only the new rows are added. To send some rows
+        again use ``batch.resend(rows)``; to send all again, give a new `name`.
 
         Parameters
         ----------
         start, end : str, date, datetime or Timestamp
-            Both are included, as in `pd.date_range`; every period that touches the range is taken whole.
+            Both are included, as in `pd.date_range`; a period that is only partly in the range is included whole.
         freq : str or pandas offset
             ``"D"``, ``"h"``, ``"15min"``, ``"W"`` (from Sundays), ``"W-MON"``, ``"MS"``, ``"QS"``, ``"YS"`` or a
             multiple; ``"ME"``, ``"QE"`` and ``"YE"`` mean the same periods as ``"MS"``, ``"QS"`` and ``"YS"``.
@@ -321,11 +321,11 @@ class Queue:
         across : mapping of name to values, or DataFrame, optional
             Each period is crossed with each combination of these.
         tz : str or tzinfo
-            The zone in which the periods start, and the zone of times without one.
+            The time zone of the periods' boundaries, and of times without a zone.
         newest_first : bool
-            Create the newest first. Cloud Tasks promises no order.
+            Create the newest periods first. Cloud Tasks does not guarantee any order.
         stop_after_failures : int or float, optional
-            Cancel the rest after so many failed rows, or (below 1) such a share of all.
+            Cancel the remaining rows after this number of failed rows, or, if below 1, this share of all rows.
         dry_run : bool
             Send nothing; return the `Plan`, whose frame has a `verdict` (``send`` or ``skip``) and the reason `why`.
         body, at, delay, headers, method, service_account, audience, dispatch_deadline, retry : optional
@@ -336,7 +336,7 @@ class Queue:
         Raises
         ------
         InvalidInputError, TemplateError, BatchExistsError, QueueNotFoundError
-            Nothing is sent, and nothing kept.
+            Nothing is sent or stored.
         TypeError
             For an unknown argument; the key of a backfill is always `start` with the columns of `across`.
         """
@@ -371,17 +371,17 @@ class Queue:
         Parameters
         ----------
         limit : int or None
-            How many at most; None for all. One call reads a thousand.
+            The most rows to return; None for all. One call reads a thousand.
         body : bool
-            Add the decoded body of each (JSON, text or bytes); needs ``cloudtasks.tasks.fullView``.
+            Add the decoded body of each task (JSON, text or bytes); needs ``cloudtasks.tasks.fullView``.
         secrets : bool
             Show the values of secret headers (``Authorization``, ``*-Key``, …) instead of dots.
 
         Returns
         -------
         pandas.DataFrame
-            One row a task, index `task`. ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` tells
-            whether there are more.
+            One row a task, index `task`. ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` is True
+            if there are more.
         """
         return tasks_frame(self._connection, self._name, limit, body=body, secrets=secrets)
 
@@ -393,18 +393,18 @@ class Queue:
         since : duration or time
             ``"1h"`` back from now, or a point in time.
         limit : int or None
-            How many at most, newest first; None for all. A thousand need one of the 60 reads a minute.
+            The most rows to return, newest first; None for all. Each thousand uses one of the 60 reads a minute.
 
         Returns
         -------
         pandas.DataFrame
-            One row an attempt. The log has no messages: `message` is the one last seen on a task still in the queue.
-            ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` tells whether there are more.
+            One row an attempt. The log has no messages: `message` is known for the last attempt on a task in the queue.
+            ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` is True if there are more.
         """
         return attempts_frame(self._connection, self._name, since, limit)
 
     def pause(self) -> Self:
-        """Stop dispatching; tasks are still accepted, and running ones go on."""
+        """Stop dispatching; tasks are still accepted, and running attempts continue."""
         return self._call("PauseQueue")
 
     def resume(self) -> Self:
@@ -441,7 +441,7 @@ class Queue:
         return self
 
     def route(self, url: Any = None, *, service_account: str | None = None, audience: str | None = None) -> Self:
-        """Send every task of this queue, waiting or new, to another URL, with the token of a service account.
+        """Send all waiting and new tasks of this queue to another URL, with the token of a service account.
 
         Sets the queue-level ``http_target`` (https://cloud.google.com/tasks/docs/configuring-queues); without arguments
         removes it.
@@ -449,7 +449,7 @@ class Queue:
         Parameters
         ----------
         url : str or Handler, optional
-            Parts that it leaves out, such as the path or the query, are taken from each task.
+            Parts that it does not have, such as the path or the query, are taken from each task.
         service_account, audience : str, optional
             E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL).
 
@@ -515,7 +515,7 @@ class Queue:
         -------
         cloudtasks_nb.panels.Dashboard
         """
-        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded when the first panel is asked for
+        from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded with the first panel
 
         context = panels.PanelContext.of_queue(
             self._connection,
@@ -550,7 +550,7 @@ class Queue:
             "max_attempts": found["max_attempts"],
             "target": found["target"],
         }
-        notes = ["finished tasks leave the queue: queue.attempts()"]
+        notes = ["finished tasks are not in the queue: queue.attempts() shows them"]
         if not found["log_sampling_ratio"]:
             notes.append("this queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         shown = None
@@ -567,7 +567,7 @@ class Queue:
         addresses = self._connection.absent_handlers(self.name)
         if not addresses:
             return []
-        from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+        from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, which only handlers need
 
         tasks = self._connection.call("ListTasks", parent=self.name, page_size=100).tasks
         urls = {task.http_request.url.partition("?")[0] for task in tasks}

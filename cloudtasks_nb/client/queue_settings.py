@@ -36,7 +36,7 @@ _DURATIONS = ("max_retry_duration", "min_backoff", "max_backoff")
 
 
 def create_or_change(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
-    """Create a queue, or change the given settings of an existing one; tell the user what was done.
+    """Create a queue, or change the given settings of an existing one; print what was done.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def _check_limits(settings: Mapping[str, Any]) -> None:
 
 
 def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
-    """Create a queue and tell the user; return False if it exists already, perhaps not yet known everywhere."""
+    """Create a queue and print that; return False if it exists, even if parts of the service do not find it yet."""
     message, _ = queue_message(str(name), {**NEW_QUEUE, **settings})
     try:
         made = connection.call("CreateQueue", parent=name.parent, queue=message, resource_name=str(name))

@@ -30,7 +30,7 @@ _FULL, _BASIC = 2, 1  # google.cloud.tasks.v2.Task.View
 def tasks_frame(
     connection: Connection, queue: QueueName, limit: int | None, *, body: bool, secrets: bool
 ) -> pd.DataFrame:
-    """List the tasks of a queue; tell the user if there are more than `limit`."""
+    """List the tasks of a queue; print a note if there are more than `limit`."""
     _check_limit(limit)
     columns, truncated = connection.wait_for(lambda: _list(connection, queue, limit, body=body, secrets=secrets))
     connection.remember(columns)
@@ -67,7 +67,7 @@ async def _list(
 
 
 def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: int | None) -> pd.DataFrame:
-    """Read the attempts of a queue from the log, newest first; tell the user if there are more than `limit`."""
+    """Read the attempts of a queue from the log, newest first; print a note if there are more than `limit`."""
     _check_limit(limit)
     wanted = None if limit is None else limit + 1
     entries = _loop.run(oplog.read(connection.transport, queue, since=_since(since), limit=wanted))
@@ -107,7 +107,7 @@ def _read_messages(connection: Connection, queue: QueueName, entries: Sequence[o
         with contextlib.suppress(PermissionDeniedError):
             connection.call("GetQueue", name=str(queue))
     elif any(entry.retry_time for entry in entries):
-        with contextlib.suppress(QueueNotFoundError):  # it was deleted since, and its log stays readable
+        with contextlib.suppress(QueueNotFoundError):  # the queue was deleted, but its log can still be read
             columns, _ = _loop.run(_list(connection, queue, 1000, body=False, secrets=False))
             connection.remember(columns)
 
@@ -119,7 +119,7 @@ def _check_limit(limit: int | None) -> None:
         fault = "is less than 1" if operator.index(limit) < 1 else None
     except TypeError:
         fault = "is not a whole number"
-    if isinstance(limit, bool):  # to Python True is 1
+    if isinstance(limit, bool):  # operator.index accepts True as 1
         fault = "is not a whole number"
     if fault:
         raise InvalidInputError(f"limit={limit!r} {fault}", resource="limit", hint="limit=None reads all")

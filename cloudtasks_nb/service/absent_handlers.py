@@ -12,11 +12,11 @@ from typing import Any
 __all__ = ["AbsentHandlers", "describe_absent"]
 
 _TIMEOUT = 1.0  # seconds
-_FRESH = 2.0  # seconds for which an answer is good
+_FRESH = 2.0  # seconds for which an answer is used again
 
 
 class AbsentHandlers:
-    """The handlers on this machine that an emulator's tasks wait for; an answer is kept for two seconds."""
+    """Asks an emulator which handlers on this machine its tasks wait for, at most once in two seconds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,5 +52,5 @@ def describe_absent(address: str, url: str | None) -> str:
     parts = urllib.parse.urlsplit(url or "")
     name = urllib.parse.unquote(parts.path.strip("/").partition("/")[0]) if parts.netloc == address else ""
     if not name.isidentifier():
-        return f"nobody listens at {address}: no attempt is spent until somebody does"
-    return f"nobody listens at {address} ({name}): run ct.serve({name})"
+        return f"no handler listens at {address}: its tasks wait, and no attempt is spent"
+    return f"no handler listens at {address} ({name}): run ct.serve({name})"

@@ -1,4 +1,4 @@
-"""What all parts of one connection share: the transport, the watcher, and the error messages last seen on tasks."""
+"""The shared state of one connection: its transport, its watcher, and the last error messages of tasks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ T = TypeVar("T")
 
 _MESSAGES = 100_000  # newest messages kept
 _GOOGLE_READS = 60  # of the log a minute (https://cloud.google.com/logging/quotas)
-_EMULATOR_READS = 1200  # it has no quota: 5,000 outcomes are six pages, which need not take six seconds
+_EMULATOR_READS = 1200  # an emulator has no quota; 60 a minute would make six pages (5,000 outcomes) take six seconds
 _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just created
 
 
 class Connection:
-    """The transport, the watcher and the memory of one connection.
+    """The transport and the watcher of one connection, and the last error messages of its tasks.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Connection:
         Raises
         ------
         CloudTasksError
-            If an emulator has to be asked for it, and does not answer.
+            If the emulator does not answer.
         """
         http = _loop.run(self.transport.http())
         return http and f"{http}/oauth2/v1/certs"
@@ -69,7 +69,7 @@ class Connection:
         return [] if http is None else self._absent_handlers.addresses(http, queue)
 
     def check_reachable(self, url: Any) -> None:
-        """Raise InvalidInputError if `url` (or a Handler's) is on this machine and Google's service would call it."""
+        """Raise InvalidInputError if Google's service would have to call a `url` (or Handler) on this machine."""
         address = getattr(url, "url", url)
         if self.transport.google and isinstance(address, str) and _is_loopback(address):
             raise InvalidInputError(
@@ -86,8 +86,8 @@ class Connection:
     def wait_for(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine and return its result.
 
-        For five minutes after we created a queue the service may not know it everywhere. Until then the coroutine is
-        run again, and one line tells the analyst why it takes longer.
+        For five minutes after we created a queue, parts of the service may not find it. During this time the coroutine
+        is run again, and a note explains the delay to the user.
         """
         notified = False
         while True:
@@ -98,11 +98,11 @@ class Connection:
                     raise
                 if not notified:
                     notified = True
-                    notify(f"waiting for the new queue {error.resource}: the service needs a minute or more to know it")
+                    notify(f"waiting for the new queue {error.resource}: it can take minutes to become available")
             _loop.run(asyncio.sleep(_NEW_QUEUE_PAUSE))
 
     def remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Keep the error messages of the tasks in these columns: the log has none."""
+        """Keep the error messages of the tasks in these columns, because the log does not contain them."""
         names = ("queue", "task", "attempts", "last_message")
         with self._lock:
             for queue, task, attempts, message in zip(*(columns[name] for name in names), strict=True):
@@ -113,7 +113,7 @@ class Connection:
                 self._messages.popitem(last=False)
 
     def message(self, queue: str, task: str, attempt: int) -> str | None:
-        """Return the error message of an attempt on a task (short ids), if it was the last one seen."""
+        """Return the error message of an attempt on a task (short ids); None if a later one, or none, is remembered."""
         seen, message = self._messages.get((queue, task), (0, None))
         return message if seen == attempt else None
 
@@ -130,7 +130,7 @@ class Connection:
 def _is_loopback(address: str) -> bool:
     try:
         host = urllib.parse.urlsplit(address).hostname or ""
-    except ValueError:  # not a URL; the check of URLs has a better message
+    except ValueError:  # not a URL: the check of URLs reports it later
         return False
     try:
         return ipaddress.ip_address(host).is_loopback

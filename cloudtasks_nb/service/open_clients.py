@@ -1,4 +1,4 @@
-"""The connection that was made last: what handlers and magics use when none is named."""
+"""Remember the open connections: handlers and magics use the newest one by default."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import weakref
 
 __all__ = ["add", "newest", "remove"]
 
-_open: list[weakref.ref[object]] = []  # oldest first; who is not held elsewhere may go
-_held: list[object] = []  # the newest of them stays, so that it is found by those who were not given it
+_open: list[weakref.ref[object]] = []  # oldest first; weak, so that unused connections are collected
+_held: list[object] = []  # a strong reference to the newest connection, which must stay available
 
 
 def add(connection: object) -> None:
@@ -17,9 +17,9 @@ def add(connection: object) -> None:
 
 
 def remove(connection: object) -> None:
-    """Forget a connection that was closed; the one made before it, if it is still used, is the newest again."""
+    """Forget a closed connection. The newest of the others that still exist becomes the newest."""
     _open[:] = [ref for ref in _open if ref() is not None and ref() is not connection]
-    _held[:] = [left for ref in _open[-1:] if (left := ref()) is not None]
+    _held[:] = [last for ref in _open[-1:] if (last := ref()) is not None]
 
 
 def newest() -> object | None:

@@ -28,14 +28,14 @@ OVERLOADED = (QuotaError, UnavailableError)
 
 _DELETIONS = ("taskDeletionLog", "taskDeleteLog")
 _SECOND = 1_000_000
-_LATENESS = 600 * _SECOND  # an entry may arrive this much later than others of the same time
-_SKEW = 300 * _SECOND  # our clock may be this much ahead of the service's
-_OVERLAP = 2 * _SECOND  # entries are indexed up to this much out of order
+_LATENESS = 600 * _SECOND  # longest delay with which an entry may arrive in the log
+_SKEW = 300 * _SECOND  # largest difference by which our clock may be ahead of the service's
+_OVERLAP = 2 * _SECOND  # largest difference between arrivals whose order in the index may be reversed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """An entry of the log about a task: an attempt that has ended, or a deletion."""
+    """A log entry about a task: an attempt that has ended, or a deletion."""
 
     insert_id: str  #: unique in the log; the same entry may be delivered twice
     time: int  #: microseconds since 1970
@@ -107,14 +107,14 @@ class LogReader:
 
     def __init__(self, since: int) -> None:
         self.since = since
-        self.lag: int | None = None  #: the longest time that an entry took to arrive, microseconds
+        self.lag: int | None = None  #: longest delay until an entry arrived, microseconds
         self.until: int | None = None  #: start of the last complete pass, microseconds since 1970
-        self.error: CloudTasksError | None = None  #: why the last read failed; None after one that succeeded
+        self.error: CloudTasksError | None = None  #: the error of the last read; None if it succeeded
         self._cursor: int | None = None  # entries that the log received before this were returned
         self._received = self._newest = since
         self._seen: set[str] = set()
         self._order: deque[tuple[int, str]] = deque()
-        self._filter: str | None = None  # of the pass that is not complete
+        self._filter: str | None = None  # of the pass in progress
         self._token = ""
         self._started = 0
 
@@ -124,7 +124,7 @@ class LogReader:
         return len(self._seen)
 
     async def read(self, transport: Transport, queue: QueueName, budget: CallBudget, *, now: int) -> list[Entry]:
-        """Return the new entries, as far as the budget allows. After a failure `error` has the reason.
+        """Return new entries, with as many reads as the budget allows. After a failure, `error` is set.
 
         `now` is the time in microseconds since 1970.
         """
@@ -141,7 +141,7 @@ class LogReader:
                 entries, following = await page(transport, queue, self._filter, self._token)
             except CloudTasksError as error:
                 if not isinstance(error, OVERLOADED):
-                    self._token = ""  # it may be too old, so the pass begins again; duplicates are recognised
+                    self._token = ""  # the token may have expired: start the pass again; duplicates are recognised
                 self.error = error
                 break
             self.error = None
@@ -152,11 +152,11 @@ class LogReader:
         return fresh
 
     def unread_since(self) -> int:
-        """Return the time (microseconds since 1970) before which every entry was returned."""
+        """Return the time (microseconds since 1970) before which all entries have been returned."""
         return self.since if self.until is None else max(self.since, self.until - _LATENESS - _SKEW)
 
     def _finish(self, *, one_page: bool) -> None:
-        """End a pass. Entries that arrived meanwhile may belong on pages that were read before."""
+        """End a pass. If it had several pages, entries that arrived meanwhile may have been missed: read them again."""
         self._filter = None
         self.until = self._started
         self._cursor = self._received if one_page else min(self._received, self._started)

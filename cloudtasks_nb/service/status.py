@@ -25,7 +25,7 @@ __all__ = ["LOGIN_HINT", "RETRIED", "RETRIED_SOME", "STATUSES", "Status", "servi
 
 LOGIN_HINT = "run: gcloud auth application-default login"
 
-_RETRY_HINT = "try again; if it lasts, tasks.doctor() tells what is wrong"
+_RETRY_HINT = "try again; if the error persists, tasks.doctor() finds the cause"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Status:
 
     error: type[CloudTasksError] = ServiceError
     hint: str | None = None  #: the next step; `method` and `endpoint` are filled in
-    answered: bool = True  #: the service has answered; False: the call may not have reached it
+    answered: bool = True  #: False: the service did not answer, and may not have received the call
     retry: Literal["always", "some", "never"] = "never"  #: how often a request of a batch is repeated
 
 
@@ -43,15 +43,15 @@ STATUSES: dict[str, Status] = {
     "CANCELLED": Status(answered=False, retry="some"),
     "UNKNOWN": Status(retry="some"),
     "INVALID_ARGUMENT": Status(
-        error=InvalidInputError, hint="what the service takes: https://cloud.google.com/tasks/docs/quotas"
+        error=InvalidInputError, hint="limits of the service: https://cloud.google.com/tasks/docs/quotas"
     ),
     "DEADLINE_EXCEEDED": Status(error=UnavailableError, hint=_RETRY_HINT, answered=False, retry="always"),
     "NOT_FOUND": Status(),
     "ALREADY_EXISTS": Status(error=AlreadyExistsError),
     "PERMISSION_DENIED": Status(
         error=PermissionDeniedError,
-        hint="{method.permission} is needed, {method.role} has it: gcloud projects add-iam-policy-binding "
-        "{endpoint.project} --member=user:YOU --role={method.role}",
+        hint="the permission {method.permission} is needed; {method.role} includes it: "
+        "gcloud projects add-iam-policy-binding {endpoint.project} --member=user:YOU --role={method.role}",
     ),
     "RESOURCE_EXHAUSTED": Status(
         error=QuotaError, hint="wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas", retry="always"
@@ -59,7 +59,7 @@ STATUSES: dict[str, Status] = {
     "FAILED_PRECONDITION": Status(error=PreconditionError),
     "ABORTED": Status(retry="always"),
     "OUT_OF_RANGE": Status(error=InvalidInputError),
-    "UNIMPLEMENTED": Status(hint="this endpoint does not know the call"),
+    "UNIMPLEMENTED": Status(hint="this endpoint does not support the call"),
     "INTERNAL": Status(retry="some"),
     "UNAVAILABLE": Status(error=UnavailableError, hint=_RETRY_HINT, answered=False, retry="always"),
     "DATA_LOSS": Status(retry="some"),
@@ -85,7 +85,7 @@ def service_error(
             f'task "{resource.rpartition("/")[2]}" is not in its queue: {text}',
             resource=resource,
             code=code,
-            hint="a task leaves its queue when it succeeds and when it gives up: queue.attempts() tells which",
+            hint="a task is deleted when it succeeds or has no attempts left: queue.attempts() shows which",
         )
     status = STATUSES[code]
     hint = status.hint and status.hint.format(method=method, endpoint=endpoint)

@@ -29,7 +29,7 @@ from cloudtasks_nb.service.status import LOGIN_HINT, STATUSES, service_error
 __all__ = ["Transport"]
 
 _LOGGING_ENDPOINT = "logging.googleapis.com"
-_NEW_QUEUE = 300.0  # seconds for which parts of the service may not know a queue that was just created
+_NEW_QUEUE = 300.0  # seconds after its creation in which parts of the service may answer that a queue does not exist
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -37,9 +37,9 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
-# A proxy of the environment leads to the internet, and an emulator is not there.
+# A proxy that environment variables name is not used: it usually cannot reach an emulator on this machine.
 _LOCAL_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
-_NETWORK_HINT = "is there a network? tasks.doctor() tells what is wrong"
+_NETWORK_HINT = "check the network; tasks.doctor() finds the cause"
 
 
 class Transport:
@@ -51,7 +51,7 @@ class Transport:
     auth : Auth
         Not used with an emulator.
     connect_timeout : float
-        Seconds to wait for a channel. An analyst should see the error within five.
+        Seconds to wait for a channel; below five, so that the user sees an error soon.
     sleep, clock : callable
         For tests: the pause before a retry; seconds of a monotonic clock.
     """
@@ -77,7 +77,7 @@ class Transport:
         self._closed = False
         self._identity: str | None = None
         self._http: str | None = None
-        self._new_queues: dict[str, float] = {}  # full name to the end of its first five minutes
+        self._new_queues: dict[str, float] = {}  # full name -> time until which the queue counts as new
         self._opening = asyncio.Lock()
 
     @property
@@ -86,7 +86,7 @@ class Transport:
         return not self.endpoint.local
 
     def mark_new(self, queue: str) -> None:
-        """Remember that we have just created this queue: parts of the service may not know it yet."""
+        """Remember that we have just created this queue: the service may answer NOT_FOUND for some minutes."""
         self._new_queues[queue] = self._clock() + _NEW_QUEUE
 
     def mark_deleted(self, queue: str) -> None:
@@ -127,7 +127,7 @@ class Transport:
     async def raw(self, rpc: str, request: bytes, *, resource_name: str = "", timeout: float | None = 20.0) -> bytes:
         """Call an RPC once with a serialized request and return the serialized response.
 
-        `resource_name` is the resource that the request names: the service wants it repeated in the metadata.
+        `resource_name` is the resource that the request names; the service requires it in the metadata too.
         """
         return await self._once(METHODS[rpc], request, timeout=timeout, routed=resource_name, resource=resource_name)
 
@@ -165,7 +165,7 @@ class Transport:
             code = (await call.code()).name
             metadata = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
             if code in STATUSES and not STATUSES[code].answered and INSTANCE_METADATA not in metadata:
-                # Without an answer we do not know whether it is ours.
+                # Without an answer it is not known whether the emulator is ours.
                 details = await call.details()
                 raise service_error(code, details, method=method, resource=target, endpoint=self.endpoint)
             self._identity = metadata.get(INSTANCE_METADATA, target)
@@ -174,7 +174,7 @@ class Transport:
         return self._identity
 
     async def http(self) -> str | None:
-        """Return ``http://host:port`` of an emulator of ours; None: Google's service, or another emulator."""
+        """Return ``http://host:port`` of an emulator of ours; None for Google's service and other emulators."""
         if self.google or self.endpoint.http is not None:
             return self.endpoint.http
         await self.identity()
@@ -281,13 +281,13 @@ class Transport:
         return True
 
     def _moved_endpoint(self) -> Endpoint | None:
-        """Read the present address of the emulator of the folder: started again, it has other ports."""
+        """Read the emulator's address from its folder: after a restart it has other ports."""
         if self.endpoint.folder is None:
             return None
         try:
             facts = json.loads((Path(self.endpoint.folder) / "endpoint.json").read_text(encoding="utf-8"))
             target, http, instance = str(facts["grpc"]), str(facts["http"]), facts["instance"]
-        except (OSError, ValueError, LookupError, TypeError):  # it does not run
+        except (OSError, ValueError, LookupError, TypeError):  # the emulator does not run
             return None
         if self._identity not in {None, instance}:  # another emulator in the same folder does not have our tasks
             return None
@@ -308,7 +308,7 @@ class Transport:
             ) from None
 
     async def _refresh_credentials(self) -> None:
-        """Renew expired credentials here: inside gRPC a failed renewal looks like a service that is down."""
+        """Renew expired credentials here: gRPC reports a failed renewal as an unavailable service."""
         if self._credentials is None:
             self._credentials = await asyncio.to_thread(self.auth.credentials)
         credentials = self._credentials

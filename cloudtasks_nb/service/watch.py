@@ -1,4 +1,4 @@
-"""Watch queues: read their statistics and log while somebody subscribes, and publish immutable snapshots.
+"""Watch queues: while there are subscriptions, read their statistics and log and publish immutable snapshots.
 
 A connection has one watcher, to which batches, panels and the command line subscribe instead of polling. It runs on the
 background loop and keeps within the service's quotas: 60 log reads a minute, and a tenth of the 600 list calls a minute
@@ -27,7 +27,7 @@ from cloudtasks_nb.service.transport import Transport
 __all__ = ["Pending", "Snapshot", "Subscription", "Watcher", "now_micros"]
 
 _LOGGER = logging.getLogger(__name__)
-_SLOWEST = 30.0  # seconds between two reads at most while the service is overloaded
+_LONGEST_PAUSE = 30.0  # seconds; between two reads of an overloaded service
 _Listener = Callable[["Snapshot"], None]
 
 
@@ -45,8 +45,8 @@ class Snapshot:
     values: Mapping[str, Any] | None = None  #: settings and statistics as `queue_values` gives them; None: not known
     gone: bool = False  #: the queue does not exist
     entries: tuple[Entry, ...] = ()  #: log entries that were not in an earlier snapshot, oldest first
-    log_until: int | None = None  #: the log is read up to this time; None: not read, `errors` says why
-    lag: int | None = None  #: the longest time that an entry took to appear in the log, microseconds; None: none seen
+    log_until: int | None = None  #: the log is read up to this time; None: not read, for the reason in `errors`
+    lag: int | None = None  #: longest delay of an entry until it appeared in the log, microseconds; None: no entry yet
     errors: tuple[CloudTasksError, ...] = ()  #: what could not be read
 
 
@@ -82,7 +82,7 @@ class Watcher:
     ----------
     transport : Transport
     log_reads, list_calls : int
-        How many of them are made in a minute at most.
+        The most log reads, and list calls, in a minute.
     clock, now : callable
         For tests: seconds of a monotonic clock; microseconds since 1970.
     """
@@ -144,7 +144,7 @@ class Watcher:
         return queue_values(await self._queue(queue))
 
     async def listing(self, queue: QueueName) -> dict[str, Pending]:
-        """Return every task in a queue by short id (BASIC view); waits where the list quota asks for it.
+        """Return every task in a queue by short id (BASIC view); waits while the quota of list calls is used up.
 
         Raises
         ------
@@ -196,8 +196,8 @@ class Watcher:
     def _join(self, queue: QueueName, subscription: Subscription) -> None:
         self._subscriptions.setdefault(queue, []).append(subscription)
         if subscription.since is not None:
-            # Earlier subscribers get some entries twice, and must cope with that. Only what this one lacks is read
-            # again: to read all of a long log would take minutes of the quota.
+            # A new reader also reads entries again that were delivered already, so listeners must accept duplicates.
+            # It starts no earlier than needed: reading a long log from its start can use up the quota for minutes.
             reader = self._readers.get(queue)
             start = subscription.since if reader is None else min(subscription.since, reader.unread_since())
             self._readers[queue] = LogReader(start)
@@ -206,10 +206,10 @@ class Watcher:
         self._wake_up(queue)
 
     def _leave(self, subscription: Subscription) -> None:
-        for queue, there in list(self._subscriptions.items()):
-            if subscription in there:
-                there.remove(subscription)
-            if not there:
+        for queue, subscriptions in list(self._subscriptions.items()):
+            if subscription in subscriptions:
+                subscriptions.remove(subscription)
+            if not subscriptions:
                 del self._subscriptions[queue]
                 self._wake_up(queue)
 
@@ -218,7 +218,7 @@ class Watcher:
             self._wake[queue].set()
 
     async def _watch(self, queue: QueueName) -> None:
-        slower = 1.0
+        slowdown = 1.0
         wake = self._wake[queue] = asyncio.Event()
         try:
             while subscriptions := self._subscriptions.get(queue):
@@ -228,9 +228,9 @@ class Watcher:
                 for subscription in tuple(subscriptions):
                     _deliver(subscription.listener, snapshot)
                 overloaded = any(isinstance(error, oplog.OVERLOADED) for error in snapshot.errors)
-                slower = min(slower * 2, _SLOWEST) if overloaded else 1.0
-                pause = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0) * slower
-                await _wait(wake, min(pause, max(_SLOWEST, pause / slower)))
+                slowdown = min(slowdown * 2, _LONGEST_PAUSE) if overloaded else 1.0
+                every = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0)
+                await _wait(wake, min(every * slowdown, max(_LONGEST_PAUSE, every)))
         finally:
             self._tasks.pop(queue, None)
             self._wake.pop(queue, None)

@@ -191,7 +191,7 @@ def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A file in its place is named, together with the variable that mends it."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(ConfigurationError, match="cannot be made") as caught:
+    with pytest.raises(ConfigurationError, match="cannot be created") as caught:
         _settings.home()
     assert "CLOUDTASKS_NB_HOME" in (caught.value.hint or "")
 

@@ -1,4 +1,4 @@
-"""A range of dates becomes rows: its periods on the clock of one time zone, each also with other values.
+"""Split a range of dates into periods in one time zone; each row is a period, optionally crossed with other values.
 
-Knows frequencies, zones and boundaries. Does not know batches, tasks or templates: its rows are those of any DataFrame.
+Handles frequencies, time zones and boundaries; independent of batches, tasks and templates.
 """

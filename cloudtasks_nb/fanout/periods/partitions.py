@@ -24,7 +24,7 @@ from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["COLUMNS", "Freq", "Partitions", "cross", "parse_freq", "partition"]
 
-#: What a row says of its partition.
+#: The columns that describe a row's period.
 COLUMNS = ("start", "end", "partition")
 
 _SECOND, _MINUTE = dt.timedelta(seconds=1), dt.timedelta(minutes=1)
@@ -94,7 +94,7 @@ class Freq:
         return [_first_of(_month(self.origin) + self.months * number) for number in numbers]
 
     def counted(self, count: int) -> str:
-        """Say so many periods in words: ``90 days``, ``1 quarter``, ``45 periods of 2 hours``."""
+        """Return this number of periods as text: ``90 days``, ``1 quarter``, ``45 periods of 2 hours``."""
         number, unit, _ = self._words
         return counted(count, f"{unit}s") if number == 1 else f"{counted(count, 'periods')} of {number} {unit}s"
 
@@ -242,12 +242,12 @@ def _offset(freq: Any) -> Any:
             offset = to_offset(freq)
     except (ValueError, TypeError, FutureWarning, DeprecationWarning) as error:
         raise InvalidInputError(
-            f"freq={freq!r} is no frequency of pandas{did_you_mean(str(freq), _ALIASES)}",
+            f"freq={freq!r} is not a pandas frequency{did_you_mean(str(freq), _ALIASES)}",
             resource="freq",
             hint=_FREQ_HINT,
         ) from error
     if offset is None:
-        raise InvalidInputError("freq=None says no length", resource="freq", hint=_FREQ_HINT)
+        raise InvalidInputError("freq=None is not the length of a period", resource="freq", hint=_FREQ_HINT)
     return offset
 
 
@@ -261,7 +261,7 @@ def _even(freq: Any, nanoseconds: int) -> Freq:
 
 
 def _monthly(months: int, first: int) -> Freq:
-    """Return periods of so many months; `first` is a month in which one begins, counted from 0 on."""
+    """Return periods of this number of months; `first` is a month, counted from 0, in which a period begins."""
     origin = _first_of(_month(_EPOCH) + first % min(months, _YEAR))
     unit = next(size for size in (_YEAR, _QUARTER, 1) if not months % size)
     name = "MS" if unit == 1 else f"{'YS' if unit == _YEAR else 'QS'}-{_MONTHS[origin.month - 1]}"

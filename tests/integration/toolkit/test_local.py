@@ -161,7 +161,7 @@ def test_a_folder_remembers(tmp_path: Path) -> None:
     with ct.local(folder) as tasks:
         first = json.loads((folder / "endpoint.json").read_text())
         tasks.queue("q", create=True, rate=7).pause().enqueue(NOWHERE, {"n": 1}, task_id="t")
-        assert f"remembers in {folder}" in tasks._repr_mimebundle_()["text/plain"]
+        assert f"stored in {folder}" in tasks._repr_mimebundle_()["text/plain"]
     ended(first["pid"])
     with ct.local(str(folder)) as tasks:
         second = json.loads((folder / "endpoint.json").read_text())

@@ -363,7 +363,7 @@ def test_a_new_queue_that_is_not_known_yet(
         verb(tasks)
         assert tasks.queues().index.tolist() == ["q"]
     assert said == [
-        "waiting for the new queue projects/p/locations/l/queues/q: the service needs a minute or more to know it"
+        "waiting for the new queue projects/p/locations/l/queues/q: it can take minutes to become available"
     ]
 
 
@@ -374,7 +374,7 @@ def test_how_a_queue_shows_itself(emulator: Emulator, queue: ct.Queue, target: T
     shown = queue._repr_mimebundle_()
     assert repr(queue) == f"<Queue {queue.name}>"
     for text in (shown["text/plain"], shown["text/html"]):
-        for word in (queue.id, "LOCAL", "RUNNING", "500/s", "OK", "finished tasks leave the queue: queue.attempts()"):
+        for word in (queue.id, "LOCAL", "RUNNING", "500/s", "OK", "finished tasks are not in the queue"):
             assert word in text
         assert "log_sampling_ratio" not in text
 
@@ -394,13 +394,13 @@ def test_whom_tasks_wait_for(emulator: Emulator, free_port: int) -> None:
 
         def lines() -> list[str]:
             shown = queue._repr_mimebundle_()["text/plain"].splitlines()
-            return sorted(line for line in shown if line.startswith("nobody listens"))
+            return sorted(line for line in shown if line.startswith("no handler listens"))
 
         emulator.until(lambda: len(lines()) == 2)
         assert lines() == sorted(
             [
-                f"nobody listens at {address} (report): run ct.serve(report)",
-                f"nobody listens at 127.0.0.1:{free_port}: no attempt is spent until somebody does",
+                f"no handler listens at {address} (report): run ct.serve(report)",
+                f"no handler listens at 127.0.0.1:{free_port}: its tasks wait, and no attempt is spent",
             ]
         )
 

@@ -50,7 +50,7 @@ def test_what_a_batch_repeats() -> None:
         ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
         ("UNAVAILABLE", "GetQueue", errors.UnavailableError, "try again"),
         ("DEADLINE_EXCEEDED", "GetQueue", errors.UnavailableError, "try again"),
-        ("UNIMPLEMENTED", "GetQueue", errors.ServiceError, "does not know the call"),
+        ("UNIMPLEMENTED", "GetQueue", errors.ServiceError, "does not support the call"),
         ("CANCELLED", "GetQueue", errors.ServiceError, None),
         ("INTERNAL", "GetQueue", errors.ServiceError, None),
         ("UNKNOWN", "GetQueue", errors.ServiceError, None),
