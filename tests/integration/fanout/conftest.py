@@ -122,8 +122,8 @@ def serve(emulator: Emulator) -> Iterator[Serve]:
     """Serve functions that are closed after the test; the tokens they take are the file's emulator's."""
     served: list[ct.Handler] = []
 
-    def make(fn: Callable[..., Any], *, issuer: Emulator = emulator, **words: Any) -> ct.Handler:
-        tasks = SimpleNamespace(certs_url=f"{issuer.ready['http']}/oauth2/v1/certs")
+    def make(fn: Callable[..., Any], **words: Any) -> ct.Handler:
+        tasks = SimpleNamespace(certs_url=f"{emulator.ready['http']}/oauth2/v1/certs")
         served.append(ct.serve(fn, tasks=tasks, **words))
         return served[-1]
 

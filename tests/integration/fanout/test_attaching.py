@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,17 +11,13 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import (
-    BatchExistsError,
     BatchNotFoundError,
     DuplicateRowsError,
     InvalidInputError,
-    OutboxError,
     RowsError,
     TemplateError,
 )
-from cloudtasks_nb.fanout.batch.catalog import outbox_path
-from cloudtasks_nb.fanout.outbox.records import Outcome, State
-from tests.integration.conftest import Emulator, StartEmulator
+from tests.integration.conftest import StartEmulator
 from tests.integration.fanout.conftest import reached
 
 URL = "http://127.0.0.1:9/run"
@@ -51,24 +45,6 @@ def test_the_same_cell_three_times(paused: ct.Queue, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.count("has 300 of these rows already; nothing new to send") == 2
 
 
-def test_a_longer_frame_under_the_same_name(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only the rows that the batch does not have are sent."""
-    paused.fan_out(ROWS.head(200), url=URL, name="growing")
-    batch = paused.fan_out(ROWS, url=URL, name="growing")
-    reached(batch, sent)
-    assert in_queue(paused) == 300
-    assert "has 200 of these rows already; 100 new ones will be sent" in capsys.readouterr().out
-    assert list(batch.tasks()["day"]) == list(range(300))
-
-
-def test_an_order_of_rows_is_no_other_batch(paused: ct.Queue) -> None:
-    """Rows are a set; unused columns and dtypes change nothing either."""
-    first = paused.fan_out(ROWS, url=URL, body=["day"])
-    shuffled = ROWS.sample(frac=1, random_state=1).assign(unused=1).astype({"day": "Int64"})
-    second = paused.fan_out(shuffled, url=URL, body=["day"])
-    assert first.id == second.id
-
-
 def test_what_is_said_counts_in_words(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
     """One row is, several are; a batch that has no other name than its id is said once, and no rows are no rows."""
     rows = pd.DataFrame({"day": [1, 2, 2, None]})
@@ -85,44 +61,6 @@ def test_what_is_said_counts_in_words(paused: ct.Queue, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == f"there are no rows here; batch words ({batch.id}) stays as it is\n"
 
 
-def test_an_overlap_without_a_name(paused: ct.Queue) -> None:
-    """It is not clear what is meant, so nothing is sent, and both ways out are named."""
-    batch = paused.fan_out(ROWS, url=URL)
-    reached(batch, sent)
-    more = pd.DataFrame({"day": range(302)})
-    with pytest.raises(BatchExistsError) as caught:
-        paused.fan_out(more, url=URL)
-    text = str(caught.value)
-    assert f"300 of 302 are in {batch.id}" in text
-    assert f'name="{batch.id}" sends the other 2' in text
-    assert in_queue(paused) == 300
-    reached(paused.fan_out(more, url=URL, name=batch.id), sent)
-    assert in_queue(paused) == 302
-
-
-def test_a_name_with_other_templates(paused: ct.Queue) -> None:
-    """A batch is made of one recipe; another one under its name sends nothing."""
-    paused.fan_out(ROWS, url=URL, name="n")
-    with pytest.raises(BatchExistsError, match="other templates"):
-        paused.fan_out(ROWS, url=f"{URL}/other", name="n")
-
-
-def test_a_key_with_another_request(paused: ct.Queue) -> None:
-    """The row is known, but it would send something else now."""
-    rows = ROWS.assign(value=1)
-    reached(paused.fan_out(rows, url=URL, key=["day"], name="n"), sent)
-    with pytest.raises(BatchExistsError):
-        paused.fan_out(rows.assign(value=2), url=URL, key=["day"], name="n")
-    assert in_queue(paused) == 300
-
-
-def test_a_new_name_sends_all_again(paused: ct.Queue) -> None:
-    """On purpose."""
-    for name in ("one", "two"):
-        reached(paused.fan_out(ROWS, url=URL, name=name), sent)
-    assert in_queue(paused) == 600
-
-
 def test_rehearsed_on_one_emulator_then_run_on_another(start_emulator: StartEmulator) -> None:
     """A batch of one endpoint never answers for another."""
     counts = []
@@ -133,56 +71,6 @@ def test_rehearsed_on_one_emulator_then_run_on_another(start_emulator: StartEmul
             reached(queue.fan_out(ROWS, url=URL, name="same"), sent)
             counts.append((in_queue(queue), len(tasks.batches())))
     assert counts == [(300, 1), (300, 1)]
-
-
-def finish(batch: ct.Batch, state: State) -> None:
-    """Let every row of a batch end in a state."""
-    refs = [ref for page in batch._outbox.rows.pages(batch.id) for ref in page.refs]
-    batch._outbox.outcomes.record(batch.id, [Outcome(ref=ref, attempt=1, state=state) for ref in refs])
-
-
-def test_the_same_frame_resent_twice_sends_once(paused: ct.Queue) -> None:
-    """The frame names the tasks that it was made of; a row that has a newer one is left."""
-    batch = paused.fan_out(ROWS, url=URL)
-    reached(batch, sent)
-    finish(batch, State.GONE)
-    frame = batch.tasks().head(10)
-    batch.resend(frame).resend(frame)
-    reached(batch, sent)
-    assert batch.tasks()["try"].value_counts().to_dict() == {1: 290, 2: 10}
-    assert in_queue(paused) == 310
-
-
-def test_retry_failed_twice_sends_once(paused: ct.Queue) -> None:
-    """The second call finds no failed rows."""
-    batch = paused.fan_out(ROWS, url=URL)
-    reached(batch, sent)
-    finish(batch, State.FAILED)
-    batch.retry_failed().retry_failed()
-    reached(batch, sent)
-    assert set(batch.tasks()["try"]) == {2}
-    assert in_queue(paused) == 600
-
-
-def test_retry_failed_from_two_connections_at_once_sends_once(
-    paused: ct.Queue, tasks: ct.Client, emulator: Emulator
-) -> None:
-    """Whoever is first opens the new tries; the other one finds none that failed."""
-    batch = paused.fan_out(ROWS, url=URL)
-    reached(batch, sent)
-    finish(batch, State.FAILED)
-    start = threading.Barrier(2)
-
-    def retry(other: ct.Batch) -> None:
-        start.wait()
-        other.retry_failed()
-
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as second, ThreadPoolExecutor(2) as pool:
-        list(pool.map(retry, [tasks.batch(batch.id), second.batch(batch.id)]))
-        reached(second.batch(batch.id), sent)
-    reached(batch, sent)
-    assert set(batch.tasks()["try"]) == {2}
-    assert in_queue(paused) == 600
 
 
 def test_batches_are_found_again(tasks: ct.Client, paused: ct.Queue) -> None:
@@ -254,12 +142,3 @@ def test_a_dry_run_sends_nothing(tasks: ct.Client, paused: ct.Queue) -> None:
     batch = plan.submit()
     reached(batch, sent)
     assert in_queue(paused) == 300
-
-
-def test_a_damaged_outbox(paused: ct.Queue) -> None:
-    """It is said before anything is sent, with what to do."""
-    outbox_path().write_bytes(b"this is not a database" * 1000)
-    with pytest.raises(OutboxError, match="damaged") as caught:
-        paused.fan_out(ROWS, url=URL)
-    assert "CLOUDTASKS_NB_HOME" in str(caught.value)
-    assert in_queue(paused) == 0

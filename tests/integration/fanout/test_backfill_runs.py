@@ -131,31 +131,6 @@ def test_two_days_resent(quick: ct.Queue, days: Days) -> None:
     assert batch.tasks()["try"].tolist() == [1, 2, 2, 1, 1]
 
 
-def test_all_again(quick: ct.Queue, days: Days) -> None:
-    """A new name does everything again, as another batch."""
-    one = run(quick, days, "2026-01-01", "2026-01-02")
-    other = run(quick, days, "2026-01-01", "2026-01-02", name="again")
-    assert one.id != other.id
-    assert days.called() == {"2026-01-01": 2, "2026-01-02": 2}
-
-
-def test_dry_run(quick: ct.Queue, days: Days) -> None:
-    """A dry run calls nothing and says what would be done; submitting it does just that."""
-    days.bad = {"2026-01-02"}
-    run(quick, days, "2026-01-01", "2026-01-02")
-    days.called()
-    plan = quick.backfill("2026-01-01", "2026-01-04", freq="D", url=days.handler, dry_run=True)
-    assert plan.frame[["partition", "verdict", "why"]].to_numpy().tolist() == [
-        ["2026-01-01", "skip", "succeeded"],
-        ["2026-01-02", "skip", "failed"],
-        ["2026-01-03", "send", "new"],
-        ["2026-01-04", "send", "new"],
-    ]
-    assert days.called() == {}
-    plan.submit().wait(PATIENCE)
-    assert days.called() == {"2026-01-03": 1, "2026-01-04": 1}
-
-
 def test_stops_after_failures(quick: ct.Queue, days: Days) -> None:
     """After so many failures the rest is cancelled, and the batch says why."""
     days.bad = {day.strftime("%Y-%m-%d") for day in pd.date_range("2026-01-01", "2026-03-31")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +12,6 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import reached
-from tests.integration.toolkit.conftest import MakeName
 
 URL = "http://127.0.0.1:9/{a}"
 DATA = pd.DataFrame({"a": [1, 2], "day": pd.to_datetime(["2026-01-01", "2026-01-02"])})
@@ -76,29 +74,6 @@ def test_a_batch_is_not_pickled(waiting: ct.Batch) -> None:
     assert pickle.loads(pickle.dumps(waiting.progress())) == waiting.progress()  # noqa: S301 - our own bytes
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        {"send_rate": 0},
-        {"send_rate": "5"},
-        {"send_rate": True},
-        {"name": ""},
-        {"name": 5},
-        {"name": "a\nb"},
-        {"name": "n" * 201},
-        {"stop_after_failures": -1},
-        {"stop_after_failures": 1.5},
-    ],
-)
-def test_words_that_make_no_sense(queue: ct.Queue, tasks: ct.Client, words: dict[str, Any]) -> None:
-    """A value that is none is refused by its word, with an example, before anything is planned."""
-    before = len(tasks.batches())
-    with pytest.raises(errors.InvalidInputError, match=f"^{next(iter(words))}=") as caught:
-        queue.fan_out(DATA, url=URL, **words)
-    assert caught.value.hint
-    assert len(tasks.batches()) == before
-
-
 def test_tasks_that_were_there_already_are_said(
     emulator: Emulator, paused: ct.Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,13 +86,3 @@ def test_tasks_that_were_there_already_are_said(
         reached(batch, lambda progress: progress.ready == len(DATA))
         assert sorted(batch.tasks()["task"]) == sorted(paused.tasks().index)
         assert "1 were there already" in repr(batch)
-
-
-def test_a_queue_kept_after_it_was_deleted(tasks: ct.Client, make_name: MakeName) -> None:
-    """Verbs on a queue that was deleted raise at once, also when it was made a moment ago."""
-    queue = tasks.queue(make_name(), create=True)
-    queue.delete()
-    with pytest.raises(errors.QueueNotFoundError):
-        queue.tasks()
-    with pytest.raises(errors.QueueNotFoundError):
-        queue.fan_out(DATA, url=URL)

@@ -6,20 +6,11 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 
 import pandas as pd
-import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.batch import catalog
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import reached
 
 ROWS = pd.DataFrame({"row": range(300)})
 URL = "http://127.0.0.1:9/run"
@@ -47,28 +38,6 @@ CHILD = """
         print(json.dumps({**found, "total": cell().progress().total}))
 """
 
-#: Holds the right to write to the outbox until its input ends.
-LOCKER = """
-    import sqlite3, sys
-    connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Have another process write to a file of SQLite."""
-    command = [sys.executable, "-c", textwrap.dedent(LOCKER), str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        assert child.stdin is not None
-        assert child.stdout.readline() == b"locked\n"
-        yield
-        child.stdin.close()
-        child.wait(20)
-
 
 def test_a_full_disk(paused: ct.Queue, emulator: Emulator) -> None:
     """The error names the file and the ways out; no batch is there, no task was created, and later the cell works."""
@@ -79,19 +48,3 @@ def test_a_full_disk(paused: ct.Queue, emulator: Emulator) -> None:
     assert "is full" in told
     assert "CLOUDTASKS_NB_HOME" in told
     assert found == {"batches": 0, "tasks": 0, "total": 5_000}
-
-
-@pytest.mark.parametrize("opened", [False, True], ids=["from the start", "later"])
-def test_a_locked_outbox(paused: ct.Queue, tasks: ct.Client, monkeypatch: pytest.MonkeyPatch, *, opened: bool) -> None:
-    """While another program holds the file the cell says so; nothing is sent before it can be written down."""
-    monkeypatch.setattr(catalog, "Outbox", partial(Outbox, timeout=0.1))
-    path = catalog.outbox_path()
-    if opened:
-        assert tasks.batches().empty
-    with locked(path), pytest.raises(OutboxError, match="locked by another program") as caught:
-        paused.fan_out(ROWS, url=URL)
-    assert str(path) in str(caught.value)
-    assert paused.tasks().empty
-    assert tasks.batches().empty
-    reached(paused.fan_out(ROWS, url=URL), lambda progress: not progress.unsent)
-    assert len(paused.tasks()) == len(ROWS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -29,20 +28,6 @@ def send(queue: ct.Queue, serve: Callable[..., ct.Handler], failing: int = 5) ->
             raise RuntimeError(f"row {row} is refused")
 
     return queue.fan_out(ROWS, url=serve(work, name=f"work-{queue.id}"))
-
-
-@pytest.fixture
-def serve() -> Any:
-    """Serve functions that are closed after the test."""
-    served: list[ct.Handler] = []
-
-    def make(fn: Callable[..., Any], **words: Any) -> ct.Handler:
-        served.append(ct.serve(fn, **words))
-        return served[-1]
-
-    yield make
-    for handler in served:
-        handler.close()
 
 
 @pytest.fixture
@@ -123,22 +108,6 @@ def test_a_log_that_is_busy(quick: ct.Queue, emulator: Emulator, serve: Callable
     assert (progress.succeeded, progress.failed) == (15, 5)
 
 
-def test_a_purge(paused: ct.Queue) -> None:
-    """The log does not have purged tasks: they are gone."""
-    batch = paused.fan_out(ROWS, url="http://127.0.0.1:9/x")
-    reached(batch, lambda progress: not progress.unsent)
-    paused.purge()
-    assert batch.wait("90s").gone == 20
-
-
-def test_a_deleted_queue(paused: ct.Queue) -> None:
-    """The tasks of a queue that was deleted are gone."""
-    batch = paused.fan_out(ROWS, url="http://127.0.0.1:9/x")
-    reached(batch, lambda progress: not progress.unsent)
-    paused.delete()
-    assert batch.wait("90s").gone == 20
-
-
 def test_tasks_deleted_while_they_retry(
     tasks: ct.Client, make_name: Callable[[], str], serve: Callable[..., ct.Handler]
 ) -> None:
@@ -150,34 +119,6 @@ def test_tasks_deleted_while_they_retry(
     progress = batch.wait("60s")
     assert (progress.succeeded, progress.failed, progress.gone) == (15, 0, 5)
     assert set(batch.tasks().query("state == 'gone'")["last_status"]) == {"INTERNAL"}
-
-
-def test_an_analyst_can_cancel(quick: ct.Queue) -> None:
-    """What was not tried is deleted and cancelled, and may be sent again on purpose."""
-    quick.pause()
-    batch = quick.fan_out(ROWS, url="http://127.0.0.1:9/x")
-    reached(batch, lambda progress: not progress.unsent)
-    assert batch.cancel().wait("60s").cancelled == 20
-    assert quick.tasks().empty
-    batch.resend(batch.tasks().head(3))
-    reached(batch, lambda progress: progress.cancelled == 17 and not progress.unsent)
-    assert len(quick.tasks()) == 3
-
-
-def test_too_many_failures_cancel_the_rest(
-    tasks: ct.Client, make_name: Callable[[], str], serve: Callable[..., ct.Handler]
-) -> None:
-    """The watching process judges, cancels what has not run, and the repr says why."""
-    queue = tasks.queue(make_name(), create=True, max_attempts=1, rate=5, max_concurrent=1)
-
-    def work(row: int) -> None:
-        raise RuntimeError(f"row {row}")
-
-    batch = queue.fan_out(pd.DataFrame({"row": range(200)}), url=serve(work), stop_after_failures=3)
-    progress = batch.wait("60s")
-    assert progress.failed >= 3
-    assert progress.cancelled > 100
-    assert "stop_after_failures=3" in repr(batch)
 
 
 def test_nobody_listens_yet(start_emulator: StartEmulator, serve: Callable[..., ct.Handler]) -> None:

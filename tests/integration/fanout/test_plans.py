@@ -45,19 +45,6 @@ def test_an_iterator_has_ids_too(paused: ct.Queue) -> None:
     assert plan.frame["task"].tolist() == batch.tasks()["task"].tolist()
 
 
-def test_what_would_raise_has_no_ids(paused: ct.Queue) -> None:
-    """A batch without a name that would not be made has no tasks."""
-    plan = paused.fan_out(pd.DataFrame({"a": [1.0, None]}), url=URL, dry_run=True)
-    assert plan.frame["task"].isna().all()
-
-
-def test_other_templates_are_refused(paused: ct.Queue) -> None:
-    """A name that stands for other templates is refused as sending would be."""
-    paused.fan_out(DATA, url=URL, name="april")
-    with pytest.raises(errors.BatchExistsError, match="other templates; url was"):
-        paused.fan_out(DATA, url=URL + "/x", name="april", dry_run=True)
-
-
 def test_rows_that_another_batch_has(paused: ct.Queue) -> None:
     """Rows without a name that another batch has: the plan counts the rest and says what `submit` raises, and why."""
     batch = paused.fan_out(DATA, url=URL)
@@ -70,17 +57,6 @@ def test_rows_that_another_batch_has(paused: ct.Queue) -> None:
     assert raised.value.message in repr(plan)
     assert f'plan.submit() would raise: 3 of 4 are in {batch.id}; name="{batch.id}" sends the other 1' in repr(plan)
     assert paused.fan_out(longer, url=URL, name=batch.id, dry_run=True).submit().id == batch.id
-
-
-def test_keys_that_the_batch_knows_otherwise(paused: ct.Queue) -> None:
-    """Rows of a named batch with other requests under known keys: the plan says what `submit` raises, and where."""
-    data = DATA.assign(b=[1, 2, 3])
-    reached(paused.fan_out(data, url=URL, key=["a"], name="may"), lambda progress: not progress.unsent)
-    plan = paused.fan_out(data.assign(b=[1, 2, 9]), url=URL, key=["a"], name="may", dry_run=True)
-    assert (plan.sendable, plan.frame["problem"].notna().tolist()) == (0, [False, False, True])
-    with pytest.raises(errors.BatchExistsError) as raised:
-        plan.submit()
-    assert f"plan.submit() would raise: {raised.value.message}" in repr(plan)
 
 
 def test_a_backfill_whose_requests_have_changed(paused: ct.Queue) -> None:
@@ -96,14 +72,6 @@ def test_a_backfill_whose_requests_have_changed(paused: ct.Queue) -> None:
     with pytest.raises(errors.BatchExistsError) as raised:
         plan.submit()
     assert f"plan.submit() would raise: {raised.value.message}" in repr(plan)
-
-
-def test_an_iterator_counts_all_that_is_there(paused: ct.Queue) -> None:
-    """Rows that a plan does not show are counted as those that it does."""
-    data = pd.DataFrame({"a": range(1_500)})
-    reached(paused.fan_out(data, url=URL, name="june"), lambda progress: not progress.unsent)
-    plan = paused.fan_out(iter([data]), url=URL, name="june", dry_run=True)
-    assert (len(plan.frame), plan.sendable, plan.facts()["known"]) == (1_000, 0, "1,500 in the queue")
 
 
 def test_a_handlers_address_is_the_handler(paused: ct.Queue, serve: Serve) -> None:

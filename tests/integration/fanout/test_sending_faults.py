@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -108,20 +107,6 @@ def test_slow_answers(paused: ct.Queue, proxy: Proxy) -> None:
     with through(proxy, paused) as tasks:
         reached(tasks.queue(paused.id).fan_out(MANY, url=TARGET), sent)
     assert rows_in(paused) == list(range(2000))
-
-
-def test_an_emulator_restarted_in_between(start_emulator: StartEmulator, tmp_path: Path, free_port: int) -> None:
-    """The rows that it acknowledged are there, the others follow when it is back."""
-    arguments = ("--port", str(free_port), "--http-port", "0", "--data-dir", str(tmp_path / "data"))
-    emulator = start_emulator(*arguments)
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
-        queue = tasks.queue("restarted", create=True).pause()
-        batch = queue.fan_out(MANY, url=TARGET, send_rate=4000)
-        reached(batch, lambda progress: progress.unsent <= 1500)
-        emulator.kill()
-        start_emulator(*arguments)
-        reached(batch, sent)
-        assert rows_in(queue) == list(range(2000))
 
 
 def test_an_emulator_without_batch_calls(start_emulator: StartEmulator) -> None:

@@ -322,8 +322,13 @@ def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
         ({"url": "ftp://svc"}, InvalidInputError, "ftp"),
         ({"stop_after_failures": 0}, InvalidInputError, "stop_after_failures"),
         ({"stop_after_failures": 1.5}, InvalidInputError, "neither a number of rows nor a share"),
-        ({"send_rate": True}, InvalidInputError, "send_rate=True is not a number of tasks"),
+        *(
+            ({"send_rate": rate}, InvalidInputError, "^send_rate=.* is not a number of tasks")
+            for rate in (0, "5", True)
+        ),
+        ({"stop_after_failures": -1}, InvalidInputError, "^stop_after_failures=-1"),
         ({"name": ""}, InvalidInputError, "name='' cannot name a batch"),
+        ({"name": 5}, InvalidInputError, "^name=5"),
         ({"name": "a\nb"}, InvalidInputError, "cannot name a batch"),
         ({"name": "x" * 201}, InvalidInputError, "has 201 characters"),
     ],

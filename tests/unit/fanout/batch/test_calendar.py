@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.periods.partitions import cross, partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
-from tests.unit.fanout.conftest import all_rows, spool
+from tests.unit.fanout.conftest import all_rows, put, refs, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 STATES = ["failed", "rejected", "gone", "cancelled", "unsent", "queued", "succeeded"]
@@ -190,24 +190,16 @@ def test_line_of_what_was_not_asked_for(outbox: Outbox) -> None:
 
 
 def test_kept_for_a_while(outbox: Outbox) -> None:
-    """A drawing that took a second is shown for 20, unless what is seen is the end."""
+    """A drawing that took a second is shown for 20, unless the newest one is wanted; then it is drawn again."""
     batch = plan(outbox, "2026-01-01", "2026-01-01")
-    ticks = iter([0.0, 1.0, 20.9, 20.9, 21.0, 21.0, 21.1, 21.1])
+    ticks = iter([0.0, 1.0, 20.9, 20.9, 21.0, 41.0, 42.0])
     made = calendar(outbox, batch, clock=lambda: next(ticks))
     first = made.draw(round_=1, fresh=False)
-    settle(outbox, batch, {0: State.SUCCEEDED})
-    assert made.draw(round_=1, fresh=False) is first
-    assert read(made.draw(round_=1, fresh=True)) == [(0, 0, "2026-01-01: succeeded", "succeeded")]
-
-
-def test_drawn_again_in_time(outbox: Outbox) -> None:
-    """When its time is over, a drawing is made anew."""
-    batch = plan(outbox, "2026-01-01", "2026-01-01")
-    ticks = iter([0.0, 1.0, 21.0, 22.0])
-    made = calendar(outbox, batch, clock=lambda: next(ticks))
-    made.draw(round_=1, fresh=False)
     settle(outbox, batch, {0: State.FAILED})
-    assert read(made.draw(round_=1, fresh=False)) == [(0, 0, "2026-01-01: failed", "failed")]
+    assert made.draw(round_=1, fresh=False) is first
+    assert read(made.draw(round_=1, fresh=True)) == [(0, 0, "2026-01-01: failed", "failed")]
+    put(outbox, batch, refs(outbox, batch), State.SUCCEEDED)
+    assert read(made.draw(round_=1, fresh=False)) == [(0, 0, "2026-01-01: succeeded", "succeeded")]
 
 
 def test_no_rows(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,13 +97,6 @@ def test_states_of_known_rows(outbox: Outbox) -> None:
     assert forecast(outbox, chunks(range(1)), name=batch).states == ["in the queue"]
 
 
-def test_other_templates(outbox: Outbox) -> None:
-    """A batch of this name that was made of other templates is refused, as sending would be."""
-    spool(outbox, chunks(range(2)), name="days")
-    with pytest.raises(BatchExistsError, match="other templates"):
-        forecast(outbox, chunks(range(2)), name="days", recipe=b"other")
-
-
 def test_no_rows(outbox: Outbox) -> None:
     """A dry run of no rows finds nothing."""
     spool(outbox, chunks(range(2)), name="days")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -150,39 +150,6 @@ def test_what_is_committed_is_not_called_a_failure(outbox: Outbox, monkeypatch: 
     """Trouble with the tidying up afterwards does not hide that the rows are safe."""
     monkeypatch.setattr(outbox, "sweep", lambda: (_ for _ in ()).throw(OutboxError()))
     assert spool(outbox, chunks(range(10))).added == 10
-
-
-def test_a_full_disk_is_told_and_leaves_nothing(outbox: Outbox) -> None:
-    """When the disk is full while rows are spooled, the error says so and no batch is there."""
-    with pytest.raises(OutboxError, match="disk is full") as caught:
-        _spool_on_a_small_disk(outbox, chunks(range(20_000)), room=60, at_the_end=False)
-    assert "CLOUDTASKS_NB_HOME" in str(caught.value)
-    assert tables(outbox.path) == NOTHING
-
-
-def test_a_full_disk_at_the_very_end_leaves_nothing(outbox: Outbox) -> None:
-    """Also when only the last transaction does not fit, nothing half done stays."""
-    with pytest.raises(OutboxError, match="disk is full"):
-        _spool_on_a_small_disk(outbox, chunks(range(4_000)), room=3, at_the_end=True)
-    assert tables(outbox.path) == NOTHING
-
-
-def _spool_on_a_small_disk(outbox: Outbox, planned: Iterable[Chunk], *, room: int, at_the_end: bool) -> None:
-    """Bring rows in where only so many pages of 4 KB are left, from the beginning or for the last transaction."""
-    with outbox.spool(BatchSpec(place=PLACE, recipe=b"r")) as spooling:
-
-        def shrink() -> None:
-            (pages,) = spooling._connection.execute("PRAGMA page_count").fetchone()
-            spooling._connection.execute(f"PRAGMA max_page_count = {pages + room}")
-
-        if not at_the_end:
-            shrink()
-        for part in planned:
-            spooling.add(part)
-        spooling._flush(0)
-        assert at_the_end, "the disk was large enough"
-        shrink()
-        spooling.commit()
 
 
 def test_a_locked_outbox_is_told(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -64,23 +63,6 @@ def test_binary_view() -> None:
     table = pa.table({"b": pa.array([b"x"], type=pa.binary_view())})
     (frame,) = frames(table)
     assert frame["b"].tolist() == [b"x"]
-
-
-def test_generator_is_read_once_and_late() -> None:
-    """A part is asked for when the one before has been dealt with, and only once."""
-    asked = []
-
-    def parts() -> Iterator[pd.DataFrame]:
-        for number in range(3):
-            asked.append(number)
-            yield pd.DataFrame({"a": [number]})
-
-    reading = frames(parts())
-    assert asked == []
-    next(reading)
-    assert asked == [0]
-    assert len(list(reading)) == 2
-    assert asked == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +142,6 @@ def test_once() -> None:
 
 
 def test_rows_without_columns() -> None:
-    """A frame of no columns has its rows all the same."""
+    """A frame without columns has its rows all the same."""
     (block,) = Table(pd.DataFrame(index=range(3))).blocks(0)
     assert list(block.rows()) == [{}, {}, {}]

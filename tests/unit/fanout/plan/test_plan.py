@@ -126,11 +126,6 @@ def test_price(tasks: int, price: float) -> None:
     assert "https://cloud.google.com/tasks/pricing" in many.cost
 
 
-def test_submit() -> None:
-    """Submitting does what the caller said it does."""
-    assert _plan().submit() == "sent"
-
-
 def test_verdicts() -> None:
     """With verdicts the frame says of each row whether it is sent, and why."""
     states = ["new", "succeeded", "new", "new", "unsent"]

@@ -76,15 +76,6 @@ def test_the_ramp_is_500_and_half_as_much_again_every_five_minutes(elapsed: floa
     assert ramp(elapsed) == rate
 
 
-def test_a_meter_keeps_its_rate() -> None:
-    """At 200 rows a second, a hundred rows may leave every half second."""
-    meter = Meter(constant(200.0), 10.0)
-    assert meter.wait(10.0) == 0
-    meter.spend(100, 10.0)
-    assert meter.wait(10.1) == pytest.approx(0.4)
-    assert meter.wait(10.5) == 0
-
-
 def test_a_meter_saves_nothing_up() -> None:
     """After a long silence it goes on at the same rate, not with a burst."""
     meter = Meter(constant(100.0), 0.0)

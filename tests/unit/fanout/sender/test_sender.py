@@ -159,14 +159,6 @@ def test_rows_that_could_not_be_created_now_are_sent_again(outbox: Outbox, batch
     assert observer.errors
 
 
-def test_a_new_queue_can_be_waited_for(outbox: Outbox, batch: str) -> None:
-    """A queue that was just made may be unknown for a while: the caller says which errors are of that kind."""
-    service = Service(before=raising("NOT_FOUND", 5))
-    report = run_send(outbox, batch, service, observer=FakeObserver(temporary="NOT_FOUND"))
-    assert_each_once(outbox, batch, service)
-    assert report.already_there == 0
-
-
 def test_refused_rows_are_rejected_with_the_reason(outbox: Outbox, batch: str) -> None:
     """What the service does not take is rejected with its own words; the other rows are sent."""
     bad = set(all_rows(outbox, batch, "tasks")[5:8])
@@ -235,19 +227,6 @@ def test_a_fault_that_stays_ends_the_sending(outbox: Outbox, batch: str) -> None
         run_send(outbox, batch, service)
     service.after = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     assert run_send(outbox, batch, service).already_there == 0
-    assert_each_once(outbox, batch, service)
-
-
-def test_a_fault_of_our_own_is_raised(outbox: Outbox, batch: str) -> None:
-    """An error that is none of the service's comes out as it is, and the batch can be sent afterwards."""
-
-    def fault(rpc: str, number: int) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_send(outbox, batch, Service(before=fault))
-    service = Service()
-    run_send(outbox, batch, service)
     assert_each_once(outbox, batch, service)
 
 
