@@ -67,7 +67,7 @@ __all__ = [
 
 
 class CloudTasksError(Exception):
-    """Something went wrong with Cloud Tasks.
+    """A call of Cloud Tasks or of this package failed.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class QueueNotFoundError(NotFoundError):
 
 
 class TaskNotFoundError(NotFoundError):
-    """The task does not exist, or no longer."""
+    """The task does not exist, or not any more."""
 
 
 class BatchNotFoundError(NotFoundError):
@@ -149,7 +149,7 @@ class AlreadyExistsError(CloudTasksError):
 
 
 class BatchExistsError(AlreadyExistsError):
-    """The batch exists and differs from what was asked for; nothing was sent."""
+    """The batch exists and differs from the request; nothing was sent."""
 
 
 class PermissionDeniedError(CloudTasksError):
@@ -177,7 +177,7 @@ class ServiceError(CloudTasksError):
 
 
 class BatchTimeoutError(CloudTasksError, TimeoutError):
-    """The batch was not done in time; it goes on."""
+    """The batch was not done in time; it continues."""
 
 
 class OutboxError(CloudTasksError):

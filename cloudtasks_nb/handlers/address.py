@@ -110,7 +110,7 @@ def _bind(port: int) -> socket.socket:
 
 
 def _secret(home: Path) -> bytes:
-    """Read the home's secret; create it, readable only by its owner, if there is none."""
+    """Read the secret in the home folder; if it does not exist, create it, readable only by its owner."""
     file = home / _SECRET_FILE
     try:
         with FileLock(home / f"{_SECRET_FILE}.lock"):

@@ -70,7 +70,7 @@ def serve(
     HandlerError
         If the function cannot be served.
     ConfigurationError
-        If the home, which the URL is derived from, cannot be made.
+        If the home, which the URL is derived from, cannot be created.
     """
     check_function(fn)
     _check(name=name, workers=workers, service_account=service_account, audience=audience)
@@ -166,7 +166,7 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
         raise HandlerError(
             "audience= alone checks nothing",
             resource=str(audience),
-            hint="add service_account=, whose tokens are accepted",
+            hint="add service_account=, the account whose tokens are accepted",
         )
 
 

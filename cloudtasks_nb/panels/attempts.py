@@ -1,4 +1,4 @@
-"""The newest attempts on a queue's tasks, from the operations log; a selected attempt is shown with all its details."""
+"""The newest attempts on a queue's tasks, from the operations log, and the details of the selected attempt."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _COLUMNS = (
     Column("task", width="14em"),
     Column("url", "URL"),
 )
-_ANY, _WRONG = "any answer", "errors"
+_ANY, _ERRORS = "any answer", "errors"
 _SINCE = (("last 15 minutes", 900), ("last hour", 3_600), ("last 6 hours", 21_600), ("last day", 86_400))
-_READ = 1_000  # attempts that the first read returns
-_KEPT = 2_000
+_FIRST_READ = 1_000  # most attempts that `refresh` reads
+_KEPT = 2_000  # most attempts in the table
 _SECOND = 1_000_000
 
 
@@ -46,7 +46,7 @@ class AttemptsPanel(Panel):
         super().__init__(context, f"Attempts on {queue}" if framed else "Attempts", queue=queue, framed=framed)
         self._entries: dict[str, Entry] = {}  # by insert id, changed under the lock
         self._since: int | None = None
-        self._opened: list[Any] = []
+        self._selection: list[Any] = []
         self.table = self.attach(
             Table(_COLUMNS, key="insert_id", label="attempts", empty="No attempts in the log in this time")
         )
@@ -60,29 +60,29 @@ class AttemptsPanel(Panel):
         self.fill(self.row(self.status, self.back, self.find), self.hint, self.table, self.detail)
 
     def _make_controls(self) -> None:
-        options = (_ANY, _WRONG, *CODES)
+        options = (_ANY, _ERRORS, *CODES)
         self.status = self.control(
             widgets.Dropdown(options=options, tooltip="Show only these answers", layout={"width": "12em"}), self._filter
         )
         self.back = self.control(
-            widgets.Dropdown(options=_SINCE, value=3_600, tooltip="How far back", layout={"width": "11em"}),
+            widgets.Dropdown(
+                options=_SINCE, value=3_600, tooltip="Show attempts of this period", layout={"width": "11em"}
+            ),
             self._reread,
         )
         self.find = self.control(
             widgets.Text(
-                placeholder="Find in task, URL, answer", tooltip="Part of what can be read in a row", layout=WIDE
+                placeholder="Find in task, URL, answer", tooltip="Show only rows that contain this text", layout=WIDE
             ),
             self._filter,
         )
 
-    # What is shown.
-
     def watched_queues(self) -> Mapping[QueueName, int | None]:
-        """Return the queue, with its log from the newest attempt that is shown."""
+        """Return the queue; its log is read from shortly before the newest attempt in the table."""
         return {self.context.name(self.queue): self._since} if self.queue and self._since is not None else {}
 
     def became_visible(self) -> None:
-        """Read the log when the panel becomes visible for the first time, or after ten minutes."""
+        """Read the log when the panel becomes visible, unless it was read within the last ten minutes."""
         stale = self._since is None or now_micros() - self._since > 600 * _SECOND
         if stale and not self.footer.busy:
             self.start(self.refresh, changes=False)
@@ -99,7 +99,7 @@ class AttemptsPanel(Panel):
             queue = self.context.name(self.queue)
             now = now_micros()
             since = now - self.back.value * _SECOND
-            found = _loop.run(read(self.context.connection.transport, queue, since=since, limit=_READ))
+            found = _loop.run(read(self.context.connection.transport, queue, since=since, limit=_FIRST_READ))
             with self._lock:
                 self._entries = {entry.insert_id: entry for entry in found}
                 self.table.load(_frame(found))
@@ -127,7 +127,7 @@ class AttemptsPanel(Panel):
             self.table.drop([entry.insert_id for entry in oldest])
 
     def static_html(self) -> str:
-        """Return the page that is shown."""
+        """Return the current page of the table."""
         return self.table.html()
 
     def _reread(self) -> None:
@@ -141,25 +141,23 @@ class AttemptsPanel(Panel):
         self.footer.line = self.context.line(self.queue or "", "attempts", since)
 
     def _show_sampling(self, ratio: float) -> None:
-        words = ""
+        text = ""
         if not ratio:
             fix = self.context.line(self.queue or "", "update", log_sampling_ratio=1.0)
-            words = f"This queue writes no log, so its attempts are not known: <code>{html.escape(fix)}</code>"
+            text = f"This queue writes no log, so its attempts are not known: <code>{html.escape(fix)}</code>"
         elif ratio < 1:
-            words = f"This queue logs {ratio:.0%} of its operations: attempts are missing here."
-        self.hint.value = words
+            text = f"This queue logs only {ratio:.0%} of its operations, so attempts are missing here."
+        self.hint.value = text
 
     def _filter(self) -> None:
-        wanted = {_ANY: None, _WRONG: [name for name in CODES if name != "OK"]}.get(
+        wanted = {_ANY: None, _ERRORS: [name for name in CODES if name != "OK"]}.get(
             self.status.value, self.status.value
         )
         self.table.filter(self.find.value, status=wanted)
 
-    # What is opened.
-
     def _selected(self, keys: list[Any]) -> None:
-        new = [key for key in keys if key not in self._opened]
-        self._opened = keys
+        new = [key for key in keys if key not in self._selection]
+        self._selection = keys
         if new:
             self._open(new[-1])
         elif not keys:

@@ -92,7 +92,7 @@ class BackfillPanel(SendPanel):
         self.request.update_choices([*COLUMNS, *map(str, across)])
 
     def _read_series(self) -> None:
-        """Offer the backfills of the queue, newest first; the one that is shown stays."""
+        """Offer the backfills of the queue, newest first; keep the selected one."""
         name = self.context.name(self.queue or "")
         records = self.context.catalog.outbox.batches.find(**asdict(self.context.catalog.place(name)))
         found = [record for record in records if "backfill" in record.description]

@@ -32,10 +32,10 @@ from cloudtasks_nb.panels.widgets.table import Table
 __all__ = ["BatchActions", "BatchDetails", "BatchRows"]
 
 _TICK = 0.25  # seconds between two updates
-_RELAX = 20  # what was drawn or read is shown at least so many times longer than that took
-_MOST_ROWS = 10_000  # failed rows that are read
-_LISTED = 1_000  # ids that are written out in a line of Python
-_FEW = 10  # rows for which a click is enough
+_RELAX = 20  # pause at least this many times as long as the last update took
+_MOST_ROWS = 10_000  # most failed rows that are read
+_LISTED = 1_000  # most ids that a line of Python lists
+_FEW = 10  # most rows for which a click confirms, without typing
 
 _STATE_COLUMNS = (
     Column("state", kind="state", width="8.5em"),
@@ -119,7 +119,7 @@ class BatchDetails(widgets.VBox):
         return more_after
 
     def static_html(self) -> str:
-        """Return the batch as HTML; nothing if there is none."""
+        """Return the batch as HTML; empty if no batch is shown."""
         if self.batch is None:
             return ""
         periods = "" if self._squares is None else self._range.value + self._squares.picture()
@@ -240,7 +240,7 @@ class BatchActions:
         self._showing = threading.RLock()
         self.retry = self._button("Retry failed", self._ask_retry, "A new task for each row that failed")
         self.resend = self._button("Send again", self._ask_resend, "A new task for each selected row that is done")
-        self.resume = self._button("Resume", self._ask_resume, "Send what is unsent")
+        self.resume = self._button("Resume", self._ask_resume, "Send the unsent rows")
         self.cancel = self._button(
             "Cancel rest", self._ask_cancel, "Stop sending, and delete the tasks that are not done", style="danger"
         )
@@ -320,7 +320,7 @@ class BatchActions:
         progress = batch.progress()
         rows = counted(progress.unsent, "rows")
         question = Question(
-            title=f"Send what is left of batch {batch.id}?",
+            title=f"Send the remaining rows of batch {batch.id}?",
             scope=f"Creates {counted(progress.unsent, 'tasks')} in {batch.queue}, of {progress.total:,} rows.",
             verb=f"Send {rows}",
             line=f"{code}.resume()",
@@ -336,7 +336,7 @@ class BatchActions:
         question = Question(
             title=f"Cancel the rest of batch {batch.id}?",
             scope=f"{rows} of {progress.total:,} are not done: {progress.unsent:,} will not be sent, "
-            f"{counted(progress.pending, 'tasks')} in {batch.queue} will be deleted. Attempts that run go on.",
+            f"{counted(progress.pending, 'tasks')} in {batch.queue} will be deleted. Running attempts continue.",
             verb=f"Cancel {rows}",
             line=f"{code}.cancel()",
             typed=batch.id if left > _FEW else None,
@@ -410,7 +410,7 @@ class BatchRows(widgets.VBox):
         return None if key.startswith("row ") else key
 
     def html(self) -> str:
-        """Return the page that is shown."""
+        """Return the current page of the table."""
         return "" if self.table is None or self.layout.display == "none" else self._heading.value + self.table.html()
 
     def _make(self, columns: list[Column]) -> None:

@@ -71,7 +71,7 @@ class BatchesPanel(Panel):
         """Return the queue: the list is read again with each of its snapshots."""
         return {self.context.name(self.queue): None} if self.queue else {}
 
-    def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - a snapshot only means that there is news
+    def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - any snapshot means that batches may have changed
         """Read the list again."""
         self._stale = True
         if not self._reading:

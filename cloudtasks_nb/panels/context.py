@@ -1,4 +1,4 @@
-"""What panels get from the client: the connection, the queues with their verbs, and whether anything may be changed."""
+"""The part of a client that panels use: its connection, queues and batches, and whether they may change anything."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class QueueVerbs(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelContext:
-    """What all panels of one connection use."""
+    """The connection, queues and batches that a panel works with."""
 
     connection: Connection
     catalog: Catalog
     open_queue: Callable[[QueueName], QueueVerbs]  #: returns a queue by its full name
-    queues: Callable[[], pd.DataFrame]  #: lists the queues that are shown, as `tasks.queues()` does
+    queues: Callable[[], pd.DataFrame]  #: lists the queues to show, in a frame like that of `tasks.queues()`
     read_only: bool = False
 
     @classmethod
@@ -78,28 +78,28 @@ class PanelContext:
 
     @property
     def watcher(self) -> Watcher:
-        """The one watcher of the connection."""
+        """The connection's watcher."""
         return self.connection.watcher
 
     @property
     def local(self) -> bool:
-        """Whether it is an emulator."""
+        """Whether the connection is to an emulator."""
         return self.connection.endpoint.local
 
     @property
     def badge(self) -> str:
-        """LOCAL, or the project."""
+        """The text of the badge: LOCAL for an emulator, else the project."""
         return "LOCAL" if self.local else f"{self.connection.endpoint.project}"
 
     def name(self, queue: str) -> QueueName:
-        """Return the full name of a queue by its short (or full) one."""
+        """Return the full name of a queue from its short (or full) name."""
         return QueueName.parse(queue if "/" in queue else f"{self.connection.endpoint.parent()}/queues/{queue}")
 
     def queue(self, queue: str) -> QueueVerbs:
-        """Return the queue, with its verbs."""
+        """Return a queue by its short (or full) name."""
         return self.open_queue(self.name(queue))
 
     def line(self, queue: str, verb: str, *args: Any, **words: Any) -> str:
-        """Return the line of Python for a verb on a queue: ``tasks.queue("reports").update(rate=5)``."""
+        """Return the line of Python that calls a method of a queue: ``tasks.queue("reports").update(rate=5)``."""
         parts = [*map(quoted, args), *(f"{word}={quoted(value)}" for word, value in words.items())]
         return f"tasks.queue({quoted(queue)}).{verb}({', '.join(parts)})"

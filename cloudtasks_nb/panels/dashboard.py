@@ -20,7 +20,7 @@ from cloudtasks_nb.panels.tasks import TasksPanel
 
 __all__ = ["Dashboard"]
 
-#: Tabs besides the queues: title, class of the panel, and whether it only changes things.
+#: The tabs after the first: title, class of the panel, and whether a read-only dashboard leaves it out.
 _TABS: tuple[tuple[str, Callable[..., Panel], bool], ...] = (
     ("Tasks", TasksPanel, False),
     ("Fan out", FanOutPanel, True),
@@ -34,13 +34,13 @@ _NO_QUEUE = '<p class="ctn-quiet">There is no queue yet.</p>'
 
 
 class Dashboard(Panel):
-    """The panels as tabs, each made when it is first opened.
+    """Panels as tabs; each panel is made when its tab is first opened.
 
     Parameters
     ----------
     context : PanelContext
     only : QueueName, optional
-        Show this queue alone; all queues when left out.
+        Show only this queue; all queues when left out.
 
     Attributes
     ----------
@@ -62,19 +62,19 @@ class Dashboard(Panel):
         self.choice.tooltip = "The queue that the other tabs show"
         self.control(self.choice, lambda: self._choose(self.choice.value))
         self.tabs = widgets.Tab(children=self._boxes, titles=list(self._makers))
-        self.tabs.observe(lambda _: self.guarded(self._opened), "selected_index")
+        self.tabs.observe(lambda _: self.guarded(self._make_open_panel), "selected_index")
         self.fill(self.tabs, controls=() if only else (self.choice,))
         self.add_class("ctn-dashboard")
         self.tabs.selected_index = 0
-        self._opened()
+        self._make_open_panel()
 
     @property
     def current(self) -> Panel | None:
-        """The panel of the open tab; None when there is no queue for it."""
-        return self.parts.get(self._name())
+        """The panel of the open tab; None if it was not made, because there is no queue yet."""
+        return self.parts.get(self._open_title())
 
     def interval_changed(self) -> None:
-        """Set the same interval for all tabs; each tab shows itself when refreshing is off."""
+        """Set the same interval for all tabs; each tab shows in its own footer that refreshing is off."""
         self.footer.paused = ""
         for panel in self.parts.values():
             panel.every = self.every
@@ -84,18 +84,18 @@ class Dashboard(Panel):
         self.tabs.selected_index = list(self._makers).index(title)
 
     def assume_visible(self) -> None:
-        """Take the open tab as visible until a browser reports."""
+        """Assume that the open tab is visible until the browser reports."""
         super().assume_visible()
         if self.current is not None:
             self.current.assume_visible()
 
     def refresh(self) -> None:
-        """Read again what the open tab shows."""
+        """Reload the open tab."""
         if self.current is not None:
             self.current.refresh()
 
     def start_refresh(self) -> None:
-        """Start to refresh the open tab, which shows the errors."""
+        """Start to refresh the open tab; its own footer shows errors."""
         if self.current is not None:
             self.current.start_refresh()
 
@@ -114,21 +114,21 @@ class Dashboard(Panel):
         for panel in self.parts.values():
             if panel.queue is not None:
                 panel.set_queue(self.queue)
-        self._opened()
+        self._make_open_panel()
 
-    def _name(self) -> str:
+    def _open_title(self) -> str:
         return list(self._makers)[self.tabs.selected_index or 0]
 
-    def _opened(self) -> None:
-        """Make the panel of the open tab, if there is a queue for it."""
-        name = self._name()
+    def _make_open_panel(self) -> None:
+        """Make the panel of the open tab, unless it exists or there is no queue for it."""
+        name = self._open_title()
         if name in self.parts or name in self._making:
             return
         box, make = self._boxes[self.tabs.selected_index or 0], self._makers[name]
         if make != self._make_queues and self.queue is None:
             box.children[0].value = _NO_QUEUE
             return
-        self._making.add(name)  # its list of queues calls back while it is made
+        self._making.add(name)  # making the panel of queues calls `offer`, and through it this method
         try:
             panel = make() if make == self._make_queues else make(self.context, queue=self.queue, framed=False)
         finally:
@@ -148,7 +148,7 @@ class Dashboard(Panel):
         self.turn_to("Tasks")
 
     def offer(self, queues: Sequence[str]) -> None:
-        """Offer these queues."""
+        """Let the user choose from these queues; keep the chosen one if it is among them."""
         if tuple(queues) != self.choice.options:
             kept = self.queue if self.queue in queues else next(iter(queues), None)
             self.choice.options = tuple(queues)

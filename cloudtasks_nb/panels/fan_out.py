@@ -184,7 +184,7 @@ class SendPanel(Panel):
     def _submit(self, plan: Plan) -> None:
         batch = plan.submit()
         self._drop_plan()
-        note = self.footer.status  # for a batch that was there before: what was added
+        note = self.footer.status  # for an existing batch: what was added to it
         self.notify(note if batch.id in note else f"started batch {batch.id}", line=self._line)
         self.view.show(batch)
         self.submitted()
@@ -199,7 +199,7 @@ class FanOutPanel(SendPanel):
         self.source = SourceField(lambda: self.guarded(self._data_changed))
         self.control(self.source.upload, self.source.take)
         self.request = RequestForm(lambda: self.guarded(self.edited))
-        self.key = Picker("Key", "none chosen: what is sent tells rows apart", lambda: self.guarded(self.edited))
+        self.key = Picker("Key", "none chosen: the whole request identifies a row", lambda: self.guarded(self.edited))
         self.name = self.control(field(widgets.Text, "Name", "of the batch; may be left out"), self.edited)
         self.skip = self.control(
             field(widgets.Checkbox, "leave out bad rows and duplicates", indent=False), self.edited

@@ -1,4 +1,4 @@
-"""The base class of all panels: layout, buttons and their work, questions, errors, and updates from the watcher.
+"""The base class of all panels: layout, buttons, background work, questions, errors, and updates from the watcher.
 
 How to write one::
 
@@ -12,13 +12,13 @@ How to write one::
         def watched_queues(self):             # `apply` gets their snapshots while the panel is visible
             return {self.context.name("reports"): None}
 
-        def apply(self, snapshot):            # on the background loop: must be quick and must not wait
+        def apply(self, snapshot):            # on the background loop: must return quickly
             self.table.patch(...)
 
-        def refresh(self):                    # read again what is shown; may wait
+        def refresh(self):                    # reload the content; may wait
             self.table.load(self.context.queues())
 
-        def static_html(self):                # what an export shows
+        def static_html(self):                # the content of an export
             return self.table.html()
 
         def _pause(self):                     # a click, in a thread of its own: may wait, may raise
@@ -26,8 +26,8 @@ How to write one::
             self.notify("paused reports", line=self.context.line("reports", "pause"))
 
 - A click runs `work` in a thread of its own, one at a time for a panel; the panel's buttons are disabled meanwhile.
-  Notes and progress of the verbs are shown in the footer. With ``quick=True`` the work runs in the thread of the click:
-  only for work that changes the screen or asks a question with `ask`.
+  Notes and progress of the client's methods are shown in the footer. ``quick=True`` runs the work in the thread of the
+  click: only for work that changes the screen or asks a question with `ask`.
 - Every exception is shown in the footer: from `button` and `control` callbacks, from `apply`, from `spawn`, from
   attached tables. Code that is called in another way goes through `guarded`.
 - A button that changes anything has ``changes=True`` and is laid out by `row`: `read_only` leaves it out and blocks it.
@@ -61,24 +61,24 @@ __all__ = ["INTERVALS", "WIDE", "Panel", "close_all"]
 
 T = TypeVar("T", bound=widgets.Widget)
 
-#: Layout of a field that takes the space left in its row.
+#: Layout of a field that fills the remaining width of its row.
 WIDE = {"width": "auto", "flex": "1 1 12em"}
-#: Seconds between two refreshes, as offered; 0 is off.
+#: Choices of the seconds between two refreshes; 0 is off.
 INTERVALS = (("off", 0.0), ("1 s", 1.0), ("2 s", 2.0), ("5 s", 5.0), ("10 s", 10.0), ("30 s", 30.0))
 _LOCAL_INTERVAL, _GOOGLE_INTERVAL = 2.0, 5.0
 
 
 @dataclass(slots=True, kw_only=True)
 class _Action:
-    """What a button does."""
+    """The work of a button, and when it is allowed."""
 
     work: Callable[[], object]
     changes: bool
     quick: bool
-    enabled: bool = True  #: while the panel is not busy
+    enabled: bool = True  #: whether it can be clicked while the panel is not busy
 
 
-class _AllOrNothing(type(widgets.VBox)):  # type: ignore[misc]  # ipywidgets has no types, its metaclass neither
+class _AllOrNothing(type(widgets.VBox)):  # type: ignore[misc]  # neither ipywidgets nor its metaclass has types
     """The metaclass of panels: a constructor that raises leaves no widget open."""
 
     def __call__(cls, *args: Any, **words: Any) -> Any:
@@ -92,27 +92,27 @@ class _AllOrNothing(type(widgets.VBox)):  # type: ignore[misc]  # ipywidgets has
 
 
 class Panel(widgets.VBox, metaclass=_AllOrNothing):
-    """One panel; `refresh()` reads again what it shows, `close()` ends it.
+    """A panel; `refresh()` reloads its content, `close()` ends it.
 
     Parameters
     ----------
     context : PanelContext
         The connection, and whether anything may be changed.
     title : str
-        Shown in its header.
+        Title in the header.
     queue : str, optional
-        Short id of the queue that it shows.
+        Short id of the queue that the panel shows.
     framed : bool
-        False: it is a part of a larger panel, which has header, interval and refresh button for it.
+        False: without header, interval and refresh button, as a part of a larger panel that has them.
 
     Attributes
     ----------
     footer : Footer
-        Status, error, line of Python, age.
+        Shows the status, errors, the equivalent Python code, and the age of the content.
     prompt : Prompt
-        The question that is asked, if any.
+        Asks questions before work that cannot be undone.
     stopping : threading.Event
-        Set when the present work shall stop; long `work` checks it between its steps.
+        Set when the current work should stop; long `work` checks it between its steps.
     """
 
     def __init__(self, context: PanelContext, title: str, *, queue: str | None = None, framed: bool = True) -> None:
@@ -144,38 +144,38 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self.prompt.on_change = lambda title: setattr(self.footer, "question", title)
         self.footer.on_visible = self._visibility_changed
 
-    # What a derived panel overrides.
+    # Methods that derived panels override.
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
-        """Return the queues to watch; for each when its log is read from (microseconds since 1970), or None."""
+        """Return the queues to watch, each with the time from which to read its log (microseconds; None: no log)."""
         return {}
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Show a snapshot of a watched queue. Runs on the background loop: must be quick and must not wait."""
+        """Show a snapshot of a watched queue. Runs on the background loop, so it must return quickly."""
 
     def became_visible(self) -> None:
-        """Update what is only updated while the panel is visible; must not wait: use `spawn`."""
+        """Update the content after the panel became visible. Must not wait: use `spawn`."""
 
     def queue_changed(self) -> None:
-        """Show the new `self.queue`; must not wait: use `spawn`."""
+        """Show the new `self.queue`. Must not wait: use `spawn`."""
 
     def interval_changed(self) -> None:
         """React to a new value of `every`."""
 
     def refresh(self) -> None:
-        """Read again what is shown."""
+        """Reload the content."""
         self.poll_now()
 
     def static_html(self) -> str:
-        """Return what is shown as HTML that needs no kernel; everything escaped."""
+        """Return the content as HTML that needs no kernel; all values are escaped."""
         return ""
 
     # Layout.
 
     def fill(self, *parts: widgets.Widget, controls: tuple[widgets.Widget, ...] = ()) -> None:
-        """Lay the panel out: its parts from top to bottom; `controls` stand in the header.
+        """Lay the panel out: its parts from top to bottom, `controls` in the header.
 
-        Questions are asked where `self.prompt` stands among the parts, best below the buttons that ask; else last.
+        Put `self.prompt`, which shows the questions, below the buttons that ask; without it in `parts` it comes last.
         """
         head = [self._header(controls)] if self._framed else []
         prompt = [] if self.prompt in parts else [self.prompt]
@@ -187,7 +187,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         return table
 
     def row(self, *parts: widgets.Widget) -> widgets.HBox:
-        """Put widgets side by side, without buttons that change anything if that is not allowed."""
+        """Put widgets side by side; in a read-only panel without the buttons that change anything."""
         hidden = {button for button, action in self._actions.items() if action.changes and self.context.read_only}
         return widgets.HBox([part for part in parts if part not in hidden]).add_class("ctn-row")
 
@@ -201,7 +201,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         style: str = "",
         quick: bool = False,
     ) -> widgets.Button:
-        """Make a button that does `work`.
+        """Make a button that runs `work`.
 
         Parameters
         ----------
@@ -209,7 +209,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         work : callable
             Runs in a thread of its own; an exception is shown.
         changes : bool
-            Whether it changes anything that lasts: `read_only` leaves such buttons out and blocks them.
+            Whether it changes queues, tasks or batches: a read-only panel leaves such buttons out and blocks them.
         tip : str, optional
             Tooltip.
         style : {"", "primary", "danger"}
@@ -222,24 +222,24 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         return made
 
     def stop_button(self) -> widgets.Button:
-        """Return the button that is visible while work runs, and sets `stopping`."""
+        """Return the button that sets `stopping`; it is visible only while work runs."""
         return self._stop
 
     def control(self, widget: T, changed: Callable[[], object]) -> T:
-        """Call `changed` when the value of a field changes, in the thread of the change; show its exceptions."""
+        """Call `changed` when the value of a field changes; show its exceptions."""
         widget.observe(lambda _: self.guarded(changed), "value")
         return widget
 
     def enable(self, button: widgets.Button, yes: bool) -> None:  # noqa: FBT001 - enable(button, bool(keys)) reads well
         """Set whether a button can be clicked while no work runs."""
-        with self._enabling:  # an older result of another thread must not be written after this
+        with self._enabling:  # so that another thread cannot overwrite this with an older result
             self._actions[button].enabled = yes
             button.disabled = self.footer.busy or not yes
 
     # Messages.
 
     def notify(self, status: str, *, line: str | None = None) -> None:
-        """Show what was done, and the line of Python that does the same."""
+        """Show a status, and the equivalent line of Python."""
         self.footer.status = status
         if line is not None:
             self.footer.line = line
@@ -255,34 +255,34 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self._at_close.append(work)
 
     def guarded(self, work: Callable[..., object], *args: Any) -> None:
-        """Call a function, and show its exception."""
+        """Call a function; show the exception if it raises one."""
         try:
             work(*args)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it
+        except Exception as error:  # noqa: BLE001 - the user must see every error
             self.fail(error)
 
     def ask(self, question: Question, work: Callable[[], object]) -> None:
-        """Ask a question, and do `work`, which changes something, after the answer is yes."""
+        """Ask a question, and run `work`, which changes something, if it is confirmed."""
         self.check_changes()
         self.prompt.show(question, lambda: self.start(work, changes=True))
 
     def start(self, work: Callable[[], object], *, changes: bool) -> None:
-        """Do `work` in a thread of its own, with the buttons disabled; one at a time."""
+        """Run `work` in a thread of its own, with the buttons disabled; does nothing if other work runs."""
         if changes:
             self.check_changes()
         if not self._busy.acquire(blocking=False):
-            self.footer.status = "still busy with what was clicked before"
+            self.footer.status = "busy: wait until the previous action has ended"
             return
         self.footer.alert = {}
         self.stopping.clear()
         self._set_busy(on=True)
         done: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._pending.add(done)
-        done.set_running_or_notify_cancel()  # nobody can cancel a thread
+        done.set_running_or_notify_cancel()  # a thread cannot be cancelled
         threading.Thread(target=self._work, args=(work, done), name=f"cloudtasks-nb {self.title}", daemon=True).start()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run a coroutine on the background loop; show its exception."""
+        """Run a coroutine on the background loop; show the exception if it raises one."""
         future = _loop.submit(work)
         self._pending.add(future)
         future.add_done_callback(self._spawned)
@@ -293,18 +293,18 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
             raise InvalidInputError("this panel is read-only", hint="open it without read_only=True to change anything")
 
     def settle(self, timeout: float = 60.0) -> None:
-        """Wait until all work that was started here has ended."""
+        """Wait until all work that the panel has started has ended."""
         deadline = time.monotonic() + timeout
         while self._pending:
             concurrent.futures.wait(list(self._pending), timeout=max(0.0, deadline - time.monotonic()))
             if self._pending and time.monotonic() > deadline:
-                raise TimeoutError(f"{self.title} is still at work after {timeout:g} s")
+                raise TimeoutError(f"work of {self.title} has not ended after {timeout:g} s")
 
     # Updates.
 
     @property
     def live(self) -> bool:
-        """Whether it is refreshed: it is visible, and refreshing is not off."""
+        """Whether the panel is refreshed: it is visible, and refreshing is not off."""
         return not self._closed and self.footer.visible and self._every > 0
 
     @property
@@ -314,8 +314,8 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
 
     @every.setter
     def every(self, seconds: float) -> None:
-        if seconds and not 1 <= seconds <= 30:  # noqa: PLR2004 - as the message says
-            raise InvalidInputError(f"every={seconds!r} is not 1 to 30 seconds", hint="0 is off")
+        if seconds and not 1 <= seconds <= 30:  # noqa: PLR2004 - the limits are in the message
+            raise InvalidInputError(f"every={seconds!r} is not 1 to 30 seconds", hint="use 0 to switch refreshing off")
         self._every = float(seconds)
         self._show_interval()
         self.footer.paused = "" if seconds else "refreshing is off"
@@ -332,12 +332,12 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
             self.guarded(self.queue_changed)
 
     def poll_now(self) -> None:
-        """Make the watcher read the watched queues as soon as it can."""
+        """Make the watcher read the watched queues as soon as possible."""
         for queue in self.watched_queues():
             self.context.watcher.refresh(queue)
 
     def resubscribe(self) -> None:
-        """Watch what `watched_queues` returns now, if the panel is visible; call it when that has changed."""
+        """Watch the queues that `watched_queues` returns, if the panel is live; call this when they have changed."""
         with self._lock:
             wanted = dict(self.watched_queues()) if self.live else {}
             for queue, subscription in list(self._subscriptions.items()):
@@ -350,17 +350,17 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
                     )
 
     def assume_visible(self) -> None:
-        """Take the panel as visible until a browser reports: while a long cell runs, it cannot."""
+        """Assume that the panel is visible until the browser reports; while a cell runs, it cannot report."""
         if not self.footer.visibility_known:
             self.footer.set_visible(visible=True)
 
     def start_refresh(self) -> None:
-        """Start `refresh` in a thread of its own: what the Refresh button does."""
+        """Run `refresh` in a thread of its own, as the Refresh button does."""
         self.start(self.refresh, changes=False)
 
     def close(self) -> None:
-        """End it: nothing is watched any more, and the widgets disappear."""
-        if getattr(self, "_closed", True):  # also when it was never finished, or is collected
+        """Close the panel: end its subscriptions, and remove its widgets."""
+        if getattr(self, "_closed", True):  # no attribute: the constructor raised, or the panel is being collected
             return
         self._closed = True
         self.resubscribe()
@@ -369,14 +369,14 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         for future in list(self._pending):
             future.cancel()
         for part in (*self.children, *self._actions, self._stop, self.interval, self.layout):
-            close_all(part)  # also what was never laid out
+            close_all(part)  # also widgets that were never laid out
         super().close()
         # ipywidgets removes it from a closed widget, so that showing one would raise a TypeError.
         self.__dict__.pop("_repr_mimebundle_", None)
 
     def abandon(self) -> None:
-        """Close what was made of a panel whose constructor raised: ipywidgets would keep it for ever."""
-        with contextlib.suppress(AttributeError):  # parts that were not made yet
+        """Close the widgets of a panel whose constructor raised: ipywidgets would keep them for ever."""
+        with contextlib.suppress(AttributeError):  # attributes that were not set yet
             self.close()
         for part in list(_parts(self, {})):
             if part is not self:
@@ -397,7 +397,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
 
     def _header(self, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
         self.control(self.interval, self._choose_interval)
-        tip = "Read again what is shown"
+        tip = "Reload the content"
         refresh = self.button("Refresh", self.start_refresh, changes=False, quick=True, tip=tip)
         kind = "local" if self.context.local else "google"
         badges = _badge(self.context.badge, kind) + (_badge("read-only") if self.context.read_only else "")
@@ -406,10 +406,10 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         return widgets.HBox([title, tools]).add_class("ctn-header")
 
     def _show_interval(self) -> None:
-        """Show the present interval as chosen, also one that was not offered."""
+        """Select the current interval in the dropdown; add it if it is not an option."""
         dropdown, every = self.interval, self._every
         if every not in dict(dropdown.options).values():
-            dropdown.options = (*INTERVALS, (f"{every:g} s", every))  # which chooses the first
+            dropdown.options = (*INTERVALS, (f"{every:g} s", every))  # this selects the first option
             self._every = every
         dropdown.value = every
 
@@ -424,7 +424,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         if snapshot.queue not in self._subscriptions:
-            return  # a queue that was watched before
+            return  # a snapshot of a queue that is no longer watched
         self.footer.warning = "; ".join(_one_line(error) for error in snapshot.errors)
         self.guarded(self.apply, snapshot)
         if not snapshot.errors:
@@ -443,7 +443,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         try:
             with redirect(Output(message=self.notify, progress=self._show_progress)):
                 work()
-        except BaseException as error:  # noqa: BLE001 - nobody else sees an exception of a thread
+        except BaseException as error:  # noqa: BLE001 - an exception in a thread would be lost
             self.fail(error)
         finally:
             self._set_busy(on=False)
@@ -459,7 +459,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
             for button, action in self._actions.items():
                 button.disabled = on or not action.enabled
             self._stop.layout.display = None if on else "none"
-            self.footer.busy = on  # last: the browser then gives the focus back to a button that can have it
+            self.footer.busy = on  # last: the browser then returns the focus to a button, which must be enabled
 
     def _spawned(self, future: concurrent.futures.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
@@ -469,14 +469,16 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
 
 
 def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[widgets.Widget]:
-    """Find all widgets in the attributes of a widget or of an object of this package, also what was never laid out."""
+    """Find all widgets in the attributes of a widget or an object of this package, also those never laid out."""
     if id(thing) in seen:
         return
     seen[id(thing)] = thing
     inside: list[Any] = []
     if isinstance(thing, widgets.Widget):
         yield thing
-        inside = list(vars(thing).values())  # its traits are among them, without making those that do not exist yet
+        inside = list(
+            vars(thing).values()
+        )  # with its traits that have a value; reading the others would create widgets
     elif isinstance(thing, Mapping):
         inside = [*thing.keys(), *thing.values()]
     elif isinstance(thing, list | tuple | set | frozenset):
@@ -488,7 +490,7 @@ def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[widgets.Widget]:
 
 
 def close_all(widget: widgets.Widget) -> None:
-    """Close a widget and its parts, which ipywidgets keeps."""
+    """Close a widget and its parts: ipywidgets closes only the widget itself."""
     parts = (*getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None))
     for part in parts:
         if isinstance(part, widgets.Widget):

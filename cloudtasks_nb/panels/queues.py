@@ -39,24 +39,24 @@ _COLUMNS = (
     Column("max_concurrent", "At once", kind="count", width="6.5em"),
     Column("max_attempts", "Attempts", kind="count", width="7em"),
 )
-_KEPT = 120  # depths of each queue, for the sparkline
-_FRESH = 2.0  # seconds in which the list is not read again
+_KEPT = 120  # most depths of a queue in its sparkline
+_FRESH = 2.0  # seconds for which a panel that becomes visible does not list the queues again
 _STALE = 15.0  # seconds after which a snapshot makes the panel list the queues again
 
 
 class QueuesPanel(Panel):
-    """Queues of a connection, or one of them.
+    """The queues of a connection, or one queue.
 
     Parameters
     ----------
     context : PanelContext
     framed : bool
     on_open : callable, optional
-        Called with the short id of a queue that was opened, by Enter or double click.
+        Called with the short id of a queue that is opened by Enter or a double click.
     on_pick : callable, optional
-        Called with the short id of a queue when it alone is selected.
+        Called with the short id of a queue when it becomes the only selected one.
     on_queues : callable, optional
-        Called with the short ids of all queues when they have been read.
+        Called with the short ids of all queues after each listing.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class QueuesPanel(Panel):
                 key="queue",
                 page_size=20,
                 label="queues",
-                empty='No queues yet: tasks.queue("reports", create=True) makes one',
+                empty='No queues yet: tasks.queue("reports", create=True) creates one',
             )
         )
         self.table.on_open = on_open
@@ -88,7 +88,7 @@ class QueuesPanel(Panel):
         self.card = widgets.HTML()
         self.form = LimitsForm(lambda: self.guarded(self._preview))
         self._edited = ""  # the queue whose limits are in the form
-        self._over = widgets.HTML()
+        self._form_title = widgets.HTML()
         self._make_buttons()
         self.notify("", line="tasks.queues()")
         self._fill()
@@ -106,26 +106,26 @@ class QueuesPanel(Panel):
         self.cancel = button("Cancel", self._close_form, changes=True, quick=True)
 
     def _fill(self) -> None:
-        self.editor = widgets.VBox([self._over, self.form, self.row(self.save, self.cancel)]).add_class("ctn-card")
+        self.editor = widgets.VBox([self._form_title, self.form, self.row(self.save, self.cancel)]).add_class(
+            "ctn-card"
+        )
         self._close_form()
         tools = (
             [] if self.context.read_only else [self.row(self.pause, self.resume, self.edit, self.purge), self.editor]
         )
         self.fill(*tools, self.prompt, self.table, self.card)
 
-    # What is shown.
-
     def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queues on the page."""
         return {self.context.name(queue): None for queue in self.table.page_keys}
 
     def became_visible(self) -> None:
-        """List the queues, if that was not just done."""
+        """List the queues, unless that was done in the last two seconds."""
         if time.monotonic() > self._read + _FRESH:
             self.spawn(asyncio.to_thread(self.refresh))
 
     def refresh(self) -> None:
-        """List the queues with their figures."""
+        """List the queues with their settings and statistics."""
         self._read = time.monotonic()
         found = self.context.queues()
         for name in found.index:
@@ -137,7 +137,7 @@ class QueuesPanel(Panel):
             self._on_queues(found.index.tolist())
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Show one queue's figures."""
+        """Show the settings and statistics of one queue."""
         values = snapshot.values  # noqa: PD011 - a mapping, no frame
         if snapshot.gone:
             self.table.drop([snapshot.queue.queue])
@@ -156,7 +156,7 @@ class QueuesPanel(Panel):
         return self.table.html()
 
     def _remember(self, row: pd.DataFrame) -> None:
-        """Keep the figures of one queue."""
+        """Keep the values of one queue's row, and add its depth to the sparkline."""
         values: dict[Any, Any] = row.reset_index().iloc[0].to_dict()
         name = values["queue"]
         depth = None if is_missing(values["tasks"]) else float(values["tasks"])
@@ -184,7 +184,7 @@ class QueuesPanel(Panel):
         self.enable(self.purge, one is not None)
 
     def _picked(self) -> list[str]:
-        """Return the selected queues; a single queue need not be selected."""
+        """Return the selected queues; if there is only one queue, it counts as selected."""
         selected: list[str] = self.table.selected
         return self.table.page_keys if not selected and self.table.total == 1 else selected
 
@@ -193,8 +193,6 @@ class QueuesPanel(Panel):
         if len(picked) != 1:
             raise InvalidInputError(f"{len(picked)} queues are selected", hint="select one")
         return picked[0]
-
-    # What is done.
 
     def _pause(self) -> None:
         self._switch("pause", "paused")
@@ -219,8 +217,8 @@ class QueuesPanel(Panel):
         self.ask(
             Question(
                 title=f"Purge the queue {name}?",
-                scope=f"Deletes {many}: everything that is in {self.context.name(name)} at that moment, scheduled and "
-                "retrying tasks too. It cannot be undone.",
+                scope=f"Deletes {many}: everything in {self.context.name(name)} at that moment, including scheduled "
+                "and retrying tasks. This cannot be undone.",
                 verb=f"Purge {many}",
                 line=self.context.line(name, "purge"),
                 typed=name,
@@ -237,7 +235,7 @@ class QueuesPanel(Panel):
         name = self._one()
         self._edited = name
         self.form.show(self._values[name])
-        self._over.value = f"<h4>Limits of {html.escape(name)}</h4>"
+        self._form_title.value = f"<h4>Limits of {html.escape(name)}</h4>"
         self.editor.layout.display = None
         self.form.begin()
 
@@ -245,9 +243,9 @@ class QueuesPanel(Panel):
         self.editor.layout.display = "none"
 
     def _preview(self) -> None:
-        """Show what the form would change, while it is filled in."""
+        """Show the line of Python for the changes in the form, while it is edited."""
         changes = self.form.changes
-        self.footer.alert = {}  # about a value that was not complete yet
+        self.footer.alert = {}  # the last error was about a value that was still being typed
         if changes:
             self.footer.line = self.context.line(self._edited, "update", **changes)
         self.enable(self.save, bool(changes))

@@ -51,7 +51,7 @@ class TasksPanel(Panel):
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
         super().__init__(context, f"Tasks of {queue}" if framed else "Tasks", queue=queue, framed=framed)
         self._listing = Listing(context.connection, context.name(queue))
-        self._ids: set[str] = set()  # what is loaded; changed under the lock
+        self._ids: set[str] = set()  # the loaded tasks; changed under the lock
         self._since = now_micros()
         self._depth: int | None = None
         self._lookup_running = False
@@ -83,8 +83,6 @@ class TasksPanel(Panel):
         self.load_more = self.button("Load more", self._load_more, changes=False, tip=f"Load {_PORTION:,} more tasks")
         self.load_all = self.button("Load all", self._load_all, changes=False, tip="Load all tasks; may take a while")
 
-    # What is shown.
-
     def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queue, with its log since the panel became visible."""
         return {self.context.name(self.queue): self._since} if self.queue else {}
@@ -102,7 +100,7 @@ class TasksPanel(Panel):
         self.table.select([])
         self.footer.line = self.context.line(self.queue or "", "tasks", _PORTION)
         if self.footer.busy:
-            self.stopping.set()  # `refresh` goes on with the new queue
+            self.stopping.set()  # `refresh` then continues with the new queue
         elif self.live:
             self.start(self.refresh, changes=False)
 
@@ -154,7 +152,7 @@ class TasksPanel(Panel):
             self._inspect(self._inspected, again=True)
 
     def static_html(self) -> str:
-        """Return the page that is shown."""
+        """Return the current page of the table."""
         return self.table.html()
 
     async def _look_up(self, queue: QueueName) -> None:

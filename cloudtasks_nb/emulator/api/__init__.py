@@ -1,4 +1,4 @@
 """The RPCs by their names: each takes a serialized request, and returns a serialized response or refuses the request.
 
-Knows the engine's parts and both versions of the API. Does not know whether a call came by gRPC or by HTTP.
+Uses the engine's parts and both versions of the API; the same for calls over gRPC and over HTTP.
 """

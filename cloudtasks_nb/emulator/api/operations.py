@@ -101,7 +101,7 @@ def load_operation(store: Store, name: str) -> bytes:
     Raises
     ------
     RefusedError
-        ``NOT_FOUND`` if there is none.
+        ``NOT_FOUND`` if it does not exist.
     """
     rows = store.database.read("SELECT wire FROM operations WHERE seq = ?", (store.contents.operations.get(name, 0),))
     if not rows:

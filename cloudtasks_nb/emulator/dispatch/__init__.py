@@ -1,4 +1,4 @@
 """Sends due tasks as HTTP requests and records the results.
 
-Knows the store, targets, tokens, and each queue's rate and concurrency limits. Does not know the calls of the API.
+Handles targets, tokens, and each queue's rate and concurrency limits; independent of the API's calls.
 """

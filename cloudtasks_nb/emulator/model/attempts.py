@@ -64,7 +64,7 @@ class AttemptResult:
 
 @dataclass(slots=True, kw_only=True)
 class Attempts:
-    """A task's attempts so far; instants are microseconds since 1970, 0 where there is none yet."""
+    """A task's attempts so far; instants are microseconds since 1970, 0 if not known yet."""
 
     due: int  #: when the next attempt is scheduled
     dispatches: int = 0  #: attempts sent, those in flight included

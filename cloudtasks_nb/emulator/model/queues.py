@@ -107,7 +107,7 @@ def check_duration(message: Any, field: str) -> None:
 
 
 def is_tombstone(micros: int) -> bool:
-    """Return whether a queue may keep the names of its tasks for so many microseconds."""
+    """Return whether a queue may keep the names of its tasks for this number of microseconds."""
     return HOUR <= micros <= 9 * DAY
 
 

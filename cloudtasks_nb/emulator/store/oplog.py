@@ -36,7 +36,7 @@ _MOST_CREATIONS = 100
 
 
 class LogRecord(NamedTuple):
-    """An entry of the log; instants are microseconds since 1970, 0 where there is none."""
+    """An entry of the log; instants are microseconds since 1970, 0 if not known."""
 
     seq: int  #: the instant, or the next free one after it: entries are in the order of time
     q: int  #: number of the queue

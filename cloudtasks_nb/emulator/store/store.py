@@ -97,7 +97,7 @@ class Store:
     # Settings
 
     def setting(self, key: str) -> bytes:
-        """Return a stored value; empty if there is none."""
+        """Return a stored value; empty if it does not exist."""
         return self.contents.settings.get(key, b"")
 
     def set_setting(self, key: str, value: bytes) -> None:
@@ -113,7 +113,7 @@ class Store:
         Raises
         ------
         RefusedError
-            ``NOT_FOUND`` if there is none, or if it is too new to be known.
+            ``NOT_FOUND`` if it does not exist, or is so new that it is not visible yet.
         """
         queue = self.contents.queues.get(name)
         if queue is None or queue.usable_at > self._clock.now():
@@ -158,7 +158,7 @@ class Store:
         Raises
         ------
         RefusedError
-            ``NOT_FOUND`` if there is none.
+            ``NOT_FOUND`` if it does not exist.
         """
         queue = self.contents.queues.pop(name, None)
         if queue is None:

@@ -12,12 +12,11 @@ from cloudtasks_nb.panels.widgets.charts import state_bar
 
 __all__ = ["batch_html"]
 
-
-_APART = "display:flex;flex-wrap:wrap;gap:0 16px;justify-content:space-between"
+_HEAD_STYLE = "display:flex;flex-wrap:wrap;gap:0 16px;justify-content:space-between"
 
 
 def batch_html(report: Report) -> str:
-    """Return a batch's state, everything escaped."""
+    """Return the card of a batch as HTML; all values are escaped."""
     progress, pace = report.progress, report.pace()
     name = f"{report.name} " if report.name and report.name != report.batch else ""
     share = 100 * progress.done / progress.total if progress.total else 100
@@ -30,7 +29,7 @@ def batch_html(report: Report) -> str:
     )
     lines = "".join(f"<div>{line}</div>" for line in _lines(report))
     ends = f"<span>{title}</span><span>{done}{html.escape(pace and f', {pace}')}</span>"
-    head = f'<div class="ctn-batch-head" style="{_APART}">{ends}</div>'
+    head = f'<div class="ctn-batch-head" style="{_HEAD_STYLE}">{ends}</div>'
     return f'<div class="ctn-batch">{head}{bar}{lines}</div>'
 
 

@@ -1,4 +1,4 @@
-"""The card of a queue: its depth over time, and its figures."""
+"""The card of a queue: a chart of its depth, its settings and its statistics."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def queue_card(values: Mapping[str, Any], depths: Sequence[float | None], *, now
     Parameters
     ----------
     values : mapping
-        A row of `tasks.queues()`, with its name under `queue`.
+        A row of `tasks.queues()`, with the name of the queue as `queue`.
     depths : sequence of float or None
-        Its depth so far, oldest first.
+        Its depths in the chart, oldest first.
     now : datetime
-        The present, in the time zone in which times are shown.
+        The current time, in the time zone in which times are shown.
     """
     name = values["queue"]
     chart = sparkline(depths, label=f"depth of {name}", width=220, height=44)

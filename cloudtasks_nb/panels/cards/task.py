@@ -1,4 +1,4 @@
-"""The card of a task: what it sends, and its attempts."""
+"""The card of a task: its request and its attempts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST_LIFE = 31 * 86_400 * 1_000_000  # microseconds: the service keeps a tas
 
 
 async def read_card(connection: Connection, queue: QueueName, task: str) -> str:
-    """Read a task and return its card; for one that has left its queue, the card shows what is in the log."""
+    """Read a task and return its card; if it is no longer in its queue, the card shows its log entries."""
     values: Mapping[str, Any] = {}
     try:
         values = await _read_task(connection, queue, task)

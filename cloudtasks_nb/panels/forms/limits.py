@@ -15,15 +15,15 @@ __all__ = ["LimitsForm"]
 _TITLES = {
     "rate": ("Dispatches a second", "at most 500"),
     "max_concurrent": ("Running at once", "at most 5,000"),
-    "max_attempts": ("Attempts a task", "-1 is unlimited"),
-    "max_retry_duration": ("Retry for at most", "0s is unlimited"),
+    "max_attempts": ("Attempts a task", "-1: unlimited"),
+    "max_retry_duration": ("Retry for at most", "0s: unlimited"),
     "min_backoff": ("Shortest wait", "0.1s"),
     "max_backoff": ("Longest wait", "1h"),
     "max_doublings": ("Doublings of the wait", "16"),
-    "log_sampling_ratio": ("Share that is logged", "1 logs all, 0 nothing"),
+    "log_sampling_ratio": ("Share that is logged", "1 logs all, 0 logs nothing"),
 }
-_WHOLE = ("max_concurrent", "max_attempts", "max_doublings")
-_NUMBERS = ("rate", "log_sampling_ratio")
+_INTEGERS = ("max_concurrent", "max_attempts", "max_doublings")
+_FLOATS = ("rate", "log_sampling_ratio")
 
 
 class LimitsForm(widgets.VBox):
@@ -32,64 +32,64 @@ class LimitsForm(widgets.VBox):
     Parameters
     ----------
     changed : callable
-        Called when what the form would change has changed.
+        Called when the text of a field changes.
     """
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self._before: dict[str, str] = {}
-        self.fields = {word: _field(word) for word in QUEUE_SETTINGS}
+        self.fields = {setting: _field(setting) for setting in QUEUE_SETTINGS}
         for field in self.fields.values():
             field.observe(lambda _: changed(), "value")
         super().__init__([widgets.HBox(list(self.fields.values())).add_class("ctn-form")])
 
     def show(self, values: Mapping[str, Any]) -> None:
         """Fill the fields with a row of `tasks.queues()`."""
-        self._before = {word: _text(word, values[word]) for word in QUEUE_SETTINGS}
-        for word, text in self._before.items():
-            self.fields[word].value = text
+        self._before = {setting: _text(setting, values[setting]) for setting in QUEUE_SETTINGS}
+        for setting, text in self._before.items():
+            self.fields[setting].value = text
 
     def begin(self) -> None:
-        """Put the focus into the first field."""
+        """Put the keyboard focus into the first field."""
         self.fields[QUEUE_SETTINGS[0]].focus()
 
-    def before(self, word: str) -> str:
-        """Return the text with which a field was filled."""
-        return self._before[word]
+    def before(self, setting: str) -> str:
+        """Return the text that `show` put into a field."""
+        return self._before[setting]
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The changed fields, as arguments of `queue.update`.
+        """The fields whose text was changed, as arguments of `queue.update`.
 
         Raises
         ------
         InvalidInputError
-            If a field is no number.
+            If the text of a field is not a number.
         """
-        texts = {word: field.value.strip() for word, field in self.fields.items()}
-        return {word: _value(word, text) for word, text in texts.items() if text != self._before.get(word)}
+        texts = {setting: field.value.strip() for setting, field in self.fields.items()}
+        return {setting: _value(setting, text) for setting, text in texts.items() if text != self._before.get(setting)}
 
 
-def _field(word: str) -> widgets.Text:
-    title, tip = _TITLES[word]
+def _field(setting: str) -> widgets.Text:
+    title, tip = _TITLES[setting]
     return widgets.Text(
         description=title,
         placeholder=tip,
-        tooltip=f"{word}: {tip}",
+        tooltip=f"{setting}: {tip}",
         continuous_update=True,
         layout={"width": "auto"},
         style={"description_width": "auto"},
     )
 
 
-def _text(word: str, value: Any) -> str:
-    return f"{value:g}" if word in _WHOLE or word in _NUMBERS else f"{value.total_seconds():g}s"
+def _text(setting: str, value: Any) -> str:
+    return f"{value:g}" if setting in _INTEGERS or setting in _FLOATS else f"{value.total_seconds():g}s"
 
 
-def _value(word: str, text: str) -> Any:
-    if word not in _WHOLE and word not in _NUMBERS:
-        return text  # a duration, which `update` reads
+def _value(setting: str, text: str) -> Any:
+    if setting not in _INTEGERS and setting not in _FLOATS:
+        return text  # a duration, which `update` parses
     try:
-        return int(text) if word in _WHOLE else float(text)
+        return int(text) if setting in _INTEGERS else float(text)
     except ValueError:
-        kind = "a whole number" if word in _WHOLE else "a number"
-        raise InvalidInputError(f'{_TITLES[word][0]}: "{text}" is not {kind}', resource=word) from None
+        kind = "a whole number" if setting in _INTEGERS else "a number"
+        raise InvalidInputError(f'{_TITLES[setting][0]}: "{text}" is not {kind}', resource=setting) from None

@@ -1,4 +1,4 @@
-"""What forms exchange with the notebook: its variables, and the Python source of what was filled in."""
+"""Exchange data between forms and the notebook: read its variables, write the input of a form as Python source."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def handlers() -> dict[str, Handler]:
 
 
 def variable(name: str) -> Any:
-    """Return the value of a variable; None if there is none."""
+    """Return the value of a variable; None if it does not exist."""
     return _visible().get(name)
 
 

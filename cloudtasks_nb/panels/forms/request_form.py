@@ -44,7 +44,7 @@ class RequestForm(widgets.VBox):
         self.body = Picker("Body", "none chosen: the whole row", changed)
         self.headers = field(widgets.Textarea, "Headers", "X-Team: data", continuous_update=False, rows=1)
         self.headers.tooltip = "One on a line, Name: value; columns in braces. Secret values are shown as dots"
-        self.signed = field(widgets.Text, "Signed as", "service account, if the URL wants a token")
+        self.signed = field(widgets.Text, "Signed as", "service account, if the URL requires a token")
         for part in (self.url, self.signed):
             part.observe(lambda _: changed(), "value")
         self.headers.observe(lambda _: self._headers_typed(), "value")
@@ -65,7 +65,7 @@ class RequestForm(widgets.VBox):
         Raises
         ------
         IncompleteError, InvalidInputError
-            If there is no URL, or a line is no header.
+            If the URL is missing, or a line is not a header.
         """
         text = self.url.value.strip()
         if not text:
@@ -96,7 +96,7 @@ class RequestForm(widgets.VBox):
         return found
 
     def _headers_typed(self) -> None:
-        """Keep secret values here and show dots instead: what is on the page may be saved with the notebook."""
+        """Keep secret values here and show dots instead: the page may be saved with the notebook."""
         try:
             found = _parse(self.headers.value)
         except InvalidInputError:

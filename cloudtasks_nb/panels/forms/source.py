@@ -15,16 +15,16 @@ from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, frames, q
 
 __all__ = ["SourceField"]
 
-_NONE = "no DataFrame in this notebook yet: make one, or upload a CSV file"
+_NONE = "no DataFrame in this notebook yet: create one, or upload a CSV file"
 
 
 class SourceField(widgets.HBox):
-    """Choose the data.
+    """A dropdown of the notebook's DataFrames, and a button that uploads a CSV file.
 
     Parameters
     ----------
     changed : callable
-        Called when other data are chosen, or the chosen ones have changed.
+        Called when other data are chosen, or the chosen data have changed.
     """
 
     def __init__(self, changed: Callable[[], object]) -> None:
@@ -46,17 +46,17 @@ class SourceField(widgets.HBox):
 
     @property
     def name(self) -> str:
-        """Name of the chosen variable or file; empty for none."""
+        """Name of the chosen variable or file; empty if none is chosen."""
         return self._names.get(self.choice.value, "")
 
     @property
     def data(self) -> Any:
-        """The DataFrame.
+        """The chosen DataFrame.
 
         Raises
         ------
         IncompleteError
-            If there is none.
+            If none is chosen.
         """
         found = self._all().get(self.name)
         if found is None:
@@ -65,7 +65,7 @@ class SourceField(widgets.HBox):
 
     @property
     def code(self) -> Code:
-        """The DataFrame as Python."""
+        """The Python expression for the chosen DataFrame."""
         return Code(f"pd.read_csv({quoted(self.name)})" if self.name in self._uploads else self.name or "df")
 
     @property
@@ -75,20 +75,20 @@ class SourceField(widgets.HBox):
         return [] if found is None else [str(column) for column in found.columns]
 
     def update_choices(self) -> None:
-        """Offer the present DataFrames and files; the choice stays if it is still there."""
+        """Offer the current DataFrames and files; keep the choice if it still exists."""
         kept = self.name
         found = self._all()
         self._names = {_label(name, frame): name for name, frame in found.items()}
         labels = list(self._names) or [_NONE]
         if tuple(labels) != self.choice.options:
-            self._updating = True  # setting the options chooses the first for a moment
+            self._updating = True  # setting the options selects the first; do not report that
             self.choice.options = labels
             self.choose(kept)
             self._updating = False
         self._notify()
 
     def choose(self, name: str) -> None:
-        """Choose by the name of a variable or file; nothing happens if there is none."""
+        """Choose a variable or file by its name; do nothing if it does not exist."""
         label = next((label for label, found in self._names.items() if found == name), None)
         if label is not None:
             self.choice.value = label
@@ -99,12 +99,12 @@ class SourceField(widgets.HBox):
         Raises
         ------
         InvalidInputError
-            If it is no CSV.
+            If it is not a CSV file.
         """
         if not self.upload.value:
             return
         (file,) = self.upload.value
-        self.upload.value = ()  # else a saved notebook would contain the file
+        self.upload.value = ()  # otherwise a saved notebook would contain the file
         try:
             found = pd.read_csv(io.BytesIO(bytes(file["content"])))
         except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
@@ -118,7 +118,7 @@ class SourceField(widgets.HBox):
         return dict(reversed((frames() | self._uploads).items()))
 
     def _notify(self) -> None:
-        """Call back if another frame is chosen than before."""
+        """Call `changed` if the chosen data are not those of the last call."""
         if self._updating:
             return
         found = self._all().get(self.name)

@@ -42,7 +42,7 @@ class Column:
     kind : {"text", "count", "time", "duration", "state", "json"}
         How a value becomes text. `state` is a word with a coloured dot.
     width : str, optional
-        CSS width; by kind when left out. Text and JSON columns without one share what is left.
+        CSS width; by kind when left out. Text and JSON columns without a width share the remaining space.
     align : {"left", "right"}, optional
         Right for counts and durations when left out.
     """

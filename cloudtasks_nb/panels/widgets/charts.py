@@ -80,7 +80,7 @@ def state_bar(counts: Mapping[str, int | None], *, label: str) -> str:
     counts : mapping
         State to count; a count of None is not known and not drawn.
     label : str
-        What is counted: ``"batch a91f03c2"``.
+        The subject: ``"batch a91f03c2"``.
     """
     states = [*_BAR_ORDER, *(state for state in counts if state not in _BAR_ORDER)]
     shown = [(state, count) for state in states if (count := counts.get(state))]
@@ -158,7 +158,7 @@ def calendar(squares: Iterable[Square], *, label: str) -> str:
     squares : iterable of Square
         The periods, in any order.
     label : str
-        What was backfilled.
+        The subject of the chart.
     """
     periods = sorted(squares, key=lambda square: square.start)
     rows, columns, places = _layout(periods)

@@ -160,7 +160,7 @@ class FooterView {
     this.card = card;
   }
 
-  /** Where the focus was there may be nothing any more that can have it: give it back, or to what is next to it. */
+  /** Restore the focus to the element that had it; if that cannot have it any more, to one next to it. */
   keepFocus() {
     const active = this.el.getRootNode().activeElement;
     const lost = !active || active === document.body || active.disabled || !active.offsetParent;

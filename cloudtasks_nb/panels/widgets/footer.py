@@ -1,4 +1,4 @@
-"""The footer of a panel: status, errors, the same as Python, and the age of what is shown."""
+"""The footer of a panel: status, errors, the equivalent Python code, and the age of the content."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Picker(anywidget.AnyWidget):
     Parameters
     ----------
     label, nothing : str
-        What is chosen, and what it means when none is chosen.
+        Label of the field, and the text to show while no column is chosen.
     changed : callable
         Called when the choice has changed.
 

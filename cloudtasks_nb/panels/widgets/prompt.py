@@ -33,7 +33,9 @@ class Prompt(widgets.VBox):
         self.no = widgets.Button(description="Cancel").add_class("ctn-cancel")
         self._question: Question | None = None
         self._done: Callable[[], object] = lambda: None
-        self.on_change: Callable[[str], object] = lambda _: None  #: called with the title, empty when it is over
+        self.on_change: Callable[[str], object] = lambda _: (
+            None
+        )  #: called with the title of the question; empty when the question is closed
         super().__init__([self.text, self.typed, widgets.HBox([self.yes, self.no]).add_class("ctn-row")])
         self.add_class("ctn-prompt")
         self.yes.on_click(lambda _: self._confirm())

@@ -56,7 +56,7 @@ class Rows:
     Parameters
     ----------
     columns : sequence of Column
-        What is shown.
+        The columns to show.
     key : str
         Column or index that names a row; its values as text are the rows' ids.
     """
@@ -239,17 +239,17 @@ def _same(old: pd.Series[Any], new: pd.Series[Any]) -> bool:
 
 
 def _texts(series: pd.Series[Any]) -> list[str]:
-    """Return values as the text that is searched and sorted by; empty where there is none."""
+    """Return values as the text that is searched and sorted by; empty where a value is missing."""
     if isinstance(series.dtype, pd.StringDtype):
         return cast("list[str]", series.fillna("").tolist())
     if isinstance(series.dtype, pd.CategoricalDtype):
-        words = [*map(str, series.cat.categories), ""]  # code -1, the last, is what is missing
+        words = [*map(str, series.cat.categories), ""]  # the code -1, for missing values, selects the last
         return [words[code] for code in series.cat.codes.tolist()]
     return ["" if is_missing(value) else json_text(value) for value in series.tolist()]
 
 
 def _ranks(series: pd.Series[Any]) -> npt.NDArray[np.float64]:
-    """Return numbers that sort as the values do; NaN where there is none."""
+    """Return numbers that sort as the values do; NaN where a value is missing."""
     missing = series.isna().to_numpy(dtype=bool)
     if isinstance(series.dtype, pd.CategoricalDtype):
         ranks = np.array(series.cat.codes, dtype=np.float64)

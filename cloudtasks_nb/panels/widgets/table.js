@@ -55,7 +55,7 @@ class TableView {
     this.model = model;
     this.setup = model.get("_setup");
     this.lines = new Map(); // key -> {tr, cells}, as long as the row is on the page
-    this.rows = []; // what is on the page, in order
+    this.rows = []; // rows of the page, in order
     this.moves = -1;
     this.waiting = false; // for another page, order or filter
     this.build(root);
@@ -160,7 +160,7 @@ class TableView {
     else if (anchor) this.scroller.scrollTop += anchor.tr.offsetTop - anchor.top;
     this.moves = page.moves;
     this.markSettled();
-    this.root.dataset.rev = this.tally.rev; // last: whoever waits for it finds everything drawn
+    this.root.dataset.rev = this.tally.rev; // last: a test that waits for it finds everything drawn
   }
 
   /** Whether Python has answered everything that was done here. */

@@ -36,7 +36,7 @@ class Table(anywidget.AnyWidget):
     Parameters
     ----------
     columns : sequence of Column
-        What is shown, from left to right.
+        The columns to show, from left to right.
     key : str
         Column or index that names a row. Its values must differ.
     page_size : int

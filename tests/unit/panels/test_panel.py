@@ -307,7 +307,7 @@ def test_waiting_has_an_end(panel: Sample) -> None:
     go = threading.Event()
     panel.work = lambda _: go.wait(30)
     panel.read.click()
-    with pytest.raises(TimeoutError, match="still at work"):
+    with pytest.raises(TimeoutError, match="has not ended"):
         panel.settle(timeout=0)
     go.set()
 

@@ -356,7 +356,7 @@ class Refreshing(google.auth.credentials.Credentials):
     ("error", "kind", "hint"),
     [
         (google.auth.exceptions.RefreshError("expired"), errors.CredentialsError, "application-default login"),
-        (google.auth.exceptions.TransportError("no route"), errors.EndpointError, "is there a network"),
+        (google.auth.exceptions.TransportError("no route"), errors.EndpointError, "check the network"),
     ],
 )
 def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.CloudTasksError], hint: str) -> None:
@@ -373,7 +373,7 @@ def test_credentials_go_to_google_only_over_tls(fake: Fakes) -> None:
     auth = Auth(credentials)
     with pytest.raises(errors.EndpointError) as caught:
         use(server.port, call("GetQueue", name=QUEUE), place={"local": False}, auth=auth, connect_timeout=0.2)
-    assert "is there a network" in (caught.value.hint or "")
+    assert "check the network" in (caught.value.hint or "")
     assert (credentials.refreshed, server.calls) == (1, [])
 
 
