@@ -130,7 +130,9 @@ def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise kind(f"the folder {folder} cannot be created: {error.strerror}", resource=str(folder), hint=hint) from error
+        raise kind(
+            f"the folder {folder} cannot be created: {error.strerror}", resource=str(folder), hint=hint
+        ) from error
     return folder
 
 

@@ -91,7 +91,7 @@ def test_one_work_at_a_time(panel: Sample) -> None:
     assert began.wait(30)
     busy = panel.footer.busy, panel.read.disabled, panel.write.disabled
     panel.read.click()
-    assert "still busy" in panel.footer.status
+    assert "busy: wait" in panel.footer.status
     go.set()
     panel.settle()
     assert busy == (True, True, True)
