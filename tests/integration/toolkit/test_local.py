@@ -138,7 +138,7 @@ def test_one_temporary_emulator_a_process() -> None:
     assert second.queue("q2", create=True).name == "projects/another/locations/eu/queues/q2"
     with ct.local() as third:
         assert third.queues().index.tolist() == ["q"]
-    assert "temporary: ends with this kernel" in second._repr_mimebundle_()["text/plain"]
+    assert "temporary: deleted when this kernel ends" in second._repr_mimebundle_()["text/plain"]
     second.close()
     ended(pid)
 

@@ -138,7 +138,7 @@ def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None
     [
         (UnavailableError("nobody answers", hint="start it"), {"text": "nobody answers", "hint": "start it"}),
         (ZeroDivisionError(), {"text": "ZeroDivisionError"}),
-        (CloudTasksError(), {"text": "Something went wrong with Cloud Tasks."}),
+        (CloudTasksError(), {"text": "A call of Cloud Tasks or of this package failed."}),
     ],
 )
 def test_an_error_has_its_message_and_hint(panel: Sample, error: Exception, alert: dict[str, str]) -> None:
