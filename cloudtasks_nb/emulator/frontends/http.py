@@ -97,13 +97,13 @@ _CHECK_EVERY = 0.2
 class Leases:
     """Counts the open `GET /lease` requests; the operating system closes those of processes that died.
 
-        Parameters
-        ----------
-        stop : asyncio.Event
-            Set two seconds after the last lease was closed.
-        instance : str
-                The emulator's id; a header of the answer, so that clients can check which emulator has answered.
-        """
+    Parameters
+    ----------
+    stop : asyncio.Event
+        Set two seconds after the last lease was closed.
+    instance : str
+        The emulator's id; a header of the answer, so that clients can check which emulator has answered.
+    """
 
     def __init__(self, stop: asyncio.Event, instance: str) -> None:
         self._headers = {"Content-Type": "text/plain", "X-Instance": instance}
