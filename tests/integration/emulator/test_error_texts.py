@@ -178,6 +178,8 @@ TASKS: list[tuple[str, dict[str, Any], type[GoogleAPICallError], str]] = [
     ("get_task", {"name": f"{QUEUE}/tasks/dead"}, NotFound, TASK_WAS),
     ("delete_task", {"name": f"{QUEUE}/tasks/none"}, NotFound, NO_ENTITY),
     ("run_task", {"name": f"{QUEUE}/tasks/none"}, NotFound, NO_ENTITY),
+    *((rpc, {"name": f"{QUEUE}/tasks/dead"}, NotFound, TASK_WAS) for rpc in ("delete_task", "run_task")),
+    ("list_tasks", {"parent": MISSING}, NotFound, NO_QUEUE),
 ]
 
 
@@ -215,19 +217,6 @@ def test_a_bad_name_comes_with_a_link(
         getattr(client, rpc)(message)
     (help_,) = caught.value.details
     assert [(one.description, one.url) for one in help_.links] == [(description, link)]
-
-
-@pytest.mark.parametrize("rpc", ["delete_task", "run_task"])
-def test_a_finished_task_cannot_be_deleted_or_run(client: tasks_v2.CloudTasksClient, rpc: str) -> None:
-    """Delete and Run of a finished task are NOT_FOUND."""
-    with pytest.raises(NotFound):
-        getattr(client, rpc)(name=f"{QUEUE}/tasks/dead")
-
-
-def test_list_tasks_of_a_missing_queue(client: tasks_v2.CloudTasksClient) -> None:
-    """ListTasks of a queue that is not there is NOT_FOUND."""
-    with pytest.raises(NotFound):
-        client.list_tasks(parent=MISSING)
 
 
 @pytest.mark.parametrize("timeout", [None, 20, 30])

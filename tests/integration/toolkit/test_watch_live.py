@@ -112,15 +112,6 @@ def test_a_slow_log(start_emulator: StartEmulator, target: Target) -> None:
     assert [(entry.task, entry.status) for entry in heard.entries] == [("t", "OK")]
 
 
-def test_a_queue_that_goes(tasks: ct.Client, queue: ct.Queue, listen: Listen) -> None:
-    """Its end is a fact of the snapshot, and the watching goes on."""
-    heard = listen(queue)
-    heard.until(lambda snapshot: not snapshot.gone)
-    queue.delete()
-    heard.until(lambda snapshot: snapshot.gone)
-    heard.until(lambda snapshot: snapshot.gone)
-
-
 def test_an_emulator_that_dies(start_emulator: StartEmulator) -> None:
     """Snapshots go on and tell the trouble."""
     emulator = start_emulator()

@@ -351,15 +351,6 @@ def test_expired_names_leave_the_file(store: Store, clock: Clock) -> None:
     assert (queue.tombstones, store.database.read("SELECT * FROM tombs")) == ({}, [])
 
 
-def test_settings_are_kept(make_store: MakeStore) -> None:
-    """What is stored under a key is there after a restart."""
-    store = make_store()
-    store.set_setting("iam/q", b"policy")
-    commit(store)
-    store = make_store()
-    assert (store.setting("iam/q"), store.setting("other")) == (b"policy", b"")
-
-
 def test_database_copies_and_erases(tmp_path: Path) -> None:
     """A saved database can be loaded into another one; an erased one is empty; a closed one has written everything."""
     with TaskDatabase(tmp_path / "a", durable=True) as database:
