@@ -65,17 +65,3 @@ def test_resumed_two_days_later(start_emulator: StartEmulator, target: Target, m
         assert progress.succeeded == len(ROWS) or ran
     rows = sorted(one.body for one in target.received)
     assert len(rows) == len(set(rows)) == len(ROWS)
-
-
-def test_a_clock_that_is_set_back(start_emulator: StartEmulator, target: Target, move: Move) -> None:
-    """A batch that was sent while the clock ran two days ahead is done all the same, each row once."""
-    emulator = start_emulator()
-    move(TWO_DAYS)
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
-        queue = tasks.queue("back", create=True).pause()
-        batch = queue.fan_out(ROWS, url=target.url)
-        reached(batch, lambda progress: not progress.unsent)
-        move(0.0)
-        queue.resume()
-        assert batch.wait("60s").succeeded == len(ROWS)
-    assert len(target.received) == len(ROWS)

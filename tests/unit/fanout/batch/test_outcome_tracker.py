@@ -263,25 +263,12 @@ def test_a_late_entry_corrects_what_was_thought_gone(world: World) -> None:
     assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
 
 
-def test_while_nothing_of_the_log_was_seen_it_may_be_a_minute_late(world: World) -> None:
-    """A log that is half a minute late makes no row gone."""
-    tracker = new(world)
-    for _ in range(2):
-        apply(tracker, world, snapshot(values={"tasks": 0}, log_until=world.micros()))
-        search(tracker)
-        assert world.counts() == {"sent": 5}
-        world.clock.advance(30)
-    world.clock.advance(5)
-    apply(tracker, world, snapshot(values={"tasks": 0}, log_until=world.micros()))
-    search(tracker)
-    assert world.counts() == {"gone": 5}
-
-
-def test_a_clock_that_is_set_back_keeps_no_row_waiting(world: World) -> None:
-    """Rows that were missing when the clock was put right by two days are gone a little later, not in two days."""
+@pytest.mark.parametrize("steps", [(30, 35), (-172_800, 30, 35)], ids=["late log", "clock set back by two days"])
+def test_rows_that_left_are_gone_after_a_minute_without_a_log_entry(world: World, steps: tuple[int, ...]) -> None:
+    """A log that is half a minute late makes no row gone, and a clock that is set back keeps no row waiting."""
     world.clock.advance(172_800)
     tracker = new(world)
-    for step in (-172_800, 30, 35):
+    for step in steps:
         apply(tracker, world, snapshot(values={"tasks": 0}, log_until=world.micros()))
         search(tracker)
         assert world.counts() == {"sent": 5}

@@ -62,13 +62,6 @@ def test_what_is_shown_of_added_rows_is_of_their_own_chunk(outbox: Outbox) -> No
     assert [int(shown[index]) for index in last.indexes] == list(last.rows) == list(range(50, 60))
 
 
-def test_attaching_says_what_is_left_as_it_is(outbox: Outbox) -> None:
-    """The caller hears in which states the known rows are."""
-    first = spool(outbox, chunks(range(10)))
-    outbox.requests.cancel(first.batch)
-    assert spool(outbox, chunks(range(10))).left == {State.CANCELLED: 10}
-
-
 def test_a_batch_that_has_grown_still_knows_its_first_cell(outbox: Outbox) -> None:
     """The first, shorter frame attaches to its batch, and hears only of its own rows."""
     first = spool(outbox, chunks(range(10)))

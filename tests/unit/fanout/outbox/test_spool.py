@@ -54,16 +54,6 @@ def test_duplicates_are_found_in_one_pass(outbox: Outbox, errors: Literal["raise
     assert work(8_000) < 16 * work(1_000)
 
 
-def test_nothing_is_seen_before_commit(outbox: Outbox) -> None:
-    """While a plan goes on, no batch is listed, also after thousands of rows."""
-    with outbox.spool(BatchSpec(place=PLACE, recipe=b"r")) as spooling:
-        for part in chunks(range(6_000)):
-            spooling.add(part)
-        assert outbox.batches.find() == []
-        spooling.commit()
-    assert len(outbox.batches.find()) == 1
-
-
 def test_a_plan_that_raises_leaves_nothing(outbox: Outbox) -> None:
     """A bad row in the middle of the plan leaves the outbox as it was."""
 

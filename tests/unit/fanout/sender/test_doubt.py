@@ -181,21 +181,21 @@ def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: s
 # Cancel
 
 
-def test_cancel_stops_a_sender_before_its_next_request(outbox: Outbox) -> None:
-    """What is in flight is answered, what is not is cancelled, and nothing is in between."""
+@pytest.mark.parametrize(("batching", "stop", "most"), [(True, 10, 4_000), (False, 150, 300)])
+def test_cancel_stops_a_sender_before_its_next_request(outbox: Outbox, *, batching: bool, stop: int, most: int) -> None:
+    """What is in flight is answered, what is not is cancelled, and nothing is in between; also one by one."""
     batch = spool(outbox, chunks(range(5_000))).batch
 
     def cancel(rpc: str, number: int) -> None:
-        if number == 10:
+        if number == stop and (batching or rpc == "CreateTask"):
             outbox.requests.cancel(batch)
 
-    service = Service(before=cancel)
+    service = Service(batching=batching, before=cancel)
     run_send(outbox, batch, service, FakeClock())
     counts = outbox.batches.counts(batch)
-    assert counts[State.SENT] == len(service.created) < 4_000
+    assert counts[State.SENT] == len(service.created) < most
     assert counts[State.SENT] + counts[State.CANCELLED] == 5_000
-    sent = set(all_rows(outbox, batch, "tasks", states={State.SENT}))
-    assert sent == set(service.created)
+    assert set(all_rows(outbox, batch, "tasks", states={State.SENT})) == set(service.created)
 
 
 def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
@@ -227,18 +227,3 @@ def test_what_a_killed_sender_left_of_a_cancelled_batch_is_found_out(outbox: Out
     assert service.calls == {"GetTask": 100}
     counts = outbox.batches.counts(batch)
     assert (counts[State.SENT], counts[State.GONE], counts[State.CANCELLED]) == (60, 40, 150)
-
-
-def test_cancel_reaches_rows_that_are_sent_one_by_one(outbox: Outbox) -> None:
-    """Also without batch calls the flag is read before each request."""
-    batch = spool(outbox, chunks(range(1_000))).batch
-
-    def cancel(rpc: str, number: int) -> None:
-        if rpc == "CreateTask" and number == 150:
-            outbox.requests.cancel(batch)
-
-    service = Service(batching=False, before=cancel)
-    run_send(outbox, batch, service, FakeClock())
-    counts = outbox.batches.counts(batch)
-    assert counts[State.SENT] == len(service.created) < 300
-    assert counts[State.SENT] + counts[State.CANCELLED] == 1_000
