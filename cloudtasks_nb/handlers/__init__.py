@@ -1,4 +1,4 @@
-"""Functions as targets of tasks: `serve` runs one on this machine, `app` makes one a WSGI application for Cloud Run.
+"""Functions as targets of tasks: `serve` serves one on this machine, `app` makes a WSGI application of one.
 
 Both call the function through `call` and check tokens through `verify`. `serving` finds or makes the `Handler` of a
 function, which has an `address`, a `server`, `workers` and the `history` of its calls; `wsgi` needs none of them.

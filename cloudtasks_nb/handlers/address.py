@@ -66,7 +66,7 @@ def derive_address(home: Path, name: str) -> Address:
 
 
 def name_from_url(home: Path, url: str) -> str | None:
-    """Return the name that has this URL as its lasting address; None: no name of this home has.
+    """Return the name that has this URL as its lasting address; None if no name of this home has it.
 
     Raises
     ------

@@ -37,9 +37,9 @@ def serve(
 ) -> Handler:
     """Serve a function as a target of tasks on this machine.
 
-    A task's JSON object reaches the function as keyword arguments, anything else as its one argument, an empty body
-    as none. When it returns, the task is done. When it raises, the kind of the exception becomes the status of the
-    answer: ValueError and TypeError 400, PermissionError 403, LookupError and FileNotFoundError 404,
+    A JSON object in a task's body becomes keyword arguments, an empty body no argument, and anything else the only
+    argument. When the function returns, the task is done. When it raises, the class of the exception determines the
+    status of the answer: ValueError and TypeError 400, PermissionError 403, LookupError and FileNotFoundError 404,
     NotImplementedError 501, TimeoutError 504, everything else 500.
 
     The URL follows from the name and is the same after a restart of the kernel, so that tasks which were queued before

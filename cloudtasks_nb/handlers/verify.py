@@ -25,11 +25,11 @@ _GOOGLE_ISSUERS = ("https://accounts.google.com", "accounts.google.com")
 _CLOCK_SKEW = 10  # seconds between the issuer's clock and ours
 _FETCH_TIMEOUT = 5.0
 _LIFETIME = 3600.0  # seconds for which certificates are kept; Google's own max-age is longer
-_PAUSE = 5.0  # seconds between two fetches that a failure, or a token with an unknown key, may cause
+_PAUSE = 5.0  # seconds before a new fetch after a failure or an unknown key
 
 
 class Certificates:
-    """A cache of an issuer's certificates: one thread fetches them, and only when they are old or lack a key.
+    """A cache of certificates: one thread at a time fetches them, and only if they have expired or lack a key.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Certificates:
         self._fetch = fetch or fetch_certificates
         self._clock = clock
         self._lock = threading.Lock()
-        self._fetched: dict[str, tuple[float, Mapping[str, str], str]] = {}  # when, certificates, error
+        self._fetched: dict[str, tuple[float, Mapping[str, str], str]] = {}  # by URL: time, certificates, error
 
     def get(self, url: str, key: str | None) -> Mapping[str, str]:
         """Return the certificates; they are fetched again if `key` is not among them, since keys are rotated.
@@ -53,7 +53,7 @@ class Certificates:
         Raises
         ------
         google.auth.exceptions.TransportError
-            If they cannot be fetched; again for a few seconds, so that callers do not wait for one timeout each.
+            If they cannot be fetched. The error is kept for a few seconds: not every caller waits for a timeout.
         """
         with self._lock:
             at, certificates, reason = self._fetched.get(url, (-math.inf, {}, ""))

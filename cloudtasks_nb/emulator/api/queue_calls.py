@@ -86,7 +86,7 @@ class QueueCalls(Service):
         if queue is None:
             _check_format(given.name)
             return await self._saved(self._store.create_queue(configured(given)))
-        self._store.configure(queue, updated(queue.message, given, paths, plain=self._is_v2))
+        self._store.configure(queue, updated(queue.message, given, paths, is_v2=self._is_v2))
         self._engine.dispatcher.wake([queue])
         return await self._saved(queue)
 

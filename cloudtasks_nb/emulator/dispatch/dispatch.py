@@ -100,7 +100,7 @@ class _QueueDispatch:
         return self._held_count() >= _MAX_HELD and self.count_held(live) >= _MAX_HELD
 
     def count_held(self, live: dict[str, int]) -> int:
-        """Drop held tasks that were deleted or purged meanwhile, and return how many are left."""
+        """Drop held tasks that have been deleted or purged, and return how many are left."""
         self.held = {
             address: kept
             for address, tasks in self.held.items()
@@ -171,7 +171,7 @@ class Dispatcher:
         self.wake(list(self._store.contents.by_number.values()))
 
     def run_now(self, queue: QueueState, task_id: str) -> None:
-        """Send a task now, whatever its due time and the queue's limits.
+        """Send a task now, regardless of its due time and of the queue's limits.
 
         Raises
         ------

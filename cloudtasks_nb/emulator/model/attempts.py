@@ -1,4 +1,4 @@
-"""A task's attempts: the result of each, the counts of all of them, and when the next one follows."""
+"""A task's attempts: the result of one, the counts of all, and the backoff before the next one."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Attempts:
     failures: int = 0  #: attempts that ended without success
     executions: int = 0  #: failures that count for the header `X-CloudTasks-TaskExecutionCount`
     first_dispatched: int = 0
-    scheduled: int = 0  #: of the last attempt, as the three that follow
+    scheduled: int = 0  #: of the last attempt, as all fields below
     dispatched: int = 0
     responded: int = 0
     code: int = 0
@@ -109,7 +109,7 @@ class Attempts:
 
     @property
     def message(self) -> str:
-        """The last attempt's status in the service's words."""
+        """The last attempt's status as the service's text."""
         return "" if self.code == _OK else f"{code_name(self.code)}({self.code}): HTTP status code {self.http_status}"
 
     def wire(self) -> bytes:
@@ -148,7 +148,7 @@ class RetryPolicy:
         The interval doubles `max_doublings` times and then grows by the last doubled interval, up to `max_backoff`.
         """
         if failures <= self.max_doublings + 1:
-            # Capped before the shift, because a thousand doublings are a huge number.
+            # The shift is limited, because a thousand doublings would be a huge number.
             interval = self.min_backoff << min(failures - 1, 64)
         else:
             interval = (self.min_backoff << min(self.max_doublings, 64)) * (failures - self.max_doublings)

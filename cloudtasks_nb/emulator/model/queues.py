@@ -41,7 +41,7 @@ _DEFAULT_RATE, _DEFAULT_CONCURRENT = 500.0, 1000
 _METHODS = range(8)
 _PORTS = range(65_536)
 _MAX_HEADERS = 80 * 1024
-_MAX_DURATION = 315_576_000_000  # seconds; more is no `google.protobuf.Duration`
+_MAX_DURATION = 315_576_000_000  # seconds; the largest valid `google.protobuf.Duration`
 _NANOS = 10**9
 _SHARED = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
 _ONLY_IN_BETA = ("task_ttl", "tombstone_ttl")
@@ -99,7 +99,7 @@ def check_duration(message: Any, field: str) -> None:
     Raises
     ------
     RefusedError
-        If it is longer than ten thousand years, or its nanoseconds are too many or of the other sign.
+        If it is longer than ten thousand years, or its nanoseconds are a second or more, or of the other sign.
     """
     seconds, nanos = message.seconds, message.nanos
     valid = abs(seconds) <= _MAX_DURATION and abs(nanos) < _NANOS and seconds * nanos >= 0
@@ -169,7 +169,7 @@ def to_v2(queue: Any) -> Any:
 
 
 def configured(given: Any) -> Any:
-    """Check the settings of a new v2beta3 queue and fill in the defaults that the service picks.
+    """Check the settings of a new v2beta3 queue and fill in the service's defaults.
 
     Raises
     ------
@@ -183,28 +183,28 @@ def configured(given: Any) -> Any:
             getattr(queue, field).CopyFrom(getattr(given, field))
     if not queue.retry_config.max_doublings:
         queue.retry_config.max_doublings = RetryPolicy().max_doublings
-    return _completed(queue)
+    return _with_defaults(queue)
 
 
-def updated(old: Any, given: Any, paths: Sequence[str], *, plain: bool = False) -> Any:
+def updated(old: Any, given: Any, paths: Sequence[str], *, is_v2: bool = False) -> Any:
     """Return `old` with the fields of `given` that the mask names.
 
     Parameters
     ----------
     old, given : Queue
-        Both of v2beta3.
+        Two v2beta3 queues.
     paths : sequence of str
-        The mask, of v2beta3; no path names all fields.
-    plain : bool
-        Whether `given` is from a client of v2: settings that v2 lacks or has as output only stay as they are.
+        The mask's paths of v2beta3; none stands for all fields.
+    is_v2 : bool
+        Whether `given` was a v2 queue; then settings that a v2 queue lacks, or has as output only, do not change.
 
     Raises
     ------
     RefusedError
         If a path or a setting is wrong.
     """
-    if plain:
-        given = _with_the_rest_of(old, given)
+    if is_v2:
+        given = _with_beta_settings_of(old, given)
     if not paths:
         fresh = configured(given)
         fresh.name, fresh.state, fresh.type_ = old.name, old.state, old.type_
@@ -214,7 +214,7 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, plain: bool = False) 
     mask = FieldMask(paths=paths)
     if not mask.IsValidForDescriptor(beta.Queue.DESCRIPTOR):
         raise invalid_argument("Invalid update mask.")
-    if plain:
+    if is_v2:
         paths = [path for path in paths if path != _BURST]
     settings = FieldMask(paths=[path for path in paths if path.split(".")[0] in _SETTINGS])
     queue = beta.Queue()
@@ -225,10 +225,10 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, plain: bool = False) 
         queue.rate_limits.max_burst_size = 0
     if "retry_config" in paths and not queue.retry_config.max_doublings:
         queue.retry_config.max_doublings = RetryPolicy().max_doublings
-    return _completed(queue)
+    return _with_defaults(queue)
 
 
-def _with_the_rest_of(old: Any, given: Any) -> Any:
+def _with_beta_settings_of(old: Any, given: Any) -> Any:
     queue = beta.Queue()
     queue.CopyFrom(given)
     for field in _ONLY_IN_BETA:
@@ -246,7 +246,7 @@ def _copy(source: Any, target: Any) -> None:
             getattr(target, field).SetInParent()
 
 
-def _completed(queue: Any) -> Any:
+def _with_defaults(queue: Any) -> Any:
     _check(queue)
     limits, retry, default = queue.rate_limits, queue.retry_config, RetryPolicy()
     limits.max_dispatches_per_second = limits.max_dispatches_per_second or _DEFAULT_RATE

@@ -199,7 +199,7 @@ def test_what_v2_does_not_have_stays(paths: list[str], rate: int, burst: int) ->
     limits = {"maxDispatchesPerSecond": 7, "maxBurstSize": 3}
     old = configured(queue(rateLimits=limits, taskTtl="864000s", tombstoneTtl="7200s"))
     given = v2.Queue(name=QUEUE, rate_limits=v2.RateLimits(max_dispatches_per_second=rate, max_burst_size=99))
-    new = updated(old, from_v2(given), paths, plain=True)
+    new = updated(old, from_v2(given), paths, is_v2=True)
     assert (new.task_ttl.seconds, new.tombstone_ttl.seconds) == (864_000, 7_200)
     assert new.rate_limits.max_burst_size == burst
 
