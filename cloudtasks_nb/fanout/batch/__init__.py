@@ -1,5 +1,5 @@
-"""Follow the rows of a batch, store what became of each, and offer the verbs on a batch.
+"""Track the rows of a batch, store the outcome of each, and offer the methods of a batch.
 
-Knows the packages below it, the rule of outcomes and the snapshots of the queue watcher. Does not know how the log is
-read, how requests are stored, or how they are sent.
+Uses the packages below it and the snapshots of the queue watcher. Independent of how the log is read, and of how
+requests are stored and sent.
 """

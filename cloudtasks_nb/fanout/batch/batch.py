@@ -126,7 +126,7 @@ class Batch:
             raise BatchTimeoutError(
                 f"batch {self.id} is not done after {span}: {self.progress()!r}",
                 resource=self.id,
-                hint="it goes on: batch.wait() waits longer, batch.progress() tells",
+                hint="the batch continues: batch.wait() waits longer, batch.progress() shows its state",
             ) from None
 
     def __eq__(self, other: object) -> bool:

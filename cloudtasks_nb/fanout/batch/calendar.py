@@ -175,7 +175,7 @@ def grid(freq: Freq, starts: pd.DatetimeIndex, counts: _Numbers, what: str) -> s
     counts : array, shape (partitions, states)
         How many rows of each partition are in which state, in the order of the worst.
     what : str
-        What they are, for those who do not see them.
+        Description for screen readers.
     """
     labels = freq.labels(starts)
     share = -(-len(starts) // _CELLS)

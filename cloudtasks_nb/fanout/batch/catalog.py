@@ -238,7 +238,7 @@ def _length(data: Any) -> int | None:
 
 
 def _notify_spooled(result: Spooled, name: str | None) -> None:
-    """Tell which batch the rows joined, and which rows were left out."""
+    """Print which batch the rows were added to, and which rows were left out."""
     batch = f"batch {result.batch}" if name in (None, result.batch) else f"batch {name} ({result.batch})"
     parts = []
     if not result.created and not (result.known or result.added or result.rejected or result.duplicates):
@@ -266,11 +266,11 @@ def _are(count: int) -> str:
 
 
 def _warn_about_outcomes(limits: Mapping[str, Any], request: FanOutRequest) -> None:
-    """Tell at the start which outcomes the queue's settings will leave unknown."""
+    """Print at the start which outcomes cannot be known with the queue's settings."""
     queue, ratio, retry = request.queue.queue, limits["log_sampling_ratio"], request.recipe.delivery.retry or {}
     if not ratio:
         notify(f"queue {queue} writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
     elif ratio < 1:
         notify(f"queue {queue} logs {ratio:.0%} of its operations: rows without a log entry end as gone")
     if retry.get("max_attempts", limits["max_attempts"]) == -1 or limits["max_retry_duration"]:
-        notify(f"queue {queue} has no fixed number of attempts, so a row that gave up cannot be told: it ends as gone")
+        notify(f"queue {queue} has no limit of attempts, so a failed row cannot be recognised: it ends as gone")

@@ -1,4 +1,4 @@
-"""Notify URLs that a batch is finished: each gets one task a round, created in a queue like any other task."""
+"""Notify URLs that a batch is finished: for each URL and round, one task is created in a queue."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["CompletionNotifier", "check_route", "check_url", "completion_queue", "registered"]
 
-_RETRY = 1.0  # seconds between two checks whether notifications are due
-_RETRY_LONGEST = 60.0  # the same, after the service has refused a few times
-_JOIN_TIMEOUT = 75.0  # seconds for which `join` waits for a notification that is not created
+_RETRY = 1.0  # seconds before another try
+_RETRY_LONGEST = 60.0  # longest pause after repeated refusals
+_JOIN_TIMEOUT = 75.0  # longest time, in seconds, that `join` waits for the notifications
 _SUMMARY_STATES = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
 
 
 def completion_queue(queue: Any, own: QueueName) -> QueueName:
-    """Return the queue that carries a notification: a Queue, a short or full name, None for the batch's own.
+    """Return the queue for notifications, from a Queue or a short or full name; None: the batch's own queue.
 
     Raises
     ------
     InvalidInputError
-        If it is no queue, or one of another project or location.
+        If it is not a queue, or is in another project or location.
     """
     name = getattr(queue, "name", queue)
     if name is None:
         return own
     if not isinstance(name, str):
         raise InvalidInputError(
-            f"queue={queue!r} is no queue", resource="queue", hint='queue="notices", or tasks.queue("notices")'
+            f"queue={queue!r} is not a queue", resource="queue", hint='queue="notices", or tasks.queue("notices")'
         )
     target_queue = QueueName.parse(name if "/" in name else f"{own.parent}/queues/{name}")
     if target_queue.parent != own.parent:
@@ -54,12 +54,12 @@ def completion_queue(queue: Any, own: QueueName) -> QueueName:
 def check_route(
     connection: Connection, queue: QueueName, *, service_account: str | None = None, audience: str | None = None
 ) -> None:
-    """Refuse a queue that would send the notification to another URL than the one it is for, or with another token.
+    """Refuse a queue that would send the notification to another URL or with another token.
 
     Raises
     ------
     InvalidInputError
-        With the way out.
+        With a hint to use another queue.
     """
     target = connection.call("GetQueue", name=str(queue)).http_target
     token = target.oidc_token
@@ -68,20 +68,20 @@ def check_route(
         and (token.service_account_email, token.audience or audience) != (service_account, audience)
     )
     if target.HasField("uri_override"):
-        does = "sends all its tasks to a URL of its own"
+        does = "sends all its tasks to another URL"
     elif service_account is not None and other:
-        does = "signs all its tasks as an account, or for an audience, of its own"
+        does = "sends all its tasks with a token of another account or audience"
     else:
         return
     raise InvalidInputError(
-        f"queue {queue.queue} {does}, the notification too",
+        f"queue {queue.queue} {does}, including the notification",
         resource=str(queue),
         hint='name another queue: batch.on_complete(url, queue="notices")',
     )
 
 
 def registered(outbox: Outbox, batch: str, url: str) -> str:
-    """Return the sentence that `on_complete` shows: when this URL is notified, and which other ones are."""
+    """Return the text that `on_complete` shows: when this URL is notified, and which other URLs are."""
     record, known = outbox.batches.get(batch), outbox.completions.registered(batch)
     notified = any(one.round >= record.round for one in known if one.url == url)
     others = [one.url for one in known if one.url != url]
@@ -89,19 +89,19 @@ def registered(outbox: Outbox, batch: str, url: str) -> str:
         when = f"the batch is done: {url} {'was notified already' if notified else 'is notified now'}"
     else:
         when = (
-            f"{url} will be notified when the batch is done, by this kernel or by the process that watches the batch "
-            f"then: cloudtasks-nb watch {batch}"
+            f"{url} will be notified when the batch is done, by this kernel or by another process that watches "
+            f"it: cloudtasks-nb watch {batch}"
         )
     return when + (f"; so {'is' if len(others) == 1 else 'are'} {', '.join(others)}" if others else "")
 
 
 def check_url(url: Any, *, service_account: str | None = None, audience: str | None = None) -> None:
-    """Refuse what is no http(s) URL, and a token that makes no sense.
+    """Refuse a value that is not an http(s) URL, and invalid token options.
 
     Raises
     ------
     InvalidInputError
-        Naming it.
+        With the argument.
     """
     if not isinstance(url, str):
         raise InvalidInputError(
@@ -111,7 +111,7 @@ def check_url(url: Any, *, service_account: str | None = None, audience: str | N
 
 
 class CompletionNotifier:
-    """Creates the notifications of one batch in the background. Lives on the background loop.
+    """Creates the notifications of one batch in the background. Runs on the background loop.
 
     Parameters
     ----------
@@ -128,17 +128,17 @@ class CompletionNotifier:
         self._batch = batch
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()  # all notifications are created, or will not be soon
+        self._settled = asyncio.Event()  # set when all notifications are created, or the service refuses them
         self.trouble: str | None = None  #: why the last attempt failed, as a sentence
 
     def begin(self) -> None:
-        """Begin to create the notifications of the present round that are due, unless that is under way."""
+        """Begin to create the due notifications of the current round, unless that is running."""
         if self._task is None or self._task.done():
             self._settled.clear()
             self._task = _loop.spawn(self._run())
 
     async def join(self) -> None:
-        """Wait until all notifications are created, or cannot be; another process that creates one may be killed."""
+        """Wait until all notifications are created or refused; at most 75 s, as another process may be killed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_JOIN_TIMEOUT):
                 await self._settled.wait()
@@ -151,7 +151,7 @@ class CompletionNotifier:
                 await self._task
 
     async def _run(self) -> None:
-        """Retry while another process, which may be killed, is about to create one, and while the service refuses."""
+        """Create the due notifications; retry while the service refuses or another process has claimed one."""
         pause = _RETRY
         try:
             while await self._due():
@@ -171,11 +171,11 @@ class CompletionNotifier:
         return await self._outbox.run(self._outbox.completions.due, self._batch)
 
     def _report(self, error: CloudTasksError | None) -> None:
-        self.trouble = None if error is None else f"the end of the batch is not notified: {error.message}"
+        self.trouble = None if error is None else f"a notification of the batch's end was not created: {error.message}"
         self._changed()
 
     async def _attempt(self) -> CloudTasksError | None:
-        """Create the notifications that no other process is about to create; return the last error."""
+        """Create the notifications that no other process has claimed; return the last error."""
         outbox, wrong = self._outbox, None
         for completion in await outbox.run(outbox.completions.claim, self._batch):
             record = await outbox.run(outbox.batches.get, self._batch)

@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.batch.tracker import Tracker
 __all__ = ["LiveReport", "wait"]
 
 _TICK = 0.25  # seconds between two updates
-_LASTING = 2.0  # seconds for which something has to block a batch before it is worth a line
+_LASTING = 2.0  # seconds for which something must block a batch before a line about it is printed
 
 
 class LiveReport:
@@ -27,7 +27,7 @@ class LiveReport:
     tracker : Tracker
         Calls back when something has changed.
     report : callable
-        Returns the report as it is then.
+        Returns the report of the current state.
     """
 
     def __init__(self, tracker: Tracker, report: Callable[[], Report]) -> None:
@@ -41,14 +41,14 @@ class LiveReport:
         _loop.call_soon(self._changed)
 
     def close(self) -> None:
-        """Show the newest state, and no later one."""
+        """Show the current state once more, and no later one."""
         self._end()
         with self._lock:
             self._closed = True
             self._live.show(self._report().bundle())
 
     def _changed(self) -> None:
-        """Update soon, on the background loop; changes until then are one update."""
+        """Schedule an update on the background loop; changes until then share it."""
         if not self._scheduled:
             self._scheduled = True
             _loop.loop().call_later(_TICK, lambda: _loop.spawn(self._update()))
@@ -57,7 +57,7 @@ class LiveReport:
         self._scheduled = False
         bundle = await asyncio.to_thread(lambda: self._report().bundle())
         with self._lock:
-            if not self._closed:  # an update that was under way when it was closed is older than what is shown
+            if not self._closed:  # an update that was running during `close` is older than the state shown
                 self._live.show(bundle)
         if self._tracker.progress.finished and not self._tracker.watching:
             self._end()
@@ -66,14 +66,14 @@ class LiveReport:
 def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) -> Progress:
     """Wait until every row of a batch is final, and show its progress: the report in a notebook, else a bar.
 
-    What blocks the batch for long is printed once, below the bar.
+    A reason that blocks the batch for two seconds is printed once, below the bar.
 
     Raises
     ------
     TimeoutError
         If it takes longer than `seconds`.
     CloudTasksError
-        What ended the sending early.
+        The error that ended the sending early.
     """
     shown = LiveReport(tracker, report) if in_notebook() else None
     blockers = _LastingBlockers(tracker)
@@ -90,7 +90,7 @@ def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) 
                         raise
                     if left <= 0:
                         if tracker.progress.finished and not tracker.sending:
-                            return tracker.progress  # wait(timeout=0) asks whether it is done
+                            return tracker.progress  # with timeout=0: the batch is done
                         raise
                 bar.to(tracker.progress.done, total=tracker.progress.total)
                 for line in blockers.new() if shown is None else ():
@@ -102,7 +102,7 @@ def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) 
 
 
 class _LastingBlockers:
-    """What blocks a batch for long, each sentence once."""
+    """The reasons that block a batch for long, each returned once."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
@@ -111,7 +111,7 @@ class _LastingBlockers:
         self._returned: set[str] = set()
 
     def new(self) -> list[str]:
-        """Return the lines that held at the last check and hold now, and were not returned before."""
+        """Return the reasons that were there at the last check and still are, and were not returned before."""
         if time.monotonic() < self._next:
             return []
         self._next = time.monotonic() + _LASTING

@@ -1,6 +1,6 @@
 """Decide from the log, the statistics and the queue what became of each row of a batch.
 
-Cloud Tasks deletes a task when it succeeds and when it gives up. Only the operations log tells the two apart:
+Cloud Tasks deletes a task when it succeeds and when it gives up. Only the operations log distinguishes the two:
 *succeeded* is a task with an OK entry, *failed* one without, whose last possible attempt is in the log. Every other row
 that left the queue is *gone*. Nothing here takes a guess for a fact.
 """
@@ -27,7 +27,7 @@ __all__ = ["OutcomeTracker", "QueueReader", "decide"]
 _SECOND = 1_000_000
 _SMALL = 300  # rows that are looked up one by one rather than with the whole queue
 _SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is searched
-_ROUTINE = 30.0  # seconds between two searches where statistics cannot tell
+_ROUTINE = 30.0  # seconds between two searches if the queue has no statistics
 _FIRST_LAG = 60 * _SECOND  # how late an entry may be before the first one was seen
 
 #: How a task left its queue: the reason of a row in state `gone`.
@@ -110,12 +110,12 @@ class OutcomeTracker:
                     self._retrying[ref] = (attempts, due)
 
     def correctable(self, counts: Mapping[State, int]) -> bool:
-        """Tell whether a later entry of the log may still correct what is final."""
+        """Return whether a later log entry may still correct a final outcome."""
         readable = self.snapshot is not None and self.snapshot.log_until is not None
         return readable and bool(counts[State.FAILED] or counts[State.GONE])
 
     def seen(self, tasks: Sequence[str]) -> dict[str, bool | None]:
-        """Tell which tasks the log has had an entry of; None for the others, of which nothing is known."""
+        """Return True for the tasks that have a log entry; None for the others, which are not known."""
         located = self._outbox.rows.locate(self._batch, tasks)
         known = {
             ref
@@ -175,7 +175,7 @@ class OutcomeTracker:
         self._search_took = self._searched - started
 
     def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
-        """Tell how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
+        """Return how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
         sent = counts[State.SENT]
         if sent == 0:
             return {"scheduled": 0, "ready": 0, "running": 0, "retrying": 0}
@@ -235,7 +235,7 @@ class OutcomeTracker:
         return self._outbox.outcomes.record(self._batch, outcomes)
 
     def _suspicious(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
-        """Tell whether rows seem to have left the queue without an entry in the log.
+        """Return whether rows seem to have left the queue without an entry in the log.
 
         While rows are sent, only those that are not `fresh` are certain to be there: to search the queue for all of
         them would cost more than the sending.
@@ -271,7 +271,7 @@ class OutcomeTracker:
         return await self._reader.listing(self._queue)
 
     def _log_had_time(self, snapshot: Snapshot, since: int) -> bool:
-        """Tell whether the log would show by now what became of a task that is missing since then."""
+        """Return whether the log should by now contain the outcome of a task that is missing since then."""
         values = snapshot.values
         silent = values is not None and not values["log_sampling_ratio"]
         denied = any(isinstance(error, PermissionDeniedError) for error in snapshot.errors)
@@ -287,7 +287,7 @@ class OutcomeTracker:
         return snapshot.log_until > since + late
 
     def _purged(self, snapshot: Snapshot) -> bool:
-        """Tell whether the queue was purged since there is this batch."""
+        """Return whether the queue was purged after the batch was created."""
         return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
 
     def _reason(self, snapshot: Snapshot) -> str | None:

@@ -1,4 +1,4 @@
-"""Format the state of a batch as text and HTML: the bar, notes, causes of failure, and the next line to type."""
+"""Format the state of a batch as text and HTML: the bar, notes, causes of failure, and suggested methods."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ _WIDTH = 40  # characters of the bar in text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What is shown of a batch at one moment."""
+    """The state of a batch at one moment, as it is shown."""
 
     batch: str
     name: str | None
     queue: str
     badge: str
     progress: Progress
-    sending: bool  #: this process sends it
+    sending: bool  #: whether this process sends it
     causes: Mapping[str, int]  #: last status -> rows in state `failed` that had it
-    lost: Mapping[str | None, int] = field(default_factory=dict)  #: how they left the queue -> rows in state `gone`
+    lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
     retry_note: str | None = None  #: "attempt 3 of 5, next in 12 min"
-    blockers: Sequence[str] = ()  #: what keeps the sending or the watching up
-    notes: Sequence[str] = ()  #: other lines worth knowing
-    log_url: str | None = None  #: where Google shows the log
-    partitions: str | None = None  #: which ones these are, of a backfill
-    grid: str = ""  #: their calendar, as HTML
+    blockers: Sequence[str] = ()  #: why sending or watching is delayed, a sentence each
+    notes: Sequence[str] = ()  #: other lines
+    log_url: str | None = None  #: URL of the log in Google's console
+    partitions: str | None = None  #: the periods of a backfill, in words
+    grid: str = ""  #: the calendar of a backfill, as HTML
 
     def bundle(self) -> dict[str, str]:
         """Return the MIME bundle, text and HTML."""
@@ -93,7 +93,7 @@ class Report:
         return html_card(self._title(), bar, partitions, self.grid, lines, badge=self.badge)
 
     def lines(self) -> list[str]:
-        """Return the notes below the bar; those with a line to type come last."""
+        """Return the notes below the bar; those that suggest a method come last."""
         progress = self.progress
         lines = []
         if progress.retrying:
@@ -118,7 +118,7 @@ class Report:
         lost = {how: count for how, count in self.lost.items() if how is not None}
         parts = [f"{count:,} gone: {how}" for how, count in lost.items()]
         if rest := self.progress.gone - sum(lost.values()):
-            parts.append(f"{rest:,} gone: no longer in the queue, and the log does not say why")
+            parts.append(f"{rest:,} gone: no longer in the queue, and the log does not show why")
         return "; ".join(parts)
 
     def _title(self) -> str:
@@ -135,7 +135,7 @@ class Report:
         return {**counts, "queued": max(0, self.progress.pending - known)}
 
     def pace(self) -> str:
-        """Return how many rows end each second, and when the last one will; empty if that is not known."""
+        """Return how many rows are done a second, and the time left; empty if that is not known."""
         progress = self.progress
         if progress.finished or not progress.done_per_second:
             return ""

@@ -83,7 +83,7 @@ class FanOutRequest:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the batch's record says of the request, JSON-able."""
+        """The description of the request for the batch's record, as JSON values."""
         described = self.recipe.describe()
         if self.options.stop_after_failures is not None:
             described["stop_after_failures"] = self.options.stop_after_failures
@@ -118,7 +118,7 @@ def _as_handler(url: Any) -> Any:
     """Return the handler that a local URL belongs to, so that handler and URL make the same batch."""
     if not (isinstance(url, str) and _LOCAL.match(url)):
         return url
-    from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, for those who have handlers
+    from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, which only handlers need
 
     name = name_at(url)
     return url if name is None else HandlerAddress(url=url, name=name)

@@ -1,4 +1,4 @@
-"""Supervise the sending of one batch in the background: start it again as often as rows are added to the batch."""
+"""Supervise the sending of one batch in the background: and start it again when rows are added."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class SendSupervisor:
-    """Sends one batch when asked to, and knows the state of that. Lives on the background loop.
+    """Sends one batch on request, and keeps the state of the sending. Runs on the background loop.
 
     Parameters
     ----------
@@ -32,11 +32,11 @@ class SendSupervisor:
     outbox : Outbox
     record : BatchRecord
     outcomes : OutcomeTracker
-        Knows from the log which tasks were created.
+        Returns which tasks were created, from the log.
     changed : callable
         Called after each change, with the number of rows that were sent since the last call.
     ended : coroutine function
-        Called when a sending has ended; meanwhile another one may begin.
+        Called after a sending has ended; another one may begin before it returns.
     clock : Clock, optional
     """
 
@@ -63,36 +63,36 @@ class SendSupervisor:
         self._requested = False
         self._other: Mapping[str, Any] | None = None
         self.unanswered = False  #: nothing answers at the endpoint
-        self.trouble: str | None = None  #: the error after which it tries again
-        self.error: CloudTasksError | None = None  #: what ended it early
+        self.trouble: str | None = None  #: the last error that is being retried
+        self.error: CloudTasksError | None = None  #: the error that ended the sending early
 
     @property
     def active(self) -> bool:
-        """Whether this process sends the batch, or will as soon as it can."""
+        """Whether this process sends the batch, or waits to send it."""
         return any(task is not None and not task.done() for task in (self._sending, self._ending))
 
     @property
     def other_sender_note(self) -> str | None:
-        """Which other sender this one waits for, as a sentence."""
+        """A sentence about the other sender that this one waits for."""
         if self._other is None or not self.active:
             return None
         pid, target = self._other.get("pid"), self._other.get("target")
         if pid is None:
-            who = "another process"
+            sender = "another process"
         elif pid == os.getpid():
-            who = f"another connection of this kernel ({target})"
+            sender = f"another connection of this kernel ({target})"
         else:
-            who = f"process {pid} ({target})"
-        return f"{who} sends the rest; when it ends, or nothing answers there, this connection continues"
+            sender = f"process {pid} ({target})"
+        return f"{sender} sends the remaining rows; this connection continues when that stops"
 
     def begin(self, send_rate: float | None = None) -> None:
-        """Send what is unsent; a sending that is just ending begins again."""
+        """Send the unsent rows; if a sending is just ending, it begins again."""
         self._requested = True
         if self._sending is None or self._sending.done():
             self._sending = _loop.spawn(self._send(send_rate))
 
     async def join(self) -> None:
-        """Wait until nothing is sent any more."""
+        """Wait until the sending has ended."""
         if self._sending is not None:
             await asyncio.wait({self._sending})
 
@@ -102,7 +102,7 @@ class SendSupervisor:
         Raises
         ------
         CloudTasksError
-            What ended the sending early.
+            The error that ended the sending early.
         PreconditionError
             If no process sends the batch.
         """
@@ -118,7 +118,7 @@ class SendSupervisor:
             )
 
     async def close(self) -> None:
-        """Stop sending; it can be resumed from the outbox."""
+        """Stop sending; the outbox allows resuming later."""
         for task in (self._sending, self._ending):
             if task is not None:
                 task.cancel()
@@ -126,7 +126,7 @@ class SendSupervisor:
                     await task
 
     def _is_idle(self) -> bool:
-        """Tell whether no process sends the batch."""
+        """Return whether no process sends the batch."""
         lock = self._outbox.requests.lock(self._batch)
         if lock is not None:
             lock.release()
@@ -161,36 +161,36 @@ class SendSupervisor:
             self._other, self.unanswered, self.trouble = None, False, None
             self._changed(0)
 
-    # The following is what `send` reports and asks: see `SendObserver`.
+    # The methods of `SendObserver`, which `send` calls.
 
     def rows_sent(self, count: int) -> None:
-        """Pass on that more rows are sent."""
+        """Report more sent rows."""
         self.trouble = None
         self._changed(count)
 
     def will_retry(self, error: CloudTasksError) -> None:
-        """Keep the error until something is sent."""
+        """Keep the error until rows are sent."""
         self.unanswered = isinstance(error, EndpointError)
         self.trouble = error.message
         self._changed(0)
 
     def other_sender(self, owner: Mapping[str, Any] | None) -> None:
-        """Keep the owner of the other sender; None: this sending begins, so the service has answered."""
+        """Keep the owner of the other sender; None: this process sends now."""
         if owner != self._other or self.unanswered:
             self._other, self.unanswered, self.trouble = owner, False, None
             self._changed(0)
 
     def is_temporary(self, error: CloudTasksError) -> bool:
-        """Tell whether the queue is only not known yet, because this process has just made it."""
+        """Return whether the queue was just created and the service does not find it yet."""
         return isinstance(error, QueueNotFoundError) and self._transport.is_new(self._queue)
 
     async def were_created(self, tasks: Sequence[str]) -> Mapping[str, bool | None]:
-        """Tell which tasks the log has seen."""
+        """Return which tasks have an entry in the log."""
         return await self._outbox.run(self._outcomes.seen, tasks)
 
 
 class _QueueClient:
-    """The transport as a `RawClient` whose errors name the queue."""
+    """Implements `RawClient` with the transport; errors name the queue."""
 
     def __init__(self, transport: Transport, queue: str) -> None:
         self.google = transport.google

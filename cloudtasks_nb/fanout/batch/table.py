@@ -39,7 +39,7 @@ def rows_frame(
     pending : mapping
         What is known of tasks that are in the queue, by short id.
     now : int
-        Microseconds since 1970, to tell `scheduled` from `ready` where the queue was not asked.
+        Microseconds since 1970, to distinguish `scheduled` from `ready` for rows that were not looked up.
     limit : int, optional
         How many rows at most; pages behind them are not read.
     """

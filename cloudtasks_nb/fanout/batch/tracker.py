@@ -1,6 +1,6 @@
-"""Track one batch in this process: send its rows, watch its tasks, and store what became of them.
+"""Track one batch in this process: send its rows, watch its tasks, and store their outcomes.
 
-Everything lasting is in the outbox; what is kept here can be read again from there and from the service. All of it runs
+Lasting state is in the outbox; state in memory can be read again from it and from the service. All of it runs
 on the background loop; work on the outbox runs in a thread of its own, so that it does not block the loop.
 """
 
@@ -31,8 +31,8 @@ from cloudtasks_nb.service.watch import Snapshot, now_micros
 __all__ = ["Tracker"]
 
 _CLOCK_MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
-_LATE_ENTRY = 600_000_000  # microseconds by which a log entry may come later than others of its time
-_LINGER = 60.0  # seconds for which a late entry may still correct a finished batch
+_LATE_ENTRY = 600_000_000  # microseconds by which a log entry may arrive late
+_LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
 _SAVE = 5.0  # seconds between two snapshots in the outbox
 _DELETED_TOGETHER = 1000  # tasks that are deleted, and then recorded, together
 
@@ -90,21 +90,21 @@ class Tracker:
 
     @property
     def unanswered(self) -> bool:
-        """Whether the sending waits until something answers at the endpoint."""
+        """Whether nothing answers at the endpoint, and the sending waits for that."""
         return self._sending.unanswered
 
     @property
     def error(self) -> CloudTasksError | None:
-        """What ended the sending early."""
+        """The error that ended the sending early."""
         return self._sending.error
 
     @property
     def watching(self) -> bool:
-        """Whether a later entry of the log may still change something."""
+        """Whether the log is read; a later entry may change an outcome."""
         return self._watching is not None and not self._watching.done()
 
     def blockers(self) -> list[str]:
-        """Return what keeps rows from their end, a sentence each."""
+        """Return the reasons why rows are not done, a sentence each."""
         troubles = [self._sending.trouble, *self._troubles.values(), self._notifier.trouble]
         lines = [trouble for trouble in troubles if trouble is not None][:1]
         if self.error is not None and not self.sending:
@@ -114,7 +114,7 @@ class Tracker:
         if self.unanswered:
             folder = self._connection.endpoint.folder
             restart = "" if folder is None else f"; ct.local({folder!r}) starts the emulator again"
-            lines.append(f"the rest is sent as soon as something answers there{restart}")
+            lines.append(f"the remaining rows are sent as soon as it answers{restart}")
         if self._sending.other_sender_note:
             lines.append(self._sending.other_sender_note)
         snapshot = self._outcomes.snapshot
@@ -125,21 +125,27 @@ class Tracker:
         return lines + (self._absent_handlers() if self.progress.ready else [])
 
     def notes(self) -> list[str]:
-        """Return what else is worth knowing, a sentence each."""
+        """Return other notes on the batch, a sentence each."""
         notes = []
         already = self._outbox.batches.settings(self.batch).get("already")
         if already:
-            notes.append(f"{already:,} were there already: made by another machine, or before its outbox was deleted")
+            notes.append(
+                f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
+            )
         if self._queue_values().get("log_sampling_ratio") == 0:
             notes.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         if self._too_many_failed:
             cancelled, limit = self.progress.cancelled, self.record.description.get("stop_after_failures")
-            did = f"cancelled the rest, {cancelled:,} of the rows" if cancelled else "too many failed, nothing was left"
+            did = (
+                f"cancelled the remaining {cancelled:,} rows"
+                if cancelled
+                else "too many rows failed, and none remained"
+            )
             notes.append(f"{did}: stop_after_failures={limit}")
         return notes
 
     def retry_note(self) -> str | None:
-        """Return how far the retrying rows are."""
+        """Return the attempt of the retrying rows and the time of the next one."""
         return self._outcomes.retry_note(now_micros())
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -150,7 +156,7 @@ class Tracker:
     # The following run on the background loop.
 
     async def start(self, *, sending: bool, send_rate: float | None = None) -> None:
-        """Begin to watch the batch and, if `sending`, to send what is unsent; wait for neither."""
+        """Begin to watch the batch and, if `sending`, to send its unsent rows; do not wait for either."""
         self._connection.transport.check_open()
         self.record = await self._outbox.run(self._outbox.batches.get, self.batch)
         self._counts = dict(self.record.counts)
@@ -164,7 +170,7 @@ class Tracker:
         await self._publish()
 
     async def close(self) -> None:
-        """Stop sending and watching, and wake those who wait for the end; all of it can be resumed from the outbox."""
+        """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
         await self._sending.close()
         for task in (self._watching, self._searching):
             if task is not None:
@@ -176,12 +182,12 @@ class Tracker:
             listener()
 
     async def finished(self) -> Progress:
-        """Wait until every row is final, and until the notifications of that are created.
+        """Wait until every row is final, and the notifications of the end are created.
 
         Raises
         ------
         CloudTasksError
-            What ended the sending early.
+            The error that ended the sending early.
         PreconditionError
             If rows are unsent and no process sends them, or the connection is closed.
         """
@@ -209,13 +215,13 @@ class Tracker:
         try:
             await self.cancel()
         except CloudTasksError as error:
-            self._troubles["cancel"] = f"not all is cancelled: {error.message}"
+            self._troubles["cancel"] = f"not all rows are cancelled: {error.message}"
         finally:
             self._cancelling -= 1
         await self._publish()  # the batch may be finished now, and notifications due
 
     async def cancel(self) -> None:
-        """Send nothing more, delete the tasks that are in the queue, and record which were deleted."""
+        """Stop sending, delete the tasks in the queue, and record which were deleted."""
         self._troubles.pop("cancel", None)
         await self._outbox.run(self._outbox.requests.cancel, self.batch)
         # Wait for the results of the requests that are under way: their tasks have to be deleted too.
@@ -293,7 +299,7 @@ class Tracker:
             return None
 
     async def _apply(self, snapshot: Snapshot) -> None:
-        """Store what one snapshot shows."""
+        """Store the outcomes that a snapshot shows."""
         try:
             if await self._outcomes.apply(snapshot, sent=self._counts[State.SENT]):
                 self._begin_search()
@@ -303,7 +309,7 @@ class Tracker:
         await self._publish()
 
     def _begin_search(self) -> None:
-        """Search the queue for the rows, unless that is under way; snapshots are applied meanwhile."""
+        """Start to search the queue for the rows, unless a search is running; snapshots are applied meanwhile."""
         if self._searching is None or self._searching.done():
             self._searching = _loop.spawn(self._search())
 
@@ -318,7 +324,7 @@ class Tracker:
     async def _publish(self) -> None:
         self._counts = dict(await self._outbox.run(self._outbox.batches.counts, self.batch))
         if not self._counts[State.UNSENT] + self._counts[State.SENT] and not self.sending:
-            self._notifier.begin()  # before a listener learns of the end, and may end this process
+            self._notifier.begin()  # before listeners are called: they may end this process
         self._update()
         now = time.monotonic()
         if self.progress.finished or now - self._saved > _SAVE:
@@ -328,7 +334,7 @@ class Tracker:
             await self._check_limit()
 
     async def _check_limit(self) -> None:
-        """Cancel the rest when as many rows have failed as `stop_after_failures` allows."""
+        """Cancel the remaining rows when the number of failed rows reaches `stop_after_failures`."""
         limit = self.record.description.get("stop_after_failures")
         if limit is None or self._too_many_failed or self.progress.finished:
             return
@@ -343,7 +349,7 @@ class Tracker:
     def _update(self) -> None:
         """Compute the progress anew and call the listeners."""
         if self._queue_values().get("state", "RUNNING") == "RUNNING" and not self._cancelling:
-            # Rows that are cancelled or lost say nothing about how fast the others are done.
+            # Cancelled and lost rows must not change the estimate of how fast the others are done.
             self._rate.note(time.monotonic(), self._counts[State.SUCCEEDED] + self._counts[State.FAILED])
         else:
             self._rate.stop()

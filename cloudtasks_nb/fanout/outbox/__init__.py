@@ -1,5 +1,5 @@
-"""Requests are kept before they are sent, and what became of them.
+"""Store requests before they are sent, and their outcomes.
 
-Knows rows, keys, tries, states and requests, SQLite, and that other processes share the file. Does not know pandas,
-protobuf, the network, or why a row is in a state.
+Handles rows, keys, tries, states and requests in a SQLite file that processes share. Independent of pandas, protobuf,
+the network, and the reasons for a row's state.
 """

@@ -1,4 +1,4 @@
-"""Decide which batch planned rows belong to and which of them it has already, and add the others to it.
+"""Decide which batch planned rows belong to and which of them it has already; add the others to it.
 
 `decide` only reads the outbox's tables and writes temporary ones, so that a dry run can end there. A real spool goes on
 with `apply`, in the same transaction.
@@ -36,13 +36,13 @@ __all__ = [
     "plain_reason",
 ]
 
-NAMED = 5  #: rows that a message names
+NAMED = 5  #: most rows that a message lists
 
-_ANY_NAME = "any new name sends all"  # the way out that always works
+_ANY_NAME = "any new name sends all"  # the hint that always applies
 _NOTHING_SENT = "nothing was sent; "
 
-#: Temporary tables, on the spool's own connection, for the rows that were planned. `digest` is 0 for a row that is no
-#: valid task. Rows that the batch has leave `incoming` for `known`.
+#: Temporary tables, on the spool's own connection, for the rows that were planned. `digest` is 0 for a row that is not
+#: a valid task. Rows that the batch has are moved from `incoming` to `known`.
 INCOMING = (
     """CREATE TEMP TABLE incoming (
         ref INTEGER PRIMARY KEY, row INTEGER, k1 INTEGER, k2 INTEGER, digest INTEGER, state INTEGER)""",
@@ -56,18 +56,18 @@ INCOMING = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSpec:
-    """What is asked for, besides the rows."""
+    """A request for a batch, without its rows."""
 
     place: Place
-    recipe: bytes  #: what the requests are made of, digested: rows belong to one batch only if it is the same
-    name: str | None = None  #: of the batch, or the id of one that exists; None: the rows themselves are its identity
+    recipe: bytes  #: digest of the templates; all rows of a batch have the same one
+    name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
     description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
-    skip: bool = False  #: of rows with the same key send the first, instead of raising
+    skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundBatch:
-    """The batch that a name or the rows lead to."""
+    """An existing batch, found by its name or by the rows."""
 
     num: int
     id: str
@@ -97,17 +97,17 @@ class Refs:
 
 @dataclass(slots=True, kw_only=True)
 class Intake:
-    """What is known of the rows that were spooled so far."""
+    """Counts of the rows that were spooled so far, and their comparison with the batch."""
 
     part: int
-    rows: int = 0  #: planned
+    rows: int = 0  #: number of planned rows
     total: int = 0  #: `row_sum` of those that are in `incoming`
-    target: FoundBatch | None = None  #: the batch of this name, if there was one before the first row
-    known: int = 0  #: rows that it has
-    met: Refs = field(default_factory=Refs)  #: refs of those rows in the batch
-    left: dict[State, int] = field(default_factory=dict)  #: how many of them are in which state
-    conflicts: list[int] = field(default_factory=list)  #: first rows whose key it knows with another request
-    conflicting: int = 0  #: how many such rows there are
+    target: FoundBatch | None = None  #: the batch of this name, if it existed before the first row
+    known: int = 0  #: number of rows that the batch has
+    met: Refs = field(default_factory=Refs)  #: refs of these rows in the batch
+    left: dict[State, int] = field(default_factory=dict)  #: number of these rows by state
+    conflicts: list[int] = field(default_factory=list)  #: the first rows whose key the batch has with another request
+    conflicting: int = 0  #: number of such rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,14 +115,14 @@ class Overlap:
     """A batch that has some of the rows."""
 
     label: str
-    same: bool  #: it was made of the same templates
-    shared: int  #: rows
+    same: bool  #: whether it has the same templates
+    shared: int  #: number of these rows
     rows: str  #: SQL that selects them; `a` are the new rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Where the rows go, or why they may not."""
+    """The batch that the rows are added to, or the errors that prevent it."""
 
     target: FoundBatch | None  #: the batch they are added to; None: a new one
     identity: bytes  #: of the new batch
@@ -133,7 +133,7 @@ class Decision:
 
 
 def find(connection: sqlite3.Connection, spec: BatchSpec, identity: bytes | None = None) -> FoundBatch | None:
-    """Find the batch that is meant: by name (the id of a batch will do), else by what its rows are.
+    """Find the batch by its name or id if one is given, else by its rows.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def find(connection: sqlite3.Connection, spec: BatchSpec, identity: bytes | None
     target = FoundBatch(num=num, id=batch, label=f"{name} ({batch})" if name else batch)
     if recipe != spec.recipe:
         before = orjson.loads(description)
-        # Words with an underscore are facts about the sending, not about the templates.
+        # Names with an underscore describe the sending, not the templates.
         words = {word for word in before.keys() | spec.description if not word.startswith("_")}
         other = sorted(word for word in words if _differs(before, spec.description, word))
         raise BatchExistsError(
@@ -180,7 +180,7 @@ def find(connection: sqlite3.Connection, spec: BatchSpec, identity: bytes | None
 
 
 def attach_all(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> Spooled | None:
-    """Attach to the batch that has exactly these rows, without reading each of them; None if there is none."""
+    """Attach to the batch that has exactly these rows, without comparing each row; None if there is no such batch."""
     if spec.name is not None:
         return None
     target = find(connection, spec, rows_identity(spec.place, spec.recipe, intake.total))
@@ -191,7 +191,7 @@ def attach_all(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) 
 
 
 def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> Decision:
-    """Find duplicates, the batch, the rows that it has, and what forbids to send the others.
+    """Find duplicates, the batch, the rows that it has, and the errors that prevent sending the others.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> D
 
 
 def apply(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, decision: Decision) -> Spooled:
-    """Add the rows to their batch, which is made if it is new; runs in the transaction of `decide`."""
+    """Add the rows to their batch, which is created if it is new; runs in the transaction of `decide`."""
     created = decision.target is None
     target = decision.target or _create(connection, spec, intake, decision.identity)
     if not created:
@@ -273,19 +273,19 @@ def _create(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, ide
 
 
 def new_id(connection: sqlite3.Connection, identity: bytes) -> str:
-    """Return the id that a new batch gets: the first of its identity that no other batch has."""
+    """Return the id for a new batch: the first of its identity that no other batch has."""
     taken = "SELECT 1 FROM batches WHERE id = ?"
     return next(i for i in batch_ids(identity) if connection.execute(taken, (i,)).fetchone() is None)
 
 
 def _sort_keys(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, errors: list[CloudTasksError]) -> int:
-    """Sort the rows by key, reject those with the key of an earlier row, and return how many that are."""
+    """Sort the rows by key, reject those with the key of an earlier row, and return their number."""
     kept = connection.execute(
         "INSERT OR IGNORE INTO new_keys SELECT k1, k2, digest, ref FROM incoming ORDER BY k1, k2, digest = 0, ref"
     ).rowcount
     if kept == number(connection, "SELECT count(*) FROM incoming"):
         return 0
-    # Row by row into the index, and not the other way round, which would read all rows again for each of them.
+    # CROSS JOIN fixes the order: look up each row in the index; the other order reads all rows for each key.
     pairs = "FROM incoming i CROSS JOIN new_keys k ON k.k1 = i.k1 AND k.k2 = i.k2 AND k.ref <> i.ref"
     extras = f"{pairs} CROSS JOIN incoming first ON first.ref = k.ref WHERE i.digest <> 0"
     many = number(connection, f"SELECT count(*) {extras}")
@@ -309,7 +309,7 @@ def _leave_known(
     both = f"FROM incoming i JOIN keys k ON k.num = {target.num} AND k.k1 = i.k1 AND k.k2 = i.k2"
     connection.execute(
         f"""INSERT INTO conflicts SELECT i.ref {both} WHERE i.digest <> 0 AND k.digest <> 0 AND i.digest <> k.digest
-            AND i.state <> ?""",  # duplicates are left out, as they were the first time
+            AND i.state <> ?""",  # without duplicates, which were not sent the first time either
         (State.REJECTED,),
     )
     many = number(connection, "SELECT changes()")
@@ -320,7 +320,7 @@ def _leave_known(
         first = [*intake.conflicts, *(row for (row,) in rows)][:NAMED]
         errors.append(_conflict_error(first, many + intake.conflicting, intake.rows, target))
         connection.execute("DELETE FROM incoming WHERE ref IN (SELECT ref FROM conflicts)")
-    # A row that was no valid task gives way to one that is.
+    # A row of the batch that was not a valid task is replaced by one that is.
     connection.execute(f"INSERT INTO known SELECT i.ref, k.ref {both} WHERE i.digest = 0 OR k.digest <> 0")
     left = connection.execute(
         """SELECT r.state, count(*) FROM known k JOIN rows r ON r.ref = k.theirs
@@ -333,7 +333,7 @@ def _leave_known(
 
 
 def _replace_rejected(connection: sqlite3.Connection, target: FoundBatch) -> None:
-    """Remove the rows of a batch that were no valid tasks and come again as valid ones."""
+    """Remove the rows of a batch that were not valid tasks and are now added as valid ones."""
     connection.execute(
         """CREATE TEMP TABLE replaced AS SELECT k.ref, k.k1, k.k2 FROM incoming i
            JOIN keys k ON k.num = ? AND k.k1 = i.k1 AND k.k2 = i.k2 WHERE i.digest <> 0""",
@@ -410,18 +410,18 @@ def _overlap_error(found: Sequence[Overlap], total: int) -> BatchExistsError:
 
 
 def plain_reason(error: CloudTasksError) -> str:
-    """Return what an error of this module says in one line, for a dry run, where it is plain that nothing was sent."""
+    """Return an error of this module as one line for a dry run, without the words that nothing was sent."""
     return f"{error.message}; {(error.hint or '').removeprefix(_NOTHING_SENT)}"
 
 
 def _conflict_error(rows: Sequence[int], many: int, total: int, target: FoundBatch) -> BatchExistsError:
-    """Return the error for rows whose key the batch knows with another request."""
+    """Return the error for rows whose key the batch has with another request."""
     one = many == 1
     return BatchExistsError(
-        f"{many:,} of {total:,} rows {'has a key' if one else 'have keys'} that the batch {target.label} knows with "
+        f"{many:,} of {total:,} rows {'has a key' if one else 'have keys'} that the batch {target.label} has with "
         f"another request ({'row' if one else 'rows'} {_list(rows, many)})",
         resource=target.id,
-        hint=f"{_NOTHING_SENT}{_ANY_NAME}, and key=[...] may name more columns that tell rows apart",
+        hint=f"{_NOTHING_SENT}{_ANY_NAME}, and key=[...] may name more columns that distinguish rows",
     )
 
 

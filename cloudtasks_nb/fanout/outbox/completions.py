@@ -69,7 +69,7 @@ class Completions(Repository):
             return bool(waiting) and _final(counts(connection, num))
 
     def claim(self, batch: str) -> list[Completion]:
-        """Return the notifications of this round that the caller has to send; for a minute nobody else gets them.
+        """Return the notifications of this round that the caller has to send; for a minute no other caller gets them.
 
         There are none while a row is not final: what the caller has seen may be older than a new try. The caller
         creates the tasks and then calls `confirm`, or `release` if it could not.
@@ -98,7 +98,7 @@ class Completions(Repository):
             )
 
     def release(self, batch: str, completion: Completion) -> None:
-        """Note that a notification could not be sent; whoever calls `claim` next gets it at once."""
+        """Note that a notification could not be sent; the next call of `claim` returns it."""
         with self._database.writing() as connection:
             connection.execute(
                 "UPDATE completions SET claimed = :round - 1 WHERE num = :num AND id = :id AND claimed = :round",

@@ -81,12 +81,12 @@ _FAILURES: dict[int, tuple[str, str]] = {
 
 @contextmanager
 def guard(path: Path) -> Iterator[None]:
-    """Turn the errors of SQLite into ours.
+    """Raise errors of SQLite as `OutboxError`.
 
     Raises
     ------
     OutboxError
-        Naming the file, what is wrong with it and what to do.
+        With the file, the problem and a hint.
     """
     try:
         yield
@@ -111,12 +111,12 @@ def writing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 class Database:
-    """The connections to one file; its methods may be called from any thread.
+    """The connections to one SQLite file. Methods may be called from any thread.
 
     Parameters
     ----------
     path : Path
-        The file; it and its folder are made when missing.
+        The file; it and its folder are created if they do not exist.
     timeout : float
         Seconds to wait for another process that writes.
     """
@@ -129,7 +129,7 @@ class Database:
         self._lock = threading.Lock()
 
     def prepare(self) -> bool:
-        """Make the folder and the tables where they are missing; return whether the file has a write-ahead log.
+        """Create the folder and the tables if they do not exist; return whether the file has a write-ahead log.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class Database:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutboxError(
-                f"the folder {self.path.parent} cannot be made: {error}",
+                f"the folder {self.path.parent} cannot be created: {error}",
                 resource=str(self.path),
                 hint="set CLOUDTASKS_NB_HOME to a folder that can be written before the kernel starts",
             ) from error
@@ -158,13 +158,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Give the calling thread's connection; errors of SQLite become `OutboxError`."""
+        """Yield the calling thread's connection; errors of SQLite become `OutboxError`."""
         with guard(self.path):
             yield self._connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Give the calling thread's connection in a transaction that may write; errors become `OutboxError`."""
+        """Yield the calling thread's connection in a transaction that may write; errors become `OutboxError`."""
         with guard(self.path), writing(self._connection) as connection:
             yield connection
 
@@ -204,7 +204,7 @@ class Database:
 
 
 class Repository:
-    """One part of what is stored, with its own methods.
+    """The base class for access to one part of the outbox.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise OutboxError(
-            f"the outbox {path} was written by a newer cloudtasks_nb (format {version}, this one knows {VERSION})",
+            f"the outbox {path} was written by a newer cloudtasks_nb (format {version}; this one reads {VERSION})",
             resource=str(path),
             hint=f"pip install -U cloudtasks-nb, or use {_ELSEWHERE}",
         )

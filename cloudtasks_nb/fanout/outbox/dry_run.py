@@ -20,7 +20,7 @@ _KNOWN = "FROM known k JOIN rows r ON r.ref = k.theirs WHERE k.ref NOT IN (SELEC
 
 
 class DryRun(Sorter):
-    """Takes the chunks of a plan as a `Spool` does, and says what would become of their rows.
+    """Takes the chunks of a plan as a `Spool` does, and reports what would happen to their rows.
 
     It writes temporary tables only, so that it neither changes the outbox nor waits for those that do. In these tables
     the ref of a row is its place in the input.
@@ -86,7 +86,7 @@ class DryRun(Sorter):
             return self._overlapping(decision, problems, new, n)
         target = decision.target
         for (ref,) in connection.execute("SELECT ref FROM conflicts WHERE ref < ?", (n,)):
-            problems[ref] = f"the batch {target.label if target else ''} knows its key with another request"
+            problems[ref] = f"the batch {target.label if target else ''} has its key with another request"
         counted = connection.execute(f"SELECT r.state, count(*) {_KNOWN} GROUP BY r.state")
         known = {State(state): count for state, count in counted}
         found = connection.execute(f"SELECT k.ref, r.state, r.try {_KNOWN} AND k.ref < ?", (n,))

@@ -18,7 +18,7 @@ class Hold:
     path : Path
         The lock's file.
     lock : FileLock, optional
-        None where the file system knows no locks.
+        None if the file system has no locks.
     """
 
     def __init__(self, path: Path, lock: FileLock | None) -> None:
@@ -27,7 +27,7 @@ class Hold:
 
     @property
     def certain(self) -> bool:
-        """Whether nobody else can have it; False where the file system knows no locks."""
+        """Whether no other process can hold it; False if the file system has no locks."""
         return self._lock is not None
 
     def release(self, *, forget: bool = False) -> None:

@@ -47,12 +47,12 @@ class Spooled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRecord:
-    """What the outbox knows of a batch as a whole."""
+    """The record of a batch in the outbox, without its rows."""
 
     id: str
     place: Place
     name: str | None
-    description: Mapping[str, Any]  #: what the caller said when the batch was made
+    description: Mapping[str, Any]  #: given by the caller when the batch was created
     created: dt.datetime
     changed: dt.datetime  #: when a row last changed; 90 days later the batch is forgotten
     counts: Mapping[State, int]  #: every state, also those with no row
@@ -96,7 +96,7 @@ class Outcome:
     """What is known of a row's task. What is None stays as it was."""
 
     ref: int
-    attempt: int  #: the try that it is about; news of an older one are ignored
+    attempt: int  #: the number of the try; an outcome of an older try is ignored
     state: State | None = None
     attempts: int | None = None
     last_status: int | None = None  #: canonical code
@@ -143,5 +143,5 @@ class Completion:
     service_account: str | None
     audience: str | None
     queue: str | None  #: short id of the queue that carries the notification; None: the batch's own
-    round: int  #: the round that is to be told
+    round: int  #: the round whose end it notifies
     counts: Mapping[State, int] = field(default_factory=dict)  #: how many rows ended in which state; of a claim only

@@ -45,7 +45,7 @@ class Requests(Repository):
     def cancel(self, batch: str) -> int:
         """Cancel the rows that are not sent; return how many.
 
-        Rows of requests that are under way stay unsent until their sender, or the next one, knows whether they were
+        Rows of requests in flight stay unsent until their sender, or the next one, finds out whether they were
         created. Those that were become sent, and the caller has to delete them.
         """
         with self._database.writing() as connection:

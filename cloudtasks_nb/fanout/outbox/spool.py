@@ -1,7 +1,7 @@
-"""Take planned rows into the outbox: in blocks while the plan goes on, and visible all at once at the end.
+"""Store planned rows in the outbox: written in blocks during planning, made visible together at the end.
 
-What a killed process leaves is removed by the next one that opens the outbox: a spool holds a lock, which the system
-frees with its process.
+A spool holds a lock that the system releases when its process ends. So the next process that opens the outbox can
+remove the rows of a killed one.
 """
 
 from __future__ import annotations
@@ -31,23 +31,25 @@ __all__ = ["NewBlock", "Sorted", "Sorter", "Spool"]
 
 T = TypeVar("T")
 
-_ROWS = 2_000  # in a block: a multiple of the 100 that a request takes
-_BYTES = 1 << 20  # of tasks in a block: more would only cost memory
-_WAITING = 3  # blocks that are being compressed
+_ROWS = 2_000  # most rows in a block; a multiple of the 100 tasks of a request
+_BYTES = 1 << 20  # most bytes of tasks in a block; more would only use memory
+_WAITING = 3  # most blocks that wait for their compression
 _TOUCH = 60.0  # seconds between two updates of `parts.touched`
 
 
 @dataclass(slots=True, kw_only=True)
 class NewBlock:
-    """Rows that are written, and whose tasks are compressed, together."""
+    """Rows that are compressed and written together."""
 
     rows: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)  #: the first half of each; zeros for a row that is no task
+    digests: list[bytes] = field(
+        default_factory=list
+    )  #: the first half of each; zeros for a row that is not a valid task
     states: list[int] = field(default_factory=list)
     tasks: list[bytes] = field(default_factory=list)
     previews: list[ChunkPreview] = field(default_factory=list)
-    reasons: list[tuple[int, str]] = field(default_factory=list)  #: (place in the block, why it is no task)
+    reasons: list[tuple[int, str]] = field(default_factory=list)  #: (index in the block, why it is not a valid task)
     raw: int = 0  #: bytes of tasks
 
     def take(self, chunk: Chunk, wanted: Sequence[int] | None) -> None:
@@ -69,17 +71,17 @@ class NewBlock:
                 self.reasons.append((place, reason))
 
     def pack(self) -> tuple[bytes, bytes]:
-        """Compress; this runs beside the plan."""
+        """Compress the tasks and previews; runs in a thread during planning."""
         return pack_tasks(self.tasks), pack_previews(self.previews)
 
 
 @dataclass(slots=True, kw_only=True)
 class Sorted:
-    """The rows of a chunk, by their places in it."""
+    """The rows of a chunk, compared with the batch; each row is its index in the chunk."""
 
     new: list[int] | None  #: rows that the batch does not have; None: all
-    known: list[tuple[int, int]] = field(default_factory=list)  #: valid rows that it has, and their refs there
-    conflicts: list[int] = field(default_factory=list)  #: rows whose key it knows with another request
+    known: list[tuple[int, int]] = field(default_factory=list)  #: valid rows that the batch has, with their refs there
+    conflicts: list[int] = field(default_factory=list)  #: rows whose key the batch has with another request
 
 
 class Sorter:
@@ -88,7 +90,7 @@ class Sorter:
     Parameters
     ----------
     connection : sqlite3.Connection
-        For this spool alone; closed at its end.
+        Used only by this spool, and closed at its end.
     path : Path
         The outbox's file.
     spec : BatchSpec
@@ -159,14 +161,14 @@ class Sorter:
 
 
 class Spool(Sorter):
-    """Takes the chunks of a plan; a context manager that leaves nothing behind unless `commit` was called.
+    """Stores the chunks of a plan; a context manager that removes them unless `commit` was called.
 
     Parameters
     ----------
     connection, path, spec
         As for `Sorter`.
     sweep : callable
-        Removes what does not belong to a batch.
+        Removes rows that do not belong to a batch.
     """
 
     def __init__(
@@ -185,7 +187,7 @@ class Spool(Sorter):
         try:
             with guard(self._path):
                 self._begin()
-                # Until the end nothing has to survive a power cut.
+                # Rows need not survive a power cut before `commit`.
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 with writing(self._connection):
                     self._intake.part = (
@@ -204,12 +206,12 @@ class Spool(Sorter):
 
     def __exit__(self, *_: object) -> None:
         self._close()
-        # What was committed is safe, and other errors were raised before; the next that opens the outbox sweeps.
+        # Committed rows are safe, and other errors were raised before; the next process repeats the sweep.
         with suppress(OutboxError):
             self._sweep()
 
     def add(self, chunk: Chunk) -> None:
-        """Take a chunk.
+        """Store a chunk.
 
         Raises
         ------
@@ -224,14 +226,14 @@ class Spool(Sorter):
                 self._flush(_WAITING)
 
     def commit(self) -> Spooled:
-        """Make the rows part of their batch, at once and for good.
+        """Add all rows to their batch in one transaction.
 
         Raises
         ------
         DuplicateRowsError
             If rows have the same key.
         BatchExistsError
-            If the batch knows a key with another request, or another batch has some of the rows.
+            If the batch has a key with another request, or another batch has some of the rows.
         OutboxError
             If the disk is full, or the outbox cannot be written for another reason.
         """
@@ -247,7 +249,7 @@ class Spool(Sorter):
                 return apply(connection, self._spec, self._intake, decision)
 
     def _flush(self, waiting: int) -> None:
-        """Have the block compressed, and write those that are ready until only so many wait."""
+        """Start to compress the block; write compressed blocks until at most `waiting` are left."""
         if self._block.rows:
             self._waiting.append((self._block, self._pool.submit(self._block.pack)))
             self._block = NewBlock()
@@ -280,7 +282,7 @@ def _chosen(items: Sequence[T], wanted: Sequence[int] | None) -> Sequence[T]:
 
 
 def _halves(keys: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Return keys as the tables have them."""
+    """Return the halves of keys as two integers each, as the tables store them."""
     halves = unpack(f">{2 * len(keys)}q", b"".join(keys))
     return list(zip(halves[::2], halves[1::2], strict=True))
 

@@ -38,12 +38,12 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
         "SELECT part, status, touched FROM parts WHERE status <> 1"
     ).fetchall():
         lock = hold(path, f"spool-{part}")
-        # Where there are no locks, only time can tell that a spool is not at work.
+        # Without locks, only the time since its last update shows that a spool has ended.
         if lock is None or (status == 0 and not lock.certain and now - touched < _DAY):
             continue
         gone = True
         try:
-            # It may have come to its end between the look and the lock.
+            # It may have ended between the query and the lock.
             if number(connection, "SELECT count(*) FROM parts WHERE part = ? AND status <> 1", part):
                 gone = _remove(connection, part, deadline)
                 removed += gone

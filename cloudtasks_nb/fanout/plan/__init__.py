@@ -1,5 +1,5 @@
-"""Rows of a DataFrame become requests.
+"""Turn the rows of a DataFrame into requests.
 
-Knows the data, the templates, and the service's limits on one task. Does not know the time (it is given), the disk,
-the network, or which rows were sent before.
+Handles the data, the templates, and the service's limits on one task. Independent of the clock (the time is given),
+the disk, the network, and earlier batches.
 """

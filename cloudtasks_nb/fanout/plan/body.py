@@ -265,7 +265,7 @@ class _Function:
                 body = to_json(self.function(row))
             except NotSerializableError as error:
                 problems.add(index, f"body: {error.message} ({error.hint})")
-            except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the row says what
+            except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the message is stored with the row
                 problems.add(index, f"body: the function raised {type(error).__name__}: {error}")
             bodies.append(body)
         return bodies, bodies

@@ -31,11 +31,11 @@ class Forecast:
     duplicates: int  #: how many of all rows have the key of an earlier row
     states: Sequence[str] = ()  #: "new", or the state of the row that the batch has
     known: Mapping[str, int] = field(default_factory=dict)  #: where or in which state -> how many are there already
-    refusal: str = ""  #: why none would be sent, as the error says it; empty: they would
+    refusal: str = ""  #: text of the error for which no row would be sent; empty: they would be sent
 
 
 class DryRun(Protocol):
-    """What takes the chunks of a plan and tells what spooling them would do."""
+    """Receives the chunks of a plan and returns what spooling them would do."""
 
     def add(self, chunk: Chunk, /) -> None:
         """Take a chunk."""

@@ -105,7 +105,7 @@ def _check_flat(frame: pd.DataFrame) -> None:
 
 
 def once(data: Any) -> bool:
-    """Tell whether the input can be read only once, as a generator or the chunks of `read_csv`."""
+    """Return whether the input can be read only once, as a generator or the chunks of `read_csv`."""
     return isinstance(data, Iterator)
 
 
@@ -173,7 +173,7 @@ def _plain_type(pyarrow: ModuleType, column: Any) -> Any:
 
 def _pyarrow(what: str) -> ModuleType:
     try:
-        import pyarrow as pa  # noqa: PLC0415 - optional: only who has Arrow data needs it
+        import pyarrow as pa  # noqa: PLC0415 - optional: only needed for Arrow data
     except ImportError as error:
         raise InvalidInputError(
             f"reading a {what} needs pyarrow", resource="pyarrow", hint="pip install pyarrow"
@@ -187,7 +187,7 @@ _EXACT = 2.0**53
 
 
 class Source:
-    """One column of an input frame, and what only the whole column can tell.
+    """One column of an input frame, with facts that depend on the whole column.
 
     Parameters
     ----------

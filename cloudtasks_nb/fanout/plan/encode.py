@@ -1,4 +1,4 @@
-"""The one JSON encoder: a value of any pandas dtype to what JSON knows.
+"""The only JSON encoder: convert values of any pandas dtype to JSON types.
 
 What has no form of its own in JSON is written like this:
 
@@ -61,7 +61,7 @@ def json_text(value: Any) -> str:
 
 @singledispatch
 def plain(value: Any) -> Any:
-    """Return a value with everything in it replaced by what JSON knows.
+    """Return a value with everything in it converted to JSON types.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def _(value: Any) -> Any:
     if isinstance(value, np.timedelta64):
         return plain(pd.Timedelta(value))
     found = value.item()
-    if isinstance(found, np.generic):  # long double: numpy knows no Python value for it
+    if isinstance(found, np.generic):  # long double: numpy has no Python type for it
         return plain(float(value)) if isinstance(value, np.floating) else plain.dispatch(object)(value)
     return plain(found)
 

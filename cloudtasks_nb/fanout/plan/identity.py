@@ -114,7 +114,7 @@ def try_of(task: str) -> int | None:
 
 
 def completion_id(batch: str, registration: int, round_: int) -> str:
-    """Return the id of the task that tells that a round of a batch is complete."""
+    """Return the id of the task that notifies that a round of a batch is complete."""
     head = blake2b(f"{batch}/complete/{registration}/{round_}".encode(), digest_size=_HEAD).hexdigest()
     return f"{head}-{batch}-complete-{round_}"
 

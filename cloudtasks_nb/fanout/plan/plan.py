@@ -68,7 +68,7 @@ class Plan:
     max_concurrent: int | None
     spent: bool  #: the input was an iterator, and is read
     action: Callable[[], Any]
-    about: Mapping[str, str] = field(default_factory=dict)  #: more to say of it, by name
+    about: Mapping[str, str] = field(default_factory=dict)  #: further facts about the plan, by name
     refusal: str = ""  #: what `submit` would raise, whatever `errors` is, as batches have some of the rows
     first_rejected: str = ""  #: the first row that cannot become a task, and why
     halted: str = ""  #: the queue's state, if it dispatches nothing in it: "paused"
@@ -113,7 +113,7 @@ class Plan:
         )
 
     def facts(self) -> dict[str, str]:
-        """Return what there is to say, by name."""
+        """Return the facts about the plan, by name."""
         found = {**self.about, "rows": f"{self.rows:,}", "tasks": f"{self.sendable:,}"}
         if self.rejected:
             found["rejected"] = f"{self.rejected:,} ({self.first_rejected})"

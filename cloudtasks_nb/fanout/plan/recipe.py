@@ -55,7 +55,7 @@ class Recipe:
 
     @property
     def columns_shown(self) -> tuple[str, ...] | None:
-        """The columns of the input by which a person tells a row: those of the key, else the used ones; None: all."""
+        """The columns of the input that show which row it is: those of the key, else the used ones; None: all."""
         return self.key if isinstance(self.key, tuple) else self.columns_used
 
     @property

@@ -180,7 +180,7 @@ def plan_chunks(
     """
     if errors not in ("raise", "skip"):
         raise InvalidInputError(
-            f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='say errors="skip"'
+            f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
         )
     renderer = Renderer(recipe, _shared_fields(recipe), now)
     return _chunks(data, recipe, renderer, _Complaint() if errors == "raise" else None, on_progress or (lambda _: None))

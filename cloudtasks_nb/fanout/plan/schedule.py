@@ -19,14 +19,14 @@ __all__ = ["LONGEST", "Schedule", "compile_schedule"]
 #: How far ahead the service takes a task (https://cloud.google.com/tasks/docs/quotas).
 LONGEST = dt.timedelta(days=30)
 
-_ZONE_HINT = 'say which zone is meant: tz="UTC", tz="Europe/Zurich"'
+_ZONE_HINT = 'add the time zone: tz="UTC", tz="Europe/Zurich"'
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """What `at`, `delay` and `tz` say."""
+    """The times given by `at`, `delay` and `tz`."""
 
     at: Any = None  #: a literal time
     delay: Any = None  #: a literal duration
@@ -136,5 +136,5 @@ def _read_time(cell: Any, tz: dt.tzinfo | None) -> int:
         # the first of two times when the clock goes back, the first after a gap when it goes forward
         cell = cell.tz_localize(tz, ambiguous=True, nonexistent="shift_forward")
     elif isinstance(cell, dt.date) and not isinstance(cell, dt.datetime):
-        cell = dt.datetime(cell.year, cell.month, cell.day)  # noqa: DTZ001 - its zone is what tz= says
+        cell = dt.datetime(cell.year, cell.month, cell.day)  # noqa: DTZ001 - its zone is the one of tz=
     return _micros(parse_time(cell, "at", tz))

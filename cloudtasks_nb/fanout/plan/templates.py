@@ -240,7 +240,7 @@ class Url(Protocol):
 
     @property
     def identity(self) -> str:
-        """What it is, in a word that does not change when the same cell runs again."""
+        """A text that describes it and is the same when the same cell runs again."""
         ...
 
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
@@ -314,7 +314,7 @@ def function_name(function: Callable[..., Any]) -> str:
 
 @lru_cache(maxsize=4_096)
 def _fault(url: str) -> str | None:
-    """Say why the service would refuse a URL; None if it would not."""
+    """Return why the service would refuse a URL; None if it would not."""
     if _HTTP.fullmatch(url) is None:
         return f'url: "{url[:200]}" is not an http(s) URL'
     try:
@@ -382,7 +382,7 @@ class _Function:
             url: Any = ""
             try:
                 url = self.function(row)
-            except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the row says what
+            except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the message is stored with the row
                 problems.add(index, f"url: the function raised {type(error).__name__}: {error}")
             if not isinstance(url, str):
                 problems.add(index, f"url: the function returned {type(url).__name__}, not text")

@@ -13,14 +13,14 @@ _RAMP_STEP = 300.0  # seconds
 
 
 class Concurrency:
-    """How many calls may be in flight: one more after each answer, half after a failure, then slowly up again.
+    """Limits the calls in flight: one more after each answer, half after a failure, then one more per round of answers.
 
     Parameters
     ----------
     ceiling : int
-        Never more than this.
+        The highest limit.
     start : int
-        How many at first.
+        The first limit.
     """
 
     def __init__(self, ceiling: int, start: int = 2) -> None:
@@ -52,9 +52,9 @@ class Concurrency:
 
 
 def backoff(rng: random.Random, *, first: float = 0.25, longest: float = 30.0) -> Iterator[float]:
-    """Yield seconds to wait after each failure: anything between nothing and a bound that doubles ("full jitter").
+    """Yield seconds to wait after each failure: a random number between 0 and a bound that doubles ("full jitter").
 
-    See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ for why the whole range is used.
+    See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ for the reason.
     """
     bound = first
     while True:
@@ -68,7 +68,7 @@ def constant(rate: float) -> Callable[[float], float]:
 
 
 def ramp(elapsed: float) -> float:
-    """Return rows a second after so many seconds: 500, and half as much again every five minutes.
+    """Return rows a second after `elapsed` seconds: 500, and half as much again every five minutes.
 
     The service asks for this on a queue that was idle (https://cloud.google.com/tasks/docs/manage-cloud-task-scaling).
     """
@@ -76,7 +76,7 @@ def ramp(elapsed: float) -> float:
 
 
 class Meter:
-    """Tells when the next rows may be sent at a given rate; idle time earns no credit.
+    """Computes when the next rows may be sent at a given rate; idle time does not allow a burst later.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Send one stored request to the service and find out what became of each of its rows."""
+"""Send one stored request to the service and find out the result of each of its rows."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
 
 __all__ = ["RequestSender"]
 
-_SAFE = 50 * 60.0  # seconds for which a name is surely taken after its task left; the service promises about an hour
+_SAFE = (
+    50 * 60.0
+)  # seconds for which the name of a deleted task cannot be used again; the service documents about an hour
 _SKEW = 60.0  # seconds that a clock may be set back
 _SINGLES = 64  # calls of CreateTask and GetTask in flight, in all and for one request
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
 _OPERATION_TIMEOUT = 120.0  # seconds
-_POLL = 0.1  # seconds before the first poll of an operation, half as much again each time
+_POLL = 0.1  # seconds before the first poll of an operation, the pause grows by half each time
 _POLL_LONGEST = 5.0
 
 # Raw messages: those of the client library cost ten times the rest of a call.
@@ -49,10 +51,10 @@ _Response = types.BatchCreateTasksResponse.pb()
 _State = types.BatchCreateTasksMetadata.State
 _ENDED = (int(_State.SUCCEEDED), int(_State.PARTIALLY_SUCCEEDED))
 
-#: Codes with which the service refuses one task, whatever becomes of the others.
+#: Codes with which the service refuses a single task for good.
 _REFUSED = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
 
-#: Codes of GetTask that leave open whether the task ever existed.
+#: Codes of GetTask after which it is not known whether the task ever existed.
 _NOT_THERE = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "UNIMPLEMENTED"})
 
 _FATAL: dict[str, type[CloudTasksError]] = {
@@ -64,12 +66,12 @@ _FATAL: dict[str, type[CloudTasksError]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Operation:
-    """The state of a batch call, as `BatchCreateTasks` and `GetOperation` answer it."""
+    """The state of a batch call, from an answer of `BatchCreateTasks` or `GetOperation`."""
 
     name: str
     done: bool
     failed: Mapping[int, tuple[str, str]]  #: index in the request -> code and text
-    complete: bool  #: every row was tried, and all that failed are named
+    complete: bool  #: every row was tried, and `failed` has all that failed
     created: int  #: tasks in the answer
 
     @classmethod
@@ -80,18 +82,18 @@ class _Operation:
         failed = {index: (code_name(status.code), status.message) for index, status in metadata.failed_requests.items()}
         fine = operation.done and not operation.HasField("error")
         complete = fine and metadata.state in _ENDED
-        # Where the state is left out, the tasks that were created have to be counted.
+        # An answer without a state: count the created tasks.
         created = len(_Response.FromString(operation.response.value).tasks) if fine and not complete else 0
         return cls(name=operation.name, done=operation.done, failed=failed, complete=complete, created=created)
 
     def covers(self, rows: int) -> bool:
-        """Tell whether it has the result of each row of the request."""
+        """Return whether it has the result of each row of the request."""
         return self.complete or len(self.failed) == rows or self.created + len(self.failed) == rows
 
 
 @dataclass(slots=True, kw_only=True)
 class _Results:
-    """The refs of one request's rows, by what became of them."""
+    """The refs of one request's rows, by their result."""
 
     sent: list[int] = field(default_factory=list)
     already: int = 0
@@ -102,7 +104,7 @@ class _Results:
     unclear: bool = False  #: the result of some rows is not known
 
     def ack(self, seq: int) -> Ack | None:
-        """Return it for the outbox; None if the request has to be sent again as it is."""
+        """Return the results as an `Ack` for the outbox; None if the same request has to be sent again."""
         if self.unclear:
             return None
         return Ack(
@@ -116,7 +118,7 @@ class _Results:
         )
 
     def leave(self, refs: Iterable[int], *, ours: bool) -> None:
-        """Leave rows to the next sending: as they are if they may have been created, else as new."""
+        """Leave rows for the next sending: in the same request if they may have been created, else in a new one."""
         if ours:
             self.unclear = True
         else:
@@ -133,7 +135,7 @@ class RequestSender:
         The batch whose requests they are.
     client : RawClient
     stop : StopSignal
-        Set by an error that no other try can cure.
+        Set by an error that retrying cannot fix.
     observer : SendObserver
     clock : Clock
     in_flight : int
@@ -166,7 +168,7 @@ class RequestSender:
         return self._batches.concurrency.limit if self._batching else _WITHOUT_BATCH
 
     async def send(self, request: Request) -> Ack | None:
-        """Send a request and return what became of its rows; None if that is not known of all."""
+        """Send a request and return the results of its rows; None if some are not known."""
         results = _Results()
         encoder = CreateEncoder(replace(self._place, queue=request.queue).queue_name)
         for part in encoder.cut(request.tasks, request.wire):
@@ -195,7 +197,7 @@ class RequestSender:
             self._batching = False
             await self._one_by_one(request, encoder, results, ours=ours)
         elif reply.error.code in _REFUSED:
-            # One bad task is enough for that; calls for single tasks find out which.
+            # A single bad task causes this; separate calls find out which one it is.
             await self._one_by_one(request, encoder, results, ours=ours)
         else:
             self._give_up(request.refs, reply.error, results, ours=ours)
@@ -229,7 +231,7 @@ class RequestSender:
             await self._batches.back_off(trouble)
 
     def _read_failure(self, ref: int, code: str, text: str, results: _Results, *, ours: bool) -> CloudTasksError | None:
-        """Note the result of a row that failed; return the error if the row is to be sent again after a while."""
+        """Note the result of a failed row; return the error if the row should be sent again after a pause."""
         if code == "ALREADY_EXISTS":
             results.sent.append(ref)
             results.already += not ours
@@ -274,19 +276,19 @@ class RequestSender:
                 await self._unwanted(_only(request, chosen), results, unclear=unclear)
 
     def _give_up(self, refs: Iterable[int], error: CloudTasksError, results: _Results, *, ours: bool) -> None:
-        """End the sending because of an error that is not about a single row."""
+        """End the sending after an error that does not concern a single row."""
         results.leave(refs, ours=ours)
         self._stop.set(error)
 
     async def _unwanted(self, request: Request, results: _Results, *, unclear: bool) -> None:
-        """Note the rows of a call that was not wanted: the sending ends, or they are cancelled, or it is too late."""
+        """Note the rows of a call that was not made: the sending ends, the rows were cancelled, or it is too late."""
         if self._stop.is_set:
             results.leave(request.refs, ours=request.tried or unclear)
         else:
             await self._look_up(request, results, unclear=unclear)
 
     async def _look_up(self, request: Request, results: _Results, *, unclear: bool) -> None:
-        """Find out whether rows were created that are cancelled, or that may have been created long ago."""
+        """Find out whether rows that were cancelled, or may have been sent long ago, were created."""
         void = self._void(request)
         if not (request.tried or unclear):
             results.cancelled += request.refs
@@ -322,7 +324,7 @@ class RequestSender:
         return self._outbox.requests.void_until(self._batch) >= request.seq
 
     def _wanted(self, request: Request) -> Callable[[bool], bool]:
-        """Return a function that tells before each try whether the request may be sent."""
+        """Return a function to call before each try: it returns whether the request may be sent."""
 
         def wanted(unclear: bool) -> bool:  # noqa: FBT001 - its only argument
             if self._void(request):
@@ -343,7 +345,7 @@ def _only(request: Request, indexes: Sequence[int]) -> Request:
 
 
 async def _gather(coroutines: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run coroutines at the same time; `Stopped` is raised by itself, not in a group."""
+    """Run coroutines concurrently; raise `Stopped` itself instead of a group."""
     stopped = False
     try:
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""Call RPCs of the service until there is an answer: limit the calls in flight, retry what may succeed later."""
+"""Call RPCs with retries, and limit the calls in flight."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
 
 __all__ = ["RawClient", "Reply", "RpcCaller", "SendObserver", "StopSignal", "Stopped"]
 
-_SOME_TRIES = 8  # for codes that may stand for a fault that will not go away
+_SOME_TRIES = 8  # most tries after codes that may mean a permanent fault
 
 _RNG = random.Random()  # noqa: S311 - jitter is no secret
 
 
 class RawClient(Protocol):
-    """What a sender needs of a connection."""
+    """The part of a connection that a sender uses."""
 
     @property
     def google(self) -> bool:
@@ -39,10 +39,10 @@ class RawClient(Protocol):
 
 
 class SendObserver(Protocol):
-    """Receives what a sender reports, and answers what it cannot know."""
+    """Receives the reports of a sender, and answers its questions."""
 
     def rows_sent(self, count: int) -> None:
-        """Note that `count` more rows are sent; the outbox has stored it."""
+        """Note that `count` more rows are sent, and stored as sent."""
 
     def will_retry(self, error: CloudTasksError) -> None:
         """Note an error after which the sender tries again."""
@@ -51,18 +51,18 @@ class SendObserver(Protocol):
         """Note the owner of another sender that this one waits for; None: this one sends."""
 
     def is_temporary(self, error: CloudTasksError) -> bool:
-        """Tell whether to retry after an error that would end the sending: a new queue is not known everywhere yet."""
+        """Return whether to retry after an error that would end the sending, as for a queue just created."""
 
     async def were_created(self, tasks: Sequence[str]) -> Mapping[str, bool | None]:
-        """Tell of tasks that are not in the queue whether they ever were; None, or left out: not known."""
+        """Return whether tasks that are not in the queue were created; None, or left out: not known."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the stop signal was set
-    """The sending ends; calls under way are left as they are."""
+    """The sending ends; calls in flight are not waited for."""
 
 
 class StopSignal:
-    """Ends a sending from within: nothing new begins, and every wait ends.
+    """Signals the end of a sending: no new call begins, and every wait ends.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class StopSignal:
         self._event.set()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait.
+        """Wait for some seconds.
 
         Raises
         ------
@@ -107,12 +107,12 @@ class Reply:
     """The result of a call."""
 
     data: bytes | None = None  #: the answer
-    error: CloudTasksError | None = None  #: why there is none; neither: the call was no longer wanted
-    unclear: bool = False  #: an earlier try got no answer, so it may have had its effect
+    error: CloudTasksError | None = None  #: why there is no answer; if both are None, the call was not wanted any more
+    unclear: bool = False  #: an earlier try got no answer, so it may have been executed
 
 
 class RpcCaller:
-    """Makes calls of one kind, many at once.
+    """Makes concurrent calls with a common limit and backoff.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class RpcCaller:
     stop : StopSignal
     observer : SendObserver
     ceiling : int
-        Calls in flight at most.
+        The most calls in flight.
     """
 
     def __init__(self, client: RawClient, stop: StopSignal, observer: SendObserver, *, ceiling: int) -> None:
@@ -133,13 +133,13 @@ class RpcCaller:
         self._pauses = backoff(_RNG)
 
     async def call(self, rpc: str, request: bytes, wanted: Callable[[bool], bool]) -> Reply:
-        """Call until there is an answer; where no server answers at all, the sending ends.
+        """Call until the service answers; if nothing answers at the endpoint, end the sending.
 
         Parameters
         ----------
         wanted : callable
-            Called before each try, with whether an earlier one is unclear. If it returns False, or if the sending
-            ends, the call ends without an answer.
+            Called before each try, with True if the result of an earlier one is unclear. If it returns False, or if
+            the sending ends, the call ends without an answer.
 
         Raises
         ------
@@ -156,7 +156,7 @@ class RpcCaller:
                 epoch = self.concurrency.epoch
                 data = await self._client.raw(rpc, request)
             except EndpointError as error:
-                # Nothing was sent. To keep trying would block other senders, which may have a better address.
+                # Nothing was sent. Retrying here would block other senders, which may have a working address.
                 self._observer.will_retry(error)
                 self._stop.set(error)
                 return Reply(unclear=unclear)
@@ -175,13 +175,13 @@ class RpcCaller:
             await self._stop.sleep(next(pauses))
 
     async def back_off(self, error: CloudTasksError) -> None:
-        """Wait after an answer that reports an error of the moment; longer each time, until `reset_backoff`."""
+        """Wait after an answer with a temporary error; longer each time, until `reset_backoff`."""
         self.concurrency.failed(self.concurrency.epoch)
         self._observer.will_retry(error)
         await self._stop.sleep(next(self._pauses))
 
     def reset_backoff(self) -> None:
-        """Note an answer without such an error."""
+        """Note an answer without a temporary error."""
         self._pauses = backoff(_RNG)
 
     def _retries(self, error: CloudTasksError, tries: int) -> bool:

@@ -1,8 +1,8 @@
 """Send a batch from the outbox: 100 rows a call, many calls in flight, until each row's task exists once.
 
-A task's name is derived from its row, so that sending twice creates once: the service answers ALREADY_EXISTS while the
-task is there, and for at least an hour after it left. Where that hour may be over, rows are looked up before they are
-sent again.
+A task's name is derived from its row, so that a row that is sent twice creates one task: the service answers
+ALREADY_EXISTS while the task exists, and for about an hour after its deletion. After that, rows are looked up before
+they are sent again.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _RESERVE = 4  # requests that are read before a call ends, so that no call waits
 
 @dataclass(slots=True, kw_only=True)
 class SendStats:
-    """What one sending did, as stored in the outbox."""
+    """Counts of one sending, as stored in the outbox."""
 
-    sent: int = 0  #: rows whose task is there now
-    already_there: int = 0  #: of these, how many were there before the batch was first sent: from another outbox
+    sent: int = 0  #: rows whose task exists
+    already_there: int = 0  #: of these, the tasks that existed before the first sending, created from another outbox
     rejected: int = 0  #: rows that the service refused
     elapsed_s: float = 0.0
 
@@ -60,25 +60,25 @@ async def send(
     owner: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
 ) -> SendStats:
-    """Send what is unsent of a batch; while another process does so, wait until it is done or has ended.
+    """Send the unsent rows of a batch; while another process does that, wait until it has ended.
 
-    While nothing answers at the endpoint, another connection or process may send: it may have a better address.
+    While nothing answers at the endpoint, another connection or process may send: its address may work.
 
     Parameters
     ----------
     send_rate : float, optional
         Rows a second. Without it, as fast as possible; on Google's endpoint 500 a second, more with time.
     in_flight : int
-        Batch calls at the same time, at most.
+        The most batch calls at the same time.
     owner : mapping, optional
-        What other senders may know of this one, as JSON.
+        Description of this sender for other senders; stored as JSON.
     clock : Clock, optional
 
     Raises
     ------
     CloudTasksError
-        What ended the sending early: there is no such queue, a permission is missing, the outbox cannot be written.
-        What was not sent stays unsent.
+        The error that ended the sending early, such as a missing queue, a missing permission or an unwritable outbox.
+        Rows that were not sent stay unsent.
     """
     clock = clock or Clock()
     started, stats = clock.ticks(), SendStats()
@@ -102,7 +102,7 @@ async def send(
 
 
 class SendLoop:
-    """Sends a batch once: keeps requests in flight and stores their answers in groups.
+    """Sends the unsent rows of a batch: keeps requests in flight and stores their answers in groups.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class SendLoop:
     send_rate : float, optional
         Rows a second.
     in_flight : int
-        Batch calls at the same time, at most.
+        The most batch calls at the same time.
     """
 
     def __init__(
@@ -158,9 +158,9 @@ class SendLoop:
         self._changed = asyncio.Event()
 
     async def run(self) -> CloudTasksError | None:
-        """Send until nothing is left, or until an error that no other try can cure, which is returned.
+        """Send until no row is left, or until an error that retrying cannot fix; return that error.
 
-        Every answer is stored before this returns, also when it is cancelled.
+        All answers are stored before this ends, also if it is cancelled.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -174,7 +174,7 @@ class SendLoop:
         except ExceptionGroup as group:
             raise _first(group) from group
         finally:
-            # Shielded: a cancelled sending stores what it knows, too.
+            # Shielded: a cancelled sending also stores its answers.
             await asyncio.shield(asyncio.ensure_future(self._finish()))
         return self._stop.error
 
@@ -184,7 +184,7 @@ class SendLoop:
         return self._stop.is_set or (self._exhausted and not self._ready)
 
     def _launch(self, group: asyncio.TaskGroup) -> None:
-        """Send what may be sent now."""
+        """Start the requests that may be sent now."""
         while self._ready and self._flying < self._sender.limit() and not self._stop.is_set:
             if self._meter is not None:
                 now = self._clock.ticks()
@@ -215,13 +215,13 @@ class SendLoop:
         self._changed.set()
 
     def _begin_exchange(self) -> None:
-        """Start to store answers and to read more requests, unless that is under way."""
+        """Start to store answers and read more requests, unless that is running."""
         if self._exchanging is not None:
             return
         free = self._sender.limit() + self._reserve - self._flying - len(self._ready)
         want = 0 if self._stop.is_set or self._exhausted else max(0, free)
         if self._acks or want:
-            # Not a task of the group: requests that the outbox gives out must not be lost when the group is cancelled.
+            # Not a task of the group: cancelling the group must not lose requests that the outbox has marked as taken.
             self._exchanging = asyncio.ensure_future(self._exchange(want))
 
     async def _exchange(self, want: int) -> None:
@@ -244,7 +244,7 @@ class SendLoop:
             self._changed.set()
 
     async def _finish(self) -> None:
-        """Store the last answers, and hand back requests that were not sent."""
+        """Store the last answers, and return unsent requests to the outbox."""
         while self._exchanging is not None:
             await asyncio.wait({self._exchanging})
         if self._acks:
@@ -262,7 +262,7 @@ def _first(error: Exception) -> Exception:
 
 
 async def _become_sender(outbox: Outbox, batch: str, observer: SendObserver, clock: Clock) -> Hold | None:
-    """Wait until no other sender works on the batch; None if then nothing is left to send."""
+    """Wait for the lock on sending the batch; None if no row is left to send."""
     while True:
         lock = outbox.requests.lock(batch)
         unsent = (await outbox.run(outbox.batches.counts, batch))[State.UNSENT]
@@ -280,7 +280,7 @@ async def _become_sender(outbox: Outbox, batch: str, observer: SendObserver, clo
 async def _until_answered(
     outbox: Outbox, record: BatchRecord, client: RawClient, observer: SendObserver, clock: Clock
 ) -> None:
-    """Wait until the service answers again, be it with an error, or another sender has sent everything."""
+    """Wait until the service answers again, also with an error, or another sender has sent all rows."""
     while (await outbox.run(outbox.batches.counts, record.id))[State.UNSENT]:
         await clock.sleep(_ENDPOINT_POLL)
         try:

@@ -262,7 +262,7 @@ def test_the_service_does_not_take_it(
     """It is tried again, and meanwhile the repr says why nobody has been told."""
     refused(code)
     batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
-    reached(batch, lambda _: "the end of the batch is not notified" in repr(batch))
+    reached(batch, lambda _: "a notification of the batch's end was not created" in repr(batch))
     emulator.request("DELETE", "/admin/faults")
     assert batch.wait("60s").succeeded == 4
     assert len(told(target, 1)) == 1
@@ -277,7 +277,7 @@ def test_a_refusal_keeps_nobody_waiting(
     refused("PERMISSION_DENIED")
     batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
     assert batch.wait("60s").succeeded == 4
-    assert "the end of the batch is not notified" in repr(batch)
+    assert "a notification of the batch's end was not created" in repr(batch)
     assert created(emulator, once) == []
 
 

@@ -204,7 +204,7 @@ def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, who: s
 
     note = _loop.run(wait_for_it())
     assert note is not None
-    assert note.startswith(f"{who} sends the rest")
+    assert note.startswith(f"{who} sends the remaining rows")
     assert sending.supervisor.other_sender_note is None
     assert outbox.batches.settings(batch)["sender"] == {"pid": os.getpid(), "target": "127.0.0.1:8123"}
     assert_each_once(outbox, batch, service, ROWS)

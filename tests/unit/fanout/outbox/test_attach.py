@@ -141,7 +141,7 @@ def test_a_key_with_another_request_is_refused(outbox: Outbox) -> None:
     with pytest.raises(BatchExistsError) as caught:
         spool(outbox, chunks(range(310), request=lambda row: f"{row}{'!' if row in (7, 120) else ''}"), name="n")
     assert caught.value.message == (
-        f"2 of 310 rows have keys that the batch n ({first.batch}) knows with another request (rows 7, 120)"
+        f"2 of 310 rows have keys that the batch n ({first.batch}) has with another request (rows 7, 120)"
     )
     assert outbox.batches.get(first.batch).total == 300
 

@@ -190,13 +190,13 @@ def test_a_name_has_no_overlap(outbox: Outbox) -> None:
 
 
 def test_keys_with_other_requests(outbox: Outbox) -> None:
-    """Rows whose key the batch knows with another request are in the way, as they are for `spool`, which is quoted."""
+    """Rows whose key the batch has with another request are in the way, as they are for `spool`, which is quoted."""
     spool(outbox, chunks(range(3)), name="days")
     found = forecast(outbox, chunks(range(5), request=other), name="days")
     assert found.refusal == refused(outbox, chunks(range(5), request=other), name="days")
     assert "3 of 5 rows have keys" in found.refusal
     assert sorted(found.problems) == [0, 1, 2]
-    assert "knows its key with another request" in found.problems[0]
+    assert "has its key with another request" in found.problems[0]
     assert (found.sendable, found.known) == (2, {})
 
 

@@ -166,7 +166,7 @@ def test_a_damaged_file_is_told(path: Path, where: str) -> None:
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """When the home is a file, the error names the folder and the setting."""
     (tmp_path / "home").write_text("")
-    with pytest.raises(OutboxError, match="cannot be made") as caught:
+    with pytest.raises(OutboxError, match="cannot be created") as caught:
         Outbox(tmp_path / "home" / "outbox.sqlite3")
     assert "CLOUDTASKS_NB_HOME" in str(caught.value)
 
