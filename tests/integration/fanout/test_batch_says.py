@@ -178,6 +178,6 @@ def test_told_after_the_end(batch: ct.Batch, words: Callable[[], list[str]]) -> 
 def test_a_queue_that_signs_for_itself(paused: ct.Queue, batch: ct.Batch) -> None:
     """A queue whose own token would take the place of the notification's is refused."""
     paused.route(service_account="queue@demo.iam.gserviceaccount.com")
-    with pytest.raises(InvalidInputError, match="signs all its tasks"):
+    with pytest.raises(InvalidInputError, match="token of another account"):
         batch.on_complete("https://svc/done", service_account="sa@demo.iam.gserviceaccount.com")
     batch.on_complete("https://svc/done", service_account="queue@demo.iam.gserviceaccount.com")

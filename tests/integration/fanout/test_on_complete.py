@@ -266,7 +266,7 @@ def test_the_service_does_not_take_it(
     emulator.request("DELETE", "/admin/faults")
     assert batch.wait("60s").succeeded == 4
     assert len(told(target, 1)) == 1
-    reached(batch, lambda _: "not notified" not in repr(batch))
+    reached(batch, lambda _: "was not created" not in repr(batch))
     assert created(emulator, once) == ["1"]
 
 
