@@ -113,7 +113,7 @@ class Dashboard(Panel):
         """Show the queue in all tabs."""
         for panel in self.parts.values():
             if panel.queue is not None:
-                panel.set_queue(self.queue)
+                panel.use(self.queue)
         self._make_open_panel()
 
     def _open_title(self) -> str:
@@ -153,9 +153,9 @@ class Dashboard(Panel):
             kept = self.queue if self.queue in queues else next(iter(queues), None)
             self.choice.options = tuple(queues)
             self.choice.value = kept
-            self.set_queue(kept)
+            self.use(kept)
 
     def _choose(self, queue: Any) -> None:
         if queue is not None and self.choice.options:
             self.choice.value = queue
-        self.set_queue(queue)
+        self.use(queue)

@@ -322,7 +322,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self.resubscribe()
         self.interval_changed()
 
-    def set_queue(self, queue: str | None) -> None:
+    def use(self, queue: str | None) -> None:
         """Show another queue."""
         if queue != self.queue:
             self.queue = queue

@@ -127,7 +127,7 @@ def test_an_incomplete_log_is_reported(panel: AttemptsPanel, watcher: FakeWatche
 def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list[Entry]) -> None:
     """The table shows the new queue and time, and the line of Python names them."""
     log[:] = [entry(7, "t7")]
-    panel.set_queue("emails")
+    panel.use("emails")
     panel.settle()
     assert panel.table.page_keys == ["i7"]
     log[:] = []

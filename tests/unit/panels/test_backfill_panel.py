@@ -166,10 +166,10 @@ def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell, 
     panel.series.value = first.id
     panel.settle()
     assert panel.view.batch.id == first.id
-    panel.set_queue("emails")
+    panel.use("emails")
     panel.settle()
     assert panel.view.batch.queue == "emails"
-    panel.set_queue("nothing")
+    panel.use("nothing")
     panel.settle()
     assert (panel.view.batch, panel.series.options) == (None, (("none yet", ""),))
 

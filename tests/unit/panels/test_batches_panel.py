@@ -56,7 +56,7 @@ def test_batches_are_listed_newest_first(harness: Harness, closing: CloseLater) 
         assert words.removeprefix("● </span>") in shown
     panel.scope.index = 1
     assert panel.table.total == panel.table.matching == 4
-    panel.set_queue("emails")
+    panel.use("emails")
     assert panel.table.matching == 4
     panel.scope.index = 0
     assert panel.table.matching == 1

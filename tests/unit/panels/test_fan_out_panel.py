@@ -317,7 +317,7 @@ def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:
     """What was planned and sent is of the old one."""
     fill(panel, url="https://svc/run")
     send(panel)
-    panel.set_queue("emails")
+    panel.use("emails")
     panel.settle()
     assert panel.view.batch is None
     assert panel.footer.line.startswith('tasks.queue("emails")')

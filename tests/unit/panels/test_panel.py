@@ -262,7 +262,7 @@ def test_the_footer_shows_age_and_warnings(panel: Sample, watcher: FakeWatcher) 
 def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: FakeWatcher) -> None:
     """A late snapshot of the old queue is not shown."""
     late = watcher.subscribed[0].listener
-    panel.set_queue("emails")
+    panel.use("emails")
     assert [one.queue.queue for one in watcher.subscribed] == ["emails"]
     late(snapshot("reports"))
     assert panel.seen == []

@@ -262,7 +262,7 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
 def test_another_queue_is_loaded(panel: TasksPanel) -> None:
     """The tasks of the new queue are shown, and nothing is selected."""
     pick(panel, 1)
-    panel.set_queue("emails")
+    panel.use("emails")
     panel.settle()
     assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
     assert (panel.table.selected, panel.detail.value) == ([], "")
