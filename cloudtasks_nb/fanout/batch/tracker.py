@@ -60,6 +60,7 @@ class Tracker:
         self._listeners: list[Callable[[], None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._searching: asyncio.Task[None] | None = None
+        self._cancels: list[asyncio.Task[None]] = []
         self._sending = SendSupervisor(
             connection.transport,
             outbox,
@@ -172,7 +173,7 @@ class Tracker:
     async def close(self) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
         await self._sending.close()
-        for task in (self._watching, self._searching):
+        for task in (self._watching, self._searching, *self._cancels):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -209,7 +210,7 @@ class Tracker:
         """Begin to cancel; from now on the batch counts as being cancelled."""
         await self.start(sending=False)
         self._cancelling += 1
-        _loop.spawn(self._cancel_in_the_background())
+        self._cancels.append(_loop.spawn(self._cancel_in_the_background()))
 
     async def _cancel_in_the_background(self) -> None:
         try:

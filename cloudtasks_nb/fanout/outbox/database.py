@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from cloudtasks_nb.errors import OutboxError
@@ -127,6 +127,7 @@ class Database:
         self._local = threading.local()
         self._open: dict[sqlite3.Connection, threading.Thread] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     def prepare(self) -> bool:
         """Create the folder and the tables if they do not exist; return whether the file has a write-ahead log.
@@ -159,13 +160,13 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield the calling thread's connection; errors of SQLite become `OutboxError`."""
-        with guard(self.path):
-            yield self._connection
+        with guard(self.path), self._connected() as connection:
+            yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Yield the calling thread's connection in a transaction that may write; errors become `OutboxError`."""
-        with guard(self.path), writing(self._connection) as connection:
+        with guard(self.path), self._connected() as own, writing(own) as connection:
             yield connection
 
     def connect(self) -> sqlite3.Connection:
@@ -181,26 +182,39 @@ class Database:
         return connection
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads; what is read later opens a connection for the moment."""
         with self._lock:
+            self._closed = True
             for connection in self._open:
                 connection.close()
             self._open.clear()
             self._local = threading.local()
 
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        """The connection of the calling thread; those of ended threads are closed when a new one is opened."""
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection of the calling thread; after `close` one that is closed at once."""
         found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = self._local.connection = self.connect()
-            with self._lock:
-                ended = [connection for connection, thread in self._open.items() if not thread.is_alive()]
-                for connection in ended:
-                    self._open.pop(connection).join()
-                    connection.close()
-                self._open[found] = threading.current_thread()
-        return found
+        if found is not None:
+            yield found
+            return
+        with ExitStack() as stack:
+            opened = stack.enter_context(closing(self.connect()))
+            if self._keep(opened):
+                stack.pop_all()
+            yield opened
+
+    def _keep(self, opened: sqlite3.Connection) -> bool:
+        """Keep a connection for the calling thread, unless the file is closed; close those of threads that ended."""
+        with self._lock:
+            if self._closed:
+                return False
+            ended = [connection for connection, thread in self._open.items() if not thread.is_alive()]
+            for connection in ended:
+                self._open.pop(connection).join()
+                connection.close()
+            self._open[opened] = threading.current_thread()
+            self._local.connection = opened
+        return True
 
 
 class Repository:

@@ -276,3 +276,14 @@ def test_background_work_hears_that_it_was_closed(outbox: Outbox) -> None:
     outbox.close()
     with pytest.raises(OutboxError, match="closed"):
         asyncio.run(outbox.run(outbox.batches.find))
+
+
+def test_a_read_after_close_leaves_no_connection_open(path: Path) -> None:
+    """A panel may read a batch in another thread while the outbox is closed."""
+    file = database.Database(path, timeout=1)
+    file.prepare()
+    file.close()
+    with file.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM batches").fetchone() == (0,)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
