@@ -90,7 +90,8 @@ def test_the_exit_code_tells_how_it_went(
 
 def test_by_its_name(queue: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
     """A batch can be named as in `fan_out`."""
-    queue.fan_out(ROWS, url=target.url, name="three days")
+    batch = queue.fan_out(ROWS, url=target.url, name="three days")
+    reached(batch, lambda progress: not progress.unsent)
     assert cli.main(["watch", "three days"]) == 0
     assert 'Batch "three days"' in capsys.readouterr().out
 
