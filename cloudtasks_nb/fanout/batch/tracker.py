@@ -60,7 +60,7 @@ class Tracker:
         self._listeners: list[Callable[[], None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._searching: asyncio.Task[None] | None = None
-        self._cancels: list[asyncio.Task[None]] = []
+        self._cancels: set[asyncio.Task[None]] = set()
         self._sending = SendSupervisor(
             connection.transport,
             outbox,
@@ -210,7 +210,9 @@ class Tracker:
         """Begin to cancel; from now on the batch counts as being cancelled."""
         await self.start(sending=False)
         self._cancelling += 1
-        self._cancels.append(_loop.spawn(self._cancel_in_the_background()))
+        task = _loop.spawn(self._cancel_in_the_background())
+        self._cancels.add(task)
+        task.add_done_callback(self._cancels.discard)
 
     async def _cancel_in_the_background(self) -> None:
         try:
