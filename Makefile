@@ -54,11 +54,13 @@ check: $(VENV)/.installed-dev ## lint, formatting and types
 bench: $(VENV)/.installed-test ## measure, and write the table of figures
 	$(BIN)/python tests/benchmarks/run.py
 
+# One file for every Python from 3.11.0 on and every system: a pin that only some of them can have says which.
 constraints: ## write constraints.txt anew, from the newest releases that fit pyproject.toml
 	$(call need-python)
 	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	$(PYTHON) -m venv "$$fresh" && "$$fresh/bin/python" -m pip install --quiet -e ".[dev]" && \
-	"$$fresh/bin/python" -m pip freeze --exclude-editable > "$$fresh/frozen" && mv "$$fresh/frozen" constraints.txt
+	$(PYTHON) -m venv "$$fresh" && "$$fresh/bin/python" -m pip install --quiet uv && \
+	"$$fresh/bin/python" -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml --output-file constraints.txt
 
 clean: ## remove .venv and everything else that a command here makes
 	rm -rf $(VENV) .venv-* .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 __all__: list[str] = []
 
@@ -49,10 +48,9 @@ def environment() -> dict[str, dict[str, str]]:
     return found
 
 
-def pins() -> dict[str, Version]:
-    """Read constraints.txt: version by name."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return {canonicalize_name(name): Version(version) for name, _, version in (line.partition("==") for line in lines)}
+def pins() -> list[Requirement]:
+    """Read constraints.txt: one pin a line. A package can have two, each for some releases of Python."""
+    return [Requirement(line) for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
 
 
 def section(title: str) -> str:
@@ -78,21 +76,23 @@ def test_conda_environment_names_each_package_once() -> None:
 
 
 def test_constraints_are_versions_only() -> None:
-    """A pin is a name and a version: no address, no hash, no path."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    assert lines
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line)] == []
+    """A pin is a name, a version and perhaps a condition: no address, no hash, no path."""
+    assert pins()
+    assert [pin for pin in pins() if pin.url or [each.operator for each in pin.specifier] != ["=="]] == []
 
 
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.7", "3.12.1", "3.13.5", "3.14.0"])
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
-def test_constraints_pin_what_the_project_asks_for(extra: str) -> None:
-    """Every dependency has a pin, and the pin satisfies the lower bound."""
-    pinned = pins()
+def test_constraints_pin_what_the_project_asks_for(extra: str, python: str) -> None:
+    """Every dependency has one pin on every Python, and the pin satisfies the lower bound."""
+    here = {"python_full_version": python, "python_version": ".".join(python.split(".")[:2])}
+    pinned = [(canonicalize_name(p.name), p.specifier) for p in pins() if not p.marker or p.marker.evaluate(here)]
     for text in EXTRAS[extra] if extra else PROJECT["dependencies"]:
         requirement = Requirement(text)
         if requirement.name != PROJECT["name"]:
-            version = pinned.get(canonicalize_name(requirement.name))
-            assert version is not None, f"{requirement.name} has no pin: run `make constraints`"
+            versions = [specifier for name, specifier in pinned if name == canonicalize_name(requirement.name)]
+            assert len(versions) == 1, f"{requirement.name} needs one pin, it has {versions}: run `make constraints`"
+            (version,) = (each.version for each in versions[0])
             assert version in requirement.specifier, f"{requirement.name}=={version} is too old: run `make constraints`"
 
 
