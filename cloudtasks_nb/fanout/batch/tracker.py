@@ -10,21 +10,20 @@ import asyncio
 import contextlib
 import datetime as dt
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.progress import Progress, Rate, pack, unpack
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.service.absent_handlers import describe_absent
-from cloudtasks_nb.service.bulk import delete
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, now_micros
 
@@ -34,7 +33,6 @@ _CLOCK_MARGIN = 300_000_000  # microseconds by which this machine's clock may be
 _LATE_ENTRY = 600_000_000  # microseconds by which a log entry may arrive late
 _LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
 _SAVE = 5.0  # seconds between two snapshots in the outbox
-_DELETED_TOGETHER = 1000  # tasks that are deleted, and then recorded, together
 
 
 class Tracker:
@@ -60,7 +58,6 @@ class Tracker:
         self._listeners: list[Callable[[], None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._searching: asyncio.Task[None] | None = None
-        self._cancels: set[asyncio.Task[None]] = set()
         self._sending = SendSupervisor(
             connection.transport,
             outbox,
@@ -69,11 +66,13 @@ class Tracker:
             changed=self._rows_sent,
             ended=self._sending_ended,
         )
+        self._cancellation = Cancellation(
+            connection, outbox, record.id, self.queue, self._outcomes, self._sending, publish=self._publish
+        )
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._update)
         self._counts = dict(record.counts)
         self._loaded = False
         self._saved = 0.0
-        self._cancelling = 0
         self._troubles: dict[str, str] = {}
         self._too_many_failed = bool(outbox.batches.settings(record.id).get("stopped_by"))
         self.progress = self._stored_progress()
@@ -87,7 +86,7 @@ class Tracker:
     @property
     def cancelling(self) -> bool:
         """Whether its tasks are being deleted."""
-        return self._cancelling > 0
+        return self._cancellation.active
 
     @property
     def unanswered(self) -> bool:
@@ -106,7 +105,7 @@ class Tracker:
 
     def blockers(self) -> list[str]:
         """Return the reasons why rows are not done, a sentence each."""
-        troubles = [self._sending.trouble, *self._troubles.values(), self._notifier.trouble]
+        troubles = [self._sending.trouble, *self._troubles.values(), self._cancellation.trouble, self._notifier.trouble]
         lines = [trouble for trouble in troubles if trouble is not None][:1]
         if self.error is not None and not self.sending:
             lines.append(str(self.error))
@@ -173,11 +172,12 @@ class Tracker:
     async def close(self) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
         await self._sending.close()
-        for task in (self._watching, self._searching, *self._cancels):
+        for task in (self._watching, self._searching):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        await self._cancellation.close()
         await self._notifier.close()
         for listener in tuple(self._listeners):
             listener()
@@ -197,7 +197,7 @@ class Tracker:
         try:
             while self.sending or not self.progress.finished:
                 self._connection.transport.check_open()
-                if not self._cancelling:
+                if not self.cancelling:
                     await self._sending.check(self.progress.unsent)
                 await changed.wait()
                 changed.clear()
@@ -209,55 +209,7 @@ class Tracker:
     async def begin_cancel(self) -> None:
         """Begin to cancel; from now on the batch counts as being cancelled."""
         await self.start(sending=False)
-        self._cancelling += 1
-        task = _loop.spawn(self._cancel_in_the_background())
-        self._cancels.add(task)
-        task.add_done_callback(self._cancels.discard)
-
-    async def _cancel_in_the_background(self) -> None:
-        try:
-            await self.cancel()
-        except CloudTasksError as error:
-            self._troubles["cancel"] = f"not all rows are cancelled: {error.message}"
-        finally:
-            self._cancelling -= 1
-        await self._publish()  # the batch may be finished now, and notifications due
-
-    async def cancel(self) -> None:
-        """Stop sending, delete the tasks in the queue, and record which were deleted."""
-        self._troubles.pop("cancel", None)
-        await self._outbox.run(self._outbox.requests.cancel, self.batch)
-        # Wait for the results of the requests that are under way: their tasks have to be deleted too.
-        left = await self._outbox.run(self._outbox.batches.counts, self.batch)
-        if left[State.UNSENT]:
-            self._sending.begin()
-        await self._sending.join()
-        await self._delete_tasks(await self._outbox.run(self._outcomes.sent_rows))
-        self._connection.watcher.refresh(self.queue)
-        await self._publish()
-
-    async def _delete_tasks(self, rows: Sequence[tuple[int, str, int]]) -> None:
-        """Delete the tasks of rows, which are given by ref, task and try, and record which were deleted."""
-        refused: Counter[str] = Counter()
-        for start in range(0, len(rows), _DELETED_TOGETHER):
-            part = rows[start : start + _DELETED_TOGETHER]
-            errors = await delete(
-                self._connection,
-                self.queue,
-                [task for _, task, _ in part],
-                lambda _: None,
-                lambda error, count: refused.update({error.message: count}),
-            )
-            deleted = [
-                Outcome(ref=ref, attempt=attempt, state=State.CANCELLED, reason="")
-                for (ref, _, attempt), error in zip(part, errors, strict=True)
-                if error is None
-            ]
-            await self._outbox.run(self._outbox.outcomes.record, self.batch, deleted)
-            if refused:
-                why = refused.most_common(1)[0][0]
-                self._troubles["cancel"] = f"{refused.total():,} tasks are not deleted: {why}"
-            await self._publish()
+        self._cancellation.begin()
 
     async def _sending_ended(self) -> None:
         self._connection.watcher.refresh(self.queue)
@@ -347,11 +299,11 @@ class Tracker:
             await self._outbox.run(
                 self._outbox.batches.set_setting, self.batch, "stopped_by", f"stop_after_failures={limit}"
             )
-            await self.cancel()
+            await self._cancellation.run()
 
     def _update(self) -> None:
         """Compute the progress anew and call the listeners."""
-        if self._queue_values().get("state", "RUNNING") == "RUNNING" and not self._cancelling:
+        if self._queue_values().get("state", "RUNNING") == "RUNNING" and not self.cancelling:
             # Cancelled and lost rows must not change the estimate of how fast the others are done.
             self._rate.note(time.monotonic(), self._counts[State.SUCCEEDED] + self._counts[State.FAILED])
         else:
