@@ -12,6 +12,7 @@ __all__ = [
     "CODES",
     "HTTP_PORT_METADATA",
     "INSTANCE_METADATA",
+    "LOG_IMMEDIATE_METADATA",
     "OPERATIONS_LOG",
     "SECRET_HEADER",
     "QueueName",
@@ -46,6 +47,9 @@ INSTANCE_METADATA = "x-cloudtasks-instance"
 
 #: Response metadata key of the port of an emulator's HTTP interface, on the host that was called.
 HTTP_PORT_METADATA = "x-cloudtasks-http-port"
+
+#: Response metadata key: ``true`` if each entry of an emulator's log can be read at once, else ``false``.
+LOG_IMMEDIATE_METADATA = "x-cloudtasks-log-immediate"
 
 #: The log of attempts and deletions of tasks (https://cloud.google.com/tasks/docs/logging).
 OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ _CENTURY = 100 * 365 * 86_400
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an emulator until it is stopped, and return its exit code."""
-    given = _parser().parse_args(arguments)
-    settings = Settings(**{**vars(given), "queues": tuple(given.queues)})
+    given: dict[str, Any] = vars(_parser().parse_args(arguments))
+    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    settings = Settings(**given)
     _allow_many_files()
     try:
         asyncio.run(_run(settings))
@@ -82,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="a connection that this machine refuses is no attempt: wait until the target listens",
     )
+    _add_divergences(add)
+    return parser
+
+
+def _add_divergences(add: Callable[..., argparse.Action]) -> None:
+    """Add the options that change the behaviour of the service."""
     add("--openid-issuer", default="https://accounts.google.com", metavar="URL", help="issuer of OIDC tokens")
     add("--app-engine-host", metavar="URL", help="URL of the App Engine application")
     add("--https-ca", type=Path, metavar="FILE", help="certificates of targets that are trusted besides the system's")
@@ -106,7 +113,22 @@ def _parser() -> argparse.ArgumentParser:
         ("--log-delay", "0", "delay of log entries (%(default)s)"),
     ):
         add(option, type=_microseconds, default=default, metavar="SECONDS", help=text)
-    return parser
+    add(
+        "--log-index-delay",
+        action="extend",
+        nargs="+",
+        default=[],
+        type=_share,
+        metavar="SHARE:SECONDS",
+        help="this share of log entries is received at once and can be read only after the delay; may be repeated",
+    )
+
+
+def _share(text: str) -> tuple[float, int]:
+    share, colon, seconds = text.partition(":")
+    if not colon or not 0 <= float(share) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not SHARE:SECONDS with a share from 0 to 1, such as 0.05:45")
+    return float(share), _microseconds(seconds)
 
 
 def _port(text: str) -> int:

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, QueueName
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA, QueueName
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.rpcs import all_calls
@@ -121,7 +121,12 @@ async def _listen(
     if http_port is None:
         http_port = (port + 1) % 65_536 if settings.port else 0  # 0, a free port, if there is no next port
     http_port = await web.listen(settings.host, http_port)
-    answer_calls(server, calls, {INSTANCE_METADATA: instance, HTTP_PORT_METADATA: str(http_port)})
+    metadata = {
+        INSTANCE_METADATA: instance,
+        HTTP_PORT_METADATA: str(http_port),
+        LOG_IMMEDIATE_METADATA: "true" if engine.store.log.immediate else "false",
+    }
+    answer_calls(server, calls, metadata)
     await server.start()
     stack.push_async_callback(server.stop, _GRACE)
     stack.push_async_callback(_cancel, asyncio.create_task(_sweep_forever(engine)))

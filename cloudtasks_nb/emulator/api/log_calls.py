@@ -173,7 +173,7 @@ class _Entries:
         return b"".join(
             (
                 _frame(queue, record.target_type),
-                len_field(4, _insert_id(record).encode()),
+                len_field(4, record.insert_id.encode()),
                 len_field(6, _payload(record, queue)),
                 len_field(9, at),
                 _ERROR if record.code else _INFO,
@@ -189,7 +189,7 @@ class _Entries:
         simple = {
             "timestamp": lambda record: record.at * 1000,
             "receive_timestamp": lambda record: record.received * 1000,
-            "insert_id": _insert_id,
+            "insert_id": lambda record: record.insert_id,
             "severity": lambda record: "ERROR" if record.code else "INFO",
             LOG_ID[0]: lambda _: unquote(OPERATIONS_LOG),
             "log_name": lambda record: log_name(self._queue(record).project),
@@ -248,11 +248,6 @@ class _Entries:
     def _text(self, record: LogRecord) -> str:
         values = [str(self.getter((field,))(record)) for field in _FIELDS]
         return " ".join([*values, self._names[record.q], record.task, *map(str, _payload_part(record).values())])
-
-
-def _insert_id(record: LogRecord) -> str:
-    # Fixed width: insert ids sort like their entries.
-    return f"{record.seq:016x}"
 
 
 _parsed = lru_cache(maxsize=1024)(QueueName.parse)

@@ -32,3 +32,5 @@ class Settings:
     queue_tombstone: int = 3 * DAY  #: microseconds until the name of a deleted queue can be used again
     new_queue_delay: int = 0  #: microseconds for which a new queue is not found
     log_delay: int = 0  #: microseconds between an operation and its log entry
+    #: pairs of a share of the log entries and the microseconds for which that share cannot be read after its receipt
+    log_index_delay: tuple[tuple[float, int], ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Collection, Iterator, Sequence
 from enum import IntEnum
@@ -42,7 +43,7 @@ class LogRecord(NamedTuple):
     q: int  #: number of the queue
     kind: int
     at: int
-    received: int  #: when the entry can be read
+    received: int  #: when the log received the entry
     task: str  #: short id
     target: str  #: method and URL
     target_type: str  #: ``HTTP`` or ``APP_ENGINE_HTTP``
@@ -52,6 +53,11 @@ class LogRecord(NamedTuple):
     responses: int
     duration: int  #: microseconds
     retry_at: int
+
+    @property
+    def insert_id(self) -> str:
+        """The entry's id; insert ids have a fixed width, so that they sort like their entries."""
+        return f"{self.seq:016x}"
 
 
 class LogSubject(NamedTuple):
@@ -73,11 +79,16 @@ class OperationsLog:
         Gets the rows.
     delay : int
         Microseconds between an operation and its entry.
+    index_delays : sequence of tuple
+        Shares of the entries, each with the microseconds for which these cannot be read after they were received.
     """
 
-    def __init__(self, database: TaskDatabase, *, delay: int = 0) -> None:
+    def __init__(
+        self, database: TaskDatabase, *, delay: int = 0, index_delays: Sequence[tuple[float, int]] = ()
+    ) -> None:
         self._database = database
         self._delay = delay
+        self._index_delays = index_delays
         self._latest = 0
         #: the longest delay in microseconds between an operation and its entry, of all runs on this folder
         self.longest_delay = delay
@@ -91,6 +102,11 @@ class OperationsLog:
         self.longest_delay = max(self._delay, *(int(value) for (value,) in stored), 0)
         if self._delay and self.longest_delay == self._delay:
             self._database.put(Statement.SETTING, (_DELAY_SETTING, str(self._delay)))
+
+    @property
+    def immediate(self) -> bool:
+        """Whether each entry can be read as soon as its operation is committed."""
+        return not (self.longest_delay or self._index_delays)
 
     def created(self, q: int, ratio: float, tasks: Sequence[NewTask], now: int) -> None:
         """Log that one call created tasks, at most a hundred."""
@@ -137,7 +153,7 @@ class OperationsLog:
         kinds : collection of Kind
             The kinds of entries.
         now : int
-            Microseconds since 1970; entries that are received later are left out.
+            Microseconds since 1970; entries that cannot be read yet are left out.
         ascending : bool
             Whether the oldest entry comes first.
         """
@@ -152,7 +168,7 @@ class OperationsLog:
             rows = self._database.read(sql, (first, last, now))
             for row in rows:
                 for entry in _entries(row)[:: 1 if ascending else -1]:
-                    if low <= entry.seq <= high:
+                    if low <= entry.seq <= high and entry.received + self._index_delay(entry) <= now:
                         yield entry
             if len(rows) < _CHUNK:
                 return
@@ -160,6 +176,18 @@ class OperationsLog:
                 first = rows[-1][0] + 1
             else:
                 last = rows[-1][0] - 1
+
+    def _index_delay(self, entry: LogRecord) -> int:
+        """Return the microseconds for which an entry cannot be read; chosen by its insert id, so that it is stable."""
+        if not self._index_delays:
+            return 0
+        digest = hashlib.blake2b(entry.insert_id.encode(), digest_size=8).digest()
+        position = int.from_bytes(digest, "big") / (1 << 64)
+        for share, delay in self._index_delays:
+            if position < share:
+                return delay
+            position -= share
+        return 0
 
     def _append(self, kind: Kind, subject: LogSubject, now: int, rest: tuple[int, ...]) -> None:
         if subject.ratio < 1.0 and _random.random() >= subject.ratio:

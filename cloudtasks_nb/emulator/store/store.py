@@ -55,7 +55,7 @@ class Store:
         self.database = database
         self._clock = clock
         self._settings = settings
-        self.log = OperationsLog(database, delay=settings.log_delay)
+        self.log = OperationsLog(database, delay=settings.log_delay, index_delays=settings.log_index_delay)
         self._new: list[_NewTasks] = []
         self._applied: list[_NewTasks] = []
         self.contents = load(database, clock.now(), settings.task_tombstone)

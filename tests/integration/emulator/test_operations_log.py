@@ -7,12 +7,14 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
 from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
 from google.cloud.logging_v2.types import LogEntry
 from google.logging.type.log_severity_pb2 import ERROR, INFO
 from google.protobuf.json_format import MessageToDict
 
+from cloudtasks_nb._names import LOG_IMMEDIATE_METADATA
 from tests.integration.conftest import LOCATION, Emulator, Enqueue, HeldAnswer, MakeQueue, StartEmulator, Target
 
 LOGGED = {"stackdriver_logging_config": {"sampling_ratio": 1.0}}
@@ -196,3 +198,17 @@ def test_entries_come_late(start_emulator: StartEmulator, target: Target) -> Non
     emulator.advance(301)
     entries = log.wait(queue, 3)
     assert (entries[0].receive_timestamp - entries[0].timestamp).total_seconds() >= 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "immediate"),
+    [((), "true"), (("--log-delay", "1"), "false"), (("--log-index-delay", "0.05:45", "0.01:600"), "false")],
+)
+def test_metadata_says_whether_the_log_is_immediate(
+    start_emulator: StartEmulator, arguments: tuple[str, ...], immediate: str
+) -> None:
+    """The trailing metadata of each call says whether entries can be read at once."""
+    emulator = start_emulator(*arguments)
+    method = emulator.channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/ListQueues")
+    _, call = method.with_call(tasks_v2.ListQueuesRequest.serialize(tasks_v2.ListQueuesRequest(parent=LOCATION)))
+    assert dict(call.trailing_metadata())[LOG_IMMEDIATE_METADATA] == immediate

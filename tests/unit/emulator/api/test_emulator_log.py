@@ -258,6 +258,22 @@ def test_late_entries(make_store: MakeStore, clock: Clock) -> None:
     )
 
 
+def test_entries_that_are_indexed_late(make_store: MakeStore, clock: Clock) -> None:
+    """A share of the entries is received at once and can be read only later; the choice is stable."""
+    store = make_store(log_index_delay=((0.3, 45 * SECOND), (0.2, 600 * SECOND)))
+    queue = logged_queue(store)
+    for start in range(0, 1000, 100):
+        store.add_all(queue, {n: new_task(f"t{n}") for n in range(start, start + 100)}, NOW)
+    commit(store)
+    seen = [set(names(read_all(store, clock)))]
+    for step in (44, 1, 554, 1):
+        clock.advance(step * SECOND)
+        seen.append(set(names(read_all(store, clock, page_size=1000))))
+    assert seen[0] == seen[1] < seen[2] == seen[3] < seen[4]
+    assert [round(len(found), -2) for found in seen[::2]] == [500, 800, 1000]
+    assert all(entry["receiveTimestamp"] == entry["timestamp"] for entry in read_all(store, clock))
+
+
 @pytest.mark.parametrize(
     "request_",
     [
