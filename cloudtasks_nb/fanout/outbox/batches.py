@@ -13,7 +13,7 @@ import orjson
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import counters
 from cloudtasks_nb.fanout.outbox.counters import number_of
-from cloudtasks_nb.fanout.outbox.database import Repository
+from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.plan.identity import Place
 
@@ -69,13 +69,13 @@ class Batches(Repository):
             found = connection.execute("SELECT key, value FROM settings WHERE num = ?", (number_of(connection, batch),))
             return {key: orjson.loads(value) for key, value in found}
 
-    def set_setting(self, batch: str, key: str, value: Any) -> None:
+    @transaction
+    def set_setting(self, connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
         """Store a setting of a batch: any value that JSON has."""
-        with self._database.writing() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
-                (number_of(connection, batch), key, orjson.dumps(value).decode()),
-            )
+        connection.execute(
+            "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
+            (number_of(connection, batch), key, orjson.dumps(value).decode()),
+        )
 
     def snapshot(self, batch: str) -> bytes | None:
         """Return the newest snapshot of a batch."""
@@ -85,13 +85,13 @@ class Batches(Repository):
             ).fetchone()
             return found[0]
 
-    def save_snapshot(self, batch: str, snapshot: bytes) -> None:
+    @transaction
+    def save_snapshot(self, connection: sqlite3.Connection, batch: str, snapshot: bytes) -> None:
         """Store a snapshot of a batch with the present time."""
-        with self._database.writing() as connection:
-            connection.execute(
-                "UPDATE batches SET snapshot = ?, snapshot_at = ? WHERE num = ?",
-                (snapshot, time.time(), number_of(connection, batch)),
-            )
+        connection.execute(
+            "UPDATE batches SET snapshot = ?, snapshot_at = ? WHERE num = ?",
+            (snapshot, time.time(), number_of(connection, batch)),
+        )
 
 
 def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from cloudtasks_nb.fanout.outbox.counters import counts, number_of, touch
-from cloudtasks_nb.fanout.outbox.database import Repository
+from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import FINAL, Completion, State
 
 __all__ = ["Completions"]
@@ -18,8 +19,10 @@ _LEASE = 60.0  # seconds that a claimer has to create the task; then another may
 class Completions(Repository):
     """The URLs that are notified when a batch is done."""
 
+    @transaction
     def register(
         self,
+        connection: sqlite3.Connection,
         batch: str,
         url: str,
         *,
@@ -29,24 +32,23 @@ class Completions(Repository):
     ) -> int:
         """Register a URL; the same URL again is the same registration, with the newer options."""
         values = (service_account, audience, queue)
-        with self._database.writing() as connection:
-            num = number_of(connection, batch)
-            touch(connection, num)
-            found = connection.execute("SELECT id FROM completions WHERE num = ? AND url = ?", (num, url)).fetchone()
-            if found is None:
-                return (
-                    connection.execute(
-                        "INSERT INTO completions (service_account, audience, queue, num, url) VALUES (?, ?, ?, ?, ?)",
-                        (*values, num, url),
-                    ).lastrowid
-                    or 0
-                )
-            registration: int = found[0]
-            connection.execute(
-                "UPDATE completions SET service_account = ?, audience = ?, queue = ? WHERE id = ?",
-                (*values, registration),
+        num = number_of(connection, batch)
+        touch(connection, num)
+        found = connection.execute("SELECT id FROM completions WHERE num = ? AND url = ?", (num, url)).fetchone()
+        if found is None:
+            return (
+                connection.execute(
+                    "INSERT INTO completions (service_account, audience, queue, num, url) VALUES (?, ?, ?, ?, ?)",
+                    (*values, num, url),
+                ).lastrowid
+                or 0
             )
-            return registration
+        registration: int = found[0]
+        connection.execute(
+            "UPDATE completions SET service_account = ?, audience = ?, queue = ? WHERE id = ?",
+            (*values, registration),
+        )
+        return registration
 
     def registered(self, batch: str) -> list[Completion]:
         """Return the registrations; `round` is the last one that was notified, 0 for none."""
@@ -68,42 +70,42 @@ class Completions(Repository):
             ).fetchone()
             return bool(waiting) and _final(counts(connection, num))
 
-    def claim(self, batch: str) -> list[Completion]:
+    @transaction
+    def claim(self, connection: sqlite3.Connection, batch: str) -> list[Completion]:
         """Return the notifications of this round that the caller has to send; for a minute no other caller gets them.
 
         There are none while a row is not final: what the caller has seen may be older than a new try. The caller
         creates the tasks and then calls `confirm`, or `release` if it could not.
         """
-        with self._database.writing() as connection:
-            num = number_of(connection, batch)
-            states = counts(connection, num)
-            if not _final(states):
-                return []
-            (round_,) = connection.execute("SELECT round FROM batches WHERE num = ?", (num,)).fetchone()
-            found = connection.execute(
-                """UPDATE completions SET claimed = :round, claimed_at = :now
-                   WHERE num = :num AND told < :round
-                       AND (claimed < :round OR claimed_at NOT BETWEEN :now - :lease AND :now + :lease)
-                   RETURNING id, url, service_account, audience, queue""",
-                {"round": round_, "now": time.time(), "num": num, "lease": _LEASE},
-            ).fetchall()
-            return [_completion(row, round_, states) for row in sorted(found)]
+        num = number_of(connection, batch)
+        states = counts(connection, num)
+        if not _final(states):
+            return []
+        (round_,) = connection.execute("SELECT round FROM batches WHERE num = ?", (num,)).fetchone()
+        found = connection.execute(
+            """UPDATE completions SET claimed = :round, claimed_at = :now
+               WHERE num = :num AND told < :round
+                   AND (claimed < :round OR claimed_at NOT BETWEEN :now - :lease AND :now + :lease)
+               RETURNING id, url, service_account, audience, queue""",
+            {"round": round_, "now": time.time(), "num": num, "lease": _LEASE},
+        ).fetchall()
+        return [_completion(row, round_, states) for row in sorted(found)]
 
-    def confirm(self, batch: str, completion: Completion) -> None:
+    @transaction
+    def confirm(self, connection: sqlite3.Connection, batch: str, completion: Completion) -> None:
         """Note that a notification was sent."""
-        with self._database.writing() as connection:
-            connection.execute(
-                "UPDATE completions SET told = max(told, ?) WHERE num = ? AND id = ?",
-                (completion.round, number_of(connection, batch), completion.id),
-            )
+        connection.execute(
+            "UPDATE completions SET told = max(told, ?) WHERE num = ? AND id = ?",
+            (completion.round, number_of(connection, batch), completion.id),
+        )
 
-    def release(self, batch: str, completion: Completion) -> None:
+    @transaction
+    def release(self, connection: sqlite3.Connection, batch: str, completion: Completion) -> None:
         """Note that a notification could not be sent; the next call of `claim` returns it."""
-        with self._database.writing() as connection:
-            connection.execute(
-                "UPDATE completions SET claimed = :round - 1 WHERE num = :num AND id = :id AND claimed = :round",
-                {"round": completion.round, "num": number_of(connection, batch), "id": completion.id},
-            )
+        connection.execute(
+            "UPDATE completions SET claimed = :round - 1 WHERE num = :num AND id = :id AND claimed = :round",
+            {"round": completion.round, "num": number_of(connection, batch), "id": completion.id},
+        )
 
 
 def _final(states: Mapping[State, int]) -> bool:

@@ -6,13 +6,19 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial, wraps
 from pathlib import Path, PurePosixPath
+from typing import Concatenate, ParamSpec, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
 
-__all__ = ["VERSION", "Database", "Repository", "guard", "on_network", "writing"]
+__all__ = ["VERSION", "Database", "Repository", "guard", "on_network", "transact", "transaction"]
+
+P = ParamSpec("P")
+R = TypeVar("R", bound="Repository")
+T = TypeVar("T")
 
 #: `PRAGMA user_version` of the tables below.
 VERSION = 1
@@ -96,18 +102,32 @@ def guard(path: Path) -> Iterator[None]:
         raise OutboxError(f"the outbox {path} {what}", resource=str(path), hint=hint) from error
 
 
-@contextmanager
-def writing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Run a block as one transaction that holds the write lock from its start."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        # A full disk makes SQLite roll back by itself.
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
+def transact(
+    connection: sqlite3.Connection,
+    function: Callable[Concatenate[sqlite3.Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Call a function in one transaction that holds the write lock from its start.
+
+    An interrupt leaves no open transaction: `with connection` is entered before the transaction begins, and rolls it
+    back in C, where no interrupt is raised. A context manager written in Python could be interrupted before it does.
+    """
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        result = function(connection, *args, **kwargs)
+        connection.commit()
+    return result
+
+
+def transaction(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
+    """Make a method of a repository one transaction that may write: it is called with the connection."""
+
+    @wraps(method)
+    def run(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._database.write(partial(method, self), *args, **kwargs)
+
+    return run
 
 
 class Database:
@@ -150,11 +170,7 @@ class Database:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             kind = "DELETE" if on_network(self.path) else "WAL"
             mode = _set_journal(connection, kind, time.monotonic() + self._timeout)
-        with self.writing() as connection:
-            if _version(connection, self.path) == 0:
-                for statement in _TABLES:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {VERSION}")
+        self.write(_make_tables, self.path)
         return mode == "wal"
 
     @contextmanager
@@ -163,11 +179,10 @@ class Database:
         with guard(self.path), self._connected() as connection:
             yield connection
 
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield the calling thread's connection in a transaction that may write; errors become `OutboxError`."""
-        with guard(self.path), self._connected() as own, writing(own) as connection:
-            yield connection
+    def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function with the calling thread's connection, as `transact`; errors become `OutboxError`."""
+        with guard(self.path), self._connected() as connection:
+            return transact(connection, function, *args, **kwargs)
 
     def connect(self) -> sqlite3.Connection:
         """Open another connection, which the caller closes."""
@@ -255,6 +270,13 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
             hint=f"pip install -U cloudtasks-nb, or use {_ELSEWHERE}",
         )
     return version
+
+
+def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
+    if _version(connection, path) == 0:
+        for statement in _TABLES:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:

@@ -115,8 +115,9 @@ class Outbox:
         """Return a warning about this outbox, once for each file; None the next time."""
         if self.journal:
             return None
-        with self._database.writing() as connection:
-            first = connection.execute("INSERT OR IGNORE INTO meta VALUES ('network', 'said')").rowcount > 0
+        first = self._database.write(
+            lambda connection: connection.execute("INSERT OR IGNORE INTO meta VALUES ('network', 'said')").rowcount > 0
+        )
         return (
             f"the outbox {self.path} is on a network file system: slower, and for one machine at a time; "
             "CLOUDTASKS_NB_HOME chooses another folder"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from cloudtasks_nb.fanout.outbox.counters import add_counts, as_json, number_of, paged, touch, write_refs
-from cloudtasks_nb.fanout.outbox.database import Repository
+from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
 from cloudtasks_nb.fanout.outbox.rows import locate, ranges
 
@@ -45,19 +45,21 @@ _UPSERT = """
 class Outcomes(Repository):
     """What became of the rows' tasks."""
 
-    def record(self, batch: str, outcomes: Iterable[Outcome]) -> int:
+    @transaction
+    def record(self, connection: sqlite3.Connection, batch: str, outcomes: Iterable[Outcome]) -> int:
         """Store what is known of tasks; return how many rows changed their state.
 
         Outcomes of an older try are ignored. A succeeded row stays so, and a late success corrects any other state.
         """
-        with self._database.writing() as connection:
-            num = number_of(connection, batch)
-            moved = sum(_record_page(connection, num, page) for page in paged(outcomes, _PAGE))
-            touch(connection, num)
+        num = number_of(connection, batch)
+        moved = sum(_record_page(connection, num, page) for page in paged(outcomes, _PAGE))
+        touch(connection, num)
         return moved
 
+    @transaction
     def new_try(
         self,
+        connection: sqlite3.Connection,
         batch: str,
         rows: Iterable[tuple[int, str | None]] | None = None,
         allowed: Collection[State] = (State.FAILED,),
@@ -73,13 +75,12 @@ class Outcomes(Repository):
             Unsent and sent rows are never taken.
         """
         codes = as_json(FINAL & set(allowed))
-        with self._database.writing() as connection:
-            num = number_of(connection, batch)
-            wanted = _rows_in(connection, num, codes) if rows is None else _unchanged(connection, batch, rows)
-            opened = sum(_reopen(connection, num, sorted(set(page)), codes) for page in paged(wanted, _PAGE))
-            if opened:
-                connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
-                touch(connection, num)
+        num = number_of(connection, batch)
+        wanted = _rows_in(connection, num, codes) if rows is None else _unchanged(connection, batch, rows)
+        opened = sum(_reopen(connection, num, sorted(set(page)), codes) for page in paged(wanted, _PAGE))
+        if opened:
+            connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
+            touch(connection, num)
         return opened
 
 

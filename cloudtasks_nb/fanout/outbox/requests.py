@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.outbox.counters import (
     touch,
     write_refs,
 )
-from cloudtasks_nb.fanout.outbox.database import Database, Repository
+from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
 from cloudtasks_nb.fanout.plan.identity import task_ids
@@ -42,34 +42,32 @@ class Requests(Repository):
         """Return the requests of a batch, for one sender."""
         return RequestQueue(self._database, batch)
 
-    def cancel(self, batch: str) -> int:
+    @transaction
+    def cancel(self, connection: sqlite3.Connection, batch: str) -> int:
         """Cancel the rows that are not sent; return how many.
 
         Rows of requests in flight stay unsent until their sender, or the next one, finds out whether they were
         created. Those that were become sent, and the caller has to delete them.
         """
-        with self._database.writing() as connection:
-            num = number_of(connection, batch)
-            waiting = connection.execute(
-                "SELECT refs, try FROM requests WHERE num = ? AND started IS NULL", (num,)
-            ).fetchall()
-            cancelled = sum(
-                move(connection, num, read_refs(refs), State.CANCELLED, attempt) for refs, attempt in waiting
-            )
-            connection.execute("DELETE FROM requests WHERE num = ? AND started IS NULL", (num,))
-            parts = connection.execute(
-                "SELECT next, last FROM parts WHERE num = ? AND status = 1 AND next <= last", (num,)
-            ).fetchall()
-            for start, last in parts:
-                fresh = connection.execute(
-                    "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND state = ?",
-                    (State.CANCELLED, start, last, State.UNSENT),
-                ).rowcount
-                add_counts(connection, num, {State.UNSENT: -fresh, State.CANCELLED: fresh})
-                cancelled += fresh
-            connection.execute("UPDATE parts SET next = last + 1 WHERE num = ? AND status = 1", (num,))
-            connection.execute("UPDATE batches SET void = issued WHERE num = ?", (num,))
-            touch(connection, num)
+        num = number_of(connection, batch)
+        waiting = connection.execute(
+            "SELECT refs, try FROM requests WHERE num = ? AND started IS NULL", (num,)
+        ).fetchall()
+        cancelled = sum(move(connection, num, read_refs(refs), State.CANCELLED, attempt) for refs, attempt in waiting)
+        connection.execute("DELETE FROM requests WHERE num = ? AND started IS NULL", (num,))
+        parts = connection.execute(
+            "SELECT next, last FROM parts WHERE num = ? AND status = 1 AND next <= last", (num,)
+        ).fetchall()
+        for start, last in parts:
+            fresh = connection.execute(
+                "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND state = ?",
+                (State.CANCELLED, start, last, State.UNSENT),
+            ).rowcount
+            add_counts(connection, num, {State.UNSENT: -fresh, State.CANCELLED: fresh})
+            cancelled += fresh
+        connection.execute("UPDATE parts SET next = last + 1 WHERE num = ? AND status = 1", (num,))
+        connection.execute("UPDATE batches SET void = issued WHERE num = ?", (num,))
+        touch(connection, num)
         return cancelled
 
     def void_until(self, batch: str) -> int:
@@ -79,7 +77,7 @@ class Requests(Repository):
             return found[0] if found else 0
 
 
-class RequestQueue:
+class RequestQueue(Repository):
     """Gives the requests of a batch to one sender, and stores its answers.
 
     Requests that an earlier sender has left come first, then those of new tries, then rows that were never sent, in
@@ -92,12 +90,15 @@ class RequestQueue:
     """
 
     def __init__(self, database: Database, batch: str) -> None:
+        super().__init__(database)
         self.batch = batch
-        self._database = database
         self._seen = 0  # newest request that was given out
         self._blocks: OrderedDict[int, StoredBlock] = OrderedDict()
 
-    def turn(self, acks: Collection[Ack], want: int, *, now: float, size: int = MAX_TASKS) -> list[Request]:
+    @transaction
+    def turn(
+        self, connection: sqlite3.Connection, acks: Collection[Ack], want: int, *, now: float, size: int = MAX_TASKS
+    ) -> list[Request]:
         """Store answers and give out up to `want` requests, in one transaction.
 
         Parameters
@@ -107,30 +108,29 @@ class RequestQueue:
         size : int
             Rows in a new request.
         """
-        with self._database.writing() as connection:
-            num = number_of(connection, self.batch)
-            for ack in acks:
-                _settle(connection, num, ack)
-            if acks:
-                touch(connection, num)
-            requests: list[Request] = []
-            while len(requests) < want:
-                more = self._left(connection, num, now)
-                if more is None:
-                    more = self._fresh(connection, num, want - len(requests), size, now)
-                if more is None:
-                    break
-                requests.extend(more)
+        num = number_of(connection, self.batch)
+        for ack in acks:
+            _settle(connection, num, ack)
+        if acks:
+            touch(connection, num)
+        requests: list[Request] = []
+        while len(requests) < want:
+            more = self._left(connection, num, now)
+            if more is None:
+                more = self._fresh(connection, num, want - len(requests), size, now)
+            if more is None:
+                break
+            requests.extend(more)
         return requests
 
-    def hand_back(self, requests: Iterable[Request]) -> None:
+    @transaction
+    def hand_back(self, connection: sqlite3.Connection, requests: Iterable[Request]) -> None:
         """Note that these requests were not sent after all."""
-        with self._database.writing() as connection:
-            num = number_of(connection, self.batch)
-            connection.executemany(
-                "UPDATE requests SET started = NULL WHERE num = ? AND seq = ?",
-                [(num, request.seq) for request in requests if not request.tried],
-            )
+        num = number_of(connection, self.batch)
+        connection.executemany(
+            "UPDATE requests SET started = NULL WHERE num = ? AND seq = ?",
+            [(num, request.seq) for request in requests if not request.tried],
+        )
 
     def _left(self, connection: sqlite3.Connection, num: int, now: float) -> list[Request] | None:
         """Give out the next request that is stored already, if any of its rows is still unsent."""

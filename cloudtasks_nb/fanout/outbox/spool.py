@@ -21,7 +21,7 @@ from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.attach import INCOMING, NAMED, BatchSpec, Intake, apply, attach_all, decide, find
 from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, pack_previews, pack_tasks
 from cloudtasks_nb.fanout.outbox.counters import as_json
-from cloudtasks_nb.fanout.outbox.database import guard, writing
+from cloudtasks_nb.fanout.outbox.database import guard, transact
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -189,15 +189,7 @@ class Spool(Sorter):
                 self._begin()
                 # Rows need not survive a power cut before `commit`.
                 self._connection.execute("PRAGMA synchronous = NORMAL")
-                with writing(self._connection):
-                    self._intake.part = (
-                        self._connection.execute(
-                            "INSERT INTO parts (queue, status, next, last, touched) VALUES (?, 0, 0, -1, ?)",
-                            (self._spec.place.queue, time.time()),
-                        ).lastrowid
-                        or 0
-                    )
-                    self._lock = hold(self._path, f"spool-{self._intake.part}")
+                transact(self._connection, self._begin_part)
         except BaseException:
             self._close()
             raise
@@ -240,13 +232,24 @@ class Spool(Sorter):
         with guard(self._path):
             self._flush(0)
             self._connection.execute("PRAGMA synchronous = FULL")
-            with writing(self._connection) as connection:
-                if attached := attach_all(connection, self._spec, self._intake):
-                    return attached
-                decision = decide(connection, self._spec, self._intake)
-                if decision.errors:
-                    raise decision.errors[0]
-                return apply(connection, self._spec, self._intake, decision)
+            return transact(self._connection, self._attach)
+
+    def _begin_part(self, connection: sqlite3.Connection) -> None:
+        """Make an invisible part, and hold its lock until the end."""
+        inserted = connection.execute(
+            "INSERT INTO parts (queue, status, next, last, touched) VALUES (?, 0, 0, -1, ?)",
+            (self._spec.place.queue, time.time()),
+        )
+        self._intake.part = inserted.lastrowid or 0
+        self._lock = hold(self._path, f"spool-{self._intake.part}")
+
+    def _attach(self, connection: sqlite3.Connection) -> Spooled:
+        if attached := attach_all(connection, self._spec, self._intake):
+            return attached
+        decision = decide(connection, self._spec, self._intake)
+        if decision.errors:
+            raise decision.errors[0]
+        return apply(connection, self._spec, self._intake, decision)
 
     def _flush(self, waiting: int) -> None:
         """Start to compress the block; write compressed blocks until at most `waiting` are left."""
@@ -255,20 +258,18 @@ class Spool(Sorter):
             self._block = NewBlock()
         while len(self._waiting) > waiting:
             block, packed = self._waiting.popleft()
-            self._write(block, *packed.result())
+            transact(self._connection, self._write, block, *packed.result())
+            self._next += len(block.rows)
 
-    def _write(self, block: NewBlock, tasks: bytes, shown: bytes) -> None:
+    def _write(self, connection: sqlite3.Connection, block: NewBlock, tasks: bytes, shown: bytes) -> None:
         first, n = self._next, len(block.rows)
-        with writing(self._connection) as connection:
-            self._insert(range(first, first + n), block)
-            connection.execute(
-                "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)",
-                (first, n, block.raw, b"".join(block.keys), tasks, shown),
-            )
-            if time.monotonic() > self._touched + _TOUCH:
-                self._touched = time.monotonic()
-                connection.execute("UPDATE parts SET touched = ? WHERE part = ?", (time.time(), self._intake.part))
-        self._next = first + n
+        self._insert(range(first, first + n), block)
+        connection.execute(
+            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", (first, n, block.raw, b"".join(block.keys), tasks, shown)
+        )
+        if time.monotonic() > self._touched + _TOUCH:
+            self._touched = time.monotonic()
+            connection.execute("UPDATE parts SET touched = ? WHERE part = ?", (time.time(), self._intake.part))
 
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

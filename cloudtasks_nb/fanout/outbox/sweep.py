@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from cloudtasks_nb.fanout.outbox.counters import number
-from cloudtasks_nb.fanout.outbox.database import writing
+from cloudtasks_nb.fanout.outbox.database import transact
 from cloudtasks_nb.fanout.outbox.locks import hold
 
 __all__ = ["KEPT_DAYS", "sweep"]
@@ -32,7 +32,9 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
         Seconds after which the rest is left for the next time.
     """
     deadline = time.monotonic() + limit
-    _forget(connection, now - KEPT_DAYS * _DAY)
+    before = now - KEPT_DAYS * _DAY
+    if connection.execute("SELECT 1 FROM batches WHERE changed < ? LIMIT 1", (before,)).fetchone() is not None:
+        transact(connection, _forget, before)
     removed = 0
     for part, status, touched in connection.execute(
         "SELECT part, status, touched FROM parts WHERE status <> 1"
@@ -58,48 +60,46 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
 
 def _forget(connection: sqlite3.Connection, before: float) -> None:
     """Remove batches that did not change since then; their rows are removed in slices later."""
-    if connection.execute("SELECT 1 FROM batches WHERE changed < ? LIMIT 1", (before,)).fetchone() is None:
-        return
-    with writing(connection):
-        old = connection.execute("SELECT num FROM batches WHERE changed < ?", (before,)).fetchall()
-        connection.executemany("UPDATE parts SET status = 2 WHERE num = ?", old)
-        for table in ("counts", "requests", "completions", "settings", "batches"):
-            connection.executemany(f"DELETE FROM {table} WHERE num = ?", old)  # noqa: S608 - names of our tables
+    old = connection.execute("SELECT num FROM batches WHERE changed < ?", (before,)).fetchall()
+    connection.executemany("UPDATE parts SET status = 2 WHERE num = ?", old)
+    for table in ("counts", "requests", "completions", "settings", "batches"):
+        connection.executemany(f"DELETE FROM {table} WHERE num = ?", old)  # noqa: S608 - names of our tables
 
 
 def _remove(connection: sqlite3.Connection, part: int, deadline: float) -> bool:
     """Remove a part a slice at a time; return whether all of it is gone."""
+    for remove in (_remove_rows, _remove_keys):
+        gone = False
+        while not gone:
+            if time.monotonic() > deadline:
+                return False
+            gone = transact(connection, remove, part)
+    return True
+
+
+def _remove_rows(connection: sqlite3.Connection, part: int) -> bool:
+    """Remove a slice of the rows of a part; return whether all are gone."""
     end = (part + 1) << 32
-    while True:
-        if time.monotonic() > deadline:
-            return False
-        with writing(connection):
-            left = connection.execute(
-                "SELECT first + n FROM blocks WHERE first >= ? AND first < ? ORDER BY first LIMIT 1 OFFSET ?",
-                (part << 32, end, _SLICE // 2_000),
-            ).fetchone()
-            below = end if left is None else left[0]
-            for table, column in (("rows", "ref"), ("outcomes", "ref"), ("blocks", "first")):
-                connection.execute(
-                    f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?",  # noqa: S608 - names of our tables
-                    (part << 32, below),
-                )
-            if left is None:
-                break
-    return _remove_keys(connection, part, deadline)
+    left = connection.execute(
+        "SELECT first + n FROM blocks WHERE first >= ? AND first < ? ORDER BY first LIMIT 1 OFFSET ?",
+        (part << 32, end, _SLICE // 2_000),
+    ).fetchone()
+    for table, column in (("rows", "ref"), ("outcomes", "ref"), ("blocks", "first")):
+        connection.execute(
+            f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?",  # noqa: S608 - names of our tables
+            (part << 32, end if left is None else left[0]),
+        )
+    return left is None
 
 
-def _remove_keys(connection: sqlite3.Connection, part: int, deadline: float) -> bool:
-    """Remove the keys of the batch that the part founded, if it did and the batch is no more; then the part itself."""
-    while True:
-        if time.monotonic() > deadline:
-            return False
-        with writing(connection):
-            border = connection.execute(
-                "SELECT k1 FROM keys WHERE num = ? ORDER BY k1 LIMIT 1 OFFSET ?", (part, _SLICE)
-            ).fetchone()
-            if border is None:
-                connection.execute("DELETE FROM keys WHERE num = ?", (part,))
-                connection.execute("DELETE FROM parts WHERE part = ?", (part,))
-                return True
-            connection.execute("DELETE FROM keys WHERE num = ? AND k1 < ?", (part, border[0]))
+def _remove_keys(connection: sqlite3.Connection, part: int) -> bool:
+    """Remove a slice of the keys of the batch that the part founded, if it did; then the part itself."""
+    border = connection.execute(
+        "SELECT k1 FROM keys WHERE num = ? ORDER BY k1 LIMIT 1 OFFSET ?", (part, _SLICE)
+    ).fetchone()
+    if border is None:
+        connection.execute("DELETE FROM keys WHERE num = ?", (part,))
+        connection.execute("DELETE FROM parts WHERE part = ?", (part,))
+        return True
+    connection.execute("DELETE FROM keys WHERE num = ? AND k1 < ?", (part, border[0]))
+    return False

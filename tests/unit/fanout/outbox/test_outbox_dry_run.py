@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,7 +13,6 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec, plain_reason
-from cloudtasks_nb.fanout.outbox.database import writing
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
@@ -106,12 +107,13 @@ def test_no_rows(outbox: Outbox) -> None:
 def test_another_process_that_writes(outbox: Outbox, batch: str) -> None:
     """A dry run does not wait for the write lock, and writes nothing."""
     stored = tables(outbox.path)
-    with outbox.dry_run(BatchSpec(place=PLACE, recipe=b"recipe", name="n")) as dry_run:
-        other = outbox._database.connect()
-        with writing(other):
-            dry_run.add(chunk(range(3)))
-            assert dry_run.forecast([digest(str(row)) for row in range(3)]).sendable == 3
-        other.close()
+    with (
+        outbox.dry_run(BatchSpec(place=PLACE, recipe=b"recipe", name="n")) as dry_run,
+        closing(sqlite3.connect(outbox.path, isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        dry_run.add(chunk(range(3)))
+        assert dry_run.forecast([digest(str(row)) for row in range(3)]).sendable == 3
     assert tables(outbox.path) == stored
     assert outbox.batches.get().id == batch
 

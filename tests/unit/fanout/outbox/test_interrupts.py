@@ -1,0 +1,118 @@
+"""An interrupt while the outbox is written leaves no transaction open, which would lock the file for every process."""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.errors import BatchExistsError
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
+from tests.unit.fanout.conftest import chunks, put, refs, spool
+
+
+def interrupted_everywhere(action: Callable[[], object]) -> Iterator[KeyboardInterrupt]:
+    """Do something again and again, interrupted at its first, second, ... bytecode, until it is done without one."""
+    ours = (f"{Path('fanout', 'outbox')}", "contextlib.py")
+    done = False
+    at = 0
+    while not done:
+        at, left = at + 1, at
+
+        def trace(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal left
+            frame.f_trace_opcodes = any(part in frame.f_code.co_filename for part in ours)
+            if event == "opcode":
+                if left == 0:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+                left -= 1
+            return trace
+
+        before = sys.gettrace()
+        try:
+            sys.settrace(trace)
+            action()
+            done = True
+        except KeyboardInterrupt as interrupt:
+            yield interrupt  # kept alive, as a notebook keeps the last error with all its frames
+        finally:
+            sys.settrace(before)
+
+
+def assert_unlocked(path: Path) -> None:
+    """Assert that another process may write."""
+    with closing(sqlite3.connect(path, timeout=0.0, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+
+ACTIONS: dict[str, Callable[[Outbox, str], object]] = {
+    "setting": lambda outbox, batch: outbox.batches.set_setting(batch, "a", 1),
+    "new_try": lambda outbox, batch: outbox.outcomes.new_try(batch),
+    "cancel": lambda outbox, batch: outbox.requests.cancel(batch),
+    "register": lambda outbox, batch: outbox.completions.register(batch, "https://svc/done"),
+    "note": lambda outbox, _: outbox.note(),
+}
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_no_interrupt_leaves_a_transaction_open(outbox: Outbox, name: str) -> None:
+    """Wherever an interrupt comes, others may write afterwards, and so may this process."""
+    outbox.journal = False
+    batch = spool(outbox, chunks(range(3))).batch
+    put(outbox, batch, refs(outbox, batch), State.FAILED)
+    interrupts = interrupted_everywhere(lambda: ACTIONS[name](outbox, batch))
+    assert next(interrupts)
+    for _kept in interrupts:
+        assert_unlocked(outbox.path)
+        outbox.batches.set_setting(batch, "b", 2)
+
+
+def test_an_error_in_a_transaction_rolls_it_back(outbox: Outbox) -> None:
+    """What fails half way leaves neither its changes nor the lock."""
+    spool(outbox, chunks(range(3)))
+    with pytest.raises(BatchExistsError):
+        spool(outbox, chunks(range(2, 5)))
+    assert_unlocked(outbox.path)
+    assert outbox.batches.get().total == 3
+
+
+def test_an_interrupt_while_another_process_writes_releases_the_outbox(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who presses stop while the file is locked by another does not get and keep the lock afterwards."""
+    batch = spool(outbox, chunks(range(3))).batch
+    waiting = threading.Event()
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            waiting.set()
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Connection))
+    with Outbox(outbox.path) as interrupted, closing(sqlite3.connect(outbox.path, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting.clear()
+
+        def interrupt() -> None:
+            waiting.wait()
+            _thread.interrupt_main(signal.SIGINT)
+            other.rollback()
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.batches.set_setting(batch, "a", 1)
+        thread.join()
+        assert_unlocked(outbox.path)
