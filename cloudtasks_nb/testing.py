@@ -198,7 +198,8 @@ class Emulator:
     def _call(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> Any:
         connection = HTTPConnection(self.http.removeprefix("http://"), timeout=_CALL_TIMEOUT)
         try:
-            connection.request(method, f"/admin/{path}", None if content is None else json.dumps(content))
+            body = None if content is None else json.dumps(content)
+            connection.request(method, f"/admin/{path}", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             found = json.loads(answer.read())
         except (OSError, HTTPException, ValueError) as error:

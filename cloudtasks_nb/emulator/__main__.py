@@ -16,6 +16,7 @@ if sys.platform != "win32":
 
 import orjson
 
+from cloudtasks_nb.emulator.frontends.guard import host_of
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.server import run
@@ -75,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add("--port", type=_port, default=8123, help="gRPC port, 0 for a free one (%(default)s)")
     add("--http-port", type=_port, help="port for REST and /admin (the one after --port; with --port 0 a free one)")
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        dest="allow_hosts",
+        type=_host,
+        metavar="NAME",
+        help="answer HTTP requests to this name too, and those of web pages from there; may be repeated",
+    )
     add("--data-dir", type=Path, metavar="FOLDER", help="the data folder (by default a temporary one)")
     add("--queue", action="append", default=[], dest="queues", metavar="NAME", help="create a queue; may be repeated")
     add("--lease", action="store_true", help="stop 2 s after the last request GET /lease was closed")
@@ -136,6 +146,13 @@ def _port(text: str) -> int:
     if not 0 <= port < _PORTS:
         raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to {_PORTS - 1}")
     return port
+
+
+def _host(text: str) -> str:
+    host = host_of(f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text)
+    if host is None:
+        raise argparse.ArgumentTypeError(f"{text} is not the name of a host")
+    return host
 
 
 def _microseconds(text: str) -> int:

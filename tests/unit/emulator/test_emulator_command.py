@@ -18,7 +18,8 @@ from cloudtasks_nb.errors import EmulatorError, PortInUseError
 EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --lease --wait-for-loopback
 --openid-issuer i --app-engine-host h --https-ca c --https-insecure --no-batch --create-queues-on-demand
 --hard-reset-on-purge-queue --task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4
---log-index-delay 0.05:45 0.01:600 --log-index-delay 0.5:1"""
+--log-index-delay 0.05:45 0.01:600 --log-index-delay 0.5:1
+--allow-host Hub.example --allow-host fd00::1"""
 
 
 def started(monkeypatch: pytest.MonkeyPatch, *arguments: str, error: Exception | None = None) -> tuple[int, Settings]:
@@ -51,6 +52,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         host="0.0.0.0",  # noqa: S104 - only compared
         port=1,
         http_port=2,
+        allow_hosts=("hub.example", "fd00::1"),
         data_dir=Path("d"),
         queues=("a", "b"),
         lease=True,
@@ -77,6 +79,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--port", "-1"),
         ("--port", "x"),
         ("--http-port", "65536"),
+        ("--allow-host", "https://hub.example/"),
         ("--task-tombstone", "nan"),
         ("--task-tombstone", "-5"),
         ("--queue-tombstone", "inf"),

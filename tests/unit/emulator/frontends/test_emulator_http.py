@@ -71,6 +71,7 @@ class Running:
     async def http(self, verb: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """Send a request and return status and JSON."""
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **headers}
         async with self.session.request(verb, self.endpoint["http"] + path, data=data, headers=headers) as answer:
             return answer.status, json.loads(await answer.read())
 

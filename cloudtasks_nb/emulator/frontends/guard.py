@@ -1,0 +1,92 @@
+"""Refuses HTTP requests that a web page of another site has a browser send.
+
+Any page can have a browser send requests to servers on the browser's machine. A page cannot change the headers that
+tell where its requests come from: Host, Origin and Sec-Fetch-Site. The gRPC server needs no check: it understands only
+HTTP/2 from the first byte of a connection, and browsers use HTTP/2 over TLS only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+
+import orjson
+from aiohttp import web
+
+__all__ = ["guard", "host_of"]
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:/@\[\]\s]+))(?::\d*)?")
+_READS = {"GET", "HEAD"}
+_JSON = "application/json"
+_BUFFER = ":buffer"  # the body of BufferTask is that of the new task, and has its type
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def guard(hosts: Iterable[str]) -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
+    """Return a middleware that answers 403 to requests of foreign web pages, and 415 to writes that are not JSON.
+
+    Parameters
+    ----------
+    hosts : iterable of str
+        Names of this emulator besides ``localhost``, 127.0.0.1, ::1, and the address that a connection was made to.
+    """
+    known = _LOOPBACK.union(map(str.lower, hosts))
+
+    @web.middleware
+    async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if (reason := _foreign(request, known)) is not None:
+            return _refused(403, "PERMISSION_DENIED", reason)
+        if _is_simple_write(request):
+            given = request.headers.get("Content-Type", "none")
+            text = f"The Content-Type of a request with a body must be {_JSON}, and is {given}: send that header."
+            return _refused(415, "INVALID_ARGUMENT", text)
+        return await handler(request)
+
+    return check
+
+
+def host_of(address: str) -> str | None:
+    """Return the host of ``host``, ``host:port`` or ``[IPv6]:port`` in lower case; None if it is none of these."""
+    match = _HOST.fullmatch(address)
+    return (match[1] or match[2]).lower() if match else None
+
+
+def _foreign(request: web.Request, known: frozenset[str]) -> str | None:
+    """Return why a request is refused; None if it is not."""
+    known = known | {_local_address(request)}
+    for address in request.headers.getall("Host", ()):
+        if (host := host_of(address)) not in known:
+            return f'"{address}" is no address of this emulator. If it is yours, {_allow(host)}.'
+    origins = request.headers.getall("Origin", ())
+    for origin in origins:
+        if (host := host_of(origin.partition("://")[2])) not in known:
+            return f'Web pages of "{origin}" cannot use this emulator. If the page is yours, {_allow(host)}.'
+    # Requests with a known Origin are allowed: a page of localhost that asks 127.0.0.1 is cross-site too.
+    if not origins and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return "A web page of another site has sent this request. Send it from a program, such as curl."
+    return None
+
+
+def _local_address(request: web.Request) -> str | None:
+    """Return the address that the client has connected to; no domain name is equal to it."""
+    name = request.transport.get_extra_info("sockname") if request.transport else None
+    return str(name[0]) if name else None
+
+
+def _allow(host: str | None) -> str:
+    return f"start the emulator with --allow-host {host or 'NAME'}"
+
+
+def _is_simple_write(request: web.Request) -> bool:
+    """Tell whether a request can change something, and has a body that pages can send without asking the server."""
+    if request.method in _READS or request.path.endswith(_BUFFER):
+        return False
+    has_body = request.body_exists or "Content-Type" in request.headers
+    return has_body and request.content_type != _JSON
+
+
+def _refused(status: int, code: str, message: str) -> web.Response:
+    error = {"error": {"code": status, "message": message, "status": code}}
+    return web.Response(status=status, body=orjson.dumps(error), content_type=_JSON)

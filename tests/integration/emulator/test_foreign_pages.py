@@ -1,0 +1,134 @@
+"""HTTP requests that a page of another site has a browser send: they are refused, whatever they ask for."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator
+
+QUEUE = f"{LOCATION}/queues/mine"
+JSON = {"Content-Type": "application/json"}
+ROUTES = [
+    ("GET", "/health"),
+    ("GET", "/lease"),
+    ("GET", "/.well-known/openid-configuration"),
+    ("GET", "/oauth2/v3/certs"),
+    ("GET", "/oauth2/v1/certs"),
+    ("GET", "/admin/clock"),
+    ("POST", "/admin/clock"),
+    ("POST", "/admin/reset"),
+    ("POST", "/admin/seed"),
+    ("POST", "/admin/snapshot"),
+    ("POST", "/admin/restore"),
+    ("POST", "/admin/faults"),
+    ("DELETE", "/admin/faults"),
+    ("GET", "/admin/history?body=1"),
+    ("GET", "/admin/waiting"),
+    ("GET", f"/v2/{QUEUE}"),
+    ("DELETE", f"/v2/{QUEUE}"),
+    ("POST", f"/v2/{QUEUE}/tasks:buffer"),
+    ("OPTIONS", f"/v2beta3/{QUEUE}/tasks"),
+    ("GET", "/nothing"),
+]
+FOREIGN: list[Mapping[str, str]] = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "http://localhost.evil.example:8888"},
+    {"Origin": "null"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Host": "evil.example"},
+    {"Host": "localhost.evil.example:8124"},
+    {"Host": "evil.example@localhost"},
+]
+OWN: list[Mapping[str, str]] = [
+    {},
+    {"Host": "LOCALHOST:1"},
+    {"Host": "[::1]:8124"},
+    {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "same-site"},
+    {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "cross-site"},  # to 127.0.0.1, as from Jupyter's own page
+    {"Origin": "https://[::1]", "Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "none"},
+]
+
+
+def ask(emulator: Emulator, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any]:
+    """Send a request; return the status and, of a refusal, the JSON."""
+    connection = http.client.HTTPConnection(emulator.http, timeout=PATIENCE)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read()) if answer.status in {403, 415} else None
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=str)
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_pages_of_other_sites_are_refused(
+    emulator: Emulator, method: str, path: str, foreign: Mapping[str, str]
+) -> None:
+    """On every route the answer is 403; its JSON says why and what to do."""
+    status, content = ask(emulator, method, path, **JSON, **foreign)
+    assert (status, content["error"]["code"], content["error"]["status"]) == (403, 403, "PERMISSION_DENIED")
+    assert "--allow-host" in content["error"]["message"] or "Send it from a program" in content["error"]["message"]
+
+
+@pytest.mark.parametrize("own", OWN, ids=str)
+def test_programs_and_local_pages_are_answered(emulator: Emulator, own: Mapping[str, str]) -> None:
+    """Programs, which have no Origin, and pages of this machine are answered, whatever their port is."""
+    assert ask(emulator, "GET", "/health", **own) == (200, None)
+    assert ask(emulator, "POST", "/admin/clock", b"{}", **JSON, **own) == (200, None)
+
+
+def test_names_that_are_allowed(start_emulator: StartEmulator) -> None:
+    """A host of `--allow-host` may be the Host or the Origin of a request; the address listened on is known too."""
+    emulator = start_emulator("--host", "127.0.0.2", "--allow-host", "Emulator", "--allow-host", "hub.example:443")
+    for headers in ({"Host": "emulator:8124"}, {"Origin": "https://hub.example"}, {"Host": "127.0.0.2"}):
+        assert ask(emulator, "GET", "/health", **headers)[0] == 200
+    status, content = ask(emulator, "GET", "/health", Host="other:80")
+    assert (status, "--allow-host other" in content["error"]["message"]) == (403, True)
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "none at all"]
+)
+def test_writes_are_json(emulator: Emulator, kind: str) -> None:
+    """A body that a page may send without asking is refused with 415, also without an Origin."""
+    headers = {} if kind == "none at all" else {"Content-Type": kind}
+    for method, path in (("POST", f"/v2/{LOCATION}/queues"), ("POST", "/admin/clock"), ("PATCH", f"/v2/{QUEUE}")):
+        status, content = ask(emulator, method, path, b'{"name": "x", "advance_s": 9}', **headers)
+        assert (status, "application/json" in content["error"]["message"]) == (415, True)
+
+
+def test_writes_without_a_body(emulator: Emulator) -> None:
+    """A write without a body needs no content type, as DELETE has none; JSON may name its charset."""
+    emulator.request("POST", f"/v2/{LOCATION}/queues", {"name": QUEUE})
+    assert ask(emulator, "POST", f"/v2/{QUEUE}:pause") == (200, None)
+    charset = {"Content-Type": "application/json; charset=UTF-8"}
+    assert ask(emulator, "POST", f"/v2/{QUEUE}:purge", b"{}", **charset) == (200, None)
+    assert ask(emulator, "DELETE", f"/v2/{QUEUE}") == (200, None)
+
+
+def test_get_does_not_move_the_clock(emulator: Emulator) -> None:
+    """The time that GET asks for is refused, and the clock stays; POST moves it."""
+    before = emulator.request("GET", "/admin/clock")["now_us"]
+    assert ask(emulator, "GET", "/admin/clock?advance_s=360000")[0] == 400
+    assert emulator.request("GET", "/admin/clock")["now_us"] - before < 360_000_000_000
+    assert emulator.request("POST", "/admin/clock?advance_s=360000")["now_us"] - before > 360_000_000_000
+
+
+def test_grpc_understands_no_browser(emulator: Emulator) -> None:
+    """The gRPC port closes a connection that does not begin as HTTP/2, which browsers use over TLS only."""
+    host, port = emulator.ready["grpc"].rsplit(":", 1)
+    path = "/google.cloud.tasks.v2.CloudTasks/ListQueues"
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/grpc-web", "Content-Length: 5"]
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + bytes(5))
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert b"HTTP/1.1 200" not in answer
+    assert b"grpc-status" not in answer
