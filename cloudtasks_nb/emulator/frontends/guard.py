@@ -8,10 +8,11 @@ HTTP/2 from the first byte of a connection, and browsers use HTTP/2 over TLS onl
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 __all__ = ["guard", "host_of"]
 
@@ -21,10 +22,8 @@ _READS = {"GET", "HEAD"}
 _JSON = "application/json"
 _BUFFER = ":buffer"  # the body of BufferTask is that of the new task, and has its type
 
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-def guard(hosts: Iterable[str]) -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
+def guard(hosts: Iterable[str]) -> Middleware:
     """Return a middleware that answers 403 to requests of foreign web pages, and 415 to writes that are not JSON.
 
     Parameters
@@ -35,7 +34,7 @@ def guard(hosts: Iterable[str]) -> Callable[[web.Request, _Handler], Awaitable[w
     known = _LOOPBACK.union(map(str.lower, hosts))
 
     @web.middleware
-    async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if (reason := _foreign(request, known)) is not None:
             return _refused(403, "PERMISSION_DENIED", reason)
         if _is_simple_write(request):
@@ -69,10 +68,10 @@ def _foreign(request: web.Request, known: frozenset[str]) -> str | None:
     return None
 
 
-def _local_address(request: web.Request) -> str | None:
+def _local_address(request: web.Request) -> str:
     """Return the address that the client has connected to; no domain name is equal to it."""
     name = request.transport.get_extra_info("sockname") if request.transport else None
-    return str(name[0]) if name else None
+    return str(name[0]) if name else ""
 
 
 def _allow(host: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator
+from tests.integration.conftest import LOCATION, NO_HEADERS, PATIENCE, Emulator, StartEmulator
 
 QUEUE = f"{LOCATION}/queues/mine"
 JSON = {"Content-Type": "application/json"}
@@ -56,7 +56,9 @@ OWN: list[Mapping[str, str]] = [
 ]
 
 
-def ask(emulator: Emulator, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any]:
+def ask(
+    emulator: Emulator, method: str, path: str, headers: Mapping[str, str] = NO_HEADERS, body: bytes = b""
+) -> tuple[int, Any]:
     """Send a request; return the status and, of a refusal, the JSON."""
     connection = http.client.HTTPConnection(emulator.http, timeout=PATIENCE)
     try:
@@ -73,7 +75,7 @@ def test_pages_of_other_sites_are_refused(
     emulator: Emulator, method: str, path: str, foreign: Mapping[str, str]
 ) -> None:
     """On every route the answer is 403; its JSON says why and what to do."""
-    status, content = ask(emulator, method, path, **JSON, **foreign)
+    status, content = ask(emulator, method, path, {**JSON, **foreign})
     assert (status, content["error"]["code"], content["error"]["status"]) == (403, 403, "PERMISSION_DENIED")
     assert "--allow-host" in content["error"]["message"] or "Send it from a program" in content["error"]["message"]
 
@@ -81,16 +83,16 @@ def test_pages_of_other_sites_are_refused(
 @pytest.mark.parametrize("own", OWN, ids=str)
 def test_programs_and_local_pages_are_answered(emulator: Emulator, own: Mapping[str, str]) -> None:
     """Programs, which have no Origin, and pages of this machine are answered, whatever their port is."""
-    assert ask(emulator, "GET", "/health", **own) == (200, None)
-    assert ask(emulator, "POST", "/admin/clock", b"{}", **JSON, **own) == (200, None)
+    assert ask(emulator, "GET", "/health", own) == (200, None)
+    assert ask(emulator, "POST", "/admin/clock", {**JSON, **own}, b"{}") == (200, None)
 
 
 def test_names_that_are_allowed(start_emulator: StartEmulator) -> None:
     """A host of `--allow-host` may be the Host or the Origin of a request; the address listened on is known too."""
     emulator = start_emulator("--host", "127.0.0.2", "--allow-host", "Emulator", "--allow-host", "hub.example:443")
     for headers in ({"Host": "emulator:8124"}, {"Origin": "https://hub.example"}, {"Host": "127.0.0.2"}):
-        assert ask(emulator, "GET", "/health", **headers)[0] == 200
-    status, content = ask(emulator, "GET", "/health", Host="other:80")
+        assert ask(emulator, "GET", "/health", headers)[0] == 200
+    status, content = ask(emulator, "GET", "/health", {"Host": "other:80"})
     assert (status, "--allow-host other" in content["error"]["message"]) == (403, True)
 
 
@@ -101,7 +103,7 @@ def test_writes_are_json(emulator: Emulator, kind: str) -> None:
     """A body that a page may send without asking is refused with 415, also without an Origin."""
     headers = {} if kind == "none at all" else {"Content-Type": kind}
     for method, path in (("POST", f"/v2/{LOCATION}/queues"), ("POST", "/admin/clock"), ("PATCH", f"/v2/{QUEUE}")):
-        status, content = ask(emulator, method, path, b'{"name": "x", "advance_s": 9}', **headers)
+        status, content = ask(emulator, method, path, headers, b'{"name": "x", "advance_s": 9}')
         assert (status, "application/json" in content["error"]["message"]) == (415, True)
 
 
@@ -110,7 +112,7 @@ def test_writes_without_a_body(emulator: Emulator) -> None:
     emulator.request("POST", f"/v2/{LOCATION}/queues", {"name": QUEUE})
     assert ask(emulator, "POST", f"/v2/{QUEUE}:pause") == (200, None)
     charset = {"Content-Type": "application/json; charset=UTF-8"}
-    assert ask(emulator, "POST", f"/v2/{QUEUE}:purge", b"{}", **charset) == (200, None)
+    assert ask(emulator, "POST", f"/v2/{QUEUE}:purge", charset, b"{}") == (200, None)
     assert ask(emulator, "DELETE", f"/v2/{QUEUE}") == (200, None)
 
 
