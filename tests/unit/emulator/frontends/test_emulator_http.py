@@ -19,7 +19,7 @@ import pytest
 from google.cloud.tasks_v2.services.cloud_tasks.transports import rest_base as rest_v2
 from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import rest_base as rest_beta
 
-from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator import folder as folder_module
 from cloudtasks_nb.emulator import server as server_module
 from cloudtasks_nb.emulator.dispatch import unreachable
@@ -126,7 +126,12 @@ async def test_a_restart_keeps_everything(tmp_path: Path) -> None:
 async def test_instance_in_every_answer(running: Running) -> None:
     """Answers and refusals have the id, and over gRPC the HTTP port; bytes that are not a message are refused."""
     port = running.endpoint["http"].rpartition(":")[2]
-    expected = ((INSTANCE_METADATA, running.endpoint["instance"]), (HTTP_PORT_METADATA, port))
+    metadata = {
+        INSTANCE_METADATA: running.endpoint["instance"],
+        HTTP_PORT_METADATA: port,
+        LOG_IMMEDIATE_METADATA: "true",
+    }
+    expected = tuple(metadata.items())
     async with grpc.aio.insecure_channel(running.endpoint["grpc"]) as channel:
         method = channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/GetQueue")
         queue, missing = (v2.GetQueueRequest(name=name).SerializeToString() for name in (QUEUE, f"{QUEUE}-2"))
