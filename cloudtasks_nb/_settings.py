@@ -54,22 +54,12 @@ RETRY_SETTINGS = ("max_attempts", "max_retry_duration", "min_backoff", "max_back
 #: Names of a queue's settings, the same in every method.
 QUEUE_SETTINGS = ("rate", "max_concurrent", *RETRY_SETTINGS, "log_sampling_ratio")
 
-_UNITS = {
+_UNITS: dict[str, float] = {
     "ms": 0.001,
-    "s": 1,
-    "sec": 1,
-    "second": 1,
-    "seconds": 1,
-    "m": 60,
-    "min": 60,
-    "minute": 60,
-    "minutes": 60,
-    "h": 3600,
-    "hour": 3600,
-    "hours": 3600,
-    "d": 86400,
-    "day": 86400,
-    "days": 86400,
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hour", "hours"), 3600),
+    **dict.fromkeys(("d", "day", "days"), 86400),
 }
 _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
 

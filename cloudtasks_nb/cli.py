@@ -60,17 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except CloudTasksError as error:
-        sys.stderr.write(f"cloudtasks-nb: {_as_commands(str(error))}\n")
+        text = str(error)
+        for call, command in _COMMANDS.items():
+            text = text.replace(call, command)
+        sys.stderr.write(f"cloudtasks-nb: {text}\n")
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def _as_commands(text: str) -> str:
-    """Replace calls in the text of an error by the commands that do the same."""
-    for call, command in _COMMANDS.items():
-        text = text.replace(call, command)
-    return text
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from operator import methodcaller
 from typing import Any
 
 import orjson
@@ -185,20 +184,12 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell.Completer.custom_matchers.append(magics.complete)
 
 
-def _tasks(client: Client, queue: str) -> Any:
-    return client.queue(queue).tasks()
-
-
-def _enqueue(client: Client, queue: str, url: str, cell: str) -> Any:
-    return client.queue(queue).enqueue(url, _body(cell))
-
-
 _METHODS: dict[str, Callable[..., Any]] = {
-    "queues": methodcaller("queues"),
-    "tasks": _tasks,
-    "batches": methodcaller("batches"),
-    "panel": methodcaller("panel"),
-    "enqueue": _enqueue,
+    "queues": lambda client: client.queues(),
+    "tasks": lambda client, queue: client.queue(queue).tasks(),
+    "batches": lambda client: client.batches(),
+    "panel": lambda client: client.panel(),
+    "enqueue": lambda client, queue, url, cell: client.queue(queue).enqueue(url, _body(cell)),
 }
 
 

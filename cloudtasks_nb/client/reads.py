@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cloudtasks_nb import _loop
@@ -113,16 +113,11 @@ def _read_messages(connection: Connection, queue: QueueName, entries: Sequence[o
 
 
 def _check_limit(limit: int | None) -> None:
-    if limit is None:
-        return
-    try:
-        fault = "is less than 1" if operator.index(limit) < 1 else None
-    except TypeError:
-        fault = "is not a whole number"
-    if isinstance(limit, bool):  # operator.index accepts True as 1
-        fault = "is not a whole number"
-    if fault:
-        raise InvalidInputError(f"limit={limit!r} {fault}", resource="limit", hint="limit=None reads all")
+    whole = isinstance(limit, (int, np.integer)) and not isinstance(limit, bool)
+    if limit is not None and not (whole and limit >= 1):
+        raise InvalidInputError(
+            f"limit={limit!r} is not a whole number from 1 on", resource="limit", hint="limit=None reads all"
+        )
 
 
 def _since(since: Any) -> int:

@@ -88,7 +88,6 @@ def http_requests(urls: Sequence[str], heads: Iterable[bytes], bodies: Sequence[
 
     Parameters
     ----------
-    urls : sequence of str
     heads : iterable of bytes
         Method and headers of each row; may be endless.
     bodies : sequence of bytes

@@ -137,7 +137,7 @@ class Handler:
     def _answer(self, request: TaskRequest) -> Answer:
         self._history.begin()
         answer = self._function.answer(request.body, request.authorization, run=self._coroutines.run)
-        self._history.end(Call(request=request, answer=answer))
+        self._history.end(request, answer)
         return answer
 
     def __enter__(self) -> Self:
@@ -195,7 +195,7 @@ def _counts(summary: Summary) -> str:
 
 
 def _cells(call: Call) -> list[str]:
-    request, answer = call.request, call.answer
+    request, answer = call
     shown = _short(reprlib.repr(answer.result) if answer.ok else answer.message or "")
     cells = (f"{request.time:%H:%M:%S}", request.task or "", str(request.attempt or ""), str(answer.status), shown)
     return [html.escape(cell) for cell in cells]

@@ -45,12 +45,8 @@ class TaskRequest:
     attempt: int | None = None  #: 1 for the first
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One request with its answer."""
-
-    request: TaskRequest
-    answer: Answer
+#: One request with its answer.
+Call = tuple[TaskRequest, Answer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,34 +79,34 @@ class CallHistory:
         with self._lock:
             self._running += 1
 
-    def end(self, call: Call) -> None:
+    def end(self, request: TaskRequest, answer: Answer) -> None:
         """Record a call that has ended."""
         with self._lock:
             self._running -= 1
-            self._calls.append(call)
-            if call.answer.ok:
+            self._calls.append((request, answer))
+            if answer.ok:
                 self._succeeded += 1
             else:
                 self._failed += 1
-                self._last_error = call.answer.message
+                self._last_error = answer.message
 
-    def summary(self, latest: int = 5) -> Summary:
-        """Return the counts, and the newest few calls."""
+    def summary(self) -> Summary:
+        """Return the counts, and the newest five calls."""
         with self._lock:
             return Summary(
                 succeeded=self._succeeded,
                 failed=self._failed,
                 running=self._running,
                 last_error=self._last_error,
-                latest=tuple(self._calls)[-latest:],
+                latest=tuple(self._calls)[-5:],
             )
 
     def frame(self) -> pd.DataFrame:
         """Return the calls as a frame, oldest first; the same columns and dtypes when there are none."""
         with self._lock:
             calls = list(self._calls)
-        calls.sort(key=lambda call: call.request.time)  # until now in the order in which they ended
-        requests, answers = [call.request for call in calls], [call.answer for call in calls]
+        calls.sort(key=lambda call: call[0].time)  # until now in the order in which they ended
+        requests, answers = [request for request, _ in calls], [answer for _, answer in calls]
         values: dict[str, Sequence[Any]] = {
             "time": [(request.time - _EPOCH) // dt.timedelta(microseconds=1) for request in requests],
             "task": [_text(request.task) for request in requests],

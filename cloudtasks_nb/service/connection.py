@@ -30,13 +30,7 @@ _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just cr
 
 
 class Connection:
-    """The transport and the watcher of one connection, and the last error messages of its tasks.
-
-    Parameters
-    ----------
-    endpoint : Endpoint
-    auth : Auth
-    """
+    """The transport and the watcher of one connection, and the last error messages of its tasks."""
 
     def __init__(self, endpoint: Endpoint, auth: Auth) -> None:
         self.auth = auth

@@ -107,7 +107,6 @@ def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets:
 
     Parameters
     ----------
-    tasks : iterable of google.cloud.tasks.v2.Task (raw protobuf)
     now : int
         Microseconds since 1970; separates `scheduled` from `ready`.
     body, secrets : bool

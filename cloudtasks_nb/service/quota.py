@@ -14,7 +14,6 @@ class CallBudget:
 
     Parameters
     ----------
-    per_minute, burst : int
     clock, sleep : callable
         For tests: seconds of a monotonic clock; the pause of `wait`.
     """

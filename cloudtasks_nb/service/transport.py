@@ -47,7 +47,6 @@ class Transport:
 
     Parameters
     ----------
-    endpoint : Endpoint
     auth : Auth
         Not used with an emulator.
     connect_timeout : float

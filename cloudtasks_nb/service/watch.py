@@ -80,7 +80,6 @@ class Watcher:
 
     Parameters
     ----------
-    transport : Transport
     log_reads, list_calls : int
         The most log reads, and list calls, in a minute.
     clock, now : callable
@@ -117,7 +116,6 @@ class Watcher:
 
         Parameters
         ----------
-        queue : QueueName
         listener : callable
             Must return quickly. An exception that it raises is logged, and does not affect other listeners.
         since : int, optional

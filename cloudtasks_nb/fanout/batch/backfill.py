@@ -32,15 +32,12 @@ class Backfill:
 
     Parameters
     ----------
-    catalog : Catalog
-    queue : QueueName
     partitions : Partitions
         The periods.
     across : mapping of name to values, DataFrame, or None
         Each period is crossed with each combination of these.
     task : TaskOptions
         Its `key` and `tz` are replaced by those of the periods.
-    options : BatchOptions
     newest_first : bool
         Make the newest period the first row.
 

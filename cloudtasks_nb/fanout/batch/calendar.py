@@ -76,7 +76,6 @@ class Calendar:
 
     Parameters
     ----------
-    outbox : Outbox
     batch : str
         Its id.
     series : mapping
@@ -169,7 +168,6 @@ def grid(freq: Freq, starts: pd.DatetimeIndex, counts: _Numbers, what: str) -> s
 
     Parameters
     ----------
-    freq : Freq
     starts : DatetimeIndex
         Where the partitions start, in their zone, ascending.
     counts : array, shape (partitions, states)

@@ -27,13 +27,8 @@ class Cancellation:
 
     Parameters
     ----------
-    connection : Connection
-    outbox : Outbox
     batch : str
         Id of the batch.
-    queue : QueueName
-    outcomes : OutcomeTracker
-    sending : SendSupervisor
     publish : callable
         Is awaited after each change of the batch in the outbox.
     """

@@ -43,7 +43,6 @@ class Catalog:
 
     Parameters
     ----------
-    connection : Connection
     open_panel : callable
         Makes the panel of a batch: called with the batch, and whether the panel is read-only.
     """
@@ -87,7 +86,6 @@ class Catalog:
 
         Parameters
         ----------
-        request : FanOutRequest
         submit : callable, optional
             What `Plan.submit` does; `fan_out` when left out.
         verdicts : bool

@@ -115,9 +115,6 @@ class CompletionNotifier:
 
     Parameters
     ----------
-    connection : Connection
-    outbox : Outbox
-    batch : str
     changed : callable
         Called after each attempt.
     """

@@ -65,15 +65,7 @@ def decide(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | 
 
 
 class OutcomeTracker:
-    """Decides the states of the rows of one batch, snapshot by snapshot, and stores them.
-
-    Parameters
-    ----------
-    outbox : Outbox
-    record : BatchRecord
-    reader : QueueReader
-    clock : Clock, optional
-    """
+    """Decides the states of the rows of one batch, snapshot by snapshot, and stores them."""
 
     def __init__(self, outbox: Outbox, record: BatchRecord, reader: QueueReader, clock: Clock | None = None) -> None:
         self._clock = clock or Clock()

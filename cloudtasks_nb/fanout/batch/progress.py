@@ -13,6 +13,8 @@ from cloudtasks_nb.display.plural import counted
 
 __all__ = ["FINAL", "PENDING", "Progress", "Rate", "pack", "unpack"]
 
+_WINDOW = 30.0  # seconds that a rate looks back
+
 #: States that no attempt of Cloud Tasks will change any more.
 FINAL = ("rejected", "succeeded", "failed", "cancelled", "gone")
 
@@ -75,16 +77,9 @@ class Progress:
 
 
 class Rate:
-    """Rows that were done or gave up a second over the last half minute.
+    """Rows that were done or gave up a second over the last half minute."""
 
-    Parameters
-    ----------
-    window : float
-        Seconds looked back.
-    """
-
-    def __init__(self, window: float = 30.0) -> None:
-        self._window = window
+    def __init__(self) -> None:
         self._points: deque[tuple[float, int]] = deque()
 
     def note(self, at: float, done: int) -> None:
@@ -92,7 +87,7 @@ class Rate:
         if self._points and (at < self._points[-1][0] or done < self._points[-1][1]):
             self._points.clear()  # a clock set back, or a new round of tries
         self._points.append((at, done))
-        while len(self._points) > 2 and self._points[1][0] <= at - self._window:  # noqa: PLR2004 - two points make a slope
+        while len(self._points) > 2 and self._points[1][0] <= at - _WINDOW:  # noqa: PLR2004 - two points make a slope
             self._points.popleft()
 
     def stop(self) -> None:

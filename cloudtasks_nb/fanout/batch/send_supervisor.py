@@ -28,16 +28,12 @@ class SendSupervisor:
 
     Parameters
     ----------
-    transport : Transport
-    outbox : Outbox
-    record : BatchRecord
     outcomes : OutcomeTracker
         Returns which tasks were created, from the log.
     changed : callable
         Called after each change, with the number of rows that were sent since the last call.
     ended : coroutine function
         Called after a sending has ended; another one may begin before it returns.
-    clock : Clock, optional
     """
 
     def __init__(

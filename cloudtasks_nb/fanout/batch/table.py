@@ -16,14 +16,7 @@ from cloudtasks_nb.service.watch import Pending
 
 __all__ = ["rows_frame"]
 
-_WORDS = {
-    State.UNSENT: "unsent",
-    State.SUCCEEDED: "succeeded",
-    State.FAILED: "failed",
-    State.REJECTED: "rejected",
-    State.CANCELLED: "cancelled",
-    State.GONE: "gone",
-}
+_WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
 
 

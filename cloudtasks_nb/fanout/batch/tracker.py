@@ -36,14 +36,7 @@ _SAVE = 5.0  # seconds between two snapshots in the outbox
 
 
 class Tracker:
-    """Sends and watches one batch, and counts its rows.
-
-    Parameters
-    ----------
-    connection : Connection
-    outbox : Outbox
-    record : BatchRecord
-    """
+    """Sends and watches one batch, and counts its rows."""
 
     def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
         self._connection = connection

@@ -233,12 +233,7 @@ class Database:
 
 
 class Repository:
-    """The base class for access to one part of the outbox.
-
-    Parameters
-    ----------
-    database : Database
-    """
+    """The base class for access to one part of the outbox."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

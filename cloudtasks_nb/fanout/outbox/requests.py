@@ -82,11 +82,6 @@ class RequestQueue(Repository):
 
     Requests that an earlier sender has left come first, then those of new tries, then rows that were never sent, in
     input order. Not for use by two threads at once.
-
-    Parameters
-    ----------
-    database : Database
-    batch : str
     """
 
     def __init__(self, database: Database, batch: str) -> None:

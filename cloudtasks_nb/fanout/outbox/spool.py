@@ -93,7 +93,6 @@ class Sorter:
         Used only by this spool, and closed at its end.
     path : Path
         The outbox's file.
-    spec : BatchSpec
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:

@@ -61,7 +61,7 @@ def compile_body(body: Any, method: str) -> Body:
         If it is none of these, or the method has no body.
     """
     if body is None:
-        return _Nothing() if method in _BODILESS else _Columns(names=None)
+        return _Nothing() if method in _BODILESS else _Columns(columns=None)
     check_has_body(method)
     if isinstance(body, Mapping):
         return _template(body)
@@ -71,7 +71,7 @@ def compile_body(body: Any, method: str) -> Body:
     if callable(body):
         return _Function(function=body)
     if isinstance(body, (list, tuple)) and body and all(isinstance(name, (str, int)) for name in body):
-        return _Columns(names=tuple(map(str, body)))
+        return _Columns(columns=tuple(map(str, body)))
     raise InvalidInputError(
         f"body={body!r} is not a body",
         resource="body",
@@ -127,19 +127,15 @@ class _Nothing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Columns:
-    names: tuple[str, ...] | None  #: None: all
+    columns: tuple[str, ...] | None  #: None: all
     json: bool = True
 
     @property
-    def columns(self) -> tuple[str, ...] | None:
-        return self.names
-
-    @property
     def identity(self) -> Any:
-        return None if self.names is None else list(self.names)
+        return None if self.columns is None else list(self.columns)
 
     def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        names = tuple(block.columns) if self.names is None else self.names
+        names = tuple(block.columns) if self.columns is None else self.columns
         columns = [block.columns[name] for name in names]
         values = [column.json for column in columns]
         canonical = [column.canonical for column in columns]

@@ -187,13 +187,7 @@ _EXACT = 2.0**53
 
 
 class Source:
-    """One column of an input frame, with facts that depend on the whole column.
-
-    Parameters
-    ----------
-    name : str
-    series : pandas.Series
-    """
+    """One column of an input frame, with facts that depend on the whole column."""
 
     def __init__(self, name: str, series: pd.Series[Any]) -> None:
         self.name = name

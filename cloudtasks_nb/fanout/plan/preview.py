@@ -15,26 +15,13 @@ import numpy as np
 import orjson
 import pandas as pd
 
+from cloudtasks_nb._frames import BATCH_TASKS
 from cloudtasks_nb.fanout.plan.columns import Column
 
 __all__ = ["RESERVED", "Preview", "decode_preview", "length_of", "preview_names"]
 
 #: Columns of `batch.tasks()` that are ours; one of the input with such a name gets the suffix ``_in``.
-RESERVED = frozenset(
-    {
-        "row",  # the index
-        "url",
-        "task",
-        "try",
-        "state",
-        "attempts",
-        "last_status",
-        "last_message",
-        "schedule_time",
-        "last_attempt_time",
-        "duration",
-    }
-)
+RESERVED = frozenset({"row", *BATCH_TASKS})
 
 _TIMES = re.compile(r"(?P<kind>datetime64|timedelta64)\[(?P<unit>\w+)(?:, (?P<tz>.+))?\]")
 _NAT = np.iinfo(np.int64).min

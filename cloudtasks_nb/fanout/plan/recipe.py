@@ -45,18 +45,13 @@ class Recipe:
     def columns_used(self) -> tuple[str, ...] | None:
         """The columns that templates and key name, each once; None: the whole row."""
         parts = [self.url.columns, *(text.columns for _, text in self.headers), self.body.columns]
-        parts += [self.schedule.columns, self.key if isinstance(self.key, tuple) else ()]
+        parts += [self.schedule.columns, self.columns_of_key]
         names: list[str] = []
         for part in parts:
             if part is None:
                 return None
             names += part
         return tuple(dict.fromkeys(names))
-
-    @property
-    def columns_shown(self) -> tuple[str, ...] | None:
-        """The columns of the input that show which row it is: those of the key, else the used ones; None: all."""
-        return self.key if isinstance(self.key, tuple) else self.columns_used
 
     @property
     def identity(self) -> bytes:
@@ -66,7 +61,7 @@ class Recipe:
 
     def describe(self) -> dict[str, Any]:
         """Return the templates as JSON-able values, without the headers (they may hold secrets)."""
-        key = list(self.key) if isinstance(self.key, tuple) else None if self.key is None else "ROW"
+        key = "ROW" if isinstance(self.key, Row) else self.key and list(self.key)
         return {
             "url": self.url.identity,
             "method": self.delivery.method,

@@ -61,7 +61,6 @@ class Renderer:
 
     Parameters
     ----------
-    recipe : Recipe
     shared : SharedFields
         The recipe's constant parts, serialized.
     now : datetime.datetime
@@ -135,7 +134,8 @@ class Renderer:
                 keys[index] = _digest(b"rejected %d" % (block.first + index))
 
     def _shown(self, block: Block) -> Preview:
-        chosen = self._recipe.columns_shown
+        # The columns of the key show which row it is; without them, those that the templates name; None: all.
+        chosen = self._recipe.columns_of_key or self._recipe.columns_used
         names = preview_names(block.columns if chosen is None else chosen)
         return Preview.of((shown, block.columns[name]) for name, shown in names.items())
 
@@ -162,8 +162,6 @@ def plan_chunks(
 
     Parameters
     ----------
-    data : pandas.DataFrame, iterable of them, or object with ``__arrow_c_stream__``
-    recipe : Recipe
     now : datetime.datetime
         From when delays, and the 30 days that a schedule may reach ahead, count.
     errors : {"raise", "skip"}

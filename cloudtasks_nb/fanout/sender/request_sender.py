@@ -130,14 +130,10 @@ class RequestSender:
 
     Parameters
     ----------
-    outbox : Outbox
     record : BatchRecord
         The batch whose requests they are.
-    client : RawClient
     stop : StopSignal
         Set by an error that retrying cannot fix.
-    observer : SendObserver
-    clock : Clock
     in_flight : int
         Batch calls at the same time, at most.
     """

@@ -62,12 +62,7 @@ class Stopped(Exception):  # noqa: N818 - not an error: the stop signal was set
 
 
 class StopSignal:
-    """Signals the end of a sending: no new call begins, and every wait ends.
-
-    Parameters
-    ----------
-    clock : Clock
-    """
+    """Signals the end of a sending: no new call begins, and every wait ends."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -116,9 +111,6 @@ class RpcCaller:
 
     Parameters
     ----------
-    client : RawClient
-    stop : StopSignal
-    observer : SendObserver
     ceiling : int
         The most calls in flight.
     """

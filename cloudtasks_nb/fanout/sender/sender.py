@@ -40,7 +40,6 @@ class SendStats:
     sent: int = 0  #: rows whose task exists
     already_there: int = 0  #: of these, the tasks that existed before the first sending, created from another outbox
     rejected: int = 0  #: rows that the service refused
-    elapsed_s: float = 0.0
 
     def add(self, ack: Ack) -> None:
         """Count the rows of an answer."""
@@ -72,7 +71,6 @@ async def send(
         The most batch calls at the same time.
     owner : mapping, optional
         Description of this sender for other senders; stored as JSON.
-    clock : Clock, optional
 
     Raises
     ------
@@ -81,7 +79,7 @@ async def send(
         Rows that were not sent stay unsent.
     """
     clock = clock or Clock()
-    started, stats = clock.ticks(), SendStats()
+    stats = SendStats()
     while lock := await _become_sender(outbox, batch, observer, clock):
         try:
             await outbox.run(outbox.batches.set_setting, batch, "sender", owner)
@@ -97,7 +95,6 @@ async def send(
         if not isinstance(error, EndpointError):
             raise error
         await _until_answered(outbox, record, client, observer, clock)
-    stats.elapsed_s = clock.ticks() - started
     return stats
 
 
@@ -106,11 +103,6 @@ class SendLoop:
 
     Parameters
     ----------
-    outbox : Outbox
-    record : BatchRecord
-    client : RawClient
-    observer : SendObserver
-    clock : Clock
     stats : SendStats
         Rows are counted here once their answer is stored.
     send_rate : float, optional

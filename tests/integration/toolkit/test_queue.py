@@ -59,14 +59,11 @@ def test_a_list_that_is_whole(filled: ct.Queue, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("limit", "fault"),
-    [(0, "less than 1"), (-1, "less than 1"), ("5", "not a whole number"), (1.5, "not a whole"), (True, "not a whole")],
-)
+@pytest.mark.parametrize("limit", [0, -1, "5", 1.5, True])
 @pytest.mark.parametrize("verb", ["tasks", "attempts"])
-def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any, fault: str) -> None:
+def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any) -> None:
     """A limit is a whole number from 1."""
-    with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is {fault}"):
+    with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is not a whole number from 1 on"):
         getattr(queue, verb)(limit=limit)
 
 

@@ -31,10 +31,8 @@ NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
 def made(result: Any = None, *, second: int = 0, body: bytes = b"{}", **answer: Any) -> Call:
     """Return a call of some second after noon."""
     time = NOON + dt.timedelta(seconds=second)
-    return Call(
-        request=TaskRequest(time=time, task=f"t{second}", queue="q", attempt=1, body=body),
-        answer=Answer(**({"status": 200, "result": result, "duration": 0.25} | answer)),
-    )
+    request = TaskRequest(time=time, task=f"t{second}", queue="q", attempt=1, body=body)
+    return request, Answer(**({"status": 200, "result": result, "duration": 0.25} | answer))
 
 
 def recorded(*calls: Call, newest: int = 100) -> CallHistory:
@@ -42,7 +40,7 @@ def recorded(*calls: Call, newest: int = 100) -> CallHistory:
     history = CallHistory(newest)
     for call in calls:
         history.begin()
-        history.end(call)
+        history.end(*call)
     return history
 
 
@@ -67,8 +65,9 @@ def test_a_call_has_a_row() -> None:
     result = {"rows": 3}
     call = made(result, body=b'{"day": "2026-01-01"}')
     time = NOON + dt.timedelta(seconds=1)
-    direct = Call(request=TaskRequest(time=time, body=b""), answer=refuse(401, "the request has no Bearer token"))
-    first, second = recorded(call, direct).frame().to_dict("records")
+    direct = TaskRequest(time=time, body=b"")
+    refused = refuse(401, "the request has no Bearer token")
+    first, second = recorded(call, (direct, refused)).frame().to_dict("records")
     assert first["time"] == pd.Timestamp("2026-01-02 12:00:00+00:00")
     assert (first["task"], first["queue"], first["attempt"], first["status"]) == ("t0", "q", 1, 200)
     assert first["body"] == {"day": "2026-01-01"}
@@ -93,9 +92,9 @@ def test_calls_are_in_the_order_of_their_requests() -> None:
 
 def test_text_that_is_no_unicode_has_a_row() -> None:
     """Header bytes and messages that are no valid text do not break the frame."""
-    call = made(status=500, error="bad \udcff", message="bad \udcff")
-    odd = Call(request=TaskRequest(time=NOON, task="\udcfe", queue="q", body=b""), answer=call.answer)
-    assert list(recorded(odd).frame()[["task", "error"]].iloc[0]) == ["?", "bad ?"]
+    _, answer = made(status=500, error="bad \udcff", message="bad \udcff")
+    odd = TaskRequest(time=NOON, task="\udcfe", queue="q", body=b"")
+    assert list(recorded((odd, answer)).frame()[["task", "error"]].iloc[0]) == ["?", "bad ?"]
 
 
 def test_the_body_is_as_received_even_if_the_function_changed_it() -> None:

@@ -163,9 +163,8 @@ def test_an_operation_that_failed_as_a_whole_is_sent_one_by_one(outbox: Outbox, 
 def test_send_rate_is_kept(outbox: Outbox, batch: str) -> None:
     """With send_rate=50 a batch of 1,250 rows takes 25 seconds, in small and steady requests."""
     clock, service = FakeClock(), Service()
-    report = run_send(outbox, batch, service, clock, send_rate=50)
+    run_send(outbox, batch, service, clock, send_rate=50)
     assert clock.elapsed == pytest.approx(24, abs=1.5)
-    assert report.elapsed_s == clock.elapsed
     assert set(service.sizes) == {50}
 
 
