@@ -5,7 +5,8 @@ A queue is kept as its v2beta3 message, which has everything that the v2 one has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "RUNNING",
     "QueueConfig",
     "check_duration",
+    "check_header_names",
     "check_retry",
     "configured",
     "duration",
@@ -41,6 +43,7 @@ _DEFAULT_RATE, _DEFAULT_CONCURRENT = 500.0, 1000
 _METHODS = range(8)
 _PORTS = range(65_536)
 _MAX_HEADERS = 80 * 1024
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token: https://www.rfc-editor.org/rfc/rfc9110#name-tokens
 _MAX_DURATION = 315_576_000_000  # seconds; the largest valid `google.protobuf.Duration`
 _NANOS = 10**9
 _SHARED = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
@@ -104,6 +107,18 @@ def check_duration(message: Any, field: str) -> None:
     seconds, nanos = message.seconds, message.nanos
     valid = abs(seconds) <= _MAX_DURATION and abs(nanos) < _NANOS and seconds * nanos >= 0
     _refuse_if(not valid, f"{field} is not a valid duration.")
+
+
+def check_header_names(names: Iterable[str], field: str) -> None:
+    """Check that HTTP allows the names of headers.
+
+    Raises
+    ------
+    RefusedError
+        If a name is empty, or has a character that is none of a token.
+    """
+    for name in names:
+        _refuse_if(_HEADER_NAME.fullmatch(name) is None, f'{field}: "{name}" is not the name of an HTTP header.')
 
 
 def is_tombstone(micros: int) -> bool:
@@ -294,6 +309,7 @@ def _check_target(target: Any) -> None:
     _refuse_if(method not in _METHODS, f"{method} is not a valid HttpMethod.")
     _refuse_if(override.HasField("host") and not override.host, "UriOverride.host cannot be an empty string.")
     _refuse_if(override.port not in _PORTS, "UriOverride.port must be between 1 and 65535, or 0 for none.")
+    check_header_names((one.header.key for one in target.header_overrides), "HttpTarget.headerOverrides")
     size = sum(len(one.header.key.encode()) + len(one.header.value.encode()) for one in target.header_overrides)
     _refuse_if(size >= _MAX_HEADERS, "The size of HttpTarget.headerOverrides must be less than 80KB.")
     oauth, oidc = target.oauth_token, target.oidc_token

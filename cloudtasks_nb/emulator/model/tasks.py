@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
 from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, retag, timestamp, v2, varint
-from cloudtasks_nb.emulator.model.queues import check_duration, check_retry, duration
+from cloudtasks_nb.emulator.model.queues import check_duration, check_header_names, check_retry, duration
 from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link, invalid_argument
 from cloudtasks_nb.emulator.model.regions import app_engine_host
 
@@ -245,6 +245,7 @@ def _http_field(request: Any, wire: bytes) -> tuple[bytes, str, str]:
     if len(url) > _SURELY_FITS and len(quote(url, safe=_NOT_ENCODED)) > _MAX_URL:
         raise invalid_argument(f"HttpRequest.url must be at most {_MAX_URL} characters.")
     method = _method(number)
+    check_header_names(request.headers, "HttpRequest.headers")
     if b"user-agent" in wire.lower():
         _drop(request.headers, {"user-agent"})
         wire = request.SerializeToString()
@@ -263,6 +264,7 @@ def _app_engine_wire(request: Any, queue: str) -> tuple[bytes, bytes, str]:
     method = _method(request.http_method)
     if body and method not in {"POST", "PUT"}:
         raise invalid_argument(f"AppEngineHttpRequest.body is not allowed with HTTP method {method}.")
+    check_header_names(headers, "AppEngineHttpRequest.headers")
     request.http_method, request.relative_uri = request.http_method or 1, uri
     request.app_engine_routing.host = app_engine_host(request.app_engine_routing, queue)
     given = {name.lower(): value for name, value in headers.items()}

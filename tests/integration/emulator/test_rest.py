@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterator
 
 import pytest
-from google.api_core.exceptions import NotFound
+from google.api_core.exceptions import BadRequest, NotFound
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksRestTransport
@@ -90,3 +90,15 @@ def test_plain_json(emulator: Emulator, queue: str, target: Target) -> None:
     shown = emulator.request("GET", f"/v2/{queue}")
     assert shown["state"] == "RUNNING"
     assert shown["retryConfig"]["minBackoff"] == "0.100s"
+
+
+def test_header_names_are_checked(
+    rest: tasks_v2.CloudTasksClient, client: tasks_v2.CloudTasksClient, queue: str
+) -> None:
+    """A header that HTTP has no name for is refused when the task or the queue is created, by both protocols."""
+    target = {"header_overrides": [{"header": {"key": "X A", "value": "1"}}]}
+    for either in (rest, client):
+        with pytest.raises(BadRequest, match='"X A" is not the name of an HTTP header'):
+            either.create_task({"parent": queue, "task": {"http_request": {"url": NOWHERE, "headers": {"X A": "1"}}}})
+        with pytest.raises(BadRequest, match='"X A" is not the name of an HTTP header'):
+            either.create_queue({"parent": LOCATION, "queue": {"name": f"{queue}-odd", "http_target": target}})

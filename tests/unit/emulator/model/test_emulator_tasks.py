@@ -10,7 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from cloudtasks_nb.emulator.model import tasks as tasks_module
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
-from cloudtasks_nb.emulator.model.protobuf import v2
+from cloudtasks_nb.emulator.model.protobuf import beta, v2
+from cloudtasks_nb.emulator.model.queues import configured, updated
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, FULL, accept_task, task_wire
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, http_task
@@ -250,3 +251,20 @@ def test_long_requests_are_not_remembered() -> None:
         else:
             accept_task(task, QUEUE, NOW)
         assert len(tasks_module._cached) == kept
+
+
+@pytest.mark.parametrize("name", ["", "X A", "X:A", "X-A\r\nX-B", "Ü", "X(A)"])
+def test_header_names_that_http_does_not_allow(name: str) -> None:
+    """A task and a queue with a header of such a name are refused, whichever their target is."""
+    target = {"header_overrides": [{"header": {"key": name, "value": "1"}}]}
+    task, app_task = http_task(), app_engine_task(headers={name: "1"})
+    task.http_request.headers[name] = "1"
+    for create in (
+        lambda: accept_task(task, QUEUE, NOW),
+        lambda: accept_task(app_task, QUEUE, NOW),
+        lambda: configured(beta.Queue(name=QUEUE, http_target=target)),
+        lambda: updated(configured(beta.Queue(name=QUEUE)), beta.Queue(http_target=target), ["http_target"]),
+    ):
+        with pytest.raises(RefusedError, match="is not the name of an HTTP header") as refused:
+            create()
+        assert refused.value.code == "INVALID_ARGUMENT"
