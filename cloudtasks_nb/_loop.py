@@ -1,22 +1,31 @@
-"""Run coroutines on one background event loop for each process, in a thread that is started when first needed."""
+"""Run coroutines on one background event loop for each process, in a thread that is started when first needed.
+
+A `Supervisor` owns the tasks that nobody awaits: their exceptions are kept and raised where a user waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["call_soon", "loop", "run", "spawn", "submit"]
+from cloudtasks_nb.errors import CloudTasksError, ServiceError
+
+__all__ = ["Supervisor", "as_toolkit_error", "call_soon", "loop", "run", "submit"]
 
 T = TypeVar("T")
 
+_LOGGER = logging.getLogger(__name__)
+_PERSISTENT = 3  # failures in a row after which `Supervisor.check` raises
+_PAUSE = 0.5  # seconds before work is run again after its first failure
+_LONGEST_PAUSE = 30.0
+
 _lock = threading.Lock()
 _state: dict[str, Any] = {"loop": None, "pid": None}
-# asyncio keeps only weak references to its tasks: without another reference a running task may be collected.
-_held: set[asyncio.Task[Any]] = set()
 
 
 def loop() -> asyncio.AbstractEventLoop:
@@ -59,17 +68,126 @@ def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         raise
 
 
-def spawn(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start a coroutine as a task of the running loop, and keep a reference until it is done."""
-    task = asyncio.get_running_loop().create_task(coroutine)
-    _held.add(task)
-    task.add_done_callback(_held.discard)
-    return task
-
-
 def call_soon(function: Any, *args: Any) -> None:
     """Call a function on the background loop without waiting for it. May be called from any thread."""
     loop().call_soon_threadsafe(function, *args)
+
+
+def as_toolkit_error(name: str, error: Exception) -> CloudTasksError:
+    """Return the exception of some work as an error of this package; other exceptions become its cause."""
+    if isinstance(error, CloudTasksError):
+        return error
+    wrapped = ServiceError(f"{name} failed with {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+class Supervisor:
+    """Owns background tasks, one for each name. Runs on the background loop.
+
+    An exception of any kind is logged and kept until the work succeeds, and the work is run again after a pause, which
+    doubles up to 30 s. Nothing ends silently: `errors` shows what fails, and `check` raises it if it lasts.
+
+    Parameters
+    ----------
+    subject : str
+        What the work is about, for messages: "batch a91f03c2".
+    changed : callable
+        Called after each failure, and when work has ended.
+    sleep : coroutine function
+        For tests: the pause.
+    """
+
+    def __init__(
+        self, subject: str, changed: Callable[[], None], *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        self._subject = subject
+        self._changed = changed
+        self._sleep = sleep
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, tuple[CloudTasksError, int]] = {}  # the last error, and the failures in a row
+        self._closed = False
+
+    @property
+    def errors(self) -> list[CloudTasksError]:
+        """What fails at present."""
+        return [error for error, _ in self._failures.values()]
+
+    def running(self, name: str) -> bool:
+        """Return whether the work of this name runs, or waits to run again."""
+        return name in self._tasks and not self._tasks[name].done()
+
+    def start(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], *, again: bool = True) -> None:
+        """Run work in the background until it returns, unless work of this name runs already.
+
+        Parameters
+        ----------
+        name : str
+            What it does with the subject, for messages: "watching".
+        work : coroutine function
+            Called again after an exception.
+        again : bool
+            False: the work is run once, and its exception is kept until the next start.
+        """
+        if self._closed or self.running(name):
+            return
+        if not again:
+            self._failures.pop(name, None)
+        self._tasks[name] = asyncio.get_running_loop().create_task(self._run(name, work, again=again))
+
+    def succeeded(self, name: str) -> None:
+        """Forget the failures of some work, which goes on."""
+        self._failures.pop(name, None)
+
+    def check(self) -> None:
+        """Raise what does not go away by itself.
+
+        Raises
+        ------
+        CloudTasksError
+            The error of work that has failed three times in a row, or that is not run again.
+        """
+        for error, count in self._failures.values():
+            if count >= _PERSISTENT:
+                raise error
+
+    async def join(self, name: str) -> None:
+        """Wait until the work of this name has ended."""
+        if name in self._tasks:
+            await asyncio.wait({self._tasks[name]})
+
+    async def close(self) -> None:
+        """Cancel all work, wait for its end, and start no other. Raises nothing."""
+        self._closed = True
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _run(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], *, again: bool) -> None:
+        what = f"{name} {self._subject}"
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                _, count = self._failures.get(name, (None, 0))
+                count = count + 1 if again else _PERSISTENT
+                self._failures[name] = as_toolkit_error(what, error), count
+                # Errors of this package are shown by whoever owns the work; others are defects.
+                level = logging.INFO if isinstance(error, CloudTasksError) else logging.WARNING
+                _LOGGER.log(level, "%s failed", what, exc_info=True)
+            else:
+                self._failures.pop(name, None)
+                again = False
+            self._report(what)
+            if not again:
+                return
+            await self._sleep(min(_PAUSE * 2 ** (count - 1), _LONGEST_PAUSE))
+
+    def _report(self, what: str) -> None:
+        try:
+            self._changed()
+        except Exception:
+            _LOGGER.exception("a listener to %s failed", what)
 
 
 def _running() -> asyncio.AbstractEventLoop | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -182,12 +183,13 @@ class Client:
     def close(self) -> None:
         """Stop sending and watching, and close the channels; the embedded emulator ends after its last connection."""
         self._connection.transport.refuse()  # first, so that a thread that waits for a batch gets an error
-        _loop.run(self._catalog.close())
-        self._connection.close()
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.close()
-        open_clients.remove(self)
+        with ExitStack() as stack:  # each part is closed, also if another one fails
+            stack.callback(open_clients.remove, self)
+            if self._lease is not None:
+                stack.callback(self._lease.close)
+                self._lease = None
+            stack.callback(self._connection.close)
+            _loop.run(self._catalog.close())
 
     def _open_queue(self, name: QueueName) -> Queue:
         return Queue(self._connection, self._catalog, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import numbers
 import urllib.parse
@@ -11,6 +12,8 @@ from typing import Any
 import orjson
 from google.cloud.tasks_v2 import types
 from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudtasks_nb._names import SECRET_HEADER, code_name
 from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration
@@ -30,6 +33,7 @@ __all__ = [
     "seconds",
     "task_columns",
     "task_state",
+    "timestamp",
 ]
 
 #: HTTP methods by number, as `google.cloud.tasks.v2.HttpMethod` defines them.
@@ -55,6 +59,19 @@ def micros(stamp: Any) -> int:
 def seconds(duration: Any) -> float:
     """Return a protobuf Duration in seconds."""
     return duration.seconds + duration.nanos / 1e9
+
+
+def timestamp(moment: dt.datetime) -> Timestamp:
+    """Return the protobuf Timestamp of a tz-aware datetime."""
+    message = Timestamp()
+    message.FromDatetime(moment.astimezone(dt.UTC).replace(tzinfo=None))
+    return message
+
+
+def _duration(value: Any, name: str) -> Duration:
+    message = Duration()
+    message.FromTimedelta(parse_duration(value, name))
+    return message
 
 
 def mask_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -202,7 +219,7 @@ def _request_values(task: Any, *, secrets: bool) -> _Request:
     request = _request(task)
     headers = dict(request.headers)
     shown = headers if secrets else mask_headers(headers)
-    method = HTTP_METHODS[request.http_method]
+    method = _enum_name(HTTP_METHODS, request.http_method)
     if task.HasField("app_engine_http_request"):
         return method, f"appengine:{request.relative_uri}", shown, None
     email = request.oidc_token.service_account_email or request.oauth_token.service_account_email
@@ -215,7 +232,7 @@ def retry_message(settings: Mapping[str, Any]) -> Any:
     Raises
     ------
     InvalidInputError
-        If a name is unknown, a value is not valid, or the shortest wait is longer than the longest.
+        If a name is unknown or a value is not valid.
     """
     check_names(settings, RETRY_SETTINGS, "retry setting")
     message = types.RetryConfig.pb()()
@@ -223,14 +240,7 @@ def retry_message(settings: Mapping[str, Any]) -> Any:
         if name in ("max_attempts", "max_doublings"):
             setattr(message, name, _whole(value, name))
         else:
-            getattr(message, name).FromTimedelta(parse_duration(value, name))
-    both = {"min_backoff", "max_backoff"} <= settings.keys()
-    if both and seconds(message.min_backoff) > seconds(message.max_backoff):
-        raise InvalidInputError(
-            f"min_backoff={settings['min_backoff']!r} is longer than max_backoff={settings['max_backoff']!r}",
-            resource="min_backoff",
-            hint="the waits grow from the first to the second",
-        )
+            getattr(message, name).CopyFrom(_duration(value, name))
     return message
 
 
@@ -279,7 +289,7 @@ def queue_values(queue: Any) -> dict[str, Any]:
     retry, limits = queue.retry_config, queue.rate_limits
     return {
         "queue": queue.name.rpartition("/")[2],
-        "state": _QUEUE_STATES[queue.state],
+        "state": _enum_name(_QUEUE_STATES, queue.state),
         **_stats_values(queue),
         "rate": limits.max_dispatches_per_second,
         "burst": limits.max_burst_size,
@@ -294,6 +304,11 @@ def queue_values(queue: Any) -> dict[str, Any]:
         "purge_time": micros(queue.purge_time) if queue.HasField("purge_time") else None,
         "name": queue.name,
     }
+
+
+def _enum_name(names: Sequence[str], number: int) -> str:
+    """Return the name of an enum's value; the first name, which says nothing, for one that a newer service may send."""
+    return names[number] if 0 <= number < len(names) else names[0]
 
 
 def _stats_values(queue: Any) -> dict[str, Any]:

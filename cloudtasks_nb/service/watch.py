@@ -101,7 +101,7 @@ class Watcher:
         self._now = now
         self._subscriptions: dict[QueueName, list[Subscription]] = {}
         self._readers: dict[QueueName, LogReader] = {}
-        self._tasks: dict[QueueName, asyncio.Task[None]] = {}
+        self._supervisor = _loop.Supervisor("queue", lambda: None)  # a failing read is in the snapshot
         self._latest: dict[QueueName, Snapshot] = {}
         self._wake: dict[QueueName, asyncio.Event] = {}
 
@@ -186,10 +186,7 @@ class Watcher:
     async def close(self) -> None:
         """Stop watching."""
         self._subscriptions.clear()
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._supervisor.close()
 
     def _join(self, queue: QueueName, subscription: Subscription) -> None:
         self._subscriptions.setdefault(queue, []).append(subscription)
@@ -199,8 +196,9 @@ class Watcher:
             reader = self._readers.get(queue)
             start = subscription.since if reader is None else min(subscription.since, reader.unread_since())
             self._readers[queue] = LogReader(start)
-        if queue not in self._tasks:
-            self._tasks[queue] = _loop.spawn(self._watch(queue))
+        if queue not in self._wake:
+            self._wake[queue] = asyncio.Event()
+            self._supervisor.start(f"watching {queue}", lambda: self._watch(queue))
         self._wake_up(queue)
 
     def _leave(self, subscription: Subscription) -> None:
@@ -217,41 +215,46 @@ class Watcher:
 
     async def _watch(self, queue: QueueName) -> None:
         slowdown = 1.0
-        wake = self._wake[queue] = asyncio.Event()
-        try:
-            while subscriptions := self._subscriptions.get(queue):
-                wake.clear()
-                snapshot = await self._read(queue, log=any(one.since is not None for one in subscriptions))
-                self._latest[queue] = snapshot
-                for subscription in tuple(subscriptions):
-                    _deliver(subscription.listener, snapshot)
-                overloaded = any(isinstance(error, oplog.OVERLOADED) for error in snapshot.errors)
-                slowdown = min(slowdown * 2, _LONGEST_PAUSE) if overloaded else 1.0
-                every = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0)
-                await _wait(wake, min(every * slowdown, max(_LONGEST_PAUSE, every)))
-        finally:
-            self._tasks.pop(queue, None)
-            self._wake.pop(queue, None)
-            self._readers.pop(queue, None)
-            self.log_budget.leave(queue)
+        wake = self._wake[queue]
+        while subscriptions := self._subscriptions.get(queue):
+            wake.clear()
+            snapshot = await self._read(queue, log=any(one.since is not None for one in subscriptions))
+            self._latest[queue] = snapshot
+            for subscription in tuple(subscriptions):
+                _deliver(subscription.listener, snapshot)
+            overloaded = any(isinstance(error, oplog.OVERLOADED) for error in snapshot.errors)
+            slowdown = min(slowdown * 2, _LONGEST_PAUSE) if overloaded else 1.0
+            every = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0)
+            await _wait(wake, min(every * slowdown, max(_LONGEST_PAUSE, every)))
+        del self._wake[queue]
+        self._readers.pop(queue, None)
+        self.log_budget.leave(queue)
 
     async def _read(self, queue: QueueName, *, log: bool) -> Snapshot:
+        """Return a snapshot; what could not be read, for whatever reason, is in its errors."""
         snapshot = await self._statistics(queue)
         reader = self._readers.get(queue) if log else None
         if reader is None:
             self.log_budget.leave(queue)
             return snapshot
-        entries = await reader.read(self._transport, queue, self.log_budget, now=self._now())
-        errors = snapshot.errors if reader.error is None else (*snapshot.errors, reader.error)
+        try:
+            entries = await reader.read(self._transport, queue, self.log_budget, now=self._now())
+            error = reader.error
+        except Exception as caught:  # noqa: BLE001 - subscribers are told
+            # A new reader also returns the entries that this one has read and not returned.
+            if self._readers.get(queue) is reader:
+                self._readers[queue] = LogReader(reader.unread_since())
+            entries, error = [], _loop.as_toolkit_error(f"reading the log of queue {queue.queue}", caught)
+        errors = snapshot.errors if error is None else (*snapshot.errors, error)
         return replace(snapshot, entries=tuple(entries), log_until=reader.until, lag=reader.lag, errors=errors)
 
     async def _statistics(self, queue: QueueName) -> Snapshot:
         at = self._now()
         try:
-            found = await self._queue(queue)
-        except CloudTasksError as error:
+            return Snapshot(queue=queue, at=at, values=queue_values(await self._queue(queue)))
+        except Exception as caught:  # noqa: BLE001 - subscribers are told
+            error = _loop.as_toolkit_error(f"reading queue {queue.queue}", caught)
             return Snapshot(queue=queue, at=at, gone=error.code == "NOT_FOUND", errors=(error,))
-        return Snapshot(queue=queue, at=at, values=queue_values(found))
 
     async def _queue(self, queue: QueueName) -> Any:
         try:

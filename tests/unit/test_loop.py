@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import OutboxError, ServiceError
 
 PATIENCE = 20.0
 
@@ -142,9 +143,10 @@ def test_another_loop_may_wait() -> None:
     assert asyncio.run(cell()) == "cloudtasks-nb"
 
 
-def test_spawned_work_is_held_until_done() -> None:
+def test_supervised_work_is_held_until_done() -> None:
     """A task without another reference is not collected."""
     done = threading.Event()
+    supervisor = _loop.Supervisor("it", lambda: None)
 
     async def work() -> None:
         # Nothing but the task refers to this future, so without a reference to the task both are garbage.
@@ -155,10 +157,96 @@ def test_spawned_work_is_held_until_done() -> None:
         done.set()
 
     async def start() -> None:
-        _loop.spawn(work())
+        supervisor.start("work", work)
 
     _loop.run(start())
     assert done.wait(PATIENCE)
+
+
+class Failing:
+    """Work that raises at its first runs, and the supervisor that runs it without pauses."""
+
+    def __init__(self, times: int, error: Exception) -> None:
+        self.left, self.error = times, error
+        self.changes = 0
+        self.pauses: list[float] = []
+        self.supervisor = _loop.Supervisor("it", self._changed, sleep=self._sleep)
+
+    def run(self, **options: Any) -> None:
+        """Start it, and wait for its end."""
+
+        async def start_and_join() -> None:
+            self.supervisor.start("work", self._work, **options)
+            await self.supervisor.join("work")
+
+        _loop.run(start_and_join(), PATIENCE)
+
+    async def _work(self) -> None:
+        if self.left:
+            self.left -= 1
+            raise self.error
+
+    async def _sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        if self.left:
+            assert [error.message for error in self.supervisor.errors]
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+
+def test_work_that_fails_runs_again() -> None:
+    """After each failure the pause doubles up to half a minute; when the work succeeds, its failure is forgotten."""
+    work = Failing(8, OutboxError("locked"))
+    work.run()
+    assert work.pauses == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert (work.left, work.supervisor.errors, work.changes) == (0, [], 9)
+
+
+def test_work_that_is_not_run_again_keeps_its_error(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of any kind is logged, kept and raised by `check`, as an error of this package with its cause."""
+    work = Failing(1, KeyError("x"))
+    work.run(again=False)
+    with pytest.raises(ServiceError, match="work it failed with KeyError: 'x'") as caught:
+        work.supervisor.check()
+    assert caught.value.__cause__ is work.error
+    assert "KeyError: 'x'" in caplog.text
+    work.run(again=False)
+    work.supervisor.check()
+
+
+def test_only_a_lasting_failure_is_raised() -> None:
+    """The first two failures are shown and not raised; the third is raised."""
+    raised: list[bool] = []
+    work = Failing(3, OutboxError("locked"))
+
+    async def sleep(_: float) -> None:
+        try:
+            work.supervisor.check()
+        except OutboxError:
+            raised.append(True)
+        else:
+            raised.append(False)
+
+    work.supervisor = _loop.Supervisor("it", work._changed, sleep=sleep)
+    work.run()
+    assert raised == [False, False, True]
+
+
+def test_a_closed_supervisor_raises_nothing() -> None:
+    """Closing cancels the work, raises no error that it had before, and no work begins afterwards."""
+    work, endless = Failing(1, KeyError("x")), Endless()
+    work.run(again=False)
+
+    async def close() -> None:
+        work.supervisor.start("endless", endless.run)
+        await asyncio.sleep(0)
+        await work.supervisor.close()
+        work.supervisor.start("late", endless.run)
+        assert not work.supervisor.running("late")
+
+    _loop.run(close(), PATIENCE)
+    assert endless.cancelled.is_set()
 
 
 def _collect_and_finish(weak: weakref.ref[asyncio.Future[None]]) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.service.bulk import delete
 from cloudtasks_nb.service.connection import Connection
 
@@ -27,32 +25,35 @@ class Cancellation:
 
     Parameters
     ----------
-    batch : str
-        Id of the batch.
     publish : callable
         Is awaited after each change of the batch in the outbox.
+    ended : callable
+        Is called when a cancellation in the background has ended.
     """
 
     def __init__(
         self,
         connection: Connection,
         outbox: Outbox,
-        batch: str,
-        queue: QueueName,
+        record: BatchRecord,
         outcomes: OutcomeTracker,
         sending: SendSupervisor,
         *,
+        supervisor: _loop.Supervisor,
         publish: Callable[[], Awaitable[None]],
+        ended: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._outbox = outbox
-        self._batch = batch
-        self._queue = queue
+        self._batch = record.id
+        self._queue = QueueName.parse(record.place.queue_name)
         self._outcomes = outcomes
         self._sending = sending
+        self._supervisor = supervisor
         self._publish = publish
+        self._ended = ended
         self._running = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count(1)
         self.trouble: str | None = None
 
     @property
@@ -63,16 +64,7 @@ class Cancellation:
     def begin(self) -> None:
         """Begin to cancel in the background; from now on the batch counts as being cancelled."""
         self._running += 1
-        task = _loop.spawn(self._run_in_the_background())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def close(self) -> None:
-        """End what runs in the background."""
-        for task in tuple(self._tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        self._supervisor.start(f"cancellation {next(self._numbers)} of", self._run_in_the_background, again=False)
 
     async def run(self) -> None:
         """Stop sending, delete the tasks in the queue, and record which were deleted."""
@@ -90,11 +82,11 @@ class Cancellation:
     async def _run_in_the_background(self) -> None:
         try:
             await self.run()
-        except CloudTasksError as error:
-            self.trouble = f"not all rows are cancelled: {error.message}"
+        except Exception as error:  # noqa: BLE001 - shown
+            self.trouble = f"not all rows are cancelled: {_loop.as_toolkit_error('the cancellation', error).message}"
         finally:
             self._running -= 1
-        await self._publish()  # the batch may be finished now, and notifications due
+        self._ended()  # the batch may be finished now, and notifications due
 
     async def _delete_tasks(self, rows: Sequence[tuple[int, str, int]]) -> None:
         """Delete the tasks of rows, which are given by ref, task and try, and record which were deleted."""

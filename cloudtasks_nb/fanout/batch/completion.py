@@ -119,33 +119,34 @@ class CompletionNotifier:
         Called after each attempt.
     """
 
-    def __init__(self, connection: Connection, outbox: Outbox, batch: str, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        outbox: Outbox,
+        batch: str,
+        supervisor: _loop.Supervisor,
+        changed: Callable[[], None],
+    ) -> None:
         self._connection = connection
         self._outbox = outbox
         self._batch = batch
+        self._supervisor = supervisor
         self._changed = changed
-        self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()  # set when all notifications are created, or the service refuses them
         self.trouble: str | None = None  #: why the last attempt failed, as a sentence
 
     def begin(self) -> None:
         """Begin to create the due notifications of the current round, unless that is running."""
-        if self._task is None or self._task.done():
+        if not self._supervisor.running("notifying of the end of"):
             self._settled.clear()
-            self._task = _loop.spawn(self._run())
+            self._supervisor.start("notifying of the end of", self._run)
 
-    async def join(self) -> None:
-        """Wait until all notifications are created or refused; at most 75 s, as another process may be killed."""
+    async def finish(self) -> None:
+        """Wait until all due notifications are created or refused; at most 75 s, as another process may be killed."""
+        self.begin()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_JOIN_TIMEOUT):
                 await self._settled.wait()
-
-    async def close(self) -> None:
-        """Create no more notifications."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     async def _run(self) -> None:
         """Create the due notifications; retry while the service refuses or another process has claimed one."""
@@ -159,8 +160,6 @@ class CompletionNotifier:
                 if await self._due():
                     await asyncio.sleep(pause)
                 pause = _RETRY if error is None else min(2 * pause, _RETRY_LONGEST)
-        except CloudTasksError as error:
-            self._report(error)
         finally:
             self._settled.set()
 

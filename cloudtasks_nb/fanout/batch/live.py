@@ -34,7 +34,8 @@ class LiveReport:
         self._tracker = tracker
         self._report = report
         self._live = Live(report().bundle())
-        self._scheduled = False
+        self._supervisor = _loop.Supervisor(f"batch {tracker.batch}", lambda: None)
+        self._stale = False
         self._closed = False
         self._lock = threading.Lock()
         self._end = tracker.listen(self._changed)
@@ -48,13 +49,17 @@ class LiveReport:
             self._live.show(self._report().bundle())
 
     def _changed(self) -> None:
-        """Schedule an update on the background loop; changes until then share it."""
-        if not self._scheduled:
-            self._scheduled = True
-            _loop.loop().call_later(_TICK, lambda: _loop.spawn(self._update()))
+        """Show the change after a moment; changes until then are shown with it."""
+        self._stale = True
+        self._supervisor.start("showing", self._follow)
+
+    async def _follow(self) -> None:
+        while self._stale:
+            await asyncio.sleep(_TICK)
+            await self._update()
 
     async def _update(self) -> None:
-        self._scheduled = False
+        self._stale = False
         bundle = await asyncio.to_thread(lambda: self._report().bundle())
         with self._lock:
             if not self._closed:  # an update that was running during `close` is older than the state shown

@@ -1,16 +1,14 @@
-"""Supervise the sending of one batch in the background: and start it again when rows are added."""
+"""Supervise the sending of one batch in the background, and start it again when rows are added."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, QueueNotFoundError, ServiceError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, QueueNotFoundError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -32,8 +30,8 @@ class SendSupervisor:
         Returns which tasks were created, from the log.
     changed : callable
         Called after each change, with the number of rows that were sent since the last call.
-    ended : coroutine function
-        Called after a sending has ended; another one may begin before it returns.
+    ended : callable
+        Called when a sending ends.
     """
 
     def __init__(
@@ -43,8 +41,9 @@ class SendSupervisor:
         record: BatchRecord,
         outcomes: OutcomeTracker,
         *,
+        supervisor: _loop.Supervisor,
         changed: Callable[[int], None],
-        ended: Callable[[], Coroutine[Any, Any, None]],
+        ended: Callable[[], None],
         clock: Clock | None = None,
     ) -> None:
         self._transport = transport
@@ -52,10 +51,9 @@ class SendSupervisor:
         self._batch = record.id
         self._queue = record.place.queue_name
         self._outcomes = outcomes
+        self._supervisor = supervisor
         self._changed, self._ended = changed, ended
         self._clock = clock
-        self._sending: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
         self._requested = False
         self._other: Mapping[str, Any] | None = None
         self.unanswered = False  #: nothing answers at the endpoint
@@ -65,7 +63,7 @@ class SendSupervisor:
     @property
     def active(self) -> bool:
         """Whether this process sends the batch, or waits to send it."""
-        return any(task is not None and not task.done() for task in (self._sending, self._ending))
+        return self._supervisor.running("sending")
 
     @property
     def other_sender_note(self) -> str | None:
@@ -84,13 +82,11 @@ class SendSupervisor:
     def begin(self, send_rate: float | None = None) -> None:
         """Send the unsent rows; if a sending is just ending, it begins again."""
         self._requested = True
-        if self._sending is None or self._sending.done():
-            self._sending = _loop.spawn(self._send(send_rate))
+        self._supervisor.start("sending", lambda: self._send(send_rate))
 
     async def join(self) -> None:
         """Wait until the sending has ended."""
-        if self._sending is not None:
-            await asyncio.wait({self._sending})
+        await self._supervisor.join("sending")
 
     async def check(self, unsent: int) -> None:
         """Make sure that some process sends the unsent rows.
@@ -113,14 +109,6 @@ class SendSupervisor:
                 hint="batch.resume() sends them",
             )
 
-    async def close(self) -> None:
-        """Stop sending; the outbox allows resuming later."""
-        for task in (self._sending, self._ending):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-
     def _is_idle(self) -> bool:
         """Return whether no process sends the batch."""
         lock = self._outbox.requests.lock(self._batch)
@@ -132,7 +120,7 @@ class SendSupervisor:
         while self._requested:
             self._requested = False
             await self._send_once(send_rate)
-        self._ending = _loop.spawn(self._ended())
+        self._ended()
 
     async def _send_once(self, send_rate: float | None) -> None:
         self.error = None
@@ -148,11 +136,10 @@ class SendSupervisor:
             )
             if stats.already_there:
                 await self._outbox.run(self._outbox.batches.set_setting, self._batch, "already", stats.already_there)
-        except CloudTasksError as error:
-            self.error = error
         except Exception as error:
-            _LOGGER.exception("sending batch %s failed", self._batch)
-            self.error = ServiceError(f"sending ended with {type(error).__name__}: {error}", resource=self._batch)
+            if not isinstance(error, CloudTasksError):
+                _LOGGER.exception("sending batch %s failed", self._batch)
+            self.error = _loop.as_toolkit_error(f"sending batch {self._batch}", error)
         finally:
             self._other, self.unanswered, self.trouble = None, False, None
             self._changed(0)

@@ -7,15 +7,15 @@ on the background loop; work on the outbox runs in a thread of its own, so that 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
@@ -25,9 +25,11 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.watch import Snapshot, now_micros
+from cloudtasks_nb.service.watch import Snapshot, Subscription, now_micros
 
 __all__ = ["Tracker"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _CLOCK_MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
 _LATE_ENTRY = 600_000_000  # microseconds by which a log entry may arrive late
@@ -43,38 +45,47 @@ class Tracker:
         self._outbox = outbox
         self.record = record
         self.batch = record.id
-        place = record.place
-        self.queue = QueueName(project=place.project, location=place.location, queue=place.queue)
+        self.queue = QueueName.parse(record.place.queue_name)
         self._outcomes = OutcomeTracker(outbox, record, connection.watcher)
         self._rate = Rate()
         self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue()
+        self._unapplied: Snapshot | None = None
+        self._subscription: Subscription | None = None
         self._listeners: list[Callable[[], None]] = []
-        self._watching: asyncio.Task[None] | None = None
-        self._searching: asyncio.Task[None] | None = None
+        self._supervisor = _loop.Supervisor(f"batch {record.id}", self._call_listeners)
+        self._changes = 0  # that `_publish_changes` has to publish
         self._sending = SendSupervisor(
             connection.transport,
             outbox,
             record,
             self._outcomes,
+            supervisor=self._supervisor,
             changed=self._rows_sent,
-            ended=self._sending_ended,
+            ended=self._work_ended,
         )
         self._cancellation = Cancellation(
-            connection, outbox, record.id, self.queue, self._outcomes, self._sending, publish=self._publish
+            connection,
+            outbox,
+            record,
+            self._outcomes,
+            self._sending,
+            supervisor=self._supervisor,
+            publish=self._publish,
+            ended=self._work_ended,
         )
-        self._notifier = CompletionNotifier(connection, outbox, record.id, self._update)
+        self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._update)
         self._counts = dict(record.counts)
         self._loaded = False
         self._saved = 0.0
-        self._troubles: dict[str, str] = {}
+        self._search_trouble: str | None = None
         self._too_many_failed = bool(outbox.batches.settings(record.id).get("stopped_by"))
         self.progress = self._stored_progress()
         self._read_until = self.progress.sources.get("log")
 
     @property
     def sending(self) -> bool:
-        """Whether this process sends the batch, or cancels it."""
-        return self._sending.active or self.cancelling
+        """Whether this process sends or cancels the batch, or has not yet counted what that has changed."""
+        return self._sending.active or self.cancelling or self._supervisor.running("publishing the state of")
 
     @property
     def cancelling(self) -> bool:
@@ -94,12 +105,13 @@ class Tracker:
     @property
     def watching(self) -> bool:
         """Whether the log is read; a later entry may change an outcome."""
-        return self._watching is not None and not self._watching.done()
+        return self._supervisor.running("watching")
 
     def blockers(self) -> list[str]:
         """Return the reasons why rows are not done, a sentence each."""
-        troubles = [self._sending.trouble, *self._troubles.values(), self._cancellation.trouble, self._notifier.trouble]
+        troubles = [self._sending.trouble, self._search_trouble, self._cancellation.trouble, self._notifier.trouble]
         lines = [trouble for trouble in troubles if trouble is not None][:1]
+        lines += [error.message for error in self._supervisor.errors]
         if self.error is not None and not self.sending:
             lines.append(str(self.error))
         if self.progress.finished:
@@ -158,22 +170,16 @@ class Tracker:
             await self._outbox.run(self._outcomes.load)
         if sending and self._counts[State.UNSENT]:
             self._sending.begin(send_rate)
-        if not self.record.done and (self._watching is None or self._watching.done()):
-            self._watching = _loop.spawn(self._watch())
+        if not self.record.done:
+            self._supervisor.start("watching", self._watch)
         await self._publish()
 
     async def close(self) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
-        await self._sending.close()
-        for task in (self._watching, self._searching):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-        await self._cancellation.close()
-        await self._notifier.close()
-        for listener in tuple(self._listeners):
-            listener()
+        await self._supervisor.close()
+        if self._subscription is not None:
+            self._subscription.close()
+        self._call_listeners()
 
     async def finished(self) -> Progress:
         """Wait until every row is final, and the notifications of the end are created.
@@ -181,7 +187,7 @@ class Tracker:
         Raises
         ------
         CloudTasksError
-            The error that ended the sending early.
+            The error that ended the sending early, or with which other work in the background fails again and again.
         PreconditionError
             If rows are unsent and no process sends them, or the connection is closed.
         """
@@ -190,11 +196,12 @@ class Tracker:
         try:
             while self.sending or not self.progress.finished:
                 self._connection.transport.check_open()
-                if not self.cancelling:
+                self._supervisor.check()
+                if not self.sending:
                     await self._sending.check(self.progress.unsent)
                 await changed.wait()
                 changed.clear()
-            await self._notifier.join()
+            await self._notifier.finish()
             return self.progress
         finally:
             end()
@@ -204,9 +211,17 @@ class Tracker:
         await self.start(sending=False)
         self._cancellation.begin()
 
-    async def _sending_ended(self) -> None:
+    def _work_ended(self) -> None:
+        """Count the rows anew after a sending or a cancellation."""
         self._connection.watcher.refresh(self.queue)
-        await self._publish()
+        self._changes += 1
+        self._supervisor.start("publishing the state of", self._publish_changes)
+
+    async def _publish_changes(self) -> None:
+        published = None
+        while published != self._changes:
+            published = self._changes
+            await self._publish()
 
     def _rows_sent(self, count: int) -> None:
         self._counts[State.UNSENT] -= count
@@ -214,22 +229,28 @@ class Tracker:
         self._update()
 
     async def _watch(self) -> None:
-        since = self._unread_since()
-        subscription = self._connection.watcher.subscribe(self.queue, self._snapshots.put_nowait, since=since)
+        """Apply snapshots until no outcome can change any more; run again, it begins with the one that failed."""
+        if self._subscription is None:
+            self._snapshots = asyncio.Queue()
+            self._subscription = self._connection.watcher.subscribe(
+                self.queue, self._snapshots.put_nowait, since=self._unread_since()
+            )
         ended: float | None = None
-        try:
-            while ended is None or time.monotonic() < ended + _LINGER:
-                snapshot = await self._next(_LINGER if ended is not None else None)
-                if snapshot is not None:
-                    await self._apply(snapshot)
-                if not self.progress.finished or self.sending:
-                    ended = None
-                elif not self._outcomes.correctable(self._counts):
-                    break
-                else:
-                    ended = time.monotonic() if ended is None else ended
-        finally:
-            subscription.close()
+        while ended is None or time.monotonic() < ended + _LINGER:
+            if self._unapplied is None:
+                self._unapplied = await self._next(_LINGER if ended is not None else None)
+            if self._unapplied is not None:
+                await self._apply(self._unapplied)
+                self._unapplied = None
+                self._supervisor.succeeded("watching")
+            if not self.progress.finished or self.sending:
+                ended = None
+            elif not self._outcomes.correctable(self._counts):
+                break
+            else:
+                ended = time.monotonic() if ended is None else ended
+        self._subscription.close()
+        self._subscription = None
 
     def _unread_since(self) -> int:
         """Return the time from which the log may have outcomes that are not stored, in microseconds since 1970."""
@@ -248,30 +269,25 @@ class Tracker:
 
     async def _apply(self, snapshot: Snapshot) -> None:
         """Store the outcomes that a snapshot shows."""
-        try:
-            if await self._outcomes.apply(snapshot, sent=self._counts[State.SENT]):
-                self._begin_search()
-            self._troubles.pop("watch", None)
-        except CloudTasksError as error:
-            self._troubles["watch"] = error.message
+        if await self._outcomes.apply(snapshot, sent=self._counts[State.SENT]):
+            self._supervisor.start("searching the queue for", self._search)  # snapshots are applied meanwhile
         await self._publish()
 
-    def _begin_search(self) -> None:
-        """Start to search the queue for the rows, unless a search is running; snapshots are applied meanwhile."""
-        if self._searching is None or self._searching.done():
-            self._searching = _loop.spawn(self._search())
-
     async def _search(self) -> None:
+        self._search_trouble = None
         try:
             await self._outcomes.search()
-            self._troubles.pop("search", None)
-        except CloudTasksError as error:
-            self._troubles["search"] = error.message
+        except OutboxError:
+            raise
+        except CloudTasksError as error:  # of the service: the next suspicious snapshot begins another search
+            self._search_trouble = error.message
         await self._publish()
 
     async def _publish(self) -> None:
         self._counts = dict(await self._outbox.run(self._outbox.batches.counts, self.batch))
-        if not self._counts[State.UNSENT] + self._counts[State.SENT] and not self.sending:
+        # Not `self.sending`: this may be the last time that anything is published.
+        working = self._sending.active or self.cancelling
+        if not self._counts[State.UNSENT] + self._counts[State.SENT] and not working:
             self._notifier.begin()  # before listeners are called: they may end this process
         self._update()
         now = time.monotonic()
@@ -292,7 +308,7 @@ class Tracker:
             await self._outbox.run(
                 self._outbox.batches.set_setting, self.batch, "stopped_by", f"stop_after_failures={limit}"
             )
-            await self._cancellation.run()
+            self._cancellation.begin()
 
     def _update(self) -> None:
         """Compute the progress anew and call the listeners."""
@@ -319,8 +335,14 @@ class Tracker:
             at=now,
             **pending,
         )
+        self._call_listeners()
+
+    def _call_listeners(self) -> None:
         for listener in tuple(self._listeners):
-            listener()
+            try:
+                listener()
+            except Exception:
+                _LOGGER.exception("a listener of batch %s failed", self.batch)
 
     def _stored_progress(self) -> Progress:
         """Return the progress that an earlier process has stored, with its time; else the stored counts."""

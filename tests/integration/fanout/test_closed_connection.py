@@ -62,3 +62,21 @@ def test_another_connection_has_the_batch(emulator: Emulator, closed: ct.Batch) 
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as again:
         batch = again.batch(closed.id).cancel()
         assert batch.wait(timeout="60s").cancelled == len(DATA)
+
+
+def test_closing_after_a_failure(tasks: ct.Client, paused: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the work in the background is shown before, not raised by `close`, and the channels are closed."""
+    batch = paused.fan_out(DATA, url=URL)
+    reached(batch, lambda progress: not progress.unsent)
+    client = tasks.client
+
+    def locked(_batch: str) -> Any:
+        raise errors.OutboxError("the outbox is locked")
+
+    monkeypatch.setattr(batch._tracker._outbox.batches, "counts", locked)
+    with pytest.raises(errors.OutboxError, match="is locked"):
+        batch.wait(PATIENCE)
+    assert "the outbox is locked" in repr(batch)
+    tasks.close()
+    with pytest.raises(ValueError, match="closed channel"):
+        client.list_queues(parent="projects/p/locations/l")

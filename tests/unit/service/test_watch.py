@@ -248,6 +248,44 @@ def test_the_quickest_subscriber_sets_the_pace(watching: Subscribe) -> None:
     assert [quick.next().queue for _ in range(3)] == [QUEUE] * 3
 
 
+def test_an_unknown_enum_value_is_unknown(watching: Subscribe) -> None:
+    """A state that a newer service has is shown as no state; the queue is watched on."""
+    service, heard = Service(GetQueueStats=lambda name, **_: tasks_v2beta3.Queue.pb()(name=name, state=99)), Heard()
+    watching(start(service), heard)
+    for snapshot in (heard.next(), heard.next()):
+        assert snapshot.values is not None
+        assert (snapshot.values["state"], snapshot.errors) == ("STATE_UNSPECIFIED", ())
+
+
+def test_subscribers_hear_of_any_failing_read(watching: Subscribe) -> None:
+    """An exception of our own code is an error in the snapshot, and the queue is watched on."""
+
+    def broken(**_: Any) -> Any:
+        raise IndexError("ours")
+
+    service, heard = Service(GetQueueStats=broken), Heard()
+    watching(start(service), heard)
+    assert [str(error) for error in heard.next().errors] == ["reading queue q failed with IndexError: ours"]
+    service.answers["GetQueueStats"] = queue_stats
+    assert heard.until(lambda snapshot: not snapshot.errors).values is not None
+
+
+def test_a_log_that_cannot_be_parsed(watching: Subscribe) -> None:
+    """The subscribers hear of it, and entries of earlier pages are delivered when the log can be read again."""
+    good = log("a")()
+    good.next_page_token = "more"  # noqa: S105 - no password
+    bad = log("b")()
+    bad.entries[0].json_payload.fields["attemptResponseLog"].struct_value.update({"dispatchCount": "not a number"})
+    service = Service(ListLogEntries=lambda page_token, **_: bad if page_token else good)
+    heard = Heard()
+    watching(start(service, log_reads=100_000), heard, since=1_000_000_000)
+    first = heard.next()
+    assert (inserts(first), first.log_until) == ([], None)
+    assert str(first.errors[0]).startswith("reading the log of queue q failed with ValueError")
+    service.answers["ListLogEntries"] = log("a", "b")
+    assert inserts(heard.until(lambda snapshot: bool(snapshot.entries))) == ["a", "b"]
+
+
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run on the background loop."""
     return _loop.run(work, PATIENCE)

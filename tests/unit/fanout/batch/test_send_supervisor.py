@@ -52,6 +52,7 @@ class Supervised:
             outbox,
             outbox.batches.get(batch),
             SimpleNamespace(),  # type: ignore[arg-type]  # no task is looked up
+            supervisor=_loop.Supervisor("batch", lambda: None),
             changed=self._changed,
             ended=self._ended,
             clock=FakeClock(),
@@ -66,14 +67,10 @@ class Supervised:
         _loop.run(self.supervisor.check(unsent))
 
     async def _run(self, times: int) -> None:
-        self._over = asyncio.Event()
         for _ in range(times):
             self.supervisor.begin()
         assert self.supervisor.active
         await self.supervisor.join()
-        async with asyncio.timeout(30):
-            await self._over.wait()
-        await asyncio.sleep(0)  # the call of `ended` has returned
         assert not self.supervisor.active
 
     def _changed(self, count: int) -> None:
@@ -81,9 +78,8 @@ class Supervised:
         self.troubles.add(self.supervisor.trouble)
         self.changed.set()
 
-    async def _ended(self) -> None:
+    def _ended(self) -> None:
         self.ends += 1
-        self._over.set()
 
 
 def missing(count: int) -> Any:
@@ -138,8 +134,8 @@ def test_a_fault_of_ours_ends_it_with_an_error(outbox: Outbox, batch: str, caplo
     """An error of our own code is logged, and kept as an error of the toolkit."""
     sending = Supervised(outbox, batch, Service(after=broken))
     sending.run()
-    assert str(sending.supervisor.error).startswith("sending ended with IndexError")
-    assert f"sending batch {batch} failed" in caplog.text
+    assert str(sending.supervisor.error).startswith(f"sending batch {batch} failed with IndexError")
+    assert f"sending batch {batch}" in caplog.text
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -194,7 +190,6 @@ def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, who: s
     assert lock is not None
 
     async def wait_for_it() -> str | None:
-        sending._over = asyncio.Event()
         sending.supervisor.begin()
         await sending.changed.wait()
         note = sending.supervisor.other_sender_note
@@ -237,7 +232,7 @@ def test_closed_while_it_sends(outbox: Outbox, batch: str) -> None:
 
     async def begin_and_close() -> None:
         sending.supervisor.begin()
-        await sending.supervisor.close()
+        await sending.supervisor._supervisor.close()
 
     _loop.run(begin_and_close())
     assert not sending.supervisor.active

@@ -1,0 +1,114 @@
+"""A connection whose snapshots are made by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.fanout.batch.tracker import Tracker
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Snapshot, now_micros
+from tests.unit.fanout.conftest import PLACE, Service, all_rows
+
+__all__ = ["FakeConnection", "Tracked"]
+
+QUEUE = QueueName(project=PLACE.project, location=PLACE.location, queue=PLACE.queue)
+
+
+class FakeConnection:
+    """A service of a few lines, and a watcher that publishes what the test says."""
+
+    def __init__(self, service: Service) -> None:
+        self.endpoint = SimpleNamespace(target="127.0.0.1:8123", folder=None, local=True)
+        self.transport = SimpleNamespace(
+            google=False,
+            endpoint=self.endpoint,
+            check_open=lambda: None,
+            is_new=lambda _: False,
+            raw=self._raw,
+        )
+        self.watcher = self
+        self.listeners: list[Callable[[Snapshot], None]] = []
+        self._service = service
+
+    def subscribe(self, _queue: QueueName, listener: Callable[[Snapshot], None], *, since: int) -> Any:  # noqa: ARG002 - as the watcher has it
+        """Keep a listener until its subscription is closed."""
+        self.listeners.append(listener)
+        return SimpleNamespace(close=lambda: self.listeners.remove(listener))
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Give a snapshot to every listener."""
+        for listener in tuple(self.listeners):
+            listener(snapshot)
+
+    def refresh(self, queue: QueueName) -> None:
+        """Do nothing: the test publishes."""
+
+    def absent_handlers(self, queue: str) -> list[str]:  # noqa: ARG002 - as the connection has it
+        """Miss no handler."""
+        return []
+
+    async def lookup(self, _queue: QueueName, _tasks: Any) -> dict[str, Any]:
+        """Find no task."""
+        return {}
+
+    listing = lookup
+
+    async def _raw(self, rpc: str, request: bytes, *, timeout: float | None, resource_name: str) -> bytes:  # noqa: ARG002 - as the transport has it
+        return await self._service.raw(rpc, request, timeout=timeout)
+
+
+class Tracked:
+    """A batch that is tracked, on the fake connection. Its coroutines run on the background loop."""
+
+    def __init__(self, outbox: Outbox, batch: str) -> None:
+        self.outbox, self.batch = outbox, batch
+        self.service = Service()
+        self.connection = FakeConnection(self.service)
+        made: Any = self.connection
+        self.tracker = Tracker(made, outbox, outbox.batches.get(batch))
+
+    def publish(self, status: str = "OK", rows: slice = slice(None), **fields: Any) -> None:
+        """Publish a snapshot with an attempt of each of these rows, numbered as the try."""
+        now = now_micros()
+        entries = [
+            Entry(
+                insert_id=task,
+                time=now,
+                received=now,
+                task=task,
+                queue=QUEUE.queue,
+                deleted=False,
+                attempt=1,
+                status=status,
+                duration=0.1,
+                retry_time=None,
+                max_attempts=1,
+                url="",
+            )
+            for task in all_rows(self.outbox, self.batch, "tasks")[rows]
+        ]
+        values = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0, **fields}
+        self.connection.publish(Snapshot(queue=QUEUE, at=now, values=values, entries=tuple(entries), log_until=now))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds, which is checked after each change."""
+        changed = asyncio.Event()
+        end = self.tracker.listen(changed.set)
+        async with asyncio.timeout(30):
+            while not condition():
+                await changed.wait()
+                changed.clear()
+        end()
+
+
+@pytest.fixture
+def tracked(outbox: Outbox, batch: str) -> Tracked:
+    """Track a batch of 250 rows, none sent."""
+    return Tracked(outbox, batch)

@@ -1,0 +1,90 @@
+"""No failure in the background is silent: it is shown, raised where one waits, and survived where it goes away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from tests.unit.fanout.batch.conftest import Tracked
+
+PATIENCE = 30.0
+ROWS = 250
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run failed work again at once."""
+    monkeypatch.setattr(_loop, "_PAUSE", 0.0)
+
+
+def failing(work: Callable[..., Any], error: Exception, times: int) -> Callable[..., Any]:
+    """Return a method that raises at its first calls."""
+    left = [times]
+
+    def method(*args: Any, **options: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return work(*args, **options)
+
+    return method
+
+
+async def send_all(tracked: Tracked) -> None:
+    """Send every row of the batch."""
+    await tracked.tracker.start(sending=True)
+    await tracked.until(lambda: not tracked.tracker.sending)
+
+
+@pytest.mark.parametrize("method", ["batches.counts", "batches.save_snapshot", "outcomes.record"])
+@pytest.mark.parametrize("error", [OutboxError("the outbox is locked"), KeyError("x")], ids=["locked", "ours"])
+def test_a_failure_that_goes_away(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
+) -> None:
+    """A write that fails twice is made at the third try: no outcome is lost, and `wait` ends with the truth."""
+    repository, name = method.split(".")
+    owner = getattr(tracked.outbox, repository)
+
+    async def run() -> int:
+        await send_all(tracked)
+        monkeypatch.setattr(owner, name, failing(getattr(owner, name), error, 2))
+        tracked.publish()
+        return (await tracked.tracker.finished()).succeeded
+
+    assert _loop.run(run(), PATIENCE) == ROWS
+
+
+def test_a_failure_that_lasts(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is among the reasons that the repr and the panel show, `wait` raises it, and closing raises nothing."""
+
+    async def run() -> None:
+        await send_all(tracked)
+        broken = failing(tracked.outbox.outcomes.record, KeyError("x"), 10**9)
+        monkeypatch.setattr(tracked.outbox.outcomes, "record", broken)
+        tracked.publish()
+        with pytest.raises(CloudTasksError, match=f"watching batch {tracked.batch} failed with KeyError: 'x'"):
+            await tracked.tracker.finished()
+        assert f"watching batch {tracked.batch} failed with KeyError: 'x'" in tracked.tracker.blockers()
+        await tracked.tracker.close()
+        assert not tracked.connection.listeners
+
+    _loop.run(run(), PATIENCE)
+
+
+def test_a_listener_that_fails(tracked: Tracked) -> None:
+    """An output or a panel that cannot show a change does not keep the batch from its end."""
+
+    def listener() -> None:
+        raise KeyError("x")
+
+    async def run() -> int:
+        tracked.tracker.listen(listener)
+        await send_all(tracked)
+        tracked.publish()
+        return (await tracked.tracker.finished()).succeeded
+
+    assert _loop.run(run(), PATIENCE) == ROWS
