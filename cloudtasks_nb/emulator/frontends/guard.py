@@ -39,7 +39,7 @@ def guard(hosts: Iterable[str]) -> Middleware:
             return _refused(403, "PERMISSION_DENIED", reason)
         if _is_simple_write(request):
             given = request.headers.get("Content-Type", "none")
-            text = f"The Content-Type of a request with a body must be {_JSON}, and is {given}: send that header."
+            text = f"The Content-Type of a write must be {_JSON}, and is {given}: send that header."
             return _refused(415, "INVALID_ARGUMENT", text)
         return await handler(request)
 
@@ -79,11 +79,12 @@ def _allow(host: str | None) -> str:
 
 
 def _is_simple_write(request: web.Request) -> bool:
-    """Tell whether a request can change something, and has a body that pages can send without asking the server."""
-    if request.method in _READS or request.path.endswith(_BUFFER):
+    """Tell whether a request can change something, and is one that pages can send without asking the server."""
+    if request.method in _READS or request.content_type == _JSON:
         return False
-    has_body = request.body_exists or "Content-Type" in request.headers
-    return has_body and request.content_type != _JSON
+    if "Origin" in request.headers:  # a page of this machine sends it, which needs no body to purge a queue
+        return True
+    return not request.path.endswith(_BUFFER) and (request.body_exists or "Content-Type" in request.headers)
 
 
 def _refused(status: int, code: str, message: str) -> web.Response:

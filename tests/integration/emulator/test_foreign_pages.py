@@ -107,6 +107,13 @@ def test_writes_are_json(emulator: Emulator, kind: str) -> None:
         assert (status, "application/json" in content["error"]["message"]) == (415, True)
 
 
+def test_a_local_page_cannot_write_without_asking(emulator: Emulator) -> None:
+    """A page of another port of this machine can send a request without a body; it purges no queue and adds no task."""
+    page = {"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"}
+    for path in (f"/v2/{QUEUE}:purge", f"/v2/{QUEUE}:pause", f"/v2/{QUEUE}/tasks:buffer"):
+        assert ask(emulator, "POST", path, page)[0] == 415
+
+
 def test_writes_without_a_body(emulator: Emulator) -> None:
     """A write without a body needs no content type, as DELETE has none; JSON may name its charset."""
     emulator.request("POST", f"/v2/{LOCATION}/queues", {"name": QUEUE})
