@@ -6,7 +6,6 @@ A page has a thousand entries and clients request one every second, so entries a
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from urllib.parse import unquote
 from cloudtasks_nb._names import OPERATIONS_LOG, QueueName, code_name, log_name
 from cloudtasks_nb.emulator.api.engine import Service
 from cloudtasks_nb.emulator.api.filter import LOG_ID, And, Compare, Node, Or, compile_filter, parse_filter, parse_time
-from cloudtasks_nb.emulator.api.pages import page_token, read_number
+from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import (
     int_field,
@@ -85,17 +84,12 @@ class LogCalls(Service):
         query = hashlib.sha256(f"{list(request.resource_names)}{request.filter}{request.order_by}".encode()).hexdigest()
         queues = self._queues(request.resource_names, scope)
         start = read_number(request.page_token, query)
-        found: list[bytes] = []
-        last = 0
-        records = self._records(scope, queues, start, ascending=ascending)
-        for record in itertools.islice(records, _MAX_SCANNED):
-            last = record.seq
-            if matches(record):
-                found.append(len_field(1, entries.wire(record)))
-                if len(found) == size:
-                    break
-        more = next(records, None) is not None
-        return b"".join(found) + (len_field(2, page_token(str(last), query).encode()) if more else b"")
+        found = (
+            (record.seq, len_field(1, entries.wire(record)) if matches(record) else b"")
+            for record in self._records(scope, queues, start, ascending=ascending)
+        )
+        page, end = fill_page(found, size, most_scanned=_MAX_SCANNED)
+        return page if end is None else page + len_field(2, page_token(str(end), query).encode())
 
     def _queues(self, resources: Any, scope: _Scope) -> list[int]:
         projects = {match[1] for resource in resources if (match := _PROJECT.fullmatch(resource))}

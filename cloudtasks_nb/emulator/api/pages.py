@@ -1,18 +1,49 @@
-"""Page tokens of lists: a token holds the position of the next page, and is valid only for the same query."""
+"""Pages of lists and their tokens: a token holds the position of the next page and is valid for the same query only."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
+from collections.abc import Iterable
+from typing import TypeVar
 
 from cloudtasks_nb.emulator.model.clock import HOUR
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 
-__all__ = ["page_token", "read_number", "read_token"]
+__all__ = ["fill_page", "page_token", "read_number", "read_token"]
+
+T = TypeVar("T")
 
 _VALID = 2 * HOUR
+_MOST_BYTES = 3_500_000  # a gRPC client receives messages of up to 4 MiB, if it does not set another limit
 _NUMBER = re.compile(r"[0-9]{1,18}")  # keys in the database and times have at most 18 digits
+
+
+def fill_page(
+    items: Iterable[tuple[T, bytes]], most: int, *, most_scanned: int | None = None
+) -> tuple[bytes, T | None]:
+    """Return a page, and the position of its end if more items follow it.
+
+    Parameters
+    ----------
+    items : iterable of tuple
+        The position of each item, and the item as an encoded field; empty if the filter leaves it out.
+    most : int
+        Most items of the page. It has fewer if they would be larger than what clients receive by default.
+    most_scanned : int, optional
+        Most items to look at, with those left out.
+    """
+    page: list[bytes] = []
+    size, end = 0, None
+    for scanned, (position, item) in enumerate(items):
+        if len(page) == most or scanned == most_scanned or (page and size + len(item) > _MOST_BYTES):
+            return b"".join(page), end
+        end = position
+        if item:
+            page.append(item)
+            size += len(item)
+    return b"".join(page), None
 
 
 def page_token(position: str, query: str = "", *, now: int = 0) -> str:

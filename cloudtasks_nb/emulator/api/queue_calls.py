@@ -14,9 +14,9 @@ from google.rpc import error_details_pb2
 
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service
 from cloudtasks_nb.emulator.api.filter import compile_filter, parse_filter
-from cloudtasks_nb.emulator.api.pages import page_token, read_token
+from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_token
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta
+from cloudtasks_nb.emulator.model.protobuf import beta, len_field
 from cloudtasks_nb.emulator.model.queues import (
     PAUSED,
     RUNNING,
@@ -57,13 +57,13 @@ class QueueCalls(Service):
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         if size < 0:
             raise invalid_argument("The page size cannot be negative.")
-        mask, response = self._mask(request), self._pb.ListQueuesResponse()
-        for name in names[:size]:
-            if matches(self._message(queues[name], ())):
-                response.queues.append(self._message(queues[name], mask))
-        if len(names) > size:
-            response.next_page_token = page_token(names[size - 1], query, now=now)
-        return bytes(response.SerializeToString())
+        mask = self._mask(request)
+        found = (
+            (name, len_field(1, self._message(queues[name], mask).SerializeToString()) if matches(message) else b"")
+            for name, message in ((name, self._message(queues[name], ())) for name in names)
+        )
+        page, end = fill_page(found, size)
+        return page if end is None else page + len_field(2, page_token(end, query, now=now).encode())
 
     async def get_queue(self, wire: bytes) -> bytes:
         """Return a queue."""

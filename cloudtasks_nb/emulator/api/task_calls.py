@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName
@@ -16,7 +16,7 @@ from cloudtasks_nb.emulator.api.operations import (
     operation_name,
     save_operation,
 )
-from cloudtasks_nb.emulator.api.pages import page_token, read_number
+from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
 from cloudtasks_nb.emulator.model.protobuf import beta, len_field, v2
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, not_found
@@ -28,6 +28,7 @@ __all__ = ["TaskCalls"]
 T = TypeVar("T")
 
 _MAX_PAGE = 1000
+_CHUNK = 50  # rows
 _MAX_CREATE, _MAX_DELETE = 100, 1000
 
 # The result of a batch call: the response message on the wire, and the refusals by the index of the item.
@@ -60,14 +61,23 @@ class TaskCalls(Service):
         if request.page_size < 0:
             raise invalid_argument("The page size cannot be negative.")
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
-        view, attempts, encode = request.response_view, queue.attempts.get, self._encoded
         now = self._engine.clock.now()
-        tasks, last = self._store.page(queue, read_number(request.page_token, queue.name, now=now), size)
-        page = b"".join(
-            len_field(1, encode(task_wire(task.head, task.due, attempts(task.number), task.body, view)))
-            for task in tasks
-        )
-        return page + len_field(2, page_token(str(last), queue.name, now=now).encode()) if last else page
+        tasks = self._listed(queue, read_number(request.page_token, queue.name, now=now), request.response_view)
+        page, end = fill_page(tasks, size)
+        return page if end is None else page + len_field(2, page_token(str(end), queue.name, now=now).encode())
+
+    def _listed(self, queue: QueueState, after: int, view: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the tasks after a position, each with its own; they are read in chunks, because each can have 1 MiB."""
+        attempts, encode = queue.attempts.get, self._encoded
+        while True:
+            tasks, after = self._store.page(queue, after, _CHUNK)
+            for task in tasks:
+                yield (
+                    task.number,
+                    len_field(1, encode(task_wire(task.head, task.due, attempts(task.number), task.body, view))),
+                )
+            if not after:
+                return
 
     async def delete_task(self, wire: bytes) -> bytes:
         """Delete a task."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
+import grpc
 import pytest
 from google.api_core.exceptions import NotFound
 from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
 
@@ -187,3 +189,18 @@ def test_a_large_page_is_cut(client: tasks_v2.CloudTasksClient, paused: str) -> 
     pages = list(client.list_tasks({"parent": paused, "page_size": 5_000}).pages)
     assert max(len(page.tasks) for page in pages) <= 1_000
     assert sum(len(page.tasks) for page in pages) == 1_100
+
+
+def test_pages_fit_a_default_channel(emulator: Emulator, client: tasks_v2.CloudTasksClient, paused: str) -> None:
+    """Pages of large tasks are cut below the 4 MiB that clients receive by default, and go on with the next task."""
+    task = {"http_request": {"url": NOWHERE, "body": b"x" * 20_000}}
+    for _ in range(5):
+        client.batch_create_tasks({"parent": paused, "requests": [{"parent": paused, "task": task}] * 100})
+    made = [task.name for task in client.list_tasks(parent=paused)]
+    with grpc.insecure_channel(emulator.ready["grpc"]) as channel:
+        bare = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        pages = list(bare.list_tasks({"parent": paused, "response_view": "FULL"}).pages)
+    assert [task.name for page in pages for task in page.tasks] == made
+    assert {len(task.http_request.body) for page in pages for task in page.tasks} == {20_000}
+    sizes = [tasks_v2.ListTasksResponse.pb(page).ByteSize() for page in pages]
+    assert (len(made), len(sizes), max(sizes) < 3_600_000) == (500, 3, True)

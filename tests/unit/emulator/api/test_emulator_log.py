@@ -332,3 +332,20 @@ def test_fields_of_entries(store: Store, clock: Clock, text: str, count: int) ->
     commit(store)
     fail(store, clock, queue, "a")
     assert len(read(store, clock, text.format(f"{NOW:016x}"))[0]) == count
+
+
+def test_pages_of_long_entries_are_cut(store: Store, clock: Clock) -> None:
+    """A page ends before it is larger than clients receive by default, and the next one goes on after it."""
+    queue = logged_queue(store)
+    for number in range(600):
+        request = {"relative_uri": "/" + "\N{GRINNING FACE}" * 2000}
+        store.add(
+            queue,
+            accept_task(v2.Task(app_engine_http_request=request, name=f"{QUEUE}/tasks/t{number}"), QUEUE, NOW),
+            NOW,
+        )
+    commit(store)
+    first, token = read(store, clock, page_size=1000)
+    rest, end = read(store, clock, page_size=1000, page_token=token)
+    assert names(first) + names(rest) == [f"t{number}" for number in range(600)]
+    assert (300 < len(first) < 500, end) == (True, "")

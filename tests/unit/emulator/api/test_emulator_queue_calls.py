@@ -181,3 +181,23 @@ async def test_masks_of_v2beta3(service: Service) -> None:
     some = await get("name", "stats.tasks_count", "type", "tombstone_ttl")
     assert (some.stats.tasks_count, some.name, some.type_, some.tombstone_ttl.seconds) == (1, QUEUE, 2, 3600)
     assert not some.HasField("rate_limits")
+
+
+async def test_pages_of_large_queues_are_cut(service: Service) -> None:
+    """A page ends before it is larger than clients receive by default; those that a filter leaves out do not count."""
+    headers = [{"header": {"key": "X-A", "value": "x" * 80_000}}]
+    named = [f"{LOCATION}/queues/q-{number:02}" for number in range(60)]
+    for name in named:
+        create = v2.CreateQueueRequest(
+            parent=LOCATION, queue={"name": name, "http_target": {"header_overrides": headers}}
+        )
+        await service.call("CreateQueue", create, v2.Queue)
+    request = v2.ListQueuesRequest(parent=LOCATION)
+    pages: list[Any] = []
+    while request.page_token or not pages:
+        pages.append(await service.call("ListQueues", request, v2.ListQueuesResponse))
+        request.page_token = pages[-1].next_page_token
+    assert [queue.name for page in pages for queue in page.queues] == named
+    assert [page.ByteSize() < 3_600_000 for page in pages] == [True, True]
+    filtered = v2.ListQueuesRequest(parent=LOCATION, filter='name:"q-5"', page_size=10)
+    assert len((await service.call("ListQueues", filtered, v2.ListQueuesResponse)).queues) == 10
