@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from cloudtasks_nb.fanout.batch import send_supervisor
 from tests.unit.fanout.batch.conftest import Tracked
 
 PATIENCE = 30.0
@@ -87,4 +89,31 @@ def test_a_listener_that_fails(tracked: Tracked) -> None:
         tracked.publish()
         return (await tracked.tracker.finished()).succeeded
 
+    assert _loop.run(run(), PATIENCE) == ROWS
+
+
+def test_the_last_outcome_at_the_moment_when_the_sending_ends(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever is counted last, `wait` ends at once: it does not wait for notifications that nobody begins."""
+    loop, over = _loop.loop(), asyncio.Event()
+    really_send, record = send_supervisor.send, tracked.outbox.outcomes.record
+
+    async def send(*args: Any, **options: Any) -> Any:
+        stats = await really_send(*args, **options)
+        await over.wait()
+        return stats
+
+    def end_and_record(*args: Any) -> int:
+        loop.call_soon_threadsafe(over.set)
+        return record(*args)
+
+    async def run() -> int:
+        await tracked.tracker.start(sending=True)
+        await tracked.until(lambda: not tracked.tracker.progress.unsent)
+        tracked.publish()
+        return (await tracked.tracker.finished()).succeeded
+
+    monkeypatch.setattr(send_supervisor, "send", send)
+    monkeypatch.setattr(tracked.outbox.outcomes, "record", end_and_record)
     assert _loop.run(run(), PATIENCE) == ROWS
