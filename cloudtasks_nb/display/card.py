@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-__all__ = ["card", "html_card", "lines_html", "next_html", "table_html"]
+from cloudtasks_nb.display.charts import FONT
+from cloudtasks_nb.display.colours import colour
+
+__all__ = ["card", "facts_html", "html_card", "lines_html", "next_html", "section_html", "state_html", "table_html"]
 
 _LEFT = "text-align:left"  # Jupyter aligns the text of cells to the right
-_STYLE = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:var(--jp-ui-font-size1,13px)"
+_HEAD = "margin-bottom:.3em;font-weight:600"
 _BADGE = (
     "border:1px solid currentColor;border-radius:3px;padding:0 .4em;margin-left:.6em;"
     "font-size:85%;font-weight:normal;white-space:nowrap"
@@ -26,26 +29,45 @@ def card(
     notes: Iterable[str] = (),
 ) -> dict[str, str]:
     """Return a MIME bundle (text and HTML) of a title, facts, a table and closing notes; everything is escaped."""
-    facts = {key: value for key, value in (facts or {}).items() if value is not None}
+    known = {key: str(value) for key, value in (facts or {}).items() if value is not None}
     notes = list(notes)
-    words = [f"{title}  [{badge}]" if badge else title, *(f"  {key}: {value}" for key, value in facts.items())]
-    parts = []
-    if facts:
-        items = (f"<span>{html.escape(key)}: <b>{html.escape(str(value))}</b></span>" for key, value in facts.items())
-        parts.append(f'<div style="display:flex;flex-wrap:wrap;gap:.2em 1.2em;margin:.3em 0">{"".join(items)}</div>')
+    words = [f"{title}  [{badge}]" if badge else title, *(f"  {key}: {value}" for key, value in known.items())]
+    parts = [facts_html(known)]
     if frame is not None and not frame.empty:
         words.append(frame.to_string(max_colwidth=60))
         with pd.option_context("display.max_colwidth", 80):
             parts.append(f'<div style="overflow-x:auto">{frame.to_html(escape=True, border=0)}</div>')
-    parts += [f'<div style="opacity:.8">{html.escape(note)}</div>' for note in notes]
+    parts.append(f'<div style="opacity:.8">{lines_html(notes)}</div>')
     return {"text/plain": "\n".join([*words, *notes]), "text/html": html_card(title, *parts, badge=badge)}
 
 
-def html_card(title: str, *parts: str, badge: str = "") -> str:
-    """Return a title with a badge, which are text, above parts that are HTML."""
+def html_card(title: str, *parts: str, badge: str = "", label: str = "") -> str:
+    """Return a title with a badge above parts that are HTML; `label` is the accessible name if it is not the title."""
     mark = f'<span style="{_BADGE}">{html.escape(badge)}</span>' if badge else ""
-    head = f'<div style="font-weight:600">{html.escape(title)}{mark}</div>'
-    return f'<div style="{_STYLE}">{head}{"".join(parts)}</div>'
+    head = f'<div role="heading" aria-level="4" style="{_HEAD}">{html.escape(title)}{mark}</div>'
+    name = html.escape(label or title)
+    return f'<div class="ctn-card" role="group" aria-label="{name}" style="{FONT}">{head}{"".join(parts)}</div>'
+
+
+def section_html(title: str, part: str) -> str:
+    """Return a part that is HTML under its title."""
+    head = f'<div role="heading" aria-level="5" style="{_HEAD};margin-top:1em;opacity:.75">{html.escape(title)}</div>'
+    return head + part
+
+
+def facts_html(values: Mapping[str, str]) -> str:
+    """Return names and values side by side; a value that is empty is left out."""
+    items = "".join(
+        f'<div><span style="opacity:.75">{html.escape(name)}</span> <b>{html.escape(value)}</b></div>'
+        for name, value in values.items()
+        if value
+    )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:.2em 1.6em">{items}</div>' if items else ""
+
+
+def state_html(word: str) -> str:
+    """Return a state or a status with its dot."""
+    return f'<span style="color:{colour(word)}">●</span> {html.escape(word)}'
 
 
 def lines_html(lines: Iterable[str]) -> str:

@@ -6,23 +6,24 @@ from cloudtasks_nb._names import CODES
 
 __all__ = ["COLOURS", "colour"]
 
-#: Colour of each state. The contrast to white and to the dark theme's background is at least 3:1, and adjacent states
-#: of a bar differ in lightness too. A colour is always shown with the name of its state.
+#: Colour of each state, from done to not begun: the order in which charts stack them. The contrast to white and to the
+#: dark theme's background is at least 3:1, and adjacent states of a bar differ in lightness too. A colour is always
+#: shown with the name of its state.
 COLOURS = {
-    "unsent": "#8b939c",
-    "rejected": "#b5541c",
-    "scheduled": "#8f6ff0",
-    "ready": "#3b82f6",
-    "running": "#0e9aa7",
-    "retrying": "#d07a00",
     "succeeded": "#2e9e5b",
     "failed": "#e5484d",
+    "rejected": "#b5541c",
     "cancelled": "#6f7782",
     "gone": "#94796b",
+    "running": "#0e9aa7",
+    "retrying": "#d07a00",
+    "ready": "#3b82f6",
+    "queued": "#3b82f6",  # in the queue, in a state that is not known
+    "scheduled": "#8f6ff0",
+    "unsent": "#8b939c",
 }
 #: Other texts that have the colour of a state: states of a queue, canonical codes, yes and no.
 _ALIASES = {
-    "queued": "ready",
     "paused": "retrying",
     "disabled": "cancelled",
     "ok": "succeeded",

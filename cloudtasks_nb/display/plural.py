@@ -1,8 +1,8 @@
-"""Counts as text: thousands separators, and the noun in the singular or the plural."""
+"""Counts and shares as text: thousands separators, the noun in the singular or the plural, per cent."""
 
 from __future__ import annotations
 
-__all__ = ["count_text", "counted", "singular"]
+__all__ = ["count_text", "counted", "percent_text", "singular"]
 
 
 def count_text(value: float) -> str:
@@ -20,3 +20,8 @@ def counted(number: float, plural: str) -> str:
 def singular(plural: str) -> str:
     """Return the singular of a noun: ``task`` for tasks, ``batch`` for batches."""
     return plural.removesuffix("es") if plural.endswith(("ches", "shes", "xes")) else plural.removesuffix("s")
+
+
+def percent_text(share: float) -> str:
+    """Return a share of one: ``25 %``; ``<1 %`` and ``99 %`` for what is neither nothing nor all."""
+    return "<1 %" if 0 < share < 0.01 else f"{100 * share if share >= 1 else min(100 * share, 99):.0f} %"  # noqa: PLR2004 - per cent

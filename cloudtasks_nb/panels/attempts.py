@@ -12,12 +12,13 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, column
 from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb.display.card import facts_html, html_card, section_html
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.panels.cards.markup import card, code, facts, section
+from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.panels.cards.task import moment, tracebacks
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.panel import WIDE, Panel
-from cloudtasks_nb.panels.widgets.cells import Column
+from cloudtasks_nb.panels.widgets.cells import Column, code_html
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.oplog import Entry, read
 from cloudtasks_nb.service.watch import Snapshot, now_micros
@@ -146,7 +147,7 @@ class AttemptsPanel(Panel):
             fix = self.context.line(self.queue or "", "update", log_sampling_ratio=1.0)
             text = f"This queue writes no log, so its attempts are not known: <code>{html.escape(fix)}</code>"
         elif ratio < 1:
-            text = f"This queue logs only {ratio:.0%} of its operations, so attempts are missing here."
+            text = f"This queue logs only {percent_text(ratio)} of its operations, so attempts are missing here."
         self.hint.value = text
 
     def _filter(self) -> None:
@@ -181,8 +182,8 @@ class AttemptsPanel(Panel):
             "message": message or "",
         }
         error = tracebacks(entry.url, entry.task).get(entry.attempt)
-        parts = [facts(shown)] + ([section("Raised in this kernel", code(error))] if error else [])
-        return card(f"Attempt {entry.attempt} of task {entry.task}", *parts)
+        parts = [facts_html(shown)] + ([section_html("Raised in this kernel", code_html(error))] if error else [])
+        return html_card(f"Attempt {entry.attempt} of task {entry.task}", *parts)
 
 
 def _frame(entries: Sequence[Entry]) -> pd.DataFrame:

@@ -14,18 +14,18 @@ import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb.display.calendar import Calendar
+from cloudtasks_nb.display.card import section_html
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.batch import Batch, BatchView, batch_view
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.records import State
-from cloudtasks_nb.panels.cards.batch import batch_html
 from cloudtasks_nb.panels.cards.task import last_errors, read_card
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel, close_all
-from cloudtasks_nb.panels.widgets.calendar import CalendarView, Squares
+from cloudtasks_nb.panels.widgets.calendar_view import CalendarView
 from cloudtasks_nb.panels.widgets.cells import Column
-from cloudtasks_nb.panels.widgets.charts import calendar
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
 
@@ -66,7 +66,7 @@ class BatchDetails(widgets.VBox):
         self._end: Callable[[], None] | None = None
         self._drawing = threading.Lock()
         self._scheduled = False
-        self._squares: Squares | None = None
+        self._calendar: Calendar | None = None
         self._rows_version: tuple[Any, ...] | None = None  # of the rows that are shown
         self._rows_until = 0.0  # they are not read again before
         self._draw_seconds = 0.0
@@ -88,7 +88,7 @@ class BatchDetails(widgets.VBox):
         self._stop_listening()
         with self._drawing:
             self.batch, self._view = batch, None if batch is None else batch_view(batch)
-            self._rows_version, self._rows_until, self._squares = None, 0.0, None
+            self._rows_version, self._rows_until, self._calendar = None, 0.0, None
             self.calendar.pick([])
             self._inspected = self.detail.value = ""
             self.rows.hide()
@@ -108,7 +108,7 @@ class BatchDetails(widgets.VBox):
                 return 0.0
             began = time.monotonic()
             report = self._view.report()
-            self.bar.value = batch_html(report)
+            self.bar.value = report.html(methods=False)
             self._draw_calendar(self._view)
             self._draw_seconds = time.monotonic() - began
             more_after = self._draw_rows(self._view, report)
@@ -122,7 +122,7 @@ class BatchDetails(widgets.VBox):
         """Return the batch as HTML; empty if no batch is shown."""
         if self.batch is None:
             return ""
-        periods = "" if self._squares is None else self._range.value + self._squares.picture()
+        periods = "" if self._calendar is None else self._range.value + self._calendar.html()
         return self.bar.value + periods + self.rows.html()
 
     @property
@@ -138,8 +138,8 @@ class BatchDetails(widgets.VBox):
     def resendable_rows(self) -> tuple[pd.DataFrame, str]:
         """Read the selected rows that are done; return with them the line of Python that sends them again."""
         found = self.rows.selected
-        if found.empty and self._view is not None and self._squares is not None:
-            found = self._squares.rows(self._view.rows(None, None), self.calendar.picked)
+        if found.empty and self._view is not None and self._calendar is not None:
+            found = self._calendar.rows(self._view.rows(None, None), self.calendar.picked)
         found = found[found["state"].isin(FINAL)]
         ids = found["task"].dropna().tolist()
         batch = f"tasks.batch({quoted(self.batch.id if self.batch is not None else '')})"
@@ -156,7 +156,7 @@ class BatchDetails(widgets.VBox):
         selected = self.rows.selected
         if len(selected):
             return int(selected["state"].isin(states).sum())
-        return self._squares.count(self.calendar.picked, states) if self._squares is not None else 0
+        return self._calendar.count(self.calendar.picked, states) if self._calendar is not None else 0
 
     def _changed(self) -> None:
         """Draw soon, on the background loop; many changes at once are one drawing."""
@@ -174,14 +174,14 @@ class BatchDetails(widgets.VBox):
     def _draw_calendar(self, view: BatchView) -> None:
         periods = view.periods()
         if periods is not None:
-            self._squares = Squares(periods)
+            self._calendar = Calendar(periods)
             self._range.value = f'<span class="ctn-quiet">{html.escape(periods.line)}</span>'
-            self.calendar.html = calendar(self._squares.all(), label="backfill")
-        self._periods.layout.display = "none" if self._squares is None else None
+            self.calendar.html = self._calendar.html(buttons=True)
+        self._periods.layout.display = "none" if self._calendar is None else None
 
     def _draw_rows(self, view: BatchView, report: Report) -> float:
         """Read the rows again if they may have changed, but less often if that takes long; return as `draw` does."""
-        picked = tuple(self.calendar.picked) if self._squares is not None else ()
+        picked = tuple(self.calendar.picked) if self._calendar is not None else ()
         version = (picked, tuple(report.progress.counts().values()) if picked else report.progress.failed)
         if version == self._rows_version:
             return 0.0
@@ -189,15 +189,15 @@ class BatchDetails(widgets.VBox):
         if self._rows_version is not None and self._rows_version[0] == picked and began < self._rows_until:
             return self._rows_until - began
         self._rows_version = version
-        if picked and self._squares is not None:
-            found = self._squares.labelled(self._squares.rows(view.rows(None, None), picked))
+        if picked and self._calendar is not None:
+            found = self._calendar.labelled(self._calendar.rows(view.rows(None, None), picked))
             counts = Counter(found["state"].tolist()).most_common()
             words = ", ".join(f"{count:,} {state}" for state, count in counts)
-            self.rows.load(found, f"{counted(len(found), 'rows')} of {self._squares.words(picked)}: {words}")
+            self.rows.load(found, f"{counted(len(found), 'rows')} of {self._calendar.words(picked)}: {words}")
         elif report.progress.failed:
             found = view.rows({State.FAILED}, _MOST_ROWS)
             part = f", here the first {_MOST_ROWS:,}" if report.progress.failed > _MOST_ROWS else ""
-            found = found if self._squares is None else self._squares.labelled(found)
+            found = found if self._calendar is None else self._calendar.labelled(found)
             self.rows.load(found, f"{counted(report.progress.failed, 'failed rows')}{part}")
         else:
             self.rows.hide()
@@ -384,7 +384,7 @@ class BatchRows(widgets.VBox):
         if self.table is None or [column.name for column in self._columns[: -len(_STATE_COLUMNS)]] != wanted:
             self._make([*(Column(name, width=_WIDTHS.get(name)) for name in wanted), *_STATE_COLUMNS])
         assert self.table is not None  # noqa: S101 - it was just made
-        self._heading.value = f'<h5 class="ctn-title">{html.escape(heading)}</h5>'
+        self._heading.value = section_html(heading, "")
         self.table.load(_keyed(_with_messages(frame)))
         self.layout.display = None
 

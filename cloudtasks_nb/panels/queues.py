@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ import pandas as pd
 
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.card import section_html
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.cards.queue import queue_card
@@ -235,7 +235,7 @@ class QueuesPanel(Panel):
         name = self._one()
         self._edited = name
         self.form.show(self._values[name])
-        self._form_title.value = f"<h4>Limits of {html.escape(name)}</h4>"
+        self._form_title.value = section_html(f"Limits of {name}", "")
         self.editor.layout.display = None
         self.form.begin()
 

@@ -68,5 +68,5 @@ def test_dashboard(notebook: Callable[..., Any], *, dark: bool) -> None:
     board.part.locator("select").first.select_option(label="of all queues")
     board.part.locator("tr[data-key]", has_text="winter").click()
     expect(board.button("Retry failed (2)")).to_be_enabled()
-    board.part.locator(".ctn-batch").wait_for()
+    board.bar.wait_for()
     picture(board, f"batches{suffix}")

@@ -270,6 +270,6 @@ def test_they_can_be_read_in_both_themes(
     board.open("Batches")
     board.rows.first.click()
     expect(board.button("Retry failed (2)")).to_be_enabled()
-    board.part.locator(".ctn-batch").wait_for()
+    board.bar.wait_for()
     board.root.scroll_into_view_if_needed()
     screenshot(board.page, "batches")

@@ -14,8 +14,8 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.calendar import ASKED
 from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.fanout.batch.period_states import ASKED
 from cloudtasks_nb.fanout.batch.request import BatchOptions, make_request
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, cross, parse_freq
 from cloudtasks_nb.fanout.plan.options import TaskOptions

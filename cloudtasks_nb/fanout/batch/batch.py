@@ -13,13 +13,14 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
-from cloudtasks_nb.fanout.batch.calendar import Calendar, Periods
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
 from cloudtasks_nb.fanout.batch.live import LiveReport, wait
+from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.table import rows_frame
@@ -61,7 +62,7 @@ class Batch:
         self._outbox = outbox
         self._tracker = tracker
         series = tracker.record.description.get("backfill")
-        self._calendar = Calendar(outbox, tracker.batch, series) if series else None
+        self._period_states = PeriodStates(outbox, tracker.batch, series) if series else None
 
     @property
     def id(self) -> str:
@@ -297,15 +298,15 @@ class Batch:
         return {}
 
     def _periods(self) -> Periods | None:
-        return self._calendar.periods(self._tracker.record.round) if self._calendar else None
+        return self._period_states.periods(self._tracker.record.round) if self._period_states else None
 
     def _report(self, *, drawn: bool = True) -> Report:
         tracker = self._tracker
         record = tracker.record
         local = self._connection.endpoint.local
         progress = tracker.progress
-        calendar = self._calendar if drawn else None
-        picture = calendar.draw(round_=record.round, fresh=progress.finished) if calendar else None
+        states = self._period_states if drawn else None
+        picture = states.draw(round_=record.round, fresh=progress.finished) if states else None
         return Report(
             batch=self.id,
             name=record.name,

@@ -15,7 +15,7 @@ from cloudtasks_nb import _loop, _settings
 from cloudtasks_nb._frames import BATCHES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -269,6 +269,6 @@ def _warn_about_outcomes(limits: Mapping[str, Any], request: FanOutRequest) -> N
     if not ratio:
         notify(f"queue {queue} writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
     elif ratio < 1:
-        notify(f"queue {queue} logs {ratio:.0%} of its operations: rows without a log entry end as gone")
+        notify(f"queue {queue} logs {percent_text(ratio)} of its operations: rows without a log entry end as gone")
     if retry.get("max_attempts", limits["max_attempts"]) == -1 or limits["max_retry_duration"]:
         notify(f"queue {queue} has no limit of attempts, so a failed row cannot be recognised: it ends as gone")

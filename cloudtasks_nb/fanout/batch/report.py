@@ -7,26 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cloudtasks_nb.display.card import html_card, lines_html
-from cloudtasks_nb.display.colours import colour
+from cloudtasks_nb.display.charts import state_bar
 from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
 __all__ = ["Report"]
 
-#: Order of the states in the bar, outcomes first.
-_ORDER = (
-    "succeeded",
-    "failed",
-    "gone",
-    "cancelled",
-    "rejected",
-    "running",
-    "retrying",
-    "ready",
-    "scheduled",
-    "queued",
-    "unsent",
-)
 _WIDTH = 40  # characters of the bar in text
 
 
@@ -57,61 +44,38 @@ class Report:
         """Return a few lines of text."""
         share = self._share()
         full = round(_WIDTH * share)
-        bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {share:.0%}"
+        bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {percent_text(share)}"
         head = [f"{self._title()}  [{self.badge}]", *([self.partitions] if self.partitions else [])]
         return "\n".join([*head, bar, repr(self.progress), *self.lines()])
 
-    def html(self) -> str:
-        """Return static HTML: a stacked bar with its legend, and the lines."""
-        progress, counts = self.progress, self.segments()
-        total = max(progress.total, 1)
-        order = [name for name in _ORDER if counts.get(name)]
-        bars = "".join(
-            f'<div style="width:{100 * counts[name] / total:.2f}%;background:{colour(name)}" '
-            f'title="{counts[name]:,} {name}"></div>'
-            for name in order
-        )
-        legend = "".join(
-            '<span style="white-space:nowrap"><span style="display:inline-block;width:.7em;height:.7em;'
-            f'border-radius:50%;background:{colour(name)};margin-right:.35em"></span>{counts[name]:,} {name}</span>'
-            for name in order
-        )
-        link = (
-            f'<a href="{html.escape(self.log_url)}" target="_blank" rel="noopener">operations log</a>'
-            if self.log_url
-            else ""
-        )
-        partitions = f'<div style="margin-top:.4em">{html.escape(self.partitions)}</div>' if self.partitions else ""
-        bar = (
-            f'<div role="progressbar" aria-label="batch {html.escape(self.batch)}" aria-valuemin="0" '
-            f'aria-valuemax="100" aria-valuenow="{100 * self._share():.0f}" style="display:flex;height:1em;'
-            "max-width:60em;margin:.4em 0;border-radius:3px;overflow:hidden;background:var(--jp-layout-color3,#ccc)"
-            f'">{bars}</div><div style="display:flex;flex-wrap:wrap;gap:.2em 1.2em">'
-            f"<b>{progress.done:,} of {progress.total:,} done</b>{legend}{link}</div>"
-        )
-        lines = lines_html([self.pace(), *self.lines()])
-        return html_card(self._title(), bar, partitions, self.grid, lines, badge=self.badge)
-
-    def lines(self) -> list[str]:
-        """Return the notes below the bar; those that suggest a method come last."""
+    def html(self, *, methods: bool = True) -> str:
+        """Return static HTML: a stacked bar with its legend, and the lines; in a panel without suggested methods."""
         progress = self.progress
-        lines = []
+        bar = state_bar(self.segments(), label=f"batch {self.batch}", share=self._share())
+        pace = html.escape(f", {self.pace()}" if self.pace() else "")
+        link = f' <a href="{html.escape(self.log_url or "")}" target="_blank" rel="noopener">operations log</a>'
+        done = f"<div><b>{progress.done:,}</b> of {progress.total:,} done{pace}{link if self.log_url else ''}</div>"
+        partitions = lines_html([self.partitions or ""])
+        lines = lines_html(self.lines(methods=methods))
+        return html_card(self._title(), bar, done, partitions, self.grid, lines, badge=self.badge)
+
+    def lines(self, *, methods: bool = True) -> list[str]:
+        """Return the notes below the bar; those that suggest a method come last."""
+        progress, lines = self.progress, []
         if progress.retrying:
             lines.append(f"{progress.retrying:,} retrying" + (f", {self.retry_note}" if self.retry_note else ""))
-        lines += self.blockers
-        lines += self.notes
+        lines += [*self.blockers, *self.notes]
         if progress.unsent and not self.sending:
-            lines.append(f"{progress.unsent:,} unsent: batch.resume()")
-        if progress.gone:
-            lines.append(f"{self.gone()} → {_again('gone')}")
-        if progress.cancelled:
-            lines.append(f"{progress.cancelled:,} cancelled → {_again('cancelled')}")
-        if progress.rejected:
-            lines.append(f"{progress.rejected:,} rejected → batch.tasks().query(\"state == 'rejected'\")")
-        if progress.failed:
-            causes = ", ".join(f"{status} {count:,}" for status, count in self.causes.items())
-            lines.append(f"{progress.failed:,} failed ({causes}) → batch.retry_failed()")
-        return lines
+            unsent = f"{progress.unsent:,} unsent"
+            lines.append(f"{unsent}: batch.resume()" if methods else f"{unsent}, and this kernel does not send them")
+        causes = ", ".join(f"{status} {count:,}" for status, count in self.causes.items())
+        found = (
+            (progress.gone, self.gone(), _again("gone")),
+            (progress.cancelled, f"{progress.cancelled:,} cancelled", _again("cancelled")),
+            (progress.rejected, f"{progress.rejected:,} rejected", "batch.tasks().query(\"state == 'rejected'\")"),
+            (progress.failed, f"{progress.failed:,} failed ({causes})", "batch.retry_failed()"),
+        )
+        return lines + [f"{text} → {method}" if methods else text for count, text, method in found if count]
 
     def gone(self) -> str:
         """Return how many rows are gone, and how they left the queue if that is known."""

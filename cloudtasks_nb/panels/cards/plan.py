@@ -6,12 +6,12 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cloudtasks_nb.display.card import table_html
+from cloudtasks_nb.display.card import html_card, section_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import PRICING, Plan
-from cloudtasks_nb.panels.cards.markup import card, code, section
+from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.watch import now_micros
 
@@ -35,7 +35,7 @@ def plan_html(plan: Plan) -> str:
         f"<ul>{notes}</ul>" if notes else "",
         _problems(plan),
     ]
-    return card(f"Plan for the queue {plan.queue}: nothing was sent yet", *parts, label="plan")
+    return html_card(f"Plan for the queue {plan.queue}: nothing was sent yet", *parts, label="plan")
 
 
 def blocked(plan: Plan) -> str:
@@ -83,7 +83,7 @@ def _problems(plan: Plan) -> str:
         return ""
     shown = ((html.escape(str(row)), html.escape(problem)) for row, problem in bad.head(_LISTED).items())
     more = f" (the first {_LISTED})" if len(bad) > _LISTED else ""
-    return section(f"Rows with a problem{more}", table_html(("Row", "Problem"), shown))
+    return section_html(f"Rows with a problem{more}", table_html(("Row", "Problem"), shown))
 
 
 def tasks_html(tasks: Sequence[Any]) -> str:
@@ -96,8 +96,8 @@ def tasks_html(tasks: Sequence[Any]) -> str:
     """
     parts = [_problem(task) if isinstance(task, str) else _request(task) for task in tasks]
     numbered = (f'<section aria-label="task {number}">{part}</section>' for number, part in enumerate(parts, start=1))
-    title = '<h5 class="ctn-title">The first tasks, as they would be sent</h5>'
-    return f'{title}<div class="ctn-tasks" style="{_TASKS_STYLE}">{"".join(numbered)}</div>'
+    shown = f'<div class="ctn-tasks" style="{_TASKS_STYLE}">{"".join(numbered)}</div>'
+    return section_html("The first tasks, as they would be sent", shown)
 
 
 def error_html(error: CloudTasksError, *, quiet: bool) -> str:
@@ -120,5 +120,5 @@ def _request(task: Any) -> str:
     heads = "".join(f"<div>{html.escape(line)}</div>" for line in lines)
     return (
         f'<div class="ctn-url"><b>{html.escape(shown["method"])}</b> {html.escape(shown["url"])}</div>'
-        f'<div class="ctn-quiet">{heads}</div>{code(shown["body"])}'
+        f'<div class="ctn-quiet">{heads}</div>{code_html(shown["body"])}'
     )

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from cloudtasks_nb.display.card import facts_html, html_card, state_html
+from cloudtasks_nb.display.charts import sparkline
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.plural import count_text
-from cloudtasks_nb.panels.cards.markup import card, facts, state
+from cloudtasks_nb.display.plural import count_text, percent_text
 from cloudtasks_nb.panels.widgets.cells import is_missing, time_text
-from cloudtasks_nb.panels.widgets.charts import sparkline
 
 __all__ = ["queue_card"]
 
@@ -30,8 +30,10 @@ def queue_card(values: Mapping[str, Any], depths: Sequence[float | None], *, now
     name = values["queue"]
     chart = sparkline(depths, label=f"depth of {name}", width=220, height=44)
     depth = "depth not known" if is_missing(values["tasks"]) else f"<b>{count_text(values['tasks'])}</b> tasks"
-    head = f'<div class="ctn-depth">{chart}<div>{depth}<br>{state(values["state"])}</div></div>'
-    return card(name, f'<div class="ctn-figures">{head}{facts(_figures(values, now))}</div>', label=f"queue {name}")
+    head = f'<div class="ctn-depth">{chart}<div>{depth}<br>{state_html(values["state"])}</div></div>'
+    return html_card(
+        name, f'<div class="ctn-figures">{head}{facts_html(_figures(values, now))}</div>', label=f"queue {name}"
+    )
 
 
 def _figures(values: Mapping[str, Any], now: datetime) -> dict[str, str]:
@@ -47,7 +49,7 @@ def _figures(values: Mapping[str, Any], now: datetime) -> dict[str, str]:
         "oldest due": "" if is_missing(values["oldest_due"]) else time_text(values["oldest_due"], now=now),
         "attempts": attempts,
         "waits": f"{_span(values['min_backoff'])} to {_span(values['max_backoff'])}",
-        "logged": f"{values['log_sampling_ratio']:.0%}",
+        "logged": percent_text(values["log_sampling_ratio"]),
         "target": "" if is_missing(values["target"]) else str(values["target"]),
     }
 

@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.display.card import table_html
+from cloudtasks_nb.display.card import facts_html, html_card, section_html, state_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.handlers import served_at
-from cloudtasks_nb.panels.cards.markup import card, code, facts, section, state
-from cloudtasks_nb.panels.widgets.cells import time_text
+from cloudtasks_nb.panels.widgets.cells import code_html, time_text
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.oplog import Entry, log_filter, page
@@ -38,12 +37,12 @@ async def read_card(connection: Connection, queue: QueueName, task: str) -> str:
     since = values.get("create_time", now_micros() - _LONGEST_LIFE)
     parts = [f"<p>{html.escape(note)}</p>"] if note else [_head(values)]
     if values:
-        parts.append(section("Body", code(values["body"])))
+        parts.append(section_html("Body", code_html(values["body"])))
         if values["headers"]:
             rows = [(html.escape(name), html.escape(value)) for name, value in values["headers"].items()]
-            parts.append(section("Headers", table_html((), rows)))
-    parts.append(section("Attempts", await _attempts(connection, queue, task, since, values.get("url", ""))))
-    return card(task, *parts, label=f"task {task}")
+            parts.append(section_html("Headers", table_html((), rows)))
+    parts.append(section_html("Attempts", await _attempts(connection, queue, task, since, values.get("url", ""))))
+    return html_card(task, *parts, label=f"task {task}")
 
 
 async def _read_task(connection: Connection, queue: QueueName, task: str) -> dict[str, Any]:
@@ -80,7 +79,7 @@ def _head(values: Mapping[str, Any]) -> str:
         "signed as": values["service_account"] or "",
         "deadline": "" if deadline is None else duration_text(deadline),
     }
-    return facts(shown)
+    return facts_html(shown)
 
 
 def moment(at: int | None) -> str:
@@ -125,7 +124,7 @@ def timeline(entries: Sequence[Entry], errors: Mapping[int, str]) -> str:
         (
             html.escape(moment(entry.time)),
             "deleted" if entry.deleted else str(entry.attempt),
-            state(entry.status),
+            state_html(entry.status),
             "" if entry.duration is None else duration_text(entry.duration),
             html.escape(moment(entry.retry_time)),
             html.escape(_last_line(errors.get(entry.attempt, ""))),

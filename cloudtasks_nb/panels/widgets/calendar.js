@@ -30,6 +30,7 @@ class View {
       old.forEach((square, i) => this.patch(square, made[i]));
       const label = fresh.content.querySelector("[role=group]").getAttribute("aria-label");
       this.el.querySelector("[role=group]").setAttribute("aria-label", label);
+      this.el.lastElementChild.replaceWith(fresh.content.lastElementChild); // the legend
     } else {
       const focused = this.el.contains(document.activeElement) ? document.activeElement.dataset.key : null;
       this.el.replaceChildren(fresh.content);

@@ -16,13 +16,14 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Cell", "Column", "Kind", "cell", "is_missing", "json_text", "static_table", "time_text"]
+__all__ = ["Cell", "Column", "Kind", "cell", "code_html", "is_missing", "json_text", "static_table", "time_text"]
 
 Kind = Literal["text", "count", "time", "duration", "state", "json"]
 
 #: A cell as the page gets it: its text; or text and tooltip; or text, tooltip and the colour of its dot.
 Cell = str | list[str]
 
+_LONGEST = 20_000  # characters of a payload that are shown
 _NOTHING = "\u2013"  # an en dash
 _TEXT_LIMIT = 240  # characters of a cell; more than the widest column shows
 _TITLE_LIMIT = 1_000
@@ -166,3 +167,22 @@ def _short(text: str) -> Cell:
     if len(text) <= _TEXT_LIMIT:
         return text
     return [f"{text[:_TEXT_LIMIT]}…", text if len(text) <= _TITLE_LIMIT else f"{text[:_TITLE_LIMIT]}…"]
+
+
+def code_html(value: Any) -> str:
+    """Return a decoded payload, a mapping or a text as code."""
+    if is_missing(value):
+        return '<span class="ctn-quiet">none</span>'
+    text = _pretty(value)
+    more = f"\n… {len(text) - _LONGEST:,} more characters" if len(text) > _LONGEST else ""
+    return f'<pre tabindex="0">{html.escape(text[:_LONGEST] + more)}</pre>'
+
+
+def _pretty(value: Any) -> str:
+    if isinstance(value, str | bytes):
+        return json_text(value)
+    try:
+        options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+        return orjson.dumps(value, option=options, default=str).decode()
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits
+        return str(value)

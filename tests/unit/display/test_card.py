@@ -23,7 +23,7 @@ def test_everything_is_escaped() -> None:
     evil = "<script>alert(1)</script>"
     made = card(evil, badge=evil, facts={evil: evil}, frame=pd.DataFrame({"a": [evil]}), notes=[evil])["text/html"]
     assert "<script>" not in made
-    assert made.count("&lt;script&gt;") == 6
+    assert made.count("&lt;script&gt;") == 7
 
 
 def test_unknown_values_are_left_out() -> None:

@@ -8,7 +8,7 @@ import pytest
 from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.plural import count_text, counted
+from cloudtasks_nb.display.plural import count_text, counted, percent_text
 
 __all__: list[str] = []
 
@@ -57,6 +57,15 @@ def test_one_is_singular(number: int, plural: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0 %"), (0.001, "<1 %"), (0.25, "25 %"), (0.99999, "99 %"), (1, "100 %")],
+)
+def test_only_nothing_is_0_and_only_all_is_100(share: float, text: str) -> None:
+    """A share that is nearly nothing or nearly all does not look as if it were."""
+    assert percent_text(share) == text
+
+
+@pytest.mark.parametrize(
     ("word", "same"),
     [("RUNNING", "running"), ("PAUSED", "retrying"), ("OK", "succeeded"), ("DEADLINE_EXCEEDED", "failed")],
 )
@@ -67,8 +76,8 @@ def test_words_of_one_meaning_share_a_colour(word: str, same: str) -> None:
 
 def test_every_state_has_a_colour_that_can_be_seen_on_both_themes() -> None:
     """A dot has a contrast of 3:1 at least, on white and on the dark theme's ground."""
-    assert tuple(COLOURS) == STATES
-    assert len(set(COLOURS.values())) == len(STATES)
+    assert set(COLOURS) == {*STATES, "queued"}
+    assert len({COLOURS[state] for state in STATES}) == len(STATES)
     for ground in ("#ffffff", "#212121"):
         assert {
             name: round(contrast(hue, ground), 1) for name, hue in COLOURS.items() if contrast(hue, ground) < 3

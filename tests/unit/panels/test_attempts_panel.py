@@ -115,7 +115,7 @@ def test_log_entries_are_escaped(panel: AttemptsPanel, watcher: FakeWatcher) -> 
 
 
 @pytest.mark.parametrize(
-    ("ratio", "words"), [(0.0, "update(log_sampling_ratio=1.0)"), (0.5, "logs only 50% of its operations"), (1.0, "")]
+    ("ratio", "words"), [(0.0, "update(log_sampling_ratio=1.0)"), (0.5, "logs only 50 % of its operations"), (1.0, "")]
 )
 def test_an_incomplete_log_is_reported(panel: AttemptsPanel, watcher: FakeWatcher, ratio: float, words: str) -> None:
     """A note says that attempts are missing when the queue logs a part of its operations."""

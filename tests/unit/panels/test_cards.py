@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cloudtasks_nb.panels.cards import markup
+from cloudtasks_nb.display.card import facts_html, html_card, section_html, state_html
 from cloudtasks_nb.panels.cards.task import timeline
 from cloudtasks_nb.panels.forms import notebook
+from cloudtasks_nb.panels.widgets.cells import code_html
 from tests.unit.panels.conftest import NOW, entry
 
 __all__: list[str] = []
@@ -32,16 +33,16 @@ EVIL = "<img src=x onerror=alert(1)>"
 )
 def test_payloads_are_written_out(value: Any, text: str) -> None:
     """JSON is indented, text unchanged, bytes are escaped, and long payloads are cut."""
-    assert text in markup.code(value)
+    assert text in code_html(value)
 
 
 @pytest.mark.parametrize(
     "html",
     [
-        markup.code({"x": EVIL}),
-        markup.card(EVIL, markup.section(EVIL, "")),
-        markup.facts({EVIL: EVIL}),
-        markup.state(EVIL),
+        code_html({"x": EVIL}),
+        html_card(EVIL, section_html(EVIL, "")),
+        facts_html({EVIL: EVIL}),
+        state_html(EVIL),
         timeline([entry(1, "t", status=EVIL)], {1: EVIL}),
     ],
 )

@@ -12,8 +12,8 @@ import pytest
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.batch.calendar import ASKED
 from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.fanout.batch.period_states import ASKED
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

@@ -103,7 +103,7 @@ def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
     tracker = FakeTracker()
     shown = live_module.LiveReport(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
     tracker.move(4)
-    while "40%" not in screens[0].shown[-1]:
+    while "40 %" not in screens[0].shown[-1]:
         assert screens[0].changed.acquire(timeout=30)
     shown.close()
 
@@ -117,7 +117,7 @@ def test_after_the_end_nothing_older_or_newer_comes_on_top(screens: list[FakeLiv
     shown.close()
     tracker.progress = tracker.at(3)
     _loop.run(shown._update())
-    assert "100%" in screens[0].shown[-1]
+    assert "100 %" in screens[0].shown[-1]
 
 
 def test_waiting_shows_the_batch_and_returns_its_progress(screens: list[FakeLive]) -> None:
@@ -126,7 +126,7 @@ def test_waiting_shows_the_batch_and_returns_its_progress(screens: list[FakeLive
     tracker.progress = tracker.at(10)
     tracker.finish(tracker.progress)
     assert live_module.wait(tracker, tracker.report, None).succeeded == 10  # type: ignore[arg-type]  # as above
-    assert "100%" in screens[0].shown[-1]
+    assert "100 %" in screens[0].shown[-1]
 
 
 def test_waiting_ends_with_its_time_or_with_an_error(screens: list[FakeLive]) -> None:

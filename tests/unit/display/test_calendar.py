@@ -1,0 +1,193 @@
+"""The calendar of periods: where its squares stand, what they say, and how they are filled."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.display.calendar import Calendar, Periods, Unit
+from cloudtasks_nb.display.colours import COLOURS
+
+__all__: list[str] = []
+
+EVIL = "</b><img src=x onerror=\"alert('1')\">"
+
+
+def made(starts: pd.DatetimeIndex, unit: Unit, *, line: str = "line", **counts: Sequence[int]) -> Calendar:
+    """Return a calendar, by default of one succeeded row a period."""
+    given = counts or {"succeeded": [1] * len(starts)}
+    labels = [f"{start:%Y-%m-%d %H:%M}".removesuffix(" 00:00") for start in starts]
+    arrays = {state: np.array(numbers) for state, numbers in given.items()}
+    return Calendar(Periods(starts=starts, labels=labels, unit=unit, counts=arrays, line=line))
+
+
+def over(start: str, end: str, freq: str, tz: str = "UTC") -> pd.DatetimeIndex:
+    """Return where periods begin."""
+    return pd.date_range(start, end, freq=freq, tz=tz)
+
+
+def parsed(html: str) -> ET.Element:
+    """Read the HTML as XML: every element is closed, every attribute quoted."""
+    return ET.fromstring(f"<div>{html}</div>")  # noqa: S314 - our own text
+
+
+def area(node: ET.Element) -> tuple[int, int]:
+    """Return the row and the column of a square or a label."""
+    row, column = re.findall(r"\d+", node.attrib["style"].partition(";")[0])
+    return int(row), int(column)
+
+
+def squares(html: str) -> list[ET.Element]:
+    """Return the squares, oldest first."""
+    return [node for node in parsed(html).iter() if node.tag in ("b", "button") and "title" in node.attrib]
+
+
+def names(html: str) -> dict[tuple[int, int], str]:
+    """Return the labels of rows and columns by their place."""
+    spans = [node for node in parsed(html).iter("span") if "grid-area" in node.attrib["style"]]
+    return {area(span): span.text or "" for span in spans}
+
+
+def test_days_stand_in_weeks() -> None:
+    """Columns are weeks from Monday, rows weekdays; the first of January 2026 was a Thursday."""
+    html = made(over("2026-01-01", "2026-02-01", "D"), "day").html()
+    places = [area(square) for square in squares(html)]
+    assert (places[0], places[3], places[4], places[31]) == ((5, 2), (8, 2), (2, 3), (8, 6))
+    weekdays = {(2, 1): "Mon", (4, 1): "Wed", (6, 1): "Fri", (8, 1): "Sun"}
+    assert names(html) == {**weekdays, (1, 1): "2026", (1, 2): "Jan", (1, 6): "Feb"}
+
+
+def test_more_than_53_weeks_are_continued_below() -> None:
+    """The second year stands below the first one, under its own labels."""
+    html = made(over("2025-01-06", "2026-02-01", "D"), "day").html()
+    assert [area(square) for square in squares(html)][52 * 7 : 54 * 7 : 7] == [(2, 54), (10, 2)]
+    assert {(9, 1): "2026", (9, 2): "Jan", (10, 1): "Mon"}.items() <= names(html).items()
+
+
+@pytest.mark.parametrize(
+    ("starts", "unit", "places", "labels"),
+    [
+        (over("2025-11-01", "2026-02-01", "MS"), "month", [(2, 12), (2, 13), (3, 2), (3, 3)], {(2, 1): "2025"}),
+        (over("2025-12-28", "2026-01-10", "W"), "week", [(2, 53), (3, 2)], {(3, 1): "2026", (1, 2): "Jan"}),
+        (over("2026-01-01 23:00", "2026-01-02 00:00", "h"), "time", [(2, 3), (3, 2)], {(2, 1): "2026-01-01"}),
+        (over("1999-01-01", "2000-01-01", "YS"), "year", [(2, 2), (2, 3)], {(2, 1): "1999-01-01"}),
+    ],
+)
+def test_other_periods(
+    starts: pd.DatetimeIndex, unit: Unit, places: list[tuple[int, int]], labels: dict[tuple[int, int], str]
+) -> None:
+    """Weeks and months stand in years, hours in days, years in a strip."""
+    html = made(starts, unit).html()
+    assert [area(square) for square in squares(html)] == places
+    assert labels.items() <= names(html).items()
+
+
+def test_days_of_many_periods_have_several_rows() -> None:
+    """A row has 48 times of day at most, and says with which it begins; years have 40 a row."""
+    html = made(over("2026-01-01", "2026-01-01 23:45", "15min"), "time").html()
+    assert [row for row, _ in map(area, squares(html))] == [2] * 48 + [3] * 48
+    assert names(html) == {(2, 1): "2026-01-01 00:00", (3, 1): "2026-01-01 12:00"}
+    assert [area(square) for square in squares(made(over("1980", "2020", "YS"), "year").html())][-1] == (3, 2)
+
+
+def test_a_day_of_25_hours() -> None:
+    """Each hour has a place of its own on the day on which the clock is put back."""
+    html = made(over("2026-11-01", "2026-11-01 23:00", "h", tz="America/New_York"), "time").html()
+    assert len({area(square) for square in squares(html)}) == 25
+
+
+@pytest.mark.parametrize(
+    ("counts", "mark", "fill"),
+    [
+        ({"unsent": 3}, "", "none"),
+        ({"succeeded": 3}, "", "{succeeded}"),
+        ({"succeeded": 1, "unsent": 1}, "", "linear-gradient(0deg,{succeeded} 0% 50%,transparent 50%) border-box"),
+        ({"failed": 2}, "✕", "{failed}"),
+        (
+            {"succeeded": 99, "failed": 1},
+            "✕",
+            "linear-gradient(0deg,{succeeded} 0% 66%,{failed} 66% 100%,transparent 100%) border-box",
+        ),
+        ({"queued": 1}, "", "{queued}"),
+        ({"rejected": 1}, "✕", "{rejected}"),
+    ],
+)
+def test_a_square_fills_as_its_rows_end(counts: dict[str, int], mark: str, fill: str) -> None:
+    """A square without sent rows is empty; one failure among many is visible and has a cross."""
+    rows: dict[str, Any] = {state: [count] for state, count in counts.items()}
+    html = made(over("2026-01-01", "2026-01-01", "D"), "day", **rows).html()
+    (square,) = squares(html)
+    assert square.text or mark == ""
+    assert square.attrib["style"].rpartition("background:")[2] == fill.format(**COLOURS)
+    assert all(state in "".join(parsed(html).itertext()) for state in counts), "the legend has it"
+
+
+@pytest.mark.parametrize(("buttons", "role", "tag"), [(False, "img", "b"), (True, "group", "button")])
+def test_picture_and_buttons_are_the_same_squares(*, buttons: bool, role: str, tag: str) -> None:
+    """Both have the same words and name; buttons have keys, names and one stop for Tab besides, and no style sheet."""
+    days = over("2026-01-01", "2026-01-02", "D")
+    html = made(days, "day", line="2 days", succeeded=[2, 1], failed=[0, 1]).html(buttons=buttons)
+    found = squares(html)
+    assert [node.tag for node in found] == [tag] * 2
+    assert [node.attrib["title"] for node in found] == [
+        "2026-01-01: 2 rows: 2 succeeded",
+        "2026-01-02: 2 rows: 1 succeeded, 1 failed",
+    ]
+    (group,) = [node for node in parsed(html).iter("div") if node.get("role") == role]
+    assert group.attrib["aria-label"] == "2 days: 4 rows: 3 succeeded, 1 failed"
+    if buttons:
+        assert [node.attrib["tabindex"] for node in found] == ["0", "-1"]
+        assert found[1].attrib["data-key"] == "2026-01-02T00:00:00+00:00"
+        assert found[1].attrib["aria-label"] == found[1].attrib["title"]
+    assert "<style" not in html
+    assert "<svg" not in html
+
+
+def test_everything_is_escaped() -> None:
+    """Labels and the description become text, never elements or attributes."""
+    starts = over("2026-01-01", "2026-01-01", "YS")
+    html = Calendar(
+        Periods(starts=starts, labels=[EVIL], unit="year", counts={"failed": np.array([1])}, line=EVIL)
+    ).html(buttons=True)
+    assert [node for node in parsed(html).iter() if node.tag == "img" or "onerror" in node.attrib] == []
+    assert names(html) == {(2, 1): EVIL}
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "freq", "count", "first"),
+    [
+        ("2026-01-01", "2026-01-31", "D", 31, "2026-01-01: 1 row: 1 failed"),
+        ("2026-01-01", "2026-01-31 23:00", "h", 744, "2026-01-01: 1 row: 1 failed"),
+        ("2026-01-01", "2026-12-31 23:00", "h", 365, "2026-01-01: 24 rows: 1 failed, 23 succeeded"),
+        ("2016-01-01", "2025-12-31", "D", 120, "2016-01: 31 rows: 1 failed, 30 succeeded"),
+        ("1900-01-01", "2025-12-31", "D", 126, "1900: 365 rows: 1 failed, 364 succeeded"),
+    ],
+)
+def test_many_periods_share_squares(start: str, end: str, freq: str, count: int, first: str) -> None:
+    """Many periods are grouped by day, month or year, so that there are at most 800 squares, and none is left out."""
+    starts = over(start, end, freq)
+    rest = len(starts) - 1
+    calendar = made(starts, "time" if freq == "h" else "day", failed=[1, *[0] * rest], succeeded=[0, *[1] * rest])
+    found = squares(calendar.html())
+    assert len(found) == count
+    assert found[0].attrib["title"] == first
+    assert calendar.count(calendar.keys, ("failed", "succeeded")) == len(starts)
+
+
+def test_rows_are_found_by_square_across_a_change_of_the_clock() -> None:
+    """The day on which summer time ends has 25 hours."""
+    hours = over("2026-10-01", "2026-11-30 23:00", "h", tz="America/New_York")
+    calendar = made(hours, "time")
+    frame = pd.DataFrame({"start": hours.tz_convert("UTC"), "url": "x"})
+    key = "2026-11-01T00:00:00"
+    assert len(calendar.rows(frame, [key])) == 25
+    assert calendar.count([key], ("succeeded",)) == 25
+    assert calendar.words([key]) == "2026-11-01"
+    assert calendar.words(calendar.keys) == "2026-10-01, 2026-10-02, 2026-10-03 and 58 more"
+    assert calendar.labelled(calendar.rows(frame, [key]))["partition"].iloc[1] == "2026-11-01 01:00"

@@ -1,0 +1,159 @@
+"""The rows of a backfill by period and state: what is counted, and when the calendar is drawn anew."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.fanout.batch.period_states import ASKED, CalendarText, PeriodStates
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
+from cloudtasks_nb.fanout.periods.partitions import cross, partition
+from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.render import plan_chunks
+from tests.unit.fanout.conftest import all_rows, put, refs, spool
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+def plan(outbox: Outbox, start: str, end: str, freq: str = "D", across: Any = None) -> str:
+    """Spool a backfill; return its batch."""
+    data = cross(partition(start, end, freq=freq, tz="America/New_York").frame(), across)
+    recipe = compile_recipe(TaskOptions(url="https://svc", key=["start", *data.columns[3:]]))
+    chunks = plan_chunks(data, recipe, now=NOW)
+    return spool(outbox, chunks, recipe=recipe.identity, name="days").batch
+
+
+def calendar(outbox: Outbox, batch: str, freq: str = "D", **options: Any) -> PeriodStates:
+    """Return what counts and draws the periods of a batch."""
+    return PeriodStates(outbox, batch, {"freq": freq, "tz": "America/New_York"}, **options)
+
+
+def read(text: CalendarText | None) -> list[str]:
+    """Return what the squares of a drawing say."""
+    assert text is not None
+    return re.findall(r' title="([^"]*)"', text.grid)
+
+
+def settle(outbox: Outbox, batch: str, states: dict[int, State]) -> None:
+    """Send every row, and write down what became of some."""
+    desk = outbox.requests.queue(batch)
+    requests = desk.turn([], 99, now=1.0)
+    desk.turn([Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=1.0)
+    refs = all_rows(outbox, batch, "refs")
+    outbox.outcomes.record(batch, [Outcome(ref=refs[row], attempt=1, state=state) for row, state in states.items()])
+
+
+def test_states_of_rows(outbox: Outbox) -> None:
+    """Each partition has the state that the outbox has of its rows, whatever order they were planned in."""
+    batch = plan(outbox, "2026-01-01", "2026-01-03", across={"shop": ["a", "b"]})
+    settle(outbox, batch, {0: State.SUCCEEDED, 1: State.SUCCEEDED, 2: State.FAILED, 3: State.SUCCEEDED})
+    assert read(calendar(outbox, batch).draw(round_=1, fresh=True)) == [
+        "2026-01-01: 2 rows: 2 succeeded",
+        "2026-01-02: 2 rows: 1 succeeded, 1 failed",
+        "2026-01-03: 2 rows: 2 queued",
+    ]
+
+
+def test_rows_that_come_later(outbox: Outbox) -> None:
+    """A longer range is seen by the calendar that was drawn before; earlier days stand before the others."""
+    batch = plan(outbox, "2026-01-02", "2026-01-02")
+    made = calendar(outbox, batch)
+    assert len(read(made.draw(round_=1, fresh=True))) == 1
+    plan(outbox, "2026-01-01", "2026-01-03")
+    assert read(made.draw(round_=2, fresh=True)) == [f"2026-01-0{day}: 1 row: 1 unsent" for day in (1, 2, 3)]
+
+
+def test_line(outbox: Outbox) -> None:
+    """The line says from where to where, where that is beyond what was asked for, and what is left out."""
+    batch = plan(outbox, "2026-01-15", "2026-02-10", "MS")
+    plan(outbox, "2026-05-01", "2026-05-31", "MS")
+    outbox.batches.set_setting(batch, ASKED, ["2026-01-15T05:00:00+00:00", "2026-05-31T04:00:00+00:00"])
+    text = calendar(outbox, batch, "MS").draw(round_=1, fresh=True)
+    assert text is not None
+    assert text.line == (
+        "2026-01 … 2026-05, 5 months in America/New_York; 2 between them are not in this batch; "
+        "the first partition begins 2026-01-01, before 2026-01-15"
+    )
+
+
+def test_line_of_what_was_not_asked_for(outbox: Outbox) -> None:
+    """A batch of which it is not known what was asked for says what it has."""
+    text = calendar(outbox, plan(outbox, "2026-01-01", "2026-01-03")).draw(round_=1, fresh=True)
+    assert text is not None
+    assert text.line == "2026-01-01 … 2026-01-03, 3 days in America/New_York"
+
+
+def test_kept_for_a_while(outbox: Outbox) -> None:
+    """A drawing that took a second is shown for 20, unless the newest one is wanted; then it is drawn again."""
+    batch = plan(outbox, "2026-01-01", "2026-01-01")
+    ticks = iter([0.0, 1.0, 20.9, 20.9, 21.0, 41.0, 42.0])
+    made = calendar(outbox, batch, clock=lambda: next(ticks))
+    first = made.draw(round_=1, fresh=False)
+    settle(outbox, batch, {0: State.FAILED})
+    assert made.draw(round_=1, fresh=False) is first
+    assert read(made.draw(round_=1, fresh=True)) == ["2026-01-01: 1 row: 1 failed"]
+    put(outbox, batch, refs(outbox, batch), State.SUCCEEDED)
+    assert read(made.draw(round_=1, fresh=False)) == ["2026-01-01: 1 row: 1 succeeded"]
+
+
+def test_no_rows(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch without rows has no calendar."""
+    batch = plan(outbox, "2026-01-01", "2026-01-01")
+    monkeypatch.setattr(outbox.rows, "states", lambda _: b"")
+    assert calendar(outbox, batch).draw(round_=1, fresh=True) is None
+
+
+def test_rows_in_between(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that come between two looks at the outbox spoil nothing: the drawing before stays."""
+    batch = plan(outbox, "2026-01-01", "2026-01-02")
+    made = calendar(outbox, batch)
+    before = made.draw(round_=1, fresh=True)
+    monkeypatch.setattr(outbox.rows, "states", lambda _: bytes([State.UNSENT] * 3))
+    assert made.draw(round_=2, fresh=True) == before
+
+
+def test_report_shows_it() -> None:
+    """The report of a batch has the line in its text, and line and grid in its HTML."""
+    counts: dict[str, Any] = dict.fromkeys(("unsent", "rejected", "scheduled", "ready", "running", "retrying"), 0)
+    progress = Progress(total=1, succeeded=1, failed=0, cancelled=0, gone=0, **counts)
+    shown = Report(
+        batch="a91f03c2",
+        name=None,
+        queue="reports",
+        badge="LOCAL",
+        progress=progress,
+        sending=False,
+        causes={},
+        partitions="1 D in <zone>",
+        grid="<svg></svg>",
+    )
+    assert shown.text().splitlines()[1] == "1 D in <zone>"
+    assert "1 D in &lt;zone&gt;</div><svg></svg>" in shown.html()
+
+
+@pytest.mark.parametrize(
+    ("freq", "unit"),
+    [
+        ("h", "time"),
+        ("D", "day"),
+        ("2D", "day"),
+        ("W", "week"),
+        ("2W", "week"),
+        ("MS", "month"),
+        ("QS", "month"),
+        ("YS", "year"),
+    ],
+)
+def test_units(outbox: Outbox, freq: str, unit: str) -> None:
+    """The frequency decides what a row of the calendar is."""
+    batch = plan(outbox, "2026-01-01", "2026-01-20", freq)
+    found = calendar(outbox, batch, freq).periods(1)
+    assert found is not None
+    assert found.unit == unit
