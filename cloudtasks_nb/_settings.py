@@ -34,7 +34,6 @@ __all__ = [
     "home",
     "make_folder",
     "parse_duration",
-    "parse_schedule",
     "parse_time",
     "parse_zone",
     "resolve",
@@ -329,25 +328,3 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
             )
         moment = moment.replace(tzinfo=parse_zone(tz))
     return moment.astimezone(dt.UTC)
-
-
-def parse_schedule(*, at: Any, delay: Any, tz: Any, now: dt.datetime) -> dt.datetime | None:
-    """Return the point in time that `at` or `delay` gives; None if neither is given.
-
-    Raises
-    ------
-    InvalidInputError
-        If both were given, or the time is more than 30 days ahead
-        (https://cloud.google.com/tasks/docs/quotas).
-    """
-    if at is not None and delay is not None:
-        raise InvalidInputError("at= and delay= exclude each other", hint="give one of them")
-    if at is None and delay is None:
-        return None
-    moment = now + parse_duration(delay, "delay") if at is None else parse_time(at, "at", tz)
-    if moment > now + dt.timedelta(days=30):
-        raise InvalidInputError(
-            f"{moment.isoformat(sep=' ', timespec='seconds')} is more than 30 days ahead",
-            hint="Cloud Tasks holds a task for at most 30 days; schedule it later, or use Cloud Scheduler",
-        )
-    return moment

@@ -80,15 +80,6 @@ def _check_limits(settings: Mapping[str, Any]) -> None:
             continue
         if not low <= value <= high or (value == 0 and key in _NOT_ZERO):
             raise InvalidInputError(f"{key}={value!r} is not {limits}", resource=key, hint=hint)
-    if not {"min_backoff", "max_backoff"} <= settings.keys():
-        return
-    shortest, longest = settings["min_backoff"], settings["max_backoff"]
-    if parse_duration(shortest, "min_backoff") > parse_duration(longest, "max_backoff"):
-        raise InvalidInputError(
-            f"min_backoff={shortest!r} is longer than max_backoff={longest!r}",
-            resource="min_backoff",
-            hint="the waits grow from the first to the second",
-        )
 
 
 def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 import numbers
 import urllib.parse
@@ -12,8 +11,6 @@ from typing import Any
 import orjson
 from google.cloud.tasks_v2 import types
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudtasks_nb._names import SECRET_HEADER, code_name
 from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration
@@ -33,7 +30,6 @@ __all__ = [
     "seconds",
     "task_columns",
     "task_state",
-    "timestamp",
 ]
 
 #: HTTP methods by number, as `google.cloud.tasks.v2.HttpMethod` defines them.
@@ -59,19 +55,6 @@ def micros(stamp: Any) -> int:
 def seconds(duration: Any) -> float:
     """Return a protobuf Duration in seconds."""
     return duration.seconds + duration.nanos / 1e9
-
-
-def timestamp(moment: dt.datetime) -> Timestamp:
-    """Return the protobuf Timestamp of a tz-aware datetime."""
-    message = Timestamp()
-    message.FromDatetime(moment.astimezone(dt.UTC).replace(tzinfo=None))
-    return message
-
-
-def _duration(value: Any, name: str) -> Duration:
-    message = Duration()
-    message.FromTimedelta(parse_duration(value, name))
-    return message
 
 
 def mask_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -232,7 +215,7 @@ def retry_message(settings: Mapping[str, Any]) -> Any:
     Raises
     ------
     InvalidInputError
-        If a name is unknown or a value is not valid.
+        If a name is unknown, a value is not valid, or the shortest wait is longer than the longest.
     """
     check_names(settings, RETRY_SETTINGS, "retry setting")
     message = types.RetryConfig.pb()()
@@ -240,7 +223,14 @@ def retry_message(settings: Mapping[str, Any]) -> Any:
         if name in ("max_attempts", "max_doublings"):
             setattr(message, name, _whole(value, name))
         else:
-            getattr(message, name).CopyFrom(_duration(value, name))
+            getattr(message, name).FromTimedelta(parse_duration(value, name))
+    both = {"min_backoff", "max_backoff"} <= settings.keys()
+    if both and seconds(message.min_backoff) > seconds(message.max_backoff):
+        raise InvalidInputError(
+            f"min_backoff={settings['min_backoff']!r} is longer than max_backoff={settings['max_backoff']!r}",
+            resource="min_backoff",
+            hint="the waits grow from the first to the second",
+        )
     return message
 
 

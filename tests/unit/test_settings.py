@@ -19,14 +19,11 @@ from cloudtasks_nb._settings import (
     Endpoint,
     check_names,
     parse_duration,
-    parse_schedule,
     parse_time,
     parse_zone,
     resolve,
 )
 from cloudtasks_nb.errors import ConfigurationError, InvalidInputError, NaiveTimeError
-
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
 
 @pytest.fixture
@@ -307,30 +304,6 @@ def test_what_is_no_zone(tz: Any) -> None:
     """An unknown zone is refused, also one that is only a folder of zones."""
     with pytest.raises(InvalidInputError, match="is not a time zone"):
         parse_zone(tz)
-
-
-@pytest.mark.parametrize(
-    ("at", "delay", "expected"),
-    [
-        (None, None, None),
-        (None, "10min", NOW + dt.timedelta(minutes=10)),
-        ("2026-01-01 12:00+01:00", None, NOW - dt.timedelta(hours=1)),
-        (None, "30d", NOW + dt.timedelta(days=30)),
-    ],
-)
-def test_schedules(at: Any, delay: Any, expected: dt.datetime | None) -> None:
-    """`at` is a time, `delay` counts from now, and neither means at once."""
-    assert parse_schedule(at=at, delay=delay, tz=None, now=NOW) == expected
-
-
-@pytest.mark.parametrize(
-    ("at", "delay", "words"),
-    [("2026-01-02 00:00Z", "1h", "exclude each other"), (None, "30d 1s", "more than 30 days ahead")],
-)
-def test_schedules_that_are_refused(at: Any, delay: Any, words: str) -> None:
-    """Both at once, and what Cloud Tasks does not hold, is refused."""
-    with pytest.raises(InvalidInputError, match=words):
-        parse_schedule(at=at, delay=delay, tz=None, now=NOW)
 
 
 @pytest.mark.parametrize(

@@ -175,13 +175,10 @@ class Contents:
 
     queues: dict[str, QueueState] = field(default_factory=dict)  #: by name
     by_number: dict[int, QueueState] = field(default_factory=dict)
-    names: dict[int, str] = field(
-        default_factory=dict
-    )  #: by number; of deleted queues too, because the log still has their entries
+    names: dict[int, str] = field(default_factory=dict)  #: by number; also of deleted queues, for entries of the log
     deleted: dict[str, int] = field(default_factory=dict)  #: name of a deleted queue -> when it may be used again
-    purged_ranges: dict[tuple[int, int], int] = field(
-        default_factory=dict
-    )  #: (queue, last purged number) -> when the tasks' ids may be used again
+    #: (queue, last purged number) -> when the tasks' ids may be used again
+    purged_ranges: dict[tuple[int, int], int] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)  #: name -> key in the database
     settings: dict[str, bytes] = field(default_factory=dict)
 

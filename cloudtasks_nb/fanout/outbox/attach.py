@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 import orjson
@@ -148,14 +148,7 @@ def find(connection: sqlite3.Connection, spec: BatchSpec, identity: bytes | None
                OR (id = :name AND endpoint = :endpoint AND project = :project AND location = :location
                    AND queue = :queue)
                ORDER BY identity <> :identity LIMIT 1""",
-            {
-                "identity": named_identity(place, spec.name),
-                "name": spec.name,
-                "endpoint": place.endpoint,
-                "project": place.project,
-                "location": place.location,
-                "queue": place.queue,
-            },
+            {"identity": named_identity(place, spec.name), "name": spec.name, **asdict(place)},
         ).fetchone()
     elif identity is not None:
         found = connection.execute(
@@ -250,7 +243,7 @@ def apply(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, decis
 def _create(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, identity: bytes) -> FoundBatch:
     """Make a new batch."""
     batch = new_id(connection, identity)
-    place, now = spec.place, time.time()
+    now = time.time()
     connection.execute(
         """INSERT INTO batches (num, id, identity, endpoint, project, location, queue, name, recipe, description,
            created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
@@ -258,10 +251,7 @@ def _create(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, ide
             intake.part,
             batch,
             identity,
-            place.endpoint,
-            place.project,
-            place.location,
-            place.queue,
+            *astuple(spec.place),
             spec.name,
             spec.recipe,
             orjson.dumps(dict(spec.description), default=str).decode(),
@@ -370,11 +360,10 @@ def _add_rows(
 
 def _overlaps(connection: sqlite3.Connection, spec: BatchSpec) -> list[Overlap]:
     """Return the batches of the queue that have some of the rows, the one with the most first."""
-    place = spec.place
     others = connection.execute(
         """SELECT b.num, b.id, b.name, b.recipe, (SELECT sum(n) FROM counts c WHERE c.num = b.num) FROM batches b
            WHERE endpoint = ? AND project = ? AND location = ? AND queue = ? ORDER BY b.num DESC""",
-        (place.endpoint, place.project, place.location, place.queue),
+        astuple(spec.place),
     ).fetchall()
     size = number(connection, "SELECT count(*) FROM new_keys")
     found = []

@@ -43,9 +43,7 @@ class NewBlock:
 
     rows: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
-    digests: list[bytes] = field(
-        default_factory=list
-    )  #: the first half of each; zeros for a row that is not a valid task
+    digests: list[bytes] = field(default_factory=list)  #: the first half of each; zeros for a row that is no task
     states: list[int] = field(default_factory=list)
     tasks: list[bytes] = field(default_factory=list)
     previews: list[ChunkPreview] = field(default_factory=list)

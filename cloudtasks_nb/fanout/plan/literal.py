@@ -7,13 +7,13 @@ from typing import Any
 
 from google.cloud.tasks_v2 import types
 
-from cloudtasks_nb._settings import parse_schedule, parse_zone
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import check_has_body
 from cloudtasks_nb.fanout.plan.encode import to_json
 from cloudtasks_nb.fanout.plan.options import LARGEST_TASK, TaskOptions, check_delivery, check_headers
+from cloudtasks_nb.fanout.plan.schedule import literal_schedule
 from cloudtasks_nb.fanout.plan.templates import literal_url
-from cloudtasks_nb.service.convert import HTTP_METHODS, timestamp
+from cloudtasks_nb.service.convert import HTTP_METHODS
 
 __all__ = ["literal_task"]
 
@@ -47,10 +47,9 @@ def literal_task(options: TaskOptions, *, now: dt.datetime) -> Any:
         request.headers[name] = value
     request.body = body
     delivery.write(request, task)
-    tz = None if options.tz is None else parse_zone(options.tz)
-    due = parse_schedule(at=options.at, delay=options.delay, tz=tz, now=now)
+    due = literal_schedule(at=options.at, delay=options.delay, tz=options.tz).fixed(now)
     if due is not None:
-        task.schedule_time.CopyFrom(timestamp(due))
+        task.schedule_time.FromMicroseconds(due)
     if task.ByteSize() > LARGEST_TASK:
         raise InvalidInputError(
             f"{task.ByteSize():,} bytes are too many for a task; the service takes up to 1 MiB",

@@ -157,13 +157,6 @@ def _retry(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     check_mapping(given, "retry", 'retry={"max_attempts": 3}')
     settings = dict(given)
     retry_message(settings)  # for its checks
-    low, high = (parse_duration(settings.get(name, 0), name) for name in ("min_backoff", "max_backoff"))
-    if "min_backoff" in settings and "max_backoff" in settings and low > high:
-        raise InvalidInputError(
-            f"retry: min_backoff={settings['min_backoff']!r} is longer than max_backoff={settings['max_backoff']!r}",
-            resource="min_backoff",
-            hint="the waits grow from the first to the second",
-        )
     if settings.get("max_attempts", 1) < -1:
         raise InvalidInputError(
             f"retry: max_attempts={settings['max_attempts']!r} is no number of attempts",

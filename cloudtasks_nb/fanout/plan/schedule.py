@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._settings import parse_duration, parse_schedule, parse_time, parse_zone
+from cloudtasks_nb._settings import parse_duration, parse_time, parse_zone
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
 from cloudtasks_nb.fanout.plan.columns import Block, Column
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
 
-__all__ = ["LONGEST", "Schedule", "compile_schedule"]
+__all__ = ["LONGEST", "Schedule", "compile_schedule", "literal_schedule"]
 
 #: How far ahead the service takes a task (https://cloud.google.com/tasks/docs/quotas).
 LONGEST = dt.timedelta(days=30)
@@ -28,8 +28,8 @@ _MICRO = dt.timedelta(microseconds=1)
 class Schedule:
     """The times given by `at`, `delay` and `tz`."""
 
-    at: Any = None  #: a literal time
-    delay: Any = None  #: a literal duration
+    at: dt.datetime | None = None  #: a literal time
+    delay: dt.timedelta | None = None  #: a literal duration
     tz: dt.tzinfo | None = None  #: the zone of times that have none
     template: Text | None = None  #: columns in braces
     what: str = "at"  #: which of the two arguments the template is
@@ -47,7 +47,12 @@ class Schedule:
         InvalidInputError
             If it is more than 30 days ahead.
         """
-        moment = parse_schedule(at=self.at, delay=self.delay, tz=self.tz, now=now)
+        moment = self.at if self.delay is None else now + self.delay
+        if moment is not None and moment > now + LONGEST:
+            raise InvalidInputError(
+                f"{moment.isoformat(sep=' ', timespec='seconds')} is more than 30 days ahead",
+                hint="Cloud Tasks holds a task for at most 30 days; schedule it later, or use Cloud Scheduler",
+            )
         return None if moment is None else _micros(moment)
 
     def render(self, block: Block, now: dt.datetime, problems: Problems) -> list[int] | None:
@@ -106,16 +111,29 @@ def compile_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
     InvalidInputError
         If both are given, or one is no time or no duration.
     """
-    if at is not None and delay is not None:
-        raise InvalidInputError("at= and delay= exclude each other", resource="at", hint="give one of them")
-    zoned = None if tz is None else parse_zone(tz)
     what, value = ("at", at) if delay is None else ("delay", delay)
     text = parse(value, what) if isinstance(value, str) and "{" in value else None
-    if text is not None and text.fields:
-        return Schedule(template=text, what=what, tz=zoned)
-    if at is not None:
-        return Schedule(at=parse_time(at, "at", zoned), tz=zoned)
-    return Schedule(delay=None if delay is None else parse_duration(delay, "delay"))
+    if text is None or not text.fields or None not in (at, delay):
+        return literal_schedule(at=at, delay=delay, tz=tz)
+    return Schedule(template=text, what=what, tz=None if tz is None else parse_zone(tz))
+
+
+def literal_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
+    """Return the `Schedule` of one time or duration for every row: no text in braces is a column.
+
+    Raises
+    ------
+    InvalidInputError
+        If both are given, or one is no time or no duration.
+    """
+    if at is not None and delay is not None:
+        raise InvalidInputError("at= and delay= exclude each other", resource="at", hint="give one of them")
+    zone = None if tz is None else parse_zone(tz)
+    return Schedule(
+        at=None if at is None else parse_time(at, "at", zone),
+        delay=None if delay is None else parse_duration(delay, "delay"),
+        tz=zone,
+    )
 
 
 def _cells(column: Column, problems: Problems, what: str) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,6 @@ from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
 from google.protobuf import text_format
 from google.rpc import status_pb2
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cloudtasks_nb._frames import TASKS
 from cloudtasks_nb.errors import InvalidInputError
@@ -24,14 +21,12 @@ from cloudtasks_nb.service.convert import (
     delete_failures,
     http_target,
     mask_headers,
-    micros,
     queue_json,
     queue_message,
     queue_values,
     retry_message,
     task_columns,
     task_state,
-    timestamp,
 )
 
 QUEUE = "projects/p/locations/l/queues/q"
@@ -43,15 +38,6 @@ def task(text: str = "", **fields: Any) -> Any:
     """Make a raw v2 Task from text format and fields."""
     made = types.Task.pb()(name=f"{QUEUE}/tasks/t", **fields)
     return text_format.Parse(text, made)
-
-
-@given(st.datetimes(min_value=dt.datetime(1970, 1, 1), max_value=dt.datetime(9999, 1, 1)))  # noqa: DTZ001 - made aware below
-def test_times_survive_the_way_there_and_back(naive: dt.datetime) -> None:
-    """A Timestamp holds a time to the microsecond, whatever its zone."""
-    moment = naive.replace(tzinfo=dt.timezone(dt.timedelta(hours=-9)))
-    assert micros(timestamp(moment)) == (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(
-        microseconds=1
-    )
 
 
 @pytest.mark.parametrize(
