@@ -1,7 +1,7 @@
 """Periods as a calendar of squares, drawn as a picture or as buttons.
 
-All styles of the picture stand in its elements, and it has no SVG: viewers of notebooks strip style sheets, and
-JupyterLab strips SVG from outputs that it does not trust.
+All styles of the picture stand in its elements, and it has no SVG: viewers of notebooks strip style sheets. From
+outputs that it does not trust JupyterLab strips SVG too, as well as `grid-area` and the theme's colours.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _LEAST_SHARE = 0.5  # of a square: one failure among many is seen, and has room 
 
 _GRID_STYLE = (
     "display:inline-grid;grid-template-columns:auto;grid-auto-rows:15px;grid-auto-columns:15px;gap:3px;"
-    "font:700 10px/13px sans-serif;text-align:center;color:#fff"
+    "font:700 10px/13px sans-serif;text-align:center"
 )
-_LABEL_STYLE = f"color:{TEXT};font-weight:400;line-height:15px;text-align:left;white-space:nowrap"
-_SQUARE_STYLE = "border:1px solid #8888;border-radius:3px"
+_LABEL_STYLE = "font-weight:400;line-height:15px;text-align:left;white-space:nowrap"
+_SQUARE_STYLE = "border:1px solid #8888;border-radius:3px;color:#fff"
 _LEGEND_STYLE = f"display:flex;flex-wrap:wrap;gap:.15em 1.3em;margin-top:.6em;color:{TEXT};{FONT}"
 _SAMPLE_STYLE = (
     "display:inline-block;width:13px;margin-right:.5em;vertical-align:middle;text-align:center;"
-    "font:700 10px/13px sans-serif;height:13px;color:#fff"
+    "font:700 10px/13px sans-serif;height:13px"
 )
 
 
@@ -203,7 +203,7 @@ def _by_day(starts: Sequence[datetime]) -> tuple[list[_Place], dict[_Place, str]
 
 
 def _area(row: int, column: int) -> str:
-    return f"grid-area:{row + 2}/{column + 2}"
+    return f"grid-row:{row + 2};grid-column:{column + 2}"
 
 
 def _label(row: int, column: int, text: str) -> str:

@@ -15,7 +15,7 @@ __all__ = ["card", "facts_html", "html_card", "lines_html", "next_html", "sectio
 _LEFT = "text-align:left"  # Jupyter aligns the text of cells to the right
 _HEAD = "margin-bottom:.3em;font-weight:600"
 _BADGE = (
-    "border:1px solid currentColor;border-radius:3px;padding:0 .4em;margin-left:.6em;"
+    "border:1px solid #8888;border-radius:3px;padding:0 .4em;margin-left:.6em;"
     "font-size:85%;font-weight:normal;white-space:nowrap"
 )
 

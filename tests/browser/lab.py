@@ -208,9 +208,24 @@ class Server:
 
     def write(self, cells: tuple[str, ...]) -> str:
         """Write a notebook and return its file name."""
-        name = f"{secrets.token_hex(4)}.ipynb"
         blank: dict[str, Any] = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
-        code = [blank | {"id": f"c{number}", "source": source} for number, source in enumerate(cells)]
+        return self._save([blank | {"id": f"c{number}", "source": source} for number, source in enumerate(cells)])
+
+    def show(self, page: Page, bundle: dict[str, str]) -> None:
+        """Open a notebook that is not trusted and has an output with this MIME bundle."""
+        output = {"output_type": "display_data", "metadata": {}, "data": bundle}
+        cell = {
+            "cell_type": "code",
+            "id": "c0",
+            "metadata": {},
+            "execution_count": 1,
+            "source": "",
+            "outputs": [output],
+        }
+        page.goto(f"{self.url}doc/workspaces/{secrets.token_hex(6)}/tree/{self._save([cell])}?token={self.token}")
+
+    def _save(self, code: list[dict[str, Any]]) -> str:
+        name = f"{secrets.token_hex(4)}.ipynb"
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         book = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": code}
         (self.notebooks / name).write_text(json.dumps(book), encoding="utf-8")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.board import EVIL, PANEL, Board
+from tests.browser.lab import Server
 
 __all__: list[str] = []
 
@@ -189,6 +191,23 @@ def test_the_calendar_by_keyboard(notebook: Callable[..., Any]) -> None:
     press("Escape")
     expect(square).to_have_attribute("aria-pressed", "false")
     expect(page.get_by_role("button", name="Send again")).to_be_disabled()
+
+
+def test_the_calendar_in_a_notebook_that_is_not_trusted(
+    notebook: Callable[..., Any], lab: Server, context: BrowserContext
+) -> None:
+    """In a colleague's notebook, from which JupyterLab strips much, bar and squares are where they were."""
+    shown = notebook(SETUP, BACKFILL).python("import json; print(json.dumps(batch._repr_mimebundle_()))")
+    page = context.new_page()
+    lab.show(page, json.loads(shown))
+    day = page.locator('.ctn-calendar [title^="2026-01-07"]')
+    expect(day).to_have_text("✕")
+    monday = page.locator('.ctn-calendar [title^="2026-01-05"]').bounding_box()
+    box = day.bounding_box()
+    assert box is not None
+    assert monday is not None
+    assert (box["x"], box["y"]) == (monday["x"], monday["y"] + 36)
+    expect(page.locator('.ctn-card [title^="failed: 2 of 90"]')).to_be_visible()
 
 
 def test_a_batch_is_chosen_retried_and_cancelled(board: Board) -> None:

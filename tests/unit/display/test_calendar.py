@@ -39,7 +39,7 @@ def parsed(html: str) -> ET.Element:
 
 def area(node: ET.Element) -> tuple[int, int]:
     """Return the row and the column of a square or a label."""
-    row, column = re.findall(r"\d+", node.attrib["style"].partition(";")[0])
+    ((row, column),) = re.findall(r"grid-row:(\d+);grid-column:(\d+)", node.attrib["style"])
     return int(row), int(column)
 
 
@@ -50,7 +50,7 @@ def squares(html: str) -> list[ET.Element]:
 
 def names(html: str) -> dict[tuple[int, int], str]:
     """Return the labels of rows and columns by their place."""
-    spans = [node for node in parsed(html).iter("span") if "grid-area" in node.attrib["style"]]
+    spans = [node for node in parsed(html).iter("span") if "grid-row" in node.attrib["style"]]
     return {area(span): span.text or "" for span in spans}
 
 
