@@ -82,10 +82,10 @@ class QueueNames:
 class CloudTasksMagics(Magics):
     """The magics ``%ct`` and ``%%ct``, with their completion."""
 
-    def __init__(self, shell: InteractiveShell, names: QueueNames | None = None) -> None:
+    def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self._shell = shell
-        self._names = names or QueueNames()
+        self._names = QueueNames()
 
     @line_cell_magic
     def ct(self, line: str, cell: str | None = None) -> Any:

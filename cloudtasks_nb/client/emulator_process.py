@@ -17,6 +17,7 @@ from typing import Any
 
 from cloudtasks_nb._settings import make_folder
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
+from cloudtasks_nb.service.absent_handlers import get_json
 
 __all__ = ["Child", "Lease", "attach", "hold", "start"]
 
@@ -214,12 +215,4 @@ def _first_line(process: subprocess.Popen[str], timeout: float) -> tuple[str, bo
 
 def _instance_at(http: str) -> str | None:
     """Return the instance of the emulator at an address; None if none answers."""
-    connection = HTTPConnection(http.removeprefix("http://"), timeout=_ANSWER_TIMEOUT)
-    try:
-        connection.request("GET", "/health")
-        instance = json.loads(connection.getresponse().read())["instance"]
-    except (OSError, HTTPException, ValueError, TypeError, KeyError):
-        return None
-    finally:
-        connection.close()
-    return str(instance)
+    return get_json(http, "/health", timeout=_ANSWER_TIMEOUT).get("instance")

@@ -36,21 +36,6 @@ class Handler:
 
     Pass it as ``url=`` to methods that create tasks. It works in background threads, also while a cell runs, until
     `close` or the end of the process. As a context manager it closes itself.
-
-    Parameters
-    ----------
-    name : str
-        Its name in the URL and in messages.
-    address : Address
-        Its URL.
-    sock : socket
-        A listening socket that is bound to the address.
-    function : TaskFunction
-        The function, with the check of tokens.
-    workers : int
-        How many calls run at a time.
-    on_close : callable
-        Called with the handler when it has closed.
     """
 
     def __init__(

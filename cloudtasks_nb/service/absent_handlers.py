@@ -9,7 +9,7 @@ import urllib.parse
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-__all__ = ["AbsentHandlers", "describe_absent"]
+__all__ = ["AbsentHandlers", "describe_absent", "get_json"]
 
 _TIMEOUT = 1.0  # seconds
 _FRESH = 2.0  # seconds for which an answer is used again
@@ -30,21 +30,22 @@ class AbsentHandlers:
         """
         with self._lock:
             if time.monotonic() > self._read_at + _FRESH:
-                self._targets = _read_targets(http)
+                self._targets = get_json(http, "/admin/waiting", timeout=_TIMEOUT).get("targets", [])
                 self._read_at = time.monotonic()
         return [target["address"] for target in self._targets if target["queue"] == queue]
 
 
-def _read_targets(http: str) -> list[dict[str, Any]]:
-    connection = HTTPConnection(http.removeprefix("http://"), timeout=_TIMEOUT)
+def get_json(http: str, path: str, *, timeout: float) -> dict[str, Any]:
+    """Return the JSON object that an emulator answers at a path; empty if it does not answer with one."""
+    connection = HTTPConnection(http.removeprefix("http://"), timeout=timeout)
     try:
-        connection.request("GET", "/admin/waiting")
-        found: list[dict[str, Any]] = json.loads(connection.getresponse().read())["targets"]
-    except (OSError, HTTPException, ValueError, KeyError):
-        return []
+        connection.request("GET", path)
+        found = json.loads(connection.getresponse().read())
+    except (OSError, HTTPException, ValueError):
+        return {}
     finally:
         connection.close()
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def describe_absent(address: str, url: str | None) -> str:

@@ -29,26 +29,18 @@ class Completions(Repository):
         service_account: str | None = None,
         audience: str | None = None,
         queue: str | None = None,
-    ) -> int:
+    ) -> None:
         """Register a URL; the same URL again is the same registration, with the newer options."""
-        values = (service_account, audience, queue)
         num = number_of(connection, batch)
         touch(connection, num)
-        found = connection.execute("SELECT id FROM completions WHERE num = ? AND url = ?", (num, url)).fetchone()
-        if found is None:
-            return (
-                connection.execute(
-                    "INSERT INTO completions (service_account, audience, queue, num, url) VALUES (?, ?, ?, ?, ?)",
-                    (*values, num, url),
-                ).lastrowid
-                or 0
+        values = (service_account, audience, queue, num, url)
+        known = connection.execute(
+            "UPDATE completions SET service_account = ?, audience = ?, queue = ? WHERE num = ? AND url = ?", values
+        ).rowcount
+        if not known:
+            connection.execute(
+                "INSERT INTO completions (service_account, audience, queue, num, url) VALUES (?, ?, ?, ?, ?)", values
             )
-        registration: int = found[0]
-        connection.execute(
-            "UPDATE completions SET service_account = ?, audience = ?, queue = ? WHERE id = ?",
-            (*values, registration),
-        )
-        return registration
 
     def registered(self, batch: str) -> list[Completion]:
         """Return the registrations; `round` is the last one that was notified, 0 for none."""
@@ -113,13 +105,5 @@ def _final(states: Mapping[State, int]) -> bool:
 
 
 def _completion(row: tuple[Any, ...], round_: int, states: Mapping[State, int] | None = None) -> Completion:
-    number, url, service_account, audience, queue = row
-    return Completion(
-        id=number,
-        url=url,
-        service_account=service_account,
-        audience=audience,
-        queue=queue,
-        round=round_,
-        counts=states or {},
-    )
+    names = ("id", "url", "service_account", "audience", "queue")
+    return Completion(**dict(zip(names, row, strict=True)), round=round_, counts=states or {})

@@ -104,7 +104,7 @@ class Outcome:
     schedule_time: int | None = None  #: microseconds since 1970
     last_attempt_time: int | None = None  #: microseconds since 1970
     duration: int | None = None  #: microseconds
-    reason: str | None = None  #: how the task left its queue, if that is known; empty: what was thought is not so
+    reason: str | None = None  #: how the task left its queue, if that is known; empty: the stored reason was wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

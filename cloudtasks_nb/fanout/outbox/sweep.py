@@ -93,7 +93,7 @@ def _remove_rows(connection: sqlite3.Connection, part: int) -> bool:
 
 
 def _remove_keys(connection: sqlite3.Connection, part: int) -> bool:
-    """Remove a slice of the keys of the batch that the part founded, if it did; then the part itself."""
+    """Remove a slice of the keys of the batch whose first part this is, if any; then the part itself."""
     border = connection.execute(
         "SELECT k1 FROM keys WHERE num = ? ORDER BY k1 LIMIT 1 OFFSET ?", (part, _SLICE)
     ).fetchone()

@@ -100,14 +100,14 @@ class Freq:
 
     @property
     def plural(self) -> str:
-        """The periods in words, with the day or month from which they count where others would be others."""
+        """The periods in words, with the weekday or month in which they begin if that has to be named."""
         number, unit, anchor = self._words
         start = f" from {anchor}" if anchor else ""
         return f"{unit}s{start}" if number == 1 else f"periods of {number} {unit}s{start}"
 
     @property
     def _words(self) -> tuple[int, str, str]:
-        """How many of which unit a period has, and its anchor; empty for January, which everybody takes for granted."""
+        """The number of units in a period, the unit, and its anchor; empty for January, which is the usual one."""
         digits = len(self.name) - len(self.name.lstrip("0123456789"))
         unit, _, anchor = self.name[digits:].partition("-")
         return int(self.name[:digits] or 1), _NOUNS[unit], _ANCHORS.get(anchor, "")
@@ -154,11 +154,11 @@ class Partitions:
         start, end = self.asked
         found = []
         if self.bounds[0] < start:
-            found.append(f"the first partition begins {_say(self.bounds[0])}, before {_say(start)}")
+            found.append(f"the first partition begins {_date_text(self.bounds[0])}, before {_date_text(start)}")
         whole_day = end == _midnight(end)  # a date, then; for periods of hours still a moment
         reach = _midnight(end, days=1) if whole_day and self.freq.dated else end
         if self.bounds[-1] - reach > _MINUTE and (self.freq.dated or self.bounds[-2] != end):
-            found.append(f"the last partition ends {_say(self.bounds[-1])}, after {_say(end)}")
+            found.append(f"the last partition ends {_date_text(self.bounds[-1])}, after {_date_text(end)}")
         if whole_day and not self.freq.dated and self.bounds[-1] < _midnight(end, days=1):
             day = f"{end:%Y-%m-%d}"
             found.append(f'the last partition begins {day} {end:%H:%M}: end="{day} 23:59" takes that whole day')
@@ -296,7 +296,7 @@ def _check_count(freq: Freq, first: pd.Timestamp, last: pd.Timestamp) -> None:
     step = freq.step or freq.months * 28 * _DAY
     if (count := (last - first) // step) > _MOST:
         raise InvalidInputError(
-            f"from {_say(first)} to {_say(last)} there are {freq.counted(count)}",
+            f"from {_date_text(first)} to {_date_text(last)} there are {freq.counted(count)}",
             resource="freq",
             hint=f"take a longer freq, or parts of the range one after the other; {_MOST:,} are possible at once",
         )
@@ -358,7 +358,7 @@ def _midnight(moment: pd.Timestamp, days: int = 0) -> pd.Timestamp:
     return pd.Timestamp(found).tz_convert(tz)
 
 
-def _say(moment: pd.Timestamp) -> str:
+def _date_text(moment: pd.Timestamp) -> str:
     return f"{moment:%Y-%m-%d}" if moment == _midnight(moment) else f"{moment:%Y-%m-%d %H:%M}"
 
 

@@ -1,4 +1,4 @@
-"""What a task carries: the whole row, some columns, a JSON template, text, or what a function makes of the row."""
+"""Make the bodies of tasks: the whole row, some columns, a JSON template, text, or the result of a function."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _dumps = orjson.dumps
 
 
 class Body(Protocol):
-    """What gives each row its body."""
+    """Makes the body of each row."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -31,7 +31,7 @@ class Body(Protocol):
 
     @property
     def identity(self) -> Any:
-        """What it is, JSON-able, the same when the same cell runs again."""
+        """A JSON value that describes it and is the same when the same cell runs again."""
         ...
 
     @property
@@ -40,7 +40,7 @@ class Body(Protocol):
         ...
 
     def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        """Return each row's body, and what stands for it in the row's identity."""
+        """Return each row's body, and the bytes that represent it in the row's identity."""
         ...
 
 
@@ -86,7 +86,7 @@ def check_has_body(method: str) -> None:
     Raises
     ------
     InvalidInputError
-        With the way out.
+        With a hint how to avoid that.
     """
     if method in _BODILESS:
         raise InvalidInputError(
@@ -102,7 +102,7 @@ def check_literal(body: Body, available: Collection[str]) -> None:
     Raises
     ------
     TemplateError
-        With what is meant, probably.
+        With a hint at what was probably meant.
     """
     name = body.text.literals[0] if isinstance(body, _Text) and not body.text.fields else ""
     if name and name in available:
@@ -203,7 +203,7 @@ def _template(body: Any) -> _Json:
 
 
 def _pattern(node: Any, leaves: list[_Leaf]) -> bytes:
-    """Write a part of the template; what varies goes to `leaves`, in order."""
+    """Return a part of the template as bytes with ``%b`` for each text with columns, which is added to `leaves`."""
     if isinstance(node, str):
         return _text_pattern(node, leaves, typed=True)
     if isinstance(node, Mapping):

@@ -17,7 +17,7 @@ class Chunk:
     keys: Sequence[bytes]  #: 16 bytes that identify the row in its batch (what ``key=`` names, digested)
     digests: Sequence[bytes]  #: 16 bytes over method, url, headers and body: equal ones send the same request
     tasks: Sequence[bytes]  #: `google.cloud.tasks.v2.Task` on the wire, without its name; empty for a rejected row
-    shown: bytes  #: the columns of the input that `batch.tasks()` shows, encoded by `_plan`; opaque elsewhere
+    shown: bytes  #: the columns of the input that `batch.tasks()` shows, encoded by `Preview`; opaque elsewhere
     rejected: Mapping[int, str] = field(default_factory=dict)  #: index in this chunk -> why the row is no task
 
 

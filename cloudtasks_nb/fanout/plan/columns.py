@@ -1,4 +1,4 @@
-"""The input, one frame, many frames or an Arrow stream, as columns of a few rows at a time."""
+"""Read the input (one frame, many frames or an Arrow stream) as columns of a few rows at a time."""
 
 from __future__ import annotations
 
@@ -216,22 +216,22 @@ class Source:
 
 
 class Column:
-    """The cells of one column in a block of rows; each face of them is made when it is first looked at."""
+    """The cells of one column in a block of rows; each form of them is computed when it is first used."""
 
     def __init__(self, source: Source, series: pd.Series[Any]) -> None:
         self.source = source
         self.name = source.name
         self.series = series
-        self.bad: dict[int, str] = {}  #: index -> why the cell is not JSON; complete once `json` was looked at
+        self.bad: dict[int, str] = {}  #: index -> why the cell is not JSON; complete after `json` was computed
 
     @cached_property
     def json(self) -> list[Any]:
-        """What stands in a JSON body; None where missing or `bad`."""
+        """The values for a JSON body; None where missing or `bad`."""
         return _JSON[self.source.kind](self)
 
     @cached_property
     def canonical(self) -> list[Any]:
-        """The cells, with whole numbers as integers whatever dtype holds them; the list `json` itself if it is so.
+        """The cells, with whole numbers as integers whatever dtype holds them; the list `json` if nothing differs.
 
         A row keeps its identity when the column around it changes from integers to floats, as it does where a
         longer frame brings a missing value or a fraction.
@@ -266,7 +266,7 @@ class Column:
         self.bad[index] = f'column "{self.name}": {why}'
 
     def by_code(self, of_categories: list[Any]) -> list[Any]:
-        """Return for each cell of a category column what stands for its category."""
+        """Return for each cell of a category column the value of its category."""
         lookup = [*of_categories, None]  # code -1 is a missing value
         return [lookup[code] for code in self.series.cat.codes.tolist()]
 

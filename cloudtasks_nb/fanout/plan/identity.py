@@ -1,4 +1,4 @@
-"""What makes a batch, a task and a request the same as an earlier one: their ids, all derived, none drawn."""
+"""Derive the ids of batches, tasks and requests from their content, so that the same content has the same ids."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def named_identity(place: Place, name: str) -> bytes:
 
 
 def batch_ids(identity: bytes) -> Iterator[str]:
-    """Yield the ids of a batch: the first, and others for the case that a different batch has it already."""
+    """Yield the ids that a batch may have: the second is used if another batch has the first, and so on."""
     for attempt in count():
         yield blake2b(identity, digest_size=4, salt=attempt.to_bytes(4, "big")).hexdigest()
 
 
 def task_ids(batch: str, keys: bytes, attempt: int) -> list[str]:
-    """Return the ids of many rows' tasks for one try; `keys` are the rows' keys one behind the other.
+    """Return the ids of many rows' tasks for one try; `keys` are the rows' keys, concatenated.
 
     The head is the key under a mask of batch and try: as evenly spread as the key, and from a task's id alone its row
     is found again through the index of keys, so that no second index is needed.

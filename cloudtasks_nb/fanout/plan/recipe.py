@@ -55,7 +55,7 @@ class Recipe:
 
     @property
     def identity(self) -> bytes:
-        """16 bytes that another request template has otherwise; schedule and delivery settings do not count."""
+        """16 bytes that differ for other request templates; schedule and delivery settings do not count."""
         parts = {**self.describe(), "headers": [(name, text.source) for name, text in self.headers]}
         return hashlib.blake2b(orjson.dumps(parts), digest_size=16).digest()
 
@@ -77,7 +77,7 @@ class Recipe:
         Raises
         ------
         TemplateError
-            Naming it, near ones, and the columns there are.
+            With the column, similar names, and the columns of the data.
         """
         there = list(available)
         named = [("url", self.url.columns), ("body", self.body.columns)]

@@ -127,7 +127,7 @@ class Renderer:
     def _clear(
         self, block: Block, keys: list[bytes], digests: list[bytes], ready: list[bytes], problems: Problems
     ) -> None:
-        """Take back what was made of rows that are no tasks; without a key only their position can identify them."""
+        """Empty the results of rows that are not valid tasks; without a key, their position identifies them."""
         for index in problems.reasons:
             digests[index], ready[index] = NOTHING, b""
             if self._recipe.key is None:
@@ -181,14 +181,14 @@ def plan_chunks(
             f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
         )
     renderer = Renderer(recipe, _shared_fields(recipe), now)
-    return _chunks(data, recipe, renderer, _Complaint() if errors == "raise" else None, on_progress or (lambda _: None))
+    return _chunks(data, recipe, renderer, _BadRows() if errors == "raise" else None, on_progress or (lambda _: None))
 
 
 def _chunks(
     data: Any,
     recipe: Recipe,
     renderer: Renderer,
-    complaint: _Complaint | None,
+    bad: _BadRows | None,
     on_progress: Callable[[int], object],
 ) -> Iterator[Chunk]:
     packer, position = _Packer(), 0
@@ -197,14 +197,14 @@ def _chunks(
         recipe.check(table.sources)
         for block in table.blocks(position):
             rendered = renderer.render(block)
-            if complaint is not None:
-                complaint.note(rendered)
-            if complaint is None or not complaint.count:
+            if bad is not None:
+                bad.note(rendered)
+            if bad is None or not bad.count:
                 yield from packer.add(rendered)
             on_progress(block.length)
         position += table.length
-        if complaint is not None and complaint.count:
-            raise complaint.error(position, whole=isinstance(data, pd.DataFrame))
+        if bad is not None and bad.count:
+            raise bad.error(position, whole=isinstance(data, pd.DataFrame))
     yield from packer.rest()
 
 
@@ -243,8 +243,8 @@ def _shared_fields(recipe: Recipe) -> SharedFields:
     )
 
 
-class _Complaint:
-    """The rows that cannot become tasks, counted; the first few with their reasons."""
+class _BadRows:
+    """Counts the rows that cannot become tasks, and keeps the reasons of the first few."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -269,7 +269,7 @@ class _Complaint:
 
 
 class _Packer:
-    """Gathers rendered rows to chunks, across the borders of blocks and frames."""
+    """Collects rendered rows into chunks, across blocks and frames."""
 
     def __init__(self) -> None:
         self._start()
@@ -284,7 +284,7 @@ class _Packer:
         self._bytes = 0
 
     def add(self, rendered: Rendered) -> Iterator[Chunk]:
-        """Take the rows of a block; give the chunks that are full by now."""
+        """Add the rows of a block, and yield the chunks that are full."""
         sizes = [len(task) for task in rendered.tasks]
         start = 0
         while start < len(sizes):
@@ -296,7 +296,7 @@ class _Packer:
             start = stop
 
     def rest(self) -> Iterator[Chunk]:
-        """Give what has been gathered, if anything."""
+        """Yield the last chunk, if any row is left."""
         if self._rows:
             yield Chunk(
                 rows=self._rows,

@@ -1,4 +1,4 @@
-"""When each row is due: `at` and `delay`, for all rows alike or from a column."""
+"""Compute when each row is due, from `at` and `delay`: the same for all rows, or from a column."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """A template, taken apart."""
+    """A parsed template."""
 
     source: str
     what: str  #: the argument it was given as, for messages
@@ -139,7 +139,7 @@ def _quote(text: str, safe: str) -> str:
 
 
 def parse(source: str, what: str) -> Text:
-    """Take a template apart.
+    """Parse a template.
 
     Parameters
     ----------
@@ -185,9 +185,9 @@ def _wrong(source: str, what: str, why: str) -> TemplateError:
 
 
 def parse_url(source: str) -> Text:
-    """Take a URL template apart; its cells are percent-encoded as the part of the URL wants in which they stand.
+    """Parse a URL template; its cells are percent-encoded as their part of the URL requires.
 
-    A cell with which the URL begins stays as it is: it brings the scheme and the host.
+    A cell at the beginning of the URL is not encoded, because it contains the scheme and the host.
     """
     text = parse(source, "url")
     before, fields = "", []
@@ -212,7 +212,7 @@ def check_columns(names: Iterable[str], available: Iterable[str], what: str) -> 
     Raises
     ------
     TemplateError
-        Naming the first of them, near ones, and the columns there are.
+        With the first of them, similar names, and the columns of the data.
     """
     there = list(available)
     for name in names:
@@ -231,7 +231,7 @@ _HTTP = re.compile(r"https?://[^\s/?#\x00-\x20\x7f][^\s\x00-\x20\x7f]*")
 
 
 class Url(Protocol):
-    """What gives each row its URL."""
+    """Makes the URL of each row."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -244,7 +244,7 @@ class Url(Protocol):
         ...
 
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
-        """Return each row's URL, and what stands for it in the row's identity."""
+        """Return each row's URL, and the text that represents it in the row's identity."""
         ...
 
 
@@ -307,7 +307,7 @@ def literal_url(url: Any) -> str:
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """Return what a function is called wherever it is imported from."""
+    """Return the name of a function with its module."""
     module = getattr(function, "__module__", None) or type(function).__module__
     return f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
@@ -353,7 +353,7 @@ class _Template:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Handler:
-    """A handler's address may be another one tomorrow, so that its name identifies it."""
+    """A handler, identified by its name, because its address may change."""
 
     address: str
     name: str

@@ -23,21 +23,14 @@ from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
 from cloudtasks_nb.fanout.plan.identity import request_id
-from cloudtasks_nb.fanout.sender.rpc_caller import (
-    RawClient,
-    RpcCaller,
-    SendObserver,
-    Stopped,
-    StopSignal,
-)
+from cloudtasks_nb.fanout.sender.rpc_caller import RawClient, RpcCaller, SendObserver, Stopped, StopSignal
 from cloudtasks_nb.fanout.wire import CreateEncoder, name_request
 from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
 
 __all__ = ["RequestSender"]
 
-_SAFE = (
-    50 * 60.0
-)  # seconds for which the name of a deleted task cannot be used again; the service documents about an hour
+#: Seconds for which the name of a deleted task cannot be used again; the service documents about an hour.
+_SAFE = 50 * 60.0
 _SKEW = 60.0  # seconds that a clock may be set back
 _SINGLES = 64  # calls of CreateTask and GetTask in flight, in all and for one request
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
@@ -281,9 +274,9 @@ class RequestSender:
         if self._stop.is_set:
             results.leave(request.refs, ours=request.tried or unclear)
         else:
-            await self._look_up(request, results, unclear=unclear)
+            await self._check_created(request, results, unclear=unclear)
 
-    async def _look_up(self, request: Request, results: _Results, *, unclear: bool) -> None:
+    async def _check_created(self, request: Request, results: _Results, *, unclear: bool) -> None:
         """Find out whether rows that were cancelled, or may have been sent long ago, were created."""
         void = self._void(request)
         if not (request.tried or unclear):

@@ -1,4 +1,4 @@
-"""Rows that cannot be written down are not sent: a full disk or a locked outbox is told, and nothing has happened."""
+"""Rows that cannot be stored are not sent: a full disk or a locked outbox is an error, and nothing has happened."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ CHILD = """
         try:
             cell()
         except OutboxError as error:
-            told = str(error)
+            message = str(error)
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        found = {"told": told, "batches": len(tasks.batches()), "tasks": len(queue.tasks())}
+        found = {"message": message, "batches": len(tasks.batches()), "tasks": len(queue.tasks())}
         print(json.dumps({**found, "total": cell().progress().total}))
 """
 
@@ -43,8 +43,8 @@ def test_a_full_disk(paused: ct.Queue, emulator: Emulator) -> None:
     """The error names the file and the ways out; no batch is there, no task was created, and later the cell works."""
     command = [sys.executable, "-c", textwrap.dedent(CHILD), emulator.ready["grpc"], paused.id]
     found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    told = found.pop("told")
-    assert "outbox.sqlite3" in told
-    assert "is full" in told
-    assert "CLOUDTASKS_NB_HOME" in told
+    message = found.pop("message")
+    assert "outbox.sqlite3" in message
+    assert "is full" in message
+    assert "CLOUDTASKS_NB_HOME" in message
     assert found == {"batches": 0, "tasks": 0, "total": 5_000}

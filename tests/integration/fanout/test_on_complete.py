@@ -1,4 +1,4 @@
-"""Somebody is told that a batch is done: once a round, whoever watches, and only by who may."""
+"""A notification that a batch is done is created once a round, by any process that watches the batch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def done_url(target: Target) -> str:
     return target.url.replace("/job", "/done")
 
 
-def told(target: Target, count: int) -> list[dict[str, Any]]:
+def notifications(target: Target, count: int) -> list[dict[str, Any]]:
     """Wait for so many notifications beside the requests of the rows, and return what they say."""
     end = time.monotonic() + 20
     total = count
@@ -99,11 +99,11 @@ def created(emulator: Emulator, queue: ct.Queue) -> list[str]:
     return sorted(task["task"].rpartition("-complete-")[2] for task in found if "-complete-" in task["task"])
 
 
-def test_what_is_told(once: ct.Queue, target: Target) -> None:
+def test_the_content_of_a_notification(once: ct.Queue, target: Target) -> None:
     """One task says how the batch ended, as JSON, without being a row of it."""
     batch = once.fan_out(ROWS, url=target.url, name="nightly")
     assert batch.on_complete(done_url(target)).wait("60s").succeeded == 4
-    (summary,) = told(target, 1)
+    (summary,) = notifications(target, 1)
     times = [dt.datetime.fromisoformat(summary.pop(name)) for name in ("created", "completed")]
     assert times == sorted(times)
     assert all(at.tzinfo for at in times)
@@ -167,12 +167,12 @@ def test_a_watcher_is_killed_before_it_tells(
             monkeypatch.setattr(module, SimpleNamespace(**vars(time)))
         monkeypatch.setattr(time, "time", lambda: real() + 61)
         batch.wait("60s")
-    assert [summary["succeeded"] for summary in told(target, 1)] == [4]
+    assert [summary["succeeded"] for summary in notifications(target, 1)] == [4]
     assert created(emulator, paused) == ["1"]
 
 
 def test_a_new_round(once: ct.Queue, emulator: Emulator, target: Target, serve: Serve) -> None:
-    """What was retried or sent again has an end of its own, and somebody is told of it."""
+    """What was retried or sent again has an end of its own, with its own notification."""
     broken = True
 
     def work(row: int) -> None:
@@ -185,7 +185,7 @@ def test_a_new_round(once: ct.Queue, emulator: Emulator, target: Target, serve: 
     assert batch.retry_failed().wait("60s").failed == 0
     batch.retry_failed().wait("60s")  # there is nothing to retry, so no new round
     batch.resend(batch.tasks().head(2)).wait("60s")
-    assert [(one["round"], one["succeeded"], one["failed"]) for one in told(target, 3)] == [
+    assert [(one["round"], one["succeeded"], one["failed"]) for one in notifications(target, 3)] == [
         (1, 3, 1),
         (2, 4, 0),
         (3, 4, 0),
@@ -208,16 +208,16 @@ def test_a_cancelled_batch(once: ct.Queue, target: Target, monkeypatch: pytest.M
 
     monkeypatch.setattr(seen, "refresh", look_in_between)
     batch.cancel().wait("30s")
-    assert [one["cancelled"] for one in told(target, 1)] == [len(ROWS)]
+    assert [one["cancelled"] for one in notifications(target, 1)] == [len(ROWS)]
 
 
 def test_registered_after_the_end(once: ct.Queue, emulator: Emulator, target: Target) -> None:
-    """Who comes late is told at once, and the cell run again tells nobody twice."""
+    """A URL registered after the end is notified at once; the same cell again notifies nobody twice."""
     batch = once.fan_out(ROWS, url=target.url)
     batch.wait("60s")
     for _ in range(2):
         batch.on_complete(done_url(target)).wait("60s")
-    assert len(told(target, 1)) == 1
+    assert len(notifications(target, 1)) == 1
     assert created(emulator, once) == ["1"]
 
 
@@ -230,7 +230,7 @@ def test_nobody_watched(
     capsys: pytest.CaptureFixture[str],
     how: str,
 ) -> None:
-    """The call says who is going to tell; when all have left, the next that attaches does."""
+    """The call prints which process notifies; when all have left, the next that attaches does."""
     with connect() as here:
         batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
         reached(batch, lambda progress: not progress.unsent)
@@ -240,11 +240,11 @@ def test_nobody_watched(
     if how == "tasks.batch(id)":
         with connect() as later:
             later.batch(batch.id)
-            told(target, 1)
+            notifications(target, 1)
     else:
         assert cli.main(["watch", batch.id]) == 0
         assert "4 rows" in capsys.readouterr().out
-    assert [summary["batch"] for summary in told(target, 1)] == [batch.id]
+    assert [summary["batch"] for summary in notifications(target, 1)] == [batch.id]
     assert created(emulator, paused) == ["1"]
 
 
@@ -259,13 +259,13 @@ def refused(emulator: Emulator) -> Iterator[Callable[[str], None]]:
 def test_the_service_does_not_take_it(
     once: ct.Queue, emulator: Emulator, target: Target, refused: Callable[[str], None], code: str
 ) -> None:
-    """It is tried again, and meanwhile the repr says why nobody has been told."""
+    """It is tried again, and meanwhile the repr shows why no notification was created."""
     refused(code)
     batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
     reached(batch, lambda _: "a notification of the batch's end was not created" in repr(batch))
     emulator.request("DELETE", "/admin/faults")
     assert batch.wait("60s").succeeded == 4
-    assert len(told(target, 1)) == 1
+    assert len(notifications(target, 1)) == 1
     reached(batch, lambda _: "was not created" not in repr(batch))
     assert created(emulator, once) == ["1"]
 
@@ -286,7 +286,7 @@ def test_an_answer_is_lost(once: ct.Queue, emulator: Emulator, target: Target) -
     emulator.request("POST", "/admin/faults", {"method": "CreateTask", "code": "UNAVAILABLE", "after": True})
     batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
     batch.wait("60s")
-    assert len(told(target, 1)) == 1
+    assert len(notifications(target, 1)) == 1
     assert created(emulator, once) == ["1"]
 
 
@@ -316,5 +316,5 @@ def test_a_queue_that_sends_elsewhere(
         batch.on_complete(done_url(target))
     notices = tasks.queue(make_name(), create=True)
     batch.on_complete(done_url(target), queue=notices).wait("60s")
-    assert [summary["queue"] for summary in told(target, 1)] == [once.name]
+    assert [summary["queue"] for summary in notifications(target, 1)] == [once.name]
     assert (created(emulator, once), created(emulator, notices)) == ([], ["1"])

@@ -67,8 +67,8 @@ def test_a_completion_that_was_told_is_not_claimed_again(
 
 def test_the_same_completion_twice_is_one(outbox: Outbox, batch: str) -> None:
     """The cell that registers a notification may be run again; another URL is another one, told at once."""
-    one = outbox.completions.register(batch, "https://svc/done")
-    assert outbox.completions.register(batch, "https://svc/done") == one
+    for _ in range(2):
+        outbox.completions.register(batch, "https://svc/done")
     assert len(outbox.completions.claim(batch)) == 1
     outbox.completions.register(batch, "https://svc/other")
     assert [found.url for found in outbox.completions.claim(batch)] == ["https://svc/other"]
@@ -106,7 +106,7 @@ def test_a_claim_can_be_given_back(outbox: Outbox, batch: str) -> None:
 
 def test_an_address_is_told_once_a_round(outbox: Outbox, batch: str) -> None:
     """Registered again with another account or queue it is the same registration, with what was said last."""
-    one = outbox.completions.register(batch, "https://svc/done", service_account="old@p")
-    assert outbox.completions.register(batch, "https://svc/done", service_account="sa@p", queue="other") == one
+    outbox.completions.register(batch, "https://svc/done", service_account="old@p")
+    outbox.completions.register(batch, "https://svc/done", service_account="sa@p", queue="other")
     (mine,) = outbox.completions.claim(batch)
     assert (mine.service_account, mine.queue) == ("sa@p", "other")
