@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -137,7 +138,9 @@ async def delete(
 async def _delete_batch(connection: Connection, queue: QueueName, ids: Sequence[str]) -> list[str | None]:
     names = [str(TaskName(queue=queue, task=task)) for task in ids]
     parent = str(queue)
-    operation = await connection.transport.call("BatchDeleteTasks", parent=parent, names=names, resource_name=parent)
+    operation = await connection.transport.call(
+        "BatchDeleteTasks", parent=parent, names=names, request_id=str(uuid.uuid4()), resource_name=parent
+    )
     while not operation.done:
         await asyncio.sleep(_POLL_INTERVAL)
         operation = await connection.transport.call("GetOperation", name=operation.name)

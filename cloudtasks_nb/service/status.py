@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
@@ -21,7 +21,7 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.service.rpcs import Method
 
-__all__ = ["LOGIN_HINT", "RETRIED", "RETRIED_SOME", "STATUSES", "Status", "service_error"]
+__all__ = ["LOGIN_HINT", "LOST", "RETRIED", "RETRIED_SOME", "STATUSES", "Status", "lost_answer", "service_error"]
 
 LOGIN_HINT = "run: gcloud auth application-default login"
 
@@ -71,6 +71,17 @@ RETRIED = frozenset(code for code, status in STATUSES.items() if status.retry ==
 
 #: Codes of a broken connection that may also be a lasting fault of the service: repeated a few times.
 RETRIED_SOME = frozenset(code for code, status in STATUSES.items() if status.retry == "some")
+
+
+#: Codes after which it is not known whether the call was carried out.
+LOST = frozenset(code for code, status in STATUSES.items() if not status.answered)
+
+
+def lost_answer(error: CloudTasksError, *, method: Method, request: Any) -> UnavailableError:
+    """Return the error for a call whose answer was lost for good: it says what is not known, and where to look."""
+    effect, hint = (method.lost.effect.format(request=request), method.lost.hint) if method.lost else ("", None)
+    text = f"{error.message}; it is not known whether {effect}"
+    return UnavailableError(text, resource=error.resource, code=error.code, hint=hint)
 
 
 def service_error(

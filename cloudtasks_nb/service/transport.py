@@ -16,15 +16,25 @@ import google.auth.transport.grpc
 import google.auth.transport.requests
 import grpc
 import grpc.aio
+from google.api_core.gapic_v1.routing_header import to_grpc_metadata
 from google.cloud.tasks_v2 import CloudTasksClient
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb._settings import Endpoint
-from cloudtasks_nb.errors import CredentialsError, EndpointError, PreconditionError, UnavailableError
+from cloudtasks_nb.errors import (
+    AlreadyExistsError,
+    CloudTasksError,
+    CredentialsError,
+    EndpointError,
+    NotFoundError,
+    PermissionDeniedError,
+    PreconditionError,
+    ServiceError,
+)
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.rpcs import METHODS, Method
-from cloudtasks_nb.service.status import LOGIN_HINT, STATUSES, service_error
+from cloudtasks_nb.service.status import LOGIN_HINT, LOST, STATUSES, lost_answer, service_error
 
 __all__ = ["Transport"]
 
@@ -39,6 +49,7 @@ _OPTIONS = [
 ]
 # A proxy that environment variables name is not used: it usually cannot reach an emulator on this machine.
 _LOCAL_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
+_STATE_TIMEOUT = 5.0  # seconds to find out whether a call was carried out
 _NETWORK_HINT = "check the network; tasks.doctor() finds the cause"
 
 
@@ -99,36 +110,92 @@ class Transport:
     async def call(self, rpc: str, /, *, timeout: float = 20.0, resource_name: str | None = None, **fields: Any) -> Any:
         """Call an RPC with the given request fields and return the raw response.
 
-        An idempotent call is repeated while the service does not answer, for at most `timeout` seconds in all.
+        While the service does not answer, for at most `timeout` seconds in all, the call is repeated: an idempotent one
+        and one with a `request_id` always, another one only if the state shows that it was not carried out.
 
         Raises
         ------
         CloudTasksError
             The subclass that fits the status. It names `resource_name`, by default the resource of the request.
+            UnavailableError says what is not known when the answer was lost.
         """
         method = METHODS[rpc]
         request = method.request(**fields)
         routed = _field(request, method.route)
+        resource = resource_name or routed
+        repeatable = method.idempotent or bool(getattr(request, "request_id", ""))
+        before = await self._state_before(method, request)
         deadline = self._clock() + timeout
+        lost: CloudTasksError | None = None
         pause = 0.1
         while True:
             try:
                 left = max(0.1, deadline - self._clock())
-                return await self._once(method, request, timeout=left, routed=routed, resource=resource_name or routed)
-            except EndpointError:
-                raise
-            except UnavailableError:
-                if not method.idempotent or self._clock() + pause > deadline:
+                return await self._once(method, request, timeout=left, routed=routed, resource=resource)
+            except EndpointError as error:  # the call was not sent, but an earlier one may have been
+                if lost is None or method.lost is None:
                     raise
+                raise lost_answer(lost, method=method, request=request) from error
+            except CloudTasksError as error:
+                if error.code not in LOST:
+                    if lost is None:
+                        raise
+                    return _answer_to_repeated(error, method)
+                lost = error
+                if not repeatable and (found := await self._result(method, request, before, lost)) is not None:
+                    return found
+                if self._clock() + pause > deadline:
+                    if method.lost is None:
+                        raise
+                    raise lost_answer(lost, method=method, request=request) from error
             await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
             pause = min(pause * 1.6, 2.0)
+
+    async def _state_before(self, method: Method, request: Any) -> Any:
+        """Read the resource that a call changes, if that can show later what the call did; None if it is not known."""
+        if method.lost is None or not method.lost.before:
+            return None
+        try:
+            return await self._state(method.lost.read, request)
+        except (PermissionDeniedError, ServiceError):
+            return None
+
+    async def _result(self, method: Method, request: Any, before: Any, lost: CloudTasksError) -> Any:
+        """Return the resource if it shows that a call was carried out, None if it shows that it was not.
+
+        Raises
+        ------
+        UnavailableError
+            If the state cannot show it.
+        """
+        unknown = lost_answer(lost, method=method, request=request)
+        if method.lost is None or not method.lost.read:
+            raise unknown from lost
+        try:
+            after = await self._state(method.lost.read, request)
+        except NotFoundError:
+            after = None
+        except CloudTasksError as error:
+            raise unknown from error
+        done = method.lost.was_done(request, before, after)
+        # Another emulator may leave out of the state what is compared with the time before.
+        if done is None or (not done and method.lost.before and await self.identity() == self.endpoint.target):
+            raise unknown from lost
+        return after if done else None
+
+    async def _state(self, read: str, request: Any) -> Any:
+        name = request.queue.name if hasattr(request, "queue") else request.name
+        return await self.call(read, timeout=_STATE_TIMEOUT, name=name)
 
     async def raw(self, rpc: str, request: bytes, *, resource_name: str = "", timeout: float | None = 20.0) -> bytes:
         """Call an RPC once with a serialized request and return the serialized response.
 
-        `resource_name` is the resource that the request names; the service requires it in the metadata too.
+        An error names `resource_name`, by default the resource of the request.
         """
-        return await self._once(METHODS[rpc], request, timeout=timeout, routed=resource_name, resource=resource_name)
+        method = METHODS[rpc]
+        # Each request that is sent as bytes has the name or parent that routes it in the field 1, as this one has.
+        routed = METHODS["GetOperation"].request.FromString(request).name
+        return await self._once(method, request, timeout=timeout, routed=routed, resource=resource_name or routed)
 
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
@@ -216,7 +283,7 @@ class Transport:
 
     async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, resource: str) -> Any:
         stub = await self._stub(method, serialized=isinstance(request, bytes))
-        metadata = (("x-goog-request-params", f"{method.route}={routed}"),) if routed and method.route else ()
+        metadata = (to_grpc_metadata(((method.route, routed),)),) if routed and method.route else ()
         try:
             return await stub(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
@@ -330,6 +397,16 @@ class Transport:
             grpc.ssl_channel_credentials(), grpc.metadata_call_credentials(plugin)
         )
         return grpc.aio.secure_channel(target, composite, options=_OPTIONS)
+
+
+def _answer_to_repeated(error: CloudTasksError, method: Method) -> Any:
+    """Return the answer to a call whose repetition had this error, or raise the error."""
+    if error.code == "NOT_FOUND" and method.lost is not None and method.lost.absent_is_done:
+        return method.response()
+    if isinstance(error, AlreadyExistsError):
+        text = f"{error.message}; the answer to the same call before was lost, and that call may have created it"
+        raise AlreadyExistsError(text, resource=error.resource, code=error.code, hint=error.hint) from error
+    raise error
 
 
 def _field(request: Any, path: str) -> str:

@@ -49,9 +49,12 @@ def test_permission_and_role(method: Method) -> None:
     assert method.role.startswith("roles/")
 
 
-def test_what_is_not_called_twice() -> None:
-    """A queue may not be made, and a task not be run, again when the answer was lost."""
-    assert [name for name, method in METHODS.items() if not method.idempotent] == ["CreateQueue", "RunTask"]
+@each_method
+def test_what_a_lost_answer_means(method: Method) -> None:
+    """Each RPC that changes something says what is not known when its answer is lost; one that reads has no need to."""
+    reads = method.path.rpartition("/")[2].startswith(("Get", "List", "Test"))
+    assert reads == (method.lost is None)
+    assert method.lost is None or not method.lost.read or METHODS[method.lost.read].response is method.response
 
 
 def test_the_mask_names_fields() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,17 +17,34 @@ import google.auth.exceptions
 import grpc
 import grpc.aio
 import pytest
+from google.api_core.exceptions import ServiceUnavailable
+from google.cloud import tasks_v2, tasks_v2beta3
+from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
+from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
 from google.cloud.tasks_v2 import types
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTasksGrpcTransport as BetaGrpcTransport
+from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
 
 from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._names import INSTANCE_METADATA
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 
 PARENT = "projects/p/locations/l"
 QUEUE = f"{PARENT}/queues/q"
 TASK = f"{QUEUE}/tasks/t"
+
+#: The clients that Google generated, with their transports, by package.
+CLIENTS: dict[str, tuple[Any, Any]] = {
+    "/google.cloud.tasks.v2": (tasks_v2.CloudTasksClient, CloudTasksGrpcTransport),
+    "/google.longrunning": (tasks_v2.CloudTasksClient, CloudTasksGrpcTransport),
+    "/google.cloud.tasks.v2beta3": (tasks_v2beta3.CloudTasksClient, BetaGrpcTransport),
+    "/google.logging.v2": (LoggingServiceV2Client, LoggingServiceV2GrpcTransport),
+}
 
 T = TypeVar("T")
 Place = dict[str, Any]
@@ -169,10 +189,9 @@ def test_an_idempotent_call_is_repeated(fake: Fakes, code: grpc.StatusCode) -> N
 @pytest.mark.parametrize(
     ("rpc", "fields", "code"),
     [
-        ("CreateQueue", {"parent": PARENT, "queue": {"name": QUEUE}}, "UNAVAILABLE"),
-        ("RunTask", {"name": TASK}, "UNAVAILABLE"),
+        ("BatchCreateTasks", {"parent": QUEUE}, "UNAVAILABLE"),
         ("GetQueue", {"name": QUEUE}, "RESOURCE_EXHAUSTED"),
-        ("GetQueue", {"name": QUEUE}, "INVALID_ARGUMENT"),
+        ("PauseQueue", {"name": QUEUE}, "INVALID_ARGUMENT"),
     ],
 )
 def test_other_calls_are_made_once(fake: Fakes, rpc: str, fields: dict[str, Any], code: str) -> None:
@@ -189,6 +208,98 @@ def test_repeating_ends_with_the_timeout(fake: Fakes) -> None:
     with pytest.raises(errors.UnavailableError, match="said UNAVAILABLE"):
         use(server.port, call("GetQueue", name=QUEUE, timeout=10.0), clock=lambda: float(next(clock)))
     assert 1 <= len(server.calls) <= 3
+
+
+LOST, DENIED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
+#: What the server answers, and which calls it gets until the error says what is not known.
+UNKNOWN: list[tuple[str, dict[str, Any], list[Any], str]] = [
+    ("CreateQueue", {"queue": {"name": QUEUE}}, [LOST, DENIED], "CreateQueue GetQueue"),
+    ("PurgeQueue", {"name": QUEUE}, [DENIED, LOST, types.Queue.pb()()], "GetQueue PurgeQueue GetQueue"),
+    (
+        "PurgeQueue",
+        {"name": QUEUE},
+        [types.Queue.pb()(), LOST, types.Queue.pb()()],
+        "GetQueue PurgeQueue GetQueue ListQ",
+    ),
+    ("RunTask", {"name": TASK}, [types.Task.pb()(), LOST, grpc.StatusCode.NOT_FOUND], "GetTask RunTask GetTask"),
+    ("BatchCreateTasks", {"parent": QUEUE}, [grpc.StatusCode.CANCELLED], "BatchCreateTasks"),
+]
+
+
+@pytest.mark.parametrize(("rpc", "fields", "script", "calls"), UNKNOWN)
+def test_what_is_not_known(fake: Fakes, rpc: str, fields: dict[str, Any], script: list[Any], calls: str) -> None:
+    """A call that the state does not explain is not repeated; another emulator's state is no proof of a change."""
+    server = fake(*script)
+    with pytest.raises(errors.UnavailableError, match="it is not known whether") as caught:
+        use(server.port, call(rpc, **fields))
+    assert " ".join(one.name for one in server.calls).startswith(calls)
+    assert [one.name for one in server.calls].count(rpc) == 1
+    assert caught.value.code == ("CANCELLED" if rpc == "BatchCreateTasks" else "UNAVAILABLE")
+    assert caught.value.hint
+
+
+def test_a_lost_answer_of_an_endpoint_that_went_away(fake: Fakes) -> None:
+    """The call may have been carried out before nothing answered any more."""
+    server = fake(LOST)
+
+    async def stop(_: float) -> None:
+        await server.server.stop(None)
+
+    with pytest.raises(errors.UnavailableError, match="not known whether it was deleted") as caught:
+        use(server.port, call("DeleteQueue", name=QUEUE), sleep=stop, connect_timeout=0.2)
+    assert isinstance(caught.value.__cause__, errors.EndpointError)
+
+
+def test_a_request_id_allows_a_repetition(fake: Fakes) -> None:
+    """The service carries out a call once for each id, so that the same id goes out again."""
+    server = fake(LOST, operations_pb2.Operation(name="o"))
+    fields = {"parent": QUEUE, "names": [TASK], "request_id": "1"}
+    assert use(server.port, call("BatchDeleteTasks", **fields)).name == "o"
+    assert len({one.request for one in server.calls}) == 1 < len(server.calls)
+
+
+ODD = "projects/example.com:p p/locations/l/queues/q"
+#: The fields of a request of each RPC, with a resource that has to be encoded.
+REQUESTS: dict[str, dict[str, Any]] = {
+    **{rpc: {method.route: ODD} for rpc, method in METHODS.items()},
+    "CreateQueue": {"parent": ODD, "queue": {"name": "other"}},
+    "UpdateQueue": {"queue": {"name": ODD}},
+    "CreateTask": {"parent": ODD, "task": {"name": "other"}},
+    "ListLogEntries": {"resource_names": [ODD]},
+}
+
+
+async def by_google(transport: Transport, rpc: str, fields: dict[str, Any]) -> None:
+    """Call an RPC with the client that Google generated for its service."""
+    method = METHODS[rpc]
+    make, made_of = CLIENTS[method.path.rpartition("/")[0].rpartition(".")[0]]
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method.path.rpartition("/")[2]).lower()
+    with grpc.insecure_channel(transport.endpoint.target) as channel:
+        await asyncio.to_thread(getattr(make(transport=made_of(channel=channel)), name), request=fields)
+
+
+@pytest.mark.parametrize("rpc", METHODS)
+def test_the_route_is_the_one_of_googles_client(fake: Fakes, rpc: str) -> None:
+    """The metadata name the resource of the request, encoded as Google's client encodes it, also of bytes."""
+    server = fake(empty_pb2.Empty())
+    fields = REQUESTS[rpc]
+    request = METHODS[rpc].request(**fields)
+    use(server.port, lambda transport: by_google(transport, rpc, fields))
+    use(server.port, call(rpc, **fields, resource_name="of the caller"))
+    if METHODS[rpc].route in ("name", "parent"):
+        use(server.port, lambda transport: transport.raw(rpc, request.SerializeToString(), resource_name="other"))
+    sent = [one.metadata.get("x-goog-request-params") for one in server.calls if one.name == server.calls[0].name]
+    assert set(sent) == {sent[0]}
+    assert (sent[0] is None) == (rpc == "ListLogEntries")
+
+
+@pytest.mark.parametrize("rpc", METHODS)
+def test_what_googles_client_repeats_is_idempotent(fake: Fakes, rpc: str) -> None:
+    """Two RPCs more are: one reads, and tasks that the toolkit creates have names."""
+    server = fake(LOST, empty_pb2.Empty())
+    with contextlib.suppress(ServiceUnavailable):
+        use(server.port, lambda transport: by_google(transport, rpc, REQUESTS[rpc]))
+    assert METHODS[rpc].idempotent == (len(server.calls) == 2 or rpc in ("CreateTask", "GetOperation"))
 
 
 @pytest.mark.parametrize(
