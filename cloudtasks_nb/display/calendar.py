@@ -185,7 +185,7 @@ def _column(day: date, *, weekly: bool) -> int:
 
 def _by_day(starts: Sequence[datetime]) -> tuple[list[_Place], dict[_Place, str]]:
     """Give each time of day a column; the second of two equal times of a day has its own."""
-    clocks = [f"{start:%H:%M}" + ("+" if start.fold else "") for start in starts]
+    clocks = [f"{start:%H:%M:%S}" + ("+" if start.fold else "") for start in starts]
     columns = {clock: number for number, clock in enumerate(sorted(set(clocks)))}
     width = _COLUMNS["time"]
     folded = len(columns) > width

@@ -112,14 +112,23 @@ def time_text(value: datetime, *, now: datetime) -> str:
     return f"{local:%H:%M:%S}" if local.date() == now.date() else f"{local:%Y-%m-%d %H:%M}"
 
 
-def json_text(value: Any) -> str:
-    """Return a decoded body or a mapping on one line; text and what JSON cannot hold stay as they are."""
+def json_text(value: Any, layout: int = 0) -> str:
+    """Return a decoded body or a mapping as JSON; text and what JSON cannot hold stay as they are.
+
+    Parameters
+    ----------
+    value : object
+        A text is returned as it is.
+    layout : int
+        Options of orjson; without them the JSON is one line.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     try:
-        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY, default=str).decode()
+        options = layout | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+        return orjson.dumps(value, option=options, default=str).decode()
     except orjson.JSONEncodeError:  # an integer beyond 64 bits
         return str(value)
 
@@ -173,16 +182,6 @@ def code_html(value: Any) -> str:
     """Return a decoded payload, a mapping or a text as code."""
     if is_missing(value):
         return '<span class="ctn-quiet">none</span>'
-    text = _pretty(value)
+    text = json_text(value, orjson.OPT_INDENT_2)
     more = f"\n… {len(text) - _LONGEST:,} more characters" if len(text) > _LONGEST else ""
     return f'<pre tabindex="0">{html.escape(text[:_LONGEST] + more)}</pre>'
-
-
-def _pretty(value: Any) -> str:
-    if isinstance(value, str | bytes):
-        return json_text(value)
-    try:
-        options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-        return orjson.dumps(value, option=options, default=str).decode()
-    except orjson.JSONEncodeError:  # an integer beyond 64 bits
-        return str(value)
