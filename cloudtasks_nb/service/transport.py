@@ -84,6 +84,7 @@ class Transport:
         self._stubs: dict[tuple[str, bool], Any] = {}
         self._client: CloudTasksClient | None = None
         self._credentials: Any = None  # looked up by the first call
+        self._renewal: asyncio.Task[None] | None = None
         self._closed = False
         self._identity: str | None = None
         self._http: str | None = None
@@ -374,19 +375,26 @@ class Transport:
             ) from None
 
     async def _refresh_credentials(self) -> None:
-        """Renew expired credentials here: gRPC reports a failed renewal as an unavailable service."""
+        """Renew expired credentials here: gRPC reports a failed renewal as an unavailable service.
+
+        Calls that need it at the same time wait for one renewal, and have its result or its error.
+        """
         if self._credentials is None:
             self._credentials = await asyncio.to_thread(self.auth.credentials)
-        credentials = self._credentials
-        if credentials.valid:
+        if self._credentials.valid:
             return
-        async with self._opening:
-            try:
-                await asyncio.to_thread(credentials.refresh, google.auth.transport.requests.Request())
-            except google.auth.exceptions.TransportError as error:
-                raise EndpointError(f"Google's sign-in does not answer: {error}", hint=_NETWORK_HINT) from error
-            except google.auth.exceptions.GoogleAuthError as error:
-                raise CredentialsError(f"the credentials were refused: {error}", hint=LOGIN_HINT) from error
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renew())
+            self._renewal.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may be cancelled
+        await asyncio.shield(self._renewal)  # a call that is cancelled leaves the renewal to the others
+
+    async def _renew(self) -> None:
+        try:
+            await asyncio.to_thread(self._credentials.refresh, google.auth.transport.requests.Request())
+        except google.auth.exceptions.TransportError as error:
+            raise EndpointError(f"Google's sign-in does not answer: {error}", hint=_NETWORK_HINT) from error
+        except google.auth.exceptions.GoogleAuthError as error:
+            raise CredentialsError(f"the credentials were refused: {error}", hint=LOGIN_HINT) from error
 
     async def _open(self, target: str) -> grpc.aio.Channel:
         if self.endpoint.local:
