@@ -20,6 +20,7 @@ COLOURS = {
     "ready": "#3b82f6",
     "queued": "#3b82f6",  # in the queue, in a state that is not known
     "scheduled": "#8f6ff0",
+    "settling": "#94796b",  # no longer in the queue, and its log entry is awaited
     "unsent": "#8b939c",
 }
 #: Other texts that have the colour of a state: states of a queue, canonical codes, yes and no.

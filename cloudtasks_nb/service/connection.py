@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _MESSAGES = 100_000  # newest messages kept
 _GOOGLE_READS = 60  # of the log a minute (https://cloud.google.com/logging/quotas)
-_EMULATOR_READS = 1200  # an emulator has no quota; 60 a minute would make six pages (5,000 outcomes) take six seconds
+_EMULATOR_READS = 60_000  # an emulator has no quota
 _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just created
 
 

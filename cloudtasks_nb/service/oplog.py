@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,13 @@ from cloudtasks_nb.service.convert import micros
 from cloudtasks_nb.service.quota import CallBudget
 from cloudtasks_nb.service.transport import Transport
 
-__all__ = ["OVERLOADED", "PAGE", "Entry", "LogReader", "log_filter", "page", "read"]
+__all__ = ["NAMES", "OVERLOADED", "PAGE", "Entry", "LogReader", "entries_of", "has_entry", "log_filter", "page", "read"]
 
 #: Entries a page; a page is one read of the quota of 60 a minute (https://cloud.google.com/logging/quotas).
 PAGE = 1000
+
+#: Task ids in one filter: a filter may have 20,000 characters (https://cloud.google.com/logging/quotas).
+NAMES = 300
 
 #: Errors after which the same read may succeed later.
 OVERLOADED = (QuotaError, UnavailableError)
@@ -30,6 +33,8 @@ _DELETIONS = ("taskDeletionLog", "taskDeleteLog")
 _SECOND = 1_000_000
 _LATENESS = 600 * _SECOND  # longest delay with which an entry may arrive in the log
 _SKEW = 300 * _SECOND  # largest difference by which our clock may be ahead of the service's
+_READ_TRIES = 8  # of one read that the service refuses because it is overloaded
+_LONGEST_PAUSE = 30.0  # seconds before another try
 _OVERLAP = 2 * _SECOND  # largest difference between arrivals whose order in the index may be reversed
 
 
@@ -51,18 +56,39 @@ class Entry:
     url: str
 
 
-def log_filter(queue: QueueName, *, since: int, received_from: int | None = None) -> str:
-    """Return the filter for attempts and deletions of a queue from a time on (microseconds since 1970)."""
+def log_filter(
+    queue: QueueName,
+    *,
+    since: int,
+    received_from: int | None = None,
+    tasks: Sequence[str] = (),
+    every_kind: bool = False,
+) -> str:
+    """Return the filter for attempts and deletions of a queue from a time on (microseconds since 1970).
+
+    Parameters
+    ----------
+    received_from : int, optional
+        Only entries that the log received since then.
+    tasks : sequence of str
+        Only entries of tasks whose ids contain one of these texts.
+    every_kind : bool
+        Creations and dispatches too.
+    """
     parts = [
         'resource.type="cloud_tasks_queue"',
         f'resource.labels.queue_id="{queue.queue}"',
         f'resource.labels.location="{queue.location}"',
         f'logName="{log_name(queue.project)}"',
-        "(jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*)",
-        f'timestamp>="{_iso(since)}"',
     ]
+    if not every_kind:
+        parts.append("(jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*)")
+    parts.append(f'timestamp>="{_iso(since)}"')
     if received_from is not None:
         parts.append(f'receiveTimestamp>="{_iso(received_from)}"')
+    if tasks:
+        texts = " OR ".join(f'"{task}"' for task in tasks)
+        parts.append(f"jsonPayload.task:({texts})")
     return " AND ".join(parts)
 
 
@@ -70,7 +96,75 @@ async def page(
     transport: Transport, queue: QueueName, filter_: str, token: str, *, newest_first: bool = False, size: int = PAGE
 ) -> tuple[list[Entry], str]:
     """Return one page of the log, and the token of the next one (empty after the last)."""
-    answer = await transport.call(
+    answer = await _call(transport, queue, filter_, token, newest_first=newest_first, size=size)
+    return [entry for entry in map(_entry, answer.entries) if entry is not None], str(answer.next_page_token)
+
+
+async def has_entry(transport: Transport, queue: QueueName, filter_: str, budget: CallBudget) -> bool:
+    """Return whether the log has an entry that matches a filter. One read, unless the log is too large for one.
+
+    Raises
+    ------
+    CloudTasksError
+        If the log cannot be read.
+    """
+    token = ""
+    while True:
+        answer = await _list(transport, queue, filter_, token, budget, newest_first=True, size=1)
+        if answer.entries:
+            return True
+        token = str(answer.next_page_token)  # nothing found so far, and not everything searched
+        if not token:
+            return False
+
+
+async def entries_of(
+    transport: Transport, queue: QueueName, filter_: str, budget: CallBudget
+) -> AsyncIterator[list[Entry]]:
+    """Yield the entries that match a filter, oldest first, page by page as the budget allows.
+
+    Raises
+    ------
+    CloudTasksError
+        If the log cannot be read.
+    """
+    token = ""
+    while True:
+        answer = await _list(transport, queue, filter_, token, budget)
+        yield [entry for entry in map(_entry, answer.entries) if entry is not None]
+        token = str(answer.next_page_token)
+        if not token:
+            return
+
+
+async def _list(
+    transport: Transport,
+    queue: QueueName,
+    filter_: str,
+    token: str,
+    budget: CallBudget,
+    *,
+    newest_first: bool = False,
+    size: int = PAGE,
+) -> Any:
+    """Make one read within a budget, again while the service is overloaded."""
+    caller, pause = object(), 1.0
+    for left in reversed(range(_READ_TRIES)):
+        await budget.turn(caller)
+        try:
+            return await _call(transport, queue, filter_, token, newest_first=newest_first, size=size)
+        except OVERLOADED:
+            if not left:
+                raise
+        await budget.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    raise AssertionError
+
+
+async def _call(
+    transport: Transport, queue: QueueName, filter_: str, token: str, *, newest_first: bool, size: int
+) -> Any:
+    return await transport.call(
         "ListLogEntries",
         resource_name=log_name(queue.project),
         resource_names=[f"projects/{queue.project}"],
@@ -79,7 +173,6 @@ async def page(
         page_size=size,
         page_token=token,
     )
-    return [entry for entry in map(_entry, answer.entries) if entry is not None], str(answer.next_page_token)
 
 
 async def read(transport: Transport, queue: QueueName, *, since: int, limit: int | None) -> list[Entry]:

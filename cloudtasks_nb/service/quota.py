@@ -15,7 +15,7 @@ class CallBudget:
     Parameters
     ----------
     clock, sleep : callable
-        For tests: seconds of a monotonic clock; the pause of `wait`.
+        For tests: seconds of a monotonic clock; the pauses.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class CallBudget:
         self._free_at = 0.0
         self._waiting: dict[Hashable, None] = {}  # refused and not served since, the longest wait first
         self._clock = clock
-        self._sleep = sleep
+        self.sleep = sleep
 
     def take(self, caller: Hashable = None) -> bool:
         """Take one call if there is one, and one more for each caller that has waited longer than `caller`."""
@@ -53,4 +53,12 @@ class CallBudget:
         """Take one call, and wait until it may be made."""
         start = max(self._free_at, self._clock() - self._slack)
         self._free_at = start + self._gap
-        await self._sleep(max(0.0, start - self._clock()))
+        await self.sleep(max(0.0, start - self._clock()))
+
+    async def turn(self, caller: Hashable) -> None:
+        """Take one call, after those of callers that have waited longer."""
+        try:
+            while not self.take(caller):
+                await self.sleep(self._gap / 4)
+        finally:
+            self.leave(caller)

@@ -20,7 +20,7 @@ from google.api_core.gapic_v1.routing_header import to_grpc_metadata
 from google.cloud.tasks_v2 import CloudTasksClient
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
-from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
     AlreadyExistsError,
@@ -88,6 +88,7 @@ class Transport:
         self._closed = False
         self._identity: str | None = None
         self._http: str | None = None
+        self._log_immediate = False
         self._new_queues: dict[str, float] = {}  # full name -> time until which the queue counts as new
         self._opening = asyncio.Lock()
 
@@ -236,6 +237,7 @@ class Transport:
                 details = await call.details()
                 raise service_error(code, details, method=method, resource=target, endpoint=self.endpoint)
             self._identity = metadata.get(INSTANCE_METADATA, target)
+            self._log_immediate = metadata.get(LOG_IMMEDIATE_METADATA) == "true"
             if HTTP_PORT_METADATA in metadata:
                 self._http = f"http://{target.rpartition(':')[0]}:{metadata[HTTP_PORT_METADATA]}"
         return self._identity
@@ -246,6 +248,11 @@ class Transport:
             return self.endpoint.http
         await self.identity()
         return self._http
+
+    async def log_is_immediate(self) -> bool:
+        """Return whether each log entry can be read as soon as its operation is done: an emulator may say so."""
+        await self.identity()
+        return self._log_immediate
 
     def client(self) -> CloudTasksClient:
         """Return Google's own client for the same endpoint with the same credentials."""

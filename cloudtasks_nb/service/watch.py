@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -141,15 +141,14 @@ class Watcher:
         """
         return queue_values(await self._queue(queue))
 
-    async def listing(self, queue: QueueName) -> dict[str, Pending]:
-        """Return every task in a queue by short id (BASIC view); waits while the quota of list calls is used up.
+    async def pages(self, queue: QueueName) -> AsyncIterator[dict[str, Pending]]:
+        """Yield the tasks in a queue by short id, page by page (BASIC view), within the quota of list calls.
 
         Raises
         ------
         CloudTasksError
             If the queue cannot be listed.
         """
-        found: dict[str, Pending] = {}
         token = ""
         while True:
             await self._list_budget.wait()
@@ -157,10 +156,47 @@ class Watcher:
                 "ListTasks", parent=str(queue), page_size=1000, page_token=token, resource_name=str(queue)
             )
             now = self._now()
-            found.update((task.name.rpartition("/")[2], _pending(task, now)) for task in answer.tasks)
+            yield {task.name.rpartition("/")[2]: _pending(task, now) for task in answer.tasks}
             token = answer.next_page_token
             if not token:
-                return found
+                return
+
+    async def listing(self, queue: QueueName) -> dict[str, Pending]:
+        """Return every task in a queue by short id, as `pages` yields them."""
+        found: dict[str, Pending] = {}
+        async for page in self.pages(queue):
+            found.update(page)
+        return found
+
+    async def log_is_immediate(self) -> bool:
+        """Return whether log entries can be read as soon as they are written."""
+        return await self._transport.log_is_immediate()
+
+    async def is_logged(self, queue: QueueName, *, since: int, task: str) -> bool:
+        """Return whether the log has an entry of any kind of a task whose short id contains a text.
+
+        Raises
+        ------
+        CloudTasksError
+            If the log cannot be read.
+        """
+        filter_ = oplog.log_filter(queue, since=since, tasks=[task], every_kind=True)
+        return await oplog.has_entry(self._transport, queue, filter_, self.log_budget)
+
+    async def task_log(self, queue: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[list[Entry]]:
+        """Yield attempts and deletions of tasks whose short ids contain one of the texts, page by page.
+
+        Entries are found whenever the log received them, within the quota of log reads.
+
+        Raises
+        ------
+        CloudTasksError
+            If the log cannot be read.
+        """
+        for start in range(0, len(tasks), oplog.NAMES):
+            filter_ = oplog.log_filter(queue, since=since, tasks=tasks[start : start + oplog.NAMES])
+            async for entries in oplog.entries_of(self._transport, queue, filter_, self.log_budget):
+                yield entries
 
     async def lookup(self, queue: QueueName, tasks: Iterable[str]) -> dict[str, Pending | None]:
         """Return the named tasks (short ids) of a queue; None for those that are not in it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,19 @@ from urllib.parse import unquote
 
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["LOG_ID", "And", "Compare", "Getter", "Node", "Not", "Or", "compile_filter", "parse_filter", "parse_time"]
+__all__ = [
+    "LOG_ID",
+    "And",
+    "Compare",
+    "Getter",
+    "Node",
+    "Not",
+    "Or",
+    "compile_filter",
+    "contained_texts",
+    "parse_filter",
+    "parse_time",
+]
 
 #: The path of `log_id()`; no field can have this name.
 LOG_ID = ("log_id()",)
@@ -95,12 +107,40 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
     getter_of : callable
         Takes the path of a field and returns a function that reads the field of a record, or None if it is missing.
     """
+    path, texts = contained_texts(node)
+    if len(texts) > 1:
+        return _containing(texts, getter_of(path))
     if isinstance(node, And | Or):
         return _any_or_all([compile_filter(part, getter_of) for part in node.nodes], stop_at=isinstance(node, Or))
     if isinstance(node, Not):
         inner = compile_filter(node.node, getter_of)
         return lambda record: not inner(record)
     return _comparison(node, getter_of(node.path))
+
+
+def contained_texts(node: Node) -> tuple[tuple[str, ...], list[str]]:
+    """Return the field and the texts, in lower case, of ``field:("a" OR "b")``; no texts for any other node."""
+    parts = [part for part in (node.nodes if isinstance(node, Or) else (node,)) if isinstance(part, Compare)]
+    path = parts[0].path if parts else ()
+    texts = [part.value.casefold() for part in parts if part.path == path and _is_contained_text(part)]
+    complete = len(texts) == len(node.nodes if isinstance(node, Or) else (node,))
+    return path, texts if complete else []
+
+
+def _is_contained_text(node: Compare) -> bool:
+    special = not node.path or node.path[-1] in {*_TIMES, "severity"}
+    return node.op == ":" and node.value != "*" and not special and _number(node.value.removesuffix("s")) is None
+
+
+def _containing(texts: Sequence[str], get: Getter) -> Callable[[Any], bool]:
+    """Return a test whether a field contains one of the texts: one look at the field for all of them."""
+
+    def test(record: Any) -> bool:
+        found = get(record)
+        folded = "" if found is None else str(found).casefold()
+        return any(text in folded for text in texts)
+
+    return test
 
 
 def _any_or_all(parts: list[Callable[[Any], bool]], *, stop_at: bool) -> Callable[[Any], bool]:

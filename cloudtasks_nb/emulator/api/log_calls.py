@@ -16,7 +16,17 @@ from urllib.parse import unquote
 
 from cloudtasks_nb._names import OPERATIONS_LOG, QueueName, code_name, log_name
 from cloudtasks_nb.emulator.api.engine import Service
-from cloudtasks_nb.emulator.api.filter import LOG_ID, And, Compare, Node, Or, compile_filter, parse_filter, parse_time
+from cloudtasks_nb.emulator.api.filter import (
+    LOG_ID,
+    And,
+    Compare,
+    Node,
+    Or,
+    compile_filter,
+    contained_texts,
+    parse_filter,
+    parse_time,
+)
 from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import (
@@ -64,6 +74,7 @@ class _Scope:
     received_since: int = 0
     kinds: frozenset[int] = frozenset(kind.value for kind in Kind)
     queues: frozenset[str] | None = None  #: short ids; None is any
+    text: str = ""  #: a part of the task's name, in lower case
 
 
 class LogCalls(Service):
@@ -111,8 +122,11 @@ class LogCalls(Service):
             low = start + 1
         elif start:
             high = start - 1
+        # The text may also be a part of the queue's name.
+        names = [f"{self._store.contents.names[q]}/tasks/".casefold() for q in queues]
+        text = "" if "/" in scope.text or any(scope.text in name for name in names) else scope.text
         return self._store.log.read(
-            low, high, queues=queues, kinds=scope.kinds, now=self._engine.clock.now(), ascending=ascending
+            low, high, queues=queues, kinds=scope.kinds, now=self._engine.clock.now(), ascending=ascending, text=text
         )
 
 
@@ -120,8 +134,11 @@ def _scope(node: Node) -> _Scope:
     """Return conditions that every entry matching a filter fulfils."""
     parts = node.nodes if isinstance(node, And) else (node,)
     since = received = 0
-    kinds, queues = _Scope().kinds, None
+    kinds, queues, text = _Scope().kinds, None, ""
     for part in parts:
+        path, texts = contained_texts(part)
+        if path == ("jsonPayload", "task") and len(texts) == 1:
+            [text] = texts
         if isinstance(part, Compare) and part.op in {">", ">=", "="}:
             if part.path == ("timestamp",):
                 since = max(since, parse_time(part.value) // 1000)
@@ -131,7 +148,7 @@ def _scope(node: Node) -> _Scope:
                 named = frozenset([part.value.casefold()])
                 queues = named if queues is None else queues & named
         kinds &= _kinds(part)
-    return _Scope(since=since, received_since=received, kinds=kinds, queues=queues)
+    return _Scope(since=since, received_since=received, kinds=kinds, queues=queues, text=text)
 
 
 def _kinds(node: Node) -> frozenset[int]:

@@ -140,7 +140,15 @@ class OperationsLog:
         self._append(Kind.RESPONSE, subject, attempts.responded, (attempts.scheduled, *counts, duration, retry_at))
 
     def read(
-        self, low: int, high: int, *, queues: Collection[int], kinds: Collection[int], now: int, ascending: bool
+        self,
+        low: int,
+        high: int,
+        *,
+        queues: Collection[int],
+        kinds: Collection[int],
+        now: int,
+        ascending: bool,
+        text: str = "",
     ) -> Iterator[LogRecord]:
         """Yield committed entries in order of time, read in chunks so that no cursor stays open.
 
@@ -156,16 +164,18 @@ class OperationsLog:
             Microseconds since 1970; entries that cannot be read yet are left out.
         ascending : bool
             Whether the oldest entry comes first.
+        text : str
+            Only entries of tasks whose ids contain it, in lower case, and a few of others.
         """
         wanted = {*map(int, kinds), *([_CREATIONS] if Kind.CREATION in kinds else [])}
         sql = (
             f"SELECT * FROM log WHERE seq BETWEEN ? AND ? AND q IN ({_listed(queues)}) "  # noqa: S608 - numbers
-            f"AND kind IN ({_listed(wanted)}) AND received <= ? "
+            f"AND kind IN ({_listed(wanted)}) AND received <= ? {'AND instr(lower(task), ?) ' if text else ''}"
             f"ORDER BY seq {'ASC' if ascending else 'DESC'} LIMIT {_CHUNK}"
         )
         first, last = low, high + _MOST_CREATIONS - 1  # entries up to `high` may be in a row that ends after it
         while True:
-            rows = self._database.read(sql, (first, last, now))
+            rows = self._database.read(sql, (first, last, now, *([text] if text else [])))
             for row in rows:
                 for entry in _entries(row)[:: 1 if ascending else -1]:
                     if low <= entry.seq <= high and entry.received + self._index_delay(entry) <= now:

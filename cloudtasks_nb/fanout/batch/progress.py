@@ -37,6 +37,7 @@ class Progress:
     failed: int  #: the log has the last attempt, and none succeeded
     cancelled: int  #: deleted by `cancel()`
     gone: int  #: no longer in the queue, outcome unknown
+    settling: int = 0  #: not final: no longer in the queue, and the log entry that tells the outcome is awaited
     done_per_second: float | None = None  #: rows that were done or gave up a second, of late; None while paused
     eta: dt.datetime | None = None  #: when the last row is final at that rate
     sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when
@@ -49,8 +50,13 @@ class Progress:
 
     @property
     def pending(self) -> int:
-        """Rows that are in the queue."""
+        """Rows that are in the queue, or are settling."""
         return self.total - self.done - self.unsent
+
+    @property
+    def unknown(self) -> int:
+        """Rows that are in the queue and of which nothing more is known."""
+        return max(0, self.pending - self.settling - sum(getattr(self, name) or 0 for name in PENDING))
 
     @property
     def finished(self) -> bool:
@@ -64,9 +70,10 @@ class Progress:
 
     def __repr__(self) -> str:
         parts = [f"{count:,} {name}" for name, count in self.counts().items() if count]
-        unknown = self.pending - sum(getattr(self, name) or 0 for name in PENDING)
-        if unknown > 0:
-            parts.append(f"{unknown:,} in the queue")
+        if self.settling:
+            parts.append(f"{self.settling:,} settling")
+        if self.unknown:
+            parts.append(f"{self.unknown:,} in the queue")
         rows = counted(self.total, "rows")
         text = f"{rows}: {', '.join(parts)}" if parts else rows if not self.total else f"{rows}: none seen yet"
         if self.done_per_second and not self.finished:

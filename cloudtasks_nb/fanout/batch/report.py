@@ -64,6 +64,8 @@ class Report:
         progress, lines = self.progress, []
         if progress.retrying:
             lines.append(f"{progress.retrying:,} retrying" + (f", {self.retry_note}" if self.retry_note else ""))
+        if progress.settling:
+            lines.append(f"{progress.settling:,} settling: their log entries are awaited")
         lines += [*self.blockers, *self.notes]
         if progress.unsent and not self.sending:
             unsent = f"{progress.unsent:,} unsent"
@@ -95,8 +97,7 @@ class Report:
     def segments(self) -> dict[str, int]:
         """Return the counts by state; pending rows whose state is not known are queued."""
         counts = {name: count or 0 for name, count in self.progress.counts().items()}
-        known = sum(counts[name] for name in ("scheduled", "ready", "running", "retrying"))
-        return {**counts, "queued": max(0, self.progress.pending - known)}
+        return {**counts, "queued": self.progress.unknown, "settling": self.progress.settling}
 
     def pace(self) -> str:
         """Return how many rows are done a second, and the time left; empty if that is not known."""

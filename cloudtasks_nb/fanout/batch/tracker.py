@@ -15,6 +15,7 @@ from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
@@ -34,11 +35,14 @@ _LOGGER = logging.getLogger(__name__)
 _CLOCK_MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
 _LATE_ENTRY = 600_000_000  # microseconds by which a log entry may arrive late
 _LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
+_RECHECKS = (0.0, 60.0, 120.0, 240.0, 480.0)  # seconds before the log is read again for rows that are gone
 _SAVE = 5.0  # seconds between two snapshots in the outbox
 
 
 class Tracker:
     """Sends and watches one batch, and counts its rows."""
+
+    _rechecked = 0  # rows that were gone when the last rechecks began
 
     def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
         self._connection = connection
@@ -137,6 +141,9 @@ class Tracker:
             notes.append(
                 f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
             )
+        if corrected := self._outcomes.corrected:
+            rows = counted(corrected, "rows")
+            notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
         if self._queue_values().get("log_sampling_ratio") == 0:
             notes.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
         if self._too_many_failed:
@@ -283,12 +290,30 @@ class Tracker:
             self._search_trouble = error.message
         await self._publish()
 
+    async def _recheck(self) -> None:
+        """Read the log again, at growing intervals, for rows that are gone."""
+        for pause in _RECHECKS:
+            await asyncio.sleep(pause)
+            if not self._counts[State.GONE]:
+                return
+            try:
+                await self._outcomes.recheck()
+            except OutboxError:
+                raise
+            except CloudTasksError as error:
+                _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
+            else:
+                await self._publish()
+
     async def _publish(self) -> None:
         self._counts = dict(await self._outbox.run(self._outbox.batches.counts, self.batch))
         # Not `self.sending`: this may be the last time that anything is published.
         working = self._sending.active or self.cancelling
         if not self._counts[State.UNSENT] + self._counts[State.SENT] and not working:
             self._notifier.begin()  # before listeners are called: they may end this process
+        if self._counts[State.GONE] > self._rechecked:
+            self._supervisor.start("reading the log again for", self._recheck)
+        self._rechecked = self._counts[State.GONE]
         self._update()
         now = time.monotonic()
         if self.progress.finished or now - self._saved > _SAVE:
@@ -329,6 +354,7 @@ class Tracker:
             failed=self._counts[State.FAILED],
             cancelled=self._counts[State.CANCELLED],
             gone=self._counts[State.GONE],
+            settling=min(self._outcomes.settling, self._counts[State.SENT]),
             done_per_second=self._rate.per_second(),
             eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
             sources=self._outcomes.sources,

@@ -13,7 +13,7 @@ from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, StoredBlock, unpack
 from cloudtasks_nb.fanout.outbox.counters import as_json, number_of, paged
 from cloudtasks_nb.fanout.outbox.database import Repository
 from cloudtasks_nb.fanout.outbox.records import Page, State
-from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_ids, try_of
+from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 
 __all__ = ["Rows", "locate", "ranges"]
 
@@ -78,6 +78,54 @@ class Rows(Repository):
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""
         with self._database.reading() as connection:
             return locate(connection, batch, tasks)
+
+    def refs(self, batch: str, state: State, after: int = 0, limit: int = 10_000) -> list[int]:
+        """Return the refs of rows in a state, ascending: those behind `after`, at most `limit`."""
+        found: list[int] = []
+        with self._database.reading() as connection:
+            for first, last in ranges(connection, number_of(connection, batch)):
+                cursor = connection.execute(
+                    "SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?",
+                    (max(first, after + 1), last, state, limit - len(found)),
+                )
+                found += [ref for (ref,) in cursor]
+        return found
+
+    def tasks(self, batch: str, refs: Iterable[int]) -> list[tuple[int, str, int]]:
+        """Return ref, newest task and its try of rows of a batch, given in ascending order."""
+        found = []
+        with self._database.reading() as connection:
+            block = StoredBlock(0, b"", b"")
+            cursor = connection.execute(
+                "SELECT ref, try FROM rows WHERE ref IN (SELECT value FROM json_each(?)) AND try > 0 ORDER BY ref",
+                (as_json(refs),),
+            )
+            for ref, attempt in cursor.fetchall():
+                if ref > block.last:
+                    first, _, keys, tasks, _ = _block_around(connection, ref)
+                    block = StoredBlock(first, keys, tasks)
+                found.append((ref, task_id(batch, block.key(ref), attempt), attempt))
+        return found
+
+    def states_of(self, refs: Iterable[int]) -> dict[int, State]:
+        """Return the states of rows."""
+        with self._database.reading() as connection:
+            cursor = connection.execute(
+                "SELECT ref, state FROM rows WHERE ref IN (SELECT value FROM json_each(?))", (as_json(refs),)
+            )
+            return {ref: State(state) for ref, state in cursor}
+
+    def tried(self, batch: str, tasks: Iterable[str]) -> set[str]:
+        """Return those of the tasks that are the newest ones of their rows, and of which the log has an attempt."""
+        with self._database.reading() as connection:
+            located = locate(connection, batch, tasks)
+            cursor = connection.execute(
+                """SELECT r.ref FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
+                   WHERE r.ref IN (SELECT value FROM json_each(?)) AND (o.attempts OR r.state IN (?, ?))""",
+                (as_json(located.values()), State.SUCCEEDED, State.FAILED),
+            )
+            known = {ref for (ref,) in cursor}
+        return {task for task, ref in located.items() if ref in known}
 
     def _count(self, batch: str, state: State, column: str) -> dict[Any, int]:
         """Count the rows in a state by a column of their outcomes."""

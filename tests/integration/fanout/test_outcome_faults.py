@@ -9,6 +9,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
+from cloudtasks_nb.fanout.batch import search
 from tests.integration.conftest import Emulator, StartEmulator
 from tests.integration.fanout.conftest import reached
 
@@ -89,16 +90,57 @@ def test_no_log(
     assert batch.wait("60s").gone == 20
 
 
-def test_a_log_that_may_not_be_read(quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]) -> None:
-    """Without the permission the rows end as gone; the reason stands in the sources."""
+def test_a_log_that_may_not_be_read_for_a_while(
+    quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]
+) -> None:
+    """Meanwhile the rows are settling, which the repr says; as soon as the log can be read, it tells the truth."""
     emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
     try:
         batch = send(quick, serve)
-        progress = batch.wait("60s")
+        progress = reached(batch, lambda progress: progress.settling == 20)
+        assert "20 settling: their log entries are awaited" in repr(batch)
     finally:
         emulator.request("DELETE", "/admin/faults")
-    assert (progress.succeeded, progress.failed, progress.gone) == (0, 0, 20)
-    assert "log" not in progress.sources
+    assert (progress.gone, progress.finished) == (0, False)
+    progress = batch.wait("60s")
+    assert (progress.succeeded, progress.failed, progress.gone) == (15, 5, 0)
+
+
+def test_rows_that_were_gone_are_corrected_from_a_new_connection(
+    quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log could not be read until the batch was given up; when it can be read again, it is, and that is said."""
+    monkeypatch.setattr(search, "_SHORTEST_WAIT", 0)
+    emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
+    try:
+        batch = send(quick, serve)
+        assert batch.wait("60s").gone == 20
+    finally:
+        emulator.request("DELETE", "/admin/faults")
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+        again = tasks.batch(batch.id)
+        progress = reached(again, lambda progress: not progress.gone)
+        assert (progress.succeeded, progress.failed) == (15, 5)
+        assert "20 rows had another outcome first" in repr(again)
+
+
+def test_entries_that_can_be_read_late(
+    start_emulator: StartEmulator, serve: Callable[..., ct.Handler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1,000 rows 5 % have their entry 45 s late, 1 % ten minutes late: none of them is gone, and all end."""
+    monkeypatch.setattr(search, "_LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(search, "_FIRST_PAUSE", 1.0)
+    emulator = start_emulator("--log-index-delay", "0.05:45", "0.01:600")
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+        queue = tasks.queue("late", create=True, max_attempts=1)
+        rows = pd.DataFrame({"row": range(1000)})
+        batch = queue.fan_out(rows, url=serve(lambda row: row, name="late"), progress=False)
+        reached(batch, lambda progress: progress.settling >= 40)
+        emulator.advance(46)
+        reached(batch, lambda progress: 0 < progress.settling < 30)
+        emulator.advance(600)
+        progress = batch.wait("60s")
+    assert (progress.succeeded, progress.gone) == (1000, 0)
 
 
 def test_a_log_that_is_busy(quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]) -> None:

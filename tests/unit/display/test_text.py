@@ -76,7 +76,7 @@ def test_words_of_one_meaning_share_a_colour(word: str, same: str) -> None:
 
 def test_every_state_has_a_colour_that_can_be_seen_on_both_themes() -> None:
     """A dot has a contrast of 3:1 at least, on white and on the dark theme's ground."""
-    assert set(COLOURS) == {*STATES, "queued"}
+    assert set(COLOURS) == {*STATES, "queued", "settling"}
     assert len({COLOURS[state] for state in STATES}) == len(STATES)
     for ground in ("#ffffff", "#212121"):
         assert {

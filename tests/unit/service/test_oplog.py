@@ -11,7 +11,9 @@ from google.cloud.logging_v2.types import logging as logging_types
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.service.oplog import Entry, log_filter, page, read
+from cloudtasks_nb.errors import QuotaError
+from cloudtasks_nb.service.oplog import Entry, entries_of, has_entry, log_filter, page, read
+from cloudtasks_nb.service.quota import CallBudget
 
 QUEUE = QueueName(project="p", location="us-central1", queue="q")
 TASK = f"{QUEUE}/tasks/t"
@@ -75,6 +77,67 @@ def test_the_filter() -> None:
     assert log_filter(QUEUE, since=0, received_from=1_767_225_600_000_000).endswith(
         ' AND timestamp>="1970-01-01T00:00:00Z" AND receiveTimestamp>="2026-01-01T00:00:00Z"'
     )
+
+
+def test_the_filter_of_some_tasks() -> None:
+    """Texts that are part of the tasks' names; entries of every kind if that is asked for."""
+    text = log_filter(QUEUE, since=0, tasks=["a-1", "b-1"], every_kind=True)
+    assert text.endswith(' AND timestamp>="1970-01-01T00:00:00Z" AND jsonPayload.task:("a-1" OR "b-1")')
+    assert "attemptResponseLog" not in text
+
+
+class Budget(CallBudget):
+    """Sixty reads a minute, on a clock that only passes while somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        super().__init__(60, burst=5, clock=lambda: self.now, sleep=self.pass_by)
+
+    async def pass_by(self, seconds: float) -> None:
+        """Let the time pass."""
+        self.now += seconds
+
+
+def test_many_pages_are_read_within_the_quota() -> None:
+    """300 pages of the log take five minutes or a little more, as there are 60 reads a minute, and none is left out."""
+    budget = Budget()
+    log: Any = Log(*([entry(number, attemptResponseLog=ATTEMPT)] for number in range(300)))
+
+    async def read_all() -> list[str]:
+        return [one.insert_id async for page in entries_of(log, QUEUE, "filter", budget) for one in page]
+
+    assert asyncio.run(read_all()) == [f"id-{number}" for number in range(300)]
+    assert len(log.asked) == 300
+    assert 295 / 55 * 60 <= budget.now - 100 <= 340
+
+
+def test_whether_the_log_has_an_entry() -> None:
+    """An empty page with a token is not the end of the search; entries of every kind count."""
+    there: Any = Log([], [entry(taskCreationLog={"status": "OK"})], [])
+    assert asyncio.run(has_entry(there, QUEUE, "filter", Budget()))
+    assert [asked["page_size"] for asked in there.asked] == [1, 1]
+    nothing: Any = Log([])
+    assert not asyncio.run(has_entry(nothing, QUEUE, "filter", Budget()))
+    assert len(nothing.asked) == 1
+
+
+@pytest.mark.parametrize(("refusals", "found"), [(3, True), (99, False)], ids=["for a while", "for ever"])
+def test_a_read_that_is_refused_is_repeated(refusals: int, found: bool) -> None:  # noqa: FBT001 - a case of the table
+    """The quota may be used up by others; after many refusals that is an error."""
+    log: Any = Log([entry(attemptResponseLog=ATTEMPT)])
+    answer, left = log.call, [QuotaError("busy")] * refusals
+
+    async def call(rpc: str, **fields: Any) -> Any:
+        if left:
+            raise left.pop()
+        return await answer(rpc, **fields)
+
+    log.call = call
+    if found:
+        assert asyncio.run(has_entry(log, QUEUE, "filter", Budget()))
+    else:
+        with pytest.raises(QuotaError):
+            asyncio.run(has_entry(log, QUEUE, "filter", Budget()))
 
 
 def test_an_attempt() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import OutboxError, PermissionDeniedError
+from cloudtasks_nb.fanout.batch import search as search_module
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, decide
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -74,11 +75,31 @@ class World:
     there: dict[str, Pending] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     clock: FakeClock = field(default_factory=FakeClock)
+    log: list[tuple[float, Entry]] = field(default_factory=list)  #: entries, and from when on they can be read
+    immediate: bool = False
+    denied: bool = False
 
-    async def listing(self, _: QueueName) -> Mapping[str, Pending]:
-        """Return every task in the queue."""
-        self.asked.append("listing")
-        return self.there
+    async def read_queue(self, _: QueueName) -> Mapping[str, Any]:
+        """Return the settings of the queue."""
+        return VALUES
+
+    async def pages(self, _: QueueName) -> AsyncIterator[Mapping[str, Pending]]:
+        """Yield the tasks in the queue."""
+        self.asked.append("pages")
+        yield self.there
+
+    async def task_log(self, _: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the entries that can be read by now."""
+        self.asked.append("log")
+        if self.denied:
+            raise PermissionDeniedError("no")
+        for at, one in self.log:
+            if at <= self.clock.now() and one.time >= since and any(text in one.task for text in tasks):
+                yield [one]
+
+    async def log_is_immediate(self) -> bool:
+        """Return what was set."""
+        return self.immediate
 
     async def lookup(self, _: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
         """Return the named tasks."""
@@ -216,21 +237,89 @@ def pending(state: str = "ready", **words: Any) -> Pending:
     return Pending(state=state, **{**fields, **words})
 
 
-def test_rows_that_left_without_a_word_are_gone_when_the_log_had_its_time(world: World) -> None:
-    """First they only look missing; then the queue is asked; then the log is waited for, as late as it usually is."""
+def late(world: World, task: str, seconds: float, **words: Any) -> None:
+    """Have the log receive an entry now that can be read later."""
+    words = {"status": "OK", "time": world.micros(), "received": world.micros(), **words}
+    world.log.append((world.clock.now() + seconds, entry(task, **words)))
+
+
+def watch(tracker: OutcomeTracker, world: World, seconds: int, **words: Any) -> list[dict[str, int]]:
+    """Take a snapshot a second, and search when that is asked for; return the counts that there were."""
+    seen = []
+    for _ in range(seconds):
+        there = {"values": {"tasks": len(world.there), **words}}
+        if apply(tracker, world, snapshot(world.micros(), **there))[0]:
+            search(tracker)
+        if world.counts() not in seen:
+            seen.append(world.counts())
+        world.clock.advance(1)
+    return seen
+
+
+def test_rows_that_left_without_an_entry_are_settling_for_two_minutes(world: World) -> None:
+    """First they are missing; then their entries are awaited; then the log is read by their names once more."""
     tracker = new(world)
     world.there = {task: pending() for task in world.tasks[:3]}
-    few: dict[str, Any] = {"values": {"tasks": 3}, "lag": SECOND}
-    assert apply(tracker, world, snapshot(log_until=world.micros(), **few)) == [False]
-    world.clock.advance(4)
-    assert apply(tracker, world, snapshot(log_until=world.micros(), **few)) == [True]
-    search(tracker)
-    assert world.counts() == {"sent": 5}
-    world.clock.advance(10)
-    apply(tracker, world, snapshot(log_until=world.micros(), **few))
-    search(tracker)
+    assert watch(tracker, world, 123) == [{"sent": 5}]
+    assert tracker.settling == 2
+    assert tracker.split(world.outbox.batches.counts(world.batch), SECOND)["ready"] == 3
+    watch(tracker, world, 70)
     assert world.counts() == {"sent": 3, "gone": 2}
-    assert world.asked == ["lookup", "lookup"]
+    assert tracker.settling == 0
+    assert world.asked[-1] == "log"
+
+
+def test_entries_that_can_be_read_late_make_no_row_gone(world: World) -> None:
+    """The log received them at once; by name they are found 45 s later, and ten minutes later."""
+    tracker = new(world)
+    for task, seconds in zip(world.tasks, [45, 45, 600, 600, 45], strict=True):
+        late(world, task, seconds)
+    seen = watch(tracker, world, 1000)
+    assert not any("gone" in counts for counts in seen)
+    assert world.counts() == {"succeeded": 5}
+
+
+def test_an_immediate_log_needs_no_waiting(world: World) -> None:
+    """An emulator says that every entry can be read at once: what is not there now will never be there."""
+    world.immediate = True
+    late(world, world.tasks[0], 0)
+    tracker = new(world)
+    watch(tracker, world, 6)
+    assert world.counts() == {"succeeded": 1, "gone": 4}
+
+
+def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
+    """An entry came later than anything that was waited for."""
+    tracker = new(world)
+    late(world, world.tasks[0], 700)
+    late(world, world.tasks[1], 700, status="INTERNAL", attempt=3)
+    watch(tracker, world, 700)
+    assert world.counts() == {"gone": 5}
+    asyncio.run(new(world).recheck())
+    assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
+    assert new(world).corrected == 2
+
+
+def test_entries_out_of_order_and_twice_leave_a_final_row_alone(world: World) -> None:
+    """A success is not retrying because its first attempt is read after it."""
+    tracker = new(world)
+    first, second = entry(world.tasks[0]), entry(world.tasks[0], attempt=2, status="OK")
+    apply(tracker, world, snapshot(entries=(second,)), snapshot(entries=(first, second)), snapshot(entries=(first,)))
+    assert world.counts() == {"succeeded": 1, "sent": 4}
+    assert tracker.retry_note(0) is None
+    assert tracker.corrected == 0
+
+
+def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name a read has 300 rows; if that takes more reads than the log of the batch has pages, that is read."""
+    monkeypatch.setattr(search_module, "NAMES", 2)
+    monkeypatch.setattr(search_module, "_SMALL", 2)
+    world.immediate = True
+    for task in world.tasks:
+        late(world, task, 0)
+    watch(new(world), world, 6)
+    assert world.counts() == {"succeeded": 5}
+    assert world.asked == ["pages", "log"]
 
 
 SENDING: list[tuple[str, list[tuple[int, int]], list[bool]]] = [
@@ -255,48 +344,72 @@ def test_while_rows_are_sent_statistics_need_not_agree(
 def test_a_late_entry_corrects_what_was_thought_gone(world: World) -> None:
     """Gone means not known; when the log knows after all, that counts."""
     tracker = new(world)
-    apply(tracker, world, snapshot(values={"tasks": 0, "log_sampling_ratio": 0.0}))
-    search(tracker)
+    watch(tracker, world, 6, log_sampling_ratio=0.0)
     assert world.counts() == {"gone": 5}
     news = (entry(world.tasks[0], status="OK"), entry(world.tasks[1], attempt=3))
     apply(tracker, world, snapshot(entries=news))
     assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
 
 
-@pytest.mark.parametrize("steps", [(30, 35), (-172_800, 30, 35)], ids=["late log", "clock set back by two days"])
-def test_rows_that_left_are_gone_after_a_minute_without_a_log_entry(world: World, steps: tuple[int, ...]) -> None:
-    """A log that is half a minute late makes no row gone, and a clock that is set back keeps no row waiting."""
+def test_a_clock_that_is_set_back_keeps_no_row_waiting(world: World) -> None:
+    """The two minutes begin anew, and not after two days."""
     world.clock.advance(172_800)
     tracker = new(world)
-    for step in steps:
-        apply(tracker, world, snapshot(values={"tasks": 0}, log_until=world.micros()))
-        search(tracker)
-        assert world.counts() == {"sent": 5}
-        world.clock.advance(step)
-    apply(tracker, world, snapshot(values={"tasks": 0}, log_until=world.micros()))
-    search(tracker)
+    watch(tracker, world, 60)
+    world.clock.time -= 172_800
+    watch(tracker, world, 200)
     assert world.counts() == {"gone": 5}
 
 
-def test_a_log_that_cannot_be_read_leaves_what_left_as_gone(world: World) -> None:
-    """Without the permission there is nothing to wait for, and no success to be claimed."""
+def test_a_log_that_cannot_be_read_makes_no_row_gone_at_once(world: World) -> None:
+    """Without the permission nothing can be awaited for ever; when it is there, the log is read by name."""
+    world.denied, world.immediate = True, True
+    late(world, world.tasks[0], 0)
     tracker = new(world)
-    apply(tracker, world, snapshot(values={"tasks": 0}, log_until=None, errors=(PermissionDeniedError("no"),)))
-    search(tracker)
+    watch(tracker, world, 100)
+    assert world.counts() == {"sent": 5}
+    watch(tracker, world, 100)
     assert world.counts() == {"gone": 5}
+    world.denied = False
+    asyncio.run(tracker.recheck())
+    assert world.counts() == {"gone": 4, "succeeded": 1}
+
+
+def test_a_log_that_can_be_read_again_has_the_truth(world: World) -> None:
+    """It was denied for some seconds, while all rows left the queue."""
+    world.denied, world.immediate = True, True
+    for task in world.tasks:
+        late(world, task, 0)
+    tracker = new(world)
+    watch(tracker, world, 10)
+    world.denied = False
+    assert watch(tracker, world, 20) == [{"sent": 5}, {"succeeded": 5}]
+
+
+def test_entries_of_a_try_that_another_home_made_are_found(world: World) -> None:
+    """They were read before this home had that try; a search reads them again, by name."""
+    tracker = new(world)
+    apply(tracker, world, snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
+    theirs = [f"{task_id(world.batch, bytes([row]) * 16, 2)}" for row in range(1, 6)]
+    for task in theirs:
+        late(world, task, 0)
+    apply(tracker, world, snapshot(entries=tuple(one for _, one in world.log)))
+    assert world.counts() == {"failed": 5}
+    world.outbox.outcomes.new_try(world.batch)
+    refs = [ref for page in world.outbox.rows.pages(world.batch) for ref in page.refs]
+    world.outbox.outcomes.record(world.batch, [Outcome(ref=ref, attempt=2, state=State.SENT) for ref in refs])
+    seen = watch(tracker, world, 20)
+    assert seen == [{"sent": 5}, {"succeeded": 5}]
 
 
 def test_a_deleted_queue_takes_its_tasks_along(world: World) -> None:
-    """Nobody needs to be asked for the tasks of a queue that is not there."""
+    """Nobody needs to be asked for the tasks of a queue that is not there; the log is."""
+    world.immediate = True
     tracker = new(world)
-    gone: dict[str, Any] = {"queue": QUEUE, "gone": True}
-    assert apply(tracker, world, Snapshot(at=1, log_until=world.micros(), **gone)) == [True]
-    search(tracker)
-    world.clock.advance(11)
-    apply(tracker, world, Snapshot(at=1, log_until=world.micros(), **gone))
+    assert apply(tracker, world, Snapshot(at=1, log_until=world.micros(), queue=QUEUE, gone=True)) == [True]
     search(tracker)
     assert world.counts() == {"gone": 5}
-    assert world.asked == []
+    assert world.asked == ["log"]
 
 
 def test_messages_of_retrying_tasks_are_kept(world: World) -> None:

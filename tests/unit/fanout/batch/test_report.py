@@ -39,6 +39,14 @@ def test_unsent_rows_ask_for_resume_unless_they_are_being_sent() -> None:
     assert report({"sending": True}, unsent=40000).lines() == []
 
 
+def test_settling_rows_are_not_final_and_say_what_they_wait_for() -> None:
+    """They are counted apart from what is in the queue."""
+    shown = report(total=20, succeeded=5, ready=None, running=3, settling=12)
+    assert shown.lines() == ["12 settling: their log entries are awaited"]
+    assert repr(shown.progress) == "20 rows: 3 running, 5 succeeded, 12 settling"
+    assert (shown.progress.pending, shown.progress.finished, shown.segments()["queued"]) == (15, False, 0)
+
+
 def test_retrying_rows_say_how_far_they_are() -> None:
     """Attempt, of how many, and when the next one is."""
     shown = report({"retry_note": "attempt 3 of 5, next in 12 min"}, retrying=5)

@@ -1,0 +1,290 @@
+"""Search the queue for the rows of a batch, and the log for those that left the queue without an entry.
+
+Such a row is *settling*: its entry is awaited. It is *gone* only after a read of the log by task name that finds
+nothing, and that is made long enough after the row was missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.outbox.attach import Refs
+from cloudtasks_nb.fanout.outbox.counters import paged
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
+from cloudtasks_nb.service.oplog import NAMES, PAGE, Entry
+from cloudtasks_nb.service.watch import Pending, Snapshot
+
+__all__ = ["QueueReader", "Search", "Settling", "first_logged"]
+
+_SECOND = 1_000_000
+_SMALL = 300  # rows that are looked up one by one rather than with the whole queue
+_SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is searched
+_ROUTINE = 30.0  # seconds between two searches if the queue has no statistics
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0  # seconds between two searches while rows are settling
+_SHORTEST_WAIT, _LONGEST_WAIT = 120 * _SECOND, 900 * _SECOND  # for the entry of a row that was missed
+_LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get that wait
+_RETENTION = 30 * 86_400 * _SECOND  # of the log: https://cloud.google.com/logging/quotas
+_CLOCK_MARGIN = 300 * _SECOND  # by which this machine's clock may be ahead of the service's
+_TOGETHER = 1_000  # rows that are recorded together
+_COHORTS = 16  # times of missing that are kept apart
+
+#: How a task left its queue: the reason of a row in state `gone`.
+_PURGED, _CLOSED = "not in the queue since it was purged", "the queue was deleted"
+
+
+class QueueReader(Protocol):
+    """What is needed of the watcher of queues."""
+
+    async def read_queue(self, queue: QueueName) -> Mapping[str, Any]:
+        """Return settings and statistics of a queue."""
+
+    def pages(self, queue: QueueName) -> AsyncIterator[Mapping[str, Pending]]:
+        """Yield the tasks in a queue, by short id, page by page."""
+
+    async def lookup(self, queue: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
+        """Return the named tasks (short ids) of a queue; None for those that are not in it."""
+
+    def task_log(self, queue: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[Sequence[Entry]]:
+        """Yield attempts and deletions of tasks whose short ids contain one of the texts, page by page."""
+
+    async def log_is_immediate(self) -> bool:
+        """Return whether log entries can be read as soon as they are written."""
+
+
+class Settling:
+    """The rows that left the queue without a log entry, and since when. A row takes a few bits of memory."""
+
+    def __init__(self) -> None:
+        self._cohorts: dict[int, Refs] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._cohorts.values()))
+
+    def since(self, ref: int) -> int | None:
+        """Return since when a row is missing (microseconds since 1970); None if it is not."""
+        return next((since for since, refs in self._cohorts.items() if refs.has(ref)), None)
+
+    def until(self, at: int) -> Iterator[int]:
+        """Yield the rows that are missing since a time, or longer."""
+        for since, refs in self._cohorts.items():
+            if since <= at:
+                yield from refs
+
+    def add(self, ref: int, since: int) -> None:
+        """Add a row. If there are many different times, the newest rows share the latest of their times."""
+        if since not in self._cohorts and len(self._cohorts) >= _COHORTS:
+            newest = max(self._cohorts)
+            since, refs = max(newest, since), self._cohorts.pop(newest)
+            self._cohorts[since] = refs
+        self._cohorts.setdefault(since, Refs()).add(ref)
+
+    def discard(self, ref: int) -> None:
+        """Remove a row, if it is there."""
+        for refs in self._cohorts.values():
+            refs.discard(ref)
+
+
+class Search:
+    """Searches for the rows of one batch.
+
+    Parameters
+    ----------
+    outbox : Outbox
+    record : BatchRecord
+    reader : QueueReader
+    clock : Clock
+    store : callable
+        Is awaited with the log entries of tasks, and stores their outcomes.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        record: BatchRecord,
+        reader: QueueReader,
+        clock: Clock,
+        store: Callable[[Mapping[str, Sequence[Entry]]], Awaitable[None]],
+    ) -> None:
+        self._outbox = outbox
+        self._batch = record.id
+        self._queue = QueueName.parse(record.place.queue_name)
+        self._created = int(record.created.timestamp() * _SECOND)
+        self._reader = reader
+        self._clock = clock
+        self._store = store
+        self._missing_since: float | None = None
+        self._ended = clock.ticks()
+        self._took = 0.0
+        self._pause = 0.0
+        self._lateness = 0
+        self.settling = Settling()
+
+    def wanted(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
+        """Return whether to search now, because rows seem to have left the queue without an entry in the log.
+
+        While rows are sent, only those of the `sent` ones that are not `fresh` are certain to be there: to search the
+        queue for all of them would cost more than the sending.
+        """
+        now = self._clock.ticks()
+        if now < self._ended + self._pause:
+            return False
+        if snapshot.gone:
+            return True
+        if snapshot.values is None:
+            return False
+        tasks = snapshot.values.get("tasks")
+        if tasks is not None and tasks < sent - fresh:
+            self._missing_since = now if self._missing_since is None else self._missing_since
+            return self._purged(snapshot) or now - self._missing_since > _SUSPICION
+        self._missing_since = None
+        if tasks is not None and (fresh or tasks == sent) and not len(self.settling):
+            return False
+        return now - self._ended > max(_ROUTINE, 20 * self._took)
+
+    async def run(self, snapshot: Snapshot | None) -> None:
+        """Search the queue, then the log; rows for which both were searched for long enough are gone.
+
+        This takes long if the queue is large: the service allows few list calls a minute.
+        """
+        started, now = self._clock.ticks(), round(self._clock.now() * _SECOND)
+        before = await self._round()
+        missing = await self._missing(snapshot)
+        sent = await self._in_state(State.SENT)
+        if snapshot is None or await self._round() != before:
+            return  # rows that were sent again meanwhile look missing
+        settling = Settling()
+        async for ref in _yielding(missing):
+            if sent.has(ref):
+                since = self.settling.since(ref)
+                # A clock that was set back would let the row wait until it has caught up.
+                settling.add(ref, now if since is None else min(since, now))
+        self.settling = settling
+        await self._settle(snapshot, now)
+        self._ended = self._clock.ticks()
+        self._took = self._ended - started
+        longer = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+        self._pause = longer if len(self.settling) else 0.0
+
+    async def recheck(self) -> None:
+        """Read the log by name for the rows that are gone: a late entry corrects them."""
+        if gone := await self._in_state(State.GONE):
+            await self._read(gone, None)
+
+    async def _missing(self, snapshot: Snapshot | None) -> Refs:
+        """Return the rows that were sent and are not in the queue; what the queue has of the others is recorded."""
+        sent = await self._in_state(State.SENT)
+        if snapshot is not None and snapshot.gone:
+            return sent
+        async for page in self._in_queue(sent):
+            outcomes = []
+            for task, ref in (await self._outbox.run(self._outbox.rows.locate, self._batch, page)).items():
+                sent.discard(ref)
+                if page[task].attempts and page[task].last_status:
+                    outcomes.append(_retrying(ref, task, page[task]))
+            if outcomes:
+                await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
+        return sent
+
+    async def _in_queue(self, sent: Refs) -> AsyncIterator[Mapping[str, Pending]]:
+        """Yield the tasks in the queue; if few rows are there, only those of these rows."""
+        if len(sent) > _SMALL:
+            async for page in self._reader.pages(self._queue):
+                yield page
+            return
+        tasks = [task for _, task, _ in await self._outbox.run(self._outbox.rows.tasks, self._batch, sent)]
+        found = await self._reader.lookup(self._queue, tasks)
+        yield {task: pending for task, pending in found.items() if pending is not None}
+
+    async def _settle(self, snapshot: Snapshot, now: int) -> None:
+        """Read the log for the rows that are missing; those that have waited long enough for their entry are gone."""
+        silent = snapshot.values is not None and not snapshot.values["log_sampling_ratio"]
+        if silent or await self._reader.log_is_immediate():
+            wait = 0
+        else:
+            wait = min(max(_SHORTEST_WAIT, _LATENESS_FACTOR * self._lateness), _LONGEST_WAIT)
+        # An entry often comes a moment after its task has left the queue: read at the second search.
+        read = Refs(self.settling.until(now - min(wait, 1)))
+        if not read:
+            return
+        try:
+            await self._read(read, snapshot.log_until)
+        except PermissionDeniedError:
+            wait = 0 if silent else _SHORTEST_WAIT
+        due = Refs(self.settling.until(now - wait))
+        reason = _CLOSED if snapshot.gone else _PURGED if self._purged(snapshot) else None
+        for page in paged(due, _TOGETHER):
+            rows = await self._outbox.run(self._outbox.rows.tasks, self._batch, page)
+            gone = [Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=reason) for ref, _, attempt in rows]
+            await self._outbox.run(self._outbox.outcomes.record, self._batch, gone)
+            for ref in page:
+                self.settling.discard(ref)
+
+    async def _read(self, refs: Refs, read_until: int | None) -> None:
+        """Read the log for rows by the names of their tasks, or that of the whole batch if this takes fewer reads."""
+        since = first_logged(self._created, self._clock)
+        counts = await self._outbox.run(self._outbox.batches.counts, self._batch)
+        if len(refs) / NAMES > 1 + (sum(counts.values()) - len(refs)) / PAGE:
+            await self._read_tasks([f"-{self._batch}-"], since, read_until)
+            return
+        for page in paged(refs, NAMES):
+            rows = await self._outbox.run(self._outbox.rows.tasks, self._batch, page)
+            await self._read_tasks([task for _, task, _ in rows], since, read_until)
+
+    async def _read_tasks(self, tasks: Sequence[str], since: int, read_until: int | None) -> None:
+        async for entries in self._reader.task_log(self._queue, since=since, tasks=tasks):
+            found: dict[str, list[Entry]] = defaultdict(list)
+            for entry in entries:
+                found[entry.task].append(entry)
+            if read_until is not None:
+                # The log was read up to this time, and it did not have the entries then.
+                for task, ref in (await self._outbox.run(self._outbox.rows.locate, self._batch, found)).items():
+                    if self.settling.since(ref) is not None:
+                        late = read_until - min(entry.time for entry in found[task])
+                        self._lateness = max(self._lateness, late)
+            await self._store(found)
+
+    async def _in_state(self, state: State) -> Refs:
+        found, after = Refs(), 0
+        while page := await self._outbox.run(self._outbox.rows.refs, self._batch, state, after):
+            for ref in page:
+                found.add(ref)
+            after = page[-1]
+        return found
+
+    async def _round(self) -> int:
+        return (await self._outbox.run(self._outbox.batches.get, self._batch)).round
+
+    def _purged(self, snapshot: Snapshot) -> bool:
+        """Return whether the queue was purged after the batch was created."""
+        return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
+
+
+def first_logged(created: int, clock: Clock) -> int:
+    """Return the time from which the log may have entries of a batch, in microseconds since 1970."""
+    return max(created - _CLOCK_MARGIN, round(clock.now() * _SECOND) - _RETENTION)
+
+
+async def _yielding(refs: Iterable[int]) -> AsyncIterator[int]:
+    """Yield refs, and let the event loop do other work now and then."""
+    for page in paged(refs, 10_000):
+        for ref in page:
+            yield ref
+        await asyncio.sleep(0)
+
+
+def _retrying(ref: int, task: str, found: Pending) -> Outcome:
+    return Outcome(
+        ref=ref,
+        attempt=int(task.rpartition("-")[2]),
+        attempts=found.attempts,
+        last_status=CODES.index(found.last_status) if found.last_status in CODES else None,
+        last_message=found.last_message,
+        schedule_time=found.schedule_time,
+    )
