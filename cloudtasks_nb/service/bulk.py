@@ -115,16 +115,19 @@ async def delete(
     ids: Sequence[str],
     on_progress: Callable[[int], None],
     on_error: Callable[[CloudTasksError, int], None] = lambda _error, _count: None,
+    *,
+    request_id: str = "",
 ) -> list[str | None]:
     """Delete tasks by short id, and return the error message of each, None for those that were deleted.
 
-    `on_error` is called with an error that is not "no such task", and the number of tasks that it left undeleted.
+    `on_error` is called with an error that is not "no such task", and the number of tasks that it left undeleted. A
+    call with the `request_id` of an earlier one, and the same tasks (at most 1,000), has the result of that one.
     """
     errors: list[str | None] = []
     for start in range(0, len(ids), _DELETES):
         part = ids[start : start + _DELETES]
         try:
-            errors += await _delete_batch(connection, queue, part)
+            errors += await _delete_batch(connection, queue, part, request_id)
         except CloudTasksError as error:
             if error.code != "UNIMPLEMENTED":
                 errors += [error.message] * len(part)
@@ -135,11 +138,17 @@ async def delete(
     return errors
 
 
-async def _delete_batch(connection: Connection, queue: QueueName, ids: Sequence[str]) -> list[str | None]:
-    names = [str(TaskName(queue=queue, task=task)) for task in ids]
+async def _delete_batch(
+    connection: Connection, queue: QueueName, ids: Sequence[str], request_id: str
+) -> list[str | None]:
     parent = str(queue)
+    names = [f"{parent}/tasks/{task}" for task in ids]
     operation = await connection.transport.call(
-        "BatchDeleteTasks", parent=parent, names=names, request_id=str(uuid.uuid4()), resource_name=parent
+        "BatchDeleteTasks",
+        parent=parent,
+        names=names,
+        request_id=request_id or str(uuid.uuid4()),
+        resource_name=parent,
     )
     while not operation.done:
         await asyncio.sleep(_POLL_INTERVAL)

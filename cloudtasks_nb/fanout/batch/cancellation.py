@@ -1,23 +1,32 @@
-"""Cancel a batch: stop its sending, delete its tasks in the queue, and record which were deleted."""
+"""Cancel a batch: stop its sending, delete its tasks in the queue, and record which were deleted.
+
+What is under way is stored, so that the next process that takes the batch up goes on where a killed one was.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.errors import CloudTasksError, UnavailableError
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
+from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.service.bulk import delete
 from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["Cancellation"]
 
-_DELETED_TOGETHER = 1000  # tasks that are deleted, and then recorded, together
+_DELETED_TOGETHER = 1000  # tasks in a call, the service's limit (https://cloud.google.com/tasks/docs/quotas)
+_IN_FLIGHT = 3  # calls at the same time
+_SETTING = "cancelling"  #: of the batch, while it is being cancelled: `paused` is whether the queue was paused for that
 
 
 class Cancellation:
@@ -36,7 +45,6 @@ class Cancellation:
         connection: Connection,
         outbox: Outbox,
         record: BatchRecord,
-        outcomes: OutcomeTracker,
         sending: SendSupervisor,
         *,
         supervisor: _loop.Supervisor,
@@ -47,7 +55,6 @@ class Cancellation:
         self._outbox = outbox
         self._batch = record.id
         self._queue = QueueName.parse(record.place.queue_name)
-        self._outcomes = outcomes
         self._sending = sending
         self._supervisor = supervisor
         self._publish = publish
@@ -66,16 +73,39 @@ class Cancellation:
         self._running += 1
         self._supervisor.start(f"cancellation {next(self._numbers)} of", self._run_in_the_background, again=False)
 
+    async def take_up(self) -> None:
+        """Go on with a cancellation in the background that a process which has ended has begun."""
+        stored = await self._stored()
+        lock = self._outbox.requests.cancel_lock(self._batch) if stored else None
+        if lock is None:
+            return
+        lock.release()
+        line = f"batch {self._batch} was being cancelled when its kernel ended: the remaining tasks are deleted now"
+        if stored.get("paused"):
+            line += f"; queue {self._queue.queue} was paused for that, and is resumed at the end"
+        notify(line)
+        self.begin()
+
     async def run(self) -> None:
         """Stop sending, delete the tasks in the queue, and record which were deleted."""
         self.trouble = None
-        await self._outbox.run(self._outbox.requests.cancel, self._batch)
-        # Wait for the results of the requests that are under way: their tasks have to be deleted too.
-        left = await self._outbox.run(self._outbox.batches.counts, self._batch)
-        if left[State.UNSENT]:
-            self._sending.begin()
-        await self._sending.join()
-        await self._delete_tasks(await self._outbox.run(self._outcomes.sent_rows))
+        lock = self._outbox.requests.cancel_lock(self._batch)
+        try:
+            paused = await self._prepare()
+            try:
+                await self._outbox.run(self._outbox.requests.cancel, self._batch)
+                # Wait for the results of the requests that are under way: their tasks have to be deleted too.
+                if (await self._counts())[State.UNSENT]:
+                    self._sending.begin()
+                await self._sending.join()
+                refusal = await self._delete_tasks()
+            finally:
+                resumed = not paused or await self._resume()
+            if resumed and not isinstance(refusal, UnavailableError):
+                await self._outbox.run(self._outbox.batches.set_setting, self._batch, _SETTING, None)
+        finally:
+            if lock is not None:
+                lock.release()
         self._connection.watcher.refresh(self._queue)
         await self._publish()
 
@@ -88,24 +118,85 @@ class Cancellation:
             self._running -= 1
         self._ended()  # the batch may be finished now, and notifications due
 
-    async def _delete_tasks(self, rows: Sequence[tuple[int, str, int]]) -> None:
-        """Delete the tasks of rows, which are given by ref, task and try, and record which were deleted."""
-        refused: Counter[str] = Counter()
-        for start in range(0, len(rows), _DELETED_TOGETHER):
-            part = rows[start : start + _DELETED_TOGETHER]
-            errors = await delete(
-                self._connection,
-                self._queue,
-                [task for _, task, _ in part],
-                lambda _: None,
-                lambda error, count: refused.update({error.message: count}),
+    async def _counts(self) -> dict[State, int]:
+        return await self._outbox.run(self._outbox.batches.counts, self._batch)
+
+    async def _stored(self) -> Mapping[str, Any]:
+        """Return what is stored of a cancellation that has not ended; empty if there is none."""
+        return (await self._outbox.run(self._outbox.batches.settings, self._batch)).get(_SETTING) or {}
+
+    async def _prepare(self) -> bool:
+        """Store that the batch is being cancelled; pause its queue if that is useful; return whether it is paused.
+
+        In a queue that has other tasks too, the tasks are deleted in the order of their dispatch.
+        """
+        paused: bool = (await self._stored()).get("paused") or await self._is_alone()
+        await self._outbox.run(self._outbox.batches.set_setting, self._batch, _SETTING, {"paused": paused})
+        if paused:
+            try:
+                await self._connection.transport.call("PauseQueue", name=str(self._queue))
+            except CloudTasksError:  # such as a missing permission: tasks may run before they are deleted
+                paused = False
+        return paused
+
+    async def _resume(self) -> bool:
+        """Resume the queue that was paused for the deletion; return whether that was possible."""
+        try:
+            await self._connection.transport.call("ResumeQueue", name=str(self._queue))
+        except CloudTasksError as error:
+            notify(
+                f"queue {self._queue.queue} stays paused: it was paused to cancel batch {self._batch}, and could not "
+                f'be resumed: {error.message}; tasks.batch("{self._batch}") or queue.resume() resumes it'
             )
-            deleted = [
-                Outcome(ref=ref, attempt=attempt, state=State.CANCELLED, reason="")
-                for (ref, _, attempt), error in zip(part, errors, strict=True)
-                if error is None
-            ]
-            await self._outbox.run(self._outbox.outcomes.record, self._batch, deleted)
-            if refused:
-                self.trouble = f"{refused.total():,} tasks are not deleted: {refused.most_common(1)[0][0]}"
+            return False
+        return True
+
+    async def _is_alone(self) -> bool:
+        """Return whether the queue runs, and has many tasks of this batch and no others."""
+        counts = await self._counts()
+        ours = counts[State.SENT] + counts[State.UNSENT]
+        if ours <= _DELETED_TOGETHER:
+            return False
+        try:
+            values = await self._connection.watcher.read_queue(self._queue)
+        except CloudTasksError:
+            return False
+        tasks = values.get("tasks")
+        return values["state"] == "RUNNING" and tasks is not None and tasks <= ours
+
+    async def _delete_tasks(self) -> CloudTasksError | None:
+        """Delete the tasks that are in the queue; return the error of a call that failed as a whole."""
+        pages, refusals = self._outbox.deletions(self._batch), list[CloudTasksError]()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_IN_FLIGHT):
+                    group.create_task(self._delete_pages(pages, refusals))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+        if not refusals:
+            return None
+        left = (await self._counts())[State.SENT]
+        self.trouble = f"{left:,} tasks are not deleted: {refusals[0].message}"
+        return refusals[0]
+
+    async def _delete_pages(self, pages: DeletionQueue, refusals: list[CloudTasksError]) -> None:
+        """Delete the tasks of one page after the other until there are no more, or a call fails as a whole."""
+        page, results = None, list[bool | None]()
+        while page := await self._outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
             await self._publish()
+            results = await self._delete_page(page.tasks, refusals)
+
+    async def _delete_page(self, tasks: Sequence[str], refusals: list[CloudTasksError]) -> list[bool | None]:
+        """Delete some tasks; return for each whether it was deleted, None if that is not known."""
+        before = len(refusals)
+        errors = await delete(
+            self._connection,
+            self._queue,
+            tasks,
+            lambda _: None,
+            lambda error, _: refusals.append(error),
+            request_id=request_id(self._batch, 0, tasks),
+        )
+        # After an error of a call it is not known whether the call had an effect.
+        failed = None if len(refusals) > before else False
+        return [True if error is None else failed for error in errors]

@@ -71,7 +71,6 @@ class Tracker:
             connection,
             outbox,
             record,
-            self._outcomes,
             self._sending,
             supervisor=self._supervisor,
             publish=self._publish,
@@ -175,6 +174,7 @@ class Tracker:
         if not self._loaded:
             self._loaded = True
             await self._outbox.run(self._outcomes.load)
+            await self._cancellation.take_up()
         if sending and self._counts[State.UNSENT]:
             self._sending.begin(send_rate)
         if not self.record.done:

@@ -20,9 +20,6 @@ P = ParamSpec("P")
 R = TypeVar("R", bound="Repository")
 T = TypeVar("T")
 
-#: `PRAGMA user_version` of the tables below.
-VERSION = 1
-
 # Every table that grows with the rows is written in ascending order. The one index on random keys is filled by a sort
 # when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so that a
 # part is one range in each table. A batch is visible once `batches` has it, a part once its status is 1.
@@ -69,6 +66,15 @@ _TABLES = (
         told INTEGER NOT NULL DEFAULT 0, claimed INTEGER NOT NULL DEFAULT 0, claimed_at REAL)""",
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
+
+#: The statements that bring a file from each version to the next.
+_STEPS = (
+    _TABLES,
+    ("CREATE TABLE deletions (ref INTEGER PRIMARY KEY, try INTEGER NOT NULL)",),  # tasks that are to be deleted
+)
+
+#: `PRAGMA user_version` of a file with all tables.
+VERSION = len(_STEPS)
 
 _NETWORK = {"9p", "afs", "ceph", "cifs", "fuse.gcsfuse", "fuse.s3fs", "fuse.sshfs", "lustre", "nfs", "nfs4", "smb3"}
 
@@ -268,10 +274,11 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    if _version(connection, path) == 0:
-        for statement in _TABLES:
+    """Make the tables that a new or older file does not have."""
+    for step in _STEPS[_version(connection, path) :]:
+        for statement in step:
             connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:

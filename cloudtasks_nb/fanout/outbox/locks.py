@@ -30,13 +30,16 @@ class Hold:
         """Whether no other process can hold it; False if the file system has no locks."""
         return self._lock is not None
 
-    def release(self, *, forget: bool = False) -> None:
-        """Release the lock; `forget` also removes its file, for a lock that is not needed again."""
+    def release(self) -> None:
+        """Remove the lock's file and release the lock.
+
+        Another process that has opened the file at this moment may get the lock of the removed file while a third one
+        gets that of a new file. Two senders of a batch do no harm, because a task's name can be used once.
+        """
         if self._lock is not None:
-            self._lock.release()
-        if forget:
-            with suppress(OSError):
+            with suppress(OSError):  # Windows removes no file that is open; there, filelock removes it
                 self._path.unlink()
+            self._lock.release()
 
 
 def hold(outbox: Path, name: str) -> Hold | None:

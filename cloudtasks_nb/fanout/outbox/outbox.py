@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.fanout.outbox.completions import Completions
 from cloudtasks_nb.fanout.outbox.database import Database, guard
+from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.dry_run import DryRun
 from cloudtasks_nb.fanout.outbox.outcomes import Outcomes
 from cloudtasks_nb.fanout.outbox.requests import Requests
@@ -95,6 +96,10 @@ class Outbox:
         except RuntimeError as error:
             raise OutboxError("the outbox was closed", resource=str(self.path), hint="make a new connection") from error
         return await called
+
+    def deletions(self, batch: str) -> DeletionQueue:
+        """Return the tasks of a batch that are in the queue, page by page, to delete them."""
+        return DeletionQueue(self._database, batch)
 
     def spool(self, spec: BatchSpec) -> Spool:
         """Begin to take planned rows: a context manager with `add(chunk)` and, at the end, `commit()`."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from cloudtasks_nb.fanout.outbox.counters import add_counts, as_json, number_of, paged, touch, write_refs
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
+from cloudtasks_nb.fanout.outbox.deletions import asked_for
 from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
 from cloudtasks_nb.fanout.outbox.rows import locate, ranges
 
@@ -49,7 +51,8 @@ class Outcomes(Repository):
     def record(self, connection: sqlite3.Connection, batch: str, outcomes: Iterable[Outcome]) -> int:
         """Store what is known of tasks; return how many rows changed their state.
 
-        Outcomes of an older try are ignored. A succeeded row stays so, and a late success corrects any other state.
+        Outcomes of an older try are ignored. A succeeded row stays so, and a late success corrects any other state. A
+        row that is gone after the batch asked for the deletion of its task is cancelled.
         """
         num = number_of(connection, batch)
         moved = sum(_record_page(connection, num, page) for page in paged(outcomes, _PAGE))
@@ -86,6 +89,14 @@ class Outcomes(Repository):
 
 def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcome]) -> int:
     """Store some outcomes; return how many rows changed their state."""
+    gone = asked_for(connection, (outcome.ref for outcome in page if outcome.state is State.GONE))
+    if gone:
+        page = [
+            replace(outcome, state=State.CANCELLED, reason="")
+            if outcome.state is State.GONE and outcome.ref in gone
+            else outcome
+            for outcome in page
+        ]
     now = {
         ref: (attempt, state)
         for ref, attempt, state in connection.execute(

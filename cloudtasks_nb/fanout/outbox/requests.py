@@ -11,6 +11,7 @@ from cloudtasks_nb.fanout.outbox.counters import (
     add_counts,
     as_json,
     move,
+    number,
     number_of,
     read_refs,
     set_reasons,
@@ -18,6 +19,7 @@ from cloudtasks_nb.fanout.outbox.counters import (
     write_refs,
 )
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
+from cloudtasks_nb.fanout.outbox.deletions import ask_for, correct_gone
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
 from cloudtasks_nb.fanout.plan.identity import task_ids
@@ -37,6 +39,10 @@ class Requests(Repository):
     def lock(self, batch: str) -> Hold | None:
         """Become the sender of a batch until the lock is released, or the process ends; None: another one is."""
         return hold(self._database.path, batch)
+
+    def cancel_lock(self, batch: str) -> Hold | None:
+        """Become the one that cancels a batch until the lock is released, or the process ends; None: another one is."""
+        return hold(self._database.path, f"{batch}-cancel")
 
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
@@ -67,6 +73,7 @@ class Requests(Repository):
             cancelled += fresh
         connection.execute("UPDATE parts SET next = last + 1 WHERE num = ? AND status = 1", (num,))
         connection.execute("UPDATE batches SET void = issued WHERE num = ?", (num,))
+        correct_gone(connection, num)
         touch(connection, num)
         return cancelled
 
@@ -224,7 +231,7 @@ def _settle(connection: sqlite3.Connection, num: int, ack: Ack) -> None:
     move(connection, num, sorted(ack.rejected), State.REJECTED, attempt)
     set_reasons(connection, ack.rejected.items())
     move(connection, num, ack.cancelled, State.CANCELLED, attempt)
-    move(connection, num, ack.gone, State.GONE, attempt)
+    _leave(connection, num, ack, attempt)
     connection.execute("DELETE FROM requests WHERE num = ? AND seq = ?", (num, ack.seq))
     if ack.again:
         connection.execute("UPDATE batches SET issued = issued + 1 WHERE num = ?", (num,))
@@ -233,6 +240,18 @@ def _settle(connection: sqlite3.Connection, num: int, ack: Ack) -> None:
                SELECT num, issued, ?, ?, ?, 1 FROM batches WHERE num = ?""",
             (queue, attempt, write_refs(ack.again), num),
         )
+
+
+def _leave(connection: sqlite3.Connection, num: int, ack: Ack, attempt: int) -> None:
+    """Store the rows of which it is not known whether they were created.
+
+    Those of a cancelled request stay in question, as tasks that were to be deleted: the log may have their outcome.
+    """
+    if ack.gone and ack.seq <= number(connection, "SELECT void FROM batches WHERE num = ?", num):
+        move(connection, num, ack.gone, State.SENT, attempt)
+        ask_for(connection, ack.gone)
+    else:
+        move(connection, num, ack.gone, State.GONE, attempt)
 
 
 def _unsent(connection: sqlite3.Connection, first: int, last: int) -> Sequence[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cloudtasks_nb.fanout.outbox.counters import number
@@ -16,6 +17,7 @@ __all__ = ["KEPT_DAYS", "sweep"]
 KEPT_DAYS = 90
 
 _DAY = 86_400.0
+_HOUR = 3_600.0
 _SLICE = 20_000  # rows a transaction, so that others can write in between
 _LIMIT = 2.0  # seconds that an opening may take; what is left is for the next one
 _PAGES = 2_000  # given back to the disk at a time
@@ -50,12 +52,28 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
                 gone = _remove(connection, part, deadline)
                 removed += gone
         finally:
-            lock.release(forget=gone)
+            lock.release()
         if not gone:
             break
-    if removed:
-        connection.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+    _remove_locks(path, now)
+    if removed or number(connection, "PRAGMA freelist_count") > _PAGES:
+        _shrink(connection, deadline)
     return removed
+
+
+def _remove_locks(outbox: Path, now: float) -> None:
+    """Remove the files of locks that killed processes have left."""
+    for file in (outbox.parent / "locks").glob("*.lock"):
+        with suppress(OSError):
+            if file.stat().st_mtime < now - _HOUR and (lock := hold(outbox, file.stem)):
+                lock.release()
+
+
+def _shrink(connection: sqlite3.Connection, deadline: float) -> None:
+    """Give free pages back to the disk."""
+    while number(connection, "PRAGMA freelist_count") and time.monotonic() < deadline:
+        # Each step frees one page. `execute` makes only the first step of a statement that returns no rows.
+        connection.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
 
 
 def _forget(connection: sqlite3.Connection, before: float) -> None:
@@ -84,7 +102,7 @@ def _remove_rows(connection: sqlite3.Connection, part: int) -> bool:
         "SELECT first + n FROM blocks WHERE first >= ? AND first < ? ORDER BY first LIMIT 1 OFFSET ?",
         (part << 32, end, _SLICE // 2_000),
     ).fetchone()
-    for table, column in (("rows", "ref"), ("outcomes", "ref"), ("blocks", "first")):
+    for table, column in (("rows", "ref"), ("outcomes", "ref"), ("deletions", "ref"), ("blocks", "first")):
         connection.execute(
             f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?",  # noqa: S608 - names of our tables
             (part << 32, end if left is None else left[0]),

@@ -64,6 +64,37 @@ def test_a_large_sweep_goes_on_the_next_time(outbox: Outbox, monkeypatch: pytest
     assert outbox.sweep() == 1
 
 
+def test_what_a_batch_has_used_is_given_back_to_the_disk(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a batch is removed no page of the file stays free."""
+    spool(outbox, chunks(range(3_000)))
+    later = outbox.batches.get().created.timestamp() + 100 * 86_400
+    monkeypatch.setattr("time.time", lambda: later)
+    with closing(sqlite3.connect(outbox.path)) as connection:
+        (before,) = connection.execute("PRAGMA page_count").fetchone()
+        assert outbox.sweep() == 1
+        assert connection.execute("PRAGMA freelist_count").fetchone() == (0,)
+        assert connection.execute("PRAGMA page_count").fetchone()[0] < before / 2
+
+
+def test_locks_leave_no_files(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a lock goes with its release, and that of a killed process with a later sweep."""
+    folder = outbox.path.parent / "locks"
+    for lock in (outbox.requests.lock(batch), outbox.requests.cancel_lock(batch)):
+        assert lock is not None
+        lock.release()
+    assert list(folder.iterdir()) == []
+    held = outbox.requests.lock(batch)
+    (folder / "spool-7.lock").touch()
+    outbox.sweep()
+    assert len(list(folder.iterdir())) == 2
+    later = outbox.batches.get().created.timestamp() + 86_400
+    monkeypatch.setattr("time.time", lambda: later)
+    outbox.sweep()
+    assert [file.name for file in folder.iterdir()] == [f"{batch}.lock"], "it is held"
+    assert held is not None
+    held.release()
+
+
 def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that is committed between the sweeper's look and its lock stays whole."""
     found: list[Spooled] = []

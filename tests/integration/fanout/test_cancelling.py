@@ -1,0 +1,132 @@
+"""Cancelling a batch: many rows, others in the queue, and kernels that end before the deletion does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from tests.integration.conftest import Emulator
+from tests.integration.fanout.conftest import PATIENCE, reached
+from tests.integration.toolkit.conftest import Intercept, intercept
+
+__all__ = ["intercept"]
+
+URL = "http://127.0.0.1:9/run"
+MANY = pd.DataFrame({"row": range(2500)})
+
+
+class Calls:
+    """The calls that change the queue, in their order; it can let one page be deleted and keep the answer."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.losing = False
+        self.lost = threading.Event()
+
+    async def __call__(self, call: Callable[[], Awaitable[Any]], rpc: str, _: dict[str, Any]) -> Any:
+        """Make a call, unless the kernel is about to end."""
+        if rpc not in {"PauseQueue", "ResumeQueue", "BatchDeleteTasks"}:
+            return await call()
+        first = rpc not in self.made
+        self.made.append(rpc)
+        if not self.losing or rpc == "PauseQueue":
+            return await call()
+        if first:
+            await call()
+            self.lost.set()
+        return await asyncio.Event().wait()
+
+
+@pytest.fixture
+def calls(intercept: Intercept) -> Calls:
+    """Give the calls that change the queue."""
+    made = Calls()
+    intercept(made)
+    return made
+
+
+@pytest.fixture
+def again(emulator: Emulator) -> Iterator[ct.Client]:
+    """Give the connection of the next kernel."""
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as connection:
+        yield connection
+
+
+def sent(queue: ct.Queue, **options: Any) -> ct.Batch:
+    """Make a batch of many rows, and wait until they are in the queue."""
+    batch: ct.Batch = queue.fan_out(MANY, url=URL, **options)
+    reached(batch, lambda progress: not progress.unsent)
+    return batch
+
+
+def end_within_a_cancel(tasks: ct.Client, batch: ct.Batch, calls: Calls) -> None:
+    """End the kernel of a batch when tasks are deleted and it does not know yet."""
+    calls.made.clear()
+    calls.losing = True
+    batch.cancel()
+    assert calls.lost.wait(PATIENCE)
+    tasks.close()
+    calls.losing = False
+
+
+@pytest.mark.parametrize("verb", [lambda batch: batch, lambda batch: batch.cancel()], ids=["taken up", "cancelled"])
+def test_the_next_kernel_ends_a_cancel(
+    tasks: ct.Client,
+    again: ct.Client,
+    paused: ct.Queue,
+    calls: Calls,
+    capsys: pytest.CaptureFixture[str],
+    verb: Callable[[ct.Batch], ct.Batch],
+) -> None:
+    """Rows that the killed kernel has deleted are cancelled, not gone, and so is the rest; that is said."""
+    end_within_a_cancel(tasks, sent(paused), calls)
+    batch = verb(again.batch())
+    progress = batch.wait("60s")
+    assert (progress.cancelled, progress.gone) == (2500, 0)
+    said = f"batch {batch.id} was being cancelled when its kernel ended: the remaining tasks are deleted now\n"
+    assert capsys.readouterr().out.count(said) == 1
+    assert again.queue(batch.queue).tasks().empty
+
+
+def test_a_queue_of_one_batch_is_paused_meanwhile(tasks: ct.Client, queue: ct.Queue, calls: Calls) -> None:
+    """Nothing is dispatched while the tasks of the only batch in a queue are deleted."""
+    batch = sent(queue, delay="1h")
+    calls.made.clear()
+    assert batch.cancel().wait("60s").cancelled == 2500
+    assert calls.made == ["PauseQueue", *["BatchDeleteTasks"] * 3, "ResumeQueue"]
+    assert tasks.queues()["state"][batch.queue] == "RUNNING"
+
+
+@pytest.mark.parametrize("why", ["others", "paused", "few"])
+def test_a_queue_is_not_paused_for_nothing(queue: ct.Queue, calls: Calls, why: str) -> None:
+    """A queue with tasks of others runs on, a paused one stays so, and one call needs no pause."""
+    batch = sent(queue, delay="1h")
+    if why == "others":
+        queue.enqueue(URL, delay="1h")
+    if why == "few":
+        batch.cancel().wait("60s")
+        batch.resend(batch.tasks().head(1000))
+        reached(batch, lambda progress: not progress.unsent)
+    if why == "paused":
+        queue.pause()
+    calls.made.clear()
+    assert batch.cancel().wait("60s").cancelled == 2500
+    assert set(calls.made) == {"BatchDeleteTasks"}
+
+
+def test_a_killed_kernel_does_not_leave_the_queue_paused(
+    tasks: ct.Client, again: ct.Client, queue: ct.Queue, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next kernel that takes the batch up deletes the rest, resumes the queue, and says so."""
+    end_within_a_cancel(tasks, sent(queue, delay="1h"), calls)
+    assert "stays paused: it was paused to cancel batch" in capsys.readouterr().out
+    batch = again.batch()
+    assert "was paused for that, and is resumed at the end" in capsys.readouterr().out
+    reached(batch, lambda _: not batch._tracker.cancelling)
+    assert again.queues()["state"][batch.queue] == "RUNNING"
