@@ -124,6 +124,13 @@ def _add_divergences(add: Callable[..., argparse.Action]) -> None:
     ):
         add(option, type=_microseconds, default=default, metavar="SECONDS", help=text)
     add(
+        "--log-limit",
+        type=_positive,
+        default=5_000_000,
+        metavar="ENTRIES",
+        help="log entries that are kept, the newest; those of one batch call count as one (%(default)s)",
+    )
+    add(
         "--log-index-delay",
         action="extend",
         nargs="+",
@@ -132,6 +139,13 @@ def _add_divergences(add: Callable[..., argparse.Action]) -> None:
         metavar="SHARE:SECONDS",
         help="this share of log entries is received at once and can be read only after the delay; may be repeated",
     )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
 
 
 def _share(text: str) -> tuple[float, int]:

@@ -34,6 +34,7 @@ __all__ = ["build_engine", "run"]
 # Seconds.
 _SWEEP_EVERY = 10.0
 _SWEEP_PAUSE = 0.05
+_SHRINK_PAGES = 500  # a step takes some milliseconds
 _GRACE = 1.0
 # For this time after a start or an advance of the clock, tasks past their retention that became due meanwhile can still
 # be sent before they are deleted.
@@ -146,21 +147,23 @@ async def _listen(
 
 async def _sweep_forever(engine: Engine) -> None:
     # An advance of the clock returns only after expired data is deleted.
-    advanced, loop = asyncio.Event(), asyncio.get_running_loop()
+    due, loop = asyncio.Event(), asyncio.get_running_loop()
     caught_up_at = loop.time() + _CATCH_UP  # tasks may have become due while no emulator ran
 
     def sweep_now(_: int) -> None:
         nonlocal caught_up_at
         caught_up_at = loop.time() + _CATCH_UP
         _sweep(engine, keep_due=True)
-        advanced.set()
+        due.set()
 
     engine.clock.subscribe(sweep_now)
+    engine.store.purged = due.set
     while True:
-        more = _sweep(engine, keep_due=loop.time() < caught_up_at)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(advanced.wait(), _SWEEP_PAUSE if more else _SWEEP_EVERY)
-        advanced.clear()
+        due.clear()
+        if not _sweep(engine, keep_due=loop.time() < caught_up_at) and not await _shrink(engine):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(due.wait(), _SWEEP_EVERY)
+        await asyncio.sleep(_SWEEP_PAUSE)
 
 
 def _sweep(engine: Engine, *, keep_due: bool) -> bool:
@@ -168,6 +171,11 @@ def _sweep(engine: Engine, *, keep_due: bool) -> bool:
     if len(engine.store.database):
         engine.committer.commit_soon()
     return more
+
+
+async def _shrink(engine: Engine) -> bool:
+    await engine.committer.wait_idle()
+    return engine.store.database.shrink(_SHRINK_PAGES)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
+from google.longrunning import operations_pb2
+
 from cloudtasks_nb._names import CODES
-from cloudtasks_nb.emulator.model.protobuf import any_message, int_field, len_field, timestamp
+from cloudtasks_nb.emulator.model.protobuf import any_message, beta, int_field, len_field, timestamp, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError, not_found
+from cloudtasks_nb.emulator.model.tasks import as_beta, task_wire
 from cloudtasks_nb.emulator.store.database import Statement
 from cloudtasks_nb.emulator.store.store import Store
 
@@ -44,10 +47,9 @@ class BatchOperation:
     ended: int
     total: int  #: number of items
     failed: Mapping[int, RefusedError]  #: by the index of the item
-    response: bytes  #: the response message on the wire
 
-    def wire(self) -> bytes:
-        """Return the finished `google.longrunning.Operation`."""
+    def wire(self, response: bytes) -> bytes:
+        """Return the finished `google.longrunning.Operation` with a response message on the wire."""
         state = self.kind.partly if self.failed else _SUCCEEDED
         if self.failed and len(self.failed) == self.total:
             text = (
@@ -56,7 +58,7 @@ class BatchOperation:
             )
             result = len_field(4, int_field(1, _ABORTED) + len_field(2, text.encode()))
         else:
-            result = len_field(5, any_message(self.kind.response.format(api=self.api), self.response))
+            result = len_field(5, any_message(self.kind.response.format(api=self.api), response))
         return len_field(1, self.name.encode()) + self._metadata(state) + int_field(3, 1) + result
 
     def unfinished(self) -> bytes:
@@ -98,6 +100,9 @@ def save_operation(store: Store, name: str, wire: bytes, now: int) -> None:
 def load_operation(store: Store, name: str) -> bytes:
     """Return a stored and committed operation.
 
+    Only the names and views of created tasks are stored with it. The other fields are those that the tasks have now;
+    tasks that have left their queue have none.
+
     Raises
     ------
     RefusedError
@@ -106,4 +111,22 @@ def load_operation(store: Store, name: str) -> bytes:
     rows = store.database.read("SELECT wire FROM operations WHERE seq = ?", (store.contents.operations.get(name, 0),))
     if not rows:
         raise not_found()
-    return bytes(rows[0][0])
+    operation = operations_pb2.Operation.FromString(rows[0][0])
+    for messages, encode in ((v2, bytes), (beta, as_beta)):
+        response = messages.BatchCreateTasksResponse()
+        if operation.response.Unpack(response):
+            operation.response.value = b"".join(
+                len_field(1, encode(_current(store, task.name, task.view)) or task.SerializeToString())
+                for task in response.tasks
+            )
+    return bytes(operation.SerializeToString())
+
+
+def _current(store: Store, name: str, view: int) -> bytes:
+    """Return a v2 `Task` as it is now, and b"" if it has left its queue."""
+    queue_name, _, task_id = name.rpartition("/tasks/")
+    queue = store.contents.queues.get(queue_name)
+    task = queue and task_id in queue.live and store.read_task(queue, queue.live[task_id])
+    if not queue or not task:
+        return b""
+    return task_wire(task.head, task.due, queue.attempts.get(task.number), task.body, view)

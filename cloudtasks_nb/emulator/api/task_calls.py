@@ -20,7 +20,7 @@ from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
 from cloudtasks_nb.emulator.model.protobuf import beta, len_field, v2
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, not_found
-from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task, as_beta, as_v2, task_wire
+from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task, as_beta, as_v2, name_wire, task_wire
 from cloudtasks_nb.emulator.store.state import QueueState
 
 __all__ = ["TaskCalls"]
@@ -31,8 +31,9 @@ _MAX_PAGE = 1000
 _CHUNK = 50  # rows
 _MAX_CREATE, _MAX_DELETE = 100, 1000
 
-# The result of a batch call: the response message on the wire, and the refusals by the index of the item.
-_BatchResult = tuple[bytes, dict[int, RefusedError]]
+# The result of a batch call: the response message on the wire, the part of it that is stored with the operation, and
+# the refusals by the index of the item.
+_BatchResult = tuple[bytes, bytes, dict[int, RefusedError]]
 
 
 class TaskCalls(Service):
@@ -107,13 +108,13 @@ class TaskCalls(Service):
         def create() -> _BatchResult:
             tasks, failed = _for_each(items, lambda item: self._accepted(item, queue.name, now))
             failed |= self._store.add_all(queue, tasks, now)
-            encode = self._encoded
-            response = [
-                len_field(1, encode(task_wire(task.head, task.due, None, task.body, items[index].response_view)))
-                for index, task in tasks.items()
-                if index not in failed
-            ]
-            return b"".join(response), failed
+            encode, response, stored = self._encoded, [], []
+            for index, task in tasks.items():
+                if index not in failed:
+                    view = items[index].response_view
+                    response.append(len_field(1, encode(task_wire(task.head, task.due, None, task.body, view))))
+                    stored.append(len_field(1, encode(name_wire(task.head, view))))
+            return b"".join(response), b"".join(stored), failed
 
         return await self._batch(CREATE, request, len(items), create)
 
@@ -128,7 +129,7 @@ class TaskCalls(Service):
 
         def delete() -> _BatchResult:
             _, failed = _for_each(request.names, lambda name: self._store.delete(queue, name.removeprefix(prefix)))
-            return b"", failed
+            return b"", b"", failed
 
         return await self._batch(DELETE, request, len(request.names), delete)
 
@@ -139,7 +140,7 @@ class TaskCalls(Service):
             await engine.committer.commit()
             return engine.faults.unfinished.get(name) or load_operation(store, name)
         started = engine.clock.now()
-        response, failed = work()
+        response, stored, failed = work()
         batch = BatchOperation(
             kind=kind,
             api=self._api,
@@ -148,11 +149,10 @@ class TaskCalls(Service):
             ended=engine.clock.now(),
             total=total,
             failed=dict(sorted(failed.items())),
-            response=response,
         )
-        finished = batch.wire()
-        save_operation(store, name, finished, batch.ended)
+        save_operation(store, name, batch.wire(stored), batch.ended)
         await engine.committer.commit()
+        finished = batch.wire(response)
         if engine.faults.leaves_unfinished(f"Batch{kind.verb}Tasks"):
             engine.faults.unfinished[name] = finished = batch.unfinished()
         return finished

@@ -32,6 +32,7 @@ class Settings:
     task_tombstone: int = HOUR  #: microseconds until the name of a finished task can be used again
     queue_tombstone: int = 3 * DAY  #: microseconds until the name of a deleted queue can be used again
     new_queue_delay: int = 0  #: microseconds for which a new queue is not found
+    log_limit: int = 5_000_000  #: entries of the log that are kept; those of one batch call count as one
     log_delay: int = 0  #: microseconds between an operation and its log entry
     #: pairs of a share of the log entries and the microseconds for which that share cannot be read after its receipt
     log_index_delay: tuple[tuple[float, int], ...] = ()

@@ -29,6 +29,7 @@ __all__ = [
     "as_beta",
     "as_v2",
     "is_app_engine",
+    "name_wire",
     "target_of",
     "task_wire",
 ]
@@ -318,6 +319,12 @@ def is_app_engine(head: bytes) -> bool:
     """Return whether a stored task is for App Engine: its target is the field after the name, which comes first."""
     length, at = read_varint(head, 1)
     return head[at + length] == _APP_ENGINE_KEY
+
+
+def name_wire(head: bytes, view: int) -> bytes:
+    """Return a v2 `Task` with nothing but its name and the view."""
+    length, at = read_varint(head, 1)
+    return head[: at + length] + (_FULL_FIELD if view == FULL else _BASIC_FIELD)
 
 
 def task_wire(head: bytes, due: int, attempts: Attempts | None, body: bytes, view: int) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS attempts(
     first_dispatched INTEGER, scheduled INTEGER, dispatched INTEGER, responded INTEGER, code INTEGER,
     http_status INTEGER);
 CREATE TABLE IF NOT EXISTS tombs(seq INTEGER PRIMARY KEY, q INTEGER, id TEXT, until INTEGER);
+CREATE INDEX IF NOT EXISTS tombs_until ON tombs(until);
 CREATE TABLE IF NOT EXISTS graves(q INTEGER, upto INTEGER, until INTEGER, PRIMARY KEY(q, upto)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS operations(seq INTEGER PRIMARY KEY, name TEXT, made INTEGER, wire BLOB);
 CREATE TABLE IF NOT EXISTS log(
@@ -41,6 +42,8 @@ _TABLES = ("settings", "queues", "tasks", "attempts", "tombs", "graves", "operat
 _CACHE_KIB = 2_048  # a row is written once and read once: a larger cache gains nothing
 # Twice SQLite's default, for new files: a commit of many tasks writes half the pages, and takes a fifth less time.
 _PAGE = 8192
+# The file gives free pages back if it has more than this many of them, and more of them than of others.
+_MOST_FREE = 128
 _CONNECTION: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 30}
 _VERSION = 2  # of the schema
 _READ = {0, 1, _VERSION}  # new files have 0; version 1 had no rows of the log that stand for many creations
@@ -60,15 +63,16 @@ class Statement(StrEnum):
     OPERATION = "INSERT INTO operations VALUES (?, ?, ?, ?)"
     LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     # The sweep comes last, so that it also deletes rows of the same group.
+    KEEP_NAMES = "INSERT INTO tombs(q, id, until) SELECT ?, id, ? FROM tasks WHERE seq BETWEEN ? AND ?"
     SWEEP_TASKS = "DELETE FROM tasks WHERE seq BETWEEN ? AND ?"
     SWEEP_ATTEMPTS = "DELETE FROM attempts WHERE seq BETWEEN ? AND ?"
     DELETE_PURGED_RANGE = "DELETE FROM graves WHERE q = ? AND upto = ?"
-    SWEEP_TOMBSTONES = "DELETE FROM tombs WHERE until <= ? AND seq IN (SELECT seq FROM tombs ORDER BY seq LIMIT 5000)"
-    DELETE_TOMBSTONES = "DELETE FROM tombs WHERE q = ?"
-    SWEEP_OPERATIONS = (
-        "DELETE FROM operations WHERE made <= ? AND seq IN (SELECT seq FROM operations ORDER BY seq LIMIT 100)"
+    SWEEP_TOMBSTONES = (
+        "DELETE FROM tombs WHERE seq IN (SELECT seq FROM tombs WHERE until <= ? ORDER BY until LIMIT 5000)"
     )
-    SWEEP_LOG = "DELETE FROM log WHERE seq <= ? AND seq IN (SELECT seq FROM log ORDER BY seq LIMIT 5000)"
+    DELETE_TOMBSTONES = "DELETE FROM tombs WHERE q = ?"
+    SWEEP_OPERATIONS = "DELETE FROM operations WHERE seq <= ?"
+    SWEEP_LOG = "DELETE FROM log WHERE seq <= ?"
 
 
 class TaskDatabase:
@@ -85,6 +89,7 @@ class TaskDatabase:
 
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
+        self._durable = durable
         self._pending: dict[Statement, list[tuple[Any, ...]]] = {write: [] for write in Statement}
         with ExitStack() as opened:
             try:
@@ -119,6 +124,10 @@ class TaskDatabase:
     def put_all(self, write: Statement, rows: Iterable[tuple[Any, ...]]) -> None:
         """Collect many writes of one kind."""
         self._pending[write].extend(rows)
+
+    def pending(self, write: Statement) -> bool:
+        """Return whether writes of one kind are collected and not applied yet."""
+        return bool(self._pending[write])
 
     def apply(self) -> None:
         """Execute the collected writes in one transaction, which stays open."""
@@ -191,13 +200,45 @@ class TaskDatabase:
             self.roll_back()
             self._writer.execute("DETACH source")
 
+    def shrink(self, pages: int) -> bool:
+        """Give free pages back to the file system, if most of the file is free; no transaction may be open.
+
+        Parameters
+        ----------
+        pages : int
+            The most pages to give back, because each takes some time.
+
+        Returns
+        -------
+        bool
+            Whether there may be more.
+        """
+        if not self._mostly_free() or not self._writer.execute("PRAGMA auto_vacuum").fetchone()[0]:
+            return False
+        try:
+            # Not by `execute`, which frees a single page: the statement frees one in each step.
+            self._writer.executescript(f"PRAGMA incremental_vacuum({pages})")
+        except sqlite3.Error:  # without space on the disk; it is tried again later
+            return False
+        return True
+
     def close(self) -> None:
-        """Commit the remaining changes and close the file."""
+        """Commit the remaining changes, shrink the file if most of it is free, and close it."""
         if len(self):
             self.apply()
             self.commit()
         self._reader.close()
+        if self._durable and self._mostly_free():
+            self._writer.execute("PRAGMA temp_store = FILE")
+            with suppress(sqlite3.Error):  # without space on the disk the file stays as it is
+                self._writer.execute("VACUUM")
         self._writer.close()
+
+    def _mostly_free(self) -> bool:
+        (free,), (pages,) = (
+            self._writer.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count")
+        )
+        return bool(free > max(_MOST_FREE, pages // 2))
 
     def _prepare(self) -> None:
         [(version,)] = self._writer.execute("PRAGMA user_version")
@@ -208,6 +249,7 @@ class TaskDatabase:
 
 def _configure(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA page_size = {_PAGE}")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # for new files, and for others at their next VACUUM
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.execute("PRAGMA temp_store = MEMORY")

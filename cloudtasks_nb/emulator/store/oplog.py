@@ -81,14 +81,18 @@ class OperationsLog:
         Microseconds between an operation and its entry.
     index_delays : sequence of tuple
         Shares of the entries, each with the microseconds for which these cannot be read after they were received.
+    limit : int
+        How many rows of the log the sweep keeps.
     """
 
     def __init__(
-        self, database: TaskDatabase, *, delay: int = 0, index_delays: Sequence[tuple[float, int]] = ()
+        self, database: TaskDatabase, *, delay: int, index_delays: Sequence[tuple[float, int]], limit: int
     ) -> None:
         self._database = database
         self._delay = delay
         self._index_delays = index_delays
+        self._limit = limit
+        self._rows = self._swept = 0
         self._latest = 0
         #: the longest delay in microseconds between an operation and its entry, of all runs on this folder
         self.longest_delay = delay
@@ -96,8 +100,8 @@ class OperationsLog:
 
     def reload(self) -> None:
         """Continue after the entries that the database has."""
-        [(latest,)] = self._database.read("SELECT max(seq) FROM log")
-        self._latest = latest or 0
+        [(latest, self._rows)] = self._database.read("SELECT max(seq), count(*) FROM log")
+        self._latest, self._swept = latest or 0, 0
         stored = self._database.read("SELECT value FROM settings WHERE key = ?", (_DELAY_SETTING,))
         self.longest_delay = max(self._delay, *(int(value) for (value,) in stored), 0)
         if self._delay and self.longest_delay == self._delay:
@@ -121,8 +125,7 @@ class OperationsLog:
             entry: tuple[Any, ...] = (task.id, task.target, task.kind, task.due)
         else:
             kind, entry = _CREATIONS, (_packed(tasks), "", "", 0)
-        row = (self._latest, q, kind, now, now + self._delay, *entry, 0, 0, 0, 0, 0)
-        self._database.put(Statement.LOG, row)
+        self._put((self._latest, q, kind, now, now + self._delay, *entry, 0, 0, 0, 0, 0))
 
     def deleted(self, subject: LogSubject, now: int) -> None:
         """Log that a task was deleted on request."""
@@ -187,6 +190,22 @@ class OperationsLog:
             else:
                 last = rows[-1][0] - 1
 
+    def sweep(self, until: int, most: int) -> bool:
+        """Delete the oldest rows, at most `most`: those up to an instant, and those above the limit.
+
+        Return whether there may be more.
+        """
+        excess = self._rows - self._limit
+        [(oldest,)] = self._database.read("SELECT min(seq) FROM log WHERE seq > ?", (self._swept,))
+        if oldest is None or (oldest > until and excess <= 0):
+            return False
+        rows = self._database.read("SELECT seq FROM log WHERE seq > ? ORDER BY seq LIMIT ?", (self._swept, most))
+        doomed = [seq for index, (seq,) in enumerate(rows) if seq <= until or index < excess]
+        self._swept = doomed[-1]
+        self._rows -= len(doomed)
+        self._database.put(Statement.SWEEP_LOG, (self._swept,))
+        return len(doomed) == most
+
     def _index_delay(self, entry: LogRecord) -> int:
         """Return the microseconds for which an entry cannot be read; chosen by its insert id, so that it is stable."""
         if not self._index_delays:
@@ -203,8 +222,11 @@ class OperationsLog:
         if subject.ratio < 1.0 and _random.random() >= subject.ratio:
             return
         self._latest = max(self._latest + 1, now)
-        row = (self._latest, subject.q, kind.value, now, now + self._delay, *subject[2:], *rest)
+        self._put((self._latest, subject.q, kind.value, now, now + self._delay, *subject[2:], *rest))
+
+    def _put(self, row: tuple[Any, ...]) -> None:
         self._database.put(Statement.LOG, row)
+        self._rows += 1
 
 
 def _listed(numbers: Collection[int]) -> str:

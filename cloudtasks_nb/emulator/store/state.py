@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import heapq
-from collections import deque
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -59,6 +59,9 @@ class DueTimes:
         # A time and a task number packed into one integer need half the memory of a tuple.
         self._later: list[int] = []
 
+    def __len__(self) -> int:
+        return len(self._ready) + len(self._later)
+
     def add(self, number: int, due: int, now: int) -> None:
         """Add a task that is due at `due`."""
         if due <= now:
@@ -103,6 +106,12 @@ class DueTimes:
             return now
         return self._later[0] >> _NUMBER_BITS if self._later else None
 
+    def keep(self, numbers: Container[int]) -> None:
+        """Remove all other tasks."""
+        self._ready = deque(number for number in self._ready if number in numbers)
+        self._later = [entry for entry in self._later if entry & LAST_NUMBER in numbers]
+        heapq.heapify(self._later)
+
     def clear(self) -> None:
         """Remove all tasks."""
         self._ready.clear()
@@ -126,6 +135,7 @@ class QueueState:
     base: int = field(init=False)  #: key in the database of task number 0; `base + number` is the key of a task
     next_number: int = 1
     floor: int = 0  #: tasks up to this number were purged
+    expired_upto: int = 0  #: the sweep of expired tasks goes on after this number
     live: dict[str, int] = field(default_factory=dict)  #: id -> number of every task
     tombstones: dict[str, int] = field(default_factory=dict)  #: id of a finished task -> when the id may be used again
     due: DueTimes = field(default_factory=DueTimes)
@@ -212,6 +222,9 @@ def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
     contents.purged_ranges = {
         (q, upto): until for q, upto, until in database.read("SELECT q, upto, until FROM graves ORDER BY q, upto")
     }
+    ranges = defaultdict[int, list[tuple[int, int]]](list)
+    for (q, upto), until in contents.purged_ranges.items():
+        ranges[q].append((upto, until))
     for q, name, config, usable_at, deleted_until in database.read("SELECT * FROM queues ORDER BY q"):
         contents.names[q] = name
         if deleted_until is not None:
@@ -224,9 +237,7 @@ def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
         contents.queues[name] = contents.by_number[q] = queue
         # The name was deleted and created again.
         contents.deleted.pop(name, None)
-        _load_tasks(
-            database, queue, [(upto, until) for (of, upto), until in contents.purged_ranges.items() if of == q], now
-        )
+        _load_tasks(database, queue, ranges[q], now)
     for q, task, until in database.stream("SELECT q, id, until FROM tombs WHERE until > ? ORDER BY seq", (now,)):
         if q in contents.by_number:
             contents.by_number[q].tombstones[task] = until
@@ -255,7 +266,7 @@ def _load_tasks(database: TaskDatabase, queue: QueueState, ranges: list[tuple[in
 def _load_purged_names(database: TaskDatabase, queue: QueueState, ranges: list[tuple[int, int]], now: int) -> None:
     """Read the ids of purged tasks that cannot be used again yet, from the rows that the sweep has not deleted."""
     base, previous = queue.base, 0
-    for upto, until in sorted(ranges):
+    for upto, until in ranges:
         if until > now:
             rows = database.stream("SELECT id FROM tasks WHERE seq BETWEEN ? AND ?", (base + previous + 1, base + upto))
             queue.tombstones.update((task, until) for (task,) in rows)

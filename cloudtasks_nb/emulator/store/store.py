@@ -6,7 +6,7 @@ commit fails, memory is rebuilt from the disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +55,11 @@ class Store:
         self.database = database
         self._clock = clock
         self._settings = settings
-        self.log = OperationsLog(database, delay=settings.log_delay, index_delays=settings.log_index_delay)
+        self.log = OperationsLog(
+            database, delay=settings.log_delay, index_delays=settings.log_index_delay, limit=settings.log_limit
+        )
+        #: called after tasks were purged: the sweep has something to delete
+        self.purged: Callable[[], None] = lambda: None
         self._new: list[_NewTasks] = []
         self._applied: list[_NewTasks] = []
         self.contents = load(database, clock.now(), settings.task_tombstone)
@@ -74,10 +78,6 @@ class Store:
         queues = list({id(queue): queue for queue, _, _ in self._applied}.values())
         self._applied = []
         return queues
-
-    def uncommitted(self) -> set[int]:
-        """Return the numbers of the queues with tasks that are not committed yet."""
-        return {queue.q for queue, _, _ in (*self._new, *self._applied)}
 
     def failed(self) -> None:
         """Return to the state on the disk after a transaction that could not be committed."""
@@ -136,7 +136,7 @@ class Store:
                 "FAILED_PRECONDITION",
                 "The queue cannot be created because a queue with this name existed too recently.",
             )
-        q = max(self.contents.names, default=0) + 1
+        q = next(reversed(self.contents.names), 0) + 1
         config = QueueConfig.of(message, self._settings.task_tombstone)
         usable_at = now + self._settings.new_queue_delay
         queue = QueueState(q=q, name=name, message=message, config=config, usable_at=usable_at)
@@ -169,7 +169,6 @@ class Store:
         if self.setting(f"iam/{name}"):
             self.set_setting(f"iam/{name}", b"")
         self.database.put(Statement.QUEUE, (queue.q, name, b"", queue.usable_at, until))
-        self.database.put(Statement.DELETE_TOMBSTONES, (queue.q,))
         self._mark_purged(queue, LAST_NUMBER, 0)
 
     def purge(self, queue: QueueState) -> None:
@@ -431,3 +430,4 @@ class Store:
         # Deleting a million rows takes too long for one call: they are marked as purged, and the sweep deletes them.
         self.contents.purged_ranges[queue.q, upto] = until
         self.database.put(Statement.ADD_PURGED_RANGE, (queue.q, upto, until))
+        self.purged()

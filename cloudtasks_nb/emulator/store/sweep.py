@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import islice
+from typing import TypeVar
+
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
-from cloudtasks_nb.emulator.store.database import Statement
+from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
 from cloudtasks_nb.emulator.store.state import LAST_NUMBER, QueueState, task_key
 from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = ["sweep"]
 
-_SLICE = 5000
+K = TypeVar("K")
+V = TypeVar("V")
+
+_SLICE = 5000  # rows; `Statement.SWEEP_TOMBSTONES` has the same number
+_OPERATIONS_SLICE = 500  # an operation takes as much space as many other rows
+_RANGE_COST = 20  # a purged range takes as long as this many tasks, even an empty one
 _OPERATIONS_KEPT = HOUR
 _LOG_KEPT = 30 * DAY  # as Cloud Logging's default bucket
+_BYTES_PER_KEY = 200  # a dict that has more is mostly empty: with many keys, a key takes 40 to 140 bytes
+_SMALL = 1 << 16  # bytes; a smaller dict is not worth a copy
 
 
 def sweep(store: Store, now: int, *, keep_due: bool = False) -> bool:
-    """Delete one slice of the expired data, and return whether more is left.
+    """Delete one slice of the expired data, and return whether there may be more.
 
     Parameters
     ----------
@@ -26,35 +37,45 @@ def sweep(store: Store, now: int, *, keep_due: bool = False) -> bool:
     keep_due : bool
         Keep tasks past their retention if they were due before it ended, so that they can still be sent.
     """
-    _sweep_rows(store, now)
-    more = _sweep_purged_ranges(store, now)
+    more = _sweep_tombstones(store, now)
+    more |= _sweep_operations(store, now - _OPERATIONS_KEPT)
+    more |= store.log.sweep(now - _LOG_KEPT, _SLICE)
+    more |= _sweep_purged_ranges(store, now)
     for queue in list(store.contents.by_number.values()):
-        for task in _expired(queue.tombstones, now):
-            del queue.tombstones[task]
-        more |= _expire_tasks(store, queue, now, keep_due=keep_due) == _SLICE
+        more |= _expire_tasks(store, queue, now, keep_due=keep_due)
+        _release_memory(queue)
     return more
 
 
-def _sweep_rows(store: Store, now: int) -> None:
-    database = store.database
-    # Only with expired rows, because an empty deletion would cause a commit: the oldest row of each table is checked.
-    for oldest, statement, limit in (
-        ("SELECT until FROM tombs ORDER BY seq LIMIT 1", Statement.SWEEP_TOMBSTONES, now),
-        ("SELECT made FROM operations ORDER BY seq LIMIT 1", Statement.SWEEP_OPERATIONS, now - _OPERATIONS_KEPT),
-        ("SELECT seq FROM log ORDER BY seq LIMIT 1", Statement.SWEEP_LOG, now - _LOG_KEPT),
-    ):
-        rows = database.read(oldest)
-        if rows and rows[0][0] <= limit:
-            database.put(statement, (limit,))
+def _sweep_tombstones(store: Store, now: int) -> bool:
+    # Only with expired rows, because an empty deletion would cause a commit.
+    [(oldest,)] = store.database.read("SELECT min(until) FROM tombs")
+    more = oldest is not None and oldest <= now
+    if more:
+        store.database.put(Statement.SWEEP_TOMBSTONES, (now,))
+    for queue in store.contents.by_number.values():
+        tombstones = queue.tombstones
+        expired = _expired(tombstones, now, _SLICE)
+        for task in expired:
+            del tombstones[task]
+        more |= len(expired) == _SLICE
+    return more
+
+
+def _sweep_operations(store: Store, until: int) -> bool:
     operations = store.contents.operations
-    for name in _expired(operations, now - _OPERATIONS_KEPT):
+    expired = _expired(operations, until, _OPERATIONS_SLICE)
+    if expired:
+        store.database.put(Statement.SWEEP_OPERATIONS, (operations[expired[-1]],))
+    for name in expired:
         del operations[name]
+    return len(expired) == _OPERATIONS_SLICE
 
 
-def _expired(times: dict[str, int], limit: int) -> list[str]:
-    """Return the keys whose time is not after the limit; the times are in ascending order."""
+def _expired(times: dict[str, int], limit: int, most: int) -> list[str]:
+    """Return the first keys whose time is not after the limit; the times are in ascending order."""
     expired = []
-    for key, time in times.items():
+    for key, time in islice(times.items(), most):
         if time > limit:
             break
         expired.append(key)
@@ -62,41 +83,72 @@ def _expired(times: dict[str, int], limit: int) -> list[str]:
 
 
 def _sweep_purged_ranges(store: Store, now: int) -> bool:
-    expired = [key for key, until in store.contents.purged_ranges.items() if until <= now]
-    if not expired:
-        return False
-    # A queue with uncommitted tasks may still get rows in its ranges, so these are kept until the commit.
-    uncommitted = store.uncommitted()
-    key = next((key for key in expired if key[0] not in uncommitted), None)
-    if key is None:
-        return True
-    q, upto = key
-    base = task_key(q, 0)
-    first = store.database.read("SELECT min(seq) FROM tasks WHERE seq BETWEEN ? AND ?", (base, base + upto))[0][0]
+    """Delete a slice of the purged tasks; of those whose names cannot be used again yet, only the names are kept."""
+    database, ranges = store.database, store.contents.purged_ranges
+    if database.pending(Statement.SWEEP_TASKS):
+        return True  # the slice before is not deleted yet, and would be found again
+    left, done = _SLICE, set[int]()
+    for (q, upto), until in list(ranges.items()):
+        if left > 0 and q not in done:
+            done.add(q)
+            base = task_key(q, 0)
+            first, end, size = _slice(database, base, base + upto, left)
+            if until > now and q in store.contents.by_number:
+                database.put(Statement.KEEP_NAMES, (q, until, first, end))
+            database.put(Statement.SWEEP_TASKS, (first, end))
+            database.put(Statement.SWEEP_ATTEMPTS, (first, end))
+            if end == base + upto:
+                database.put(Statement.DELETE_PURGED_RANGE, (q, upto))
+                del ranges[q, upto]
+            left -= max(size, _RANGE_COST)
+    return bool(ranges)
+
+
+def _slice(database: TaskDatabase, low: int, high: int, most: int) -> tuple[int, int, int]:
+    """Return the first and the last key of a part of a range, and how many committed tasks it has at most."""
+    [(first, last)] = database.read("SELECT min(seq), max(seq) FROM tasks WHERE seq BETWEEN ? AND ?", (low, high))
+    # Tasks that are not committed yet are not found; they are the last ones, and belong to the range's last part.
     if first is None:
-        store.database.put(Statement.SWEEP_ATTEMPTS, (base, base + upto))
-        store.database.put(Statement.DELETE_PURGED_RANGE, key)
-        del store.contents.purged_ranges[key]
-        return len(expired) > 1
-    store.database.put(Statement.SWEEP_TASKS, (first, min(first + _SLICE - 1, base + upto)))
-    return True
+        return low, high, 0
+    size = min(last - first + 1, most)
+    return first, (high if size == last - first + 1 else first + size - 1), size
 
 
-def _expire_tasks(store: Store, queue: QueueState, now: int, *, keep_due: bool) -> int:
-    """Delete a slice of the tasks that are past the queue's retention, and return their number."""
+def _expire_tasks(store: Store, queue: QueueState, now: int, *, keep_due: bool) -> bool:
+    """Delete the expired ones of a slice of the queue's tasks, and return whether there may be more after it."""
     retention = queue.config.task_ttl
     cutoff = (now - retention) // SECOND
+    first = queue.base + max(queue.floor, queue.expired_upto) + 1
+    bounds, queue.expired_upto = (first, task_key(queue.q, LAST_NUMBER)), 0
+    # Tasks are in the order of their creation: if the first one has not expired, none has.
+    oldest = store.database.read("SELECT made FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT 1", bounds)
+    if not queue.live or not oldest or oldest[0][0] >= cutoff:
+        return False
     rows = store.database.read(
         "SELECT seq - ?, id, made, due FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
-        (queue.base, queue.base, task_key(queue.q, LAST_NUMBER), _SLICE),
+        (queue.base, *bounds, _SLICE),
     )
-    expired = []
     for number, task, made, due in rows:
         if made < cutoff and queue.live.get(task) == number:
             attempts = queue.attempts.get(number)
             was_due = (attempts.due if attempts else due) <= made * SECOND + retention
             if not (keep_due and queue.dispatching and was_due):
-                expired.append((number, task))
-    for number, task in expired:
-        store.end_task(queue, number, task, now)
-    return len(expired)
+                store.end_task(queue, number, task, now)
+    number, _, made, _ = rows[-1]
+    if len(rows) < _SLICE or made >= cutoff:
+        return False
+    queue.expired_upto = number
+    return True
+
+
+def _release_memory(queue: QueueState) -> None:
+    """Give back memory that deleted tasks have used: a dict never shrinks by itself."""
+    queue.live, queue.tombstones = _compact(queue.live), _compact(queue.tombstones)
+    queue.attempts = _compact(queue.attempts)
+    if len(queue.due) > 2 * len(queue.live) + _SLICE:
+        queue.due.keep(set(queue.live.values()))
+
+
+def _compact(mapping: dict[K, V]) -> dict[K, V]:
+    size = sys.getsizeof(mapping)
+    return dict(mapping) if size > max(_SMALL, len(mapping) * _BYTES_PER_KEY) else mapping

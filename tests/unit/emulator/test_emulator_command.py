@@ -18,7 +18,7 @@ from cloudtasks_nb.errors import EmulatorError, PortInUseError
 EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --lease --wait-for-loopback
 --openid-issuer i --app-engine-host h --https-ca c --https-insecure --no-batch --create-queues-on-demand
 --hard-reset-on-purge-queue --task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4
---log-index-delay 0.05:45 0.01:600 --log-index-delay 0.5:1
+--log-index-delay 0.05:45 0.01:600 --log-index-delay 0.5:1 --log-limit 7
 --allow-host Hub.example --allow-host fd00::1"""
 
 
@@ -68,6 +68,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         queue_tombstone=2 * SECOND,
         new_queue_delay=3 * SECOND,
         log_delay=4 * SECOND,
+        log_limit=7,
         log_index_delay=((0.05, 45 * SECOND), (0.01, 600 * SECOND), (0.5, SECOND)),
     )
 
@@ -85,6 +86,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--queue-tombstone", "inf"),
         ("--new-queue-delay", "1e300"),
         ("--log-delay", "soon"),
+        ("--log-limit", "0"),
         ("--log-index-delay", "45"),
         ("--log-index-delay", "5:45"),
         ("--log-index-delay", "0.05:soon"),

@@ -10,6 +10,7 @@ import pytest
 from google.cloud.location import locations_pb2
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
 
 from cloudtasks_nb.emulator.api.faults import Fault, Faults
 from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
@@ -101,6 +102,22 @@ async def test_the_same_batch_again(service: Service) -> None:
     first, *others = await asyncio.gather(*calls)
     assert others == [first, first]
     assert len(service.engine.store.queue(QUEUE).live) == 1
+
+
+async def test_operations_keep_names_only(service: Service) -> None:
+    """A stored operation answers with its tasks as they are now, and with the names of those that are gone."""
+    await service.create_queue()
+    items = [v2.CreateTaskRequest(parent=QUEUE, task=http_task(i, body=b"x" * 9999), response_view=2) for i in "ab"]
+    request = v2.BatchCreateTasksRequest(parent=QUEUE, requests=items)
+    operation = await service.call("BatchCreateTasks", request, operations_pb2.Operation)
+    assert service.engine.store.database.read("SELECT max(length(wire)) < 1000 FROM operations") == [(True,)]
+    await service.call("DeleteTask", v2.DeleteTaskRequest(name=f"{QUEUE}/tasks/a"), empty_pb2.Empty)
+    get = operations_pb2.GetOperationRequest(name=operation.name)
+    stored = await service.call("/google.longrunning.Operations/GetOperation", get, operations_pb2.Operation)
+    response = v2.BatchCreateTasksResponse()
+    assert stored.response.Unpack(response)
+    assert [task.name.rpartition("/")[2] for task in response.tasks] == ["a", "b"]
+    assert [len(task.http_request.body) for task in response.tasks] == [0, 9999]
 
 
 def test_faults_are_counted() -> None:

@@ -6,6 +6,7 @@ import itertools
 import re
 
 import pytest
+from google.longrunning import operations_pb2
 
 from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, load_operation, operation_name, save_operation
 from cloudtasks_nb.emulator.model.clock import HOUR, Clock
@@ -27,11 +28,12 @@ def test_names_of_operations() -> None:
 def test_operations_are_kept_for_an_hour(make_store: MakeStore, clock: Clock) -> None:
     """An operation is there after a restart, and gone after an hour."""
     store = make_store()
-    save_operation(store, "one", b"1", NOW)
-    save_operation(store, "two", b"2", NOW)
+    one, two = (operations_pb2.Operation(name=name).SerializeToString() for name in ("one", "two"))
+    save_operation(store, "one", one, NOW)
+    save_operation(store, "two", two, NOW)
     commit(store)
     store = make_store()
-    assert (load_operation(store, "one"), load_operation(store, "two")) == (b"1", b"2")
+    assert (load_operation(store, "one"), load_operation(store, "two")) == (one, two)
     clock.advance(HOUR + 10)
     sweep(store, clock.now())
     commit(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import tempfile
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,13 +14,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cloudtasks_nb.emulator.api.operations import save_operation
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND, Clock
 from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING, configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.store.database import TaskDatabase
+from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
 from cloudtasks_nb.emulator.store.oplog import LogSubject
 from cloudtasks_nb.emulator.store.state import Claim, QueueState
 from cloudtasks_nb.emulator.store.store import Store
@@ -49,6 +51,14 @@ def attempt(store: Store, queue: QueueState, task_id: str, status: int) -> bool:
     claim = store.claim_now(queue, task_id)
     store.begin_attempt(claim)
     return store.end_attempt(claim, AttemptResult(http_status=status), POLICY, LogSubject(queue.q, 0.0, task_id))
+
+
+def sweep_all(store: Store, now: int) -> None:
+    """Sweep until nothing is left to sweep."""
+    more = True
+    while more:
+        more = sweep(store, now)
+        commit(store)
 
 
 class StoreModel(RuleBasedStateMachine):
@@ -151,10 +161,7 @@ class StoreModel(RuleBasedStateMachine):
     @rule()
     def clear_away(self) -> None:
         """Sweep until nothing is left to sweep."""
-        more = True
-        while more:
-            more = sweep(self.store, self.now)
-            commit(self.store)
+        sweep_all(self.store, self.now)
 
     @rule()
     def reopen(self) -> None:
@@ -219,10 +226,7 @@ def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
     commit(store)
     store = make_store(queue_tombstone=0)
     assert store.queue(QUEUE).live == {"a": 1}
-    assert sweep(store, NOW)
-    commit(store)
-    assert not sweep(store, NOW)
-    commit(store)
+    sweep_all(store, NOW)
     assert store.database.read("SELECT count(*) FROM tasks") == [(1,)]
 
 
@@ -236,16 +240,14 @@ def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock:
         store.database.apply()
         store.applied()
     store.purge(queue)
-    assert sweep(store, clock.now())  # there is more to do
+    sweep(store, clock.now())
     if under_way:
         store.database.commit()
         store.committed()
     commit(store)
     assert make_store().queue(QUEUE).live == {}
     store = make_store()
-    while sweep(store, clock.now()):
-        commit(store)
-    commit(store)
+    sweep_all(store, clock.now())
     assert store.database.read("SELECT seq FROM tasks UNION SELECT q FROM graves") == []
 
 
@@ -520,3 +522,148 @@ def _write(database: TaskDatabase, key: str, *, commit_it: bool = True) -> Any:
     if commit_it:
         database.apply()
         database.commit()
+
+
+def fill(store: Store, queue: QueueState, count: int, *, body: bytes = b"") -> None:
+    """Add tasks with numbers as ids."""
+    for start in range(0, count, 100):
+        store.add_all(queue, {n: new_task(f"t{n:06}", body=body) for n in range(start, min(start + 100, count))}, NOW)
+    commit(store)
+
+
+def test_a_sweep_says_that_there_is_more(store: Store, clock: Clock) -> None:
+    """A sweep goes on until all names, operations and log entries that have expired are deleted."""
+    queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=1.0))
+    fill(store, queue, 12_000)
+    for task_id in list(queue.live):
+        store.delete(queue, task_id)
+    for number in range(1200):
+        save_operation(store, f"operation-{number}", b"", NOW)
+    commit(store)
+    clock.advance(31 * DAY)
+    sweep_all(store, clock.now())
+    left = "SELECT seq FROM tombs UNION ALL SELECT seq FROM operations UNION ALL SELECT seq FROM log"
+    assert store.database.read(left) == []
+    assert (queue.tombstones, store.contents.operations) == ({}, {})
+
+
+def test_purged_tasks_leave_the_file_at_once(make_store: MakeStore, clock: Clock) -> None:
+    """After a purge only the names are kept, also over a restart, until they can be used again."""
+    store = make_store()
+    queue = new_queue(store)
+    fill(store, queue, 7000, body=b"x" * 50)
+    names = set(queue.live)
+    store.purge(queue)
+    sweep_all(store, NOW)
+    assert store.database.read("SELECT seq FROM tasks UNION ALL SELECT q FROM graves") == []
+    store = make_store()
+    assert set(store.queue(QUEUE).tombstones) == names
+    clock.advance(HOUR)
+    sweep_all(store, clock.now())
+    assert store.database.read("SELECT * FROM tombs") == []
+    assert store.queue(QUEUE).tombstones == {}
+
+
+def test_names_of_two_purges(make_store: MakeStore, clock: Clock) -> None:
+    """Each purge sets its own time for its names, whatever the sweep has done in between."""
+    store = make_store()
+    queue = new_queue(store)
+    fill(store, queue, 2)
+    store.purge(queue)
+    clock.advance(HOUR // 2)
+    store.add(queue, new_task("later", clock.now()), clock.now())
+    commit(store)
+    store.purge(queue)
+    sweep(store, clock.now())
+    sweep(store, clock.now())
+    sweep_all(store, clock.now())
+    clock.advance(HOUR // 2)
+    assert set(make_store().queue(QUEUE).tombstones) == {"later"}
+
+
+def test_names_with_different_lives(store: Store, clock: Clock) -> None:
+    """A name that stays taken for long does not keep the rows of shorter ones in the file."""
+    long = new_queue(store, f"{QUEUE}-long", tombstone_ttl={"seconds": 24 * 3600})
+    short = new_queue(store)
+    for queue in (long, short):
+        store.add(queue, new_task("a"), NOW)
+        commit(store)
+        store.delete(queue, "a")
+    commit(store)
+    clock.advance(HOUR)
+    sweep_all(store, clock.now())
+    assert store.database.read("SELECT q FROM tombs") == [(long.q,)]
+
+
+def test_expired_tasks_behind_kept_ones(store: Store, clock: Clock) -> None:
+    """Tasks past their retention that can still be sent do not hide expired ones behind them from the sweep."""
+    queue = new_queue(store, task_ttl={"seconds": 10 * 24 * 3600})
+    fill(store, queue, 6000)
+    store.add(queue, new_task("far", due=NOW + 20 * DAY), NOW)
+    commit(store)
+    clock.advance(queue.config.task_ttl + SECOND)
+    while sweep(store, clock.now(), keep_due=True):
+        commit(store)
+    assert "far" not in queue.live
+    assert len(queue.live) == 6000
+
+
+def test_deleted_tasks_use_no_memory(store: Store, clock: Clock) -> None:
+    """When many tasks were deleted, the tables in memory shrink: those of tasks, of names and of due times."""
+    queue = new_queue(store, state=PAUSED)
+    fill(store, queue, 30_000)
+    for task_id in list(queue.live)[10:]:
+        store.delete(queue, task_id)
+    commit(store)
+    clock.advance(HOUR)
+    sweep_all(store, clock.now())
+    assert (len(queue.live), len(queue.due), len(queue.tombstones)) == (10, 10, 0)
+    assert max(sys.getsizeof(table) for table in (queue.live, queue.tombstones)) < 10_000
+    assert [queue.due.take(NOW) for _ in range(10)] == list(queue.live.values())
+
+
+def test_the_log_has_a_limit(make_store: MakeStore, clock: Clock) -> None:
+    """The oldest entries above the limit are deleted, also those that an earlier start has written."""
+    store = make_store()
+    queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=1.0))
+    for number in range(20):
+        store.add(queue, new_task(f"t{number}"), NOW + number)
+    commit(store)
+    store = make_store(log_limit=8)
+    store.add(store.queue(QUEUE), new_task("newest"), NOW + 20)
+    commit(store)
+    sweep_all(store, clock.now())
+    assert [task for (task,) in store.database.read("SELECT task FROM log")] == [
+        *(f"t{n}" for n in range(13, 20)),
+        "newest",
+    ]
+    sweep_all(store, clock.now())
+    assert store.database.read("SELECT count(*) FROM log") == [(8,)]
+
+
+def test_a_file_shrinks(make_store: MakeStore, tmp_path: Path) -> None:
+    """The file gives its free pages back while it is in use, step by step."""
+    store = make_store()
+    queue = new_queue(store)
+    fill(store, queue, 5000, body=b"x" * 1000)
+    store.purge(queue)
+    sweep_all(store, NOW)
+    before = store.database.read("PRAGMA page_count")[0][0]
+    while store.database.shrink(50):
+        assert store.database.read("PRAGMA page_count")[0][0] < before
+    assert store.database.read("PRAGMA page_count")[0][0] < before // 3
+
+
+def test_a_file_shrinks_when_it_is_closed(tmp_path: Path) -> None:
+    """A durable file, even one of an earlier version, is small again after a clean end."""
+    file = tmp_path / "tasks.sqlite3"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE settings(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
+        connection.execute("INSERT INTO settings VALUES ('large', zeroblob(4000000))")
+    with TaskDatabase(file, durable=True) as database:
+        _write(database, "kept")
+        assert file.stat().st_size > 4_000_000
+        database.put(Statement.SETTING, ("large", b""))
+    assert file.stat().st_size < 300_000
+    with TaskDatabase(file, durable=True) as database:
+        assert database.read("SELECT key FROM settings") == [("kept",), ("large",)]
