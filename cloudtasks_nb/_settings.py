@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import datetime as dt
 import difflib
+import json
 import numbers
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
+import orjson
 import platformdirs
 
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, InvalidInputError, NaiveTimeError
@@ -34,6 +36,7 @@ __all__ = [
     "home",
     "make_folder",
     "parse_duration",
+    "parse_json",
     "parse_time",
     "parse_zone",
     "resolve",
@@ -61,6 +64,10 @@ _UNITS: dict[str, float] = {
     **dict.fromkeys(("d", "day", "days"), 86400),
 }
 _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
+
+
+#: Digits that may be an integer of more than 64 bits.
+_LARGE = re.compile(rb"-[0-9]{19}|[0-9]{20}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +279,24 @@ def _seconds(value: Any) -> float | None:
     if not parts or None in units or "".join(part.group() for part in parts) != value:
         return None
     return sum(float(part["value"]) * unit for part, unit in zip(parts, units, strict=True) if unit is not None)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; integers of any size stay integers.
+
+    Raises
+    ------
+    ValueError
+        If it is not JSON.
+    """
+    value = orjson.loads(text)
+    raw = text.encode() if isinstance(text, str) else text
+    if _LARGE.search(raw) is None:
+        return value
+    try:
+        return json.loads(raw)  # orjson reads integers of more than 64 bits as rounded floats
+    except (ValueError, RecursionError):  # more than 4,300 digits, or nested too deeply
+        return value
 
 
 def parse_zone(tz: Any) -> dt.tzinfo:

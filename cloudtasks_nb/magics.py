@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import orjson
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from cloudtasks_nb._settings import did_you_mean
+from cloudtasks_nb._settings import did_you_mean, parse_json
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.service import open_clients
@@ -197,8 +196,8 @@ def _body(cell: str) -> Any:
     """Return the JSON value of a cell; its text if it is not JSON, or if the value is null or a string."""
     text = cell.strip("\n")
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = parse_json(text)
+    except ValueError:
         return text or None
     return text if value is None or isinstance(value, str) else value
 

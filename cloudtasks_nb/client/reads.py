@@ -92,7 +92,7 @@ def _attempts(connection: Connection, queue: QueueName, entries: Sequence[oplog.
         "task": [entry.task for entry in entries],
         "queue": [entry.queue for entry in entries],
         "attempt": [entry.attempt for entry in entries],
-        "status": [entry.status for entry in entries],
+        "status": [entry.status or None for entry in entries],
         "message": [connection.message(entry.queue, entry.task, entry.attempt) for entry in entries],
         "duration": [entry.duration for entry in entries],
         "retry_time": [entry.retry_time for entry in entries],

@@ -8,12 +8,11 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import orjson
 from google.cloud.tasks_v2 import types
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import SECRET_HEADER, code_name
-from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration
+from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration, parse_json
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = [
@@ -67,8 +66,8 @@ def decode_body(body: bytes) -> Any:
     if not body:
         return None
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
+        return parse_json(body)
+    except ValueError:
         pass
     try:
         return body.decode()

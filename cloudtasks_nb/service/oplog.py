@@ -49,7 +49,7 @@ class Entry:
     queue: str  #: short id
     deleted: bool  #: the entry is about the deletion of the task
     attempt: int  #: number of the dispatch, from 1; 0 for a deletion
-    status: str  #: canonical code name
+    status: str  #: canonical code name; "": the entry does not have it, so it is not known how the attempt ended
     duration: float | None  #: seconds
     retry_time: int | None  #: when the next attempt is due, microseconds since 1970
     max_attempts: int  #: of the queue; 0 if the entry does not have it
@@ -295,13 +295,19 @@ def _entry(message: Any) -> Entry | None:
         task=task,
         queue=head.rpartition("/")[2],
         deleted=deleted,
-        attempt=0 if deleted else int(facts["dispatchCount"].string_value or 0),
-        status=facts["status"].string_value or "OK",
+        attempt=0 if deleted else _count(facts, "dispatchCount"),
+        status=facts["status"].string_value,
         duration=_span(facts["attemptDuration"].string_value) if "attemptDuration" in facts else None,
         retry_time=_time(facts["retryTime"].string_value) if "retryTime" in facts else None,
-        max_attempts=int(facts["maxAttempts"].number_value) if "maxAttempts" in facts else 0,
+        max_attempts=_count(facts, "maxAttempts"),
         url=facts["targetAddress"].string_value.partition(" ")[2] if "targetAddress" in facts else "",
     )
+
+
+def _count(facts: Any, name: str) -> int:
+    """Return a count: text, as JSON has integers of 64 bits, or a number; 0 if the entry does not have it."""
+    value = facts[name]
+    return int(value.string_value) if value.string_value.isdecimal() else int(value.number_value)
 
 
 def _span(text: str) -> float | None:

@@ -42,7 +42,7 @@ def decide(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | 
     answered = [entry for entry in entries if entry.status == "OK" and not entry.deleted]
     if answered:
         return State.SUCCEEDED, max(answered, key=lambda entry: entry.attempt)
-    attempts = [entry for entry in entries if not entry.deleted]
+    attempts = [entry for entry in entries if entry.status and not entry.deleted]
     last = max(attempts or entries, key=lambda entry: (entry.attempt, entry.time))
     if attempts and max_attempts is not None and last.attempt >= max_attempts:
         return State.FAILED, last
@@ -228,7 +228,7 @@ def _outcome(ref: int, attempt: int, state: State | None, entry: Entry) -> Outco
         state=state,
         reason=_DELETED if state is State.GONE else None if state is None else "",
         attempts=entry.attempt,
-        last_status=CODES.index(entry.status) if entry.status in CODES else 2,
+        last_status=(CODES.index(entry.status) if entry.status in CODES else 2) if entry.status else None,
         schedule_time=entry.retry_time if state is None else None,
         last_attempt_time=entry.time - round((entry.duration or 0) * _SECOND),
         duration=None if entry.duration is None else round(entry.duration * _SECOND),

@@ -102,12 +102,17 @@ def _(value: str) -> str:
 
 
 @plain.register
-def _(value: int) -> int:
-    if not -(2**63) <= value < 2**64:
+def _(value: int) -> Any:
+    if -(2**63) <= value < 2**64:
+        return int(value)
+    try:
+        return orjson.Fragment(int.__repr__(value))  # orjson writes integers of up to 64 bits
+    except ValueError as error:
         raise NotSerializableError(
-            f"the integer {value} has more than 64 bits", resource="int", hint="send it as text: .astype(str)"
-        )
-    return int(value)
+            "an integer of more than 4,300 digits cannot be written as JSON",
+            resource="int",
+            hint="send it as hex(value)",
+        ) from error
 
 
 @plain.register

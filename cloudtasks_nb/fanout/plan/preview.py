@@ -16,6 +16,7 @@ import orjson
 import pandas as pd
 
 from cloudtasks_nb._frames import BATCH_TASKS
+from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.fanout.plan.columns import Column
 
 __all__ = ["RESERVED", "Preview", "decode_preview", "length_of", "preview_names"]
@@ -97,7 +98,7 @@ def decode_preview(parts: Iterable[bytes]) -> pd.DataFrame:
     total = 0
     for part in parts:
         for line in part.splitlines():
-            length, names, tags, values = orjson.loads(line)
+            length, names, tags, values = parse_json(line)
             for name, tag, cells in zip(names, tags, values, strict=True):
                 _append(pieces.setdefault(name, []), tag, cells, total)
             total += length

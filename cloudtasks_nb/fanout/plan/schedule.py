@@ -90,7 +90,7 @@ class Schedule:
         if self.what == "delay":
             return now + parse_duration(cell, self.what) // _MICRO
         if isinstance(cell, (str, dt.date)):
-            return _read_time(cell, self.tz)
+            return _read_time(cell, self.tz, getattr(cell, "fold", 0))
         raise InvalidInputError(f"at: {type(cell).__name__} is not a time")
 
 
@@ -147,12 +147,15 @@ def _micros(moment: dt.datetime) -> int:
     return (moment - _EPOCH) // _MICRO
 
 
-@lru_cache(maxsize=4_096)
-def _read_time(cell: Any, tz: dt.tzinfo | None) -> int:
-    """Read a cell as a point in time; cached, as many rows share few times."""
+@lru_cache(maxsize=4_096, typed=True)
+def _read_time(cell: Any, tz: dt.tzinfo | None, fold: int) -> int:
+    """Read a cell as a point in time; cached, as many rows share few times.
+
+    `fold` is the cell's own: the two times of an hour that comes twice are equal otherwise.
+    """
     if isinstance(cell, pd.Timestamp) and cell.tzinfo is None and tz is not None:
-        # the first of two times when the clock goes back, the first after a gap when it goes forward
-        cell = cell.tz_localize(tz, ambiguous=True, nonexistent="shift_forward")
+        # the first of two times when the clock goes back, if fold is not 1; the first after a gap when it goes forward
+        cell = cell.tz_localize(tz, ambiguous=not fold, nonexistent="shift_forward")
     elif isinstance(cell, dt.date) and not isinstance(cell, dt.datetime):
         cell = dt.datetime(cell.year, cell.month, cell.day)  # noqa: DTZ001 - its zone is the one of tz=
     return _micros(parse_time(cell, "at", tz))

@@ -114,11 +114,17 @@ def test_secrets_on_request() -> None:
         ("grüezi".encode(), "grüezi"),
         (b"\xff\xfe", b"\xff\xfe"),
         (b"NaN", "NaN"),
+        (b"[18446744073709551616, -9223372036854775809]", [2**64, -(2**63) - 1]),
+        (
+            b"[123456789012345678901234567890, 0.12345678901234567890]",
+            [123456789012345678901234567890, 0.12345678901234568],
+        ),
     ],
 )
 def test_bodies_are_decoded(body: bytes, value: Any) -> None:
-    """JSON, else text, else the bytes."""
-    assert decode_body(body) == value
+    """JSON, else text, else the bytes; integers stay integers."""
+    found = decode_body(body)
+    assert (found, repr(found)) == (value, repr(value))
 
 
 def test_settings_become_a_queue_and_its_mask() -> None:

@@ -166,7 +166,7 @@ def test_an_attempt() -> None:
         ("retryTime", "retry_time", None),
         ("attemptDuration", "duration", None),
         ("maxAttempts", "max_attempts", 0),
-        ("status", "status", "OK"),
+        ("status", "status", ""),
         ("targetAddress", "url", ""),
         ("dispatchCount", "attempt", 0),
     ],
@@ -175,6 +175,13 @@ def test_what_an_entry_leaves_out(left_out: str, name: str, value: Any) -> None:
     """A field that is not there is not known, and nothing fails."""
     facts = {key: text for key, text in ATTEMPT.items() if key != left_out}
     assert getattr(only(entry(attemptResponseLog=facts))[0], name) == value
+
+
+@pytest.mark.parametrize(("field", "name"), [("dispatchCount", "attempt"), ("maxAttempts", "max_attempts")])
+@pytest.mark.parametrize(("value", "count"), [("7", 7), (7, 7), ("many", 0), (None, 0)])
+def test_a_count_is_text_or_a_number(field: str, name: str, value: Any, count: int) -> None:
+    """Both are JSON forms of an integer; what is neither is not known."""
+    assert getattr(only(entry(attemptResponseLog={**ATTEMPT, field: value}))[0], name) == count
 
 
 @pytest.mark.parametrize(("field", "name"), [("retryTime", "retry_time"), ("attemptDuration", "duration")])

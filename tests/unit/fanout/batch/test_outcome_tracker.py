@@ -51,6 +51,8 @@ RULE: list[tuple[str, list[Entry], int | None, State | None]] = [
     ("the last failure", [entry(attempt=5)], 5, State.FAILED),
     ("failures out of order", [entry(attempt=5), entry(attempt=4)], 5, State.FAILED),
     ("more attempts than allowed", [entry(attempt=7)], 5, State.FAILED),
+    ("the last attempt, and how it ended is not known", [entry(attempt=4), entry(attempt=5, status="")], 5, None),
+    ("no attempt of which it is known how it ended", [entry(attempt=1, status="")], 1, None),
     ("no fixed number of attempts", [entry(attempt=100)], None, None),
     ("deleted before it was tried", [entry(**DELETED)], 5, State.GONE),
     ("deleted while it was retrying", [entry(attempt=2), entry(**DELETED)], 5, State.GONE),

@@ -51,6 +51,7 @@ KEPT = [
     pd.Series(pd.to_timedelta(["1h", "NaT"])),
     pd.Series(["a", "b", None], dtype="category"),
     pd.Series([[1, 2], {"a": None}, "x", None], dtype=object),
+    pd.Series([2**64, -(2**63) - 1], dtype=object),
 ]
 
 

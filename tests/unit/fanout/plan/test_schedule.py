@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pytest
@@ -94,6 +95,18 @@ def test_daylight_saving(local: str, utc: str) -> None:
     (block,) = Table(pd.DataFrame({"x": pd.to_datetime([local])})).blocks(0)
     moments = _made(at="{x}", tz="Europe/Zurich").render(block, now, Problems())
     assert moments == [int(now.timestamp()) * 1_000_000]
+
+
+@pytest.mark.parametrize("make", [lambda time: time, pd.Timestamp], ids=["datetime", "Timestamp"])
+@pytest.mark.parametrize("zone", [None, ZoneInfo("Europe/Zurich")], ids=["zone of tz=", "zone of its own"])
+def test_an_hour_that_comes_twice(make: Any, zone: ZoneInfo | None) -> None:
+    """`fold` tells its two times apart, also if a row before has the other one."""
+    first = dt.datetime(2026, 10, 25, 2, 30, tzinfo=zone)
+    cells = pd.Series([make(first), make(first.replace(fold=1)), make(first)], dtype=object)
+    now = dt.datetime(2026, 10, 25, tzinfo=dt.UTC)
+    (block,) = Table(pd.DataFrame({"x": cells})).blocks(0)
+    moments = _made(at="{x}", tz="Europe/Zurich").render(block, now, Problems()) or []
+    assert [(moment - int(now.timestamp()) * 1_000_000) / HOUR for moment in moments] == [0.5, 1.5, 0.5]
 
 
 @pytest.mark.parametrize(
