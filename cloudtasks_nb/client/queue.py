@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import pandas as pd
 
@@ -19,7 +19,13 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.request import BatchOptions, make_request, refuse_unknown
+from cloudtasks_nb.fanout.batch.request import (
+    BackfillKeywords,
+    BatchOptions,
+    FanOutKeywords,
+    make_request,
+    refuse_unknown,
+)
 from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan
@@ -158,10 +164,12 @@ class Queue:
         return self.enqueue(url, body, at=at, delay=delay, **words)
 
     @overload
-    def fan_out(self, data: Any, *, url: Any, dry_run: Literal[False] = False, **options: Any) -> Batch: ...
+    def fan_out(
+        self, data: Any, *, url: Any, dry_run: Literal[False] = False, **options: Unpack[FanOutKeywords]
+    ) -> Batch: ...
 
     @overload
-    def fan_out(self, data: Any, *, url: Any, dry_run: Literal[True], **options: Any) -> Plan: ...
+    def fan_out(self, data: Any, *, url: Any, dry_run: Literal[True], **options: Unpack[FanOutKeywords]) -> Plan: ...
 
     def fan_out(  # noqa: PLR0913 - each is an option of the task or the batch, keyword-only
         self,
@@ -252,12 +260,19 @@ class Queue:
 
     @overload
     def backfill(
-        self, start: Any, end: Any, *, freq: Any, url: Any, dry_run: Literal[False] = False, **options: Any
+        self,
+        start: Any,
+        end: Any,
+        *,
+        freq: Any,
+        url: Any,
+        dry_run: Literal[False] = False,
+        **options: Unpack[BackfillKeywords],
     ) -> Batch: ...
 
     @overload
     def backfill(
-        self, start: Any, end: Any, *, freq: Any, url: Any, dry_run: Literal[True], **options: Any
+        self, start: Any, end: Any, *, freq: Any, url: Any, dry_run: Literal[True], **options: Unpack[BackfillKeywords]
     ) -> Plan: ...
 
     def backfill(  # noqa: PLR0913 - the options of `fan_out` and those of a range, keyword-only behind the second

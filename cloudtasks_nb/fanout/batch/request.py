@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypedDict
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean
@@ -16,10 +16,43 @@ from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import HandlerAddress
 
-__all__ = ["BatchOptions", "FanOutRequest", "make_request", "refuse_unknown"]
+__all__ = ["BackfillKeywords", "BatchOptions", "FanOutKeywords", "FanOutRequest", "make_request", "refuse_unknown"]
 
 _LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
 _LOCAL = re.compile(r"http://127\.0\.0\.1:\d{4,5}/")  # where handlers are
+
+
+class _Keywords(TypedDict, total=False):
+    """The optional arguments that `fan_out` and `backfill` share, for type checkers: their overloads name them."""
+
+    body: Any
+    at: Any
+    delay: Any
+    tz: Any
+    headers: Mapping[str, str] | None
+    method: str | None
+    service_account: str | None
+    audience: str | None
+    dispatch_deadline: Any
+    retry: Mapping[str, Any] | None
+    name: str | None
+    errors: Literal["raise", "skip"]
+    send_rate: float | None
+    stop_after_failures: float | None
+    progress: bool
+
+
+class FanOutKeywords(_Keywords, total=False):
+    """The optional arguments of `fan_out`."""
+
+    key: Any
+
+
+class BackfillKeywords(_Keywords, total=False):
+    """The optional arguments of `backfill`."""
+
+    across: Any
+    newest_first: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,11 +59,14 @@ def test_a_list_that_is_whole(filled: ct.Queue, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("limit", [0, -1, "5", 1.5, True])
+@pytest.mark.parametrize(
+    ("limit", "fault"),
+    [(0, "less than 1"), (-1, "less than 1"), ("5", "not a whole number"), (1.5, "not a whole"), (True, "not a whole")],
+)
 @pytest.mark.parametrize("verb", ["tasks", "attempts"])
-def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any) -> None:
+def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any, fault: str) -> None:
     """A limit is a whole number from 1."""
-    with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is not a whole number from 1 on"):
+    with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is {fault}"):
         getattr(queue, verb)(limit=limit)
 
 
