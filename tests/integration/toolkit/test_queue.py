@@ -61,7 +61,13 @@ def test_a_list_that_is_whole(filled: ct.Queue, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(
     ("limit", "fault"),
-    [(0, "less than 1"), (-1, "less than 1"), ("5", "not a whole number"), (1.5, "not a whole"), (True, "not a whole")],
+    [
+        (0, "not a whole number from 1 on"),
+        (-1, "not a whole"),
+        ("5", "not a whole"),
+        (1.5, "not a whole"),
+        (True, "not a whole"),
+    ],
 )
 @pytest.mark.parametrize("verb", ["tasks", "attempts"])
 def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any, fault: str) -> None:
