@@ -19,7 +19,7 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.request import FanOutRequest
+from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import choose
@@ -75,9 +75,11 @@ class Catalog:
         """
         limits = self._limits(request.queue)
         result = self._spool(request)
+        if not result.created:
+            self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
         _notify_spooled(result, request.options.name)
         _warn_about_outcomes(limits, request)
-        return self._open(result.batch, sending=True, send_rate=request.options.send_rate)
+        return self._open(result.batch, sending=True)
 
     def dry_run(
         self, request: FanOutRequest, submit: Callable[[], Any] | None = None, *, verdicts: bool = False
@@ -181,6 +183,7 @@ class Catalog:
         recipe, options, now = request.recipe, request.options, dt.datetime.now(dt.UTC)
         retry = recipe.delivery.retry or {}
         facts = {
+            f"_{LASTING}": options.lasting,
             "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
@@ -192,7 +195,7 @@ class Catalog:
                 spool.add(chunk)
             return spool.commit()
 
-    def _open(self, batch: str, *, sending: bool, send_rate: float | None = None) -> Batch:
+    def _open(self, batch: str, *, sending: bool) -> Batch:
         outbox = self.outbox
         with self._lock:
             tracker = self._trackers.get(batch)
@@ -200,7 +203,7 @@ class Catalog:
                 reach = {"target": self._connection.endpoint.target, "folder": self._connection.endpoint.folder}
                 outbox.batches.set_setting(batch, "reach", reach)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
-        _loop.run(tracker.start(sending=sending, send_rate=send_rate))
+        _loop.run(tracker.start(sending=sending))
         return Batch(self._connection, outbox, tracker, self._open_panel)
 
     def _row(self, record: BatchRecord) -> dict[str, Any]:

@@ -12,12 +12,26 @@ from typing import Any, Literal, NoReturn, TypedDict
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import HandlerAddress
 
-__all__ = ["BackfillKeywords", "BatchOptions", "FanOutKeywords", "FanOutRequest", "make_request", "refuse_unknown"]
+__all__ = [
+    "LASTING",
+    "BackfillKeywords",
+    "BatchOptions",
+    "FanOutKeywords",
+    "FanOutRequest",
+    "lasting_options",
+    "make_request",
+    "refuse_unknown",
+]
 
+#: The setting of a batch with the lasting options of a later `fan_out`; those of the first are in its description.
+LASTING = "options"
+
+_LASTING = ("send_rate", "stop_after_failures")
 _LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
 _LOCAL = re.compile(r"http://127\.0\.0\.1:\d{4,5}/")  # where handlers are
 
@@ -65,6 +79,11 @@ class BatchOptions:
     stop_after_failures: float | None = None  #: failed rows, or below 1 a share of all rows
     progress: bool = True  #: show a bar while planning
 
+    @property
+    def lasting(self) -> dict[str, float | None]:
+        """The options that hold in every round of the batch, also after a restart."""
+        return {name: getattr(self, name) for name in _LASTING}
+
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_rate(self.send_rate)
@@ -85,8 +104,6 @@ class FanOutRequest:
     def description(self) -> dict[str, Any]:
         """The description of the request for the batch's record, as JSON values."""
         described = self.recipe.describe()
-        if self.options.stop_after_failures is not None:
-            described["stop_after_failures"] = self.options.stop_after_failures
         if self.series is not None:
             described["backfill"] = self.series
         return described
@@ -102,6 +119,12 @@ def make_request(queue: QueueName, data: Any, task: TaskOptions, options: BatchO
     """
     recipe = compile_recipe(replace(task, url=_as_handler(task.url)))
     return FanOutRequest(queue=queue, data=data, recipe=recipe, options=options)
+
+
+def lasting_options(record: BatchRecord, settings: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the lasting options of a batch, as the newest `fan_out` has set them."""
+    found = settings.get(LASTING) or record.description.get(f"_{LASTING}", {})
+    return {name: found.get(name) for name in _LASTING}
 
 
 def refuse_unknown(method: Callable[..., Any], unknown: Mapping[str, Any]) -> NoReturn:

@@ -10,6 +10,7 @@ from typing import Any
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, QueueNotFoundError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -48,6 +49,7 @@ class SendSupervisor:
     ) -> None:
         self._transport = transport
         self._outbox = outbox
+        self._record = record
         self._batch = record.id
         self._queue = record.place.queue_name
         self._outcomes = outcomes
@@ -79,10 +81,10 @@ class SendSupervisor:
             sender = f"process {pid} ({target})"
         return f"{sender} sends the remaining rows; this connection continues when that stops"
 
-    def begin(self, send_rate: float | None = None) -> None:
+    def begin(self) -> None:
         """Send the unsent rows; if a sending is just ending, it begins again."""
         self._requested = True
-        self._supervisor.start("sending", lambda: self._send(send_rate))
+        self._supervisor.start("sending", self._send)
 
     async def join(self) -> None:
         """Wait until the sending has ended."""
@@ -116,21 +118,22 @@ class SendSupervisor:
             lock.release()
         return lock is not None
 
-    async def _send(self, send_rate: float | None) -> None:
+    async def _send(self) -> None:
         while self._requested:
             self._requested = False
-            await self._send_once(send_rate)
+            await self._send_once()
         self._ended()
 
-    async def _send_once(self, send_rate: float | None) -> None:
+    async def _send_once(self) -> None:
         self.error = None
         try:
+            options = lasting_options(self._record, await self._outbox.run(self._outbox.batches.settings, self._batch))
             stats = await send(
                 self._outbox,
                 self._batch,
                 _QueueClient(self._transport, self._queue),
                 self,
-                send_rate=send_rate,
+                send_rate=options["send_rate"],
                 owner={"pid": os.getpid(), "target": self._transport.endpoint.target},
                 clock=self._clock,
             )

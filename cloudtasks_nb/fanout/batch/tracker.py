@@ -19,6 +19,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
+from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.progress import Progress, Rate, pack, unpack
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
@@ -81,7 +82,7 @@ class Tracker:
         self._loaded = False
         self._saved = 0.0
         self._search_trouble: str | None = None
-        self._too_many_failed = bool(outbox.batches.settings(record.id).get("stopped_by"))
+        self._failure_limit = FailureLimit(outbox, record.id)
         self.progress = self._stored_progress()
         self._read_until = self.progress.sources.get("log")
 
@@ -145,14 +146,8 @@ class Tracker:
             notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
         if self._queue_values().get("log_sampling_ratio") == 0:
             notes.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
-        if self._too_many_failed:
-            cancelled, limit = self.progress.cancelled, self.record.description.get("stop_after_failures")
-            did = (
-                f"cancelled the remaining {cancelled:,} rows"
-                if cancelled
-                else "too many rows failed, and none remained"
-            )
-            notes.append(f"{did}: stop_after_failures={limit}")
+        if limit_note := self._failure_limit.note(self.progress):
+            notes.append(limit_note)
         return notes
 
     def retry_note(self) -> str | None:
@@ -166,17 +161,18 @@ class Tracker:
 
     # The following run on the background loop.
 
-    async def start(self, *, sending: bool, send_rate: float | None = None) -> None:
+    async def start(self, *, sending: bool) -> None:
         """Begin to watch the batch and, if `sending`, to send its unsent rows; do not wait for either."""
         self._connection.transport.check_open()
         self.record = await self._outbox.run(self._outbox.batches.get, self.batch)
+        await self._failure_limit.load(self.record)
         self._counts = dict(self.record.counts)
         if not self._loaded:
             self._loaded = True
             await self._outbox.run(self._outcomes.load)
             await self._cancellation.take_up()
         if sending and self._counts[State.UNSENT]:
-            self._sending.begin(send_rate)
+            self._sending.begin()
         if not self.record.done:
             self._supervisor.start("watching", self._watch)
         await self._publish()
@@ -319,20 +315,7 @@ class Tracker:
         if self.progress.finished or now - self._saved > _SAVE:
             self._saved = now
             await self._outbox.run(self._outbox.batches.save_snapshot, self.batch, pack(self.progress))
-        if self.progress.failed:
-            await self._check_limit()
-
-    async def _check_limit(self) -> None:
-        """Cancel the remaining rows when the number of failed rows reaches `stop_after_failures`."""
-        limit = self.record.description.get("stop_after_failures")
-        if limit is None or self._too_many_failed or self.progress.finished:
-            return
-        allowed = limit * self.progress.total if limit < 1 else limit
-        if self.progress.failed >= allowed:
-            self._too_many_failed = True
-            await self._outbox.run(
-                self._outbox.batches.set_setting, self.batch, "stopped_by", f"stop_after_failures={limit}"
-            )
+        if not self.cancelling and await self._failure_limit.reached(self.progress):
             self._cancellation.begin()
 
     def _update(self) -> None:

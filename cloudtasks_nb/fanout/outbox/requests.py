@@ -108,7 +108,7 @@ class RequestQueue(Repository):
         now : float
             Seconds since 1970: when the requests may be sent at the earliest.
         size : int
-            Rows in a new request.
+            Rows in a request that was never sent.
         """
         num = number_of(connection, self.batch)
         for ack in acks:
@@ -117,7 +117,7 @@ class RequestQueue(Repository):
             touch(connection, num)
         requests: list[Request] = []
         while len(requests) < want:
-            more = self._left(connection, num, now)
+            more = self._left(connection, num, size, now)
             if more is None:
                 more = self._fresh(connection, num, want - len(requests), size, now)
             if more is None:
@@ -134,7 +134,7 @@ class RequestQueue(Repository):
             [(num, request.seq) for request in requests if not request.tried],
         )
 
-    def _left(self, connection: sqlite3.Connection, num: int, now: float) -> list[Request] | None:
+    def _left(self, connection: sqlite3.Connection, num: int, size: int, now: float) -> list[Request] | None:
         """Give out the next request that is stored already, if any of its rows is still unsent."""
         found = connection.execute(
             """SELECT seq, queue, try, refs, started, tried FROM requests
@@ -155,6 +155,8 @@ class RequestQueue(Repository):
             connection.execute("DELETE FROM requests WHERE num = ? AND seq = ?", (num, seq))
             return []
         if started is None:
+            if not tried and len(unsent) > size and _split(connection, num, seq, [ref for (ref,) in unsent], size):
+                del unsent[size:]
             connection.execute("UPDATE requests SET started = ? WHERE num = ? AND seq = ?", (now, num, seq))
         blocks = [(ref, self._block(connection, ref)) for (ref,) in unsent]
         request = Request(
@@ -252,6 +254,21 @@ def _leave(connection: sqlite3.Connection, num: int, ack: Ack, attempt: int) -> 
         ask_for(connection, ack.gone)
     else:
         move(connection, num, ack.gone, State.GONE, attempt)
+
+
+def _split(connection: sqlite3.Connection, num: int, seq: int, refs: Sequence[int], size: int) -> bool:
+    """Leave the first rows in a request, and put the others into a new one; return False if it is cancelled."""
+    issue = "UPDATE batches SET issued = issued + 1 WHERE num = ? AND void < ?"
+    if not connection.execute(issue, (num, seq)).rowcount:
+        return False
+    connection.execute(
+        """INSERT INTO requests (num, seq, queue, try, refs, tried)
+           SELECT num, (SELECT issued FROM batches b WHERE b.num = r.num), queue, try, ?, 0
+           FROM requests r WHERE num = ? AND seq = ?""",
+        (write_refs(refs[size:]), num, seq),
+    )
+    connection.execute("UPDATE requests SET refs = ? WHERE num = ? AND seq = ?", (write_refs(refs[:size]), num, seq))
+    return True
 
 
 def _unsent(connection: sqlite3.Connection, first: int, last: int) -> Sequence[int]:

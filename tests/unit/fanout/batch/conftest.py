@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from google.longrunning import operations_pb2
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -32,6 +34,7 @@ class FakeConnection:
             check_open=lambda: None,
             is_new=lambda _: False,
             raw=self._raw,
+            call=self._call,
         )
         self.watcher = self
         self.listeners: list[Callable[[Snapshot], None]] = []
@@ -40,7 +43,12 @@ class FakeConnection:
     def subscribe(self, _queue: QueueName, listener: Callable[[Snapshot], None], *, since: int) -> Any:  # noqa: ARG002 - as the watcher has it
         """Keep a listener until its subscription is closed."""
         self.listeners.append(listener)
-        return SimpleNamespace(close=lambda: self.listeners.remove(listener))
+
+        def close() -> None:
+            if listener in self.listeners:
+                self.listeners.remove(listener)
+
+        return SimpleNamespace(close=close)
 
     def publish(self, snapshot: Snapshot) -> None:
         """Give a snapshot to every listener."""
@@ -59,6 +67,11 @@ class FakeConnection:
         return {}
 
     listing = lookup
+
+    async def _call(self, rpc: str, **_: Any) -> Any:
+        """Delete tasks."""
+        assert rpc == "BatchDeleteTasks"
+        return operations_pb2.Operation(done=True)
 
     async def _raw(self, rpc: str, request: bytes, *, timeout: float | None, resource_name: str) -> bytes:  # noqa: ARG002 - as the transport has it
         return await self._service.raw(rpc, request, timeout=timeout)
@@ -109,6 +122,8 @@ class Tracked:
 
 
 @pytest.fixture
-def tracked(outbox: Outbox, batch: str) -> Tracked:
+def tracked(outbox: Outbox, batch: str) -> Iterator[Tracked]:
     """Track a batch of 250 rows, none sent."""
-    return Tracked(outbox, batch)
+    made = Tracked(outbox, batch)
+    yield made
+    _loop.run(made.tracker.close())

@@ -140,7 +140,7 @@ def test_words_are_passed_on(backfills: Harness) -> None:
     request = backfills.catalog.requests[-1]
     options = request.options
     assert (options.errors, options.send_rate, options.progress) == ("skip", 3, False)
-    assert request.description["stop_after_failures"] == 0.5
+    assert request.options.lasting == {"send_rate": 3, "stop_after_failures": 0.5}
     assert request.recipe.schedule.at == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 

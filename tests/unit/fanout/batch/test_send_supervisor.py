@@ -13,7 +13,19 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import EndpointError, PreconditionError, QueueNotFoundError, ServiceError
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from tests.unit.fanout.conftest import PLACE, FakeClock, Service, all_rows, assert_each_once, raising
+from cloudtasks_nb.fanout.outbox.records import State
+from tests.unit.fanout.conftest import (
+    PLACE,
+    FakeClock,
+    Service,
+    all_rows,
+    assert_each_once,
+    chunks,
+    put,
+    raising,
+    refs,
+    spool,
+)
 
 ROWS = 250
 
@@ -47,6 +59,7 @@ class Supervised:
         self.troubles: set[str | None] = set()
         self.ends = 0
         self.changed = asyncio.Event()
+        self.clock = FakeClock()
         self.supervisor = SendSupervisor(
             self.transport,  # type: ignore[arg-type]  # all that it uses of one
             outbox,
@@ -55,7 +68,7 @@ class Supervised:
             supervisor=_loop.Supervisor("batch", lambda: None),
             changed=self._changed,
             ended=self._ended,
-            clock=FakeClock(),
+            clock=self.clock,
         )
 
     def run(self, times: int = 1) -> None:
@@ -156,6 +169,29 @@ def test_tasks_that_were_there_are_counted(outbox: Outbox, batch: str) -> None:
         service.create(task)
     Supervised(outbox, batch, service).run()
     assert outbox.batches.settings(batch)["already"] == 10
+
+
+def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
+    """Rows of a new try are sent at the rate of the first round, also by another process."""
+    batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"send_rate": 50}}).batch
+    for attempts in (1, 2):
+        service = Service()
+        sending = Supervised(outbox, batch, service)
+        sending.run()
+        assert set(service.sizes) == {50}
+        assert sending.clock.elapsed == pytest.approx(ROWS / 50 - 1, abs=0.5)
+        assert set(all_rows(outbox, batch, "tries")) == {attempts}
+        put(outbox, batch, refs(outbox, batch), State.FAILED)
+        assert outbox.outcomes.new_try(batch) == ROWS
+
+
+def test_the_newest_send_rate_counts(outbox: Outbox) -> None:
+    """What a later `fan_out` says of the batch replaces what the first one has said."""
+    batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"send_rate": 50}}).batch
+    outbox.batches.set_setting(batch, "options", {"send_rate": 25})
+    service = Service()
+    Supervised(outbox, batch, service).run()
+    assert set(service.sizes) == {25}
 
 
 def test_no_process_sends(outbox: Outbox, batch: str) -> None:

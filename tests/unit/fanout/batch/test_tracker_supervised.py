@@ -11,6 +11,7 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.batch import send_supervisor
+from cloudtasks_nb.fanout.sender import sender
 from tests.unit.fanout.batch.conftest import Tracked
 
 PATIENCE = 30.0
@@ -97,7 +98,7 @@ def test_the_last_outcome_at_the_moment_when_the_sending_ends(
 ) -> None:
     """Whichever is counted last, `wait` ends at once: it does not wait for notifications that nobody begins."""
     loop, over = _loop.loop(), asyncio.Event()
-    really_send, record = send_supervisor.send, tracked.outbox.outcomes.record
+    really_send, record = sender.send, tracked.outbox.outcomes.record
 
     async def send(*args: Any, **options: Any) -> Any:
         stats = await really_send(*args, **options)

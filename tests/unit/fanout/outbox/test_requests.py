@@ -11,6 +11,7 @@ from tests.unit.fanout.conftest import (
     chunk,
     chunks,
     digest,
+    put,
     refs,
     send_all,
     spool,
@@ -183,3 +184,24 @@ def test_new_tries_after_a_cancel_are_sent(outbox: Outbox, batch: str) -> None:
     (request,) = take(outbox, batch)
     assert request.seq > outbox.requests.void_until(batch)
     assert list(request.refs) == refs(outbox, batch)[:1]
+
+
+def test_a_new_try_in_small_requests(outbox: Outbox, batch: str) -> None:
+    """A request that was never sent is cut to the size that the sender asks for; each row is in one of them, once."""
+    send_all(outbox, batch)
+    put(outbox, batch, refs(outbox, batch), State.FAILED)
+    assert outbox.outcomes.new_try(batch) == 250
+    taken = outbox.requests.queue(batch).turn([], 99, now=NOW, size=30)
+    assert sorted(ref for request in taken for ref in request.refs) == refs(outbox, batch)
+    assert max(len(request.refs) for request in taken) == 30
+
+
+def test_a_cancelled_request_is_not_cut(outbox: Outbox, batch: str) -> None:
+    """The rows of a request that was handed back after a cancellation stay cancelled."""
+    queue = outbox.requests.queue(batch)
+    taken = queue.turn([], 1, now=NOW)
+    outbox.requests.cancel(batch)
+    queue.hand_back(taken)
+    again = outbox.requests.queue(batch).turn([], 99, now=NOW, size=30)
+    assert [request.seq for request in again] == [request.seq for request in taken]
+    assert again[0].seq <= outbox.requests.void_until(batch)
