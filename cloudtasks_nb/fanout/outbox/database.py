@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial, wraps
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
+from cloudtasks_nb.fanout.outbox.disk import on_network
 
-__all__ = ["VERSION", "Database", "Repository", "guard", "on_network", "transact", "transaction"]
+__all__ = ["VERSION", "Database", "Repository", "guard", "transact", "transaction"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound="Repository")
@@ -75,8 +75,6 @@ _STEPS = (
 
 #: `PRAGMA user_version` of a file with all tables.
 VERSION = len(_STEPS)
-
-_NETWORK = {"9p", "afs", "ceph", "cifs", "fuse.gcsfuse", "fuse.s3fs", "fuse.sshfs", "lustre", "nfs", "nfs4", "smb3"}
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {
@@ -243,23 +241,6 @@ class Repository:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-
-def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
-    """Return whether a file is on a network file system, where a write-ahead log would be damaged.
-
-    A log is shared through memory, so all processes have to be on one machine (https://sqlite.org/wal.html).
-    """
-    if sys.platform == "win32":
-        return str(path).startswith(("\\\\", "//"))
-    if not mounts.exists():
-        return False
-    kinds = {}
-    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-        _, folder, kind, *_ = line.split(" ")
-        kinds[folder.replace("\\040", " ")] = kind
-    folders = (str(parent) for parent in PurePosixPath(path.resolve()).parents)
-    return next((kinds[folder] for folder in folders if folder in kinds), "") in _NETWORK
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

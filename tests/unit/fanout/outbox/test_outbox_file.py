@@ -209,21 +209,6 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
         Outbox(tmp_path / "outbox.sqlite3")
 
 
-MOUNTS = "/dev/vda / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\nx /home/me/my\\040disk ext4 rw 0 0\n"
-
-
-@pytest.mark.parametrize(
-    ("file", "network"),
-    [("/tmp/o", False), ("/home/me/o", True), ("/home/me/my disk/o", False), ("/homes/o", False)],  # noqa: S108 - nothing is written there
-)
-def test_network_file_systems_are_known(tmp_path: Path, file: str, *, network: bool) -> None:
-    """The mount that a file lies on decides whether it is shared between machines."""
-    mounts = tmp_path / "mounts"
-    mounts.write_text(MOUNTS)
-    assert database.on_network(Path(file), mounts) is network
-    assert database.on_network(Path(file), tmp_path / "none") is False
-
-
 def test_on_a_network_file_system_it_works_without_a_log_and_says_so_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

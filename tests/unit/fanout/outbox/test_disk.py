@@ -1,0 +1,59 @@
+"""What kind of disk the outbox is on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloudtasks_nb.fanout.outbox import disk
+
+MOUNTS = """\
+overlay / overlay rw 0 0
+/dev/vda /data ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+x /home/me/my\\040disk ext4 rw 0 0
+drive /content/drive fuse.drive rw 0 0
+remote: /mnt/remote fuse.rclone rw 0 0
+dav /mnt/dav fuse rw 0 0
+share /mnt/share virtiofs rw 0 0
+/dev/sdb1 /mnt/stick fuseblk rw 0 0
+tmpfs /dev/shm tmpfs rw 0 0
+"""
+
+
+@pytest.fixture
+def mounts(tmp_path: Path) -> Path:
+    """Give the list of mounts of a machine with many kinds of disks."""
+    made = tmp_path / "mounts"
+    made.write_text(MOUNTS)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("file", "network", "temporary"),
+    [
+        ("/root/o", False, "the layer of a container"),
+        ("/homes/o", False, "the layer of a container"),
+        ("/dev/shm/o", False, "in memory"),  # noqa: S108 - nothing is written there
+        ("/data/o", False, None),
+        ("/home/me/o", True, None),
+        ("/home/me/my disk/o", False, None),
+        ("/content/drive/MyDrive/o", True, None),
+        ("/mnt/remote/o", True, None),
+        ("/mnt/dav/o", True, None),
+        ("/mnt/share/o", True, None),
+        ("/mnt/stick/o", False, None),
+    ],
+)
+def test_the_mount_decides(mounts: Path, file: str, *, network: bool, temporary: str | None) -> None:
+    """All of FUSE and virtiofs count as network file systems; memory and the layer of a container are temporary."""
+    assert (disk.on_network(Path(file), mounts), disk.temporary_kind(Path(file), mounts)) == (network, temporary)
+
+
+def test_a_system_that_does_not_tell(tmp_path: Path) -> None:
+    """Without a list of mounts the disk counts as a lasting one of this machine."""
+    assert (disk.on_network(Path("/o"), tmp_path / "none"), disk.temporary_kind(Path("/o"), tmp_path / "none")) == (
+        False,
+        None,
+    )
