@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import orjson
 
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 
-__all__ = ["ChunkPreview", "StoredBlock", "pack_previews", "pack_tasks", "unpack_previews"]
+__all__ = ["ChunkPreview", "StoredBlock", "pack_keys", "pack_previews", "pack_tasks", "unpack_previews"]
 
 _LEVEL = 1  # the quickest: bodies of one batch are much alike, so it halves and halves again even so
 _WORD = 4
@@ -26,6 +27,12 @@ class ChunkPreview:
     n: int  #: rows of the chunk that are in the block
     indexes: Sequence[int] | None  #: their places in the chunk; None: it is there as a whole
     shown: bytes
+
+
+def pack_keys(keys: Sequence[bytes]) -> bytes:
+    """Join keys, with their checksum behind them: a row with another key would be sent again, under another name."""
+    joined = b"".join(keys)
+    return joined + zlib.crc32(joined).to_bytes(_WORD, "big")
 
 
 def pack_tasks(tasks: Sequence[bytes]) -> bytes:
@@ -42,7 +49,7 @@ def pack_previews(previews: Sequence[ChunkPreview]) -> bytes:
 
 def unpack_previews(packed: bytes) -> Iterator[ChunkPreview]:
     """Yield what `pack_previews` was given."""
-    raw = zlib.decompress(packed)
+    raw = _decompress(packed)
     at = _WORD + int.from_bytes(raw[:_WORD], "big")
     for n, indexes, length in orjson.loads(raw[_WORD:at]):
         yield ChunkPreview(n=n, indexes=indexes, shown=raw[at : at + length])
@@ -57,14 +64,21 @@ class StoredBlock:
     first : int
         Ref of its first row.
     keys : bytes
-        The rows' keys, one behind the other.
+        What `pack_keys` made; the first versions stored no checksum.
     packed : bytes
         What `pack_tasks` made.
+
+    Raises
+    ------
+    sqlite3.DatabaseError
+        As for any damage to the file, if a checksum does not fit; so do the methods that decompress.
     """
 
     def __init__(self, first: int, keys: bytes, packed: bytes) -> None:
         self.first = first
-        self.n = len(keys) // KEY_SIZE
+        self.n, checked = divmod(len(keys), KEY_SIZE)
+        if checked and zlib.crc32(keys[:-_WORD]) != int.from_bytes(keys[-_WORD:], "big"):
+            raise _damaged("the checksum of its keys does not fit")
         self._keys = keys
         self._packed = packed
 
@@ -108,10 +122,23 @@ class StoredBlock:
 
     @cached_property
     def _unpacked(self) -> tuple[bytes, list[int]]:
-        raw = zlib.decompress(self._packed)
+        raw = _decompress(self._packed)
         head = self.n * _WORD
         lengths = array("I", raw[:head])
         return raw, list(accumulate(lengths, initial=head))
+
+
+def _decompress(packed: bytes) -> bytes:
+    try:
+        return zlib.decompress(packed)
+    except zlib.error as error:
+        raise _damaged(str(error)) from error
+
+
+def _damaged(why: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(f"a block is damaged: {why}")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def _gapless(refs: Sequence[int]) -> bool:

@@ -152,6 +152,7 @@ class Database:
         self._open: dict[sqlite3.Connection, threading.Thread] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
 
     def prepare(self) -> bool:
         """Create the folder and the tables if they do not exist; return whether the file has a write-ahead log.
@@ -175,6 +176,7 @@ class Database:
             kind = "DELETE" if on_network(self.path) else "WAL"
             mode = _set_journal(connection, kind, time.monotonic() + self._timeout)
         self.write(_make_tables, self.path)
+        self._file = self._found()
         return mode == "wal"
 
     @contextmanager
@@ -190,6 +192,7 @@ class Database:
 
     def connect(self) -> sqlite3.Connection:
         """Open another connection, which the caller closes."""
+        self._check()
         connection = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA synchronous = FULL")
@@ -212,15 +215,37 @@ class Database:
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection of the calling thread; after `close` one that is closed at once."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is not None:
-            yield found
-            return
         with ExitStack() as stack:
-            opened = stack.enter_context(closing(self.connect()))
-            if self._keep(opened):
-                stack.pop_all()
-            yield opened
+            found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+            if found is None:
+                found = stack.enter_context(closing(self.connect()))
+                if self._keep(found):
+                    stack.pop_all()
+            else:
+                self._check()
+            try:
+                yield found
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+                    # It stays so when the file can be written again; the next call opens another one.
+                    self._local.__dict__.pop("connection", None)
+                raise
+
+    def _check(self) -> None:
+        """Raise OutboxError if the file was deleted or replaced: what is written to an open deleted file is lost."""
+        if self._file is not None and self._found() != self._file:
+            raise OutboxError(
+                f"the outbox {self.path} was deleted or replaced while this kernel used it",
+                resource=str(self.path),
+                hint="put the file back, or restart the kernel, which begins a new one",
+            )
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _keep(self, opened: sqlite3.Connection) -> bool:
         """Keep a connection for the calling thread, unless the file is closed; close those of threads that ended."""

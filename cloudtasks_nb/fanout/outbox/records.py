@@ -6,8 +6,9 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
 
+from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.plan.identity import Place
 
 __all__ = ["FINAL", "Ack", "BatchRecord", "Completion", "Outcome", "Page", "Request", "Spooled", "State"]
@@ -26,6 +27,13 @@ class State(IntEnum):
     REJECTED = 6  #: never created, with the reason
     CANCELLED = 7
     GONE = 8  #: no longer in the queue, outcome unknown
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise OutboxError(
+            f"the outbox is damaged: {value!r} is not the state of any row",
+            hint="move the file away to begin a new one; CLOUDTASKS_NB_HOME names its folder",
+        )
 
 
 #: States in which nothing more happens by itself.

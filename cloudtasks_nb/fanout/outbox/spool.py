@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.attach import INCOMING, NAMED, BatchSpec, Intake, apply, attach_all, decide, find
-from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, pack_previews, pack_tasks
+from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, pack_keys, pack_previews, pack_tasks
 from cloudtasks_nb.fanout.outbox.counters import as_json
 from cloudtasks_nb.fanout.outbox.database import guard, transact
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
@@ -262,7 +262,7 @@ class Spool(Sorter):
         first, n = self._next, len(block.rows)
         self._insert(range(first, first + n), block)
         connection.execute(
-            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", (first, n, block.raw, b"".join(block.keys), tasks, shown)
+            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", (first, n, block.raw, pack_keys(block.keys), tasks, shown)
         )
         if time.monotonic() > self._touched + _TOUCH:
             self._touched = time.monotonic()

@@ -5,14 +5,21 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, StoredBlock, pack_previews, pack_tasks, unpack_previews
+from cloudtasks_nb.fanout.outbox.blocks import (
+    ChunkPreview,
+    StoredBlock,
+    pack_keys,
+    pack_previews,
+    pack_tasks,
+    unpack_previews,
+)
 from tests.unit.fanout.conftest import digest
 
 FIRST = 1 << 32
 
 
 def _block(tasks: list[bytes]) -> StoredBlock:
-    return StoredBlock(FIRST, b"".join(digest(str(row)) for row in range(len(tasks))), pack_tasks(tasks))
+    return StoredBlock(FIRST, pack_keys([digest(str(row)) for row in range(len(tasks))]), pack_tasks(tasks))
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=30))
@@ -57,3 +64,8 @@ def test_rows_are_cut_by_weight() -> None:
     refs = range(FIRST, FIRST + 4)
     assert [[ref - FIRST for ref in group] for group in block.cut(refs, 100, 100)] == [[0, 1], [2], [3]]
     assert list(block.cut([], 100, 100)) == []
+
+
+def test_keys_without_a_checksum_are_read() -> None:
+    """Blocks of the first versions have none."""
+    assert StoredBlock(FIRST, digest("0") + digest("1"), b"").keys([FIRST + 1]) == digest("1")
