@@ -69,7 +69,8 @@ class Emulator:
     location = "us-central1"
 
     def __init__(self, arguments: Iterable[str] = ()) -> None:
-        child, output = emulator_process.start(list(arguments), _START_TIMEOUT)
+        # The end of the tests does not wait for attempts in flight.
+        child, output = emulator_process.start(["--grace", "0", *arguments], _START_TIMEOUT)
         if child is None:
             raise EmulatorError(f"the emulator did not start: {output}", hint="python -m cloudtasks_nb.emulator --help")
         self._process = child.process

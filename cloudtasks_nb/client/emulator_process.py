@@ -98,7 +98,7 @@ def start(arguments: Sequence[str], timeout: float) -> tuple[Child | None, str]:
     tuple
         The child and ""; or None and its output, if it did not get ready.
     """
-    command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--lease", *arguments]
+    command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--lease", "--quiet", *arguments]
     with tempfile.TemporaryFile("w+") as output:
         # Its own session (process group on Windows): Jupyter's interrupt signals the whole group of the kernel.
         process = subprocess.Popen(  # noqa: S603 - our own command

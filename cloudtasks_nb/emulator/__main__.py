@@ -53,14 +53,18 @@ def _allow_many_files() -> None:
 
 
 async def _run(settings: Settings) -> None:
-    stop = asyncio.Event()
+    stop, abort = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        (abort if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         try:
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
         except NotImplementedError:  # Windows
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-    await run(settings, _print_endpoint, stop)
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
+    await run(settings, _print_endpoint, stop, abort)
 
 
 def _print_endpoint(endpoint: dict[str, Any]) -> None:
@@ -87,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--data-dir", type=Path, metavar="FOLDER", help="the data folder (by default a temporary one)")
     add("--queue", action="append", default=[], dest="queues", metavar="NAME", help="create a queue; may be repeated")
+    add("--quiet", action="store_true", help="write no line to the standard error for a failed attempt")
+    add(
+        "--grace",
+        type=_seconds,
+        default="10",
+        metavar="SECONDS",
+        help="how long attempts in flight may go on after a signal to stop; a second signal ends them (%(default)s)",
+    )
     add("--lease", action="store_true", help="stop 2 s after the last request GET /lease was closed")
     add(
         "--wait-for-loopback",
@@ -169,11 +181,15 @@ def _host(text: str) -> str:
     return host
 
 
-def _microseconds(text: str) -> int:
+def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 <= seconds <= _CENTURY:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to a hundred years")
-    return round(seconds * SECOND)
+    return seconds
+
+
+def _microseconds(text: str) -> int:
+    return round(_seconds(text) * SECOND)
 
 
 if __name__ == "__main__":

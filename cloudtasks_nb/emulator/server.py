@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -41,7 +42,9 @@ _GRACE = 1.0
 _CATCH_UP = 600.0
 
 
-async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event) -> None:
+async def run(
+    settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event, abort: asyncio.Event
+) -> None:
     """Run an emulator.
 
     Parameters
@@ -51,7 +54,9 @@ async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop:
     ready : callable
         Called with the endpoint when all servers are listening.
     stop : asyncio.Event
-        The emulator ends when it is set.
+        The emulator ends when it is set, and attempts in flight have ended or their grace period is over.
+    abort : asyncio.Event
+        Ends the grace period.
 
     Raises
     ------
@@ -67,6 +72,7 @@ async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop:
             engine = await _start_engine(folder, database, settings, stack)
             await _listen(folder, engine, ready, stop, stack)
             await stop.wait()
+            await engine.dispatcher.drain(settings.grace, abort)
 
 
 async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settings, stack: AsyncExitStack) -> Engine:
@@ -81,7 +87,14 @@ async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settin
         if name not in store.contents.queues:
             store.create_queue(configured(beta.Queue(name=name)))
     await engine.committer.commit()
+    if not settings.quiet:
+        engine.dispatcher.failed = _print_failure
     return engine
+
+
+def _print_failure(line: str) -> None:
+    with suppress(OSError):  # nobody reads it any more
+        sys.stderr.write(line + "\n")
 
 
 def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, stack: AsyncExitStack) -> Engine:

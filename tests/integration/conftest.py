@@ -65,7 +65,7 @@ class Emulator:
         # Appended to, because both processes share its position; a pipe that nobody reads would block the child.
         self._errors = self._stack.enter_context(tempfile.TemporaryFile("a+"))  # noqa: SIM115 - the stack closes it
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", *arguments],
+            [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--grace", "0", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,

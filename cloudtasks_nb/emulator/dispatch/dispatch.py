@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cloudtasks_nb._names import code_name
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError, is_loopback
-from cloudtasks_nb.emulator.dispatch.history import History
+from cloudtasks_nb.emulator.dispatch.history import History, instant_text
 from cloudtasks_nb.emulator.dispatch.request import Authorize, HttpCall, prepare
 from cloudtasks_nb.emulator.dispatch.unreachable import UnreachableTargets
 from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, AttemptResult, Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 from cloudtasks_nb.emulator.model.queues import QueueConfig
+from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.oplog import LogSubject
 from cloudtasks_nb.emulator.store.state import Claim, QueueState
@@ -159,6 +161,8 @@ class Dispatcher:
         self.history = History()
         #: called after a change that must be committed but that no RPC waits for
         self.changed: Callable[[], None] = lambda: None
+        #: called with a line about each failed attempt
+        self.failed: Callable[[str], None] = lambda _: None
         clock.subscribe(self._advanced)
 
     def wake(self, queues: list[QueueState]) -> None:
@@ -176,8 +180,10 @@ class Dispatcher:
         Raises
         ------
         RefusedError
-            ``NOT_FOUND`` if the task does not exist.
+            ``NOT_FOUND`` if the task does not exist, and ``UNAVAILABLE`` if the emulator is stopping.
         """
+        if self._closed:
+            raise RefusedError("UNAVAILABLE", "The emulator is stopping.")
         claim = self._store.claim_now(queue, task_id)
         self._start(claim, self._prepared(claim), called_at=self._clock.now())
 
@@ -214,6 +220,24 @@ class Dispatcher:
     async def wait_released(self) -> None:
         """Return when there is no hold."""
         await self._released.wait()
+
+    async def drain(self, grace: float, abort: asyncio.Event) -> None:
+        """Start no more attempts, and wait until those in flight have ended.
+
+        Parameters
+        ----------
+        grace : float
+            The most seconds to wait.
+        abort : asyncio.Event
+            Ends the wait.
+        """
+        self._closed = True
+        if not self._running:
+            return
+        aborted = self._loop.create_task(abort.wait())
+        ended = asyncio.gather(*self._running.values(), return_exceptions=True)
+        await asyncio.wait([aborted, ended], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        aborted.cancel()
 
     async def close(self) -> None:
         """Cancel all attempts; their tasks are due again at the next start."""
@@ -312,6 +336,8 @@ class Dispatcher:
         gone = self._store.end_attempt(claim, result, attempt.call.retry, attempt.subject, called_at=attempt.called_at)
         self.history.record(claim, attempt.call, claim.attempts, gone=gone)
         self.changed()
+        if not result.succeeded:
+            self.failed(_failure(attempt, gone=gone))
         self._dispatch_again(claim.queue)
 
     def _hold_task(self, attempt: _Attempt) -> None:
@@ -342,3 +368,13 @@ class Dispatcher:
             if deadline is not None and not deadline.expired() and (when := deadline.when()) is not None:
                 deadline.reschedule(max(self._loop.time(), when - duration / SECOND))
         self.wake_all()
+
+
+def _failure(attempt: _Attempt, *, gone: bool) -> str:
+    attempts, claim = attempt.claim.attempts, attempt.claim
+    reason = attempts.message if attempts.http_status else f"{code_name(attempts.code)}({attempts.code}): no response"
+    then = "no further attempt" if gone else f"next attempt {instant_text(attempts.due)}"
+    return (
+        f"{instant_text(attempts.responded)} {claim.queue.name}/tasks/{claim.task.id}: attempt {attempts.dispatches} "
+        f"of {attempt.call.target} failed with {reason}; {then}"
+    )

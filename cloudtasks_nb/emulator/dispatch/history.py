@@ -13,7 +13,7 @@ from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.store.state import Claim
 
-__all__ = ["History"]
+__all__ = ["History", "instant_text"]
 
 _FINISHED = 5000
 _OPEN = 5000
@@ -34,7 +34,7 @@ class History:
         tried = self._open.pop(key, None) or deque(maxlen=_ATTEMPTS)
         tried.append(
             {
-                "dispatched": _text(attempts.dispatched),
+                "dispatched": instant_text(attempts.dispatched),
                 "status": code_name(attempts.code),
                 "http_status": attempts.http_status,
                 "duration_s": (attempts.responded - attempts.dispatched) / SECOND,
@@ -54,7 +54,7 @@ class History:
                 "queue": claim.queue.name,
                 "task": claim.task.id,
                 "status": code_name(attempts.code),
-                "finished": _text(attempts.responded),
+                "finished": instant_text(attempts.responded),
                 "attempts": list(tried),
             }
         )
@@ -92,5 +92,6 @@ def _as_json(attempt: dict[str, Any], *, bodies: bool) -> dict[str, Any]:
     return document
 
 
-def _text(instant: int) -> str:
+def instant_text(instant: int) -> str:
+    """Return microseconds since 1970 as ISO 8601."""
     return datetime.fromtimestamp(instant / SECOND, UTC).isoformat()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.frontends.admin import Admin
@@ -17,6 +19,11 @@ from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
 __all__ = ["HttpServer", "Leases", "cannot_listen", "host_and_port"]
+
+# A client that disconnects, or does not speak HTTP, is no error of the emulator.
+_FAULTS_OF_CLIENTS = (ConnectionError, HttpProcessingError, web.RequestPayloadError)
+_log = logging.getLogger(__name__)
+_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], _FAULTS_OF_CLIENTS)))
 
 _MAX_BODY = 128 << 20  # a batch of a hundred tasks of one MiB, in base64
 
@@ -52,7 +59,7 @@ class HttpServer:
         self._app.add_routes(Admin(engine, folder).routes())
         self._app.add_routes(Rest(engine, calls, instance).routes())
         # Leases do not end by themselves: do not wait for them.
-        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1, logger=_log)
 
     async def listen(self, host: str, port: int) -> int:
         """Start to listen, and return the port.
@@ -120,7 +127,12 @@ class Leases:
         self._stop_after(_FIRST_WITHIN)
 
     async def hold(self, request: web.Request) -> web.StreamResponse:
-        """Answer `GET /lease` with a response that stays open until the client closes the connection."""
+        """Answer `GET /lease` with a response that stays open until the client closes the connection.
+
+        An emulator that is stopping gives no lease.
+        """
+        if self._stop.is_set():
+            return web.Response(status=503, text="the emulator is stopping\n")
         answer = web.StreamResponse(headers=self._headers)
         self._open += 1
         self._cancel_timer()

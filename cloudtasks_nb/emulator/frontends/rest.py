@@ -88,6 +88,10 @@ class Rest:
             return self._refused(invalid_argument(f"Invalid JSON payload received. {error}"))
         except web.HTTPException as error:  # aiohttp raises it for a body that is too large
             return self._error(error.status, "INVALID_ARGUMENT", error.text or error.reason)
+        except web.RequestPayloadError as error:
+            return self._refused(invalid_argument(f"The body cannot be read. {error}"))
+        except ConnectionError:
+            raise
         except Exception as error:  # noqa: BLE001 - clients expect every error as JSON
             _log.exception("%s %s", request.method, request.path)
             return self._refused(RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}"))

@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator
+from cloudtasks_nb.client.emulator_process import hold
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, HeldAnswer, StartEmulator, Target
 
 QUEUE = f"{LOCATION}/queues/seeded"
 #: Takes a lease and then waits for the end of its standard input.
@@ -153,3 +155,78 @@ def test_without_lease_no_holder_is_needed(start_emulator: StartEmulator, connec
     with pytest.raises(subprocess.TimeoutExpired):
         emulator.process.wait(3)
     assert emulator.stop() == 0
+
+
+def stops(emulator: Emulator) -> bool:
+    """Ask whether the emulator has got the signal to stop."""
+    with closing(HTTPConnection(emulator.http, timeout=PATIENCE)) as connection:
+        connection.request("GET", "/lease")
+        return connection.getresponse().status == 503
+
+
+def slow_queue(emulator: Emulator, target: Target) -> list[str]:
+    """Make a queue that sends one task at a time, with two tasks, and wait until the first one is being sent."""
+    queue = {"name": QUEUE, "rate_limits": {"max_concurrent_dispatches": 1}}
+    emulator.client.create_queue({"parent": LOCATION, "queue": queue})
+    task = {"http_request": {"url": target.url}}
+    names = [emulator.client.create_task({"parent": QUEUE, "task": task}).name for _ in range(2)]
+    target.wait()
+    return names
+
+
+def test_attempts_in_flight_may_end(
+    start_emulator: StartEmulator, tmp_path: Path, target: Target, held_answer: HeldAnswer
+) -> None:
+    """After a signal to stop no attempt starts, and the result of those in flight is kept."""
+    arguments = ("--data-dir", str(tmp_path), "--grace", "600")
+    emulator = start_emulator(*arguments)
+    answer = held_answer()
+    target.script(answer)
+    done, left = slow_queue(emulator, target)
+    emulator.process.terminate()
+    emulator.until(lambda: stops(emulator))
+    with pytest.raises(ServiceUnavailable, match="stopping"):
+        emulator.client.run_task(name=left)
+    answer.release()
+    assert emulator.process.wait(PATIENCE) == 0
+    assert len(target.received) == 1
+    again = start_emulator(*arguments)
+    assert "existed recently" in again.gone(done)
+    again.gone(left)
+    assert len(target.received) == 2
+
+
+@pytest.mark.parametrize(("grace", "signals"), [("0", 1), ("600", 2)])
+def test_attempts_in_flight_are_cancelled(
+    start_emulator: StartEmulator,
+    tmp_path: Path,
+    target: Target,
+    held_answer: HeldAnswer,
+    grace: str,
+    signals: int,
+) -> None:
+    """When the grace period is over, or after a second signal, the emulator ends; the task is due at the next start."""
+    emulator = start_emulator("--data-dir", str(tmp_path), "--grace", grace)
+    target.script(held_answer(), held_answer())
+    first, second = slow_queue(emulator, target)
+    emulator.process.terminate()
+    if signals > 1:
+        emulator.until(lambda: stops(emulator))
+        emulator.process.send_signal(signal.SIGINT)
+    assert emulator.process.wait(PATIENCE) == 0
+    assert len(target.received) == 1
+    again = start_emulator("--data-dir", str(tmp_path))
+    target.wait(2)
+    assert {task.name for task in again.client.list_tasks(parent=QUEUE)} == {first, second}
+
+
+def test_an_emulator_that_stops_gives_no_lease(
+    start_emulator: StartEmulator, target: Target, held_answer: HeldAnswer
+) -> None:
+    """Who asks for a lease during the grace period is refused, and starts an emulator of its own."""
+    emulator = start_emulator("--grace", "600")
+    target.script(held_answer())
+    slow_queue(emulator, target)
+    emulator.process.terminate()
+    emulator.until(lambda: stops(emulator))
+    assert hold(emulator.ready) is None

@@ -15,9 +15,10 @@ from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
-EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --lease --wait-for-loopback
---openid-issuer i --app-engine-host h --https-ca c --https-insecure --no-batch --create-queues-on-demand
---hard-reset-on-purge-queue --task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4
+EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --quiet --grace 2.5 --lease
+--wait-for-loopback --openid-issuer i --app-engine-host h --https-ca c --https-insecure --no-batch
+--create-queues-on-demand --hard-reset-on-purge-queue
+--task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4
 --log-index-delay 0.05:45 0.01:600 --log-index-delay 0.5:1 --log-limit 7
 --allow-host Hub.example --allow-host fd00::1"""
 
@@ -26,7 +27,9 @@ def started(monkeypatch: pytest.MonkeyPatch, *arguments: str, error: Exception |
     """Run the command with an emulator that ends at once; return exit code and settings."""
     given: list[Settings] = []
 
-    async def run(settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event) -> None:
+    async def run(
+        settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event, _abort: asyncio.Event
+    ) -> None:
         given.append(settings)
         if error:
             raise error
@@ -55,6 +58,8 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         allow_hosts=("hub.example", "fd00::1"),
         data_dir=Path("d"),
         queues=("a", "b"),
+        quiet=True,
+        grace=2.5,
         lease=True,
         wait_for_loopback=True,
         openid_issuer="i",
@@ -87,6 +92,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--new-queue-delay", "1e300"),
         ("--log-delay", "soon"),
         ("--log-limit", "0"),
+        ("--grace", "-1"),
         ("--log-index-delay", "45"),
         ("--log-index-delay", "5:45"),
         ("--log-index-delay", "0.05:soon"),

@@ -86,7 +86,7 @@ class Running:
 async def emulator(**settings: Any) -> AsyncIterator[Running]:
     """Run an emulator."""
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    server = asyncio.create_task(server_module.run(Settings(**{"port": 0, **settings}), ready.set_result, stop))
+    server = asyncio.create_task(server_module.run(Settings(**{"port": 0, **settings}), ready.set_result, stop, stop))
     await asyncio.wait([server, ready], return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
         await server  # raises what is wrong
@@ -395,7 +395,7 @@ async def test_a_port_in_use(running: Running, option: str) -> None:
     port = int(running.endpoint[protocol].rpartition(":")[2])
     settings = Settings(port=port) if option == "port" else Settings(port=0, http_port=port)
     with pytest.raises(PortInUseError, match=f"port {port} is in use") as refused:
-        await server_module.run(settings, lambda _: None, asyncio.Event())
+        await server_module.run(settings, lambda _: None, asyncio.Event(), asyncio.Event())
     assert f"--{option.replace('_', '-')} 0" in (refused.value.hint or "")
 
 
@@ -434,7 +434,7 @@ async def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) ->
 async def test_errors_at_the_start(settings: dict[str, Any], error: type[Exception]) -> None:
     """A bad queue name, a foreign address and a folder that cannot be made are errors."""
     with pytest.raises(error):
-        await server_module.run(Settings(**{"port": 0, **settings}), lambda _: None, asyncio.Event())
+        await server_module.run(Settings(**{"port": 0, **settings}), lambda _: None, asyncio.Event(), asyncio.Event())
 
 
 def test_an_endpoint_of_a_killed_emulator_is_removed(tmp_path: Path) -> None:
