@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError, is_loopback
@@ -234,8 +235,8 @@ class Dispatcher:
         self._closed = True
         if not self._running:
             return
-        aborted = self._loop.create_task(abort.wait())
-        ended = asyncio.gather(*self._running.values(), return_exceptions=True)
+        aborted: asyncio.Future[Any] = self._loop.create_task(abort.wait())
+        ended: asyncio.Future[Any] = asyncio.gather(*self._running.values(), return_exceptions=True)
         await asyncio.wait([aborted, ended], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         aborted.cancel()
 

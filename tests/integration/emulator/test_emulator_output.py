@@ -44,7 +44,8 @@ def test_a_line_for_each_failed_attempt(
     """A failed attempt is one line that names task, target, reason and what follows; a success is none."""
     emulator = start_emulator()
     name = fail(emulator, target, *statuses)
-    lines = emulator.until(lambda: len(found := emulator.errors().splitlines()) >= len(reasons) and found)
+    emulator.until(lambda: emulator.errors().count("\n") >= len(reasons))
+    lines = emulator.errors().splitlines()
     assert len(lines) == len(reasons)
     for number, (line, reason) in enumerate(zip(lines, reasons, strict=True), 1):
         assert f" {name}: attempt {number} of POST {target.url} failed with " in line
