@@ -128,8 +128,7 @@ class TaskCalls(Service):
             raise invalid_argument("All tasks must be in the queue that is the parent of the batch.")
 
         def delete() -> _BatchResult:
-            _, failed = _for_each(request.names, lambda name: self._store.delete(queue, name.removeprefix(prefix)))
-            return b"", b"", failed
+            return b"", b"", self._store.delete_all(queue, [name.removeprefix(prefix) for name in request.names])
 
         return await self._batch(DELETE, request, len(request.names), delete)
 

@@ -301,13 +301,30 @@ class Store:
         RefusedError
             ``NOT_FOUND`` if the task does not exist.
         """
-        number = self.number_of(queue, task_id)
+        for refused in self.delete_all(queue, [task_id]).values():
+            raise refused
+
+    def delete_all(self, queue: QueueState, ids: Sequence[str]) -> dict[int, RefusedError]:
+        """Delete tasks on request; return the refusals by the index of the id."""
+        refused: dict[int, RefusedError] = {}
         now, ratio = self._clock.now(), queue.config.sampling_ratio
-        if ratio:
-            rows = self.database.read("SELECT head FROM tasks WHERE seq = ?", (task_key(queue.q, number),))
-            target = target_of(rows[0][0]) if rows else ("", "")  # one that is not committed yet
-            self.log.deleted(LogSubject(queue.q, ratio, task_id, *target), now)
-        self.end_task(queue, number, task_id, now)
+        heads = self._heads(queue, ids) if ratio else {}
+        for index, task_id in enumerate(ids):
+            try:
+                number = self.number_of(queue, task_id)
+            except RefusedError as error:
+                refused[index] = error
+                continue
+            if ratio:
+                target = target_of(heads[number]) if number in heads else ("", "")  # one that is not committed yet
+                self.log.deleted(LogSubject(queue.q, ratio, task_id, *target), now)
+            self.end_task(queue, number, task_id, now)
+        return refused
+
+    def _heads(self, queue: QueueState, ids: Sequence[str]) -> dict[int, bytes]:
+        """Read the heads of committed tasks at once: a query for each would be half of the time of a deletion."""
+        keys = ", ".join(str(queue.base + queue.live[task_id]) for task_id in ids if task_id in queue.live)
+        return dict(self.database.read(f"SELECT seq - {queue.base}, head FROM tasks WHERE seq IN ({keys})"))  # noqa: S608 - numbers
 
     def current(self, queue: QueueState) -> QueueState | None:
         """Return the current object of a queue, because `reload` replaces it; None if the queue was deleted."""
