@@ -116,13 +116,15 @@ def _slice(database: TaskDatabase, low: int, high: int, most: int) -> tuple[int,
 
 def _expire_tasks(store: Store, queue: QueueState, now: int, *, keep_due: bool) -> bool:
     """Delete the expired ones of a slice of the queue's tasks, and return whether there may be more after it."""
+    if not queue.live:
+        return False
     retention = queue.config.task_ttl
     cutoff = (now - retention) // SECOND
     first = queue.base + max(queue.floor, queue.expired_upto) + 1
     bounds, queue.expired_upto = (first, task_key(queue.q, LAST_NUMBER)), 0
     # Tasks are in the order of their creation: if the first one has not expired, none has.
     oldest = store.database.read("SELECT made FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT 1", bounds)
-    if not queue.live or not oldest or oldest[0][0] >= cutoff:
+    if not oldest or oldest[0][0] >= cutoff:
         return False
     rows = store.database.read(
         "SELECT seq - ?, id, made, due FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
