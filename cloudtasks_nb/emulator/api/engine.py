@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.emulator.api.faults import Faults
+from cloudtasks_nb.emulator.api.replies import UnreadReplies
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.clock import Clock
@@ -42,6 +43,7 @@ class Engine:
     settings: Settings
     faults: Faults
     tokens: TokenSigner
+    unread: UnreadReplies = field(default_factory=UnreadReplies)
 
 
 class Service:

@@ -39,10 +39,12 @@ def all_calls(engine: Engine) -> dict[str, Call]:
 
 
 def _with_faults(engine: Engine, method: str, call: Call) -> Call:
-    faults, note_call = engine.faults, engine.committer.note_call
+    faults, note_call, is_list = engine.faults, engine.committer.note_call, method.startswith("List")
 
     async def answer(wire: bytes) -> bytes:
         note_call()
+        if is_list:
+            await engine.unread.room()
         fault = faults.take(method)
         if fault is None:
             return await call(wire)

@@ -28,6 +28,7 @@ __all__ = ["Admin"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _STATES = {"RUNNING": 1, "PAUSED": 2, "DISABLED": 3}
+_STATUS = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429}
 _HISTORY_LIMIT = 1000
 
 _Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -147,6 +148,7 @@ class Admin:
         if limit < 0:
             raise InvalidInputError("limit cannot be negative")
         bodies = str(given.get("body", "")).lower() in {"1", "true"}
+        await self._engine.unread.room()
         return {"tasks": self._engine.dispatcher.history.newest(given.get("queue", ""), limit, bodies=bodies)}
 
     async def waiting(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def _answer(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response
         try:
             return _json(200, await handler(await _parameters(request)))
         except RefusedError as error:
-            return _json(404 if error.code == "NOT_FOUND" else 400, {"error": error.message})
+            return _json(_STATUS.get(str(error.code), 400), {"error": error.message})
         except (CloudTasksError, ValueError, TypeError, OverflowError, json_format.ParseError) as error:
             return _json(400, {"error": str(error)})
 

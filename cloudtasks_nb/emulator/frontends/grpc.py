@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from cloudtasks_nb.emulator.api.engine import Call
+from cloudtasks_nb.emulator.api.replies import LARGE, UnreadReplies
 from cloudtasks_nb.emulator.frontends.http import cannot_listen, host_and_port
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.errors import PortInUseError
@@ -26,6 +27,9 @@ _OPTIONS = (
     # A batch of large tasks is above the default of 4 MiB; Google's client lifts its own limits too.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # A client with unread answers that does not answer pings either is disconnected; one that stops for 40 s is not.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 60_000),
     # Otherwise a second emulator would silently share the port.
     ("grpc.so_reuseport", 0),
 )
@@ -57,7 +61,7 @@ def grpc_server(host: str, port: int) -> tuple[Any, int]:
         raise PortInUseError(f"port {port} is in use", resource=str(port)) from error
 
 
-def answer_calls(server: Any, calls: Mapping[str, Call], metadata: Mapping[str, str]) -> None:
+def answer_calls(server: Any, calls: Mapping[str, Call], metadata: Mapping[str, str], unread: UnreadReplies) -> None:
     """Add the handlers of calls to a server that is not started yet.
 
     Parameters
@@ -68,15 +72,17 @@ def answer_calls(server: Any, calls: Mapping[str, Call], metadata: Mapping[str, 
         The calls by their full names.
     metadata : mapping
         Sent as trailing metadata with every answer.
+    unread : UnreadReplies
+        Counts the large answers.
     """
-    server.add_generic_rpc_handlers((_Handlers(calls, tuple(metadata.items())),))
+    server.add_generic_rpc_handlers((_Handlers(calls, tuple(metadata.items()), unread),))
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, calls: Mapping[str, Call], metadata: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, calls: Mapping[str, Call], metadata: tuple[tuple[str, str], ...], unread: UnreadReplies) -> None:
         self._handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                _behaviour(call, metadata, _LONGEST if name.startswith(_TASKS) else math.inf)
+                _behaviour(call, metadata, unread, _LONGEST if name.startswith(_TASKS) else math.inf)
             )
             for name, call in calls.items()
         }
@@ -85,7 +91,7 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], longest: float) -> Any:
+def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], unread: UnreadReplies, longest: float) -> Any:
     async def answer(wire: bytes, context: Any) -> bytes:
         # Not as initial metadata: sending that would make small calls a tenth slower.
         context.set_trailing_metadata(metadata)
@@ -93,11 +99,15 @@ def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], longest: float
             left = context.time_remaining()
             if left is not None and left > longest:
                 raise _deadline_too_long(left)
-            return await call(wire)
+            reply = await call(wire)
         except RefusedError as error:
             await _abort(context, error, metadata)
         except DecodeError:
             await _abort(context, invalid_argument("The request cannot be parsed."), metadata)
+        if len(reply) >= LARGE:
+            release = unread.hold(len(reply))
+            context.add_done_callback(lambda _: release())
+        return reply
 
     return answer
 

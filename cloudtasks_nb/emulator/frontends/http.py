@@ -11,8 +11,10 @@ from pathlib import Path
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
 
 from cloudtasks_nb.emulator.api.engine import Call, Engine
+from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.rest import Rest
@@ -26,6 +28,7 @@ _log = logging.getLogger(__name__)
 _log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], _FAULTS_OF_CLIENTS)))
 
 _MAX_BODY = 128 << 20  # a batch of a hundred tasks of one MiB, in base64
+_READ_WITHIN = 60.0  # seconds
 
 
 class HttpServer:
@@ -49,7 +52,7 @@ class HttpServer:
         self._engine = engine
         self._instance = instance
         known = (engine.settings.host, *engine.settings.allow_hosts)
-        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[guard(known)])
+        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[guard(known), self._send])
         add = self._app.router.add_get
         add("/health", self._health)
         add("/lease", leases.hold)
@@ -79,6 +82,23 @@ class HttpServer:
     async def close(self) -> None:
         """Close all connections."""
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _send(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Send a large answer; disconnect the client if it does not read it."""
+        answer = await handler(request)
+        size = len(answer.body) if isinstance(answer, web.Response) and isinstance(answer.body, bytes) else 0
+        if size >= LARGE and request.transport is not None:
+            release = self._engine.unread.hold(size)
+            try:
+                async with asyncio.timeout(_READ_WITHIN):
+                    await answer.prepare(request)
+                    await answer.write_eof()
+            except TimeoutError:
+                request.transport.abort()
+            finally:
+                release()
+        return answer
 
     async def _health(self, _: web.Request) -> web.Response:
         return _json({"status": "ok", "instance": self._instance})
