@@ -54,6 +54,7 @@ ONLY_IN = {
     "grpc": {"service.transport", "emulator."},
     "aiohttp": {"handlers.", "emulator."},
     "cryptography": {"emulator."},
+    "re2": {"emulator.api.filter"},
 }
 #: Foreign library -> modules that stay free of it, because they work on plain values only.
 NEVER_IN = {

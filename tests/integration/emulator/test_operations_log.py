@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from google.api_core.exceptions import InvalidArgument
 from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
 from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
@@ -212,3 +213,17 @@ def test_metadata_says_whether_the_log_is_immediate(
     method = emulator.channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/ListQueues")
     _, call = method.with_call(tasks_v2.ListQueuesRequest.serialize(tasks_v2.ListQueuesRequest(parent=LOCATION)))
     assert dict(call.trailing_metadata())[LOG_IMMEDIATE_METADATA] == immediate
+
+
+def test_a_regular_expression_takes_linear_time(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, log: Log
+) -> None:
+    """A pattern that a backtracking engine would try for ages is answered, and a wrong one is refused by RE2."""
+    queue = make_queue(**LOGGED)
+    emulator.client.pause_queue(name=queue)
+    enqueue(queue, "http://127.0.0.1:9/" + 60 * "a")
+    address = "AND jsonPayload.taskCreationLog.targetAddress=~"
+    assert len(log.read(queue, f'{address}"/a+$"')) == 1
+    assert log.read(queue, f'{address}"(a|aa)+b"') == []
+    with pytest.raises(InvalidArgument, match="invalid perl operator"):
+        log.read(queue, f'{address}"(?=a)"')

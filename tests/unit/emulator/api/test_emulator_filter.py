@@ -136,6 +136,7 @@ def test_syntax_errors(text: str) -> None:
         ('jsonPayload.attemptResponseLog.status=~"^NOT_"', True),
         ('jsonPayload.attemptResponseLog.status!~"^NOT_"', False),
         ('jsonPayload.missing!~"x"', False),
+        ('jsonPayload.attemptResponseLog.status=~"(?i)^not_\\\\pL+$"', True),  # a class that only RE2 has
         ('"googleapis"', True),
         ("nowhere", False),
     ],
@@ -186,3 +187,19 @@ def test_invalid_values(text: str) -> None:
 def test_times(text: str, nanoseconds: int) -> None:
     """Times are read to the nanosecond, without a zone as UTC."""
     assert parse_time(text) == nanoseconds
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("a(b", "missing ): a(b"),
+        ("(?=a)", "invalid perl operator: (?="),  # what would need more than linear time does not exist
+        ("a{1001}", "invalid repetition size: {1001}"),
+    ],
+)
+def test_invalid_regular_expressions(pattern: str, reason: str) -> None:
+    """Patterns are those of RE2, as in Cloud Logging, and a wrong one is refused with its message."""
+    with pytest.raises(RefusedError) as refused:
+        compile_filter(parse_filter(f'severity=~"{pattern}"'), getter)
+    assert refused.value.code == "INVALID_ARGUMENT"
+    assert refused.value.message == f"Unparseable filter: {reason} in a regular expression."
