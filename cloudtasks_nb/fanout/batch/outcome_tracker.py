@@ -67,17 +67,14 @@ class OutcomeTracker:
         self._retrying: dict[int, tuple[int, int | None]] = {}
         self._unstored: dict[str, list[Entry]] = defaultdict(list)  # by task, until their outcome is stored
         self._sent: int | None = None  # as far as was known when the last snapshot was taken
-        self.corrected = 0  #: rows whose outcome was corrected by a late log entry
         self.max_attempts: int | None = None
         self.snapshot: Snapshot | None = None
         self.sources: dict[str, dt.datetime] = {}
 
     def load(self) -> None:
         """Read from the outbox which rows were tried before."""
-        settings = self._outbox.batches.settings(self._batch)
-        known = settings.get("max_attempts")
+        known = self._outbox.batches.settings(self._batch).get("max_attempts")
         self.max_attempts = int(known) if known is not None else None
-        self.corrected = settings.get("corrected", 0)
         for page in self._outbox.rows.pages(self._batch, states={State.SENT}):
             for ref, attempts, due in zip(page.refs, page.attempts, page.schedule_time, strict=True):
                 if attempts:
@@ -197,8 +194,8 @@ class OutcomeTracker:
                 outcomes.append(_outcome(ref, attempt, state, entry))
         self._outbox.outcomes.record(self._batch, outcomes)
         if corrected:
-            self.corrected += corrected
-            self._outbox.batches.set_setting(self._batch, "corrected", self.corrected)
+            before_this = self._outbox.batches.settings(self._batch).get("corrected", 0)
+            self._outbox.batches.set_setting(self._batch, "corrected", before_this + corrected)
         return ended
 
     def sent_rows(self) -> list[tuple[int, str, int]]:

@@ -136,12 +136,12 @@ class Tracker:
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
         notes = []
-        already = self._outbox.batches.settings(self.batch).get("already")
-        if already:
+        settings = self._outbox.batches.settings(self.batch)
+        if already := settings.get("already"):
             notes.append(
                 f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
             )
-        if corrected := self._outcomes.corrected:
+        if corrected := settings.get("corrected"):
             rows = counted(corrected, "rows")
             notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
         if self._queue_values().get("log_sampling_ratio") == 0:
