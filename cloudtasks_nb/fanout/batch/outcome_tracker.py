@@ -73,7 +73,9 @@ class OutcomeTracker:
 
     def load(self) -> None:
         """Read from the outbox which rows were tried before."""
-        known = self._outbox.batches.settings(self._batch).get("max_attempts")
+        settings = self._outbox.batches.settings(self._batch)
+        known = settings.get("max_attempts")
+        self._search.adopted = bool(settings.get("adopted"))
         self.max_attempts = int(known) if known is not None else None
         for page in self._outbox.rows.pages(self._batch, states={State.SENT}):
             for ref, attempts, due in zip(page.refs, page.attempts, page.schedule_time, strict=True):
@@ -108,7 +110,7 @@ class OutcomeTracker:
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
         fresh = max(0, sent - self._sent) if self._sent is not None else 0
         if self._unstored:
-            sent -= await self._outbox.run(self._store, self._unstored)
+            sent -= await self._outbox.run(self.store, self._unstored)
             self._unstored.clear()
         self._sent = sent
         self.sources["queue"] = _moment(snapshot.at)
@@ -122,9 +124,17 @@ class OutcomeTracker:
 
     async def recheck(self) -> None:
         """Read the log again for the rows that are gone."""
+        await self.learn_queue()
+        await self._search.recheck()
+
+    async def learn_queue(self) -> None:
+        """Read after how many attempts the queue gives up, unless a snapshot has told it."""
         if self.snapshot is None:
             await self._learn_limit(await self._reader.read_queue(self._queue))
-        await self._search.recheck()
+
+    def set_adopted(self) -> None:
+        """Note that rows were sent from elsewhere."""
+        self._search.adopted = True
 
     def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
         """Return how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
@@ -173,9 +183,9 @@ class OutcomeTracker:
 
     async def _store_found(self, tasks: Mapping[str, Sequence[Entry]]) -> None:
         """Store what a search has found in the log."""
-        await self._outbox.run(self._store, tasks)
+        await self._outbox.run(self.store, tasks)
 
-    def _store(self, tasks: Mapping[str, Sequence[Entry]]) -> int:
+    def store(self, tasks: Mapping[str, Sequence[Entry]]) -> int:
         """Store the outcomes that log entries show; return how many sent rows became final."""
         located = self._outbox.rows.locate(self._batch, tasks)
         before = self._outbox.rows.states_of(located.values())

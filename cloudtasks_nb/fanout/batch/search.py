@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.service.oplog import NAMES, PAGE, Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
-__all__ = ["QueueReader", "Search", "Settling", "first_logged"]
+__all__ = ["QueueReader", "Search", "Settling", "as_outcome"]
 
 _SECOND = 1_000_000
 _SMALL = 300  # rows that are looked up one by one rather than with the whole queue
@@ -50,6 +50,9 @@ class QueueReader(Protocol):
 
     async def lookup(self, queue: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
         """Return the named tasks (short ids) of a queue; None for those that are not in it."""
+
+    async def is_logged(self, queue: QueueName, *, since: int, task: str) -> bool:
+        """Return whether the log has an entry of any kind of a task whose short id contains a text."""
 
     def task_log(self, queue: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[Sequence[Entry]]:
         """Yield attempts and deletions of tasks whose short ids contain one of the texts, page by page."""
@@ -125,6 +128,7 @@ class Search:
         self._pause = 0.0
         self._lateness = 0
         self.settling = Settling()
+        self.adopted = False  #: rows were sent from elsewhere, maybe before this home knew the batch
 
     def wanted(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
         """Return whether to search now, because rows seem to have left the queue without an entry in the log.
@@ -187,7 +191,7 @@ class Search:
             for task, ref in (await self._outbox.run(self._outbox.rows.locate, self._batch, page)).items():
                 sent.discard(ref)
                 if page[task].attempts and page[task].last_status:
-                    outcomes.append(_retrying(ref, task, page[task]))
+                    outcomes.append(as_outcome(ref, task, page[task]))
             if outcomes:
                 await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
         return sent
@@ -228,7 +232,7 @@ class Search:
 
     async def _read(self, refs: Refs, read_until: int | None) -> None:
         """Read the log for rows by the names of their tasks, or that of the whole batch if this takes fewer reads."""
-        since = first_logged(self._created, self._clock)
+        since = self._first_logged()
         counts = await self._outbox.run(self._outbox.batches.counts, self._batch)
         if len(refs) / NAMES > 1 + (sum(counts.values()) - len(refs)) / PAGE:
             await self._read_tasks([f"-{self._batch}-"], since, read_until)
@@ -261,14 +265,14 @@ class Search:
     async def _round(self) -> int:
         return (await self._outbox.run(self._outbox.batches.get, self._batch)).round
 
+    def _first_logged(self) -> int:
+        """Return the time from which the log may have entries of the batch, in microseconds since 1970."""
+        oldest = round(self._clock.now() * _SECOND) - _RETENTION
+        return oldest if self.adopted else max(self._created - _CLOCK_MARGIN, oldest)
+
     def _purged(self, snapshot: Snapshot) -> bool:
         """Return whether the queue was purged after the batch was created."""
         return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
-
-
-def first_logged(created: int, clock: Clock) -> int:
-    """Return the time from which the log may have entries of a batch, in microseconds since 1970."""
-    return max(created - _CLOCK_MARGIN, round(clock.now() * _SECOND) - _RETENTION)
 
 
 async def _yielding(refs: Iterable[int]) -> AsyncIterator[int]:
@@ -279,7 +283,8 @@ async def _yielding(refs: Iterable[int]) -> AsyncIterator[int]:
         await asyncio.sleep(0)
 
 
-def _retrying(ref: int, task: str, found: Pending) -> Outcome:
+def as_outcome(ref: int, task: str, found: Pending) -> Outcome:
+    """Return what the queue tells of a row's task, which is in it."""
     return Outcome(
         ref=ref,
         attempt=int(task.rpartition("-")[2]),

@@ -9,7 +9,7 @@ from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, QueueNotFoundError
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -27,8 +27,8 @@ class SendSupervisor:
 
     Parameters
     ----------
-    outcomes : OutcomeTracker
-        Returns which tasks were created, from the log.
+    adoption : Adoption
+        Records before a sending what was sent from elsewhere, and returns which tasks were created.
     changed : callable
         Called after each change, with the number of rows that were sent since the last call.
     ended : callable
@@ -40,7 +40,7 @@ class SendSupervisor:
         transport: Transport,
         outbox: Outbox,
         record: BatchRecord,
-        outcomes: OutcomeTracker,
+        adoption: Adoption,
         *,
         supervisor: _loop.Supervisor,
         changed: Callable[[int], None],
@@ -52,7 +52,7 @@ class SendSupervisor:
         self._record = record
         self._batch = record.id
         self._queue = record.place.queue_name
-        self._outcomes = outcomes
+        self._adoption = adoption
         self._supervisor = supervisor
         self._changed, self._ended = changed, ended
         self._clock = clock
@@ -127,6 +127,7 @@ class SendSupervisor:
     async def _send_once(self) -> None:
         self.error = None
         try:
+            await self._adoption.run(self.will_retry)
             options = lasting_options(self._record, await self._outbox.run(self._outbox.batches.settings, self._batch))
             stats = await send(
                 self._outbox,
@@ -172,7 +173,7 @@ class SendSupervisor:
 
     async def were_created(self, tasks: Sequence[str]) -> Mapping[str, bool | None]:
         """Return which tasks have an entry in the log."""
-        return await self._outbox.run(self._outcomes.seen, tasks)
+        return await self._adoption.seen(tasks)
 
 
 class _QueueClient:

@@ -17,6 +17,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from cloudtasks_nb.fanout.batch.adoption import Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
@@ -59,11 +60,12 @@ class Tracker:
         self._listeners: list[Callable[[], None]] = []
         self._supervisor = _loop.Supervisor(f"batch {record.id}", self._call_listeners)
         self._changes = 0  # that `_publish_changes` has to publish
+        self._adoption = Adoption(outbox, record, self._outcomes, connection.watcher, changed=self._publish)
         self._sending = SendSupervisor(
             connection.transport,
             outbox,
             record,
-            self._outcomes,
+            self._adoption,
             supervisor=self._supervisor,
             changed=self._rows_sent,
             ended=self._work_ended,
@@ -124,6 +126,8 @@ class Tracker:
             folder = self._connection.endpoint.folder
             restart = "" if folder is None else f"; ct.local({folder!r}) starts the emulator again"
             lines.append(f"the remaining rows are sent as soon as it answers{restart}")
+        if self._adoption.reading:
+            lines.append(self._adoption.reading)
         if self._sending.other_sender_note:
             lines.append(self._sending.other_sender_note)
         snapshot = self._outcomes.snapshot
@@ -141,11 +145,18 @@ class Tracker:
             notes.append(
                 f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
             )
+        if settings.get("adopted"):
+            notes.append("rows were sent from elsewhere: their states are those of the log of the last 30 days")
+        if unseen := settings.get("unseen"):
+            notes.append(unseen_note(unseen))
+        elif 0 < (ratio := self._queue_values().get("log_sampling_ratio", 1)) < 1:
+            notes.append(unseen_note(f"the queue logs {ratio:.0%} of its operations"))
         if corrected := settings.get("corrected"):
             rows = counted(corrected, "rows")
             notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
         if self._queue_values().get("log_sampling_ratio") == 0:
             notes.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
+            notes.append(unseen_note("the queue writes no log"))
         if limit_note := self._failure_limit.note(self.progress):
             notes.append(limit_note)
         return notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from cloudtasks_nb.fanout.outbox.counters import add_counts, as_json, number_of, paged, touch, write_refs
@@ -85,6 +85,51 @@ class Outcomes(Repository):
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
             touch(connection, num)
         return opened
+
+    @transaction
+    def adopt(self, connection: sqlite3.Connection, batch: str, tries: Mapping[int, int], *, pending: bool) -> int:
+        """Record that rows were sent from elsewhere; return how many of them are in a newer try than was known.
+
+        Parameters
+        ----------
+        tries : mapping
+            The try of a task of each row, by its ref. That of a row's newest task is never lowered.
+        pending : bool
+            The tasks are in the queue, so that a row that was thought to be final is not.
+        """
+        num = number_of(connection, batch)
+        adopted = sum(_adopt_page(connection, num, page, pending=pending) for page in paged(tries.items(), _PAGE))
+        if adopted:
+            touch(connection, num)
+        return adopted
+
+    @transaction
+    def raise_round(self, connection: sqlite3.Connection, batch: str, least: int) -> None:
+        """Bring the round of a batch to a number, if it is lower."""
+        connection.execute(
+            "UPDATE batches SET round = max(round, ?) WHERE num = ?", (least, number_of(connection, batch))
+        )
+
+
+def _adopt_page(connection: sqlite3.Connection, num: int, page: Sequence[tuple[int, int]], *, pending: bool) -> int:
+    wanted = dict(page)
+    found = connection.execute(
+        "SELECT ref, try, state FROM rows WHERE try > 0 AND ref IN (SELECT value FROM json_each(?))", (as_json(wanted),)
+    ).fetchall()
+    open_ = {State.UNSENT, State.FAILED, State.GONE} if pending else {State.UNSENT}
+    newer = [(ref, state) for ref, attempt, state in found if wanted[ref] > attempt]
+    same = [(ref, state) for ref, attempt, state in found if wanted[ref] == attempt and state in open_]
+    connection.execute(
+        "DELETE FROM outcomes WHERE ref IN (SELECT value FROM json_each(?))", (as_json(ref for ref, _ in newer),)
+    )
+    connection.executemany(
+        "UPDATE rows SET state = ?, try = ? WHERE ref = ?",
+        [(State.SENT, wanted[ref], ref) for ref, _ in (*newer, *same)],
+    )
+    left = Counter(state for _, state in (*newer, *same))
+    add_counts(connection, num, {state: -n for state, n in left.items()})
+    add_counts(connection, num, {State.SENT: len(newer) + len(same)})
+    return len(newer)
 
 
 def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcome]) -> int:

@@ -44,6 +44,18 @@ class Requests(Repository):
         """Become the one that cancels a batch until the lock is released, or the process ends; None: another one is."""
         return hold(self._database.path, f"{batch}-cancel")
 
+    def begun(self, batch: str) -> bool:
+        """Return whether there ever was a request of this batch."""
+        with self._database.reading() as connection:
+            num = number_of(connection, batch)
+            return number(connection, "SELECT issued FROM batches WHERE num = ?", num) > 0
+
+    def repeats(self, batch: str) -> bool:
+        """Return whether requests of this batch are another try of their rows."""
+        with self._database.reading() as connection:
+            query = "SELECT EXISTS (SELECT 1 FROM requests WHERE num = ? AND try > 1)"
+            return number(connection, query, number_of(connection, batch)) > 0
+
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
         return RequestQueue(self._database, batch)

@@ -74,6 +74,11 @@ class Rows(Repository):
         """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
         return self._count(batch, State.GONE, "reason")
 
+    def of_any_try(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
+        """Return the refs of the rows that have, had or will have a task with one of these ids."""
+        with self._database.reading() as connection:
+            return locate(connection, batch, tasks, any_try=True)
+
     def locate(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""
         with self._database.reading() as connection:
@@ -141,8 +146,13 @@ class Rows(Repository):
         return dict(found.most_common())
 
 
-def locate(connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> dict[str, int]:
-    """Find the rows whose newest task has one of the ids; ids of older tries and of other batches are left out."""
+def locate(
+    connection: sqlite3.Connection, batch: str, tasks: Iterable[str], *, any_try: bool = False
+) -> dict[str, int]:
+    """Find the rows whose newest task has one of the ids; ids of other tries and batches are left out.
+
+    With `any_try`, ids of other tries are found too.
+    """
     num, found = number_of(connection, batch), {}
     for page in paged(tasks, _PAGE):
         # Tasks of several tries of a row lead to the same key.
@@ -158,7 +168,13 @@ def locate(connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> 
             (as_json(by_half), num),
         )
         for half, rest, attempt, ref in cursor:
-            found.update({task: ref for *shown, task in by_half[half] if shown == [rest, attempt]})
+            found.update(
+                {
+                    task: ref
+                    for key_rest, try_, task in by_half[half]
+                    if key_rest == rest and (any_try or try_ == attempt)
+                }
+            )
     return found
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "key_head",
     "named_identity",
     "request_id",
+    "round_of",
     "row_sum",
     "rows_identity",
     "task_id",
@@ -31,6 +32,7 @@ KEY_SIZE = 16
 
 _HEAD = 10  # bytes of the key that a task id shows, as hex
 _TASK_ID = re.compile(r"(?P<head>[0-9a-f]{20})-(?P<batch>[0-9a-f]{8})-(?P<try>[1-9][0-9]*)")
+_COMPLETION_ID = re.compile(r"[0-9a-f]{20}-[0-9a-f]{8}-complete-(?P<round>[1-9][0-9]*)")
 _SUM_SIZE = 32
 
 
@@ -113,10 +115,16 @@ def try_of(task: str) -> int | None:
     return int(match["try"]) if match else None
 
 
-def completion_id(batch: str, registration: int, round_: int) -> str:
-    """Return the id of the task that notifies that a round of a batch is complete."""
-    head = blake2b(f"{batch}/complete/{registration}/{round_}".encode(), digest_size=_HEAD).hexdigest()
+def completion_id(batch: str, url: str, round_: int) -> str:
+    """Return the id of the task that notifies a URL that a round of a batch is complete; the same on every machine."""
+    head = blake2b(f"{batch}/complete/{url}/{round_}".encode(), digest_size=_HEAD).hexdigest()
     return f"{head}-{batch}-complete-{round_}"
+
+
+def round_of(task: str) -> int | None:
+    """Return the round whose end a task notifies; None if it is not the id of a notification."""
+    match = _COMPLETION_ID.fullmatch(task)
+    return int(match["round"]) if match else None
 
 
 def request_id(batch: str, seq: int, tasks: Sequence[str]) -> str:

@@ -99,6 +99,13 @@ class World:
             if at <= self.clock.now() and one.time >= since and any(text in one.task for text in tasks):
                 yield [one]
 
+    async def is_logged(self, _: QueueName, *, since: int, task: str) -> bool:
+        """Return whether an entry of the task can be read by now."""
+        self.asked.append("any")
+        if self.denied:
+            raise PermissionDeniedError("no")
+        return any(at <= self.clock.now() and one.time >= since and task in one.task for at, one in self.log)
+
     async def log_is_immediate(self) -> bool:
         """Return what was set."""
         return self.immediate

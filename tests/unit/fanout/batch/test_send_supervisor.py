@@ -64,7 +64,7 @@ class Supervised:
             self.transport,  # type: ignore[arg-type]  # all that it uses of one
             outbox,
             outbox.batches.get(batch),
-            SimpleNamespace(),  # type: ignore[arg-type]  # no task is looked up
+            Nothing(),  # type: ignore[arg-type]  # all that is used of one
             supervisor=_loop.Supervisor("batch", lambda: None),
             changed=self._changed,
             ended=self._ended,
@@ -93,6 +93,13 @@ class Supervised:
 
     def _ended(self) -> None:
         self.ends += 1
+
+
+class Nothing:
+    """An adoption that finds nothing."""
+
+    async def run(self, _will_retry: Any) -> None:
+        """Find nothing."""
 
 
 def missing(count: int) -> Any:

@@ -16,6 +16,7 @@ from cloudtasks_nb.fanout.plan.identity import (
     key_head,
     named_identity,
     request_id,
+    round_of,
     row_sum,
     rows_identity,
     task_id,
@@ -64,7 +65,7 @@ def test_a_task_id_leads_back_to_its_key() -> None:
         "88947425534926389671",
         "report-1",
         "",
-        completion_id("a91f03c2", 1, 1),
+        completion_id("a91f03c2", "https://x", 1),
         "z" * 20 + "-a91f03c2-1",
         "0" * 20 + "-a91f03c2-0",
     ],
@@ -125,6 +126,7 @@ def test_a_request_sent_again_has_the_same_id() -> None:
 
 def test_notifications_have_an_id_for_each_round_and_url() -> None:
     """Two processes that notify of the same round create the same task."""
-    ids = {completion_id("a91f03c2", url, round_) for url in (1, 2) for round_ in (1, 2)}
+    ids = {completion_id("a91f03c2", url, round_) for url in ("https://x", "https://y") for round_ in (1, 2)}
     assert len(ids) == 4
+    assert {round_of(one) for one in ids} == {1, 2}
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,500}", one) for one in ids)

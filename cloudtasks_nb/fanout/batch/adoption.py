@@ -1,0 +1,178 @@
+"""Find out from the log and the queue which rows of a batch were sent from elsewhere, before this home sends any.
+
+A batch is the same on every machine, because its id and those of its tasks are derived from its rows. What another home
+has sent of it is recorded as if this one had sent it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.search import QueueReader, as_outcome
+from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.plan.identity import round_of, try_of
+from cloudtasks_nb.service.oplog import Entry
+
+__all__ = ["Adoption", "unseen_note"]
+
+_RETENTION = 30 * 86_400.0  # seconds, of the log: https://cloud.google.com/logging/quotas
+_OVERLAP = 900.0  # seconds by which entries may be late, and clocks differ
+_FRESH = 60.0  # seconds after a read in which rows in their first try are sent without another one
+_ENDPOINT_POLL = 2.0  # seconds between two tries while nothing answers
+_WEAKER = (
+    "a row that was sent from elsewhere is sent again once the name of its task is free, about an hour after that ended"
+)
+
+
+class Adoption:
+    """Adopts rows of one batch that were sent from elsewhere.
+
+    Parameters
+    ----------
+    changed : coroutine function
+        Called when rows have changed.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        record: BatchRecord,
+        outcomes: OutcomeTracker,
+        reader: QueueReader,
+        *,
+        changed: Callable[[], Awaitable[None]],
+        clock: Clock | None = None,
+    ) -> None:
+        self._outbox = outbox
+        self._batch = record.id
+        self._queue = QueueName.parse(record.place.queue_name)
+        self._google = record.place.endpoint == "google"
+        self._outcomes = outcomes
+        self._reader = reader
+        self._changed = changed
+        self._clock = clock or Clock()
+        self._notified: tuple[int, int] = (0, 0)  # the last round whose end was notified, and when
+        self._active = 0  # time of the last attempt of a row
+        self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
+
+    async def seen(self, tasks: Sequence[str]) -> dict[str, bool | None]:
+        """Return True for the tasks that have a log entry; None for the others, which are not known."""
+        return await self._outbox.run(self._outcomes.seen, tasks)
+
+    async def run(self, will_retry: Callable[[CloudTasksError], None]) -> None:
+        """Adopt what was sent from elsewhere since the last time, if rows are unsent; the log may be unreadable.
+
+        While nothing answers at an emulator's endpoint, `will_retry` is called with the error.
+
+        Raises
+        ------
+        OutboxError
+            If the outbox cannot be used.
+        """
+        while (last := await self._outbox.run(self._last_read)) is not None:
+            started = self._clock.now()
+            try:
+                await self._adopt(last, started)
+            except OutboxError:
+                raise
+            except CloudTasksError as error:
+                if isinstance(error, EndpointError) and not self._google:
+                    will_retry(error)
+                    await self._clock.sleep(_ENDPOINT_POLL)
+                    continue
+                await self._set("unseen", error.message)
+                return
+            finally:
+                self.reading = None
+            await self._set("unseen", None)
+            await self._set("read_elsewhere", started)
+            return
+
+    def _last_read(self) -> float | None:
+        """Return when the log was read last, 0 for never; None if it need not be read now."""
+        counts = self._outbox.batches.counts(self._batch)
+        if not counts[State.UNSENT]:
+            return None
+        last = float(self._outbox.batches.settings(self._batch).get("read_elsewhere", 0.0))
+        fresh = 0 <= self._clock.now() - last <= _FRESH
+        return None if fresh and not self._outbox.requests.repeats(self._batch) else last
+
+    async def _adopt(self, last: float, now: float) -> None:
+        since = round(max(now - _RETENTION, last - _OVERLAP) * 1_000_000)
+        if not last and not await self._reader.is_logged(self._queue, since=since, task=f"-{self._batch}-"):
+            return
+        if not last and not await self._outbox.run(self._outbox.requests.begun, self._batch):
+            await self._set_adopted()
+        await self._outcomes.learn_queue()
+        read = 0
+        async for entries in self._reader.task_log(self._queue, since=since, tasks=[f"-{self._batch}-"]):
+            if await self._outbox.run(self._record, entries):
+                await self._set_adopted()
+            read += len(entries)
+            await self._report(f"{counted(read, 'log entries')} so far")
+        if not last:
+            await self._read_queue()
+        await self._outbox.run(self._set_round)
+        await self._changed()
+
+    def _record(self, entries: Sequence[Entry]) -> bool:
+        """Record what the log tells of rows that were sent; return whether it has newer tries than this home."""
+        found: dict[str, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            if try_of(entry.task) is not None:
+                found[entry.task].append(entry)
+                self._active = max(self._active, entry.time)
+            elif (round_of(entry.task) or 0) > self._notified[0]:
+                self._notified = round_of(entry.task) or 0, entry.time
+        newer = self._raise_tries(found, pending=False)
+        self._outcomes.store(found)
+        return newer
+
+    async def _read_queue(self) -> None:
+        """Record the rows whose tasks are in the queue, tried or not."""
+        seen = 0
+        async for page in self._reader.pages(self._queue):
+            if await self._outbox.run(self._raise_tries, page, pending=True):
+                await self._set_adopted()
+            located = await self._outbox.run(self._outbox.rows.locate, self._batch, page)
+            outcomes = [as_outcome(ref, task, page[task]) for task, ref in located.items() if page[task].last_status]
+            await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
+            seen += len(page)
+            await self._report(f"{counted(seen, 'tasks')} of the queue so far")
+
+    def _raise_tries(self, tasks: Iterable[str], *, pending: bool) -> bool:
+        tries: dict[int, int] = {}
+        for task, ref in self._outbox.rows.of_any_try(self._batch, tasks).items():
+            tries[ref] = max(tries.get(ref, 0), try_of(task) or 0)
+        return self._outbox.outcomes.adopt(self._batch, tries, pending=pending) > 0
+
+    def _set_round(self) -> None:
+        """Continue the count of rounds: a notified round ended, and rows that were active later are in the next one."""
+        number, at = self._notified
+        counts = self._outbox.batches.counts(self._batch)
+        open_ = counts[State.UNSENT] or counts[State.SENT] or self._active > at
+        if number:
+            self._outbox.outcomes.raise_round(self._batch, number + bool(open_))
+
+    async def _report(self, progress: str) -> None:
+        self.reading = f"reading what was sent from elsewhere: {progress}"
+        await self._changed()
+
+    async def _set_adopted(self) -> None:
+        self._outcomes.set_adopted()
+        await self._set("adopted", True)
+
+    async def _set(self, key: str, value: object) -> None:
+        await self._outbox.run(self._outbox.batches.set_setting, self._batch, key, value)
+
+
+def unseen_note(reason: str) -> str:
+    """Return the sentence about rows that cannot be adopted, and what that weakens."""
+    return f"rows that were sent from elsewhere cannot be seen: {reason}; {_WEAKER}"

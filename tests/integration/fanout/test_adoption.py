@@ -1,0 +1,203 @@
+"""A batch is known on every machine: what was sent from one home is not sent again from another."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from tests.integration.conftest import Emulator, StartEmulator, Target
+from tests.integration.fanout.conftest import reached
+
+ROWS = pd.DataFrame({"row": range(20)})
+DAY = 86_400
+Home = Callable[[str], ct.Queue]
+
+
+@pytest.fixture
+def home(
+    emulator: Emulator, make_name: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Home]:
+    """Give the same queue from homes of different names, each on a connection of its own."""
+    name = make_name()
+    with ExitStack() as stack:
+
+        def make(folder: str) -> ct.Queue:
+            return connect(stack, emulator, tmp_path / folder, monkeypatch).queue(
+                name, create=True, max_attempts=1, log_sampling_ratio=1.0
+            )
+
+        yield make
+
+
+def connect(stack: ExitStack, emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ct.Client:
+    """Return a new connection that keeps its batches in a folder."""
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(folder))
+    tasks = stack.enter_context(ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]))
+    tasks.batches()
+    return tasks
+
+
+def cell(queue: ct.Queue, target: Target, rows: pd.DataFrame = ROWS, **options: Any) -> ct.Batch:
+    """Run the cell."""
+    return queue.fan_out(rows, url=target.url, progress=False, **options)
+
+
+def outcomes(batch: ct.Batch) -> tuple[int, int, int]:
+    """Wait for the end; return how many rows succeeded, failed and are gone."""
+    progress = batch.wait("60s")
+    return progress.succeeded, progress.failed, progress.gone
+
+
+@pytest.mark.parametrize("later", [60, 3600, DAY], ids=["a minute", "an hour", "a day"])
+def test_the_same_cell_on_a_new_disk(home: Home, target: Target, emulator: Emulator, later: int) -> None:
+    """Nothing is sent again, and each row has the outcome that it had."""
+    target.script(*[500] * 5)
+    assert outcomes(cell(home("old"), target)) == (15, 5, 0)
+    emulator.advance(later)
+    batch = cell(home("new"), target)
+    assert outcomes(batch) == (15, 5, 0)
+    assert len(target.received) == 20
+    assert "rows were sent from elsewhere" in repr(batch)
+    batch.retry_failed()
+    assert outcomes(batch) == (20, 0, 0)
+    assert len(target.received) == 25
+
+
+def test_the_machine_vanished_half_way(home: Home, target: Target, emulator: Emulator) -> None:
+    """Rows that are done stay done, those in the queue are left there, and only rows that nobody sent are sent."""
+    queue = home("old")
+    assert outcomes(cell(queue, target, ROWS.head(8), name="half")) == (8, 0, 0)
+    queue.pause()
+    reached(cell(queue, target, ROWS.head(14), name="half"), lambda progress: not progress.unsent)
+    emulator.advance(DAY)
+    queue = home("new").pause()
+    batch = cell(queue, target, name="half")
+    reached(batch, lambda progress: not progress.unsent)
+    assert "rows were sent from elsewhere" in repr(batch)
+    queue.resume()
+    assert outcomes(batch) == (20, 0, 0)
+    assert len(target.received) == 20
+
+
+def test_rows_that_were_retried_elsewhere(home: Home, target: Target, emulator: Emulator) -> None:
+    """The newest try of a row counts, and the next one is above it."""
+    target.script(*[500] * 5)
+    batch = cell(home("old"), target)
+    assert outcomes(batch) == (15, 5, 0)
+    assert outcomes(batch.retry_failed()) == (20, 0, 0)
+    emulator.advance(DAY)
+    batch = cell(home("new"), target)
+    assert outcomes(batch) == (20, 0, 0)
+    assert batch.tasks()["try"].value_counts().to_dict() == {1: 15, 2: 5}
+    batch.resend(batch.tasks().query("`try` == 2").head(1))
+    assert outcomes(batch) == (20, 0, 0)
+    assert batch.tasks()["try"].max() == 3
+    assert len(target.received) == 26
+
+
+def test_a_colleague_has_retried_the_same_failures(home: Home, target: Target, emulator: Emulator) -> None:
+    """A day later the names are free again, and yet the failures are retried once."""
+    target.script(*[500] * 5)
+    mine = cell(home("mine"), target)
+    assert outcomes(mine) == (15, 5, 0)
+    theirs = cell(home("theirs"), target)
+    assert outcomes(theirs) == (15, 5, 0)
+    assert outcomes(theirs.retry_failed()) == (20, 0, 0)
+    emulator.advance(DAY)
+    assert outcomes(mine.retry_failed()) == (20, 0, 0)
+    assert len(target.received) == 25
+    assert mine.tasks()["try"].max() == 2
+
+
+def test_two_homes_retry_at_once(home: Home, target: Target) -> None:
+    """Both make the same tasks, whose names exist once; both show the truth."""
+    target.script(*[500] * 5)
+    batches = [cell(home(folder), target) for folder in ("mine", "theirs")]
+    assert [outcomes(batch) for batch in batches] == [(15, 5, 0)] * 2
+    for batch in batches:
+        batch.retry_failed()
+    assert [outcomes(batch) for batch in batches] == [(20, 0, 0)] * 2
+    assert len(target.received) == 25
+
+
+def test_a_log_that_cannot_be_read_weakens_the_promise(home: Home, target: Target, emulator: Emulator) -> None:
+    """The repr says so; the names of the tasks still protect, and the outcomes are found when the log can be read."""
+    assert outcomes(cell(home("old"), target)) == (20, 0, 0)
+    emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
+    try:
+        batch = cell(home("new"), target)
+        reached(batch, lambda progress: not progress.unsent)
+        shown = repr(batch)
+    finally:
+        emulator.request("DELETE", "/admin/faults")
+    assert "rows that were sent from elsewhere cannot be seen" in shown
+    assert "sent again once the name of its task is free" in shown
+    assert outcomes(batch) == (20, 0, 0)
+    assert len(target.received) == 20
+
+
+def test_a_log_of_half_the_operations_weakens_the_promise(home: Home, target: Target, emulator: Emulator) -> None:
+    """What the log has of a row is adopted, rows without an entry are sent again, and the repr says why."""
+    home("old").update(log_sampling_ratio=0.5)
+    cell(home("old"), target).wait("60s")
+    emulator.advance(DAY)
+    queue = home("new").update(log_sampling_ratio=0.5)
+    log = set(queue.attempts(since="7d")["task"])
+    batch = cell(queue, target)
+    batch.wait("60s")
+    assert "the queue logs 50% of its operations" in repr(batch)
+    assert len(target.received) == 40 - len(log)
+
+
+def test_a_log_that_was_truncated(
+    start_emulator: StartEmulator, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows whose entries are gone are like rows that nobody sent; the others are not sent again."""
+    data = tmp_path / "data"
+    with ExitStack() as stack:
+        emulator = start_emulator("--data-dir", str(data))
+        tasks = connect(stack, emulator, tmp_path / "old", monkeypatch)
+        batch = cell(tasks.queue("reports", create=True), target)
+        assert outcomes(batch) == (20, 0, 0)
+        lost = batch.tasks()["task"].tolist()[:6]
+    emulator.stop()
+    with closing(sqlite3.connect(data / "tasks.sqlite3")) as connection, connection:
+        connection.executemany("DELETE FROM log WHERE task = ?", [(task,) for task in lost])
+    with ExitStack() as stack:
+        emulator = start_emulator("--data-dir", str(data))
+        emulator.advance(DAY)
+        tasks = connect(stack, emulator, tmp_path / "new", monkeypatch)
+        batch = cell(tasks.queue("reports"), target)
+        assert outcomes(batch) == (20, 0, 0)
+        assert "rows were sent from elsewhere" in repr(batch)
+    assert len(target.received) == 26
+
+
+def test_the_end_is_notified_once(home: Home, target: Target, emulator: Emulator) -> None:
+    """A day later and from another home the same end is not notified again; that of a new round is."""
+    done = target.url.replace("/job", "/done")
+
+    def notified() -> int:
+        return sum(request.path == "/done" for request in target.received)
+
+    queue = home("old")
+    batch = cell(queue, target)
+    batch.on_complete(done).wait("60s")
+    batch.resend(batch.tasks().head(1)).wait("60s")
+    emulator.until(lambda: notified() == 2)
+    emulator.drained(queue.name)
+    emulator.advance(DAY)
+    batch = cell(home("new"), target)
+    batch.on_complete(done).wait("60s")
+    assert queue.tasks().empty
+    batch.resend(batch.tasks().head(1)).wait("60s")
+    emulator.until(lambda: notified() == 3)
+    emulator.drained(queue.name)
+    assert notified() == 3

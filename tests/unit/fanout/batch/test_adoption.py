@@ -1,0 +1,204 @@
+"""What was sent from elsewhere is read before this home sends, and in as few reads as possible."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, PermissionDeniedError
+from cloudtasks_nb.fanout.batch.adoption import Adoption
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending
+from tests.unit.fanout.conftest import FakeClock, all_rows, chunks, digest, send_all, spool
+
+PAGE = 1000
+SECOND = 1_000_000
+
+
+class Elsewhere:
+    """A log and a queue in which another home has left its traces, and which count how often they are read."""
+
+    def __init__(self, batch: str, clock: FakeClock) -> None:
+        self.batch = batch
+        self.clock = clock
+        self.entries: list[Entry] = []
+        self.there: dict[str, Pending] = {}
+        self.reads: list[str] = []
+        self.errors: list[CloudTasksError] = []
+        self._numbers = itertools.count()
+
+    def attempt(self, row: int, try_: int = 1, status: str = "OK") -> None:
+        """Have the log an attempt of a row."""
+        self.add(task_id(self.batch, digest(str(row)), try_), status)
+
+    def add(self, task: str, status: str = "OK") -> None:
+        """Have the log an attempt of a task."""
+        at = round(self.clock.now() * SECOND)
+        facts: dict[str, Any] = {"queue": "q", "deleted": False, "max_attempts": 0, "url": "", "retry_time": None}
+        number = str(next(self._numbers))
+        self.entries.append(
+            Entry(insert_id=number, time=at, received=at, task=task, attempt=1, status=status, duration=0.1, **facts)
+        )
+
+    async def is_logged(self, _: QueueName, *, since: int, task: str) -> bool:
+        """Return whether there is an entry."""
+        self.reads.append("any")
+        if self.errors:
+            raise self.errors.pop()
+        return any(entry.time >= since and task in entry.task for entry in self.entries)
+
+    async def task_log(self, _: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[Sequence[Entry]]:
+        """Yield pages of entries."""
+        found = [entry for entry in self.entries if entry.time >= since and any(text in entry.task for text in tasks)]
+        for start in range(0, max(len(found), 1), PAGE):
+            self.reads.append("page")
+            yield found[start : start + PAGE]
+
+    async def pages(self, _: QueueName) -> AsyncIterator[Mapping[str, Pending]]:
+        """Yield the tasks in the queue."""
+        self.reads.append("list")
+        yield self.there
+
+    async def lookup(self, _: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
+        """Return the named tasks."""
+        return {task: self.there.get(task) for task in tasks}
+
+    async def read_queue(self, _: QueueName) -> Mapping[str, Any]:
+        """Return the settings of the queue."""
+        return {"max_attempts": 1}
+
+    async def log_is_immediate(self) -> bool:
+        """Return what an emulator says."""
+        return True
+
+
+@pytest.fixture
+def elsewhere(batch: str) -> Elsewhere:
+    """Return the traces of nobody."""
+    return Elsewhere(batch, FakeClock())
+
+
+def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:
+    """Adopt what was sent from elsewhere; return the errors that were retried."""
+    retried: list[CloudTasksError] = []
+
+    async def changed() -> None:
+        """Do nothing."""
+
+    record = outbox.batches.get(elsewhere.batch)
+    outcomes = OutcomeTracker(outbox, record, elsewhere, elsewhere.clock)
+    adoption = Adoption(outbox, record, outcomes, elsewhere, changed=changed, clock=elsewhere.clock)
+    asyncio.run(adoption.run(retried.append))
+    return retried
+
+
+def counts(outbox: Outbox, batch: str) -> dict[str, int]:
+    """Return how many rows are in each state, zeros left out."""
+    return {state.name.lower(): count for state, count in outbox.batches.counts(batch).items() if count}
+
+
+def test_a_new_batch_costs_one_read(outbox: Outbox, elsewhere: Elsewhere) -> None:
+    """Nobody has sent it; within a minute the log is not asked again."""
+    adopt(outbox, elsewhere)
+    elsewhere.clock.advance(59)
+    adopt(outbox, elsewhere)
+    assert elsewhere.reads == ["any"]
+    assert counts(outbox, elsewhere.batch) == {"unsent": 250}
+    assert not outbox.batches.settings(elsewhere.batch).get("adopted")
+
+
+def test_later_requests_read_what_came_since(outbox: Outbox, elsewhere: Elsewhere) -> None:
+    """After more than a minute, and before a new try at once; a batch without unsent rows reads nothing."""
+    adopt(outbox, elsewhere)
+    elsewhere.clock.advance(61)
+    adopt(outbox, elsewhere)
+    send_all(outbox, elsewhere.batch)
+    elsewhere.clock.advance(61)
+    adopt(outbox, elsewhere)
+    assert elsewhere.reads == ["any", "page"]
+
+
+def test_a_new_try_reads_first(outbox: Outbox, elsewhere: Elsewhere) -> None:
+    """A colleague has retried the same failure: it is not sent again, and a later failure of a higher try counts."""
+    for row in range(250):
+        elsewhere.attempt(row, status="INTERNAL")
+    adopt(outbox, elsewhere)
+    assert counts(outbox, elsewhere.batch) == {"failed": 250}
+    elsewhere.clock.advance(5)
+    elsewhere.attempt(0, try_=2)
+    elsewhere.attempt(1, try_=2, status="INTERNAL")
+    elsewhere.attempt(1, try_=3, status="INTERNAL")
+    outbox.outcomes.new_try(elsewhere.batch)
+    adopt(outbox, elsewhere)
+    assert elsewhere.reads == ["any", "page", "list", "page"]
+    assert counts(outbox, elsewhere.batch) == {"succeeded": 1, "failed": 1, "unsent": 248}
+    assert all_rows(outbox, elsewhere.batch, "tries")[:3] == [2, 3, 2]
+
+
+def test_rows_in_the_queue_are_adopted(outbox: Outbox, elsewhere: Elsewhere) -> None:
+    """Also one whose attempts would be enough to have failed: the queue had a higher limit then."""
+    elsewhere.attempt(0, status="INTERNAL")
+    elsewhere.attempt(1)
+    waiting = Pending(state="ready", attempts=0, schedule_time=0, last_status=None, last_message=None)
+    retrying = Pending(state="retrying", attempts=1, schedule_time=9, last_status="INTERNAL", last_message="busy")
+    ids = [task_id(elsewhere.batch, digest(str(row)), try_) for row, try_ in ((0, 1), (2, 1), (3, 4))]
+    elsewhere.there = dict(zip(ids, [retrying, waiting, waiting], strict=True)) | {"somebody-elses": waiting}
+    adopt(outbox, elsewhere)
+    assert counts(outbox, elsewhere.batch) == {"sent": 3, "succeeded": 1, "unsent": 246}
+    assert all_rows(outbox, elsewhere.batch, "tries")[:4] == [1, 1, 1, 4]
+    assert all_rows(outbox, elsewhere.batch, "last_message")[0] == "busy"
+    assert sorted(row for one in outbox.requests.queue(elsewhere.batch).turn([], 99, now=0) for row in one.refs) == [
+        ref for ref in all_rows(outbox, elsewhere.batch, "refs") if ref & 0xFFFF not in range(4)
+    ]
+
+
+def test_many_rows_are_adopted_in_as_many_reads_as_there_are_pages(outbox: Outbox) -> None:
+    """One read finds that there is something, then each has a thousand entries."""
+    elsewhere = Elsewhere(spool(outbox, chunks(range(12_000)), name="many").batch, FakeClock())
+    for row in range(12_000):
+        elsewhere.attempt(row, status="OK" if row % 10 else "INTERNAL")
+    adopt(outbox, elsewhere)
+    assert elsewhere.reads == ["any", *["page"] * 12, "list"]
+    assert counts(outbox, elsewhere.batch) == {"succeeded": 10_800, "failed": 1_200}
+
+
+def test_a_log_that_cannot_be_read_is_noted_until_it_can(outbox: Outbox, elsewhere: Elsewhere) -> None:
+    """The rows are sent all the same."""
+    elsewhere.errors = [PermissionDeniedError("no permission")]
+    adopt(outbox, elsewhere)
+    assert outbox.batches.settings(elsewhere.batch)["unseen"] == "no permission"
+    adopt(outbox, elsewhere)
+    assert outbox.batches.settings(elsewhere.batch)["unseen"] is None
+
+
+def test_an_emulator_that_is_down_is_waited_for(outbox: Outbox, elsewhere: Elsewhere) -> None:
+    """Its log and its queues are at one endpoint: nothing can be sent either."""
+    elsewhere.attempt(0)
+    elsewhere.errors = [EndpointError("nothing answers")] * 3
+    assert len(adopt(outbox, elsewhere)) == 3
+    assert counts(outbox, elsewhere.batch) == {"succeeded": 1, "unsent": 249}
+
+
+@pytest.mark.parametrize(("active", "round_"), [(False, 3), (True, 4)], ids=["nothing since", "a try since"])
+def test_rounds_go_on_where_they_were(outbox: Outbox, elsewhere: Elsewhere, *, active: bool, round_: int) -> None:
+    """The end of the third round was notified; rows that were active later are of the fourth."""
+    for row in range(250):
+        elsewhere.attempt(row)
+    elsewhere.clock.advance(1)
+    for number in (1, 3):
+        elsewhere.add(completion_id(elsewhere.batch, "https://x", number))
+    elsewhere.clock.advance(1)
+    if active:
+        elsewhere.attempt(7, try_=2)
+    adopt(outbox, elsewhere)
+    assert outbox.batches.get(elsewhere.batch).round == round_
+    assert outbox.batches.counts(elsewhere.batch)[State.SUCCEEDED] == 250
