@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb._names import QueueName, log_name
-from cloudtasks_nb.errors import CloudTasksError, QuotaError, UnavailableError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, QuotaError, UnavailableError
 from cloudtasks_nb.service.convert import micros
 from cloudtasks_nb.service.quota import CallBudget
 from cloudtasks_nb.service.transport import Transport
@@ -153,8 +153,8 @@ async def _list(
         await budget.turn(caller)
         try:
             return await _call(transport, queue, filter_, token, newest_first=newest_first, size=size)
-        except OVERLOADED:
-            if not left:
+        except OVERLOADED as error:
+            if not left or isinstance(error, EndpointError):
                 raise
         await budget.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
