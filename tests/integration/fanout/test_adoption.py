@@ -46,7 +46,8 @@ def connect(stack: ExitStack, emulator: Emulator, folder: Path, monkeypatch: pyt
 
 def cell(queue: ct.Queue, target: Target, rows: pd.DataFrame = ROWS, **options: Any) -> ct.Batch:
     """Run the cell."""
-    return queue.fan_out(rows, url=target.url, progress=False, **options)
+    batch: ct.Batch = queue.fan_out(rows, url=target.url, progress=False, **options)
+    return batch
 
 
 def outcomes(batch: ct.Batch) -> tuple[int, int, int]:
