@@ -82,6 +82,11 @@ class Endpoint:
     http: str | None = None  #: ``http://127.0.0.1:PORT`` of the embedded emulator
     folder: str | None = None  #: folder of the embedded emulator; has its address, which changes with a restart
 
+    @property
+    def temporary(self) -> bool:
+        """Whether it is an embedded emulator without a folder, which ends with this kernel."""
+        return self.http is not None and self.folder is None
+
     def parent(self) -> str:
         """Return ``projects/P/locations/L``.
 

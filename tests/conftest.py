@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from cloudtasks_nb.fanout.outbox import disk
+
 __all__: list[str] = []
 
 #: Variables that choose a project, an endpoint or credentials; a test that wants one sets it.
@@ -43,4 +45,5 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """No test sees the batches and handler addresses of another."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(home))
+    monkeypatch.setattr(disk, "MOUNTS", home / "none")  # the disk of a container would be reported
     return home

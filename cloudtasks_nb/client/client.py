@@ -228,7 +228,8 @@ class Client:
     def _title(self) -> tuple[str, str]:
         endpoint = self._connection.endpoint
         place = f"{endpoint.project or '(project not known)'} / {endpoint.location or '(location not known)'}"
-        badge = f"LOCAL {endpoint.target}" if endpoint.local else f"GOOGLE {endpoint.project or ''}".rstrip()
+        local = f"LOCAL {endpoint.target}" + (", temporary" if endpoint.temporary else "")
+        badge = local if endpoint.local else f"GOOGLE {endpoint.project or ''}".rstrip()
         return f"Cloud Tasks in {place}", badge
 
     def __repr__(self) -> str:
@@ -241,7 +242,8 @@ class Client:
         if self._lease is not None:
             folder = self._lease.folder
             notes.append(
-                'temporary: deleted when this kernel ends; ct.local("folder") keeps queues and tasks'
+                "temporary: when this kernel ends, queues, tasks and what is known of batches are lost, and the same "
+                'cells send their rows again; ct.local("folder") keeps them'
                 if folder is None
                 else f"stored in {folder}"
             )
@@ -298,8 +300,9 @@ def local(
     ----------
     folder : path, optional
         Where it keeps queues and tasks; kernels that use the same folder share one emulator. Without a folder the
-        emulator is temporary and ends with this kernel; a second call connects to the same one. Each call makes its
-        own connection: closing one leaves the others open.
+        emulator is temporary: when this kernel ends, its queues and tasks are lost, and so is what is known of its
+        batches; the same cells then send their rows again. A second call connects to the same emulator. Each call
+        makes its own connection: closing one leaves the others open.
     project, location : str
         Any names; they become part of the resource names.
 

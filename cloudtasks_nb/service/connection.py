@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import threading
 import urllib.parse
 from collections import OrderedDict
@@ -19,13 +20,14 @@ from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Watcher
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "has_ended"]
 
 T = TypeVar("T")
 
 _MESSAGES = 100_000  # newest messages kept
 _GOOGLE_READS = 60  # of the log a minute (https://cloud.google.com/logging/quotas)
 _EMULATOR_READS = 60_000  # an emulator has no quota
+_LISTENS_TIMEOUT = 1.0  # seconds
 _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just created
 
 
@@ -119,6 +121,18 @@ class Connection:
             await self.transport.close()
 
         _loop.run(shut())
+
+
+def has_ended(target: str) -> bool:
+    """Return whether nothing listens any more at ``host:port`` of this machine."""
+    host, _, port = target.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_LISTENS_TIMEOUT).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # it is not known
+        return False
+    return False
 
 
 def _is_loopback(address: str) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +25,20 @@ from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import choose
+from cloudtasks_nb.fanout.outbox.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
 from cloudtasks_nb.fanout.plan.render import plan_chunks
-from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.connection import Connection, has_ended
 from cloudtasks_nb.service.convert import queue_values
 
 __all__ = ["Catalog", "outbox_path"]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
+_TEMPORARY = "temporary"  # setting of a batch: address of its temporary emulator; "" after its end was reported
 _LEFT = (State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)  # states of known rows that are reported
 
 
@@ -63,6 +67,8 @@ class Catalog:
                 note = self._outbox.note()
                 if note:
                     notify(note)
+                if self._connection.endpoint.temporary:
+                    _report_ended(self._outbox)
             return self._outbox
 
     def fan_out(self, request: FanOutRequest) -> Batch:
@@ -79,6 +85,7 @@ class Catalog:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
         _notify_spooled(result, request.options.name)
         _warn_about_outcomes(limits, request)
+        _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         return self._open(result.batch, sending=True)
 
     def dry_run(
@@ -202,6 +209,8 @@ class Catalog:
             if tracker is None:
                 reach = {"target": self._connection.endpoint.target, "folder": self._connection.endpoint.folder}
                 outbox.batches.set_setting(batch, "reach", reach)
+                if self._connection.endpoint.temporary:
+                    outbox.batches.set_setting(batch, _TEMPORARY, self._connection.endpoint.target)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending))
         return Batch(self._connection, outbox, tracker, self._open_panel)
@@ -223,6 +232,41 @@ class Catalog:
             "total": record.total,
             "done": record.done,
         }
+
+
+def _report_ended(outbox: Outbox) -> None:
+    """Say once which batches were lost with a temporary emulator, as after a restart of the kernel."""
+    targets = {batch: target for batch, target in outbox.batches.with_setting(_TEMPORARY).items() if target}
+    ended = {target for target in set(targets.values()) if has_ended(target)}
+    batches = [batch for batch, target in targets.items() if target in ended]
+    if not batches:
+        return
+    for batch in batches:
+        outbox.batches.set_setting(batch, _TEMPORARY, "")
+    notify(
+        "ct.local() without a folder is temporary: an earlier emulator has ended with its queues, its tasks and "
+        f'{counted(len(batches), "batches")}, and the same cells send their rows again; ct.local("folder") keeps them'
+    )
+
+
+@cache
+def _warn_about_disk(outbox: Path, folder: str | None) -> None:
+    """Say, once in each process, what is lost with a temporary disk and how to keep it."""
+    kind = temporary_kind(outbox)
+    if kind is None:
+        return
+    lost = "the rows that are not sent yet, and the states, outcomes and columns of all batches"
+    if folder is not None and temporary_kind(Path(folder) / "tasks") is not None:
+        lost += f", and the queues and tasks in {folder}"
+    place = (
+        'mount Google Drive and set CLOUDTASKS_NB_HOME to a folder in "/content/drive/MyDrive"'
+        if "COLAB_RELEASE_TAG" in os.environ
+        else "set CLOUDTASKS_NB_HOME to a folder on a disk that stays"
+    )
+    notify(
+        f"{outbox.parent} is on a temporary disk ({kind}). When the machine or container ends, this is lost: {lost}\n"
+        f"  → {place} before the kernel starts"
+    )
 
 
 def outbox_path() -> Path:

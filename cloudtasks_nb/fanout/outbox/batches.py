@@ -69,6 +69,14 @@ class Batches(Repository):
             found = connection.execute("SELECT key, value FROM settings WHERE num = ?", (number_of(connection, batch),))
             return {key: orjson.loads(value) for key, value in found}
 
+    def with_setting(self, key: str) -> dict[str, Any]:
+        """Return one setting of all batches that have it, by the id of the batch."""
+        with self._database.reading() as connection:
+            found = connection.execute(
+                "SELECT b.id, s.value FROM settings AS s JOIN batches AS b ON b.num = s.num WHERE s.key = ?", (key,)
+            )
+            return {batch: orjson.loads(value) for batch, value in found}
+
     @transaction
     def set_setting(self, connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
         """Store a setting of a batch: any value that JSON has."""

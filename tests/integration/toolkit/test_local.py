@@ -15,11 +15,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.client import emulator_process
+from cloudtasks_nb.fanout.outbox import disk
 from tests.integration.conftest import PATIENCE, StartEmulator
 
 NOWHERE = "http://127.0.0.1:9/never"
@@ -138,9 +140,52 @@ def test_one_temporary_emulator_a_process() -> None:
     assert second.queue("q2", create=True).name == "projects/another/locations/eu/queues/q2"
     with ct.local() as third:
         assert third.queues().index.tolist() == ["q"]
-    assert "temporary: deleted when this kernel ends" in second._repr_mimebundle_()["text/plain"]
+    assert "temporary: when this kernel ends, queues, tasks and what is" in second._repr_mimebundle_()["text/plain"]
+    assert f"[LOCAL {second.endpoint}, temporary]" in repr(second)
     second.close()
     ended(pid)
+
+
+def test_batches_of_a_temporary_emulator_are_reported_as_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    """After its end the next connection says once what was lost with it; an emulator that runs has lost nothing."""
+    lost = "an earlier emulator has ended with its queues, its tasks and 1 batch"
+    with ct.local() as first, ct.local() as second:
+        first.queue("q", create=True).pause().fan_out(pd.DataFrame({"x": [1]}), url=NOWHERE, progress=False)
+        assert len(second.batches()) == 1
+        pid = pid_of(first)
+    ended(pid)
+    assert "has ended" not in capsys.readouterr().out
+    with ct.local() as third:
+        assert len(third.batches()) == 0
+    assert lost in capsys.readouterr().out
+    with ct.local() as fourth:
+        fourth.batches()
+    assert "has ended" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("colab", "hint"), [(False, "on a disk that stays"), (True, "mount Google Drive")])
+def test_a_temporary_disk_is_reported(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    colab: bool,
+    hint: str,
+) -> None:
+    """The first fan-out of a process says what would be lost, and what to do; the second one says nothing."""
+    (tmp_path / "mounts").write_text("overlay / overlay rw 0 0\n")
+    monkeypatch.setattr(disk, "MOUNTS", tmp_path / "mounts")
+    if colab:
+        monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
+    with ct.local(tmp_path / "data") as tasks:
+        queue = tasks.queue("q", create=True).pause()
+        queue.fan_out(pd.DataFrame({"x": [1]}), url=NOWHERE, progress=False)
+        said = capsys.readouterr().out
+        queue.fan_out(pd.DataFrame({"x": [2]}), url=NOWHERE, progress=False, name="another")
+    assert "is on a temporary disk (the layer of a container)" in said
+    assert f"queues and tasks in {tmp_path / 'data'}" in said
+    assert hint in said
+    assert "temporary disk" not in capsys.readouterr().out
 
 
 def test_after_the_end_there_is_a_new_one() -> None:
