@@ -174,14 +174,15 @@ class Transport:
         if method.lost is None or not method.lost.read:
             raise unknown from lost
         try:
+            # Another emulator may leave out of the state what is compared with the time before.
+            foreign = method.lost.before and await self.identity() == self.endpoint.target
             after = await self._state(method.lost.read, request)
         except NotFoundError:
             after = None
         except CloudTasksError as error:
             raise unknown from error
         done = method.lost.was_done(request, before, after)
-        # Another emulator may leave out of the state what is compared with the time before.
-        if done is None or (not done and method.lost.before and await self.identity() == self.endpoint.target):
+        if done is None or (foreign and not done):
             raise unknown from lost
         return after if done else None
 

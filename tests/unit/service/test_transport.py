@@ -213,18 +213,14 @@ def test_repeating_ends_with_the_timeout(fake: Fakes) -> None:
     assert 1 <= len(server.calls) <= 3
 
 
-LOST, DENIED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
+LOST, DENIED, MISSING = (grpc.StatusCode[name] for name in ("UNAVAILABLE", "PERMISSION_DENIED", "NOT_FOUND"))
 #: What the server answers, and which calls it gets until the error says what is not known.
 UNKNOWN: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("CreateQueue", {"queue": {"name": QUEUE}}, [LOST, DENIED], "CreateQueue GetQueue"),
-    ("PurgeQueue", {"name": QUEUE}, [DENIED, LOST, types.Queue.pb()()], "GetQueue PurgeQueue GetQueue"),
-    (
-        "PurgeQueue",
-        {"name": QUEUE},
-        [types.Queue.pb()(), LOST, types.Queue.pb()()],
-        "GetQueue PurgeQueue GetQueue ListQ",
-    ),
-    ("RunTask", {"name": TASK}, [types.Task.pb()(), LOST, grpc.StatusCode.NOT_FOUND], "GetTask RunTask GetTask"),
+    ("PurgeQueue", {"name": QUEUE}, [DENIED, LOST, types.Queue.pb()()], "GetQueue PurgeQueue ListQueues GetQueue"),
+    ("PurgeQueue", {"name": QUEUE}, [types.Queue.pb()(), LOST, DENIED], "GetQueue PurgeQueue ListQueues GetQueue"),
+    ("PurgeQueue", {"name": QUEUE}, [types.Queue.pb()(), LOST, types.Queue.pb()()], "GetQueue PurgeQueue ListQueues"),
+    ("RunTask", {"name": TASK}, [types.Task.pb()(), LOST, MISSING], "GetTask RunTask ListQueues GetTask"),
     ("BatchCreateTasks", {"parent": QUEUE}, [grpc.StatusCode.CANCELLED], "BatchCreateTasks"),
 ]
 
