@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pandas as pd
@@ -176,30 +176,35 @@ async def _delete_singly(
 
 
 async def _for_each(
-    ids: Iterable[str], action: Callable[[str], Coroutine[Any, Any, None]], bar: Bar, *, pause: float = 0.0
+    ids: Sequence[str], action: Callable[[str], Coroutine[Any, Any, None]], bar: Bar, *, pause: float = 0.0
 ) -> list[str | None]:
     """Run the action for each task, several at a time, and return the error messages in order.
 
     The actions are started `pause` seconds apart.
     """
-    gate = asyncio.Semaphore(_IN_FLIGHT)
+    errors: list[str | None] = [None] * len(ids)
+    left = iter(range(len(ids)))
+    turn = asyncio.Lock()
 
-    async def guarded(task: str) -> str | None:
-        async with gate:
+    async def work() -> None:
+        while True:
+            async with turn:
+                index = next(left, None)
+                if index is None:
+                    return
+                if index:
+                    await asyncio.sleep(pause)
             try:
-                await action(task)
+                await action(ids[index])
             except CloudTasksError as error:
-                return error.message
+                errors[index] = error.message
             finally:
                 bar.add()
-            return None
 
-    jobs = []
+    workers = [asyncio.create_task(work()) for _ in range(min(_IN_FLIGHT, len(ids)))]
     try:
-        for task in ids:
-            jobs.append(asyncio.create_task(guarded(task)))
-            await asyncio.sleep(pause)
-        return list(await asyncio.gather(*jobs))
+        await asyncio.gather(*workers)
     finally:
-        for job in jobs:
-            job.cancel()
+        for worker in workers:
+            worker.cancel()
+    return errors

@@ -195,7 +195,23 @@ def test_running_keeps_to_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     run_tasks(connect(lambda *_, **__: None), QUEUE, ["a", "b"])
     run_tasks(connect(lambda *_, **__: None, local=False), QUEUE, ["a", "b"])
-    assert pauses == [0.0, 0.0, 1.0, 1.0]
+    assert pauses == [0.0, 1.0]
+
+
+def test_many_tasks_wait_as_ids() -> None:
+    """A coroutine is made for each of the few tasks that are in flight, and for none that waits."""
+    most = 0
+
+    async def call(_rpc: str, **__: Any) -> None:
+        nonlocal most
+        most = max(most, len(asyncio.all_tasks()))
+        for _ in range(50):  # a service that answers more slowly than tasks are started
+            await asyncio.sleep(0)
+
+    connection = connect(None)
+    connection.transport.call = call
+    assert run_tasks(connection, QUEUE, [f"t{n}" for n in range(1000)]).ok.all()
+    assert most <= 20
 
 
 @pytest.mark.parametrize("batching", [True, False])
