@@ -57,7 +57,7 @@ def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     RuntimeError
         If called on the background loop itself: it would block the loop that has to run the coroutine.
     """
-    if _state["pid"] == os.getpid() and _running() is _state["loop"]:
+    if _state["pid"] == os.getpid() and _current_loop() is _state["loop"]:
         coroutine.close()
         raise RuntimeError("blocking calls are not possible on the background loop itself")
     future = submit(coroutine)
@@ -74,7 +74,7 @@ def call_soon(function: Any, *args: Any) -> None:
 
 
 def as_toolkit_error(name: str, error: Exception) -> CloudTasksError:
-    """Return the exception of some work as an error of this package; other exceptions become its cause."""
+    """Return an error of this package as it is, and any other exception as the cause of a `ServiceError`."""
     if isinstance(error, CloudTasksError):
         return error
     wrapped = ServiceError(f"{name} failed with {type(error).__name__}: {error}")
@@ -91,7 +91,7 @@ class Supervisor:
     Parameters
     ----------
     subject : str
-        What the work is about, for messages: "batch a91f03c2".
+        What the work is done for, as messages name it: "batch a91f03c2".
     changed : callable
         Called after each failure, and when work has ended.
     sleep : coroutine function
@@ -110,7 +110,7 @@ class Supervisor:
 
     @property
     def errors(self) -> list[CloudTasksError]:
-        """What fails at present."""
+        """The newest error of each work that fails at present."""
         return [error for error, _ in self._failures.values()]
 
     def running(self, name: str) -> bool:
@@ -123,7 +123,7 @@ class Supervisor:
         Parameters
         ----------
         name : str
-            What it does with the subject, for messages: "watching".
+            What is done with the subject, as messages name it: "watching".
         work : coroutine function
             Called again after an exception.
         again : bool
@@ -140,7 +140,7 @@ class Supervisor:
         self._failures.pop(name, None)
 
     def check(self) -> None:
-        """Raise what does not go away by itself.
+        """Raise an error that is unlikely to go away by itself.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class Supervisor:
             _LOGGER.exception("a listener to %s failed", what)
 
 
-def _running() -> asyncio.AbstractEventLoop | None:
+def _current_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

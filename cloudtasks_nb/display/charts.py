@@ -1,6 +1,6 @@
-"""Small charts as HTML: pure functions, everything escaped, drawn in the theme's colours.
+"""Draw small charts as HTML in the theme's colours; every text is escaped.
 
-Nothing is shown by colour alone: each mark has its words in a tooltip, in the chart's accessible name or beside it.
+No information is in a colour alone: it is also text in a tooltip, in the accessible name or beside the chart.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def sparkline(values: Sequence[float | None], *, label: str, width: int = 160, h
         Size in pixels.
     """
     known = [value for value in values if value is not None]
-    name = f"{label}: {_course(values, known)}"
+    name = f"{label}: {_range_text(values, known)}"
     top = max([*known, 1])
     step = (width - 6) / max(len(values) - 1, 1)
     points = [
         None if value is None else (3 + place * step, height - 3 - (height - 6) * max(value, 0) / top)
         for place, value in enumerate(values)
     ]
-    marks = [_stretch(list(run), height - 3) for seen, run in groupby(points, key=lambda p: p is not None) if seen]
+    marks = [_line(list(run), height - 3) for seen, run in groupby(points, key=lambda p: p is not None) if seen]
     if points and points[-1] is not None:
         x, y = points[-1]
         marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" style="fill:{_ACCENT}"/>')
@@ -62,7 +62,7 @@ def state_bar(counts: Mapping[str, int], *, label: str, share: float) -> str:
     label : str
         The subject: ``"batch a91f03c2"``.
     share : float
-        How much is done, 0 to 1.
+        The share that is done, 0 to 1.
     """
     shown = {state: count for state in COLOURS if (count := counts.get(state))}
     total = sum(shown.values())
@@ -88,15 +88,15 @@ def counts_text(counts: Mapping[str, int], unit: str) -> str:
     return counted(sum(counts.values()), unit) + (f": {words}" if words else "")
 
 
-def _course(values: Sequence[float | None], known: list[float]) -> str:
+def _range_text(values: Sequence[float | None], known: list[float]) -> str:
     if not known:
         return "not known yet"
     now = "not known" if values[-1] is None else counted(values[-1], "tasks")
     return f"{now} now, between {count_text(min(known))} and {count_text(max(known))} before"
 
 
-def _stretch(points: list[tuple[float, float] | None], bottom: float) -> str:
-    """One line without gaps, with the area below it."""
+def _line(points: list[tuple[float, float] | None], bottom: float) -> str:
+    """Return a line without gaps, with the area below it; a dot for a single point."""
     seen = [point for point in points if point is not None]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in seen)
     if len(seen) == 1:

@@ -1,4 +1,4 @@
-"""Runs an emulator: starts its parts, waits for the stop event, and closes everything."""
+"""Run an emulator: start its parts, wait for the stop event, and close everything."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _SWEEP_EVERY = 10.0
 _SWEEP_PAUSE = 0.05
 _SHRINK_PAGES = 500  # a step takes some milliseconds
 _GRACE = 1.0
-# For this time after a start or an advance of the clock, tasks past their retention that became due meanwhile can still
-# be sent before they are deleted.
+# After a start or an advance of the clock, many tasks are due and past their retention at once. The sweep leaves them
+# for this time, so that they can be sent before it deletes them.
 _CATCH_UP = 600.0
 
 
@@ -77,8 +77,8 @@ async def run(
 
 
 async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settings, stack: AsyncExitStack) -> Engine:
-    moved = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
-    clock = Clock(advanced=int(moved[0][0]) if moved else 0)
+    stored = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
+    clock = Clock(advanced=int(stored[0][0]) if stored else 0)
     store = Store(database, clock, settings)
     # The loaded data is permanent, so the garbage collector need not scan it again and again.
     gc.collect()
@@ -187,7 +187,7 @@ async def _sweep_forever(engine: Engine) -> None:
 
 def _sweep(engine: Engine, *, keep_due: bool) -> bool:
     more = sweep(engine.store, engine.clock.now(), keep_due=keep_due)
-    if len(engine.store.database):
+    if len(engine.store.database):  # statements that are not committed
         engine.committer.commit_soon()
     return more
 

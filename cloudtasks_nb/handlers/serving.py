@@ -1,4 +1,4 @@
-"""`serve`: make a function a Handler, and find the handlers of this process again by name and URL."""
+"""Serve functions as handlers, and find the handlers of this process by name and URL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cloudtasks_nb.service import open_clients
 
 __all__ = ["name_at", "serve", "served_at"]
 
-_NAME = re.compile(r"(?=.*[^.])[^/]{1,100}")  # one segment of a URL's path, not "." or ".."
+_NAME = re.compile(r"(?=.*[^.])[^/]{1,100}")  # one segment of a URL's path; only dots would be a relative path
 
 _lock = threading.RLock()
 #: The handlers of this process, by home and name.
@@ -43,7 +43,7 @@ def serve(
     NotImplementedError 501, TimeoutError 504, everything else 500.
 
     The URL follows from the name and is the same after a restart of the kernel, so that tasks which were queued before
-    still reach the function. The same name again replaces the function.
+    still reach the function. Serving another function under the same name replaces the first one.
 
     Parameters
     ----------
@@ -75,20 +75,22 @@ def serve(
     check_function(fn)
     _check(name=name, workers=workers, service_account=service_account, audience=audience)
     certs_url = None if service_account is None else _certs_url(tasks)
-    lasting = name or _own_name(fn)
+    lasting_name = name or _own_name(fn)
 
-    def function(url: str) -> TaskFunction:
+    def task_function(url: str) -> TaskFunction:  # the default audience is the URL, which is known later
         if service_account is None or certs_url is None:
             return TaskFunction(fn=fn, verifier=None)
         verifier = Verifier(service_account=service_account, audience=audience or url, certs_url=certs_url)
         return TaskFunction(fn=fn, verifier=verifier)
 
     with _lock:
-        if lasting is None:
+        if lasting_name is None:
             temporary = f"{display_name(fn).strip('<>')}-{secrets.token_hex(4)}"
-            handler, message = _open(temporary, function, workers, lasting=False)
+            handler, message = _open(temporary, task_function, workers, lasting=False)
         else:
-            handler, message = _replace(lasting, function, workers) or _open(lasting, function, workers, lasting=True)
+            handler, message = _replace(lasting_name, task_function, workers) or _open(
+                lasting_name, task_function, workers, lasting=True
+            )
     if message:
         notify(message)
     return handler
@@ -113,15 +115,18 @@ def name_at(url: str) -> str | None:
     return handler.name if handler is not None and handler.url == url else name_from_url(_settings.home(), url)
 
 
-def _replace(name: str, function: Callable[[str], TaskFunction], workers: int) -> tuple[Handler, str] | None:
+def _replace(name: str, task_function: Callable[[str], TaskFunction], workers: int) -> tuple[Handler, str] | None:
     handler = _served.get((str(_settings.home()), name))
     if handler is None or handler.closed:
         return None
-    handler.replace(function(handler.url), workers)
+    handler.replace(task_function(handler.url), workers)
     return handler, f"{name} is served already: the function was replaced, the URL stays {handler.url}"
 
 
-def _open(name: str, function: Callable[[str], TaskFunction], workers: int, *, lasting: bool) -> tuple[Handler, str]:
+def _open(
+    name: str, task_function: Callable[[str], TaskFunction], workers: int, *, lasting: bool
+) -> tuple[Handler, str]:
+    """Open a handler; return with it a message if its URL will not stay the same, else an empty text."""
     home = _settings.home()
     key = (str(home), name)
 
@@ -132,17 +137,15 @@ def _open(name: str, function: Callable[[str], TaskFunction], workers: int, *, l
 
     address, sock = bind_address(home, name, lasting=lasting)
     _served[key] = handler = Handler(
-        name=name, address=address, sock=sock, function=function(address.url), workers=workers, on_close=forget
+        name=name, address=address, sock=sock, function=task_function(address.url), workers=workers, on_close=forget
     )
     if handler.lasting:
         return handler, ""
-    why, hint = "a function without a name of its own", 'name="..." gives it a URL that stays'
     if lasting:
-        port = derive_address(home, name).port
-        why, hint = (
-            f"port {port} of {name} is in use",
-            "stop the program that uses it and serve again to get the old URL",
-        )
+        why = f"port {derive_address(home, name).port} of {name} is in use"
+        hint = "stop the program that uses it and serve again to get the old URL"
+    else:
+        why, hint = "a function without a name of its own", 'name="..." gives it a URL that stays'
     return handler, f"{why}: {handler.url} is new, tasks that were sent before will not reach it; {hint}"
 
 
@@ -160,7 +163,7 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
     if service_account is not None and not (isinstance(service_account, str) and service_account):
         raise HandlerError(
             f"service_account={service_account!r} is not an e-mail address",
-            hint="use the account that the tasks' tokens are of: sa@my-project.iam.gserviceaccount.com",
+            hint="use the account whose tokens the tasks carry: sa@my-project.iam.gserviceaccount.com",
         )
     if audience is not None and service_account is None:
         raise HandlerError(
@@ -171,7 +174,7 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
 
 
 def _certs_url(tasks: object | None) -> Callable[[], str | None]:
-    """Return a function that returns the URL of the certificates of the tokens' issuer; None for Google's."""
+    """Return a function that returns the URL of the certificates which verify the tokens; None for Google's."""
     client: Any = open_clients.newest() if tasks is None else tasks
     if client is None:
         raise HandlerError(

@@ -1,4 +1,4 @@
-"""The threads in which functions are called: a pool of workers, and an event loop for coroutines."""
+"""Run the functions of handlers: plain functions in a pool of threads, coroutines on an event loop of their own."""
 
 from __future__ import annotations
 
@@ -74,7 +74,13 @@ class Workers:
 
 
 class CoroutineRunner:
-    """An event loop for the user's coroutines in a daemon thread called `name`, which the first coroutine starts."""
+    """Runs the user's coroutines on an event loop in a daemon thread, which the first coroutine starts.
+
+    Parameters
+    ----------
+    name : str
+        The name of the thread.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -84,8 +90,8 @@ class CoroutineRunner:
         self._stop = asyncio.Event()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop and return its result; blocks the calling thread, which is a worker's."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._running()).result()
+        """Run a coroutine on the loop and return its result. Blocks the calling thread, so call it on a worker only."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._started_loop()).result()
 
     def close(self, timeout: float) -> None:
         """Cancel the coroutines that run and end the thread, waiting for it at most `timeout` seconds."""
@@ -97,7 +103,7 @@ class CoroutineRunner:
             if thread is not threading.current_thread():
                 thread.join(timeout)
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _started_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 started: Future[asyncio.AbstractEventLoop] = Future()

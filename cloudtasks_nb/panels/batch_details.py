@@ -31,11 +31,11 @@ from cloudtasks_nb.panels.widgets.table import Table
 
 __all__ = ["BatchActions", "BatchDetails", "BatchRows"]
 
-_TICK = 0.25  # seconds between two updates
-_RELAX = 20  # pause at least this many times as long as the last update took
-_MOST_ROWS = 10_000  # most failed rows that are read
-_LISTED = 1_000  # most ids that a line of Python lists
-_FEW = 10  # most rows for which a click confirms, without typing
+_MIN_DELAY = 0.25  # seconds from a change to the update that shows it
+_PAUSE_FACTOR = 20  # the pause between updates is at least the duration of the last one times this
+_MAX_FAILED_ROWS = 10_000  # more failed rows are not read
+_MAX_LISTED_IDS = 1_000  # for more rows the line of Python does not list the ids of their tasks
+_ASK_ABOVE = 10  # rows; a verb on more of them is confirmed in a prompt first
 
 _STATE_COLUMNS = (
     Column("state", kind="state", width="8.5em"),
@@ -46,7 +46,7 @@ _STATE_COLUMNS = (
 )
 _WIDTHS = {"row": "5em", "partition": "9em"}
 _KEY = "_key"
-_INPUT_COLUMNS = 5  # that are shown
+_INPUT_COLUMNS = 5  # columns of the input that are shown
 
 
 class BatchDetails(widgets.VBox):
@@ -63,12 +63,12 @@ class BatchDetails(widgets.VBox):
         self.batch: Batch | None = None
         self.sending = False  #: whether this process sends it
         self._view: BatchView | None = None
-        self._end: Callable[[], None] | None = None
+        self._unsubscribe: Callable[[], None] | None = None
         self._drawing = threading.Lock()
         self._scheduled = False
-        self._calendar: Calendar | None = None
+        self._calendar_data: Calendar | None = None  # what the widget `calendar` shows
         self._rows_version: tuple[Any, ...] | None = None  # of the rows that are shown
-        self._rows_until = 0.0  # they are not read again before
+        self._rows_fresh_until = 0.0  # the rows are not read again before this time
         self._draw_seconds = 0.0
         self._inspected = ""
         self.bar = widgets.HTML()
@@ -77,24 +77,24 @@ class BatchDetails(widgets.VBox):
         self.rows = BatchRows(panel, self._rows_selected)
         self.detail = widgets.HTML()
         self.actions = BatchActions(panel, self)
-        self._periods = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
+        self._calendar_box = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
         panel.at_close(self._stop_listening)
-        super().__init__([self.bar, *tools, self._periods, self.rows, self.detail])
+        super().__init__([self.bar, *tools, self._calendar_box, self.rows, self.detail])
         self.show(None)
 
     def show(self, batch: Batch | None) -> None:
-        """Show a batch, or none; reads only what this machine has of it."""
+        """Show a batch, or none. Reads only from this machine: it calls no service."""
         self._stop_listening()
         with self._drawing:
             self.batch, self._view = batch, None if batch is None else batch_view(batch)
-            self._rows_version, self._rows_until, self._calendar = None, 0.0, None
+            self._rows_version, self._rows_fresh_until, self._calendar_data = None, 0.0, None
             self.calendar.pick([])
             self._inspected = self.detail.value = ""
             self.rows.hide()
         self.layout.display = "none" if batch is None else None
         if self._view is not None:
-            self._end = self._view.listen(self._changed)
+            self._unsubscribe = self._view.listen(self._changed)
             self.draw()
 
     def schedule_draw(self) -> None:
@@ -122,7 +122,7 @@ class BatchDetails(widgets.VBox):
         """Return the batch as HTML; empty if no batch is shown."""
         if self.batch is None:
             return ""
-        periods = "" if self._calendar is None else self._range.value + self._calendar.html()
+        periods = "" if self._calendar_data is None else self._range.value + self._calendar_data.html()
         return self.bar.value + periods + self.rows.html()
 
     @property
@@ -136,33 +136,33 @@ class BatchDetails(widgets.VBox):
         return self._count(("succeeded",))
 
     def resendable_rows(self) -> tuple[pd.DataFrame, str]:
-        """Read the selected rows that are done; return with them the line of Python that sends them again."""
+        """Return the selected rows that are done, and the line of Python that sends them again."""
         found = self.rows.selected
-        if found.empty and self._view is not None and self._calendar is not None:
-            found = self._calendar.rows(self._view.rows(None, None), self.calendar.picked)
+        if found.empty and self._view is not None and self._calendar_data is not None:
+            found = self._calendar_data.rows(self._view.rows(None, None), self.calendar.picked)
         found = found[found["state"].isin(FINAL)]
         ids = found["task"].dropna().tolist()
         batch = f"tasks.batch({quoted(self.batch.id if self.batch is not None else '')})"
-        if len(ids) > _LISTED:
+        if len(ids) > _MAX_LISTED_IDS:
             return found, f"{batch}.resend(rows)  # {counted(len(ids), 'rows')} of batch.tasks()"
         return found, f"(batch := {batch}).resend(batch.tasks().query({quoted(f'task in {ids}')}))"
 
     def _stop_listening(self) -> None:
-        if self._end is not None:
-            self._end()
-            self._end = None
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
 
     def _count(self, states: Any) -> int:
         selected = self.rows.selected
         if len(selected):
             return int(selected["state"].isin(states).sum())
-        return self._calendar.count(self.calendar.picked, states) if self._calendar is not None else 0
+        return self._calendar_data.count(self.calendar.picked, states) if self._calendar_data is not None else 0
 
     def _changed(self) -> None:
-        """Draw soon, on the background loop; many changes at once are one drawing."""
+        """Schedule an update on the background loop, unless one is scheduled already."""
         if not self._scheduled and self._panel.live:
             self._scheduled = True
-            delay = max(_TICK, _RELAX * self._draw_seconds)
+            delay = max(_MIN_DELAY, _PAUSE_FACTOR * self._draw_seconds)
             _loop.loop().call_later(delay, lambda: self._panel.spawn(self._update()))
 
     async def _update(self) -> None:
@@ -174,35 +174,35 @@ class BatchDetails(widgets.VBox):
     def _draw_calendar(self, view: BatchView) -> None:
         periods = view.periods()
         if periods is not None:
-            self._calendar = Calendar(periods)
+            self._calendar_data = Calendar(periods)
             self._range.value = f'<span class="ctn-quiet">{html.escape(periods.line)}</span>'
-            self.calendar.html = self._calendar.html(buttons=True)
-        self._periods.layout.display = "none" if self._calendar is None else None
+            self.calendar.html = self._calendar_data.html(buttons=True)
+        self._calendar_box.layout.display = "none" if self._calendar_data is None else None
 
     def _draw_rows(self, view: BatchView, report: Report) -> float:
-        """Read the rows again if they may have changed, but less often if that takes long; return as `draw` does."""
-        picked = tuple(self.calendar.picked) if self._calendar is not None else ()
+        """Read the rows again if they may have changed and the last read is not too recent; return as `draw` does."""
+        picked = tuple(self.calendar.picked) if self._calendar_data is not None else ()
         version = (picked, tuple(report.progress.counts().values()) if picked else report.progress.failed)
         if version == self._rows_version:
             return 0.0
         began = time.monotonic()
-        if self._rows_version is not None and self._rows_version[0] == picked and began < self._rows_until:
-            return self._rows_until - began
+        if self._rows_version is not None and self._rows_version[0] == picked and began < self._rows_fresh_until:
+            return self._rows_fresh_until - began
         self._rows_version = version
-        if picked and self._calendar is not None:
-            found = self._calendar.labelled(self._calendar.rows(view.rows(None, None), picked))
+        if picked and self._calendar_data is not None:
+            found = self._calendar_data.labelled(self._calendar_data.rows(view.rows(None, None), picked))
             counts = Counter(found["state"].tolist()).most_common()
             words = ", ".join(f"{count:,} {state}" for state, count in counts)
-            self.rows.load(found, f"{counted(len(found), 'rows')} of {self._calendar.words(picked)}: {words}")
+            self.rows.load(found, f"{counted(len(found), 'rows')} of {self._calendar_data.words(picked)}: {words}")
         elif report.progress.failed:
-            found = view.rows({State.FAILED}, _MOST_ROWS)
-            part = f", here the first {_MOST_ROWS:,}" if report.progress.failed > _MOST_ROWS else ""
-            found = found if self._calendar is None else self._calendar.labelled(found)
+            found = view.rows({State.FAILED}, _MAX_FAILED_ROWS)
+            part = f", here the first {_MAX_FAILED_ROWS:,}" if report.progress.failed > _MAX_FAILED_ROWS else ""
+            found = found if self._calendar_data is None else self._calendar_data.labelled(found)
             self.rows.load(found, f"{counted(report.progress.failed, 'failed rows')}{part}")
         else:
             self.rows.hide()
         now = time.monotonic()
-        self._rows_until = now + _RELAX * (now - began)
+        self._rows_fresh_until = now + _PAUSE_FACTOR * (now - began)
         return 0.0
 
     def _periods_selected(self) -> None:
@@ -221,7 +221,7 @@ class BatchDetails(widgets.VBox):
 
     async def _inspect(self, queue: str, task: str) -> None:
         card = await read_card(self._panel.context.connection, self._panel.context.name(queue), task)
-        if self._inspected == task:  # and no other was opened meanwhile
+        if self._inspected == task:  # the user has not opened another one meanwhile
             self.detail.value = card
 
 
@@ -273,7 +273,7 @@ class BatchActions:
         return self._panel.button(text, ask, changes=True, quick=True, tip=tip, style=style)
 
     def _batch(self) -> tuple[Batch, str]:
-        """Return the batch, and as Python."""
+        """Return the batch, and the Python expression that returns it."""
         batch = self._details.batch
         if batch is None:  # the buttons are disabled then
             raise LookupError("no batch is shown")
@@ -293,7 +293,7 @@ class BatchActions:
                 line=f"{code}.retry_failed()",
                 danger=False,
             ),
-            ask=progress.failed > _FEW,
+            ask=progress.failed > _ASK_ABOVE,
         )
 
     def _ask_resend(self) -> None:
@@ -313,7 +313,7 @@ class BatchActions:
             batch.resend(found)
             self._panel.notify(f"{counted(len(found), 'rows')} of batch {batch.id} will be sent again", line=line)
 
-        self._start(resend, "", question, ask=count > _FEW or succeeded > 0)
+        self._start(resend, "", question, ask=count > _ASK_ABOVE or succeeded > 0)
 
     def _ask_resume(self) -> None:
         batch, code = self._batch()
@@ -326,7 +326,7 @@ class BatchActions:
             line=f"{code}.resume()",
             danger=False,
         )
-        self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=progress.unsent > _FEW)
+        self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=progress.unsent > _ASK_ABOVE)
 
     def _ask_cancel(self) -> None:
         batch, code = self._batch()
@@ -339,12 +339,12 @@ class BatchActions:
             f"{counted(progress.pending, 'tasks')} in {batch.queue} will be deleted. Running attempts continue.",
             verb=f"Cancel {rows}",
             line=f"{code}.cancel()",
-            typed=batch.id if left > _FEW else None,
+            typed=batch.id if left > _ASK_ABOVE else None,
         )
         self._start(batch.cancel, f"cancelling {rows} of batch {batch.id}", question, ask=True)
 
     def _start(self, work: Callable[[], object], status: str, question: Question, *, ask: bool) -> None:
-        """Do `work`, after the question if `ask`; then show the status, if there is one."""
+        """Start `work`, after the user confirmed the question if `ask`; then show the status, if there is one."""
 
         def run() -> None:
             work()
@@ -433,7 +433,7 @@ def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give each row a key: its newest task, or its position where there never was one."""
+    """Add a column with each row's key: its newest task, or its position if it never had a task."""
     made = frame.reset_index().rename(columns=str)
     places: Any = [f"row {place}" for place in range(len(made))]
     return made.assign(**{_KEY: made["task"].where(made["task"].notna(), pd.Series(places, index=made.index))})

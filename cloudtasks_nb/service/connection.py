@@ -1,4 +1,4 @@
-"""The shared state of one connection: its transport, its watcher, and the last error messages of tasks."""
+"""Hold what the verbs and panels of one connection share: transport, watcher, and the last error messages of tasks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["Connection", "has_ended"]
 
 T = TypeVar("T")
 
-_MESSAGES = 100_000  # newest messages kept
-_GOOGLE_READS = 60  # of the log a minute (https://cloud.google.com/logging/quotas)
+_MAX_MESSAGES = 100_000  # error messages that are kept; the oldest are dropped
+_GOOGLE_READS = 60  # reads of the log a minute (https://cloud.google.com/logging/quotas)
 _EMULATOR_READS = 60_000  # an emulator has no quota
 _LISTENS_TIMEOUT = 1.0  # seconds
 _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just created
@@ -98,18 +98,21 @@ class Connection:
             _loop.run(asyncio.sleep(_NEW_QUEUE_PAUSE))
 
     def remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Keep the error messages of the tasks in these columns, because the log does not contain them."""
+        """Keep the error messages of the tasks in these columns: the log does not contain them."""
         names = ("queue", "task", "attempts", "last_message")
         with self._lock:
             for queue, task, attempts, message in zip(*(columns[name] for name in names), strict=True):
                 if message:
                     self._messages[queue, task] = (attempts, message)
                     self._messages.move_to_end((queue, task))
-            while len(self._messages) > _MESSAGES:
+            while len(self._messages) > _MAX_MESSAGES:
                 self._messages.popitem(last=False)
 
     def message(self, queue: str, task: str, attempt: int) -> str | None:
-        """Return the error message of an attempt on a task (short ids); None if a later one, or none, is remembered."""
+        """Return the error message of an attempt; None if it is unknown or not of the task's newest known attempt.
+
+        Queue and task are given by their short ids.
+        """
         seen, message = self._messages.get((queue, task), (0, None))
         return message if seen == attempt else None
 

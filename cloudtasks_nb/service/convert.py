@@ -296,7 +296,7 @@ def queue_values(queue: Any) -> dict[str, Any]:
 
 
 def _enum_name(names: Sequence[str], number: int) -> str:
-    """Return the name of an enum's value; the first name, which says nothing, for one that a newer service may send."""
+    """Return the name of an enum's value; the name of 0 ("unspecified") for a value of a newer service."""
     return names[number] if 0 <= number < len(names) else names[0]
 
 

@@ -78,7 +78,7 @@ LOST = frozenset(code for code, status in STATUSES.items() if not status.answere
 
 
 def lost_answer(error: CloudTasksError, *, method: Method, request: Any) -> UnavailableError:
-    """Return the error for a call whose answer was lost for good: it says what is not known, and where to look."""
+    """Return the error for a call whose answer was lost for good, with what is not known and where to look."""
     effect, hint = (method.lost.effect.format(request=request), method.lost.hint) if method.lost else ("", None)
     text = f"{error.message}; it is not known whether {effect}"
     return UnavailableError(text, resource=error.resource, code=error.code, hint=hint)

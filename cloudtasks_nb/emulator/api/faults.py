@@ -95,7 +95,7 @@ class Faults:
 
 
 async def apply_fault(fault: Fault, *, after: bool) -> None:
-    """Delay or refuse a call according to its fault; `after` says that the call was executed already.
+    """Delay or refuse a call according to its fault; `after` is True if the call was executed already.
 
     Raises
     ------

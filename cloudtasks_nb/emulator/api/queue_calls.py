@@ -23,7 +23,7 @@ from cloudtasks_nb.emulator.model.queues import (
     configured,
     duration,
     from_v2,
-    is_tombstone,
+    is_tombstone_ttl,
     to_v2,
     updated,
 )
@@ -136,7 +136,7 @@ class QueueCalls(Service):
         # --task-tombstone allows a default outside of the limits of a queue's own value. Clients receive the default
         # with the queue, and send it back when they update the queue.
         default = self._engine.settings.task_tombstone
-        if duration(queue.tombstone_ttl) == default and not is_tombstone(default):
+        if duration(queue.tombstone_ttl) == default and not is_tombstone_ttl(default):
             queue.ClearField("tombstone_ttl")
         return queue
 

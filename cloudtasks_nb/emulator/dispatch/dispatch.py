@@ -1,4 +1,4 @@
-"""Decides when each task is sent: rate and concurrency limits, due times, deadlines, unreachable targets."""
+"""Send each task when it is due and the limits of its queue allow it, and record the result of each attempt."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = ["Dispatcher", "TokenBucket"]
 
-# The most due entries that are read, and tasks that are sent, before other callbacks of the event loop run. Both are
-# small, because these callbacks free the connections of finished attempts, and a task without a free connection opens a
-# new one, which costs more than all the rest: with hundreds at once the emulator did nothing but connect for seconds.
+# Limits of the due entries that are read, and of the tasks that are sent, before other callbacks of the event loop run.
+# Those callbacks free the connections of finished attempts. A task that finds no free connection opens a new one, which
+# costs more than the rest of an attempt: with larger limits the emulator spent seconds opening hundreds of connections.
 _READ_AT_ONCE = 200
 _SENT_AT_ONCE = 10
 # A queue with this many tasks for unreachable targets reads no more entries, so tasks for other targets wait too.
 _MAX_HELD = 1000
 _GATEWAY_TIMEOUT = 504
-# Fractions are added when the bucket is refilled, and their rounded sum may be 0.9999999 in place of a token.
-_WHOLE = 1.0 - 1e-9
+# A bucket is refilled by fractions of a token, and the sum of those that make one token may be rounded to 0.9999999.
+_ONE_TOKEN = 1.0 - 1e-9
 
 
 class TokenBucket:
@@ -64,7 +64,7 @@ class TokenBucket:
     def take(self, now: int) -> bool:
         """Take a token if there is one."""
         self._fill(now)
-        if self._tokens < _WHOLE:
+        if self._tokens < _ONE_TOKEN:
             return False
         self._tokens = max(self._tokens - 1.0, 0.0)
         return True
@@ -76,7 +76,7 @@ class TokenBucket:
     def wait(self, now: int) -> int:
         """Return the microseconds until the next token; 0 if there is one."""
         self._fill(now)
-        if self._tokens >= _WHOLE:
+        if self._tokens >= _ONE_TOKEN:
             return 0
         return max(1, round((1.0 - self._tokens) / self._rate * SECOND))
 
@@ -99,17 +99,19 @@ class _QueueDispatch:
     held: dict[str, dict[int, str]] = field(default_factory=dict)  # unreachable address -> number and id of tasks
 
     def is_full(self, live: dict[str, int]) -> bool:
-        """Return whether too many of the live tasks wait for unreachable targets."""
-        return self._held_count() >= _MAX_HELD and self.count_held(live) >= _MAX_HELD
+        """Return whether too many tasks wait for unreachable targets; `live` has the number of each task by its id."""
+        if self._held_count() < _MAX_HELD:
+            return False
+        self.drop_deleted(live)
+        return self._held_count() >= _MAX_HELD
 
-    def count_held(self, live: dict[str, int]) -> int:
-        """Drop held tasks that have been deleted or purged, and return how many are left."""
+    def drop_deleted(self, live: dict[str, int]) -> None:
+        """Forget the held tasks that have been deleted or purged."""
         self.held = {
             address: kept
             for address, tasks in self.held.items()
             if (kept := {number: task for number, task in tasks.items() if live.get(task) == number})
         }
-        return self._held_count()
 
     def _held_count(self) -> int:
         return sum(map(len, self.held.values()))
@@ -122,7 +124,7 @@ class _Attempt:
     claim: Claim
     call: HttpCall
     subject: LogSubject
-    before: Attempts  # the counts before this attempt
+    before: Attempts  # the task's attempts before this one
     called_at: int | None  # when RunTask was called; None for a regular dispatch
     deadline: asyncio.Timeout | None = None
 
@@ -190,13 +192,14 @@ class Dispatcher:
 
     def unreachable(self) -> list[dict[str, object]]:
         """Return the targets that are not listening, with the queues and the numbers of tasks that wait for them."""
-        queues = self._store.contents.by_number
-        return [
-            {"address": address, "queue": queues[q].name, "tasks": len(tasks)}
-            for q, state in self._queues.items()
-            if q in queues and state.count_held(queues[q].live)
-            for address, tasks in state.held.items()
-        ]
+        found: list[dict[str, object]] = []
+        for q, state in self._queues.items():
+            queue = self._store.contents.by_number.get(q)
+            if queue is not None:
+                state.drop_deleted(queue.live)
+                for address, tasks in state.held.items():
+                    found.append({"address": address, "queue": queue.name, "tasks": len(tasks)})
+        return found
 
     async def abort(self, *, hold: bool = False) -> None:
         """Cancel all attempts, record no results and clear the state; with `hold` nothing is sent until `release`."""
@@ -256,7 +259,7 @@ class Dispatcher:
 
     def _dispatch_queue(self, queue: QueueState) -> None:
         if self._closed or not self._released.is_set() or self._store.current(queue) is not queue:
-            return  # held, deleted, or rebuilt after a failed commit
+            return  # nothing is sent now, or the queue was deleted or is loaded anew after a failed commit
         state = self._queue_dispatch(queue)
         if state.timer:
             state.timer.cancel()
@@ -267,7 +270,7 @@ class Dispatcher:
                 state.timer = self._loop.call_later(delay / SECOND, self._dispatch_queue, queue)
 
     def _dispatch_due(self, queue: QueueState, state: _QueueDispatch) -> int | None:
-        """Send tasks, and return the microseconds until more can be sent; None: after the next `wake`."""
+        """Send due tasks; return the microseconds until more can be sent, None if that needs a `wake`."""
         now, sent_before = self._clock.now(), queue.in_flight
         for _ in range(_READ_AT_ONCE):
             if queue.in_flight - sent_before >= _SENT_AT_ONCE:
@@ -313,11 +316,12 @@ class Dispatcher:
     async def _run(self, attempt: _Attempt) -> None:
         call = attempt.call
         waits = self._settings.wait_for_loopback and is_loopback(call.address)
+        # A task that waits for its target was not dispatched, so the entry is logged only after the connection is made.
         if not waits:
-            self._log_dispatch(attempt)
+            self._log_dispatched(attempt)
         try:
             async with asyncio.timeout(call.deadline / SECOND) as attempt.deadline:
-                result = await self._deliverer.send(call, (lambda: self._log_dispatch(attempt)) if waits else None)
+                result = await self._deliverer.send(call, (lambda: self._log_dispatched(attempt)) if waits else None)
         except TimeoutError:
             result = AttemptResult(http_status=NO_ANSWER if call.app_engine else _GATEWAY_TIMEOUT, timed_out=True)
         except NotListeningError:
@@ -327,7 +331,7 @@ class Dispatcher:
             result = AttemptResult(http_status=NO_ANSWER)
         self._finish(attempt, result)
 
-    def _log_dispatch(self, attempt: _Attempt) -> None:
+    def _log_dispatched(self, attempt: _Attempt) -> None:
         if attempt.subject.ratio:
             self._store.log.dispatched(attempt.subject, attempt.claim.attempts, self._clock.now())
             self.changed()

@@ -1,4 +1,4 @@
-"""The newest finished tasks with all their attempts, in memory, for the endpoint ``/admin/history``."""
+"""Keep the newest finished tasks with their attempts in memory, for the endpoint ``/admin/history``."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from cloudtasks_nb.emulator.store.state import Claim
 
 __all__ = ["History", "instant_text"]
 
-_FINISHED = 5000
-_OPEN = 5000
-_ATTEMPTS = 100
-_BODY = 10_000  # bytes; longer ones are not kept
+_MAX_FINISHED = 5000  # tasks
+_MAX_RETRIED = 5000  # tasks that failed and will be tried again
+_MAX_ATTEMPTS = 100  # for each task
+_MAX_BODY = 10_000  # bytes; longer bodies are not kept
 
 
 @dataclass(slots=True)
 class History:
     """The attempts of finished tasks and of tasks that are still being retried."""
 
-    _finished: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_FINISHED))
-    _open: OrderedDict[tuple[int, int], deque[dict[str, Any]]] = field(default_factory=OrderedDict)
+    _finished: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_MAX_FINISHED))
+    _retried: OrderedDict[tuple[int, int], deque[dict[str, Any]]] = field(default_factory=OrderedDict)
 
     def record(self, claim: Claim, call: HttpCall, attempts: Attempts, *, gone: bool) -> None:
-        """Record an attempt that ended; `gone` says that the task has left the queue after it."""
+        """Record an attempt that ended; `gone` is whether the task left the queue after it."""
         key = (claim.queue.q, claim.task.number)
-        tried = self._open.pop(key, None) or deque(maxlen=_ATTEMPTS)
+        tried = self._retried.pop(key, None) or deque(maxlen=_MAX_ATTEMPTS)
         tried.append(
             {
                 "dispatched": instant_text(attempts.dispatched),
@@ -41,13 +41,13 @@ class History:
                 "method": call.method,
                 "url": call.url,
                 "headers": call.headers,
-                "body": call.body if len(call.body) <= _BODY else None,
+                "body": call.body if len(call.body) <= _MAX_BODY else None,
             }
         )
         if not gone:
-            self._open[key] = tried
-            if len(self._open) > _OPEN:
-                self._open.popitem(last=False)
+            self._retried[key] = tried
+            if len(self._retried) > _MAX_RETRIED:
+                self._retried.popitem(last=False)
             return
         self._finished.append(
             {
@@ -62,7 +62,7 @@ class History:
     def clear(self) -> None:
         """Remove everything."""
         self._finished.clear()
-        self._open.clear()
+        self._retried.clear()
 
     def newest(self, queue: str, limit: int, *, bodies: bool) -> list[dict[str, Any]]:
         """Return finished tasks, the newest first.
@@ -76,8 +76,9 @@ class History:
         bodies : bool
             Whether to show the bodies that were sent, as text.
         """
-        names = ((task, task["queue"]) for task in reversed(self._finished))
-        found = [task for task, name in names if queue in {"", name, name.rpartition("/")[2]}]
+        found = [
+            task for task in reversed(self._finished) if queue in ("", task["queue"], task["queue"].rpartition("/")[2])
+        ]
         return [
             task | {"attempts": [_as_json(attempt, bodies=bodies) for attempt in task["attempts"]]}
             for task in found[:limit]

@@ -1,4 +1,4 @@
-"""Targets on this machine that refuse connections: their tasks wait, and each target is probed once a second."""
+"""Keep the addresses on this machine that refuse connections, and probe each once a second until it accepts one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class UnreachableTargets:
     Parameters
     ----------
     reachable : callable
-        Called with an address that accepts connections again.
+        Called with each address that accepts connections again.
     """
 
     def __init__(self, reachable: Callable[[str], None]) -> None:

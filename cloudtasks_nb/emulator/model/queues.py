@@ -1,4 +1,4 @@
-"""Queue configurations: defaults, limits, update masks, and the two API versions of one queue.
+"""Check queue configurations, fill in their defaults, apply update masks, and convert between the two API versions.
 
 A queue is kept as its v2beta3 message, which has everything that the v2 one has and more.
 """
@@ -29,7 +29,7 @@ __all__ = [
     "configured",
     "duration",
     "from_v2",
-    "is_tombstone",
+    "is_tombstone_ttl",
     "policy",
     "to_v2",
     "updated",
@@ -46,7 +46,7 @@ _MAX_HEADERS = 80 * 1024
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token: https://www.rfc-editor.org/rfc/rfc9110#name-tokens
 _MAX_DURATION = 315_576_000_000  # seconds; the largest valid `google.protobuf.Duration`
 _NANOS = 10**9
-_SHARED = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
+_IN_BOTH_VERSIONS = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
 _ONLY_IN_BETA = ("task_ttl", "tombstone_ttl")
 _BURST = "rate_limits.max_burst_size"
 _SETTINGS = (
@@ -115,19 +115,19 @@ def check_header_names(names: Iterable[str], field: str) -> None:
     Raises
     ------
     RefusedError
-        If a name is empty, or has a character that is none of a token.
+        If a name is empty, or has a character that a token cannot have.
     """
     for name in names:
         _refuse_if(_HEADER_NAME.fullmatch(name) is None, f'{field}: "{name}" is not the name of an HTTP header.')
 
 
-def is_tombstone(micros: int) -> bool:
+def is_tombstone_ttl(micros: int) -> bool:
     """Return whether a queue may keep the names of its tasks for this number of microseconds."""
     return HOUR <= micros <= 9 * DAY
 
 
 def policy(config: Any, base: RetryPolicy) -> RetryPolicy:
-    """Read a `RetryConfig`; missing values are those of `base`."""
+    """Read a `RetryConfig`; what it lacks is taken from `base`."""
     return RetryPolicy(
         max_attempts=config.max_attempts or base.max_attempts,
         max_retry_duration=(
@@ -196,9 +196,10 @@ def configured(given: Any) -> Any:
     for field in _SETTINGS:
         if given.HasField(field):
             getattr(queue, field).CopyFrom(getattr(given, field))
+    # Only here and where the mask names the whole config: an update of this field alone can set it to 0.
     if not queue.retry_config.max_doublings:
         queue.retry_config.max_doublings = RetryPolicy().max_doublings
-    return _with_defaults(queue)
+    return _check_and_fill_in(queue)
 
 
 def updated(old: Any, given: Any, paths: Sequence[str], *, is_v2: bool = False) -> Any:
@@ -211,7 +212,7 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, is_v2: bool = False) 
     paths : sequence of str
         The mask's paths of v2beta3; none stands for all fields.
     is_v2 : bool
-        Whether `given` was a v2 queue; then settings that a v2 queue lacks, or has as output only, do not change.
+        Whether `given` was a v2 queue. Settings that v2 lacks, or returns but does not accept, then stay as they were.
 
     Raises
     ------
@@ -219,7 +220,7 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, is_v2: bool = False) 
         If a path or a setting is wrong.
     """
     if is_v2:
-        given = _with_beta_settings_of(old, given)
+        given = _keep_what_v2_cannot_set(old, given)
     if not paths:
         fresh = configured(given)
         fresh.name, fresh.state, fresh.type_ = old.name, old.state, old.type_
@@ -237,13 +238,14 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, is_v2: bool = False) 
     settings.MergeMessage(given, queue, replace_message_field=True, replace_repeated_field=True)
     rate_changed = queue.rate_limits.max_dispatches_per_second != old.rate_limits.max_dispatches_per_second
     if rate_changed and _BURST not in paths:
-        queue.rate_limits.max_burst_size = 0
+        queue.rate_limits.max_burst_size = 0  # derived from the new rate
     if "retry_config" in paths and not queue.retry_config.max_doublings:
         queue.retry_config.max_doublings = RetryPolicy().max_doublings
-    return _with_defaults(queue)
+    return _check_and_fill_in(queue)
 
 
-def _with_beta_settings_of(old: Any, given: Any) -> Any:
+def _keep_what_v2_cannot_set(old: Any, given: Any) -> Any:
+    """Return a queue that was given as v2 with the settings of the old one that v2 does not have."""
     queue = beta.Queue()
     queue.CopyFrom(given)
     for field in _ONLY_IN_BETA:
@@ -255,13 +257,14 @@ def _with_beta_settings_of(old: Any, given: Any) -> Any:
 
 
 def _copy(source: Any, target: Any) -> None:
-    for field in _SHARED:
+    for field in _IN_BOTH_VERSIONS:
         if source.HasField(field):
             getattr(target, field).MergeFromString(getattr(source, field).SerializeToString())
             getattr(target, field).SetInParent()
 
 
-def _with_defaults(queue: Any) -> Any:
+def _check_and_fill_in(queue: Any) -> Any:
+    """Check a queue, fill in the service's defaults, and return it."""
     _check(queue)
     limits, retry, default = queue.rate_limits, queue.retry_config, RetryPolicy()
     limits.max_dispatches_per_second = limits.max_dispatches_per_second or _DEFAULT_RATE
@@ -286,6 +289,7 @@ def _check(queue: Any) -> None:
     limits, retry, logging = queue.rate_limits, queue.retry_config, queue.stackdriver_logging_config
     rate, concurrent = limits.max_dispatches_per_second, limits.max_concurrent_dispatches
     _refuse_if(rate < 0, "RateLimits.maxDispatchesPerSecond cannot be negative.")
+    # Not `rate > _MAX_RATE`, which is false for NaN.
     _refuse_if(not rate <= _MAX_RATE, f"RateLimits.maxDispatchesPerSecond must be less than or equal to {_MAX_RATE}.")
     _refuse_if(concurrent < 0, "RateLimits.maxConcurrentDispatches cannot be negative.")
     _refuse_if(
@@ -331,7 +335,9 @@ def _check_lifetimes(queue: Any) -> None:
             not 10 * DAY <= duration(queue.task_ttl) <= 3650 * DAY, "Queue.taskTtl must be between [240h, 87600h]."
         )
     if queue.HasField("tombstone_ttl"):
-        _refuse_if(not is_tombstone(duration(queue.tombstone_ttl)), "Queue.tombstoneTtl must be between [1h, 216h].")
+        _refuse_if(
+            not is_tombstone_ttl(duration(queue.tombstone_ttl)), "Queue.tombstoneTtl must be between [1h, 216h]."
+        )
 
 
 def _refuse_if(wrong: bool, text: str) -> None:  # noqa: FBT001 - the condition is clear at each call

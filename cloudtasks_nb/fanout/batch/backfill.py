@@ -83,7 +83,7 @@ class Backfill:
             notify("; ".join(self._partitions.notes))
         batch = self._catalog.fan_out(self._request)
         outbox = self._catalog.outbox
-        asked = [moment.tz_convert("UTC").isoformat() for moment in self._partitions.asked]
+        asked = [moment.tz_convert("UTC").isoformat() for moment in self._partitions.requested]
         before = outbox.batches.settings(batch.id).get(ASKED, asked)
         outbox.batches.set_setting(batch.id, ASKED, [min(asked[0], before[0]), max(asked[1], before[1])])
         return batch

@@ -138,7 +138,7 @@ class PeriodStates:
         asked = self._outbox.batches.settings(self._batch).get(ASKED)
         if asked is not None:
             first, last = (pd.Timestamp(moment).tz_convert(self._tz) for moment in asked)
-            whole = replace(whole, asked=(first, last))
+            whole = replace(whole, requested=(first, last))
         holes = len(whole) - count
         between = [f"{holes:,} between them are not in this batch"] if holes else []
         return "; ".join([str(whole), *between, *whole.notes])

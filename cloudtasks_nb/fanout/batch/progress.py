@@ -24,7 +24,7 @@ PENDING = ("scheduled", "ready", "running", "retrying")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where the rows of a batch are. What is not known is None, never 0."""
+    """How many rows of a batch are in each state. What is not known is None, never 0."""
 
     total: int  #: rows of the batch
     unsent: int  #: safe in the outbox, not yet acknowledged by the service
@@ -37,7 +37,7 @@ class Progress:
     failed: int  #: the log has the last attempt, and none succeeded
     cancelled: int  #: deleted by `cancel()`
     gone: int  #: no longer in the queue, outcome unknown
-    settling: int = 0  #: not final: no longer in the queue, and the log entry that tells the outcome is awaited
+    settling: int = 0  #: not final: no longer in the queue, and the log entry with the outcome is awaited
     done_per_second: float | None = None  #: rows that were done or gave up a second, of late; None while paused
     eta: dt.datetime | None = None  #: when the last row is final at that rate
     sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when

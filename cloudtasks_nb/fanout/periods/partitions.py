@@ -1,8 +1,7 @@
-"""Cut a range of dates into whole periods without gaps, and cross them with other values: the rows of a backfill.
+"""Make the rows of a backfill: the whole periods of a range of dates, crossed with other values.
 
-A period starts where the clock of its time zone shows a boundary of its frequency, so that a day has 23 or 25 hours
-when the clock is changed. Boundaries depend on frequency and zone alone, never on the range: a longer range has the
-same ones.
+Periods start at boundaries in the local time of a zone, so that a day has 23 or 25 hours when the clock is changed. The
+boundaries depend on the frequency and the zone only: a longer range has the same ones.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ COLUMNS = ("start", "end", "partition")
 
 _SECOND, _MINUTE = dt.timedelta(seconds=1), dt.timedelta(minutes=1)
 _HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
-_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - on the wall, in whatever zone
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - local time, in any zone
 _YEAR, _QUARTER = 12, 3  # months
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-_SLACK = dt.timedelta(days=2)  # by so much a clock on the wall and the time since 1970 may disagree
-_YEARS = range(1700, 2200)  # what fits into the nanoseconds of older Timestamps, with room to round
-_MOST = 5_000_000  # partitions: more is a mistake in the frequency
-_MOST_ROWS = 10_000_000  # they are held in memory
+_MAX_OFFSET = dt.timedelta(days=2)  # more than the difference of any local time from UTC
+_YEARS = range(1700, 2200)  # Timestamps in nanoseconds hold these years, and the periods around them
+_MAX_PARTITIONS = 5_000_000  # more are a mistake in the frequency
+_MAX_ROWS = 10_000_000  # they are held in memory
 #: What pandas calls periods of months -> how many, and whether the anchor is the month in which they end.
 _OF_MONTHS = {
     "MS": (1, 0),
@@ -75,7 +74,7 @@ class Freq:
     """How long a period is, and where on the calendar it starts."""
 
     name: str  #: the same for the same periods: ``24h`` is ``D``, ``ME`` is ``MS``
-    step: dt.timedelta | None = None  #: on the wall's clock; None: `months`
+    step: dt.timedelta | None = None  #: length in local time; None if it is a number of months
     months: int = 0
     origin: dt.datetime = _EPOCH  #: a boundary, from which steps or months are counted
 
@@ -85,7 +84,7 @@ class Freq:
         return self.step is None or not self.step % _DAY
 
     def boundaries(self, first: dt.datetime, last: dt.datetime) -> list[dt.datetime]:
-        """Return the boundaries on the wall's clock, from before `first` to after `last`."""
+        """Return the boundaries in local time, from the last one not after `first` to the first one after `last`."""
         if self.step is not None:
             numbers = range((first - self.origin) // self.step, (last - self.origin) // self.step + 2)
             return [self.origin + self.step * number for number in numbers]
@@ -115,7 +114,7 @@ class Freq:
     def labels(self, starts: pd.DatetimeIndex) -> list[str]:
         """Return a short and unique name for each period, from where it starts."""
         if not self.dated:
-            return [_moment_label(moment, self.step or _DAY) for moment in starts.to_pydatetime().tolist()]
+            return [_time_label(moment, self.step or _DAY) for moment in starts.to_pydatetime().tolist()]
         return [self._date_label(moment) for moment in starts.to_pydatetime().tolist()]
 
     def _date_label(self, start: dt.datetime) -> str:
@@ -135,10 +134,10 @@ class Freq:
 class Partitions:
     """Periods in ascending order; each ends where the next one starts."""
 
-    bounds: pd.DatetimeIndex  #: where they start, and at last where the last one ends; in the zone
+    bounds: pd.DatetimeIndex  #: the start of each period and the end of the last one, in the zone
     freq: Freq
     tz: str
-    asked: tuple[pd.Timestamp, pd.Timestamp]  #: the range that they cover, in the zone
+    requested: tuple[pd.Timestamp, pd.Timestamp]  #: the range that the user asked for, in the zone
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -150,12 +149,12 @@ class Partitions:
 
     @property
     def notes(self) -> list[str]:
-        """Where they reach beyond the range that was asked for, and where less far than may be meant; in words."""
-        start, end = self.asked
+        """Notes for the user: where the periods reach beyond the requested range, or perhaps not far enough."""
+        start, end = self.requested
         found = []
         if self.bounds[0] < start:
             found.append(f"the first partition begins {_date_text(self.bounds[0])}, before {_date_text(start)}")
-        whole_day = end == _midnight(end)  # a date, then; for periods of hours still a moment
+        whole_day = end == _midnight(end)  # `end` was given as a date; for periods of hours it means its midnight
         reach = _midnight(end, days=1) if whole_day and self.freq.dated else end
         if self.bounds[-1] - reach > _MINUTE and (self.freq.dated or self.bounds[-2] != end):
             found.append(f"the last partition ends {_date_text(self.bounds[-1])}, after {_date_text(end)}")
@@ -178,13 +177,13 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
     Parameters
     ----------
     start, end : str, date, datetime or Timestamp
-        Times without a zone are meant in `tz`, others are converted to it.
+        Times without a zone are local times of `tz`; others are converted to it.
     freq : str or pandas offset
         ``D``, ``h``, ``15min``, ``W`` (from Sundays), ``W-MON``, ``MS``, ``QS``, ``YS``. ``ME``, ``QE`` and ``YE`` mean
         the same periods as ``MS``, ``QS`` and ``YS``. Multiples are counted from 1970 on.
     tz : str or tzinfo
-        On whose clock the periods start. A boundary that this clock jumps over moves to the first moment after; one
-        that it shows twice is the first of both, except that for periods of up to an hour both are.
+        The periods start at boundaries in its local time. A boundary that a change of the clock skips moves to the
+        end of the gap. If a change repeats a boundary, the first one counts; for periods of up to an hour both count.
 
     Raises
     ------
@@ -193,34 +192,36 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
     """
     # A zone is stored by its name, so any tzinfo is reduced to the zone of its name.
     periods, clock = parse_freq(freq), parse_zone(tz if isinstance(tz, dt.timezone) else str(tz))
-    first, last = _moment(start, "start", clock), _moment(end, "end", clock)
+    first, last = _end_of_range(start, "start", clock), _end_of_range(end, "end", clock)
     if last < first:
         raise InvalidInputError(
             f"end={str(end)!r} is before start={str(start)!r}", resource="end", hint="swap them: the older one is start"
         )
     _check_count(periods, first, last)
-    walls = periods.boundaries(_wall(first) - _SLACK, _wall(last) + _SLACK)
-    twice = periods.step is not None and periods.step <= _HOUR
-    moments = pd.DatetimeIndex(sorted(set(_instants(walls, clock, twice=twice)))).as_unit("us").tz_convert(clock)
+    local_times = periods.boundaries(_local_time(first) - _MAX_OFFSET, _local_time(last) + _MAX_OFFSET)
+    repeated = periods.step is not None and periods.step <= _HOUR
+    moments = (
+        pd.DatetimeIndex(sorted(set(_in_utc(local_times, clock, repeated=repeated)))).as_unit("us").tz_convert(clock)
+    )
     begin, stop = (int(place) for place in moments.searchsorted(pd.DatetimeIndex([first, last]), side="right"))
-    return Partitions(bounds=moments[begin - 1 : stop + 1], freq=periods, tz=str(clock), asked=(first, last))
+    return Partitions(bounds=moments[begin - 1 : stop + 1], freq=periods, tz=str(clock), requested=(first, last))
 
 
 def parse_freq(freq: Any) -> Freq:
-    """Read a frequency: what pandas takes, if its periods have no holes.
+    """Read a frequency of pandas whose periods follow each other without gaps.
 
     Raises
     ------
     InvalidInputError
-        If pandas does not know it, or it leaves days out.
+        If pandas does not know it, or its periods have gaps.
     """
     offset = _offset(freq)
     if offset.n < 1:
         raise InvalidInputError(f"freq={freq!r} does not go forward", resource="freq", hint=_FREQ_HINT)
     if isinstance(offset, offsets.Day):
-        return _even(freq, offset.n * 86_400 * 10**9)
+        return _of_fixed_length(freq, offset.n * 86_400 * 10**9)
     if isinstance(offset, offsets.Tick):
-        return _even(freq, offset.nanos)
+        return _of_fixed_length(freq, offset.nanos)
     kind, _, anchor = offset.freqstr.lstrip("0123456789").partition("-")
     if kind == "W" and anchor in _DAYS:
         to_first = (_DAYS.index(anchor) - _EPOCH.weekday()) % 7
@@ -229,9 +230,9 @@ def parse_freq(freq: Any) -> Freq:
         months, ends = _OF_MONTHS[kind]
         return _monthly(offset.n * months, (_MONTHS.index(anchor) if anchor else 0) + ends)
     raise InvalidInputError(
-        f"freq={freq!r} has no periods that follow each other without holes",
+        f"freq={freq!r} has gaps between its periods",
         resource="freq",
-        hint=f"{_FREQ_HINT}; for days of your own choice make a DataFrame of them and use queue.fan_out",
+        hint=f"{_FREQ_HINT}; for days of your own choice use queue.fan_out with a DataFrame of them",
     )
 
 
@@ -251,7 +252,7 @@ def _offset(freq: Any) -> Any:
     return offset
 
 
-def _even(freq: Any, nanoseconds: int) -> Freq:
+def _of_fixed_length(freq: Any, nanoseconds: int) -> Freq:
     seconds, rest = divmod(nanoseconds, 10**9)
     if rest:
         raise InvalidInputError(f"freq={freq!r} is not in whole seconds", resource="freq", hint=_FREQ_HINT)
@@ -269,22 +270,22 @@ def _monthly(months: int, first: int) -> Freq:
     return Freq(name=name if count == 1 else f"{count}{name}", months=months, origin=origin)
 
 
-def _moment(value: Any, name: str, tz: dt.tzinfo) -> pd.Timestamp:
-    """Read one end of the range."""
+def _end_of_range(value: Any, name: str, tz: dt.tzinfo) -> pd.Timestamp:
+    """Read the start or the end of the range."""
     moment: Any = pd.NaT
     if isinstance(value, (str, dt.date, np.datetime64)) and value not in ("now", "today"):
         try:
             moment = pd.Timestamp(value)
         except (ValueError, OverflowError) as error:
-            raise _no_time(value, name) from error
+            raise _not_a_time(value, name) from error
     if moment is pd.NaT or moment.year not in _YEARS:
-        raise _no_time(value, name)
+        raise _not_a_time(value, name)
     if moment.tzinfo is None:
-        (moment,) = _instants([moment.floor("us").to_pydatetime()], tz, twice=False)
+        (moment,) = _in_utc([moment.floor("us").to_pydatetime()], tz, repeated=False)
     return pd.Timestamp(moment).as_unit("us").tz_convert(tz)
 
 
-def _no_time(value: Any, name: str) -> InvalidInputError:
+def _not_a_time(value: Any, name: str) -> InvalidInputError:
     return InvalidInputError(
         f"{name}={value!r} is not a date or time between {_YEARS[0]} and {_YEARS[-1]}",
         resource=name,
@@ -294,33 +295,35 @@ def _no_time(value: Any, name: str) -> InvalidInputError:
 
 def _check_count(freq: Freq, first: pd.Timestamp, last: pd.Timestamp) -> None:
     step = freq.step or freq.months * 28 * _DAY
-    if (count := (last - first) // step) > _MOST:
+    if (count := (last - first) // step) > _MAX_PARTITIONS:
         raise InvalidInputError(
             f"from {_date_text(first)} to {_date_text(last)} there are {freq.counted(count)}",
             resource="freq",
-            hint=f"take a longer freq, or parts of the range one after the other; {_MOST:,} are possible at once",
+            hint=f"use a longer freq, or cut the range into parts of at most {_MAX_PARTITIONS:,} periods",
         )
 
 
-def _instants(walls: Iterable[dt.datetime], tz: dt.tzinfo, *, twice: bool) -> Iterable[dt.datetime]:
-    """Yield when the clock on the wall shows these times, in UTC; a time that it jumps over gives the jump's end.
+def _in_utc(local_times: Iterable[dt.datetime], tz: dt.tzinfo, *, repeated: bool) -> Iterable[dt.datetime]:
+    """Convert local times to UTC; a time that a change of the clock skips becomes the end of the gap.
+
+    A time that the change repeats is its first occurrence; with `repeated` both are yielded.
 
     pandas' own `tz_localize` is not used: its "shift_forward" gives a time an hour late where a clock jumps by a day
     (Apia, 2011) or by half an hour (Lord Howe).
     """
-    for wall in walls:
-        first = wall.replace(tzinfo=tz, fold=0).astimezone(dt.UTC)
-        second = wall.replace(tzinfo=tz, fold=1).astimezone(dt.UTC)
+    for local in local_times:
+        first = local.replace(tzinfo=tz, fold=0).astimezone(dt.UTC)
+        second = local.replace(tzinfo=tz, fold=1).astimezone(dt.UTC)
         if first > second:
-            yield _jump(second, first, tz)
+            yield _clock_change(second, first, tz)
             continue
         yield first
-        if twice:
+        if repeated:
             yield second
 
 
-def _jump(before: dt.datetime, after: dt.datetime, tz: dt.tzinfo) -> dt.datetime:
-    """Return the second in which the clock was put forward."""
+def _clock_change(before: dt.datetime, after: dt.datetime, tz: dt.tzinfo) -> dt.datetime:
+    """Return the second between two times in which the clock was put forward, by bisection."""
     offset = before.astimezone(tz).utcoffset()
     while after - before > _SECOND:
         middle = before + (after - before) // 2
@@ -331,9 +334,9 @@ def _jump(before: dt.datetime, after: dt.datetime, tz: dt.tzinfo) -> dt.datetime
     return after.replace(microsecond=0)
 
 
-def _wall(moment: pd.Timestamp) -> dt.datetime:
-    wall: dt.datetime = moment.tz_localize(None).to_pydatetime()
-    return wall
+def _local_time(moment: pd.Timestamp) -> dt.datetime:
+    local: dt.datetime = moment.tz_localize(None).to_pydatetime()
+    return local
 
 
 def _month(moment: dt.datetime) -> int:
@@ -341,11 +344,11 @@ def _month(moment: dt.datetime) -> int:
 
 
 def _first_of(month: int) -> dt.datetime:
-    return dt.datetime(month // _YEAR, month % _YEAR + 1, 1)  # noqa: DTZ001 - on the wall
+    return dt.datetime(month // _YEAR, month % _YEAR + 1, 1)  # noqa: DTZ001 - local time
 
 
-def _moment_label(moment: dt.datetime, step: dt.timedelta) -> str:
-    """Write a time as short as all of its like can be, with its offset: the clock may show it twice."""
+def _time_label(moment: dt.datetime, step: dt.timedelta) -> str:
+    """Return a time as short as the length of the periods allows, with its offset, as a local time may be repeated."""
     if step % _MINUTE or moment.second:
         return moment.isoformat(timespec="seconds")
     return moment.isoformat(timespec="minutes" if step % _HOUR or moment.minute else "hours")
@@ -354,7 +357,7 @@ def _moment_label(moment: dt.datetime, step: dt.timedelta) -> str:
 def _midnight(moment: pd.Timestamp, days: int = 0) -> pd.Timestamp:
     """Return the first moment of the day of a time, or of a later day."""
     tz: Any = moment.tzinfo
-    (found,) = _instants([dt.datetime.combine(moment.date() + days * _DAY, dt.time())], tz, twice=False)
+    (found,) = _in_utc([dt.datetime.combine(moment.date() + days * _DAY, dt.time())], tz, repeated=False)
     return pd.Timestamp(found).tz_convert(tz)
 
 
@@ -375,7 +378,7 @@ def cross(frame: pd.DataFrame, across: Any) -> pd.DataFrame:
     Raises
     ------
     InvalidInputError
-        If it is empty, has a value twice, or a column that is ours.
+        If `across` is empty, has a combination twice, or has a column that every backfill has.
     """
     if across is None:
         return frame
@@ -410,11 +413,11 @@ def _table(across: Any) -> pd.DataFrame:
 
 
 def _check_size(one: int, other: int) -> None:
-    if one * other > _MOST_ROWS:
+    if one * other > _MAX_ROWS:
         raise InvalidInputError(
-            f"{one:,} rows crossed with {other:,} are more than {_MOST_ROWS:,}",
+            f"{one:,} rows crossed with {other:,} are more than {_MAX_ROWS:,}",
             resource="across",
-            hint="take a part of the range, or of across, after the other: they become one batch",
+            hint="backfill parts of the range, or of across, one after the other: they become one batch",
         )
 
 

@@ -31,7 +31,7 @@ class Body(Protocol):
 
     @property
     def identity(self) -> Any:
-        """A JSON value that describes it and is the same when the same cell runs again."""
+        """A JSON value that describes this body; it is the same when the same cell runs again."""
         ...
 
     @property
@@ -40,7 +40,10 @@ class Body(Protocol):
         ...
 
     def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        """Return each row's body, and the bytes that represent it in the row's identity."""
+        """Return each row's body, and its canonical bytes, from which the row's identity is made.
+
+        Both lists are one object where they are equal, which saves their comparison and half of the work.
+        """
         ...
 
 
@@ -61,7 +64,7 @@ def compile_body(body: Any, method: str) -> Body:
         If it is none of these, or the method has no body.
     """
     if body is None:
-        return _Nothing() if method in _BODILESS else _Columns(columns=None)
+        return _Empty() if method in _BODILESS else _Columns(columns=None)
     check_has_body(method)
     if isinstance(body, Mapping):
         return _template(body)
@@ -107,7 +110,7 @@ def check_literal(body: Body, available: Collection[str]) -> None:
     name = body.text.literals[0] if isinstance(body, _Text) and not body.text.fields else ""
     if name and name in available:
         raise TemplateError(
-            f'body="{name}" is that word for every row, and "{name}" is a column',
+            f'body="{name}" sends the word "{name}" for every row, but "{name}" is a column',
             resource=name,
             hint=f'body=["{name}"] sends {{"{name}": its cell}}, body="{{{name}}}" the cell alone; '
             "if the word is meant, rename the column",
@@ -115,7 +118,7 @@ def check_literal(body: Body, available: Collection[str]) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Nothing:
+class _Empty:
     columns: tuple[str, ...] = ()
     identity: Any = ""
     json: bool = False
@@ -153,11 +156,11 @@ def _objects(names: tuple[str, ...], values: list[list[Any]], length: int) -> li
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Leaf:
-    """A text with columns somewhere in a JSON template."""
+class _Placeholder:
+    """A text of a JSON template that names columns."""
 
     text: Text
-    typed: bool  #: a lone column that keeps its type
+    typed: bool  #: whether it is one column and nothing else, which keeps its type
 
     def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
         if not self.typed:
@@ -172,22 +175,22 @@ class _Leaf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Json:
-    """A JSON template: its constant parts are written once, and the cells in between."""
+    """A JSON template: its constant parts are encoded once, and each row fills in its cells."""
 
     identity: Any
-    pattern: bytes  #: with ``%b`` for each of `leaves`
-    leaves: tuple[_Leaf, ...]
+    pattern: bytes  #: with ``%b`` for each of `placeholders`
+    placeholders: tuple[_Placeholder, ...]
     json: bool = True
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(name for leaf in self.leaves for name in leaf.text.columns)
+        return tuple(name for placeholder in self.placeholders for name in placeholder.text.columns)
 
     def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        if not self.leaves:
+        if not self.placeholders:
             bodies = [self.pattern % ()] * block.length
             return bodies, bodies
-        both = [leaf.render(block, problems) for leaf in self.leaves]
+        both = [placeholder.render(block, problems) for placeholder in self.placeholders]
         bodies = [self.pattern % row for row in zip(*(cells for cells, _ in both), strict=True)]
         if all(cells is canonical for cells, canonical in both):
             return bodies, bodies
@@ -195,33 +198,33 @@ class _Json:
 
 
 def _template(body: Any) -> _Json:
-    leaves: list[_Leaf] = []
+    placeholders: list[_Placeholder] = []
     try:
-        return _Json(identity=plain(body), pattern=_pattern(body, leaves), leaves=tuple(leaves))
+        return _Json(identity=plain(body), pattern=_pattern(body, placeholders), placeholders=tuple(placeholders))
     except NotSerializableError as error:
         raise NotSerializableError(f"body: {error.message}", resource=error.resource, hint=error.hint) from error
 
 
-def _pattern(node: Any, leaves: list[_Leaf]) -> bytes:
-    """Return a part of the template as bytes with ``%b`` for each text with columns, which is added to `leaves`."""
+def _pattern(node: Any, placeholders: list[_Placeholder]) -> bytes:
+    """Return a part of the template as bytes, with ``%b`` for each text with columns; add these to `placeholders`."""
     if isinstance(node, str):
-        return _text_pattern(node, leaves, typed=True)
+        return _text_pattern(node, placeholders, typed=True)
     if isinstance(node, Mapping):
         pairs = [
-            _text_pattern(json_text(plain(key)), leaves, typed=False) + b":" + _pattern(value, leaves)
+            _text_pattern(json_text(plain(key)), placeholders, typed=False) + b":" + _pattern(value, placeholders)
             for key, value in node.items()
         ]
         return b"{" + b",".join(pairs) + b"}"
     if isinstance(node, (list, tuple)):
-        return b"[" + b",".join(_pattern(item, leaves) for item in node) + b"]"
+        return b"[" + b",".join(_pattern(item, placeholders) for item in node) + b"]"
     return to_json(node).replace(b"%", b"%%")
 
 
-def _text_pattern(source: str, leaves: list[_Leaf], *, typed: bool) -> bytes:
+def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool) -> bytes:
     text = parse(source, "body")
     if not text.fields:
         return _dumps(text.literals[0]).replace(b"%", b"%%")
-    leaves.append(_Leaf(text=text, typed=typed and text.lone is not None))
+    placeholders.append(_Placeholder(text=text, typed=typed and text.lone is not None))
     return b"%b"
 
 

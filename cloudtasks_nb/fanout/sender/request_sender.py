@@ -29,9 +29,10 @@ from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
 
 __all__ = ["RequestSender"]
 
-#: Seconds for which the name of a deleted task cannot be used again; the service documents about an hour.
-_SAFE = 50 * 60.0
-_SKEW = 60.0  # seconds that a clock may be set back
+#: Seconds for which a request may be repeated without creating a task twice: the name of a task that was deleted cannot
+#: be used again for about an hour, as the service documents.
+_REPEATABLE = 50 * 60.0
+_MAX_CLOCK_STEP = 60.0  # seconds that a clock may be set back
 _SINGLES = 64  # calls of CreateTask and GetTask in flight, in all and for one request
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
 _OPERATION_TIMEOUT = 120.0  # seconds
@@ -48,7 +49,7 @@ _ENDED = (int(_State.SUCCEEDED), int(_State.PARTIALLY_SUCCEEDED))
 _REFUSED = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
 
 #: Codes of GetTask after which it is not known whether the task ever existed.
-_NOT_THERE = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "UNIMPLEMENTED"})
+_UNKNOWN_TASK = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "UNIMPLEMENTED"})
 
 _FATAL: dict[str, type[CloudTasksError]] = {
     "NOT_FOUND": NotFoundError,
@@ -91,10 +92,10 @@ class _Results:
     sent: list[int] = field(default_factory=list)
     already: int = 0
     rejected: dict[int, str] = field(default_factory=dict)
-    again: list[int] = field(default_factory=list)
+    again: list[int] = field(default_factory=list)  #: to be sent in a new request
     cancelled: list[int] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
-    unclear: bool = False  #: the result of some rows is not known
+    unclear: bool = False  #: some rows may have been created: the same request has to be sent again
 
     def ack(self, seq: int) -> Ack | None:
         """Return the results as an `Ack` for the outbox; None if the same request has to be sent again."""
@@ -110,9 +111,9 @@ class _Results:
             gone=sorted(self.gone),
         )
 
-    def leave(self, refs: Iterable[int], *, ours: bool) -> None:
-        """Leave rows for the next sending: in the same request if they may have been created, else in a new one."""
-        if ours:
+    def postpone(self, refs: Iterable[int], *, maybe_created: bool) -> None:
+        """Send rows another time: in the same request if the service may have created them, else in a new one."""
+        if maybe_created:
             self.unclear = True
         else:
             self.again += refs
@@ -128,7 +129,7 @@ class RequestSender:
     stop : StopSignal
         Set by an error that retrying cannot fix.
     in_flight : int
-        Batch calls at the same time, at most.
+        The largest number of batch calls at the same time.
     """
 
     def __init__(
@@ -165,31 +166,31 @@ class RequestSender:
             if self._batching:
                 await self._in_one_call(piece, encoder, results)
             else:
-                await self._one_by_one(piece, encoder, results, ours=piece.tried)
+                await self._one_by_one(piece, encoder, results, maybe_created=piece.tried)
         return results.ack(request.seq)
 
     async def _in_one_call(self, request: Request, encoder: CreateEncoder, results: _Results) -> None:
         key = request_id(self._batch, request.seq, request.tasks)
         reply = await self._batches.call(
-            "BatchCreateTasks", encoder.batch(request.tasks, request.wire, key), self._wanted(request)
+            "BatchCreateTasks", encoder.batch(request.tasks, request.wire, key), self._may_send(request)
         )
-        ours = request.tried or reply.unclear
+        maybe_created = request.tried or reply.unclear
         if reply.data is not None:
             failed = await self._wait_for(_Operation.parse(reply.data), len(request.refs))
             if failed is None:
-                await self._one_by_one(request, encoder, results, ours=True)
+                await self._one_by_one(request, encoder, results, maybe_created=True)
             else:
-                await self._read_failures(request, failed, results, ours=ours)
+                await self._read_failures(request, failed, results, maybe_created=maybe_created)
         elif reply.error is None:
-            await self._unwanted(request, results, unclear=reply.unclear)
+            await self._resolve_unsent(request, results, unclear=reply.unclear)
         elif reply.error.code == "UNIMPLEMENTED":
             self._batching = False
-            await self._one_by_one(request, encoder, results, ours=ours)
+            await self._one_by_one(request, encoder, results, maybe_created=maybe_created)
         elif reply.error.code in _REFUSED:
             # A single bad task causes this; separate calls find out which one it is.
-            await self._one_by_one(request, encoder, results, ours=ours)
+            await self._one_by_one(request, encoder, results, maybe_created=maybe_created)
         else:
-            self._give_up(request.refs, reply.error, results, ours=ours)
+            self._give_up(request.refs, reply.error, results, maybe_created=maybe_created)
 
     async def _wait_for(self, operation: _Operation, rows: int) -> Mapping[int, tuple[str, str]] | None:
         """Wait for an operation; return code and text of the rows that failed, None if it does not name them."""
@@ -206,24 +207,26 @@ class RequestSender:
         return operation.failed if operation.covers(rows) else None
 
     async def _read_failures(
-        self, request: Request, failed: Mapping[int, tuple[str, str]], results: _Results, *, ours: bool
+        self, request: Request, failed: Mapping[int, tuple[str, str]], results: _Results, *, maybe_created: bool
     ) -> None:
-        trouble = None
+        transient = None
         for index, ref in enumerate(request.refs):
             if index not in failed:
                 results.sent.append(ref)
             else:
-                trouble = self._read_failure(ref, *failed[index], results, ours=ours) or trouble
-        if trouble is None:
+                transient = self._read_failure(ref, *failed[index], results, maybe_created=maybe_created) or transient
+        if transient is None:
             self._batches.reset_backoff()
         else:
-            await self._batches.back_off(trouble)
+            await self._batches.back_off(transient)
 
-    def _read_failure(self, ref: int, code: str, text: str, results: _Results, *, ours: bool) -> CloudTasksError | None:
+    def _read_failure(
+        self, ref: int, code: str, text: str, results: _Results, *, maybe_created: bool
+    ) -> CloudTasksError | None:
         """Note the result of a failed row; return the error if the row should be sent again after a pause."""
         if code == "ALREADY_EXISTS":
             results.sent.append(ref)
-            results.already += not ours
+            results.already += not maybe_created  # somebody else created it
             return None
         if code in _REFUSED:
             results.rejected[ref] = text if text.startswith(code) else f"{code}: {text}"
@@ -238,47 +241,49 @@ class RequestSender:
         )
         return None
 
-    async def _one_by_one(self, request: Request, encoder: CreateEncoder, results: _Results, *, ours: bool) -> None:
+    async def _one_by_one(
+        self, request: Request, encoder: CreateEncoder, results: _Results, *, maybe_created: bool
+    ) -> None:
         """Create each task with a call of its own."""
-        todo, left = deque(range(len(request.refs))), []
-        wanted = self._wanted(request)
+        todo, unsent = deque(range(len(request.refs))), []
+        may_send = self._may_send(request)
 
         async def work() -> None:
             while todo:
                 index = todo.popleft()
                 reply = await self._singles.call(
-                    "CreateTask", encoder.create(request.tasks[index], request.wire[index]), wanted
+                    "CreateTask", encoder.create(request.tasks[index], request.wire[index]), may_send
                 )
-                ref, mine = request.refs[index], ours or reply.unclear
+                ref, uncertain = request.refs[index], maybe_created or reply.unclear
                 if reply.data is not None:
                     results.sent.append(ref)
                 elif reply.error is None:
-                    left.append((index, mine))
+                    unsent.append((index, uncertain))
                 elif reply.error.code in _REFUSED or reply.error.code == "ALREADY_EXISTS":
-                    self._read_failure(ref, reply.error.code, reply.error.message, results, ours=mine)
+                    self._read_failure(ref, reply.error.code, reply.error.message, results, maybe_created=uncertain)
                 else:
-                    self._give_up([ref], reply.error, results, ours=mine)
+                    self._give_up([ref], reply.error, results, maybe_created=uncertain)
 
         await _gather(work() for _ in range(min(_SINGLES, len(todo))))
         for unclear in (False, True):
-            if chosen := [index for index, mine in left if mine is unclear]:
-                await self._unwanted(_only(request, chosen), results, unclear=unclear)
+            if chosen := [index for index, uncertain in unsent if uncertain is unclear]:
+                await self._resolve_unsent(_only(request, chosen), results, unclear=unclear)
 
-    def _give_up(self, refs: Iterable[int], error: CloudTasksError, results: _Results, *, ours: bool) -> None:
+    def _give_up(self, refs: Iterable[int], error: CloudTasksError, results: _Results, *, maybe_created: bool) -> None:
         """End the sending after an error that does not concern a single row."""
-        results.leave(refs, ours=ours)
+        results.postpone(refs, maybe_created=maybe_created)
         self._stop.set(error)
 
-    async def _unwanted(self, request: Request, results: _Results, *, unclear: bool) -> None:
-        """Note the rows of a call that was not made: the sending ends, the rows were cancelled, or it is too late."""
+    async def _resolve_unsent(self, request: Request, results: _Results, *, unclear: bool) -> None:
+        """Find out the result of rows whose call was not made: sending ends, they are cancelled, or it is too late."""
         if self._stop.is_set:
-            results.leave(request.refs, ours=request.tried or unclear)
+            results.postpone(request.refs, maybe_created=request.tried or unclear)
         else:
             await self._check_created(request, results, unclear=unclear)
 
     async def _check_created(self, request: Request, results: _Results, *, unclear: bool) -> None:
         """Find out whether rows that were cancelled, or may have been sent long ago, were created."""
-        void = self._void(request)
+        is_cancelled = self._is_cancelled(request)
         if not (request.tried or unclear):
             results.cancelled += request.refs
             return
@@ -290,37 +295,39 @@ class RequestSender:
             if reply.data is not None:
                 results.sent.append(ref)
             elif reply.error is None:
-                results.leave([ref], ours=True)
-            elif reply.error.code in _NOT_THERE:
+                results.postpone([ref], maybe_created=True)
+            elif reply.error.code in _UNKNOWN_TASK:
                 missing.append((ref, task))
             else:
-                self._give_up([ref], reply.error, results, ours=True)
+                self._give_up([ref], reply.error, results, maybe_created=True)
 
         await _gather(get(ref, task) for ref, task in zip(request.refs, request.tasks, strict=True))
         known: Mapping[str, bool | None] = {}
         if missing and not results.unclear:
             known = await self._observer.were_created([task for _, task in missing])
         for ref, task in missing:
-            existed = known.get(task)
-            if existed:
+            was_created = known.get(task)
+            if was_created:
                 results.sent.append(ref)
-            elif existed is None:
+            elif was_created is None:
                 results.gone.append(ref)
             else:
-                (results.cancelled if void else results.again).append(ref)
+                (results.cancelled if is_cancelled else results.again).append(ref)
 
-    def _void(self, request: Request) -> bool:
+    def _is_cancelled(self, request: Request) -> bool:
         return self._outbox.requests.void_until(self._batch) >= request.seq
 
-    def _wanted(self, request: Request) -> Callable[[bool], bool]:
-        """Return a function to call before each try: it returns whether the request may be sent."""
+    def _may_send(self, request: Request) -> Callable[[bool], bool]:
+        """Return a function that is called before each try and returns whether the request may be sent."""
 
-        def wanted(unclear: bool) -> bool:  # noqa: FBT001 - its only argument
-            if self._void(request):
+        def may_send(unclear: bool) -> bool:  # noqa: FBT001 - its only argument
+            if self._is_cancelled(request):
                 return False
-            return not (unclear or request.tried) or -_SKEW <= self._clock.now() - request.started <= _SAFE
+            return (
+                not (unclear or request.tried) or -_MAX_CLOCK_STEP <= self._clock.now() - request.started <= _REPEATABLE
+            )
 
-        return wanted
+        return may_send
 
 
 def _only(request: Request, indexes: Sequence[int]) -> Request:

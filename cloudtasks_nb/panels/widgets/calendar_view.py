@@ -15,15 +15,17 @@ __all__ = ["CalendarView"]
 
 
 class CalendarView(anywidget.AnyWidget):
-    """Shows the HTML of a `Calendar` with buttons. Its methods may be called from any thread.
+    """Shows the HTML of a `Calendar` whose squares are buttons. Its methods may be called from any thread.
 
     Parameters
     ----------
     changed : callable
-        Called when other periods are selected.
+        Called when the selection has changed.
 
     Attributes
     ----------
+    html : str
+        What is shown: `Calendar.html(buttons=True)`.
     picked : list of str
         Keys of the selected squares.
     """
@@ -51,12 +53,12 @@ class CalendarView(anywidget.AnyWidget):
         """Select these squares and no others."""
         wanted = list(keys)
         if wanted != self.picked:
-            self._take(self._picked["n"] + 1, wanted)
+            self._apply(self._picked["n"] + 1, wanted)
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        self._take(content["n"], content["keys"])
+        self._apply(content["n"], content["keys"])
 
-    def _take(self, number: int, keys: list[str]) -> None:
+    def _apply(self, number: int, keys: list[str]) -> None:
         with self._lock:
             if number <= self._picked["n"]:
                 return

@@ -1,5 +1,5 @@
 // The table of the panels. Python holds the rows and sends one page of text cells (`_page`) and the counts around it
-// (`_tally`); this file draws them, and owns what Python never decides: which rows are selected, which one is active,
+// (`_summary`); this file draws them, and owns what Python never decides: which rows are selected, which one is active,
 // and where the page is scrolled to. Text from outside only ever becomes `textContent` or an attribute.
 
 const number = new Intl.NumberFormat("en-US");
@@ -121,7 +121,7 @@ class TableView {
   }
 
   listen(setVisible) {
-    this.endChanges = onChanges(this.model, ["_page", "_tally", "_selection"], () => this.draw());
+    this.endChanges = onChanges(this.model, ["_page", "_summary", "_selection"], () => this.draw());
     this.listening = new AbortController();
     keepKeys(this.root, this.listening.signal);
     this.root.addEventListener("keydown", (event) => this.keydown(event));
@@ -143,14 +143,14 @@ class TableView {
 
   draw() {
     const page = (this.page = this.model.get("_page"));
-    this.tally = this.model.get("_tally");
+    this.summary = this.model.get("_summary");
     this.selection = new Selection(this.model.get("_selection"));
     const moved = page.moves !== this.moves;
     if (moved) this.waiting = false;
     const focused = this.body.contains(this.root.getRootNode().activeElement);
     const anchor = moved ? null : this.anchor();
     const first = !this.rows.length;
-    this.rows = page.rows.map(([key, cells, inBase]) => ({ key, cells, inBase, knownBase: this.tally.base }));
+    this.rows = page.rows.map(([key, cells, inBase]) => ({ key, cells, inBase, knownBase: this.summary.base }));
     this.drawHead();
     this.drawRows();
     this.keepActive(moved || first, focused);
@@ -160,12 +160,12 @@ class TableView {
     else if (anchor) this.scroller.scrollTop += anchor.tr.offsetTop - anchor.top;
     this.moves = page.moves;
     this.markSettled();
-    this.root.dataset.rev = this.tally.rev; // last: a test that waits for it finds everything drawn
+    this.root.dataset.rev = this.summary.rev; // last: a test that waits for it finds everything drawn
   }
 
   /** Whether Python has answered everything that was done here. */
   markSettled() {
-    this.root.dataset.settled = !this.waiting && this.tally.n === this.selection.n;
+    this.root.dataset.settled = !this.waiting && this.summary.n === this.selection.n;
   }
 
   /** The first row in view that stays, and where it stands. */
@@ -186,7 +186,7 @@ class TableView {
     }
     this.grid.setAttribute("aria-rowcount", this.page.matching + 1);
     this.grid.setAttribute("aria-busy", this.waiting);
-    setText(this.alert, this.tally.alert);
+    setText(this.alert, this.summary.alert);
   }
 
   drawRows() {
@@ -240,7 +240,7 @@ class TableView {
     const here = this.rows.filter((row) => this.selection.has(row)).length;
     this.all.setAttribute("aria-checked", here === 0 ? "false" : here === this.rows.length ? "true" : "mixed");
     const count = this.count();
-    const hidden = this.tally.n === this.selection.n ? this.tally.hidden : 0;
+    const hidden = this.summary.n === this.selection.n ? this.summary.hidden : 0;
     const words = hidden ? `, ${number.format(hidden)} of them hidden by the filter` : "";
     setText(this.status, count ? `${number.format(count)} selected${words}` : "None selected");
     setText(this.selectAll, `Select all ${number.format(matching)}${filtering ? " that match" : ""}`);
@@ -291,7 +291,7 @@ class TableView {
 
   count() {
     const { n, count } = this.ahead ?? {};
-    return n === this.selection.n && this.tally.n !== n ? count : this.tally.selected;
+    return n === this.selection.n && this.summary.n !== n ? count : this.summary.selected;
   }
 
   /** Set the selection; `count` is how many that are, until Python has counted. */

@@ -1,4 +1,4 @@
-"""The table of the panels: rows by key, one page of them in the browser."""
+"""Show rows by key in a table of which the browser has one page."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Table(anywidget.AnyWidget):
     it.
 
     Set callbacks as attributes. They run in the thread that caused them, or in the one that is calling back at that
-    moment. Their exceptions go to `on_error`; without one the table itself shows them, until that callback works again
-    or something else is done in the table.
+    moment. Their exceptions go to `on_error`. Without `on_error` the table shows the exception, until the callback
+    succeeds or the user does something else in the table.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Table(anywidget.AnyWidget):
     # Sent with `send_state`, but never set: a trait that one thread sets while another one handles a message of the
     # browser could be held back with the changes of that message, and be lost.
     _page = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[0])  # noqa: SLF001 - its own class
-    _tally = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[1])  # noqa: SLF001 - its own class
+    _summary = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[1])  # noqa: SLF001 - its own class
     _selection = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._selected.state)  # noqa: SLF001 - its own class
     visible = traitlets.Bool(False).tag(sync=True)
 
@@ -94,20 +94,20 @@ class Table(anywidget.AnyWidget):
         self._columns = tuple(columns)
         self._page_size = page_size
         self._label = label
-        self._nothing = empty or f"No {label}"
+        self._empty_text = empty or f"No {label}"
         self._empty = "Not loaded yet"
         self._tz = tz
         self._lock = threading.RLock()
         self._rows = Rows(self._columns, key)
         self._query = Query()
-        self._filters = 0  # number of filters so far: a selection of "all that match" names its filter
+        self._filters = 0  # number of filters so far: a selection of "all that match" refers to its filter by number
         self._order: Places = self._rows.order(self._query)
-        self._number = 0  # of the page, from 0
-        self._moves = 0  # pages, sorts and filters so far: the browser scrolls to the top when it changes
+        self._number = 0  # number of the page that is shown, from 0
+        self._moves = 0  # changes of page, sort and filter so far: after each the browser scrolls to the top
         self._selected = Selection()
-        self._alerts: dict[str, str] = {}  # by callback
+        self._alerts: dict[str, str] = {}  # name of a callback -> its error
         self._reported: dict[str, list[Any]] = {"on_select": [], "on_page": []}
-        self._reporting = self._changed_since = False
+        self._reporting = self._changed_meanwhile = False
         self._sent = self._compose(rev=0)
         setup = {"columns": [_column_setup(column, tz) for column in columns], "selectable": selectable}
         setup |= {"label": label, "one": singular(label)}
@@ -124,7 +124,7 @@ class Table(anywidget.AnyWidget):
         """
         with self._changing():
             self._rows.load(data)
-            self._empty = self._nothing
+            self._empty = self._empty_text
 
     def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Update rows by key; new rows are appended. Columns that `data` lacks stay as they are."""
@@ -137,14 +137,14 @@ class Table(anywidget.AnyWidget):
             self._rows.drop(str(key) for key in keys)
 
     def filter(self, text: str | None = None, **where: Any) -> None:
-        """Show the rows that match; each call replaces the filter before, and no arguments show all.
+        """Show the rows that match. Each call replaces the earlier filter; without arguments all rows are shown.
 
         Parameters
         ----------
         text : str, optional
-            Part of what can be read in a row, in any case of letters.
+            Text that a row must contain, in upper or lower case.
         **where
-            Column and the value, or values, that are wanted of it; None is any.
+            A column and the value, or values, that it must have; None for any.
         """
         with self._changing(moved=True):
             for name in where:
@@ -163,7 +163,7 @@ class Table(anywidget.AnyWidget):
             self._number = 0
 
     def turn(self, page: int) -> None:
-        """Show a page, counted from 0; beyond the last it is the last."""
+        """Show a page, counted from 0; the last one if there are fewer."""
         with self._changing(moved=True, ordered=False):
             self._number = max(page, 0)
 
@@ -194,7 +194,7 @@ class Table(anywidget.AnyWidget):
 
     @property
     def matching(self) -> int:
-        """How many rows the filter lets through."""
+        """How many rows match the filter."""
         return len(self._order)
 
     @property
@@ -238,13 +238,13 @@ class Table(anywidget.AnyWidget):
         with self._lock:
             last = max(0, (len(self._order) - 1) // self._page_size)
             self._number = min(self._number, last)
-            old_page, old_tally = self._sent
-            page, tally = self._compose(rev=old_tally["rev"])
-            if (page, tally) == self._sent:
+            old_page, old_summary = self._sent
+            page, summary = self._compose(rev=old_summary["rev"])
+            if (page, summary) == self._sent:
                 return
-            tally["rev"] += 1
-            self._sent = page, tally
-            self.send_state(["_tally"] if page == old_page else ["_page", "_tally"])
+            summary["rev"] += 1
+            self._sent = page, summary
+            self.send_state(["_summary"] if page == old_page else ["_page", "_summary"])
 
     def _compose(self, *, rev: int) -> tuple[dict[str, Any], dict[str, Any]]:
         at = self._on_page()
@@ -264,7 +264,7 @@ class Table(anywidget.AnyWidget):
             "moves": self._moves,
             "empty": f"None of {counted(len(self._rows), self._label)} matches" if len(self._rows) else self._empty,
         }
-        tally = {
+        summary = {
             "rev": rev,
             "n": self._selected.state["n"],
             "base": self._selected.state["base"],
@@ -272,7 +272,7 @@ class Table(anywidget.AnyWidget):
             "hidden": self._hidden(picked),
             "alert": "\n".join(self._alerts.values()),
         }
-        return page, tally
+        return page, summary
 
     def _on_page(self) -> Places:
         start = self._number * self._page_size
@@ -325,7 +325,7 @@ class Table(anywidget.AnyWidget):
             "page": lambda message: self.turn(message["page"]),
             "open": self._open_row,
         }
-        if content["do"] != "select":  # which may arrive late, after a newer error
+        if content["do"] != "select":  # a selection may arrive late, after a newer error
             self._alert({})
         actions[content["do"]](content)
 
@@ -337,23 +337,25 @@ class Table(anywidget.AnyWidget):
             self._call("on_open", key)
 
     def _call_back(self) -> None:
-        """Report all changes since the last call; one thread at a time, so that the newest is reported last."""
+        """Call `on_select` and `on_page` after changes; one thread at a time, so that the newest is reported last."""
         with self._lock:
-            self._changed_since = True
+            self._changed_meanwhile = True
             if self._reporting:
-                return  # the thread that calls back will see it
+                return  # the thread that reports now will report this change too
             self._reporting = True
         try:
-            while self._take_changes():
+            while self._more_changes():
                 self._report("on_select")
                 self._report("on_page")
         except BaseException:  # from `on_error`: later changes must be reported all the same
             self._reporting = False
             raise
 
-    def _take_changes(self) -> bool:
+    def _more_changes(self) -> bool:
+        """Return whether something has changed since the last report; if not, end the reporting."""
         with self._lock:
-            self._reporting, self._changed_since = self._changed_since, False
+            self._reporting = self._changed_meanwhile
+            self._changed_meanwhile = False
             return self._reporting
 
     def _report(self, name: str) -> None:

@@ -56,13 +56,13 @@ class Browser:
 
     @property
     def page(self) -> dict[str, Any]:
-        """The page as it stands."""
+        """The current page."""
         return dict(self.table.get_state("_page")["_page"])
 
     @property
-    def tally(self) -> dict[str, Any]:
-        """The counts as they stand."""
-        return dict(self.table.get_state("_tally")["_tally"])
+    def summary(self) -> dict[str, Any]:
+        """The current revision, counts and error."""
+        return dict(self.table.get_state("_summary")["_summary"])
 
     @property
     def names(self) -> list[str]:
@@ -103,9 +103,9 @@ def test_unchanged_rows_are_not_sent(table: Table, browser: Browser) -> None:
     table.load(tasks(range(12)))
     assert (browser.updates(), table.rev) == ([], rev)
     table.patch(tasks([3], state="failed"))
-    assert (browser.updates(), table.rev) == (["_page", "_tally"], rev + 1)
+    assert (browser.updates(), table.rev) == (["_page", "_summary"], rev + 1)
     browser.select("n1")
-    assert browser.updates() == ["_tally"]
+    assert browser.updates() == ["_summary"]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_selected_are_the_keys_that_are_there(table: Table, browser: Browser) ->
     chosen = browser.select("n7", "n2")
     assert table.selected == ["n2", "n7"]
     table.load(tasks([2, 3]))
-    assert (table.selected, browser.tally["selected"]) == (["n2"], 1)
+    assert (table.selected, browser.summary["selected"]) == (["n2"], 1)
     table.load(tasks(range(12)))
     assert table.selected == ["n2", "n7"]
     assert table.selected_frame["attempts"].tolist() == [2, 7]
@@ -217,7 +217,7 @@ def test_all_that_match_are_those_of_the_moment(table: Table, browser: Browser) 
     table.filter("n1")
     base = f"{browser.page['filter']}.77"
     browser.select(base=base)
-    assert (table.selected, browser.tally["base"]) == (["n1", "n10", "n11"], base)
+    assert (table.selected, browser.summary["base"]) == (["n1", "n10", "n11"], base)
     table.filter()
     table.patch(tasks([100]))
     browser.select("n3", base=base, minus=("n10",))
@@ -232,14 +232,14 @@ def test_all_that_match_of_another_filter_are_none(table: Table, browser: Browse
     base = f"{browser.page['filter']}.77"
     table.filter("n1")
     browser.select(base=base)
-    assert (table.selected, browser.tally["base"]) == ([], base)
+    assert (table.selected, browser.summary["base"]) == ([], base)
 
 
 def test_a_panel_selects(table: Table, browser: Browser) -> None:
     """`select` writes the selection for the browser too."""
     table.select(["n3", "n9"])
     assert table.selected == ["n3", "n9"]
-    assert browser.updates() == ["_selection", "_tally"]
+    assert browser.updates() == ["_selection", "_summary"]
 
 
 def test_callbacks_report_changes(table: Table, browser: Browser) -> None:
@@ -272,12 +272,12 @@ def test_an_exception_of_a_callback_is_seen(table: Table, browser: Browser) -> N
 
     table.on_open = fail
     browser.send(do="open", key="n1")
-    assert browser.tally["alert"] == "ValueError: <b>no n1"
+    assert browser.summary["alert"] == "ValueError: <b>no n1"
     browser.send(do="page", page=0)
-    assert browser.tally["alert"] == ""
+    assert browser.summary["alert"] == ""
     table.on_select = fail
     browser.select("n1")
-    assert browser.tally["alert"] == "ValueError: <b>no ['n1']"
+    assert browser.summary["alert"] == "ValueError: <b>no ['n1']"
     table.on_select = None
     browser.send(do="page", page=0)
     table.on_select = fail
@@ -286,7 +286,7 @@ def test_an_exception_of_a_callback_is_seen(table: Table, browser: Browser) -> N
     browser.send(do="open", key="n1")
     browser.select("n2")
     assert [str(error) for error in caught] == ["<b>no n1", "<b>no ['n2']"]
-    assert browser.tally["alert"] == ""
+    assert browser.summary["alert"] == ""
 
 
 def test_a_late_selection_leaves_an_error_alone(table: Table, browser: Browser) -> None:
@@ -295,10 +295,10 @@ def test_a_late_selection_leaves_an_error_alone(table: Table, browser: Browser) 
     table.on_select = lambda _keys: None
     browser.send(do="open", key="n1")
     browser.select("n1")
-    assert browser.tally["alert"] == "ZeroDivisionError: division by zero"
+    assert browser.summary["alert"] == "ZeroDivisionError: division by zero"
     table.on_open = None
     browser.send(do="open", key="n1")
-    assert browser.tally["alert"] == ""
+    assert browser.summary["alert"] == ""
 
 
 def test_visible_is_what_the_browser_says(table: Table, browser: Browser) -> None:
@@ -329,12 +329,12 @@ def test_threads_load_while_the_browser_asks(table: Table, browser: Browser) -> 
     browser.send(do="page", page=2)
     browser.select("n11")
     assert (browser.names, table.selected) == (["n10", "n11"], ["n11"])
-    revisions = [m["state"]["_tally"]["rev"] for m in browser.sent if "_tally" in m.get("state", {})]
+    revisions = [m["state"]["_summary"]["rev"] for m in browser.sent if "_summary" in m.get("state", {})]
     assert revisions == sorted(set(revisions))
 
 
 def test_an_empty_table_says_so(browser: Browser, table: Table) -> None:
-    """Not loaded, nothing there and nothing found are told apart."""
+    """Not loaded, empty and nothing found have different texts."""
     fresh = Table(COLUMNS, label="batches")
     assert fresh.get_state("_page")["_page"]["empty"] == "Not loaded yet"
     fresh.load({name: [] for name in ("name", *(column.name for column in COLUMNS))})

@@ -50,7 +50,7 @@ def test_no_hole(start: dt.datetime, hours: int, freq: str, tz: str) -> None:
     utc = made.bounds.tz_convert("UTC")
     assert (np.diff(utc.asi8) > 0).all()
     assert frame["end"].iloc[:-1].tolist() == frame["start"].iloc[1:].tolist()
-    first, last = made.asked
+    first, last = made.requested
     assert made.bounds[0] <= first < made.bounds[1]
     assert made.bounds[-2] <= last < made.bounds[-1]
     assert frame["partition"].is_unique
@@ -287,7 +287,7 @@ def test_near_freq() -> None:
     ],
 )
 def test_bad_range(arguments: dict[str, Any], message: str) -> None:
-    """What is wrong with a range is said by the name of the argument."""
+    """An error in a range names the argument."""
     given_ = {"start": "1994-01-01", "end": "1994-04-23", "freq": "D", **arguments}
     with pytest.raises(InvalidInputError, match=message):
         partition(given_.pop("start"), given_.pop("end"), **given_)
@@ -320,7 +320,7 @@ def test_bad_range(arguments: dict[str, Any], message: str) -> None:
     ],
 )
 def test_notes(start: str, end: str, freq: str, notes: list[str]) -> None:
-    """Where partitions reach beyond the range, or less far than a date may mean, is said."""
+    """A note reports partitions that reach beyond the range, or less far than a date may mean."""
     assert partition(start, end, freq=freq).notes == notes
 
 
