@@ -133,7 +133,7 @@ def imports(module: Module) -> Iterator[Import]:
 
 
 def absolute(module: Module, node: ast.ImportFrom) -> str:
-    """Say where a relative import leads to."""
+    """Return the module that a relative import names."""
     if not node.level:
         return node.module or ""
     folder = (PACKAGE, *module.path.relative_to(ROOT / PACKAGE).parts[:-1])
@@ -171,7 +171,7 @@ def part_of(name: str) -> str | None:
 
 
 def belongs(name: str, group: set[str]) -> bool:
-    """Tell whether a module is in a group in which `x.` stands for the whole package x, with the packages in it."""
+    """Return whether a module is in a group in which `x.` stands for the whole package x, with the packages in it."""
     return name in group or f"{name}.".startswith(tuple(entry for entry in group if entry.endswith(".")))
 
 

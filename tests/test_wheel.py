@@ -51,17 +51,17 @@ def test_it_has_every_file_of_the_package(place: Path) -> None:
 
 def test_the_ten_lines_run_from_it(place: Path) -> None:
     """What the README shows runs with the module of the wheel, emulator included."""
-    told = run(
+    printed = run(
         place / "venv/bin/python",
         "-c",
         f"{PYTHON[0].code}\nprint(ct.__file__)\nprint(*batch.tasks()['state'])",
         cwd=place,
     ).splitlines()
-    assert Path(told[-2]).is_relative_to(place / "venv")
-    assert told[-1] == "succeeded succeeded"
+    assert Path(printed[-2]).is_relative_to(place / "venv")
+    assert printed[-1] == "succeeded succeeded"
 
 
 def test_the_command_is_there(place: Path) -> None:
     """`cloudtasks-nb --help` names its commands."""
-    told = run(place / "venv/bin/cloudtasks-nb", "--help", cwd=place)
-    assert {"emulator", "doctor", "batches", "watch"} <= set(told.replace(",", " ").replace("{", " ").split())
+    printed = run(place / "venv/bin/cloudtasks-nb", "--help", cwd=place)
+    assert {"emulator", "doctor", "batches", "watch"} <= set(printed.replace(",", " ").replace("{", " ").split())

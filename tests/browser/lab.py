@@ -261,7 +261,7 @@ class Watch:
 
     def over(self, context: BrowserContext) -> None:
         """Begin, before the first page."""
-        context.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        context.on("console", lambda logged: self.errors.append(logged.text) if logged.type == "error" else None)
         context.on("weberror", lambda error: self.errors.append(str(error.error)))
         context.on("request", lambda request: self._check_request(request.url))
         context.route(_is_foreign, lambda route: route.abort())
@@ -272,7 +272,7 @@ class Watch:
 
 
 def _is_foreign(url: str) -> bool:
-    """Tell whether a request leaves this machine."""
+    """Return whether a request leaves this machine."""
     parts = urlsplit(url)
     return parts.scheme not in {"data", "blob", "about"} and parts.hostname not in _LOOPBACK
 

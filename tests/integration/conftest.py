@@ -237,7 +237,7 @@ class _Server(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a caller that gave up waiting is what some tests are about."""
+        """Log nothing: in some tests the caller gives up waiting."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -263,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _reply  # noqa: N815 - http.server's names
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Target:

@@ -209,7 +209,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
 
 def test_an_option_that_there_is_not(tmp_path: Path) -> None:
     """The emulator's own words are in the error of the test."""
-    said = run_pytest(
+    printed = run_pytest(
         tmp_path,
         """
         @pytest.fixture(scope="session")
@@ -221,12 +221,12 @@ def test_an_option_that_there_is_not(tmp_path: Path) -> None:
         """,
         code=1,
     )
-    assert "EmulatorError: the emulator did not start" in said
-    assert "unrecognized arguments: --colour" in said
+    assert "EmulatorError: the emulator did not start" in printed
+    assert "unrecognized arguments: --colour" in printed
 
 
 def test_without_pytest_the_error_says_what_to_install() -> None:
-    """The package does not depend on pytest; who imports the plugin without it is told."""
+    """The package does not depend on pytest; importing the plugin without it raises an error that names it."""
     code = "import sys; sys.modules['pytest'] = None; import cloudtasks_nb.testing"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1

@@ -117,7 +117,7 @@ def test_options_stand_on_either_side(
     capsys: pytest.CaptureFixture[str],
     before: bool,  # noqa: FBT001 - a table's column
 ) -> None:
-    """Where it is may be said before the command or behind it; what stands behind it comes last."""
+    """The options that name the place stand before the command or behind it; those behind it win."""
     options = ["--project", "p"]
     assert cli.main([*options, "batches"] if before else ["batches", *options]) == 0
     assert [line[0] for line in listed(capsys.readouterr().out)] == [sent[2], sent[1]]
@@ -159,12 +159,12 @@ def test_no_batches_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_batch_is_named(sent: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, and the error on one line with the next step below it; nothing is printed as a result."""
     assert cli.main(["watch", "nothing"]) == 2
-    out, said = capsys.readouterr()
+    out, message = capsys.readouterr()
     assert out == ""
-    assert said.startswith("cloudtasks-nb: ")
-    assert "nothing" in said
-    assert "→ cloudtasks-nb batches lists those there are" in said
-    assert "tasks." not in said
+    assert message.startswith("cloudtasks-nb: ")
+    assert "nothing" in message
+    assert "→ cloudtasks-nb batches lists those there are" in message
+    assert "tasks." not in message
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_the_module_is_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "said"),
+    ("raised", "code", "message"),
     [
         (KeyboardInterrupt(), 130, ""),
         (CredentialsError("there are no credentials", hint="gcloud auth login"), 2, "→ gcloud auth login"),
@@ -209,7 +209,7 @@ def test_how_it_ends_when_it_cannot_go_on(
     capsys: pytest.CaptureFixture[str],
     raised: BaseException,
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     """An interrupt is 130, as in every shell; an error is 2 and says what to do, without a traceback."""
 
@@ -219,7 +219,7 @@ def test_how_it_ends_when_it_cannot_go_on(
     monkeypatch.setattr(Client, "batch", batch)
     assert cli.main(["watch", sent[1]]) == code
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert "Traceback" not in error
 
 

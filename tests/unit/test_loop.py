@@ -36,7 +36,7 @@ _loop.run(say("parent"))
 
 
 async def thread_name() -> str:
-    """Tell on which thread it runs."""
+    """Return the thread on which it runs."""
     return threading.current_thread().name
 
 

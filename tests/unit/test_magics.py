@@ -204,7 +204,7 @@ def test_tasks_comes_before_the_newest(run: Run, tasks: Connection) -> None:
 def test_errors_are_a_line_or_two_with_what_was_meant(
     shell: InteractiveShell, tasks: Connection, capsys: pytest.CaptureFixture[str], cell: str, words: list[str]
 ) -> None:
-    """What is wrong is said without a traceback, with near names and the next step, and the cell counts as failed."""
+    """An error has no traceback, but near names and the next step, and the cell counts as failed."""
     done = shell.run_cell(cell)
     shown = capsys.readouterr().out.strip().splitlines()
     assert isinstance(done.error_in_exec, CloudTasksError)

@@ -122,7 +122,7 @@ def test_a_name_is_loaded_once() -> None:
 
 @pytest.mark.parametrize("name", ["conect", "_client_", "Batches"])
 def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
-    """A slip is told as for every module."""
+    """A misspelt name raises the error that every module raises."""
     with pytest.raises(AttributeError, match=f"module 'cloudtasks_nb' has no attribute '{name}'"):
         getattr(ct, name)
 
@@ -195,7 +195,7 @@ def test_help_describes_every_parameter(name: str) -> None:
 
 @each_callable
 def test_help_describes_a_frame_that_comes_back(name: str) -> None:
-    """Where a frame comes back its index and its columns are told, or whose columns they are."""
+    """Where a frame is returned, the docstring lists its index and columns, or names a frame with the same ones."""
     if inspect.signature(public(name)).return_annotation == "pd.DataFrame":
         assert section(name, "Returns") or "with the columns of" in (inspect.getdoc(public(name)) or "")
 
@@ -207,7 +207,7 @@ def test_the_errors_are_a_module_of_their_own() -> None:
 
 
 def test_words_of_fan_out_and_backfill_are_the_same() -> None:
-    """What can be said of many rows can be said of many days."""
+    """A backfill has the options of a fan-out."""
     fan_out = {one.name for one in parameters("Queue.fan_out")} - {"data", "key"}
     backfill = {one.name for one in parameters("Queue.backfill")}
     assert fan_out <= backfill

@@ -142,7 +142,7 @@ def test_what_is_talked_to(
 
 
 def test_an_emulator_has_a_project_and_a_location(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any names will do there, and those that are said somewhere come first; Google's have to be said."""
+    """An emulator takes any names, preferably configured ones; for Google they have to be configured."""
     assert place(resolve(None, None, "127.0.0.1:1")) == ("local", "us-central1")
     assert place(resolve(None, None, None)) == (None, None)
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", "localhost:8123")
@@ -155,7 +155,7 @@ def test_an_emulator_has_a_project_and_a_location(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("value", ["garbage", "host:port", "http://", "host/path"])
 def test_an_emulator_of_the_environment_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """The variable is named: nothing in the cell tells where that came from."""
+    """The error names the variable: nothing in the cell shows where the value came from."""
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", value)
     with pytest.raises(InvalidInputError, match=f'CLOUD_TASKS_EMULATOR_HOST="{value}" is not the address') as caught:
         resolve("p", "l", None)
@@ -165,7 +165,7 @@ def test_an_emulator_of_the_environment_that_is_none(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("endpoint", ["", "http://", "host:port", "host:99999", "host/path", ":80"])
 def test_what_is_no_endpoint(endpoint: str) -> None:
-    """A slip in the endpoint is said before anything is called."""
+    """A malformed endpoint raises before anything is called."""
     with pytest.raises(InvalidInputError, match="is not an endpoint"):
         resolve("p", "l", endpoint)
 

@@ -7,7 +7,7 @@ from typing import Any
 __all__: list[str] = []
 
 _LOG = os.environ.get("OUTSIDE_CALLS")
-_HERE = ("127.", "::1", "localhost", "0.0.0.0")  # noqa: S104 - told apart from other hosts, not bound
+_HERE = ("127.", "::1", "localhost", "0.0.0.0")  # noqa: S104 - compared with other hosts, not bound
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:

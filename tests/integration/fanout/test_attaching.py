@@ -23,7 +23,7 @@ ROWS = pd.DataFrame({"day": range(300)})
 
 
 def sent(progress: Any) -> bool:
-    """Tell whether every row has been acknowledged."""
+    """Return whether every row has been acknowledged."""
     return not progress.unsent
 
 
@@ -44,7 +44,7 @@ def test_the_same_cell_three_times(paused: ct.Queue, capsys: pytest.CaptureFixtu
 
 
 def test_what_is_said_counts_in_words(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """One row is, several are; a batch that has no other name than its id is said once, and no rows are no rows."""
+    """One row is, several are; a batch whose only name is its id is named once; zero rows are written as "no rows"."""
     rows = pd.DataFrame({"day": [1, 2, 2, None]})
     batch = paused.fan_out(rows, url=f"{URL}/{{day}}", errors="skip", name="words")
     assert capsys.readouterr().out == ("1 row is rejected: batch.tasks() has the reasons; 1 duplicate is left out\n")

@@ -17,7 +17,7 @@ QUEUE = {"rate": 500, "max_concurrent": 8, "max_attempts": 1}
 
 
 class Days:
-    """A function that is called for each partition, and fails for those it is told to."""
+    """A function that is called for each partition, and fails for those in a list."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []

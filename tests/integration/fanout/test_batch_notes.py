@@ -1,4 +1,4 @@
-"""What a batch says of what happened to it, and that it says it soon."""
+"""The notes of a batch: what happened to its rows, and which line continues."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ LOST: list[tuple[Callable[[ct.Queue], Any], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("deed", "gone", "line"), LOST)
+@pytest.mark.parametrize(("remove", "gone", "line"), LOST)
 def test_how_tasks_were_lost(
-    paused: ct.Queue, batch: ct.Batch, deed: Callable[[ct.Queue], Any], gone: int, line: str
+    paused: ct.Queue, batch: ct.Batch, remove: Callable[[ct.Queue], Any], gone: int, line: str
 ) -> None:
-    """Tasks that somebody has taken out of the queue are gone for a reason, and what sends them again is said."""
-    deed(paused)
+    """The repr shows why tasks that were removed from the queue are gone, and the line that sends them again."""
+    remove(paused)
     reached(batch, lambda progress: progress.gone == gone)
     assert lines(batch)[-1] == f"{line} → {AGAIN}"
-    told = batch.tasks().query("state == 'gone'")["last_message"]
-    assert set(told) == {line.partition(": ")[2]}
+    messages = batch.tasks().query("state == 'gone'")["last_message"]
+    assert set(messages) == {line.partition(": ")[2]}
 
 
 def test_a_success_is_not_lost(paused: ct.Queue, batch: ct.Batch) -> None:
-    """What is sent again after it was deleted tells nothing of that any more."""
+    """A row that is sent again after its task was deleted has no message about the deletion."""
     delete_two(paused)
     reached(batch, lambda progress: progress.gone == 2)
     batch.resend(df=batch.tasks().query("state == 'gone'"))
@@ -65,7 +65,7 @@ def test_a_success_is_not_lost(paused: ct.Queue, batch: ct.Batch) -> None:
 
 
 def test_a_cancelled_batch_wants_nothing_but_resend(batch: ct.Batch) -> None:
-    """Although the queue is paused nothing waits for it; the rows can be sent again."""
+    """A cancelled batch does not ask to resume the paused queue; the rows can be sent again."""
     batch.cancel()
     assert "queue.resume()" not in repr(batch)
     assert batch.wait("60s").cancelled == 5
@@ -73,7 +73,7 @@ def test_a_cancelled_batch_wants_nothing_but_resend(batch: ct.Batch) -> None:
 
 
 def test_cancelled_when_the_queue_is_gone(paused: ct.Queue) -> None:
-    """Who cancels a batch whose queue was deleted waits for its end, not for an error of before."""
+    """Waiting for a cancelled batch whose queue was deleted returns its end and raises no earlier error."""
     batch = paused.fan_out(pd.DataFrame({"row": range(2000)}), url=TARGET, send_rate=200)
     reached(batch, lambda progress: progress.unsent < 2000)
     paused.delete()
@@ -85,7 +85,7 @@ def test_cancelled_when_the_queue_is_gone(paused: ct.Queue) -> None:
 
 
 def test_a_cancel_that_is_refused(batch: ct.Batch, emulator: Emulator) -> None:
-    """Tasks that may not be deleted stay, and the reason is said."""
+    """Tasks that may not be deleted stay, and the repr shows the reason."""
     emulator.request("POST", "/admin/faults", {"method": "BatchDeleteTasks", "code": "PERMISSION_DENIED", "count": 1})
     batch.cancel()
     reached(batch, lambda _: not batch._tracker.cancelling)
@@ -95,35 +95,35 @@ def test_a_cancel_that_is_refused(batch: ct.Batch, emulator: Emulator) -> None:
 
 
 @pytest.fixture
-def words(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
-    """Give what returns the lines that were printed since it was last asked."""
+def notes(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """Give a function that returns the lines printed since its last call."""
     capsys.readouterr()
     return lambda: list(capsys.readouterr().out.splitlines())
 
 
-def test_nothing_to_do_is_said(batch: ct.Batch, words: Callable[[], list[str]]) -> None:
-    """A verb that sends nothing again says why, for all the rows that it was given."""
+def test_nothing_to_do_prints_a_note(batch: ct.Batch, notes: Callable[[], list[str]]) -> None:
+    """A verb that sends nothing again prints why, for all the rows that it was given."""
     before = batch.tasks()
     batch.retry_failed()
     batch.resend(before)
-    assert words() == [
+    assert notes() == [
         f"nothing is sent again: no row of batch {batch.id} is in state failed",
         "0 of 5 sent again: 5 are not final",
     ]
     batch.cancel().wait("60s")
     batch.resend(before.head(3))
     batch.resend(before)
-    assert words() == ["2 of 5 sent again: 3 have a newer try"]
+    assert notes() == ["2 of 5 sent again: 3 have a newer try"]
 
 
-def test_who_waits_hears_what_keeps_it_up(
-    batch: ct.Batch, words: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+def test_waiting_prints_what_blocks_the_batch(
+    batch: ct.Batch, notes: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch in a paused queue does not leave the one who waits without a word; it is said once."""
+    """Waiting for a batch in a paused queue prints one note about the queue."""
     monkeypatch.setattr("cloudtasks_nb.fanout.batch.live._LASTING", 0.1)
     with pytest.raises(ct.errors.BatchTimeoutError, match=r"not done after 1\.5 s: 5 rows"):
         batch.wait(1.5)
-    assert words() == [f"the queue {batch.queue} is paused and dispatches nothing: queue.resume()"]
+    assert notes() == [f"the queue {batch.queue} is paused and dispatches nothing: queue.resume()"]
 
 
 def test_a_paused_queue_has_no_pace(paused: ct.Queue, batch: ct.Batch) -> None:
@@ -152,27 +152,27 @@ def test_the_same_batch(tasks: ct.Client, batch: ct.Batch, queue: ct.Queue) -> N
     assert batch != batch.id
 
 
-def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, words: Callable[[], list[str]]) -> None:
-    """The batch's own queue by name is the batch's own queue; other addresses are told too, which is said."""
+def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, notes: Callable[[], list[str]]) -> None:
+    """Naming the batch's own queue changes nothing; a note lists the other addresses that are notified too."""
     url = "http://127.0.0.1:9/done"
     for queue in (None, paused, paused.id, paused.name):
         batch.on_complete(url, queue=queue)
     assert [one.url for one in batch._outbox.completions.registered(batch.id)] == [url]
-    assert len(set(words())) == 1
+    assert len(set(notes())) == 1
     batch.on_complete(f"{url}?x=1")
-    assert words()[0].endswith(f"; so is {url}")
+    assert notes()[0].endswith(f"; so is {url}")
     for strange in (5, "projects/other/locations/us-central1/queues/far"):
         with pytest.raises(InvalidInputError, match="queue"):
             batch.on_complete(url, queue=strange)
 
 
-def test_told_after_the_end(batch: ct.Batch, words: Callable[[], list[str]]) -> None:
-    """Of a batch that is done nobody says that it will be."""
+def test_on_complete_after_the_end(batch: ct.Batch, notes: Callable[[], list[str]]) -> None:
+    """For a batch that is done the note reports a notification now, or that it was sent already."""
     url = "http://127.0.0.1:9/done"
     batch.cancel().wait("60s")
     batch.on_complete(url).wait("60s")
     batch.on_complete(url)
-    assert words() == [f"the batch is done: {url} is notified now", f"the batch is done: {url} was notified already"]
+    assert notes() == [f"the batch is done: {url} is notified now", f"the batch is done: {url} was notified already"]
 
 
 def test_a_queue_that_signs_for_itself(paused: ct.Queue, batch: ct.Batch) -> None:

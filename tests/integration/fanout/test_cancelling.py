@@ -84,13 +84,13 @@ def test_the_next_kernel_ends_a_cancel(
     capsys: pytest.CaptureFixture[str],
     verb: Callable[[ct.Batch], ct.Batch],
 ) -> None:
-    """Rows that the killed kernel has deleted are cancelled, not gone, and so is the rest; that is said."""
+    """The rows that the killed kernel deleted are cancelled, not gone, and so are the rest; a note reports it."""
     end_within_a_cancel(tasks, sent(paused), calls)
     batch = verb(again.batch())
     progress = batch.wait("60s")
     assert (progress.cancelled, progress.gone) == (2500, 0)
-    said = f"batch {batch.id} was being cancelled when its kernel ended: the remaining tasks are deleted now\n"
-    assert capsys.readouterr().out.count(said) == 1
+    expected = f"batch {batch.id} was being cancelled when its kernel ended: the remaining tasks are deleted now\n"
+    assert capsys.readouterr().out.count(expected) == 1
     assert again.queue(batch.queue).tasks().empty
 
 

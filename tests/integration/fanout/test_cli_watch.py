@@ -129,8 +129,8 @@ def test_the_folders_emulator_is_started_again(tmp_path: Path, target: Target, s
     until(lambda: endpoint(tmp_path) is not None)
     with ct.local(tmp_path) as tasks:
         tasks.queue("reports").resume()
-        out, said = watching.communicate(timeout=PATIENCE)
-    assert watching.returncode == 1, said
+        out, err = watching.communicate(timeout=PATIENCE)
+    assert watching.returncode == 1, err
     assert "2 succeeded, 1 failed" in out
     assert "NOT_FOUND 1" in out
 
@@ -144,9 +144,9 @@ def test_an_interrupt_leaves_the_batch_alone(queue: ct.Queue, target: Target, st
     assert watching.stderr is not None
     watching.stderr.read(1)  # the bar: it watches
     watching.send_signal(signal.SIGINT)
-    _, said = watching.communicate(timeout=PATIENCE)
+    _, err = watching.communicate(timeout=PATIENCE)
     assert watching.returncode == 130
-    assert "Traceback" not in said
+    assert "Traceback" not in err
     assert len(queue.tasks()) == 3
 
 
@@ -188,9 +188,9 @@ def test_the_command_becomes_the_emulator(tmp_path: Path, start: Run) -> None:
 def test_an_option_that_the_emulator_does_not_have(start: Run) -> None:
     """The emulator's own words and exit code are those of the command."""
     emulator = start("emulator", "--colour")
-    _, said = emulator.communicate(timeout=PATIENCE)
+    _, err = emulator.communicate(timeout=PATIENCE)
     assert emulator.returncode == 2
-    assert "unrecognized arguments: --colour" in said
+    assert "unrecognized arguments: --colour" in err
 
 
 def test_batches_are_those_of_this_machine(

@@ -1,4 +1,4 @@
-"""Tokens that tasks carry to functions of this machine: who may not call a function does not."""
+"""Tokens of tasks for handlers on this machine: a task with the token of another account is refused."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import cloudtasks_nb as ct
 from tests.integration.fanout.conftest import Serve
 
 ROWS = pd.DataFrame({"row": range(4)})
-ACCOUNT = "teller@demo.iam.gserviceaccount.com"
-THIEF = "thief@demo.iam.gserviceaccount.com"
+ACCOUNT = "caller@demo.iam.gserviceaccount.com"
+OTHER = "other@demo.iam.gserviceaccount.com"
 
 
 @pytest.mark.parametrize(
     ("account", "succeeded", "causes"),
-    [(ACCOUNT, 4, {}), (THIEF, 0, {"PERMISSION_DENIED": 4})],
+    [(ACCOUNT, 4, {}), (OTHER, 0, {"PERMISSION_DENIED": 4})],
     ids=["the right account", "another account"],
 )
 def test_a_routed_queue_calls_a_handler(
     once: ct.Queue, serve: Serve, account: str, succeeded: int, causes: dict[str, int]
 ) -> None:
-    """Whatever URL the rows have, the queue sends them to its own with its own token, which the function checks."""
+    """A routed queue sends every row to its own URL with its own token, which the handler verifies."""
     rows: list[int] = []
 
     def work(row: int) -> None:

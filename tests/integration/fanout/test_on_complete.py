@@ -149,7 +149,7 @@ def test_two_processes_watch(connect: Connect, paused: ct.Queue, emulator: Emula
 def test_a_watcher_is_killed_before_it_tells(
     connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who said that it would create the task, and was killed, is waited for; after a minute another one does it."""
+    """A process that claimed the task and was killed blocks the others for a minute; then another one creates it."""
     with connect() as here:
         batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
         reached(batch, lambda progress: not progress.unsent)

@@ -93,7 +93,7 @@ def test_no_log(
 def test_a_log_that_may_not_be_read_for_a_while(
     quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]
 ) -> None:
-    """Meanwhile the rows are settling, which the repr says; as soon as the log can be read, it tells the truth."""
+    """Until then the repr shows the rows as settling; as soon as the log can be read, it shows their outcomes."""
     emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
     try:
         batch = send(quick, serve)
@@ -109,7 +109,7 @@ def test_a_log_that_may_not_be_read_for_a_while(
 def test_rows_that_were_gone_are_corrected_from_a_new_connection(
     quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log could not be read until the batch was given up; when it can be read again, it is, and that is said."""
+    """A log that could not be read until the batch was given up is read as soon as possible, with a note."""
     monkeypatch.setattr(search, "_SHORTEST_WAIT", 0)
     emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
     try:

@@ -17,7 +17,7 @@ URL = "http://127.0.0.1:9/run"
 
 
 def test_a_longer_cell_while_the_shorter_ends(paused: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sender has found nothing left, and has not said so yet, when the next cell adds its rows."""
+    """The next cell adds its rows after the sender has found nothing left, and before it reports that."""
     longer = [pd.DataFrame({"row": range(150)})]
 
     async def ending(*given: Any, **words: Any) -> SendStats:

@@ -27,12 +27,12 @@ _names = itertools.count()
 
 
 def sent(progress: Any) -> bool:
-    """Tell whether every row has been acknowledged."""
+    """Return whether every row has been acknowledged."""
     return not progress.unsent
 
 
 def at_most(unsent: int, progress: Any) -> bool:
-    """Tell whether so few rows are unsent."""
+    """Return whether at most so many rows are unsent."""
     return bool(progress.unsent <= unsent)
 
 

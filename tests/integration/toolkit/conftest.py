@@ -58,7 +58,7 @@ def make_name() -> MakeName:
 
 @pytest.fixture
 def queue(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]) -> ct.Queue:
-    """Give a queue that was just made; what that said is not the test's."""
+    """Give a new queue, without the notes of its creation in the captured output."""
     made = tasks.queue(make_name(), create=True)
     capsys.readouterr()
     return made

@@ -46,16 +46,16 @@ def test_a_schedule_without_a_time(paused: ct.Queue, words: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    ("word", "said"), [("headerz", '"headerz"; did you mean "headers"?'), ("foo", '"foo"'), ("rate", '"rate"')]
+    ("word", "rest"), [("headerz", '"headerz"; did you mean "headers"?'), ("foo", '"foo"'), ("rate", '"rate"')]
 )
-def test_an_unknown_word_of_schedule(paused: ct.Queue, word: str, said: str) -> None:
+def test_an_unknown_word_of_schedule(paused: ct.Queue, word: str, rest: str) -> None:
     """The verb that was called is named, with near words, as `fan_out` does."""
-    with pytest.raises(TypeError, match=re.escape(f"schedule() has no argument {said}")):
+    with pytest.raises(TypeError, match=re.escape(f"schedule() has no argument {rest}")):
         paused.schedule(URL, delay=5, **{word: 1})
 
 
 def test_an_id_that_is_taken(paused: ct.Queue) -> None:
-    """The id and when it is free again are said."""
+    """The error names the id and the time when it is free again."""
     paused.enqueue(URL, {"n": 1}, task_id="t")
     with pytest.raises(errors.AlreadyExistsError, match='a task "t" in queue') as caught:
         paused.enqueue(URL, {"n": 2}, task_id="t")
@@ -121,7 +121,7 @@ def test_settings_without_create(tasks: ct.Client, queue: ct.Queue) -> None:
 @pytest.mark.parametrize("name", ["", "a_b", "a b", "q" * 101, "projects/p/queues/q", "a/b"])
 @pytest.mark.parametrize("create", [False, True])
 def test_a_bad_name(tasks: ct.Client, name: str, create: bool) -> None:  # noqa: FBT001 - a table's column
-    """What cannot be a queue is said at once, with the rule."""
+    """A malformed queue name is refused at once, with the rule for names."""
     with pytest.raises(errors.InvalidInputError, match="is not a queue name") as caught:
         tasks.queue(name, create=create)
     assert "1 to 100 letters, digits or hyphens" in (caught.value.hint or "")

@@ -55,7 +55,7 @@ def test_an_endpoint_without_statistics(tasks: ct.Client, queue: ct.Queue, inter
 
 
 def test_a_new_queue(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]) -> None:
-    """It gets a log and few attempts unless told otherwise, and one line says which defaults are ours."""
+    """It gets a log and few attempts by default, and one line shows which defaults are the toolkit's."""
     queue = tasks.queue(make_name(), create=True, rate=50, max_concurrent=8, min_backoff="1min")
     assert capsys.readouterr().out == (
         f"made queue {queue.id} with log_sampling_ratio=1.0 (Cloud Tasks' own default: 0.0), "
@@ -95,7 +95,7 @@ def test_the_same_cell_again(tasks: ct.Client, make_name: MakeName, capsys: pyte
 def test_an_existing_queue_is_changed(
     tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], text: str
 ) -> None:
-    """Only the settings that differ are changed, and one line tells the values before and after; the others stay."""
+    """Only the settings that differ are changed, and one line shows the values before and after."""
     name = make_name()
     tasks.queue(name, create=True, rate=50, max_concurrent=8, max_attempts=9).pause()
     capsys.readouterr()
@@ -106,7 +106,7 @@ def test_an_existing_queue_is_changed(
 
 
 def test_no_doublings(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]) -> None:
-    """The one 0 that means something is there from the beginning, though CreateQueue takes it for not said."""
+    """Zero doublings hold from the beginning, though CreateQueue takes 0 for a missing value."""
     name = make_name()
     for _ in range(2):
         tasks.queue(name, create=True, max_doublings=0)
@@ -197,7 +197,7 @@ def test_the_emulator_of_the_environment(emulator: Emulator, monkeypatch: pytest
 
 
 def test_a_project_that_is_not_known_yet() -> None:
-    """It is said once, in words, and not as None."""
+    """The note names it once, in words, and not as None."""
     with ct.connect() as tasks:
         assert repr(tasks) == "<Cloud Tasks in (project not known) / (location not known) [GOOGLE]>"
 

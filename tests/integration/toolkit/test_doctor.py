@@ -40,7 +40,7 @@ def diagnosed() -> pd.DataFrame:
 
 
 def test_an_emulator_is_well(start_emulator: StartEmulator) -> None:
-    """Everything is ok, what an emulator does not need is said not to be needed, and the frame is the declared one."""
+    """Everything is ok, checks that an emulator does not need are marked so, and the frame has the declared columns."""
     with ct.connect("p", "l", endpoint=start_emulator().ready["grpc"]) as tasks:
         found = tasks.doctor()
         tasks.queue("reports", create=True)
@@ -180,7 +180,7 @@ def test_an_api_that_is_off(google_: dict[str, Any]) -> None:
 
 
 def test_a_clock_that_is_off(google_: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service refuses deadlines of a clock that is half a minute ahead: that is said."""
+    """A clock that is half a minute ahead is reported, because the service refuses its deadlines."""
     monkeypatch.setattr(urllib.request, "urlopen", answer_at(-3600))
     found = diagnosed().loc["clock"]
     assert (found.ok, found.fix) == (False, "set this machine's clock (NTP)")

@@ -75,7 +75,7 @@ class Kernel:
         self.process.stdin.flush()
 
     def answer(self) -> Any:
-        """Wait for the answer to the next line; what is said in between is passed over."""
+        """Wait for the answer to the next line; skip other output in between."""
         assert self.process.stdout is not None
         timer = threading.Timer(3 * PATIENCE, self.process.kill)
         timer.start()
@@ -102,7 +102,7 @@ def start_kernel() -> Iterator[Callable[[], Kernel]]:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process is there."""
+    """Return whether a process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -113,7 +113,7 @@ def alive(pid: int) -> bool:
 
 
 def ended(pid: int) -> None:
-    """Wait until a process has ended: nobody but its parent can be told."""
+    """Wait until a process has ended; only its parent is notified of that."""
     end = time.monotonic() + PATIENCE
     pause = threading.Event()
     while alive(pid):
@@ -122,7 +122,7 @@ def ended(pid: int) -> None:
 
 
 def pid_of(tasks: ct.Client) -> int:
-    """Tell the process of a connection's emulator."""
+    """Return the process id of a connection's emulator."""
     assert tasks._lease is not None
     return tasks._lease.pid
 

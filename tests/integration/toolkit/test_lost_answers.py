@@ -160,7 +160,7 @@ def test_a_queue_that_was_deleted(proxy: LossyProxy, paused: ct.Queue, through: 
 
 @pytest.mark.parametrize("batching", [True, False])
 def test_tasks_that_were_deleted(proxy: LossyProxy, paused: ct.Queue, through: ct.Queue, *, batching: bool) -> None:
-    """A deletion whose answer was lost counts as done; of a task that was never there it is said."""
+    """A deletion whose answer was lost counts as done; a task that never existed is reported."""
     paused.enqueue(URL, task_id="a")
     proxy.lose_answer("BatchDeleteTasks" if batching else "DeleteTask")
     if not batching:

@@ -45,7 +45,7 @@ def test_tasks_are_a_frame(paused: ct.Queue) -> None:
 
 
 def test_a_list_that_is_longer_than_the_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """That there is more is said in words and in the frame."""
+    """A note and the frame's `attrs` report that there is more."""
     cut = filled.tasks(limit=2)
     assert (len(cut), cut.attrs["truncated"]) == (2, True)
     assert capsys.readouterr().out == "the first 2 tasks; there are more: queue.tasks(limit=None)\n"
@@ -53,7 +53,7 @@ def test_a_list_that_is_longer_than_the_limit(filled: ct.Queue, capsys: pytest.C
 
 @pytest.mark.parametrize("limit", [3, 1000, None])
 def test_a_list_that_is_whole(filled: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None) -> None:
-    """A limit that is just enough cuts nothing, and nothing is said."""
+    """A limit that is just enough cuts nothing, and no note is printed."""
     whole = filled.tasks(limit)
     assert (len(whole), whole.attrs["truncated"]) == (3, False)
     assert capsys.readouterr().out == ""
@@ -198,7 +198,7 @@ def tried(emulator: Emulator, queue: ct.Queue, target: Target) -> ct.Queue:
 
 
 @pytest.mark.parametrize(
-    ("limit", "count", "said"),
+    ("limit", "count", "printed"),
     [
         (2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"),
         (6, 6, ""),
@@ -206,13 +206,13 @@ def tried(emulator: Emulator, queue: ct.Queue, target: Target) -> ct.Queue:
     ],
 )
 def test_the_newest_attempts(
-    tried: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None, count: int, said: str
+    tried: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None, count: int, printed: str
 ) -> None:
-    """`limit` keeps the newest; a line and `attrs` tell that there are more, and only then."""
+    """`limit` keeps the newest; a line and `attrs` report that there are more, and only then."""
     capsys.readouterr()
     found = tried.attempts(limit=limit)
-    assert (len(found), found.attrs["truncated"]) == (count, bool(said))
-    assert capsys.readouterr().out == said
+    assert (len(found), found.attrs["truncated"]) == (count, bool(printed))
+    assert capsys.readouterr().out == printed
     assert pd.Timestamp.now("UTC") - found.attrs["fetched_at"] < pd.Timedelta("1min")
     assert found.time.tolist() == tried.attempts(limit=None).time.tolist()[:count]
 
@@ -258,7 +258,7 @@ def test_purge(filled: ct.Queue) -> None:
 
 
 def test_delete(tasks: ct.Client, queue: ct.Queue) -> None:
-    """The queue goes, and its name is said to be blocked for a while when it is made again."""
+    """The queue is deleted, and creating it again reports for how long its name is blocked."""
     assert queue.delete() is queue
     assert queue.id not in tasks.queues().index
     with pytest.raises(errors.PreconditionError, match=f'the queue "{queue.id}" cannot be created') as caught:
@@ -356,10 +356,10 @@ def test_a_new_queue_that_is_not_known_yet(
 ) -> None:
     """A service that does not know our new queue yet is asked again, and one line says why."""
     emulator = start_emulator("--new-queue-delay", "3600")
-    said: list[str] = []
+    printed: list[str] = []
 
     def notify(line: str) -> None:
-        said.append(line)
+        printed.append(line)
         emulator.advance(3600)
 
     monkeypatch.setattr(connection_module, "_NEW_QUEUE_PAUSE", 0.01)
@@ -368,7 +368,7 @@ def test_a_new_queue_that_is_not_known_yet(
         tasks.queue("q", create=True)
         verb(tasks)
         assert tasks.queues().index.tolist() == ["q"]
-    assert said == [
+    assert printed == [
         "waiting for the new queue projects/p/locations/l/queues/q: it can take minutes to become available"
     ]
 

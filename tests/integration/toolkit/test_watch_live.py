@@ -97,7 +97,7 @@ def test_every_attempt_is_heard_once(queue: ct.Queue, listen: Listen, target: Ta
 
 
 def test_a_slow_log(start_emulator: StartEmulator, target: Target) -> None:
-    """An entry that appears an hour late is heard when it appears, and its lag is told."""
+    """An entry that appears an hour late is delivered when it appears."""
     emulator = start_emulator("--log-delay", "3600")
     with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
         queue = tasks.queue("q", create=True)
@@ -113,7 +113,7 @@ def test_a_slow_log(start_emulator: StartEmulator, target: Target) -> None:
 
 
 def test_an_emulator_that_dies(start_emulator: StartEmulator) -> None:
-    """Snapshots go on and tell the trouble."""
+    """Snapshots go on and contain the error."""
     emulator = start_emulator()
     with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
         heard = Heard(tasks, tasks.queue("q", create=True))

@@ -1,4 +1,4 @@
-"""Rows without a DataFrame, and a Cloud Tasks of a few lines that can be told to fail."""
+"""Rows without a DataFrame, and a fake Cloud Tasks that can be made to fail."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ class Service:
     before, after : callable
         Called with the RPC and its number, before a call has its effect and after that; raise what goes wrong.
     refuse : callable
-        Says by its name whether a task is refused: returns code and text, or None.
+        Called with a task's name; returns code and text if the task is refused, else None.
     batching : bool
         Whether it knows `BatchCreateTasks`.
     unfinished : int

@@ -169,7 +169,7 @@ class Quiet(WSGIRequestHandler):
     """Writes no access log."""
 
     def log_message(self, *_args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def test_it_runs_under_a_wsgi_server(application: WSGIApplication, issuer: Any) -> None:

@@ -358,12 +358,12 @@ class FakeShell:
         self.events = self
 
     def register(self, event: str, listener: Callable[[Any], object]) -> None:
-        """Tell of the ends of cells."""
+        """Subscribe to the ends of cells."""
         assert event == "post_run_cell"
         self.listeners.append(listener)
 
     def unregister(self, _event: str, listener: Callable[[Any], object]) -> None:
-        """Tell no more."""
+        """Unsubscribe."""
         self.listeners.remove(listener)
 
     def cell(self, **variables: Any) -> None:

@@ -1,4 +1,4 @@
-"""The attempts of a queue: newest first, filtered, and opened with what the handler in this kernel said."""
+"""The attempts of a queue: newest first, filtered, and opened with the error of the handler in this kernel."""
 
 from __future__ import annotations
 

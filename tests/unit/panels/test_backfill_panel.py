@@ -80,15 +80,15 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: BackfillPanel) -> N
 
 
 @pytest.mark.parametrize(
-    ("across", "said"),
+    ("across", "message"),
     [("shop", "neither a DataFrame nor a dict"), ("shop:", "has no values"), ("start: 1", "which every backfill has")],
 )
-def test_an_invalid_across_is_reported(panel: BackfillPanel, across: str, said: str) -> None:
+def test_an_invalid_across_is_reported(panel: BackfillPanel, across: str, message: str) -> None:
     """The error is shown in place of the first tasks, and in the footer when a plan is made."""
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}", across=across)
-    assert said in panel.preview.value
+    assert message in panel.preview.value
     click(panel, panel.make_plan)
-    assert said in panel.footer.alert["text"]
+    assert message in panel.footer.alert["text"]
 
 
 def test_across_may_be_a_variable(panel: BackfillPanel, shell: FakeShell) -> None:

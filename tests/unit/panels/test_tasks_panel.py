@@ -222,16 +222,16 @@ def test_google_runs_one_a_second(
     pick(panel, *range(130))
     panel.actions.run.click()
     assert "60 a minute: this takes 3 minutes" in panel.prompt.question.scope
-    told: list[int] = []
+    sizes: list[int] = []
 
     def run(tasks: list[str]) -> pd.DataFrame:
-        told.append(len(tasks))
+        sizes.append(len(tasks))
         panel.stopping.set()
         return pd.DataFrame({"task": tasks, "ok": [name != "reports00007" for name in tasks], "error": ["no"] * 20})
 
     monkeypatch.setattr(FakeContext, "queue", lambda _stage, _name: type("Slow", (), {"run": staticmethod(run)}))
     confirm(panel)
-    assert told == [20]
+    assert sizes == [20]
     assert panel.footer.status == "ran 19 tasks of reports; 1 task not: no; stopped with 110 tasks left"
 
 

@@ -149,7 +149,7 @@ def test_an_operation_that_takes_a_while(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("failed", "expected"), [({}, ["all failed", "all failed"]), ({0: "gone"}, ["gone", None])])
 def test_an_operation_that_failed(failed: dict[int, str], expected: list[str | None]) -> None:
-    """A failure of the whole is one of each, unless it tells which."""
+    """A failure of the whole call is the failure of each task, unless the error names those that failed."""
     errors, _ = run_delete(lambda *_, **__: operation(failed=failed, error="all failed"), ["a", "b"])
     assert errors == expected
 

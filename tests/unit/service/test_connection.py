@@ -73,7 +73,7 @@ def columns(*rows: tuple[str, str, int, str | None]) -> dict[str, list[Any]]:
 
 
 def test_a_message_is_of_a_queue_a_task_and_an_attempt(connection: Connection) -> None:
-    """What was seen of one is not told of another, and stays when a task without a message is seen."""
+    """The message of one attempt is not returned for another, and stays when a task without a message is read."""
     connection.remember(columns(("q", "t", 2, "INTERNAL(13)"), ("q", "u", 1, None)))
     connection.remember(columns(("q", "t", 3, None)))
     assert connection.message("q", "t", 2) == "INTERNAL(13)"

@@ -192,7 +192,7 @@ def test_what_cannot_be_read_is_not_known(field: str, name: str) -> None:
 
 @pytest.mark.parametrize("key", ["taskDeletionLog", "taskDeleteLog"])
 def test_a_deletion(key: str) -> None:
-    """That somebody deleted a task is told apart from its attempts."""
+    """The deletion of a task is not taken for an attempt."""
     found = only(entry(1, **{key: {"status": "OK"}}))[0]
     assert (found.deleted, found.attempt, found.task) == (True, 0, "t")
 

@@ -122,7 +122,7 @@ def slow_row(task: Any, *, body: bool, secrets: bool) -> dict[str, Any]:
 
 
 def slow_attempt(facts: dict[str, Any]) -> dict[str, Any]:
-    """Tell the state, and what is known of the last attempt."""
+    """Return the state, and what is known of the last attempt."""
     unknown = {"last_status": None, "last_message": None, "last_attempt_time": None}
     if not facts["dispatch_count"]:
         later = moment(facts.get("schedule_time")) > pd.Timestamp(NOW, unit="us", tz="UTC")

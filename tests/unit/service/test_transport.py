@@ -323,14 +323,14 @@ def test_pages(fake: Fakes, limit: int | None, asked: list[tuple[int, str]]) -> 
 
 @pytest.mark.parametrize(("instance", "expected"), [("0b7c", "0b7c"), (None, "host:port")])
 def test_identity_of_an_emulator(fake: Fakes, instance: str | None, expected: str) -> None:
-    """Ours tells its instance id, a foreign one is known by its address; it is asked once, and an error tells too."""
+    """Our emulator sends its instance id, another one is known by its address; one call is enough, even if it fails."""
     server = fake(grpc.StatusCode.INTERNAL, instance=instance)
 
     async def twice(transport: Transport) -> tuple[str, str]:
         return await transport.identity(), await transport.identity()
 
-    told = use(server.port, twice)
-    assert told == (expected.replace("host:port", f"127.0.0.1:{server.port}"),) * 2
+    identities = use(server.port, twice)
+    assert identities == (expected.replace("host:port", f"127.0.0.1:{server.port}"),) * 2
     assert [one.name for one in server.calls] == ["ListQueues"]
 
 
@@ -447,7 +447,7 @@ def test_a_closed_connection_stays_closed(fake: Fakes) -> None:
 
 
 class Refreshing(google.auth.credentials.Credentials):
-    """Credentials that have run out, and whose renewal ends as told."""
+    """Expired credentials whose renewal has the given result."""
 
     def __init__(self, error: Exception | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # google-auth annotates little
@@ -470,7 +470,7 @@ class Refreshing(google.auth.credentials.Credentials):
     ],
 )
 def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.CloudTasksError], hint: str) -> None:
-    """An expired login is told apart from a service that is down."""
+    """An expired login and a service that is down raise different errors."""
     with pytest.raises(kind) as caught:
         use(1, call("GetQueue", name=QUEUE), place={"local": False}, auth=Auth(Refreshing(error)))
     assert type(caught.value) is kind

@@ -38,7 +38,7 @@ class Service:
         self.calls: list[str] = []
 
     async def call(self, rpc: str, **fields: Any) -> Any:
-        """Answer a call, or raise what is said."""
+        """Answer a call, or raise the given error."""
         self.calls.append(rpc)
         answer = self.answers[rpc]
         if isinstance(answer, Exception):
@@ -131,7 +131,7 @@ def test_snapshots_arrive(watching: Subscribe) -> None:
 
 
 def test_entries_come_once(watching: Subscribe) -> None:
-    """However often the log delivers an entry, only one snapshot has it; `lag` tells how late it arrived."""
+    """However often the log delivers an entry, only one snapshot has it; `lag` is how late it arrived."""
     service, heard = Service(ListLogEntries=log("a", "b")), Heard()
     watching(start(service, log_reads=100_000), heard, since=1_000_000_000)
     first = heard.next()

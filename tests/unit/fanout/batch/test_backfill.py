@@ -284,11 +284,11 @@ def test_plan_shows_what_would_be_sent(backfills: Harness, outbox: Outbox) -> No
     assert "POST https://svc/2026-01-01" not in repr(backfills.plan(end="2026-01-04"))
 
 
-# What is said and kept
+# Notes, and what is stored
 
 
 def test_says_where_it_reaches_beyond(backfills: Harness, capsys: pytest.CaptureFixture[str]) -> None:
-    """A range that is not of whole periods is said in one line; a range that is says nothing."""
+    """A range that is not of whole periods prints one note; a range of whole periods prints none."""
     backfills.run()
     assert capsys.readouterr().out == ""
     backfills.run("2026-01-15", "2026-02-01", freq="MS")

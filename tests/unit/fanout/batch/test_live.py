@@ -39,7 +39,7 @@ class FakeTracker:
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     def move(self, done: int) -> None:
-        """Let rows succeed, and tell the listeners."""
+        """Let rows succeed, and notify the listeners."""
         self.progress = self.at(done)
         for listener in tuple(self._listeners):
             _loop.call_soon(listener)

@@ -165,7 +165,7 @@ def new(world: World) -> OutcomeTracker:
 
 
 def test_entries_become_outcomes(world: World) -> None:
-    """Success, last failure and an attempt that will be repeated, each with what the log tells of it."""
+    """Success, last failure and an attempt that will be repeated, each with what the log has of it."""
     first, second, third, *_ = world.tasks
     news = (entry(first, status="OK"), entry(second, attempt=3), entry(third, attempt=1, retry_time=9 * SECOND))
     apply(new(world), world, snapshot(entries=news))

@@ -30,7 +30,7 @@ def test_finished_means_that_every_row_is_final() -> None:
 
 
 def test_the_repr_is_one_line_and_leaves_zeros_out() -> None:
-    """What is there is said, with the rate while it goes on."""
+    """The text has every count that is not zero, and the rate while tasks are done."""
     made = progress(ready=4, succeeded=6, done_per_second=2.0, eta=NOW)
     assert repr(made) == "10 rows: 4 ready, 6 succeeded; 2.0/s, done about 2026-01-01 12:00:00 UTC"
 

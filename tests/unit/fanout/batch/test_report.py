@@ -86,7 +86,7 @@ def test_the_pace_is_shown_while_it_goes_on() -> None:
 
 
 def test_rows_that_were_lost_say_how() -> None:
-    """Gone and cancelled rows come with the line that sends them again; what is known of how they went is said."""
+    """Gone and cancelled rows come with the line that sends them again; the cause is shown if it is known."""
     lost = {"deleted from the queue": 2, None: 1}
     shown = report({"lost": lost}, gone=3, cancelled=4)
     again = "batch.resend(batch.tasks().query(\"state == '{}'\"))"

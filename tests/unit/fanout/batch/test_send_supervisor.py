@@ -46,7 +46,7 @@ class Transport:
         return await self.service.raw(rpc, request, timeout=timeout)
 
     def is_new(self, queue: str) -> bool:
-        """Tell whether the queue was just made."""
+        """Return whether the queue is new."""
         return self.fresh and queue == PLACE.queue_name
 
 

@@ -1,4 +1,4 @@
-"""Who is to be told that a batch is done: once a round."""
+"""Notifications that a batch is done: each address gets one a round."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_a_claim_of_a_killed_watcher_is_free_after_a_minute(
     assert len(outbox.completions.claim(batch)) == 1
 
 
-def test_a_completion_that_was_told_is_not_claimed_again(
+def test_a_completion_that_was_sent_is_not_claimed_again(
     outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once told, a round is over for good."""
+    """After its notification was sent, a round is never claimed again."""
     outbox.completions.register(batch, "https://svc/done")
     (mine,) = outbox.completions.claim(batch)
     outbox.completions.confirm(batch, mine)
@@ -66,7 +66,7 @@ def test_a_completion_that_was_told_is_not_claimed_again(
 
 
 def test_the_same_completion_twice_is_one(outbox: Outbox, batch: str) -> None:
-    """The cell that registers a notification may be run again; another URL is another one, told at once."""
+    """The cell that registers a notification may be run again; another URL is another registration, due at once."""
     for _ in range(2):
         outbox.completions.register(batch, "https://svc/done")
     assert len(outbox.completions.claim(batch)) == 1
@@ -75,8 +75,8 @@ def test_the_same_completion_twice_is_one(outbox: Outbox, batch: str) -> None:
 
 
 @pytest.mark.parametrize("state", [State.UNSENT, State.SENT])
-def test_nobody_is_told_while_a_row_is_not_final(outbox: Outbox, batch: str, state: State) -> None:
-    """Whoever saw the end just before a new try began does not tell of a round that has only begun."""
+def test_nothing_is_due_while_a_row_is_not_final(outbox: Outbox, batch: str, state: State) -> None:
+    """A process that saw the end just before a new try began sends no notification for the new round."""
     outbox.completions.register(batch, "https://svc/done")
     assert outbox.completions.due(batch)
     put(outbox, batch, refs(outbox, batch)[0], state)
@@ -85,7 +85,7 @@ def test_nobody_is_told_while_a_row_is_not_final(outbox: Outbox, batch: str, sta
 
 
 def test_a_claim_has_the_counts_of_its_moment(outbox: Outbox, batch: str) -> None:
-    """What is told is what was true when the round ended."""
+    """The notification has the counts of the moment at which it was claimed."""
     outbox.completions.register(batch, "https://svc/done")
     put(outbox, batch, refs(outbox, batch)[0], State.FAILED)
     (mine,) = outbox.completions.claim(batch)
@@ -104,8 +104,8 @@ def test_a_claim_can_be_given_back(outbox: Outbox, batch: str) -> None:
     assert not outbox.completions.due(batch)
 
 
-def test_an_address_is_told_once_a_round(outbox: Outbox, batch: str) -> None:
-    """Registered again with another account or queue it is the same registration, with what was said last."""
+def test_an_address_is_notified_once_a_round(outbox: Outbox, batch: str) -> None:
+    """Registered again with another account or queue it is the same registration, with the newest values."""
     outbox.completions.register(batch, "https://svc/done", service_account="old@p")
     outbox.completions.register(batch, "https://svc/done", service_account="sa@p", queue="other")
     (mine,) = outbox.completions.claim(batch)

@@ -212,7 +212,7 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
 def test_on_a_network_file_system_it_works_without_a_log_and_says_so_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write-ahead log is not used between machines; that is said for a file once, by whoever is first."""
+    """A write-ahead log is not used between machines; the first process that opens such a file prints a note, once."""
     monkeypatch.setattr(database, "on_network", lambda path: True)  # noqa: ARG005 - the signature of what it stands for
     with Outbox(path) as outbox:
         note = outbox.note()

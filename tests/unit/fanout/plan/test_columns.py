@@ -157,7 +157,7 @@ def test_canonical_keeps_fractions() -> None:
 
 
 def test_whole_is_told_by_the_column() -> None:
-    """A block without a missing value still has integers if the rest of its column tells that they were."""
+    """A block without a missing value still has integers if the rest of its column shows that they were."""
     source = Source("x", pd.Series([1.0, 2.0, None]))
     assert source.block(0, 2).json == [1, 2]
     assert isinstance(source.block(0, 2).json[0], int)

@@ -29,7 +29,7 @@ KEYS = [digest(str(row)) for row in range(50)]
 
 
 def test_a_task_id_shows_its_batch_and_its_try() -> None:
-    """A machine without the outbox can tell from a task's id which batch and which try it is of."""
+    """A task's id contains its batch and its try, for a machine without the outbox."""
     task = task_id("a91f03c2", KEYS[0], 3)
     assert re.fullmatch(r"[0-9a-f]{20}-a91f03c2-3", task)
     assert (batch_of(task), try_of(task)) == ("a91f03c2", 3)

@@ -85,7 +85,7 @@ def test_refused(data: Any, word: str) -> None:
 
 
 def test_arrow_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has Arrow data and no pyarrow is told what to install."""
+    """Arrow data without pyarrow raises an error that names the package to install."""
     real = builtins.__import__
 
     def fail(name: str, *args: Any, **kwargs: Any) -> Any:

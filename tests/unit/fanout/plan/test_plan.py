@@ -193,14 +193,14 @@ def test_rows_in_the_way() -> None:
 
 
 def test_the_reason_of_rejected_rows() -> None:
-    """What is said of rejected rows is the first of them, and not a duplicate or one that an iterator's plan hides."""
+    """The error about rejected rows shows the first of them, not a duplicate or one that an iterator's plan hides."""
     frame = pd.DataFrame({"x": ["a", "a", *map(str, range(2_000)), None]})
     for data in (frame, iter([frame])):
         assert _plan(data, errors="skip").facts()["rejected"] == '1 (row 2002: url: "x" is missing)'
 
 
 def test_a_paused_queue() -> None:
-    """A queue that dispatches nothing is said to, with what to do, wherever the time to drain stands."""
+    """For a queue that dispatches nothing the plan shows that and what to do, in place of the time to drain."""
     drain = _plan(rate=1, halted="paused").facts()["time to drain"]
     assert drain == (
         "the queue is paused and dispatches nothing: queue.resume(); then 3 s at 1 a second; "

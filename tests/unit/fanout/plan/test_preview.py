@@ -83,7 +83,7 @@ def test_changed(series: pd.Series[Any], expected: pd.Series[Any]) -> None:
 
 
 def test_slices_and_parts() -> None:
-    """Slices of a block, in several lines of several parts, come back in order; their length is told by their head."""
+    """Slices of a block, in several lines of several parts, come back in order; their length is in their head."""
     frame = pd.DataFrame({"a": range(10), "b": list("abcdefghij")})
     shown = _shown(frame)
     parts = [b"\n".join([shown.encode(0, 3), shown.encode(3, 4)]), shown.encode(4, 10)]

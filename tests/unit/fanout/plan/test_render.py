@@ -149,15 +149,15 @@ def test_polars() -> None:
 
 
 def test_progress() -> None:
-    """Progress is told in rows since the last time, which add up to all of them."""
-    told: list[int] = []
+    """Progress is reported in rows since the last report, which add up to all of them."""
+    counts: list[int] = []
     list(
         plan_chunks(
-            pd.DataFrame({"a": range(4_100)}), compile_recipe(TaskOptions(url=URL)), now=NOW, on_progress=told.append
+            pd.DataFrame({"a": range(4_100)}), compile_recipe(TaskOptions(url=URL)), now=NOW, on_progress=counts.append
         )
     )
-    assert sum(told) == 4_100
-    assert len(told) > 1
+    assert sum(counts) == 4_100
+    assert len(counts) > 1
 
 
 ALIKE = [

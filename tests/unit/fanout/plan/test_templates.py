@@ -112,7 +112,7 @@ def test_percent_encoding_comes_back(texts: list[str]) -> None:
     [("{day}", "day"), ("{day:%Y}", None), (" {day}", None), ("{day}{n}", None), ("day", None), ("{{day}}", None)],
 )
 def test_lone(template: str, lone: str | None) -> None:
-    """A template that is one column and nothing else is told apart: it keeps the type of its cells."""
+    """A template that is one column and nothing else keeps the type of its cells."""
     assert parse(template, "body").lone == lone
 
 
