@@ -250,7 +250,7 @@ def test_rows_that_took_long_to_read_are_not_read_at_each_change(
     harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slow rows are read again later, and `draw` returns when."""
-    monkeypatch.setattr(batch_details, "_RELAX", 1e6)
+    monkeypatch.setattr(batch_details, "_PAUSE_FACTOR", 1e6)
     batch = fan_out(harness)
     harness.finish(batch, 0)
     panel = own(closing, batch)
@@ -269,7 +269,7 @@ def test_only_the_first_of_very_many_failed_rows_are_read(
     harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The heading says of how many."""
-    monkeypatch.setattr(batch_details, "_MOST_ROWS", 2)
+    monkeypatch.setattr(batch_details, "_MAX_FAILED_ROWS", 2)
     batch = fan_out(harness)
     harness.finish(batch, 0, 1, 2)
     panel = own(closing, batch)

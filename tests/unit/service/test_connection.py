@@ -85,7 +85,7 @@ def test_a_message_is_of_a_queue_a_task_and_an_attempt(connection: Connection) -
 
 def test_the_newest_messages_are_kept(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded: the messages that were seen longest ago go first."""
-    monkeypatch.setattr(connection_module, "_MESSAGES", 2)
+    monkeypatch.setattr(connection_module, "_MAX_MESSAGES", 2)
     for task in ("a", "b", "a", "c"):
         connection.remember(columns(("q", task, 1, task)))
     assert [connection.message("q", task, 1) for task in "abc"] == ["a", None, "c"]
