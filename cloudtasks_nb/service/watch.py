@@ -28,6 +28,7 @@ __all__ = ["Pending", "Snapshot", "Subscription", "Watcher", "now_micros"]
 
 _LOGGER = logging.getLogger(__name__)
 _LONGEST_PAUSE = 30.0  # seconds; between two reads of an overloaded service
+_SHORTEST_PAUSE = 0.1  # seconds between two reads of a queue, also if they are asked for
 _Listener = Callable[["Snapshot"], None]
 
 
@@ -253,6 +254,7 @@ class Watcher:
         slowdown = 1.0
         wake = self._wake[queue]
         while subscriptions := self._subscriptions.get(queue):
+            began = asyncio.get_running_loop().time()
             wake.clear()
             snapshot = await self._read(queue, log=any(one.since is not None for one in subscriptions))
             self._latest[queue] = snapshot
@@ -262,6 +264,8 @@ class Watcher:
             slowdown = min(slowdown * 2, _LONGEST_PAUSE) if overloaded else 1.0
             every = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0)
             await _wait(wake, min(every * slowdown, max(_LONGEST_PAUSE, every)))
+            # Each subscriber has work with each snapshot: many that come or ask one after another share the next one.
+            await asyncio.sleep(began + min(every, _SHORTEST_PAUSE) - asyncio.get_running_loop().time())
         del self._wake[queue]
         self._readers.pop(queue, None)
         self.log_budget.leave(queue)

@@ -34,6 +34,7 @@ __all__ = [
     "find",
     "new_id",
     "plain_reason",
+    "prepare",
 ]
 
 NAMED = 5  #: most rows that a message lists
@@ -130,6 +131,10 @@ class Intake:
     left: dict[State, int] = field(default_factory=dict)  #: number of these rows by state
     conflicts: list[int] = field(default_factory=list)  #: the first rows whose key the batch has with another request
     conflicting: int = 0  #: number of such rows
+    repeated: int | None = None  #: number of rows with the key of an earlier row; None: not known yet
+    errors: list[CloudTasksError] = field(default_factory=list)  #: why these rows may not be sent
+    apart: set[tuple[int, int, int]] = field(default_factory=set)
+    """Number, round and size of the batches that were compared and have none of the rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +210,16 @@ def attach_all(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) 
     return Spooled(batch=target.id, created=False, added=0, known=intake.rows, duplicates=0, rejected=0, left=left)
 
 
+def prepare(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> None:
+    """Find duplicates, and batches that have none of the rows: all of `decide` that grows with the rows of others.
+
+    It needs no lock: `decide` compares again only with batches that have changed since.
+    """
+    intake.repeated = _sort_keys(connection, spec, intake, intake.errors)
+    if spec.name is None:
+        _overlaps(connection, spec, intake)
+
+
 def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> Decision:
     """Find duplicates, the batch, the rows that it has, and the errors that prevent sending the others.
 
@@ -215,8 +230,9 @@ def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> D
     OutboxError
         If the batch that the rows were compared with was deleted meanwhile.
     """
-    errors: list[CloudTasksError] = []
-    repeated = duplicates = _sort_keys(connection, spec, intake, errors)
+    if intake.repeated is None:
+        prepare(connection, spec, intake)
+    errors, duplicates = [*intake.errors], intake.repeated or 0
     by_rows = rows_identity(spec.place, spec.recipe, intake.total)
     target = find(connection, spec, by_rows)
     if intake.target is not None and (target is None or target.num != intake.target.num):
@@ -229,13 +245,13 @@ def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> D
     if target is not None:
         _leave_known(connection, intake, target, errors)
         duplicates = number(connection, "SELECT count(*) FROM incoming WHERE state = ? AND digest <> 0", State.REJECTED)
-    elif spec.name is None and (overlaps := _overlaps(connection, spec)):
+    elif spec.name is None and (overlaps := _overlaps(connection, spec, intake)):
         total = number(connection, "SELECT count(*) FROM new_keys WHERE digest <> 0")
         errors.append(_overlap_error(overlaps, total))
     return Decision(
         target=target,
         identity=by_rows if spec.name is None else named_identity(spec.place, spec.name),
-        repeated=repeated,
+        repeated=intake.repeated or 0,
         duplicates=duplicates,
         overlaps=overlaps,
         errors=errors,
@@ -380,27 +396,35 @@ def _add_rows(
     return added
 
 
-def _overlaps(connection: sqlite3.Connection, spec: BatchSpec) -> list[Overlap]:
-    """Return the batches of the queue that have some of the rows, the one with the most first."""
+def _overlaps(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> list[Overlap]:
+    """Return the batches of the queue that have some of the rows, the one with the most first.
+
+    Batches that were found to have none are not compared again unless rows were added to them.
+    """
     others = connection.execute(
-        """SELECT b.num, b.id, b.name, b.recipe, (SELECT sum(n) FROM counts c WHERE c.num = b.num) FROM batches b
+        """SELECT b.num, b.round, (SELECT total(n) FROM counts c WHERE c.num = b.num), b.id, b.name, b.recipe
+           FROM batches b
            WHERE endpoint = ? AND project = ? AND location = ? AND queue = ? ORDER BY b.num DESC""",
         astuple(spec.place),
     ).fetchall()
     size = number(connection, "SELECT count(*) FROM new_keys")
     found = []
-    for num, batch, name, recipe, theirs in others:
+    for num, round_, theirs, batch, name, recipe in others:
+        if (num, round_, theirs) in intake.apart:
+            continue
         # One search in the larger batch for each row of the smaller.
         same = "a.k1 = b.k1 AND a.k2 = b.k2"
         sides = (
             f"new_keys a CROSS JOIN keys b ON b.num = {num} AND {same}"
-            if size <= (theirs or 0)
+            if size <= theirs
             else f"keys b CROSS JOIN new_keys a ON {same}"
         )
         rows = f"FROM {sides} WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
         shared = number(connection, f"SELECT count(*) {rows}")
         if shared:
             found.append(Overlap(label=name or batch, same=recipe == spec.recipe, shared=shared, rows=rows))
+        else:
+            intake.apart.add((num, round_, theirs))
     return sorted(found, key=lambda one: -one.shared)
 
 

@@ -67,10 +67,45 @@ _TABLES = (
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
 
+# How many failed rows (state 5) have which last status, and how many gone rows (state 8) which reason; '' for none.
+# They are counted as they change, because they are read several times a second.
+_CAUSES = (
+    """CREATE TABLE causes (
+        num INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (num, state, cause)) WITHOUT ROWID""",
+    """INSERT INTO causes SELECT p.num, r.state, coalesce(iif(r.state = 5, o.last_status, o.reason), ''), count(*)
+        FROM parts p CROSS JOIN rows r ON r.ref BETWEEN p.part << 32 AND p.last LEFT JOIN outcomes o ON o.ref = r.ref
+        WHERE p.status = 1 AND r.state IN (5, 8) GROUP BY 1, 2, 3""",
+    """CREATE TRIGGER states_changed AFTER UPDATE OF state ON rows WHEN OLD.state IN (5, 8) OR NEW.state IN (5, 8) BEGIN
+        INSERT INTO causes SELECT p.num, OLD.state, coalesce(iif(OLD.state = 5, o.last_status, o.reason), ''), -1
+        FROM parts p LEFT JOIN outcomes o ON o.ref = OLD.ref WHERE p.part = OLD.ref >> 32 AND OLD.state IN (5, 8)
+        ON CONFLICT DO UPDATE SET n = n - 1;
+        INSERT INTO causes SELECT p.num, NEW.state, coalesce(iif(NEW.state = 5, o.last_status, o.reason), ''), 1
+        FROM parts p LEFT JOIN outcomes o ON o.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND NEW.state IN (5, 8)
+        ON CONFLICT DO UPDATE SET n = n + 1;
+        END""",
+    """CREATE TRIGGER outcomes_made AFTER INSERT ON outcomes BEGIN
+        INSERT INTO causes SELECT p.num, r.state, '', -1
+        FROM parts p JOIN rows r ON r.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND r.state IN (5, 8)
+        ON CONFLICT DO UPDATE SET n = n - 1;
+        INSERT INTO causes SELECT p.num, r.state, coalesce(iif(r.state = 5, NEW.last_status, NEW.reason), ''), 1
+        FROM parts p JOIN rows r ON r.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND r.state IN (5, 8)
+        ON CONFLICT DO UPDATE SET n = n + 1;
+        END""",
+    """CREATE TRIGGER outcomes_changed AFTER UPDATE OF last_status, reason ON outcomes BEGIN
+        INSERT INTO causes SELECT p.num, r.state, coalesce(iif(r.state = 5, OLD.last_status, OLD.reason), ''), -1
+        FROM parts p JOIN rows r ON r.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND r.state IN (5, 8)
+        ON CONFLICT DO UPDATE SET n = n - 1;
+        INSERT INTO causes SELECT p.num, r.state, coalesce(iif(r.state = 5, NEW.last_status, NEW.reason), ''), 1
+        FROM parts p JOIN rows r ON r.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND r.state IN (5, 8)
+        ON CONFLICT DO UPDATE SET n = n + 1;
+        END""",
+)
+
 #: The statements that bring a file from each version to the next.
 _STEPS = (
     _TABLES,
     ("CREATE TABLE deletions (ref INTEGER PRIMARY KEY, try INTEGER NOT NULL)",),  # tasks that are to be deleted
+    _CAUSES,
 )
 
 #: `PRAGMA user_version` of a file with all tables.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from struct import unpack
@@ -68,11 +67,11 @@ class Rows(Repository):
 
     def failures(self, batch: str) -> dict[int | None, int]:
         """Return how many failed rows had which status (canonical code) last, the most frequent first."""
-        return self._count(batch, State.FAILED, "last_status")
+        return self._causes(batch, State.FAILED)
 
     def losses(self, batch: str) -> dict[str | None, int]:
         """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
-        return self._count(batch, State.GONE, "reason")
+        return self._causes(batch, State.GONE)
 
     def of_any_try(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows that have, had or will have a task with one of these ids."""
@@ -132,18 +131,13 @@ class Rows(Repository):
             known = {ref for (ref,) in cursor}
         return {task for task, ref in located.items() if ref in known}
 
-    def _count(self, batch: str, state: State, column: str) -> dict[Any, int]:
-        """Count the rows in a state by a column of their outcomes."""
-        found: Counter[Any] = Counter()
+    def _causes(self, batch: str, state: State) -> dict[Any, int]:
         with self._database.reading() as connection:
-            for bounds in ranges(connection, number_of(connection, batch)):
-                cursor = connection.execute(
-                    f"""SELECT o.{column}, count(*) FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
-                        WHERE r.ref BETWEEN ? AND ? AND r.state = ? GROUP BY 1""",  # noqa: S608 - our column
-                    (*bounds, state),
-                )
-                found.update(dict(cursor))
-        return dict(found.most_common())
+            found = connection.execute(
+                "SELECT nullif(cause, ''), n FROM causes WHERE num = ? AND state = ? AND n > 0 ORDER BY n DESC",
+                (number_of(connection, batch), state),
+            )
+            return dict(found.fetchall())
 
 
 def locate(

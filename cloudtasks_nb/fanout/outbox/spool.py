@@ -18,7 +18,17 @@ from struct import unpack
 from typing import Self, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox.attach import INCOMING, NAMED, BatchSpec, Intake, apply, attach_all, decide, find
+from cloudtasks_nb.fanout.outbox.attach import (
+    INCOMING,
+    NAMED,
+    BatchSpec,
+    Intake,
+    apply,
+    attach_all,
+    decide,
+    find,
+    prepare,
+)
 from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, pack_keys, pack_previews, pack_tasks
 from cloudtasks_nb.fanout.outbox.counters import as_json
 from cloudtasks_nb.fanout.outbox.database import guard, transact
@@ -229,6 +239,8 @@ class Spool(Sorter):
         with guard(self._path):
             self._flush(0)
             self._connection.execute("PRAGMA synchronous = FULL")
+            if not attach_all(self._connection, self._spec, self._intake):
+                prepare(self._connection, self._spec, self._intake)
             return transact(self._connection, self._attach)
 
     def _begin_part(self, connection: sqlite3.Connection) -> None:

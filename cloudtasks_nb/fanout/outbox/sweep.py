@@ -80,7 +80,7 @@ def _forget(connection: sqlite3.Connection, before: float) -> None:
     """Remove batches that did not change since then; their rows are removed in slices later."""
     old = connection.execute("SELECT num FROM batches WHERE changed < ?", (before,)).fetchall()
     connection.executemany("UPDATE parts SET status = 2 WHERE num = ?", old)
-    for table in ("counts", "requests", "completions", "settings", "batches"):
+    for table in ("counts", "requests", "completions", "settings", "causes", "batches"):
         connection.executemany(f"DELETE FROM {table} WHERE num = ?", old)  # noqa: S608 - names of our tables
 
 

@@ -162,6 +162,21 @@ def test_without_subscriptions_nothing_is_called(monkeypatch: pytest.MonkeyPatch
     simulate(monkeypatch, story)
 
 
+def test_many_that_subscribe_one_after_another_share_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snapshots that a hundred batches get do not grow with the square of their number."""
+    heard: list[Snapshot] = []
+
+    async def story(watcher: Watcher, _: Service) -> None:
+        for _number in range(100):
+            watcher.subscribe(QUEUES[0], heard.append, every=1.0)
+            watcher.refresh(QUEUES[0])
+            await asyncio.sleep(0.01)
+        await watcher.close()
+
+    simulate(monkeypatch, story)
+    assert 0 < len(heard) < 100 * 100 / 10
+
+
 def test_closing(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `close()` no service is called and no listener."""
 

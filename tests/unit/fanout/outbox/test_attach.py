@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
-from cloudtasks_nb.fanout.outbox.attach import BatchSpec
+from cloudtasks_nb.fanout.outbox import attach
+from cloudtasks_nb.fanout.outbox.attach import BatchSpec, Intake
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
@@ -198,3 +200,44 @@ def test_a_frame_without_its_duplicates_is_the_same_batch(outbox: Outbox) -> Non
     """Whoever drops the duplicates by hand attaches to the batch that left them out."""
     done = spool(outbox, [chunk(range(10)), chunk([10], key=lambda _: "5")], skip=True)
     assert spool(outbox, chunks(range(10))).batch == done.batch
+
+
+def test_other_batches_are_compared_before_the_write_lock(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait for the writing of the new rows alone: the rows of other batches are read without the lock."""
+    for at in range(0, 500, 100):
+        spool(outbox, chunks(range(at, at + 100)))
+    read: set[str | None] = set()
+    prepare = attach.prepare
+
+    def note(action: int, table: str | None, *_: object) -> int:
+        if action == sqlite3.SQLITE_READ:
+            read.add(table)
+        return sqlite3.SQLITE_OK
+
+    def watched(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> None:
+        prepare(connection, spec, intake)
+        connection.set_authorizer(note)
+
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool.prepare", watched)
+    assert spool(outbox, chunks(range(500, 600))).added == 100
+    assert "batches" in read
+    assert "keys" not in read
+
+
+@pytest.mark.parametrize("name", [None, "n"])
+def test_rows_that_others_add_meanwhile_are_compared_too(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    """A batch that is made or lengthened after the comparison, and before the lock, is compared again."""
+    if name:
+        spool(outbox, chunks(range(100)), name=name)
+    prepare = attach.prepare
+
+    def late(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> None:
+        prepare(connection, spec, intake)
+        monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool.prepare", prepare)
+        spool(outbox, chunks(range(550, 560)), name=name)
+
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool.prepare", late)
+    with pytest.raises(BatchExistsError, match="10 of 100 are in"):
+        spool(outbox, chunks(range(500, 600)))

@@ -120,6 +120,9 @@ def test_a_file_of_the_first_version_gets_the_table(path: Path) -> None:
         batch = spool(outbox, chunks(range(10))).batch
         send_all(outbox, batch)
     with closing(sqlite3.connect(path)) as connection:
+        for name in ("states_changed", "outcomes_made", "outcomes_changed"):
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("DROP TABLE causes")
         connection.execute("DROP TABLE deletions")
         connection.execute("PRAGMA user_version = 1")
     with Outbox(path) as outbox:
