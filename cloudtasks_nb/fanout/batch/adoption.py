@@ -91,7 +91,8 @@ class Adoption:
                 return
             finally:
                 self.reading = None
-            await self._set("unseen", None)
+            if (await self._outbox.run(self._outbox.batches.settings, self._batch)).get("unseen"):
+                await self._set("unseen", None)
             await self._set("read_elsewhere", started)
             return
 

@@ -121,6 +121,8 @@ class _LastingBlockers:
             return []
         self._next = time.monotonic() + _LASTING
         lines = self._tracker.blockers()
+        if self._tracker.progress.settling:
+            lines.append("rows have left the queue and are settling: their log entries are awaited")
         found = [line for line in lines if line in self._last and line not in self._returned]
         self._last = lines
         self._returned.update(found)

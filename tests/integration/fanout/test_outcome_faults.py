@@ -9,7 +9,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
-from cloudtasks_nb.fanout.batch import search
+from cloudtasks_nb.fanout.batch import live, search
 from tests.integration.conftest import Emulator, StartEmulator
 from tests.integration.fanout.conftest import reached
 
@@ -48,14 +48,21 @@ def test_successes_and_failures(quick: ct.Queue, serve: Callable[..., ct.Handler
     assert set(failed["last_status"]) == {"INTERNAL"}
 
 
-def test_entries_that_come_late(start_emulator: StartEmulator, serve: Callable[..., ct.Handler]) -> None:
-    """A log that is half a minute behind only makes it take longer; nothing is gone meanwhile."""
+def test_entries_that_come_late(
+    start_emulator: StartEmulator,
+    serve: Callable[..., ct.Handler],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A log that is half a minute behind only makes it take longer, which is said; nothing is gone meanwhile."""
+    monkeypatch.setattr(live, "_LASTING", 0.1)
     emulator = start_emulator("--log-delay", "30")
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
         batch = send(tasks.queue("late", create=True, max_attempts=1), serve)
         with pytest.raises(BatchTimeoutError):
             batch.wait("8s")
         assert batch.progress().gone == 0
+        assert "are settling: their log entries are awaited" in "".join(capsys.readouterr())
         emulator.advance(31)
         progress = batch.wait("60s")
         assert (progress.succeeded, progress.failed, progress.gone) == (15, 5, 0)
