@@ -41,6 +41,7 @@ _TOKEN = re.compile(
 )
 _PART = re.compile(r'"((?:[^"\\]|\\.)*)"|([^."]+)')
 _TIME = re.compile(r"(.+?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
+_MAX_LENGTH = 20_000  # https://cloud.google.com/logging/quotas
 _MAX_DEPTH = 50  # of nested parentheses and negations: deeper ones could exceed Python's recursion limit
 _TIMES = {"timestamp", "receiveTimestamp", "receive_timestamp"}
 _SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITICAL", "ALERT", "EMERGENCY")
@@ -88,6 +89,8 @@ def parse_filter(text: str) -> Node:
     RefusedError
         ``INVALID_ARGUMENT`` if its syntax is invalid.
     """
+    if len(text) > _MAX_LENGTH:
+        raise invalid_argument(f"Unparseable filter: more than {_MAX_LENGTH} characters.")
     parser = _Parser(text)
     if parser.peek() is None:
         return And(())

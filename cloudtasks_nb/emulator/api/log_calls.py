@@ -44,8 +44,6 @@ from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 __all__ = ["LogCalls"]
 
 _DEFAULT_PAGE, _MAX_PAGE = 50, 1000
-# A call reads at most this many entries; then it returns those found so far with a page token, as Cloud Logging does.
-_MAX_SCANNED = 100_000
 _ORDERS = {"": True, "timestamp": True, "timestamp asc": True, "timestamp desc": False}
 _PROJECT = re.compile(r"projects/([^/]+)(/.*)?")
 
@@ -99,7 +97,7 @@ class LogCalls(Service):
             (record.seq, len_field(1, entries.wire(record)) if matches(record) else b"")
             for record in self._records(scope, queues, start, ascending=ascending)
         )
-        page, end = fill_page(found, size, most_scanned=_MAX_SCANNED)
+        page, end = fill_page(found, size)
         return page if end is None else page + len_field(2, page_token(str(end), query).encode())
 
     def _queues(self, resources: Any, scope: _Scope) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import time
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -16,13 +17,12 @@ __all__ = ["fill_page", "page_token", "read_number", "read_token"]
 T = TypeVar("T")
 
 _VALID = 2 * HOUR
+_MOST_SECONDS = 1.0
 _MOST_BYTES = 3_500_000  # a gRPC client receives messages of up to 4 MiB, if it does not set another limit
 _NUMBER = re.compile(r"[0-9]{1,18}")  # keys in the database and times have at most 18 digits
 
 
-def fill_page(
-    items: Iterable[tuple[T, bytes]], most: int, *, most_scanned: int | None = None
-) -> tuple[bytes, T | None]:
+def fill_page(items: Iterable[tuple[T, bytes]], most: int) -> tuple[bytes, T | None]:
     """Return a page, and the position of its end if more items follow it.
 
     Parameters
@@ -30,14 +30,14 @@ def fill_page(
     items : iterable of tuple
         The position of each item, and the item as an encoded field; empty if the filter leaves it out.
     most : int
-        Most items of the page. It has fewer if they would be larger than what clients receive by default.
-    most_scanned : int, optional
-        Most items to look at, with those left out.
+        Most items of the page. It has fewer, or none, if they would be larger than what clients receive by default, or
+        if they take longer than a second: nothing else is answered meanwhile.
     """
     page: list[bytes] = []
-    size, end = 0, None
-    for scanned, (position, item) in enumerate(items):
-        if len(page) == most or scanned == most_scanned or (page and size + len(item) > _MOST_BYTES):
+    size, end, deadline = 0, None, time.monotonic() + _MOST_SECONDS
+    for position, item in items:
+        too_late = end is not None and time.monotonic() > deadline
+        if len(page) == most or too_late or (page and size + len(item) > _MOST_BYTES):
             return b"".join(page), end
         end = position
         if item:

@@ -87,6 +87,7 @@ def test_reading(text: str, node: object) -> None:
         "sample(a)",
         "ip_in_net(a, b)",
         "a=b(c)",
+        pytest.param("a " * 10_001, id="length"),
         pytest.param("(" * 3000, id="parentheses"),
         pytest.param("-(" * 3000, id="minuses"),
         pytest.param("NOT " * 3000 + "a", id="negations"),

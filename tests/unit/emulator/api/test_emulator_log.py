@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from cloudtasks_nb.emulator.api import pages
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND, Clock
@@ -354,3 +355,18 @@ def test_pages_of_long_entries_are_cut(store: Store, clock: Clock) -> None:
     rest, end = read(store, clock, page_size=1000, page_token=token)
     assert names(first) + names(rest) == [f"t{number}" for number in range(600)]
     assert (300 < len(first) < 500, end) == (True, "")
+
+
+def test_a_slow_filter_is_answered_in_parts(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call ends with what it has found in time, perhaps nothing, and the pages together have every entry."""
+    queue = logged_queue(store)
+    for number in range(5):
+        store.add(queue, new_task(f"t{number}"), NOW)
+    commit(store)
+    monkeypatch.setattr(pages, "_MOST_SECONDS", -1)
+    found, token = read(store, clock, '"t3"')
+    assert (found, token != "") == ([], True)
+    while token:
+        more, token = read(store, clock, '"t3"', page_token=token)
+        found += more
+    assert names(found) == ["t3"]
