@@ -106,7 +106,7 @@ class LogCalls(Service):
             raise invalid_argument("resource_names must name projects.")
         chosen = []
         for q, name in self._store.contents.names.items():
-            queue = QueueName.parse(name)
+            queue = _parsed(name)
             if queue.project in projects and (scope.queues is None or queue.queue.casefold() in scope.queues):
                 chosen.append(q)
         return chosen
@@ -259,7 +259,8 @@ class _Entries:
         return " ".join([*values, self._names[record.q], record.task, *map(str, _payload_part(record).values())])
 
 
-_parsed = lru_cache(maxsize=1024)(QueueName.parse)
+# Each call looks at the names of all queues.
+_parsed = lru_cache(maxsize=65_536)(QueueName.parse)
 
 
 def _payload_part(record: LogRecord) -> dict[str, Any]:
