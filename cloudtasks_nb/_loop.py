@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from cloudtasks_nb.errors import CloudTasksError, ServiceError
 
-__all__ = ["Supervisor", "as_toolkit_error", "call_soon", "loop", "run", "submit"]
+__all__ = ["Supervisor", "as_toolkit_error", "call_soon", "check_blocking", "loop", "run", "submit"]
 
 T = TypeVar("T")
 
@@ -42,6 +42,18 @@ def loop() -> asyncio.AbstractEventLoop:
         return running
 
 
+def check_blocking() -> None:
+    """Refuse to block the background loop.
+
+    Raises
+    ------
+    RuntimeError
+        If called on the background loop itself: it would wait for work that only this loop can do.
+    """
+    if _state["pid"] == os.getpid() and _current_loop() is _state["loop"]:
+        raise RuntimeError("blocking calls are not possible on the background loop itself; `await batch` is")
+
+
 def submit(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
     """Start a coroutine on the background loop, and return a future that any thread can wait for."""
     return asyncio.run_coroutine_threadsafe(coroutine, loop())
@@ -57,9 +69,11 @@ def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     RuntimeError
         If called on the background loop itself: it would block the loop that has to run the coroutine.
     """
-    if _state["pid"] == os.getpid() and _current_loop() is _state["loop"]:
+    try:
+        check_blocking()
+    except RuntimeError:
         coroutine.close()
-        raise RuntimeError("blocking calls are not possible on the background loop itself")
+        raise
     future = submit(coroutine)
     try:
         return future.result(timeout)

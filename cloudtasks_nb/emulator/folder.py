@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -13,7 +15,12 @@ from filelock import FileLock, Timeout
 
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "remove_abandoned"]
+
+_PREFIX = "cloudtasks-"  # of temporary folders
+_LOCK = "emulator.lock"
+_MARK = "temporary"  # a file that only temporary folders have
+_NEW = 60.0  # seconds in which the emulator of a new folder takes its lock
 
 
 class Folder:
@@ -27,9 +34,11 @@ class Folder:
 
     def __init__(self, path: Path | None) -> None:
         self.temporary = path is None
-        self.path = path.absolute() if path is not None else Path(tempfile.mkdtemp(prefix="cloudtasks-"))
+        if self.temporary:
+            remove_abandoned(Path(tempfile.gettempdir()))
+        self.path = path.absolute() if path is not None else Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._endpoint = self.path / "endpoint.json"
-        self._lock = FileLock(self.path / "emulator.lock")
+        self._lock = FileLock(self.path / _LOCK)
 
     def __enter__(self) -> Self:
         try:
@@ -43,6 +52,8 @@ class Folder:
             ) from error
         except OSError as error:
             raise EmulatorError(f"{self.path} cannot be used: {error}", resource=str(self.path)) from error
+        if self.temporary:
+            (self.path / _MARK).touch()
         # A killed emulator leaves this file, and its address may now belong to another program.
         self._endpoint.unlink(missing_ok=True)
         return self
@@ -70,3 +81,12 @@ class Folder:
         draft = self.path / "endpoint.json.new"
         draft.write_bytes(orjson.dumps(endpoint))
         draft.replace(self._endpoint)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders that killed emulators have left."""
+    for path in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError, Timeout):  # it is in use, or somebody else's
+            if (path / _MARK).is_file() and path.stat().st_mtime < time.time() - _NEW:
+                with FileLock(path / _LOCK, timeout=0):
+                    shutil.rmtree(path, ignore_errors=True)

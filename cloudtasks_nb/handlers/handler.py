@@ -21,7 +21,7 @@ from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import TaskFunction
 from cloudtasks_nb.handlers.history import Call, CallHistory, Summary, TaskRequest
 from cloudtasks_nb.handlers.server import Server
-from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers
+from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers, WorkersClosedError
 
 __all__ = ["Handler"]
 
@@ -117,7 +117,13 @@ class Handler:
             old.close(0)
 
     def _submit(self, request: TaskRequest) -> Future[Answer]:
-        return self._workers.submit(lambda: self._answer(request))
+        while True:
+            workers = self._workers
+            try:
+                return workers.submit(lambda: self._answer(request))
+            except WorkersClosedError:  # `replace` has just put others in their place
+                if workers is self._workers:
+                    raise
 
     def _answer(self, request: TaskRequest) -> Answer:
         self._history.begin()

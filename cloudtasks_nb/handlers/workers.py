@@ -10,11 +10,15 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-__all__ = ["CoroutineRunner", "Workers"]
+__all__ = ["CoroutineRunner", "Workers", "WorkersClosedError"]
 
 T = TypeVar("T")
 
 _Job = tuple[Future[Any], Callable[[], Any]]
+
+
+class WorkersClosedError(Exception):
+    """The threads end and take no more jobs."""
 
 
 class Workers:
@@ -34,6 +38,8 @@ class Workers:
     def __init__(self, count: int, name: str) -> None:
         self.count = count
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
         self._busy: set[threading.Thread] = set()  # each thread adds and removes only itself
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(count)
@@ -42,15 +48,26 @@ class Workers:
             thread.start()
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
-        """Put a job into the queue and return the future of its result."""
+        """Put a job into the queue and return the future of its result.
+
+        Raises
+        ------
+        WorkersClosedError
+            If no thread would take it.
+        """
         future: Future[Any] = Future()
-        self._jobs.put((future, job))
+        with self._lock:
+            if self._closed:
+                raise WorkersClosedError
+            self._jobs.put((future, job))
         return future
 
     def close(self, timeout: float) -> int:
         """End the threads after the queued jobs; return the number of jobs that still run after `timeout` seconds."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        with self._lock:
+            self._closed = True
+            for _ in self._threads:
+                self._jobs.put(None)
         until = time.monotonic() + timeout
         others = [thread for thread in self._threads if thread is not threading.current_thread()]
         for thread in others:

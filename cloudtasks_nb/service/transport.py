@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -51,6 +52,10 @@ _OPTIONS = [
 _LOCAL_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
 _STATE_TIMEOUT = 5.0  # seconds to find out whether a call was carried out
 _NETWORK_HINT = "check the network; tasks.doctor() finds the cause"
+
+
+#: `pid` of the process that has used gRPC; a forked process inherits it.
+_used_in: dict[str, int] = {}
 
 
 class Transport:
@@ -322,6 +327,7 @@ class Transport:
             If the connection is closed.
         """
         self.check_open()
+        _check_process()
         target = self.endpoint.target
         if self.google:
             await self._refresh_credentials()
@@ -423,6 +429,21 @@ def _answer_to_repeated(error: CloudTasksError, method: Method) -> Any:
         text = f"{error.message}; the answer to the same call before was lost, and that call may have created it"
         raise AlreadyExistsError(text, resource=error.resource, code=error.code, hint=error.hint) from error
     raise error
+
+
+def _check_process() -> None:
+    """Refuse calls in a process that was forked after gRPC was used: gRPC would hang or abort there.
+
+    Raises
+    ------
+    PreconditionError
+        See https://github.com/grpc/grpc/blob/master/doc/fork_support.md.
+    """
+    if _used_in.setdefault("pid", os.getpid()) != os.getpid():
+        raise PreconditionError(
+            f"process {os.getpid()} was forked from one that had called Cloud Tasks, and gRPC does not work in it",
+            hint='start it anew: multiprocessing.get_context("spawn"), or connect only after the fork',
+        )
 
 
 def _field(request: Any, path: str) -> str:

@@ -69,6 +69,8 @@ class Size:
     delays: int = 200  #: tasks whose delay is measured
     streamed: tuple[int, ...] = (100_000, 1_000_000)  #: rows of fan-outs from an iterator
     ticks: int = 20
+    waited: int = 2_000  #: rows of a batch that is waited for
+    waits: int = 20
 
 
 @dataclass(slots=True, kw_only=True)

@@ -38,6 +38,7 @@ from tests.benchmarks.memory import MEMORY
 from tests.benchmarks.paint import PAINT
 from tests.benchmarks.panels import PANEL
 from tests.benchmarks.table import document, verdict
+from tests.benchmarks.waiting import WAIT
 
 __all__ = ["main"]
 
@@ -49,6 +50,7 @@ CASES = (
     CREATE,
     DISPATCH,
     DELAY,
+    WAIT,
     PENDING,
     MEMORY,
     PANEL,
@@ -70,6 +72,8 @@ QUICK = Size(
     delays=20,
     streamed=(10_000, 30_000),
     ticks=5,
+    waited=500,
+    waits=2,
 )
 FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000))
 

@@ -313,7 +313,7 @@ class Batch:
             queue=self.queue,
             badge="LOCAL" if local else record.place.project,
             progress=progress,
-            sending=tracker.sending and not tracker.unanswered,
+            sending=tracker.sending,
             causes=self._causes(),
             lost=self._outbox.rows.losses(self.id) if progress.gone else {},
             retry_note=tracker.retry_note(),

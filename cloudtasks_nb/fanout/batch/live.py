@@ -79,7 +79,10 @@ def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) 
         If it takes longer than `seconds`.
     CloudTasksError
         The error that ended the sending early.
+    RuntimeError
+        If called on the background loop.
     """
+    _loop.check_blocking()
     shown = LiveReport(tracker, report) if in_notebook() else None
     blockers = _LastingBlockers(tracker)
     future = _loop.submit(tracker.finished())

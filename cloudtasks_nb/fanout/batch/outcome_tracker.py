@@ -8,11 +8,13 @@ that left the queue is *gone*. Nothing here takes a guess for a fact.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.fanout.batch.search import QueueReader, Search
 from cloudtasks_nb.fanout.clock import Clock
@@ -61,6 +63,8 @@ class OutcomeTracker:
         retry = record.description.get("_retry") or {}
         self._own_attempts: int | None = retry.get("max_attempts")
         self._own_duration = bool(retry.get("max_retry_duration"))
+        pause = retry.get("max_backoff")
+        self._own_pause = None if pause is None else parse_duration(pause, "max_backoff").total_seconds()
         self._lasting = False  # the queue repeats attempts for a duration, whatever their number
         self._due: int | None = record.description.get("_due")
         self._spread = bool(record.description.get("_spread"))
@@ -161,10 +165,19 @@ class OutcomeTracker:
             return None
         attempts = max(done for done, _ in self._retrying.values()) + 1
         of = f" of {self._limit}" if self._limit is not None else ""
-        due = [at for _, at in self._retrying.values() if at is not None and at > now]
+        # A task that is due later than its longest pause was seen by another clock than that of `now`.
+        latest = now + self._longest_pause * _SECOND
+        due = [at for _, at in self._retrying.values() if at is not None and now < at <= latest]
         wait = (min(due) - now) / _SECOND if due else 0
         after = f", next in {duration_text(round(wait))}" if due else ""
         return f"attempt {attempts}{of}{after}"
+
+    @property
+    def _longest_pause(self) -> float:
+        """The most seconds between two attempts, as far as is known."""
+        values = self.snapshot.values if self.snapshot is not None else None
+        known = self._own_pause or (values.get("max_backoff") if values else None)
+        return known or math.inf
 
     @property
     def _limit(self) -> int | None:

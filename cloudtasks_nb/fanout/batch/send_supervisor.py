@@ -8,18 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, QueueNotFoundError
+from cloudtasks_nb.errors import CloudTasksError, PreconditionError, QueueNotFoundError
 from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.request import lasting_options
+from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.sender.sender import send
 from cloudtasks_nb.service.transport import Transport
 
 __all__ = ["SendSupervisor"]
 
 _LOGGER = logging.getLogger(__name__)
+_LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds after each
 
 
 class SendSupervisor:
@@ -58,7 +60,7 @@ class SendSupervisor:
         self._clock = clock
         self._requested = False
         self._other: Mapping[str, Any] | None = None
-        self.unanswered = False  #: nothing answers at the endpoint
+        self.unanswered: Unanswered | None = None  #: nothing answers at the endpoint
         self.trouble: str | None = None  #: the last error that is being retried
         self.error: CloudTasksError | None = None  #: the error that ended the sending early
 
@@ -104,24 +106,30 @@ class SendSupervisor:
             return
         if self.error is not None:
             raise self.error
-        if await self._outbox.run(self._is_idle):
-            raise PreconditionError(
-                f"{unsent:,} rows of batch {self._batch} are unsent, and no process sends them",
-                resource=self._batch,
-                hint="batch.resume() sends them",
-            )
+        for _ in range(_LOOKS):  # a process that has just stored rows is about to send them
+            if self.active or not await self._outbox.run(self._is_idle):
+                return
+            await (self._clock or Clock()).sleep(_LOOK_PAUSE)
+        raise PreconditionError(
+            f"{unsent:,} rows of batch {self._batch} are unsent, and no process sends them",
+            resource=self._batch,
+            hint="batch.resume() sends them",
+        )
 
     def _is_idle(self) -> bool:
-        """Return whether no process sends the batch."""
-        lock = self._outbox.requests.lock(self._batch)
-        if lock is not None:
-            lock.release()
-        return lock is not None
+        """Return whether rows are unsent and no process sends them."""
+        if self._outbox.requests.has_sender(self._batch):
+            return False
+        return self._outbox.batches.counts(self._batch)[State.UNSENT] > 0
 
     async def _send(self) -> None:
-        while self._requested:
-            self._requested = False
-            await self._send_once()
+        announced = self._outbox.requests.announce_sender(self._batch)
+        try:
+            while self._requested:
+                self._requested = False
+                await self._send_once()
+        finally:
+            announced.release()
         self._ended()
 
     async def _send_once(self) -> None:
@@ -145,26 +153,26 @@ class SendSupervisor:
                 _LOGGER.exception("sending batch %s failed", self._batch)
             self.error = _loop.as_toolkit_error(f"sending batch {self._batch}", error)
         finally:
-            self._other, self.unanswered, self.trouble = None, False, None
+            self._other, self.unanswered, self.trouble = None, None, None
             self._changed(0)
 
     # The methods of `SendObserver`, which `send` calls.
 
     def rows_sent(self, count: int) -> None:
         """Report more sent rows."""
-        self.trouble = None
+        self.unanswered, self.trouble = None, None
         self._changed(count)
 
     def will_retry(self, error: CloudTasksError) -> None:
         """Keep the error until rows are sent."""
-        self.unanswered = isinstance(error, EndpointError)
+        self.unanswered = Unanswered.after(self.unanswered, [error])
         self.trouble = error.message
         self._changed(0)
 
     def other_sender(self, owner: Mapping[str, Any] | None) -> None:
         """Keep the owner of the other sender; None: this process sends now."""
         if owner != self._other or self.unanswered:
-            self._other, self.unanswered, self.trouble = owner, False, None
+            self._other, self.unanswered, self.trouble = owner, None, None
             self._changed(0)
 
     def is_temporary(self, error: CloudTasksError) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-__all__ = ["Hold", "hold"]
+__all__ = ["Hold", "announce", "announced", "hold"]
 
 
 class Hold:
@@ -55,3 +56,20 @@ def hold(outbox: Path, name: str) -> Hold | None:
     except (OSError, NotImplementedError):
         return Hold(path, None)
     return Hold(path, lock)
+
+
+def announce(outbox: Path, name: str) -> Hold:
+    """Take a lock of this caller's own, by which `announced` sees it until it is released."""
+    while (held := hold(outbox, f"{name}-{secrets.token_hex(4)}")) is None:
+        pass  # somebody has looked at it between its creation and its locking
+    return held
+
+
+def announced(outbox: Path, name: str) -> bool:
+    """Return whether any live process has announced itself; remove what killed ones have left."""
+    for path in (outbox.parent / "locks").glob(f"{name}-*.lock"):
+        held = hold(outbox, path.stem)
+        if held is None:
+            return True
+        held.release()
+    return False

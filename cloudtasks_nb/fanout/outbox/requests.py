@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.outbox.counters import (
 )
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
 from cloudtasks_nb.fanout.outbox.deletions import ask_for, correct_gone
-from cloudtasks_nb.fanout.outbox.locks import Hold, hold
+from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
 from cloudtasks_nb.fanout.plan.identity import task_ids
 
@@ -39,6 +39,17 @@ class Requests(Repository):
     def lock(self, batch: str) -> Hold | None:
         """Become the sender of a batch until the lock is released, or the process ends; None: another one is."""
         return hold(self._database.path, batch)
+
+    def announce_sender(self, batch: str) -> Hold:
+        """Note that this process sends the batch, or waits to send it, until the lock is released or the process ends.
+
+        The lock on sending is free at times, such as while a sender waits for the service to answer.
+        """
+        return announce(self._database.path, f"{batch}-sender")
+
+    def has_sender(self, batch: str) -> bool:
+        """Return whether a process sends the batch, or waits to send it."""
+        return announced(self._database.path, f"{batch}-sender")
 
     def cancel_lock(self, batch: str) -> Hold | None:
         """Become the one that cancels a batch until the lock is released, or the process ends; None: another one is."""

@@ -69,12 +69,33 @@ def test_the_next_connection_sends_the_rest(
 
 def test_the_old_connection_lives_again(broken: ct.Batch, folder: Path) -> None:
     """It says that nothing answers and what starts the emulator again; then it finds it, and sends the rest."""
-    reached(broken, lambda _: broken._tracker.unanswered)
-    lines = repr(broken).splitlines()
-    assert any("nothing answers at 127.0.0.1" in line for line in lines)
-    assert any(f"ct.local({str(folder)!r}) starts the emulator again" in line for line in lines)
-    assert lines[-1].endswith(" unsent: batch.resume()")
+    reached(broken, lambda _: broken._tracker.unanswered is not None)
+    (line,) = [line for line in repr(broken).splitlines() if "nothing answers at 127.0.0.1" in line]
+    assert " unsent rows in the outbox" in line
+    assert f"ct.local({str(folder)!r}) starts the emulator again, and the batch continues by itself" in line
+    assert "batch.resume" not in repr(broken)
     with ct.local(folder) as tasks:
         reached(broken, lambda progress: not progress.unsent)
         assert rows_in(tasks.queue("killed")) == list(range(3000))
         assert broken.tasks()["state"].eq("ready").all()
+
+
+def test_a_temporary_emulator() -> None:
+    """Its tasks are lost, which the repr says with the way out; the same cells send every row again to a new one."""
+
+    def cells() -> tuple[ct.Client, ct.Batch]:
+        tasks = ct.local()
+        return tasks, tasks.queue("killed", create=True).pause().fan_out(MANY, url=TARGET)
+
+    lost, batch = cells()
+    reached(batch, lambda progress: not progress.unsent)
+    assert lost._lease is not None
+    os.kill(lost._lease.pid, signal.SIGKILL)
+    reached(batch, lambda _: batch._tracker.unanswered is not None)
+    (line,) = [line for line in repr(batch).splitlines() if "nothing answers at 127.0.0.1" in line]
+    assert "its tasks are lost; run the cells again from ct.local() on: they send all rows to a new one" in line
+    lost.close()
+    found, batch = cells()
+    reached(batch, lambda progress: not progress.unsent)
+    assert rows_in(found.queue("killed")) == list(range(3000))
+    found.close()

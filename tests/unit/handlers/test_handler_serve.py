@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import gc
 import socket
@@ -18,12 +19,27 @@ import pytest
 from cloudtasks_nb import handlers
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.address import derive_address
+from cloudtasks_nb.handlers.history import TaskRequest
 from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
 from tests.processes import run
 from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 
 __all__: list[str] = []
+
+
+def test_a_request_while_the_workers_are_replaced(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that comes at the moment of the replacement is answered by the new workers; it does not hang."""
+    handler = serve(lambda: "old", name="report")
+    submit = handler._workers.submit
+
+    def replace_and_submit(job: Any) -> Any:
+        serve(lambda: "new", name="report", workers=3)
+        return submit(job)
+
+    monkeypatch.setattr(handler._workers, "submit", replace_and_submit)
+    future = handler._submit(TaskRequest(time=dt.datetime.now(dt.UTC), body=b""))
+    assert future.result(20).result == "new"
 
 
 def test_the_same_name_again_replaces_the_function(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

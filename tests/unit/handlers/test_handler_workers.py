@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers
+from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers, WorkersClosedError
 
 __all__: list[str] = []
 
@@ -121,3 +121,11 @@ def test_a_coroutine_may_close_the_loop_it_runs_on() -> None:
         return "returned"
 
     assert coroutines.run(close()) == "returned"
+
+
+def test_closed_workers_take_no_job() -> None:
+    """A job that no thread would take is refused, so that nobody waits for its result."""
+    workers = Workers(1, "test")
+    workers.close(20)
+    with pytest.raises(WorkersClosedError):
+        workers.submit(lambda: 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import socket
 import threading
@@ -33,6 +34,7 @@ from google.protobuf import empty_pb2
 from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._names import INSTANCE_METADATA
 from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.service import transport as transport_module
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
@@ -545,3 +547,11 @@ def test_a_queue_is_new_for_five_minutes() -> None:
     transport.mark_new(QUEUE)
     transport.mark_deleted(QUEUE)
     assert not transport.is_new(QUEUE)
+
+
+def test_a_forked_process_is_refused(fake: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that was forked from one that has made calls gRPC would hang or abort; the error says what works."""
+    monkeypatch.setitem(transport_module._used_in, "pid", os.getppid())
+    with pytest.raises(errors.PreconditionError, match="was forked") as caught:
+        use(fake().port, call("GetQueue", name=QUEUE))
+    assert 'multiprocessing.get_context("spawn")' in str(caught.value)

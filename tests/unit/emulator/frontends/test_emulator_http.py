@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import aiohttp
 import grpc
 import pytest
+from filelock import FileLock
 from google.cloud.tasks_v2.services.cloud_tasks.transports import rest_base as rest_v2
 from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import rest_base as rest_beta
 
@@ -442,6 +444,23 @@ def test_an_endpoint_of_a_killed_emulator_is_removed(tmp_path: Path) -> None:
     (tmp_path / "endpoint.json").write_text("{}")
     with folder_module.Folder(tmp_path):
         assert not (tmp_path / "endpoint.json").exists()
+
+
+def test_folders_of_killed_emulators_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only temporary ones, and none whose emulator runs or is just beginning."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    names = ("cloudtasks-killed", "cloudtasks-runs", "cloudtasks-new", "cloudtasks-mine")
+    killed, runs, new, mine = (tmp_path / name for name in names)
+    for folder in (killed, runs, new, mine):
+        folder.mkdir()
+        if folder is not mine:
+            (folder / "temporary").touch()
+        if folder is not new:
+            os.utime(folder, (1, 1))
+    with FileLock(runs / "emulator.lock"):
+        os.utime(runs, (1, 1))
+        with folder_module.Folder(None) as found:
+            assert set(tmp_path.iterdir()) == {runs, new, mine, found.path}
 
 
 async def test_probes_end_with_the_dispatcher() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.unit.fanout.conftest import PLACE, Service, all_rows
 __all__ = ["FakeConnection", "Tracked"]
 
 QUEUE = QueueName(project=PLACE.project, location=PLACE.location, queue=PLACE.queue)
+VALUES = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
 
 
 class FakeConnection:
@@ -40,7 +41,7 @@ class FakeConnection:
         self.listeners: list[Callable[[Snapshot], None]] = []
         self._service = service
 
-    def subscribe(self, _queue: QueueName, listener: Callable[[Snapshot], None], *, since: int) -> Any:  # noqa: ARG002 - as the watcher has it
+    def subscribe(self, _queue: QueueName, listener: Callable[[Snapshot], None], *, since: int, every: float) -> Any:  # noqa: ARG002 - as the watcher has it
         """Keep a listener until its subscription is closed."""
         self.listeners.append(listener)
 
@@ -48,7 +49,7 @@ class FakeConnection:
             if listener in self.listeners:
                 self.listeners.remove(listener)
 
-        return SimpleNamespace(close=close)
+        return SimpleNamespace(close=close, every=every)
 
     def publish(self, snapshot: Snapshot) -> None:
         """Give a snapshot to every listener."""
@@ -67,6 +68,19 @@ class FakeConnection:
         return {}
 
     listing = lookup
+
+    async def is_logged(self, *_: Any, **__: Any) -> bool:
+        """Have no entry of another home."""
+        return False
+
+    async def task_log(self, *_queue: Any, **_words: Any) -> AsyncIterator[list[Entry]]:
+        """Have no entry of another home."""
+        for _ in range(0):
+            yield []
+
+    async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
+        """Return settings and statistics of the queue."""
+        return dict(VALUES)
 
     async def _call(self, rpc: str, **_: Any) -> Any:
         """Delete tasks."""
@@ -107,7 +121,7 @@ class Tracked:
             )
             for task in all_rows(self.outbox, self.batch, "tasks")[rows]
         ]
-        values = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0, **fields}
+        values = {**VALUES, **fields}
         self.connection.publish(Snapshot(queue=QUEUE, at=now, values=values, entries=tuple(entries), log_until=now))
 
     async def until(self, condition: Callable[[], bool]) -> None:

@@ -137,3 +137,14 @@ def test_waiting_ends_with_its_time_or_with_an_error(screens: list[FakeLive]) ->
     tracker.finish(ServiceError("no"))
     with pytest.raises(ServiceError, match="no"):
         live_module.wait(tracker, tracker.report, None)
+
+
+def test_waiting_on_the_background_loop_is_refused() -> None:
+    """It would block the loop that has to do the work; the error names `await batch`."""
+    tracker: Any = FakeTracker()
+
+    async def callback() -> None:
+        live_module.wait(tracker, tracker.report, None)
+
+    with pytest.raises(RuntimeError, match="await batch"):
+        _loop.run(callback(), 30)

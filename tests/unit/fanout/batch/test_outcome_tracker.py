@@ -470,6 +470,15 @@ def test_retrying_rows_are_known_from_the_log_also_after_a_restart(world: World)
     assert tracker.retry_note(30 * SECOND) == "attempt 3 of 3, next in 1 min"
 
 
+def test_a_clock_that_was_set_back_gives_no_time(world: World) -> None:
+    """An attempt that would be due later than the queue's longest pause is not said to be "next in 120 min"."""
+    tracker = new(world)
+    news = (entry(world.tasks[0], attempt=1, retry_time=7_210 * SECOND),)
+    apply(tracker, world, snapshot(values={"max_backoff": 60.0}, entries=news))
+    assert tracker.retry_note(7_200 * SECOND) == "attempt 2 of 3, next in 10 s"
+    assert tracker.retry_note(10 * SECOND) == "attempt 2 of 3"
+
+
 def test_before_the_log_was_read_nothing_is_known(world: World) -> None:
     """A new kernel says nothing rather than zero."""
     split = new(world).split(world.outbox.batches.counts(world.batch), SECOND)

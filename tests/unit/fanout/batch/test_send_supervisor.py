@@ -201,6 +201,20 @@ def test_the_newest_send_rate_counts(outbox: Outbox) -> None:
     assert set(service.sizes) == {25}
 
 
+def test_a_sender_that_is_about_to_begin(outbox: Outbox, batch: str) -> None:
+    """Right after rows are stored nobody sends them yet; a moment later their process does."""
+    sending = Supervised(outbox, batch, Service())
+
+    class Later(FakeClock):
+        async def sleep(self, seconds: float) -> None:
+            sending.supervisor.begin()
+            await super().sleep(seconds)
+
+    sending.supervisor._clock = Later()
+    sending.check(ROWS)
+    _loop.run(sending.supervisor.join())
+
+
 def test_no_process_sends(outbox: Outbox, batch: str) -> None:
     """Unsent rows that no process sends are an error."""
     sending = Supervised(outbox, batch, Service())
@@ -208,12 +222,9 @@ def test_no_process_sends(outbox: Outbox, batch: str) -> None:
         sending.check(ROWS)
     sending.check(0)
     with Outbox(outbox.path, timeout=5.0) as elsewhere:
-        lock = elsewhere.requests.lock(batch)
-        assert lock is not None
-        try:
-            sending.check(ROWS)
-        finally:
-            lock.release()
+        announced = elsewhere.requests.announce_sender(batch)
+        sending.check(ROWS)  # also while it does not hold the lock on sending
+        announced.release()
 
 
 @pytest.mark.parametrize(
@@ -254,7 +265,7 @@ def test_nothing_answers_for_a_while(outbox: Outbox, batch: str) -> None:
 
     def dead(rpc: str, number: int) -> None:
         lock = outbox.requests.lock(batch)
-        calls.append(sending.supervisor.unanswered and lock is not None)
+        calls.append(sending.supervisor.unanswered is not None and lock is not None)
         if lock is not None:
             lock.release()
         if number <= 5 or (rpc == "GetQueue" and number < 10):
