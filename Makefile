@@ -17,7 +17,7 @@ PYTEST = -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench constraints clean
+.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench chaos constraints clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ check: $(VENV)/.installed-dev ## lint, formatting and types
 
 bench: $(VENV)/.installed-test ## measure, and write the table of figures
 	$(BIN)/python tests/benchmarks/run.py
+
+chaos: $(VENV)/.installed-test ## kill and stop processes at random for 200 rounds, and write what was found
+	$(BIN)/python -m tests.chaos.run
 
 # One file for every Python from 3.11.0 on and every system: a pin that only some of them can have says which.
 constraints: ## write constraints.txt anew, from the newest releases that fit pyproject.toml

@@ -1,0 +1,96 @@
+"""Kernels that can be killed: a process that imports the toolkit once and forks one kernel for each order.
+
+An order is a line of JSON on standard input. A kernel runs the same cell as every other kernel of its round, then does
+what the order says, waits for the end, and writes what it sees to a file. Lines on standard output say what happened:
+``{"kernel": pid}`` when one starts, ``{"asked": pid}`` before it asks for another try of rows, ``{"error": text}``.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.errors import CloudTasksError
+
+__all__: list[str] = []
+
+_round = os.dup(1)
+os.dup2(2, 1)  # what the toolkit prints is no line for the round
+
+
+def write(**line: object) -> None:
+    """Write one line that the round reads, in one piece."""
+    os.write(_round, (json.dumps(line) + "\n").encode())
+
+
+def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
+    """Run the cell, and then what the order asks for."""
+    frame = pd.DataFrame({"row": range(order["rows"])})
+    batch = tasks.queue(order["queue"]).fan_out(
+        frame, url=order["url"], name="chaos", send_rate=order["send_rate"], progress=False
+    )
+    if order["verb"] == "cancel":
+        batch.cancel()
+    elif order["verb"] in ("retry", "resend"):
+        batch.wait()
+        write(asked=os.getpid())
+        if order["verb"] == "retry":
+            batch.retry_failed()
+        else:
+            rows = batch.tasks()
+            batch.resend(rows[rows.index.isin(order["again"])])
+    batch.wait()
+    return batch
+
+
+def run(order: dict[str, Any]) -> None:
+    """Be one kernel: try again for as long as something stands in the way, as the person at the keyboard would."""
+    faulthandler.register(signal.SIGUSR1)
+    os.environ["CLOUDTASKS_NB_HOME"] = order["home"]
+    while True:
+        try:
+            with ct.connect("demo", "us-central1", endpoint=order["endpoint"]) as tasks:
+                batch = follow(order, tasks)
+                rows = batch.tasks()
+                found = {"states": dict(zip(rows.index.tolist(), rows["state"].tolist(), strict=True))}
+                text = json.dumps({**found, "repr": repr(batch)})
+        except CloudTasksError as error:
+            write(error=f"{type(error).__name__}: {error}")
+            time.sleep(0.5)
+        else:
+            Path(order["result"]).write_text(text, encoding="utf-8")
+            return
+
+
+def main() -> None:
+    """Fork a kernel for each line; the end of standard input ends this process, not its kernels."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a kernel here: the round watches it
+    write(ready=os.getpid())
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid:
+            write(kernel=pid)
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        code = 1
+        try:
+            run(json.loads(line))
+            code = 0
+        except BaseException:  # noqa: BLE001 - a forked child must not go on as its parent
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,438 @@
+"""One round of chaos: a batch is sent, tried again or cancelled while processes are killed, and an oracle looks on.
+
+The oracle is the target of the tasks. It knows which task of which row it was asked to run, and what it answered. At
+the end, what the toolkit says of each row is compared with that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import grpc
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+
+from tests.integration.fanout.conftest import Proxy
+
+__all__ = ["EVENTS", "Kernels", "Verdict", "play"]
+
+ROOT = Path(__file__).parents[2]
+LOCATION = "projects/demo/locations/us-central1"
+EVENTS = ("kill kernel", "kill emulator", "stop emulator", "stop kernel", "cut connections", "clock", "full disk")
+_BAD = 7  # of so many rows one fails, until the target is mended
+_PATIENCE = 240.0  # seconds after which a kernel that was left alone hangs
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What one round showed."""
+
+    seed: int
+    steps: list[str]
+    rows: int
+    deliveries: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    states: Counter[str] = field(default_factory=Counter)
+    lost: int = 0  #: rows that were not cancelled and never delivered
+    twice: int = 0  #: rows that were delivered again without being asked
+    redelivered: int = (
+        0  #: deliveries of one task that an emulator repeated because it was killed before it noted the answer
+    )
+    false: Counter[str] = field(default_factory=Counter)  #: what is not so, and of how many rows
+    hung: list[str] = field(default_factory=list)  #: steps that did not end
+    errors: Counter[str] = field(default_factory=Counter)  #: what kernels raised and tried again
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was lost, repeated, false or hung."""
+        return not (self.lost or self.twice or self.false or self.hung)
+
+
+class Oracle:
+    """The target of the tasks, which records each request and its answer."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, list[tuple[str, int]]] = defaultdict(list)  #: by row: task, status
+        self.mended = False
+        self._lock = threading.Lock()
+        oracle = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                row = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["row"]
+                status = oracle.answer(row, self.headers["X-CloudTasks-TaskName"])
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+                """Say nothing."""
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 512
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """Say nothing: an emulator that is killed closes its connections."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/run"
+
+    def answer(self, row: int, task: str) -> int:
+        """Record one request; some rows fail until the target is mended."""
+        status = 500 if row % _BAD == 0 and not self.mended else 200
+        with self._lock:
+            self.answers[row].append((task, status))
+        return status
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Emulator:
+    """An emulator on a folder and on ports of its own, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = [_free_port(), _free_port()]
+        self.grpc = f"127.0.0.1:{self._ports[0]}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it is ready."""
+        port, http = map(str, self._ports)
+        folder = ["--data-dir", str(self._folder)]
+        with (self._folder.parent / "emulator.txt").open("ab") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", port, "--http-port", http, *folder],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=ROOT,
+            )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline(), "the emulator did not start"
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def make_queue(self, name: str) -> None:
+        """Create the queue; its tasks are tried twice, at short intervals."""
+        with grpc.insecure_channel(self.grpc) as channel:
+            client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+            retry = {"max_attempts": 2, "min_backoff": {"nanos": 100_000_000}, "max_backoff": {"nanos": 200_000_000}}
+            log = {"sampling_ratio": 1.0}
+            queue = {"name": f"{LOCATION}/queues/{name}", "retry_config": retry, "stackdriver_logging_config": log}
+            client.create_queue({"parent": LOCATION, "queue": queue})
+
+    def advance(self, seconds: float) -> None:
+        """Move its clock forward."""
+        body = json.dumps({"advance_s": seconds}).encode()
+        url = f"http://127.0.0.1:{self._ports[1]}/admin/clock"
+        with suppress(OSError):  # it may be stopped, or on its way up
+            urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=5).close()
+
+
+class Kernels:
+    """A process that forks kernels; many rounds share one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.errors = folder / "kernels.txt"
+        with self.errors.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.kernels"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+                env={**os.environ, "TQDM_DISABLE": "1"},
+            )
+        self._changed = threading.Condition()
+        self._started: list[int] = []
+        self.asked = 0
+        self.raised: Counter[str] = Counter()
+        self._ready = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said = json.loads(line)
+            with self._changed:
+                self._ready |= "ready" in said
+                self.asked += "asked" in said
+                if "error" in said:
+                    self.raised[said["error"].split(":")[0]] += 1
+                if "kernel" in said:
+                    self._started.append(said["kernel"])
+                self._changed.notify_all()
+
+    def start(self, order: dict[str, Any]) -> Kernel:
+        """Start a kernel that follows an order."""
+        assert self._process.stdin is not None
+        with self._changed:
+            before = len(self._started)
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            assert self._changed.wait_for(lambda: len(self._started) > before, _PATIENCE)
+            return Kernel(self._started[-1])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+
+
+class Kernel:
+    """A running kernel."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._handle: int | None = os.pidfd_open(pid)
+        except ProcessLookupError:  # it has ended already
+            self._handle = None
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether it has ended, after so many seconds at most."""
+        if self._handle is None:
+            return True
+        ended = bool(select.select([self._handle], [], [], max(seconds, 0))[0])
+        if ended:
+            os.close(self._handle)
+            self._handle = None
+        return ended
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is there."""
+        if self._handle is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, number)
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self.signal(signal.SIGKILL)
+        assert self.wait(_PATIENCE)
+
+    def limit_files(self, size: int) -> None:
+        """Let no file of it grow beyond so many bytes; -1: no limit."""
+        with suppress(ProcessLookupError):
+            resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+class _Round:
+    def __init__(self, seed: int, kernels: Kernels, folder: Path, *, long: bool) -> None:
+        self._random = random.Random(seed)
+        self._kernels = kernels
+        self._folder = folder
+        self._long = long
+        again: list[list[str]] = [[], ["retry"], ["cancel"], ["resend"], ["retry", "resend"], ["retry", "cancel"]]
+        self._steps = ["send", *self._random.choice(again)]
+        if self._random.random() < 0.3:
+            self._steps[0] = "cancel"  # while it is sent
+        self._rows = self._random.choice([60, 150, 400, 1200])
+        self._again = sorted(self._random.sample(range(self._rows), 20))
+        self._homes = [folder / "home", folder / "other"]
+        self._rate = self._random.choice([None, None, 200.0, 1000.0])
+        self._oracle = Oracle()
+        (folder / "data").mkdir()
+        self._emulator = Emulator(folder / "data")
+        self._emulator.make_queue("chaos")
+        self._proxy = Proxy(self._emulator.grpc)
+        self._results = 0
+        self.verdict = Verdict(seed=seed, steps=self._steps, rows=self._rows)
+
+    def close(self) -> None:
+        self._emulator.kill()
+        self._proxy.close()
+        self._oracle.close()
+
+    def play(self) -> None:
+        asked, raised = self._kernels.asked, self._kernels.raised.copy()
+        started = time.monotonic()
+        for step in self._steps:
+            self._oracle.mended = step in ("retry", "resend")
+            self._step(step)
+            if self.verdict.hung:
+                return
+        found = self._step("look", events=0)
+        self.verdict.seconds = time.monotonic() - started
+        self.verdict.errors = self._kernels.raised - raised
+        if found is not None:
+            self._judge(found, self._kernels.asked - asked)
+
+    def _step(self, verb: str, events: int | None = None) -> dict[str, Any] | None:
+        """Let kernels follow one order among events until one of them has come to the end; returns what it saw."""
+        number = self._random.choice([1, 2, 3, 4]) if events is None else events
+        home = self._random.choice(self._homes) if self._random.random() < 0.15 else self._homes[0]
+        self._results += 1
+        order: dict[str, Any] = {
+            "verb": verb,
+            "endpoint": self._proxy.address,
+            "queue": "chaos",
+            "rows": self._rows,
+            "url": self._oracle.url,
+            "send_rate": self._rate,
+            "again": self._again,
+            "home": str(home),
+            "result": str(self._folder / f"result-{self._results}.json"),
+        }
+        kernel = self._kernels.start(order)
+        others = []
+        if verb in ("send", "retry") and self._random.random() < 0.2:
+            self.verdict.events["two homes"] += 1
+            home = next(other for other in self._homes if str(other) != order["home"])
+            others.append(self._kernels.start({**order, "home": str(home), "result": order["result"] + ".other"}))
+        for _ in range(number):
+            if kernel.wait(self._random.expovariate(1 / 0.5)):
+                break
+            event = self._random.choice(EVENTS)
+            self.verdict.events[event] += 1
+            if event == "kill kernel":
+                kernel.kill()
+                kernel = self._kernels.start(order)
+            else:
+                self._disturb(event, kernel)
+        for each in (kernel, *others):
+            if not each.wait(_PATIENCE):
+                each.signal(signal.SIGUSR1)  # writes its stacks
+                each.wait(2)
+                self.verdict.hung.append(verb)
+        if self.verdict.hung:
+            for each in (kernel, *others):
+                each.kill()
+            return None
+        result = Path(order["result"])
+        if not result.exists():
+            self.verdict.false["a kernel ended with an exception"] += 1
+            return None
+        return dict(json.loads(result.read_text(encoding="utf-8")))
+
+    def _disturb(self, event: str, kernel: Kernel) -> None:
+        pause = 40.0 if self._long and self._random.random() < 0.05 else self._random.choice([0.2, 0.5, 1.0, 3.0])
+        if event == "kill emulator":
+            self._emulator.kill()
+            kernel.wait(pause / 3)
+            self._emulator.start()
+        elif event == "stop emulator":
+            self._emulator.process.send_signal(signal.SIGSTOP)
+            kernel.wait(pause)
+            self._emulator.process.send_signal(signal.SIGCONT)
+        elif event == "stop kernel":
+            kernel.signal(signal.SIGSTOP)
+            kernel.wait(pause)
+            kernel.signal(signal.SIGCONT)
+        elif event == "cut connections":
+            self._proxy.reset()
+        elif event == "clock":
+            self._emulator.advance(self._random.choice([1, 30, 600, 4000]))
+        elif event == "full disk":
+            kernel.limit_files(self._random.choice([1_000, 60_000]))
+            kernel.wait(pause / 3)
+            kernel.limit_files(-1)
+
+    def _judge(self, found: dict[str, Any], asked: int) -> None:
+        verdict = self.verdict
+        crashed = verdict.events["kill emulator"] > 0
+        states = {int(row): state for row, state in found["states"].items()}
+        verdict.states = Counter(states.values())
+        if sorted(states) != list(range(self._rows)):
+            verdict.false["the frame has not all rows"] += 1
+        for row, state in states.items():
+            answers = self._oracle.answers.get(row, [])
+            verdict.deliveries += len(answers)
+            if problem := _problem(state, answers, crashed=crashed):
+                verdict.false[problem] += 1
+            if not answers and state != "cancelled":
+                verdict.lost += 1
+            good = Counter(task for task, status in answers if status == 200)
+            repeats = sum(good.values()) - len(good)
+            verdict.redelivered += repeats
+            again = row in self._again and "resend" in self._steps
+            tries = len({task for task, _ in answers})
+            if tries > 1 + asked or (len(good) > 1 and not again) or (repeats and not crashed):
+                verdict.twice += 1
+
+
+def _problem(state: str, answers: Sequence[tuple[str, int]], *, crashed: bool) -> str:
+    """Return what is false about the state of a row, or nothing."""
+    newest = max((task.rsplit("-", 1)[-1] for task, _ in answers), default="")
+    statuses = [status for task, status in answers if task.endswith(f"-{newest}")]
+    if state == "succeeded":
+        return "" if 200 in statuses else f"succeeded, but it was answered {statuses}"
+    if state == "failed":
+        return "" if statuses and 200 not in statuses else f"failed, but it was answered {statuses}"
+    if state == "cancelled":
+        # An emulator that is killed before it notes an answer has the task still, and it can be cancelled.
+        return "" if 200 not in statuses or crashed else f"cancelled, but it was answered {statuses}"
+    return f"{state}, answered {statuses}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        yield Path(name)
+
+
+def play(seed: int, kernels: Kernels, *, long: bool = False) -> Verdict:
+    """Play the round of a seed, and return what it showed.
+
+    Parameters
+    ----------
+    seed : int
+        Decides what is done and what happens; not when exactly, because machines differ.
+    kernels : Kernels
+    long : bool
+        Some processes are stopped for 40 s.
+    """
+    with _folder() as folder:
+        one = _Round(seed, kernels, folder, long=long)
+        try:
+            one.play()
+        finally:
+            one.close()
+        return one.verdict

@@ -1,0 +1,45 @@
+"""Some rounds of chaos; `make chaos` plays many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.rounds import Kernels, Verdict, play
+
+__all__: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernels]:
+    """Give the process that forks the kernels of all rounds."""
+    made = Kernels(tmp_path_factory.mktemp("kernels"))
+    yield made
+    made.close()
+
+
+def why(verdict: Verdict, errors: Path) -> str:
+    """Describe a round that failed."""
+    return f"{verdict}\n{errors.read_text(encoding='utf-8')[-4000:]}"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_round(seed: int, kernels: Kernels) -> None:
+    """No row is lost or sent again unasked, no state is false, and nothing hangs, whatever is killed or stopped."""
+    verdict = play(seed, kernels)
+    assert verdict.good, why(verdict, kernels.errors)
+    assert verdict.states.total() == verdict.rows
+
+
+def test_the_oracle_sees_what_is_false() -> None:
+    """A verdict with a lost, repeated, false or hanging row is not good."""
+    fine = Verdict(seed=0, steps=["send"], rows=1)
+    assert fine.good
+    bad = [
+        Verdict(seed=0, steps=["send"], rows=1, lost=1),
+        Verdict(seed=0, steps=["send"], rows=1, twice=1),
+        Verdict(seed=0, steps=["send"], rows=1, hung=["send"]),
+    ]
+    assert not any(verdict.good for verdict in bad)
