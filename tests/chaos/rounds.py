@@ -302,7 +302,9 @@ class _Round:
     def _step(self, verb: str, events: int | None = None) -> dict[str, Any] | None:
         """Let kernels follow one order among events until one of them has come to the end; returns what it saw."""
         number = self._random.choice([1, 2, 3, 4]) if events is None else events
-        home = self._random.choice(self._homes) if self._random.random() < 0.15 else self._homes[0]
+        if self._random.random() < 0.15:
+            self.verdict.events["new home"] += 1
+            self._homes.reverse()  # the user goes on with another machine
         self._results += 1
         order: dict[str, Any] = {
             "verb": verb,
@@ -312,15 +314,15 @@ class _Round:
             "url": self._oracle.url,
             "send_rate": self._rate,
             "again": self._again,
-            "home": str(home),
+            "home": str(self._homes[0]),
             "result": str(self._folder / f"result-{self._results}.json"),
         }
         kernel = self._kernels.start(order)
         others = []
         if verb in ("send", "retry") and self._random.random() < 0.2:
             self.verdict.events["two homes"] += 1
-            home = next(other for other in self._homes if str(other) != order["home"])
-            others.append(self._kernels.start({**order, "home": str(home), "result": order["result"] + ".other"}))
+            twin = {**order, "home": str(self._homes[1]), "result": f"{order['result']}.other"}
+            others.append(self._kernels.start(twin))
         for _ in range(number):
             if kernel.wait(self._random.expovariate(1 / 0.5)):
                 break

@@ -31,7 +31,7 @@ def report(verdicts: list[Verdict]) -> str:
         "rounds": len(verdicts),
         "rows": sum(verdict.rows for verdict in verdicts),
         "deliveries": sum(verdict.deliveries for verdict in verdicts),
-        **{f"events: {name}": events[name] for name in (*EVENTS, "two homes")},
+        **{f"events: {name}": events[name] for name in (*EVENTS, "two homes", "new home")},
         **{f"rows that ended as {state}": count for state, count in states.most_common()},
         "rows lost": sum(verdict.lost for verdict in verdicts),
         "rows delivered again without being asked": sum(verdict.twice for verdict in verdicts),
