@@ -302,7 +302,7 @@ class _Round:
     def _step(self, verb: str, events: int | None = None) -> dict[str, Any] | None:
         """Let kernels follow one order among events until one of them has come to the end; returns what it saw."""
         number = self._random.choice([1, 2, 3, 4]) if events is None else events
-        if self._random.random() < 0.15:
+        if self._random.random() < 0.15 and not self.verdict.events["new home"]:
             self.verdict.events["new home"] += 1
             self._homes.reverse()  # the user goes on with another machine
         self._results += 1
