@@ -28,6 +28,7 @@ _SMALL = 300  # rows that are looked up one by one rather than with the whole qu
 _SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is searched
 _ROUTINE = 30.0  # seconds between two searches if the queue has no statistics
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0  # seconds between two searches while rows are settling
+_COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _SHORTEST_WAIT, _LONGEST_WAIT = 120 * _SECOND, 900 * _SECOND  # for the entry of a row that was missed
 _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get that wait
 _RETENTION = 30 * 86_400 * _SECOND  # of the log: https://cloud.google.com/logging/quotas
@@ -217,6 +218,8 @@ class Search:
         read = Refs(self.settling.until(now - min(wait, 1)))
         if not read:
             return
+        if not wait:
+            await self._clock.sleep(_COMMIT)
         try:
             await self._read(read, snapshot.log_until)
         except PermissionDeniedError:

@@ -297,6 +297,14 @@ def test_an_immediate_log_needs_no_waiting(world: World) -> None:
     assert world.counts() == {"succeeded": 1, "gone": 4}
 
 
+def test_an_immediate_log_is_read_after_the_task_has_left(world: World) -> None:
+    """A task that is just seen to be missing may have its entry a moment later."""
+    world.immediate = True
+    late(world, world.tasks[0], 4.5)
+    watch(new(world), world, 5)
+    assert world.counts() == {"succeeded": 1, "gone": 4}
+
+
 def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
     """An entry came later than anything that was waited for."""
     tracker = new(world)
