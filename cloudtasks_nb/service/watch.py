@@ -28,7 +28,7 @@ __all__ = ["Pending", "Snapshot", "Subscription", "Watcher", "now_micros"]
 
 _LOGGER = logging.getLogger(__name__)
 _LONGEST_PAUSE = 30.0  # seconds; between two reads of an overloaded service
-_SHORTEST_PAUSE = 0.1  # seconds between two reads of a queue, also if they are asked for
+_PAUSE_EACH = 0.005  # seconds for each subscriber, between two reads of a queue that are asked for
 _Listener = Callable[["Snapshot"], None]
 
 
@@ -265,7 +265,8 @@ class Watcher:
             every = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0)
             await _wait(wake, min(every * slowdown, max(_LONGEST_PAUSE, every)))
             # Each subscriber has work with each snapshot: many that come or ask one after another share the next one.
-            await asyncio.sleep(began + min(every, _SHORTEST_PAUSE) - asyncio.get_running_loop().time())
+            pause = min(every, _PAUSE_EACH * len(subscriptions))
+            await asyncio.sleep(began + pause - asyncio.get_running_loop().time())
         del self._wake[queue]
         self._readers.pop(queue, None)
         self.log_budget.leave(queue)

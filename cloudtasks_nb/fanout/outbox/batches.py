@@ -30,16 +30,17 @@ class Batches(Repository):
         project: str | None = None,
         location: str | None = None,
         queue: str | None = None,
+        batch: str | None = None,
     ) -> list[BatchRecord]:
-        """Return the batches, newest first; only those of a place if parts of it are given."""
+        """Return the batches, newest first; only those of a place if parts of it are given, only the one with an id."""
         with self._database.reading() as connection:
             found = connection.execute(
                 """SELECT num, id, endpoint, project, location, queue, name, description, created, changed, round,
                           snapshot_at FROM batches
                    WHERE endpoint = coalesce(?, endpoint) AND project = coalesce(?, project)
-                     AND location = coalesce(?, location) AND queue = coalesce(?, queue)
+                     AND location = coalesce(?, location) AND queue = coalesce(?, queue) AND id = coalesce(?, id)
                    ORDER BY created DESC, num DESC""",
-                (endpoint, project, location, queue),
+                (endpoint, project, location, queue, batch),
             ).fetchall()
             return [_record(connection, *row) for row in found]
 
@@ -56,7 +57,8 @@ class Batches(Repository):
         BatchNotFoundError
             If there is none, or more than one.
         """
-        return choose(self.find(**place), batch)
+        exact = [] if batch is None else self.find(batch=batch, **place)
+        return choose(exact or self.find(**place), batch)
 
     def counts(self, batch: str) -> dict[State, int]:
         """Return how many rows are in each state. The counts are stored, so that this is cheap."""

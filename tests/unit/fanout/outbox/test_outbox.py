@@ -29,6 +29,21 @@ def test_batches_are_listed_newest_first(outbox: Outbox) -> None:
     assert outbox.batches.get().id == ids[-1]
 
 
+def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
+    """To find a batch by its id costs the same however many there are."""
+    read: list[list[str]] = []
+    batch = spool(outbox, chunks(range(3))).batch
+    for at in (0, 10):
+        for number in range(at):
+            spool(outbox, chunks(range(3)), name=f"batch {number}")
+        with outbox._database.reading() as connection:
+            read.append([])
+            connection.set_trace_callback(read[-1].append)
+            assert outbox.batches.get(batch).total == 3
+            connection.set_trace_callback(None)
+    assert len(read[0]) == len(read[1])
+
+
 def test_batches_can_be_those_of_a_place(outbox: Outbox) -> None:
     """A connection sees the batches of its endpoint, project and location."""
     spool(outbox, chunks(range(3)))
