@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import platform
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -38,7 +39,7 @@ __all__ = ["Catalog", "outbox_path"]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
-_TEMPORARY = "temporary"  # setting of a batch: address of its temporary emulator; "" after its end was reported
+_TEMPORARY = "temporary"  # setting of a batch: where its temporary emulator is; None after its end was reported
 _LEFT = (State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)  # states of known rows that are reported
 
 
@@ -210,7 +211,8 @@ class Catalog:
                 reach = {"target": self._connection.endpoint.target, "folder": self._connection.endpoint.folder}
                 outbox.batches.set_setting(batch, "reach", reach)
                 if self._connection.endpoint.temporary:
-                    outbox.batches.set_setting(batch, _TEMPORARY, self._connection.endpoint.target)
+                    where = {"machine": platform.node(), "target": self._connection.endpoint.target}
+                    outbox.batches.set_setting(batch, _TEMPORARY, where)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending))
         return Batch(self._connection, outbox, tracker, self._open_panel)
@@ -236,13 +238,15 @@ class Catalog:
 
 def _report_ended(outbox: Outbox) -> None:
     """Say once which batches were lost with a temporary emulator, as after a restart of the kernel."""
-    targets = {batch: target for batch, target in outbox.batches.with_setting(_TEMPORARY).items() if target}
+    places = {batch: where for batch, where in outbox.batches.with_setting(_TEMPORARY).items() if where}
+    # Machines may share the outbox; what runs on another one is not known here.
+    targets = {batch: where["target"] for batch, where in places.items() if where["machine"] == platform.node()}
     ended = {target for target in set(targets.values()) if has_ended(target)}
     batches = [batch for batch, target in targets.items() if target in ended]
     if not batches:
         return
     for batch in batches:
-        outbox.batches.set_setting(batch, _TEMPORARY, "")
+        outbox.batches.set_setting(batch, _TEMPORARY, None)
     notify(
         "ct.local() without a folder is temporary: an earlier emulator has ended with its queues, its tasks and "
         f'{counted(len(batches), "batches")}, and the same cells send their rows again; ct.local("folder") keeps them'
