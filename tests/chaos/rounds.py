@@ -374,12 +374,16 @@ class _Round:
     def _judge(self, found: dict[str, Any], asked: int) -> None:
         verdict = self.verdict
         crashed = verdict.events["kill emulator"] > 0
+        # The log tells another home that a task was deleted, and not that it was the user's own cancellation.
+        deleted = verdict.events["new home"] > 0 and "cancel" in self._steps
         states = {int(row): state for row, state in found["states"].items()}
         verdict.states = Counter(states.values())
         if sorted(states) != list(range(self._rows)):
             verdict.false["the frame has not all rows"] += 1
         for row, state in states.items():
             answers = self._oracle.answers.get(row, [])
+            if deleted and state == "gone":
+                state = "cancelled"  # noqa: PLW2901 - the same thing, seen from elsewhere
             verdict.deliveries += len(answers)
             if problem := _problem(state, answers, crashed=crashed):
                 verdict.false[problem] += 1
