@@ -33,6 +33,7 @@ _DELETIONS = ("taskDeletionLog", "taskDeleteLog")
 _SECOND = 1_000_000
 _LATENESS = 600 * _SECOND  # longest delay with which an entry may arrive in the log
 _SKEW = 300 * _SECOND  # largest difference by which our clock may be ahead of the service's
+_MOST = 20_000  # entries that are kept in memory before they are delivered; the next look goes on behind them
 _READ_TRIES = 8  # of one read that the service refuses because it is overloaded
 _LONGEST_PAUSE = 30.0  # seconds before another try
 _OVERLAP = 2 * _SECOND  # largest difference between arrivals whose order in the index may be reversed
@@ -217,7 +218,7 @@ class LogReader:
         return len(self._seen)
 
     async def read(self, transport: Transport, queue: QueueName, budget: CallBudget, *, now: int) -> list[Entry]:
-        """Return new entries, with as many reads as the budget allows. After a failure, `error` is set.
+        """Return new entries: as many as the budget of reads and the memory allow. After a failure, `error` is set.
 
         `now` is the time in microseconds since 1970.
         """
@@ -229,7 +230,7 @@ class LogReader:
                 self._cursor = None
             received = None if self._cursor is None else self._cursor - _OVERLAP
             self._filter = log_filter(queue, since=self._newest - _LATENESS, received_from=received)
-        while self._filter is not None and budget.take(queue):
+        while self._filter is not None and len(fresh) < _MOST and budget.take(queue):
             try:
                 entries, following = await page(transport, queue, self._filter, self._token)
             except CloudTasksError as error:

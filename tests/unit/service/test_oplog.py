@@ -12,7 +12,7 @@ from google.protobuf import json_format
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import QuotaError
-from cloudtasks_nb.service.oplog import Entry, entries_of, has_entry, log_filter, page, read
+from cloudtasks_nb.service.oplog import Entry, LogReader, entries_of, has_entry, log_filter, page, read
 from cloudtasks_nb.service.quota import CallBudget
 
 QUEUE = QueueName(project="p", location="us-central1", queue="q")
@@ -109,6 +109,19 @@ def test_many_pages_are_read_within_the_quota() -> None:
     assert asyncio.run(read_all()) == [f"id-{number}" for number in range(300)]
     assert len(log.asked) == 300
     assert 295 / 55 * 60 <= budget.now - 100 <= 340
+
+
+def test_a_long_log_is_delivered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held in memory does not grow with the log; it is read to the end before the log counts as read."""
+    monkeypatch.setattr("cloudtasks_nb.service.oplog._MOST", 10)
+    log: Any = Log(*([entry(5 * at + i, attemptResponseLog=ATTEMPT) for i in range(5)] for at in range(7)))
+    reader, budget = LogReader(0), CallBudget(1_000_000, burst=1_000)
+    parts, until = list[int](), list[int | None]()
+    for now in range(4):
+        parts.append(len(asyncio.run(reader.read(log, QUEUE, budget, now=1_800_000_000_000_000 + now))))
+        until.append(reader.until)
+    assert parts == [10, 10, 10, 5]
+    assert until == [None, None, None, 1_800_000_000_000_000]
 
 
 def test_whether_the_log_has_an_entry() -> None:
