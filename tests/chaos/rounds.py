@@ -271,7 +271,7 @@ class _Round:
         self._rows = self._random.choice([60, 150, 400, 1200])
         self._again = sorted(self._random.sample(range(self._rows), 20))
         self._homes = [folder / "home", folder / "other"]
-        # Only the home that cancels knows of it: another one sends the rows that were not sent, and finds the others gone.
+        # Another home does not know of a cancel: it sends the rows that were not sent, and finds the others gone.
         self._moves = self._twins = "cancel" not in self._steps
         self._rate = self._random.choice([None, None, 200.0, 1000.0])
         self._oracle = Oracle()
