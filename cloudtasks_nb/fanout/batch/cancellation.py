@@ -91,7 +91,7 @@ class Cancellation:
         self.trouble = None
         lock = self._outbox.requests.cancel_lock(self._batch)
         try:
-            paused = await self._prepare()
+            paused = lock is not None and await self._prepare()  # without the lock, its holder does that
             try:
                 await self._outbox.run(self._outbox.requests.cancel, self._batch)
                 # Wait for the results of the requests that are under way: their tasks have to be deleted too.
@@ -101,7 +101,7 @@ class Cancellation:
                 refusal = await self._delete_tasks()
             finally:
                 resumed = not paused or await self._resume()
-            if resumed and not isinstance(refusal, UnavailableError):
+            if lock is not None and resumed and not isinstance(refusal, UnavailableError):
                 await self._outbox.run(self._outbox.batches.set_setting, self._batch, _SETTING, None)
         finally:
             if lock is not None:

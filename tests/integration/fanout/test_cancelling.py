@@ -103,6 +103,15 @@ def test_a_queue_of_one_batch_is_paused_meanwhile(tasks: ct.Client, queue: ct.Qu
     assert tasks.queues()["state"][batch.queue] == "RUNNING"
 
 
+def test_who_cancels_twice_does_not_resume_the_queue_early(tasks: ct.Client, queue: ct.Queue, calls: Calls) -> None:
+    """The queue is paused and resumed by the first cancel alone."""
+    batch = sent(queue, delay="1h")
+    calls.made.clear()
+    assert batch.cancel().cancel().wait("60s").cancelled == 2500
+    assert (calls.made.count("PauseQueue"), calls.made.count("ResumeQueue")) == (1, 1)
+    assert tasks.queues()["state"][batch.queue] == "RUNNING"
+
+
 @pytest.mark.parametrize("why", ["others", "paused", "few"])
 def test_a_queue_is_not_paused_for_nothing(queue: ct.Queue, calls: Calls, why: str) -> None:
     """A queue with tasks of others runs on, a paused one stays so, and one call needs no pause."""
