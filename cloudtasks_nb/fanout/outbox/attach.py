@@ -407,11 +407,10 @@ def _overlaps(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -
            WHERE endpoint = ? AND project = ? AND location = ? AND queue = ? ORDER BY b.num DESC""",
         astuple(spec.place),
     ).fetchall()
-    size = number(connection, "SELECT count(*) FROM new_keys")
+    others = [row for row in others if row[:3] not in intake.apart]
+    size = number(connection, "SELECT count(*) FROM new_keys") if others else 0
     found = []
     for num, round_, theirs, batch, name, recipe in others:
-        if (num, round_, theirs) in intake.apart:
-            continue
         # One search in the larger batch for each row of the smaller.
         same = "a.k1 = b.k1 AND a.k2 = b.k2"
         sides = (
