@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -87,6 +87,19 @@ class FakeWatcher:
     async def listing(self, _queue: QueueName) -> dict[str, Pending]:
         """Return all tasks in `there`."""
         return {task: one for task, one in self.there.items() if one is not None}
+
+    async def is_logged(self, *_queue: Any, **_words: Any) -> bool:
+        """Have no entry of another home."""
+        return False
+
+    async def task_log(self, *_queue: Any, **_words: Any) -> AsyncIterator[list[Entry]]:
+        """Have no entry of another home."""
+        for _ in range(0):
+            yield []
+
+    async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
+        """Return settings of a queue."""
+        return {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
 
     def publish(self, seen: Snapshot) -> None:
         """Call the listeners of a queue with a snapshot, on the background loop as the real watcher does."""
