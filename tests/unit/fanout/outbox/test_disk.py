@@ -33,7 +33,7 @@ def mounts(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "network", "temporary"),
     [
-        ("/root/o", False, "the layer of a container"),
+        ("/srv/home/o", False, "the layer of a container"),
         ("/homes/o", False, "the layer of a container"),
         ("/dev/shm/o", False, "in memory"),  # noqa: S108 - nothing is written there
         ("/data/o", False, None),
