@@ -93,7 +93,7 @@ class OutcomeTracker:
 
     def correctable(self, counts: Mapping[State, int]) -> bool:
         """Return whether a later log entry may still correct a final outcome."""
-        return bool(counts[State.FAILED] or counts[State.GONE])
+        return any(counts[state] for state in (State.FAILED, State.GONE, State.CANCELLED))
 
     def seen(self, tasks: Sequence[str]) -> dict[str, bool | None]:
         """Return True for the tasks that have a log entry; None for the others, which are not known."""

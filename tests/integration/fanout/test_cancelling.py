@@ -12,7 +12,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import PATIENCE, reached
+from tests.integration.fanout.conftest import PATIENCE, Serve, reached
 from tests.integration.toolkit.conftest import Intercept, intercept
 
 __all__ = ["intercept"]
@@ -139,3 +139,18 @@ def test_a_killed_kernel_does_not_leave_the_queue_paused(
     assert "was paused for that, and is resumed at the end" in capsys.readouterr().out
     reached(batch, lambda _: not batch._tracker.cancelling)
     assert again.queues()["state"][batch.queue] == "RUNNING"
+
+
+def test_an_attempt_that_is_running_when_its_task_is_deleted(queue: ct.Queue, serve: Serve) -> None:
+    """It is not recalled: the row is cancelled, and the log entry of its success corrects that."""
+    started, may_end = threading.Event(), threading.Event()
+
+    def work(row: int) -> None:
+        started.set()
+        may_end.wait(PATIENCE)
+
+    batch = queue.fan_out(pd.DataFrame({"row": [1]}), url=serve(work))
+    assert started.wait(PATIENCE)
+    assert batch.cancel().wait("60s").cancelled == 1
+    may_end.set()
+    assert reached(batch, lambda progress: progress.succeeded == 1).cancelled == 0
