@@ -299,7 +299,14 @@ def test_it_can_be_read_in_both_themes(
         expect(board.part.get_by_role("group").last).to_be_visible()
         board.root.scroll_into_view_if_needed()
         screenshot(board.page, tab)
-        for words in (".lm-TabBar-tabLabel", ".ctn-badge", "button:enabled", "label", "h4, h5, b", ".ctn-facts span"):
+        for words in (
+            ".lm-TabBar-tabLabel",
+            ".ctn-badge",
+            "button:enabled",
+            "label",
+            "h4, b, [role=heading]",
+            ".ctn-card [style*=opacity]",
+        ):
             assert_readable(board.root.locator(words))
         assert_readable(board.part.locator(".ctn-quiet, .ctn-age, .ctn-line code, .ctn-copy, td, th"))
 

@@ -164,6 +164,7 @@ def test_progress_has_a_field_for_each_state() -> None:
     assert [field.name for field in fields(ct.Progress)] == [
         "total",
         *STATES,
+        "settling",
         "done_per_second",
         "eta",
         "sources",

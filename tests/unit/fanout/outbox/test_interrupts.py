@@ -94,6 +94,7 @@ def test_an_interrupt_while_another_process_writes_releases_the_outbox(
     """Who presses stop while the file is locked by another does not get and keep the lock afterwards."""
     batch = spool(outbox, chunks(range(3))).batch
     waiting = threading.Event()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores SIGINT
 
     class Connection(sqlite3.Connection):
         def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
@@ -115,4 +116,5 @@ def test_an_interrupt_while_another_process_writes_releases_the_outbox(
         with pytest.raises(KeyboardInterrupt):
             interrupted.batches.set_setting(batch, "a", 1)
         thread.join()
+        signal.signal(signal.SIGINT, before)
         assert_unlocked(outbox.path)
