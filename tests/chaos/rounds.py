@@ -54,9 +54,8 @@ class Verdict:
     states: Counter[str] = field(default_factory=Counter)
     lost: int = 0  #: rows that were not cancelled and never delivered
     twice: int = 0  #: rows that were delivered again without being asked
-    redelivered: int = (
-        0  #: deliveries of one task that an emulator repeated because it was killed before it noted the answer
-    )
+    overtaken: int = 0  #: rows that were cancelled while an attempt ran, which succeeded
+    redelivered: int = 0  #: answers of one task that were lost with a killed emulator or after a deadline
     false: Counter[str] = field(default_factory=Counter)  #: what is not so, and of how many rows
     hung: list[str] = field(default_factory=list)  #: steps that did not end
     errors: Counter[str] = field(default_factory=Counter)  #: what kernels raised and tried again
@@ -73,6 +72,7 @@ class Oracle:
 
     def __init__(self) -> None:
         self.answers: dict[int, list[tuple[str, int]]] = defaultdict(list)  #: by row: task, status
+        self.answered: dict[int, float] = {}  #: by row: when it was answered last
         self.mended = False
         self._lock = threading.Lock()
         oracle = self
@@ -106,6 +106,7 @@ class Oracle:
         status = 500 if row % _BAD == 0 and not self.mended else 200
         with self._lock:
             self.answers[row].append((task, status))
+            self.answered[row] = time.monotonic()
         return status
 
     def close(self) -> None:
@@ -280,6 +281,7 @@ class _Round:
         self._emulator.make_queue("chaos")
         self._proxy = Proxy(self._emulator.grpc)
         self._results = 0
+        self._cancelled = float("inf")  # when the cancelling began
         self.verdict = Verdict(seed=seed, steps=self._steps, rows=self._rows)
 
     def close(self) -> None:
@@ -308,6 +310,8 @@ class _Round:
             self.verdict.events["new home"] += 1
             self._homes.reverse()  # the user goes on with another machine
             self._moves = False
+        if verb == "cancel":
+            self._cancelled = min(self._cancelled, time.monotonic())
         order = self._order(verb)
         kernels = [self._kernels.start(order)]
         if self._twins and verb in ("send", "retry") and self._random.random() < 0.3:
@@ -377,6 +381,8 @@ class _Round:
     def _judge(self, found: dict[str, Any], asked: int) -> None:
         verdict = self.verdict
         crashed = verdict.events["kill emulator"] > 0
+        # An attempt also ends, and is made again, when the clock jumps over its deadline.
+        repeatable = crashed or verdict.events["clock"] > 0
         states = {int(row): state for row, state in found["states"].items()}
         verdict.states = Counter(states.values())
         if sorted(states) != list(range(self._rows)):
@@ -384,7 +390,11 @@ class _Round:
         for row, state in states.items():
             answers = self._oracle.answers.get(row, [])
             verdict.deliveries += len(answers)
-            if problem := _problem(state, answers, crashed=crashed):
+            # An emulator that is killed before it stores an answer has the task still. An attempt that runs when its
+            # task is deleted is not recalled, and the batch is not watched for ever.
+            excused = crashed or self._oracle.answered.get(row, 0.0) > self._cancelled
+            verdict.overtaken += state == "cancelled" and any(status == 200 for _, status in answers)
+            if problem := _problem(state, answers, excused=excused):
                 verdict.false[problem] += 1
             if not answers and state != "cancelled":
                 verdict.lost += 1
@@ -393,11 +403,11 @@ class _Round:
             verdict.redelivered += repeats
             again = row in self._again and "resend" in self._steps
             tries = len({task for task, _ in answers})
-            if tries > 1 + asked or (len(good) > 1 and not again) or (repeats and not crashed):
+            if tries > 1 + asked or (len(good) > 1 and not again) or (repeats and not repeatable):
                 verdict.twice += 1
 
 
-def _problem(state: str, answers: Sequence[tuple[str, int]], *, crashed: bool) -> str:
+def _problem(state: str, answers: Sequence[tuple[str, int]], *, excused: bool) -> str:
     """Return what is false about the state of a row, or nothing."""
     newest = max((task.rsplit("-", 1)[-1] for task, _ in answers), default="")
     statuses = [status for task, status in answers if task.endswith(f"-{newest}")]
@@ -406,8 +416,7 @@ def _problem(state: str, answers: Sequence[tuple[str, int]], *, crashed: bool) -
     if state == "failed":
         return "" if statuses and 200 not in statuses else f"failed, but it was answered {statuses}"
     if state == "cancelled":
-        # An emulator that is killed before it notes an answer has the task still, and it can be cancelled.
-        return "" if 200 not in statuses or crashed else f"cancelled, but it was answered {statuses}"
+        return "" if 200 not in statuses or excused else f"cancelled, but it was answered {statuses}"
     return f"{state}, answered {statuses}"
 
 

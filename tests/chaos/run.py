@@ -37,7 +37,10 @@ def report(verdicts: list[Verdict]) -> str:
         "rows delivered again without being asked": sum(verdict.twice for verdict in verdicts),
         "rows with a false state": sum(verdict.false.total() for verdict in verdicts),
         "steps that hung": sum(len(verdict.hung) for verdict in verdicts),
-        "answers that a killed emulator had not stored, so that it asked again": sum(v.redelivered for v in verdicts),
+        "answers lost with a killed emulator or after a deadline, so that the task ran again": sum(
+            v.redelivered for v in verdicts
+        ),
+        "rows cancelled while an attempt ran, which succeeded": sum(verdict.overtaken for verdict in verdicts),
         "minutes of all rounds": round(sum(verdict.seconds for verdict in verdicts) / 60),
     }
     lines = [f"| {name} | {value:,} |" for name, value in figures.items()]
