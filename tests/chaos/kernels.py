@@ -23,6 +23,7 @@ from cloudtasks_nb.errors import CloudTasksError
 
 __all__: list[str] = []
 
+_followed: list[ct.Batch] = []
 _round = os.dup(1)
 os.dup2(2, 1)  # what the toolkit prints is no line for the round
 
@@ -38,6 +39,7 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
     batch = tasks.queue(order["queue"]).fan_out(
         frame, url=order["url"], name="chaos", send_rate=order["send_rate"], progress=False
     )
+    _followed[:] = [batch]
     if order["verb"] == "cancel":
         batch.cancel()
     elif order["verb"] in ("retry", "resend"):
@@ -52,9 +54,17 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
     return batch
 
 
+def describe(*_: object) -> None:
+    """Write to standard error what a kernel that hangs is doing, and what its batch and the queue show."""
+    faulthandler.dump_traceback()
+    for batch in _followed:
+        sys.stderr.write(f"{batch!r}\n{batch._tracker.queue}\n{batch._tracker._outcomes.snapshot}\n")
+    sys.stderr.flush()
+
+
 def run(order: dict[str, Any]) -> None:
     """Be one kernel: try again for as long as something stands in the way, as the person at the keyboard would."""
-    faulthandler.register(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, describe)
     os.environ["CLOUDTASKS_NB_HOME"] = order["home"]
     while True:
         try:

@@ -329,6 +329,8 @@ class Dispatcher:
                 self._hold_task(attempt)
                 return
             result = AttemptResult(http_status=NO_ANSWER)
+        finally:
+            attempt.deadline = None  # it has ended, and cannot be moved with the clock
         self._finish(attempt, result)
 
     def _log_dispatched(self, attempt: _Attempt) -> None:

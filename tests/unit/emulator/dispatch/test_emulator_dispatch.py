@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -160,6 +161,15 @@ async def test_new_limits_hold_at_once(harness: Harness, queue: QueueState) -> N
     harness.dispatcher.wake([queue])
     await turn()
     assert harness.target.ids == ["a", "b", "c"]
+
+
+async def test_the_clock_is_moved_when_an_attempt_has_just_ended(harness: Harness, queue: QueueState) -> None:
+    """The deadline of an attempt that has ended is over: moving the clock moves those of the others."""
+    await harness.add(queue, "a", "b")
+    harness.dispatcher.changed = partial(harness.clock.advance, HOUR)
+    await harness.target.answer()
+    assert harness.target.waiting[0].cancelled()
+    assert (list(queue.live), queue.in_flight) == (["b"], 1)
 
 
 @with_settings("harness", **limits(max_concurrent_dispatches=1))
