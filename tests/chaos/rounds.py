@@ -272,8 +272,10 @@ class _Round:
         self._rows = self._random.choice([60, 150, 400, 1200])
         self._again = sorted(self._random.sample(range(self._rows), 20))
         self._homes = [folder / "home", folder / "other"]
-        # Another home does not know of a cancel: it sends the rows that were not sent, and finds the others gone.
-        self._moves = self._twins = "cancel" not in self._steps
+        # Another home does not know of a cancel: it sends the rows that were not sent, and finds the others gone. And a
+        # home that has seen the end of a batch reads the log again only when it is to send something.
+        elsewhere = "nowhere" if "cancel" in self._steps else self._random.choice(["moves", "twins", "nowhere"])
+        self._moves, self._twins = elsewhere == "moves", elsewhere == "twins"
         self._rate = self._random.choice([None, None, 200.0, 1000.0])
         self._oracle = Oracle()
         (folder / "data").mkdir()
@@ -306,7 +308,7 @@ class _Round:
     def _step(self, verb: str, events: int | None = None) -> dict[str, Any] | None:
         """Let kernels follow one order among events until one of them has come to the end; returns what it saw."""
         number = self._random.choice([1, 2, 3, 4]) if events is None else events
-        if self._moves and self._random.random() < 0.2:
+        if self._moves and self._random.random() < 0.4:
             self.verdict.events["new home"] += 1
             self._homes.reverse()  # the user goes on with another machine
             self._moves = False
@@ -314,7 +316,7 @@ class _Round:
             self._cancelled = min(self._cancelled, time.monotonic())
         order = self._order(verb)
         kernels = [self._kernels.start(order)]
-        if self._twins and verb in ("send", "retry") and self._random.random() < 0.3:
+        if self._twins and verb in ("send", "retry") and self._random.random() < 0.5:
             self.verdict.events["two homes"] += 1
             twin = {**order, "home": str(self._homes[1]), "result": f"{order['result']}.other"}
             kernels.append(self._kernels.start(twin))
