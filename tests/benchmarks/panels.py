@@ -47,7 +47,7 @@ def _loaded(tasks: ct.Client) -> TasksPanel:
     panel.refresh()
     panel._load_all()
     # The updates come from here: the panel must not look tasks up at the same time.
-    panel._looking = True
+    panel._lookup_running = True
     return panel
 
 
