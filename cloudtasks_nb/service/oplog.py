@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,14 +110,11 @@ async def has_entry(transport: Transport, queue: QueueName, filter_: str, budget
     CloudTasksError
         If the log cannot be read.
     """
-    token = ""
-    while True:
-        answer = await _list(transport, queue, filter_, token, budget, newest_first=True, size=1)
-        if answer.entries:
-            return True
-        token = str(answer.next_page_token)  # nothing found so far, and not everything searched
-        if not token:
-            return False
+    async with aclosing(_pages(transport, queue, filter_, budget, newest_first=True, size=1)) as pages:
+        async for answer in pages:
+            if answer.entries:
+                return True
+    return False
 
 
 async def entries_of(
@@ -129,11 +127,18 @@ async def entries_of(
     CloudTasksError
         If the log cannot be read.
     """
+    async for answer in _pages(transport, queue, filter_, budget):
+        yield [entry for entry in map(_entry, answer.entries) if entry is not None]
+
+
+async def _pages(
+    transport: Transport, queue: QueueName, filter_: str, budget: CallBudget, **options: Any
+) -> AsyncGenerator[Any, None]:
     token = ""
     while True:
-        answer = await _list(transport, queue, filter_, token, budget)
-        yield [entry for entry in map(_entry, answer.entries) if entry is not None]
-        token = str(answer.next_page_token)
+        answer = await _list(transport, queue, filter_, token, budget, **options)
+        yield answer
+        token = str(answer.next_page_token)  # a page without entries may have one: not everything was searched
         if not token:
             return
 

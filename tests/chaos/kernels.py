@@ -75,7 +75,7 @@ def run(order: dict[str, Any]) -> None:
                 text = json.dumps({**found, "repr": repr(batch)})
         except CloudTasksError as error:
             write(error=f"{type(error).__name__}: {error}")
-            time.sleep(0.5)
+            time.sleep(0.5)  # an endpoint that is down is not asked without a pause
         else:
             Path(order["result"]).write_text(text, encoding="utf-8")
             return
