@@ -25,6 +25,8 @@ from tests.unit.fanout.conftest import chunks, put, refs, spool
 def interrupted_everywhere(action: Callable[[], object]) -> Iterator[KeyboardInterrupt]:
     """Do something again and again, interrupted at its first, second, ... bytecode, until it is done without one."""
     ours = (f"{Path('fanout', 'outbox')}", "contextlib.py")
+    # Python 3.12 sends opcode events only if a frame had asked for them before the tracing began.
+    sys._getframe().f_trace_opcodes = True
     done = False
     at = 0
     while not done:
