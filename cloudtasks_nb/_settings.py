@@ -28,6 +28,7 @@ __all__ = [
     "LOCAL_PROJECT",
     "QUEUE_SETTINGS",
     "RETRY_SETTINGS",
+    "STORE_VARIABLE",
     "Endpoint",
     "check_mapping",
     "check_names",
@@ -40,12 +41,16 @@ __all__ = [
     "parse_time",
     "parse_zone",
     "resolve",
+    "store_place",
 ]
 
 GOOGLE_ENDPOINT = "cloudtasks.googleapis.com"
 
 #: Environment variable with the address of a Cloud Tasks emulator.
 EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
+
+#: Environment variable with the folder or bucket of the results of tasks.
+STORE_VARIABLE = "CLOUDTASKS_NB_STORE"
 
 #: Project and location of an emulator's queues when none are given. An emulator accepts any names.
 LOCAL_PROJECT, LOCAL_LOCATION = "local", "us-central1"
@@ -112,7 +117,7 @@ class Endpoint:
 
 
 def home() -> Path:
-    """Return the folder that contains the outbox and the handlers' secret; create it if needed.
+    """Return the folder that contains the outbox, the handlers' secret and results; create it if needed.
 
     ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data.
 
@@ -121,9 +126,22 @@ def home() -> Path:
     ConfigurationError
         If it cannot be created.
     """
+    return make_folder(
+        _home_path(), ConfigurationError, hint="set CLOUDTASKS_NB_HOME to a folder that can be written to"
+    )
+
+
+def store_place(store: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """Return the folder or bucket of results: the argument, else ``CLOUDTASKS_NB_STORE``, else a folder in the home.
+
+    Creates nothing.
+    """
+    return store if store is not None else os.environ.get(STORE_VARIABLE) or _home_path() / "store"
+
+
+def _home_path() -> Path:
     named = os.environ.get("CLOUDTASKS_NB_HOME")
-    folder = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("cloudtasks_nb", appauthor=False))
-    return make_folder(folder, ConfigurationError, hint="set CLOUDTASKS_NB_HOME to a folder that can be written to")
+    return Path(named).expanduser() if named else Path(platformdirs.user_data_dir("cloudtasks_nb", appauthor=False))
 
 
 def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path:

@@ -25,6 +25,7 @@
     ├── ServiceError                  the service answered with an error that is none of the above
     ├── BatchTimeoutError             also a TimeoutError: `wait(timeout=)` ran out
     ├── OutboxError                   the disk is full, the outbox is locked or damaged
+    ├── StoreError                    the store of results cannot be read or written
     ├── HandlerError                  a function cannot be served
     └── EmulatorError
         ├── PortInUseError
@@ -60,6 +61,7 @@ __all__ = [
     "QuotaError",
     "RowsError",
     "ServiceError",
+    "StoreError",
     "TaskNotFoundError",
     "TemplateError",
     "UnavailableError",
@@ -182,6 +184,10 @@ class BatchTimeoutError(CloudTasksError, TimeoutError):
 
 class OutboxError(CloudTasksError):
     """The outbox cannot be read or written."""
+
+
+class StoreError(CloudTasksError):
+    """The store of results cannot be read or written."""
 
 
 class HandlerError(CloudTasksError):

@@ -54,6 +54,7 @@ ONLY_IN = {
     "grpc": {"service.transport", "emulator."},
     "aiohttp": {"handlers.", "emulator."},
     "cryptography": {"emulator."},
+    "obstore": {"store."},
     "re2": {"emulator.api.filter"},
 }
 #: Foreign library -> modules that stay free of it, because they work on plain values only.
@@ -61,6 +62,7 @@ NEVER_IN = {
     "pandas": {
         "_loop",
         "service.transport",
+        "store.",
         "fanout.outbox.",
         "fanout.sender.",
         "fanout.batch.progress",
@@ -71,7 +73,17 @@ NEVER_IN = {
 EMULATOR_KNOWS = {"errors", "_names"}
 
 #: What `import cloudtasks_nb` leaves to the first use.
-LOADED_LATER = ("ipywidgets", "anywidget", "google.cloud", "google.auth", "grpc", "aiohttp", "tqdm", "cryptography")
+LOADED_LATER = (
+    "ipywidgets",
+    "anywidget",
+    "google.cloud",
+    "google.auth",
+    "grpc",
+    "aiohttp",
+    "obstore",
+    "tqdm",
+    "cryptography",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

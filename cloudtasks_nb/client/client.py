@@ -13,7 +13,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, resolve
+from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, resolve, store_place
 from cloudtasks_nb.client.doctor import diagnose
 from cloudtasks_nb.client.emulator_process import Lease, attach
 from cloudtasks_nb.client.queue import Queue
@@ -27,6 +27,7 @@ from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 from cloudtasks_nb.service.rpcs import STATS_MASK
+from cloudtasks_nb.store.store import Store
 
 __all__ = ["Client", "connect", "local"]
 
@@ -264,6 +265,7 @@ def connect(
     credentials: Any = None,
     impersonate: str | None = None,
     quota_project: str | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Client:
     """Connect to Cloud Tasks with Application Default Credentials, or to an emulator.
 
@@ -285,14 +287,22 @@ def connect(
         E-mail of a service account to act as.
     quota_project : str, optional
         The project that pays for the calls.
+    store : path or str, optional
+        Where handlers store results, and `batch.results()` reads them: a folder, ``gs://bucket/prefix``,
+        ``s3://bucket/prefix`` or ``az://…``. By default ``CLOUDTASKS_NB_STORE``, else a folder in the home of this
+        package. Give the same to `serve`.
     """
     target = resolve(project, location, endpoint)
     auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project)
-    return Client(Connection(target, auth))
+    return Client(Connection(target, auth, store=Store(store_place(store))))
 
 
 def local(
-    folder: str | os.PathLike[str] | None = None, *, project: str = LOCAL_PROJECT, location: str = LOCAL_LOCATION
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    project: str = LOCAL_PROJECT,
+    location: str = LOCAL_LOCATION,
+    store: str | os.PathLike[str] | None = None,
 ) -> Client:
     """Connect to the embedded emulator, and start it if it does not run.
 
@@ -305,17 +315,22 @@ def local(
         makes its own connection: closing one leaves the others open.
     project, location : str
         Any names; they become part of the resource names.
+    store : path or str, optional
+        Where handlers store results, and `batch.results()` reads them: a folder, ``gs://bucket/prefix``,
+        ``s3://bucket/prefix`` or ``az://…``. By default ``CLOUDTASKS_NB_STORE``, else a folder in the home of this
+        package. Give the same to `serve`.
 
     Raises
     ------
     EmulatorError
         If it does not start; with its output.
     InvalidInputError
-        If `folder` is not a path, or a name is not a text.
+        If `folder` is not a path, a name is not a text, or `store` is not a folder or bucket.
     """
     check_text(project, "project", 'project="local"')
     check_text(location, "location", 'location="us-central1"')
+    results = Store(store_place(store))
     lease = attach(folder)
     kept = None if lease.folder is None else str(lease.folder)
     endpoint = Endpoint(project=project, location=location, target=lease.grpc, local=True, http=lease.http, folder=kept)
-    return Client(Connection(endpoint, Auth()), lease)
+    return Client(Connection(endpoint, Auth(), store=results), lease)

@@ -1,4 +1,4 @@
-"""Hold what the verbs and panels of one connection share: transport, watcher, and the last error messages of tasks."""
+"""Hold what the verbs and panels of a connection share: transport, watcher, store, and the last errors of tasks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb._settings import Endpoint, store_place
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.service.absent_handlers import AbsentHandlers
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Watcher
+from cloudtasks_nb.store.store import Store
 
 __all__ = ["Connection", "has_ended"]
 
@@ -32,10 +33,11 @@ _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just cr
 
 
 class Connection:
-    """The transport and the watcher of one connection, and the last error messages of its tasks."""
+    """The transport, the watcher and the store of one connection, and the last error messages of its tasks."""
 
-    def __init__(self, endpoint: Endpoint, auth: Auth) -> None:
+    def __init__(self, endpoint: Endpoint, auth: Auth, *, store: Store | None = None) -> None:
         self.auth = auth
+        self.store = store or Store(store_place(None))
         self.transport = Transport(endpoint, auth)
         self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS)
         self._absent_handlers = AbsentHandlers()

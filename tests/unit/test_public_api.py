@@ -19,8 +19,9 @@ import cloudtasks_nb.handlers
 
 #: Every public function and method with its parameters: a change here is a change for every user.
 SIGNATURES = {
-    "connect": "project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, quota_project=None",
-    "local": "folder=None, *, project='local', location='us-central1'",
+    "connect": "project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, quota_project=None, "
+    "store=None",
+    "local": "folder=None, *, project='local', location='us-central1', store=None",
     "serve": "fn, *, name=None, workers=8, service_account=None, audience=None, tasks=None",
     "handlers.app": "fn, *, audience=None, service_account=None, name=None",
     "Client.queue": "name, *, create=False, **settings",

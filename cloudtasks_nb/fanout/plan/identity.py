@@ -10,6 +10,8 @@ from hashlib import blake2b
 from itertools import count
 from operator import mul
 
+from cloudtasks_nb._names import ROW_TASK
+
 __all__ = [
     "KEY_SIZE",
     "Place",
@@ -31,7 +33,6 @@ __all__ = [
 KEY_SIZE = 16
 
 _HEAD = 10  # bytes of the key that a task id shows, as hex
-_TASK_ID = re.compile(r"(?P<head>[0-9a-f]{20})-(?P<batch>[0-9a-f]{8})-(?P<try>[1-9][0-9]*)")
 _COMPLETION_ID = re.compile(r"[0-9a-f]{20}-[0-9a-f]{8}-complete-(?P<round>[1-9][0-9]*)")
 _SUM_SIZE = 32
 
@@ -96,7 +97,7 @@ def task_id(batch: str, key: bytes, attempt: int) -> str:
 
 def key_head(task: str) -> bytes:
     """Return the first 10 bytes of the key of the row whose task has this id."""
-    match = _TASK_ID.fullmatch(task)
+    match = ROW_TASK.fullmatch(task)
     if match is None:
         return b""
     mask = int.from_bytes(_mask(match["batch"], int(match["try"]))[:_HEAD])
@@ -105,13 +106,13 @@ def key_head(task: str) -> bytes:
 
 def batch_of(task: str) -> str | None:
     """Return the batch that a task id names; None if it is not the id of a batch's row."""
-    match = _TASK_ID.fullmatch(task)
+    match = ROW_TASK.fullmatch(task)
     return match["batch"] if match else None
 
 
 def try_of(task: str) -> int | None:
     """Return the try that a task id names; None if it is not the id of a batch's row."""
-    match = _TASK_ID.fullmatch(task)
+    match = ROW_TASK.fullmatch(task)
     return int(match["try"]) if match else None
 
 

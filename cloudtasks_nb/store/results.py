@@ -1,0 +1,125 @@
+"""What the handlers answered: one object for each task of a batch, ``results/<batch>/<task id>.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+from cloudtasks_nb._names import ROW_TASK
+from cloudtasks_nb._settings import parse_json
+from cloudtasks_nb.errors import StoreError
+from cloudtasks_nb.store.store import Store
+
+__all__ = ["StoredResult", "read_results", "result_pages", "write_result"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """What a handler answered to one attempt of a task."""
+
+    task: str  #: short id
+    attempt: int | None  #: 1 for the first
+    status: int  #: HTTP status
+    started: datetime  #: with a time zone
+    duration: float | None  #: seconds in the function; None: it was not called
+    result: Any  #: a JSON value; when it is written also an `orjson.Fragment`
+    error: str | None  #: the traceback, or why the function was not called
+
+    @property
+    def ok(self) -> bool:
+        """Whether the task is done."""
+        return self.status < HTTPStatus.MULTIPLE_CHOICES  # Cloud Tasks counts 2xx as success
+
+
+def write_result(store: Store, result: StoredResult) -> None:
+    """Store a result if its task is a row's task of a batch; else do nothing.
+
+    An error does not replace a success, nor the error of a later attempt.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    path = _path(result.task)
+    if path is None:
+        return
+    data = orjson.dumps(
+        {
+            "task": result.task,
+            "attempt": result.attempt,
+            "status": result.status,
+            "started": result.started,
+            "duration": result.duration,
+            **({"result": result.result} if result.ok else {"error": result.error}),
+        }
+    )
+    if result.ok:
+        store.put(path, data)
+    else:
+        store.put_unless(path, data, lambda stored: _outranks(_parse(store, path, stored), result))
+
+
+def read_results(store: Store, batch: str, tasks: Sequence[str]) -> list[StoredResult | None]:
+    """Return the results of tasks of a batch, in the order of the tasks; None for those that have none.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    paths = [f"results/{batch}/{task}.json" for task in tasks]
+    found = store.get_many(paths)
+    return [None if data is None else _parse(store, path, data) for path, data in zip(paths, found, strict=True)]
+
+
+def result_pages(store: Store, batch: str) -> Iterator[list[StoredResult]]:
+    """Return all results of a batch in no order, page by page.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    for page in store.pages(f"results/{batch}/"):
+        paths = [each.path for each in page if each.path.endswith(".json")]
+        yield [
+            _parse(store, path, data)
+            for path, data in zip(paths, store.get_many(paths), strict=True)
+            if data is not None  # deleted since it was listed
+        ]
+
+
+def _path(task: str) -> str | None:
+    """Return the path of a task's result; None if it is not the id of a row's task, which may be any text."""
+    match = ROW_TASK.fullmatch(task)
+    return None if match is None else f"results/{match['batch']}/{task}.json"
+
+
+def _outranks(stored: StoredResult, new: StoredResult) -> bool:
+    return stored.ok or (stored.attempt or 0) > (new.attempt or 0)
+
+
+def _parse(store: Store, path: str, data: bytes) -> StoredResult:
+    try:
+        fields = parse_json(data)
+        return StoredResult(
+            task=fields["task"],
+            attempt=fields["attempt"],
+            status=fields["status"],
+            started=datetime.fromisoformat(fields["started"]),
+            duration=fields["duration"],
+            result=fields.get("result"),
+            error=fields.get("error"),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(
+            f"{path} in {store.url} is not a result of a task",
+            resource=store.url,
+            hint="another program wrote it, or the disk is damaged: delete the object",
+        ) from error

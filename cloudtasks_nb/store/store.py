@@ -1,0 +1,275 @@
+"""A folder or a bucket: put, get, list and delete objects by path."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import InvalidInputError, StoreError
+
+__all__ = ["Store", "StoredObject"]
+
+_SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", flags=re.IGNORECASE | re.DOTALL)
+_BUCKETS = ("gs", "s3", "az")
+_PAGE = 1000  # objects
+_CONCURRENT = 64  # reads of a bucket at a time
+_UPDATES = 20  # writes that may change an object between our read and our write of it
+
+# One call takes about 20 s at most: no retry begins after 10 s, and one request takes 10 s at most.
+_CLIENT_OPTIONS = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=10)}
+_RETRIES = {
+    "max_retries": 5,
+    "retry_timeout": timedelta(seconds=10),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+}
+
+#: The objects of ``memory://`` stores, by URL, so that all stores of this process with one URL have the same objects.
+_in_memory: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """One object of a list, without its content."""
+
+    path: str
+    size: int  #: bytes
+    modified: datetime  #: with a time zone
+
+
+class Store:
+    """Objects in a folder or a bucket, each with a path such as ``results/1a2b3c4d/x.json``.
+
+    Making one does not touch the folder or the bucket. It is safe to use from several threads. A call takes about 20
+    seconds at most if a bucket does not answer: requests are repeated for 10 s, and one request takes 10 s at most.
+
+    An object that was put in a folder is complete, and survives the end of the process (also by SIGKILL). The system
+    writes it to the disk later, as with every file: a power loss within the next seconds can lose it. A bucket has
+    stored it when `put` returns.
+
+    Parameters
+    ----------
+    place : path or str
+        A folder, ``file:///folder``, ``gs://bucket/prefix``, ``s3://bucket/prefix``, ``az://container/prefix``, or
+        ``memory://name``, which ends with the process.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of these.
+
+    Notes
+    -----
+    Credentials are those that `obstore` finds. For ``gs://``: a service account's key or the login of ``gcloud auth
+    application-default login``, in the file that ``GOOGLE_APPLICATION_CREDENTIALS`` names or in gcloud's own folder,
+    or the service account of the machine (Cloud Run, Compute Engine). For ``s3://`` and ``az://``: the environment
+    variables ``AWS_*`` and ``AZURE_STORAGE_*``, or the role of the machine; not ``~/.aws/credentials``.
+
+    Examples
+    --------
+    >>> store = Store("memory://example")
+    >>> store.put("notes/a.txt", b"first")
+    >>> store.get("notes/a.txt")
+    b'first'
+    """
+
+    def __init__(self, place: str | os.PathLike[str]) -> None:
+        self._scheme, self.url = _normalise(place)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object, in place of one with the same path; readers see the old or the new one, never a part."""
+        with self._errors("written", path):
+            self._library.put(self._client, path, data, use_multipart=False)
+
+    def put_unless(self, path: str, data: bytes, keep: Callable[[bytes], bool]) -> None:
+        """Write an object, unless there is one and `keep` returns true for its content."""
+        for _ in range(_UPDATES):
+            with self._errors("written", path):
+                try:
+                    self._library.put(self._client, path, data, mode="create", use_multipart=False)
+                except self._exceptions.AlreadyExistsError:
+                    pass
+                else:
+                    return
+                try:
+                    found = self._library.get(self._client, path)
+                    if keep(found.bytes().to_bytes()):
+                        return
+                    self._library.put(self._client, path, data, mode=self._update(found.meta), use_multipart=False)
+                except (self._exceptions.NotFoundError, self._exceptions.PreconditionError):
+                    continue  # another process deleted or wrote it after we had read it
+                else:
+                    return
+        raise self._error("written", path, "other processes change it all the time")
+
+    def get(self, path: str) -> bytes | None:
+        """Return the content of an object; None if there is no such object."""
+        with self._errors("read", path):
+            try:
+                return self._library.get(self._client, path).bytes().to_bytes()
+            except (self._exceptions.NotFoundError, FileNotFoundError) as error:
+                if _is_bucket_missing(error):
+                    raise
+                return None
+
+    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Return the contents of many objects, in the order of their paths; None for those that do not exist."""
+        if self._scheme not in _BUCKETS:
+            return [self.get(path) for path in paths]
+        return _loop.run(self._get_many(paths))
+
+    async def _get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        free = asyncio.Semaphore(_CONCURRENT)
+
+        async def get(path: str) -> bytes | None:
+            async with free:
+                with self._errors("read", path):
+                    try:
+                        found = await self._library.get_async(self._client, path)
+                        return (await found.bytes_async()).to_bytes()
+                    except self._exceptions.NotFoundError as error:
+                        if _is_bucket_missing(error):
+                            raise
+                        return None
+
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(get(path)) for path in paths]
+        return [task.result() for task in running]
+
+    def pages(self, prefix: str, *, after: str | None = None) -> Iterator[list[StoredObject]]:
+        """List the objects whose paths begin with a prefix, which ends with a slash, page by page.
+
+        Buckets list them in the order of their paths, folders in no order. Memory is needed for one page only.
+
+        Parameters
+        ----------
+        prefix : str
+            ``results/1a2b3c4d/``
+        after : str, optional
+            Only paths that sort after this one.
+        """
+        with self._errors("listed", prefix):
+            listed = iter(self._library.list(self._client, prefix, offset=after, chunk_size=_PAGE))
+        while True:
+            with self._errors("listed", prefix):
+                page = next(listed, None)
+            if page is None:
+                return
+            yield [StoredObject(path=each["path"], size=each["size"], modified=each["last_modified"]) for each in page]
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete objects; those that do not exist are ignored."""
+        for at in range(0, len(paths), _PAGE):
+            page = list(paths[at : at + _PAGE])
+            with self._errors("deleted", page[0]):
+                try:
+                    self._library.delete(self._client, page)
+                except (self._exceptions.NotFoundError, FileNotFoundError):
+                    for path in page:  # the library stopped at the first one that did not exist
+                        self._delete(path)
+
+    def _delete(self, path: str) -> None:
+        with self._errors("deleted", path):
+            try:
+                self._library.delete(self._client, path)
+            except (self._exceptions.NotFoundError, FileNotFoundError) as error:
+                if _is_bucket_missing(error):
+                    raise
+
+    def __repr__(self) -> str:
+        return f"<Store {self.url}>"
+
+    @cached_property
+    def _library(self) -> Any:
+        import obstore  # noqa: PLC0415 - it takes 20 ms, which only those pay who read or write objects
+
+        return obstore
+
+    @property
+    def _exceptions(self) -> Any:
+        return self._library.exceptions
+
+    @cached_property
+    def _client(self) -> Any:
+        from obstore import store  # noqa: PLC0415 - as above
+
+        if self._scheme == "memory":
+            return _in_memory.setdefault(self.url, store.MemoryStore())
+        if self._scheme == "file":
+            return store.LocalStore(self.url, mkdir=True)
+        options: Any = {"client_options": _CLIENT_OPTIONS, "retry_config": _RETRIES}
+        return store.from_url(self.url, **options)
+
+    def _update(self, meta: Any) -> Any:
+        """Return the mode that replaces exactly this version of an object, where the store knows versions."""
+        if self._scheme == "file":
+            return "overwrite"
+        return {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}
+
+    @contextmanager
+    def _errors(self, done: str, path: str) -> Iterator[None]:
+        """Turn errors of the library into `StoreError`."""
+        try:
+            yield
+        except (OSError, ValueError, self._exceptions.BaseError) as error:
+            raise self._error(done, path, _first_line(error)) from error
+
+    def _error(self, done: str, path: str, problem: str) -> StoreError:
+        hint = (
+            "check that the folder can be written and that its disk has space; store= or CLOUDTASKS_NB_STORE names "
+            "another place"
+            if self._scheme not in _BUCKETS
+            else "check the name of the bucket, the network, and that the credentials may read, write and list its "
+            "objects" + _CREDENTIALS[self._scheme]
+        )
+        return StoreError(f"{path} cannot be {done} in {self.url}: {problem}", resource=self.url, hint=hint)
+
+
+_CREDENTIALS = {
+    "gs": " (gcloud auth application-default login; roles/storage.objectUser)",
+    "s3": " (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION)",
+    "az": " (AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY)",
+}
+
+
+def _normalise(place: Any) -> tuple[str, str]:
+    """Return the kind of a store and its URL, or the absolute path of its folder."""
+    wrong = InvalidInputError(
+        f"store={place!r} is not a folder or a bucket",
+        resource="store",
+        hint='use a folder, "gs://bucket/prefix", "s3://bucket/prefix" or "az://container/prefix"',
+    )
+    if not isinstance(place, str | os.PathLike) or not (text := os.fspath(place)) or not isinstance(text, str):
+        raise wrong
+    match = _SCHEME.fullmatch(text) if isinstance(place, str) else None
+    if match is None:
+        return "file", str(Path(text).expanduser().absolute())
+    scheme, rest = match["scheme"].lower(), match["rest"].rstrip("/")
+    if scheme == "file":
+        folder = unquote(urlsplit(text).path)
+        if urlsplit(text).netloc not in {"", "localhost"} or not folder:
+            raise wrong
+        return "file", str(Path(folder).absolute())
+    if scheme not in {*_BUCKETS, "memory"} or (scheme != "memory" and not rest.partition("/")[0]):
+        raise wrong
+    return scheme, f"{scheme}://{rest}"
+
+
+def _is_bucket_missing(error: Exception) -> bool:
+    """Return whether an answer "not found" is about the bucket, not about an object in it."""
+    text = str(error)
+    return any(words in text for words in ("NoSuchBucket", "bucket does not exist", "ContainerNotFound"))
+
+
+def _first_line(error: Exception) -> str:
+    """Return the library's message without its debug output, which repeats it over many lines."""
+    return (str(error).strip() or type(error).__name__).split("\n", 1)[0][:500]
