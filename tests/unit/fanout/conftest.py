@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
@@ -24,11 +24,13 @@ from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, Sta
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.sender.sender import SendStats, send
+from cloudtasks_nb.service.oplog import Entry
 
 __all__ = [
     "NOTHING",
     "NOW",
     "PLACE",
+    "EmptyLog",
     "FakeClock",
     "FakeObserver",
     "Service",
@@ -342,6 +344,19 @@ class Service:
         elif left > 0:
             self.operations[name][0] -= 1
         return bytes(operation.SerializeToString())
+
+
+class EmptyLog:
+    """The part of a watcher that reads the log, where other homes have left no entry."""
+
+    async def is_logged(self, *_: Any, **__: Any) -> bool:
+        """Have no entry of another home."""
+        return False
+
+    async def task_log(self, *_: Any, **__: Any) -> AsyncIterator[list[Entry]]:
+        """Have no entry of another home."""
+        for _page in range(0):
+            yield []
 
 
 def run_send(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Pending, Snapshot
-from tests.unit.fanout.conftest import Service
+from tests.unit.fanout.conftest import EmptyLog, Service
 
 __all__ = [
     "NOW",
@@ -58,7 +58,7 @@ NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
 
 
 @dataclass
-class FakeWatcher:
+class FakeWatcher(EmptyLog):
     """A fake watcher: the test publishes its snapshots."""
 
     subscribed: list[Any] = field(default_factory=list)
@@ -87,15 +87,6 @@ class FakeWatcher:
     async def listing(self, _queue: QueueName) -> dict[str, Pending]:
         """Return all tasks in `there`."""
         return {task: one for task, one in self.there.items() if one is not None}
-
-    async def is_logged(self, *_queue: Any, **_words: Any) -> bool:
-        """Have no entry of another home."""
-        return False
-
-    async def task_log(self, *_queue: Any, **_words: Any) -> AsyncIterator[list[Entry]]:
-        """Have no entry of another home."""
-        for _ in range(0):
-            yield []
 
     async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
         """Return settings of a queue."""

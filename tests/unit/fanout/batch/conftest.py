@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Snapshot, now_micros
-from tests.unit.fanout.conftest import PLACE, Service, all_rows
+from tests.unit.fanout.conftest import PLACE, EmptyLog, Service, all_rows
 
 __all__ = ["FakeConnection", "Tracked"]
 
@@ -24,7 +24,7 @@ QUEUE = QueueName(project=PLACE.project, location=PLACE.location, queue=PLACE.qu
 VALUES = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
 
 
-class FakeConnection:
+class FakeConnection(EmptyLog):
     """A service of a few lines, and a watcher that publishes what the test says."""
 
     def __init__(self, service: Service) -> None:
@@ -68,15 +68,6 @@ class FakeConnection:
         return {}
 
     listing = lookup
-
-    async def is_logged(self, *_: Any, **__: Any) -> bool:
-        """Have no entry of another home."""
-        return False
-
-    async def task_log(self, *_queue: Any, **_words: Any) -> AsyncIterator[list[Entry]]:
-        """Have no entry of another home."""
-        for _ in range(0):
-            yield []
 
     async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
         """Return settings and statistics of the queue."""

@@ -23,14 +23,7 @@ from tests.unit.fanout.conftest import (
     run_send,
     spool,
 )
-
-ROWS = 1_250
-
-
-@pytest.fixture
-def batch(outbox: Outbox) -> str:
-    """Make a batch of 1,250 rows, none sent."""
-    return spool(outbox, chunks(range(ROWS))).batch
+from tests.unit.fanout.sender.conftest import ROWS
 
 
 def test_every_row_is_sent_once(outbox: Outbox, batch: str) -> None:
