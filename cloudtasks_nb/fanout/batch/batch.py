@@ -23,7 +23,7 @@ from cloudtasks_nb.fanout.batch.live import LiveReport, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.table import rows_frame
+from cloudtasks_nb.fanout.batch.table import IndexLabels, rows_frame
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
@@ -61,6 +61,7 @@ class Batch:
         self._open_panel = open_panel
         self._outbox = outbox
         self._tracker = tracker
+        self._labels = IndexLabels(outbox.rows, tracker.batch)
         series = tracker.record.description.get("backfill")
         self._period_states = PeriodStates(outbox, tracker.batch, series) if series else None
 
@@ -150,8 +151,11 @@ class Batch:
         Returns
         -------
         pandas.DataFrame
-            Index `row` (position in the input): the input's columns that key or templates name, then ``url, task, try,
-            state, attempts, last_status, last_message, schedule_time, last_attempt_time, duration``.
+            The index of the input, so that both frames join: ``df.join(batch.tasks()[["state"]])``. It is `row`, the
+            position in the input, if that has no index of its own or not a unique one. The columns of the input that
+            key, URL, body, headers and schedule use, then ``url, task, try, state, attempts, last_status,
+            last_message, schedule_time, last_attempt_time, duration``. One of the input with such a name has the
+            suffix ``_in``.
         """
         return self._rows(None)
 
@@ -270,9 +274,11 @@ class Batch:
         if states is None and self._outbox.batches.counts(self.id)[State.SENT]:
             pending = self._in_queue()
         pages = self._outbox.rows.pages(self.id, states=states, wire=True)
-        made = rows_frame(pages, pending, now_micros())
+        labelled = self._labels.usable()
+        made = rows_frame(pages, pending, now_micros(), labelled=labelled)
         if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
-            made = rows_frame(islice(self._outbox.rows.pages(self.id, wire=True), 1), {}, now_micros()).head(0)
+            first = islice(self._outbox.rows.pages(self.id, wire=True), 1)
+            made = rows_frame(first, {}, now_micros(), labelled=labelled).head(0)
         return made
 
     def _kept(self, states: set[State] | None, limit: int | None) -> pd.DataFrame:

@@ -122,6 +122,7 @@ class Catalog:
                 verdicts=verdicts,
                 halted="" if limits["state"] == "RUNNING" else limits["state"].lower(),
                 on_progress=bar.add,
+                on_note=notify,
             )
 
     def get(self, batch: str | None) -> Batch:
@@ -199,7 +200,10 @@ class Catalog:
         spec = self._spec(request)
         spool = self.outbox.spool(replace(spec, description={**spec.description, **facts}))
         with spool, Bar("planning", _length(request.data), show=options.progress) as bar:
-            for chunk in plan_chunks(request.data, recipe, now=now, errors=options.errors, on_progress=bar.add):
+            chunks = plan_chunks(
+                request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify
+            )
+            for chunk in chunks:
                 spool.add(chunk)
             return spool.commit()
 

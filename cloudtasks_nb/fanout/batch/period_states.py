@@ -17,7 +17,7 @@ from cloudtasks_nb.display.calendar import Calendar, Periods, Unit
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.periods.partitions import Freq, Partitions, parse_freq, partition
-from cloudtasks_nb.fanout.plan.preview import decode_preview, length_of
+from cloudtasks_nb.fanout.plan.preview import StoredPreview
 
 __all__ = ["ASKED", "CalendarText", "PeriodStates"]
 
@@ -127,12 +127,10 @@ class PeriodStates:
 
     def _starts(self) -> pd.DatetimeIndex:
         """Return where the partition of each row starts."""
-        parts, chosen, offset = [], [], 0
+        stored = StoredPreview()
         for page in self._outbox.rows.pages(self._batch):
-            parts.append(page.shown)
-            chosen += [offset + index for index in page.indexes]
-            offset += length_of(page.shown)
-        return pd.DatetimeIndex(decode_preview(parts)["start"].iloc[chosen]).tz_convert(self._tz)
+            stored.add(page.shown, page.indexes)
+        return pd.DatetimeIndex(stored.columns()["start"]).tz_convert(self._tz)
 
     def _line(self, count: int, whole: Partitions) -> str:
         asked = self._outbox.batches.settings(self._batch).get(ASKED)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import pandas as pd
 
 from cloudtasks_nb._frames import BATCH_TASKS, frame
 from cloudtasks_nb._names import code_name
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.fanout.outbox.records import Page, State
-from cloudtasks_nb.fanout.plan.preview import decode_preview, length_of
+from cloudtasks_nb.fanout.outbox.rows import Rows
+from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["rows_frame"]
+__all__ = ["IndexLabels", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
 
 
 def rows_frame(
-    pages: Iterable[Page], pending: Mapping[str, Pending | None], now: int, limit: int | None = None
+    pages: Iterable[Page],
+    pending: Mapping[str, Pending | None],
+    now: int,
+    limit: int | None = None,
+    *,
+    labelled: bool = False,
 ) -> pd.DataFrame:
-    """Return one row a row of the batch, index `row` (position in the input).
+    """Return one row a row of the batch; the index is `row` (position in the input), or that of the input.
 
     Parameters
     ----------
@@ -35,26 +43,73 @@ def rows_frame(
         Microseconds since 1970, to distinguish `scheduled` from `ready` for rows that were not looked up.
     limit : int, optional
         How many rows at most; pages behind them are not read.
+    labelled : bool
+        Whether the index of the input tells all rows of the batch apart, as `IndexLabels` finds out.
     """
     columns: dict[str, list[Any]] = {name: [] for name in BATCH_TASKS}
-    parts: list[bytes] = []
-    chosen: list[int] = []
+    stored = StoredPreview()
     rows: list[int] = []
-    offset = 0
     for page in pages:
-        parts.append(page.shown)
-        chosen += [offset + index for index in page.indexes]
-        offset += length_of(page.shown)
+        stored.add(page.shown, page.indexes)
         rows += page.rows
         for name, values in _page(page, pending, now).items():
             columns[name] += values
         if limit is not None and len(rows) >= limit:
             break
-    shown = decode_preview(parts).take(chosen)
+    index = stored.index(rows) if labelled else None
+    shown = stored.columns(levels=index is None)
     ours = frame(BATCH_TASKS, columns)
-    made = pd.concat([shown.reset_index(drop=True), ours], axis=1)
-    made.index = pd.Index(rows, dtype="int64", name="row")
+    made = pd.concat([shown, ours], axis=1)
+    made.index = pd.Index(rows, dtype="int64", name="row") if index is None else index
     return made if limit is None else made.head(limit)
+
+
+class IndexLabels:
+    """Find out whether the index of the input tells all rows of a batch apart.
+
+    Parameters
+    ----------
+    rows : Rows
+        Those of the outbox.
+    batch : str
+        Its id.
+    """
+
+    def __init__(self, rows: Rows, batch: str) -> None:
+        self._rows = rows
+        self._batch = batch
+        self._known: tuple[list[tuple[int, int]], bool] | None = None
+
+    def usable(self) -> bool:
+        """Return whether it does. Says once if rows of several inputs have the same labels."""
+        parts = self._rows.parts(self._batch)
+        if self._known is None or self._known[0] != parts:
+            self._known = parts, self._usable(parts)
+        return self._known[1]
+
+    def _usable(self, parts: Sequence[tuple[int, int]]) -> bool:
+        firsts = [self._read(islice(self._rows.pages(self._batch, after=first - 1), 1)) for first, _ in parts]
+        if len(firsts) == 1 and firsts[0][0].complete:
+            return True
+        if not any(stored.labelled for stored, _ in firsts):
+            return False
+        stored, rows = self._read(self._rows.pages(self._batch))
+        usable = stored.index(rows) is not None
+        if not usable:
+            notify(
+                f"the frames that batch {self._batch} was made of have some index labels in common, or other kinds of "
+                "labels: batch.tasks() has the position of each row in its frame as its index"
+            )
+        return usable
+
+    @staticmethod
+    def _read(pages: Iterable[Page]) -> tuple[StoredPreview, list[int]]:
+        stored = StoredPreview()
+        rows: list[int] = []
+        for page in pages:
+            stored.add(page.shown, page.indexes)
+            rows += page.rows
+        return stored, rows
 
 
 def _page(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[str, list[Any]]:

@@ -65,6 +65,11 @@ class Rows(Repository):
                 found.extend(state for (state,) in cursor)
         return bytes(found)
 
+    def parts(self, batch: str) -> list[tuple[int, int]]:
+        """Return the first and the last ref of what each `fan_out` has added to a batch."""
+        with self._database.reading() as connection:
+            return ranges(connection, number_of(connection, batch))
+
     def failures(self, batch: str) -> dict[int | None, int]:
         """Return how many failed rows had which status (canonical code) last, the most frequent first."""
         return self._causes(batch, State.FAILED)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ __all__ = [
     "BLOCK",
     "Block",
     "Column",
+    "Labels",
     "Source",
     "Table",
     "frames",
@@ -28,6 +29,11 @@ __all__ = [
 
 #: Rows that are encoded together: enough to make pandas' own cost per call small, few enough to stay in the cache.
 BLOCK = 2_000
+
+T = TypeVar("T")
+
+#: The levels of an index, each with its name.
+Labels: TypeAlias = list[tuple[str | None, T]]
 
 #: How pyarrow stores an index level that has no name.
 _UNNAMED = re.compile(r"__index_level_\d+__$")
@@ -40,6 +46,7 @@ class Block:
     first: int  #: position of the first row in the whole input
     length: int
     columns: Mapping[str, Column]
+    labels: Labels[Column] | None = field(default_factory=list)  #: as in `Table`
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Return each row as a dictionary of Python and pandas values, None where missing."""
@@ -52,10 +59,15 @@ class Block:
 class Table:
     """A frame with its columns by name: named index levels first, then the columns.
 
+    `labels` has the levels of the index, each with its name. It is empty if the index only counts the rows, and None if
+    the index cannot identify a row later; `fault` says why.
+
     Parameters
     ----------
     frame : pandas.DataFrame
         An index level without a name is no column, nor is one whose name a column has.
+    labelled : bool, optional
+        Whether the index has labels; when left out it has, unless it only counts the rows from 0.
 
     Raises
     ------
@@ -63,7 +75,7 @@ class Table:
         If two columns have one name, or one has a name of several levels.
     """
 
-    def __init__(self, frame: pd.DataFrame) -> None:
+    def __init__(self, frame: pd.DataFrame, *, labelled: bool | None = None) -> None:
         _check_flat(frame)
         names = [str(name) for name in frame.columns]
         twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
@@ -75,19 +87,42 @@ class Table:
             )
         self.length = len(frame)
         self.sources: dict[str, Source] = {}
-        for level, name in enumerate(frame.index.names):
-            if name is not None and str(name) not in names:
-                values = frame.index.get_level_values(level)
-                self.sources[str(name)] = Source(str(name), pd.Series(values, index=range(self.length)))
+        levels = [] if _counts(frame.index) and not labelled else _levels(frame.index)
+        for name, level in levels:
+            if name is not None and name not in names:
+                self.sources[name] = level
         for position, name in enumerate(names):
             self.sources[name] = Source(name, frame.iloc[:, position])
+        self.fault = ""
+        if levels and labelled is not False:
+            kept = all(level.is_label for _, level in levels)
+            self.fault = "is not unique" if not frame.index.is_unique else "" if kept else "has labels of a rare type"
+        self.labels = None if self.fault else [] if labelled is False else levels
 
     def blocks(self, first: int) -> Iterator[Block]:
         """Cut the table into blocks; its first row is at the position `first` of the whole input."""
         for start in range(0, self.length, BLOCK):
             stop = min(start + BLOCK, self.length)
             columns = {name: source.block(start, stop) for name, source in self.sources.items()}
-            yield Block(first=first + start, length=stop - start, columns=columns)
+            labels: Labels[Column] | None = None
+            if self.labels is not None:
+                labels = [(name, level.block(start, stop)) for name, level in self.labels]
+            yield Block(first=first + start, length=stop - start, columns=columns, labels=labels)
+
+
+def _counts(index: pd.Index[Any]) -> bool:
+    """Return whether an index only counts the rows."""
+    return isinstance(index, pd.RangeIndex) and index.name is None and (index.start, index.step) == (0, 1)
+
+
+def _levels(index: pd.Index[Any]) -> Labels[Source]:
+    """Return the levels of an index, each with its name."""
+    found: Labels[Source] = []
+    for number, name in enumerate(index.names):
+        values = index.get_level_values(number)
+        shown = None if name is None else str(name)
+        found.append((shown, Source(shown or "", pd.Series(values, index=range(len(index))))))
+    return found
 
 
 def _check_flat(frame: pd.DataFrame) -> None:
@@ -182,6 +217,9 @@ def _pyarrow(what: str) -> ModuleType:
     return module
 
 
+#: Kinds whose cells JSON holds as they are.
+_PLAIN = ("bool", "int", "float", "text")
+
 #: Whole floats up to here are exactly one integer; beyond, neighbours share a float.
 _EXACT = 2.0**53
 
@@ -203,6 +241,16 @@ class Source:
         missing = np.isnan(numbers)
         there = numbers[~missing]
         return bool(missing.any() and there.size and ((np.abs(there) <= _EXACT) & (np.trunc(there) == there)).all())
+
+    @cached_property
+    def is_label(self) -> bool:
+        """Whether the outbox can store the cells as labels of rows that are equal to the old ones when read again."""
+        if self.kind == "category":
+            return self.categories.source.kind in _PLAIN or set(map(type, self.categories.raw)) <= {str}
+        if self.kind != "object" or isinstance(self.series.dtype, pd.PeriodDtype):
+            return True
+        types = {type(cell) for cell, gone in zip(self.series, self.series.isna(), strict=True) if not gone}
+        return types <= {dt.date} or types <= {str, int, float, bool}
 
     @cached_property
     def categories(self) -> Column:

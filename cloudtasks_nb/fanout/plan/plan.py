@@ -250,12 +250,13 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     verdicts: bool = False,
     halted: str = "",
     on_progress: Callable[[int], object] | None = None,
+    on_note: Callable[[str], object] | None = None,
 ) -> Plan:
     """Render the whole input as `plan_chunks` does, find out what sending it would do, send nothing.
 
     Parameters
     ----------
-    data, recipe, now, on_progress
+    data, recipe, now, on_progress, on_note
         As for `plan_chunks`. Bad rows never raise here: they are what a dry run is to show.
     dry_run : DryRun
         Finds out which rows are there already, what their tasks are, and what `submit` would raise because of that.
@@ -273,7 +274,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         The queue's state, if it dispatches nothing in it.
     """
     summary = _Summary(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
-    for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress):
+    for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress, on_note=on_note):
         dry_run.add(chunk)
         summary.add(chunk)
     forecast = dry_run.forecast(summary.keys)

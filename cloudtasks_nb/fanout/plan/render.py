@@ -18,7 +18,7 @@ from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
 from cloudtasks_nb.fanout.plan.options import LARGEST_TASK
-from cloudtasks_nb.fanout.plan.preview import Preview, preview_names
+from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row
 from cloudtasks_nb.fanout.plan.templates import Problems
 from cloudtasks_nb.fanout.wire import SharedFields, header, http_requests, schedule_time, tasks
@@ -65,12 +65,15 @@ class Renderer:
         The recipe's constant parts, serialized.
     now : datetime.datetime
         From when delays count.
+    complete : bool
+        Whether all rows are in one frame, so that its index has the labels of all.
     """
 
-    def __init__(self, recipe: Recipe, shared: SharedFields, now: dt.datetime) -> None:
+    def __init__(self, recipe: Recipe, shared: SharedFields, now: dt.datetime, *, complete: bool) -> None:
         self._recipe = recipe
         self._shared = shared
         self._now = now
+        self._complete = complete
         due = recipe.schedule.fixed(now)
         self._due = b"" if due is None else schedule_time(due)
         self._varying = any(text.fields for _, text in recipe.headers)
@@ -95,9 +98,8 @@ class Renderer:
             if len(task) > LARGEST_TASK:
                 problems.add(index, f"{len(task):,} bytes are too many for a task; the service takes up to 1 MiB")
         self._clear(block, keys, digests, ready, problems)
-        return Rendered(
-            first=block.first, keys=keys, digests=digests, tasks=ready, problems=problems, shown=self._shown(block)
-        )
+        shown = Preview.of(block, self._recipe.columns_used, complete=self._complete)
+        return Rendered(first=block.first, keys=keys, digests=digests, tasks=ready, problems=problems, shown=shown)
 
     def _heads(self, block: Block, problems: Problems) -> list[bytes] | None:
         """Return method and headers of each row; None if the rows do not differ."""
@@ -133,12 +135,6 @@ class Renderer:
             if self._recipe.key is None:
                 keys[index] = _digest(b"rejected %d" % (block.first + index))
 
-    def _shown(self, block: Block) -> Preview:
-        # The columns of the key show which row it is; without them, those that the templates name; None: all.
-        chosen = self._recipe.columns_of_key or self._recipe.columns_used
-        names = preview_names(block.columns if chosen is None else chosen)
-        return Preview.of((shown, block.columns[name]) for name, shown in names.items())
-
 
 #: What to do with rows that cannot become tasks.
 Errors = Literal["raise", "skip"]
@@ -157,6 +153,7 @@ def plan_chunks(
     now: dt.datetime,
     errors: Errors = "raise",
     on_progress: Callable[[int], object] | None = None,
+    on_note: Callable[[str], object] | None = None,
 ) -> Iterator[Chunk]:
     """Render the input, which is read once, into chunks of up to 100 tasks and 4 MiB.
 
@@ -168,6 +165,8 @@ def plan_chunks(
         What to do with rows that cannot become tasks. With "skip" they are in `Chunk.rejected`.
     on_progress : callable, optional
         Called with the number of rows that were read since the last time.
+    on_note : callable, optional
+        Called with lines about what the frames of the batch show differently from the input.
 
     Raises
     ------
@@ -180,8 +179,9 @@ def plan_chunks(
         raise InvalidInputError(
             f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
         )
-    renderer = Renderer(recipe, _shared_fields(recipe), now)
-    return _chunks(data, recipe, renderer, _BadRows() if errors == "raise" else None, on_progress or (lambda _: None))
+    renderer = Renderer(recipe, _shared_fields(recipe), now, complete=isinstance(data, pd.DataFrame))
+    bad = _BadRows() if errors == "raise" else None
+    return _chunks(data, recipe, renderer, bad, on_progress or (lambda _: None), on_note or (lambda _: None))
 
 
 def _chunks(
@@ -190,11 +190,16 @@ def _chunks(
     renderer: Renderer,
     bad: _BadRows | None,
     on_progress: Callable[[int], object],
+    on_note: Callable[[str], object],
 ) -> Iterator[Chunk]:
-    packer, position = _Packer(), 0
+    packer, position, labelled = _Packer(), 0, None
     for frame in frames(data):
-        table = Table(frame)
+        table = Table(frame, labelled=labelled)
         recipe.check(table.sources)
+        if table.length and not position:  # the first frame decides whether the input has labels
+            labelled = table.labels != []
+            for note in _notes(table, recipe):
+                on_note(note)
         for block in table.blocks(position):
             rendered = renderer.render(block)
             if bad is not None:
@@ -206,6 +211,16 @@ def _chunks(
         if bad is not None and bad.count:
             raise bad.error(position, whole=isinstance(data, pd.DataFrame))
     yield from packer.rest()
+
+
+def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
+    """Yield what the frames of a batch show differently from its input."""
+    renamed = {name: new for name, new in shown_names(table, recipe.columns_used).items() if name != new}
+    if renamed:
+        names = ", ".join(f'"{name}" is "{new}"' for name, new in renamed.items())
+        yield f"batch.tasks() has columns of its own with these names, so {names} there"
+    if table.labels is None:
+        yield f"the index of the input {table.fault}, so batch.tasks() has the position of each row as its index"
 
 
 def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:

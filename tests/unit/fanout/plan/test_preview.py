@@ -1,4 +1,4 @@
-"""The columns of the input that a batch shows again."""
+"""The columns and the index of the input that a batch shows again."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from pandas.testing import assert_series_equal
+from pandas.testing import assert_frame_equal, assert_series_equal
 
 from cloudtasks_nb.fanout.plan.columns import Table
-from cloudtasks_nb.fanout.plan.preview import RESERVED, Preview, decode_preview, length_of, preview_names
+from cloudtasks_nb.fanout.plan.preview import RESERVED, Preview, StoredPreview, preview_names
 
 
 def _shown(frame: pd.DataFrame) -> Preview:
     (block,) = Table(frame).blocks(0)
-    names = preview_names(block.columns)
-    return Preview.of((names[name], column) for name, column in block.columns.items())
+    return Preview.of(block)
+
+
+def _stored(*parts: bytes) -> StoredPreview:
+    stored = StoredPreview()
+    for part in parts:
+        stored.add(part)
+    return stored
 
 
 def _back(*frames: pd.DataFrame) -> pd.DataFrame:
-    return decode_preview([_shown(frame).encode(0, len(frame)) for frame in frames])
+    return _stored(*(_shown(frame).encode(0, len(frame)) for frame in frames)).columns()
 
 
 KEPT = [
@@ -83,17 +89,20 @@ def test_changed(series: pd.Series[Any], expected: pd.Series[Any]) -> None:
 
 
 def test_slices_and_parts() -> None:
-    """Slices of a block, in several lines of several parts, come back in order; their length is in their head."""
+    """Slices of a block, in several lines of several parts, come back in order, all of them or some."""
     frame = pd.DataFrame({"a": range(10), "b": list("abcdefghij")})
     shown = _shown(frame)
     parts = [b"\n".join([shown.encode(0, 3), shown.encode(3, 4)]), shown.encode(4, 10)]
-    pd.testing.assert_frame_equal(decode_preview(parts), frame)
-    assert [length_of(part) for part in parts] == [4, 6]
+    assert_frame_equal(_stored(*parts).columns(), frame)
+    some = StoredPreview()
+    some.add(parts[0], [1, 3])
+    some.add(parts[1], [0])
+    assert some.columns()["b"].tolist() == ["b", "d", "e"]
 
 
 def test_nothing() -> None:
     """No part gives an empty frame, and rows without columns stay rows."""
-    assert decode_preview([]).shape == (0, 0)
+    assert _stored().columns().shape == (0, 0)
     assert _back(pd.DataFrame(index=range(3))).shape == (3, 0)
 
 
@@ -123,7 +132,7 @@ def test_parts_that_lack_columns() -> None:
 def test_unknown_dtype() -> None:
     """A dtype that this machine does not know, as of a package that is not there, is found anew."""
     part = b'[2,["x"],["nonsense[lib]"],[[1,null]]]'
-    assert decode_preview([part])["x"].tolist() == [1, pd.NA]
+    assert _stored(part).columns()["x"].tolist() == [1, pd.NA]
 
 
 @pytest.mark.parametrize(
@@ -138,3 +147,97 @@ def test_unknown_dtype() -> None:
 def test_names(names: list[str], shown: list[str]) -> None:
     """A column named like one of ours gets a suffix, and never the name of another one."""
     assert list(preview_names(names).values()) == shown
+
+
+DATES = [dt.date(2026, 1, 1), dt.date(2026, 1, 2)]
+LABELS = [
+    pd.RangeIndex(123, 125),
+    pd.RangeIndex(2, name="id"),
+    pd.Index([7, 5], dtype="uint8"),
+    pd.Index([1.0, 2.0]),
+    pd.Index([1.0, None]),
+    pd.Index(["a", "b"], name="row"),
+    pd.Index(["a", "b"], dtype=object),
+    pd.Index(["a", None], dtype="string"),
+    pd.Index([1, "a"], dtype=object),
+    pd.Index(DATES),
+    pd.Index([1, None], dtype="int64[pyarrow]"),
+    pd.CategoricalIndex(["b", "a"]),
+    pd.DatetimeIndex(["2026-10-25 00:30", "2026-10-25 01:30"], tz="UTC", name="at").tz_convert("Europe/Zurich"),
+    pd.DatetimeIndex(["2026-01-01", "NaT"]).as_unit("s"),
+    pd.to_timedelta(["1h", "2h"]),
+    pd.period_range("2026-01", periods=2, freq="M"),
+    pd.period_range("2026-01-05", periods=2, freq="W-TUE"),
+    pd.MultiIndex.from_product([["JFK", "EWR"], [1]], names=["origin", None]),
+    pd.MultiIndex.from_product([pd.date_range("2026-03-29", periods=2, tz="Europe/Zurich"), ["a"]], names=["day", "x"]),
+]
+
+
+def _index(*frames: pd.DataFrame) -> pd.Index[Any] | None:
+    stored = _stored(*(_shown(frame).encode(0, len(frame)) for frame in frames))
+    return stored.index(range(sum(map(len, frames))))
+
+
+@pytest.mark.parametrize("index", LABELS, ids=lambda index: f"{type(index).__name__}-{getattr(index, 'dtype', '')}")
+def test_an_index_comes_back(index: pd.Index[Any]) -> None:
+    """Labels, dtypes, levels and names of an index are the old ones, and no named level is a column too."""
+    frame = pd.DataFrame({"x": [1, 2]}, index=index)
+    back = _index(frame)
+    assert back is not None
+    assert (back.equals(index), list(back.names)) == (True, list(index.names))
+    assert back.to_frame().dtypes.tolist() == index.to_frame().dtypes.tolist()
+    stored = _stored(_shown(frame).encode(0, 2))
+    assert list(stored.columns(levels=False)) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("index", "fault"),
+    [
+        (pd.Index([1, 1]), "is not unique"),
+        (pd.interval_range(0, 2), "has labels of a rare type"),
+        (pd.Index([decimal.Decimal(1), decimal.Decimal(2)]), "has labels of a rare type"),
+        (pd.RangeIndex(2), ""),
+    ],
+)
+def test_an_index_that_is_none(index: pd.Index[Any], fault: str) -> None:
+    """What only counts the rows, or cannot identify them, does not come back."""
+    frame = pd.DataFrame({"x": [1, 2]}, index=index)
+    assert Table(frame).fault == fault
+    assert _index(frame) is None
+
+
+@pytest.mark.parametrize(
+    ("indexes", "together"),
+    [
+        ([pd.RangeIndex(2), pd.RangeIndex(123, 125)], [0, 1, 123, 124]),
+        ([pd.Index(["a"]), pd.Index(["b"])], ["a", "b"]),
+        ([pd.Index(["a"]), pd.Index(["a"])], None),
+        ([pd.Index(["a"]), pd.Index([1])], None),
+        ([pd.Index(["a"]), pd.Index([2, 2])], None),
+        ([pd.Index([1], name="x"), pd.Index([2])], None),
+        ([pd.Index([1]), pd.MultiIndex.from_tuples([(1, 2)])], None),
+        ([pd.DatetimeIndex(["2026-01-01"]), pd.DatetimeIndex(["2026-01-02"], tz="UTC")], None),
+    ],
+)
+def test_indexes_of_several_frames(indexes: list[pd.Index[Any]], together: list[Any] | None) -> None:
+    """Labels of one kind are put together if they stay unique."""
+    found = _index(*(pd.DataFrame({"x": range(len(index))}, index=index) for index in indexes))
+    assert (None if found is None else found.tolist()) == together
+
+
+def test_rows_of_an_earlier_version() -> None:
+    """They came without labels, so that those of later rows are no index of all."""
+    labelled = _shown(pd.DataFrame({"x": [1]}, index=[5])).encode(0, 1)
+    stored = _stored(b'[1,["x"],["int64"],[[0]]]', labelled)
+    assert stored.index([0, 0]) is None
+    assert stored.columns()["x"].tolist() == [0, 1]
+
+
+def test_levels_are_columns_where_they_are_no_index() -> None:
+    """A named level is shown in front; the name of the position has a suffix."""
+    frame = pd.DataFrame({"x": [1]}, index=pd.MultiIndex.from_tuples([("a", 2, 3)], names=["row", None, "state"]))
+    shown = _stored(_shown(frame).encode(0, 1))
+    assert shown.columns().to_dict("list") == {"row_in": ["a"], "state_in": [3], "x": [1]}
+    index = shown.index([0])
+    assert index is not None
+    assert list(index.names) == ["row", None, "state_in"]

@@ -20,7 +20,7 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, RowsError, TemplateError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.preview import decode_preview
+from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks, read_task
 
@@ -35,6 +35,13 @@ def _chunks(data: Any, *, errors: Any = "raise", **arguments: Any) -> list[Chunk
 
 def _tasks(data: Any, **arguments: Any) -> list[Any]:
     return [TASK.FromString(task) for chunk in _chunks(data, **arguments) for task in chunk.tasks]
+
+
+def _shown(*chunks: Chunk) -> pd.DataFrame:
+    stored = StoredPreview()
+    for chunk in chunks:
+        stored.add(chunk.shown)
+    return stored.columns()
 
 
 def _keys(data: Any, **arguments: Any) -> list[bytes]:
@@ -105,7 +112,7 @@ def test_chunks_across_frames() -> None:
     chunks = _chunks(pd.DataFrame({"a": [n]}) for n in range(130))
     assert [len(chunk.rows) for chunk in chunks] == [100, 30]
     assert list(chunks[1].rows) == [*range(100, 130)]
-    assert decode_preview(chunk.shown for chunk in chunks)["a"].tolist() == [*range(130)]
+    assert _shown(*chunks)["a"].tolist() == [*range(130)]
 
 
 def test_chunks_by_size() -> None:
@@ -259,7 +266,8 @@ def test_whole_numbers_in_bodies() -> None:
     ("arguments", "shown"),
     [
         ({}, ["origin", "state_in", "n"]),
-        ({"key": ["n"]}, ["n"]),
+        ({"key": ["n"], "body": {"x": "{origin}"}}, ["origin", "n"]),
+        ({"body": {"x": 1}, "headers": {"X": "{state}"}, "delay": "{n}"}, ["state_in", "n"]),
         ({"body": ["state"], "url": URL + "/{origin}"}, ["origin", "state_in"]),
         ({"body": ["n"], "key": ROW}, ["n"]),
         ({"body": {"x": 1}}, []),
@@ -267,11 +275,11 @@ def test_whole_numbers_in_bodies() -> None:
     ],
 )
 def test_shown(arguments: dict[str, Any], shown: list[str]) -> None:
-    """Shown are the columns of the key, else those the templates use; ours keep their names."""
+    """Shown are the columns that key and templates use; ours keep their names."""
     frame = pd.DataFrame({"origin": ["JFK"], "state": ["NY"], "n": [1]})
     (chunk,) = _chunks(frame, **arguments)
-    assert list(decode_preview([chunk.shown]).columns) == shown
-    assert len(decode_preview([chunk.shown])) == 1
+    assert list(_shown(chunk)) == shown
+    assert len(_shown(chunk)) == 1
 
 
 DAY = pd.Timestamp("2026-01-02")
@@ -326,7 +334,7 @@ def test_bad_row_is_skipped(name: str) -> None:
     assert chunk.tasks[0] == b""
     assert chunk.tasks[1] != b""
     assert chunk.digests[0] == bytes(16)
-    assert len(decode_preview([chunk.shown])) == 2
+    assert len(_shown(chunk)) == 2
 
 
 def test_many_bad_rows() -> None:

@@ -1,0 +1,80 @@
+"""Frames of a batch join to its input: by the labels of the input's own index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from tests.integration.conftest import Emulator
+from tests.integration.fanout.conftest import reached
+
+URL = "http://127.0.0.1:9/run"
+DAYS = pd.date_range("2026-03-28", periods=4, tz="Europe/Zurich", name="day")
+
+
+def sent(batch: ct.Batch) -> ct.Batch:
+    """Return the batch when every row is in the queue."""
+    reached(batch, lambda progress: not progress.unsent)
+    return batch
+
+
+def test_an_index_that_does_not_begin_at_0(paused: ct.Queue) -> None:
+    """Rows that were filtered out of a larger frame join to the rows that they were."""
+    orders = pd.DataFrame({"order": range(1000, 1200)})
+    late = orders.iloc[123:127]
+    tasks = sent(paused.fan_out(late, url=URL, body={"n": "{order}"})).tasks()
+    joined = orders.join(tasks[["task", "state"]], how="inner")
+    assert joined["order"].tolist() == [1123, 1124, 1125, 1126]
+    assert joined.index.equals(late.index)
+
+
+def test_a_named_index_with_a_time_zone(paused: ct.Queue) -> None:
+    """A level keeps its name and dtype, and is not shown as a column too."""
+    frame = pd.DataFrame({"n": range(4)}, index=DAYS)
+    tasks = sent(paused.fan_out(frame, url=URL)).tasks()
+    assert tasks.index.equals(DAYS)
+    assert (tasks.index.name, tasks.index.dtype) == ("day", DAYS.dtype)
+    assert list(tasks.columns[:2]) == ["n", "url"]
+
+
+def test_a_restart_and_a_longer_frame(emulator: Emulator, paused: ct.Queue) -> None:
+    """Another client has the labels too; rows that a longer frame adds keep theirs, and no failed row has the dtype."""
+    frame = pd.DataFrame({"n": range(4)}, index=DAYS)
+    sent(paused.fan_out(frame.head(2), url=URL, name="days"))
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as later:
+        batch = sent(later.queue(paused.id).fan_out(frame.iloc[::-1], url=URL, name="days"))
+        tasks = batch.tasks()
+        assert frame["n"].eq(tasks["n"].reindex(DAYS)).all()
+        assert batch.failed().index.dtype == DAYS.dtype
+
+
+def test_indexes_that_are_not_unique_together(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """The position is the index then, which is said once; so it is where one index is not unique."""
+    sent(paused.fan_out(pd.DataFrame({"n": [1, 2]}, index=[5, 6]), url=URL, name="both"))
+    batch = sent(paused.fan_out(pd.DataFrame({"n": [3]}, index=[5]), url=URL, name="both"))
+    for frame in (batch.tasks(), batch.tasks(), batch.failed()):
+        assert frame.index.name == "row"
+    assert capsys.readouterr().out.count("labels in common") == 1
+    twice = paused.fan_out(pd.DataFrame({"n": [4, 5]}, index=[7, 7]), url=URL)
+    assert "the index of the input is not unique" in capsys.readouterr().out
+    assert sent(twice).tasks().index.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("data", [[pd.DataFrame({"n": [1]}), pd.DataFrame({"n": [2]})], pd.DataFrame({"n": [1, 2]})])
+def test_inputs_without_an_index(paused: ct.Queue, data: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """What only counts its rows has the position in the whole input as its index, and nothing is said."""
+    tasks = sent(paused.fan_out(data, url=URL)).tasks()
+    assert (tasks.index.name, tasks.index.tolist()) == ("row", [0, 1])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_renamed_column_is_said(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever has a column `state` reads under which name it will be found."""
+    plan = paused.fan_out(pd.DataFrame({"state": ["NY"]}), url=URL, dry_run=True)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert '"state" is "state_in"' in said
+    assert sent(plan.submit()).tasks()["state_in"].tolist() == ["NY"]
