@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
 
 __all__ = ["LARGEST_BODY", "METHODS", "Answer", "method_refusal", "refuse"]
 
@@ -21,7 +18,7 @@ class Answer:
     """The answer to a request, with the data that the handler records about the call."""
 
     status: int  #: HTTP status
-    result: Any = None  #: what the function returned
+    result: bytes | None = None  #: what the function returned, as JSON
     error: str | None = None  #: the whole traceback, or why the function was not called
     message: str | None = None  #: ``Type: message``; the sender gets only this, never the traceback
     duration: float | None = None  #: seconds in the function; None: it was not called
@@ -32,14 +29,10 @@ class Answer:
         return self.status < 300  # noqa: PLR2004 - Cloud Tasks counts 2xx as success
 
     def content(self) -> tuple[bytes, str]:
-        """Return the body and its media type: the result as JSON (nothing if that is not possible), or the message."""
-        if not self.ok:
-            return (self.message or "").encode("utf-8", "replace"), "text/plain"
-        try:
-            options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-            return orjson.dumps(self.result, default=str, option=options), "application/json"
-        except TypeError:
-            return b"", "application/json"
+        """Return the body and its media type: the result as JSON, or the message."""
+        if self.ok:
+            return self.result or b"", "application/json"
+        return (self.message or "").encode("utf-8", "replace"), "text/plain"
 
     def headers(self) -> dict[str, str]:
         """Return the headers that the status requires."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import json
 import reprlib
@@ -12,11 +13,25 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from cloudtasks_nb.errors import HandlerError
+import orjson
+
+from cloudtasks_nb.errors import HandlerError, NotSerializableError, StoreError
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.verify import Verifier
+from cloudtasks_nb.store.encode import to_json
+from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.store import Store
 
-__all__ = ["TaskFunction", "call", "check_function", "decode", "display_name", "status_of"]
+__all__ = [
+    "TaskFunction",
+    "TaskRequest",
+    "attempt_of",
+    "call",
+    "check_function",
+    "decode",
+    "display_name",
+    "status_of",
+]
 
 #: HTTP status of each class of exceptions; the closest base class decides. Never 429 or 503, because these slow the
 #: whole queue down (https://cloud.google.com/tasks/docs/common-pitfalls).
@@ -35,18 +50,64 @@ _OUR_MODULES = (__name__, "cloudtasks_nb.handlers.workers", "concurrent.futures.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRequest:
+    """The parts of a request that are used to call the function and to record the call."""
+
+    time: dt.datetime  #: of its arrival
+    body: bytes  #: as received: the function may change the value that is decoded from it
+    authorization: str | None = None  #: header
+    task: str | None = None  #: short id; None: the request was not sent by a queue
+    queue: str | None = None
+    attempt: int | None = None  #: 1 for the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFunction:
-    """A function, with the check of the token that its callers need."""
+    """A function, with the check of the token that its callers need, and the store of its results."""
 
     fn: Callable[..., Any]
     verifier: Verifier | None  #: None: every request that reaches the server is accepted
+    store: Store | None = None  #: None: results are not stored
 
-    def answer(
-        self, body: bytes, authorization: str | None, *, run: Callable[[Coroutine[Any, Any, Any]], Any]
-    ) -> Answer:
-        """Check the token, if one is required, and call the function; never raises. Blocks."""
-        refusal = None if self.verifier is None else self.verifier.check(authorization)
-        return call(self.fn, body, run=run) if refusal is None else refusal
+    def answer(self, request: TaskRequest, *, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Answer:
+        """Check the token, if one is required, call the function and store its result; never raises. Blocks."""
+        refusal = None if self.verifier is None else self.verifier.check(request.authorization)
+        if refusal is not None:
+            return refusal
+        started = dt.datetime.now(dt.UTC)
+        answer = call(self.fn, request.body, run=run)
+        try:
+            self._store(request, answer, started)
+        except StoreError as error:
+            # The result counts only once it is stored: the task is tried again.
+            return Answer(
+                status=500 if answer.ok else answer.status,
+                error=f"{answer.error}\n{error}" if answer.error else str(error),
+                message=answer.message or _bounded(f"StoreError: the result was not stored: {error}"),
+                duration=answer.duration,
+            )
+        return answer
+
+    def _store(self, request: TaskRequest, answer: Answer, started: dt.datetime) -> None:
+        if self.store is None or request.task is None:
+            return
+        result = StoredResult(
+            task=request.task,
+            attempt=request.attempt,
+            status=answer.status,
+            started=started,
+            duration=answer.duration,
+            result=None if answer.result is None else orjson.Fragment(answer.result),
+            error=answer.error,
+        )
+        write_result(self.store, result)
+
+
+def attempt_of(retries: str | None) -> int | None:
+    """Return the number of an attempt, 1 for the first, from the header ``X-CloudTasks-TaskRetryCount``."""
+    # Longer numbers may not fit an Int64.
+    valid = retries is not None and retries.isascii() and retries.isdigit() and len(retries) <= 9  # noqa: PLR2004
+    return int(retries) + 1 if valid and retries is not None else None
 
 
 def check_function(fn: Any) -> None:
@@ -105,7 +166,12 @@ def call(
     except BaseException as error:  # noqa: BLE001 - even sys.exit() in the function must become an answer
         full, message = _explain(error)
         return Answer(status=status_of(error), error=full, message=message, duration=clock() - began)
-    return Answer(status=200, result=result, duration=clock() - began)
+    duration = clock() - began
+    try:
+        return Answer(status=200, result=to_json(result), duration=duration)
+    except Exception as error:  # noqa: BLE001 - an object of the user's may raise anything when it is read
+        message = _no_json(fn, result, error)
+        return Answer(status=500, error=message, message=_bounded(message), duration=duration)
 
 
 def decode(body: bytes) -> Any:
@@ -158,6 +224,16 @@ def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     if args:
         return f"one value ({type(args[0]).__name__}); only a JSON object becomes keyword arguments"
     return "the names " + ", ".join(kwargs) if kwargs else "no names"
+
+
+def _no_json(fn: Callable[..., Any], result: Any, error: Exception) -> str:
+    """Explain why a result is not stored, and how to return it."""
+    reason = error.message if isinstance(error, NotSerializableError) else f"{type(error).__name__}: {error}"
+    hint = (error.hint if isinstance(error, NotSerializableError) else None) or "convert it first"
+    return (
+        f"{display_name(fn)} returned a {type(result).__name__}, which is not a JSON value: {reason}\n"
+        f"  → {hint}; or save it in a file or a bucket, and return its path"
+    )
 
 
 def _explain(error: BaseException) -> tuple[str, str]:

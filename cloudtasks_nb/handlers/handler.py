@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import html
 import inspect
-import reprlib
 import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import pandas as pd
-
-from cloudtasks_nb.display.card import html_card, lines_html, next_html, table_html
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import TaskFunction
-from cloudtasks_nb.handlers.history import Call, CallHistory, Summary, TaskRequest
+from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest
+from cloudtasks_nb.handlers.history import Call, CallHistory, Summary
 from cloudtasks_nb.handlers.server import Server
 from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers, WorkersClosedError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Handler"]
 
@@ -53,7 +52,7 @@ class Handler:
         self._function = function
         self._on_close = on_close
         self._closing = threading.Lock()
-        self._closed = self._ended = False
+        self._closed = self._ended = self._notified = False
         self._history = CallHistory()
         self._coroutines = CoroutineRunner(f"{name}-coroutines")
         self._workers = Workers(workers, name)
@@ -74,6 +73,11 @@ class Handler:
         return self._address.url
 
     @property
+    def store(self) -> str:
+        """The folder or bucket where the results of batches are stored."""
+        return "" if self._function.store is None else self._function.store.url
+
+    @property
     def lasting(self) -> bool:
         """Whether the URL is the same after a restart of the kernel."""
         return self._address.lasting
@@ -86,14 +90,21 @@ class Handler:
     def calls(self) -> pd.DataFrame:
         """Return the newest 10,000 calls of this kernel that have ended, oldest first.
 
+        `batch.results()` has the results of all rows of a batch, also those of earlier kernels.
+
         Returns
         -------
         DataFrame
-            ``time, task, queue, attempt, body, status, result, error, duration``: `body` decoded, `result` the very
-            object that was returned, `error` the traceback or why the function was not called (then there is no
-            `duration`).
+            ``time, task, queue, attempt, body, status, result, error, duration``: `body` decoded, `result` as its JSON
+            was answered (a date is text), `error` the traceback or why the function was not called (then there is no
+            `duration`). The newest 32 MB of bodies and results are kept; older ones are NA. When something is
+            missing, ``attrs["cut"]`` says what, and the first time a printed line.
         """
-        return self._history.frame()
+        found = self._history.frame()
+        if "cut" in found.attrs and not self._notified:
+            self._notified = True  # once: panels call this all the time
+            notify(f"{self.name}: {found.attrs['cut']}")
+        return found
 
     def close(self) -> None:
         """Stop listening and wait for running calls, ten seconds at most; the recorded calls stay."""
@@ -127,7 +138,7 @@ class Handler:
 
     def _answer(self, request: TaskRequest) -> Answer:
         self._history.begin()
-        answer = self._function.answer(request.body, request.authorization, run=self._coroutines.run)
+        answer = self._function.answer(request, run=self._coroutines.run)
         self._history.end(request, answer)
         return answer
 
@@ -146,11 +157,16 @@ class Handler:
 
     def _repr_mimebundle_(self, **_options: Any) -> dict[str, str]:
         """Return the MIME bundle for notebooks: the state, the counts and the newest calls."""
+        # Loads pandas, which a deployed handler has no use for.
+        from cloudtasks_nb.display.card import html_card, lines_html, next_html, table_html  # noqa: PLC0415
+
         summary = self._history.summary()
         state = "closed; its tasks wait with ct.local(), elsewhere they fail" if self._closed else "waiting for tasks"
         lines = [self.url, _counts(summary)]
         if summary.last_error is not None:
             lines.append(f"last error: {_short(summary.last_error)}")
+        if summary.cut is not None:
+            lines.append(f"calls() has {summary.cut}")
         next_line = self._reopening() if self._closed else _next_line(self._function.fn, summary)
         calls = table_html(_TITLES, map(_cells, summary.latest)) if summary.latest else ""
         return {
@@ -187,7 +203,9 @@ def _counts(summary: Summary) -> str:
 
 def _cells(call: Call) -> list[str]:
     request, answer = call
-    shown = _short(reprlib.repr(answer.result) if answer.ok else answer.message or "")
+    shown = _short(
+        (answer.result or b"")[: 4 * _WIDEST].decode("utf-8", "ignore") if answer.ok else answer.message or ""
+    )
     cells = (f"{request.time:%H:%M:%S}", request.task or "", str(request.attempt or ""), str(answer.status), shown)
     return [html.escape(cell) for cell in cells]
 

@@ -6,16 +6,16 @@ import datetime as dt
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from cloudtasks_nb import _frames
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import decode
+from cloudtasks_nb.handlers.call import TaskRequest, decode
 
-__all__ = ["Call", "CallHistory", "Summary", "TaskRequest"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Call", "CallHistory", "Summary"]
 
 #: One row a call, oldest first.
 _COLUMNS = {
@@ -30,19 +30,8 @@ _COLUMNS = {
     "duration": "span",
 }
 _NEWEST = 10_000
+_MOST_BYTES = 32_000_000  # of bodies and results
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRequest:
-    """The parts of a request that are used to call the function and to record the call."""
-
-    time: dt.datetime  #: of its arrival
-    body: bytes  #: as received: the function may change the value that is decoded from it
-    authorization: str | None = None  #: header
-    task: str | None = None  #: short id; None: the request was not sent by a queue
-    queue: str | None = None
-    attempt: int | None = None  #: 1 for the first
 
 
 #: One request with its answer.
@@ -58,6 +47,7 @@ class Summary:
     running: int
     last_error: str | None  #: one line
     latest: tuple[Call, ...]  #: the newest calls, oldest first
+    cut: str | None  #: which calls, bodies and results are not kept any more; None: everything is
 
     @property
     def total(self) -> int:
@@ -66,11 +56,22 @@ class Summary:
 
 
 class CallHistory:
-    """The newest calls, at most `newest`, and counts of all; safe to use from several threads."""
+    """The newest calls, the bodies and results of the newest of them, and counts of all; safe to use from threads.
 
-    def __init__(self, newest: int = _NEWEST) -> None:
+    Parameters
+    ----------
+    newest : int
+        How many calls are kept.
+    most_bytes : int
+        How many bytes of bodies and results are kept.
+    """
+
+    def __init__(self, newest: int = _NEWEST, most_bytes: int = _MOST_BYTES) -> None:
         self._lock = threading.Lock()
-        self._calls: deque[Call] = deque(maxlen=newest)
+        self._newest, self._most_bytes = newest, most_bytes
+        self._bare: deque[Call] = deque()  # the older calls, whose bodies and results are not kept
+        self._calls: deque[Call] = deque()  # the newer calls
+        self._bytes = 0  # of the bodies and results in them
         self._succeeded = self._failed = self._running = 0
         self._last_error: str | None = None
 
@@ -83,12 +84,27 @@ class CallHistory:
         """Record a call that has ended."""
         with self._lock:
             self._running -= 1
-            self._calls.append((request, answer))
             if answer.ok:
                 self._succeeded += 1
             else:
                 self._failed += 1
                 self._last_error = answer.message
+            self._calls.append((request, answer))
+            self._bytes += _size(request, answer)
+            while self._bytes > self._most_bytes:
+                request, answer = self._oldest()
+                self._bare.append((replace(request, body=b""), replace(answer, result=None)))
+            if len(self._bare) + len(self._calls) > self._newest:
+                if self._bare:
+                    self._bare.popleft()
+                else:
+                    self._oldest()
+
+    def _oldest(self) -> Call:
+        """Take out the oldest call that has its body and result."""
+        call = self._calls.popleft()
+        self._bytes -= _size(*call)
+        return call
 
     def summary(self) -> Summary:
         """Return the counts, and the newest five calls."""
@@ -98,13 +114,17 @@ class CallHistory:
                 failed=self._failed,
                 running=self._running,
                 last_error=self._last_error,
-                latest=tuple(self._calls)[-5:],
+                latest=(*self._bare, *self._calls)[-5:],
+                cut=self._cut(),
             )
 
     def frame(self) -> pd.DataFrame:
         """Return the calls as a frame, oldest first; the same columns and dtypes when there are none."""
+        from cloudtasks_nb import _frames  # noqa: PLC0415 - a deployed handler has no use for pandas
+
         with self._lock:
-            calls = list(self._calls)
+            calls = [*self._bare, *self._calls]
+            cut = self._cut()
         calls.sort(key=lambda call: call[0].time)  # until now in the order in which they ended
         requests, answers = [request for request, _ in calls], [answer for _, answer in calls]
         values: dict[str, Sequence[Any]] = {
@@ -114,11 +134,25 @@ class CallHistory:
             "attempt": [request.attempt for request in requests],
             "body": [decode(request.body) for request in requests],
             "status": [answer.status for answer in answers],
-            "result": [answer.result for answer in answers],
+            "result": [decode(answer.result or b"") for answer in answers],
             "error": [_text(answer.error) for answer in answers],
             "duration": [answer.duration for answer in answers],
         }
-        return _frames.frame(_COLUMNS, values)
+        made = _frames.frame(_COLUMNS, values)
+        if cut is not None:
+            made.attrs["cut"] = cut
+        return made
+
+    def _cut(self) -> str | None:
+        total, kept = self._succeeded + self._failed, len(self._bare) + len(self._calls)
+        words = [f"the newest {kept:,} of {total:,} calls"] if kept < total else []
+        if self._bare:
+            words.append(f"bodies and results of the newest {len(self._calls):,} only")
+        return "; ".join([*words, "batch.results() has the results of all rows"]) if words else None
+
+
+def _size(request: TaskRequest, answer: Answer) -> int:
+    return len(request.body) + len(answer.result or b"")
 
 
 def _text(value: str | None) -> str | None:

@@ -14,7 +14,7 @@ from aiohttp import web
 from cloudtasks_nb import _loop
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
-from cloudtasks_nb.handlers.history import TaskRequest
+from cloudtasks_nb.handlers.call import TaskRequest, attempt_of
 
 __all__ = ["Server"]
 
@@ -92,12 +92,11 @@ def _refusal(address: Address, method: str, path: str, headers: Mapping[str, str
 
 def _task_request(request: web.Request, body: bytes) -> TaskRequest:
     headers = request.headers
-    retries = headers.get("X-CloudTasks-TaskRetryCount", "")
     return TaskRequest(
         time=dt.datetime.now(dt.UTC),
         body=body,
         authorization=headers.get("Authorization"),
         task=headers.get("X-CloudTasks-TaskName"),
         queue=headers.get("X-CloudTasks-QueueName"),
-        attempt=int(retries) + 1 if retries.isascii() and retries.isdigit() and len(retries) <= 9 else None,  # noqa: PLR2004 - longer numbers may not fit an Int64
+        attempt=attempt_of(headers.get("X-CloudTasks-TaskRetryCount")),
     )

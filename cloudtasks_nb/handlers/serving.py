@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
@@ -16,6 +17,7 @@ from cloudtasks_nb.handlers.call import TaskFunction, check_function, display_na
 from cloudtasks_nb.handlers.handler import Handler
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.service import open_clients
+from cloudtasks_nb.store.store import Store
 
 __all__ = ["name_at", "serve", "served_at"]
 
@@ -34,6 +36,7 @@ def serve(
     service_account: str | None = None,
     audience: str | None = None,
     tasks: object | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Handler:
     """Serve a function as a target of tasks on this machine.
 
@@ -44,6 +47,13 @@ def serve(
 
     The URL follows from the name and is the same after a restart of the kernel, so that tasks which were queued before
     still reach the function. Serving another function under the same name replaces the first one.
+
+    For a task of a batch, what the function returned or raised is stored before the task is answered, so that
+    `batch.results()` has it after a restart and on every machine that reaches the store. A result is what JSON holds;
+    frames become lists of records, and numpy, dates, Decimal, Enum and dataclasses are known. Another result is an
+    error of the task, with status 500. So is a store that does not answer within about 20 seconds: the task is tried
+    again. In a folder, a stored result survives the end of the kernel; a power loss within seconds can lose it, as any
+    file that was just written.
 
     Parameters
     ----------
@@ -59,6 +69,9 @@ def serve(
         The audience that the token must have; the handler's URL when left out.
     tasks : Client, optional
         The connection whose emulator issues the tokens; the newest connection when left out.
+    store : path or str, optional
+        Where the results of batches are stored: a folder or a bucket, the same as in ``ct.connect(..., store=...)``.
+        By default ``CLOUDTASKS_NB_STORE``, else a folder in the home of this package, as for every connection.
 
     Returns
     -------
@@ -71,17 +84,20 @@ def serve(
         If the function cannot be served.
     ConfigurationError
         If the home, which the URL is derived from, cannot be created.
+    InvalidInputError
+        If `store` is not a folder or a bucket.
     """
     check_function(fn)
     _check(name=name, workers=workers, service_account=service_account, audience=audience)
     certs_url = None if service_account is None else _certs_url(tasks)
+    results = Store(_settings.store_place(store))
     lasting_name = name or _own_name(fn)
 
     def task_function(url: str) -> TaskFunction:  # the default audience is the URL, which is known later
         if service_account is None or certs_url is None:
-            return TaskFunction(fn=fn, verifier=None)
+            return TaskFunction(fn=fn, verifier=None, store=results)
         verifier = Verifier(service_account=service_account, audience=audience or url, certs_url=certs_url)
-        return TaskFunction(fn=fn, verifier=verifier)
+        return TaskFunction(fn=fn, verifier=verifier, store=results)
 
     with _lock:
         if lasting_name is None:

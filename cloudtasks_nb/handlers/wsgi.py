@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
+import os
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
+from cloudtasks_nb._settings import STORE_VARIABLE
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
-from cloudtasks_nb.handlers.call import TaskFunction, check_function, display_name
+from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function, display_name
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.handlers.workers import CoroutineRunner
+from cloudtasks_nb.store.store import Store
 
 __all__ = ["app"]
 
@@ -26,6 +30,7 @@ def app(
     audience: str | None = None,
     service_account: str | None = None,
     name: str | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> WSGIApplication:
     """Make a WSGI application of a function, for Cloud Run or any other place that Cloud Tasks reaches.
 
@@ -44,6 +49,10 @@ def app(
         Google account can get a token for any audience.
     name : str, optional
         The function's name in the log; its own name when left out.
+    store : path or str, optional
+        Where the results of batches are stored before the task is answered: ``gs://bucket/prefix``, the same as in
+        ``ct.connect(..., store=...)``. By default ``CLOUDTASKS_NB_STORE``; without both, results are not stored,
+        because a disk of Cloud Run ends with its instance.
 
     Returns
     -------
@@ -54,6 +63,8 @@ def app(
     ------
     HandlerError
         If `audience` or `service_account` is missing, or the function cannot be served.
+    InvalidInputError
+        If `store` is not a folder or a bucket.
     """
     check_function(fn)
     for argument, value in (("audience", audience), ("service_account", service_account)):
@@ -65,7 +76,9 @@ def app(
                 'service_account="sa@my-project.iam.gserviceaccount.com")',
             )
     verifier = Verifier(service_account=str(service_account), audience=str(audience), certs_url=lambda: None)
-    return _App(name or display_name(fn), TaskFunction(fn=fn, verifier=verifier))
+    place = store if store is not None else os.environ.get(STORE_VARIABLE) or None
+    function = TaskFunction(fn=fn, verifier=verifier, store=None if place is None else Store(place))
+    return _App(name or display_name(fn), function)
 
 
 class _App:
@@ -89,10 +102,16 @@ class _App:
         body = _read(environ)
         if isinstance(body, Answer):
             return body
-        answer = self._function.answer(body, environ.get("HTTP_AUTHORIZATION"), run=self._coroutines.run)
+        request = TaskRequest(
+            time=dt.datetime.now(dt.UTC),
+            body=body,
+            authorization=environ.get("HTTP_AUTHORIZATION"),
+            task=environ.get("HTTP_X_CLOUDTASKS_TASKNAME"),
+            attempt=attempt_of(environ.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT")),
+        )
+        answer = self._function.answer(request, run=self._coroutines.run)
         if not answer.ok:
-            task = environ.get("HTTP_X_CLOUDTASKS_TASKNAME")
-            _log.error("%s answered %d to task %r: %s", self._name, answer.status, task, answer.error)
+            _log.error("%s answered %d to task %r: %s", self._name, answer.status, request.task, answer.error)
         return answer
 
 

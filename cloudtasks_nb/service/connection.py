@@ -77,6 +77,15 @@ class Connection:
                 "application for Cloud Run; or rehearse with ct.local()",
             )
 
+    def check_store(self, url: Any) -> None:
+        """Print a note if a `url` is a Handler that stores results where this connection does not read them."""
+        place = getattr(url, "store", self.store.url)
+        if place != self.store.url:
+            notify(
+                f"{url.name} stores results in {place}, but batch.results() of this connection reads {self.store.url}: "
+                f'give both the same, ct.serve({url.name}, store="{self.store.url}")'
+            )
+
     def call(self, rpc: str, /, **fields: Any) -> Any:
         """Call an RPC and return the raw response; waits for a new queue as `wait_for` does."""
         return self.wait_for(lambda: self.transport.call(rpc, **fields))

@@ -22,8 +22,8 @@ SIGNATURES = {
     "connect": "project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, quota_project=None, "
     "store=None",
     "local": "folder=None, *, project='local', location='us-central1', store=None",
-    "serve": "fn, *, name=None, workers=8, service_account=None, audience=None, tasks=None",
-    "handlers.app": "fn, *, audience=None, service_account=None, name=None",
+    "serve": "fn, *, name=None, workers=8, service_account=None, audience=None, tasks=None, store=None",
+    "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None",
     "Client.queue": "name, *, create=False, **settings",
     "Client.queues": "",
     "Client.batches": "",

@@ -10,8 +10,8 @@ import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block
-from cloudtasks_nb.fanout.plan.encode import json_text, plain, to_json
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, function_name, parse
+from cloudtasks_nb.store.encode import json_text, plain, to_json
 
 __all__ = ["Body", "check_has_body", "check_literal", "compile_body"]
 

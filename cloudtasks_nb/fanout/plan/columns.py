@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError
-from cloudtasks_nb.fanout.plan.encode import plain
+from cloudtasks_nb.store.encode import plain
 
 __all__ = [
     "BLOCK",

@@ -9,11 +9,11 @@ from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import check_has_body
-from cloudtasks_nb.fanout.plan.encode import to_json
 from cloudtasks_nb.fanout.plan.options import LARGEST_TASK, TaskOptions, check_delivery, check_headers
 from cloudtasks_nb.fanout.plan.schedule import literal_schedule
 from cloudtasks_nb.fanout.plan.templates import literal_url
 from cloudtasks_nb.service.convert import HTTP_METHODS
+from cloudtasks_nb.store.encode import to_json
 
 __all__ = ["literal_task"]
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.errors import InvalidInputError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block, Column
-from cloudtasks_nb.fanout.plan.encode import json_text
+from cloudtasks_nb.store.encode import json_text
 
 __all__ = [
     "Field",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from cloudtasks_nb.handlers.answer import Answer, refuse
-from cloudtasks_nb.handlers.history import Call, CallHistory, TaskRequest
+from cloudtasks_nb.handlers.call import TaskRequest
+from cloudtasks_nb.handlers.history import Call, CallHistory
+from cloudtasks_nb.store.encode import to_json
 
 __all__: list[str] = []
 
@@ -32,7 +33,8 @@ def made(result: Any = None, *, second: int = 0, body: bytes = b"{}", **answer: 
     """Return a call of some second after noon."""
     time = NOON + dt.timedelta(seconds=second)
     request = TaskRequest(time=time, task=f"t{second}", queue="q", attempt=1, body=body)
-    return request, Answer(**({"status": 200, "result": result, "duration": 0.25} | answer))
+    fields: dict[str, Any] = {"status": 200, "result": to_json(result), "duration": 0.25}
+    return request, Answer(**(fields | answer))
 
 
 def recorded(*calls: Call, newest: int = 100) -> CallHistory:
@@ -71,7 +73,7 @@ def test_a_call_has_a_row() -> None:
     assert first["time"] == pd.Timestamp("2026-01-02 12:00:00+00:00")
     assert (first["task"], first["queue"], first["attempt"], first["status"]) == ("t0", "q", 1, 200)
     assert first["body"] == {"day": "2026-01-01"}
-    assert first["result"] is result
+    assert first["result"] == result
     assert first["duration"] == pd.Timedelta("250ms")
     assert all(pd.isna(second[name]) for name in ("task", "queue", "attempt", "body", "result", "duration"))
     assert second["error"] == "the request has no Bearer token"
@@ -79,9 +81,32 @@ def test_a_call_has_a_row() -> None:
 
 def test_results_of_any_shape_are_kept_as_they_are() -> None:
     """Lists, arrays and frames of one length are not taken apart into columns."""
-    results = [[1, 2], np.array([3, 4]), pd.DataFrame({"a": [1, 2]}), np.zeros((2, 2)), "text", {1: 2}]
+    results = [[1, 2], [3, 4], [{"a": 1}, {"a": 2}], [[0.0, 0.0], [0.0, 0.0]], "text", {"1": 2}]
     frame = recorded(*(made(result, second=number) for number, result in enumerate(results))).frame()
-    assert [kept is result for kept, result in zip(frame["result"], results, strict=True)] == [True] * 6
+    assert list(frame["result"]) == results
+
+
+def test_values_of_the_newest_calls_are_kept() -> None:
+    """Bodies and results are kept up to a number of bytes, newest first; older calls keep their other columns."""
+    history = CallHistory(newest=3, most_bytes=100)
+    for second in range(5):
+        history.begin()
+        history.end(*made("x" * 40, second=second))
+    frame = history.frame()
+    assert list(frame["task"]) == ["t2", "t3", "t4"]
+    assert list(frame["result"].isna()) == list(frame["body"].isna()) == [True, False, False]
+    words = "the newest 3 of 5 calls; bodies and results of the newest 2 only; batch.results()"
+    assert str(frame.attrs["cut"]).startswith(words)
+    assert history.summary().cut == frame.attrs["cut"]
+
+
+def test_a_value_beyond_the_bound_is_not_kept() -> None:
+    """One result that is larger than all that may be kept has a row without it."""
+    history = CallHistory(most_bytes=100)
+    history.begin()
+    history.end(*made("x" * 200))
+    assert list(history.frame()["result"].isna()) == [True]
+    assert "cut" not in recorded(made()).frame().attrs
 
 
 def test_calls_are_in_the_order_of_their_requests() -> None:

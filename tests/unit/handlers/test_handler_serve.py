@@ -19,7 +19,7 @@ import pytest
 from cloudtasks_nb import handlers
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.address import derive_address
-from cloudtasks_nb.handlers.history import TaskRequest
+from cloudtasks_nb.handlers.call import TaskRequest
 from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
 from tests.processes import run
@@ -39,7 +39,7 @@ def test_a_request_while_the_workers_are_replaced(serve: Serve, monkeypatch: pyt
 
     monkeypatch.setattr(handler._workers, "submit", replace_and_submit)
     future = handler._submit(TaskRequest(time=dt.datetime.now(dt.UTC), body=b""))
-    assert future.result(20).result == "new"
+    assert future.result(20).result == b'"new"'
 
 
 def test_the_same_name_again_replaces_the_function(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

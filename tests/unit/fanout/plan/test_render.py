@@ -287,7 +287,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "missing in url": (None, {"url": "https://svc/{x}", "body": ["n"]}, 'url: "x" is missing'),
     "no http": ("ftp://svc", {"url": "{x}"}, 'url: "ftp://svc" is not an http'),
     "url too long": ("x" * 3_000, {"url": "https://svc/{x}"}, "3,012 characters are more than 2,083"),
-    "bytes": (b"x", {}, 'column "x": bytes cannot be written as JSON (send text: base64'),
+    "bytes": (b"x", {}, 'column "x": bytes cannot be written as JSON (use text: base64'),
     "infinity": (np.inf, {}, "infinity cannot be written as JSON"),
     "set": ({1}, {}, 'column "x": set cannot be written as JSON'),
     "too large": ("x" * 1_048_569, {}, "bytes are too many for a task"),

@@ -1,5 +1,6 @@
-"""The only JSON encoder: convert values of any pandas dtype to JSON types.
+"""The only JSON encoder, of bodies and of results: convert values of any pandas dtype to JSON types.
 
+It does not import pandas, so that a deployed handler starts quickly: a value of a pandas class means that somebody did.
 What has no form of its own in JSON is written like this:
 
 =========================  ====================================================================================
@@ -12,25 +13,30 @@ Decimal                    text, so that no digit is lost: ``"1.10"``
 category                   its value
 Interval                   ``{"left": 0, "right": 1, "closed": "right"}``
 Period, UUID               text
-array, tuple, Series       list
+array, tuple, Series       list; a table of Polars or Arrow is a list of records
+DataFrame                  list of records; an index with a name, or of other than integers, is a field of each
+dataclass                  its fields
+path                       text
 bytes, set, infinity       refused: `NotSerializableError`
 =========================  ====================================================================================
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
 import enum
 import math
+import sys
 import uuid
 from collections.abc import Mapping
-from functools import singledispatch
+from functools import cache, singledispatch
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import orjson
-import pandas as pd
 
 from cloudtasks_nb.errors import NotSerializableError
 
@@ -50,7 +56,7 @@ def to_json(value: Any) -> bytes:
     except (RecursionError, orjson.JSONEncodeError) as error:  # holds itself, or has over 254 levels
         raise NotSerializableError(
             f"{type(value).__name__} is nested too deeply for JSON",
-            hint="a value in it holds itself, or has over 254 levels: send its parts under names of their own",
+            hint="a value in it holds itself, or has over 254 levels: write its parts under names of their own",
         ) from error
 
 
@@ -68,6 +74,18 @@ def plain(value: Any) -> Any:
     NotSerializableError
         If the value, or one inside it, has no form in JSON.
     """
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    if library == "pandas" and not _register_pandas.cache_info().currsize:
+        _register_pandas()
+        return plain(value)
+    for method in ("to_dicts", "to_list", "to_pylist"):  # the frames and columns of polars and Arrow
+        if library in {"polars", "pyarrow"} and hasattr(value, method):
+            return plain(getattr(value, method)())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if library == __name__.partition(".")[0]:
+        return str(value)  # a function may return the batch that it has sent
     raise _refusal(value, "convert it first, to text or to numbers")
 
 
@@ -77,8 +95,6 @@ def _refusal(value: object, hint: str) -> NotSerializableError:
 
 
 @plain.register(type(None))
-@plain.register(type(pd.NA))
-@plain.register(type(pd.NaT))
 def _(_value: object) -> None:
     return None
 
@@ -111,7 +127,7 @@ def _(value: int) -> Any:
         raise NotSerializableError(
             "an integer of more than 4,300 digits cannot be written as JSON",
             resource="int",
-            hint="send it as hex(value)",
+            hint="use hex(value)",
         ) from error
 
 
@@ -133,36 +149,53 @@ def _(value: decimal.Decimal) -> str | None:
 
 @plain.register(np.generic)
 def _(value: Any) -> Any:
-    if isinstance(value, np.datetime64):
-        return plain(pd.Timestamp(value))
-    if isinstance(value, np.timedelta64):
-        return plain(pd.Timedelta(value))
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return _numpy_time(value)
     found = value.item()
     if isinstance(found, np.generic):  # long double: numpy has no Python type for it
         return plain(float(value)) if isinstance(value, np.floating) else plain.dispatch(object)(value)
     return plain(found)
 
 
+def _numpy_time(value: np.datetime64 | np.timedelta64) -> str | None:
+    """Return a time or a duration of numpy with its nanoseconds, which Python's own types do not have."""
+    if np.isnat(value):
+        return None
+    kind = "datetime64" if isinstance(value, np.datetime64) else "timedelta64"
+    whole = value.astype(f"{kind}[us]")
+    precise = np.datetime_data(value.dtype)[0] in {"ns", "ps", "fs", "as"}
+    rest = int((value - whole).astype("timedelta64[ns]").astype(np.int64)) if precise else 0
+    found = whole.item()
+    if isinstance(found, dt.timedelta):
+        return _duration(found, rest)
+    if isinstance(found, dt.datetime):
+        return found.isoformat(timespec="microseconds") + f"{rest:03}" if rest else found.isoformat()
+    return str(whole)  # after the year 9999
+
+
+def _duration(value: dt.timedelta, nanoseconds: int = 0) -> str:
+    minutes, seconds = divmod(value.seconds, 60)
+    fraction = f".{value.microseconds * 1000 + nanoseconds:09}".rstrip("0").rstrip(".")
+    return f"P{value.days}DT{minutes // 60}H{minutes % 60}M{seconds}{fraction}S"
+
+
 @plain.register(dt.date)
 @plain.register(dt.time)
-def _(value: dt.date | dt.time) -> str:
-    return value.isoformat()
+def _(value: dt.date | dt.time) -> str | None:
+    text = value.isoformat()
+    return None if text == "NaT" else text  # pd.NaT is a date
 
 
 @plain.register
 def _(value: dt.timedelta) -> str:
-    return pd.Timedelta(value).isoformat()
+    # A pd.Timedelta has nanoseconds.
+    return str(value.isoformat()) if hasattr(value, "isoformat") else _duration(value)
 
 
 @plain.register(uuid.UUID)
-@plain.register(pd.Period)
+@plain.register(PurePath)
 def _(value: object) -> str:
     return str(value)
-
-
-@plain.register(pd.Interval)
-def _(value: Any) -> dict[str, Any]:
-    return {"left": plain(value.left), "right": plain(value.right), "closed": value.closed}
 
 
 @plain.register
@@ -172,14 +205,14 @@ def _(value: enum.Enum) -> Any:
 
 @plain.register(list)
 @plain.register(tuple)
-@plain.register(pd.Series)
-@plain.register(pd.Index)
 def _(value: Any) -> list[Any]:
     return [plain(item) for item in value]
 
 
 @plain.register(np.ndarray)
 def _(value: Any) -> Any:
+    if value.dtype.kind in "biu" or (value.dtype.kind == "f" and value.itemsize <= 8 and not np.isinf(value).any()):  # noqa: PLR2004 - long double has no Python type
+        return value.tolist()  # NaN becomes null as the list is written
     return [plain(item) for item in value] if value.ndim else plain(value[()])
 
 
@@ -191,11 +224,36 @@ def _(value: Mapping[Any, Any]) -> dict[str, Any]:
 @plain.register(set)
 @plain.register(frozenset)
 def _(value: object) -> Any:
-    raise _refusal(value, "sets have no order: send sorted(value)")
+    raise _refusal(value, "sets have no order: use sorted(value)")
 
 
 @plain.register(bytes)
 @plain.register(bytearray)
 @plain.register(memoryview)
 def _(value: object) -> Any:
-    raise _refusal(value, "send text: base64.b64encode(value).decode()")
+    raise _refusal(value, "use text: base64.b64encode(value).decode()")
+
+
+@cache
+def _register_pandas() -> None:
+    """Add the classes of pandas, once one of its values was met."""
+    pandas: Any = sys.modules["pandas"]
+    plain.register(type(pandas.NA), lambda _value: None)
+    plain.register(pandas.Period, str)
+    plain.register(
+        pandas.Interval, lambda value: {"left": plain(value.left), "right": plain(value.right), "closed": value.closed}
+    )
+    for kind in (pandas.Series, pandas.Index, pandas.api.extensions.ExtensionArray):
+        plain.register(kind, lambda value: [plain(item) for item in value])
+    plain.register(pandas.DataFrame, _records)
+
+
+def _records(frame: Any) -> list[dict[str, Any]]:
+    """Return the rows of a frame of pandas, one dictionary each."""
+    if frame.index.nlevels > 1 or frame.index.name is not None or frame.index.dtype.kind not in "iu":
+        frame = frame.reset_index()
+    names = [json_text(plain(name)) for name in frame.columns]
+    if len(set(names)) < len(names):
+        raise _refusal(frame, "two of its columns have the same name: rename one")
+    columns = [plain(frame.iloc[:, at]) for at in range(len(names))]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

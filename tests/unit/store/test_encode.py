@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
 import enum
 import fractions
 import math
 import uuid
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import orjson
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from cloudtasks_nb.errors import NotSerializableError
-from cloudtasks_nb.fanout.plan.encode import json_text, plain, to_json
+from cloudtasks_nb.store.encode import json_text, plain, to_json
 
 
 class _Port(enum.Enum):
     NEWARK = "EWR"
+
+
+@dataclasses.dataclass
+class _Row:
+    day: dt.date
+    port: _Port
 
 
 class _Code(enum.IntEnum):
@@ -78,6 +88,18 @@ VALUES: list[tuple[Any, Any]] = [
     (pd.Index(["a"]), ["a"]),
     ({"a": {"b": pd.NA}, 7: 2, None: 3, True: 4, 0.5: 5}, {"a": {"b": None}, "7": 2, "null": 3, "true": 4, "0.5": 5}),
     ({pd.Timestamp("2026-01-01"): 1}, {"2026-01-01T00:00:00": 1}),
+    (np.array([1.5, 2.5]), [1.5, 2.5]),
+    (pd.array([1, None], dtype="Int64"), [1, None]),
+    (np.datetime64("2026-01-02T06:00:00.000000001"), "2026-01-02T06:00:00.000000001"),
+    (np.timedelta64(-1, "ns"), "P-1DT23H59M59.999999999S"),
+    (dt.timedelta(days=-1, seconds=1, microseconds=120), "P-1DT0H0M1.00012S"),
+    (PurePosixPath("/data/a.csv"), "/data/a.csv"),
+    (_Row(day=dt.date(2026, 1, 2), port=_Port.NEWARK), {"day": "2026-01-02", "port": "EWR"}),
+    (pd.DataFrame({"a": [1, None], "b": ["x", "y"]}), [{"a": 1.0, "b": "x"}, {"a": None, "b": "y"}]),
+    (pd.DataFrame({"a": [1]}, index=pd.Index(["EWR"], name="origin")), [{"origin": "EWR", "a": 1}]),
+    (pl.DataFrame({"a": [1, 2]}), [{"a": 1}, {"a": 2}]),
+    (pl.Series([1, 2]), [1, 2]),
+    (pa.table({"a": [1]}), [{"a": 1}]),
 ]
 
 
@@ -89,6 +111,11 @@ def test_value(value: Any, expected: Any) -> None:
     assert plain(value) == expected
     assert type(plain(value)) is type(expected)
     assert orjson.loads(to_json(value)) == expected
+
+
+def test_an_array_with_missing_values() -> None:
+    """NaN in an array becomes null in the bytes."""
+    assert to_json(np.array([1.5, math.nan])) == b"[1.5,null]"
 
 
 def _cyclic() -> list[Any]:
@@ -121,7 +148,8 @@ def _deep() -> list[Any]:
         (np.complex128(1), "complex"),
         (fractions.Fraction(1, 3), "Fraction"),
         (object(), "object"),
-        (pd.DataFrame({"a": [1]}), "DataFrame"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "same name"),
+        (np.array([1.0, math.inf]), "infinity"),
         ({"a": [b"x"]}, "bytes"),
         (_cyclic(), "nested"),
         (_deep(), "nested"),

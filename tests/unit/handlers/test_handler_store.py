@@ -1,0 +1,125 @@
+"""Handlers store what a task of a batch became before they answer it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.handlers import app, verify
+from cloudtasks_nb.store.results import StoredResult, read_results
+from cloudtasks_nb.store.store import Store
+from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, Serve, post, report
+from tests.unit.handlers.test_handler_wsgi import request
+
+__all__: list[str] = []
+
+BATCH = "a91f03c2"
+TASK = f"{'0123456789' * 2}-{BATCH}-1"
+
+
+def stored(place: str | Path, task: str = TASK) -> StoredResult:
+    """Return what is stored for a task."""
+    (found,) = read_results(Store(place), BATCH, [task])
+    assert found is not None
+    return found
+
+
+def test_a_result_is_stored_before_the_answer(serve: Serve, tmp_path: Path) -> None:
+    """What the function returned is in the store when the task has its answer."""
+    handler = serve(report, store=tmp_path)
+    answer = post(handler.url, b'{"day": "mon"}', X_CloudTasks_TaskName=TASK, X_CloudTasks_TaskRetryCount="2")
+    found = stored(tmp_path)
+    assert (answer.status, found.task, found.attempt, found.status, found.error) == (200, TASK, 3, 200, None)
+    assert found.result == {"day": "mon", "origin": "JFK"}
+    assert found.started.tzinfo is not None
+    assert found.duration is not None
+    assert handler.store == str(tmp_path)
+
+
+@pytest.mark.parametrize(("body", "words"), [(b'{"day": "never"}', "in report"), (b"{}", "missing a required")])
+def test_an_error_is_stored_with_its_traceback(serve: Serve, tmp_path: Path, body: bytes, words: str) -> None:
+    """An exception is stored, and a body that does not fit the function as well."""
+    answer = post(serve(report, store=tmp_path).url, body, X_CloudTasks_TaskName=TASK)
+    found = stored(tmp_path)
+    assert (found.status, found.result) == (answer.status, None)
+    assert words in str(found.error)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X_CloudTasks_TaskName": "mine"},
+        {"X_CloudTasks_TaskName": f"../../{TASK}"},
+        {"X_CloudTasks_TaskName": f"{TASK}/../x"},
+        {"X_CloudTasks_TaskName": f"{TASK}\u00b2"},
+        {"X_CloudTasks_TaskName": f"{'0' * 20}-{BATCH}-complete-1"},
+    ],
+    ids=str,
+)
+def test_only_tasks_of_batches_are_stored(serve: Serve, tmp_path: Path, headers: dict[str, str]) -> None:
+    """A request that no queue sent, a task without a batch and a forged name write nothing."""
+    folder = tmp_path / "store"
+    assert post(serve(report, store=folder).url, b'{"day": "mon"}', **headers).status == 200
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+@pytest.mark.parametrize(("day", "status", "word"), [("mon", 500, "StoreError"), ("never", 404, "no such day")])
+def test_a_store_that_cannot_be_written_is_an_error_of_the_task(
+    serve: Serve, tmp_path: Path, day: str, status: int, word: str
+) -> None:
+    """A result that is not stored is not acknowledged; the text of the function's own error comes first."""
+    (tmp_path / "file").touch()
+    handler = serve(report, store=tmp_path / "file" / "store")
+    answer = post(handler.url, b'{"day": "%s"}' % day.encode(), X_CloudTasks_TaskName=TASK)
+    assert answer.status == status
+    assert word.encode() in answer.body
+    assert "cannot be written in" in handler.calls().iloc[-1]["error"]
+
+
+def test_the_default_store(serve: Serve, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names the store, else it is a folder in the home; serving again may change it."""
+    assert serve(report).store == str(home / "store")
+    monkeypatch.setenv("CLOUDTASKS_NB_STORE", str(tmp_path))
+    assert serve(report).store == str(tmp_path)
+    with pytest.raises(InvalidInputError, match="is not a folder or a bucket"):
+        serve(report, store="ftp://x/y")
+
+
+def test_an_application_stores_results_of_its_own_callers(
+    issuer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployed function stores what it answers; a request with another token writes nothing."""
+    monkeypatch.setattr(verify, "GOOGLE_CERTS", issuer.url)
+    application = app(report, audience=AUDIENCE, service_account=ACCOUNT, store=tmp_path)
+    names = {"HTTP_X_CLOUDTASKS_TASKNAME": TASK, "HTTP_X_CLOUDTASKS_TASKRETRYCOUNT": "0"}
+    assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION="Bearer x", **names)[0] == 401
+    assert list(tmp_path.rglob("*.json")) == []
+    assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=issuer.bearer(), **names)[0] == 200
+    assert (stored(tmp_path).attempt, stored(tmp_path).result) == (1, {"day": "mon", "origin": "JFK"})
+
+
+@pytest.mark.parametrize("named", [None, "memory://deployed"])
+def test_an_application_has_no_store_unless_one_is_named(
+    issuer: Any, monkeypatch: pytest.MonkeyPatch, home: Path, named: str | None
+) -> None:
+    """The disk of a deployed function ends with it: without a name nothing is stored; the environment can name one."""
+    monkeypatch.setattr(verify, "GOOGLE_CERTS", issuer.url)
+    if named is not None:
+        monkeypatch.setenv("CLOUDTASKS_NB_STORE", named)
+    application = app(report, audience=AUDIENCE, service_account=ACCOUNT)
+    request(application, b'"mon"', HTTP_AUTHORIZATION=issuer.bearer(), HTTP_X_CLOUDTASKS_TASKNAME=TASK)
+    assert list(home.rglob("*.json")) == []
+    assert named is None or stored(named).result == {"day": "mon", "origin": "JFK"}
+
+
+def test_a_deployed_handler_loads_neither_pandas_nor_grpc() -> None:
+    """An instance starts quickly: frames and the API are for notebooks."""
+    code = "import sys, cloudtasks_nb.handlers, cloudtasks_nb.store.results; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert {"pandas", "grpc", "google.cloud"} & set(done.stdout.split()) == set()
