@@ -19,6 +19,7 @@ __all__ = [
     "QueueName",
     "TaskName",
     "code_name",
+    "code_of",
     "log_name",
 ]
 
@@ -61,6 +62,22 @@ SECRET_HEADER = re.compile(r"(?i)^(authorization|cookie|.*-key|.*-token)$")
 #: The id of the task of a batch's row: a digest of the row's key, the batch and the try.
 ROW_TASK = re.compile(r"(?P<head>[0-9a-f]{20})-(?P<batch>[0-9a-f]{8})-(?P<try>[1-9][0-9]*)")
 
+_HTTP_CODES = {
+    304: "OK",
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    416: "OUT_OF_RANGE",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_BY_HUNDREDS = {2: "OK", 3: "UNKNOWN", 4: "FAILED_PRECONDITION", 5: "INTERNAL"}
+
 _PROJECT = r"[A-Za-z0-9:.-]+"
 _LOCATION = r"[A-Za-z0-9-]+"
 _QUEUE = r"[A-Za-z0-9-]{1,100}"
@@ -74,6 +91,11 @@ _TASK_NAME = re.compile(rf"(?P<parent>{_QUEUE_NAME.pattern})/tasks/(?P<task>{_TA
 def code_name(number: int) -> str:
     """Return the canonical name of a status code; ``UNKNOWN`` for an undefined number."""
     return CODES[number] if 0 <= number < len(CODES) else "UNKNOWN"
+
+
+def code_of(http_status: int) -> int:
+    """Return the number of the canonical code that Cloud Tasks reports for an HTTP status; 0 is no response."""
+    return CODES.index(_HTTP_CODES.get(http_status) or _BY_HUNDREDS.get(http_status // 100, "UNKNOWN"))
 
 
 def log_name(project: str) -> str:

@@ -19,6 +19,7 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG
 from cloudtasks_nb.fanout.batch.request import (
     BackfillKeywords,
     BatchOptions,
@@ -554,7 +555,7 @@ class Queue:
         }
         notes = ["finished tasks are not in the queue: queue.attempts() shows them"]
         if not found["log_sampling_ratio"]:
-            notes.append("this queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
+            notes.append(NO_LOG.format(queue="this queue"))
         shown = None
         try:
             notes[:0] = self._absent_handlers()

@@ -6,37 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
-from cloudtasks_nb._names import CODES, code_name
+from cloudtasks_nb._names import CODES, code_name, code_of
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, timestamp
 
-__all__ = ["NO_ANSWER", "AttemptResult", "Attempts", "RetryPolicy", "code_of"]
+__all__ = ["NO_ANSWER", "AttemptResult", "Attempts", "RetryPolicy"]
 
 #: The HTTP status of an attempt without a response.
 NO_ANSWER = 0
 
 _OK = 0
 _DEADLINE_EXCEEDED = CODES.index("DEADLINE_EXCEEDED")
-_HTTP_CODES = {
-    304: "OK",
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    409: "ABORTED",
-    416: "OUT_OF_RANGE",
-    429: "RESOURCE_EXHAUSTED",
-    499: "CANCELLED",
-    501: "UNIMPLEMENTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
-_BY_HUNDREDS = {2: "OK", 3: "UNKNOWN", 4: "FAILED_PRECONDITION", 5: "INTERNAL"}
-
-
-def code_of(http_status: int) -> int:
-    """Return the number of the canonical code that Cloud Tasks reports for an HTTP status."""
-    return CODES.index(_HTTP_CODES.get(http_status) or _BY_HUNDREDS.get(http_status // 100, "UNKNOWN"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

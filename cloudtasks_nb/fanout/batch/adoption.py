@@ -116,6 +116,7 @@ class Adoption:
         async for entries in self._reader.task_log(self._queue, since=since, tasks=[f"-{self._batch}-"]):
             if await self._outbox.run(self._record, entries):
                 await self._set_adopted()
+            await self._outcomes.explain()
             read += len(entries)
             await self._report(f"{counted(read, 'log entries')} so far")
         if not last:

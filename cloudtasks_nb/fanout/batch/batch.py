@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, overload
 
 import pandas as pd
 
@@ -16,13 +17,14 @@ from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.display.progress_bar import in_notebook
+from cloudtasks_nb.display.progress_bar import Bar, in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
 from cloudtasks_nb.fanout.batch.live import LiveReport, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import IndexLabels, rows_frame
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -30,6 +32,7 @@ from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Pending, now_micros
+from cloudtasks_nb.store.results import read_results
 
 __all__ = ["Batch", "BatchView", "batch_view"]
 
@@ -167,6 +170,49 @@ class Batch:
         """
         return self._rows({State.FAILED})
 
+    @overload
+    def results(self) -> pd.DataFrame: ...
+
+    @overload
+    def results(self, *, page: int) -> Iterator[pd.DataFrame]: ...
+
+    def results(self, *, page: int | None = None) -> pd.DataFrame | Iterator[pd.DataFrame]:
+        """Return every row with what its function returned, from the store to which the handler writes.
+
+        The newest try of a row counts. May be called at any time, also from another machine with the same store.
+
+        Parameters
+        ----------
+        page : int, optional
+            Return an iterator of frames with so many rows at most, for batches that do not fit into memory. Each of
+            them has the columns of its own results.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index and columns of the input as in `tasks()`, ``state``, the fields of the results as columns if all of
+            them are dicts, else one column ``result``, and ``error``, the last line of the traceback. A field with the
+            name of another column gets the suffix ``_result``. None is no result.
+
+        Raises
+        ------
+        StoreError
+            If the store does not answer.
+
+        Examples
+        --------
+        >>> batch.wait().succeeded
+        3
+        >>> batch.results()["y"].tolist()
+        [0, 1, 4]
+        """
+        said: set[str] = set()
+        if page is None:
+            return self._with_results(self._rows(None), said)
+        if page < 1:
+            raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
+        return (self._with_results(rows, said) for rows in self._row_pages(page))
+
     def retry_failed(self) -> Self:
         """Make a new try for exactly the rows in state `failed`, in the background."""
         self._connection.transport.check_open()
@@ -280,6 +326,32 @@ class Batch:
             first = islice(self._outbox.rows.pages(self.id, wire=True), 1)
             made = rows_frame(first, {}, now_micros(), labelled=labelled).head(0)
         return made
+
+    def _row_pages(self, size: int) -> Iterator[pd.DataFrame]:
+        """Yield the rows as `_rows` returns them, but without a look into the queue, so many at a time."""
+        after = 0
+        while True:
+            pages, rows = [], 0
+            for page in self._outbox.rows.pages(self.id, after=after, wire=True):
+                pages.append(page)
+                rows += len(page.refs)
+                if rows >= size:
+                    break
+            if not pages:
+                return
+            after = pages[-1].refs[-1]
+            made = rows_frame(pages, {}, now_micros(), labelled=self._labels.usable())
+            yield from (made.iloc[start : start + size] for start in range(0, rows, size))
+
+    def _with_results(self, rows: pd.DataFrame, said: set[str]) -> pd.DataFrame:
+        store = self._connection.store
+        with Bar(f"results of batch {self.id}", len(rows)) as bar:
+            joined = join_results(rows, partial(read_results, store, self.id), bar.to)
+        for subject, note in result_notes(joined, store.url).items():
+            if subject not in said:
+                said.add(subject)
+                notify(note)
+        return joined.frame
 
     def _kept(self, states: set[State] | None, limit: int | None) -> pd.DataFrame:
         pages = self._outbox.rows.pages(self.id, states=states, wire=True)

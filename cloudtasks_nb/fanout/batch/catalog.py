@@ -22,6 +22,7 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
@@ -321,8 +322,10 @@ def _are(count: int) -> str:
 def _warn_about_outcomes(limits: Mapping[str, Any], request: FanOutRequest) -> None:
     """Print at the start which outcomes cannot be known with the queue's settings."""
     queue, ratio, retry = request.queue.queue, limits["log_sampling_ratio"], request.recipe.delivery.retry or {}
-    if not ratio:
-        notify(f"queue {queue} writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
+    if names_handler(request.description):
+        pass  # it stores results, from which outcomes are known
+    elif not ratio:
+        notify(NO_LOG.format(queue=f"queue {queue}"))
     elif ratio < 1:
         notify(f"queue {queue} logs {percent_text(ratio)} of its operations: rows without a log entry end as gone")
     if retry.get("max_attempts", limits["max_attempts"]) == -1 or limits["max_retry_duration"]:

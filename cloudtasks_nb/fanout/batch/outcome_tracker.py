@@ -1,21 +1,24 @@
-"""Decide from the log, the statistics and the queue what became of each row of a batch.
+"""Decide from the log, the stored results, the statistics and the queue what became of each row of a batch.
 
-Cloud Tasks deletes a task when it succeeds and when it gives up. Only the operations log distinguishes the two:
-*succeeded* is a task with an OK entry, *failed* one without, whose last possible attempt is in the log. Every other row
-that left the queue is *gone*. Nothing here takes a guess for a fact.
+Cloud Tasks deletes a task when it succeeds and when it gives up. The operations log distinguishes the two: *succeeded*
+is a task with an OK entry, *failed* one without, whose last possible attempt is in the log. So does a result that its
+handler stored, once the task has left the queue: whatever the log says, a stored success is one. Every other row that
+left the queue is *gone*. Nothing here takes a guess for a fact.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb._names import CODES, QueueName, code_of
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.search import QueueReader, Search
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -23,10 +26,20 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Snapshot
+from cloudtasks_nb.store.results import StoredResult, read_results
+from cloudtasks_nb.store.store import Store
 
-__all__ = ["OutcomeTracker", "decide"]
+__all__ = ["NO_LOG", "OutcomeTracker", "decide", "decide_result", "error_line", "names_handler"]
+
+#: The note on outcomes of a queue without a log.
+NO_LOG = (
+    "{queue} writes no log, so outcomes are known only where the handler stores its results: "
+    "queue.update(log_sampling_ratio=1.0)"
+)
 
 _SECOND = 1_000_000
+_STORE_PAUSE = 30.0  # seconds after a failed read of error texts
+_MOST_UNEXPLAINED = 10_000  # failed rows that wait for their error texts
 _DELETED = "deleted from the queue"  #: how a task left its queue: the reason of a row in state `gone`
 _LEFT = (State.UNSENT, State.SENT)  # states that are not final
 
@@ -51,15 +64,52 @@ def decide(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | 
     return (State.GONE if any(entry.deleted for entry in entries) else None), last
 
 
-class OutcomeTracker:
-    """Decides the states of the rows of one batch, snapshot by snapshot, and stores them."""
+def names_handler(description: Mapping[str, Any]) -> bool:
+    """Return whether the tasks of a batch call a handler of this machine, by the batch's description."""
+    return str(description.get("url", "")).startswith("handler:")
 
-    def __init__(self, outbox: Outbox, record: BatchRecord, reader: QueueReader, clock: Clock | None = None) -> None:
+
+def decide_result(result: StoredResult, max_attempts: int | None) -> State | None:
+    """Return the state of a task that left its queue by its newest stored result; None: it does not show it."""
+    if result.ok:
+        return State.SUCCEEDED
+    return State.FAILED if max_attempts is not None and (result.attempt or 0) >= max_attempts else None
+
+
+def error_line(error: str) -> str:
+    """Return the line of a traceback that names the exception: the last one, unless the message has several lines."""
+    lines = [line for line in error.splitlines() if line.strip()] or [error]
+    last = max((at for at, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    return next((line for line in lines[last + 1 :] if not line[0].isspace()), lines[-1]) if last >= 0 else lines[-1]
+
+
+class OutcomeTracker:
+    """Decides the states of the rows of one batch, snapshot by snapshot, and stores them.
+
+    Parameters
+    ----------
+    outbox : Outbox
+    record : BatchRecord
+    reader : QueueReader
+    store : Store
+        Where the handlers store their results.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        record: BatchRecord,
+        reader: QueueReader,
+        store: Store,
+        clock: Clock | None = None,
+    ) -> None:
         self._outbox = outbox
         self._batch = record.id
         self._reader = reader
         self._queue = QueueName.parse(record.place.queue_name)
-        self._search = Search(outbox, record, reader, clock or Clock(), self._store_found)
+        self._results = store
+        self._clock = clock or Clock()
+        self._search = Search(outbox, record, reader, self._clock, self._store_found, self._store_left)
         retry = record.description.get("_retry") or {}
         self._own_attempts: int | None = retry.get("max_attempts")
         self._own_duration = bool(retry.get("max_retry_duration"))
@@ -70,7 +120,10 @@ class OutcomeTracker:
         self._spread = bool(record.description.get("_spread"))
         self._retrying: dict[int, tuple[int, int | None]] = {}
         self._unstored: dict[str, list[Entry]] = defaultdict(list)  # by task, until their outcome is stored
+        self._unexplained: dict[int, tuple[str, int]] = {}  # by row, the task and the try that have just failed
+        self._explain_from = 0.0
         self._sent: int | None = None  # as far as was known when the last snapshot was taken
+        self.has_results = False  #: a task of the batch has a stored result
         self.max_attempts: int | None = None
         self.snapshot: Snapshot | None = None
         self.sources: dict[str, dt.datetime] = {}
@@ -80,6 +133,7 @@ class OutcomeTracker:
         settings = self._outbox.batches.settings(self._batch)
         known = settings.get("max_attempts")
         self._search.adopted = bool(settings.get("adopted"))
+        self.has_results = bool(settings.get("results"))
         self.max_attempts = int(known) if known is not None else None
         for page in self._outbox.rows.pages(self._batch, states={State.SENT}):
             for ref, attempts, due in zip(page.refs, page.attempts, page.schedule_time, strict=True):
@@ -116,6 +170,7 @@ class OutcomeTracker:
         if self._unstored:
             sent -= await self._outbox.run(self.store, self._unstored)
             self._unstored.clear()
+            await self.explain()
         self._sent = sent
         self.sources["queue"] = _moment(snapshot.at)
         if snapshot.log_until is not None:  # its outcomes are stored: tomorrow the log is read from here on
@@ -197,6 +252,45 @@ class OutcomeTracker:
     async def _store_found(self, tasks: Mapping[str, Sequence[Entry]]) -> None:
         """Store what a search has found in the log."""
         await self._outbox.run(self.store, tasks)
+        await self.explain()
+
+    async def explain(self) -> None:
+        """Store the error texts of rows that have just failed by the log, as far as their handlers have stored them.
+
+        A row whose stored result is a success has succeeded after all: its answer may have come too late for the queue.
+        """
+        failed = dict(self._unexplained)
+        if not failed or self._clock.ticks() < self._explain_from:
+            return
+        try:
+            await self._store_results([(ref, task, attempt) for ref, (task, attempt) in failed.items()])
+        except StoreError:
+            self._explain_from = self._clock.ticks() + _STORE_PAUSE
+            self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])
+            return
+        for ref in failed:
+            self._unexplained.pop(ref, None)
+
+    async def _store_left(self, refs: Sequence[int]) -> None:
+        """Store the outcomes that stored results show of rows whose tasks left the queue."""
+        await self._store_results(await self._outbox.run(self._outbox.rows.tasks, self._batch, refs))
+
+    async def _store_results(self, rows: Sequence[tuple[int, str, int]]) -> None:
+        """Store what the results of rows show, given by ref, newest task and its try."""
+        found = await asyncio.to_thread(read_results, self._results, self._batch, [task for _, task, _ in rows])
+        outcomes = [
+            _outcome_of(ref, attempt, decide_result(result, self._limit), result)
+            for (ref, _, attempt), result in zip(rows, found, strict=True)
+            if result is not None
+        ]
+        if outcomes and not self.has_results:
+            self.has_results = True
+            await self._outbox.run(self._outbox.batches.set_setting, self._batch, "results", True)
+        await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
+        for outcome in outcomes:
+            if outcome.state is not None:
+                self._retrying.pop(outcome.ref, None)
+                self._search.settling.discard(outcome.ref)
 
     def store(self, tasks: Mapping[str, Sequence[Entry]]) -> int:
         """Store the outcomes that log entries show; return how many sent rows became final."""
@@ -215,6 +309,8 @@ class OutcomeTracker:
             attempt = try_of(task)
             if attempt is not None:
                 outcomes.append(_outcome(ref, attempt, state, entry))
+                if state is State.FAILED and before[ref] is not State.SUCCEEDED:
+                    self._unexplained[ref] = task, attempt
         self._outbox.outcomes.record(self._batch, outcomes)
         if corrected:
             before_this = self._outbox.batches.settings(self._batch).get("corrected", 0)
@@ -252,6 +348,20 @@ def _outcome(ref: int, attempt: int, state: State | None, entry: Entry) -> Outco
         schedule_time=entry.retry_time if state is None else None,
         last_attempt_time=entry.time - round((entry.duration or 0) * _SECOND),
         duration=None if entry.duration is None else round(entry.duration * _SECOND),
+    )
+
+
+def _outcome_of(ref: int, attempt: int, state: State | None, result: StoredResult) -> Outcome:
+    return Outcome(
+        ref=ref,
+        attempt=attempt,
+        state=state,
+        reason=None if state is None else "",
+        attempts=result.attempt,
+        last_status=code_of(result.status),
+        last_message=None if result.error is None else error_line(result.error),
+        last_attempt_time=round(result.started.timestamp() * _SECOND),
+        duration=None if result.duration is None else round(result.duration * _SECOND),
     )
 
 

@@ -1,7 +1,7 @@
-"""Search the queue for the rows of a batch, and the log for those that left the queue without an entry.
+"""Search the queue for the rows of a batch, and stored results and the log for those that left it without an entry.
 
-Such a row is *settling*: its entry is awaited. It is *gone* only after a read of the log by task name that finds
-nothing, and that is made long enough after the row was missed.
+Such a row is *settling*: its entry is awaited. A stored result decides it at once. It is *gone* only after a read of
+the log by task name that finds nothing, and that is made long enough after the row was missed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import Any, Protocol
 
 from cloudtasks_nb._names import CODES, QueueName
-from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.errors import PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.attach import Refs
 from cloudtasks_nb.fanout.outbox.counters import paged
@@ -28,6 +28,7 @@ _SMALL = 300  # rows that are looked up one by one rather than with the whole qu
 _SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is searched
 _ROUTINE = 30.0  # seconds between two searches if the queue has no statistics
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0  # seconds between two searches while rows are settling
+_SHARE = 4  # times as long as its last search took, a queue without a log is left alone
 _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _SHORTEST_WAIT, _LONGEST_WAIT = 120 * _SECOND, 900 * _SECOND  # for the entry of a row that was missed
 _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get that wait
@@ -106,6 +107,8 @@ class Search:
     clock : Clock
     store : callable
         Is awaited with the log entries of tasks, and stores their outcomes.
+    store_results : callable
+        Is awaited with rows whose tasks left the queue, and stores the outcomes that their stored results show.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class Search:
         reader: QueueReader,
         clock: Clock,
         store: Callable[[Mapping[str, Sequence[Entry]]], Awaitable[None]],
+        store_results: Callable[[Sequence[int]], Awaitable[None]],
     ) -> None:
         self._outbox = outbox
         self._batch = record.id
@@ -123,6 +127,8 @@ class Search:
         self._reader = reader
         self._clock = clock
         self._store = store
+        self._store_results = store_results
+        self._unread = Refs()  # settling rows whose stored results are not read yet
         self._missing_since: float | None = None
         self._ended = clock.ticks()
         self._took = 0.0
@@ -147,16 +153,25 @@ class Search:
         tasks = snapshot.values.get("tasks")
         if tasks is not None and tasks < sent - fresh:
             self._missing_since = now if self._missing_since is None else self._missing_since
-            return self._purged(snapshot) or now - self._missing_since > _SUSPICION
+            if snapshot.values["log_sampling_ratio"]:
+                seconds, since = _SUSPICION, self._missing_since
+            else:  # no entry will come, so that only a search finds outcomes
+                seconds, since = min(_SHARE * self._took, _ROUTINE), self._ended
+            return self._purged(snapshot) or now - since > seconds
         self._missing_since = None
         if tasks is not None and (fresh or tasks == sent) and not len(self.settling):
             return False
         return now - self._ended > max(_ROUTINE, 20 * self._took)
 
     async def run(self, snapshot: Snapshot | None) -> None:
-        """Search the queue, then the log; rows for which both were searched for long enough are gone.
+        """Search the queue, then results and the log; rows for which all were searched for long enough are gone.
 
         This takes long if the queue is large: the service allows few list calls a minute.
+
+        Raises
+        ------
+        CloudTasksError
+            If the queue or the log cannot be read, or, after all else, the results.
         """
         started, now = self._clock.ticks(), round(self._clock.now() * _SECOND)
         before = await self._round()
@@ -168,19 +183,46 @@ class Search:
         async for ref in _yielding(missing):
             if sent.has(ref):
                 since = self.settling.since(ref)
+                if since is None:  # once is enough: a result is stored before its task leaves the queue
+                    self._unread.add(ref)
                 # A clock that was set back would let the row wait until it has caught up.
                 settling.add(ref, now if since is None else min(since, now))
         self.settling = settling
-        await self._settle(snapshot, now)
+        unreadable = await self._read_results()
+        await self._settle(snapshot, now, unreadable=unreadable is not None)
         self._ended = self._clock.ticks()
         self._took = self._ended - started
         longer = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
         self._pause = longer if len(self.settling) else 0.0
+        if unreadable is not None:
+            raise unreadable
 
     async def recheck(self) -> None:
-        """Read the log by name for the rows that are gone: a late entry corrects them."""
-        if gone := await self._in_state(State.GONE):
-            await self._read(gone, None)
+        """Read the log by name and the results for the rows that are gone: what comes late corrects them.
+
+        Raises
+        ------
+        CloudTasksError
+            If the log or the results cannot be read.
+        """
+        gone = await self._in_state(State.GONE)
+        try:
+            if gone:
+                await self._read(gone, None)
+        finally:
+            for page in paged(await self._in_state(State.GONE), _TOGETHER):
+                await self._store_results(page)
+
+    async def _read_results(self) -> StoreError | None:
+        """Read the stored results of the rows that were just missed; return the error if that is not possible."""
+        try:
+            for page in paged(Refs(self._unread), _TOGETHER):
+                await self._store_results(page)
+                for ref in page:
+                    self._unread.discard(ref)
+        except StoreError as error:
+            return error
+        return None
 
     async def _missing(self, snapshot: Snapshot | None) -> Refs:
         """Return the rows that were sent and are not in the queue; what the queue has of the others is recorded."""
@@ -207,11 +249,18 @@ class Search:
         found = await self._reader.lookup(self._queue, tasks)
         yield {task: pending for task, pending in found.items() if pending is not None}
 
-    async def _settle(self, snapshot: Snapshot, now: int) -> None:
-        """Read the log for the rows that are missing; those that have waited long enough for their entry are gone."""
+    async def _settle(self, snapshot: Snapshot, now: int, *, unreadable: bool) -> None:
+        """Read the log for the rows that are missing; those that have waited long enough for their entry are gone.
+
+        If their results are `unreadable`, they wait as for an entry that comes late.
+        """
         silent = snapshot.values is not None and not snapshot.values["log_sampling_ratio"]
-        if silent or await self._reader.log_is_immediate():
+        if unreadable:
+            wait = _SHORTEST_WAIT
+        elif await self._reader.log_is_immediate():
             wait = 0
+        elif silent:
+            wait = round(_SUSPICION * _SECOND)
         else:
             wait = min(max(_SHORTEST_WAIT, _LATENESS_FACTOR * self._lateness), _LONGEST_WAIT)
         # An entry often comes a moment after its task has left the queue: read at the second search.
@@ -223,7 +272,7 @@ class Search:
         try:
             await self._read(read, snapshot.log_until)
         except PermissionDeniedError:
-            wait = 0 if silent else _SHORTEST_WAIT
+            wait = wait if silent else _SHORTEST_WAIT
         due = Refs(self.settling.until(now - wait))
         reason = _CLOSED if snapshot.gone else _PURGED if self._purged(snapshot) else None
         for page in paged(due, _TOGETHER):

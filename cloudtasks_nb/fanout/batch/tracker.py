@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.batch.adoption import Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
 from cloudtasks_nb.fanout.batch.progress import Progress, Rate, pack, unpack
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
@@ -54,7 +54,7 @@ class Tracker:
         self._outbox = outbox
         self.record = record
         self.queue = QueueName.parse(record.place.queue_name)
-        self._outcomes = OutcomeTracker(outbox, record, connection.watcher)
+        self._outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store)
         self._rate = Rate()
         self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue()
         self._unapplied: Snapshot | None = None
@@ -163,7 +163,8 @@ class Tracker:
             rows = counted(corrected, "rows")
             notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
         if self._queue_values().get("log_sampling_ratio") == 0:
-            notes.append("the queue writes no log, so outcomes cannot be known: queue.update(log_sampling_ratio=1.0)")
+            if not self._outcomes.has_results and (self.progress.gone or not names_handler(self.record.description)):
+                notes.append(NO_LOG.format(queue="the queue"))
             notes.append(unseen_note("the queue writes no log"))
         if limit_note := self._failure_limit.note(self.progress):
             notes.append(limit_note)

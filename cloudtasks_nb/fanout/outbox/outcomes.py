@@ -35,7 +35,7 @@ _UPSERT = """
         nullif(:reason, ''))
     ON CONFLICT DO UPDATE SET
         last_status = coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_status), last_status),
-        last_message = coalesce(excluded.last_message, last_message),
+        last_message = coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_message), last_message),
         schedule_time = coalesce(iif(excluded.attempts < attempts, NULL, excluded.schedule_time), schedule_time),
         last_attempt_time =
             coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_attempt_time), last_attempt_time),

@@ -10,7 +10,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch import live, search
-from tests.integration.conftest import Emulator, StartEmulator
+from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.fanout.conftest import reached
 
 ROWS = pd.DataFrame({"row": range(20)})
@@ -84,17 +84,15 @@ def test_a_log_of_half_the_operations(
     assert set(table.index[table["state"] == "succeeded"]) <= set(range(5, 20))
 
 
-def test_no_log(
-    tasks: ct.Client,
-    make_name: Callable[[], str],
-    serve: Callable[..., ct.Handler],
-    capsys: pytest.CaptureFixture[str],
+def test_no_log_and_no_result(
+    tasks: ct.Client, make_name: Callable[[], str], target: Target, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is known, nothing is claimed, and the cell says so at the start."""
     queue = tasks.queue(make_name(), create=True, max_attempts=1, log_sampling_ratio=0.0)
-    batch = send(queue, serve)
+    batch = queue.fan_out(ROWS, url=target.url)
     assert "queue.update(log_sampling_ratio=1.0)" in capsys.readouterr().out
     assert batch.wait("60s").gone == 20
+    assert "queue.update(log_sampling_ratio=1.0)" in repr(batch)
 
 
 def test_a_log_that_may_not_be_read_for_a_while(

@@ -7,7 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, code_of
+from cloudtasks_nb._names import code_of
+from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts
 from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, timestamp, varint
 from tests.unit.emulator.conftest import NOW
 

@@ -16,6 +16,7 @@ from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Snapshot, now_micros
+from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.conftest import PLACE, EmptyLog, Service, all_rows
 
 __all__ = ["FakeConnection", "Tracked"]
@@ -38,6 +39,7 @@ class FakeConnection(EmptyLog):
             call=self._call,
         )
         self.watcher = self
+        self.store = Store("memory://fake")
         self.listeners: list[Callable[[Snapshot], None]] = []
         self._service = service
 

@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending
+from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.conftest import FakeClock, all_rows, chunks, digest, send_all, spool
 
 PAGE = 1000
@@ -95,7 +96,7 @@ def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:
         """Do nothing."""
 
     record = outbox.batches.get(elsewhere.batch)
-    outcomes = OutcomeTracker(outbox, record, elsewhere, elsewhere.clock)
+    outcomes = OutcomeTracker(outbox, record, elsewhere, Store("memory://adoption"), elsewhere.clock)
     adoption = Adoption(outbox, record, outcomes, elsewhere, changed=changed, clock=elsewhere.clock)
     asyncio.run(adoption.run(retried.append))
     return retried

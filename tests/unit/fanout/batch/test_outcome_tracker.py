@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import OutboxError, PermissionDeniedError
+from cloudtasks_nb.errors import OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch import search as search_module
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, decide
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, decide, error_line
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
@@ -22,6 +23,8 @@ from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, task_id
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
+from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.conftest import FakeClock
 
 QUEUE = QueueName(project="p", location="l", queue="q")
@@ -80,6 +83,21 @@ class World:
     log: list[tuple[float, Entry]] = field(default_factory=list)  #: entries, and from when on they can be read
     immediate: bool = False
     denied: bool = False
+    store: Store = field(default_factory=lambda: Store(f"memory://{next(_numbers)}"))
+    store_down: bool = False
+
+    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Return the stored results of tasks."""
+        if self.store_down:
+            raise StoreError("the store does not answer")
+        self.asked.append("results")
+        return self.store.get_many(paths)
+
+    def put(self, task: str, attempt: int = 1, error: str | None = None) -> None:
+        """Store a result as the handler does, with the error's text if it failed."""
+        status, started = 200 if error is None else 500, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "started": started}
+        write_result(self.store, StoredResult(**fields, duration=0.5, result=None, error=error))
 
     async def read_queue(self, _: QueueName) -> Mapping[str, Any]:
         """Return the settings of the queue."""
@@ -159,7 +177,8 @@ def apply(tracker: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[b
 
 def new(world: World) -> OutcomeTracker:
     """Return the tracker of the batch, as after a restart of the kernel."""
-    tracker = OutcomeTracker(world.outbox, world.outbox.batches.get(world.batch), world, world.clock)
+    store: Any = world
+    tracker = OutcomeTracker(world.outbox, world.outbox.batches.get(world.batch), world, store, world.clock)
     tracker.load()
     return tracker
 
@@ -336,7 +355,7 @@ def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypat
         late(world, task, 0)
     watch(new(world), world, 6)
     assert world.counts() == {"succeeded": 5}
-    assert world.asked == ["pages", "log"]
+    assert world.asked == ["pages", "results", "log"]
 
 
 SENDING: list[tuple[str, list[tuple[int, int]], list[bool]]] = [
@@ -361,7 +380,7 @@ def test_while_rows_are_sent_statistics_need_not_agree(
 def test_a_late_entry_corrects_what_was_thought_gone(world: World) -> None:
     """Gone means not known; when the log knows after all, that counts."""
     tracker = new(world)
-    watch(tracker, world, 6, log_sampling_ratio=0.0)
+    watch(tracker, world, 10, log_sampling_ratio=0.0)
     assert world.counts() == {"gone": 5}
     news = (entry(world.tasks[0], status="OK"), entry(world.tasks[1], attempt=3))
     apply(tracker, world, snapshot(entries=news))
@@ -426,7 +445,7 @@ def test_a_deleted_queue_takes_its_tasks_along(world: World) -> None:
     assert apply(tracker, world, Snapshot(at=1, log_until=world.micros(), queue=QUEUE, gone=True)) == [True]
     search(tracker)
     assert world.counts() == {"gone": 5}
-    assert world.asked == ["log"]
+    assert world.asked == ["results", "log"]
 
 
 def test_messages_of_retrying_tasks_are_kept(world: World) -> None:
@@ -438,6 +457,113 @@ def test_messages_of_retrying_tasks_are_kept(world: World) -> None:
     search(tracker)
     page = next(world.outbox.rows.pages(world.batch))
     assert set(page.last_message) == {"INTERNAL(13): HTTP status code 500"}
+
+
+TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    f()\n{}\n'
+
+
+def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
+    """A success, the last possible failure, one that is not the last, and none: only the last two are not known."""
+    first, second, third, *_ = world.tasks
+    world.put(first, 2)
+    world.put(second, 3, TRACEBACK.format("KeyError: 'a'"))
+    world.put(third, 1, "refused")
+    tracker = new(world)
+    assert watch(tracker, world, 30, log_sampling_ratio=0.0)[-1] == {"succeeded": 1, "failed": 1, "gone": 3}
+    assert tracker.has_results
+    assert new(world).has_results
+    page = next(world.outbox.rows.pages(world.batch))
+    assert list(page.attempts) == [2, 3, 1, None, None]
+    assert list(page.last_status) == [0, 13, 13, None, None]
+    assert list(page.last_message) == [None, "KeyError: 'a'", "refused", None, None]
+    assert page.duration[0] == SECOND // 2
+
+
+def test_a_stored_success_is_not_final_while_its_task_is_in_the_queue(world: World) -> None:
+    """Its handler may have been killed before it answered: then the task is tried again."""
+    for task in world.tasks:
+        world.put(task)
+    world.there = {task: pending("retrying", attempts=1) for task in world.tasks[:2]}
+    watch(new(world), world, 10, log_sampling_ratio=0.0)
+    assert world.counts() == {"sent": 2, "succeeded": 3}
+
+
+def test_a_stored_result_ends_the_settling(world: World) -> None:
+    """Nothing is awaited for a row whose result shows how it ended; results are read once."""
+    for task in world.tasks[:4]:
+        world.put(task)
+    tracker = new(world)
+    watch(tracker, world, 60)
+    assert world.counts() == {"sent": 1, "succeeded": 4}
+    assert tracker.settling == 1
+    assert world.asked.count("results") == 1
+
+
+def test_a_stored_success_counts_whatever_the_log_says(world: World) -> None:
+    """The answer came after the deadline: the log has a failure, but the function has returned."""
+    world.put(world.tasks[0], 3)
+    world.put(world.tasks[1], 3, TRACEBACK.format("ValueError: no\n  second line"))
+    world.put(world.tasks[2], 2, "an error of an earlier attempt")
+    apply(new(world), world, snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
+    assert world.counts() == {"succeeded": 1, "failed": 4}
+    page = next(world.outbox.rows.pages(world.batch))
+    assert list(page.last_message) == [None, "ValueError: no", None, None, None]
+
+
+def test_a_store_that_does_not_answer_makes_no_row_gone_at_once(world: World) -> None:
+    """That is said; the rows wait for two minutes, and results that come later correct them."""
+    world.store_down = True
+    for task in world.tasks:
+        world.put(task)
+    tracker = new(world)
+    apply(tracker, world, snapshot(values={"log_sampling_ratio": 0.0, "tasks": 0}))
+    with pytest.raises(StoreError):
+        search(tracker)
+    world.clock.advance(30)
+    with pytest.raises(StoreError):
+        search(tracker)
+    assert world.counts() == {"sent": 5}
+    world.store_down = False
+    search(tracker)
+    assert world.counts() == {"succeeded": 5}
+
+
+def test_results_that_come_late_correct_rows_that_are_gone(world: World) -> None:
+    """A handler that another machine ran has stored them where this one could not read for a while."""
+    watch(new(world), world, 300)
+    assert world.counts() == {"gone": 5}
+    world.put(world.tasks[0])
+    world.put(world.tasks[1], 3, "refused")
+    asyncio.run(new(world).recheck())
+    assert world.counts() == {"succeeded": 1, "failed": 1, "gone": 3}
+
+
+def test_error_texts_that_could_not_be_read_are_read_later(world: World) -> None:
+    """A store that does not answer delays no outcome."""
+    world.store_down = True
+    world.put(world.tasks[0], 3, "refused")
+    tracker = new(world)
+    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
+    assert world.counts() == {"failed": 1, "sent": 4}
+    world.store_down = False
+    world.clock.advance(60)
+    apply(tracker, world, snapshot(entries=(entry(world.tasks[1]),)))
+    assert next(world.outbox.rows.pages(world.batch)).last_message[0] == "refused"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("refused", "refused"),
+        ("", ""),
+        (TRACEBACK.format("KeyError: 'a'"), "KeyError: 'a'"),
+        (TRACEBACK.format("ValueError: 2 errors\n\nfield a\n  is missing"), "ValueError: 2 errors"),
+        (TRACEBACK.format("E: 1") + "\nDuring handling, another\n\n" + TRACEBACK.format("E: 2"), "E: 2"),
+    ],
+)
+def test_the_line_that_names_the_exception(error: str, line: str) -> None:
+    """It is the last line, unless the message has several."""
+    assert error_line(error) == line
 
 
 SPLITS: list[tuple[str, dict[str, Any], tuple[Entry, ...], dict[str, int | None]]] = [

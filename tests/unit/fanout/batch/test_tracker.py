@@ -20,7 +20,7 @@ LOOK_BACK = dt.timedelta(minutes=10)
 
 def tracker(outbox: Outbox, batch: str, age: dt.timedelta) -> Tracker:
     """Make the tracker of a batch that is that old."""
-    connection: Any = SimpleNamespace(transport=None, watcher=SimpleNamespace(listing=None, lookup=None))
+    connection: Any = SimpleNamespace(transport=None, store=None, watcher=SimpleNamespace(listing=None, lookup=None))
     record = outbox.batches.get(batch)
     return Tracker(connection, outbox, replace(record, created=dt.datetime.now(dt.UTC) - age))
 

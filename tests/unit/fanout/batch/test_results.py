@@ -1,0 +1,126 @@
+"""Stored results become columns beside the rows of a batch."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb._frames import BATCH_TASKS, frame
+from cloudtasks_nb.fanout.batch import results
+from cloudtasks_nb.fanout.batch.results import Joined, join_results, result_notes
+from cloudtasks_nb.store.results import StoredResult
+
+NONE = object()  # no stored result
+
+
+def stored(task: str, value: Any) -> StoredResult | None:
+    """Return a stored result; an exception is an error."""
+    if value is NONE:
+        return None
+    error = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else None
+    return StoredResult(
+        task=task,
+        attempt=1,
+        status=500 if error else 200,
+        started=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        duration=0.1,
+        result=None if error else value,
+        error=error,
+    )
+
+
+def join(values: Sequence[Any], **columns: Any) -> Joined:
+    """Join values to rows, as many as there are; `columns` are those of the input."""
+    states = ["failed" if isinstance(value, Exception) else "succeeded" for value in values]
+    ids = [f"t{row}" for row in range(len(values))]
+    ours = frame(BATCH_TASKS, {"task": ids, "state": states})
+    tasks = pd.concat([pd.DataFrame(columns, index=ours.index), ours], axis=1).rename_axis("row")
+    found = dict(zip(ids, values, strict=True))
+    return join_results(tasks, lambda wanted: [stored(task, found[task]) for task in wanted], lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two results a page."""
+    monkeypatch.setattr(results, "_PAGE", 2)
+
+
+def test_fields_become_columns() -> None:
+    """Beside those of the input, with missing values where a row has none of them."""
+    joined = join([{"y": 1, "z": "a"}, ValueError("no"), {"y": 3}, {}], x=[1, 2, 3, 4])
+    assert list(joined.frame.columns) == ["x", "state", "y", "z", "error"]
+    assert joined.frame["y"].astype(object).where(joined.frame["y"].notna(), None).tolist() == [1, None, 3, None]
+    assert joined.frame["error"].dropna().to_dict() == {1: "ValueError: no"}
+    assert joined.frame.index.name == "row"
+    assert result_notes(joined, "store") == {}
+
+
+DTYPES: list[tuple[str, list[Any], str]] = [
+    ("integers", [1, None, 3, 4, 5], "Int64"),
+    ("floats", [1.0, 2.0, None, 4.5, 5.0], "Float64"),
+    ("integers, and floats in a later page", [1, 2, 3, 4.5, 5], "Float64"),
+    ("truth values", [True, None, False, True, True], "boolean"),
+    ("text", ["a", None, "b", "c", "d"], "string"),
+    ("text that comes late", [None, None, None, None, "d"], "string"),
+    ("integers and text", [1, 2, "b", "c", None], "object"),
+    ("integers beyond 64 bits", [2**70, 2, 3, 4, 5], "object"),
+    ("lists", [[1], [2], None, [], [3]], "object"),
+]
+
+
+@pytest.mark.parametrize(("what", "values", "dtype"), DTYPES, ids=[what for what, *_ in DTYPES])
+def test_dtypes(what: str, values: list[Any], dtype: str) -> None:
+    """A column has the dtype of all its values, page by page; numbers are never objects."""
+    column = join([{"y": value} for value in values]).frame["y"]
+    assert column.dtype == dtype
+    assert [None if value is pd.NA else value for value in column.astype(object)] == values
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3], [{"y": 1}, {"y": 2}, 3], [{"y": 1}, {"y": 2}, [1]]])
+def test_results_that_are_not_all_dicts(values: list[Any]) -> None:
+    """They are one column, whichever comes first."""
+    found = join(values).frame
+    assert list(found.columns) == ["state", "result", "error"]
+    assert found["result"].tolist() == values
+
+
+def test_none_is_no_result() -> None:
+    """A function that returns a dict or None has fields; one that returns None has none."""
+    assert list(join([{"y": 1}, None, None]).frame.columns) == ["state", "y", "error"]
+    joined = join([None, None])
+    assert list(joined.frame.columns) == ["state", "result", "error"]
+    assert joined.frame["result"].isna().all()
+    assert joined.missing == 0
+
+
+def test_too_many_fields_stay_dicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dicts by some id of their own would make a column each."""
+    monkeypatch.setattr(results, "_MOST_FIELDS", 3)
+    values = [{f"id{row}": row} for row in range(5)]
+    assert join(values).frame["result"].tolist() == values
+
+
+def test_clashing_names() -> None:
+    """A field never hides a column of the input or of ours."""
+    joined = join([{"x": 1, "state": 2, "error": 3, "row": 4, "y": 5}], x=[0], x_result=[0])
+    expected = ["x", "x_result", "state", "x_result_result", "state_result", "error_result", "row_result", "y", "error"]
+    assert list(joined.frame.columns) == expected
+    [note] = result_notes(joined, "store").values()
+    assert "x is x_result_result, state is state_result" in note
+
+
+def test_successes_without_a_result_are_counted() -> None:
+    """The note says how many and why."""
+    joined = join([{"y": 1}, NONE, NONE, ValueError("no")])
+    [note] = result_notes(joined, "file:///store").values()
+    assert "2 of 3 succeeded rows have no result in file:///store" in note
+    assert joined.frame["y"].isna().tolist() == [False, True, True, True]
+
+
+def test_no_rows() -> None:
+    """The columns are there all the same."""
+    assert list(join([], x=[]).frame.columns) == ["x", "state", "result", "error"]
