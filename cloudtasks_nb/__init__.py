@@ -3,7 +3,10 @@
 >>> import cloudtasks_nb as ct
 >>> tasks = ct.local()  # the embedded emulator; ct.connect("my-project", "us-central1") talks to Google
 >>> queue = tasks.queue("reports", create=True, rate=50, max_concurrent=8)
->>> batch = queue.fan_out(df, url="https://svc/run/{origin}", body=["origin", "day"])
+made queue reports with log_sampling_ratio=1.0 ...
+>>> batch = queue.fan_out(df, url=handler, body=["origin", "day"])  # or url="https://svc.example/run/{origin}"
+>>> batch.wait()
+3 rows: 2 succeeded, 1 failed
 """
 
 from __future__ import annotations

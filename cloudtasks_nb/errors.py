@@ -81,6 +81,16 @@ class CloudTasksError(Exception):
         Canonical code of the service's answer (``"NOT_FOUND"``), if a service answered.
     hint : str, optional
         The next step: a command, a call or a role to grant. Printed below the message.
+
+    Examples
+    --------
+    >>> try:
+    ...     tasks.queue("nowhere").pause()
+    ... except ct.errors.CloudTasksError as error:
+    ...     print(error.code, error.resource)
+    ...     print(error.hint)
+    NOT_FOUND projects/local/locations/us-central1/queues/nowhere
+    tasks.queue("nowhere", create=True) creates it; tasks.queues() lists the queues
     """
 
     def __init__(
@@ -99,91 +109,294 @@ class CloudTasksError(Exception):
 
 
 class ConfigurationError(CloudTasksError):
-    """The project or the location is not known."""
+    """The project or the location is not known.
+
+    Examples
+    --------
+    >>> ct.connect("my-project").queues()
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.ConfigurationError: the location of the queues in project my-project is not known
+      → ct.connect("my-project", "us-central1"), or set CLOUDTASKS_NB_LOCATION; gcloud tasks locations ...
+    """
 
 
 class CredentialsError(ConfigurationError):
-    """There are no usable Google credentials."""
+    """There are no usable Google credentials.
+
+    Examples
+    --------
+    >>> ct.connect("my-project", "us-central1").queues()
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.CredentialsError: no Google credentials were found
+      → run: gcloud auth application-default login   (or work without an account: ct.local())
+    """
 
 
 class InvalidInputError(CloudTasksError, ValueError):
-    """An argument is not valid."""
+    """An argument is not valid.
+
+    Examples
+    --------
+    >>> queue.update(rate=-1)
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.InvalidInputError: rate=-1 is not more than 0 and at most 500 dispatches a second
+      → queue.pause() stops dispatching
+    """
 
 
 class NaiveTimeError(InvalidInputError):
-    """A time has no time zone."""
+    """A time has no time zone.
+
+    Examples
+    --------
+    >>> queue.enqueue(handler, at="2030-01-02 06:00")
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.NaiveTimeError: at='2030-01-02 06:00:00' has no time zone
+      → add an offset ("2030-01-02 06:00:00+00:00") or tz="UTC" or tz="Europe/Zurich"
+    """
 
 
 class TemplateError(InvalidInputError):
-    """A template names a column that the data does not have."""
+    """A template names a column that the data does not have.
+
+    Examples
+    --------
+    >>> queue.fan_out(df, url="https://svc.example/run/{airport}")
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.TemplateError: url names the column "airport", which the data does not have
+      → the columns are day, origin
+    """
 
 
 class NotSerializableError(InvalidInputError):
-    """A value cannot be written as JSON."""
+    """A value cannot be written as JSON.
+
+    Examples
+    --------
+    >>> queue.enqueue(handler, {"day": object()})
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.NotSerializableError: object cannot be written as JSON
+      → convert it first, to text or to numbers
+    """
 
 
 class RowsError(InvalidInputError):
-    """Some rows cannot become tasks."""
+    """Some rows cannot become tasks.
+
+    Examples
+    --------
+    >>> queue.fan_out(pd.DataFrame({"url": ["https://svc.example/run", None]}), url="{url}")
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.RowsError: 1 of the 2 rows cannot become tasks
+      row 1: url: "url" is missing
+      → nothing was sent; leave them out first: df.dropna(subset=['url']); or errors="skip" sends the ...
+    """
 
 
 class DuplicateRowsError(InvalidInputError):
-    """Several rows would send the same request."""
+    """Several rows would send the same request.
+
+    Examples
+    --------
+    >>> queue.fan_out(pd.concat([df, df]), url=handler)
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.DuplicateRowsError: 3 of 6 rows have the key of an earlier row: 3 is the same ...
+      → key=[...] with columns that tell the rows apart, errors="skip" (the first is sent), or ...
+    """
 
 
 class NotFoundError(CloudTasksError, LookupError):
-    """The resource does not exist."""
+    """The resource does not exist.
+
+    Examples
+    --------
+    >>> try:
+    ...     waiting = len(tasks.queue("nowhere").tasks())
+    ... except ct.errors.NotFoundError:
+    ...     waiting = 0
+    >>> waiting
+    0
+    """
 
 
 class QueueNotFoundError(NotFoundError):
-    """The queue does not exist."""
+    """The queue does not exist.
+
+    Examples
+    --------
+    >>> tasks.queue("nowhere").tasks()
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.QueueNotFoundError: there is no queue "nowhere" ...
+      → tasks.queue("nowhere", create=True) creates it; tasks.queues() lists the queues
+    """
 
 
 class TaskNotFoundError(NotFoundError):
-    """The task does not exist, or not any more."""
+    """The task does not exist, or not any more.
+
+    Examples
+    --------
+    >>> issubclass(ct.errors.TaskNotFoundError, ct.errors.NotFoundError)
+    True
+    >>> queue.run("t1")["error"].item()  # verbs on many tasks return the errors instead
+    'task "t1" is not in its queue: Requested entity was not found.'
+    """
 
 
 class BatchNotFoundError(NotFoundError):
-    """There is no such batch in the outbox."""
+    """There is no such batch in the outbox.
+
+    Examples
+    --------
+    >>> tasks.batch("january")
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.BatchNotFoundError: there is no batch "january" in this outbox
+      → tasks.batches() lists those there are; queue.fan_out(...) makes one
+    """
 
 
 class AlreadyExistsError(CloudTasksError):
-    """The resource exists already."""
+    """The resource exists already.
+
+    Examples
+    --------
+    >>> task = queue.enqueue(handler, task_id="daily", delay="1h")
+    >>> queue.enqueue(handler, task_id="daily", delay="1h")
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.AlreadyExistsError: there is, or was lately, a task "daily" in queue reports: ...
+      → use another task_id, or none; an id is free again 24 hours after its task left the queue
+    """
 
 
 class BatchExistsError(AlreadyExistsError):
-    """The batch exists and differs from the request; nothing was sent."""
+    """The batch exists and differs from the request; nothing was sent.
+
+    Examples
+    --------
+    >>> batch = queue.fan_out(df, url=handler, name="january")
+    >>> queue.fan_out(df, url=handler, body=["day"], name="january")
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.BatchExistsError: the batch january (...) was made of other templates; body ...
+      → nothing was sent; any new name sends all
+    """
 
 
 class PermissionDeniedError(CloudTasksError):
-    """The principal lacks a permission."""
+    """The principal lacks a permission.
+
+    Examples
+    --------
+    >>> try:
+    ...     queue = tasks.queue("reports", create=True, rate=50)
+    ... except ct.errors.PermissionDeniedError as error:
+    ...     print(error.hint)  # the role to grant
+    made queue reports with log_sampling_ratio=1.0 ...
+    """
 
 
 class PreconditionError(CloudTasksError):
-    """The resource is not in a state that allows this."""
+    """The resource is not in a state that allows this.
+
+    Examples
+    --------
+    >>> queue.delete()
+    <Queue projects/local/locations/us-central1/queues/reports>
+    >>> tasks.queue("reports", create=True)
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.PreconditionError: the queue "reports" cannot be created: ...
+      → the name of a deleted queue is blocked for up to 3 days; use another name
+    """
 
 
 class QuotaError(CloudTasksError):
-    """A quota of the service is used up for the moment."""
+    """A quota of the service is used up for the moment.
+
+    Examples
+    --------
+    >>> try:
+    ...     attempts = queue.attempts(limit=None)
+    ... except ct.errors.QuotaError as error:
+    ...     print(error)  # try again in a minute
+    """
 
 
 class UnavailableError(CloudTasksError):
-    """The service did not answer."""
+    """The service did not answer.
+
+    Examples
+    --------
+    >>> issubclass(ct.errors.EndpointError, ct.errors.UnavailableError)
+    True
+    >>> try:
+    ...     found = tasks.queues()
+    ... except ct.errors.UnavailableError:
+    ...     found = None  # the service did not answer; nothing is lost, ask again later
+    """
 
 
 class EndpointError(UnavailableError):
-    """Nothing answers at the endpoint."""
+    """Nothing answers at the endpoint.
+
+    Examples
+    --------
+    >>> ct.connect(endpoint="127.0.0.1:9").queues()
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.EndpointError: nothing answers at 127.0.0.1:9
+      → is the emulator running there? ct.local() starts one; cloudtasks-nb emulator --port 8123 too
+    """
 
 
 class ServiceError(CloudTasksError):
-    """The service answered with an error."""
+    """The service answered with an error.
+
+    Examples
+    --------
+    >>> try:
+    ...     queue.update(rate=50)
+    ... except ct.errors.ServiceError as error:
+    ...     print(error.code)
+    <Queue projects/local/locations/us-central1/queues/reports>
+    """
 
 
 class BatchTimeoutError(CloudTasksError, TimeoutError):
-    """The batch was not done in time; it continues."""
+    """The batch was not done in time; it continues.
+
+    Examples
+    --------
+    >>> batch = queue.pause().fan_out(df, url=handler)
+    >>> batch.wait(0.1)
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.BatchTimeoutError: batch ... is not done after 100 ms: 3 rows: 3 ready
+      → the batch continues: batch.wait() waits longer, batch.progress() shows its state
+    """
 
 
 class OutboxError(CloudTasksError):
-    """The outbox cannot be read or written."""
+    """The outbox cannot be read or written.
+
+    Examples
+    --------
+    >>> try:
+    ...     batch = queue.fan_out(df, url=handler)
+    ... except ct.errors.OutboxError as error:
+    ...     print(error.hint)  # for example: the disk is full
+    """
 
 
 class StoreError(CloudTasksError):
@@ -191,16 +404,45 @@ class StoreError(CloudTasksError):
 
 
 class HandlerError(CloudTasksError):
-    """The function cannot be served."""
+    """The function cannot be served.
+
+    Examples
+    --------
+    >>> ct.serve("report")
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.HandlerError: 'report' is not a function
+      → give the function itself, ct.serve(report), not what a call of it returns
+    """
 
 
 class EmulatorError(CloudTasksError):
-    """The embedded emulator cannot run."""
+    """The embedded emulator cannot run.
+
+    Examples
+    --------
+    >>> cloud_tasks_emulator.restore("yesterday")
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.EmulatorError: There is no snapshot yesterday.
+    """
 
 
 class PortInUseError(EmulatorError):
-    """The port is in use."""
+    """The port is in use.
+
+    Examples
+    --------
+    >>> issubclass(ct.errors.PortInUseError, ct.errors.EmulatorError)
+    True
+    """
 
 
 class FolderInUseError(EmulatorError):
-    """The folder is in use by another emulator."""
+    """The folder is in use by another emulator.
+
+    Examples
+    --------
+    >>> issubclass(ct.errors.FolderInUseError, ct.errors.EmulatorError)
+    True
+    """

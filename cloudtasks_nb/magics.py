@@ -102,6 +102,14 @@ class CloudTasksMagics(Magics):
 
         The connection is the notebook's variable ``tasks``, or else the one that was made last. The result is that of
         the method of the same name: ``frame = %ct tasks reports`` keeps it.
+
+        Examples
+        --------
+        >>> get_ipython().run_line_magic("load_ext", "cloudtasks_nb")  # in a cell: %load_ext cloudtasks_nb
+        >>> queue = tasks.queue("reports", create=True)
+        made queue reports with log_sampling_ratio=1.0 ...
+        >>> get_ipython().run_line_magic("ct", "queues")["state"].item()  # in a cell: %ct queues
+        'RUNNING'
         """
         try:
             return self._run(line.split(), cell)
@@ -177,7 +185,14 @@ class CloudTasksMagics(Magics):
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Add the magics and their completion to a shell; IPython calls this for ``%load_ext cloudtasks_nb``."""
+    """Add the magics and their completion to a shell; IPython calls this for ``%load_ext cloudtasks_nb``.
+
+    Examples
+    --------
+    >>> get_ipython().run_line_magic("load_ext", "cloudtasks_nb")  # in a cell: %load_ext cloudtasks_nb
+    >>> "ct" in get_ipython().magics_manager.magics["line"]
+    True
+    """
     magics = CloudTasksMagics(shell)
     shell.register_magics(magics)
     shell.Completer.custom_matchers.append(magics.complete)

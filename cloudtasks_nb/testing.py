@@ -63,6 +63,13 @@ class Emulator:
         ``http://host:port`` of the REST API (``/v2/…``).
     project, location : str
         The project and location of short queue names and of the fixture `cloud_tasks`.
+
+    Examples
+    --------
+    >>> cloud_tasks_emulator.seed({"reports": {"rate": 5}})
+    >>> tasks = ct.connect("test")  # to this emulator: the fixture sets CLOUD_TASKS_EMULATOR_HOST
+    >>> tasks.queues()["rate"].tolist()
+    [5.0]
     """
 
     project = "test"
@@ -80,7 +87,15 @@ class Emulator:
 
     @property
     def now(self) -> dt.datetime:
-        """The current time of the emulator's clock."""
+        """The current time of the emulator's clock.
+
+        Examples
+        --------
+        >>> before = cloud_tasks_emulator.now
+        >>> cloud_tasks_emulator.advance("1h")
+        >>> (cloud_tasks_emulator.now - before).total_seconds() >= 3600
+        True
+        """
         return dt.datetime.fromisoformat(self._call("GET", "clock")["now"])
 
     def advance(self, seconds: Any) -> None:
@@ -93,12 +108,28 @@ class Emulator:
         ----------
         seconds : duration
             A number of seconds, ``"10min"`` or a Timedelta.
+
+        Examples
+        --------
+        >>> cloud_tasks_emulator.seed("reports")
+        >>> task = cloud_tasks.queue("reports").enqueue(handler, {"day": "2013-01-01", "origin": "JFK"}, delay="1h")
+        >>> cloud_tasks_emulator.advance("1h")
+        >>> [done["status"] for done in cloud_tasks_emulator.history("reports", at_least=1)]
+        ['OK']
         """
         span = parse_duration(seconds, "seconds").total_seconds()
         self._call("POST", "clock", {"advance_s": span})
 
     def reset(self) -> None:
-        """Delete queues, tasks, task names and logs, correct the clock, and abort running attempts."""
+        """Delete queues, tasks, task names and logs, correct the clock, and abort running attempts.
+
+        Examples
+        --------
+        >>> cloud_tasks_emulator.seed(["reports", "mails"])
+        >>> cloud_tasks_emulator.reset()
+        >>> len(cloud_tasks.queues())
+        0
+        """
         self._call("POST", "reset")
 
     def seed(self, queues: Iterable[str] | Mapping[str, Mapping[str, Any]]) -> None:
@@ -116,13 +147,33 @@ class Emulator:
             For a bad name or setting; then no queue is created.
         EmulatorError
             For a setting outside the service's limits.
+
+        Examples
+        --------
+        >>> cloud_tasks_emulator.seed({"reports": {"rate": 5}, "mails": {"state": "PAUSED"}})
+        >>> cloud_tasks.queues()[["state", "rate"]]
+                   state   rate
+        queue
+        mails     PAUSED  500.0
+        reports  RUNNING    5.0
         """
         names = [queues] if isinstance(queues, str) else queues
         settings = names if isinstance(names, Mapping) else {name: {} for name in names}
         self._call("POST", "seed", {"queues": [self._queue(name, given) for name, given in settings.items()]})
 
     def snapshot(self) -> str:
-        """Copy the whole state, and return the name of the copy for `restore`; it lasts as long as the emulator."""
+        """Copy the whole state, and return the name of the copy for `restore`; it lasts as long as the emulator.
+
+        Examples
+        --------
+        >>> cloud_tasks_emulator.seed("reports")
+        >>> name = cloud_tasks_emulator.snapshot()
+        >>> cloud_tasks.queue("reports").delete()
+        <Queue projects/test/locations/us-central1/queues/reports>
+        >>> cloud_tasks_emulator.restore(name)
+        >>> cloud_tasks.queues().index.tolist()
+        ['reports']
+        """
         return str(self._call("POST", "snapshot")["name"])
 
     def restore(self, snapshot: str) -> None:
@@ -132,6 +183,14 @@ class Emulator:
         ------
         EmulatorError
             If there is no such snapshot.
+
+        Examples
+        --------
+        >>> empty = cloud_tasks_emulator.snapshot()
+        >>> cloud_tasks_emulator.seed("reports")
+        >>> cloud_tasks_emulator.restore(empty)
+        >>> len(cloud_tasks.queues())
+        0
         """
         self._call("POST", "restore", {"name": snapshot})
 
@@ -158,6 +217,14 @@ class Emulator:
             with ``dispatched, status, http_status, duration_s, method, url, headers``.
 
         The test fails if there are fewer than `at_least` after the timeout.
+
+        Examples
+        --------
+        >>> cloud_tasks_emulator.seed("reports")
+        >>> task = cloud_tasks.queue("reports").enqueue(handler, {"day": "2013-01-01", "origin": "JFK"})
+        >>> (done,) = cloud_tasks_emulator.history("reports", at_least=1)
+        >>> done["status"], [attempt["http_status"] for attempt in done["attempts"]]
+        ('OK', [200])
         """
         query = urllib.parse.urlencode({"queue": queue, "body": int(body), "limit": max(at_least, 1000)})
         end = time.monotonic() + parse_duration(timeout, "timeout").total_seconds()
@@ -172,7 +239,14 @@ class Emulator:
             pause.wait(_POLL_INTERVAL)
 
     def close(self) -> None:
-        """End the process; its tasks are lost."""
+        """End the process; its tasks are lost.
+
+        Examples
+        --------
+        >>> from cloudtasks_nb.testing import Emulator
+        >>> emulator = Emulator(["--no-batch"])
+        >>> emulator.close()
+        """
         self._process.terminate()
         try:
             self._process.wait(_STOP_TIMEOUT)
@@ -183,7 +257,13 @@ class Emulator:
                 self._held.close()
 
     def empty(self) -> bool:
-        """Reset the emulator; return False if its process has ended."""
+        """Reset the emulator; return False if its process has ended.
+
+        Examples
+        --------
+        >>> cloud_tasks_emulator.empty()
+        True
+        """
         if self._process.poll() is not None:
             return False
         self.reset()
@@ -217,6 +297,11 @@ def cloud_tasks_emulator_arguments() -> list[str]:
     """Return the emulator's options, none by default; override it to set some, such as ``["--no-batch"]``.
 
     ``cloudtasks-nb emulator --help`` lists them.
+
+    Examples
+    --------
+    >>> cloud_tasks_emulator_arguments
+    []
     """
     return []
 
@@ -236,7 +321,14 @@ def cloud_tasks_emulator(
     cloud_tasks_emulator_arguments: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Emulator:
-    """Return an empty emulator; ``ct.connect()`` connects to it too, by ``CLOUD_TASKS_EMULATOR_HOST``."""
+    """Return an empty emulator; ``ct.connect()`` connects to it too, by ``CLOUD_TASKS_EMULATOR_HOST``.
+
+    Examples
+    --------
+    >>> cloud_tasks_emulator.seed("reports")
+    >>> ct.connect("test").queues().index.tolist()
+    ['reports']
+    """
     if not (_cloud_tasks_started and _cloud_tasks_started[0].empty()):
         for old in _cloud_tasks_started:
             old.close()
@@ -250,7 +342,14 @@ def cloud_tasks_emulator(
 def cloud_tasks(
     cloud_tasks_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Client]:
-    """Give a connection to the emulator, with a new home: a test sees neither other tests' batches nor yours."""
+    """Give a connection to the emulator, with a new home: a test sees neither other tests' batches nor yours.
+
+    Examples
+    --------
+    >>> cloud_tasks.queue("reports", create=True)
+    made queue reports with log_sampling_ratio=1.0 ...
+    <Queue projects/test/locations/us-central1/queues/reports>
+    """
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("cloudtasks_nb")))
     emulator = cloud_tasks_emulator
     endpoint = Endpoint(project=emulator.project, location=emulator.location, target=emulator.grpc, local=True)

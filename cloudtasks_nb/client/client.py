@@ -41,6 +41,16 @@ class Client:
         ``host:port`` of the service.
     client : google.cloud.tasks_v2.CloudTasksClient
         Google's own client for the same endpoint with the same credentials.
+
+    Examples
+    --------
+    >>> with ct.local() as tasks:
+    ...     queue = tasks.queue("reports", create=True)
+    ...     task = queue.enqueue("https://svc.example/run", {"day": "2013-01-01"}, delay="1h")
+    ...     tasks.queues()[["state", "tasks"]]
+               state  tasks
+    queue
+    reports  RUNNING      1
     """
 
     def __init__(self, connection: Connection, lease: Lease | None = None) -> None:
@@ -51,17 +61,35 @@ class Client:
 
     @property
     def endpoint(self) -> str:
-        """``host:port`` of the service."""
+        """``host:port`` of the service.
+
+        Examples
+        --------
+        >>> ct.connect("my-project", "us-central1").endpoint
+        'cloudtasks.googleapis.com'
+        """
         return self._connection.endpoint.target
 
     @property
     def client(self) -> Any:
-        """Google's own client for the same endpoint with the same credentials."""
+        """Google's own client for the same endpoint with the same credentials.
+
+        Examples
+        --------
+        >>> tasks.client.get_queue(name=queue.name).rate_limits.max_dispatches_per_second
+        500.0
+        """
         return self._connection.transport.client()
 
     @property
     def certs_url(self) -> str | None:
-        """URL of the certificates with which the endpoint's OIDC tokens are verified; None: Google's."""
+        """URL of the certificates with which the endpoint's OIDC tokens are verified; None: Google's.
+
+        Examples
+        --------
+        >>> tasks.certs_url  # of the emulator
+        'http://127.0.0.1:.../oauth2/v1/certs'
+        """
         return self._connection.certs_url
 
     def queue(self, name: str | Queue, *, create: bool = False, **settings: Any) -> Queue:
@@ -84,6 +112,13 @@ class Client:
         ------
         InvalidInputError
             For a bad name, an unknown setting, or settings without `create`.
+
+        Examples
+        --------
+        >>> queue = tasks.queue("reports", create=True, rate=50, max_concurrent=8)
+        made queue reports with log_sampling_ratio=1.0 ...
+        >>> tasks.queue("reports").name  # makes no call
+        'projects/local/locations/us-central1/queues/reports'
         """
         full = self._full_name(name)
         if create:
@@ -103,6 +138,15 @@ class Client:
         pandas.DataFrame
             One row a queue, index `queue`. Depth and rates come from the service's estimates
             (v2beta3 ``QueueStats``) and are NA where the endpoint has none.
+
+        Examples
+        --------
+        >>> queue = tasks.queue("reports", create=True, rate=50)
+        made queue reports with log_sampling_ratio=1.0 ...
+        >>> tasks.queues()[["state", "tasks", "rate"]]
+                   state  tasks  rate
+        queue
+        reports  RUNNING      0  50.0
         """
         rows = [queue_values(queue) for queue in _loop.run(self._list(self._parent()))]
         columns = {name: [row.get(name) for row in rows] for name in QUEUES}
@@ -130,6 +174,16 @@ class Client:
         -------
         pandas.DataFrame
             Index `batch`; `queue, url, created, seen, total`, a column a state, `done`. Makes no call.
+
+        Examples
+        --------
+        >>> batch = queue.fan_out(df, url=handler)
+        >>> batch.wait()
+        3 rows: 2 succeeded, 1 failed
+        >>> tasks.batches()[["queue", "total", "succeeded", "failed"]]
+                    queue  total  succeeded  failed
+        batch
+        ...       reports      3          2       1
         """
         return self._catalog.frame()
 
@@ -145,6 +199,13 @@ class Client:
         ------
         BatchNotFoundError
             If no batch matches, or several ids begin with `id`.
+
+        Examples
+        --------
+        >>> tasks.batch(batch.id).wait()
+        3 rows: 2 succeeded, 1 failed
+        >>> tasks.batch() == batch  # the newest one
+        True
         """
         return self._catalog.get(id)
 
@@ -155,6 +216,12 @@ class Client:
         -------
         pandas.DataFrame
             Index `check`; columns `ok`, `detail`, `fix`. Never raises.
+
+        Examples
+        --------
+        >>> checks = tasks.doctor()
+        >>> checks[~checks["ok"]].index.tolist()  # what is not in order
+        []
         """
         return diagnose(self._connection)
 
@@ -169,6 +236,11 @@ class Client:
         Returns
         -------
         cloudtasks_nb.panels.Dashboard
+
+        Examples
+        --------
+        >>> tasks.panel(read_only=True)
+        <Dashboard Cloud Tasks in local / us-central1 [LOCAL]>
         """
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded with the first panel
 
@@ -182,7 +254,18 @@ class Client:
         return panels.Dashboard(context)
 
     def close(self) -> None:
-        """Stop sending and watching, and close the channels; the embedded emulator ends after its last connection."""
+        """Stop sending and watching, and close the channels; the embedded emulator ends after its last connection.
+
+        Examples
+        --------
+        >>> tasks = ct.local()
+        >>> tasks.close()
+        >>> tasks.queues()
+        Traceback (most recent call last):
+            ...
+        cloudtasks_nb.errors.PreconditionError: this connection is closed
+          → make a new one: ct.connect() or ct.local()
+        """
         self._connection.transport.refuse()  # first, so that a thread that waits for a batch gets an error
         with ExitStack() as stack:  # each part is closed, also if another one fails
             stack.callback(open_clients.remove, self)
@@ -291,6 +374,14 @@ def connect(
         Where handlers store results, and `batch.results()` reads them: a folder, ``gs://bucket/prefix``,
         ``s3://bucket/prefix`` or ``az://…``. By default ``CLOUDTASKS_NB_STORE``, else a folder in the home of this
         package. Give the same to `serve`.
+
+    Examples
+    --------
+    >>> tasks = ct.connect("my-project", "us-central1")  # makes no call
+    >>> tasks
+    <Cloud Tasks in my-project / us-central1 [GOOGLE my-project]>
+    >>> tasks.queue("reports").name
+    'projects/my-project/locations/us-central1/queues/reports'
     """
     target = resolve(project, location, endpoint)
     auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project)
@@ -326,6 +417,14 @@ def local(
         If it does not start; with its output.
     InvalidInputError
         If `folder` is not a path, a name is not a text, or `store` is not a folder or bucket.
+
+    Examples
+    --------
+    >>> tasks = ct.local()
+    >>> tasks
+    <Cloud Tasks in local / us-central1 [LOCAL 127.0.0.1:..., temporary]>
+    >>> queue = tasks.queue("reports", create=True, rate=50)
+    made queue reports with log_sampling_ratio=1.0 ...
     """
     check_text(project, "project", 'project="local"')
     check_text(location, "location", 'location="us-central1"')

@@ -43,6 +43,14 @@ class Queue:
 
     Every method raises `QueueNotFoundError` when the queue does not exist, and another
     `cloudtasks_nb.errors.CloudTasksError` when the service refuses.
+
+    Examples
+    --------
+    >>> queue = tasks.queue("reports", create=True, rate=50, max_concurrent=8)
+    made queue reports with log_sampling_ratio=1.0 ...
+    >>> batch = queue.fan_out(df, url=handler)
+    >>> batch.wait("10min").succeeded
+    2
     """
 
     def __init__(self, connection: Connection, catalog: Catalog, name: QueueName) -> None:
@@ -52,12 +60,24 @@ class Queue:
 
     @property
     def id(self) -> str:
-        """The short name."""
+        """The short name.
+
+        Examples
+        --------
+        >>> tasks.queue("reports").id
+        'reports'
+        """
         return self._name.queue
 
     @property
     def name(self) -> str:
-        """The resource name, as `queue_path` of Google's client builds it: ``projects/P/locations/L/queues/Q``."""
+        """The resource name, as `queue_path` of Google's client builds it: ``projects/P/locations/L/queues/Q``.
+
+        Examples
+        --------
+        >>> tasks.queue("reports").name
+        'projects/local/locations/us-central1/queues/reports'
+        """
         return str(self._name)
 
     def enqueue(  # noqa: PLR0913 - the options of a task, keyword-only behind the second
@@ -113,6 +133,14 @@ class Queue:
             For a bad argument; nothing is sent.
         AlreadyExistsError
             If a task with this `task_id` exists or existed lately.
+
+        Examples
+        --------
+        >>> task = queue.enqueue("https://svc.example/run", {"day": "2013-01-01"}, delay="10min")
+        >>> task[["url", "state"]]
+                                                              url      state
+        task
+        ...  https://svc.example/run  scheduled
         """
         options = TaskOptions(
             url=url,
@@ -153,6 +181,12 @@ class Queue:
             If neither or both are given.
         TypeError
             For an unknown argument.
+
+        Examples
+        --------
+        >>> task = queue.schedule("https://svc.example/run", {"day": "2013-01-01"}, delay="60s")
+        >>> task["state"].item()
+        'scheduled'
         """
         if (at is None) == (delay is None):
             raise InvalidInputError(
@@ -235,6 +269,19 @@ class Queue:
             Nothing is sent or stored.
         TypeError
             For an unknown argument; `rate` and `max_concurrent` are settings of the queue.
+
+        Examples
+        --------
+        >>> plan = queue.fan_out(df, url="https://svc.example/{origin}", body=["day"], dry_run=True)
+        >>> plan.frame[["url", "body"]]
+                                 url                  body
+        row
+        0    https://svc.example/JFK  {"day":"2013-01-01"}
+        1    https://svc.example/LGA  {"day":"2013-01-02"}
+        2    https://svc.example/EWR  {"day":"2013-02-30"}
+        >>> batch = queue.fan_out(df, url=handler)
+        >>> batch.wait()
+        3 rows: 2 succeeded, 1 failed
         """
         if unknown:
             refuse_unknown(self.fan_out, unknown)
@@ -341,6 +388,17 @@ class Queue:
             Nothing is sent or stored.
         TypeError
             For an unknown argument; the key of a backfill is always `start` with the columns of `across`.
+
+        Examples
+        --------
+        >>> def load(start, end, partition):
+        ...     return f"loaded {partition}"
+        >>> handler = ct.serve(load)
+        >>> queue.backfill("2013-01-01", "2013-12-31", freq="MS", url=handler).wait()
+        12 rows: 12 succeeded
+        >>> queue.backfill("2013-01-01", "2014-03-31", freq="MS", url=handler).wait()  # sends the new months only
+        batch backfill-... (...) has 12 of these rows already; 3 new ones will be sent
+        15 rows: 15 succeeded
         """
         if unknown:
             refuse_unknown(self.backfill, unknown)
@@ -385,6 +443,14 @@ class Queue:
         pandas.DataFrame
             One row a task, index `task`. ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` is True
             if there are more.
+
+        Examples
+        --------
+        >>> task = queue.enqueue("https://svc.example/run", {"day": "2013-01-01"}, delay="1h")
+        >>> queue.tasks(body=True)[["url", "body"]]
+                                                              url                   body
+        task
+        ...  https://svc.example/run  {'day': '2013-01-01'}
         """
         return tasks_frame(self._connection, self._name, limit, body=body, secrets=secrets)
 
@@ -403,23 +469,62 @@ class Queue:
         pandas.DataFrame
             One row an attempt. The log has no messages: `message` is known for the last attempt on a task in the queue.
             ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` is True if there are more.
+
+        Examples
+        --------
+        >>> queue.attempts(since="10min").groupby("status").size()
+        Series([], dtype: int64)
         """
         return attempts_frame(self._connection, self._name, since, limit)
 
     def pause(self) -> Self:
-        """Stop dispatching; tasks are still accepted, and running attempts continue."""
+        """Stop dispatching; tasks are still accepted, and running attempts continue.
+
+        Examples
+        --------
+        >>> queue.pause()
+        <Queue projects/local/locations/us-central1/queues/reports>
+        >>> tasks.queues()["state"].item()
+        'PAUSED'
+        """
         return self._call("PauseQueue")
 
     def resume(self) -> Self:
-        """Dispatch again."""
+        """Dispatch again.
+
+        Examples
+        --------
+        >>> batch = queue.pause().fan_out(df, url=handler)
+        >>> queue.resume()
+        <Queue projects/local/locations/us-central1/queues/reports>
+        >>> batch.wait()
+        3 rows: 2 succeeded, 1 failed
+        """
         return self._call("ResumeQueue")
 
     def purge(self) -> Self:
-        """Delete all tasks of the queue; this cannot be undone, and may take the service a minute."""
+        """Delete all tasks of the queue; this cannot be undone, and may take the service a minute.
+
+        Examples
+        --------
+        >>> task = queue.enqueue("https://svc.example/run", delay="1h")
+        >>> queue.purge()
+        <Queue projects/local/locations/us-central1/queues/reports>
+        >>> len(queue.tasks())
+        0
+        """
         return self._call("PurgeQueue")
 
     def delete(self) -> Self:
-        """Delete the queue with all its tasks; the name cannot be used again for up to 3 days."""
+        """Delete the queue with all its tasks; the name cannot be used again for up to 3 days.
+
+        Examples
+        --------
+        >>> queue.delete()
+        <Queue projects/local/locations/us-central1/queues/reports>
+        >>> tasks.queues().index.tolist()
+        []
+        """
         self._connection.transport.mark_deleted(self.name)
         return self._call("DeleteQueue")
 
@@ -436,6 +541,15 @@ class Queue:
         ------
         InvalidInputError
             For an unknown setting or a bad value.
+
+        Examples
+        --------
+        >>> queue.update(rate=5, max_concurrent=2)
+        <Queue projects/local/locations/us-central1/queues/reports>
+        >>> tasks.queues()[["rate", "max_concurrent"]]
+                 rate  max_concurrent
+        queue
+        reports   5.0               2
         """
         check_settings(self._name, settings)
         if settings:
@@ -460,6 +574,15 @@ class Queue:
         ------
         InvalidInputError
             If it is not an http(s) URL, or `audience` is given without `service_account`.
+
+        Examples
+        --------
+        >>> queue.route("https://svc.example")
+        <Queue projects/local/locations/us-central1/queues/reports>
+        >>> tasks.queues()["target"].item()
+        'https://svc.example:443/*'
+        >>> queue.route()  # tasks go to their own URLs again
+        <Queue projects/local/locations/us-central1/queues/reports>
         """
         address = getattr(url, "url", url)
         check_text(address, "url", 'url="https://service.example.com", or what ct.serve() returned')
@@ -488,6 +611,13 @@ class Queue:
         -------
         pandas.DataFrame
             One row a task: `task, ok, error`; a failure does not stop the others.
+
+        Examples
+        --------
+        >>> task = queue.enqueue(handler, {"day": "2013-01-01", "origin": "JFK"}, delay="1h")
+        >>> queue.run(task)[["ok", "error"]]
+             ok error
+        0  True  <NA>
         """
         return run_tasks(self._connection, self._name, df)
 
@@ -503,6 +633,15 @@ class Queue:
         -------
         pandas.DataFrame
             One row a task: `task, ok, error`; a failure does not stop the others.
+
+        Examples
+        --------
+        >>> task = queue.enqueue(handler, {"day": "2013-01-01", "origin": "JFK"}, delay="1h")
+        >>> queue.delete_tasks(task)[["ok", "error"]]
+             ok error
+        0  True  <NA>
+        >>> len(queue.tasks())
+        0
         """
         return delete_tasks(self._connection, self._name, df)
 
@@ -517,6 +656,11 @@ class Queue:
         Returns
         -------
         cloudtasks_nb.panels.Dashboard
+
+        Examples
+        --------
+        >>> queue.panel()
+        <Dashboard Queue reports [LOCAL]>
         """
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded with the first panel
 

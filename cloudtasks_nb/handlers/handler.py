@@ -35,6 +35,12 @@ class Handler:
 
     Pass it as ``url=`` to methods that create tasks. It works in background threads, also while a cell runs, until
     `close` or the end of the process. As a context manager it closes itself.
+
+    Examples
+    --------
+    >>> with ct.serve(lambda day, origin: f"{origin} on {day}", name="text") as handler:
+    ...     queue.fan_out(df, url=handler).wait()
+    3 rows: 3 succeeded
     """
 
     def __init__(
@@ -64,12 +70,24 @@ class Handler:
 
     @property
     def name(self) -> str:
-        """The name under which the function is served."""
+        """The name under which the function is served.
+
+        Examples
+        --------
+        >>> handler.name
+        'report'
+        """
         return self._name
 
     @property
     def url(self) -> str:
-        """The URL at which tasks reach it."""
+        """The URL at which tasks reach it.
+
+        Examples
+        --------
+        >>> handler.url
+        'http://127.0.0.1:.../report/...'
+        """
         return self._address.url
 
     @property
@@ -79,12 +97,25 @@ class Handler:
 
     @property
     def lasting(self) -> bool:
-        """Whether the URL is the same after a restart of the kernel."""
+        """Whether the URL is the same after a restart of the kernel.
+
+        Examples
+        --------
+        >>> handler.lasting
+        True
+        """
         return self._address.lasting
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """Whether `close` was called.
+
+        Examples
+        --------
+        >>> handler.close()
+        >>> handler.closed
+        True
+        """
         return self._closed
 
     def calls(self) -> pd.DataFrame:
@@ -99,6 +130,20 @@ class Handler:
             was answered (a date is text), `error` the traceback or why the function was not called (then there is no
             `duration`). The newest 32 MB of bodies and results are kept; older ones are NA. When something is
             missing, ``attrs["cut"]`` says what, and the first time a printed line.
+
+        Examples
+        --------
+        >>> batch = queue.fan_out(df, url=handler)
+        >>> batch.wait()
+        3 rows: 2 succeeded, 1 failed
+        >>> calls = handler.calls()
+        >>> calls.groupby("status").size()
+        status
+        200    2
+        400    1
+        dtype: int64
+        >>> calls["error"].dropna().item().splitlines()[-1]
+        'ValueError: day ...'
         """
         found = self._history.frame()
         if "cut" in found.attrs and not self._notified:
@@ -107,7 +152,14 @@ class Handler:
         return found
 
     def close(self) -> None:
-        """Stop listening and wait for running calls, ten seconds at most; the recorded calls stay."""
+        """Stop listening and wait for running calls, ten seconds at most; the recorded calls stay.
+
+        Examples
+        --------
+        >>> handler.close()
+        >>> handler.closed
+        True
+        """
         with self._closing:
             if self._ended:
                 return

@@ -86,6 +86,15 @@ def serve(
         If the home, which the URL is derived from, cannot be created.
     InvalidInputError
         If `store` is not a folder or a bucket.
+
+    Examples
+    --------
+    >>> def double(x):
+    ...     return 2 * x
+    >>> handler = ct.serve(double)
+    >>> batch = queue.fan_out(pd.DataFrame({"x": [1, 2, 3]}), url=handler)
+    >>> batch.wait()
+    3 rows: 3 succeeded
     """
     check_function(fn)
     _check(name=name, workers=workers, service_account=service_account, audience=audience)
@@ -113,7 +122,14 @@ def serve(
 
 
 def served_at(url: str) -> Handler | None:
-    """Return the handler of this process that has this URL, without its query; None if there is none."""
+    """Return the handler of this process that has this URL, without its query; None if there is none.
+
+    Examples
+    --------
+    >>> from cloudtasks_nb.handlers import served_at
+    >>> served_at(handler.url) is handler
+    True
+    """
     address = url.partition("?")[0]
     with _lock:
         return next((handler for handler in _served.values() if handler.url == address), None)

@@ -65,6 +65,12 @@ def app(
         If `audience` or `service_account` is missing, or the function cannot be served.
     InvalidInputError
         If `store` is not a folder or a bucket.
+
+    Examples
+    --------
+    >>> from cloudtasks_nb.handlers import app
+    >>> caller = "caller@my-project.iam.gserviceaccount.com"
+    >>> application = app(report, audience="https://report-abc123.a.run.app", service_account=caller)
     """
     check_function(fn)
     for argument, value in (("audience", audience), ("service_account", service_account)):

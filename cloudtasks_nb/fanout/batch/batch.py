@@ -55,6 +55,16 @@ class Batch:
     """A growing set of rows, each with its newest task. Made by `queue.fan_out`, found again by `tasks.batch(id)`.
 
     Sending and watching go on in the background; `await batch` and `wait()` wait for the end.
+
+    Examples
+    --------
+    >>> batch = queue.fan_out(df, url=handler)
+    >>> batch.wait()
+    3 rows: 2 succeeded, 1 failed
+    >>> batch.failed()[["day", "origin", "last_status"]]
+                day origin       last_status
+    row
+    2    2013-02-30    EWR  INVALID_ARGUMENT
     """
 
     def __init__(
@@ -70,17 +80,35 @@ class Batch:
 
     @property
     def id(self) -> str:
-        """Eight hexadecimal digits; they are part of each task's id."""
+        """Eight hexadecimal digits; they are part of each task's id.
+
+        Examples
+        --------
+        >>> tasks.batch(batch.id) == batch  # also in another kernel
+        True
+        """
         return self._tracker.batch
 
     @property
     def name(self) -> str | None:
-        """The name that `fan_out` was given, None if there was none."""
+        """The name that `fan_out` was given, None if there was none.
+
+        Examples
+        --------
+        >>> queue.fan_out(df, url=handler, name="january").name
+        'january'
+        """
         return self._tracker.record.name
 
     @property
     def queue(self) -> str:
-        """Short id of the queue."""
+        """Short id of the queue.
+
+        Examples
+        --------
+        >>> batch.queue
+        'reports'
+        """
         return self._tracker.queue.queue
 
     def panel(self, *, read_only: bool = False) -> Any:
@@ -94,11 +122,22 @@ class Batch:
         Returns
         -------
         cloudtasks_nb.panels.BatchPanel
+
+        Examples
+        --------
+        >>> batch.panel(read_only=True)
+        <BatchPanel Batch ... on reports [LOCAL]>
         """
         return self._open_panel(self, read_only)
 
     def progress(self) -> Progress:
-        """Return how far the batch is, as of the watcher's newest snapshot; never calls the service."""
+        """Return how far the batch is, as of the watcher's newest snapshot; never calls the service.
+
+        Examples
+        --------
+        >>> batch.progress().failed
+        1
+        """
         return self._tracker.progress
 
     def wait(self, timeout: Any = None) -> Progress:
@@ -122,6 +161,12 @@ class Batch:
             If rows are unsent and no process sends them.
         CloudTasksError
             What ended the sending early.
+
+        Examples
+        --------
+        >>> batch = queue.fan_out(df, url=handler)
+        >>> batch.wait("10min")
+        3 rows: 2 succeeded, 1 failed
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
         try:
@@ -159,6 +204,15 @@ class Batch:
             key, URL, body, headers and schedule use, then ``url, task, try, state, attempts, last_status,
             last_message, schedule_time, last_attempt_time, duration``. One of the input with such a name has the
             suffix ``_in``.
+
+        Examples
+        --------
+        >>> batch.tasks()[["day", "origin", "state", "attempts"]]
+                    day origin      state  attempts
+        row
+        0    2013-01-01    JFK  succeeded         1
+        1    2013-01-02    LGA  succeeded         1
+        2    2013-02-30    EWR     failed         1
         """
         return self._rows(None)
 
@@ -167,6 +221,13 @@ class Batch:
 
         The log has no error text: `last_message` is what was seen while the task was still in the queue; a handler of
         `ct.serve` has the whole traceback in `handler.calls()`.
+
+        Examples
+        --------
+        >>> batch.failed()[["day", "origin", "last_status"]]
+                    day origin       last_status
+        row
+        2    2013-02-30    EWR  INVALID_ARGUMENT
         """
         return self._rows({State.FAILED})
 
@@ -214,7 +275,17 @@ class Batch:
         return (self._with_results(rows, said) for rows in self._row_pages(page))
 
     def retry_failed(self) -> Self:
-        """Make a new try for exactly the rows in state `failed`, in the background."""
+        """Make a new try for exactly the rows in state `failed`, in the background.
+
+        Examples
+        --------
+        >>> batch.failed()["day"].tolist()
+        ['2013-02-30']
+        >>> handler = ct.serve(lambda day, origin: "corrected", name="report")
+        report is served already: the function was replaced, the URL stays http://127.0.0.1:...
+        >>> batch.retry_failed().wait()
+        3 rows: 3 succeeded
+        """
         self._connection.transport.check_open()
         if not self._outbox.outcomes.new_try(self.id, None, {State.FAILED}):
             notify(f"nothing is sent again: no row of batch {self.id} is in state failed")
@@ -235,6 +306,18 @@ class Batch:
         ------
         InvalidInputError
             If it is another frame.
+
+        Examples
+        --------
+        >>> rows = batch.tasks().query("origin == 'JFK'")
+        >>> batch.resend(rows).wait()
+        3 rows: 2 succeeded, 1 failed
+        >>> batch.tasks()[["origin", "try"]]
+            origin  try
+        row
+        0      JFK    2
+        1      LGA    1
+        2      EWR    1
         """
         if not isinstance(df, pd.DataFrame) or "task" not in df.columns:
             raise InvalidInputError(
@@ -262,12 +345,26 @@ class Batch:
         return self._go(sending=True)
 
     def cancel(self) -> Self:
-        """Stop sending, and delete the tasks that are not final, in the background."""
+        """Stop sending, and delete the tasks that are not final, in the background.
+
+        Examples
+        --------
+        >>> batch = queue.pause().fan_out(df, url=handler)
+        >>> batch.cancel().wait()
+        3 rows: 3 cancelled
+        """
         _loop.run(self._tracker.begin_cancel())
         return self
 
     def resume(self) -> Self:
-        """Send what is unsent, in the background."""
+        """Send what is unsent, in the background.
+
+        Examples
+        --------
+        >>> batch = tasks.batch(batch.id)  # in a new kernel
+        >>> batch.resume().wait()
+        3 rows: 2 succeeded, 1 failed
+        """
         return self._go(sending=True)
 
     def on_complete(
@@ -291,6 +388,12 @@ class Batch:
         ------
         InvalidInputError
             If the queue sends its tasks elsewhere (`queue.route`), or the URL cannot be reached from there.
+
+        Examples
+        --------
+        >>> finished = ct.serve(lambda **summary: summary["succeeded"], name="finished")
+        >>> batch = batch.on_complete(finished)
+        the batch is done: http://127.0.0.1:.../finished/... is notified now
         """
         address = getattr(url, "url", url)
         check_url(address, service_account=service_account, audience=audience)

@@ -24,7 +24,16 @@ PENDING = ("scheduled", "ready", "running", "retrying")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How many rows of a batch are in each state. What is not known is None, never 0."""
+    """How many rows of a batch are in each state. What is not known is None, never 0.
+
+    Examples
+    --------
+    >>> progress = batch.progress()
+    >>> progress
+    3 rows: 2 succeeded, 1 failed
+    >>> progress.failed / progress.total > 0.05
+    True
+    """
 
     total: int  #: rows of the batch
     unsent: int  #: safe in the outbox, not yet acknowledged by the service
@@ -45,26 +54,56 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Rows that are final."""
+        """Rows that are final.
+
+        Examples
+        --------
+        >>> batch.progress().done
+        3
+        """
         return self.rejected + self.succeeded + self.failed + self.cancelled + self.gone
 
     @property
     def pending(self) -> int:
-        """Rows that are in the queue, or are settling."""
+        """Rows that are in the queue, or are settling.
+
+        Examples
+        --------
+        >>> batch.progress().pending
+        0
+        """
         return self.total - self.done - self.unsent
 
     @property
     def unknown(self) -> int:
-        """Rows that are in the queue and of which nothing more is known."""
+        """Rows that are in the queue and of which nothing more is known.
+
+        Examples
+        --------
+        >>> batch.progress().unknown
+        0
+        """
         return max(0, self.pending - self.settling - sum(getattr(self, name) or 0 for name in PENDING))
 
     @property
     def finished(self) -> bool:
-        """Whether every row is final."""
+        """Whether every row is final.
+
+        Examples
+        --------
+        >>> batch.progress().finished
+        True
+        """
         return self.done == self.total
 
     def counts(self) -> dict[str, int | None]:
-        """Return the count of each state, in the order in which frames sort them."""
+        """Return the count of each state, in the order in which frames sort them.
+
+        Examples
+        --------
+        >>> batch.progress().counts()["succeeded"]
+        2
+        """
         names = ("unsent", "rejected", *PENDING, "succeeded", "failed", "cancelled", "gone")
         return {name: getattr(self, name) for name in names}
 

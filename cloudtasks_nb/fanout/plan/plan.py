@@ -53,7 +53,16 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A fan-out that has been rendered and checked, of which nothing has been sent."""
+    """A fan-out that has been rendered and checked, of which nothing has been sent.
+
+    Examples
+    --------
+    >>> plan = queue.fan_out(df, url=handler, dry_run=True)
+    >>> plan.rows, plan.sendable, plan.duplicates
+    (3, 3, 0)
+    >>> plan.frame["body"].iloc[0]
+    '{"day":"2013-01-01","origin":"JFK"}'
+    """
 
     frame: pd.DataFrame  #: a row a task: `url, body, schedule_time, task, problem`, and `verdict, why` of a backfill
     rows: int  #: rows of the input
@@ -80,6 +89,11 @@ class Plan:
         ------
         InvalidInputError
             If the input was an iterator: the dry run has read it.
+
+        Examples
+        --------
+        >>> plan.submit().wait()
+        3 rows: 2 succeeded, 1 failed
         """
         if self.spent:
             raise InvalidInputError(
@@ -93,19 +107,36 @@ class Plan:
         """The least time that the queue's rate needs for all tasks; None if the rate is not known.
 
         How long the target takes for a task, and so how far `max_concurrent` slows this down, is not known.
+
+        Examples
+        --------
+        >>> plan.time_to_drain  # three tasks at 500 a second
+        Timedelta('0 days 00:00:00.006000')
         """
         return pd.Timedelta(seconds=self.sendable / self.rate) if self.rate else None
 
     @property
     def price(self) -> float:
-        """Estimate in US dollars: creations and first deliveries, and the operations log."""
+        """Estimate in US dollars: creations and first deliveries, and the operations log.
+
+        Examples
+        --------
+        >>> plan.price
+        0.0
+        """
         operations = max(self.sendable * _OPERATIONS - _FREE_OPERATIONS, 0) * _DOLLARS_PER_OPERATION
         log = max(self.sendable * _LOG_BYTES - _FREE_LOG_BYTES, 0) * _DOLLARS_PER_LOG_BYTE
         return operations + log
 
     @property
     def cost(self) -> str:
-        """The estimate in words."""
+        """The estimate in words.
+
+        Examples
+        --------
+        >>> print(plan.cost)
+        about $0.00: 6 operations (the first 1,000,000 a month are free) and about 5.4 KB of log; retries ...
+        """
         operations, log = self.sendable * _OPERATIONS, _bytes(self.sendable * _LOG_BYTES)
         return (
             f"about ${self.price:,.2f}: {operations:,} operations (the first {_FREE_OPERATIONS:,} a month are free) "
@@ -113,7 +144,13 @@ class Plan:
         )
 
     def facts(self) -> dict[str, str]:
-        """Return the facts about the plan, by name."""
+        """Return the facts about the plan, by name.
+
+        Examples
+        --------
+        >>> plan.facts()["tasks"]
+        '3'
+        """
         found = {**self.about, "rows": f"{self.rows:,}", "tasks": f"{self.sendable:,}"}
         if self.rejected:
             found["rejected"] = f"{self.rejected:,} ({self.first_rejected})"
