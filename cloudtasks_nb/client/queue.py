@@ -472,8 +472,14 @@ class Queue:
 
         Examples
         --------
+        >>> batch = queue.fan_out(df, url=handler)
+        >>> batch.wait()
+        3 rows: 2 succeeded, 1 failed
         >>> queue.attempts(since="10min").groupby("status").size()
-        Series([], dtype: int64)
+        status
+        INVALID_ARGUMENT    1
+        OK                  2
+        dtype: int64
         """
         return attempts_frame(self._connection, self._name, since, limit)
 
