@@ -400,7 +400,17 @@ class OutboxError(CloudTasksError):
 
 
 class StoreError(CloudTasksError):
-    """The store of results cannot be read or written."""
+    """The store of results cannot be read or written.
+
+    Examples
+    --------
+    >>> df.to_csv("rows.csv")
+    >>> ct.local(store="rows.csv").batch(batch.id).results()
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.StoreError: results/... cannot be read in ...rows.csv: ...
+      → check that the folder can be written and that its disk has space; ...
+    """
 
 
 class HandlerError(CloudTasksError):

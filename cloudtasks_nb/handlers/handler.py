@@ -92,7 +92,13 @@ class Handler:
 
     @property
     def store(self) -> str:
-        """The folder or bucket where the results of batches are stored."""
+        """The folder or bucket where the results of batches are stored.
+
+        Examples
+        --------
+        >>> ct.serve(report, name="shared", store="results").store
+        '...results'
+        """
         return "" if self._function.store is None else self._function.store.url
 
     @property

@@ -262,10 +262,14 @@ class Batch:
 
         Examples
         --------
-        >>> batch.wait().succeeded
-        3
-        >>> batch.results()["y"].tolist()
-        [0, 1, 4]
+        >>> batch.results()[["day", "state", "weekday"]]
+                    day      state    weekday
+        row
+        0    2013-01-01  succeeded    Tuesday
+        1    2013-01-02  succeeded  Wednesday
+        2    2013-02-30     failed       <NA>
+        >>> batch.results()["error"].dropna().item()
+        'ValueError: day ...'
         """
         said: set[str] = set()
         if page is None:
