@@ -405,7 +405,8 @@ class StoreError(CloudTasksError):
     Examples
     --------
     >>> df.to_csv("rows.csv")
-    >>> ct.local(store="rows.csv").batch(batch.id).results()
+    >>> other = ct.local(store="rows.csv")
+    >>> other.batch(batch.id).results()
     Traceback (most recent call last):
         ...
     cloudtasks_nb.errors.StoreError: results/... cannot be read in ...rows.csv: ...
