@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ROW", "Batch", "Client", "Handler", "Plan", "Progress", "Queue", "connect", "errors", "local", "serve"]
 
+__version__ = "0.1.0"
+
 # The module of each public name; loaded at its first use, so that importing the package is quick (PEP 562).
 _MODULES = {
     "ROW": "fanout.plan.recipe",

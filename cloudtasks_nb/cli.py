@@ -42,6 +42,8 @@ _FILTER_HELP = {
     "local": "only batches that were sent to the embedded emulator of this folder",
 }
 
+_SIGPIPE = 141  # exit code of a program that has written to a closed pipe, as shells report it
+
 #: Titles of columns that differ from the state. Rows with a known outcome have another state, so sent ones are pending.
 _TITLES = {State.SENT: "pending"}
 
@@ -51,14 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["emulator"]:
         return _emulator(given[1:])
-    parser = _parser()
-    options, more = parser.parse_known_args(given)
-    if options.run is None:  # `emulator` came after another option
-        parser.error("options of the emulator come after its name: cloudtasks-nb emulator --help")
-    if more:
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
-        return int(options.run(options))
+        try:
+            return _run(given)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return _SIGPIPE
     except CloudTasksError as error:
         text = str(error)
         for call, command in _COMMANDS.items():
@@ -67,6 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _run(given: Sequence[str]) -> int:
+    parser = _parser()
+    options, more = parser.parse_known_args(given)
+    if options.run is None:  # `emulator` came after another option
+        parser.error("options of the emulator come after its name: cloudtasks-nb emulator --help")
+    if more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    return int(options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:

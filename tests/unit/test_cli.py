@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,19 @@ def test_the_module_is_the_command() -> None:
     command = [sys.executable, "-m", "cloudtasks_nb.cli", "batches"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "no batches were sent from this machine yet\n")
+
+
+@pytest.mark.parametrize("arguments", [["batches"], ["--help"]])
+def test_a_reader_that_ends_early_is_no_error(sent: list[str], arguments: list[str]) -> None:
+    """`cloudtasks-nb batches | head` ends quietly, with the exit code of a closed pipe."""
+    command = [sys.executable, "-m", "cloudtasks_nb.cli", *arguments]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(

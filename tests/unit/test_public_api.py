@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import inspect
 import re
 import subprocess
@@ -113,6 +114,11 @@ def test_all_names_are_had_by_a_star_in_a_fresh_process() -> None:
     code = "from cloudtasks_nb import *; import cloudtasks_nb as ct; print(set(ct.__all__) - set(globals()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    """`ct.__version__` is what pip shows."""
+    assert ct.__version__ == importlib.metadata.version("cloudtasks-nb")
 
 
 def test_a_name_is_loaded_once() -> None:
