@@ -113,13 +113,17 @@ ATTEMPTS = {
 #: One row for each batch of the outbox.
 BATCHES = {
     "batch": _TEXT,
+    "name": _TEXT,
     "queue": _TEXT,
     "url": _TEXT,
+    "who": _TEXT,
+    "where": _TEXT,
     "created": _TIME,
     "seen": _TIME,
     "total": _COUNT,
     **dict.fromkeys(STATES, _COUNT),
     "done": _OK,
+    "bytes": _COUNT,
 }
 
 #: One row for each task that was run or deleted.

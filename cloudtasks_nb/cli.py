@@ -13,13 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT
+from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, store_place
 from cloudtasks_nb.client.client import Client, connect, local
-from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
+from cloudtasks_nb.fanout.batch.deletion import delete, delete_old, in_use, older, say_deleted
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.store.store import Store
 
 __all__ = ["main"]
 
@@ -42,6 +45,7 @@ _FILTER_HELP = {
     "local": "only batches that were sent to the embedded emulator of this folder",
 }
 
+_OLD = ""  # of `--delete` without a batch
 _SIGPIPE = 141  # exit code of a program that has written to a closed pipe, as shells report it
 
 #: Titles of columns that differ from the state. Rows with a known outcome have another state, so sent ones are pending.
@@ -95,8 +99,21 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", parents=[connection], help="check the connection")
     doctor.set_defaults(run=_doctor)
     batches = commands.add_parser(
-        "batches", parents=[batch_filter], help="list the batches that were sent from this machine"
+        "batches",
+        parents=[batch_filter],
+        help="list or delete the batches that were sent from this machine",
+        description="List the batches that were sent from this machine, or delete some of them with their results. "
+        "Batches that are being sent or have tasks in the queue are never deleted.",
     )
+    batches.add_argument(
+        "--delete",
+        metavar="BATCH",
+        nargs="?",
+        const=_OLD,
+        help="delete this batch: its id, the beginning of its id, or its name; without it those of --older-than",
+    )
+    batches.add_argument("--older-than", metavar="AGE", help="only batches that did not change for so long: 7d, 12h")
+    batches.add_argument("--dry-run", action="store_true", help="only print what --delete would delete")
     batches.set_defaults(run=_batches)
     watch = commands.add_parser(
         "watch",
@@ -146,9 +163,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _batches(options: argparse.Namespace) -> int:
-    """List the batches of all connections, or only those that the options select; makes no call."""
+    """List or delete the batches of all connections, or only those that the options select; makes no call."""
+    if options.delete is not None:
+        return _delete(options)
     with Outbox(outbox_path()) as outbox:
         found = _select(outbox, options)
+        if options.older_than is not None:
+            found = older(found, options.older_than)
+        sizes = outbox.batches.sizes()
         states = [state for state in State if any(record.counts.get(state) for record in found)]
         rows = [
             {
@@ -156,7 +178,9 @@ def _batches(options: argparse.Namespace) -> int:
                 "name": record.name,
                 "endpoint": _endpoint(record, _reach(outbox, record.id)),
                 "queue": record.place.queue,
+                "who": record.made_by,
                 "created": record.created.strftime("%Y-%m-%d %H:%M UTC"),
+                "size": f"{sizes.get(record.id, 0) / 1e6:,.1f} MB",
                 "rows": record.total,
                 **{_TITLES.get(state, state.name.lower()): record.counts.get(state, 0) for state in states},
             }
@@ -165,8 +189,37 @@ def _batches(options: argparse.Namespace) -> int:
     if rows:
         _print(pd.DataFrame(rows).set_index("batch").convert_dtypes())
     else:
-        filtered = {options.project, options.location, options.local} != {None}
+        filtered = {options.project, options.location, options.local, options.older_than} != {None}
         sys.stdout.write(f"no {'such ' if filtered else ''}batches were sent from this machine yet\n")
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    """Delete one batch, or those that did not change for a time; or say what would be deleted."""
+    if (options.delete == _OLD) == (options.older_than is None):
+        raise InvalidInputError(
+            "--delete needs either a batch or --older-than",
+            hint="cloudtasks-nb batches --delete a91f03c2, or cloudtasks-nb batches --delete --older-than 7d",
+        )
+
+    with Outbox(outbox_path()) as outbox:
+
+        def delete_one(record: BatchRecord, *, shared: bool = False) -> int:
+            store = Store(_reach(outbox, record.id).get("store") or store_place(None))
+            return delete(outbox, store, record, shared=shared)
+
+        found = _select(outbox, options)
+        if options.delete == _OLD:
+            delete_old(outbox, found, delete_one, older_than=options.older_than, dry_run=options.dry_run)
+            return 0
+        record = choose(found, options.delete)
+        what = f"batch {record.id}: {counted(record.total, 'rows')}"
+        if not options.dry_run:
+            say_deleted(what, delete_one(record, shared=True))
+        elif reason := in_use(outbox, record):
+            sys.stdout.write(f"would not delete batch {record.id}: {reason}\n")
+        else:
+            sys.stdout.write(f"would delete {what}, and their results\n")
     return 0
 
 
@@ -185,7 +238,7 @@ def _endpoint(record: BatchRecord, reach: Mapping[str, Any]) -> str:
 
 
 def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
-    """Return the address (``target``) and the folder (``folder``) of the endpoint of a batch, as far as stored."""
+    """Return ``target`` and ``folder`` of the endpoint of a batch, and the ``store`` of its results, if known."""
     return outbox.batches.settings(batch).get("reach") or {}
 
 
@@ -195,12 +248,13 @@ def _watch(options: argparse.Namespace) -> int:
         record = choose(_select(outbox, options), options.batch)
         reach = _reach(outbox, record.id)
     place = record.place
+    store = {"store": reach["store"]} if reach.get("store") else {}
     if place.endpoint == "google":
-        client = connect(place.project, place.location)
+        client = connect(place.project, place.location, **store)
     elif reach.get("folder"):
-        client = local(reach["folder"], project=place.project, location=place.location)
+        client = local(reach["folder"], project=place.project, location=place.location, **store)
     else:
-        client = connect(place.project, place.location, endpoint=reach.get("target", place.endpoint))
+        client = connect(place.project, place.location, endpoint=reach.get("target", place.endpoint), **store)
     with client as tasks:
         batch = tasks.batch(record.id)
         batch.wait()

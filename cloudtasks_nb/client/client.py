@@ -168,12 +168,15 @@ class Client:
         return found
 
     def batches(self) -> pd.DataFrame:
-        """List the batches that were sent from this machine to this endpoint, newest first.
+        """List the batches that were sent from here to this endpoint, and those in a shared store, newest first.
 
         Returns
         -------
         pandas.DataFrame
-            Index `batch`; `queue, url, created, seen, total`, a column a state, `done`. Makes no call.
+            Index `batch`; `name, queue, url, who, where, created, seen, total`, a column a state, `done, bytes`. `who`
+            is the user@host that made the batch. `where` is the store that it was found in, missing for batches of this
+            home; the states of those in a store are known once `batch(id)` has opened them. `bytes` is about the disk
+            use here. Calls no service but a store that is not the home's own.
 
         Examples
         --------
@@ -185,15 +188,44 @@ class Client:
         batch
         ...       reports      3          2       1
         """
-        return self._catalog.frame()
+        return self._catalog.frame(shared=True)
+
+    def delete_batches(self, older_than: Any, *, dry_run: bool = False) -> pd.DataFrame:
+        """Delete the batches of `batches()` that did not change for a time, with their results.
+
+        Batches that are being sent, or have tasks in the queue, are left; a printed line says which. So are the objects
+        in a shared store of batches that others have made.
+
+        Parameters
+        ----------
+        older_than : duration
+            ``"7d"``, a Timedelta or seconds: since the last change of the batch.
+        dry_run : bool
+            Delete nothing, and return what would be deleted.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The deleted batches, with the columns of `batches()`.
+
+        Examples
+        --------
+        >>> old = tasks.delete_batches(older_than="7d", dry_run=True)
+        would delete 0 batches: 0 rows, and their results
+        """
+        return self._catalog.delete_old(older_than, dry_run=dry_run)
 
     def batch(self, id: str | None = None) -> Batch:  # noqa: A002 - the name of the column and the attribute
         """Return a batch, also one of an earlier kernel, and watch it; sends nothing.
 
+        A batch that another home has written to the store of this connection is brought here, and the log is read for
+        what became of its rows.
+
         Parameters
         ----------
         id : str, optional
-            Its id, the beginning of it, or its name; the newest batch when left out.
+            Its id, the beginning of it, or its name; the newest batch when left out. Of several batches with a name, as
+            in several queues, the newest is returned, and a printed line says so.
 
         Raises
         ------

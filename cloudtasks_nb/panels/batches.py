@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
@@ -89,9 +88,7 @@ class BatchesPanel(Panel):
 
     def refresh(self) -> None:
         """Read the batches from this machine's files; no call of the service."""
-        catalog = self.context.catalog
-        names = {record.id: record.name for record in catalog.outbox.batches.find()}
-        self.table.load(_listed(catalog.frame(), names))
+        self.table.load(_listed(self.context.catalog.frame()))
         self.view.draw()
 
     def static_html(self) -> str:
@@ -132,12 +129,11 @@ class BatchesPanel(Panel):
             self.notify("", line=f"batch = tasks.batch({quoted(batch)})")
 
 
-def _listed(frame: pd.DataFrame, names: Mapping[str, str | None]) -> pd.DataFrame:
-    """Return `tasks.batches()` with the columns `name`, `ended` and `state`."""
+def _listed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `tasks.batches()` with the columns `ended` and `state`."""
     ended = frame[list(FINAL)].sum(axis=1).astype("Int64")
     words = [_word(*row) for row in zip(ended, frame["total"], frame["failed"], frame["cancelled"], strict=True)]
-    named: list[Any] = [names.get(batch) for batch in frame.index]
-    return frame.assign(ended=ended, state=column(words, "text"), name=column(named, "text"))
+    return frame.assign(ended=ended, state=column(words, "text"))
 
 
 def _word(ended: int, total: int, failed: int, cancelled: int) -> str:

@@ -6,18 +6,21 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from cloudtasks_nb import cli
+from cloudtasks_nb._settings import store_place
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.conftest import chunks, put, refs, send_all, spool
 
 EMULATOR = ["-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", "D"]
@@ -197,10 +200,53 @@ def test_the_module_is_the_command() -> None:
     assert (done.returncode, done.stdout) == (0, "no batches were sent from this machine yet\n")
 
 
-@pytest.mark.parametrize("arguments", [["batches"], ["--help"]])
-def test_a_reader_that_ends_early_is_no_error(sent: list[str], arguments: list[str]) -> None:
+def test_a_batch_is_deleted(sent: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """By its name or id, with its results; what was deleted is said, and by a dry run what would be."""
+    Store(store_place(None)).put(f"results/{sent[2]}/x.json", b"{}")
+    for more, line in (
+        (["--dry-run"], f"would delete batch {sent[2]}: 500 rows, and their results\n"),
+        ([], f"deleted batch {sent[2]}: 500 rows, 1 result\n"),
+    ):
+        assert cli.main(["batches", "--delete", "reports", *more]) == 0
+        assert capsys.readouterr().out == line
+    assert cli.main(["batches"]) == 0
+    assert [line[0] for line in listed(capsys.readouterr().out)] == [sent[1], sent[0]]
+    assert list(Store(store_place(None)).pages(f"results/{sent[2]}/")) == []
+
+
+def test_old_batches_are_deleted(
+    sent: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the chosen place that did not change for a time; what has tasks in the queue is left, and said."""
+    with Outbox(outbox_path()) as outbox:
+        send_all(outbox, sent[1])
+    week = time.time() + 8 * 86_400
+    monkeypatch.setattr("time.time", lambda: week)
+    old = ["batches", "--older-than", "7d"]
+    left = f"1 batch left: {sent[1]}: 4 tasks may be in the queue\n"
+    for more, out in (
+        (["--delete", "--dry-run", "--project", "p"], f"would delete 1 batch: 500 rows, and their results\n{left}"),
+        (["--delete", "--project", "p"], f"deleted 1 batch: 500 rows, 0 results\n{left}"),
+        (["--delete", "--older-than", "9d"], "deleted 0 batches: 0 rows, 0 results\n"),
+    ):
+        assert cli.main([*old, *more]) == 0
+        assert capsys.readouterr().out == out
+    assert cli.main(old) == 0
+    assert [line[0] for line in listed(capsys.readouterr().out)] == [sent[1], sent[0]]
+
+
+@pytest.mark.parametrize("arguments", [["--delete"], ["--delete", "x", "--older-than", "7d"]])
+def test_what_to_delete_is_named_once(
+    sent: list[str], capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """Neither everything nor a guess is deleted."""
+    assert cli.main(["batches", *arguments]) == 2
+    assert "--delete needs either a batch or --older-than" in capsys.readouterr().err
+
+
+def test_a_reader_that_ends_early_is_no_error(sent: list[str]) -> None:
     """`cloudtasks-nb batches | head` ends quietly, with the exit code of a closed pipe."""
-    command = [sys.executable, "-m", "cloudtasks_nb.cli", *arguments]
+    command = [sys.executable, "-m", "cloudtasks_nb.cli", "batches"]
     read, write = os.pipe()
     os.close(read)
     try:

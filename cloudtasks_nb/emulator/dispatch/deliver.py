@@ -6,7 +6,10 @@ import asyncio
 import errno
 import re
 import ssl
+import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +19,7 @@ from yarl import URL
 
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
 from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, AttemptResult
+from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
 
@@ -23,6 +27,7 @@ __all__ = ["Deliverer", "NotListeningError", "is_loopback"]
 
 _LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|::1)(:\d+)?")
 _SENDABLE = re.compile(r"[!-~]+")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Shorter than the keep-alive of common servers (gunicorn 2 s, uvicorn 5 s): a connection that the server closes at
 # the moment of its reuse would count as a failed attempt.
@@ -118,7 +123,25 @@ class Deliverer:
         ) as answer:
             # Only a connection whose answer was read to the end can be used again; longer answers are not worth it.
             await answer.content.read(_MAX_ANSWER)
-            return AttemptResult(http_status=answer.status)
+            return AttemptResult(
+                http_status=answer.status, retry_after=0 if call.app_engine else _retry_after(answer, time.time())
+            )
+
+
+def _retry_after(answer: aiohttp.ClientResponse, now: float) -> int:
+    """Return the microseconds that the target asks to wait: seconds, or a date. It is considered with 429 and 503.
+
+    https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#HttpRequest
+    """
+    if answer.status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return 0
+    text = answer.headers.get(hdrs.RETRY_AFTER, "").strip()
+    if _NUMBER.fullmatch(text):
+        return int(text) * SECOND
+    try:
+        return max(0, round((parsedate_to_datetime(text).timestamp() - now) * SECOND))
+    except (ValueError, OverflowError):  # it is neither
+        return 0
 
 
 def _url(url: str) -> URL:

@@ -25,6 +25,7 @@ class AttemptResult:
 
     http_status: int  #: 0 without a response
     timed_out: bool = False
+    retry_after: int = 0  #: microseconds that the target asked to wait
 
     @property
     def code(self) -> int:

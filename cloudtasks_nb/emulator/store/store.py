@@ -430,7 +430,8 @@ class Store:
             queue.attempts[task.number] = attempts
         finished = result.succeeded or policy.gives_up(attempts.dispatches, now - attempts.first_dispatched)
         if alive and not finished:
-            attempts.due = min((called_at or now) + policy.backoff(attempts.failures), LAST_INSTANT)
+            due = (called_at or now) + policy.backoff(attempts.failures)
+            attempts.due = min(max(due, now + result.retry_after), LAST_INSTANT)
             self.database.put(Statement.ATTEMPTS, (task_key(queue.q, task.number), *attempts.row()))
             queue.due.add(task.number, attempts.due, now)
         elif alive:

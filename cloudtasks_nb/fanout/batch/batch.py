@@ -18,7 +18,7 @@ from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
-from cloudtasks_nb.errors import BatchTimeoutError, CloudTasksError, InvalidInputError
+from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
 from cloudtasks_nb.fanout.batch.live import LiveReport, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
@@ -68,13 +68,19 @@ class Batch:
     """
 
     def __init__(
-        self, connection: Connection, outbox: Outbox, tracker: Tracker, open_panel: Callable[[Batch, bool], Any]
+        self,
+        connection: Connection,
+        outbox: Outbox,
+        tracker: Tracker,
+        open_panel: Callable[[Batch, bool], Any],
+        delete: Callable[[str], None],
     ) -> None:
         self._connection = connection
         self._open_panel = open_panel
         self._outbox = outbox
-        self._tracker = tracker
+        self._own_tracker = tracker
         self._labels = IndexLabels(outbox.rows, tracker.batch)
+        self._delete = delete
         series = tracker.record.description.get("backfill")
         self._period_states = PeriodStates(outbox, tracker.batch, series) if series else None
 
@@ -87,7 +93,7 @@ class Batch:
         >>> tasks.batch(batch.id) == batch  # also in another kernel
         True
         """
-        return self._tracker.batch
+        return self._own_tracker.batch
 
     @property
     def name(self) -> str | None:
@@ -98,7 +104,7 @@ class Batch:
         >>> queue.fan_out(df, url=handler, name="january").name
         'january'
         """
-        return self._tracker.record.name
+        return self._own_tracker.record.name
 
     @property
     def queue(self) -> str:
@@ -109,7 +115,7 @@ class Batch:
         >>> batch.queue
         'reports'
         """
-        return self._tracker.queue.queue
+        return self._own_tracker.queue.queue
 
     def panel(self, *, read_only: bool = False) -> Any:
         """Return a widget with the batch, live: its bar, what failed and why, its calendar, and its verbs.
@@ -188,7 +194,15 @@ class Batch:
         return hash(self._key())
 
     def _key(self) -> tuple[str, str]:
-        return self._tracker.record.place.endpoint, self.id
+        return self._own_tracker.record.place.endpoint, self.id
+
+    @property
+    def _tracker(self) -> Tracker:
+        if self._own_tracker.deleted:
+            raise BatchNotFoundError(
+                f"batch {self.id} was deleted", resource=self.id, hint="tasks.batches() lists those there are"
+            )
+        return self._own_tracker
 
     def __await__(self) -> Generator[Any, None, Progress]:
         return asyncio.wrap_future(_loop.submit(self._tracker.finished())).__await__()
@@ -371,6 +385,29 @@ class Batch:
         """
         return self._go(sending=True)
 
+    def delete(self) -> None:
+        """Delete the batch: its rows and their outcomes here, and its objects in the store, the results too.
+
+        A printed line says how much was deleted. Every method of this object raises `BatchNotFoundError` afterwards.
+
+        The log and the names of the tasks remain: for 30 days, the same cell finds in the log which rows were sent, and
+        sends only the others. On a queue without a log it sends all rows again, about an hour after their tasks have
+        ended, when their names are free. A new ``name=`` sends all at once.
+
+        Raises
+        ------
+        PreconditionError
+            While it is being sent or cancelled, or has tasks in the queue: `cancel()` first.
+        StoreError
+            If the store does not answer; nothing is deleted here then.
+
+        Examples
+        --------
+        >>> batch.delete()
+        deleted batch ...: 3 rows, ... results
+        """
+        self._delete(self._tracker.batch)
+
     def on_complete(
         self, url: Any, *, service_account: str | None = None, audience: str | None = None, queue: Any = None
     ) -> Self:
@@ -519,13 +556,13 @@ class Batch:
         raise TypeError(f'a Batch belongs to its process: hand on the id, tasks.batch("{self.id}") is the batch there')
 
     def __repr__(self) -> str:
-        return self._report().text()
+        return f"<batch {self.id}, deleted>" if self._own_tracker.deleted else self._report().text()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return self._report().bundle()
+        return {"text/plain": repr(self)} if self._own_tracker.deleted else self._report().bundle()
 
     def _ipython_display_(self) -> None:
-        if not in_notebook():
+        if self._own_tracker.deleted or not in_notebook():
             print(repr(self))  # noqa: T201 - IPython asks to be shown the object
             return
         LiveReport(self._tracker, self._report)

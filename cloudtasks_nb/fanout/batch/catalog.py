@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import getpass
 import os
 import platform
 import threading
@@ -22,14 +23,16 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, say_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
+from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, State
+from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
 from cloudtasks_nb.fanout.plan.render import plan_chunks
@@ -40,7 +43,6 @@ __all__ = ["Catalog", "outbox_path"]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
-_TEMPORARY = "temporary"  # setting of a batch: where its temporary emulator is; None after its end was reported
 _LEFT = (State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)  # states of known rows that are reported
 
 
@@ -59,6 +61,15 @@ class Catalog:
         self._lock = threading.Lock()
         self._outbox: Outbox | None = None
         self._trackers: dict[str, Tracker] = {}
+        self._shared: Sharing | None = None
+
+    @property
+    def _sharing(self) -> Sharing:
+        outbox = self.outbox
+        with self._lock:
+            if self._shared is None:
+                self._shared = Sharing(outbox, self._connection.store)
+            return self._shared
 
     @property
     def outbox(self) -> Outbox:
@@ -88,7 +99,9 @@ class Catalog:
         _notify_spooled(result, request.options.name)
         _warn_about_outcomes(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
-        return self._open(result.batch, sending=True)
+        batch = self._open(result.batch, sending=True)
+        self._sharing.publish(result.batch)
+        return batch
 
     def dry_run(
         self, request: FanOutRequest, submit: Callable[[], Any] | None = None, *, verdicts: bool = False
@@ -134,21 +147,54 @@ class Catalog:
         BatchNotFoundError
             If there is none, or several.
         """
-        here = self._listed()
-        try:
-            found = choose(here, batch)
-        except BatchNotFoundError:
-            if batch is None or any(record.id.startswith(batch) for record in here):
-                raise
-            # A queue may be named in full, and be of another project.
-            found = self.outbox.batches.get(batch, endpoint=self._endpoint())
-        return self._open(found.id, sending=False)
+        found = self._find(batch)
+        if found.imported:
+            self._sharing.update(found.id)
+        opened = self._open(found.id, sending=False, adopting=found.imported)
+        self._sharing.publish(found.id)
+        return opened
 
-    def frame(self) -> pd.DataFrame:
-        """List the batches of this connection's project and location, and those it has opened, newest first."""
-        rows = [self._row(record) for record in self._listed()]
+    def frame(self, *, shared: bool = False) -> pd.DataFrame:
+        """List the batches of this connection's project and location, and those it has opened, newest first.
+
+        Parameters
+        ----------
+        shared : bool
+            Also those of other homes in a shared store.
+        """
+        listed = self._listed()
+        rows = [self._row(record) for record in listed]
+        if shared:
+            known, store = {record.id for record in listed}, self._connection.store.url
+            rows += [_shared_row(record, store) for record in self._others() if record.id not in known]
+            rows.sort(key=lambda row: -row["created"])
+        sizes = self.outbox.batches.sizes()
         columns = {name: [row.get(name) for row in rows] for name in BATCHES}
+        columns["bytes"] = [sizes.get(row["batch"]) for row in rows]
         return frame(BATCHES, columns, index="batch")
+
+    def delete(self, batch: str) -> None:
+        """Delete a batch and its results, and say how much that was.
+
+        Raises
+        ------
+        BatchNotFoundError, PreconditionError, StoreError
+            As for `Batch.delete`.
+        """
+        record = self.outbox.batches.get(batch)
+        say_deleted(f"batch {batch}: {counted(record.total, 'rows')}", self._delete(record, shared=True))
+
+    def delete_old(self, older_than: Any, *, dry_run: bool) -> pd.DataFrame:
+        """Delete the listed batches that did not change for a time; return them as `frame` listed them."""
+        records, before = self._listed(), self.frame()
+        deleted = delete_old(
+            self.outbox,
+            records,
+            lambda record: self._delete(record, shared=False),
+            older_than=older_than,
+            dry_run=dry_run,
+        )
+        return before.loc[[record.id for record in deleted]]
 
     def place(self, queue: QueueName) -> Place:
         """Return the endpoint, project, location and id of a queue."""
@@ -161,20 +207,53 @@ class Catalog:
         self._trackers.clear()
         if self._outbox is not None:
             self._outbox.close()
-            self._outbox = None
+            self._outbox = self._shared = None
+
+    def _delete(self, record: BatchRecord, *, shared: bool) -> int:
+        results = delete(self.outbox, self._connection.store, record, shared=shared)
+        with self._lock:
+            tracker = self._trackers.pop(record.id, None)
+        if tracker is not None:
+            tracker.deleted = True
+            _loop.run(tracker.close())
+        return results
 
     def _endpoint(self) -> str:
         return _loop.run(self._connection.transport.identity())
 
+    def _find(self, batch: str | None) -> BatchRecord:
+        """Return the record of a batch of this home; one that only the store has is brought here."""
+        here = self._listed()
+        try:
+            return choose(here, batch)
+        except BatchNotFoundError:
+            if batch is not None and any(record.id.startswith(batch) for record in here):
+                raise
+            try:
+                # A queue may be named in full, and be of another project.
+                return self.outbox.batches.get(batch, endpoint=self._endpoint())
+            except BatchNotFoundError:
+                others = self._others()
+                if not others:
+                    raise
+        found = choose(others, batch).id
+        self._sharing.fetch(found)
+        return self.outbox.batches.get(found)
+
     def _listed(self) -> list[BatchRecord]:
-        """Return the records that `frame` lists."""
-        endpoint = self._connection.endpoint
-        return [
-            record
-            for record in self.outbox.batches.find(endpoint=self._endpoint())
-            if record.id in self._trackers
-            or (endpoint.project in (None, record.place.project) and endpoint.location in (None, record.place.location))
-        ]
+        """Return the records of this home that `frame` lists."""
+        records = self.outbox.batches.find(endpoint=self._endpoint())
+        return [record for record in records if record.id in self._trackers or self._is_here(record)]
+
+    def _others(self) -> list[BatchRecord]:
+        """Return the records of the store for this endpoint, project and location, the newest first."""
+        endpoint = self._endpoint() if self._sharing.active else None
+        found = [record for record in self._sharing.records() if record.place.endpoint == endpoint]
+        return sorted(filter(self._is_here, found), key=lambda record: record.created, reverse=True)
+
+    def _is_here(self, record: BatchRecord) -> bool:
+        endpoint, place = self._connection.endpoint, record.place
+        return endpoint.project in (None, place.project) and endpoint.location in (None, place.location)
 
     def _limits(self, queue: QueueName) -> dict[str, Any]:
         """Return the settings of a queue; raises if it does not exist, before anything is planned."""
@@ -195,6 +274,7 @@ class Catalog:
         facts = {
             f"_{LASTING}": options.lasting,
             "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
+            MADE_BY: _user(),
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }
@@ -208,19 +288,20 @@ class Catalog:
                 spool.add(chunk)
             return spool.commit()
 
-    def _open(self, batch: str, *, sending: bool) -> Batch:
+    def _open(self, batch: str, *, sending: bool, adopting: bool = False) -> Batch:
         outbox = self.outbox
         with self._lock:
             tracker = self._trackers.get(batch)
             if tracker is None:
-                reach = {"target": self._connection.endpoint.target, "folder": self._connection.endpoint.folder}
+                endpoint = self._connection.endpoint
+                reach = {"target": endpoint.target, "folder": endpoint.folder, "store": self._connection.store.url}
                 outbox.batches.set_setting(batch, "reach", reach)
                 if self._connection.endpoint.temporary:
                     where = {"machine": platform.node(), "target": self._connection.endpoint.target}
-                    outbox.batches.set_setting(batch, _TEMPORARY, where)
+                    outbox.batches.set_setting(batch, TEMPORARY, where)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
-        _loop.run(tracker.start(sending=sending))
-        return Batch(self._connection, outbox, tracker, self._open_panel)
+        _loop.run(tracker.start(sending=sending, adopting=adopting))
+        return Batch(self._connection, outbox, tracker, self._open_panel, self.delete)
 
     def _row(self, record: BatchRecord) -> dict[str, Any]:
         tracker = self._trackers.get(record.id)
@@ -232,6 +313,8 @@ class Catalog:
             **pending,
             **final,
             "batch": record.id,
+            "name": record.name,
+            "who": record.made_by,
             "queue": record.place.queue,
             "url": record.description.get("url"),
             "created": _micros(record.created),
@@ -241,9 +324,23 @@ class Catalog:
         }
 
 
+def _shared_row(record: BatchRecord, store: str) -> dict[str, Any]:
+    """Return the row of a batch that only the store has: its states are not known."""
+    return {
+        "batch": record.id,
+        "name": record.name,
+        "queue": record.place.queue,
+        "url": record.description.get("url"),
+        "who": record.made_by,
+        "where": store,
+        "created": _micros(record.created),
+        "total": record.total,
+    }
+
+
 def _report_ended(outbox: Outbox) -> None:
     """Say once which batches were lost with a temporary emulator, as after a restart of the kernel."""
-    places = {batch: where for batch, where in outbox.batches.with_setting(_TEMPORARY).items() if where}
+    places = {batch: where for batch, where in outbox.batches.with_setting(TEMPORARY).items() if where}
     # Machines may share the outbox; what runs on another one is not known here.
     targets = {batch: where["target"] for batch, where in places.items() if where["machine"] == platform.node()}
     ended = {target for target in set(targets.values()) if has_ended(target)}
@@ -251,7 +348,7 @@ def _report_ended(outbox: Outbox) -> None:
     if not batches:
         return
     for batch in batches:
-        outbox.batches.set_setting(batch, _TEMPORARY, None)
+        outbox.batches.set_setting(batch, TEMPORARY, None)
     notify(
         "ct.local() without a folder is temporary: an earlier emulator has ended with its queues, its tasks and "
         f'{counted(len(batches), "batches")}, and the same cells send their rows again; ct.local("folder") keeps them'
@@ -281,6 +378,15 @@ def _warn_about_disk(outbox: Path, folder: str | None) -> None:
 def outbox_path() -> Path:
     """Return the path of the outbox: in the user's data folder, or in ``CLOUDTASKS_NB_HOME``."""
     return _settings.home() / "outbox.sqlite3"
+
+
+def _user() -> str:
+    """Return who runs this kernel: user@host; on JupyterHub the user's name there."""
+    try:
+        user = os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container whose user has no name
+        user = "unknown"
+    return f"{user}@{platform.node()}"
 
 
 def _micros(moment: dt.datetime | None) -> int | None:

@@ -41,12 +41,14 @@ _LINGER = 60.0  # seconds after the end in which a late log entry may still corr
 _RECHECKS = (0.0, 60.0, 120.0, 240.0, 480.0)  # seconds before the log is read again for rows that are gone
 _NEAR_END = 2.0  # seconds before the expected end
 _EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
+_ADOPTING, _PUBLISHING = "reading what was sent of", "publishing the state of"
 _SAVE = 5.0  # seconds between two snapshots in the outbox
 
 
 class Tracker:
     """Sends and watches one batch, and counts its rows."""
 
+    deleted = False  #: whether the batch was deleted in this process
     _rechecked = 0  # rows that were gone when the last rechecks began
 
     def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
@@ -98,8 +100,8 @@ class Tracker:
 
     @property
     def sending(self) -> bool:
-        """Whether this process sends or cancels the batch, or has not yet counted what that has changed."""
-        return self._sending.active or self.cancelling or self._supervisor.running("publishing the state of")
+        """Whether this process sends, cancels or adopts rows, or has not yet counted what that has changed."""
+        return self._sending.active or self.cancelling or any(map(self._supervisor.running, (_PUBLISHING, _ADOPTING)))
 
     @property
     def cancelling(self) -> bool:
@@ -181,8 +183,11 @@ class Tracker:
 
     # The following run on the background loop.
 
-    async def start(self, *, sending: bool) -> None:
-        """Begin to watch the batch and, if `sending`, to send its unsent rows; do not wait for either."""
+    async def start(self, *, sending: bool, adopting: bool = False) -> None:
+        """Begin to watch the batch and, if `sending`, to send its unsent rows; do not wait for either.
+
+        With `adopting`, unsent rows that were sent from elsewhere are found, and nothing is sent.
+        """
         self._connection.transport.check_open()
         self.record = await self._outbox.run(self._outbox.batches.get, self.batch)
         await self._failure_limit.load(self.record)
@@ -193,6 +198,8 @@ class Tracker:
             await self._cancellation.take_up()
         if sending and self._counts[State.UNSENT]:
             self._sending.begin()
+        elif adopting and self._counts[State.UNSENT]:
+            self._supervisor.start(_ADOPTING, self._adopt)
         if not self.record.done:
             self._supervisor.start("watching", self._watch)
         await self._publish()
@@ -238,7 +245,7 @@ class Tracker:
         """Count the rows anew after a sending or a cancellation."""
         self._connection.watcher.refresh(self.queue)
         self._changes += 1
-        self._supervisor.start("publishing the state of", self._publish_changes)
+        self._supervisor.start(_PUBLISHING, self._publish_changes)
 
     async def _publish_changes(self) -> None:
         published = None
@@ -250,6 +257,11 @@ class Tracker:
         self._counts[State.UNSENT] -= count
         self._counts[State.SENT] += count
         self._update()
+
+    async def _adopt(self) -> None:
+        """Find the rows that were sent from elsewhere."""
+        await self._adoption.run(self._sending.will_retry)
+        await self._publish()
 
     async def _watch(self) -> None:
         """Apply snapshots until no outcome can change any more; run again, it begins with the one that failed."""

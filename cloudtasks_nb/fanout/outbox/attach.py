@@ -26,6 +26,7 @@ __all__ = [
     "Decision",
     "FoundBatch",
     "Intake",
+    "Origin",
     "Overlap",
     "Refs",
     "apply",
@@ -56,6 +57,15 @@ INCOMING = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What identifies a batch that another home has made."""
+
+    id: str
+    identity: bytes
+    created: float  #: seconds since 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSpec:
     """A request for a batch, without its rows."""
 
@@ -64,6 +74,12 @@ class BatchSpec:
     name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
     description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
     skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
+    origin: Origin | None = None  #: of a batch that comes from another home; its rows may be in other batches too
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the rows identify the batch."""
+        return self.name is None and self.origin is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +185,9 @@ def find(connection: sqlite3.Connection, spec: BatchSpec, identity: bytes | None
     """
     place = spec.place
     found = None
-    if spec.name is not None:
+    if spec.origin is not None:
+        identity = spec.origin.identity
+    if spec.name is not None and spec.origin is None:
         found = connection.execute(
             """SELECT num, id, name, recipe, description FROM batches WHERE identity = :identity
                OR (id = :name AND endpoint = :endpoint AND project = :project AND location = :location
@@ -201,7 +219,7 @@ def find(connection: sqlite3.Connection, spec: BatchSpec, identity: bytes | None
 
 def attach_all(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> Spooled | None:
     """Attach to the batch that has exactly these rows, without comparing each row; None if there is no such batch."""
-    if spec.name is not None:
+    if not spec.by_rows:
         return None
     target = find(connection, spec, rows_identity(spec.place, spec.recipe, intake.total))
     left = {} if target is None else {state: n for state, n in counts(connection, target.num).items() if n}
@@ -216,7 +234,7 @@ def prepare(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> 
     It needs no lock: `decide` compares again only with batches that have changed since.
     """
     intake.repeated = _sort_keys(connection, spec, intake, intake.errors)
-    if spec.name is None:
+    if spec.by_rows:
         _overlaps(connection, spec, intake)
 
 
@@ -245,12 +263,16 @@ def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> D
     if target is not None:
         _leave_known(connection, intake, target, errors)
         duplicates = number(connection, "SELECT count(*) FROM incoming WHERE state = ? AND digest <> 0", State.REJECTED)
-    elif spec.name is None and (overlaps := _overlaps(connection, spec, intake)):
+    elif spec.by_rows and (overlaps := _overlaps(connection, spec, intake)):
         total = number(connection, "SELECT count(*) FROM new_keys WHERE digest <> 0")
         errors.append(_overlap_error(overlaps, total))
+    if spec.origin is not None:
+        identity = spec.origin.identity
+    else:
+        identity = by_rows if spec.name is None else named_identity(spec.place, spec.name)
     return Decision(
         target=target,
-        identity=by_rows if spec.name is None else named_identity(spec.place, spec.name),
+        identity=identity,
         repeated=intake.repeated or 0,
         duplicates=duplicates,
         overlaps=overlaps,
@@ -280,8 +302,10 @@ def apply(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, decis
 
 def _create(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, identity: bytes) -> FoundBatch:
     """Make a new batch."""
-    batch = new_id(connection, identity)
     now = time.time()
+    batch, created = (
+        (new_id(connection, identity), now) if spec.origin is None else (spec.origin.id, spec.origin.created)
+    )
     connection.execute(
         """INSERT INTO batches (num, id, identity, endpoint, project, location, queue, name, recipe, description,
            created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
@@ -293,7 +317,7 @@ def _create(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, ide
             spec.name,
             spec.recipe,
             orjson.dumps(dict(spec.description), default=str).decode(),
-            now,
+            created,
             now,
         ),
     )

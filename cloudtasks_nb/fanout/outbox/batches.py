@@ -10,14 +10,18 @@ from typing import Any
 
 import orjson
 
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import counters
 from cloudtasks_nb.fanout.outbox.counters import number_of
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.outbox.sweep import forget
 from cloudtasks_nb.fanout.plan.identity import Place
 
 __all__ = ["Batches", "choose"]
+
+_ROW_BYTES = 100  # about what a row takes besides its block: its state, its outcome and its key
 
 
 class Batches(Repository):
@@ -55,7 +59,7 @@ class Batches(Repository):
         Raises
         ------
         BatchNotFoundError
-            If there is none, or more than one.
+            If there is none, or several ids begin so.
         """
         exact = [] if batch is None else self.find(batch=batch, **place)
         return choose(exact or self.find(**place), batch)
@@ -64,6 +68,22 @@ class Batches(Repository):
         """Return how many rows are in each state. The counts are stored, so that this is cheap."""
         with self._database.reading() as connection:
             return counters.counts(connection, number_of(connection, batch))
+
+    def sizes(self) -> dict[str, int]:
+        """Return about how many bytes of the file each batch takes, by its id."""
+        with self._database.reading() as connection:
+            found = connection.execute(
+                """SELECT b.id, total(length(k.keys) + length(k.tasks) + length(k.shown) + k.n * ?)
+                   FROM batches b LEFT JOIN parts p ON p.num = b.num AND p.status = 1
+                   LEFT JOIN blocks k ON k.first BETWEEN p.part << 32 AND p.last GROUP BY b.id""",
+                (_ROW_BYTES,),
+            )
+            return {batch: round(size) for batch, size in found}
+
+    @transaction
+    def delete(self, connection: sqlite3.Connection, batch: str) -> None:
+        """Remove a batch; `Outbox.sweep` gives its space back to the disk."""
+        forget(connection, number_of(connection, batch))
 
     def settings(self, batch: str) -> dict[str, Any]:
         """Return the settings of a batch."""
@@ -107,14 +127,26 @@ class Batches(Repository):
 def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
     """Return the batch with this id, name or beginning of an id; the first one for None.
 
+    Parameters
+    ----------
+    found : sequence of BatchRecord
+        The newest first: of several batches with this name the first one is returned, and a note says so.
+
     Raises
     ------
     BatchNotFoundError
-        If there is none, or more than one.
+        If there is none, or several ids begin so.
     """
     if batch is not None:
-        exact = [record for record in found if batch in (record.id, record.name)]
-        found = exact or [record for record in found if record.id.startswith(batch)]
+        exact = [record for record in found if record.id == batch]
+        named = [record for record in found if record.name == batch]
+        if len(named) > 1 and not exact:
+            newest = named[0]
+            notify(
+                f'{len(named)} batches are named "{batch}"; this is the newest, of {newest.created:%Y-%m-%d} in queue '
+                f"{newest.place.queue}: {newest.id}"
+            )
+        found = exact or named[:1] or [record for record in found if record.id.startswith(batch)]
     if not found:
         raise BatchNotFoundError(
             "there is no batch yet" if batch is None else f'there is no batch "{batch}" in this outbox',

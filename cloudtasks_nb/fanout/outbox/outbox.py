@@ -25,6 +25,7 @@ from cloudtasks_nb.fanout.outbox.requests import Requests
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.outbox.spool import Spool
 from cloudtasks_nb.fanout.outbox.sweep import sweep
+from cloudtasks_nb.fanout.outbox.transfer import Transfers
 
 __all__ = ["Outbox"]
 
@@ -44,7 +45,7 @@ class Outbox:
 
     Attributes
     ----------
-    batches, rows, requests, outcomes, completions
+    batches, rows, requests, outcomes, completions, transfers
         What is stored, each part with its own methods.
     journal : bool
         Whether the file has a write-ahead log; not on a network file system.
@@ -64,6 +65,7 @@ class Outbox:
         self.requests = Requests(self._database)
         self.outcomes = Outcomes(self._database)
         self.completions = Completions(self._database)
+        self.transfers = Transfers(self._database)
         try:
             self.journal = self._database.prepare()
             self.sweep()
@@ -111,10 +113,16 @@ class Outbox:
         with guard(self.path):
             return DryRun(self._database.connect(), self.path, spec)
 
-    def sweep(self) -> int:
-        """Remove batches unchanged for 90 days and what killed spools left; return how many parts were removed."""
+    def sweep(self, limit: float = 2.0) -> int:
+        """Remove what no batch needs, batches unchanged for 90 days too; return how many parts were removed.
+
+        Parameters
+        ----------
+        limit : float
+            Seconds after which the rest is left for the next time.
+        """
         with self._database.reading() as connection:
-            return sweep(connection, self.path, now=time.time())
+            return sweep(connection, self.path, now=time.time(), limit=limit)
 
     def note(self) -> str | None:
         """Return a warning about this outbox, once for each file; None the next time."""

@@ -11,7 +11,19 @@ from typing import Any, NoReturn
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.plan.identity import Place
 
-__all__ = ["FINAL", "Ack", "BatchRecord", "Completion", "Outcome", "Page", "Request", "Spooled", "State"]
+__all__ = [
+    "FINAL",
+    "IMPORTED",
+    "MADE_BY",
+    "Ack",
+    "BatchRecord",
+    "Completion",
+    "Outcome",
+    "Page",
+    "Request",
+    "Spooled",
+    "State",
+]
 
 
 class State(IntEnum):
@@ -35,6 +47,9 @@ class State(IntEnum):
             hint="move the file away to begin a new one; CLOUDTASKS_NB_HOME names its folder",
         )
 
+
+#: The parts of a batch's description that say who made it, and that it came from another home.
+MADE_BY, IMPORTED = "_made_by", "_imported"
 
 #: States in which nothing more happens by itself.
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE})
@@ -66,6 +81,16 @@ class BatchRecord:
     counts: Mapping[State, int]  #: every state, also those with no row
     round: int  #: grows with every new try and every added row; one notification a round
     snapshot_at: dt.datetime | None
+
+    @property
+    def made_by(self) -> str | None:
+        """Who made it: user@host; None for a batch of an older version."""
+        return self.description.get(MADE_BY)
+
+    @property
+    def imported(self) -> bool:
+        """Whether another home has made it."""
+        return bool(self.description.get(IMPORTED))
 
     @property
     def total(self) -> int:

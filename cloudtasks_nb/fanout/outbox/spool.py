@@ -70,7 +70,8 @@ class NewBlock:
         self.tasks += tasks
         self.raw += sum(map(len, tasks))
         self.states += [State.UNSENT] * len(tasks)
-        self.previews.append(ChunkPreview(n=len(tasks), indexes=wanted, shown=chunk.shown))
+        indexes = wanted if chunk.indexes is None else _chosen(chunk.indexes, wanted)
+        self.previews.append(ChunkPreview(n=len(tasks), indexes=indexes, shown=chunk.shown))
         for index, reason in chunk.rejected.items():
             if wanted is None or index in wanted:
                 place = start + (index if wanted is None else wanted.index(index))

@@ -11,7 +11,7 @@ from cloudtasks_nb.fanout.outbox.counters import number
 from cloudtasks_nb.fanout.outbox.database import transact
 from cloudtasks_nb.fanout.outbox.locks import hold
 
-__all__ = ["KEPT_DAYS", "sweep"]
+__all__ = ["KEPT_DAYS", "forget", "sweep"]
 
 #: Days that a batch is kept after its last change.
 KEPT_DAYS = 90
@@ -19,11 +19,10 @@ KEPT_DAYS = 90
 _DAY = 86_400.0
 _HOUR = 3_600.0
 _SLICE = 20_000  # rows a transaction, so that others can write in between
-_LIMIT = 2.0  # seconds that an opening may take; what is left is for the next one
 _PAGES = 2_000  # given back to the disk at a time
 
 
-def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: float = _LIMIT) -> int:
+def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: float) -> int:
     """Remove what no batch needs; return how many parts that were. None of it is visible.
 
     Parameters
@@ -36,7 +35,7 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
     deadline = time.monotonic() + limit
     before = now - KEPT_DAYS * _DAY
     if connection.execute("SELECT 1 FROM batches WHERE changed < ? LIMIT 1", (before,)).fetchone() is not None:
-        transact(connection, _forget, before)
+        transact(connection, _forget_old, before)
     removed = 0
     for part, status, touched in connection.execute(
         "SELECT part, status, touched FROM parts WHERE status <> 1"
@@ -76,12 +75,17 @@ def _shrink(connection: sqlite3.Connection, deadline: float) -> None:
         connection.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
 
 
-def _forget(connection: sqlite3.Connection, before: float) -> None:
-    """Remove batches that did not change since then; their rows are removed in slices later."""
-    old = connection.execute("SELECT num FROM batches WHERE changed < ?", (before,)).fetchall()
-    connection.executemany("UPDATE parts SET status = 2 WHERE num = ?", old)
+def _forget_old(connection: sqlite3.Connection, before: float) -> None:
+    """Remove batches that did not change since then."""
+    for (num,) in connection.execute("SELECT num FROM batches WHERE changed < ?", (before,)).fetchall():
+        forget(connection, num)
+
+
+def forget(connection: sqlite3.Connection, num: int) -> None:
+    """Remove a batch; its rows are invisible from now on, and are removed in slices by `sweep`."""
+    connection.execute("UPDATE parts SET status = 2 WHERE num = ?", (num,))
     for table in ("counts", "requests", "completions", "settings", "causes", "batches"):
-        connection.executemany(f"DELETE FROM {table} WHERE num = ?", old)  # noqa: S608 - names of our tables
+        connection.execute(f"DELETE FROM {table} WHERE num = ?", (num,))  # noqa: S608 - names of our tables
 
 
 def _remove(connection: sqlite3.Connection, part: int, deadline: float) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Emulator, Enqueue, HeldAnswer, MakeQueue, Target
+from tests.integration.conftest import Answer, Emulator, Enqueue, HeldAnswer, MakeQueue, Target
 
 
 def delays(emulator: Emulator, name: str, count: int) -> list[float]:
@@ -55,6 +56,35 @@ def test_the_documented_backoff(
     assert delays(emulator, task.name, len(expected)) == expected
     emulator.gone(task.name)
     assert len(target.received) == len(expected) + 1
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "expected"),
+    [
+        (503, "120", 120),
+        (429, "5", 10),  # the backoff is longer
+        (429, timedelta(hours=2), 7_200),
+        (429, timedelta(days=-1), 10),
+        (503, "soon", 10),
+        (500, "120", 10),
+    ],
+)
+def test_the_target_says_when_to_retry(
+    emulator: Emulator,
+    make_queue: MakeQueue,
+    enqueue: Enqueue,
+    target: Target,
+    status: int,
+    header: str | timedelta,
+    expected: int,
+) -> None:
+    """`Retry-After`, seconds or a date, is considered with 429 and 503: the later of it and the backoff counts."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 10}})
+    dated = isinstance(header, timedelta)
+    text = format_datetime(datetime.now(UTC) + header, usegmt=True) if isinstance(header, timedelta) else header
+    target.script(Answer(status=status, headers={"Retry-After": text}))
+    (delay,) = delays(emulator, enqueue(queue, target.url).name, 1)
+    assert delay == pytest.approx(expected, abs=60 if dated and expected > 10 else 0.001)
 
 
 def test_no_doublings(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:

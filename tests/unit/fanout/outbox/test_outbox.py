@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import task_id
 from tests.unit.fanout.conftest import (
+    NOTHING,
+    PLACE,
     all_rows,
     chunks,
     digest,
     put,
     refs,
     spool,
+    tables,
     task,
 )
 
@@ -60,6 +64,40 @@ def test_a_batch_is_found_by_the_beginning_of_its_id_and_by_its_name(outbox: Out
     assert outbox.batches.get(one[:3]).id == outbox.batches.get("nightly").id == one
 
 
+def test_of_several_batches_with_a_name_the_newest_is_meant(outbox: Outbox, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each queue can have a batch of this name; the note says which one it is, and of when."""
+    places = [replace(PLACE, queue=queue) for queue in ("a", "b")]
+    ids = [spool(outbox, chunks(range(3)), place=place, name="nightly").batch for place in places]
+    found = outbox.batches.get("nightly")
+    assert found.id == ids[-1]
+    assert capsys.readouterr().out == (
+        f'2 batches are named "nightly"; this is the newest, of {found.created:%Y-%m-%d} in queue b: {found.id}\n'
+    )
+    assert outbox.batches.get(ids[0]).id == ids[0]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_size_of_each_batch(outbox: Outbox) -> None:
+    """It grows with the rows; a batch without rows has none."""
+    sizes = [spool(outbox, chunks(range(rows)), name=f"rows {rows}").batch for rows in (0, 100, 5_000)]
+    none, few, many = (outbox.batches.sizes()[batch] for batch in sizes)
+    assert none == 0
+    assert 100 * 100 < few < many / 10
+
+
+def test_a_deleted_batch_leaves_nothing(outbox: Outbox, batch: str, path: Path) -> None:
+    """Its rows go, the others stay, and the same rows make it again under the same id."""
+    other = spool(outbox, chunks(range(1_000, 1_003))).batch
+    outbox.completions.register(batch, "https://svc/done")
+    outbox.batches.delete(batch)
+    with pytest.raises(BatchNotFoundError):
+        outbox.batches.counts(batch)
+    assert outbox.sweep() == 1
+    assert tables(path) == {**NOTHING, "batches": 1, "parts": 1, "blocks": 1, "rows": 3, "keys": 3, "counts": 1}
+    assert [record.id for record in outbox.batches.find()] == [other]
+    assert spool(outbox, chunks(range(250))).batch == batch
+
+
 def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
     """A shortened id that may be two batches raises and names them."""
     ids = [spool(outbox, chunks(range(at, at + 3))).batch for at in (0, 10)]
@@ -73,6 +111,7 @@ def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
     [
         "batches.get",
         "batches.counts",
+        "batches.delete",
         "batches.settings",
         "batches.snapshot",
         "rows.states",

@@ -1,0 +1,125 @@
+"""Delete batches that are no longer needed, with their results."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.errors import PreconditionError
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.service.connection import has_ended
+from cloudtasks_nb.store.batches import delete_batch
+from cloudtasks_nb.store.store import Store
+
+__all__ = ["TEMPORARY", "delete", "delete_old", "in_use", "older", "say_deleted"]
+
+#: Setting of a batch: where its temporary emulator is; None after its end was reported.
+TEMPORARY = "temporary"
+
+_NAMED = 5  # batches that a message names
+_SWEEP = 60.0  # seconds to remove the rows of a deleted batch; what is left goes when the outbox is opened
+
+
+def delete(outbox: Outbox, store: Store, record: BatchRecord, *, shared: bool = True) -> int:
+    """Delete a batch from the outbox, and its objects in the store; return how many results were deleted.
+
+    Parameters
+    ----------
+    shared : bool
+        False: leave the objects of a batch that another home has made.
+
+    Raises
+    ------
+    PreconditionError
+        If it is being sent or cancelled, or its tasks may be in the queue.
+    StoreError
+        If the store cannot be used; the batch is still in the outbox.
+    """
+    reason = in_use(outbox, record)
+    if reason is not None:
+        raise PreconditionError(
+            f"batch {record.id} is not deleted: {reason}",
+            resource=record.id,
+            hint="batch.cancel() ends the sending and deletes its tasks; then batch.wait() and batch.delete()",
+        )
+    results = delete_batch(store, record.id) if shared or not record.imported else 0
+    outbox.batches.delete(record.id)
+    outbox.sweep(limit=_SWEEP)
+    return results
+
+
+def delete_old(
+    outbox: Outbox,
+    records: Iterable[BatchRecord],
+    delete_one: Callable[[BatchRecord], int],
+    *,
+    older_than: Any,
+    dry_run: bool,
+) -> Sequence[BatchRecord]:
+    """Delete batches that did not change for a time; say what was deleted and what is left; return the deleted ones.
+
+    Parameters
+    ----------
+    delete_one : callable
+        Deletes a batch, and returns how many results were deleted.
+    older_than : duration
+        Since the last change.
+    dry_run : bool
+        Only say what would be deleted.
+    """
+    old = older(records, older_than)
+    reasons = {record.id: in_use(outbox, record) for record in old}
+    chosen = [record for record in old if reasons[record.id] is None]
+    if dry_run:
+        notify(f"would delete {_batches(chosen)}, and their results")
+    else:
+        say_deleted(_batches(chosen), sum(map(delete_one, chosen)))
+    left = [f"{batch}: {reason}" for batch, reason in reasons.items() if reason is not None]
+    if left:
+        more = "; …" if len(left) > _NAMED else ""
+        notify(f"{counted(len(left), 'batches')} left: {'; '.join(left[:_NAMED])}{more}")
+    return chosen
+
+
+def older(records: Iterable[BatchRecord], age: Any) -> list[BatchRecord]:
+    """Return the batches that did not change for a duration."""
+    before = time.time() - parse_duration(age, "older_than").total_seconds()
+    return [record for record in records if record.changed.timestamp() < before]
+
+
+def in_use(outbox: Outbox, record: BatchRecord) -> str | None:
+    """Return why a batch must stay; None if it can be deleted."""
+    if outbox.requests.has_sender(record.id):
+        return "it is being sent"
+    lock = outbox.requests.cancel_lock(record.id)
+    if lock is None:
+        return "it is being cancelled"
+    lock.release()
+    pending = record.counts[State.SENT]
+    if pending and not _queue_has_ended(outbox, record.id):
+        return f"{counted(pending, 'tasks')} may be in the queue"
+    return None
+
+
+def say_deleted(what: str, results: int) -> None:
+    """Print how much was deleted."""
+    notify(f"deleted {what}, {counted(results, 'results')}")
+
+
+def _batches(records: Sequence[BatchRecord]) -> str:
+    return f"{counted(len(records), 'batches')}: {counted(sum(record.total for record in records), 'rows')}"
+
+
+def _queue_has_ended(outbox: Outbox, batch: str) -> bool:
+    """Return whether the batch was sent to a temporary emulator that has ended."""
+    settings = outbox.batches.settings(batch)
+    if TEMPORARY not in settings:
+        return False
+    where = settings[TEMPORARY]
+    return where is None or (where["machine"] == platform.node() and has_ended(where["target"]))

@@ -1,0 +1,121 @@
+"""Share batches through a store: write those of this home there, and bring those of other homes here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.progress_bar import Bar
+from cloudtasks_nb.errors import OutboxError, StoreError
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.transfer import SharedRecord, read_block
+from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
+from cloudtasks_nb.store.store import Store
+
+__all__ = ["Sharing"]
+
+_SHARED = "shared"  # setting of a batch: what of it is in which store
+_MISSING = "batches that others have made may be missing"
+_PATIENCE = 5.0  # seconds to wait for the list of batches
+
+
+class Sharing:
+    """The batches in the store of a connection.
+
+    Parameters
+    ----------
+    store : Store
+        Nothing is shared through the store in the outbox's own home.
+    """
+
+    def __init__(self, outbox: Outbox, store: Store) -> None:
+        self._outbox = outbox
+        self._store = store
+        self._records: dict[str, SharedRecord | None] = {}  # None: it cannot be read
+        self.active = store.url != Store(outbox.path.parent / "store").url
+
+    def publish(self, batch: str) -> None:
+        """Write the rows of a batch that the store does not have; say so if that fails."""
+        if not self.active:
+            return
+        part, known = self._outbox.transfers.newest_part(batch), self._known(batch)
+        if known.get("part") == part:
+            return
+        names: set[str] = set(known.get("blocks", ()))
+        transfers = self._outbox.transfers
+        try:
+            data = read_record(self._store, batch)
+            record = transfers.record(batch, earlier=None if data is None else _read(data))
+            names.update(write_batch(self._store, batch, record, transfers.blocks(batch, names)))
+        except StoreError as error:
+            notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
+            return
+        self._remember(batch, names)
+
+    def records(self) -> Sequence[BatchRecord]:
+        """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""
+        if not self.active:
+            return ()
+        try:
+            found = _loop.run(asyncio.to_thread(read_records, self._store, tuple(self._records)), timeout=_PATIENCE)
+        except TimeoutError:
+            notify(f"{_MISSING}: {self._store.url} did not answer in {_PATIENCE:.0f} s")
+        except StoreError as error:
+            notify(f"{_MISSING}: {error.message}")
+        else:
+            self._records = {
+                batch: self._records[batch] if data is None else _read(data) for batch, data in found.items()
+            }
+        return [shared.record for shared in self._records.values() if shared is not None]
+
+    def update(self, batch: str) -> None:
+        """Fetch what was added to a batch since; say so if that fails."""
+        if self.active:
+            try:
+                self.fetch(batch)
+            except StoreError as error:
+                notify(f"rows that others have added to batch {batch} may be missing: {error.message}")
+
+    def fetch(self, batch: str) -> None:
+        """Bring the rows of a batch here that other homes have written; they are unsent at first.
+
+        Raises
+        ------
+        CloudTasksError
+            If they cannot be read or stored.
+        """
+        known = set(self._known(batch).get("blocks", ())) if self._outbox.batches.find(batch=batch) else set()
+        names = [name for name in block_names(self._store, batch) if name not in known]
+        data = read_record(self._store, batch)
+        if data is None or not names:
+            return
+        shared = SharedRecord.read(data)
+        with self._outbox.spool(shared.spec) as spool, Bar("reading", None) as bar:
+            for data in read_blocks(self._store, batch, names):
+                for chunk in read_block(data):
+                    spool.add(chunk)
+                    bar.add(len(chunk.rows))
+            spool.commit()
+        self._remember(batch, known.union(names))
+
+    def _known(self, batch: str) -> dict[str, Any]:
+        """Return the newest part of a batch that is in the store, and the names of its blocks there."""
+        found = self._outbox.batches.settings(batch).get(_SHARED, {})
+        return found if found.get("store") == self._store.url else {}
+
+    def _remember(self, batch: str, names: Iterable[str]) -> None:
+        part = self._outbox.transfers.newest_part(batch)
+        value = {"store": self._store.url, "part": part, "blocks": sorted(names)}
+        self._outbox.batches.set_setting(batch, _SHARED, value)
+
+
+def _read(data: bytes) -> SharedRecord | None:
+    try:
+        return SharedRecord.read(data)
+    except OutboxError as error:
+        notify(error.message)
+        return None

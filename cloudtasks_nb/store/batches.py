@@ -1,0 +1,122 @@
+"""Batches in a folder or a bucket: ``batches/<batch>/`` has ``record.json``, and the rows in blocks in ``rows/``."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from cloudtasks_nb.store.store import Store
+
+__all__ = ["block_names", "delete_batch", "read_blocks", "read_record", "read_records", "write_batch"]
+
+_CONCURRENT = 8  # blocks of about a megabyte
+
+
+def write_batch(store: Store, batch: str, record: bytes, blocks: Iterable[tuple[str, bytes]]) -> list[str]:
+    """Write the blocks of a batch, then its record; return the names of the blocks.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    names = []
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(_CONCURRENT, thread_name_prefix="cloudtasks-store") as pool:
+        for name, data in blocks:
+            if len(waiting) == _CONCURRENT:
+                waiting.popleft().result()
+            waiting.append(pool.submit(store.put, _block(batch, name), data))
+            names.append(name)
+        while waiting:
+            waiting.popleft().result()
+    # Last, so that nobody finds a batch without its rows.
+    store.put(_record(batch), record)
+    return names
+
+
+def read_records(store: Store, known: Collection[str] = ()) -> dict[str, bytes | None]:
+    """Return the records of the batches of a store by their ids; None for those that are known.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    found: dict[str, bytes | None] = {}
+    for page in store.pages("batches/"):
+        batches = [each.path.split("/")[-2] for each in page if each.path.endswith("/record.json")]
+        found |= dict.fromkeys(batches)
+        new = [batch for batch in batches if batch not in known]
+        for batch, data in zip(new, store.get_many([_record(batch) for batch in new]), strict=True):
+            if data is None:  # deleted since it was listed
+                del found[batch]
+            else:
+                found[batch] = data
+    return found
+
+
+def read_record(store: Store, batch: str) -> bytes | None:
+    """Return the record of a batch; None if the store does not have it.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    return store.get(_record(batch))
+
+
+def block_names(store: Store, batch: str) -> list[str]:
+    """Return the names of the blocks of a batch, in the order of its rows.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    return sorted(each.path.rpartition("/")[2] for page in store.pages(f"batches/{batch}/rows/") for each in page)
+
+
+def read_blocks(store: Store, batch: str, names: Iterable[str]) -> Iterator[bytes]:
+    """Yield the contents of blocks of a batch, without those that do not exist.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    for name in names:
+        data = store.get(_block(batch, name))
+        if data is not None:
+            yield data
+
+
+def delete_batch(store: Store, batch: str) -> int:
+    """Delete a batch with the results of its tasks; return how many results there were.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be used; the same call later deletes the rest.
+    """
+    store.delete([_record(batch)])  # first, so that nobody finds a batch without its rows
+    _delete_all(store, f"batches/{batch}/")
+    return _delete_all(store, f"results/{batch}/")
+
+
+def _delete_all(store: Store, prefix: str) -> int:
+    deleted = 0
+    for page in store.pages(prefix):
+        store.delete([each.path for each in page])
+        deleted += len(page)
+    return deleted
+
+
+def _record(batch: str) -> str:
+    return f"batches/{batch}/record.json"
+
+
+def _block(batch: str, name: str) -> str:
+    return f"batches/{batch}/rows/{name}"

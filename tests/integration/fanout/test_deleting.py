@@ -1,0 +1,104 @@
+"""Batches are deleted with what belongs to them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.errors import BatchNotFoundError, PreconditionError
+from tests.integration.conftest import Target
+from tests.integration.fanout.conftest import reached
+
+ROWS = pd.DataFrame({"day": range(20)})
+
+
+def cell(queue: ct.Queue, target: Target, **words: Any) -> ct.Batch:
+    """Run the cell, and wait until every row is sent and the sender has ended."""
+    batch: ct.Batch = queue.fan_out(ROWS, url=target.url, progress=False, **words)
+    reached(batch, lambda progress: not progress.unsent and not batch._tracker.sending)
+    return batch
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["wait", "progress", "tasks", "failed", "retry_failed", "cancel", "resume", "panel", "delete", "on_complete"],
+)
+def test_a_deleted_batch_is_gone(
+    tasks: ct.Client, once: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """Its objects of the store go too; each method says so, and the object can still be shown."""
+    batch = cell(once, target, name=verb)
+    batch.wait("60s")
+    tasks._connection.store.put(f"results/{batch.id}/x.json", b"{}")
+    capsys.readouterr()
+    batch.delete()
+    assert capsys.readouterr().out == f"deleted batch {batch.id}: 20 rows, 1 result\n"
+    assert batch.id not in tasks.batches().index
+    assert list(tasks._connection.store.pages(f"results/{batch.id}/")) == []
+    with pytest.raises(BatchNotFoundError, match=batch.id):
+        getattr(batch, verb)(*(["http://127.0.0.1:9/done"] if verb == "on_complete" else []))
+    assert repr(batch) == f"<batch {batch.id}, deleted>"
+    assert (batch.name, batch.queue, batch == batch) == (verb, once.id, True)  # noqa: PLR0124 - equality must not raise
+
+
+def test_what_was_deleted_is_found_in_the_log(tasks: ct.Client, once: ct.Queue, target: Target) -> None:
+    """The same cell makes the batch again, and adopts what was sent instead of sending it again."""
+    batch = cell(once, target)
+    batch.wait("60s")
+    batch.delete()
+    again = cell(once, target)
+    assert again.id == batch.id
+    assert again.wait("60s").succeeded == 20
+    assert len(target.received) == 20
+    assert again.tasks()["state"].unique().tolist() == ["succeeded"]
+
+
+def test_a_batch_with_tasks_in_the_queue_stays(tasks: ct.Client, paused: ct.Queue, target: Target) -> None:
+    """The error says how many there are, and that `cancel()` comes first; then it goes."""
+    batch = cell(paused, target)
+    with pytest.raises(PreconditionError, match="20 tasks may be in the queue") as caught:
+        batch.delete()
+    assert "batch.cancel()" in str(caught.value)
+    batch.cancel().wait("60s")
+    batch.delete()
+    assert tasks.batches().empty
+
+
+def test_old_batches_go_together(
+    tasks: ct.Client,
+    once: ct.Queue,
+    paused: ct.Queue,
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A dry run deletes nothing; batches that wait are left, and said."""
+    done, waiting = cell(once, target), cell(paused, target)
+    done.wait("60s")
+    assert tasks.delete_batches(older_than="7d").empty
+    week = time.time() + 8 * 86_400
+    monkeypatch.setattr("cloudtasks_nb.fanout.batch.deletion.time.time", lambda: week)
+    capsys.readouterr()
+    for dry_run, verb in ((True, "would delete 1 batch: 20 rows, and"), (False, "deleted 1 batch: 20 rows, 0")):
+        deleted = tasks.delete_batches(older_than="7d", dry_run=dry_run)
+        assert list(deleted.index) == [done.id]
+        out = capsys.readouterr().out
+        assert out.startswith(verb)
+        assert f"1 batch left: {waiting.id}: 20 tasks may be in the queue\n" in out
+    assert list(tasks.batches().index) == [waiting.id]
+
+
+def test_batches_say_who_made_them(
+    tasks: ct.Client, paused: ct.Queue, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Name, user and machine, and the disk use; on a hub the user is the person who is logged in there."""
+    monkeypatch.setenv("JUPYTERHUB_USER", "ada")
+    monkeypatch.setattr("platform.node", lambda: "pod-7")
+    cell(paused, target, name="march")
+    (row,) = tasks.batches().to_dict("records")
+    assert (row["name"], row["who"], pd.isna(row["where"])) == ("march", "ada@pod-7", True)
+    assert row["bytes"] > 1_000

@@ -1,0 +1,182 @@
+"""Batches in a store that two homes share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.errors import BatchNotFoundError, PreconditionError, StoreError
+from cloudtasks_nb.fanout.batch import sharing
+from cloudtasks_nb.store.store import Store
+from tests.integration.conftest import Emulator, Target
+from tests.integration.fanout.conftest import Serve, reached
+
+ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
+Connect = Callable[[str], ct.Client]
+
+
+@pytest.fixture
+def connect(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+    """Give connections of homes with different names that share a store."""
+    with ExitStack() as stack:
+
+        def make(home: str) -> ct.Client:
+            monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / home))
+            monkeypatch.setenv("JUPYTERHUB_USER", home)
+            endpoint = emulator.ready["grpc"]
+            tasks = stack.enter_context(ct.connect("demo", "us-central1", endpoint=endpoint, store=tmp_path / "store"))
+            tasks.batches()
+            return tasks
+
+        yield make
+
+
+def cell(tasks: ct.Client, name: str, target: Target | ct.Handler, rows: pd.DataFrame = ROWS, **words: Any) -> ct.Batch:
+    """Run the cell."""
+    queue = tasks.queue(name, create=True, max_attempts=1)
+    batch: ct.Batch = queue.fan_out(rows, url=target.url, body=["day"], name="march", progress=False, **words)
+    return batch
+
+
+def blocked(release: threading.Event) -> Iterator[Any]:
+    """Yield nothing, after an event."""
+    release.wait()
+    yield from ()
+
+
+def fail(*_: object) -> Any:
+    """Do as a store that does not answer."""
+    raise StoreError("the bucket does not answer")
+
+
+def listed(tasks: ct.Client, batch: str) -> dict[str, Any]:
+    """Return the row of `tasks.batches()` about a batch; None where it has nothing."""
+    found = tasks.batches().loc[[batch]]
+    return {str(name): value for name, value in found.astype(object).where(found.notna(), None).iloc[0].items()}
+
+
+def test_a_colleague_takes_over(connect: Connect, make_name: Callable[[], str], serve: Serve, tmp_path: Path) -> None:
+    """The batch is listed with its maker, opened with the states of the log, and its failures are retried there."""
+    broken = set(range(5))
+
+    def double(day: int) -> int:
+        if day in broken:
+            raise LookupError(day)
+        return 2 * day
+
+    handler = serve(double, store=tmp_path / "store")
+    mine = cell(connect("ada"), make_name(), handler)
+    assert mine.wait("60s").failed == 5
+    tasks = connect("bob")
+    row = listed(tasks, mine.id)
+    assert row["who"].startswith("ada@")
+    assert [row[name] for name in ("name", "where", "total", "failed")] == ["march", str(tmp_path / "store"), 20, None]
+    theirs = tasks.batch(mine.id)
+    progress = theirs.wait("60s")
+    assert (progress.succeeded, progress.failed) == (15, 5)
+    assert "rows were sent from elsewhere" in repr(theirs)
+    pd.testing.assert_frame_equal(theirs.results(), mine.results())
+    assert listed(tasks, mine.id)["where"] is None
+    broken.clear()
+    assert theirs.retry_failed().wait("60s").succeeded == 20
+    assert theirs.results()["result"].tolist() == [2 * day for day in range(20)]
+
+
+def test_opening_sends_nothing(connect: Connect, make_name: Callable[[], str], target: Target) -> None:
+    """Rows that their maker did not send stay unsent until `resume()`; the name leads to the batch too."""
+    ada, name = connect("ada"), make_name()
+    ada.queue(name, create=True, max_attempts=1).pause()
+    mine = cell(ada, name, target, pd.DataFrame({"day": range(250)}), send_rate=0.1)
+    sent = 250 - reached(mine, lambda progress: progress.unsent < 250).unsent
+    ada.close()
+    bob = connect("bob")
+    theirs = bob.batch("march")
+    assert theirs.id == mine.id
+    assert reached(theirs, lambda progress: progress.unsent == 250 - sent).total == 250
+    with pytest.raises(PreconditionError, match="no process sends them"):
+        theirs.wait("60s")
+    with pytest.raises(BatchNotFoundError):
+        bob.batch("april")
+    assert len(bob.queue(name).tasks()) == sent
+
+
+def test_rows_that_are_added_are_seen(connect: Connect, make_name: Callable[[], str], target: Target) -> None:
+    """A colleague who opens the batch again has the new rows too, with their states."""
+    ada, name = connect("ada"), make_name()
+    mine = cell(ada, name, target, ROWS.head(12))
+    mine.wait("60s")
+    bob = connect("bob")
+    assert bob.batch("march").wait("60s").succeeded == 12
+    assert cell(ada, name, target).wait("60s").succeeded == 20
+    assert bob.batch("march").wait("60s").succeeded == 20
+    assert len(target.received) == 20
+
+
+def test_the_default_store_is_not_shared(tasks: ct.Client, once: ct.Queue, target: Target) -> None:
+    """The batches of a home are in its outbox; its own store has results only."""
+    once.fan_out(ROWS, url=target.url, progress=False).wait("60s")
+    assert list(tasks._connection.store.pages("batches/")) == []
+
+
+def test_a_store_that_does_not_answer(
+    connect: Connect,
+    make_name: Callable[[], str],
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Batches of this home are sent and listed all the same, and a note says what is missing."""
+    tasks = connect("ada")
+    release = threading.Event()
+    monkeypatch.setattr(Store, "get", fail)
+    batch = cell(tasks, make_name(), target)
+    assert f"others cannot see batch {batch.id} yet: the bucket does not answer" in capsys.readouterr().out
+    assert batch.wait("60s").succeeded == 20
+    monkeypatch.setattr(Store, "pages", fail)
+    assert list(tasks.batches().index) == [batch.id]
+    assert "may be missing: the bucket does not answer" in capsys.readouterr().out
+    monkeypatch.setattr(Store, "pages", lambda *_: blocked(release))
+    monkeypatch.setattr(sharing, "_PATIENCE", 0.01)
+    assert list(tasks.batches().index) == [batch.id]
+    assert "did not answer" in capsys.readouterr().out
+    release.set()
+    monkeypatch.undo()
+
+
+def test_a_batch_that_was_not_stored_is_stored_later(
+    connect: Connect, make_name: Callable[[], str], target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tasks.batch(id)` writes it."""
+    ada = connect("ada")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", fail)
+        mine = cell(ada, make_name(), target)
+    mine.wait("60s")
+    bob = connect("bob")
+    assert mine.id not in bob.batches().index
+    ada.batch(mine.id)
+    assert mine.id in bob.batches().index
+
+
+def test_deleting_here_and_everywhere(connect: Connect, make_name: Callable[[], str], target: Target) -> None:
+    """Old batches of others are deleted in this home only; `delete()` of one batch deletes it for all."""
+    mine = cell(connect("ada"), make_name(), target)
+    mine.wait("60s")
+    bob = connect("bob")
+    theirs = bob.batch(mine.id)
+    theirs.wait("60s")
+    assert list(bob.delete_batches(older_than=0).index) == [mine.id]
+    assert bob.batches().loc[mine.id, "where"] is not pd.NA
+    bob.batch(mine.id).wait("60s")
+    bob.batch(mine.id).delete()
+    assert mine.id not in bob.batches().index
+    with pytest.raises(BatchNotFoundError):
+        bob.batch(mine.id)
+    assert mine.wait("60s").succeeded == 20

@@ -1,0 +1,90 @@
+"""A batch as bytes that another outbox reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloudtasks_nb.errors import OutboxError
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import MADE_BY, Spooled, State
+from cloudtasks_nb.fanout.outbox.transfer import SharedRecord, read_block
+from tests.unit.fanout.conftest import all_rows, chunks, put, refs, spool
+
+FIELDS = ("rows", "tasks", "tries", "states", "reasons", "indexes", "wire")
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Outbox]:
+    """Give the outbox of another home."""
+    with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as made:
+        yield made
+
+
+def copy(source: Outbox, target: Outbox, batch: str) -> Spooled:
+    """Bring a batch from one outbox to another."""
+    with target.spool(SharedRecord.read(source.transfers.record(batch)).spec) as spooling:
+        for _, data in source.transfers.blocks(batch):
+            for chunk in read_block(data):
+                spooling.add(chunk)
+        return spooling.commit()
+
+
+@pytest.mark.parametrize("name", ["nightly", None])
+def test_a_batch_is_the_same_in_another_outbox(outbox: Outbox, theirs: Outbox, name: str | None) -> None:
+    """Id, name, tasks, columns, and the rows that never were a task, also when rows were added later."""
+    batch = spool(outbox, chunks(range(4_500), rejected={7: "no day"}), name=name, description={MADE_BY: "a@b"}).batch
+    if name:
+        assert spool(outbox, chunks(range(4_490, 4_600)), name=name).added == 100
+    copy(outbox, theirs, batch)
+    for field in FIELDS:
+        assert all_rows(theirs, batch, field, wire=True) == all_rows(outbox, batch, field, wire=True)
+    ours, there = outbox.batches.get(batch), theirs.batches.get(batch)
+    assert (there.name, there.made_by, there.created, there.counts) == (name, "a@b", ours.created, ours.counts)
+    assert spool(theirs, chunks(range(4_500), rejected={7: "no day"}), name=name).batch == batch
+
+
+def test_what_became_of_the_rows_is_not_written(outbox: Outbox, theirs: Outbox, batch: str) -> None:
+    """Rows are unsent in the other outbox: the log knows more than the bytes, which are not kept up to date."""
+    put(outbox, batch, refs(outbox, batch)[:5], State.SUCCEEDED)
+    copy(outbox, theirs, batch)
+    assert theirs.batches.counts(batch)[State.UNSENT] == 250
+
+
+def test_a_batch_that_is_there_gets_the_new_rows_only(outbox: Outbox, theirs: Outbox) -> None:
+    """The same blocks twice change nothing; rows that were added since are added there."""
+    batch = spool(outbox, chunks(range(250)), name="nightly").batch
+    assert copy(outbox, theirs, batch).added == 250
+    assert copy(outbox, theirs, batch).added == 0
+    known = {name for name, _ in outbox.transfers.blocks(batch)}
+    spool(outbox, chunks(range(300)), name="nightly")
+    assert len(list(outbox.transfers.blocks(batch, known))) == 1
+    assert copy(outbox, theirs, batch).added == 50
+
+
+def test_the_record_says_who_made_the_batch_first(outbox: Outbox, theirs: Outbox) -> None:
+    """Another home that runs the same cell keeps maker and time of the record that was there."""
+    first = spool(outbox, chunks(range(3)), description={MADE_BY: "ada@a"}).batch
+    spool(theirs, chunks(range(3)), description={MADE_BY: "bob@b"})
+    earlier = SharedRecord.read(outbox.transfers.record(first))
+    record = SharedRecord.read(theirs.transfers.record(first, earlier=earlier)).record
+    assert (record.made_by, record.created, record.total) == ("ada@a", outbox.batches.get(first).created, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\x00\x00\x00\x02{}", b"\xff" * 40])
+def test_damaged_bytes_are_an_error(data: bytes) -> None:
+    """Neither half a batch nor a traceback of a library."""
+    with pytest.raises(OutboxError, match="damaged"):
+        list(read_block(data))
+    with pytest.raises(OutboxError, match="damaged"):
+        SharedRecord.read(data)
+
+
+def test_a_newer_format_is_named(outbox: Outbox, batch: str) -> None:
+    """The error says what to do."""
+    data = outbox.transfers.record(batch).replace(b'"format":1', b'"format":2')
+    with pytest.raises(OutboxError, match="newer cloudtasks_nb") as caught:
+        SharedRecord.read(data)
+    assert caught.value.hint == "pip install -U cloudtasks-nb"
