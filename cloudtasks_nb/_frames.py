@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.extensions import ExtensionArray, ExtensionDtype, take
+from pandas.api.indexers import check_array_indexer
+from pandas.api.types import is_integer
 
 __all__ = [
     "ACTION_RESULTS",
@@ -16,7 +21,6 @@ __all__ = [
     "DOCTOR",
     "QUEUES",
     "STATES",
-    "STATE_DTYPE",
     "TASKS",
     "column",
     "frame",
@@ -35,9 +39,8 @@ STATES = (
     "cancelled",
     "gone",
 )
-STATE_DTYPE = pd.CategoricalDtype(list(STATES), ordered=False)
 
-_TEXT, _TIME, _SPAN, _COUNT, _FLOAT, _OK, _STATE, _ANY = "text", "time", "span", "count", "float", "ok", "state", "any"
+_TEXT, _TIME, _SPAN, _COUNT, _FLOAT, _OK, _ANY = "text", "time", "span", "count", "float", "ok", "any"
 
 #: One row for each queue.
 QUEUES = {
@@ -66,7 +69,7 @@ QUEUES = {
 TASKS = {
     "task": _TEXT,
     "queue": _TEXT,
-    "state": _STATE,
+    "state": _TEXT,
     "schedule_time": _TIME,
     "create_time": _TIME,
     "attempts": _COUNT,
@@ -88,7 +91,7 @@ BATCH_TASKS = {
     "url": _TEXT,
     "task": _TEXT,
     "try": _COUNT,
-    "state": _STATE,
+    "state": _TEXT,
     "attempts": _COUNT,
     "last_status": _TEXT,
     "last_message": _TEXT,
@@ -133,7 +136,113 @@ ACTION_RESULTS = {"task": _TEXT, "ok": _OK, "error": _TEXT}
 DOCTOR = {"check": _TEXT, "ok": _OK, "detail": _TEXT, "fix": _TEXT}
 
 _NAT = np.iinfo(np.int64).min
-_STATE_CODES = {state: code for code, state in enumerate(STATES)}
+
+
+class ObjectDtype(ExtensionDtype):
+    """The dtype of a column that holds any values, such as decoded bodies.
+
+    Its name is that of numpy's dtype, so that a file of such a column is read where this package is not installed.
+    """
+
+    name = "object"
+    type = object
+    na_value = pd.NA
+
+    @classmethod
+    def construct_array_type(cls) -> type[ObjectArray]:
+        """Return the class of its arrays."""
+        return ObjectArray
+
+
+class ObjectArray(ExtensionArray):
+    """Any values, also of different types; in a Parquet or Feather file each is JSON text.
+
+    Arrow cannot write a column of pandas' own dtype `object` whose values are of several types or empty dicts.
+    """
+
+    def __init__(self, cells: np.ndarray[Any, np.dtype[np.object_]]) -> None:
+        self._cells = cells
+
+    @classmethod
+    def _from_sequence(cls, scalars: Any, *, dtype: Any = None, copy: bool = False) -> ObjectArray:  # noqa: ARG003 - pandas'
+        filled = [pd.NA if _is_missing(cell) else cell for cell in scalars]
+        return cls(np.fromiter(filled, dtype=object, count=len(filled)))  # np.array would spread lists over a matrix
+
+    @property
+    def dtype(self) -> ObjectDtype:
+        """The dtype of all such arrays."""
+        return ObjectDtype()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the references to the values."""
+        return self._cells.nbytes
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __getitem__(self, item: Any) -> Any:
+        found = self._cells[check_array_indexer(self, item)]
+        return found if is_integer(item) else type(self)(found)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._cells[check_array_indexer(self, key)] = value
+
+    __hash__ = None  # type: ignore[assignment]  # of no array
+
+    def __eq__(self, other: object) -> Any:
+        others = other if isinstance(other, (ObjectArray, list, np.ndarray)) and len(other) == len(self) else None
+        pairs = zip(self, repeat(other) if others is None else others, strict=False)
+        equal = (not _is_missing(one) and not _is_missing(two) and bool(one == two) for one, two in pairs)
+        return np.fromiter(equal, dtype=bool, count=len(self))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:  # noqa: FBT001 - numpy's
+        return self._cells.copy() if copy else self._cells
+
+    def __arrow_array__(self, type: Any = None) -> Any:  # noqa: A002 - Arrow's
+        import pyarrow as pa  # noqa: PLC0415 - optional: whoever calls this has it
+
+        return pa.array([None if _is_missing(cell) else _json(cell) for cell in self._cells], type=pa.string())
+
+    def _values_for_json(self) -> Any:
+        return np.fromiter(map(_without_bytes, self._cells), dtype=object, count=len(self))
+
+    def _explode(self) -> tuple[ObjectArray, Any]:
+        counts = [max(1, len(cell)) if isinstance(cell, (list, tuple, set)) else 1 for cell in self._cells]
+        return self._from_sequence(pd.Series(self._cells).explode()), np.array(counts, dtype=np.uint64)
+
+    def isna(self) -> Any:
+        """Return which values are missing."""
+        return np.fromiter(map(_is_missing, self._cells), dtype=bool, count=len(self))
+
+    def take(self, indices: Any, *, allow_fill: bool = False, fill_value: Any = None) -> ObjectArray:  # noqa: ARG002 - pandas'
+        """Return the values at some positions; with `allow_fill`, -1 is a missing one."""
+        places = np.asarray(indices, dtype=np.intp)
+        return type(self)(take(self._cells, places, allow_fill=allow_fill, fill_value=self.dtype.na_value))
+
+    def copy(self) -> ObjectArray:
+        """Return a copy that shares the values."""
+        return type(self)(self._cells.copy())
+
+    @classmethod
+    def _concat_same_type(cls, to_concat: Sequence[ObjectArray]) -> ObjectArray:
+        return cls(np.concatenate([np.asarray(part) for part in to_concat]))
+
+
+def _is_missing(cell: Any) -> bool:
+    return cell is None or cell is pd.NA or (isinstance(cell, float) and cell != cell)  # noqa: PLR0124 - NaN
+
+
+def _json(cell: Any) -> str:
+    return json.dumps(cell, ensure_ascii=False, default=_text_of)
+
+
+def _text_of(value: Any) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _without_bytes(cell: Any) -> Any:
+    return _text_of(cell) if isinstance(cell, bytes) else cell
 
 
 def column(values: Sequence[Any], kind: str) -> Any:
@@ -149,11 +258,7 @@ def column(values: Sequence[Any], kind: str) -> Any:
         raw = _integers([None if value is None else round(value * 1e6) for value in values])
         return pd.TimedeltaIndex(raw.view("timedelta64[us]"))
     if kind == _ANY:
-        filled = [pd.NA if value is None else value for value in values]
-        # As an Index it keeps its dtype; pandas would infer text for an array of strings.
-        return pd.Index(np.fromiter(filled, dtype=object, count=len(filled)), dtype=object)
-    if kind == _STATE:
-        return pd.Categorical.from_codes([_STATE_CODES.get(value, -1) for value in values], dtype=STATE_DTYPE)
+        return ObjectArray._from_sequence(values)  # noqa: SLF001 - the constructor that pandas wants
     dtype = {_TEXT: pd.StringDtype(), _COUNT: "Int64", _FLOAT: "Float64", _OK: "boolean"}[kind]
     return pd.array(list(values), dtype=dtype)  # type: ignore[call-overload]  # the stubs want one literal dtype
 

@@ -441,8 +441,8 @@ class Queue:
         Returns
         -------
         pandas.DataFrame
-            One row a task, index `task`. ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` is True
-            if there are more.
+            One row a task, index `task`. ``attrs["fetched_at"]`` is the time of reading as ISO text,
+            ``attrs["truncated"]`` is True if there are more. In files that Arrow writes, `headers` and `body` are JSON.
 
         Examples
         --------
@@ -468,7 +468,8 @@ class Queue:
         -------
         pandas.DataFrame
             One row an attempt. The log has no messages: `message` is known for the last attempt on a task in the queue.
-            ``attrs["fetched_at"]`` is the time of reading, ``attrs["truncated"]`` is True if there are more.
+            ``attrs["fetched_at"]`` is the time of reading as ISO text, ``attrs["truncated"]`` is True if there are
+            more.
 
         Examples
         --------

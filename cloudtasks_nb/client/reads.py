@@ -35,7 +35,7 @@ def tasks_frame(
     columns, truncated = connection.wait_for(lambda: _list(connection, queue, limit, body=body, secrets=secrets))
     connection.remember(columns)
     made = frame(TASKS, columns, index="task")
-    made.attrs.update(fetched_at=pd.Timestamp.now("UTC"), truncated=truncated)
+    made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)
     if truncated:
         notify(f"the first {len(made):,} tasks; there are more: queue.tasks(limit=None)")
     return made
@@ -73,7 +73,7 @@ def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: 
     entries = _loop.run(oplog.read(connection.transport, queue, since=_since(since), limit=wanted))
     made = _attempts(connection, queue, entries[:limit])
     truncated = len(made) < len(entries)
-    made.attrs.update(fetched_at=pd.Timestamp.now("UTC"), truncated=truncated)
+    made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)
     if truncated:
         notify(f"the newest {len(made):,} attempts; there are more: queue.attempts(limit=None)")
     return made

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from cloudtasks_nb import _frames
-from cloudtasks_nb._frames import STATES, column, frame
+from cloudtasks_nb._frames import column, frame
 
 DTYPES = {
     "text": "string",
@@ -18,7 +20,6 @@ DTYPES = {
     "count": "Int64",
     "float": "Float64",
     "ok": "boolean",
-    "state": "category",
     "any": "object",
 }
 SAMPLES: dict[str, list[Any]] = {
@@ -28,7 +29,6 @@ SAMPLES: dict[str, list[Any]] = {
     "count": [3, None],
     "float": [0.5, None],
     "ok": [True, None],
-    "state": ["ready", "gone"],
     "any": [{"a": 1}, None],
 }
 TABLES: dict[str, tuple[Mapping[str, str], str | None]] = {
@@ -107,13 +107,49 @@ def test_bodies_stay_what_they_are(values: list[Any]) -> None:
 def test_bodies_of_one_type_stay_objects(bodies: list[Any]) -> None:
     """The column's dtype does not depend on what is in it."""
     made = frame(_frames.TASKS, {"task": ["t", "u"], "body": bodies}, index="task")
-    assert made.body.dtype == object
+    assert made.body.dtype == _frames.ObjectDtype()
     assert [None if one is pd.NA else one for one in made.body] == bodies
 
 
-def test_all_states_in_a_fixed_order() -> None:
-    """Frames can be put together without losing the category."""
-    one, other = (frame(_frames.TASKS, {"task": ["t"], "state": [state]}) for state in ("ready", "gone"))
-    both = pd.concat([one, other])
-    assert list(both.state.cat.categories) == list(STATES)
-    assert both.state.tolist() == ["ready", "gone"]
+@pytest.mark.parametrize("take", [lambda made: made, lambda made: made[made.task != "u"]], ids=["all", "filtered"])
+def test_states_that_do_not_occur_are_not_counted(take: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """`value_counts` and `groupby` show the states that are there, in part of a frame and in several frames too."""
+    made = take(frame(_frames.TASKS, {"task": ["s", "t", "u"], "state": ["ready", "gone", "failed"]}))
+    there = set(made["state"])
+    assert set(made["state"].value_counts().index) == there
+    assert set(made.groupby("state")["task"].size().index) == there
+    assert set(pd.concat([made, made])["state"].value_counts().index) == there
+
+
+MIXED = [{"day": 1}, [1, 2], "text", 7, True, None, {}, b"\xff", 2**70, {"b": b"x", "n": 2**70}]
+
+
+def test_values_of_any_type_in_files(tmp_path: Path) -> None:
+    """In a file each value is JSON text, which is read without this package; in memory it stays what it is."""
+    made = frame(_frames.TASKS, {"task": list("abcdefghij"), "body": MIXED}, index="task")
+    made.to_parquet(tmp_path / "tasks.parquet")
+    read = pd.read_parquet(tmp_path / "tasks.parquet")["body"]
+    values = [None if pd.isna(text) else json.loads(text) for text in read]
+    assert values[:7] == [*MIXED[:5], None, {}]
+    assert values[7:] == ["\\xff", 2**70, {"b": "x", "n": 2**70}]
+    assert made["body"].iloc[0] is MIXED[0]
+
+
+def test_columns_of_any_type_behave_as_columns_do() -> None:
+    """They are compared, filtered, exploded, joined and put together as those of pandas' dtype `object`."""
+    made = frame(_frames.TASKS, {"task": list("abcd"), "body": [{"n": 1}, [1, 2], "x", None]}, index="task")
+    plain = made.assign(body=pd.Series(made["body"].tolist(), index=made.index, dtype=object))
+    for use in (
+        lambda data: (data["body"] == "x").tolist(),
+        lambda data: data["body"].isin(["x"]).tolist(),
+        lambda data: data["body"].dropna().tolist(),
+        lambda data: data.explode("body")["body"].tolist()[:4],
+        lambda data: data["body"].iloc[[2, 3]].value_counts().to_dict(),
+        lambda data: data["body"].map(type).tolist(),
+        lambda data: pd.concat([data, data.head(1)])["body"].tolist()[::-4],
+        lambda data: data.reindex(["d", "none"])["body"].isna().tolist(),
+        lambda data: json.loads(data.to_json(date_format="iso"))["body"],
+    ):
+        assert use(made) == use(plain)
+    made.loc["a", "body"] = "new"
+    assert made["body"].iloc[0] == "new"

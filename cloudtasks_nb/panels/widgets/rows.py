@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, is_missing, json_text
 
@@ -203,7 +204,11 @@ class Rows:
 
     def _rank(self, name: str) -> npt.NDArray[np.float64]:
         if name not in self._ranks:
-            self._ranks[name] = _ranks(self._column(name))
+            column = self._column(name)
+            shown = self._columns.get(name)
+            known = shown is not None and shown.kind == "state" and bool(column.dropna().isin(STATES).all())
+            # States of tasks are sorted in the order of a task's life.
+            self._ranks[name] = _ranks(column.astype(pd.CategoricalDtype(list(STATES))) if known else column)
         return self._ranks[name]
 
     def _search(self, needle: str) -> npt.NDArray[np.bool_]:

@@ -41,7 +41,7 @@ def test_tasks_are_a_frame(paused: ct.Queue) -> None:
     assert full[["queue", "state", "method", "url"]].to_numpy().tolist() == [row]
     assert made["name"].tolist() == full["name"].tolist() == [f"{paused.name}/tasks/t"]
     assert full.attrs["truncated"] is False
-    assert abs(full.attrs["fetched_at"] - pd.Timestamp.now("UTC")) < pd.Timedelta("1h")
+    assert abs(pd.Timestamp(full.attrs["fetched_at"]) - pd.Timestamp.now("UTC")) < pd.Timedelta("1h")
 
 
 def test_a_list_that_is_longer_than_the_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +213,7 @@ def test_the_newest_attempts(
     found = tried.attempts(limit=limit)
     assert (len(found), found.attrs["truncated"]) == (count, bool(printed))
     assert capsys.readouterr().out == printed
-    assert pd.Timestamp.now("UTC") - found.attrs["fetched_at"] < pd.Timedelta("1min")
+    assert pd.Timestamp.now("UTC") - pd.Timestamp(found.attrs["fetched_at"]) < pd.Timedelta("1min")
     assert found.time.tolist() == tried.attempts(limit=None).time.tolist()[:count]
 
 
