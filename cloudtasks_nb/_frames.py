@@ -94,6 +94,7 @@ BATCH_TASKS = {
     "state": _TEXT,
     "attempts": _COUNT,
     "last_status": _TEXT,
+    "last_http_status": _COUNT,
     "last_message": _TEXT,
     "schedule_time": _TIME,
     "last_attempt_time": _TIME,

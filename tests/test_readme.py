@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from cloudtasks_nb._names import code_name, code_of
 from tests.processes import run
 
 __all__: list[str] = []
@@ -86,3 +87,17 @@ def test_links_into_the_project_have_a_target(document: str) -> None:
     """A link to a file of this project names an existing file."""
     links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", read(document))
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_table_of_http_statuses() -> None:
+    """The README names the code of each HTTP status, and whether Cloud Tasks tries again."""
+    rows = re.findall(
+        r"^\| ([^|]*\d[^|]*|no connection) \| `([A-Z_]+)` \| (no|yes)", read("README.md"), flags=re.MULTILINE
+    )
+    table = {what: (code, again == "yes") for text, code, again in rows for what in text.split(", ")}
+    for status in range(200, 600):
+        hundreds = f"{status // 100}xx"
+        code = code_name(code_of(status))
+        found = table.get(str(status)) or table.get(f"other {hundreds}") or table.get(hundreds)
+        assert found == (code, code != "OK"), status
+    assert table["no connection"] == (code_name(code_of(0)), True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "HTTP_METHODS",
     "decode_body",
     "delete_failures",
+    "http_status",
     "http_target",
     "mask_headers",
     "micros",
@@ -38,6 +40,7 @@ _QUEUE_STATES = ("STATE_UNSPECIFIED", "RUNNING", "PAUSED", "DISABLED")
 # The columns that `_read` fills, in its order.
 _FIELDS = ("name", "schedule_time", "create_time", "attempts", "responses", "dispatch_deadline", "body")
 _MASK = "•••"
+_HTTP_STATUS = re.compile(r"[A-Z_]+\(\d+\): HTTP status code (?P<status>\d+)")
 _MICRO = 1_000_000
 
 # Method, URL, headers and service account, which most tasks of a queue have in common.
@@ -73,6 +76,18 @@ def decode_body(body: bytes) -> Any:
         return body.decode()
     except UnicodeDecodeError:
         return body
+
+
+def http_status(message: str | None) -> int | None:
+    """Return the HTTP status in the message of an attempt; None if it names none, as when the target did not answer.
+
+    Examples
+    --------
+    >>> http_status("INTERNAL(13): HTTP status code 502")
+    502
+    """
+    found = None if message is None else _HTTP_STATUS.fullmatch(message)
+    return None if found is None else int(found["status"]) or None
 
 
 def task_state(task: Any, now: int) -> str:

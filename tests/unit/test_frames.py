@@ -72,7 +72,7 @@ def test_the_contract_of_the_columns() -> None:
         "max_retry_duration min_backoff max_backoff max_doublings log_sampling_ratio target purge_time name"
     )
     assert columns["batch tasks"] == (
-        "url task try state attempts last_status last_message schedule_time last_attempt_time duration"
+        "url task try state attempts last_status last_http_status last_message schedule_time last_attempt_time duration"
     )
     assert columns["verdicts"] == "task ok error"
 

@@ -216,8 +216,9 @@ class Batch:
             The index of the input, so that both frames join: ``df.join(batch.tasks()[["state"]])``. It is `row`, the
             position in the input, if that has no index of its own or not a unique one. The columns of the input that
             key, URL, body, headers and schedule use, then ``url, task, try, state, attempts, last_status,
-            last_message, schedule_time, last_attempt_time, duration``. One of the input with such a name has the
-            suffix ``_in``.
+            last_http_status, last_message, schedule_time, last_attempt_time, duration``. One of the input with such a
+            name has the suffix ``_in``. The log has no HTTP statuses: `last_http_status` is known where the handler
+            stores its results, and of tasks that are in the queue.
 
         Examples
         --------

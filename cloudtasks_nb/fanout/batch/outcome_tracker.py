@@ -359,6 +359,7 @@ def _outcome_of(ref: int, attempt: int, state: State | None, result: StoredResul
         reason=None if state is None else "",
         attempts=result.attempt,
         last_status=code_of(result.status),
+        http_status=result.status,
         last_message=None if result.error is None else error_line(result.error),
         last_attempt_time=round(result.started.timestamp() * _SECOND),
         duration=None if result.duration is None else round(result.duration * _SECOND),

@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.outbox.attach import Refs
 from cloudtasks_nb.fanout.outbox.counters import paged
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
+from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.oplog import NAMES, PAGE, Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
@@ -343,5 +344,6 @@ def as_outcome(ref: int, task: str, found: Pending) -> Outcome:
         attempts=found.attempts,
         last_status=CODES.index(found.last_status) if found.last_status in CODES else None,
         last_message=found.last_message,
+        http_status=http_status(found.last_message),
         schedule_time=found.schedule_time,
     )

@@ -15,6 +15,7 @@ from cloudtasks_nb.fanout.outbox.records import Page, State
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
+from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.watch import Pending
 
 __all__ = ["IndexLabels", "rows_frame"]
@@ -132,6 +133,10 @@ def _page(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[s
         "last_status": [
             there.last_status if there is not None and there.last_status else None if code is None else code_name(code)
             for there, code in zip(found, page.last_status, strict=True)
+        ],
+        "last_http_status": [
+            http_status(there.last_message) if there is not None and there.last_status else status
+            for there, status in zip(found, page.http_status, strict=True)
         ],
         "last_message": [
             reason or (there.last_message if there is not None else None) or message

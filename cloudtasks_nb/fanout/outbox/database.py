@@ -106,6 +106,7 @@ _STEPS = (
     _TABLES,
     ("CREATE TABLE deletions (ref INTEGER PRIMARY KEY, try INTEGER NOT NULL)",),  # tasks that are to be deleted
     _CAUSES,
+    ("ALTER TABLE outcomes ADD COLUMN http_status INTEGER",),  # of the last attempt; NULL: not known
 )
 
 #: `PRAGMA user_version` of a file with all tables.

@@ -30,8 +30,9 @@ _MAY_COME_FROM: dict[State, frozenset[State]] = {
 
 # Of two attempts the later one counts, whichever was recorded first.
 _UPSERT = """
-    INSERT INTO outcomes (ref, attempts, last_status, last_message, schedule_time, last_attempt_time, duration, reason)
-    VALUES (:ref, :attempts, :last_status, :last_message, :schedule_time, :last_attempt_time, :duration,
+    INSERT INTO outcomes (
+        ref, attempts, last_status, last_message, schedule_time, last_attempt_time, duration, http_status, reason)
+    VALUES (:ref, :attempts, :last_status, :last_message, :schedule_time, :last_attempt_time, :duration, :http_status,
         nullif(:reason, ''))
     ON CONFLICT DO UPDATE SET
         last_status = coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_status), last_status),
@@ -40,6 +41,9 @@ _UPSERT = """
         last_attempt_time =
             coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_attempt_time), last_attempt_time),
         duration = coalesce(iif(excluded.attempts < attempts, NULL, excluded.duration), duration),
+        http_status = CASE WHEN excluded.attempts < attempts THEN http_status
+            WHEN excluded.attempts > attempts THEN excluded.http_status
+            ELSE coalesce(excluded.http_status, http_status) END,
         reason = nullif(coalesce(:reason, reason), ''),
         attempts = max(coalesce(attempts, excluded.attempts), coalesce(excluded.attempts, attempts))"""
 
@@ -173,6 +177,7 @@ def _columns(outcome: Outcome, *, moved: bool) -> dict[str, int | str | None]:
         "ref": outcome.ref,
         "attempts": outcome.attempts,
         "last_status": outcome.last_status,
+        "http_status": outcome.http_status,
         "last_message": outcome.last_message,
         "schedule_time": outcome.schedule_time,
         "last_attempt_time": outcome.last_attempt_time,

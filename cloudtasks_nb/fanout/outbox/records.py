@@ -118,6 +118,7 @@ class Page:
     schedule_time: Sequence[int | None]  #: microseconds since 1970
     last_attempt_time: Sequence[int | None]  #: microseconds since 1970
     duration: Sequence[int | None]  #: microseconds
+    http_status: Sequence[int | None]  #: of the last attempt
     reasons: Sequence[str | None]  #: why the row was rejected, or how its task left the queue
     indexes: Sequence[int]  #: place of each row in `shown`
     shown: bytes  #: as the plan gave it, for all rows of its chunk
@@ -133,6 +134,7 @@ class Outcome:
     state: State | None = None
     attempts: int | None = None
     last_status: int | None = None  #: canonical code
+    http_status: int | None = None  #: of the same attempt, if it is known
     last_message: str | None = None
     schedule_time: int | None = None  #: microseconds since 1970
     last_attempt_time: int | None = None  #: microseconds since 1970

@@ -20,7 +20,7 @@ _PAGE = 1_000
 
 _SELECT = """
     SELECT r.ref, r.row, r.try, r.state, o.attempts, o.last_status, o.last_message, o.schedule_time,
-           o.last_attempt_time, o.duration, o.reason
+           o.last_attempt_time, o.duration, o.http_status, o.reason
     FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
     WHERE r.ref BETWEEN ? AND ? AND r.state IN (SELECT value FROM json_each(?)) ORDER BY r.ref"""
 
@@ -226,7 +226,7 @@ def _page(
     for attempt, same in groupby(range(len(refs)), key=tries.__getitem__):
         group = [refs[i] for i in same]
         ids.extend(task_ids(batch, block.keys(group), attempt) if attempt else [None] * len(group))
-    attempts, status, message, scheduled, last_attempt, duration, reasons = outcome
+    attempts, status, message, scheduled, last_attempt, duration, http_status, reasons = outcome
     return Page(
         refs=refs,
         rows=positions,
@@ -239,6 +239,7 @@ def _page(
         schedule_time=scheduled,
         last_attempt_time=last_attempt,
         duration=duration,
+        http_status=http_status,
         reasons=reasons,
         indexes=[ref - start if preview.indexes is None else preview.indexes[ref - start] for ref in refs],
         shown=preview.shown,

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import reached
+from tests.integration.conftest import Emulator, Target
+from tests.integration.fanout.conftest import Serve, reached
 
 URL = "http://127.0.0.1:9/run"
 DAYS = pd.date_range("2026-03-28", periods=4, tz="Europe/Zurich", name="day")
@@ -78,3 +78,32 @@ def test_a_renamed_column_is_said(paused: ct.Queue, capsys: pytest.CaptureFixtur
     assert said.count("\n") == 1
     assert '"state" is "state_in"' in said
     assert sent(plan.submit()).tasks()["state_in"].tolist() == ["NY"]
+
+
+def test_http_statuses_of_a_handler(once: ct.Queue, serve: Serve) -> None:
+    """The handler has stored with which status it answered; the log has its name only."""
+
+    def work(n: int) -> int:
+        return {1: 5}[n]
+
+    batch = once.fan_out(pd.DataFrame({"n": [1, 2]}), url=serve(work))
+    batch.wait(timeout="60s")
+    failed = batch.failed()
+    assert failed[["last_status", "last_http_status"]].to_dict("list") == {
+        "last_status": ["NOT_FOUND"],
+        "last_http_status": [404],
+    }
+    assert str(failed["last_http_status"].dtype) == "Int64"
+
+
+def test_http_statuses_of_other_targets(queue: ct.Queue, target: Target) -> None:
+    """What a task in the queue shows is known; of a task that has left it, nothing is assumed."""
+    queue.update(max_attempts=2, min_backoff="1h", max_backoff="1h")
+    target.script(502, 500)
+    batch = queue.fan_out(pd.DataFrame({"n": [1]}), url=target.url)
+    reached(batch, lambda progress: progress.retrying)
+    assert batch.tasks()["last_http_status"].tolist() == [502]
+    queue.run(batch.tasks())
+    batch.wait(timeout="60s")
+    row = batch.failed().iloc[0]
+    assert (row["last_status"], row["last_http_status"] is pd.NA) == ("INTERNAL", True)

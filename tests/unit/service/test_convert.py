@@ -19,6 +19,7 @@ from cloudtasks_nb.service import convert
 from cloudtasks_nb.service.convert import (
     decode_body,
     delete_failures,
+    http_status,
     http_target,
     mask_headers,
     queue_json,
@@ -125,6 +126,20 @@ def test_bodies_are_decoded(body: bytes, value: Any) -> None:
     """JSON, else text, else the bytes; integers stay integers."""
     found = decode_body(body)
     assert (found, repr(found)) == (value, repr(value))
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("INTERNAL(13): HTTP status code 502", 502),
+        ("UNKNOWN(2): HTTP status code 0", None),
+        ("ValueError: HTTP status code 502", None),
+        (None, None),
+    ],
+)
+def test_the_http_status_of_an_attempt(message: str | None, status: int | None) -> None:
+    """Only the service's own text names the status; 0 is no answer."""
+    assert http_status(message) == status
 
 
 def test_settings_become_a_queue_and_its_mask() -> None:

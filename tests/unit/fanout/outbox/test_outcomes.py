@@ -88,6 +88,16 @@ def test_of_two_attempts_the_later_counts(outbox: Outbox, batch: str) -> None:
     assert page.last_message[0] == "seen in the queue"
 
 
+def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> None:
+    """The status of an attempt stays until a later one is heard of, of which the log says none."""
+    ref = refs(outbox, batch)[0]
+    found = []
+    for attempts, status in [(1, None), (1, 502), (1, None), (2, None), (1, 502), (2, 500)]:
+        outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, attempts=attempts, http_status=status)])
+        found.append(next(outbox.rows.pages(batch)).http_status[0])
+    assert found == [None, 502, 502, None, None, 500]
+
+
 def test_news_of_an_older_try_are_ignored(outbox: Outbox, batch: str) -> None:
     """What is heard of a task that was replaced by a new try changes nothing."""
     ref = refs(outbox, batch)[0]
