@@ -22,6 +22,8 @@ __all__ = [
     "QUEUES",
     "STATES",
     "TASKS",
+    "ObjectArray",
+    "ObjectDtype",
     "column",
     "frame",
 ]
@@ -150,7 +152,7 @@ class ObjectDtype(ExtensionDtype):
     na_value = pd.NA
 
     @classmethod
-    def construct_array_type(cls) -> type[ObjectArray]:
+    def construct_array_type(cls) -> Any:
         """Return the class of its arrays."""
         return ObjectArray
 
@@ -219,7 +221,8 @@ class ObjectArray(ExtensionArray):
     def take(self, indices: Any, *, allow_fill: bool = False, fill_value: Any = None) -> ObjectArray:  # noqa: ARG002 - pandas'
         """Return the values at some positions; with `allow_fill`, -1 is a missing one."""
         places = np.asarray(indices, dtype=np.intp)
-        return type(self)(take(self._cells, places, allow_fill=allow_fill, fill_value=self.dtype.na_value))
+        taken = take(self._cells, places, allow_fill=allow_fill, fill_value=self.dtype.na_value)
+        return type(self)(np.asarray(taken))
 
     def copy(self) -> ObjectArray:
         """Return a copy that shares the values."""

@@ -90,8 +90,8 @@ class Calendar:
     def labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return a frame with a first column `partition`, the label of the period that begins at `start`."""
         labels = pd.Series(list(self._periods.labels), index=self._periods.starts, dtype="str")
-        made = frame.copy()
-        made.insert(0, "partition", labels.reindex(self._local(frame)).to_numpy(), allow_duplicates=True)
+        made = frame.drop(columns="partition", errors="ignore")
+        made.insert(0, "partition", labels.reindex(self._local(frame)).to_numpy())
         return made
 
     def words(self, keys: Collection[str]) -> str:

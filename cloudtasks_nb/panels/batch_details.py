@@ -379,7 +379,8 @@ class BatchRows(widgets.VBox):
     def load(self, frame: pd.DataFrame, heading: str) -> None:
         """Show rows of `batch.tasks()`, with or without a column `partition`."""
         inputs = frame.columns[: list(frame.columns).index("url")]
-        names = [str(name) for name in inputs if name != "start"][:_INPUT_COLUMNS]
+        hidden = ("start", "end") if "partition" in inputs else ()
+        names = [str(name) for name in inputs if name not in hidden][:_INPUT_COLUMNS]
         wanted = names if "partition" in names else ["row", *names]
         if self.table is None or [column.name for column in self._columns[: -len(_STATE_COLUMNS)]] != wanted:
             self._make([*(Column(name, width=_WIDTHS.get(name)) for name in wanted), *_STATE_COLUMNS])

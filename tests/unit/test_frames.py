@@ -139,7 +139,7 @@ def test_columns_of_any_type_behave_as_columns_do() -> None:
     """They are compared, filtered, exploded, joined and put together as those of pandas' dtype `object`."""
     made = frame(_frames.TASKS, {"task": list("abcd"), "body": [{"n": 1}, [1, 2], "x", None]}, index="task")
     plain = made.assign(body=pd.Series(made["body"].tolist(), index=made.index, dtype=object))
-    for use in (
+    uses: list[Callable[[pd.DataFrame], Any]] = [
         lambda data: (data["body"] == "x").tolist(),
         lambda data: data["body"].isin(["x"]).tolist(),
         lambda data: data["body"].dropna().tolist(),
@@ -149,7 +149,8 @@ def test_columns_of_any_type_behave_as_columns_do() -> None:
         lambda data: pd.concat([data, data.head(1)])["body"].tolist()[::-4],
         lambda data: data.reindex(["d", "none"])["body"].isna().tolist(),
         lambda data: json.loads(data.to_json(date_format="iso"))["body"],
-    ):
+    ]
+    for use in uses:
         assert use(made) == use(plain)
     made.loc["a", "body"] = "new"
     assert made["body"].iloc[0] == "new"
