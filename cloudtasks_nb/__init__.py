@@ -23,9 +23,23 @@ if TYPE_CHECKING:
     from cloudtasks_nb.fanout.batch.progress import Progress
     from cloudtasks_nb.fanout.plan.plan import Plan
     from cloudtasks_nb.fanout.plan.recipe import ROW
+    from cloudtasks_nb.fanout.plan.url import url
     from cloudtasks_nb.handlers import Handler, serve
 
-__all__ = ["ROW", "Batch", "Client", "Handler", "Plan", "Progress", "Queue", "connect", "errors", "local", "serve"]
+__all__ = [
+    "ROW",
+    "Batch",
+    "Client",
+    "Handler",
+    "Plan",
+    "Progress",
+    "Queue",
+    "connect",
+    "errors",
+    "local",
+    "serve",
+    "url",
+]
 
 __version__ = "0.1.0"
 
@@ -42,6 +56,7 @@ _MODULES = {
     "load_ipython_extension": "magics",
     "local": "client.client",
     "serve": "handlers",
+    "url": "fanout.plan.url",
 }
 
 

@@ -238,8 +238,9 @@ class Queue:
         Parameters
         ----------
         data : DataFrame, iterable of DataFrames, or anything with ``__arrow_c_stream__``
-        url : str, Handler or callable
-            ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; a function of the row.
+        url : str, Handler or UrlFunction
+            ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; ``ct.url(fn)`` for a
+            function that returns the URL of a row.
         body : optional
             None: the whole row as JSON; a list of columns; a dict with columns in braces; a function of the row.
         key : list of str, str or `ct.ROW`, optional
@@ -365,7 +366,7 @@ class Queue:
         freq : str or pandas offset
             ``"D"``, ``"h"``, ``"15min"``, ``"W"`` (from Sundays), ``"W-MON"``, ``"MS"``, ``"QS"``, ``"YS"`` or a
             multiple; ``"ME"``, ``"QE"`` and ``"YE"`` mean the same periods as ``"MS"``, ``"QS"`` and ``"YS"``.
-        url : str, Handler or callable
+        url : str, Handler or UrlFunction
             As for `fan_out`: ``"https://svc/day/{partition}"``, ``"https://svc/{start:%Y}/{start:%j}"``.
         across : mapping of name to values, or DataFrame, optional
             Each period is crossed with each combination of these.

@@ -25,6 +25,7 @@ SIGNATURES = {
     "local": "folder=None, *, project='local', location='us-central1', store=None",
     "serve": "fn, *, name=None, workers=8, service_account=None, audience=None, tasks=None, store=None",
     "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None",
+    "url": "fn",
     "Client.queue": "name, *, create=False, **settings",
     "Client.queues": "",
     "Client.batches": "",

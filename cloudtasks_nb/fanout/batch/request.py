@@ -15,7 +15,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
-from cloudtasks_nb.fanout.plan.templates import HandlerAddress
+from cloudtasks_nb.fanout.plan.url import HandlerAddress
 
 __all__ = [
     "LASTING",

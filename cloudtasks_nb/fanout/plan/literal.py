@@ -11,7 +11,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import check_has_body
 from cloudtasks_nb.fanout.plan.options import LARGEST_TASK, TaskOptions, check_delivery, check_headers
 from cloudtasks_nb.fanout.plan.schedule import literal_schedule
-from cloudtasks_nb.fanout.plan.templates import literal_url
+from cloudtasks_nb.fanout.plan.url import literal_url
 from cloudtasks_nb.service.convert import HTTP_METHODS
 from cloudtasks_nb.store.encode import to_json
 

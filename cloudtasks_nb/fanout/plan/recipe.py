@@ -13,7 +13,8 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import Body, check_literal, compile_body
 from cloudtasks_nb.fanout.plan.options import Delivery, TaskOptions, check_delivery, check_headers
 from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
-from cloudtasks_nb.fanout.plan.templates import Text, Url, check_columns, compile_url, parse
+from cloudtasks_nb.fanout.plan.templates import Text, check_columns, parse
+from cloudtasks_nb.fanout.plan.url import Url, compile_url
 
 __all__ = ["ROW", "Recipe", "Row", "compile_recipe"]
 
@@ -96,8 +97,9 @@ class Recipe:
 def compile_recipe(options: TaskOptions) -> Recipe:
     """Check the options of a fan-out's tasks, and parse their templates.
 
-    `url`, `body`, header values, `at` and `delay` may name columns in braces: ``"https://svc/run/{origin}"``. `url` and
-    `body` may also be functions of the row; without a `body` the whole row is sent as JSON, with a list these columns.
+    `url`, `body`, header values, `at` and `delay` may name columns in braces: ``"https://svc/run/{origin}"``. `url`
+    may also be a `UrlFunction`, and `body` a function of the row; without a `body` the whole row is sent as JSON, with
+    a list these columns.
 
     Raises
     ------

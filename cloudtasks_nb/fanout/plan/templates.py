@@ -1,35 +1,33 @@
-"""Templates: text with columns in braces, as in ``"https://svc/run/{origin}?day={day:%Y-%m-%d}"``, and URLs."""
+"""Templates: text with columns in braces, as in ``"https://svc/run/{origin}?day={day:%Y-%m-%d}"``."""
 
 from __future__ import annotations
 
-import re
 import string
 import urllib.parse
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from cloudtasks_nb._settings import did_you_mean
-from cloudtasks_nb.errors import InvalidInputError, TemplateError
+from cloudtasks_nb.errors import TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block, Column
 from cloudtasks_nb.store.encode import json_text
 
 __all__ = [
+    "HOST",
     "Field",
-    "HandlerAddress",
     "Problems",
     "Text",
-    "Url",
     "check_columns",
-    "compile_url",
     "function_name",
-    "literal_url",
     "parse",
-    "parse_url",
 ]
 
 _LISTED = 30  # columns that an error lists
+
+#: `Field.safe` of a cell that is a host and perhaps a port.
+HOST = ":[]"
 
 
 class Problems:
@@ -135,6 +133,8 @@ def _integral(value: Any) -> Any:
 
 @lru_cache(maxsize=8_192)
 def _quote(text: str, safe: str) -> str:
+    if safe == HOST and not text.isascii():  # a host is no UTF-8 in %XX: the check of the whole URL translates it
+        return "".join(urllib.parse.quote(char, safe=safe) if char.isascii() else char for char in text)
     return urllib.parse.quote(text, safe=safe)
 
 
@@ -184,28 +184,6 @@ def _wrong(source: str, what: str, why: str) -> TemplateError:
     )
 
 
-def parse_url(source: str) -> Text:
-    """Parse a URL template; its cells are percent-encoded as their part of the URL requires.
-
-    A cell at the beginning of the URL is not encoded, because it contains the scheme and the host.
-    """
-    text = parse(source, "url")
-    before, fields = "", []
-    for literal, field in zip(text.literals, text.fields, strict=False):
-        before += literal
-        fields.append(Field(column=field.column, spec=field.spec, safe=_safe(before)))
-        before += "\0"
-    return Text(source=source, what="url", literals=text.literals, fields=tuple(fields))
-
-
-def _safe(before: str) -> str | None:
-    """Return what needs no escape at the place of a URL template that comes after `before`."""
-    scheme, found, rest = before.partition("://")
-    if "?" in before or "#" in before or "/" in (rest if found else scheme):
-        return ""
-    return ":[]" if found else None  # host and port; without a scheme in the template the cell brings it all
-
-
 def check_columns(names: Iterable[str], available: Iterable[str], what: str) -> None:
     """Refuse names of columns that the data does not have.
 
@@ -225,168 +203,7 @@ def check_columns(names: Iterable[str], available: Iterable[str], what: str) -> 
             )
 
 
-#: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#HttpRequest
-_LONGEST = 2_083
-_HTTP = re.compile(r"https?://[^\s/?#\x00-\x20\x7f][^\s\x00-\x20\x7f]*")
-
-
-class Url(Protocol):
-    """Makes the URL of each row."""
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """The columns it names; None: it sees the whole row."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """A text that describes it and is the same when the same cell runs again."""
-        ...
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
-        """Return each row's URL, and the text that represents it in the row's identity."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandlerAddress:
-    """A handler as `compile_url` takes one: its address, and its name, which identifies it."""
-
-    url: str
-    name: str
-
-
-def compile_url(url: Any) -> Url:
-    """Return the `Url` that the argument means.
-
-    Parameters
-    ----------
-    url : str, object with `url` and `name`, or callable
-        A template; a handler; a function of the row (a dictionary).
-
-    Raises
-    ------
-    InvalidInputError
-        If it is none of these, or no row could make it an http(s) URL.
-    """
-    if isinstance(url, str):
-        text = parse_url(url)
-        if not text.fields:
-            literal_url(text.literals[0])
-        return _Template(text=text)
-    address, name = getattr(url, "url", None), getattr(url, "name", None)
-    if isinstance(address, str) and isinstance(name, str):
-        return _Handler(address=address, name=name)
-    if callable(url):
-        return _Function(function=url)
-    raise InvalidInputError(
-        f"url={url!r} is not a URL",
-        resource="url",
-        hint='give a text such as "https://svc/run/{origin}", a handler (ct.serve), or a function of the row',
-    )
-
-
-def literal_url(url: Any) -> str:
-    """Return the URL that a text without columns, or a handler, stands for.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not an http(s) URL.
-    """
-    address = getattr(url, "url", url)
-    if not isinstance(address, str):
-        raise InvalidInputError(
-            f"url={url!r} is not a URL",
-            resource="url",
-            hint='give a text such as "https://svc/run", or a handler (ct.serve)',
-        )
-    if fault := _fault(address):
-        raise InvalidInputError(fault, resource=address, hint='a URL begins with "https://" or "http://" and a host')
-    return address
-
-
 def function_name(function: Callable[..., Any]) -> str:
     """Return the name of a function with its module."""
     module = getattr(function, "__module__", None) or type(function).__module__
     return f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-
-
-@lru_cache(maxsize=4_096)
-def _fault(url: str) -> str | None:
-    """Return why the service would refuse a URL; None if it would not."""
-    if _HTTP.fullmatch(url) is None:
-        return f'url: "{url[:200]}" is not an http(s) URL'
-    try:
-        length = len(url) if url.isascii() else len(urllib.parse.quote(url, safe=string.printable))
-    except UnicodeEncodeError:
-        return f"url: {url[:200]!a} has half a surrogate pair"
-    return f"url: {length:,} characters are more than {_LONGEST:,}" if length > _LONGEST else None
-
-
-def _check(urls: list[str], problems: Problems) -> None:
-    for index, url in enumerate(urls):
-        fault = _fault(url)
-        if fault is not None:
-            problems.add(index, fault)
-            urls[index] = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Template:
-    text: Text
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.text.columns
-
-    @property
-    def identity(self) -> str:
-        return self.text.source
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
-        urls = self.text.render(block, problems)
-        if self.text.fields:
-            _check(urls, problems)
-        return urls, urls
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Handler:
-    """A handler, identified by its name, because its address may change."""
-
-    address: str
-    name: str
-    columns: tuple[str, ...] = ()
-
-    @property
-    def identity(self) -> str:
-        return f"handler:{self.name}"
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:  # noqa: ARG002 - the protocol's
-        return [self.address] * block.length, [self.identity] * block.length
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Function:
-    function: Callable[[dict[str, Any]], Any]
-    columns: None = None
-
-    @property
-    def identity(self) -> str:
-        return f"function:{function_name(self.function)}"
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
-        urls: list[str] = []
-        for index, row in enumerate(block.rows()):
-            url: Any = ""
-            try:
-                url = self.function(row)
-            except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the message is stored with the row
-                problems.add(index, f"url: the function raised {type(error).__name__}: {error}")
-            if not isinstance(url, str):
-                problems.add(index, f"url: the function returned {type(url).__name__}, not text")
-                url = ""
-            urls.append(url)
-        _check(urls, problems)
-        return urls, urls

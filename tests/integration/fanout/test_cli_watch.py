@@ -99,7 +99,7 @@ def test_by_its_name(queue: ct.Queue, target: Target, capsys: pytest.CaptureFixt
 def test_rejected_rows_are_no_success(queue: ct.Queue, target: Target) -> None:
     """A row that was never sent makes the exit code 1, too."""
     rows = pd.DataFrame({"url": [target.url, "ftp://nowhere"]})
-    batch = queue.fan_out(rows, url=lambda row: row["url"], errors="skip")
+    batch = queue.fan_out(rows, url="{url}", errors="skip")
     assert batch.wait("60s").rejected == 1
     assert cli.main(["watch", batch.id]) == 1
 

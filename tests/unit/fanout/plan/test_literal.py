@@ -60,8 +60,8 @@ CIRCLE["self"] = CIRCLE
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        ({"url": lambda _: "https://svc"}, "is not a URL", "ct.serve"),
-        ({"url": "svc/run"}, '"svc/run" is not an http', "http"),
+        ({"url": lambda _: "https://svc"}, "is a function that is not served", "ct.serve"),
+        ({"url": "svc/run"}, "'svc/run' is not an http", "http"),
         ({"url": "https://svc/\ud800"}, "surrogate", "http"),
         ({"method": "GET", "body": ""}, "GET request has no body", "leave body= out"),
         ({"body": "\ud800"}, "body: text with half a surrogate", "repair"),

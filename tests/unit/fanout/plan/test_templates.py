@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block, Table
-from cloudtasks_nb.fanout.plan.templates import Problems, check_columns, parse, parse_url
+from cloudtasks_nb.fanout.plan.templates import Problems, check_columns, parse
+from cloudtasks_nb.fanout.plan.url import parse_url
 
 FRAME = pd.DataFrame(
     {

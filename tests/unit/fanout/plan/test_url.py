@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import Block, Table
-from cloudtasks_nb.fanout.plan.templates import Problems, compile_url, function_name
+from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.templates import Problems, function_name
+from cloudtasks_nb.fanout.plan.url import compile_url, literal_url, url
 
 
 class _Handler:
@@ -28,24 +31,38 @@ def _by_row(row: dict[str, Any]) -> str:
 
 def test_template() -> None:
     """A template gives each row its URL, which is also what identifies it."""
-    url = compile_url("https://svc/{a}")
-    assert (url.columns, url.identity) == (("a",), "https://svc/{a}")
-    assert url.render(_block(a=["x", "y"]), Problems()) == (["https://svc/x", "https://svc/y"],) * 2
+    made = compile_url("https://svc/{a}")
+    assert (made.columns, made.identity) == (("a",), "https://svc/{a}")
+    assert made.render(_block(a=["x", "y"]), Problems()) == (["https://svc/x", "https://svc/y"],) * 2
 
 
 def test_handler() -> None:
     """A handler is addressed by its URL and identified by its name."""
-    url = compile_url(_Handler())
-    assert (url.columns, url.identity) == ((), "handler:report")
-    assert url.render(_block(a=[1, 2]), Problems()) == ([_Handler.url] * 2, ["handler:report"] * 2)
+    made = compile_url(_Handler())
+    assert (made.columns, made.identity) == ((), "handler:report")
+    assert made.render(_block(a=[1, 2]), Problems()) == ([_Handler.url] * 2, ["handler:report"] * 2)
 
 
 def test_function() -> None:
     """A function gets the row as a dictionary, and is identified by its name."""
-    url = compile_url(_by_row)
-    assert url.columns is None
-    assert url.identity.endswith("test_url._by_row")
-    assert url.render(_block(a=["x"]), Problems())[0] == ["https://svc/x"]
+    made = compile_url(url(_by_row))
+    assert made.columns is None
+    assert made.identity.endswith("test_url._by_row")
+    assert made.render(_block(a=["x"]), Problems())[0] == ["https://svc/x"]
+
+
+def test_a_function_that_was_not_served_is_not_run() -> None:
+    """A bare function could be a handler: it is refused, with the two things that may have been meant."""
+    with pytest.raises(InvalidInputError, match=r"_by_row is a function that is not served[\s\S]*ct.serve\(_by_row\)"):
+        compile_recipe(TaskOptions(url=_by_row))
+    with pytest.raises(InvalidInputError, match=r"ct.url\(_by_row\)"):
+        literal_url(_by_row)
+
+
+def test_only_a_function_can_make_urls() -> None:
+    """A text is no function, and is given as it is."""
+    with pytest.raises(InvalidInputError, match=r"'https://svc' is not a function"):
+        url(cast("Any", "https://svc"))
 
 
 @pytest.mark.parametrize(
@@ -60,30 +77,64 @@ def test_function() -> None:
 def test_function_that_fails(function: Any, word: str) -> None:
     """What a function raises, or returns that is no URL, is the row's problem."""
     problems = Problems()
-    assert compile_url(function).render(_block(a=[1]), problems)[0] == [""]
+    assert compile_url(url(function)).render(_block(a=[1]), problems)[0] == [""]
     assert word in problems.reasons[0]
 
 
 @pytest.mark.parametrize(
-    ("url", "word"),
+    ("given", "word"),
     [
-        ("svc/run", "not an http"),
-        ("ftp://svc", "not an http"),
-        ("https://", "not an http"),
-        ("https:///path", "not an http"),
-        ("", "not an http"),
-        ("https://svc/a b", "not an http"),
-        ("https://svc/a\nb", "not an http"),
+        ("svc/run", 'does not begin with "https://"'),
+        ("ftp://svc", 'does not begin with "https://"'),
+        ("https://", "no host"),
+        ("https:///path", "no host"),
+        ("https://user@/path", "no host"),
+        ("", "does not begin"),
+        ("https://my svc/run", "its host has a blank"),
+        ("https://svc/a\nb", "line break"),
+        ("https://svc/a\tb", "control character"),
+        ("https://-.example/ü", "no domain name"),
+        ("https://ü..example/", "no domain name"),
         ("https://svc/" + "x" * 2_072, "2,084 characters"),
         ("https://svc/" + "ü" * 400, "2,412 characters"),
+        ("https://svc/\ud800", "surrogate"),
         (7, "not a URL"),
         (None, "not a URL"),
     ],
 )
-def test_refused(url: Any, word: str) -> None:
-    """A literal that is no http(s) URL is refused at once."""
+def test_refused(given: Any, word: str) -> None:
+    """A literal that is no http(s) URL is refused at once, with the reason."""
     with pytest.raises(InvalidInputError, match=word):
-        compile_url(url)
+        compile_url(given)
+
+
+@pytest.mark.parametrize(
+    ("cell", "sent"),
+    [
+        ("https://svc/a b?q=c d", "https://svc/a%20b?q=c%20d"),
+        ("https://svc/a%20b?x=%C3%BC&y=1+2", "https://svc/a%20b?x=%C3%BC&y=1+2"),
+        ("https://svc/größe/%41 x", "https://svc/gr%C3%B6%C3%9Fe/%41%20x"),
+        ("HTTPS://svc/Run", "https://svc/Run"),
+        (" https://svc/run\n", "https://svc/run"),
+        ("https://münchen.example:8080/x#ä", "https://xn--mnchen-3ya.example:8080/x#%C3%A4"),
+        ("https://straße.example", "https://xn--strae-oqa.example"),
+        ("http://me:pä@svc.example/x", "http://me:p%C3%A4@svc.example/x"),
+        ("http://[::1]:80/ü", "http://[::1]:80/%C3%BC"),
+        ("https://svc/日本", "https://svc/%E6%97%A5%E6%9C%AC"),
+    ],
+)
+def test_encoded(cell: str, sent: str) -> None:
+    """Blanks and other alphabets are percent-encoded, and what is encoded already stays as it is."""
+    problems = Problems()
+    assert compile_url("{u}").render(_block(u=[cell]), problems) == ([sent], [sent])
+    assert problems.reasons == {}
+    assert literal_url(cell) == sent
+
+
+def test_a_host_in_a_column() -> None:
+    """A column that is the host becomes ASCII as hosts do, and cannot bring a path along."""
+    urls, _ = compile_url("https://{host}/run").render(_block(host=["münchen.example", "a/b", "x:80"]), Problems())
+    assert urls == ["https://xn--mnchen-3ya.example/run", "https://a%2Fb/run", "https://x:80/run"]
 
 
 def test_longest() -> None:
@@ -92,11 +143,11 @@ def test_longest() -> None:
     compile_url("https://svc/münchen")
 
 
-@pytest.mark.parametrize("cell", ["svc/run", "javascript:alert(1)", "HTTPS://svc", "https://svc/" + "x" * 3_000])
+@pytest.mark.parametrize("cell", ["svc/run", "javascript:alert(1)", "https://svc/" + "x" * 3_000])
 def test_bad_cell(cell: str) -> None:
     """A cell that makes the URL a wrong one is the row's problem, and the others go on."""
     problems = Problems()
-    urls, _ = compile_url("{u}").render(_block(u=["https://svc/a?b=c d".replace(" ", "%20"), cell]), problems)
+    urls, _ = compile_url("{u}").render(_block(u=["https://svc/a?b=c%20d", cell]), problems)
     assert urls[0] == "https://svc/a?b=c%20d"
     assert list(problems.reasons) == [1]
 

@@ -1,0 +1,288 @@
+"""The URLs of tasks: a template, a handler, or the result of a function; each is checked and percent-encoded."""
+
+from __future__ import annotations
+
+import re
+import string
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import idna
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan.columns import Block
+from cloudtasks_nb.fanout.plan.templates import HOST, Field, Problems, Text, function_name, parse
+
+__all__ = ["HandlerAddress", "Url", "UrlFunction", "compile_url", "literal_url", "parse_url", "url"]
+
+#: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#HttpRequest
+_LONGEST = 2_083
+#: A URL that can be sent as it is. Others are encoded or refused, which takes ten times longer.
+_PLAIN = re.compile(r"https?://[^/?#\x00-\x20\x7f-\U0010ffff][!-~]*")
+_SCHEME = re.compile(r"(https?)://([^/?#]*)", re.IGNORECASE)
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
+_FORM = 'a URL begins with "https://" or "http://" and a host'
+
+
+class Url(Protocol):
+    """Makes the URL of each row."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The columns it names; None: it sees the whole row."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """A text that describes it and is the same when the same cell runs again."""
+        ...
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
+        """Return each row's URL, and the text that represents it in the row's identity."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerAddress:
+    """A handler as `compile_url` takes one: its address, and its name, which identifies it."""
+
+    url: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UrlFunction:
+    """A function that makes the URL of each row; made by `url`."""
+
+    function: Callable[[dict[str, Any]], str]
+
+
+def url(fn: Callable[[dict[str, Any]], str]) -> UrlFunction:
+    """Mark a function that makes the URL of a row, to be given as ``url=``.
+
+    A function without this mark is refused, because it could be one that was meant to be served with `ct.serve`.
+
+    Parameters
+    ----------
+    fn : callable
+        Called with each row as a dictionary; returns the row's URL.
+
+    Returns
+    -------
+    UrlFunction
+        For ``queue.fan_out(df, url=ct.url(fn))``.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a function.
+
+    Examples
+    --------
+    >>> import cloudtasks_nb as ct
+    >>> target = ct.url(lambda row: f"https://{row['region']}.example.com/run")
+    >>> target.function({"region": "eu"})
+    'https://eu.example.com/run'
+    """
+    if not callable(fn):
+        raise InvalidInputError(
+            f"{fn!r} is not a function", resource="url", hint="ct.url(fn) takes a function of the row, a dictionary"
+        )
+    return UrlFunction(fn)
+
+
+def compile_url(given: Any) -> Url:
+    """Return the `Url` that the argument means.
+
+    Parameters
+    ----------
+    given : str, object with `url` and `name`, or UrlFunction
+        A template; a handler; a function of the row.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of these, or no row could make it an http(s) URL.
+    """
+    if isinstance(given, str):
+        text = parse_url(given)
+        return _Template(text=text if text.fields else replace(text, literals=(literal_url(text.literals[0]),)))
+    address, name = getattr(given, "url", None), getattr(given, "name", None)
+    if isinstance(address, str) and isinstance(name, str):
+        return _Handler(address=address, name=name)
+    if isinstance(given, UrlFunction):
+        return _Function(function=given.function)
+    raise _no_url(given, '"https://svc/run/{origin}"')
+
+
+def literal_url(given: Any) -> str:
+    """Return the URL that a text without columns, or a handler, stands for.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not an http(s) URL.
+    """
+    address = getattr(given, "url", given)
+    if not isinstance(address, str):
+        raise _no_url(given, '"https://svc/run"')
+    try:
+        return _encoded(address)
+    except ValueError as error:
+        raise InvalidInputError(f"url: {error}", resource=address, hint=_FORM) from None
+
+
+def _no_url(given: Any, example: str) -> InvalidInputError:
+    if callable(given):
+        name = getattr(given, "__name__", "")
+        name = name if name.isidentifier() else "fn"  # a lambda, or an object that can be called
+        return InvalidInputError(
+            f"url={name} is a function that is not served",
+            resource="url",
+            hint=f"url=ct.serve({name}) calls it for each task; url=ct.url({name}) if it returns the URL of a row",
+        )
+    return InvalidInputError(
+        f"url={given!r} is not a URL", resource="url", hint=f"give a text such as {example}, or a handler (ct.serve)"
+    )
+
+
+def parse_url(source: str) -> Text:
+    """Parse a URL template; its cells are percent-encoded as their part of the URL requires.
+
+    A cell at the beginning of the URL is not encoded, because it contains the scheme and the host.
+    """
+    text = parse(source, "url")
+    before, fields = "", []
+    for literal, field in zip(text.literals, text.fields, strict=False):
+        before += literal
+        fields.append(Field(column=field.column, spec=field.spec, safe=_safe(before)))
+        before += "\0"
+    return replace(text, fields=tuple(fields))
+
+
+def _safe(before: str) -> str | None:
+    """Return what needs no escape at the place of a URL template that comes after `before`."""
+    scheme, found, rest = before.partition("://")
+    if "?" in before or "#" in before or "/" in (rest if found else scheme):
+        return ""
+    return HOST if found else None  # without a scheme in the template the cell brings it all
+
+
+def _encoded(address: str) -> str:
+    """Return a URL as it can be sent: blanks and other alphabets percent-encoded, its host in ASCII.
+
+    Raises
+    ------
+    ValueError
+        With the reason why the service would refuse it.
+    """
+    if _PLAIN.fullmatch(address) is None:
+        address = _translated(address.strip())
+    if len(address) > _LONGEST:
+        raise ValueError(f"{len(address):,} characters are more than {_LONGEST:,}")
+    return address
+
+
+def _translated(address: str) -> str:
+    begin = _SCHEME.match(address)
+    reason = None
+    if _CONTROL.search(address):
+        reason = "it has a line break or another control character"
+    elif begin is None:
+        reason = 'it does not begin with "https://" or "http://"'
+    elif not begin[2].rpartition("@")[2]:
+        reason = "it has no host"
+    elif re.search(r"\s", begin[2]):
+        reason = "its host has a blank"
+    else:
+        try:
+            rest = urllib.parse.quote(address[begin.end() :], safe=string.punctuation)
+            return f"{begin[1].lower()}://{_ascii_host(begin[2])}{rest}"
+        except idna.IDNAError as error:
+            reason = f"its host is no domain name: {error}"
+        except UnicodeEncodeError:
+            reason = "it has half a surrogate pair"
+    raise ValueError(f"{address[:200]!r} is not an http(s) URL: {reason}")
+
+
+def _ascii_host(authority: str) -> str:
+    """Translate the host before an optional port, and behind an optional user, to ASCII."""
+    if authority.isascii():
+        return authority
+    user, at, place = authority.rpartition("@")
+    host, colon, port = place.partition(":")
+    ascii_host = host if host.isascii() else idna.encode(host, uts46=True).decode()
+    return urllib.parse.quote(user, safe=string.punctuation) + at + ascii_host + colon + port
+
+
+def _check(urls: list[str], problems: Problems) -> None:
+    """Encode the URLs of a block in place; those that cannot be sent are `problems`."""
+    for index, address in enumerate(urls):
+        if _PLAIN.fullmatch(address) is None or len(address) > _LONGEST:
+            try:
+                urls[index] = _encoded(address)
+            except ValueError as error:
+                problems.add(index, f"url: {error}")
+                urls[index] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Template:
+    text: Text
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.text.columns
+
+    @property
+    def identity(self) -> str:
+        return self.text.source
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
+        urls = self.text.render(block, problems)
+        if self.text.fields:
+            _check(urls, problems)
+        return urls, urls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Handler:
+    """A handler, identified by its name, because its address may change."""
+
+    address: str
+    name: str
+    columns: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        return f"handler:{self.name}"
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:  # noqa: ARG002 - the protocol's
+        return [self.address] * block.length, [self.identity] * block.length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Function:
+    function: Callable[[dict[str, Any]], Any]
+    columns: None = None
+
+    @property
+    def identity(self) -> str:
+        return f"function:{function_name(self.function)}"
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
+        urls: list[str] = []
+        for index, row in enumerate(block.rows()):
+            address: Any = ""
+            try:
+                address = self.function(row)
+            except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the message is stored with the row
+                problems.add(index, f"url: the function raised {type(error).__name__}: {error}")
+            if not isinstance(address, str):
+                problems.add(index, f"url: the function returned {type(address).__name__}, not text")
+                address = ""
+            urls.append(address)
+        _check(urls, problems)
+        return urls, urls
