@@ -238,6 +238,7 @@ class Queue:
         Parameters
         ----------
         data : DataFrame, iterable of DataFrames, or anything with ``__arrow_c_stream__``
+            Also a Series, a list of dictionaries, a LazyFrame of Polars, or the path of a CSV or Parquet file.
         url : str, Handler or UrlFunction
             ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; ``ct.url(fn)`` for a
             function that returns the URL of a row.

@@ -17,21 +17,13 @@ import orjson
 
 from cloudtasks_nb.errors import HandlerError, NotSerializableError, StoreError
 from cloudtasks_nb.handlers.answer import Answer
+from cloudtasks_nb.handlers.convert import display_name, parameters_of
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 
-__all__ = [
-    "TaskFunction",
-    "TaskRequest",
-    "attempt_of",
-    "call",
-    "check_function",
-    "decode",
-    "display_name",
-    "status_of",
-]
+__all__ = ["TaskFunction", "TaskRequest", "attempt_of", "call", "check_function", "decode", "mismatch", "status_of"]
 
 #: HTTP status of each class of exceptions; the closest base class decides. Never 429 or 503, because these slow the
 #: whole queue down (https://cloud.google.com/tasks/docs/common-pitfalls).
@@ -147,19 +139,24 @@ def call(
     fn : callable
         A plain or an async function.
     body : bytes
-        A JSON object becomes keyword arguments, an empty body no argument, and anything else the only argument.
+        A JSON object becomes keyword arguments, an empty body no argument, and anything else the only argument; then
+        as `Parameters` says.
     run : callable
         Runs a coroutine to its end and returns its result.
     clock : callable
         Seconds, for the duration.
     """
     args, kwargs = _arguments(body)
-    mismatch = _mismatch(fn, args, kwargs)
-    if mismatch is not None:
-        return Answer(status=_STATUS[TypeError], error=mismatch, message=_bounded(mismatch))
+    parameters = parameters_of(fn)
+    if (reason := parameters.mismatch(args, kwargs)) is not None:
+        return _wrong_arguments(f"TypeError: {reason}")
+    try:
+        args, converted = parameters.convert(args, kwargs)
+    except ValueError as error:
+        return _wrong_arguments(f"ValueError: {error}")
     began = clock()
     try:
-        result = fn(*args, **kwargs)
+        result = fn(*args, **converted)
         # Only coroutines are awaited: other awaitables, such as a batch, are results.
         if inspect.iscoroutine(result):
             result = run(result)
@@ -189,14 +186,14 @@ def decode(body: bytes) -> Any:
         return text
 
 
+def mismatch(fn: Callable[..., Any], body: bytes) -> str | None:
+    """Return why a function cannot be called with the names in a body; None if it can."""
+    return parameters_of(fn).mismatch(*_arguments(body))
+
+
 def status_of(error: BaseException) -> int:
     """Return the HTTP status for an exception; 500 if its class has no status of its own."""
     return next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), 500)
-
-
-def display_name(fn: Callable[..., Any]) -> str:
-    """Return the name of a function for messages."""
-    return str(getattr(fn, "__name__", type(fn).__name__))
 
 
 def _arguments(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -206,24 +203,8 @@ def _arguments(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ((), value) if isinstance(value, dict) else ((value,), {})
 
 
-def _mismatch(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Explain which argument is missing or unexpected; a TypeError of the call could come from the function itself."""
-    try:
-        signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # some builtins have none
-        return None
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        wanted = f"{display_name(fn)}({', '.join(signature.parameters)})"
-        return f"TypeError: {wanted}: {error}; the body gave {_given(args, kwargs)}"
-    return None
-
-
-def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    if args:
-        return f"one value ({type(args[0]).__name__}); only a JSON object becomes keyword arguments"
-    return "the names " + ", ".join(kwargs) if kwargs else "no names"
+def _wrong_arguments(reason: str) -> Answer:
+    return Answer(status=400, error=reason, message=_bounded(reason))
 
 
 def _no_json(fn: Callable[..., Any], result: Any, error: Exception) -> str:

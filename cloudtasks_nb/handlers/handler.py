@@ -14,7 +14,8 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest
+from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, mismatch
+from cloudtasks_nb.handlers.convert import signature
 from cloudtasks_nb.handlers.history import Call, CallHistory, Summary
 from cloudtasks_nb.handlers.server import Server
 from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers, WorkersClosedError
@@ -178,6 +179,10 @@ class Handler:
         if running:
             notify(f"{self.name} still runs (calls: {running}); those tasks had no answer and will be tried again")
 
+    def mismatch(self, body: bytes) -> str | None:
+        """Return why the function cannot be called with the names in a body; None if it can."""
+        return mismatch(self._function.fn, body)
+
     def replace(self, function: TaskFunction, workers: int) -> None:
         """Call another function from now on; running calls still use the old one."""
         self._function = function
@@ -243,12 +248,11 @@ def _next_line(fn: Callable[..., Any], summary: Summary) -> str:
     """Return the next line of Python to type."""
     if summary.total:
         return "handler.calls()"
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):  # some builtins have none
+    found = signature(fn)
+    if found is None:
         return "queue.enqueue(handler, {...})"
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [one.name for one in parameters if one.kind in named and one.default is one.empty]
+    names = [one.name for one in found.parameters.values() if one.kind in named and one.default is one.empty]
     arguments = ", ".join(f'"{name}": ...' for name in names)
     return f"queue.enqueue(handler, {{{arguments}}})"
 

@@ -13,7 +13,8 @@ from cloudtasks_nb import _settings
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.address import bind_address, derive_address, name_from_url
-from cloudtasks_nb.handlers.call import TaskFunction, check_function, display_name
+from cloudtasks_nb.handlers.call import TaskFunction, check_function
+from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.handler import Handler
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.service import open_clients

@@ -13,7 +13,8 @@ from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvir
 from cloudtasks_nb._settings import STORE_VARIABLE
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
-from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function, display_name
+from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function
+from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.handlers.workers import CoroutineRunner
 from cloudtasks_nb.store.store import Store

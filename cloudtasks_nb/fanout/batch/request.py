@@ -13,6 +13,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.plan.columns import read_input
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.url import HandlerAddress
@@ -110,15 +111,15 @@ class FanOutRequest:
 
 
 def make_request(queue: QueueName, data: Any, task: TaskOptions, options: BatchOptions) -> FanOutRequest:
-    """Check the options of a fan-out as far as that goes without its data.
+    """Check the options of a fan-out, and read its data if they are in a file or in no frame.
 
     Raises
     ------
     InvalidInputError, TemplateError
-        Naming the argument that is wrong.
+        Naming the argument that is wrong, or the file that cannot be read.
     """
     recipe = compile_recipe(replace(task, url=_as_handler(task.url)))
-    return FanOutRequest(queue=queue, data=data, recipe=recipe, options=options)
+    return FanOutRequest(queue=queue, data=read_input(data), recipe=recipe, options=options)
 
 
 def lasting_options(record: BatchRecord, settings: Mapping[str, Any]) -> dict[str, float | None]:

@@ -39,6 +39,11 @@ class Body(Protocol):
         """Whether the bodies are JSON."""
         ...
 
+    @property
+    def uniform(self) -> bool:
+        """Whether the bodies of a block are objects with the same names, or all of them are empty."""
+        ...
+
     def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
         """Return each row's body, and its canonical bytes, from which the row's identity is made.
 
@@ -122,6 +127,7 @@ class _Empty:
     columns: tuple[str, ...] = ()
     identity: Any = ""
     json: bool = False
+    uniform: bool = True
 
     def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:  # noqa: ARG002 - the protocol's
         bodies = [b""] * block.length
@@ -132,6 +138,7 @@ class _Empty:
 class _Columns:
     columns: tuple[str, ...] | None  #: None: all
     json: bool = True
+    uniform: bool = True
 
     @property
     def identity(self) -> Any:
@@ -180,6 +187,7 @@ class _Json:
     identity: Any
     pattern: bytes  #: with ``%b`` for each of `placeholders`
     placeholders: tuple[_Placeholder, ...]
+    uniform: bool
     json: bool = True
 
     @property
@@ -200,7 +208,9 @@ class _Json:
 def _template(body: Any) -> _Json:
     placeholders: list[_Placeholder] = []
     try:
-        return _Json(identity=plain(body), pattern=_pattern(body, placeholders), placeholders=tuple(placeholders))
+        pattern = _pattern(body, placeholders)
+        uniform = isinstance(body, Mapping) and not any(isinstance(name, str) and "{" in name for name in body)
+        return _Json(identity=plain(body), pattern=pattern, placeholders=tuple(placeholders), uniform=uniform)
     except NotSerializableError as error:
         raise NotSerializableError(f"body: {error.message}", resource=error.resource, hint=error.hint) from error
 
@@ -232,6 +242,7 @@ def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool)
 class _Text:
     text: Text
     json: bool = False
+    uniform: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -251,6 +262,7 @@ class _Function:
     function: Callable[[dict[str, Any]], Any]
     columns: None = None
     json: bool = True
+    uniform: bool = False
 
     @property
     def identity(self) -> Any:

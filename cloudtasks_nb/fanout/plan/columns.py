@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError
 from cloudtasks_nb.store.encode import plain
 
@@ -25,6 +29,7 @@ __all__ = [
     "Table",
     "frames",
     "once",
+    "read_input",
 ]
 
 #: Rows that are encoded together: enough to make pandas' own cost per call small, few enough to stay in the cache.
@@ -102,12 +107,15 @@ class Table:
     def blocks(self, first: int) -> Iterator[Block]:
         """Cut the table into blocks; its first row is at the position `first` of the whole input."""
         for start in range(0, self.length, BLOCK):
-            stop = min(start + BLOCK, self.length)
-            columns = {name: source.block(start, stop) for name, source in self.sources.items()}
-            labels: Labels[Column] | None = None
-            if self.labels is not None:
-                labels = [(name, level.block(start, stop)) for name, level in self.labels]
-            yield Block(first=first + start, length=stop - start, columns=columns, labels=labels)
+            yield self.block(first, start, min(start + BLOCK, self.length))
+
+    def block(self, first: int, start: int, stop: int) -> Block:
+        """Return the rows from `start` up to `stop`; `first` is the position of the table's first row."""
+        columns = {name: source.block(start, stop) for name, source in self.sources.items()}
+        labels: Labels[Column] | None = None
+        if self.labels is not None:
+            labels = [(name, level.block(start, stop)) for name, level in self.labels]
+        return Block(first=first + start, length=stop - start, columns=columns, labels=labels)
 
 
 def _counts(index: pd.Index[Any]) -> bool:
@@ -144,6 +152,88 @@ def once(data: Any) -> bool:
     return isinstance(data, Iterator)
 
 
+#: The readers of files, by the ending of the name.
+_READERS: dict[str, Callable[[str], pd.DataFrame]] = {
+    ".csv": pd.read_csv,
+    ".parquet": pd.read_parquet,
+    ".pq": pd.read_parquet,
+}
+_UNNAMED_SERIES = "value"
+
+
+def read_input(data: Any) -> Any:
+    """Read an input that is not made of frames into one frame, and return any other as it is.
+
+    Parameters
+    ----------
+    data : list of dicts, Series, path, or lazy frame
+        A Series becomes a column of its name, or ``value``. A path ends with ``.csv`` (also compressed) or
+        ``.parquet``. Of Polars, a Series, and a LazyFrame, which is computed.
+
+    Raises
+    ------
+    InvalidInputError
+        If a file does not exist or cannot be read, or has another ending.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        return _read_file(os.fspath(data))
+    if isinstance(data, pd.Series):
+        return data.to_frame(_UNNAMED_SERIES if data.name is None else data.name)
+    if isinstance(data, (list, tuple)) and data and all(isinstance(row, Mapping) for row in data):
+        return _from_rows(data)
+    if not isinstance(data, pd.DataFrame) and type(data).__module__.partition(".")[0] == "polars":
+        return _of_polars(data)
+    return data
+
+
+def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
+    """Return dictionaries as a frame; large integers beside a missing value keep their digits."""
+    given = pd.DataFrame([dict(row) for row in rows], dtype=object)
+    frame = given.infer_objects()
+    for name in frame:
+        lossy = frame[name].dtype == np.float64 and any(
+            type(cell) is int and abs(cell) > _EXACT for cell in given[name]
+        )
+        if lossy:
+            frame[name] = given[name]
+    return frame
+
+
+def _read_file(path: str) -> pd.DataFrame:
+    """Read a file of rows."""
+    name = re.sub(r"\.(gz|bz2|zip|xz|zst)$", "", path.lower())
+    reader = next((reader for ending, reader in _READERS.items() if name.endswith(ending)), None)
+    if reader is None:
+        raise InvalidInputError(
+            f"data={path!r} is not a path to a CSV or Parquet file",
+            resource=path,
+            hint='a path ends with ".csv" or ".parquet"; read other files first, and give the DataFrame',
+        )
+    try:
+        return reader(path)
+    except FileNotFoundError as error:
+        raise InvalidInputError(
+            f"the file {path} does not exist", resource=path, hint=f"relative paths start at {Path.cwd()}"
+        ) from error
+    except Exception as error:  # the readers raise errors of several libraries
+        raise InvalidInputError(
+            f"the file {path} cannot be read: {error}",
+            resource=path,
+            hint="the readers of pandas have options: read it with one of them, and give the DataFrame",
+        ) from error
+
+
+def _of_polars(data: Any) -> Any:
+    """Return a Series of Polars as a frame, and a LazyFrame as what it computes."""
+    if callable(getattr(data, "collect", None)):
+        frame = data.collect()
+        notify(f"the LazyFrame was collected: {counted(len(frame), 'rows')}")
+        return frame
+    if callable(getattr(data, "to_frame", None)):
+        return data.to_frame(data.name or _UNNAMED_SERIES)
+    return data
+
+
 def frames(data: Any) -> Iterator[pd.DataFrame]:
     """Read the input, each part when it is asked for.
 
@@ -167,7 +257,8 @@ def frames(data: Any) -> Iterator[pd.DataFrame]:
     else:
         raise InvalidInputError(
             f"{type(data).__name__} is not a DataFrame",
-            hint="give a DataFrame (pd.DataFrame(...)), an iterable of DataFrames, or an Arrow table",
+            hint="give a DataFrame (pd.DataFrame(...)), an iterable of DataFrames, an Arrow table, a Series, a list of "
+            "dictionaries, or the path of a CSV or Parquet file",
         )
 
 

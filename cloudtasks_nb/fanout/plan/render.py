@@ -31,6 +31,7 @@ __all__ = [
     "Renderer",
     "plan_chunks",
     "plan_few",
+    "plan_row",
     "read_task",
 ]
 
@@ -74,6 +75,7 @@ class Renderer:
         self._shared = shared
         self._now = now
         self._complete = complete
+        self._calls = _CallCheck(recipe)
         due = recipe.schedule.fixed(now)
         self._due = b"" if due is None else schedule_time(due)
         self._varying = any(text.fields for _, text in recipe.headers)
@@ -84,6 +86,7 @@ class Renderer:
         problems = Problems()
         urls, stand_ins = self._recipe.url.render(block, problems)
         bodies, canonical = self._recipe.body.render(block, problems)
+        self._calls.check(bodies, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
         made = http_requests(urls, heads or repeat(self._head), bodies)
@@ -134,6 +137,42 @@ class Renderer:
             digests[index], ready[index] = NOTHING, b""
             if self._recipe.key is None:
                 keys[index] = _digest(b"rejected %d" % (block.first + index))
+
+
+class _CallCheck:
+    """Checks that the function of a handler takes what the bodies give, once for each set of names."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._mismatch = recipe.url.mismatch
+        self._uniform = recipe.body.uniform
+        self._reasons: dict[object, str | None] = {}
+
+    def check(self, bodies: Sequence[bytes], problems: Problems) -> None:
+        """Raise InvalidInputError if no row fits to the function; note those that do not fit, if rows differ."""
+        if self._mismatch is None:
+            return
+        for index, body in enumerate(bodies[:1] if self._uniform else bodies):
+            names = _names(body)
+            if names not in self._reasons:
+                self._reasons[names] = self._mismatch(body)
+            reason = self._reasons[names]
+            if reason is not None and self._uniform:
+                raise InvalidInputError(
+                    f"the function cannot be called with these bodies: {reason}",
+                    resource="body",
+                    hint='body=[...] chooses columns, and body={"name": "{column}"} gives them other names',
+                )
+            if reason is not None:
+                problems.add(index, f"body: {reason}")
+
+
+def _names(body: bytes) -> object:
+    """Return what decides whether a function can be called with a body: the names in an object."""
+    try:
+        value = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError:
+        return None
+    return frozenset(value) if isinstance(value, dict) else None
 
 
 #: What to do with rows that cannot become tasks.
@@ -237,6 +276,29 @@ def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:
         for chunk in plan_chunks(data, recipe, now=now, errors="skip")
         for index, wire in enumerate(chunk.tasks)
     ]
+
+
+def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
+    """Render the row at a position of the input to a raw Task without a name, or to the reason why it cannot be one.
+
+    Raises
+    ------
+    InvalidInputError
+        If the input does not have so many rows.
+    """
+    renderer, position = Renderer(recipe, _shared_fields(recipe), now, complete=False), 0
+    for frame in frames(data):
+        if row < position + len(frame):
+            table = Table(frame)
+            recipe.check(table.sources)
+            rendered = renderer.render(table.block(position, row - position, row - position + 1))
+            reason: str | None = rendered.problems.reasons.get(0)
+            return types.Task.pb().FromString(rendered.tasks[0]) if reason is None else reason
+        position += len(frame)
+    rows = f"{position:,} rows, from 0 to {position - 1:,}" if position else "no rows"
+    raise InvalidInputError(
+        f"there is no row {row:,}: the input has {rows}", resource="row", hint="plan.try_one(row=0)"
+    )
 
 
 def read_task(wire: bytes) -> tuple[str, bytes, int | None]:

@@ -39,6 +39,11 @@ class Url(Protocol):
         """A text that describes it and is the same when the same cell runs again."""
         ...
 
+    @property
+    def mismatch(self) -> Callable[[bytes], str | None] | None:
+        """Of a function that is served here: returns why it cannot be called with a body; None for other targets."""
+        ...
+
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
         """Return each row's URL, and the text that represents it in the row's identity."""
         ...
@@ -111,7 +116,7 @@ def compile_url(given: Any) -> Url:
         return _Template(text=text if text.fields else replace(text, literals=(literal_url(text.literals[0]),)))
     address, name = getattr(given, "url", None), getattr(given, "name", None)
     if isinstance(address, str) and isinstance(name, str):
-        return _Handler(address=address, name=name)
+        return _Handler(address=address, name=name, mismatch=getattr(given, "mismatch", None))
     if isinstance(given, UrlFunction):
         return _Function(function=given.function)
     raise _no_url(given, '"https://svc/run/{origin}"')
@@ -192,7 +197,7 @@ def _translated(address: str) -> str:
         reason = "it has a line break or another control character"
     elif begin is None:
         reason = 'it does not begin with "https://" or "http://"'
-    elif not begin[2].rpartition("@")[2]:
+    elif not begin[2]:
         reason = "it has no host"
     elif re.search(r"\s", begin[2]):
         reason = "its host has a blank"
@@ -231,6 +236,7 @@ def _check(urls: list[str], problems: Problems) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Template:
     text: Text
+    mismatch: None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -253,6 +259,7 @@ class _Handler:
 
     address: str
     name: str
+    mismatch: Callable[[bytes], str | None] | None
     columns: tuple[str, ...] = ()
 
     @property
@@ -267,6 +274,7 @@ class _Handler:
 class _Function:
     function: Callable[[dict[str, Any]], Any]
     columns: None = None
+    mismatch: None = None
 
     @property
     def identity(self) -> str:

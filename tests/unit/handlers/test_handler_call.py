@@ -14,7 +14,8 @@ import pytest
 
 from cloudtasks_nb import errors
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import call, decode, display_name, status_of
+from cloudtasks_nb.handlers.call import call, decode, status_of
+from cloudtasks_nb.handlers.convert import display_name
 
 __all__: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,13 +12,13 @@ import pyarrow as pa
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, once
+from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, once, read_input
 
 
 def _cells(data: Any) -> dict[str, list[Any]]:
     """Read everything, column by column."""
     found: dict[str, list[Any]] = {}
-    for frame in frames(data):
+    for frame in frames(read_input(data)):
         for block in Table(frame).blocks(0):
             for name, column in block.columns.items():
                 found.setdefault(name, []).extend(column.json)
@@ -58,6 +59,55 @@ def test_kinds(data: Any) -> None:
     assert _cells(data) == EXPECTED
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ([{"a": 1, "b": "x"}, {"a": None}], {"a": [1, None], "b": ["x", None]}),
+        ([{"a": 2**60 + 1}, {}], {"a": [2**60 + 1, None]}),
+        (({"a": 1.5},), {"a": [1.5]}),
+        (pd.Series([1, 2], name="n"), {"n": [1, 2]}),
+        (pd.Series([1], index=pd.Index(["x"], name="shop")), {"shop": ["x"], "value": [1]}),
+        (pl.Series("n", [1, 2]), {"n": [1, 2]}),
+        (pl.Series([1]), {"value": [1]}),
+        (POLARS.lazy(), EXPECTED),
+    ],
+    ids=["dicts", "large integer", "tuple", "series", "unnamed", "polars series", "polars unnamed", "lazy"],
+)
+def test_other_inputs(data: Any, expected: dict[str, list[Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows as dictionaries, a Series and a LazyFrame are read as a frame; that the last is collected is said."""
+    assert _cells(data) == expected
+    assert ("LazyFrame was collected: 2 rows" in capsys.readouterr().out) == isinstance(data, pl.LazyFrame)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.CSV.gz", "rows.parquet"])
+def test_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a CSV or Parquet file stands for its rows, as text or as a Path."""
+    path = tmp_path / name
+    frame = pd.DataFrame({"n": [1, 2], "s": ["a", None]})
+    frame.to_parquet(path) if "parquet" in name else frame.to_csv(path, index=False)
+    assert _cells(path) == {"n": [1, 2], "s": ["a", None]}
+    monkeypatch.chdir(tmp_path)
+    assert _cells(name) == _cells(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.csv", r"none.csv does not exist[\s\S]*relative paths start at"),
+        ("rows.xlsx", r"not a path to a CSV or Parquet file[\s\S]*read other files first"),
+        ("empty.csv", r"empty.csv cannot be read: No columns[\s\S]*readers of pandas"),
+        ("empty.parquet", "empty.parquet cannot be read"),
+    ],
+)
+def test_refused_files(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is not there or cannot be read is named, with what to do."""
+    monkeypatch.chdir(tmp_path)
+    for empty in ("empty.csv", "empty.parquet"):
+        (tmp_path / empty).touch()
+    with pytest.raises(InvalidInputError, match=words):
+        read_input(name)
+
+
 def test_binary_view() -> None:
     """Layouts of Arrow that pandas does not know are read as the plain ones."""
     table = pa.table({"b": pa.array([b"x"], type=pa.binary_view())})
@@ -68,7 +118,7 @@ def test_binary_view() -> None:
 @pytest.mark.parametrize(
     ("data", "word"),
     [
-        ("flights.csv", "str"),
+        (b"flights.csv", "bytes"),
         ({"a": [1]}, "dict"),
         (pd.Series([1]), "Series"),
         (7, "int"),

@@ -12,6 +12,7 @@ import pytest
 from cloudtasks_nb.errors import InvalidInputError, TemplateError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
+from cloudtasks_nb.fanout.plan.url import UrlFunction
 
 URL = "https://svc/run"
 
@@ -39,7 +40,7 @@ def _made(**arguments: Any) -> Recipe:
         ({"body": ["a"], "delay": "{d}"}, ("a", "d")),
         ({"body": {"x": 1}}, ()),
         ({"method": "GET"}, ()),
-        ({"url": lambda row: row["u"], "body": ["a"]}, None),
+        ({"url": UrlFunction(lambda row: row["u"]), "body": ["a"]}, None),
         ({"body": lambda row: row}, None),
         ({"body": [2013], "key": [2014]}, ("2013", "2014")),
     ],

@@ -23,6 +23,7 @@ from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks, read_task
+from cloudtasks_nb.handlers import call
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 URL = "https://svc/run"
@@ -285,7 +286,7 @@ def test_shown(arguments: dict[str, Any], shown: list[str]) -> None:
 DAY = pd.Timestamp("2026-01-02")
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "missing in url": (None, {"url": "https://svc/{x}", "body": ["n"]}, 'url: "x" is missing'),
-    "no http": ("ftp://svc", {"url": "{x}"}, 'url: "ftp://svc" is not an http'),
+    "no http": ("ftp://svc", {"url": "{x}"}, "url: 'ftp://svc' is not an http"),
     "url too long": ("x" * 3_000, {"url": "https://svc/{x}"}, "3,012 characters are more than 2,083"),
     "bytes": (b"x", {}, 'column "x": bytes cannot be written as JSON (use text: base64'),
     "infinity": (np.inf, {}, "infinity cannot be written as JSON"),
@@ -433,3 +434,41 @@ def test_memory_of_an_iterator() -> None:
 
     peak(1)
     assert peak(20) < peak(2) + 8 * 2**20
+
+
+class _Served:
+    """A handler whose function wants `day`, and counts how often it is compared with a body."""
+
+    name, url = "wrong", "http://127.0.0.1:21034/wrong/1"
+
+    def __init__(self) -> None:
+        self.checked: list[bytes] = []
+
+    def mismatch(self, body: bytes) -> str | None:
+        self.checked.append(body)
+        return call.mismatch(lambda day, **_: day, body)
+
+
+def test_a_signature_that_does_not_fit_is_said_at_once() -> None:
+    """A function that cannot be called with the columns is refused before anything is sent, with both names."""
+    served = _Served()
+    with pytest.raises(InvalidInputError, match=r"\(day, _\): missing a required argument: 'day'.*the names dayy"):
+        _chunks(pd.DataFrame({"dayy": range(5_000)}), url=served)
+    assert len(served.checked) == 1
+
+
+def test_a_signature_is_checked_once_for_each_set_of_names() -> None:
+    """Rows with the same names are not checked again, and where rows differ, the bad ones are named."""
+    served = _Served()
+    frame = pd.DataFrame({"n": range(3_000)})
+    chunks = _chunks(frame, url=served, body=lambda row: {"dayy" if row["n"] == 7 else "day": row["n"]}, errors="skip")
+    rejected = {chunk.rows[index]: reason for chunk in chunks for index, reason in chunk.rejected.items()}
+    assert list(rejected) == [7]
+    assert "missing a required argument: 'day'" in rejected[7]
+    assert len(served.checked) == 2
+
+
+@pytest.mark.parametrize("body", [["day"], {"day": "{day}", "more": 1}, {"{day}": 1, "day": 2}, "{day}", None])
+def test_a_signature_that_fits(body: Any) -> None:
+    """Columns, templates, and one value for the only parameter fit; so does everything where there is `**_`."""
+    assert _chunks(pd.DataFrame({"day": ["x"], "z": [1]}), url=_Served(), body=body)[0].rejected == {}

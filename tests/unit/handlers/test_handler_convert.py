@@ -1,0 +1,230 @@
+"""Arguments become values of the types with which the parameters are annotated."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import decimal
+import enum
+import functools
+import pathlib
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Optional
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pandas as pd
+import pytest
+from cloudtasks_nb.fanout.plan.encode import to_json
+
+from cloudtasks_nb.handlers.answer import Answer
+from cloudtasks_nb.handlers.call import call
+
+__all__: list[str] = []
+
+DAY = dt.date(2026, 1, 2)
+
+
+class Shop(enum.Enum):
+    """A value with another name."""
+
+    NORTH = "n"
+    SOUTH = "s"
+
+
+@dataclass
+class Job:
+    """Values with types of their own, and one of its own type."""
+
+    day: dt.date
+    shop: Shop = Shop.NORTH
+    after: Job | None = None
+
+
+def called(annotation: Any, value: Any) -> Answer:
+    """Call a function with one annotated parameter."""
+
+    def run(x: Any) -> Any:
+        return x
+
+    run.__annotations__ = {"x": annotation}
+    return call(run, orjson.dumps({"x": value}), run=asyncio.run)
+
+
+CASES: list[tuple[Any, Any, Any]] = [
+    (pd.Timestamp, "2026-01-02T03:00:00+01:00", pd.Timestamp("2026-01-02 03:00", tz="+01:00")),
+    (pd.Timedelta, "P0DT0H10M0S", pd.Timedelta("10min")),
+    (pd.Period, "2026-01", pd.Period("2026-01", "M")),
+    (dt.datetime, "2026-01-02T03:04:05", dt.datetime(2026, 1, 2, 3, 4, 5)),  # noqa: DTZ001 - a time without a zone
+    (dt.date, "2026-01-02", DAY),
+    (dt.date, "2026-01-02T00:00:00", DAY),
+    (dt.time, "03:04", dt.time(3, 4)),
+    (dt.timedelta, "P1DT2H30M0.5S", dt.timedelta(days=1, hours=2, minutes=30, seconds=0.5)),
+    (dt.timedelta, "P-1DT23H0M0S", dt.timedelta(hours=-1)),
+    (decimal.Decimal, "1.10", decimal.Decimal("1.10")),
+    (decimal.Decimal, 0.1, decimal.Decimal("0.1")),
+    (uuid.UUID, "12345678123456781234567812345678", uuid.UUID(int=0x12345678123456781234567812345678)),
+    (pathlib.Path, "a/b", pathlib.Path("a/b")),
+    (Shop, "s", Shop.SOUTH),
+    (Shop, "SOUTH", Shop.SOUTH),
+    (Job, {"day": "2026-01-02", "after": {"day": "2026-01-02", "shop": "s"}}, Job(DAY, after=Job(DAY, Shop.SOUTH))),
+    (dt.date | None, None, None),
+    (dt.date | None, "2026-01-02", DAY),
+    (Optional[dt.date], "2026-01-02", DAY),  # noqa: UP045 - the older form
+    (dt.date | str, "2026-01-02", "2026-01-02"),
+    (dt.date | dt.time, "03:04", dt.time(3, 4)),
+    (list[dt.date], ["2026-01-02"], [DAY]),
+    (Sequence[dt.date], ["2026-01-02"], [DAY]),
+    (tuple[dt.date, ...], ["2026-01-02"], (DAY,)),
+    (tuple[dt.date, int], ["2026-01-02", 1.0], (DAY, 1)),
+    (set[int], [1, 2], {1, 2}),
+    (dict[str, dt.date], {"a": "2026-01-02"}, {"a": DAY}),
+    (Mapping[dt.date, int], {"2026-01-02": 1}, {DAY: 1}),
+    (int, 3.0, 3),
+    (int, 3.5, 3.5),
+    (int, "3", "3"),
+    (str, 5, 5),
+    (bool, None, None),
+    (Literal["a"], "b", "b"),
+    (Any, "x", "x"),
+    ("dt.date", "2026-01-02", DAY),
+    ("list['dt.date']", ["2026-01-02"], [DAY]),
+    ("Missing", "x", "x"),
+    ("1 / 0", "x", "x"),
+]
+
+
+@pytest.mark.parametrize(("annotation", "value", "expected"), CASES, ids=lambda case: str(case)[:40])
+def test_converted(annotation: Any, value: Any, expected: Any) -> None:
+    """A value becomes one of the parameter's type; JSON's own types, and what cannot be resolved, stay as they are."""
+    answer = called(annotation, value)
+    assert (answer.status, answer.error) == (200, None)
+    assert (type(answer.result), answer.result) == (type(expected), expected)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "words"),
+    [
+        (pd.Timestamp, "soon", r"run: x='soon' \(str\) cannot be converted to .*Timestamp"),
+        (pd.Timestamp, 5, "it is of type int"),
+        (dt.date, None, r"x=None \(NoneType\).*it is null"),
+        (dt.date, "2026-01-02T03:00:00", "it has a time of day"),
+        (dt.date | None, "x", "Invalid isoformat"),
+        (dt.timedelta, "ten minutes", "ISO 8601 duration"),
+        (decimal.Decimal, "x", "Decimal"),
+        (decimal.Decimal, True, "it is of type bool"),
+        (Shop, "west", "'west' is not a valid"),
+        (Job, {"shop": "n"}, r"Job\(day, shop, after\): missing a required argument: 'day'"),
+        (Job, {"day": "x"}, "day='x'"),
+        (Job, "x", "it is of type str"),
+        (list[dt.date], "2026-01-02", "it is of type str"),
+        (tuple[dt.date, dt.date], ["2026-01-02"], "it has 1 values"),
+        (list[int], "x", "it is of type str"),
+        (npt.NDArray[np.float64], ["x"], "could not convert"),
+    ],
+)
+def test_refused(annotation: Any, value: Any, words: str) -> None:
+    """A value that cannot be converted is a 400, which names the parameter, the value and the type."""
+    answer = called(annotation, value)
+    assert answer.status == 400
+    assert answer.duration is None
+    assert pd.Series([answer.message]).str.contains(words).all(), answer.message
+
+
+def test_arrays() -> None:
+    """A list becomes an array, of the dtype that the annotation names."""
+    plain, floats = called(np.ndarray, [[1, 2]]).result, called(npt.NDArray[np.float64], [1, None]).result
+    assert (plain.shape, plain.dtype.kind) == ((1, 2), "i")
+    assert floats.dtype == np.float64
+    assert np.isnan(floats[1])
+
+
+def test_rows_of_a_frame_come_back() -> None:
+    """What the encoder makes of a row is what the types take."""
+
+    def run(day: dt.date, at: pd.Timestamp, span: dt.timedelta, price: decimal.Decimal, shop: Shop) -> Any:
+        return day, at, span, price, shop
+
+    row = {
+        "day": pd.Timestamp(DAY),
+        "at": pd.Timestamp("2026-01-02", tz="UTC"),
+        "span": pd.Timedelta("-90s"),
+        "price": decimal.Decimal("1.10"),
+        "shop": Shop.SOUTH,
+    }
+    assert call(run, to_json(row), run=asyncio.run).result == (DAY, *list(row.values())[1:])
+
+
+def test_one_value_is_converted_for_the_first_parameter() -> None:
+    """A body that is no object is the only argument, and is converted, too."""
+
+    def run(day: dt.date, n: int = 1) -> Any:
+        return day, n
+
+    assert call(run, b'"2026-01-02"', run=asyncio.run).result == (DAY, 1)
+
+
+def test_a_default_of_none_allows_null() -> None:
+    """Many write `day: date = None`."""
+
+    def run(day: dt.date = None) -> Any:  # type: ignore[assignment]  # noqa: RUF013 - the subject
+        return day
+
+    assert call(run, b'{"day": null}', run=asyncio.run).status == 200
+
+
+class Report:
+    """An object that can be called, and has a method."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, day: dt.date) -> dt.date:
+        """Return the day."""
+        return day
+
+    def method(self, day: dt.date) -> dt.date:
+        """Return the day."""
+        return day
+
+
+@functools.wraps(Report.method)
+def wrapped(*args: Any, **kwargs: Any) -> Any:
+    """Pass the arguments on."""
+    return args, kwargs
+
+
+@pytest.mark.parametrize("fn", [Report(), Report().method, functools.partial(Report().method)], ids=repr)
+def test_other_callables(fn: Any) -> None:
+    """Objects, methods and partial functions have annotations, too."""
+    assert call(fn, b'{"day": "2026-01-02"}', run=asyncio.run).result == DAY
+
+
+def test_a_decorated_function() -> None:
+    """A decorator that keeps the signature keeps the types."""
+    assert call(wrapped, b'{"self": 1, "day": "2026-01-02"}', run=asyncio.run).result == ((), {"self": 1, "day": DAY})
+
+
+def test_an_exception_of_the_users_type_is_a_refusal() -> None:
+    """A type may refuse a value with any exception."""
+
+    @dataclass
+    class Odd:
+        n: int
+
+        def __post_init__(self) -> None:
+            raise RuntimeError("odd")
+
+    answer = called(Odd, {"n": 1})
+    assert (answer.status, answer.message and answer.message.endswith("Odd: odd")) == (400, True)
+
+
+def test_pandas_is_not_loaded() -> None:
+    """The conversion imports neither pandas nor numpy."""
+    code = "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit(bool({'pandas', 'numpy'} & set(sys.modules)))"
+    path = pathlib.Path(sys.modules["cloudtasks_nb.handlers.convert"].__file__ or "")
+    assert subprocess.run([sys.executable, "-c", code, path], check=False, timeout=60).returncode == 0
