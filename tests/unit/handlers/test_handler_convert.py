@@ -20,9 +20,9 @@ import numpy.typing as npt
 import orjson
 import pandas as pd
 import pytest
-from cloudtasks_nb.fanout.plan.encode import to_json
 
 from cloudtasks_nb.handlers.call import call
+from cloudtasks_nb.store.encode import to_json
 
 __all__: list[str] = []
 
@@ -204,7 +204,9 @@ class Report:
         return day.year
 
 
-@pytest.mark.parametrize("fn", [Report(), Report().method, functools.partial(Report().method)], ids=repr)
+@pytest.mark.parametrize(
+    "fn", [Report(), Report().method, functools.partial(Report().method)], ids=["object", "method", "partial"]
+)
 def test_other_callables(fn: Any) -> None:
     """Objects, methods and partial functions have annotations, too."""
     assert call(fn, b'{"day": "2026-01-02"}', run=asyncio.run).result == b"2026"
