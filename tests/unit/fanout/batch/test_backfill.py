@@ -63,6 +63,9 @@ class FakeConnection:
     def check_reachable(self, url: Any) -> None:
         """Refuse nothing."""
 
+    def check_store(self, url: Any) -> None:
+        """Refuse nothing."""
+
 
 class Harness:
     """A queue over a fake catalog."""
