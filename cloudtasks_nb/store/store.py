@@ -20,6 +20,7 @@ from cloudtasks_nb.errors import InvalidInputError, StoreError
 __all__ = ["Store", "StoredObject"]
 
 _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", flags=re.IGNORECASE | re.DOTALL)
+_MESSAGE = re.compile(r"<Message>([^<]+)</Message>")  # in the answers of all three
 _BUCKETS = ("gs", "s3", "az")
 _PAGE = 1000  # objects
 _CONCURRENT = 64  # reads of a bucket at a time
@@ -32,6 +33,9 @@ _RETRIES = {
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
+
+#: Environment variables by which the library takes another server than the cloud's.
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
 
 #: The objects of ``memory://`` stores, by URL, so that all stores of this process with one URL have the same objects.
 _in_memory: dict[str, Any] = {}
@@ -105,7 +109,7 @@ class Store:
                     if keep(found.bytes().to_bytes()):
                         return
                     self._library.put(self._client, path, data, mode=self._update(found.meta), use_multipart=False)
-                except (self._exceptions.NotFoundError, self._exceptions.PreconditionError):
+                except (*self._missing, self._exceptions.PreconditionError):
                     continue  # another process deleted or wrote it after we had read it
                 else:
                     return
@@ -116,7 +120,7 @@ class Store:
         with self._errors("read", path):
             try:
                 return self._library.get(self._client, path).bytes().to_bytes()
-            except (self._exceptions.NotFoundError, FileNotFoundError) as error:
+            except self._missing as error:
                 if _is_bucket_missing(error):
                     raise
                 return None
@@ -136,13 +140,16 @@ class Store:
                     try:
                         found = await self._library.get_async(self._client, path)
                         return (await found.bytes_async()).to_bytes()
-                    except self._exceptions.NotFoundError as error:
+                    except self._missing as error:
                         if _is_bucket_missing(error):
                             raise
                         return None
 
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(get(path)) for path in paths]
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(get(path)) for path in paths]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         return [task.result() for task in running]
 
     def pages(self, prefix: str, *, after: str | None = None) -> Iterator[list[StoredObject]]:
@@ -173,7 +180,7 @@ class Store:
             with self._errors("deleted", page[0]):
                 try:
                     self._library.delete(self._client, page)
-                except (self._exceptions.NotFoundError, FileNotFoundError):
+                except self._missing:
                     for path in page:  # the library stopped at the first one that did not exist
                         self._delete(path)
 
@@ -181,7 +188,7 @@ class Store:
         with self._errors("deleted", path):
             try:
                 self._library.delete(self._client, path)
-            except (self._exceptions.NotFoundError, FileNotFoundError) as error:
+            except self._missing as error:
                 if _is_bucket_missing(error):
                     raise
 
@@ -198,6 +205,11 @@ class Store:
     def _exceptions(self) -> Any:
         return self._library.exceptions
 
+    @property
+    def _missing(self) -> tuple[type[Exception], ...]:
+        """Errors of an object that does not exist; which of them is raised depends on the release of the library."""
+        return FileNotFoundError, self._exceptions.NotFoundError
+
     @cached_property
     def _client(self) -> Any:
         from obstore import store  # noqa: PLC0415 - as above
@@ -206,7 +218,9 @@ class Store:
             return _in_memory.setdefault(self.url, store.MemoryStore())
         if self._scheme == "file":
             return store.LocalStore(self.url, mkdir=True)
-        options: Any = {"client_options": _CLIENT_OPTIONS, "retry_config": _RETRIES}
+        # A server of one's own may have no TLS; the clouds have it.
+        plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+        options: Any = {"client_options": {**_CLIENT_OPTIONS, "allow_http": plain}, "retry_config": _RETRIES}
         return store.from_url(self.url, **options)
 
     def _update(self, meta: Any) -> Any:
@@ -221,7 +235,7 @@ class Store:
         try:
             yield
         except (OSError, ValueError, self._exceptions.BaseError) as error:
-            raise self._error(done, path, _first_line(error)) from error
+            raise self._error(done, path, _problem(error)) from error
 
     def _error(self, done: str, path: str, problem: str) -> StoreError:
         hint = (
@@ -270,6 +284,8 @@ def _is_bucket_missing(error: Exception) -> bool:
     return any(words in text for words in ("NoSuchBucket", "bucket does not exist", "ContainerNotFound"))
 
 
-def _first_line(error: Exception) -> str:
-    """Return the library's message without its debug output, which repeats it over many lines."""
-    return (str(error).strip() or type(error).__name__).split("\n", 1)[0][:500]
+def _problem(error: Exception) -> str:
+    """Return the message of the server, else the library's without its debug output, which is many lines long."""
+    text = str(error).strip() or type(error).__name__
+    found = _MESSAGE.search(text)
+    return (found[1] if found else text.split("\n", 1)[0])[:500]

@@ -1,0 +1,200 @@
+"""A folder or a bucket of objects: the same behaviour for each kind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.errors import InvalidInputError, StoreError
+from cloudtasks_nb.store import store as store_module
+from cloudtasks_nb.store.store import Store
+from tests.unit.store.conftest import google_key
+
+__all__: list[str] = []
+
+
+def test_what_was_put_is_there(store: Store) -> None:
+    """An object comes back as it was put last; one that does not exist is None."""
+    store.put("a/one.json", b"1")
+    store.put("a/one.json", b"2")
+    assert store.get("a/one.json") == b"2"
+    assert store.get("a/two.json") is None
+    assert store.get_many(["a/two.json", "a/one.json", "a/two.json"]) == [None, b"2", None]
+    assert Store(store.url).get("a/one.json") == b"2"
+
+
+def test_an_object_may_be_kept(store: Store) -> None:
+    """The content that is there decides whether it is replaced."""
+    kept: list[bytes] = []
+    for data in (b"1", b"2", b"3"):
+        store.put_unless("a/x", data, lambda stored: kept.append(stored) or stored == b"2")  # type: ignore[func-returns-value]
+    assert (store.get("a/x"), kept) == (b"2", [b"1", b"2"])
+
+
+def test_a_write_in_between_is_not_lost(store: Store) -> None:
+    """An object that changes between the look at it and its replacement is looked at again."""
+    if store.url.startswith("/"):
+        pytest.skip("a folder has no conditional write")
+    seen: list[bytes] = []
+
+    def keep(stored: bytes) -> bool:
+        seen.append(stored)
+        store.put("a/x", b"other")
+        return stored == b"other"
+
+    store.put("a/x", b"1")
+    store.put_unless("a/x", b"2", keep)
+    assert (seen, store.get("a/x")) == ([b"1", b"other"], b"other")
+
+
+def test_objects_are_listed_page_by_page(store: Store) -> None:
+    """All objects of a prefix are listed, and only they; `after` leaves out those before it."""
+    paths = [f"a/{n:04}.json" for n in range(1002)]
+    for path in [*paths, "ab/x", "b/x"]:
+        store.put(path, b"12")
+    pages = list(store.pages("a/"))
+    assert [len(page) for page in pages] == [1000, 2]
+    assert sorted(each.path for page in pages for each in page) == paths
+    assert {each.size for page in pages for each in page} == {2}
+    assert pages[0][0].modified.tzinfo is not None
+    assert sorted(each.path for page in store.pages("a/", after=paths[999]) for each in page) == paths[1000:]
+    assert list(store.pages("none/")) == []
+
+
+def test_objects_are_deleted(store: Store) -> None:
+    """Objects are gone, and those that never were do not matter, wherever they stand."""
+    for path in ("a/1", "a/2", "a/3"):
+        store.put(path, b"x")
+    store.delete(["a/0", "a/1", "a/x", "a/2"])
+    assert [each.path for page in store.pages("a/") for each in page] == ["a/3"]
+    store.delete([])
+
+
+@pytest.mark.usefixtures("bucket_servers")
+@pytest.mark.parametrize("url", ["s3://nobody/x", "gs://nobody/x"])
+def test_a_bucket_that_does_not_exist(url: str) -> None:
+    """A missing bucket is an error, also where a missing object is none."""
+    store = Store(url)
+    calls = [
+        lambda: store.put("a", b"1"),
+        lambda: store.get("a"),
+        lambda: store.get_many(["a", "b"]),
+        lambda: list(store.pages("a/")),
+    ]
+    for call in calls:
+        with pytest.raises(StoreError, match=rf"cannot be \w+ in {url}: .*bucket") as caught:
+            call()
+        assert "check the name of the bucket" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("place", "url"),
+    [
+        ("gs://team/tasks/", "gs://team/tasks"),
+        ("S3://team", "s3://team"),
+        ("az://box/x", "az://box/x"),
+        ("file:///data/my%20store", "/data/my store"),
+        ("/data/store", "/data/store"),
+        (Path("/data/store"), "/data/store"),
+        ("~/store", os.path.expanduser("~/store")),  # noqa: PTH111 - the same by another way
+        ("store", os.path.abspath("store")),  # noqa: PTH100 - as above
+    ],
+)
+def test_a_store_has_one_url(place: Any, url: str) -> None:
+    """Messages and comparisons use one form of a place."""
+    assert Store(place).url == url
+    assert repr(Store(place)) == f"<Store {url}>"
+
+
+@pytest.mark.parametrize("place", ["", "gs://", "gs:///x", "ftp://x/y", "https://x/y", "file://host/x", 3, b"/x"])
+def test_what_is_no_store(place: Any) -> None:
+    """Another place is refused at once, by an error that shows the forms."""
+    with pytest.raises(InvalidInputError, match="is not a folder or a bucket") as caught:
+        Store(place)
+    assert "gs://bucket/prefix" in str(caught.value.hint)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """Every use of a folder that is a file is an error with the cause."""
+    (tmp_path / "file").touch()
+    store = Store(tmp_path / "file" / "store")
+    for call in (lambda: store.put("a", b""), lambda: store.get("a"), lambda: list(store.pages("a/"))):
+        with pytest.raises(StoreError, match="cannot be") as caught:
+            call()
+        assert "CLOUDTASKS_NB_STORE" in str(caught.value.hint)
+
+
+def test_the_rights_of_a_folder_are_those_of_the_user(tmp_path: Path) -> None:
+    """The folder and its files are made under the umask, so that colleagues may share them where it allows that."""
+    before = os.umask(0o027)
+    try:
+        Store(tmp_path / "store").put("a/x", b"1")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "store" / "a" / "x").stat().st_mode) == 0o640
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the times that a store waits."""
+    short = timedelta(milliseconds=300)
+    monkeypatch.setattr(store_module, "_CLIENT_OPTIONS", {"connect_timeout": short, "timeout": short})
+    monkeypatch.setattr(store_module, "_RETRIES", store_module._RETRIES | {"max_retries": 1, "retry_timeout": short})
+
+
+@pytest.fixture(params=["refuses", "hangs", "answers 500", "denies"])
+def broken(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Give the URL of a server that is of no use."""
+    if request.param in {"refuses", "hangs"}:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            if request.param == "refuses":
+                listening.close()
+                yield "http://127.0.0.1:1"
+            else:
+                yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        return
+    status = 500 if request.param == "answers 500" else 403
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_PUT = do_GET  # noqa: N815 - the name is http.server's
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("bucket_servers", "impatient")
+def test_a_server_of_no_use_is_an_error(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call ends with an error when the server refuses, hangs, fails or denies; nothing waits for ever."""
+    monkeypatch.setenv("GOOGLE_BASE_URL", broken)
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", google_key(broken))
+    store = Store("gs://team/x")
+    for call in (lambda: store.put("a", b"1"), lambda: store.get("a"), lambda: store.get_many(["a"])):
+        with pytest.raises(StoreError, match=r"a cannot be \w+ in gs://team/x") as caught:
+            call()
+        assert "gcloud auth application-default login" in str(caught.value.hint)
+
+
+def test_a_call_ends_within_seconds() -> None:
+    """What the docstring promises: no retry begins after 10 s, and a request takes 10 s at most."""
+    assert store_module._RETRIES["retry_timeout"] == store_module._CLIENT_OPTIONS["timeout"] == timedelta(seconds=10)
