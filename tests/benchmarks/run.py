@@ -37,6 +37,7 @@ from tests.benchmarks.machine import facts
 from tests.benchmarks.memory import MEMORY
 from tests.benchmarks.paint import PAINT
 from tests.benchmarks.panels import PANEL
+from tests.benchmarks.store import STORE
 from tests.benchmarks.table import document, verdict
 from tests.benchmarks.waiting import WAIT
 
@@ -53,6 +54,7 @@ CASES = (
     WAIT,
     PENDING,
     MEMORY,
+    STORE,
     PANEL,
     PAINT,
     IMPORT,
@@ -71,6 +73,7 @@ QUICK = Size(
     window=(1.0, 3.0),
     delays=20,
     streamed=(10_000, 30_000),
+    stored=(10_000, 100_000),
     ticks=5,
     waited=500,
     waits=2,
@@ -78,7 +81,13 @@ QUICK = Size(
 FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000))
 
 #: Variables that choose an endpoint, a project or a home; the measurements must not use the caller's.
-_PERSONAL = ("CLOUD_TASKS_EMULATOR_HOST", "CLOUDTASKS_NB_LOCATION", "CLOUDTASKS_NB_HOME", "GOOGLE_CLOUD_PROJECT")
+_PERSONAL = (
+    "CLOUD_TASKS_EMULATOR_HOST",
+    "CLOUDTASKS_NB_LOCATION",
+    "CLOUDTASKS_NB_HOME",
+    "CLOUDTASKS_NB_STORE",
+    "GOOGLE_CLOUD_PROJECT",
+)
 
 _SHOWN = 4_000  # characters of the standard error of a failed case
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from email.utils import formatdate
 from http import HTTPStatus
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -17,11 +18,19 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 from moto.server import ThreadedMotoServer
 
+from cloudtasks_nb.store import store as store_module
 from cloudtasks_nb.store.store import Store
 
 __all__: list[str] = []
 
-PAGE = 1000  # keys of a list, as in the clouds
+PAGE = 10  # objects of a page
+
+
+class _Server(ThreadingHTTPServer):
+    """A server that takes many connections at a time, in place of the emulator's own, which takes one."""
+
+    daemon_threads = True
+    request_queue_size = 128
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +109,9 @@ def gs_server() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gcs, "HANDLERS", routes)
         server = gcs.Server("127.0.0.1", 0, in_memory=True, default_bucket="team")
-        server.start()
+        with patch.context() as starting:
+            starting.setattr(gcs.server, "HTTPServer", _Server)
+            server.start()
         yield f"http://127.0.0.1:{server._api._httpd.server_address[1]}"
         server.stop()
 
@@ -126,10 +137,11 @@ def bucket_servers(s3_server: str, gs_server: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(params=["folder", "memory", "s3", "gs"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Give an empty store of each kind."""
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Give an empty store of each kind, which lists few objects a page."""
+    monkeypatch.setattr(store_module, "_PAGE", PAGE)
     if request.param in {"s3", "gs"}:
         request.getfixturevalue("bucket_servers")
     name = tmp_path.name.replace("_", "-").strip("-")  # of this test
-    places = {"folder": tmp_path / "store", "memory": f"memory://{name}"}
-    return Store(places.get(request.param) or f"{request.param}://team/{name}")
+    places: dict[str, str | Path] = {"folder": tmp_path / "store", "memory": f"memory://{name}"}
+    return Store(places.get(request.param, f"{request.param}://team/{name}"))

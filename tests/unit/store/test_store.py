@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,10 +40,9 @@ def test_an_object_may_be_kept(store: Store) -> None:
     assert (store.get("a/x"), kept) == (b"2", [b"1", b"2"])
 
 
+@pytest.mark.parametrize("store", ["memory", "s3", "gs"], indirect=True)  # a folder has no conditional writes
 def test_a_write_in_between_is_not_lost(store: Store) -> None:
     """An object that changes between the look at it and its replacement is looked at again."""
-    if store.url.startswith("/"):
-        pytest.skip("a folder has no conditional write")
     seen: list[bytes] = []
 
     def keep(stored: bytes) -> bool:
@@ -58,15 +57,15 @@ def test_a_write_in_between_is_not_lost(store: Store) -> None:
 
 def test_objects_are_listed_page_by_page(store: Store) -> None:
     """All objects of a prefix are listed, and only they; `after` leaves out those before it."""
-    paths = [f"a/{n:04}.json" for n in range(1002)]
+    paths = [f"a/{n:02}.json" for n in range(25)]
     for path in [*paths, "ab/x", "b/x"]:
         store.put(path, b"12")
     pages = list(store.pages("a/"))
-    assert [len(page) for page in pages] == [1000, 2]
+    assert [len(page) for page in pages] == [10, 10, 5]
     assert sorted(each.path for page in pages for each in page) == paths
     assert {each.size for page in pages for each in page} == {2}
     assert pages[0][0].modified.tzinfo is not None
-    assert sorted(each.path for page in store.pages("a/", after=paths[999]) for each in page) == paths[1000:]
+    assert sorted(each.path for page in store.pages("a/", after=paths[19]) for each in page) == paths[20:]
     assert list(store.pages("none/")) == []
 
 
@@ -84,7 +83,7 @@ def test_objects_are_deleted(store: Store) -> None:
 def test_a_bucket_that_does_not_exist(url: str) -> None:
     """A missing bucket is an error, also where a missing object is none."""
     store = Store(url)
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: store.put("a", b"1"),
         lambda: store.get("a"),
         lambda: store.get_many(["a", "b"]),

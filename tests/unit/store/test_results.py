@@ -1,0 +1,101 @@
+"""Results of tasks in a store."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import orjson
+import pytest
+
+from cloudtasks_nb.errors import StoreError
+from cloudtasks_nb.store.results import StoredResult, read_results, result_pages, write_result
+from cloudtasks_nb.store.store import Store
+
+__all__: list[str] = []
+
+BATCH = "a91f03c2"
+NOON = dt.datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=dt.UTC)
+
+
+def task(number: int = 0, batch: str = BATCH) -> str:
+    """Return the id of a row's task."""
+    return f"{number:020x}-{batch}-1"
+
+
+def made(task_id: str, *, status: int = 200, attempt: int | None = 1, result: Any = None) -> StoredResult:
+    """Return a result of a task; the error of another status has its attempt in its text."""
+    error = None if status == 200 else f"error of {attempt}"
+    return StoredResult(
+        task=task_id, attempt=attempt, status=status, started=NOON, duration=0.5, result=result, error=error
+    )
+
+
+def test_a_result_is_read_as_it_was_written(store: Store) -> None:
+    """Every field comes back, for each kind of store; a task without a result has None."""
+    good = made(task(1), result={"n": [1, None, "é"]})
+    bad = made(task(2), status=404, attempt=None)
+    write_result(store, good)
+    write_result(store, bad)
+    assert read_results(store, BATCH, [task(2), task(3), task(1)]) == [bad, None, good]
+    assert store.get(f"results/{BATCH}/{task(1)}.json") is not None
+
+
+def test_json_that_is_written_already_is_not_written_again(store: Store) -> None:
+    """A handler gives the JSON that it answers; integers of any size stay what they are."""
+    write_result(store, made(task(), result=orjson.Fragment(b'{"n":1180591620717411303424}')))
+    (found,) = read_results(store, BATCH, [task()])
+    assert found is not None
+    assert found.result == {"n": 2**70}
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ([(500, 1), (200, 2)], (200, 2)),
+        ([(200, 1), (500, 2)], (200, 1)),
+        ([(200, 1), (200, 2)], (200, 2)),
+        ([(500, 1), (404, 2)], (404, 2)),
+        ([(404, 2), (500, 1)], (404, 2)),
+        ([(500, None), (404, None)], (404, None)),
+    ],
+)
+def test_an_error_replaces_no_success(
+    store: Store, written: list[tuple[int, int | None]], kept: tuple[int, int | None]
+) -> None:
+    """A late error does not hide a success, nor the error of a later attempt; else the newest result counts."""
+    for status, attempt in written:
+        write_result(store, made(task(), status=status, attempt=attempt))
+    (found,) = read_results(store, BATCH, [task()])
+    assert found is not None
+    assert (found.status, found.attempt) == kept
+
+
+@pytest.mark.parametrize("task_id", ["", "mine", f"../{task()}", f"{task()}/x", f"{task()}\n", task().upper() + "X"])
+def test_other_tasks_write_nothing(task_id: str) -> None:
+    """The id may come from a forged header: only that of a batch's row becomes a path."""
+    store = Store("memory://other-tasks")
+    write_result(store, made(task_id))
+    assert list(store.pages("results/")) == []
+
+
+def test_all_results_of_a_batch_come_page_by_page(store: Store) -> None:
+    """Every result of the batch is there once, no page is large, and other batches have their own."""
+    for number in range(25):
+        write_result(store, made(task(number), result=number))
+    write_result(store, made(task(0, "ffffffff")))
+    pages = list(result_pages(store, BATCH))
+    assert max(map(len, pages)) <= 10
+    assert sorted(each.result for page in pages for each in page) == list(range(25))
+    assert list(result_pages(store, "00000000")) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"task": 1}'])
+def test_a_damaged_result_is_an_error(data: bytes) -> None:
+    """An object that is no result is named, with what to do."""
+    store = Store("memory://damaged")
+    store.put(f"results/{BATCH}/{task()}.json", data)
+    for call in (lambda: read_results(store, BATCH, [task()]), lambda: list(result_pages(store, BATCH))):
+        with pytest.raises(StoreError, match=f"{task()}.json in memory://damaged is not a result") as caught:
+            call()
+        assert "delete the object" in str(caught.value.hint)
