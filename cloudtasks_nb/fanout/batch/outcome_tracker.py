@@ -145,10 +145,6 @@ class OutcomeTracker:
         """How many rows left the queue without a log entry, which is awaited."""
         return len(self._search.settling)
 
-    def correctable(self, counts: Mapping[State, int]) -> bool:
-        """Return whether a later log entry may still correct a final outcome."""
-        return any(counts[state] for state in (State.FAILED, State.GONE, State.CANCELLED))
-
     def seen(self, tasks: Sequence[str]) -> dict[str, bool | None]:
         """Return True for the tasks that have a log entry; None for the others, which are not known."""
         tried = self._outbox.rows.tried(self._batch, tasks)

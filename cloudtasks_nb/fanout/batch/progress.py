@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import orjson
 
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.fanout.outbox.records import State
 
 __all__ = ["FINAL", "PENDING", "Progress", "Rate", "pack", "unpack"]
 
 _WINDOW = 30.0  # seconds that a rate looks back
+_DENSITY = 0.25  # seconds between two points that a rate keeps
 
 #: States that no attempt of Cloud Tasks will change any more.
 FINAL = ("rejected", "succeeded", "failed", "cancelled", "gone")
@@ -51,6 +53,14 @@ class Progress:
     eta: dt.datetime | None = None  #: when the last row is final at that rate
     sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when
     at: dt.datetime | None = None  #: when this was seen; None: not yet
+
+    @classmethod
+    def of(cls, counts: Mapping[State, int], **more: Any) -> Self:
+        """Return the progress of a batch with so many rows in each state; `more` are the other fields."""
+        names: dict[str, Any] = {
+            state.name.lower(): count for state, count in counts.items() if state is not State.SENT
+        }
+        return cls(total=sum(counts.values()), **names, **more)
 
     @property
     def done(self) -> int:
@@ -122,29 +132,27 @@ class Progress:
         return text
 
 
+@dataclass(frozen=True, slots=True)
 class Rate:
     """Rows that were done or gave up a second over the last half minute."""
 
-    def __init__(self) -> None:
-        self._points: deque[tuple[float, int]] = deque()
+    points: tuple[tuple[float, int], ...] = ()  #: times (seconds), and how many rows were done
 
-    def note(self, at: float, done: int) -> None:
-        """Note how many rows were done at a time (seconds, any origin, never going back)."""
-        if self._points and (at < self._points[-1][0] or done < self._points[-1][1]):
-            self._points.clear()  # a clock set back, or a new round of tries
-        self._points.append((at, done))
-        while len(self._points) > 2 and self._points[1][0] <= at - _WINDOW:  # noqa: PLR2004 - two points make a slope
-            self._points.popleft()
-
-    def stop(self) -> None:
-        """Forget what was noted, because nothing is done at the moment."""
-        self._points.clear()
+    def note(self, at: float, done: int) -> Rate:
+        """Return the rate with one more point (`at` in seconds, any origin, never going back)."""
+        points = self.points
+        if points and (at < points[-1][0] or done < points[-1][1]):
+            points = ()  # a clock set back, or a new round of tries
+        if len(points) > 1 and at - points[-2][0] < _DENSITY:
+            points = points[:-1]
+        start = max((number for number, point in enumerate(points) if point[0] <= at - _WINDOW), default=0)
+        return Rate((*points[start:], (at, done)))
 
     def per_second(self) -> float | None:
         """Return the rate; None before there are two points apart."""
-        if len(self._points) < 2:  # noqa: PLR2004 - two points make a slope
+        if not self.points:
             return None
-        (start, first), (end, last) = self._points[0], self._points[-1]
+        (start, first), (end, last) = self.points[0], self.points[-1]
         return (last - first) / (end - start) if end > start else None
 
     def seconds_left(self, left: int) -> float | None:

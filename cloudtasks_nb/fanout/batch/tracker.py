@@ -1,7 +1,8 @@
 """Track one batch in this process: send its rows, watch its tasks, and store their outcomes.
 
-Lasting state is in the outbox; state in memory can be read again from it and from the service. All of it runs
-on the background loop; work on the outbox runs in a thread of its own, so that it does not block the loop.
+`state.py` decides what to do; this module hands it the events and carries out the effects. Lasting state is in the
+outbox; state in memory can be read again from it and from the service. All of it runs on the background loop; work on
+the outbox runs in a thread of its own, so that it does not block the loop.
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.adoption import Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
-from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
+from cloudtasks_nb.fanout.batch.failure_limit import load_limit, store_limit
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
-from cloudtasks_nb.fanout.batch.progress import Progress, Rate, pack, unpack
+from cloudtasks_nb.fanout.batch.progress import PENDING, Progress, pack, unpack
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
+from cloudtasks_nb.fanout.batch.state import Effect
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
@@ -35,21 +38,15 @@ __all__ = ["Tracker"]
 
 _LOGGER = logging.getLogger(__name__)
 
-_CLOCK_MARGIN = 300_000_000  # microseconds by which this machine's clock may be ahead of the service's
-_LATE_ENTRY = 600_000_000  # microseconds by which a log entry may arrive late
-_LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
-_RECHECKS = (0.0, 60.0, 120.0, 240.0, 480.0)  # seconds before the log is read again for rows that are gone
-_NEAR_END = 2.0  # seconds before the expected end
-_EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
-_ADOPTING, _PUBLISHING = "reading what was sent of", "publishing the state of"
-_SAVE = 5.0  # seconds between two snapshots in the outbox
+# Work that is done in the order in which it was begun, as errors name it.
+_WATCHING, _COUNTING = "watching", "counting the rows of"
+_ADOPTING = "reading what was sent of"
 
 
 class Tracker:
     """Sends and watches one batch, and counts its rows."""
 
     deleted = False  #: whether the batch was deleted in this process
-    _rechecked = 0  # rows that were gone when the last rechecks began
 
     def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
         self._connection = connection
@@ -57,22 +54,21 @@ class Tracker:
         self.record = record
         self.queue = QueueName.parse(record.place.queue_name)
         self._outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store)
-        self._rate = Rate()
-        self._snapshots: asyncio.Queue[Snapshot] = asyncio.Queue()
-        self._unapplied: Snapshot | None = None
+        self._state = machine.BatchState(counts=record.counts, local=connection.endpoint.local)
         self._subscription: Subscription | None = None
+        self._pending: dict[str, deque[Callable[[], Awaitable[None]]]] = {_WATCHING: deque(), _COUNTING: deque()}
+        self._timer: asyncio.TimerHandle | None = None
         self._listeners: list[Callable[[], None]] = []
         self._supervisor = _loop.Supervisor(f"batch {record.id}", self._call_listeners)
-        self._changes = 0  # that `_publish_changes` has to publish
-        self._adoption = Adoption(outbox, record, self._outcomes, connection.watcher, changed=self._publish)
+        self._adoption = Adoption(outbox, record, self._outcomes, connection.watcher, changed=self._rows_changed)
         self._sending = SendSupervisor(
             connection.transport,
             outbox,
             record,
             self._adoption,
             supervisor=self._supervisor,
-            changed=self._rows_sent,
-            ended=self._work_ended,
+            changed=lambda count: self._handle(machine.RowsSent(at=_now(), count=count)),
+            ended=lambda: self._work_changed(sending=False),
         )
         self._cancellation = Cancellation(
             connection,
@@ -80,18 +76,14 @@ class Tracker:
             record,
             self._sending,
             supervisor=self._supervisor,
-            publish=self._publish,
-            ended=self._work_ended,
+            publish=self._rows_changed,
+            ended=self._work_changed,
         )
-        self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._update)
-        self._counts = dict(record.counts)
+        self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self._loaded = False
-        self._saved = 0.0
-        self._search_trouble: str | None = None
-        self._unwatched: Unanswered | None = None
-        self._failure_limit = FailureLimit(outbox, record.id)
         self.progress = self._stored_progress()
         self._read_until = self.progress.sources.get("log")
+        self._effects = self._by_effect()
 
     @property
     def batch(self) -> str:
@@ -101,17 +93,17 @@ class Tracker:
     @property
     def sending(self) -> bool:
         """Whether this process sends, cancels or adopts rows, or has not yet counted what that has changed."""
-        return self._sending.active or self.cancelling or any(map(self._supervisor.running, (_PUBLISHING, _ADOPTING)))
+        return self._state.working or self._supervisor.running(_ADOPTING)
 
     @property
     def cancelling(self) -> bool:
         """Whether its tasks are being deleted."""
-        return self._cancellation.active
+        return self._state.cancelling
 
     @property
     def unanswered(self) -> Unanswered | None:
         """Since when nothing answers at the endpoint; None: it answers."""
-        return self._sending.unanswered or self._unwatched
+        return self._sending.unanswered or self._state.unanswered
 
     @property
     def error(self) -> CloudTasksError | None:
@@ -121,11 +113,16 @@ class Tracker:
     @property
     def watching(self) -> bool:
         """Whether the log is read; a later entry may change an outcome."""
-        return self._supervisor.running("watching")
+        return self._state.watching
 
     def blockers(self) -> list[str]:
         """Return the reasons why rows are not done, a sentence each."""
-        troubles = [self._sending.trouble, self._search_trouble, self._cancellation.trouble, self._notifier.trouble]
+        troubles = [
+            self._sending.trouble,
+            self._state.search_trouble,
+            self._cancellation.trouble,
+            self._notifier.trouble,
+        ]
         unanswered = self.unanswered
         said = None if unanswered is None else unanswered.error.message
         lines = [trouble for trouble in troubles if trouble not in (None, said)][:1]
@@ -168,7 +165,7 @@ class Tracker:
             if not self._outcomes.has_results and (self.progress.gone or not names_handler(self.record.description)):
                 notes.append(NO_LOG.format(queue="the queue"))
             notes.append(unseen_note("the queue writes no log"))
-        if limit_note := self._failure_limit.note(self.progress):
+        if limit_note := self._state.limit.note(self.progress.cancelled):
             notes.append(limit_note)
         return notes
 
@@ -189,26 +186,25 @@ class Tracker:
         With `adopting`, unsent rows that were sent from elsewhere are found, and nothing is sent.
         """
         self._connection.transport.check_open()
+        limit = await self._outbox.run(load_limit, self._outbox, self.batch)
         self.record = await self._outbox.run(self._outbox.batches.get, self.batch)
-        await self._failure_limit.load(self.record)
-        self._counts = dict(self.record.counts)
         if not self._loaded:
             self._loaded = True
             await self._outbox.run(self._outcomes.load)
             await self._cancellation.take_up()
-        if sending and self._counts[State.UNSENT]:
-            self._sending.begin()
-        elif adopting and self._counts[State.UNSENT]:
+            if self._cancellation.active:
+                self._work_changed()
+        self._handle(machine.Started(counts=self.record.counts, sending=sending, limit=limit))
+        if adopting and not sending and self.record.counts[State.UNSENT]:
             self._supervisor.start(_ADOPTING, self._adopt)
-        if not self.record.done:
-            self._supervisor.start("watching", self._watch)
-        await self._publish()
+        await self._count()
 
     async def close(self) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
         await self._supervisor.close()
-        if self._subscription is not None:
-            self._subscription.close()
+        self._stop_watching()
+        if self._timer is not None:
+            self._timer.cancel()
         self._call_listeners()
 
     async def finished(self) -> Progress:
@@ -224,7 +220,7 @@ class Tracker:
         changed = asyncio.Event()
         end = self.listen(changed.set)
         try:
-            while self.sending or not self.progress.finished:
+            while self.sending or not self._state.finished:
                 self._connection.transport.check_open()
                 self._supervisor.check()
                 if not self.sending:
@@ -240,153 +236,139 @@ class Tracker:
         """Begin to cancel; from now on the batch counts as being cancelled."""
         await self.start(sending=False)
         self._cancellation.begin()
+        self._work_changed()
 
-    def _work_ended(self) -> None:
-        """Count the rows anew after a sending or a cancellation."""
-        self._connection.watcher.refresh(self.queue)
-        self._changes += 1
-        self._supervisor.start(_PUBLISHING, self._publish_changes)
+    def _handle(self, event: machine.Event) -> None:
+        """Have the state machine handle an event, and carry out the effects."""
+        self._state, effects = machine.handle(self._state, event)
+        for effect in effects:
+            self._effects[effect]()
+        if self._timer is not None:
+            self._timer.cancel()
+        wake, self._timer = self._state.wake, None
+        if wake is not None:
+            self._timer = asyncio.get_running_loop().call_at(wake, lambda: self._handle(machine.TimePassed(at=_now())))
 
-    async def _publish_changes(self) -> None:
-        published = None
-        while published != self._changes:
-            published = self._changes
-            await self._publish()
+    def _by_effect(self) -> Mapping[Effect, Callable[[], None]]:
+        """Return what carries out each effect."""
+        start = self._supervisor.start
+        return {
+            Effect.BEGIN_SENDING: self._sending.begin,
+            Effect.BEGIN_CANCEL: self._stop,
+            Effect.WATCH: self._watch,
+            Effect.STOP_WATCHING: self._stop_watching,
+            Effect.SET_PACE: self._set_pace,
+            Effect.REFRESH: lambda: self._connection.watcher.refresh(self.queue),
+            Effect.COUNT: lambda: self._begin(_COUNTING, self._count),
+            Effect.SEARCH: lambda: start("searching the queue for", self._search),
+            Effect.REREAD: lambda: start("reading the log again for", self._reread),
+            Effect.NOTIFY: self._notifier.begin,
+            Effect.SAVE: lambda: self._begin(_COUNTING, self._save),
+            Effect.PUBLISH: self._publish,
+        }
 
-    def _rows_sent(self, count: int) -> None:
-        self._counts[State.UNSENT] -= count
-        self._counts[State.SENT] += count
-        self._update()
+    async def _rows_changed(self) -> None:
+        self._handle(machine.RowsChanged())
+
+    def _work_changed(self, *, sending: bool | None = None) -> None:
+        sending = self._state.sending if sending is None else sending
+        self._handle(machine.WorkChanged(sending=sending, cancelling=self._cancellation.active))
+
+    def _begin(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Carry out some work, after that which was begun before under this name."""
+        self._pending[name].append(work)
+        self._supervisor.start(name, lambda: self._carry_out(name))
+
+    async def _carry_out(self, name: str) -> None:
+        """Carry out what is pending; run again, it begins with the work that failed."""
+        pending = self._pending[name]
+        while pending:
+            await pending[0]()
+            pending.popleft()
+            self._supervisor.succeeded(name)
+
+    async def _apply(self, snapshot: Snapshot) -> None:
+        """Store the outcomes that a snapshot shows."""
+        search = await self._outcomes.apply(snapshot, sent=self._state.counts[State.SENT])
+        unanswered = Unanswered.after(self._state.unanswered, snapshot.errors)
+        dispatching = self._queue_values().get("state", "RUNNING") == "RUNNING"
+        self._handle(machine.SnapshotApplied(search=search, dispatching=dispatching, unanswered=unanswered))
+
+    async def _count(self) -> None:
+        if self._state.stale:
+            number = self._state.changes
+            counts = await self._outbox.run(self._outbox.batches.counts, self.batch)
+            limit = self._state.limit
+            if limit.exceeded(counts):
+                limit = await self._outbox.run(load_limit, self._outbox, self.batch)
+            self._handle(machine.Counted(at=_now(), number=number, counts=counts, limit=limit))
+
+    async def _save(self) -> None:
+        await self._outbox.run(self._outbox.batches.save_snapshot, self.batch, pack(self.progress))
+
+    def _stop(self) -> None:
+        self._begin(_COUNTING, self._store_limit)
+        self._cancellation.begin()
+
+    async def _store_limit(self) -> None:
+        await self._outbox.run(store_limit, self._outbox, self.batch, self._state.limit)
 
     async def _adopt(self) -> None:
         """Find the rows that were sent from elsewhere."""
         await self._adoption.run(self._sending.will_retry)
-        await self._publish()
-
-    async def _watch(self) -> None:
-        """Apply snapshots until no outcome can change any more; run again, it begins with the one that failed."""
-        if self._subscription is None:
-            self._snapshots = asyncio.Queue()
-            self._subscription = self._connection.watcher.subscribe(
-                self.queue, self._snapshots.put_nowait, since=self._unread_since(), every=_EVERY
-            )
-        ended: float | None = None
-        while ended is None or time.monotonic() < ended + _LINGER:
-            if self._unapplied is None:
-                self._unapplied = await self._next(_LINGER if ended is not None else None)
-            if self._unapplied is not None:
-                await self._apply(self._unapplied)
-                self._unapplied = None
-                self._supervisor.succeeded("watching")
-            if not self.progress.finished or self.sending:
-                ended = None
-            elif not self._outcomes.correctable(self._counts):
-                break
-            else:
-                ended = time.monotonic() if ended is None else ended
-        self._subscription.close()
-        self._subscription = None
-
-    def _unread_since(self) -> int:
-        """Return the time from which the log may have outcomes that are not stored, in microseconds since 1970."""
-        created = int(self.record.created.timestamp() * 1_000_000)
-        read = self._outcomes.sources.get("log") or self._read_until
-        if read is None or read > dt.datetime.now(dt.UTC):  # the clock was set back
-            return created - _CLOCK_MARGIN
-        return max(created, int(read.timestamp() * 1_000_000) - _LATE_ENTRY) - _CLOCK_MARGIN
-
-    async def _next(self, timeout: float | None) -> Snapshot | None:
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._snapshots.get()
-        except TimeoutError:
-            return None
-
-    async def _apply(self, snapshot: Snapshot) -> None:
-        """Store the outcomes that a snapshot shows."""
-        self._unwatched = Unanswered.after(self._unwatched, snapshot.errors)
-        if await self._outcomes.apply(snapshot, sent=self._counts[State.SENT]):
-            self._supervisor.start("searching the queue for", self._search)  # snapshots are applied meanwhile
-        await self._publish()
+        self._handle(machine.RowsChanged())
 
     async def _search(self) -> None:
-        self._search_trouble = None
+        trouble = None
         try:
             await self._outcomes.search()
         except OutboxError:
             raise
         except CloudTasksError as error:  # of the service: the next suspicious snapshot begins another search
-            self._search_trouble = error.message
-        await self._publish()
+            trouble = error.message
+        self._handle(machine.SearchEnded(trouble=trouble))
 
-    async def _recheck(self) -> None:
-        """Read the log again, at growing intervals, for rows that are gone."""
-        for pause in _RECHECKS:
-            await asyncio.sleep(pause)
-            if not self._counts[State.GONE]:
-                return
-            try:
-                await self._outcomes.recheck()
-            except OutboxError:
-                raise
-            except CloudTasksError as error:
-                _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
-            else:
-                await self._publish()
+    async def _reread(self) -> None:
+        try:
+            await self._outcomes.recheck()
+        except OutboxError:
+            raise
+        except CloudTasksError as error:
+            _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
+        self._handle(machine.LogReread(at=_now()))
 
-    async def _publish(self) -> None:
-        self._counts = dict(await self._outbox.run(self._outbox.batches.counts, self.batch))
-        # Not `self.sending`: this may be the last time that anything is published.
-        working = self._sending.active or self.cancelling
-        if not self._counts[State.UNSENT] + self._counts[State.SENT] and not working:
-            self._notifier.begin()  # before listeners are called: they may end this process
-        if self._counts[State.GONE] > self._rechecked:
-            self._supervisor.start("reading the log again for", self._recheck)
-        self._rechecked = self._counts[State.GONE]
-        self._update()
-        now = time.monotonic()
-        if self.progress.finished or now - self._saved > _SAVE:
-            self._saved = now
-            await self._outbox.run(self._outbox.batches.save_snapshot, self.batch, pack(self.progress))
-        self._hurry()
-        if not self.cancelling and await self._failure_limit.reached(self.progress):
-            self._cancellation.begin()
+    def _watch(self) -> None:
+        since = machine.unread_since(
+            self.record.created, self._outcomes.sources.get("log") or self._read_until, dt.datetime.now(dt.UTC)
+        )
+        self._subscription = self._connection.watcher.subscribe(
+            self.queue, self._arrived, since=round(since.timestamp() * 1_000_000), every=self._state.every
+        )
 
-    def _hurry(self) -> None:
-        """Have an emulator's queue read more often near the end, so that `wait` returns soon after it."""
-        if self._subscription is None or not self._connection.endpoint.local:
-            return  # Google's service has a quota of reads
-        left = self._rate.seconds_left(self._counts[State.UNSENT] + self._counts[State.SENT])
-        every = _EVERY if left is None or left > _NEAR_END else _EVERY_NEAR_END
-        if every < self._subscription.every:
-            self._connection.watcher.refresh(self.queue)
-        self._subscription.every = every
+    def _arrived(self, snapshot: Snapshot) -> None:
+        self._begin(_WATCHING, lambda: self._apply(snapshot))
 
-    def _update(self) -> None:
+    def _stop_watching(self) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
+
+    def _set_pace(self) -> None:
+        if self._subscription is not None:
+            self._subscription.every = self._state.every
+
+    def _publish(self) -> None:
         """Compute the progress anew and call the listeners."""
-        if self._queue_values().get("state", "RUNNING") == "RUNNING" and not self.cancelling:
-            # Cancelled and lost rows must not change the estimate of how fast the others are done.
-            self._rate.note(time.monotonic(), self._counts[State.SUCCEEDED] + self._counts[State.FAILED])
-        else:
-            self._rate.stop()
-        pending = self._outcomes.split(self._counts, now_micros())
-        now = dt.datetime.now(dt.UTC)
-        left = self._counts[State.UNSENT] + self._counts[State.SENT]
-        seconds = self._rate.seconds_left(left)
-        self.progress = Progress(
-            total=sum(self._counts.values()),
-            unsent=self._counts[State.UNSENT],
-            rejected=self._counts[State.REJECTED],
-            succeeded=self._counts[State.SUCCEEDED],
-            failed=self._counts[State.FAILED],
-            cancelled=self._counts[State.CANCELLED],
-            gone=self._counts[State.GONE],
-            settling=min(self._outcomes.settling, self._counts[State.SENT]),
-            done_per_second=self._rate.per_second(),
+        counts, rate, now = self._state.counts, self._state.rate, dt.datetime.now(dt.UTC)
+        seconds = rate.seconds_left(self._state.open)
+        self.progress = Progress.of(
+            counts,
+            settling=min(self._outcomes.settling, counts[State.SENT]),
+            done_per_second=rate.per_second(),
             eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
             sources=self._outcomes.sources,
             at=now,
-            **pending,
+            **self._outcomes.split(counts, now_micros()),
         )
         self._call_listeners()
 
@@ -402,12 +384,8 @@ class Tracker:
         packed = self._outbox.batches.snapshot(self.batch)
         if packed is not None:
             return unpack(packed)
-        names = {State.UNSENT: "unsent", State.REJECTED: "rejected", State.SUCCEEDED: "succeeded"}
-        names |= {State.FAILED: "failed", State.CANCELLED: "cancelled", State.GONE: "gone"}
-        counts: dict[str, Any] = {name: self.record.counts[state] for state, name in names.items()}
         unknown = None if self.record.counts[State.SENT] else 0
-        pending = dict.fromkeys(("scheduled", "ready", "running", "retrying"), unknown)
-        return Progress(total=self.record.total, **counts, **pending)
+        return Progress.of(self.record.counts, **dict.fromkeys(PENDING, unknown))
 
     def _queue_values(self) -> Mapping[str, Any]:
         """Return settings and state of the queue by the newest snapshot; empty before the first one."""
@@ -420,3 +398,8 @@ class Tracker:
         target = str(self.record.description.get("url", ""))
         name = target.removeprefix("handler:") if target.startswith("handler:") else ""
         return [describe_absent(address, f"http://{address}/{name}") for address in addresses]
+
+
+def _now() -> float:
+    """Return the time of the loop, which does not jump, in seconds."""
+    return asyncio.get_running_loop().time()

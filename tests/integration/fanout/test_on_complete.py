@@ -203,7 +203,7 @@ def test_a_cancelled_batch(once: ct.Queue, target: Target, monkeypatch: pytest.M
     refresh = seen.refresh
 
     def look_in_between(queue: Any) -> None:
-        tracker._snapshots.put_nowait(replace(seen.latest(queue), entries=()))
+        tracker._arrived(replace(seen.latest(queue), entries=()))
         refresh(queue)
 
     monkeypatch.setattr(seen, "refresh", look_in_between)

@@ -1,0 +1,366 @@
+"""Decide what happens next to a batch: a pure state machine, without an event loop, a clock or I/O.
+
+`handle` returns the state after an event, and the effects that the tracker carries out. Times are in the events.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
+from cloudtasks_nb.fanout.batch.progress import Rate
+from cloudtasks_nb.fanout.batch.unanswered import Unanswered
+from cloudtasks_nb.fanout.outbox.records import State
+
+__all__ = [
+    "BatchState",
+    "Counted",
+    "Effect",
+    "Event",
+    "LogReread",
+    "RowsChanged",
+    "RowsSent",
+    "SearchEnded",
+    "SnapshotApplied",
+    "Started",
+    "TimePassed",
+    "WorkChanged",
+    "handle",
+    "unread_since",
+]
+
+_LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
+_REREAD_PAUSES = (60.0, 120.0, 240.0, 480.0)  # seconds before the log is read once more for rows that are gone
+_NEAR_END = 2.0  # seconds before the expected end
+_EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
+_SAVE = 5.0  # seconds between two snapshots in the outbox
+_CLOCK_MARGIN = dt.timedelta(minutes=5)  # by which this machine's clock may be ahead of the service's
+_LATE_ENTRY = dt.timedelta(minutes=10)  # by which a log entry may arrive late
+
+
+class Effect(enum.Enum):
+    """What the tracker has to do; what it needs for that is in the state."""
+
+    BEGIN_SENDING = enum.auto()
+    BEGIN_CANCEL = enum.auto()  #: cancel the remaining rows, and store that the failure limit was reached
+    WATCH = enum.auto()  #: subscribe to snapshots of the queue
+    STOP_WATCHING = enum.auto()
+    SET_PACE = enum.auto()  #: have the queue read at the interval `BatchState.every`
+    REFRESH = enum.auto()  #: have the queue read now
+    COUNT = enum.auto()  #: read the counts of the rows, and answer with `Counted`
+    SEARCH = enum.auto()  #: search the queue and the log for missing rows, and answer with `SearchEnded`
+    REREAD = enum.auto()  #: read the log again for the rows that are gone, and answer with `LogReread`
+    NOTIFY = enum.auto()  #: create the notifications of the end
+    SAVE = enum.auto()  #: store the progress, for other processes
+    PUBLISH = enum.auto()  #: compute the progress, and call the listeners
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchState:
+    """What is known of one batch in this process."""
+
+    counts: Mapping[State, int]  #: rows in each state
+    local: bool = False  #: the queue is an emulator's, which has no quota of reads
+    sending: bool = False
+    cancelling: bool = False
+    watching: bool = False  #: snapshots of the queue are applied
+    searching: bool = False
+    search_trouble: str | None = None  #: why the last search failed
+    unanswered: Unanswered | None = None  #: since when the watcher gets no answer
+    dispatching: bool = True  #: the queue is not paused
+    changes: int = 0  #: changes of rows in the outbox, so far
+    counted: int = 0  #: how many of these changes `counts` includes
+    required: int = 0  #: the change that must be counted before the batch is finished: the last start, or end of work
+    notified: bool = False  #: the notifications of this end were begun
+    ended_at: float | None = None  #: when the batch was seen to be finished, while it is watched
+    gone: int = 0  #: rows in state `gone` at the last count
+    rereads: int = 0  #: times that the log was read again, or is being read; 0: there is no need
+    reread_at: float | None = None  #: when the log is read again
+    limit: FailureLimit = field(default_factory=FailureLimit)
+    stopped_round: int = 0  #: the last round that was cancelled because of the failure limit
+    rate: Rate = field(default_factory=Rate)
+    every: float = _EVERY  #: seconds between two reads of the queue
+    saved_at: float = -math.inf  #: when the progress was stored last
+
+    @property
+    def open(self) -> int:
+        """Rows that are not final."""
+        return self.counts[State.UNSENT] + self.counts[State.SENT]
+
+    @property
+    def working(self) -> bool:
+        """Whether the batch is sent or cancelled here, or what that or a start has changed is not counted."""
+        return self.sending or self.cancelling or self.counted < self.required
+
+    @property
+    def stale(self) -> bool:
+        """Whether rows have changed since they were counted."""
+        return self.counted < self.changes
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row is final, and nothing here is about to change one."""
+        return not (self.open or self.working)
+
+    @property
+    def wake(self) -> float | None:
+        """When the next `TimePassed` is needed; None: not at all."""
+        linger_until = None if self.ended_at is None else self.ended_at + _LINGER
+        return min((at for at in (self.reread_at, linger_until) if at is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """Somebody took the batch up: at first, or after rows were added or tried again."""
+
+    counts: Mapping[State, int]
+    sending: bool  #: send the unsent rows
+    limit: FailureLimit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsChanged:
+    """Rows have changed in the outbox."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsSent:
+    """Rows were acknowledged, or the state of the sending has changed."""
+
+    at: float
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkChanged:
+    """The sending has ended, or a cancellation has begun or ended."""
+
+    sending: bool  #: whether the batch is sent now
+    cancelling: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotApplied:
+    """The outcomes of a snapshot are stored."""
+
+    search: bool = False  #: rows seem to be missing
+    dispatching: bool = True
+    unanswered: Unanswered | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchEnded:
+    """A search for missing rows has ended."""
+
+    trouble: str | None = None  #: why it failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """The rows were counted."""
+
+    at: float
+    number: int  #: `BatchState.changes` when the count began
+    counts: Mapping[State, int]
+    limit: FailureLimit  #: as stored, if it is exceeded: another process may have begun a round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogReread:
+    """The log was read again for the rows that are gone, or could not be read."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimePassed:
+    """The time `BatchState.wake` has come."""
+
+    at: float
+
+
+Event = (
+    Started | RowsChanged | RowsSent | WorkChanged | SnapshotApplied | SearchEnded | Counted | LogReread | TimePassed
+)
+_Step = tuple[BatchState, tuple[Effect, ...]]
+
+
+def handle(state: BatchState, event: Event) -> _Step:  # noqa: C901, PLR0911 - one case for each event
+    """Return the state after an event, and what is to be done, in this order.
+
+    Examples
+    --------
+    >>> counts = dict.fromkeys(State, 0) | {State.SENT: 1}
+    >>> state, effects = handle(BatchState(counts=counts), RowsChanged())
+    >>> [effect.name for effect in effects]
+    ['COUNT']
+    >>> counts = dict.fromkeys(State, 0) | {State.SUCCEEDED: 1}
+    >>> state, effects = handle(state, Counted(at=1.0, number=1, counts=counts, limit=FailureLimit()))
+    >>> [effect.name for effect in effects]
+    ['NOTIFY', 'SAVE', 'PUBLISH']
+    """
+    match event:
+        case Started():
+            return _start(state, event)
+        case RowsChanged():
+            return _changed(state)
+        case RowsSent():
+            moved = min(event.count, state.counts[State.UNSENT])  # a count may include some of them
+            sent = {State.UNSENT: state.counts[State.UNSENT] - moved, State.SENT: state.counts[State.SENT] + moved}
+            return _rated(replace(state, counts={**state.counts, **sent}), event.at), (Effect.PUBLISH,)
+        case WorkChanged():
+            state = replace(state, sending=event.sending, cancelling=event.cancelling, required=state.changes + 1)
+            return _changed(state, Effect.REFRESH)
+        case SnapshotApplied():
+            state = replace(state, dispatching=event.dispatching, unanswered=event.unanswered)
+            if not event.search or state.searching:
+                return _changed(state)
+            return _changed(replace(state, searching=True, search_trouble=None), Effect.SEARCH)
+        case SearchEnded():
+            return _changed(replace(state, searching=False, search_trouble=event.trouble))
+        case Counted():
+            return _counted(state, event)
+        case LogReread():
+            last = state.rereads > len(_REREAD_PAUSES)
+            due = None if last else event.at + _REREAD_PAUSES[state.rereads - 1]
+            return _changed(replace(state, rereads=0 if last else state.rereads, reread_at=due))
+        case TimePassed():
+            state, read = _reread_due(state, event.at)
+            state, stop = _linger(state, event.at)
+            return state, (*read, *stop, *((Effect.PUBLISH,) if stop else ()))
+
+
+def unread_since(created: dt.datetime, read: dt.datetime | None, now: dt.datetime) -> dt.datetime:
+    """Return the time from which the log may have outcomes that are not stored.
+
+    Parameters
+    ----------
+    created : datetime
+        When the batch was created.
+    read : datetime, optional
+        Up to when the log was read; None: it was not.
+    now : datetime
+
+    Examples
+    --------
+    >>> day = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    >>> unread_since(day, day + dt.timedelta(hours=2), day + dt.timedelta(hours=9)).isoformat()
+    '2026-01-01T01:45:00+00:00'
+    """
+    if read is None or read > now:  # the clock was set back
+        return created - _CLOCK_MARGIN
+    return max(created, read - _LATE_ENTRY) - _CLOCK_MARGIN
+
+
+def _changed(state: BatchState, *effects: Effect) -> _Step:
+    """Have the rows counted."""
+    return replace(state, changes=state.changes + 1), (*effects, Effect.COUNT)
+
+
+def _start(state: BatchState, event: Started) -> _Step:
+    state = _limited(replace(state, counts=event.counts, notified=False, ended_at=None), event.limit)
+    state = replace(state, required=state.changes + 1)
+    effects = []
+    if event.sending and state.counts[State.UNSENT]:
+        state = replace(state, sending=True)
+        effects.append(Effect.BEGIN_SENDING)
+    if state.open and not state.watching:
+        state = replace(state, watching=True, every=_EVERY)
+        effects.append(Effect.WATCH)
+    return _changed(state, *effects)
+
+
+def _counted(state: BatchState, event: Counted) -> _Step:
+    """Decide by a count, unless a newer one was handled before it."""
+    if event.number <= state.counted:
+        return state, ()
+    state = _rated(replace(state, counts=event.counts, counted=event.number), event.at)
+    state = _limited(state, event.limit)
+    effects: list[Effect] = []
+    # The notifications are begun before the listeners are called: these may end the process.
+    for rule in (_notify, _linger, _set_pace, _reread, _stop_after_failures, _save):
+        state, more = rule(state, event.at)
+        effects += more
+    return state, (*effects, Effect.PUBLISH)
+
+
+def _limited(state: BatchState, limit: FailureLimit) -> BatchState:
+    """Take over the failure limit; it may have been read before it was stored that it is reached."""
+    stopped = limit.stopped or limit.round == state.stopped_round
+    return replace(state, limit=replace(limit, stopped=stopped))
+
+
+def _rated(state: BatchState, at: float) -> BatchState:
+    """Note how many rows are done. Cancelled and lost rows do not tell how fast the others are done."""
+    if not state.dispatching or state.cancelling:
+        return replace(state, rate=Rate())
+    return replace(state, rate=state.rate.note(at, state.counts[State.SUCCEEDED] + state.counts[State.FAILED]))
+
+
+def _notify(state: BatchState, _at: float) -> _Step:
+    """Notify of each end once; rows that are open again have another end."""
+    if state.open:
+        return replace(state, notified=False), ()
+    if state.notified or not state.finished:
+        return state, ()
+    return replace(state, notified=True), (Effect.NOTIFY,)
+
+
+def _linger(state: BatchState, at: float) -> _Step:
+    """Stop watching when no outcome can change any more."""
+    if not state.watching:
+        return state, ()
+    if not state.finished:
+        return replace(state, ended_at=None), ()
+    ended_at = at if state.ended_at is None else state.ended_at
+    correctable = any(state.counts[one] for one in (State.FAILED, State.GONE, State.CANCELLED))
+    if correctable and at < ended_at + _LINGER:
+        return replace(state, ended_at=ended_at), ()
+    return replace(state, watching=False, ended_at=None), (Effect.STOP_WATCHING,)
+
+
+def _set_pace(state: BatchState, _at: float) -> _Step:
+    """Have an emulator's queue read more often near the end, so that `wait` returns soon after it."""
+    left = state.rate.seconds_left(state.open) if state.local and state.open else None
+    every = _EVERY if left is None or left > _NEAR_END else _EVERY_NEAR_END
+    if not state.watching or every == state.every:
+        return state, ()
+    sooner = (Effect.REFRESH,) if every < state.every else ()
+    return replace(state, every=every), (Effect.SET_PACE, *sooner)
+
+
+def _reread(state: BatchState, _at: float) -> _Step:
+    """Begin to read the log again when more rows are gone."""
+    begin = state.counts[State.GONE] > state.gone and not state.rereads
+    state = replace(state, gone=state.counts[State.GONE], rereads=1 if begin else state.rereads)
+    return state, ((Effect.REREAD,) if begin else ())
+
+
+def _reread_due(state: BatchState, at: float) -> _Step:
+    """Read the log again after the pause, unless no row is gone any more."""
+    if state.reread_at is None or at < state.reread_at:
+        return state, ()
+    state = replace(state, reread_at=None)
+    if not state.counts[State.GONE]:
+        return replace(state, rereads=0), ()
+    return replace(state, rereads=state.rereads + 1), (Effect.REREAD,)
+
+
+def _stop_after_failures(state: BatchState, _at: float) -> _Step:
+    """Cancel the remaining rows, once in each round."""
+    limit = state.limit
+    if not state.open or state.cancelling or state.stopped_round == limit.round or not limit.exceeded(state.counts):
+        return state, ()
+    state = replace(state, limit=replace(limit, stopped=True), stopped_round=limit.round, cancelling=True)
+    return state, (Effect.BEGIN_CANCEL,)
+
+
+def _save(state: BatchState, at: float) -> _Step:
+    """Store the progress now and then, and at the end."""
+    if state.open and at - state.saved_at < _SAVE:
+        return state, ()
+    return replace(state, saved_at=at), (Effect.SAVE,)
