@@ -64,11 +64,12 @@ class Backfill:
         columns = [name for name in rows.columns if name not in COLUMNS]
         task = replace(task, key=["start", *columns], tz=partitions.bounds.tz)
         request = make_request(queue, rows, task, options)
+        recipe = replace(request.recipe, shown=tuple(map(str, rows.columns)))
         parts = [request.recipe.identity.hex(), partitions.freq.name, partitions.tz, columns]
         digest = hashlib.blake2b(orjson.dumps(parts), digest_size=4).hexdigest()
         self._name = options.name or f"backfill-{digest}"
         self._series = {"freq": partitions.freq.name, "tz": partitions.tz, "across": columns}
-        self._request = replace(request, options=replace(options, name=self._name), series=self._series)
+        self._request = replace(request, recipe=recipe, options=replace(options, name=self._name), series=self._series)
 
     def send(self) -> Batch:
         """Spool every row, then send in the background.

@@ -57,7 +57,8 @@ def shown_names(block: Block | Table, chosen: Iterable[str] | None) -> dict[str,
     """Return the name of each column and named level that is shown; `chosen` are columns, None: all."""
     there = block.columns if isinstance(block, Block) else block.sources
     levels = [name for name, _ in block.labels or () if name is not None]
-    names = preview_names(dict.fromkeys([*levels, *(there if chosen is None else chosen)]))
+    wanted = set(there if chosen is None else chosen)
+    names = preview_names(dict.fromkeys([*levels, *(name for name in there if name in wanted)]))
     return names | {name: name for name in levels if name == "row"}  # the name of the index, which is no column there
 
 
@@ -291,4 +292,10 @@ def _restore_times(values: list[Any], kind: str, unit: str, tz: str | None) -> A
     if kind == "timedelta64":
         return pd.TimedeltaIndex(ticks.view(f"timedelta64[{unit}]"))
     moments = pd.DatetimeIndex(ticks.view(f"datetime64[{unit}]"))
-    return moments if tz is None else moments.tz_localize("UTC").tz_convert(tz)
+    if tz is None:
+        return moments
+    moments = moments.tz_localize("UTC")
+    try:
+        return moments.tz_convert(tz)
+    except (KeyError, ValueError, OSError):  # a zone of dateutil or pytz, whose name says nothing
+        return moments

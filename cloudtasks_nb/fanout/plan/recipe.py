@@ -41,12 +41,13 @@ class Recipe:
     key: tuple[str, ...] | Row | None  #: None: what is rendered identifies a row
     schedule: Schedule
     delivery: Delivery
+    shown: tuple[str, ...] = ()  #: columns that are shown later, whether anything names them or not
 
     @property
     def columns_used(self) -> tuple[str, ...] | None:
-        """The columns that templates and key name, each once; None: the whole row."""
+        """The columns that templates and key name, and those to be shown, each once; None: the whole row."""
         parts = [self.url.columns, *(text.columns for _, text in self.headers), self.body.columns]
-        parts += [self.schedule.columns, self.columns_of_key]
+        parts += [self.schedule.columns, self.columns_of_key, self.shown]
         names: list[str] = []
         for part in parts:
             if part is None:

@@ -20,6 +20,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Outcome, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
+from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.service.connection import Connection
 from tests.unit.fanout.conftest import PLACE, all_rows, spool
@@ -133,6 +134,16 @@ def test_templates(backfills: Harness, url: str, expected: str) -> None:
     """URLs name the columns of a partition, and format its times on the zone's clock."""
     frame = backfills.plan(end="2026-01-01", tz="Asia/Tokyo", url=url).frame
     assert frame["url"].item() == expected
+
+
+def test_the_columns_of_periods_are_shown(backfills: Harness, outbox: Outbox) -> None:
+    """`batch.tasks()` has the columns of the periods, whether a template names them or not."""
+    record = backfills.run(body={"day": "{start:%Y-%m-%d}"}, across={"shop": ["bern"]})
+    stored = StoredPreview()
+    for page in outbox.rows.pages(record.id):
+        stored.add(page.shown, page.indexes)
+    assert list(stored.columns()) == ["start", "end", "partition", "shop"]
+    assert stored.columns()["partition"].tolist() == ["2026-01-01", "2026-01-02", "2026-01-03"]
 
 
 def test_words_are_passed_on(backfills: Harness) -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 from typing import Any
 
+import dateutil.tz
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -74,6 +75,10 @@ def test_kept(series: pd.Series[Any]) -> None:
         (
             pd.Series([dt.datetime(2026, 1, 1)], dtype=pd.ArrowDtype(pa.timestamp("us"))),  # noqa: DTZ001 - naive is the case
             pd.Series(pd.to_datetime(["2026-01-01"]).as_unit("us")),
+        ),
+        (
+            pd.Series(pd.date_range("2026-01-01", periods=1, tz=dateutil.tz.gettz("Europe/Zurich"))),
+            pd.Series(pd.date_range("2025-12-31 23:00", periods=1, tz="UTC")),
         ),
         (pd.Series(["a", None], dtype="string[python]"), pd.Series(["a", None], dtype="string")),
         (pd.Series([decimal.Decimal("1.10")]), pd.Series(["1.10"], dtype=object)),

@@ -268,6 +268,7 @@ def test_whole_numbers_in_bodies() -> None:
     [
         ({}, ["origin", "state_in", "n"]),
         ({"key": ["n"], "body": {"x": "{origin}"}}, ["origin", "n"]),
+        ({"body": ["n"], "url": URL + "/{origin}", "key": ["state"]}, ["origin", "state_in", "n"]),
         ({"body": {"x": 1}, "headers": {"X": "{state}"}, "delay": "{n}"}, ["state_in", "n"]),
         ({"body": ["state"], "url": URL + "/{origin}"}, ["origin", "state_in"]),
         ({"body": ["n"], "key": ROW}, ["n"]),
@@ -276,7 +277,7 @@ def test_whole_numbers_in_bodies() -> None:
     ],
 )
 def test_shown(arguments: dict[str, Any], shown: list[str]) -> None:
-    """Shown are the columns that key and templates use; ours keep their names."""
+    """Shown are the columns that key and templates use; in the order of the input; ours keep their names."""
     frame = pd.DataFrame({"origin": ["JFK"], "state": ["NY"], "n": [1]})
     (chunk,) = _chunks(frame, **arguments)
     assert list(_shown(chunk)) == shown
