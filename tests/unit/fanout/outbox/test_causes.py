@@ -74,6 +74,7 @@ def test_causes_of_an_earlier_file_are_counted_once(path: Path) -> None:
         for name in ("states_changed", "outcomes_made", "outcomes_changed"):
             connection.execute(f"DROP TRIGGER {name}")
         connection.execute("DROP TABLE causes")
+        connection.execute("ALTER TABLE outcomes DROP COLUMN http_status")
         connection.execute("PRAGMA user_version = 2")
     with Outbox(path) as outbox:
         assert outbox.rows.failures(batch) == {4: 3}

@@ -123,6 +123,7 @@ def test_a_file_of_the_first_version_gets_the_table(path: Path) -> None:
         for name in ("states_changed", "outcomes_made", "outcomes_changed"):
             connection.execute(f"DROP TRIGGER {name}")
         connection.execute("DROP TABLE causes")
+        connection.execute("ALTER TABLE outcomes DROP COLUMN http_status")
         connection.execute("DROP TABLE deletions")
         connection.execute("PRAGMA user_version = 1")
     with Outbox(path) as outbox:

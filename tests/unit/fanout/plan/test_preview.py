@@ -6,7 +6,6 @@ import datetime as dt
 import decimal
 from typing import Any
 
-import dateutil.tz
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -77,7 +76,7 @@ def test_kept(series: pd.Series[Any]) -> None:
             pd.Series(pd.to_datetime(["2026-01-01"]).as_unit("us")),
         ),
         (
-            pd.Series(pd.date_range("2026-01-01", periods=1, tz=dateutil.tz.gettz("Europe/Zurich"))),
+            pd.Series(pd.date_range("2026-01-01", periods=1, tz="dateutil/Europe/Zurich")),
             pd.Series(pd.date_range("2025-12-31 23:00", periods=1, tz="UTC")),
         ),
         (pd.Series(["a", None], dtype="string[python]"), pd.Series(["a", None], dtype="string")),
