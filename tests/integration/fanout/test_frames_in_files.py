@@ -29,7 +29,7 @@ class Made(NamedTuple):
 def made(tasks: ct.Client, once: ct.Queue, serve: Serve) -> Made:
     """Give a batch that is done, with a row that failed, and a queue with a task that waits."""
 
-    def work(n: int) -> Any:
+    def work(n: int, state: str) -> Any:
         return [["a list"], {}, {"n": n}][n]
 
     handler = serve(work)
@@ -38,7 +38,7 @@ def made(tasks: ct.Client, once: ct.Queue, serve: Serve) -> Made:
     batch.wait(timeout="60s")
     once.enqueue("http://127.0.0.1:9/x", {"a": []}, delay="1h")
     once.enqueue("http://127.0.0.1:9/x", "text", delay="1h")
-    plan = once.backfill("2026-01-01", "2026-01-03", freq="D", url=handler, dry_run=True)
+    plan = once.backfill("2026-01-01", "2026-01-03", freq="D", url="http://127.0.0.1:9/x", dry_run=True)
     return Made(tasks, once, batch, handler, plan)
 
 
@@ -53,6 +53,7 @@ FRAMES: dict[str, Callable[[Made], pd.DataFrame]] = {
     "one task": lambda made: made.queue.enqueue("http://127.0.0.1:9/x", delay="1h"),
     "batch tasks": lambda made: made.batch.tasks(),
     "failed": lambda made: made.batch.failed(),
+    "results": lambda made: made.batch.results(),
     "calls": lambda made: made.handler.calls(),
     "plan": lambda made: made.plan.frame,
     "tasks of a backfill": lambda made: made.plan.submit().tasks(),
