@@ -37,6 +37,7 @@ _STATUS: dict[type, int] = {
     TimeoutError: 504,
 }
 _LONGEST_MESSAGE = 2000
+_LONGEST_TRACEBACK = 100_000
 #: Frames of these modules stand between the server and the user's function; a traceback starts after them.
 _OUR_MODULES = (__name__, "cloudtasks_nb.handlers.workers", "concurrent.futures._base")
 
@@ -221,7 +222,10 @@ def _explain(error: BaseException) -> tuple[str, str]:
     """Return the traceback from the first frame of the user's code on, and one line for the answer."""
     summary = traceback.TracebackException(type(error), error, _outside(error.__traceback__))
     # str() of the summary, because __str__ of the exception may raise.
-    return "".join(summary.format()), _bounded(f"{type(error).__name__}: {summary}")
+    full = "".join(summary.format())
+    if len(full) > _LONGEST_TRACEBACK:
+        full = f"{full[: _LONGEST_TRACEBACK // 2]}…{full[-_LONGEST_TRACEBACK // 2 :]}"
+    return full, _bounded(f"{type(error).__name__}: {summary}")
 
 
 def _outside(frames: TracebackType | None) -> TracebackType | None:

@@ -49,6 +49,8 @@ def write_result(store: Store, result: StoredResult) -> None:
     path = _path(result.task)
     if path is None:
         return
+    # An error may hold half a surrogate pair, which JSON cannot.
+    error = None if result.error is None else result.error.encode("utf-8", "replace").decode()
     data = orjson.dumps(
         {
             "task": result.task,
@@ -56,7 +58,7 @@ def write_result(store: Store, result: StoredResult) -> None:
             "status": result.status,
             "started": result.started,
             "duration": result.duration,
-            **({"result": result.result} if result.ok else {"error": result.error}),
+            **({"result": result.result} if result.ok else {"error": error}),
         }
     )
     if result.ok:

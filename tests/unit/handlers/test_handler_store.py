@@ -123,3 +123,16 @@ def test_a_deployed_handler_loads_neither_pandas_nor_grpc() -> None:
     code = "import sys, cloudtasks_nb.handlers, cloudtasks_nb.store.results; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert {"pandas", "grpc", "google.cloud"} & set(done.stdout.split()) == set()
+
+
+def test_an_error_of_any_text_is_stored(serve: Serve, tmp_path: Path) -> None:
+    """Text that is no Unicode, and megabytes of it, are an error like any other."""
+
+    def fail() -> None:
+        raise ValueError("\ud800" + "x" * 10**7)
+
+    answer = post(serve(fail, store=tmp_path).url, b"", X_CloudTasks_TaskName=TASK)
+    found = stored(tmp_path)
+    assert (answer.status, found.status) == (400, 400)
+    assert "ValueError: ?xxx" in str(found.error)
+    assert len(str(found.error)) < 10**6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,3 +98,16 @@ def test_an_emulators_log_has_no_quota() -> None:
         made = Connection(Endpoint(project="p", location="l", target="127.0.0.1:1", local=local), Auth())
         assert made.watcher.log_budget.per_minute == reads
         made.close()
+
+
+@pytest.mark.parametrize(("place", "noted"), [("gs://team/tasks", True), (None, False), ("mine", False)])
+def test_a_handler_with_another_store_is_noted(
+    connection: Connection, capsys: pytest.CaptureFixture[str], place: str | None, *, noted: bool
+) -> None:
+    """Results that the connection would not read are said before anything is sent; a URL has no store."""
+    mine = connection.store.url
+    handler = SimpleNamespace(name="report", url="http://127.0.0.1:1/report", store=mine if place == "mine" else place)
+    connection.check_store(handler.url if place is None else handler)
+    printed = capsys.readouterr()
+    words = f"report stores results in gs://team/tasks, but batch.results() of this connection reads {mine}"
+    assert (words in printed.out + printed.err) is noted
