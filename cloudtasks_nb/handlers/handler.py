@@ -180,7 +180,13 @@ class Handler:
             notify(f"{self.name} still runs (calls: {running}); those tasks had no answer and will be tried again")
 
     def mismatch(self, body: bytes) -> str | None:
-        """Return why the function cannot be called with the names in a body; None if it can."""
+        """Return why the function cannot be called with the names in a body; None if it can.
+
+        Examples
+        --------
+        >>> print(handler.mismatch(b'{"dayy": "2013-01-01", "origin": "JFK"}'))
+        report(day, origin): missing a required argument: 'day'; the body gave the names dayy, origin
+        """
         return mismatch(self._function.fn, body)
 
     def replace(self, function: TaskFunction, workers: int) -> None:
