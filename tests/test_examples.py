@@ -31,7 +31,12 @@ MODULES: dict[str, ModuleType] = {"": ct, "errors.": errors, "handlers.": handle
 #: Of the magics, users call only these; IPython calls the others.
 MAGICS = {"%load_ext": magics.load_ipython_extension, "%ct": magics.CloudTasksMagics.ct}
 #: Names without a docstring that could have an example, each with the reason.
-EXEMPT = {"ROW": "a constant", "errors": "a module", "Handler.replace": "`serve` calls it"}
+EXEMPT = {
+    "ROW": "a constant",
+    "errors": "a module",
+    "Handler.replace": "`serve` calls it",
+    "Progress.of": "the tracker calls it",
+}
 
 #: What an example may use without making it.
 NAMES = (
