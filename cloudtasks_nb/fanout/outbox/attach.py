@@ -40,6 +40,9 @@ __all__ = [
 
 NAMED = 5  #: most rows that a message lists
 
+_RECENT = 7 * 86_400  # seconds since the creation of a batch that another key would send again
+_COMPARED = 20  # most batches that are compared for this
+
 _ANY_NAME = "any new name sends all"  # the hint that always applies
 _NOTHING_SENT = "nothing was sent; "
 
@@ -151,6 +154,7 @@ class Intake:
     errors: list[CloudTasksError] = field(default_factory=list)  #: why these rows may not be sent
     apart: set[tuple[int, int, int]] = field(default_factory=set)
     """Number, round and size of the batches that were compared and have none of the rows."""
+    repeats: str = ""  #: which batch sent the same requests under another key; empty: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,8 +238,8 @@ def prepare(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> 
     It needs no lock: `decide` compares again only with batches that have changed since.
     """
     intake.repeated = _sort_keys(connection, spec, intake, intake.errors)
-    if spec.by_rows:
-        _overlaps(connection, spec, intake)
+    if spec.by_rows and not _overlaps(connection, spec, intake):
+        intake.repeats = _repeats(connection, spec)
 
 
 def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> Decision:
@@ -297,6 +301,7 @@ def apply(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, decis
         duplicates=decision.duplicates,
         rejected=added.get(State.REJECTED, 0) - decision.duplicates,
         left=intake.left,
+        repeats=intake.repeats if created else "",
     )
 
 
@@ -449,6 +454,26 @@ def _overlaps(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -
         else:
             intake.apart.add((num, round_, theirs))
     return sorted(found, key=lambda one: -one.shared)
+
+
+def _repeats(connection: sqlite3.Connection, spec: BatchSpec) -> str:
+    """Return which recent batch without a name sent the same requests under another key; empty if none did."""
+    others = connection.execute(
+        """SELECT num, id, description FROM batches WHERE endpoint = ? AND project = ? AND location = ? AND queue = ?
+           AND name IS NULL AND created > ? ORDER BY num DESC LIMIT ?""",
+        (*astuple(spec.place), time.time() - _RECENT, _COMPARED),
+    ).fetchall()
+    for num, batch, description in others:
+        before = orjson.loads(description)
+        words = {word for word in before.keys() | spec.description if not word.startswith("_")}
+        if {word for word in words if _differs(before, spec.description, word)} != {"key"}:
+            continue
+        same = "SELECT count(*) FROM keys WHERE num = ? AND digest <> 0 AND digest IN (SELECT digest FROM new_keys)"
+        many = number(connection, same, num)
+        if many:
+            key = "ct.ROW" if before["key"] == "ROW" else before["key"]
+            return f"{many:,} of these requests were already sent as batch {batch} with key={key}"
+    return ""
 
 
 def _overlap_error(found: Sequence[Overlap], total: int) -> BatchExistsError:

@@ -66,6 +66,7 @@ class Spooled:
     duplicates: int  #: rows left out because an earlier one sends the same request
     rejected: int  #: rows left out because they are no valid task
     left: Mapping[State, int] = field(default_factory=dict)  #: of the known rows, how many are in which state
+    repeats: str = ""  #: which batch sent the same requests under another key; empty: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
