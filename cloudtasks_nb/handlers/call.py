@@ -18,6 +18,7 @@ import orjson
 from cloudtasks_nb.errors import HandlerError, NotSerializableError, StoreError
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.convert import display_name, parameters_of
+from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import StoredResult, write_result
@@ -61,6 +62,7 @@ class TaskFunction:
     fn: Callable[..., Any]
     verifier: Verifier | None  #: None: every request that reaches the server is accepted
     store: Store | None = None  #: None: results are not stored
+    processes: ProcessPool | None = None  #: None: the calling thread calls the function
 
     def answer(self, request: TaskRequest, *, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Answer:
         """Check the token, if one is required, call the function and store its result; never raises. Blocks."""
@@ -68,7 +70,8 @@ class TaskFunction:
         if refusal is not None:
             return refusal
         started = dt.datetime.now(dt.UTC)
-        answer = call(self.fn, request.body, run=run)
+        pool = self.processes
+        answer = call(self.fn, request.body, run=run) if pool is None else pool.call(request.body)
         try:
             self._store(request, answer, started)
         except StoreError as error:
@@ -80,6 +83,10 @@ class TaskFunction:
                 duration=answer.duration,
             )
         return answer
+
+    def close(self, *, kill: bool) -> int:
+        """End its processes, if it has some, as `ProcessPool.close`; return how many calls ran in them."""
+        return 0 if self.processes is None else self.processes.close(kill=kill)
 
     def _store(self, request: TaskRequest, answer: Answer, started: dt.datetime) -> None:
         if self.store is None or request.task is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import html
 import inspect
 import socket
@@ -173,11 +174,14 @@ class Handler:
             self._closed = True
             self._server.close()
             self._coroutines.close(_JOIN)
+            ended = self._function.close(kill=True)
             running = self._workers.close(_JOIN)
             self._on_close(self)
             self._ended = True  # at the end: an interrupted close can be called again
         if running:
             notify(f"{self.name} still runs (calls: {running}); those tasks had no answer and will be tried again")
+        if ended:
+            notify(f"{self.name} was ended while it ran (calls: {ended}); those tasks will be tried again")
 
     def mismatch(self, body: bytes) -> str | None:
         """Return why the function cannot be called with the names in a body; None if it can.
@@ -189,9 +193,14 @@ class Handler:
         """
         return mismatch(self._function.fn, body)
 
+    def answer_to(self, body: bytes, since: dt.datetime) -> Answer | None:
+        """Return the answer to the newest request with this body that was no task's; None if there is none."""
+        return self._history.answer_to(body, since)
+
     def replace(self, function: TaskFunction, workers: int) -> None:
         """Call another function from now on; running calls still use the old one."""
-        self._function = function
+        before, self._function = self._function, function
+        before.close(kill=False)
         if workers != self._workers.count:
             old, self._workers = self._workers, Workers(workers, self.name)
             old.close(0)

@@ -106,6 +106,17 @@ class CallHistory:
         self._bytes -= _size(*call)
         return call
 
+    def answer_to(self, body: bytes, since: dt.datetime) -> Answer | None:
+        """Return the answer to the newest request since a time that had this body and was no task's."""
+        with self._lock:
+            calls = list(self._calls)
+        for request, answer in reversed(calls):
+            if request.time < since:
+                break
+            if request.task is None and request.body == body:
+                return answer
+        return None
+
     def summary(self) -> Summary:
         """Return the counts, and the newest five calls."""
         with self._lock:

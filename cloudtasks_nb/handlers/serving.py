@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ from cloudtasks_nb.handlers.address import bind_address, derive_address, name_fr
 from cloudtasks_nb.handlers.call import TaskFunction, check_function
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.handler import Handler
+from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.store.store import Store
@@ -34,6 +36,7 @@ def serve(
     *,
     name: str | None = None,
     workers: int = 8,
+    processes: int | None = None,
     service_account: str | None = None,
     audience: str | None = None,
     tasks: object | None = None,
@@ -63,7 +66,15 @@ def serve(
     name : str, optional
         The handler's name; the function's own name when left out. A lambda without one gets a new URL each time.
     workers : int
-        How many calls run at a time.
+        How many calls run at a time, in threads of this kernel. They suit functions that wait, for a network or a disk,
+        and those of numpy and pandas that release Python's interpreter lock. Python code that computes is no faster in
+        threads, and slows the kernel down.
+    processes : int, optional
+        How many calls run at a time, each in a process of its own, for functions that compute; `workers` does not count
+        then. The function is copied when it is served: global names that it uses keep their values of that moment,
+        and what it changes stays in its process. Arguments and results are JSON, and an exception is its traceback,
+        so these always travel. If a process dies, for want of memory for example, its task is answered with 500, and
+        the next call starts another. The processes end with the kernel.
     service_account : str, optional
         Only tasks that carry an OIDC token of this account are accepted.
     audience : str, optional
@@ -82,7 +93,7 @@ def serve(
     Raises
     ------
     HandlerError
-        If the function cannot be served.
+        If the function cannot be served, or not copied into a process.
     ConfigurationError
         If the home, which the URL is derived from, cannot be created.
     InvalidInputError
@@ -99,16 +110,18 @@ def serve(
     """
     check_function(fn)
     _check(name=name, workers=workers, service_account=service_account, audience=audience)
+    pool = None if processes is None else _process_pool(fn, processes)
     certs_url = None if service_account is None else _certs_url(tasks)
     results = Store(_settings.store_place(store))
     lasting_name = name or _own_name(fn)
 
     def task_function(url: str) -> TaskFunction:  # the default audience is the URL, which is known later
         if service_account is None or certs_url is None:
-            return TaskFunction(fn=fn, verifier=None, store=results)
+            return TaskFunction(fn=fn, verifier=None, store=results, processes=pool)
         verifier = Verifier(service_account=service_account, audience=audience or url, certs_url=certs_url)
-        return TaskFunction(fn=fn, verifier=verifier, store=results)
+        return TaskFunction(fn=fn, verifier=verifier, store=results, processes=pool)
 
+    workers = processes or workers  # one thread waits for each process
     with _lock:
         if lasting_name is None:
             temporary = f"{display_name(fn).strip('<>')}-{secrets.token_hex(4)}"
@@ -204,6 +217,19 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
             resource=str(audience),
             hint="add service_account=, the account whose tokens are accepted",
         )
+
+
+def _process_pool(fn: Callable[..., Any], count: Any) -> ProcessPool:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise HandlerError(f"processes={count!r} is not a number of processes", hint="use 1 or more, or leave it out")
+    if inspect.iscoroutinefunction(fn):
+        name = display_name(fn)
+        raise HandlerError(
+            f"{name} is an async function, which waits rather than computes: it cannot run in processes",
+            resource=name,
+            hint="leave processes= out: its calls run at the same time in one thread",
+        )
+    return ProcessPool(fn, count)
 
 
 def _certs_url(tasks: object | None) -> Callable[[], str | None]:

@@ -23,7 +23,7 @@ SIGNATURES = {
     "connect": "project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, quota_project=None, "
     "store=None",
     "local": "folder=None, *, project='local', location='us-central1', store=None",
-    "serve": "fn, *, name=None, workers=8, service_account=None, audience=None, tasks=None, store=None",
+    "serve": "fn, *, name=None, workers=8, processes=None, service_account=None, audience=None, tasks=None, store=None",
     "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None",
     "url": "fn",
     "Client.queue": "name, *, create=False, **settings",
@@ -66,6 +66,7 @@ SIGNATURES = {
     "Batch.on_complete": "url, *, service_account=None, audience=None, queue=None",
     "Batch.panel": "*, read_only=False",
     "Plan.submit": "",
+    "Plan.try_one": "row=0",
     "Handler.calls": "",
     "Handler.close": "",
 }

@@ -34,14 +34,17 @@ from cloudtasks_nb.fanout.outbox.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.plan.options import Delivery
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
 from cloudtasks_nb.fanout.plan.render import plan_chunks
+from cloudtasks_nb.fanout.plan.trial import Trial
 from cloudtasks_nb.service.connection import Connection, has_ended
 from cloudtasks_nb.service.convert import queue_values
 
 __all__ = ["Catalog", "outbox_path"]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_DISPATCH_DEADLINE = dt.timedelta(minutes=10)  # of a task without one
 _MICRO = dt.timedelta(microseconds=1)
 _LEFT = (State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)  # states of known rows that are reported
 
@@ -130,6 +133,7 @@ class Catalog:
                 now=dt.datetime.now(dt.UTC),
                 queue=request.queue.queue,
                 submit=submit or (lambda: self.fan_out(request)),
+                send=lambda task: _try(task, request.recipe.delivery),
                 errors=request.options.errors,
                 rate=limits["rate"],
                 max_concurrent=limits["max_concurrent"],
@@ -338,6 +342,25 @@ def _shared_row(record: BatchRecord, store: str) -> dict[str, Any]:
     }
 
 
+def _try(task: Any, delivery: Delivery) -> Trial:
+    """Send the request of a raw Task, and return the answer."""
+    from cloudtasks_nb.handlers.call import decode  # noqa: PLC0415 - loads aiohttp, which only handlers need
+    from cloudtasks_nb.handlers.send import send  # noqa: PLC0415 - same
+
+    request = task.http_request
+    timeout = delivery.dispatch_deadline or _DISPATCH_DEADLINE
+    answer = send(delivery.method, request.url, dict(request.headers), request.body, timeout.total_seconds())
+    account = delivery.service_account
+    return Trial(
+        status=answer.status or None,
+        result=decode(answer.result or b""),
+        error=answer.error,
+        duration=answer.duration,
+        request=f"{delivery.method} {request.url} {request.body.decode(errors='replace')}".rstrip(),
+        note=f"sent without the token of {account}, which Cloud Tasks adds" if account else "",
+    )
+
+
 def _report_ended(outbox: Outbox) -> None:
     """Say once which batches were lost with a temporary emulator, as after a restart of the kernel."""
     places = {batch: where for batch, where in outbox.batches.with_setting(TEMPORARY).items() if where}
@@ -419,6 +442,8 @@ def _notify_spooled(result: Spooled, name: str | None) -> None:
         parts.append(f"{counted(result.duplicates, 'duplicates')} {_are(result.duplicates)} left out")
     if parts:
         notify("; ".join(parts))
+    if result.repeats:
+        notify(f"{result.repeats}; they run again, as {batch}: batch.cancel() stops that")
 
 
 def _are(count: int) -> str:

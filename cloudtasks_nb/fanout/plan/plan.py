@@ -19,7 +19,8 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, DryRun, Forecast
 from cloudtasks_nb.fanout.plan.columns import once
 from cloudtasks_nb.fanout.plan.recipe import Recipe
-from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, read_task
+from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
+from cloudtasks_nb.fanout.plan.trial import Trial
 
 __all__ = ["PRICING", "Plan", "Sizes", "make_plan"]
 
@@ -77,6 +78,7 @@ class Plan:
     max_concurrent: int | None
     spent: bool  #: the input was an iterator, and is read
     action: Callable[[], Any]
+    attempt: Callable[[int], Trial]
     about: Mapping[str, str] = field(default_factory=dict)  #: further facts about the plan, by name
     refusal: str = ""  #: what `submit` would raise, whatever `errors` is, as batches have some of the rows
     first_rejected: str = ""  #: the first row that cannot become a task, and why
@@ -101,6 +103,47 @@ class Plan:
                 hint="call fan_out with a new iterator and without dry_run=True",
             )
         return self.action()
+
+    def try_one(self, row: int = 0) -> Trial:
+        """Send the request of one row to its target, without a task, and show the answer.
+
+        The target is really called, with the row's body, headers and method, be it a function of this kernel or a
+        service elsewhere. No task is created, nothing is retried, and no result is stored. The token that Cloud Tasks
+        adds for `service_account` is missing.
+
+        Parameters
+        ----------
+        row : int
+            Position of the row in the input.
+
+        Returns
+        -------
+        Trial
+            With `status`, `result`, `error` (of a function of this kernel, the traceback) and `duration` in seconds.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such row, or it cannot become a task, or the input was an iterator.
+
+        Examples
+        --------
+        >>> def double(x):
+        ...     return 2 * x
+        >>> plan = queue.fan_out(pd.DataFrame({"x": [1, 2]}), url=ct.serve(double), dry_run=True)
+        >>> plan.try_one(row=1).result
+        4
+        """
+        if self.spent:
+            raise InvalidInputError(
+                "the dry run has read the iterator to its end",
+                hint="plan a few rows in a DataFrame: queue.fan_out(df, ..., dry_run=True).try_one()",
+            )
+        if not isinstance(row, (int, np.integer)) or isinstance(row, bool) or row < 0:
+            raise InvalidInputError(
+                f"row={row!r} is not the position of a row", resource="row", hint="the first is plan.try_one(row=0)"
+            )
+        return self.attempt(int(row))
 
     @property
     def time_to_drain(self) -> pd.Timedelta | None:
@@ -273,6 +316,15 @@ class _Summary:
         return frame
 
 
+def _row_task(data: Any, recipe: Recipe, row: int, now: dt.datetime) -> Any:
+    task = plan_row(data, recipe, row, now=now)
+    if isinstance(task, str):
+        raise InvalidInputError(
+            f"row {row:,} cannot become a task: {task}", resource="row", hint="plan.frame has the problem of each row"
+        )
+    return task
+
+
 def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     data: Any,
     recipe: Recipe,
@@ -281,6 +333,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     now: dt.datetime,
     queue: str,
     submit: Callable[[], Any],
+    send: Callable[[Any], Trial],
     errors: Errors = "raise",
     rate: float | None = None,
     max_concurrent: int | None = None,
@@ -301,6 +354,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         Short name of the queue.
     submit : callable
         Does it for real; `Plan.submit` returns what it returns.
+    send : callable
+        Called with the raw Task of a row; sends its request without creating the task.
     errors : {"raise", "skip"}
         What `submit` will do with bad rows and duplicates.
     rate, max_concurrent : number, optional
@@ -329,6 +384,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         queue=queue,
         method=recipe.delivery.method,
         action=submit,
+        attempt=lambda row: send(_row_task(data, recipe, row, now)),
         spent=once(data),
         errors=errors,
         rate=rate,

@@ -9,6 +9,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from tests.integration.conftest import Answer, Target
 from tests.integration.fanout.conftest import Serve, reached
 
 URL = "http://127.0.0.1:9/{a}"
@@ -88,3 +89,38 @@ def test_a_handlers_address_is_the_handler(paused: ct.Queue, serve: Serve) -> No
 def test_a_paused_queue_is_said(paused: ct.Queue) -> None:
     """A time to drain is no promise while the queue is paused."""
     assert "paused and dispatches nothing: queue.resume()" in repr(paused.fan_out(DATA, url=URL, dry_run=True))
+
+
+def test_try_one_calls_a_handler(queue: ct.Queue, serve: Serve) -> None:
+    """The function is called with the row's body, its traceback is shown, and neither task nor result is left."""
+
+    def half(n: int) -> float:
+        if n % 2:
+            raise ValueError(f"{n} is odd")
+        return n / 2
+
+    handler = serve(half, name="half")
+    plan = queue.fan_out(pd.DataFrame({"n": [4, 5]}), url=handler, dry_run=True)
+    fine, odd = plan.try_one(), plan.try_one(row=1)
+    assert (fine.status, fine.result, fine.error) == (200, 2.0, None)
+    assert (odd.status, odd.result) == (400, None)
+    assert "raise ValueError" in (odd.error or "")
+    assert "ValueError: 5 is odd" in repr(odd)
+    assert handler.calls()["task"].isna().all()
+    assert queue.tasks().empty
+
+
+def test_try_one_calls_another_target(queue: ct.Queue, target: Target, free_port: int) -> None:
+    """A target elsewhere gets the row's method, headers and body; its answer, or that there is none, is shown."""
+    target.script(Answer(status=418, body=b"a teapot"), Answer(status=200, body=b'{"ok": 1}'))
+    words: dict[str, Any] = {"headers": {"X-A": "{a}"}, "method": "PUT", "service_account": "a@b.example"}
+    plan = queue.fan_out(DATA, url=target.url, dry_run=True, **words)
+    first, second = plan.try_one(), plan.try_one(row=1)
+    assert (first.status, first.error, second.result) == (418, "a teapot", {"ok": 1})
+    request = target.received[1]
+    assert (request.method, request.headers["x-a"], request.body) == ("PUT", "2", b'{"a":2}')
+    assert request.headers["content-type"] == "application/json"
+    assert "sent without the token of a@b.example" in repr(first)
+    nobody = queue.fan_out(DATA, url=f"http://127.0.0.1:{free_port}/x", dry_run=True).try_one()
+    assert nobody.status is None
+    assert "did not answer" in (nobody.error or "")

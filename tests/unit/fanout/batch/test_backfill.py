@@ -22,6 +22,7 @@ from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import plan_chunks
+from cloudtasks_nb.fanout.plan.trial import Trial
 from cloudtasks_nb.service.connection import Connection
 from tests.unit.fanout.conftest import PLACE, all_rows, spool
 
@@ -55,7 +56,16 @@ class FakeCatalog:
         recipe, name = request.recipe, request.options.name
         spec = BatchSpec(place=PLACE, recipe=recipe.identity, name=name, description=request.description)
         with self.outbox.dry_run(spec) as dry_run:
-            return make_plan(request.data, recipe, dry_run, now=NOW, queue="q", submit=submit, verdicts=verdicts)
+            return make_plan(
+                request.data,
+                recipe,
+                dry_run,
+                now=NOW,
+                queue="q",
+                submit=submit,
+                send=lambda _: Trial(status=None),
+                verdicts=verdicts,
+            )
 
 
 class FakeConnection:

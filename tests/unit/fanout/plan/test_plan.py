@@ -15,6 +15,7 @@ from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.trial import Trial
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 FRAME = pd.DataFrame({"x": ["a", "b", None, "a", "c"]})
@@ -50,12 +51,48 @@ class Fresh:
         )
 
 
+def _answer(task: Any) -> Trial:
+    return Trial(status=200, result=[task.http_request.url, task.http_request.body])
+
+
 def _plan(
     data: Any = FRAME, *, recipe: dict[str, Any] | None = None, found: Forecast | None = None, **arguments: Any
 ) -> Plan:
     recipe = {"url": "https://svc/{x}", "body": ["x"], **(recipe or {})}
-    given_ = {"now": NOW, "queue": "reports", "submit": lambda: "sent", **arguments}
+    given_ = {"now": NOW, "queue": "reports", "submit": lambda: "sent", "send": _answer, **arguments}
     return make_plan(data, compile_recipe(TaskOptions(**recipe)), Fresh(found), **given_)
+
+
+def test_try_one_sends_the_request_of_a_row() -> None:
+    """The row is rendered as in the whole input, where a missing value has made its integers floats."""
+    frame = pd.DataFrame({"x": [1, None, 3]})
+    plan = _plan(frame, recipe={"url": "https://svc/{x}"})
+    assert plan.try_one().result == ["https://svc/1", b'{"x":1}']
+    assert _plan([frame, FRAME.tail(1)]).try_one(row=2).result == ["https://svc/3", b'{"x":3}']
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [(3, "no row 3: the input has 3 rows, from 0 to 2"), (-1, "row=-1 is not the position"), ("a", "row='a'")],
+)
+def test_try_one_of_no_row(row: Any, words: str) -> None:
+    """A position without a row is an error, and so is a row that cannot become a task."""
+    plan = _plan(pd.DataFrame({"x": [1, None, 3]}), recipe={"url": "https://svc/{x}"})
+    with pytest.raises(InvalidInputError, match=words):
+        plan.try_one(row=row)
+    with pytest.raises(InvalidInputError, match=r'row 1 cannot become a task: url: "x" is missing[\s\S]*plan.frame'):
+        plan.try_one(row=1)
+    with pytest.raises(InvalidInputError, match="has read the iterator"):
+        _plan(iter([FRAME])).try_one()
+
+
+def test_a_trial_reads_well() -> None:
+    """The repr has the request, the status, the time, and the result or the traceback."""
+    fine = Trial(status=200, result={"n": 1}, duration=0.012, request='POST https://svc {"x":1}')
+    bad = Trial(status=500, error="Traceback\nKeyError: 1\n", duration=2.0, request="POST https://svc", note="no token")
+    assert repr(fine) == "POST https://svc {\"x\":1}\n200 after 12 ms: {'n': 1}"
+    assert repr(bad) == "POST https://svc\n500 after 2 s\nTraceback\nKeyError: 1\nno token"
+    assert repr(Trial(status=None, error="refused", request="POST x")) == "POST x\nno answer\nrefused"
 
 
 def test_counts() -> None:

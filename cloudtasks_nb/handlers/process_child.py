@@ -1,0 +1,50 @@
+"""The process that calls a function for a `ProcessPool`: it reads bodies, and writes answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import queue
+import threading
+import traceback
+from typing import Any, BinaryIO
+
+from cloudtasks_nb.handlers.answer import Answer
+from cloudtasks_nb.handlers.call import call
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Answer bodies from the standard input until it ends, even in the middle of a call."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # What the function prints must not be taken for an answer.
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    function = _load(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
+    bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(requests, bodies), daemon=True).start()
+    while True:
+        body = bodies.get()
+        answer = function if isinstance(function, Answer) else call(function, body, run=asyncio.run)
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+def _read(requests: BinaryIO, bodies: queue.SimpleQueue[bytes]) -> None:
+    try:
+        while True:
+            bodies.put(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
+    except (EOFError, OSError):
+        os._exit(0)  # the kernel has ended, or nobody waits for the answer any more
+
+
+def _load(copy: bytes) -> Any:
+    """Return the function, or the answer to all calls if it cannot be loaded here."""
+    try:
+        return pickle.loads(copy)  # noqa: S301 - the copy of a function of the notebook
+    except Exception as error:  # noqa: BLE001 - imports of the user's modules may raise anything
+        message = f"the function cannot be loaded in a process: {type(error).__name__}: {error}"
+        return Answer(status=500, error=f"{traceback.format_exc()}{message}", message=message)

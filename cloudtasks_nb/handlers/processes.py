@@ -1,0 +1,163 @@
+"""Run the function of a handler in processes, so that calls which compute do not wait for each other.
+
+A process of this module gets the function once, as a copy, and then one body after the other; it answers what `call`
+answers. It ends when its input ends: when the pool closes, and when the kernel ends in whatever way.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers.answer import Answer, refuse
+from cloudtasks_nb.handlers.convert import display_name
+
+__all__ = ["ProcessPool"]
+
+_CODE = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
+    "from cloudtasks_nb.handlers.process_child import main; main()"
+)
+
+
+class ProcessPool:
+    """Calls a function in other processes, each of which runs one call at a time and is started when it is needed.
+
+    A pool of our own, because those on the market give up all their calls when one process dies, and let the
+    interpreter wait for a function that hangs.
+
+    Parameters
+    ----------
+    fn : callable
+        It is copied now: global names that it uses keep their values of this moment.
+    count : int
+        The most processes.
+
+    Raises
+    ------
+    HandlerError
+        If the function, or something that it uses, cannot be copied.
+    """
+
+    def __init__(self, fn: Callable[..., Any], count: int) -> None:
+        self._lock = threading.Lock()
+        self._closed = self._killed = False
+        copy = _copy(fn)
+        self._workers = [_Worker(display_name(fn), copy) for _ in range(count)]
+        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+
+    def call(self, body: bytes) -> Answer:
+        """Call the function with the arguments in a body, as soon as a process is idle; never raises. Blocks."""
+        worker = self._idle.get()
+        with self._lock:
+            worker.busy = not self._killed
+        try:
+            return worker.call(body) if worker.busy else refuse(500, "the handler was closed")
+        finally:
+            with self._lock:
+                worker.busy = False
+                if self._closed:
+                    worker.close()
+            self._idle.put(worker)
+
+    def close(self, *, kill: bool) -> int:
+        """End the processes, those with a running call after it or, with `kill`, at once; return how many ran."""
+        with self._lock:
+            self._closed, self._killed = True, self._killed or kill
+            busy = [worker for worker in self._workers if worker.busy]
+            for worker in self._workers:
+                if worker not in busy:
+                    worker.close()
+                elif kill:
+                    worker.kill()
+        return len(busy)
+
+
+class _Worker:
+    """One process, which is started for the first call and again when it has ended."""
+
+    def __init__(self, name: str, copy: bytes) -> None:
+        self._name = name
+        self._copy = copy
+        self._process: subprocess.Popen[bytes] | None = None
+        self.busy = False
+
+    def call(self, body: bytes) -> Answer:
+        """Send a body to the process and wait for the answer."""
+        try:
+            if self._process is None or self._process.poll() is not None:
+                self.close()
+                self._process = _start()
+                _send(self._process, self._copy)
+            _send(self._process, body)
+            answer: Answer = pickle.load(self._process.stdout or io.BytesIO())  # noqa: S301 - of our own process
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            return refuse(500, f"the process that called {self._name} ended: {self.close() or error}")
+        return answer
+
+    def kill(self) -> None:
+        """End the process, whose call is answered with an error."""
+        if self._process is not None:
+            self._process.kill()
+
+    def close(self) -> str:
+        """End the process, while it has no call; return how it has ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return ""
+        process.kill()  # it may have closed only its output
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was not sent cannot be sent any more
+                    pipe.close()
+        if code >= 0:
+            return f"exit code {code}"
+        name = signal.Signals(-code).name
+        return f"killed by {name}{', as the system does when memory runs out' if name == 'SIGKILL' else ''}"
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # Its own session (process group on Windows): Jupyter's interrupt signals the whole group of the kernel.
+    return subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-c", _CODE, json.dumps(sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+
+
+def _send(process: subprocess.Popen[bytes], data: bytes) -> None:
+    if process.stdin is not None:
+        pickle.dump(data, process.stdin)
+        process.stdin.flush()
+
+
+def _copy(fn: Callable[..., Any]) -> bytes:
+    """Return a function as bytes; one of the notebook with all that it uses, one of a module by its name."""
+    import cloudpickle  # noqa: PLC0415 - only needed with processes
+
+    try:
+        copy: bytes = cloudpickle.dumps(fn)
+    except Exception as error:
+        name = display_name(fn)
+        raise HandlerError(
+            f"{name} cannot be copied into a process: {error}",
+            resource=name,
+            hint="make what cannot be copied (a connection, a lock, an open file) inside the function, "
+            "or leave processes= out",
+        ) from error
+    return copy

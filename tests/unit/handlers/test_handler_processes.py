@@ -1,0 +1,149 @@
+"""Functions that run in processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.errors import HandlerError
+from tests.unit.handlers.conftest import Serve, post
+
+__all__: list[str] = []
+
+
+def test_a_call_runs_in_another_process(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    """The function runs outside the kernel, with its arguments converted, and what it prints is no answer."""
+    offset = 1
+
+    def add(n: int) -> list[int]:
+        print("added")  # noqa: T201 - the subject
+        return [n + offset, os.getpid()]
+
+    handler = serve(add, processes=1)
+    answers = [post(handler.url, b'{"n": 4.0}') for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert handler.calls()["result"].str[0].tolist() == [5, 5]
+    pids = set(handler.calls()["result"].str[1])
+    assert len(pids) == 1
+    assert os.getpid() not in pids
+    handler.close()
+    assert "added" in capfd.readouterr().err
+
+
+def test_an_exception_travels_as_its_traceback(serve: Serve) -> None:
+    """The kernel gets the traceback of the process and the status of the exception, whatever its class needs."""
+
+    class OddError(LookupError):
+        def __init__(self, *, lock: Any) -> None:
+            self.lock = lock
+
+    def fail() -> None:
+        raise OddError(lock=threading.Lock())
+
+    handler = serve(fail, processes=1)
+    assert post(handler.url).status == 404
+    assert "raise OddError" in handler.calls()["error"][0]
+
+
+def test_a_process_that_dies_fails_its_own_task(serve: Serve) -> None:
+    """The task of a process that ends has status 500 and says how; the next call has another process."""
+
+    def run(how: str) -> str:
+        if how == "exit":
+            os._exit(3)
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return how
+
+    handler = serve(run, processes=1)
+    bodies = [b'{"how": "exit"}', b'{"how": "kill"}', b'{"how": "fine"}']
+    answers = [post(handler.url, body) for body in bodies]
+    assert [answer.status for answer in answers] == [500, 500, 200]
+    assert b"ended: exit code 3" in answers[0].body
+    assert b"killed by SIGKILL, as the system does when memory runs out" in answers[1].body
+
+
+def test_a_result_that_is_no_json(serve: Serve) -> None:
+    """A result that cannot travel is an error of the task, as without processes."""
+    handler = serve(lambda: threading.Lock(), name="lock", processes=1)  # noqa: PLW0108 - a lock cannot be copied
+    answer = post(handler.url)
+    assert answer.status == 500
+    assert b"lock" in answer.body
+
+
+def test_what_cannot_be_copied_is_said_when_serving(serve: Serve) -> None:
+    """A function that holds a lock cannot be copied; async functions and odd numbers are refused, too."""
+    lock = threading.Lock()
+
+    def run() -> bool:
+        return lock.locked()
+
+    async def wait() -> None:
+        """Do nothing."""
+
+    with pytest.raises(HandlerError, match=r"run cannot be copied into a process: .*lock[\s\S]*inside the function"):
+        serve(run, processes=1)
+    with pytest.raises(HandlerError, match="wait is an async function"):
+        serve(wait, processes=1)
+    with pytest.raises(HandlerError, match="processes=0 is not a number"):
+        serve(len, processes=0)
+
+
+def test_replacing_ends_the_processes(serve: Serve) -> None:
+    """Another function under the name has other processes, and the old ones end."""
+    first = serve(os.getpid, name="which", processes=1)
+    post(first.url)
+    pool = first._function.processes
+    assert pool is not None
+    old = pool._workers[0]._process
+    assert old is not None
+    assert post(serve(lambda: "new", name="which").url).body == b'"new"'
+    assert old.wait(20) == -signal.SIGKILL
+
+
+def test_closing_ends_a_call_that_hangs(serve: Serve, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A process that computes for ever ends with its handler, and its task has an answer."""
+    fifo = tmp_path / "began"
+    os.mkfifo(fifo)
+
+    def hang(path: str) -> None:
+        Path(path).write_text("began")
+        threading.Event().wait()
+
+    handler = serve(hang, processes=1)
+    pool = handler._function.processes
+    assert pool is not None
+    call = threading.Thread(target=pool.call, args=(f'{{"path": "{fifo}"}}'.encode(),))
+    call.start()
+    assert fifo.read_text() == "began"
+    handler.close()
+    call.join(20)
+    assert not call.is_alive()
+    assert "was ended while it ran (calls: 1)" in capsys.readouterr().out
+
+
+def test_no_process_survives_a_killed_kernel() -> None:
+    """SIGKILL of the kernel ends the processes, also one that computes: the last holder of the pipe has gone."""
+    code = """
+        import os, threading
+        from cloudtasks_nb.handlers.processes import ProcessPool
+        def hang():
+            print("began", flush=True)
+            threading.Event().wait()
+        threading.Thread(target=ProcessPool(hang, 1).call, args=(b"",), daemon=True).start()
+        threading.Event().wait()
+    """
+    kernel = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=subprocess.PIPE)
+    with kernel:
+        assert kernel.stderr is not None
+        assert kernel.stderr.readline() == b"began\n"
+        kernel.kill()
+        assert kernel.stderr.read() == b""  # returns when nobody can write any more
