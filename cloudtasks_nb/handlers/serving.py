@@ -45,8 +45,12 @@ def serve(
     """Serve a function as a target of tasks on this machine.
 
     A JSON object in a task's body becomes keyword arguments, an empty body no argument, and anything else the only
-    argument. When the function returns, the task is done. When it raises, the class of the exception determines the
-    status of the answer: ValueError and TypeError 400, PermissionError 403, LookupError and FileNotFoundError 404,
+    argument. Arguments become the types with which parameters are annotated: dates and times (also those of pandas),
+    durations, Decimal, UUID, Path, enums, dataclasses, arrays, and lists, dictionaries and unions of these. One that
+    cannot be converted is answered with 400.
+
+    When the function returns, the task is done. When it raises, the class of the exception determines the status of the
+    answer: ValueError and TypeError 400, PermissionError 403, LookupError and FileNotFoundError 404,
     NotImplementedError 501, TimeoutError 504, everything else 500.
 
     The URL follows from the name and is the same after a restart of the kernel, so that tasks which were queued before
