@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import pickle
 import queue
+import sys
 import threading
 import traceback
 from typing import Any, BinaryIO
@@ -23,6 +25,8 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # the process is killed at its end, with what it has not written
     function = _load(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
     bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, bodies), daemon=True).start()

@@ -252,11 +252,15 @@ def _described(key: object, url: str = "https://svc") -> dict[str, object]:
 def test_another_key_for_the_same_requests_is_reported(outbox: Outbox, key: object, word: str) -> None:
     """A new key makes another batch of the same requests: the earlier one is named, with its key."""
     first = spool(outbox, chunks(range(250)), recipe=b"1", description=_described(key))
-    words = {"recipe": b"2", "description": _described(["shop"])}
-    again = spool(outbox, chunks(range(50, 300), key=lambda row: f"key {row}"), **words)
+
+    def fan_out() -> Spooled:
+        rows = chunks(range(50, 300), key=lambda row: f"key {row}")
+        return spool(outbox, rows, recipe=b"2", description=_described(["shop"]))
+
+    again = fan_out()
     assert again.created
     assert again.repeats == f"200 of these requests were already sent as batch {first.batch} with key={word}"
-    assert spool(outbox, chunks(range(50, 300), key=lambda row: f"key {row}"), **words).repeats == ""
+    assert fan_out().repeats == ""
 
 
 @pytest.mark.parametrize("other", ["url", "name", "requests", "age"])
