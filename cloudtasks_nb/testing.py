@@ -28,7 +28,7 @@ from http.client import OK, HTTPConnection, HTTPException
 from typing import Any
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, Endpoint, check_names, parse_duration
+from cloudtasks_nb._settings import QUEUE_SETTINGS, STORE_VARIABLE, Endpoint, check_names, parse_duration
 from cloudtasks_nb.client import emulator_process
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.client.queue_settings import NEW_QUEUE
@@ -351,6 +351,7 @@ def cloud_tasks(
     <Queue projects/test/locations/us-central1/queues/reports>
     """
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("cloudtasks_nb")))
+    monkeypatch.delenv(STORE_VARIABLE, raising=False)
     emulator = cloud_tasks_emulator
     endpoint = Endpoint(project=emulator.project, location=emulator.location, target=emulator.grpc, local=True)
     with Client(Connection(endpoint, Auth())) as client:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import pytest
+
 PATIENCE = 120.0  # seconds after which a run counts as hung
 CONFTEST = 'pytest_plugins = ["cloudtasks_nb.testing"]\n'
 HEAD = """
@@ -67,6 +69,19 @@ def test_fixtures_serve_a_users_tests(tmp_path: Path) -> None:
                 cloud_tasks.queue("signed").enqueue(handler, {"x": 1}, service_account=account)
                 [task] = cloud_tasks_emulator.history("signed", at_least=1)
             assert task["status"] == "OK"
+        """,
+    )
+
+
+def test_results_are_stored_in_the_home_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test does not write into the store that the environment names, which may be the team's bucket."""
+    monkeypatch.setenv("CLOUDTASKS_NB_STORE", "gs://team/tasks")
+    run_pytest(
+        tmp_path,
+        """
+        def test_store(cloud_tasks):
+            with ct.serve(lambda: None) as handler:
+                assert handler.store.startswith(os.environ["CLOUDTASKS_NB_HOME"])
         """,
     )
 
