@@ -75,10 +75,6 @@ def test_kept(series: pd.Series[Any]) -> None:
             pd.Series([dt.datetime(2026, 1, 1)], dtype=pd.ArrowDtype(pa.timestamp("us"))),  # noqa: DTZ001 - naive is the case
             pd.Series(pd.to_datetime(["2026-01-01"]).as_unit("us")),
         ),
-        (
-            pd.Series(pd.date_range("2026-01-01", periods=1, tz="dateutil/Europe/Zurich")),
-            pd.Series(pd.date_range("2025-12-31 23:00", periods=1, tz="UTC")),
-        ),
         (pd.Series(["a", None], dtype="string[python]"), pd.Series(["a", None], dtype="string")),
         (pd.Series([decimal.Decimal("1.10")]), pd.Series(["1.10"], dtype=object)),
         (pd.Series([dt.date(2026, 1, 1)]), pd.Series(["2026-01-01"], dtype=object)),
@@ -137,6 +133,12 @@ def test_unknown_dtype() -> None:
     """A dtype that this machine does not know, as of a package that is not there, is found anew."""
     part = b'[2,["x"],["nonsense[lib]"],[[1,null]]]'
     assert _stored(part).columns()["x"].tolist() == [1, pd.NA]
+
+
+def test_unknown_time_zone() -> None:
+    """Times of a zone whose name says nothing, as those of dateutil, are in UTC."""
+    part = b"""[1,["x"],["datetime64[us, tzfile('/usr/share/zoneinfo/Europe/Zurich')]"],[[0]]]"""
+    assert _stored(part).columns()["x"].tolist() == [pd.Timestamp(0, tz="UTC")]
 
 
 @pytest.mark.parametrize(
