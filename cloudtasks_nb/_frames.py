@@ -218,6 +218,10 @@ class ObjectArray(ExtensionArray):
         """Return which values are missing."""
         return np.fromiter(map(_is_missing, self._cells), dtype=bool, count=len(self))
 
+    def value_counts(self, dropna: bool = True) -> pd.Series[int]:  # noqa: FBT001, FBT002 - pandas'
+        """Count equal values."""
+        return pd.Series(self._cells, dtype=object).value_counts(dropna=dropna)
+
     def take(self, indices: Any, *, allow_fill: bool = False, fill_value: Any = None) -> ObjectArray:  # noqa: ARG002 - pandas'
         """Return the values at some positions; with `allow_fill`, -1 is a missing one."""
         places = np.asarray(indices, dtype=np.intp)

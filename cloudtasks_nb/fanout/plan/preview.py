@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pandas as pd
-from pandas.api.types import is_object_dtype
+from pandas.api.types import is_object_dtype, is_string_dtype
 
 from cloudtasks_nb._frames import BATCH_TASKS
 from cloudtasks_nb._settings import parse_json
@@ -248,7 +248,7 @@ def _combined(indexes: Sequence[pd.Index[Any]]) -> pd.Index[Any] | None:
     made = first.append(list(others)) if others else first
     for number in range(made.nlevels):
         dtypes = [index.get_level_values(number).dtype for index in (made, *indexes)]
-        if is_object_dtype(dtypes[0]) and not any(map(is_object_dtype, dtypes[1:])):
+        if is_object_dtype(dtypes[0]) and not all(map(is_string_dtype, dtypes[1:])):  # which dtype `object` is too
             return None
     return made if made.is_unique else None
 
