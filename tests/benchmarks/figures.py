@@ -72,6 +72,8 @@ class Size:
     ticks: int = 20
     waited: int = 2_000  #: rows of a batch that is waited for
     waits: int = 20
+    swept: int = 2_000  #: rows of a sweep
+    results: tuple[int, ...] = (100_000,)  #: rows whose results are read
 
 
 @dataclass(slots=True, kw_only=True)

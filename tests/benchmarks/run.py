@@ -38,6 +38,7 @@ from tests.benchmarks.memory import MEMORY
 from tests.benchmarks.paint import PAINT
 from tests.benchmarks.panels import PANEL
 from tests.benchmarks.store import STORE
+from tests.benchmarks.sweep import STORED, SWEEP
 from tests.benchmarks.table import document, verdict
 from tests.benchmarks.waiting import WAIT
 
@@ -52,6 +53,8 @@ CASES = (
     DISPATCH,
     DELAY,
     WAIT,
+    SWEEP,
+    STORED,
     PENDING,
     MEMORY,
     STORE,
@@ -77,8 +80,10 @@ QUICK = Size(
     ticks=5,
     waited=500,
     waits=2,
+    swept=200,
+    results=(3_000,),
 )
-FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000))
+FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000), results=(100_000, 1_000_000))
 
 #: Variables that choose an endpoint, a project or a home; the measurements must not use the caller's.
 _PERSONAL = (

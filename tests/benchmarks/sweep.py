@@ -1,0 +1,171 @@
+"""A sweep of a function over many rows, against joblib, and the results of a large batch."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import os
+import time
+from collections.abc import Callable
+
+import joblib
+import pandas as pd
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.store import Store
+from tests.benchmarks.fan_out import home, until_sent
+from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.flights import URL
+from tests.benchmarks.machine import resident_mb
+from tests.benchmarks.servers import Cost, connected
+
+__all__ = ["STORED", "SWEEP"]
+
+_WORKERS = 16
+_RATE = 500  # dispatches a second
+_WORK = 0.045  # seconds of a task
+_PAGE = 20_000
+_MILLION = 1_000_000
+
+
+def _work(x: int) -> dict[str, int]:
+    time.sleep(_WORK)
+    return {"y": x * x}
+
+
+def _nothing(x: int) -> dict[str, int]:
+    return {"y": x * x}
+
+
+def _sweep(bench: Bench) -> None:
+    rows = pd.DataFrame({"x": range(bench.size.swept)})
+    with home(bench.folder / "home"), connected(folder=bench.folder / "emulator") as (_, tasks):
+        queue = tasks.queue("sweep", create=True, rate=_RATE, max_concurrent=_WORKERS)
+        with ct.serve(_work, workers=_WORKERS) as work, ct.serve(_nothing, workers=_WORKERS) as nothing:
+            _ours(queue, rows.head(100), work, "warm")
+            for folder in bench.rounds():
+                ours, reading = _ours(queue, rows, work, folder.name)
+                theirs = _joblib(_work, rows)
+                bench.report("x", 100 * (ours / theirs - 1))
+                bench.report("ours", ours)
+                bench.report("reading", reading)
+                bench.report("joblib", theirs)
+                bench.report("noop", 1000 * _ours(queue, rows, nothing, f"{folder.name}-noop")[0] / len(rows))
+                bench.report("noop joblib", 1000 * _joblib(_nothing, rows) / len(rows))
+
+
+def _ours(queue: ct.Queue, rows: pd.DataFrame, handler: ct.Handler, name: str) -> tuple[float, float]:
+    """Return the seconds from the call to the results, and those of `results()` alone."""
+    start = time.perf_counter()
+    batch = queue.fan_out(rows, url=handler, name=name, progress=False)
+    batch.wait()
+    waited = time.perf_counter()
+    found = batch.results()
+    end = time.perf_counter()
+    if found["y"].isna().any():
+        raise AssertionError(f"{found['y'].isna().sum():,} results are missing")
+    return end - start, end - waited
+
+
+def _joblib(function: Callable[[int], dict[str, int]], rows: pd.DataFrame) -> float:
+    start = time.perf_counter()
+    calls = (joblib.delayed(function)(x) for x in rows["x"])
+    found = joblib.Parallel(n_jobs=_WORKERS, prefer="threads")(calls)
+    rows.join(pd.DataFrame(found))
+    return time.perf_counter() - start
+
+
+SWEEP = Case(
+    name="sweep",
+    title="A sweep of 2,000 rows on 16 workers",
+    how=(
+        f"`queue.fan_out(rows, url=handler).wait()` and `batch.results()` with a function that sleeps {1000 * _WORK:g} "
+        "ms, dispatched at 500 a second, 16 at a time, its handler in the same process, emulator and store in folders; "
+        '`joblib.Parallel(16, prefer="threads")` and a join of its results in the same run. Then the same with a '
+        "function that does nothing, where the rate of the queue allows no less than 2 ms a task."
+    ),
+    figures=figures(
+        """
+        x | more time than joblib | % | ≤ 15 | joblib, 16 threads
+        ours | from the call of `fan_out` to the frame of `results()` | s
+        reading | of that `results()` | s
+        joblib | joblib, 16 threads | s
+        noop | a task that does nothing | ms a task | | joblib, 16 threads
+        noop joblib | the same with joblib | ms a task
+        """
+    ),
+    run=_sweep,
+)
+
+
+def _results(bench: Bench) -> None:
+    for size in bench.size.results:
+        folder = bench.folder / f"{size}"
+        with home(folder / "home"), connected() as (_, tasks):
+            rows = pd.DataFrame({"x": range(size), "name": "a name"})
+            batch = tasks.queue("results", create=True).pause().fan_out(rows, url=URL, progress=False)
+            until_sent(batch)
+            cost = Cost()
+            _store(batch, folder / "home" / "store")
+            if size >= _MILLION:
+                bench.report("large paged", _paged(batch, size))
+                continue
+            bench.report("puts", size / cost.wall)
+            bench.report("paged", _paged(batch, size))
+            for _ in bench.rounds():
+                gc.collect()
+                cost = Cost()
+                batch.tasks()
+                bench.report("tasks", cost.wall)
+                cost = Cost()
+                found = batch.results()
+                bench.report("results", cost.wall)
+                bench.report("cpu", cost.cpu)
+                if found["y"].isna().any():
+                    raise AssertionError("results are missing")
+
+
+def _store(batch: ct.Batch, folder: os.PathLike[str]) -> None:
+    """Store a result for each task as its handler does."""
+    store, started = Store(folder), dt.datetime.now(dt.UTC)
+    for number, task in enumerate(batch.tasks()["task"]):
+        value = {"y": number / 2, "label": f"row {number}"}
+        write_result(
+            store,
+            StoredResult(task=task, attempt=1, status=200, started=started, duration=0.1, result=value, error=None),
+        )
+
+
+def _paged(batch: ct.Batch, size: int) -> float:
+    """Read the results page by page, and return by how many MB the memory grows."""
+    gc.collect()
+    before, most, seen = resident_mb(os.getpid()), 0.0, 0
+    for page in batch.results(page=_PAGE):
+        seen += int(page["y"].notna().sum())
+        most = max(most, resident_mb(os.getpid()))
+    if seen != size:
+        raise AssertionError(f"{seen:,} of {size:,} results were read")
+    return most - before
+
+
+STORED = Case(
+    name="results",
+    title="`batch.results()` of 100,000 rows",
+    how=(
+        "Two columns of input, two fields a result, stored in a folder by the function that handlers use; read by the "
+        f"process that sent the batch. Page by page: `batch.results(page={_PAGE:,})`, the growth of resident memory."
+    ),
+    figures=figures(
+        """
+        results | `batch.results()` | s
+        tasks | `batch.tasks()`, the same rows without results | s
+        cpu | CPU of `batch.results()`, all threads | s
+        puts | results stored by one thread | results/s
+        paged | growth of memory, page by page | MB | ≤ 150
+        large paged | the same with 1,000,000 rows | MB | ≤ 150 | | --full
+        """
+    ),
+    run=_results,
+    full_seconds=1800,
+)
