@@ -14,6 +14,7 @@ from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.fanout.conftest import reached
 
 ROWS = pd.DataFrame({"row": range(20)})
+UNREAD = "memory://unread"  # the store of handlers whose results no connection reads: only the log tells outcomes
 
 
 def states(batch: ct.Batch) -> dict[str, int]:
@@ -28,7 +29,7 @@ def send(queue: ct.Queue, serve: Callable[..., ct.Handler], failing: int = 5) ->
         if row < failing:
             raise RuntimeError(f"row {row} is refused")
 
-    return queue.fan_out(ROWS, url=serve(work, name=f"work-{queue.id}"))
+    return queue.fan_out(ROWS, url=serve(work, name=f"work-{queue.id}", store=UNREAD))
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_entries_that_can_be_read_late(
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
         queue = tasks.queue("late", create=True, max_attempts=1)
         rows = pd.DataFrame({"row": range(1000)})
-        batch = queue.fan_out(rows, url=serve(lambda row: row, name="late"), progress=False)
+        batch = queue.fan_out(rows, url=serve(lambda row: row, name="late", store=UNREAD), progress=False)
         reached(batch, lambda progress: progress.settling >= 40)
         emulator.advance(46)
         reached(batch, lambda progress: 0 < progress.settling < 30)
