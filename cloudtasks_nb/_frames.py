@@ -19,6 +19,7 @@ __all__ = [
     "BATCHES",
     "BATCH_TASKS",
     "DOCTOR",
+    "ERRORS",
     "QUEUES",
     "STATES",
     "TASKS",
@@ -111,9 +112,22 @@ ATTEMPTS = {
     "attempt": _COUNT,
     "status": _TEXT,
     "message": _TEXT,
+    "wait": _SPAN,
     "duration": _SPAN,
     "retry_time": _TIME,
     "url": _TEXT,
+}
+
+#: One row for each cause of errors of a batch.
+ERRORS = {
+    "cause": _TEXT,
+    "rows": _COUNT,
+    "failed": _COUNT,
+    "retrying": _COUNT,
+    "first": _TIME,
+    "last": _TIME,
+    "row": _ANY,
+    "error": _TEXT,
 }
 
 #: One row for each batch of the outbox.

@@ -30,6 +30,7 @@ __all__ = [
     "RETRY_SETTINGS",
     "STORE_VARIABLE",
     "Endpoint",
+    "check_limit",
     "check_mapping",
     "check_names",
     "check_text",
@@ -236,6 +237,17 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return ``; did you mean "x"?`` for the words similar to the given one, or an empty string."""
     found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.6)
     return "; did you mean " + " or ".join(f'"{one}"' for one in found) + "?" if found else ""
+
+
+def check_limit(limit: Any) -> int | None:
+    """Return a limit of rows, None for no limit; raise InvalidInputError if it is not a whole number from 1 on."""
+    if limit is None:
+        return None
+    if not isinstance(limit, (int, np.integer)) or isinstance(limit, bool) or limit < 1:
+        raise InvalidInputError(
+            f"limit={limit!r} is not a whole number from 1 on", resource="limit", hint="limit=None reads all"
+        )
+    return int(limit)
 
 
 def check_text(value: Any, name: str, example: str) -> None:

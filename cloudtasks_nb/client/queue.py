@@ -13,7 +13,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import check_text, did_you_mean
 from cloudtasks_nb.client.create_task import create_task
 from cloudtasks_nb.client.queue_settings import change_settings, check_settings
-from cloudtasks_nb.client.reads import attempts_frame, newest_attempts, tasks_frame
+from cloudtasks_nb.client.reads import newest_attempts, queue_attempts, tasks_frame
 from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
@@ -454,24 +454,36 @@ class Queue:
         task
         ...  https://svc.example/run  {'day': '2013-01-01'}
         """
-        return tasks_frame(self._connection, self._name, limit, body=body, secrets=secrets)
+        return tasks_frame(self._connection, self._catalog, self._name, limit, body=body, secrets=secrets)
 
-    def attempts(self, since: Any = "1h", limit: int | None = 1000) -> pd.DataFrame:
+    def attempts(
+        self, since: Any = None, limit: int | None = 1000, *, batch: Any = None, task: Any = None, status: Any = None
+    ) -> pd.DataFrame:
         """Read the newest attempts from the operations log.
 
         Parameters
         ----------
-        since : duration or time
-            ``"1h"`` back from now, or a point in time.
+        since : duration or time, optional
+            ``"1h"`` back from now, or a point in time. When left out, the last hour; with `batch` or `task` 30 days.
         limit : int or None
             The most rows to return, newest first; None for all. Each thousand uses one of the 60 reads a minute.
+        batch, task : optional
+            Only attempts on the tasks of a batch (the batch, its id or its name), or on these tasks (ids or a frame).
+        status : str, int or list, optional
+            Only attempts that ended with ``"OK"``, ``"INTERNAL"``, 503, ``"5xx"``, or one of a list of these. The log
+            has canonical codes only; an HTTP status stands for the code that Cloud Tasks makes of it.
 
         Returns
         -------
         pandas.DataFrame
-            One row an attempt. The log has no messages: `message` is known for the last attempt on a task in the queue.
-            ``attrs["fetched_at"]`` is the time of reading as ISO text, ``attrs["truncated"]`` is True if there are
-            more.
+            One row an attempt. `wait` is the time from when it was due until its start. The log has no messages:
+            `message` is that of the newest attempt, if it is known. ``attrs["fetched_at"]`` is the time of reading as
+            ISO text, ``attrs["truncated"]`` is True if there are more.
+
+        Raises
+        ------
+        InvalidInputError
+            If a filter names no status, or a batch or tasks of another queue.
 
         Examples
         --------
@@ -483,8 +495,11 @@ class Queue:
         INVALID_ARGUMENT    1
         OK                  2
         dtype: int64
+        >>> queue.attempts(batch=batch, status="4xx")["message"].item()
+        the log has no HTTP statuses: status='4xx' is read as ABORTED, CANCELLED, FAILED_PRECONDITION, ...
+        'ValueError: day ...'
         """
-        return attempts_frame(self._connection, self._name, since, limit)
+        return queue_attempts(self._connection, self._catalog, self._name, since, limit, batch, task, status)
 
     def pause(self) -> Self:
         """Stop dispatching; tasks are still accepted, and running attempts continue.
@@ -712,7 +727,7 @@ class Queue:
         shown = None
         try:
             notes[:0] = self._absent_handlers()
-            newest = newest_attempts(self._connection, self._name, 5)
+            newest = newest_attempts(self._connection, self._catalog, self._name, 5)
             shown = newest[["time", "task", "attempt", "status", "duration", "url"]]
         except CloudTasksError as error:
             notes.append(str(error))

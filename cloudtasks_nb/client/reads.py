@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from cloudtasks_nb import _loop
-from cloudtasks_nb._frames import ATTEMPTS, TASKS, frame
+from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import parse_duration, parse_time
+from cloudtasks_nb._settings import check_limit, check_text, parse_duration, parse_time
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, PermissionDeniedError, QueueNotFoundError
-from cloudtasks_nb.service import oplog
+from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
+from cloudtasks_nb.fanout.batch.attempts import RETENTION, attempts_frame, read_attempts, see
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.fanout.batch.errors import status_codes
+from cloudtasks_nb.service.bulk import task_ids
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.watch import now_micros
 
-__all__ = ["attempts_frame", "newest_attempts", "tasks_frame"]
+__all__ = ["newest_attempts", "queue_attempts", "tasks_frame"]
 
 _FULL, _BASIC = 2, 1  # google.cloud.tasks.v2.Task.View
 
 
 def tasks_frame(
-    connection: Connection, queue: QueueName, limit: int | None, *, body: bool, secrets: bool
+    connection: Connection,
+    catalog: Catalog,
+    queue: QueueName,
+    limit: int | None,
+    *,
+    body: bool,
+    secrets: bool,
 ) -> pd.DataFrame:
     """List the tasks of a queue; print a note if there are more than `limit`."""
-    _check_limit(limit)
+    check_limit(limit)
     columns, truncated = connection.wait_for(lambda: _list(connection, queue, limit, body=body, secrets=secrets))
-    connection.remember(columns)
+    see(connection, lambda: catalog.outbox, columns)
     made = frame(TASKS, columns, index="task")
     made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)
     if truncated:
@@ -66,58 +72,51 @@ async def _list(
     return columns, truncated
 
 
-def attempts_frame(connection: Connection, queue: QueueName, since: Any, limit: int | None) -> pd.DataFrame:
+def queue_attempts(
+    connection: Connection,
+    catalog: Catalog,
+    queue: QueueName,
+    since: Any,
+    limit: int | None,
+    batch: Any,
+    task: Any,
+    status: Any,
+) -> pd.DataFrame:
     """Read the attempts of a queue from the log, newest first; print a note if there are more than `limit`."""
-    _check_limit(limit)
-    wanted = None if limit is None else limit + 1
-    entries = _loop.run(oplog.read(connection.transport, queue, since=_since(since), limit=wanted))
-    made = _attempts(connection, queue, entries[:limit])
-    truncated = len(made) < len(entries)
-    made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)
+    check_limit(limit)
+    tasks = None if task is None else task_ids(task, queue)
+    found = None if batch is None else _batch_id(catalog, queue, batch)
+    statuses = () if status is None else status_codes(status)
+    if since is None:
+        since = "1h" if batch is None and task is None else pd.Timedelta(RETENTION, "us")
+    at = _since(since)
+    entries, truncated = read_attempts(
+        connection, queue, since=at, limit=limit, batch=found, tasks=tasks, statuses=statuses
+    )
+    made = attempts_frame(connection, queue, lambda: catalog.outbox, entries, truncated=truncated)
     if truncated:
         notify(f"the newest {len(made):,} attempts; there are more: queue.attempts(limit=None)")
     return made
 
 
-def newest_attempts(connection: Connection, queue: QueueName, limit: int) -> pd.DataFrame:
+def newest_attempts(connection: Connection, catalog: Catalog, queue: QueueName, limit: int) -> pd.DataFrame:
     """Read the newest attempts of the last hour, with one read of the log."""
-    entries = _loop.run(oplog.read(connection.transport, queue, since=_since("1h"), limit=limit))
-    return _attempts(connection, queue, entries)
+    entries, _ = read_attempts(connection, queue, since=_since("1h"), limit=limit)
+    return attempts_frame(connection, queue, lambda: catalog.outbox, entries)
 
 
-def _attempts(connection: Connection, queue: QueueName, entries: Sequence[oplog.Entry]) -> pd.DataFrame:
-    _read_messages(connection, queue, entries)
-    columns: dict[str, Sequence[Any]] = {
-        "time": [entry.time for entry in entries],
-        "task": [entry.task for entry in entries],
-        "queue": [entry.queue for entry in entries],
-        "attempt": [entry.attempt for entry in entries],
-        "status": [entry.status or None for entry in entries],
-        "message": [connection.message(entry.queue, entry.task, entry.attempt) for entry in entries],
-        "duration": [entry.duration for entry in entries],
-        "retry_time": [entry.retry_time for entry in entries],
-        "url": [entry.url for entry in entries],
-    }
-    return frame(ATTEMPTS, columns)
-
-
-def _read_messages(connection: Connection, queue: QueueName, entries: Sequence[oplog.Entry]) -> None:
-    """Read the messages of tasks that will be tried again; without entries check at least that the queue exists."""
-    if not entries:
-        with contextlib.suppress(PermissionDeniedError):
-            connection.call("GetQueue", name=str(queue))
-    elif any(entry.retry_time for entry in entries):
-        with contextlib.suppress(QueueNotFoundError):  # the queue was deleted, but its log can still be read
-            columns, _ = _loop.run(_list(connection, queue, 1000, body=False, secrets=False))
-            connection.remember(columns)
-
-
-def _check_limit(limit: int | None) -> None:
-    whole = isinstance(limit, (int, np.integer)) and not isinstance(limit, bool)
-    if limit is not None and not (whole and limit >= 1):
+def _batch_id(catalog: Catalog, queue: QueueName, batch: Any) -> str:
+    """Return the id of a batch of this queue, given by itself, its id or its name."""
+    if not isinstance(batch, Batch):
+        check_text(batch, "batch", 'the batch, its id or its name: queue.attempts(batch="a91f03c2")')
+        batch = catalog.get(batch)
+    if batch.queue != queue.queue:
         raise InvalidInputError(
-            f"limit={limit!r} is not a whole number from 1 on", resource="limit", hint="limit=None reads all"
+            f"batch {batch.id} is of queue {batch.queue}, not of {queue.queue}",
+            resource=batch.id,
+            hint="batch.attempts() reads its attempts",
         )
+    return str(batch.id)
 
 
 def _since(since: Any) -> int:

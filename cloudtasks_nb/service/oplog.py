@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +56,7 @@ class Entry:
     retry_time: int | None  #: when the next attempt is due, microseconds since 1970
     max_attempts: int  #: of the queue; 0 if the entry does not have it
     url: str
+    due: int | None = None  #: for when the attempt was scheduled, microseconds since 1970
 
 
 def log_filter(
@@ -64,6 +65,7 @@ def log_filter(
     since: int,
     received_from: int | None = None,
     tasks: Sequence[str] = (),
+    statuses: Sequence[str] = (),
     every_kind: bool = False,
 ) -> str:
     """Return the filter for attempts and deletions of a queue from a time on (microseconds since 1970).
@@ -73,7 +75,9 @@ def log_filter(
     received_from : int, optional
         Only entries that the log received since then.
     tasks : sequence of str
-        Only entries of tasks whose ids contain one of these texts.
+        Only entries of tasks whose names contain one of these texts.
+    statuses : sequence of str
+        Only attempts that ended with one of these canonical codes.
     every_kind : bool
         Creations and dispatches too.
     """
@@ -83,14 +87,15 @@ def log_filter(
         f'resource.labels.location="{queue.location}"',
         f'logName="{log_name(queue.project)}"',
     ]
-    if not every_kind:
+    if statuses:
+        parts.append(f"jsonPayload.attemptResponseLog.status=({_any_of(statuses)})")
+    elif not every_kind:
         parts.append("(jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*)")
     parts.append(f'timestamp>="{_iso(since)}"')
     if received_from is not None:
         parts.append(f'receiveTimestamp>="{_iso(received_from)}"')
     if tasks:
-        texts = " OR ".join(f'"{task}"' for task in tasks)
-        parts.append(f"jsonPayload.task:({texts})")
+        parts.append(f"jsonPayload.task:({_any_of(tasks)})")
     return " AND ".join(parts)
 
 
@@ -181,14 +186,46 @@ async def _call(
     )
 
 
-async def read(transport: Transport, queue: QueueName, *, since: int, limit: int | None) -> list[Entry]:
-    """Return the newest `limit` attempts of a queue since a time, newest first."""
+async def read(
+    transport: Transport,
+    queue: QueueName,
+    *,
+    since: int,
+    limit: int | None,
+    batch: str | None = None,
+    tasks: Collection[str] | None = None,
+    statuses: Sequence[str] = (),
+) -> list[Entry]:
+    """Return the newest `limit` attempts of a queue since a time, newest first.
+
+    Parameters
+    ----------
+    batch : str, optional
+        Only attempts on tasks of this batch.
+    tasks : collection of str, optional
+        Only attempts on the tasks with these ids.
+    statuses : sequence of str
+        Only attempts that ended with one of these canonical codes.
+    """
+    ids = None if tasks is None else list(tasks)
+    texts = [f"-{batch}-"] if batch else []
     found: list[Entry] = []
-    filter_, token = log_filter(queue, since=since), ""
+    for names in [texts] if ids is None else [ids[at : at + NAMES] for at in range(0, len(ids), NAMES)]:
+        filter_ = log_filter(queue, since=since, tasks=names, statuses=statuses)
+        found += await _newest(transport, queue, filter_, limit, None if ids is None else set(names))
+    return sorted(found, key=lambda entry: -entry.time)[:limit]
+
+
+async def _newest(
+    transport: Transport, queue: QueueName, filter_: str, limit: int | None, tasks: Collection[str] | None
+) -> list[Entry]:
+    found: list[Entry] = []
+    token = ""
     size = PAGE if limit is None else min(PAGE, limit)
     while True:
         entries, token = await page(transport, queue, filter_, token, newest_first=True, size=size)
-        found += [entry for entry in entries if not entry.deleted]
+        # The filter also finds tasks whose ids contain one of the ids.
+        found += [entry for entry in entries if not entry.deleted and (tasks is None or entry.task in tasks)]
         if not token or (limit is not None and len(found) >= limit):
             return found[:limit]
 
@@ -278,6 +315,10 @@ class LogReader:
         return fresh
 
 
+def _any_of(texts: Sequence[str]) -> str:
+    return " OR ".join(f'"{text}"' for text in texts)
+
+
 def _iso(at: int) -> str:
     return (dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
 
@@ -307,6 +348,7 @@ def _entry(message: Any) -> Entry | None:
         retry_time=_time(facts["retryTime"].string_value) if "retryTime" in facts else None,
         max_attempts=_count(facts, "maxAttempts"),
         url=facts["targetAddress"].string_value.partition(" ")[2] if "targetAddress" in facts else "",
+        due=_time(facts["scheduleTime"].string_value) if "scheduleTime" in facts else None,
     )
 
 

@@ -36,6 +36,7 @@ TABLES: dict[str, tuple[Mapping[str, str], str | None]] = {
     "tasks": (_frames.TASKS, "task"),
     "batch tasks": (_frames.BATCH_TASKS, None),
     "attempts": (_frames.ATTEMPTS, None),
+    "errors": (_frames.ERRORS, None),
     "batches": (_frames.BATCHES, "batch"),
     "verdicts": (_frames.ACTION_RESULTS, None),
     "doctor": (_frames.DOCTOR, "check"),
@@ -62,7 +63,7 @@ def test_a_frame_is_the_same_when_empty(declared: Mapping[str, str], index: str 
 def test_the_contract_of_the_columns() -> None:
     """The names that analysts type."""
     columns = {name: " ".join(declared) for name, (declared, _) in TABLES.items()}
-    assert columns["attempts"] == "time task queue attempt status message duration retry_time url"
+    assert columns["attempts"] == "time task queue attempt status message wait duration retry_time url"
     assert columns["tasks"] == (
         "task queue state schedule_time create_time attempts responses last_status last_message last_attempt_time "
         "method url headers body service_account dispatch_deadline name"

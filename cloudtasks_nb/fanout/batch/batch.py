@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, NoReturn, Self, overload
@@ -12,14 +12,16 @@ from typing import Any, NoReturn, Self, overload
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import code_name
-from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb._settings import check_limit, parse_duration
 from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
 from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, CloudTasksError, InvalidInputError
+from cloudtasks_nb.fanout.batch.attempts import RETENTION, attempts_frame, read_attempts, store_pending
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
+from cloudtasks_nb.fanout.batch.errors import choose, errors_frame, names_of, status_codes, what_there_is
 from cloudtasks_nb.fanout.batch.live import LiveReport, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
@@ -28,7 +30,7 @@ from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import IndexLabels, rows_frame
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import FINAL, State
+from cloudtasks_nb.fanout.outbox.records import FINAL, Choice, State
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Pending, now_micros
@@ -234,8 +236,8 @@ class Batch:
     def failed(self) -> pd.DataFrame:
         """Return the rows in state `failed`, with the columns of `tasks()`.
 
-        The log has no error text: `last_message` is what was seen while the task was still in the queue; a handler of
-        `ct.serve` has the whole traceback in `handler.calls()`.
+        `last_message` is what the handler stored, else what was seen while the task was in the queue: the log has no
+        error text. `errors()` counts the causes, and has a traceback of each.
 
         Examples
         --------
@@ -293,8 +295,79 @@ class Batch:
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
         return (self._with_results(rows, said) for rows in self._row_pages(page))
 
-    def retry_failed(self) -> Self:
-        """Make a new try for exactly the rows in state `failed`, in the background.
+    def errors(self) -> pd.DataFrame:
+        """Return why rows failed: rows in state `failed`, and rows that are tried again as their last attempt failed.
+
+        Messages that differ only in numbers, ids and quoted values are one cause.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a cause, the most frequent first. `cause` is type and text of the exception if they are known, else
+            the status; `rows` is the sum of `failed` and `retrying`; `first` and `last` are times of last attempts;
+            `row` is the first row of the input that has the cause, `error` its traceback or message.
+
+        Examples
+        --------
+        >>> batch.errors()[["rows", "failed", "retrying", "row"]]
+           rows  failed  retrying  row
+        0     1       1         0    2
+        >>> print(batch.errors()["error"].item())
+        Traceback (most recent call last):
+        ...
+        ValueError: day ...
+        """
+        return errors_frame(self._outbox, self._connection.store, self.id, self._labels)
+
+    def attempts(self, limit: int | None = 10_000, *, status: Any = None) -> pd.DataFrame:
+        """Read the attempts on the batch's tasks from the operations log, also those of earlier tries, newest first.
+
+        Parameters
+        ----------
+        limit : int or None
+            The most rows to return; None for all. Each thousand uses one of the 60 reads a minute.
+        status : str, int or list, optional
+            As for `queue.attempts`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The columns of `queue.attempts` behind `row`, the row of the input.
+
+        Examples
+        --------
+        >>> batch.attempts().sort_values("row")[["row", "attempt", "status"]].to_string(index=False).splitlines()
+        [' row  attempt           status', '   0        1               OK', '   1        1               OK', ...]
+        """
+        entries, truncated = read_attempts(
+            self._connection,
+            self._tracker.queue,
+            since=now_micros() - RETENTION,
+            limit=check_limit(limit),
+            batch=self.id,
+            statuses=() if status is None else status_codes(status),
+        )
+        made = attempts_frame(self._connection, self._tracker.queue, lambda: self._outbox, entries, truncated=truncated)
+        refs = self._outbox.rows.of_any_try(self.id, made["task"].unique())
+        labels = self._labels.of(set(refs.values()))
+        made.insert(0, "row", [labels.get(refs.get(task, -1)) for task in made["task"]])
+        if truncated:
+            notify(f"the newest {len(made):,} attempts; there are more: batch.attempts(limit=None)")
+        return made
+
+    def retry_failed(self, where: Any = None) -> Self:
+        """Make a new try for rows in state `failed`, in the background.
+
+        Parameters
+        ----------
+        where : str, int, list or DataFrame, optional
+            Only rows that failed with this status (``"UNAVAILABLE"``, 503, ``"5xx"``) or this cause of `errors()`, with
+            one of a list of these, or that are rows of this frame: of `errors()`, or of `tasks()` or `failed()`.
+
+        Raises
+        ------
+        InvalidInputError
+            If rows failed, but none of these, or if `where` is something else. Nothing is sent then.
 
         Examples
         --------
@@ -302,13 +375,36 @@ class Batch:
         ['2013-02-30']
         >>> handler = ct.serve(lambda day, origin: "corrected", name="report")
         report is served already: the function was replaced, the URL stays http://127.0.0.1:...
-        >>> batch.retry_failed().wait()
+        >>> batch.retry_failed(batch.errors().head(1)).wait()
         3 rows: 3 succeeded
         """
         self._connection.transport.check_open()
-        if not self._outbox.outcomes.new_try(self.id, None, {State.FAILED}):
+        if isinstance(where, pd.DataFrame) and "cause" not in where.columns:
+            return self._send_again(where, {State.FAILED}, "retry_failed")
+        causes = self._outbox.causes.failed(self.id)
+        if causes:
+            choice = None if where is None else choose(where, causes, self.id)
+            if choice is not None:
+                self._check_choice(choice, where, causes)
+            self._outbox.outcomes.new_try(self.id, None, {State.FAILED}, choice)
+        else:
             notify(f"nothing is sent again: no row of batch {self.id} is in state failed")
         return self._go(sending=True)
+
+    def _check_choice(self, choice: Choice, where: Any, causes: Mapping[str, int]) -> None:
+        """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
+        count = self._outbox.causes.matching(self.id, choice)
+        if not count:
+            shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
+            raise InvalidInputError(
+                f"no failed row of batch {self.id} has {shown}", resource=self.id, hint=what_there_is(causes)
+            )
+        assumed = count - self._outbox.causes.matching(self.id, replace(choice, assumed=frozenset()))
+        if assumed:
+            notify(
+                f"the HTTP status of {assumed:,} of the {counted(count, 'rows')} is not known; they are chosen by "
+                f"their last status: {names_of(choice.assumed)}"
+            )
 
     def resend(self, df: pd.DataFrame) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
@@ -338,9 +434,13 @@ class Batch:
         1      LGA    1
         2      EWR    1
         """
+        return self._send_again(df, FINAL, "resend")
+
+    def _send_again(self, df: Any, allowed: Collection[State], method: str) -> Self:
+        """Make a new try for those rows of a frame that are in an allowed state."""
         if not isinstance(df, pd.DataFrame) or "task" not in df.columns:
             raise InvalidInputError(
-                "resend() wants rows of this batch", hint="batch.resend(batch.tasks().query(\"state == 'gone'\"))"
+                f"{method}() wants rows of this batch", hint="batch.resend(batch.tasks().query(\"state == 'gone'\"))"
             )
         self._connection.transport.check_open()
         wanted = df["task"].dropna().unique().tolist()
@@ -352,11 +452,11 @@ class Batch:
                 hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
             )
         found = self._outbox.rows.locate(self.id, wanted)
-        opened = self._outbox.outcomes.new_try(self.id, [(ref, task) for task, ref in found.items()], FINAL)
+        opened = self._outbox.outcomes.new_try(self.id, [(ref, task) for task, ref in found.items()], allowed)
         if opened < len(df):
             reasons = {
                 "have a newer try": len(wanted) - len(found),
-                "are not final": len(found) - opened,
+                "are not final" if allowed is FINAL else "are not in state failed": len(found) - opened,
                 "never were a task": int(df["task"].isna().sum()),
             }
             why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
@@ -511,14 +611,16 @@ class Batch:
             for task in page.tasks
             if task is not None
         ]
+        found: dict[str, Pending | None] = {}
         try:
             if len(waiting) <= _LOOKED_UP:
-                return _loop.run(watcher.lookup(queue, waiting))
-            if len(waiting) <= _LISTED:
-                return {**_loop.run(watcher.listing(queue))}
+                found = _loop.run(watcher.lookup(queue, waiting))
+            elif len(waiting) <= _LISTED:
+                found = {**_loop.run(watcher.listing(queue))}
         except CloudTasksError:
-            pass
-        return {}
+            return {}
+        store_pending(self._outbox, self.id, found)
+        return found
 
     def _periods(self) -> Periods | None:
         return self._period_states.periods(self._tracker.record.round) if self._period_states else None
@@ -537,8 +639,9 @@ class Batch:
             badge="LOCAL" if local else record.place.project,
             progress=progress,
             sending=tracker.sending,
-            causes=self._causes(),
-            lost=self._outbox.rows.losses(self.id) if progress.gone else {},
+            causes=self._outbox.causes.failed(self.id) if progress.failed else {},
+            retry_causes={} if progress.finished else self._outbox.causes.retrying(self.id),
+            lost=self._outbox.causes.lost(self.id) if progress.gone else {},
             retry_note=tracker.retry_note(),
             blockers=tracker.blockers(),
             notes=tracker.notes(),
@@ -546,12 +649,6 @@ class Batch:
             partitions=picture.line if picture else None,
             grid=picture.grid if picture else "",
         )
-
-    def _causes(self) -> dict[str, int]:
-        if not self._tracker.progress.failed:
-            return {}
-        found = self._outbox.rows.failures(self.id)
-        return {"no status" if code is None else code_name(code): count for code, count in found.items()}
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f'a Batch belongs to its process: hand on the id, tasks.batch("{self.id}") is the batch there')

@@ -21,6 +21,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.search import QueueReader, Search
 from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.outbox.causes import exception_line
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
@@ -29,7 +30,7 @@ from cloudtasks_nb.service.watch import Snapshot
 from cloudtasks_nb.store.results import StoredResult, read_results
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["NO_LOG", "OutcomeTracker", "decide", "decide_result", "error_line", "names_handler"]
+__all__ = ["NO_LOG", "OutcomeTracker", "decide", "decide_result", "names_handler"]
 
 #: The note on outcomes of a queue without a log.
 NO_LOG = (
@@ -39,6 +40,7 @@ NO_LOG = (
 
 _SECOND = 1_000_000
 _STORE_PAUSE = 30.0  # seconds after a failed read of error texts
+_PROBED = 100  # rows that are tried again whose results are read at a time, until one has a result
 _MOST_UNEXPLAINED = 10_000  # failed rows that wait for their error texts
 _DELETED = "deleted from the queue"  #: how a task left its queue: the reason of a row in state `gone`
 _LEFT = (State.UNSENT, State.SENT)  # states that are not final
@@ -74,13 +76,6 @@ def decide_result(result: StoredResult, max_attempts: int | None) -> State | Non
     if result.ok:
         return State.SUCCEEDED
     return State.FAILED if max_attempts is not None and (result.attempt or 0) >= max_attempts else None
-
-
-def error_line(error: str) -> str:
-    """Return the line of a traceback that names the exception: the last one, unless the message has several lines."""
-    lines = [line for line in error.splitlines() if line.strip()] or [error]
-    last = max((at for at, line in enumerate(lines) if line.startswith('  File "')), default=-1)
-    return next((line for line in lines[last + 1 :] if not line[0].isspace()), lines[-1]) if last >= 0 else lines[-1]
 
 
 class OutcomeTracker:
@@ -120,7 +115,8 @@ class OutcomeTracker:
         self._spread = bool(record.description.get("_spread"))
         self._retrying: dict[int, tuple[int, int | None]] = {}
         self._unstored: dict[str, list[Entry]] = defaultdict(list)  # by task, until their outcome is stored
-        self._unexplained: dict[int, tuple[str, int]] = {}  # by row, the task and the try that have just failed
+        # By row, the task and the try of which an attempt has just failed, and whether it was the last one.
+        self._unexplained: dict[int, tuple[str, int, bool]] = {}
         self._explain_from = 0.0
         self._sent: int | None = None  # as far as was known when the last snapshot was taken
         self.has_results = False  #: a task of the batch has a stored result
@@ -251,15 +247,19 @@ class OutcomeTracker:
         await self.explain()
 
     async def explain(self) -> None:
-        """Store the error texts of rows that have just failed by the log, as far as their handlers have stored them.
+        """Store the error texts of attempts that have just failed, as far as their handlers have stored them.
 
-        A row whose stored result is a success has succeeded after all: its answer may have come too late for the queue.
+        A failed row whose stored result is a success has succeeded after all: its answer may have come too late for the
+        queue.
         """
         failed = dict(self._unexplained)
         if not failed or self._clock.ticks() < self._explain_from:
             return
+        rows = {last: [(ref, *row[:2]) for ref, row in failed.items() if row[2] is last] for last in (True, False)}
         try:
-            await self._store_results([(ref, task, attempt) for ref, (task, attempt) in failed.items()])
+            await self._store_results(rows[True])
+            # Most handlers that are not ours store nothing.
+            await self._store_errors(rows[False] if self.has_results else rows[False][:_PROBED])
         except StoreError:
             self._explain_from = self._clock.ticks() + _STORE_PAUSE
             self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])
@@ -273,20 +273,35 @@ class OutcomeTracker:
 
     async def _store_results(self, rows: Sequence[tuple[int, str, int]]) -> None:
         """Store what the results of rows show, given by ref, newest task and its try."""
-        found = await asyncio.to_thread(read_results, self._results, self._batch, [task for _, task, _ in rows])
         outcomes = [
             _outcome_of(ref, attempt, decide_result(result, self._limit), result)
-            for (ref, _, attempt), result in zip(rows, found, strict=True)
-            if result is not None
+            for ref, attempt, result in await self._results_of(rows)
         ]
-        if outcomes and not self.has_results:
-            self.has_results = True
-            await self._outbox.run(self._outbox.batches.set_setting, self._batch, "results", True)
         await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
         for outcome in outcomes:
             if outcome.state is not None:
                 self._retrying.pop(outcome.ref, None)
                 self._search.settling.discard(outcome.ref)
+
+    async def _store_errors(self, rows: Sequence[tuple[int, str, int]]) -> None:
+        """Store what the results of rows that are tried again say of their last attempts."""
+        outcomes = [
+            _outcome_of(ref, attempt, None, result)
+            for ref, attempt, result in await self._results_of(rows)
+            if not result.ok
+        ]
+        await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
+
+    async def _results_of(self, rows: Sequence[tuple[int, str, int]]) -> list[tuple[int, int, StoredResult]]:
+        """Return ref, try and result of those rows that have one."""
+        found = await asyncio.to_thread(read_results, self._results, self._batch, [task for _, task, _ in rows])
+        results = [
+            (ref, attempt, result) for (ref, _, attempt), result in zip(rows, found, strict=True) if result is not None
+        ]
+        if results and not self.has_results:
+            self.has_results = True
+            await self._outbox.run(self._outbox.batches.set_setting, self._batch, "results", True)
+        return results
 
     def store(self, tasks: Mapping[str, Sequence[Entry]]) -> int:
         """Store the outcomes that log entries show; return how many sent rows became final."""
@@ -306,7 +321,9 @@ class OutcomeTracker:
             if attempt is not None:
                 outcomes.append(_outcome(ref, attempt, state, entry))
                 if state is State.FAILED and before[ref] is not State.SUCCEEDED:
-                    self._unexplained[ref] = task, attempt
+                    self._unexplained[ref] = task, attempt, True
+                elif state is None and before[ref] in _LEFT and entry.status:
+                    self._unexplained[ref] = task, attempt, False
         self._outbox.outcomes.record(self._batch, outcomes)
         if corrected:
             before_this = self._outbox.batches.settings(self._batch).get("corrected", 0)
@@ -356,7 +373,7 @@ def _outcome_of(ref: int, attempt: int, state: State | None, result: StoredResul
         attempts=result.attempt,
         last_status=code_of(result.status),
         http_status=result.status,
-        last_message=None if result.error is None else error_line(result.error),
+        last_message=None if result.error is None else exception_line(result.error),
         last_attempt_time=round(result.started.timestamp() * _SECOND),
         duration=None if result.duration is None else round(result.duration * _SECOND),
     )

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from cloudtasks_nb.display.card import html_card, lines_html
 from cloudtasks_nb.display.charts import state_bar
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.plural import percent_text
+from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
 __all__ = ["Report"]
 
 _WIDTH = 40  # characters of the bar in text
+_CAUSES, _CAUSE_WIDTH = 3, 80  # causes in a line, and characters of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,8 @@ class Report:
     badge: str
     progress: Progress
     sending: bool  #: whether this process sends it
-    causes: Mapping[str, int]  #: last status -> rows in state `failed` that had it
+    causes: Mapping[str, int]  #: cause -> rows in state `failed` that have it
+    retry_causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows that are tried again because of it
     lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
     retry_note: str | None = None  #: "attempt 3 of 5, next in 12 min"
     blockers: Sequence[str] = ()  #: why sending or watching is delayed, a sentence each
@@ -64,18 +66,20 @@ class Report:
         progress, lines = self.progress, []
         if progress.retrying:
             lines.append(f"{progress.retrying:,} retrying" + (f", {self.retry_note}" if self.retry_note else ""))
+        if self.retry_causes and not progress.finished:
+            errors = f"last errors of rows that are tried again: {_counted(self.retry_causes)}"
+            lines.append(f"{errors} → batch.errors()" if methods else errors)
         if progress.settling:
             lines.append(f"{progress.settling:,} settling: their log entries are awaited")
         lines += [*self.blockers, *self.notes]
         if progress.unsent and not self.sending:
             unsent = f"{progress.unsent:,} unsent"
             lines.append(f"{unsent}: batch.resume()" if methods else f"{unsent}, and this kernel does not send them")
-        causes = ", ".join(f"{status} {count:,}" for status, count in self.causes.items())
         found = (
             (progress.gone, self.gone(), _again("gone")),
             (progress.cancelled, f"{progress.cancelled:,} cancelled", _again("cancelled")),
             (progress.rejected, f"{progress.rejected:,} rejected", "batch.tasks().query(\"state == 'rejected'\")"),
-            (progress.failed, f"{progress.failed:,} failed ({causes})", "batch.retry_failed()"),
+            (progress.failed, f"{progress.failed:,} failed ({_counted(self.causes)})", "batch.retry_failed()"),
         )
         return lines + [f"{text} → {method}" if methods else text for count, text, method in found if count]
 
@@ -109,6 +113,17 @@ class Report:
             return pace
         left = max(0, round((progress.eta - progress.at).total_seconds()))
         return f"{pace}, the last one in about {duration_text(left)}"
+
+
+def _counted(causes: Mapping[str, int]) -> str:
+    """Return the most frequent causes with their counts; long ones are cut."""
+    shown = [f"{_cut(cause)} {count:,}" for cause, count in list(causes.items())[:_CAUSES]]
+    rest = len(causes) - len(shown)
+    return ", ".join(shown) + (f" and {counted(rest, 'other causes')}" if rest else "")
+
+
+def _cut(cause: str) -> str:
+    return cause if len(cause) <= _CAUSE_WIDTH else cause[: _CAUSE_WIDTH - 1].rstrip("… ") + "…"
 
 
 def _again(state: str) -> str:

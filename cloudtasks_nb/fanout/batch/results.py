@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from cloudtasks_nb._frames import BATCH_TASKS, column
-from cloudtasks_nb.fanout.batch.outcome_tracker import error_line
+from cloudtasks_nb.fanout.outbox.causes import exception_line
 from cloudtasks_nb.store.results import StoredResult
 
 __all__ = ["Joined", "ReadResults", "join_results", "result_notes"]
@@ -119,7 +119,7 @@ def _collect(
             found = None if task is None else next(known)
             ok = found is not None and found.ok
             missing += succeeded and not ok
-            lines.append({} if found is None or ok or succeeded else {_ERROR: error_line(found.error or "")})
+            lines.append({} if found is None or ok or succeeded else {_ERROR: exception_line(found.error or "")})
             values.append(_fields(found.result) if fields and found is not None else {_RESULT: found and found.result})
         results.add(start, values)
         errors.add(start, lines)

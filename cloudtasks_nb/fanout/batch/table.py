@@ -88,6 +88,14 @@ class IndexLabels:
             self._known = parts, self._usable(parts)
         return self._known[1]
 
+    def of(self, refs: Iterable[int]) -> dict[int, Any]:
+        """Return the labels of some rows by their refs: those of the index of the input, else the positions in it."""
+        pages = list(self._rows.pages_of(self._batch, refs))
+        stored, positions = self._read(pages)
+        index = stored.index(positions) if self.usable() else None
+        found = (ref for page in pages for ref in page.refs)
+        return dict(zip(found, positions if index is None else index.tolist(), strict=True))
+
     def _usable(self, parts: Sequence[tuple[int, int]]) -> bool:
         firsts = [self._read(islice(self._rows.pages(self._batch, after=first - 1), 1)) for first, _ in parts]
         if len(firsts) == 1 and firsts[0][0].complete:
@@ -139,7 +147,7 @@ def _page(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[s
             for there, status in zip(found, page.http_status, strict=True)
         ],
         "last_message": [
-            reason or (there.last_message if there is not None else None) or message
+            reason or message or (there.last_message if there is not None else None)
             for there, message, reason in zip(found, page.last_message, page.reasons, strict=True)
         ],
         "schedule_time": [

@@ -98,9 +98,9 @@ def number(connection: sqlite3.Connection, query: str, *values: Any) -> int:
     return found
 
 
-def as_json(numbers: Iterable[int]) -> str:
-    """Write numbers in the form that `json_each` reads: one parameter, and one step of SQLite, for all of them."""
-    return orjson.dumps(list(numbers)).decode()
+def as_json(values: Iterable[int | str]) -> str:
+    """Write numbers or texts in the form that `json_each` reads: one parameter, and one step of SQLite, for all."""
+    return orjson.dumps(list(values)).decode()
 
 
 def paged(items: Iterable[T], size: int) -> Iterator[list[T]]:

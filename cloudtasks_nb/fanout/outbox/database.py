@@ -67,38 +67,61 @@ _TABLES = (
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
 
-# How many failed rows (state 5) have which last status, and how many gone rows (state 8) which reason; '' for none.
-# They are counted as they change, because they are read several times a second.
+# How many failed rows (state 5) and rows that are tried again (counted as state 3) have which cause, and how many gone
+# rows (state 8) which reason; '' for none. They are counted as they change, because they are read several times a
+# second. The cause of a failure is that of its message, else its status.
 _CAUSES = (
     """CREATE TABLE causes (
         num INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (num, state, cause)) WITHOUT ROWID""",
-    """INSERT INTO causes SELECT p.num, r.state, coalesce(iif(r.state = 5, o.last_status, o.reason), ''), count(*)
-        FROM parts p CROSS JOIN rows r ON r.ref BETWEEN p.part << 32 AND p.last LEFT JOIN outcomes o ON o.ref = r.ref
-        WHERE p.status = 1 AND r.state IN (5, 8) GROUP BY 1, 2, 3""",
-    """CREATE TRIGGER states_changed AFTER UPDATE OF state ON rows WHEN OLD.state IN (5, 8) OR NEW.state IN (5, 8) BEGIN
-        INSERT INTO causes SELECT p.num, OLD.state, coalesce(iif(OLD.state = 5, o.last_status, o.reason), ''), -1
-        FROM parts p LEFT JOIN outcomes o ON o.ref = OLD.ref WHERE p.part = OLD.ref >> 32 AND OLD.state IN (5, 8)
-        ON CONFLICT DO UPDATE SET n = n - 1;
-        INSERT INTO causes SELECT p.num, NEW.state, coalesce(iif(NEW.state = 5, o.last_status, o.reason), ''), 1
-        FROM parts p LEFT JOIN outcomes o ON o.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND NEW.state IN (5, 8)
-        ON CONFLICT DO UPDATE SET n = n + 1;
-        END""",
-    """CREATE TRIGGER outcomes_made AFTER INSERT ON outcomes BEGIN
-        INSERT INTO causes SELECT p.num, r.state, '', -1
-        FROM parts p JOIN rows r ON r.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND r.state IN (5, 8)
-        ON CONFLICT DO UPDATE SET n = n - 1;
-        INSERT INTO causes SELECT p.num, r.state, coalesce(iif(r.state = 5, NEW.last_status, NEW.reason), ''), 1
-        FROM parts p JOIN rows r ON r.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND r.state IN (5, 8)
-        ON CONFLICT DO UPDATE SET n = n + 1;
-        END""",
-    """CREATE TRIGGER outcomes_changed AFTER UPDATE OF last_status, reason ON outcomes BEGIN
-        INSERT INTO causes SELECT p.num, r.state, coalesce(iif(r.state = 5, OLD.last_status, OLD.reason), ''), -1
-        FROM parts p JOIN rows r ON r.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND r.state IN (5, 8)
-        ON CONFLICT DO UPDATE SET n = n - 1;
-        INSERT INTO causes SELECT p.num, r.state, coalesce(iif(r.state = 5, NEW.last_status, NEW.reason), ''), 1
-        FROM parts p JOIN rows r ON r.ref = NEW.ref WHERE p.part = NEW.ref >> 32 AND r.state IN (5, 8)
-        ON CONFLICT DO UPDATE SET n = n + 1;
-        END""",
+)
+
+
+def _count(change: int, row: str, outcome: str, tables: str, where: str) -> str:
+    """Return the statement that adds `change` to the cause of each row in these tables that has one."""
+    state = f"""CASE WHEN {row}.state IN (5, 8) THEN {row}.state
+        WHEN {row}.state IN (2, 3) AND {outcome}.last_status > 0 THEN 3 END"""
+    cause = f"coalesce(iif({row}.state = 8, {outcome}.reason, coalesce({outcome}.cause, {outcome}.last_status)), '')"
+    return f"""INSERT INTO causes SELECT p.num, {state} AS counted, {cause}, {change} * count(*)
+        FROM {tables} WHERE {where} AND counted IS NOT NULL GROUP BY 1, 2, 3
+        ON CONFLICT DO UPDATE SET n = n + excluded.n;"""  # noqa: S608 - names of our tables
+
+
+def _count_state(change: int, row: str) -> str:
+    tables = f"parts p LEFT JOIN outcomes o ON o.ref = {row}.ref"
+    return _count(change, row, "o", tables, f"p.part = {row}.ref >> 32")
+
+
+def _count_outcome(change: int, outcome: str) -> str:
+    return _count(change, "r", outcome, "rows r JOIN parts p ON p.part = r.ref >> 32", f"r.ref = {outcome}.ref")
+
+
+def _count_none(change: int, outcome: str) -> str:
+    """Return the statement that counts a final row as one without an outcome."""
+    return f"""INSERT INTO causes SELECT p.num, r.state, '', {change}
+        FROM rows r JOIN parts p ON p.part = r.ref >> 32 WHERE r.ref = {outcome}.ref AND r.state IN (5, 8)
+        ON CONFLICT DO UPDATE SET n = n + excluded.n;"""  # noqa: S608 - names of our tables
+
+
+_CAUSES_OF_ERRORS = (
+    "ALTER TABLE outcomes ADD COLUMN cause TEXT",  # of last_message; NULL: it tells no more than the status
+    *(f"DROP TRIGGER IF EXISTS {name}" for name in ("states_changed", "outcomes_made", "outcomes_changed")),
+    "DELETE FROM causes",
+    _count(
+        1,
+        "r",
+        "o",
+        "parts p CROSS JOIN rows r ON r.ref BETWEEN p.part << 32 AND p.last LEFT JOIN outcomes o ON o.ref = r.ref",
+        "p.status = 1",
+    ),
+    f"""CREATE TRIGGER states_changed AFTER UPDATE OF state ON rows
+        WHEN NOT (OLD.state IN (2, 3) AND NEW.state IN (2, 3)) BEGIN
+        {_count_state(-1, "OLD")} {_count_state(1, "NEW")} END""",
+    f"""CREATE TRIGGER outcomes_made AFTER INSERT ON outcomes BEGIN
+        {_count_none(-1, "NEW")} {_count_outcome(1, "NEW")} END""",
+    f"""CREATE TRIGGER outcomes_changed AFTER UPDATE OF last_status, cause, reason ON outcomes BEGIN
+        {_count_outcome(-1, "OLD")} {_count_outcome(1, "NEW")} END""",
+    f"""CREATE TRIGGER outcomes_removed AFTER DELETE ON outcomes BEGIN
+        {_count_outcome(-1, "OLD")} {_count_none(1, "OLD")} END""",
 )
 
 #: The statements that bring a file from each version to the next.
@@ -107,6 +130,7 @@ _STEPS = (
     ("CREATE TABLE deletions (ref INTEGER PRIMARY KEY, try INTEGER NOT NULL)",),  # tasks that are to be deleted
     _CAUSES,
     ("ALTER TABLE outcomes ADD COLUMN http_status INTEGER",),  # of the last attempt; NULL: not known
+    _CAUSES_OF_ERRORS,
 )
 
 #: `PRAGMA user_version` of a file with all tables.

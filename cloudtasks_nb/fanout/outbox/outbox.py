@@ -16,6 +16,7 @@ from typing import ParamSpec, Self, TypeVar
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import Batches
+from cloudtasks_nb.fanout.outbox.causes import Causes
 from cloudtasks_nb.fanout.outbox.completions import Completions
 from cloudtasks_nb.fanout.outbox.database import Database, guard
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
@@ -45,7 +46,7 @@ class Outbox:
 
     Attributes
     ----------
-    batches, rows, requests, outcomes, completions, transfers
+    batches, rows, requests, outcomes, causes, completions, transfers
         What is stored, each part with its own methods.
     journal : bool
         Whether the file has a write-ahead log; not on a network file system.
@@ -64,6 +65,7 @@ class Outbox:
         self.rows = Rows(self._database)
         self.requests = Requests(self._database)
         self.outcomes = Outcomes(self._database)
+        self.causes = Causes(self._database)
         self.completions = Completions(self._database)
         self.transfers = Transfers(self._database)
         try:

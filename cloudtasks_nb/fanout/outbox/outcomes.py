@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from cloudtasks_nb.fanout.outbox.counters import add_counts, as_json, number_of, paged, touch, write_refs
+from cloudtasks_nb.fanout.outbox.causes import MOST_CAUSES, cause_of, chosen, kind_of
+from cloudtasks_nb.fanout.outbox.counters import add_counts, as_json, number, number_of, paged, touch, write_refs
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.deletions import asked_for
-from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
+from cloudtasks_nb.fanout.outbox.records import FINAL, Choice, Outcome, State
 from cloudtasks_nb.fanout.outbox.rows import locate, ranges
 
 __all__ = ["Outcomes"]
@@ -28,24 +29,35 @@ _MAY_COME_FROM: dict[State, frozenset[State]] = {
     State.GONE: frozenset({State.UNSENT, State.SENT}),
 }
 
-# Of two attempts the later one counts, whichever was recorded first.
-_UPSERT = """
+# Of two attempts the later one counts, whichever was recorded first. The message of an attempt that ended otherwise is
+# dropped with it. What a handler said is not replaced by a message that tells no more than the status (cause NULL).
+_OLDER = "excluded.attempts < attempts"
+_OTHER = "excluded.attempts > attempts AND excluded.last_status <> last_status"
+_SAYS_LESS = "excluded.last_message IS NULL OR (excluded.cause IS NULL AND cause IS NOT NULL)"
+
+
+def _later(name: str) -> str:
+    return f"{name} = coalesce(iif({_OLDER}, NULL, excluded.{name}), {name})"
+
+
+def _said(name: str) -> str:
+    return f"""{name} = CASE WHEN {_OLDER} THEN {name} WHEN {_OTHER} THEN excluded.{name}
+        WHEN {_SAYS_LESS} THEN {name} ELSE excluded.{name} END"""
+
+
+_UPSERT = f"""
     INSERT INTO outcomes (
-        ref, attempts, last_status, last_message, schedule_time, last_attempt_time, duration, http_status, reason)
-    VALUES (:ref, :attempts, :last_status, :last_message, :schedule_time, :last_attempt_time, :duration, :http_status,
-        nullif(:reason, ''))
+        ref, attempts, last_status, last_message, cause, schedule_time, last_attempt_time, duration, http_status,
+        reason)
+    VALUES (:ref, :attempts, :last_status, :last_message, :cause, :schedule_time, :last_attempt_time, :duration,
+        :http_status, nullif(:reason, ''))
     ON CONFLICT DO UPDATE SET
-        last_status = coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_status), last_status),
-        last_message = coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_message), last_message),
-        schedule_time = coalesce(iif(excluded.attempts < attempts, NULL, excluded.schedule_time), schedule_time),
-        last_attempt_time =
-            coalesce(iif(excluded.attempts < attempts, NULL, excluded.last_attempt_time), last_attempt_time),
-        duration = coalesce(iif(excluded.attempts < attempts, NULL, excluded.duration), duration),
-        http_status = CASE WHEN excluded.attempts < attempts THEN http_status
-            WHEN excluded.attempts > attempts THEN excluded.http_status
+        {_later("last_status")}, {_said("last_message")}, {_said("cause")},
+        {_later("schedule_time")}, {_later("last_attempt_time")}, {_later("duration")},
+        http_status = CASE WHEN {_OLDER} THEN http_status WHEN excluded.attempts > attempts THEN excluded.http_status
             ELSE coalesce(excluded.http_status, http_status) END,
         reason = nullif(coalesce(:reason, reason), ''),
-        attempts = max(coalesce(attempts, excluded.attempts), coalesce(excluded.attempts, attempts))"""
+        attempts = max(coalesce(attempts, excluded.attempts), coalesce(excluded.attempts, attempts))"""  # noqa: S608 - names of our columns
 
 
 class Outcomes(Repository):
@@ -70,6 +82,7 @@ class Outcomes(Repository):
         batch: str,
         rows: Iterable[tuple[int, str | None]] | None = None,
         allowed: Collection[State] = (State.FAILED,),
+        choice: Choice | None = None,
     ) -> int:
         """Open a new try for rows that are in one of the allowed states; return how many will be sent again.
 
@@ -80,10 +93,12 @@ class Outcomes(Repository):
             that the same call twice, or from two kernels, sends once.
         allowed : collection of State
             Unsent and sent rows are never taken.
+        choice : Choice, optional
+            Of all rows of the batch, only those that it has.
         """
         codes = as_json(FINAL & set(allowed))
         num = number_of(connection, batch)
-        wanted = _rows_in(connection, num, codes) if rows is None else _unchanged(connection, batch, rows)
+        wanted = _rows_in(connection, num, codes, choice) if rows is None else _unchanged(connection, batch, rows)
         opened = sum(_reopen(connection, num, sorted(set(page)), codes) for page in paged(wanted, _PAGE))
         if opened:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
@@ -165,20 +180,42 @@ def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcom
             steps[outcome.ref] = to
             moved += 1
     connection.executemany("UPDATE rows SET state = ? WHERE ref = ?", [(to, ref) for ref, to in steps.items()])
+    causes = _causes(connection, num, {outcome.last_message for outcome in current if outcome.last_message})
     connection.executemany(
-        _UPSERT, [_columns(outcome, moved=steps.get(outcome.ref) is outcome.state) for outcome in current]
+        _UPSERT, [_columns(outcome, causes, moved=steps.get(outcome.ref) is outcome.state) for outcome in current]
     )
     add_counts(connection, num, changes)
     return moved
 
 
-def _columns(outcome: Outcome, *, moved: bool) -> dict[str, int | str | None]:
+def _causes(connection: sqlite3.Connection, num: int, messages: Collection[str]) -> dict[str | None, str | None]:
+    """Return the causes that messages tell. Behind `MOST_CAUSES` only the types of their exceptions are told apart."""
+    found: dict[str | None, str | None] = {message: cause_of(message) for message in messages}
+    wanted = {cause for cause in found.values() if cause is not None}
+    new = wanted - _counted(connection, num, as_json(wanted))
+    if not new or number(connection, "SELECT count(*) FROM causes WHERE num = ?", num) + len(new) <= MOST_CAUSES:
+        return found
+    connection.execute("DELETE FROM causes WHERE num = ? AND n = 0", (num,))
+    room = MOST_CAUSES - number(connection, "SELECT count(*) FROM causes WHERE num = ?", num)
+    kept = (wanted - new) | set(sorted(new)[: max(0, room)])
+    return {message: cause if cause in kept or cause is None else kind_of(cause) for message, cause in found.items()}
+
+
+def _counted(connection: sqlite3.Connection, num: int, causes: str) -> set[str]:
+    cursor = connection.execute(
+        "SELECT DISTINCT cause FROM causes WHERE num = ? AND cause IN (SELECT value FROM json_each(?))", (num, causes)
+    )
+    return {cause for (cause,) in cursor}
+
+
+def _columns(outcome: Outcome, causes: Mapping[str | None, str | None], *, moved: bool) -> dict[str, int | str | None]:
     return {
         "ref": outcome.ref,
         "attempts": outcome.attempts,
         "last_status": outcome.last_status,
         "http_status": outcome.http_status,
-        "last_message": outcome.last_message,
+        "last_message": outcome.last_message or None,
+        "cause": causes.get(outcome.last_message),
         "schedule_time": outcome.schedule_time,
         "last_attempt_time": outcome.last_attempt_time,
         "duration": outcome.duration,
@@ -186,15 +223,17 @@ def _columns(outcome: Outcome, *, moved: bool) -> dict[str, int | str | None]:
     }
 
 
-def _rows_in(connection: sqlite3.Connection, num: int, codes: str) -> Iterator[int]:
+def _rows_in(connection: sqlite3.Connection, num: int, codes: str, choice: Choice | None) -> Iterator[int]:
     """Yield the refs of rows in some states, read a page at a time as the caller changes them."""
+    condition, values = ("TRUE", {}) if choice is None else chosen(choice)
     for first, last in ranges(connection, num):
         at = first - 1
         while True:
             page = connection.execute(
-                """SELECT ref FROM rows WHERE ref > ? AND ref <= ? AND state IN (SELECT value FROM json_each(?))
-                   ORDER BY ref LIMIT ?""",
-                (at, last, codes, _PAGE),
+                f"""SELECT r.ref FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
+                    WHERE r.ref > :at AND r.ref <= :last AND r.state IN (SELECT value FROM json_each(:codes))
+                    AND ({condition}) ORDER BY r.ref LIMIT :size""",  # noqa: S608 - names of our columns
+                {"at": at, "last": last, "codes": codes, "size": _PAGE, **values},
             ).fetchall()
             if not page:
                 break

@@ -17,6 +17,7 @@ __all__ = [
     "MADE_BY",
     "Ack",
     "BatchRecord",
+    "Choice",
     "Completion",
     "Outcome",
     "Page",
@@ -141,6 +142,16 @@ class Outcome:
     last_attempt_time: int | None = None  #: microseconds since 1970
     duration: int | None = None  #: microseconds
     reason: str | None = None  #: how the task left its queue, if that is known; empty: the stored reason was wrong
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which failed rows are chosen: those of which one of these is true."""
+
+    causes: frozenset[str | int] = frozenset()  #: as the outbox stores them: of a message, else a canonical code
+    statuses: frozenset[int] = frozenset()  #: canonical codes of the last attempt
+    http: frozenset[int] = frozenset()  #: HTTP statuses of the last attempt
+    assumed: frozenset[int] = frozenset()  #: canonical codes of last attempts whose HTTP statuses are not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from struct import unpack
@@ -21,8 +22,10 @@ _PAGE = 1_000
 _SELECT = """
     SELECT r.ref, r.row, r.try, r.state, o.attempts, o.last_status, o.last_message, o.schedule_time,
            o.last_attempt_time, o.duration, o.http_status, o.reason
-    FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
-    WHERE r.ref BETWEEN ? AND ? AND r.state IN (SELECT value FROM json_each(?)) ORDER BY r.ref"""
+    FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref"""
+_IN_STATES = f"""{_SELECT}
+    WHERE r.ref BETWEEN ? AND ? AND r.state IN (SELECT value FROM json_each(?)) ORDER BY r.ref"""  # noqa: S608 - one select
+_NAMED = f"{_SELECT} WHERE r.ref IN (SELECT value FROM json_each(?)) ORDER BY r.ref"  # noqa: S608 - one select
 
 
 class Rows(Repository):
@@ -52,9 +55,20 @@ class Rows(Repository):
                         break
                     start, n, keys, tasks, shown = found
                     block = StoredBlock(start, keys, tasks)
-                    rows = connection.execute(_SELECT, (max(start, at + 1), start + n - 1, codes)).fetchall()
+                    rows = connection.execute(_IN_STATES, (max(start, at + 1), start + n - 1, codes)).fetchall()
                     yield from _split(batch, block, shown, rows, wire=wire)
                     at = block.last
+
+    def pages_of(self, batch: str, refs: Iterable[int]) -> Iterator[Page]:
+        """Yield some rows of a batch in input order, up to a hundred at a time."""
+        left = sorted(refs)
+        with self._database.reading() as connection:
+            while left:
+                start, n, keys, tasks, shown = _block_around(connection, left[0])
+                count = bisect_left(left, start + n)
+                rows = connection.execute(_NAMED, (as_json(left[:count]),)).fetchall()
+                yield from _split(batch, StoredBlock(start, keys, tasks), shown, rows, wire=False)
+                left = left[count:]
 
     def states(self, batch: str) -> bytes:
         """Return the `State` of each row, one byte a row, in the order of `pages`."""
@@ -69,14 +83,6 @@ class Rows(Repository):
         """Return the first and the last ref of what each `fan_out` has added to a batch."""
         with self._database.reading() as connection:
             return ranges(connection, number_of(connection, batch))
-
-    def failures(self, batch: str) -> dict[int | None, int]:
-        """Return how many failed rows had which status (canonical code) last, the most frequent first."""
-        return self._causes(batch, State.FAILED)
-
-    def losses(self, batch: str) -> dict[str | None, int]:
-        """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
-        return self._causes(batch, State.GONE)
 
     def of_any_try(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows that have, had or will have a task with one of these ids."""
@@ -135,14 +141,6 @@ class Rows(Repository):
             )
             known = {ref for (ref,) in cursor}
         return {task for task, ref in located.items() if ref in known}
-
-    def _causes(self, batch: str, state: State) -> dict[Any, int]:
-        with self._database.reading() as connection:
-            found = connection.execute(
-                "SELECT nullif(cause, ''), n FROM causes WHERE num = ? AND state = ? AND n > 0 ORDER BY n DESC",
-                (number_of(connection, batch), state),
-            )
-            return dict(found.fetchall())
 
 
 def locate(

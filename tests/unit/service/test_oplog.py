@@ -86,6 +86,13 @@ def test_the_filter_of_some_tasks() -> None:
     assert "attemptResponseLog" not in text
 
 
+def test_the_filter_of_some_statuses() -> None:
+    """Only attempts have one."""
+    text = log_filter(QUEUE, since=0, statuses=["INTERNAL", "UNAVAILABLE"])
+    assert ' AND jsonPayload.attemptResponseLog.status=("INTERNAL" OR "UNAVAILABLE") AND ' in text
+    assert "taskDeletionLog" not in text
+
+
 class Budget(CallBudget):
     """Sixty reads a minute, on a clock that only passes while somebody waits."""
 
@@ -169,6 +176,7 @@ def test_an_attempt() -> None:
             retry_time=1_767_225_660_123_456,
             max_attempts=5,
             url="http://127.0.0.1:8080/run",
+            due=1_767_225_600_000_000,
         )
     ]
 
@@ -177,6 +185,7 @@ def test_an_attempt() -> None:
     ("left_out", "name", "value"),
     [
         ("retryTime", "retry_time", None),
+        ("scheduleTime", "due", None),
         ("attemptDuration", "duration", None),
         ("maxAttempts", "max_attempts", 0),
         ("status", "status", ""),
@@ -226,6 +235,15 @@ def test_the_newest_come_first() -> None:
         ("timestamp desc", 2, ""),
         ("timestamp desc", 2, "1"),
     ]
+
+
+def test_the_attempts_on_named_tasks() -> None:
+    """Tasks whose ids only begin like that are left out, and many names are asked for in several reads."""
+    log: Any = Log([entry(1, attemptResponseLog=ATTEMPT), entry(2, task=f"{TASK}-2", attemptResponseLog=ATTEMPT)])
+    found = asyncio.run(read(log, QUEUE, since=0, limit=5, tasks=["t", *(f"x{number}" for number in range(300))]))
+    assert [one.insert_id for one in found] == ["id-1"]
+    assert ['jsonPayload.task:("t" OR "x0"' in one["filter"] for one in log.asked] == [True, False]
+    assert asyncio.run(read(log, QUEUE, since=0, limit=5, tasks=[])) == []
 
 
 def test_all_of_it() -> None:

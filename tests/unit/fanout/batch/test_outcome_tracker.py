@@ -15,8 +15,9 @@ import pytest
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch import search as search_module
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, decide, error_line
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, decide
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
+from cloudtasks_nb.fanout.outbox.causes import exception_line
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -563,7 +564,7 @@ def test_error_texts_that_could_not_be_read_are_read_later(world: World) -> None
 )
 def test_the_line_that_names_the_exception(error: str, line: str) -> None:
     """It is the last line, unless the message has several."""
-    assert error_line(error) == line
+    assert exception_line(error) == line
 
 
 SPLITS: list[tuple[str, dict[str, Any], tuple[Entry, ...], dict[str, int | None]]] = [

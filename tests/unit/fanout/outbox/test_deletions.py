@@ -120,8 +120,9 @@ def test_a_file_of_the_first_version_gets_the_table(path: Path) -> None:
         batch = spool(outbox, chunks(range(10))).batch
         send_all(outbox, batch)
     with closing(sqlite3.connect(path)) as connection:
-        for name in ("states_changed", "outcomes_made", "outcomes_changed"):
+        for name in ("states_changed", "outcomes_made", "outcomes_changed", "outcomes_removed"):
             connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("ALTER TABLE outcomes DROP COLUMN cause")
         connection.execute("DROP TABLE causes")
         connection.execute("ALTER TABLE outcomes DROP COLUMN http_status")
         connection.execute("DROP TABLE deletions")

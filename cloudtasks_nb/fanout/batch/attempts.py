@@ -1,0 +1,169 @@
+"""Read attempts from the log, with the error messages that are known of them, into a DataFrame."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import ATTEMPTS, frame
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import BatchNotFoundError, PermissionDeniedError, QueueNotFoundError, StoreError
+from cloudtasks_nb.fanout.batch.errors import stored_errors
+from cloudtasks_nb.fanout.batch.search import as_outcome
+from cloudtasks_nb.fanout.outbox.causes import exception_line
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.plan.identity import batch_of
+from cloudtasks_nb.service import oplog
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending, now_micros
+from cloudtasks_nb.store.store import Store
+
+__all__ = ["RETENTION", "attempts_frame", "read_attempts", "see", "store_pending"]
+
+_SECOND = 1_000_000
+_LISTED = 1000  # tasks of the queue that are listed for their messages
+
+#: Microseconds for which the log keeps its entries: https://cloud.google.com/logging/quotas
+RETENTION = 30 * 86_400 * _SECOND
+
+
+def read_attempts(
+    connection: Connection,
+    queue: QueueName,
+    *,
+    since: int,
+    limit: int | None,
+    batch: str | None = None,
+    tasks: Collection[str] | None = None,
+    statuses: Sequence[str] = (),
+) -> tuple[list[Entry], bool]:
+    """Return the newest attempts of a queue, and whether there are more; see `oplog.read`.
+
+    Raises
+    ------
+    CloudTasksError
+        If the log cannot be read.
+    """
+    wanted = None if limit is None else limit + 1
+    if batch is not None and tasks is not None:
+        tasks = [task for task in tasks if batch_of(task) == batch]
+    found = _loop.run(
+        oplog.read(connection.transport, queue, since=since, limit=wanted, batch=batch, tasks=tasks, statuses=statuses)
+    )
+    return found[:limit], limit is not None and len(found) > limit
+
+
+def attempts_frame(
+    connection: Connection,
+    queue: QueueName,
+    outbox: Callable[[], Outbox],
+    entries: Sequence[Entry],
+    *,
+    truncated: bool = False,
+) -> pd.DataFrame:
+    """Return a row for each attempt.
+
+    The log has no messages: they are those of the newest attempts of tasks in the queue, and those in the outbox.
+
+    Parameters
+    ----------
+    outbox : callable
+        Returns the outbox; it is not opened unless it may know something.
+    """
+    _see_messages(connection, queue, outbox, entries)
+    stored = _stored_messages(connection.store, outbox, entries)
+    columns: dict[str, Sequence[Any]] = {
+        "time": [entry.time for entry in entries],
+        "task": [entry.task for entry in entries],
+        "queue": [entry.queue for entry in entries],
+        "attempt": [entry.attempt for entry in entries],
+        "status": [entry.status or None for entry in entries],
+        "message": [
+            stored.get((entry.task, entry.attempt)) or connection.message(entry.queue, entry.task, entry.attempt)
+            for entry in entries
+        ],
+        "wait": [_wait(entry) for entry in entries],
+        "duration": [entry.duration for entry in entries],
+        "retry_time": [entry.retry_time for entry in entries],
+        "url": [entry.url for entry in entries],
+    }
+    made = frame(ATTEMPTS, columns)
+    made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)
+    return made
+
+
+def _wait(entry: Entry) -> float | None:
+    """Return the seconds between the time for which an attempt was scheduled and its start."""
+    if entry.due is None or entry.duration is None:
+        return None
+    return max(0.0, (entry.time - entry.due) / _SECOND - entry.duration)
+
+
+def _see_messages(
+    connection: Connection, queue: QueueName, outbox: Callable[[], Outbox], entries: Sequence[Entry]
+) -> None:
+    """List tasks that will be tried again, for their messages; without entries check at least that the queue exists."""
+    if not entries:
+        with contextlib.suppress(PermissionDeniedError):
+            connection.call("GetQueue", name=str(queue))
+    elif any(entry.retry_time for entry in entries):
+        # The queue may be deleted, and some may read its log only.
+        with contextlib.suppress(QueueNotFoundError, PermissionDeniedError):
+            call = connection.transport.call(
+                "ListTasks", parent=str(queue), page_size=_LISTED, resource_name=str(queue)
+            )
+            see(connection, outbox, task_columns(_loop.run(call).tasks, now=now_micros()))
+
+
+def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[str, Sequence[Any]]) -> None:
+    """Keep the error messages of tasks that were read from a queue; those of batches also in the outbox."""
+    connection.remember(columns)
+    batches: dict[str, dict[str, Pending]] = defaultdict(dict)
+    names = ("task", "state", "attempts", "schedule_time", "last_status", "last_message")
+    for task, state, attempts, due, status, message in zip(*(columns[name] for name in names), strict=True):
+        batch = batch_of(task) if message else None
+        if batch is not None:
+            batches[batch][task] = Pending(
+                state=state, attempts=attempts, schedule_time=due, last_status=status, last_message=message
+            )
+    for batch, pending in batches.items():
+        with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
+            store_pending(outbox(), batch, pending)
+
+
+def store_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending | None]) -> None:
+    """Store what the queue tells of the last attempts of rows that are in it."""
+    tried = {task: one for task, one in pending.items() if one is not None and one.last_message}
+    located = outbox.rows.locate(batch, tried)
+    outbox.outcomes.record(batch, [as_outcome(ref, task, tried[task]) for task, ref in located.items()])
+
+
+def _stored_messages(
+    store: Store, outbox: Callable[[], Outbox], entries: Sequence[Entry]
+) -> dict[tuple[str, int], str]:
+    """Return what is stored of failed attempts by task and number: in the outbox, else what the handler stored."""
+    batches: dict[str, dict[str, int]] = defaultdict(dict)
+    for entry in entries:  # newest first
+        batch = batch_of(entry.task)
+        if batch is not None and entry.status != "OK":
+            batches[batch].setdefault(entry.task, entry.attempt)
+    found: dict[tuple[str, int], str] = {}
+    for batch, newest in batches.items():
+        with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
+            rows = outbox().rows
+            for page in rows.pages_of(batch, set(rows.locate(batch, newest).values())):
+                for task, attempts, message in zip(page.tasks, page.attempts, page.last_message, strict=True):
+                    if task is not None and attempts is not None and message is not None:
+                        found[task, attempts] = message
+        unknown = [(task, attempt) for task, attempt in newest.items() if (task, attempt) not in found]
+        with contextlib.suppress(StoreError):  # the messages are an addition
+            for task, error in stored_errors(store, batch, unknown).items():
+                found[task, newest[task]] = exception_line(error)
+    return found

@@ -1,0 +1,189 @@
+"""Read why rows of a batch failed, and choose failed rows by that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cloudtasks_nb._frames import ERRORS, frame
+from cloudtasks_nb._names import CODES, code_name, code_of
+from cloudtasks_nb._settings import did_you_mean
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.errors import InvalidInputError, StoreError
+from cloudtasks_nb.fanout.batch.table import IndexLabels
+from cloudtasks_nb.fanout.outbox.causes import NO_STATUS
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.store.results import read_results
+from cloudtasks_nb.store.store import Store
+
+__all__ = ["choose", "errors_frame", "names_of", "status_codes", "stored_errors", "what_there_is"]
+
+_CLASS = re.compile(r"([345])xx", re.IGNORECASE)
+_LARGEST = 599  # HTTP status
+_SHOWN = 5  # causes that an error names
+_FORMS = 'give a status ("UNAVAILABLE", 503, "5xx"), a cause of batch.errors(), a list of these, or a frame of rows'
+
+
+def errors_frame(outbox: Outbox, store: Store, batch: str, labels: IndexLabels) -> pd.DataFrame:
+    """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
+    causes = outbox.causes.errors(batch)
+    refs = [cause.ref for cause in causes]
+    rows = labels.of(refs)
+    examples = {
+        ref: (task, attempts, message)
+        for page in outbox.rows.pages_of(batch, refs)
+        for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
+    }
+    try:
+        stored = stored_errors(store, batch, [(task, attempts) for task, attempts, _ in examples.values() if task])
+    except StoreError as error:
+        stored = {}
+        notify(f"tracebacks are missing: {error.message}")
+    found = [(task and stored.get(task)) or message for task, _, message in map(examples.__getitem__, refs)]
+    made = frame(
+        ERRORS,
+        {
+            "cause": [cause.cause for cause in causes],
+            "rows": [cause.failed + cause.retrying for cause in causes],
+            "failed": [cause.failed for cause in causes],
+            "retrying": [cause.retrying for cause in causes],
+            "first": [cause.first for cause in causes],
+            "last": [cause.last for cause in causes],
+            "row": [rows[ref] for ref in refs],
+            "error": found,
+        },
+    )
+    return made.assign(row=made["row"].infer_objects())
+
+
+def stored_errors(store: Store, batch: str, attempts: Sequence[tuple[str, int | None]]) -> dict[str, str]:
+    """Return the stored errors of failed attempts by task; they are given by task and number (None: the newest).
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    found = read_results(store, batch, [task for task, _ in attempts])
+    return {
+        task: result.error
+        for (task, attempt), result in zip(attempts, found, strict=True)
+        if result is not None and result.error and (attempt is None or result.attempt in (None, attempt))
+    }
+
+
+def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
+    """Return which failed rows a `where` of `retry_failed` chooses.
+
+    Parameters
+    ----------
+    where : object
+        Statuses, causes, a list of these, or rows of `batch.errors()`.
+    causes : mapping
+        The causes of the failed rows, and how many rows have them.
+    batch : str
+
+    Raises
+    ------
+    InvalidInputError
+        If it is something else, or names what no failed row has.
+    """
+    if isinstance(where, (pd.DataFrame, pd.Series)) and "cause" in where:
+        named = [where["cause"]] if isinstance(where, pd.Series) else where["cause"].tolist()
+        return Choice(causes=frozenset(_stored(cause) for cause in named))
+    found, statuses, http = set(), set(), set()
+    for item in _listed(where, "where", _FORMS):
+        if (ours := _http_statuses(item)) is not None:
+            http |= ours
+        elif (code := _code(item)) is not None:
+            statuses.add(code)
+        elif item in causes:
+            found.add(_stored(item))
+        else:
+            raise InvalidInputError(
+                f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), causes)}",
+                resource=batch,
+                hint=what_there_is(causes),
+            )
+    return Choice(causes=frozenset(found), statuses=frozenset(statuses), http=frozenset(http), assumed=_codes_of(http))
+
+
+def what_there_is(causes: Mapping[str, int]) -> str:
+    """Return the causes of the failed rows, as a hint."""
+    shown = ", ".join(f"{cause} {count:,}" for cause, count in list(causes.items())[:_SHOWN])
+    rest = len(causes) - _SHOWN
+    return f"the failed rows have {shown}" + (f" and {rest:,} other causes" if rest > 0 else "") + ": batch.errors()"
+
+
+def status_codes(status: Any) -> list[str]:
+    """Return the canonical codes that a filter of attempts names; print how HTTP statuses are read.
+
+    Raises
+    ------
+    InvalidInputError
+        If it names no status.
+    """
+    codes, http = set(), set()
+    for item in _listed(status, "status", 'a status is "OK", "INTERNAL", 503, "5xx", or a list of these'):
+        if (code := _code(item)) is not None:
+            codes.add(code)
+        elif (ours := _http_statuses(item)) is not None:
+            http |= ours
+        else:
+            raise InvalidInputError(
+                f"status={item!r} is no status{did_you_mean(str(item).upper(), CODES)}",
+                resource="status",
+                hint='a status is "OK", "INTERNAL", 503, "5xx", or a list of these',
+            )
+    assumed = _codes_of(http)
+    if assumed:
+        notify(f"the log has no HTTP statuses: status={status!r} is read as {names_of(assumed)}")
+    return sorted(map(code_name, codes | assumed))
+
+
+def names_of(codes: Iterable[int]) -> str:
+    """Return the names of canonical codes."""
+    return ", ".join(sorted(map(code_name, codes)))
+
+
+def _codes_of(http: Iterable[int]) -> frozenset[int]:
+    """Return the canonical codes of failures with these HTTP statuses."""
+    return frozenset(map(code_of, http)) - {0}
+
+
+def _listed(given: Any, name: str, hint: str) -> list[Any]:
+    """Return the statuses and causes that are given."""
+    items = (
+        list(given) if isinstance(given, (list, tuple, set, frozenset, pd.Series, pd.Index, np.ndarray)) else [given]
+    )
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (str, int, np.integer)):
+            raise InvalidInputError(f"{name}={item!r} is no status", resource=name, hint=hint)
+    return items
+
+
+def _http_statuses(item: Any) -> set[int] | None:
+    """Return the HTTP statuses that are meant; None if it is something else."""
+    text = str(item)
+    if found := _CLASS.fullmatch(text):
+        first = 100 * int(found[1])
+        return set(range(first, first + 100))
+    if text.isdecimal() and 100 <= int(text) <= _LARGEST:  # noqa: PLR2004 - the first HTTP status
+        return {int(text)}
+    return None
+
+
+def _code(item: Any) -> int | None:
+    return CODES.index(item.upper()) if isinstance(item, str) and item.upper() in CODES else None
+
+
+def _stored(cause: str) -> str | int:
+    """Return a cause as the outbox stores it."""
+    if cause in CODES:
+        return CODES.index(cause)
+    return "" if cause == NO_STATUS else cause
