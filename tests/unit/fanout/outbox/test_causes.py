@@ -100,7 +100,8 @@ def test_causes_of_an_earlier_file_are_counted_once(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         for name in ("states_changed", "outcomes_made", "outcomes_changed", "outcomes_removed"):
             connection.execute(f"DROP TRIGGER {name}")
-        connection.execute("ALTER TABLE outcomes DROP COLUMN cause")
+        for name in ("cause", "http_status"):
+            connection.execute(f"ALTER TABLE outcomes DROP COLUMN {name}")
         connection.execute("DROP TABLE causes")
         connection.execute("ALTER TABLE outcomes DROP COLUMN http_status")
         connection.execute("PRAGMA user_version = 2")
