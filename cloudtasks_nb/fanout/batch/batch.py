@@ -27,7 +27,7 @@ from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
-from cloudtasks_nb.fanout.batch.table import IndexLabels, rows_frame
+from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column, rows_frame
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, Choice, State
@@ -350,7 +350,7 @@ class Batch:
         made = attempts_frame(self._connection, self._tracker.queue, lambda: self._outbox, entries, truncated=truncated)
         refs = self._outbox.rows.of_any_try(self.id, made["task"].unique())
         labels = self._labels.of(set(refs.values()))
-        made.insert(0, "row", [labels.get(refs.get(task, -1)) for task in made["task"]])
+        made.insert(0, "row", label_column([labels.get(refs.get(task, -1)) for task in made["task"]]))
         if truncated:
             notify(f"the newest {len(made):,} attempts; there are more: batch.attempts(limit=None)")
         return made

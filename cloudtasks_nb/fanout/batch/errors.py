@@ -14,7 +14,7 @@ from cloudtasks_nb._names import CODES, code_name, code_of
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, StoreError
-from cloudtasks_nb.fanout.batch.table import IndexLabels
+from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column
 from cloudtasks_nb.fanout.outbox.causes import NO_STATUS
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
@@ -54,11 +54,10 @@ def errors_frame(outbox: Outbox, store: Store, batch: str, labels: IndexLabels) 
             "retrying": [cause.retrying for cause in causes],
             "first": [cause.first for cause in causes],
             "last": [cause.last for cause in causes],
-            "row": [rows[ref] for ref in refs],
             "error": found,
         },
     )
-    return made.assign(row=made["row"].infer_objects())
+    return made.assign(row=label_column([rows[ref] for ref in refs]))
 
 
 def stored_errors(store: Store, batch: str, attempts: Sequence[tuple[str, int | None]]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._frames import BATCH_TASKS, frame
+from cloudtasks_nb._frames import BATCH_TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.fanout.outbox.records import Page, State
@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["IndexLabels", "rows_frame"]
+__all__ = ["IndexLabels", "label_column", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
@@ -119,6 +119,11 @@ class IndexLabels:
             stored.add(page.shown, page.indexes)
             rows += page.rows
         return stored, rows
+
+
+def label_column(labels: Sequence[Any]) -> Any:
+    """Return labels of rows as a column with their own dtype; those of several levels as values of any type."""
+    return column(labels, "any") if any(isinstance(label, tuple) for label in labels) else pd.Series(labels).array
 
 
 def _page(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[str, list[Any]]:

@@ -54,6 +54,8 @@ FRAMES: dict[str, Callable[[Made], pd.DataFrame]] = {
     "batch tasks": lambda made: made.batch.tasks(),
     "failed": lambda made: made.batch.failed(),
     "results": lambda made: made.batch.results(),
+    "errors": lambda made: made.batch.errors(),
+    "attempts of a batch": lambda made: made.batch.attempts(),
     "calls": lambda made: made.handler.calls(),
     "plan": lambda made: made.plan.frame,
     "tasks of a backfill": lambda made: made.plan.submit().tasks(),
