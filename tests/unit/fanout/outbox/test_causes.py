@@ -103,7 +103,6 @@ def test_causes_of_an_earlier_file_are_counted_once(path: Path) -> None:
         for name in ("cause", "http_status"):
             connection.execute(f"ALTER TABLE outcomes DROP COLUMN {name}")
         connection.execute("DROP TABLE causes")
-        connection.execute("ALTER TABLE outcomes DROP COLUMN http_status")
         connection.execute("PRAGMA user_version = 2")
     with Outbox(path) as outbox:
         assert outbox.causes.failed(batch) == {"DEADLINE_EXCEEDED": 3}

@@ -125,7 +125,6 @@ def test_a_file_of_the_first_version_gets_the_table(path: Path) -> None:
         for name in ("cause", "http_status"):
             connection.execute(f"ALTER TABLE outcomes DROP COLUMN {name}")
         connection.execute("DROP TABLE causes")
-        connection.execute("ALTER TABLE outcomes DROP COLUMN http_status")
         connection.execute("DROP TABLE deletions")
         connection.execute("PRAGMA user_version = 1")
     with Outbox(path) as outbox:
