@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from typing import Any
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from tests.integration.conftest import Answer, Received, Target
 
 PATIENCE = "5min"  # what is right takes seconds
 QUICK = {"rate": 500, "max_concurrent": 16, "max_attempts": 1}
@@ -43,6 +46,7 @@ def test_four_years_of_weather(tasks: ct.Client, weather: pd.DataFrame) -> None:
     queue = tasks.queue("weather", create=True, **QUICK)
     batch = queue.backfill("2012-01-01", "2015-11-30", **series)
     assert (batch.wait(PATIENCE).succeeded, batch.progress().failed) == (1427, 3)
+    assert batch.errors()["rows"].tolist() == [3]
     assert batch.failed()["partition"].tolist() == ["2012-02-29", "2013-12-24", "2015-07-04"]
 
     days = weather.copy()
@@ -78,3 +82,39 @@ def test_sweep_of_2000_combinations(tasks: ct.Client) -> None:
     assert results.index.equals(grid.index)
     assert (results[names] == grid).all(axis=None)
     assert results["total"].tolist() == [loan(*row)["total"] for row in grid.itertuples(index=False)]
+
+
+class Site(Target):
+    """A site with 5,000 pages, of which 100 do not exist, and 200 fail until it is mended."""
+
+    mended = False
+
+    def take(self, request: Received) -> Answer:
+        """Answer by the number of the page."""
+        super().take(request)
+        page = int(urlsplit(request.path).path.rpartition("/")[2])
+        if page % 50 == 7:
+            return Answer(status=404)
+        return Answer(status=503 if page % 25 == 3 and not self.mended else 200)
+
+
+def test_5000_urls_of_which_only_the_5xx_are_retried(tasks: ct.Client) -> None:
+    """At 50 a second the plan says 100 s; pages that do not exist are asked for once, those that failed twice."""
+    queue = tasks.queue("scrape", create=True, **{**QUICK, "rate": 50})
+    with Site() as site:
+        pages = pd.DataFrame({"page": range(5000)}, index=[f"p{page}" for page in range(5000)])
+        pages["url"] = f"http://127.0.0.1:{site.port}/page/" + pages["page"].astype(str)
+        words: dict[str, Any] = {"url": "{url}", "method": "GET", "body": None, "progress": False}
+        assert queue.fan_out(pages, dry_run=True, **words).time_to_drain == pd.Timedelta("100s")
+        batch = queue.update(rate=500).fan_out(pages, **words)
+        assert (batch.wait(PATIENCE).succeeded, batch.progress().failed) == (4700, 300)
+        site.mended = True
+        assert (batch.retry_failed(where="5xx").wait(PATIENCE).succeeded, batch.progress().failed) == (4900, 100)
+        asked = Counter(request.path for request in site.received)
+    shown = pages.join(batch.tasks()[["state", "last_status"]])
+    assert (shown["last_status"] == shown["page"].map(lambda page: "NOT_FOUND" if page % 50 == 7 else "OK")).all()
+    assert (shown["state"] == shown["last_status"].map({"NOT_FOUND": "failed", "OK": "succeeded"})).all()
+    assert {path for path, times in asked.items() if times == 2} == {
+        f"/page/{page}" for page in range(5000) if page % 25 == 3
+    }
+    assert sum(asked.values()) == 5200
