@@ -207,7 +207,7 @@ def square(x):
 
 folder, rows, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "stop"
 with ct.local(folder) as tasks:
-    queue = tasks.queue("sweep", create=True, rate=100, max_attempts=1)
+    queue = tasks.queue("sweep", create=True, rate=100, max_attempts=3, min_backoff="100ms")
     handler = ct.serve(square, workers=2)
     batch = queue.fan_out(pd.DataFrame({"x": range(rows)}), url=handler, name="sweep", progress=False)
     if stop:
