@@ -35,7 +35,7 @@ def write(**line: object) -> None:
 
 def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
     """Run the cell, and then what the order asks for."""
-    frame = pd.DataFrame({"row": range(order["rows"])})
+    frame = pd.DataFrame({"number": range(order["rows"])})
     batch = tasks.queue(order["queue"]).fan_out(
         frame, url=order["url"], name="chaos", send_rate=order["send_rate"], progress=False
     )

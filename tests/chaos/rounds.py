@@ -81,7 +81,7 @@ class Oracle:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                row = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["row"]
+                row = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["number"]
                 status = oracle.answer(row, self.headers["X-CloudTasks-TaskName"])
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
@@ -169,16 +169,16 @@ class Kernels:
 
     def __init__(self, folder: Path) -> None:
         self.errors = folder / "kernels.txt"
-        with self.errors.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.kernels"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                cwd=ROOT,
-                env={**os.environ, "TQDM_DISABLE": "1"},
-            )
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.kernels"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,  # not a file: a full disk limits the files that a kernel writes
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "TQDM_DISABLE": "1"},
+        )
+        threading.Thread(target=self._copy_errors, daemon=True).start()
         self._changed = threading.Condition()
         self._started: list[int] = []
         self.asked = 0
@@ -188,6 +188,13 @@ class Kernels:
         self._reader.start()
         with self._changed:
             self._changed.wait_for(lambda: self._ready)
+
+    def _copy_errors(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines, self.errors.open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line)
+                file.flush()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
