@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.extensions import ExtensionArray, ExtensionDtype, take
+from pandas.api.extensions import (  # type: ignore[attr-defined]  # the stubs lack the mixin
+    ExtensionArray,
+    ExtensionDtype,
+    ExtensionScalarOpsMixin,
+    take,
+)
 from pandas.api.indexers import check_array_indexer
 from pandas.api.types import is_integer
 
@@ -171,7 +177,7 @@ class ObjectDtype(ExtensionDtype):
         return ObjectArray
 
 
-class ObjectArray(ExtensionArray):
+class ObjectArray(ExtensionScalarOpsMixin, ExtensionArray):
     """Any values, also of different types; in a Parquet or Feather file each is JSON text.
 
     Arrow cannot write a column of pandas' own dtype `object` whose values are of several types or empty dicts.
@@ -207,11 +213,27 @@ class ObjectArray(ExtensionArray):
 
     __hash__ = None  # type: ignore[assignment]  # of no array
 
-    def __eq__(self, other: object) -> Any:
-        others = other if isinstance(other, (ObjectArray, list, np.ndarray)) and len(other) == len(self) else None
-        pairs = zip(self, repeat(other) if others is None else others, strict=False)
-        equal = (not _is_missing(one) and not _is_missing(two) and bool(one == two) for one, two in pairs)
-        return np.fromiter(equal, dtype=bool, count=len(self))
+    @classmethod
+    def _create_method(cls, op: Any, coerce_to_dtype: bool = True, result_dtype: Any = None) -> Any:  # noqa: ARG003, FBT001, FBT002 - pandas'
+        """Return the method of an operator; the result has missing values, or False where it compares them."""
+
+        def method(self: ObjectArray, other: Any) -> Any:
+            if isinstance(other, (pd.Series, pd.Index, pd.DataFrame)):
+                return NotImplemented  # it takes this array out of its own Series
+            arrays = (ExtensionArray, np.ndarray, list)
+            others = other if isinstance(other, arrays) and len(other) == len(self) else repeat(other, len(self))
+            gap: Any = pd.NA if coerce_to_dtype else op is operator.ne
+            pairs = zip(self, others, strict=True)
+            made = [gap if _is_missing(one) or _is_missing(two) else op(one, two) for one, two in pairs]
+            return cls._from_sequence(made) if coerce_to_dtype else np.fromiter(made, dtype=bool, count=len(made))
+
+        return method
+
+    def _reduce(self, name: str, *, skipna: bool = True, keepdims: bool = False, **kwargs: Any) -> Any:
+        missing = self.isna()
+        known = pd.Series(self._cells[~missing], dtype=object)
+        found = pd.NA if missing.any() and not skipna else getattr(known, name)(**kwargs)
+        return self._from_sequence([found]) if keepdims else found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:  # noqa: FBT001 - numpy's
         return self._cells.copy() if copy else self._cells
@@ -249,6 +271,10 @@ class ObjectArray(ExtensionArray):
     @classmethod
     def _concat_same_type(cls, to_concat: Sequence[ObjectArray]) -> ObjectArray:
         return cls(np.concatenate([np.asarray(part) for part in to_concat]))
+
+
+ObjectArray._add_arithmetic_ops()  # noqa: SLF001 - as pandas' documentation tells
+ObjectArray._add_comparison_ops()  # noqa: SLF001
 
 
 def _is_missing(cell: Any) -> bool:

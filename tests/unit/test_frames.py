@@ -155,3 +155,26 @@ def test_columns_of_any_type_behave_as_columns_do() -> None:
         assert use(made) == use(plain)
     made.loc["a", "body"] = "new"
     assert made["body"].iloc[0] == "new"
+
+
+GAP = "missing"
+OPERATIONS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "arithmetic": (lambda values: (values * 2).tolist(), [4, 6.0, GAP, 8]),
+    "reflected": (lambda values: (10 - values).tolist(), [8, 7.0, GAP, 6]),
+    "of two columns": (lambda values: (pd.Series([1, 2, 3, 4]) + values).tolist(), [3, 5.0, GAP, 8]),
+    "with an Int64": (lambda values: (values + pd.Series([1, 2, 3, None], dtype="Int64")).tolist(), [3, 5.0, GAP, GAP]),
+    "comparison": (lambda values: (values > 2).tolist(), [False, True, False, True]),
+    "of two": (lambda values: (values <= values.copy()).tolist(), [True, True, False, True]),
+    "unequal": (lambda values: (values != 2).tolist(), [False, True, True, True]),
+    "reductions": (lambda values: [values.sum(), values.min(), values.max(), values.mean()], [9.0, 2, 4, 3.0]),
+    "truth": (lambda values: [values.any(), values.all(), values.sum(skipna=False) is pd.NA], [True, True, True]),
+    "of a frame": (lambda values: values.to_frame("v").max().tolist(), [4]),
+    "of groups": (lambda values: values.groupby([0, 0, 1, 1]).sum().tolist(), [5.0, 4]),
+}
+
+
+@pytest.mark.parametrize(("use", "expected"), OPERATIONS.values(), ids=OPERATIONS)
+def test_numbers_of_several_types_are_computed_with(use: Callable[[Any], Any], expected: Any) -> None:
+    """Operators and reductions work as on a column of pandas' dtype `object`; missing values stay missing."""
+    found = use(pd.Series(column([2, 3.0, None, 4], "any")))
+    assert [GAP if value is pd.NA else value for value in found] == expected

@@ -70,7 +70,7 @@ def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int
             new += _SUFFIX
         names[name] = new
         taken.add(new)
-    columns = {new: results.take(name) for name, new in names.items()} | {_ERROR: errors.take(_ERROR)}
+    columns = {new: results.take(name) for name, new in names.items()} | {_ERROR: errors.take(_ERROR, "text")}
     joined = pd.concat([rows, pd.DataFrame(columns, index=rows.index, copy=False)], axis=1)
     joined.attrs = dict(rows.attrs)
     renamed = {name: new for name, new in names.items() if name != new}
@@ -165,11 +165,11 @@ class _Columns:
             except OverflowError:  # integers beyond 64 bits
                 parts.append((start, "any", column(values, "any")))
 
-    def take(self, name: str) -> Any:
-        """Return the array of a column, and forget it."""
+    def take(self, name: str, kind: str = "any") -> Any:
+        """Return the array of a column, and forget it; `kind` is that of values of several types, or of none."""
         parts = self._parts.pop(name, [])
         kinds = {kind for _, kind, _ in parts}
-        kind = kinds.pop() if len(kinds) == 1 else "float" if kinds == {"count", "float"} else "any"
+        kind = kinds.pop() if len(kinds) == 1 else "float" if kinds == {"count", "float"} else kind
         whole = pd.Series(column([None] * self._length, kind))
         for start, part_kind, values in parts:
             whole.iloc[start : start + len(values)] = values if part_kind == kind else values.astype(whole.dtype)

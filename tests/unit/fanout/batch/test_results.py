@@ -80,6 +80,14 @@ def test_dtypes(what: str, values: list[Any], dtype: str) -> None:
     assert [None if value is pd.NA else value for value in column.astype(object)] == values
 
 
+@pytest.mark.parametrize("values", [[], [{"y": 1}], [ValueError("no"), {"y": 1}]])
+def test_errors_are_text(values: list[Any]) -> None:
+    """Also where every row has succeeded."""
+    found = join(values).frame["error"]
+    assert found.dtype == "string"
+    assert found.str.contains("no").fillna(False).tolist() == [isinstance(value, Exception) for value in values]
+
+
 @pytest.mark.parametrize("values", [[1, 2, 3], [{"y": 1}, {"y": 2}, 3], [{"y": 1}, {"y": 2}, [1]]])
 def test_results_that_are_not_all_dicts(values: list[Any]) -> None:
     """They are one column, whichever comes first."""
