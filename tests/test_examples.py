@@ -25,6 +25,7 @@ from traitlets.config import Config
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors, handlers, magics, testing
 from cloudtasks_nb.handlers import serving
+from cloudtasks_nb.service import open_clients
 
 #: The modules whose names are public, each with what stands before its names.
 MODULES: dict[str, ModuleType] = {"": ct, "errors.": errors, "handlers.": handlers, "testing.": testing}
@@ -136,6 +137,7 @@ def alone(emulator: ct.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def emulator() -> Iterator[ct.Client]:
     """Keep the temporary emulator of `ct.local()` running for all examples."""
     with ct.local() as kept:
+        open_clients.remove(kept)  # no example shall take it for the newest connection
         yield kept
 
 

@@ -92,6 +92,17 @@ class Client:
         """
         return self._connection.certs_url
 
+    @property
+    def store(self) -> str:
+        """The folder or bucket where `batch.results()` reads what handlers have stored.
+
+        Examples
+        --------
+        >>> ct.local(store="results").store
+        '...results'
+        """
+        return self._connection.store.url
+
     def queue(self, name: str | Queue, *, create: bool = False, **settings: Any) -> Queue:
         """Return a queue by its short (or full) name.
 

@@ -84,10 +84,10 @@ def serve(
     audience : str, optional
         The audience that the token must have; the handler's URL when left out.
     tasks : Client, optional
-        The connection whose emulator issues the tokens; the newest connection when left out.
+        The connection whose emulator issues the tokens and whose store is used; the newest connection when left out.
     store : path or str, optional
         Where the results of batches are stored: a folder or a bucket, the same as in ``ct.connect(..., store=...)``.
-        By default ``CLOUDTASKS_NB_STORE``, else a folder in the home of this package, as for every connection.
+        By default that of the connection; before there is one, ``CLOUDTASKS_NB_STORE`` or a folder in the home.
 
     Returns
     -------
@@ -116,7 +116,8 @@ def serve(
     _check(name=name, workers=workers, service_account=service_account, audience=audience)
     pool = None if processes is None else _process_pool(fn, processes)
     certs_url = None if service_account is None else _certs_url(tasks)
-    results = Store(_settings.store_place(store))
+    connection = open_clients.newest() if tasks is None else tasks
+    results = Store(_settings.store_place(store if store is not None else getattr(connection, "store", None)))
     lasting_name = name or _own_name(fn)
 
     def task_function(url: str) -> TaskFunction:  # the default audience is the URL, which is known later

@@ -13,7 +13,7 @@ Decimal                    text, so that no digit is lost: ``"1.10"``
 category                   its value
 Interval                   ``{"left": 0, "right": 1, "closed": "right"}``
 Period, UUID               text
-array, tuple, Series       list; a table of Polars or Arrow is a list of records
+array, tuple, Series       list; a table of Polars or Arrow is a list of records; a Series with text labels: an object
 DataFrame                  list of records; an index with a name, or of other than integers, is a field of each
 dataclass                  its fields
 path                       text
@@ -243,9 +243,18 @@ def _register_pandas() -> None:
     plain.register(
         pandas.Interval, lambda value: {"left": plain(value.left), "right": plain(value.right), "closed": value.closed}
     )
-    for kind in (pandas.Series, pandas.Index, pandas.api.extensions.ExtensionArray):
+    for kind in (pandas.Index, pandas.api.extensions.ExtensionArray):
         plain.register(kind, lambda value: [plain(item) for item in value])
+    plain.register(pandas.Series, _labelled)
     plain.register(pandas.DataFrame, _records)
+
+
+def _labelled(series: Any) -> dict[str, Any] | list[Any]:
+    """Return the values of a Series of pandas, by label if the labels are texts, as those of a frame's row are."""
+    values = [plain(item) for item in series]
+    labels = series.index
+    named = len(labels) > 0 and labels.is_unique and all(isinstance(label, str) for label in labels)
+    return dict(zip(labels, values, strict=True)) if named else values
 
 
 def _records(frame: Any) -> list[dict[str, Any]]:

@@ -73,11 +73,13 @@ def run(order: dict[str, Any]) -> None:
                 rows = batch.tasks()
                 found = {"states": dict(zip(rows.index.tolist(), rows["state"].tolist(), strict=True))}
                 text = json.dumps({**found, "repr": repr(batch)})
-        except CloudTasksError as error:
+            part = Path(f"{order['result']}.part")
+            part.write_text(text, encoding="utf-8")
+        except (CloudTasksError, OSError) as error:  # the disk may be full for the result, too
             write(error=f"{type(error).__name__}: {error}")
             time.sleep(0.5)  # an endpoint that is down is not asked without a pause
         else:
-            Path(order["result"]).write_text(text, encoding="utf-8")
+            part.rename(order["result"])
             return
 
 

@@ -362,7 +362,8 @@ class Batch:
         ----------
         where : str, int, list or DataFrame, optional
             Only rows that failed with this status (``"UNAVAILABLE"``, 503, ``"5xx"``) or this cause of `errors()`, with
-            one of a list of these, or that are rows of this frame: of `errors()`, or of `tasks()` or `failed()`.
+            one of a list of these, or that are rows of this frame: of `errors()`, or of `tasks()`, `failed()` or
+            `results()`.
 
         Raises
         ------
@@ -389,7 +390,7 @@ class Batch:
             self._outbox.outcomes.new_try(self.id, None, {State.FAILED}, choice)
         else:
             notify(f"nothing is sent again: no row of batch {self.id} is in state failed")
-        return self._go(sending=True)
+        return self._go(sending=bool(causes))
 
     def _check_choice(self, choice: Choice, where: Any, causes: Mapping[str, int]) -> None:
         """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
@@ -415,7 +416,7 @@ class Batch:
         Parameters
         ----------
         df : DataFrame
-            Rows of `tasks()` or `failed()`.
+            Rows of `tasks()`, `failed()` or `results()`.
 
         Raises
         ------
@@ -438,11 +439,8 @@ class Batch:
 
     def _send_again(self, df: Any, allowed: Collection[State], method: str) -> Self:
         """Make a new try for those rows of a frame that are in an allowed state."""
-        if not isinstance(df, pd.DataFrame) or "task" not in df.columns:
-            raise InvalidInputError(
-                f"{method}() wants rows of this batch", hint="batch.resend(batch.tasks().query(\"state == 'gone'\"))"
-            )
         self._connection.transport.check_open()
+        df = self._with_tasks(df, method)
         wanted = df["task"].dropna().unique().tolist()
         strange = [task for task in wanted if batch_of(str(task)) != self.id]
         if strange:
@@ -462,6 +460,20 @@ class Batch:
             why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
             notify(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
         return self._go(sending=True)
+
+    def _with_tasks(self, df: Any, method: str) -> pd.DataFrame:
+        """Return rows of `tasks()` as they are, and rows of `results()` with their tasks, found by their labels."""
+        if isinstance(df, pd.DataFrame) and "task" in df.columns:
+            return df
+        if isinstance(df, pd.DataFrame) and "error" in df.columns:
+            tasks = self._rows(None)[["task"]]
+            if tasks.index.is_unique and df.index.isin(tasks.index).all():
+                return tasks.loc[df.index]
+        raise InvalidInputError(
+            f"{method}() wants rows of tasks(), failed() or results() of this batch",
+            resource=self.id,
+            hint='failed = batch.failed(); batch.retry_failed(failed[failed["last_status"] == "INTERNAL"])',
+        )
 
     def cancel(self) -> Self:
         """Stop sending, and delete the tasks that are not final, in the background.

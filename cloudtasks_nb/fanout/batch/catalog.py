@@ -6,6 +6,7 @@ import datetime as dt
 import getpass
 import os
 import platform
+import reprlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +22,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import BatchNotFoundError
+from cloudtasks_nb.errors import BatchNotFoundError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, say_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
@@ -227,6 +228,12 @@ class Catalog:
 
     def _find(self, batch: str | None) -> BatchRecord:
         """Return the record of a batch of this home; one that only the store has is brought here."""
+        if batch is not None and not (isinstance(batch, str) and batch):
+            raise InvalidInputError(
+                f"{reprlib.repr(batch)} is neither the id nor the name of a batch",
+                resource="id",
+                hint='tasks.batches() lists the batches: tasks.batch("a91f03c2") or tasks.batch("march")',
+            )
         here = self._listed()
         try:
             return choose(here, batch)

@@ -85,8 +85,9 @@ def result_notes(joined: Joined, store: str) -> dict[str, str]:
         notes["renamed"] = f"fields of the results that have the name of another column: {names}"
     if joined.missing:
         notes["missing"] = (
-            f"{joined.missing:,} of {joined.succeeded:,} succeeded rows have no result in {store}: their target is no "
-            "handler of this package, or writes to another store (store= of ct.serve, handlers.app and the connection)"
+            f"{joined.missing:,} of {joined.succeeded:,} succeeded rows have no result in {store}: their results "
+            "were deleted, or their target is no handler of this package, or it writes to another store (store= of "
+            "ct.serve, handlers.app and the connection)"
         )
     return notes
 

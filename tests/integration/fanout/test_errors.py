@@ -83,6 +83,7 @@ def failing(batch: ct.Batch) -> pd.DataFrame:
         (lambda batch: batch.errors().iloc[-1], [503]),
         (lambda batch: batch.tasks(), [404, 429, 500, 503]),
         (lambda batch: batch.failed().head(1), [404]),
+        (lambda batch: batch.results().iloc[[-1]], [503]),
     ],
 )
 def test_only_some_of_the_failed_rows_are_sent_again(pages: ct.Batch, where: Any, expected: list[int]) -> None:
@@ -106,7 +107,7 @@ def test_only_some_of_the_failed_rows_are_sent_again(pages: ct.Batch, where: Any
         ({"status": 503}, "where={'status': 503} is no status", "a cause of batch.errors()"),
         (999, "where=999 is no status and no cause", "batch.errors()"),
         (["5xx", "nothing"], "where='nothing' is no status and no cause", "batch.errors()"),
-        (pd.DataFrame({"day": [1]}), "retry_failed() wants rows of this batch", "batch"),
+        (pd.DataFrame({"day": [1]}), "retry_failed() wants rows of tasks(), failed() or results()", "batch.failed()"),
         (pd.DataFrame({"cause": ["KeyError: …"]}), "has these causes", "INTERNAL 1"),
     ],
 )

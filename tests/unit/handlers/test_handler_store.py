@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.handlers import app, verify
+from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.store.results import StoredResult, read_results
 from cloudtasks_nb.store.store import Store
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, Serve, post, report
@@ -83,10 +85,12 @@ def test_a_store_that_cannot_be_written_is_an_error_of_the_task(
 
 
 def test_the_default_store(serve: Serve, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment names the store, else it is a folder in the home; serving again may change it."""
+    """It is that of the connection, else the environment names it, else it is a folder in the home."""
+    monkeypatch.setattr(open_clients, "newest", lambda: None)
     assert serve(report).store == str(home / "store")
     monkeypatch.setenv("CLOUDTASKS_NB_STORE", str(tmp_path))
     assert serve(report).store == str(tmp_path)
+    assert serve(report, tasks=SimpleNamespace(store="memory://ours")).store == "memory://ours"
     with pytest.raises(InvalidInputError, match="is not a folder or a bucket"):
         serve(report, store="ftp://x/y")
 

@@ -85,6 +85,8 @@ VALUES: list[tuple[Any, Any]] = [
     (np.array(["2026-01-01"], dtype="datetime64[ns]"), ["2026-01-01T00:00:00"]),
     (np.array(7), 7),
     (pd.Series([1, 2]), [1, 2]),
+    (pd.Series({"mean": 1.5, "days": 2}), {"mean": 1.5, "days": 2.0}),
+    (pd.Series([1, 2], index=["a", "a"]), [1, 2]),
     (pd.Index(["a"]), ["a"]),
     ({"a": {"b": pd.NA}, 7: 2, None: 3, True: 4, 0.5: 5}, {"a": {"b": None}, "7": 2, "null": 3, "true": 4, "0.5": 5}),
     ({pd.Timestamp("2026-01-01"): 1}, {"2026-01-01T00:00:00": 1}),
