@@ -41,8 +41,8 @@ def _read(requests: BinaryIO, bodies: queue.SimpleQueue[bytes]) -> None:
     try:
         while True:
             bodies.put(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
-    except (EOFError, OSError):
-        os._exit(0)  # the kernel has ended, or nobody waits for the answer any more
+    finally:
+        os._exit(0)  # the kernel has ended, maybe in the middle of a body, or nobody waits for the answer any more
 
 
 def _load(copy: bytes) -> Any:

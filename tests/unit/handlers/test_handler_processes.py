@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from cloudtasks_nb.errors import HandlerError
@@ -68,6 +70,17 @@ def test_a_process_that_dies_fails_its_own_task(serve: Serve) -> None:
     assert [answer.status for answer in answers] == [500, 500, 200]
     assert b"ended: exit code 3" in answers[0].body
     assert b"killed by SIGKILL, as the system does when memory runs out" in answers[1].body
+
+
+@pytest.mark.parametrize("kept", [0, 1_000])
+def test_a_process_ends_with_the_kernel(tmp_path: Path, kept: int) -> None:
+    """A kernel that is killed may have written half a body: the process ends all the same, and is no orphan."""
+    sent = pickle.dumps(cloudpickle.dumps(len)) + pickle.dumps(bytes(100_000))[:kept]
+    code = "from cloudtasks_nb.handlers.process_child import main; main()"
+    (tmp_path / "sent").write_bytes(sent)
+    with (tmp_path / "sent").open("rb") as stdin:
+        done = subprocess.run([sys.executable, "-c", code], stdin=stdin, capture_output=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (0, b"")
 
 
 def test_a_result_that_is_no_json(serve: Serve) -> None:
