@@ -56,4 +56,9 @@ async def _request(method: str, url: str, headers: Mapping[str, str], body: byte
         aiohttp.ClientSession(timeout=limit) as session,
         session.request(method, url, data=body or None, headers=own, allow_redirects=False) as response,
     ):
-        return response.status, await response.content.read(_LARGEST)
+        content = bytearray()
+        async for part in response.content.iter_any():
+            content += part
+            if len(content) >= _LARGEST:
+                break
+        return response.status, bytes(content[:_LARGEST])
