@@ -380,7 +380,7 @@ class Batch:
         3 rows: 3 succeeded
         """
         self._connection.transport.check_open()
-        if isinstance(where, pd.DataFrame) and "cause" not in where.columns:
+        if isinstance(where, pd.DataFrame) and ("task" in where.columns or "cause" not in where.columns):
             return self._send_again(where, {State.FAILED}, "retry_failed")
         causes = self._outbox.causes.failed(self.id)
         if causes:

@@ -140,6 +140,15 @@ def test_the_same_frame_twice_sends_once(pages: ct.Batch, capsys: pytest.Capture
     assert "0 of 4 sent again: 4 have a newer try" in capsys.readouterr().out
 
 
+def test_a_column_of_the_input_may_be_named_cause(once: ct.Queue, site: Site) -> None:
+    """Rows of `failed()` are chosen by their tasks then too, and are not taken for rows of `errors()`."""
+    frame = pd.DataFrame({"status": [404, 503], "cause": ["flood", "storm"]})
+    batch = once.fan_out(frame, url=f"http://127.0.0.1:{site.port}/{{status}}/{{cause}}", body=None)
+    batch.wait()
+    site.repaired = True
+    assert batch.retry_failed(batch.failed().query("cause == 'storm'")).wait().succeeded == 1
+
+
 def test_causes_have_counts_times_and_an_example(once: ct.Queue, serve: Any, tasks: ct.Client) -> None:
     """Exceptions that differ in their values are one cause; a new connection finds the same."""
 
