@@ -22,6 +22,7 @@ from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.search import QueueReader, Search
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.causes import exception_line
+from cloudtasks_nb.fanout.outbox.counters import paged
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
@@ -41,6 +42,7 @@ NO_LOG = (
 _SECOND = 1_000_000
 _STORE_PAUSE = 30.0  # seconds after a failed read of error texts
 _PROBED = 100  # rows that are tried again whose results are read at a time, until one has a result
+_TOGETHER = 1_000  # results that are read together: a traceback may have 100 KB
 _MOST_UNEXPLAINED = 10_000  # failed rows that wait for their error texts
 _DELETED = "deleted from the queue"  #: how a task left its queue: the reason of a row in state `gone`
 _LEFT = (State.UNSENT, State.SENT)  # states that are not final
@@ -257,15 +259,18 @@ class OutcomeTracker:
             return
         rows = {last: [(ref, *row[:2]) for ref, row in failed.items() if row[2] is last] for last in (True, False)}
         try:
-            await self._store_results(rows[True])
+            for page in paged(rows[True], _TOGETHER):
+                await self._store_results(page)
             # Most handlers that are not ours store nothing.
-            await self._store_errors(rows[False] if self.has_results else rows[False][:_PROBED])
+            for page in paged(rows[False] if self.has_results else rows[False][:_PROBED], _TOGETHER):
+                await self._store_errors(page)
         except StoreError:
             self._explain_from = self._clock.ticks() + _STORE_PAUSE
             self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])
             return
-        for ref in failed:
-            self._unexplained.pop(ref, None)
+        for ref, row in failed.items():
+            if self._unexplained.get(ref) is row:  # else a later attempt has failed meanwhile
+                self._unexplained.pop(ref, None)
 
     async def _store_left(self, refs: Sequence[int]) -> None:
         """Store the outcomes that stored results show of rows whose tasks left the queue."""

@@ -14,6 +14,7 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import OutboxError, PermissionDeniedError, StoreError
+from cloudtasks_nb.fanout.batch import outcome_tracker
 from cloudtasks_nb.fanout.batch import search as search_module
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, decide
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
@@ -550,6 +551,36 @@ def test_error_texts_that_could_not_be_read_are_read_later(world: World) -> None
     world.clock.advance(60)
     apply(tracker, world, snapshot(entries=(entry(world.tasks[1]),)))
     assert next(world.outbox.rows.pages(world.batch)).last_message[0] == "refused"
+
+
+def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search stores the last attempt of a row while the error text of its first one is read."""
+    tracker, task, read = new(world), world.tasks[0], world.get_many
+
+    def read_and_fail(paths: Sequence[str]) -> list[bytes | None]:
+        found = read(paths)
+        if paths:
+            world.put(task, 3, "refused")
+            tracker.store({task: [entry(task, attempt=3)]})
+        return found
+
+    monkeypatch.setattr(world, "get_many", read_and_fail)
+    apply(tracker, world, snapshot(entries=(entry(task, attempt=1),)))
+    monkeypatch.undo()
+    apply(tracker, world, snapshot(entries=(entry(world.tasks[1]),)))
+    assert next(world.outbox.rows.pages(world.batch)).last_message[0] == "refused"
+
+
+def test_error_texts_of_many_rows_are_not_read_all_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot may have a hundred thousand failures, each with a traceback."""
+    monkeypatch.setattr(outcome_tracker, "_TOGETHER", 2)
+    for task in world.tasks:
+        world.put(task, 3, "refused")
+    apply(new(world), world, snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
+    assert world.asked.count("results") == 3
+    assert list(next(world.outbox.rows.pages(world.batch)).last_message) == ["refused"] * 5
 
 
 @pytest.mark.parametrize(
