@@ -210,13 +210,14 @@ class OutcomeTracker:
 
     def retry_note(self, now: int) -> str | None:
         """Return how far the retrying rows are: ``attempt 3 of 5, next in 12 min``."""
-        if not self._retrying:
+        retrying = [*self._retrying.values()]  # a copy, because outcomes are stored in another thread
+        if not retrying:
             return None
-        attempts = max(done for done, _ in self._retrying.values()) + 1
+        attempts = max(done for done, _ in retrying) + 1
         of = f" of {self._limit}" if self._limit is not None else ""
         # A task that is due later than its longest pause was seen by another clock than that of `now`.
         latest = now + self._longest_pause * _SECOND
-        due = [at for _, at in self._retrying.values() if at is not None and now < at <= latest]
+        due = [at for _, at in retrying if at is not None and now < at <= latest]
         wait = (min(due) - now) / _SECOND if due else 0
         after = f", next in {duration_text(round(wait))}" if due else ""
         return f"attempt {attempts}{of}{after}"
