@@ -336,15 +336,6 @@ class OutcomeTracker:
             self._outbox.batches.set_setting(self._batch, "corrected", before_this + corrected)
         return ended
 
-    def sent_rows(self) -> list[tuple[int, str, int]]:
-        """Return ref, task and try of each row in state `sent`."""
-        return [
-            (ref, task, attempt)
-            for page in self._outbox.rows.pages(self._batch, states={State.SENT})
-            for ref, task, attempt in zip(page.refs, page.tasks, page.tries, strict=True)
-            if task is not None
-        ]
-
     def _running(self, snapshot: Snapshot, sent: int) -> int | None:
         """Return how many attempts are in flight, if the queue's figure can be this batch's."""
         values = snapshot.values or {}
