@@ -54,7 +54,7 @@ class Sharing:
         except StoreError as error:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
             return
-        self._remember(batch, names)
+        self._remember(batch, names, part)
 
     def records(self) -> Sequence[BatchRecord]:
         """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""
@@ -88,8 +88,12 @@ class Sharing:
         CloudTasksError
             If they cannot be read or stored.
         """
-        known = set(self._known(batch).get("blocks", ())) if self._outbox.batches.find(batch=batch) else set()
-        names = [name for name in block_names(self._store, batch) if name not in known]
+        found, newest_part = self._outbox.batches.find(batch=batch), self._outbox.transfers.newest_part
+        known = self._known(batch) if found else {}
+        part = known.get("part")
+        published = not found or part == newest_part(batch)
+        blocks: set[str] = set(known.get("blocks", ()))
+        names = [name for name in block_names(self._store, batch) if name not in blocks]
         data = read_record(self._store, batch)
         if data is None or not names:
             return
@@ -100,15 +104,15 @@ class Sharing:
                     spool.add(chunk)
                     bar.add(len(chunk.rows))
             spool.commit()
-        self._remember(batch, known.union(names))
+        # Rows of this home that could not be written before are not in the store now either.
+        self._remember(batch, blocks.union(names), newest_part(batch) if published else part)
 
     def _known(self, batch: str) -> dict[str, Any]:
         """Return the newest part of a batch that is in the store, and the names of its blocks there."""
         found = self._outbox.batches.settings(batch).get(_SHARED, {})
         return found if found.get("store") == self._store.url else {}
 
-    def _remember(self, batch: str, names: Iterable[str]) -> None:
-        part = self._outbox.transfers.newest_part(batch)
+    def _remember(self, batch: str, names: Iterable[str], part: int | None) -> None:
         value = {"store": self._store.url, "part": part, "blocks": sorted(names)}
         self._outbox.batches.set_setting(batch, _SHARED, value)
 

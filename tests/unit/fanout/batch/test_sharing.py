@@ -1,0 +1,99 @@
+"""Two homes that share batches through a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.errors import StoreError
+from cloudtasks_nb.fanout.batch import sharing
+from cloudtasks_nb.fanout.batch.sharing import Sharing
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.store.batches import write_batch
+from cloudtasks_nb.store.store import Store
+from tests.unit.fanout.conftest import chunks, spool
+
+_numbers = count()
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Outbox]:
+    """Give the outbox of another home."""
+    with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as made:
+        yield made
+
+
+@pytest.fixture
+def store() -> Store:
+    """Give a store that is empty."""
+    return Store(f"memory://sharing-{next(_numbers)}")
+
+
+def add(outbox: Outbox, *bounds: int) -> str:
+    """Add rows to the batch, as the cell of a home does."""
+    return spool(outbox, chunks(range(*bounds)), name="nightly").batch
+
+
+def total(outbox: Outbox, batch: str) -> int:
+    """Return how many rows of a batch a home has."""
+    return outbox.batches.get(batch).total
+
+
+def test_rows_that_are_added_while_others_are_written_are_written_next_time(
+    outbox: Outbox, theirs: Outbox, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kernels of one home: one has read the blocks, and the other adds rows before they are in the store."""
+    batch = add(outbox, 100)
+
+    def write_and_add(*args: Any) -> list[str]:
+        names = write_batch(*args)
+        add(outbox, 100, 120)
+        return names
+
+    monkeypatch.setattr(sharing, "write_batch", write_and_add)
+    mine = Sharing(outbox, store)
+    mine.publish(batch)
+    monkeypatch.undo()
+    mine.publish(batch)
+    Sharing(theirs, store).fetch(batch)
+    assert total(theirs, batch) == 120
+
+
+def test_what_could_not_be_written_is_written_after_rows_were_fetched(
+    outbox: Outbox, theirs: Outbox, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of others that come here do not hide that rows of this home are missing in the store."""
+    batch = add(outbox, 100)
+    mine, other = Sharing(outbox, store), Sharing(theirs, store)
+    mine.publish(batch)
+    other.fetch(batch)
+    add(theirs, 200, 210)
+
+    def fail(*_: Any) -> None:
+        raise StoreError("the bucket does not answer")
+
+    monkeypatch.setattr(sharing, "write_batch", fail)
+    other.publish(batch)
+    monkeypatch.undo()
+    add(outbox, 100, 120)
+    mine.publish(batch)
+    other.update(batch)
+    other.publish(batch)
+    mine.fetch(batch)
+    assert total(theirs, batch) == total(outbox, batch) == 130
+
+
+def test_fetched_rows_are_not_written_again(
+    outbox: Outbox, theirs: Outbox, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has them."""
+    batch = add(outbox, 100)
+    Sharing(outbox, store).publish(batch)
+    other = Sharing(theirs, store)
+    other.fetch(batch)
+    monkeypatch.delattr(sharing, "write_batch")
+    other.publish(batch)
