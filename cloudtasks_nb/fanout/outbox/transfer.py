@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ __all__ = ["SharedRecord", "Transfers", "read_block"]
 
 _FORMAT = 1
 _WORD = 4
+_ID = re.compile("[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class SharedRecord:
                 raise OutboxError(
                     f"the batch {found['id']} was stored by a newer cloudtasks_nb", hint="pip install -U cloudtasks-nb"
                 )
-            origin = Origin(id=found["id"], identity=bytes.fromhex(found["identity"]), created=found["created"])
+            origin = _origin(found)
             spec = BatchSpec(
                 place=Place(**found["place"]),
                 recipe=bytes.fromhex(found["recipe"]),
@@ -78,8 +80,8 @@ class SharedRecord:
                 skip=True,
                 origin=origin,
             )
-            return cls(spec=spec, origin=origin, rows=found["rows"])
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(spec=spec, origin=origin, rows=int(found["rows"]))
+        except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise OutboxError(f"the stored record of a batch is damaged: {error!r}") from error
 
 
@@ -175,8 +177,24 @@ def read_block(data: bytes) -> Iterator[Chunk]:
                 indexes=[shown_at[place - start] for place in places],
             )
             start += preview.n
-    except (KeyError, IndexError, TypeError, ValueError, zlib.error, sqlite3.DatabaseError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        zlib.error,
+        sqlite3.DatabaseError,
+    ) as error:
         raise OutboxError(f"stored rows of a batch are damaged: {error!r}") from error
+
+
+def _origin(found: Mapping[str, Any]) -> Origin:
+    """Return the origin in a record that another home wrote, of which nothing is certain."""
+    if _ID.fullmatch(found["id"]) is None:  # it becomes part of paths and of filters of the log
+        raise ValueError(f"{found['id']!r} is not the id of a batch")
+    dt.datetime.fromtimestamp(found["created"], dt.UTC)
+    return Origin(id=found["id"], identity=bytes.fromhex(found["identity"]), created=found["created"])
 
 
 def _digests(connection: sqlite3.Connection, num: int, block: StoredBlock) -> dict[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from cloudtasks_nb.errors import OutboxError
@@ -71,6 +73,29 @@ def test_the_record_says_who_made_the_batch_first(outbox: Outbox, theirs: Outbox
     earlier = SharedRecord.read(outbox.transfers.record(first))
     record = SharedRecord.read(theirs.transfers.record(first, earlier=earlier)).record
     assert (record.made_by, record.created, record.total) == ("ada@a", outbox.batches.get(first).created, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("id", "../../x"), ("id", '" OR "'), ("id", 7), ("created", "today"), ("created", 1e300), ("rows", "many")],
+)
+def test_a_record_that_was_forged_is_an_error(outbox: Outbox, batch: str, name: str, value: object) -> None:
+    """Its id becomes part of paths and filters, and one damaged record must not hide the list of batches."""
+    record = orjson.loads(outbox.transfers.record(batch))
+    with pytest.raises(OutboxError, match="the stored record of a batch is damaged"):
+        SharedRecord.read(orjson.dumps(record | {name: value}))
+
+
+@pytest.mark.parametrize("digest", ["x", 1 << 63, None])
+def test_a_block_that_was_forged_is_an_error(outbox: Outbox, batch: str, digest: object) -> None:
+    """Whatever JSON has in it."""
+    _, data = next(outbox.transfers.blocks(batch))
+    at = 4 + int.from_bytes(data[:4], "big")
+    head = orjson.loads(zlib.decompress(data[4:at]))
+    head["rows"][0][2] = digest
+    packed = zlib.compress(orjson.dumps(head))
+    with pytest.raises(OutboxError, match="damaged"):
+        list(read_block(len(packed).to_bytes(4, "big") + packed + data[at:]))
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\x00\x00\x00\x02{}", b"\xff" * 40])
