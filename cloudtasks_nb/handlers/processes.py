@@ -92,6 +92,7 @@ class _Worker:
         self._name = name
         self._copy = copy
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
         self.busy = False
 
     def call(self, body: bytes) -> Answer:
@@ -100,6 +101,8 @@ class _Worker:
             if self._process is None or self._process.poll() is not None:
                 self.close()
                 self._process = _start()
+                if self._killed:  # while it was started
+                    self._process.kill()
                 _send(self._process, self._copy)
             _send(self._process, body)
             answer: Answer = pickle.load(self._process.stdout or io.BytesIO())  # noqa: S301 - of our own process
@@ -108,7 +111,8 @@ class _Worker:
         return answer
 
     def kill(self) -> None:
-        """End the process, whose call is answered with an error."""
+        """End the process, whose call is answered with an error; it is not started again."""
+        self._killed = True
         if self._process is not None:
             self._process.kill()
 

@@ -16,6 +16,7 @@ import cloudpickle
 import pytest
 
 from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers import processes
 from tests.unit.handlers.conftest import Serve, post
 
 __all__: list[str] = []
@@ -81,6 +82,20 @@ def test_a_process_ends_with_the_kernel(tmp_path: Path, kept: int) -> None:
     with (tmp_path / "sent").open("rb") as stdin:
         done = subprocess.run([sys.executable, "-c", code], stdin=stdin, capture_output=True, timeout=20, check=False)
     assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_a_process_that_is_just_started_is_killed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that closes while the first call starts its process does not leave the call running."""
+    pool, start = processes.ProcessPool(lambda: "done", 1), processes._start
+
+    def start_late() -> Any:
+        assert pool.close(kill=True) == 1
+        return start()
+
+    monkeypatch.setattr(processes, "_start", start_late)
+    answer = pool.call(b"")
+    assert answer.status == 500
+    assert "killed by SIGKILL" in (answer.error or "")
 
 
 def test_a_result_that_is_no_json(serve: Serve) -> None:
