@@ -13,13 +13,14 @@ from cloudtasks_nb._settings import check_limit, check_text, parse_duration, par
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
-from cloudtasks_nb.fanout.batch.attempts import RETENTION, attempts_frame, read_attempts, see
+from cloudtasks_nb.fanout.batch.attempts import attempts_frame, read_attempts, see
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.errors import status_codes
 from cloudtasks_nb.service.bulk import task_ids
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.oplog import RETENTION
 from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["newest_attempts", "queue_attempts", "tasks_frame"]

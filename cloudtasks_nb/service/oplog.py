@@ -19,7 +19,19 @@ from cloudtasks_nb.service.convert import micros
 from cloudtasks_nb.service.quota import CallBudget
 from cloudtasks_nb.service.transport import Transport
 
-__all__ = ["NAMES", "OVERLOADED", "PAGE", "Entry", "LogReader", "entries_of", "has_entry", "log_filter", "page", "read"]
+__all__ = [
+    "NAMES",
+    "OVERLOADED",
+    "PAGE",
+    "RETENTION",
+    "Entry",
+    "LogReader",
+    "entries_of",
+    "has_entry",
+    "log_filter",
+    "page",
+    "read",
+]
 
 #: Entries a page; a page is one read of the quota of 60 a minute (https://cloud.google.com/logging/quotas).
 PAGE = 1000
@@ -32,6 +44,9 @@ OVERLOADED = (QuotaError, UnavailableError)
 
 _DELETIONS = ("taskDeletionLog", "taskDeleteLog")
 _SECOND = 1_000_000
+#: Microseconds for which the log keeps its entries: https://cloud.google.com/logging/quotas
+RETENTION = 30 * 86_400 * _SECOND
+
 _LATENESS = 600 * _SECOND  # longest delay with which an entry may arrive in the log
 _SKEW = 300 * _SECOND  # largest difference by which our clock may be ahead of the service's
 _MOST = 20_000  # entries that are kept in memory before they are delivered; the next look goes on behind them

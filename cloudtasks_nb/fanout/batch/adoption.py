@@ -18,11 +18,11 @@ from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.plan.identity import round_of, try_of
-from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.oplog import RETENTION, Entry
 
 __all__ = ["Adoption", "unseen_note"]
 
-_RETENTION = 30 * 86_400.0  # seconds, of the log: https://cloud.google.com/logging/quotas
+_SECOND = 1_000_000
 _OVERLAP = 900.0  # seconds by which entries may be late, and clocks differ
 _FRESH = 60.0  # seconds after a read in which rows in their first try are sent without another one
 _ENDPOINT_POLL = 2.0  # seconds between two tries while nothing answers
@@ -106,7 +106,7 @@ class Adoption:
         return None if fresh and not self._outbox.requests.repeats(self._batch) else last
 
     async def _adopt(self, last: float, now: float) -> None:
-        since = round(max(now - _RETENTION, last - _OVERLAP) * 1_000_000)
+        since = max(round(now * _SECOND) - RETENTION, round((last - _OVERLAP) * _SECOND))
         if not last and not await self._reader.is_logged(self._queue, since=since, task=f"-{self._batch}-"):
             return
         if not last and not await self._outbox.run(self._outbox.requests.begun, self._batch):

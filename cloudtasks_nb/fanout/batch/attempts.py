@@ -25,13 +25,10 @@ from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, now_micros
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["RETENTION", "attempts_frame", "read_attempts", "see", "store_pending"]
+__all__ = ["attempts_frame", "read_attempts", "see", "store_pending"]
 
 _SECOND = 1_000_000
 _LISTED = 1000  # tasks of the queue that are listed for their messages
-
-#: Microseconds for which the log keeps its entries: https://cloud.google.com/logging/quotas
-RETENTION = 30 * 86_400 * _SECOND
 
 
 def read_attempts(

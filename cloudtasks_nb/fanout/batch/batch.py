@@ -19,7 +19,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
 from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, CloudTasksError, InvalidInputError
-from cloudtasks_nb.fanout.batch.attempts import RETENTION, attempts_frame, read_attempts, store_pending
+from cloudtasks_nb.fanout.batch.attempts import attempts_frame, read_attempts, store_pending
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
 from cloudtasks_nb.fanout.batch.errors import choose, errors_frame, names_of, status_codes, what_there_is
 from cloudtasks_nb.fanout.batch.live import LiveReport, wait
@@ -33,6 +33,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, Choice, State
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.oplog import RETENTION
 from cloudtasks_nb.service.watch import Pending, now_micros
 from cloudtasks_nb.store.results import read_results
 

@@ -17,6 +17,7 @@ from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.literal import literal_task
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.oplog import RETENTION
 from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["CompletionNotifier", "check_route", "check_url", "completion_queue", "registered"]
@@ -24,7 +25,6 @@ __all__ = ["CompletionNotifier", "check_route", "check_url", "completion_queue",
 _RETRY = 1.0  # seconds before another try
 _RETRY_LONGEST = 60.0  # longest pause after repeated refusals
 _JOIN_TIMEOUT = 75.0  # longest time, in seconds, that `join` waits for the notifications
-_RETENTION = 30 * 86_400 * 1_000_000  # microseconds, of the log: https://cloud.google.com/logging/quotas
 _SUMMARY_STATES = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
 
 
@@ -197,7 +197,7 @@ async def _create(connection: Connection, record: BatchRecord, completion: Compl
     short = completion_id(record.id, completion.url, completion.round)
     task.name = str(TaskName(queue=queue, task=short))
     with contextlib.suppress(CloudTasksError):  # without a log only the name of the task tells that it was created
-        if await connection.watcher.is_logged(queue, since=now_micros() - _RETENTION, task=short):
+        if await connection.watcher.is_logged(queue, since=now_micros() - RETENTION, task=short):
             return  # by another home, maybe so long ago that the name is free again
     try:
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))

@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.outbox.counters import paged
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.service.convert import http_status
-from cloudtasks_nb.service.oplog import NAMES, PAGE, Entry
+from cloudtasks_nb.service.oplog import NAMES, PAGE, RETENTION, Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
 __all__ = ["QueueReader", "Search", "Settling", "as_outcome"]
@@ -33,7 +33,6 @@ _SHARE = 4  # times as long as its last search took, a queue without a log is le
 _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _SHORTEST_WAIT, _LONGEST_WAIT = 120 * _SECOND, 900 * _SECOND  # for the entry of a row that was missed
 _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get that wait
-_RETENTION = 30 * 86_400 * _SECOND  # of the log: https://cloud.google.com/logging/quotas
 _CLOCK_MARGIN = 300 * _SECOND  # by which this machine's clock may be ahead of the service's
 _TOGETHER = 1_000  # rows that are recorded together
 _COHORTS = 16  # times of missing that are kept apart
@@ -320,7 +319,7 @@ class Search:
 
     def _first_logged(self) -> int:
         """Return the time from which the log may have entries of the batch, in microseconds since 1970."""
-        oldest = round(self._clock.now() * _SECOND) - _RETENTION
+        oldest = round(self._clock.now() * _SECOND) - RETENTION
         return oldest if self.adopted else max(self._created - _CLOCK_MARGIN, oldest)
 
     def _purged(self, snapshot: Snapshot) -> bool:
