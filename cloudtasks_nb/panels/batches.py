@@ -88,7 +88,7 @@ class BatchesPanel(Panel):
 
     def refresh(self) -> None:
         """Read the batches from this machine's files; no call of the service."""
-        self.table.load(_listed(self.context.catalog.frame()))
+        self.table.load(_listed(self.context.catalog.frame(sizes=False)))
         self.view.draw()
 
     def static_html(self) -> str:

@@ -159,13 +159,15 @@ class Catalog:
         self._sharing.publish(found.id)
         return opened
 
-    def frame(self, *, shared: bool = False) -> pd.DataFrame:
+    def frame(self, *, shared: bool = False, sizes: bool = True) -> pd.DataFrame:
         """List the batches of this connection's project and location, and those it has opened, newest first.
 
         Parameters
         ----------
         shared : bool
             Also those of other homes in a shared store.
+        sizes : bool
+            Fill the column `bytes`, which takes a read of every block of rows.
         """
         listed = self._listed()
         rows = [self._row(record) for record in listed]
@@ -173,9 +175,9 @@ class Catalog:
             known, store = {record.id for record in listed}, self._connection.store.url
             rows += [_shared_row(record, store) for record in self._others() if record.id not in known]
             rows.sort(key=lambda row: -row["created"])
-        sizes = self.outbox.batches.sizes()
+        known_sizes = self.outbox.batches.sizes() if sizes else {}
         columns = {name: [row.get(name) for row in rows] for name in BATCHES}
-        columns["bytes"] = [sizes.get(row["batch"]) for row in rows]
+        columns["bytes"] = [known_sizes.get(row["batch"]) for row in rows]
         return frame(BATCHES, columns, index="batch")
 
     def delete(self, batch: str) -> None:

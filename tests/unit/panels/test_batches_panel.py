@@ -13,6 +13,7 @@ import pytest
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_details
 from cloudtasks_nb.panels.cards import task
 from tests.unit.panels.conftest import CloseLater, Harness, click, confirm, show, wait_for
@@ -59,6 +60,14 @@ def test_batches_are_listed_newest_first(harness: Harness, closing: CloseLater) 
     assert panel.table.matching == 4
     panel.scope.index = 0
     assert panel.table.matching == 1
+
+
+def test_the_list_reads_no_rows(panel: BatchesPanel, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read again with each snapshot, and does not show how large the batches are."""
+    fan_out(harness)
+    monkeypatch.delattr(Batches, "sizes")
+    panel.refresh()
+    assert panel.table.total == 1
 
 
 def test_the_list_is_kept_up_to_date(panel: BatchesPanel, harness: Harness) -> None:
