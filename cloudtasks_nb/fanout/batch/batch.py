@@ -21,7 +21,7 @@ from cloudtasks_nb.display.progress_bar import Bar, in_notebook
 from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, read_attempts, store_pending
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
-from cloudtasks_nb.fanout.batch.errors import choose, errors_frame, names_of, status_codes, what_there_is
+from cloudtasks_nb.fanout.batch.errors import causes_hint, choose, errors_frame, names_of, status_codes
 from cloudtasks_nb.fanout.batch.live import LiveReport, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
@@ -271,7 +271,7 @@ class Batch:
         pandas.DataFrame
             Index and columns of the input as in `tasks()`, ``state``, the fields of the results as columns if all of
             them are dicts, else one column ``result``, and ``error``, the last line of the traceback. A field with the
-            name of another column gets the suffix ``_result``. None is no result.
+            name of another column gets the suffix ``_result``. A function that returned None leaves missing values.
 
         Raises
         ------
@@ -399,7 +399,7 @@ class Batch:
         if not count:
             shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
             raise InvalidInputError(
-                f"no failed row of batch {self.id} has {shown}", resource=self.id, hint=what_there_is(causes)
+                f"no failed row of batch {self.id} has {shown}", resource=self.id, hint=causes_hint(causes)
             )
         assumed = count - self._outbox.causes.matching(self.id, replace(choice, assumed=frozenset()))
         if assumed:

@@ -24,7 +24,7 @@ __all__ = ["CompletionNotifier", "check_route", "check_url", "completion_queue",
 
 _RETRY = 1.0  # seconds before another try
 _RETRY_LONGEST = 60.0  # longest pause after repeated refusals
-_JOIN_TIMEOUT = 75.0  # longest time, in seconds, that `join` waits for the notifications
+_FINISH_TIMEOUT = 75.0  # most seconds that `finish` waits for the notifications
 _SUMMARY_STATES = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
 
 
@@ -147,7 +147,7 @@ class CompletionNotifier:
         """Wait until all due notifications are created or refused; at most 75 s, as another process may be killed."""
         self.begin()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_JOIN_TIMEOUT):
+            async with asyncio.timeout(_FINISH_TIMEOUT):
                 await self._settled.wait()
 
     async def _run(self) -> None:

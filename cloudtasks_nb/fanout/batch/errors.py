@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.store.results import read_results
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["choose", "errors_frame", "names_of", "status_codes", "stored_errors", "what_there_is"]
+__all__ = ["causes_hint", "choose", "errors_frame", "names_of", "status_codes", "stored_errors"]
 
 _CLASS = re.compile(r"([345])xx", re.IGNORECASE)
 _LARGEST = 599  # HTTP status
@@ -107,12 +107,12 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
             raise InvalidInputError(
                 f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), causes)}",
                 resource=batch,
-                hint=what_there_is(causes),
+                hint=causes_hint(causes),
             )
     return Choice(causes=frozenset(found), statuses=frozenset(statuses), http=frozenset(http), assumed=_codes_of(http))
 
 
-def what_there_is(causes: Mapping[str, int]) -> str:
+def causes_hint(causes: Mapping[str, int]) -> str:
     """Return the causes of the failed rows, as a hint."""
     shown = ", ".join(f"{cause} {count:,}" for cause, count in list(causes.items())[:_SHOWN])
     rest = len(causes) - _SHOWN

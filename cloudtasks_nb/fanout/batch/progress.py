@@ -44,8 +44,8 @@ class Progress:
     ready: int | None  #: due, waiting for the queue's limits
     running: int | None  #: an attempt is in flight
     retrying: int | None  #: at least one attempt failed, another will come
-    succeeded: int  #: the log has an attempt that was answered with 2xx
-    failed: int  #: the log has the last attempt, and none succeeded
+    succeeded: int  #: the log or a stored result has an attempt that was answered with 2xx
+    failed: int  #: the log or a stored result has the last attempt, and none succeeded
     cancelled: int  #: deleted by `cancel()`
     gone: int  #: no longer in the queue, outcome unknown
     settling: int = 0  #: not final: no longer in the queue, and the log entry with the outcome is awaited
@@ -56,7 +56,7 @@ class Progress:
 
     @classmethod
     def of(cls, counts: Mapping[State, int], **more: Any) -> Self:
-        """Return the progress of a batch with so many rows in each state; `more` are the other fields."""
+        """Return the progress of a batch by its number of rows in each state; `more` are the other fields."""
         names: dict[str, Any] = {
             state.name.lower(): count for state, count in counts.items() if state is not State.SENT
         }

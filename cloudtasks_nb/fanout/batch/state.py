@@ -115,7 +115,7 @@ class BatchState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """Somebody took the batch up: at first, or after rows were added or tried again."""
+    """The tracking begins, or goes on after rows were added or tried again."""
 
     counts: Mapping[State, int]
     sending: bool  #: send the unsent rows
@@ -166,7 +166,7 @@ class Counted:
     at: float
     number: int  #: `BatchState.changes` when the count began
     counts: Mapping[State, int]
-    limit: FailureLimit  #: as stored, if it is exceeded: another process may have begun a round
+    limit: FailureLimit  #: if it is exceeded, the stored one: another process may have begun a round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
