@@ -18,7 +18,7 @@ from cloudtasks_nb.client.client import Client, connect, local
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
-from cloudtasks_nb.fanout.batch.deletion import delete, delete_old, in_use, older, say_deleted
+from cloudtasks_nb.fanout.batch.deletion import delete, delete_old, in_use, notify_deleted, older
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
@@ -215,7 +215,7 @@ def _delete(options: argparse.Namespace) -> int:
         record = choose(found, options.delete)
         what = f"batch {record.id}: {counted(record.total, 'rows')}"
         if not options.dry_run:
-            say_deleted(what, delete_one(record, shared=True))
+            notify_deleted(what, delete_one(record, shared=True))
         elif reason := in_use(outbox, record):
             sys.stdout.write(f"would not delete batch {record.id}: {reason}\n")
         else:

@@ -204,8 +204,8 @@ class Client:
     def delete_batches(self, older_than: Any, *, dry_run: bool = False) -> pd.DataFrame:
         """Delete the batches of `batches()` that did not change for a time, with their results.
 
-        Batches that are being sent, or have tasks in the queue, are left; a printed line says which. So are the objects
-        in a shared store of batches that others have made.
+        Batches that are being sent, or have tasks in the queue, are left; a printed line names them. What a shared
+        store has of batches that others have made is left, too.
 
         Parameters
         ----------

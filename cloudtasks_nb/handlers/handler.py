@@ -136,8 +136,8 @@ class Handler:
         DataFrame
             ``time, task, queue, attempt, body, status, result, error, duration``: `body` decoded, `result` as its JSON
             was answered (a date is text), `error` the traceback or why the function was not called (then there is no
-            `duration`). The newest 32 MB of bodies and results are kept; older ones are NA. When something is
-            missing, ``attrs["cut"]`` says what, and the first time a printed line.
+            `duration`). The newest 32 MB of bodies and results are kept; older ones are NA. What is missing is
+            in ``attrs["cut"]``, and is printed the first time.
 
         Examples
         --------

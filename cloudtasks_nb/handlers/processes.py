@@ -33,8 +33,8 @@ _CODE = (
 class ProcessPool:
     """Calls a function in other processes, each of which runs one call at a time and is started when it is needed.
 
-    A pool of our own, because those on the market give up all their calls when one process dies, and let the
-    interpreter wait for a function that hangs.
+    It is not a `ProcessPoolExecutor`, which fails all its calls when one process dies, and makes the interpreter wait
+    for a function that hangs.
 
     Parameters
     ----------

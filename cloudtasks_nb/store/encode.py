@@ -1,6 +1,7 @@
 """The only JSON encoder, of bodies and of results: convert values of any pandas dtype to JSON types.
 
-It does not import pandas, so that a deployed handler starts quickly: a value of a pandas class means that somebody did.
+It does not import pandas, so that a deployed handler starts quickly. The classes of pandas are added when the first of
+its values comes.
 What has no form of its own in JSON is written like this:
 
 =========================  ====================================================================================

@@ -289,12 +289,12 @@ class Batch:
         >>> batch.results()["error"].dropna().item()
         'ValueError: day ...'
         """
-        said: set[str] = set()
+        notified: set[str] = set()
         if page is None:
-            return self._with_results(self._rows(None), said)
+            return self._with_results(self._rows(None), notified)
         if page < 1:
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
-        return (self._with_results(rows, said) for rows in self._row_pages(page))
+        return (self._with_results(rows, notified) for rows in self._row_pages(page))
 
     def errors(self) -> pd.DataFrame:
         """Return why rows failed: rows in state `failed`, and rows that are tried again as their last attempt failed.
@@ -601,13 +601,13 @@ class Batch:
             made = rows_frame(pages, {}, now_micros(), labelled=self._labels.usable())
             yield from (made.iloc[start : start + size] for start in range(0, rows, size))
 
-    def _with_results(self, rows: pd.DataFrame, said: set[str]) -> pd.DataFrame:
+    def _with_results(self, rows: pd.DataFrame, notified: set[str]) -> pd.DataFrame:
         store = self._connection.store
         with Bar(f"results of batch {self.id}", len(rows)) as bar:
             joined = join_results(rows, partial(read_results, store, self.id), bar.to)
         for subject, note in result_notes(joined, store.url).items():
-            if subject not in said:
-                said.add(subject)
+            if subject not in notified:
+                notified.add(subject)
                 notify(note)
         return joined.frame
 

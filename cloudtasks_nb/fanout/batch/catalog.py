@@ -24,7 +24,7 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchNotFoundError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, say_deleted
+from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.sharing import Sharing
@@ -189,7 +189,7 @@ class Catalog:
             As for `Batch.delete`.
         """
         record = self.outbox.batches.get(batch)
-        say_deleted(f"batch {batch}: {counted(record.total, 'rows')}", self._delete(record, shared=True))
+        notify_deleted(f"batch {batch}: {counted(record.total, 'rows')}", self._delete(record, shared=True))
 
     def delete_old(self, older_than: Any, *, dry_run: bool) -> pd.DataFrame:
         """Delete the listed batches that did not change for a time; return them as `frame` listed them."""

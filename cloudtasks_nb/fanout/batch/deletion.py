@@ -17,7 +17,7 @@ from cloudtasks_nb.service.connection import has_ended
 from cloudtasks_nb.store.batches import delete_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["TEMPORARY", "delete", "delete_old", "in_use", "older", "say_deleted"]
+__all__ = ["TEMPORARY", "delete", "delete_old", "in_use", "notify_deleted", "older"]
 
 #: Setting of a batch: where its temporary emulator is; None after its end was reported.
 TEMPORARY = "temporary"
@@ -79,7 +79,7 @@ def delete_old(
     if dry_run:
         notify(f"would delete {_batches(chosen)}, and their results")
     else:
-        say_deleted(_batches(chosen), sum(map(delete_one, chosen)))
+        notify_deleted(_batches(chosen), sum(map(delete_one, chosen)))
     left = [f"{batch}: {reason}" for batch, reason in reasons.items() if reason is not None]
     if left:
         more = "; …" if len(left) > _NAMED else ""
@@ -107,7 +107,7 @@ def in_use(outbox: Outbox, record: BatchRecord) -> str | None:
     return None
 
 
-def say_deleted(what: str, results: int) -> None:
+def notify_deleted(what: str, results: int) -> None:
     """Print how much was deleted."""
     notify(f"deleted {what}, {counted(results, 'results')}")
 

@@ -2,8 +2,8 @@
 
 Cloud Tasks deletes a task when it succeeds and when it gives up. The operations log distinguishes the two: *succeeded*
 is a task with an OK entry, *failed* one without, whose last possible attempt is in the log. So does a result that its
-handler stored, once the task has left the queue: whatever the log says, a stored success is one. Every other row that
-left the queue is *gone*. Nothing here takes a guess for a fact.
+handler stored, once the task has left the queue; a stored success counts even if the log has a failure. Every other row
+that left the queue is *gone*.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class OutcomeTracker:
         await self._search.recheck()
 
     async def learn_queue(self) -> None:
-        """Read after how many attempts the queue gives up, unless a snapshot has told it."""
+        """Read after how many attempts the queue gives up, unless a snapshot had it."""
         if self.snapshot is None:
             await self._learn_limit(await self._reader.read_queue(self._queue))
 

@@ -49,7 +49,7 @@ class Progress:
     cancelled: int  #: deleted by `cancel()`
     gone: int  #: no longer in the queue, outcome unknown
     settling: int = 0  #: not final: no longer in the queue, and the log entry with the outcome is awaited
-    done_per_second: float | None = None  #: rows that were done or gave up a second, of late; None while paused
+    done_per_second: float | None = None  #: rows that succeeded or failed a second, lately; None while paused
     eta: dt.datetime | None = None  #: when the last row is final at that rate
     sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when
     at: dt.datetime | None = None  #: when this was seen; None: not yet
@@ -134,7 +134,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Rows that were done or gave up a second over the last half minute."""
+    """How many rows a second succeeded or failed over the last half minute."""
 
     points: tuple[tuple[float, int], ...] = ()  #: times (seconds), and how many rows were done
 

@@ -82,7 +82,7 @@ class IndexLabels:
         self._known: tuple[list[tuple[int, int]], bool] | None = None
 
     def usable(self) -> bool:
-        """Return whether it does. Says once if rows of several inputs have the same labels."""
+        """Return whether it does; print once if rows of several inputs have the same labels."""
         parts = self._rows.parts(self._batch)
         if self._known is None or self._known[0] != parts:
             self._known = parts, self._usable(parts)

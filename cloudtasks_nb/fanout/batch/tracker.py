@@ -124,8 +124,8 @@ class Tracker:
             self._notifier.trouble,
         ]
         unanswered = self.unanswered
-        said = None if unanswered is None else unanswered.error.message
-        lines = [trouble for trouble in troubles if trouble not in (None, said)][:1]
+        shown = None if unanswered is None else unanswered.error.message
+        lines = [trouble for trouble in troubles if trouble not in (None, shown)][:1]
         lines += [error.message for error in self._supervisor.errors]
         if self.error is not None and not self.sending:
             lines.append(str(self.error))
@@ -139,7 +139,7 @@ class Tracker:
             lines.append(self._sending.other_sender_note)
         snapshot = self._outcomes.snapshot
         unread = () if snapshot is None else snapshot.errors
-        lines += [error.message for error in unread if error.message not in (*lines, said)]
+        lines += [error.message for error in unread if error.message not in (*lines, shown)]
         if self._queue_values().get("state") == "PAUSED" and not self.cancelling:
             lines.append(f"the queue {self.queue.queue} is paused and dispatches nothing: queue.resume()")
         return lines + (self._absent_handlers() if self.progress.ready else [])

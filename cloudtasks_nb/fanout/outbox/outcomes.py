@@ -189,7 +189,7 @@ def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcom
 
 
 def _causes(connection: sqlite3.Connection, num: int, messages: Collection[str]) -> dict[str | None, str | None]:
-    """Return the causes that messages tell. Behind `MOST_CAUSES` only the types of their exceptions are told apart."""
+    """Return the cause of each message. Once a batch has `MOST_CAUSES`, new ones are only types of exceptions."""
     found: dict[str | None, str | None] = {message: cause_of(message) for message in messages}
     wanted = {cause for cause in found.values() if cause is not None}
     new = wanted - _counted(connection, num, as_json(wanted))
