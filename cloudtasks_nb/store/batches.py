@@ -46,7 +46,7 @@ def read_records(store: Store, known: Collection[str] = ()) -> dict[str, bytes |
     """
     found: dict[str, bytes | None] = {}
     for page in store.pages("batches/"):
-        batches = [each.path.split("/")[-2] for each in page if each.path.endswith("/record.json")]
+        batches = [path.split("/")[-2] for path in page if path.endswith("/record.json")]
         found |= dict.fromkeys(batches)
         new = [batch for batch in batches if batch not in known]
         for batch, data in zip(new, store.get_many([_record(batch) for batch in new]), strict=True):
@@ -76,7 +76,7 @@ def block_names(store: Store, batch: str) -> list[str]:
     StoreError
         If the store cannot be read.
     """
-    return sorted(each.path.rpartition("/")[2] for page in store.pages(f"batches/{batch}/rows/") for each in page)
+    return sorted(path.rpartition("/")[2] for page in store.pages(f"batches/{batch}/rows/") for path in page)
 
 
 def read_blocks(store: Store, batch: str, names: Iterable[str]) -> Iterator[bytes]:
@@ -109,7 +109,7 @@ def delete_batch(store: Store, batch: str) -> int:
 def _delete_all(store: Store, prefix: str) -> int:
     deleted = 0
     for page in store.pages(prefix):
-        store.delete([each.path for each in page])
+        store.delete(page)
         deleted += len(page)
     return deleted
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -15,7 +15,7 @@ from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["StoredResult", "read_results", "result_pages", "write_result"]
+__all__ = ["StoredResult", "read_results", "write_result"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,23 +78,6 @@ def read_results(store: Store, batch: str, tasks: Sequence[str]) -> list[StoredR
     paths = [f"results/{batch}/{task}.json" for task in tasks]
     found = store.get_many(paths)
     return [None if data is None else _parse(store, path, data) for path, data in zip(paths, found, strict=True)]
-
-
-def result_pages(store: Store, batch: str) -> Iterator[list[StoredResult]]:
-    """Return all results of a batch in no order, page by page.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be read.
-    """
-    for page in store.pages(f"results/{batch}/"):
-        paths = [each.path for each in page if each.path.endswith(".json")]
-        yield [
-            _parse(store, path, data)
-            for path, data in zip(paths, store.get_many(paths), strict=True)
-            if data is not None  # deleted since it was listed
-        ]
 
 
 def _path(task: str) -> str | None:

@@ -7,8 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 
-__all__ = ["Store", "StoredObject"]
+__all__ = ["Store"]
 
 _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", flags=re.IGNORECASE | re.DOTALL)
 _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")  # in the answers of all three
@@ -39,15 +38,6 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE
 
 #: The objects of ``memory://`` stores, by URL, so that all stores of this process with one URL have the same objects.
 _in_memory: dict[str, Any] = {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredObject:
-    """One object of a list, without its content."""
-
-    path: str
-    size: int  #: bytes
-    modified: datetime  #: with a time zone
 
 
 class Store:
@@ -164,26 +154,19 @@ class Store:
             raise failed.exceptions[0] from None
         return [task.result() for task in running]
 
-    def pages(self, prefix: str, *, after: str | None = None) -> Iterator[list[StoredObject]]:
-        """List the objects whose paths begin with a prefix, which ends with a slash, page by page.
+    def pages(self, prefix: str) -> Iterator[list[str]]:
+        """Yield the paths that begin with a prefix, such as ``results/1a2b3c4d/``, page by page.
 
-        Buckets list them in the order of their paths, folders in no order. Memory is needed for one page only.
-
-        Parameters
-        ----------
-        prefix : str
-            ``results/1a2b3c4d/``
-        after : str, optional
-            Only paths that sort after this one.
+        Buckets list them in order, folders in no order. Memory is needed for one page only.
         """
         with self._errors("listed", prefix):
-            listed = iter(self._library.list(self._client, prefix, offset=after, chunk_size=_PAGE))
+            listed = iter(self._library.list(self._client, prefix, chunk_size=_PAGE))
         while True:
             with self._errors("listed", prefix):
                 page = next(listed, None)
             if page is None:
                 return
-            yield [StoredObject(path=each["path"], size=each["size"], modified=each["last_modified"]) for each in page]
+            yield [each["path"] for each in page]
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete objects; those that do not exist are ignored."""

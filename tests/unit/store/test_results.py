@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.store.results import StoredResult, read_results, result_pages, write_result
+from cloudtasks_nb.store.results import StoredResult, read_results, write_result
 from cloudtasks_nb.store.store import Store
 
 __all__: list[str] = []
@@ -79,23 +79,11 @@ def test_other_tasks_write_nothing(task_id: str) -> None:
     assert list(store.pages("results/")) == []
 
 
-def test_all_results_of_a_batch_come_page_by_page(store: Store) -> None:
-    """Every result of the batch is there once, no page is large, and other batches have their own."""
-    for number in range(25):
-        write_result(store, made(task(number), result=number))
-    write_result(store, made(task(0, "ffffffff")))
-    pages = list(result_pages(store, BATCH))
-    assert max(map(len, pages)) <= 10
-    assert sorted(each.result for page in pages for each in page) == list(range(25))
-    assert list(result_pages(store, "00000000")) == []
-
-
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"task": 1}'])
 def test_a_damaged_result_is_an_error(data: bytes) -> None:
     """An object that is no result is named, with what to do."""
     store = Store("memory://damaged")
     store.put(f"results/{BATCH}/{task()}.json", data)
-    for call in (lambda: read_results(store, BATCH, [task()]), lambda: list(result_pages(store, BATCH))):
-        with pytest.raises(StoreError, match=f"{task()}.json in memory://damaged is not a result") as caught:
-            call()
-        assert "delete the object" in str(caught.value.hint)
+    with pytest.raises(StoreError, match=f"{task()}.json in memory://damaged is not a result") as caught:
+        read_results(store, BATCH, [task()])
+    assert "delete the object" in str(caught.value.hint)

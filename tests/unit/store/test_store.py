@@ -56,16 +56,13 @@ def test_a_write_in_between_is_not_lost(store: Store) -> None:
 
 
 def test_objects_are_listed_page_by_page(store: Store) -> None:
-    """All objects of a prefix are listed, and only they; `after` leaves out those before it."""
+    """All objects of a prefix are listed, and only they."""
     paths = [f"a/{n:02}.json" for n in range(25)]
     for path in [*paths, "ab/x", "b/x"]:
         store.put(path, b"12")
     pages = list(store.pages("a/"))
     assert [len(page) for page in pages] == [10, 10, 5]
-    assert sorted(each.path for page in pages for each in page) == paths
-    assert {each.size for page in pages for each in page} == {2}
-    assert pages[0][0].modified.tzinfo is not None
-    assert sorted(each.path for page in store.pages("a/", after=paths[19]) for each in page) == paths[20:]
+    assert sorted(path for page in pages for path in page) == paths
     assert list(store.pages("none/")) == []
 
 
@@ -74,7 +71,7 @@ def test_objects_are_deleted(store: Store) -> None:
     for path in ("a/1", "a/2", "a/3"):
         store.put(path, b"x")
     store.delete(["a/0", "a/1", "a/x", "a/2"])
-    assert [each.path for page in store.pages("a/") for each in page] == ["a/3"]
+    assert list(store.pages("a/")) == [["a/3"]]
     store.delete([])
 
 
