@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -16,6 +16,8 @@ from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["StoredResult", "read_results", "write_result"]
+
+_LARGEST = 1 << 40  # number or seconds; what is much larger does not fit into the outbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,19 +94,29 @@ def _outranks(stored: StoredResult, new: StoredResult) -> bool:
 
 def _parse(store: Store, path: str, data: bytes) -> StoredResult:
     try:
-        fields = parse_json(data)
-        return StoredResult(
-            task=fields["task"],
-            attempt=fields["attempt"],
-            status=fields["status"],
-            started=datetime.fromisoformat(fields["started"]),
-            duration=fields["duration"],
-            result=fields.get("result"),
-            error=fields.get("error"),
-        )
+        return _from_fields(parse_json(data))
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(
             f"{path} in {store.url} is not a result of a task",
             resource=store.url,
             hint="another program wrote it, or the disk is damaged: delete the object",
         ) from error
+
+
+def _from_fields(fields: Mapping[str, Any]) -> StoredResult:
+    """Return the result that an object has, which anybody may have written who can write to the store."""
+    attempt, status, duration, error = fields["attempt"], fields["status"], fields["duration"], fields.get("error")
+    numbers = [number for number in (attempt, duration) if number is not None]
+    if not (isinstance(status, int) and isinstance(attempt, int | None) and isinstance(error, str | None)):
+        raise TypeError(f"{status!r}, {attempt!r} or {error!r} is of another type")
+    if not all(0 <= number < _LARGEST for number in (status, *numbers)):
+        raise ValueError(f"{status}, {attempt} or {duration} is too large")
+    return StoredResult(
+        task=fields["task"],
+        attempt=attempt,
+        status=status,
+        started=datetime.fromisoformat(fields["started"]),
+        duration=duration,
+        result=fields.get("result"),
+        error=error,
+    )

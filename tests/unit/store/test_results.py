@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -77,6 +79,20 @@ def test_other_tasks_write_nothing(task_id: str) -> None:
     store = Store("memory://other-tasks")
     write_result(store, made(task_id))
     assert list(store.pages("results/")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("status", "200"), ("status", None), ("attempt", "1"), ("attempt", 1 << 70), ("duration", [1]), ("error", {})],
+)
+def test_a_result_that_was_forged_is_an_error(tmp_path: Path, name: str, value: object) -> None:
+    """The tracker of a batch computes with the numbers: another type would end its work."""
+    store = Store(tmp_path)
+    write_result(store, made(task(), status=500))
+    path = f"results/{BATCH}/{task()}.json"
+    store.put(path, json.dumps(json.loads(store.get(path) or b"") | {name: value}).encode())
+    with pytest.raises(StoreError, match="is not a result of a task"):
+        read_results(store, BATCH, [task()])
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"task": 1}'])
