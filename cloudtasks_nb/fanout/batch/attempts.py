@@ -16,6 +16,7 @@ from cloudtasks_nb.errors import BatchNotFoundError, PermissionDeniedError, Queu
 from cloudtasks_nb.fanout.batch.errors import stored_errors
 from cloudtasks_nb.fanout.batch.search import as_outcome
 from cloudtasks_nb.fanout.outbox.causes import exception_line
+from cloudtasks_nb.fanout.outbox.counters import paged
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.service import oplog
@@ -29,6 +30,7 @@ __all__ = ["attempts_frame", "read_attempts", "see", "store_pending"]
 
 _SECOND = 1_000_000
 _LISTED = 1000  # tasks of the queue that are listed for their messages
+_TOGETHER = 1_000  # stored errors that are read together: a traceback may have 100 KB
 
 
 def read_attempts(
@@ -161,6 +163,7 @@ def _stored_messages(
                         found[task, attempts] = message
         unknown = [(task, attempt) for task, attempt in newest.items() if (task, attempt) not in found]
         with contextlib.suppress(StoreError):  # the messages are an addition
-            for task, error in stored_errors(store, batch, unknown).items():
-                found[task, newest[task]] = exception_line(error)
+            for asked in paged(unknown, _TOGETHER):
+                for task, error in stored_errors(store, batch, asked).items():
+                    found[task, newest[task]] = exception_line(error)
     return found
