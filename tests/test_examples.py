@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -121,7 +121,7 @@ def test_example_is_true(name: str, request: pytest.FixtureRequest, alone: None)
 
 @pytest.fixture
 def alone(emulator: ct.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run an example with an empty emulator in an empty folder, and close the handlers that it leaves open."""
+    """Run an example with an empty emulator in an empty folder, and close what it leaves open."""
     connection = HTTPConnection(str(emulator._connection.endpoint.http).removeprefix("http://"))
     connection.request("POST", "/admin/reset")
     assert connection.getresponse().status == 200
@@ -131,6 +131,8 @@ def alone(emulator: ct.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     yield
     for handler in [*serving._served.values()]:
         handler.close()
+    while left := cast("ct.Client | None", open_clients.newest()):
+        left.close()
 
 
 @pytest.fixture(scope="module")
