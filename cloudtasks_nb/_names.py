@@ -59,8 +59,8 @@ OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"
 #: Headers whose values are masked unless secrets are asked for.
 SECRET_HEADER = re.compile(r"(?i)^(authorization|cookie|.*-key|.*-token)$")
 
-#: The id of the task of a batch's row: a digest of the row's key, the batch and the try.
-ROW_TASK = re.compile(r"(?P<head>[0-9a-f]{20})-(?P<batch>[0-9a-f]{8})-(?P<try>[1-9][0-9]*)")
+#: The id of the task of a batch's row: a digest of the row's key, the batch and the try, which the outbox can store.
+ROW_TASK = re.compile(r"(?P<head>[0-9a-f]{20})-(?P<batch>[0-9a-f]{8})-(?P<try>[1-9][0-9]{0,8})")
 
 _HTTP_CODES = {
     304: "OK",

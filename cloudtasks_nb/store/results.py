@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -15,7 +15,7 @@ from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["StoredResult", "read_results", "write_result"]
+__all__ = ["StoredResult", "read_results", "result_tasks", "write_result"]
 
 _LARGEST = 1 << 40  # number or seconds; what is much larger does not fit into the outbox
 
@@ -80,6 +80,19 @@ def read_results(store: Store, batch: str, tasks: Sequence[str]) -> list[StoredR
     paths = [f"results/{batch}/{task}.json" for task in tasks]
     found = store.get_many(paths)
     return [None if data is None else _parse(store, path, data) for path, data in zip(paths, found, strict=True)]
+
+
+def result_tasks(store: Store, batch: str) -> Iterator[list[str]]:
+    """Return the tasks of a batch that have a result in no order, page by page; the results are not read.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    prefix = f"results/{batch}/"
+    for page in store.pages(prefix):
+        yield [path.removeprefix(prefix).removesuffix(".json") for path in page]
 
 
 def _path(task: str) -> str | None:

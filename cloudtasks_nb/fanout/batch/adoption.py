@@ -1,4 +1,6 @@
-"""Find out from the log and the queue which rows of a batch were sent from elsewhere, before this home sends any.
+"""Find out which rows of a batch were sent from elsewhere, before this home sends any.
+
+The log, the stored results and the queue show it.
 
 A batch is the same on every machine, because its id and those of its tasks are derived from its rows. What another home
 has sent of it is recorded as if this one had sent it.
@@ -6,12 +8,13 @@ has sent of it is recorded as if this one had sent it.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, StoreError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.search import QueueReader, as_outcome
 from cloudtasks_nb.fanout.clock import Clock
@@ -20,7 +23,12 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.plan.identity import round_of, try_of
 from cloudtasks_nb.service.oplog import RETENTION, Entry
 
-__all__ = ["Adoption", "unseen_note"]
+__all__ = ["READING", "Adoption", "unseen_note"]
+
+#: What is done while the unsent rows of a batch may have been sent from elsewhere.
+READING = "reading what was sent from elsewhere"
+
+_LOGGER = logging.getLogger(__name__)
 
 _SECOND = 1_000_000
 _OVERLAP = 900.0  # seconds by which entries may be late, and clocks differ
@@ -87,7 +95,10 @@ class Adoption:
                     will_retry(error)
                     await self._clock.sleep(_ENDPOINT_POLL)
                     continue
-                await self._set("unseen", error.message)
+                await self._read_results(first=not last)
+                settings = await self._outbox.run(self._outbox.batches.settings, self._batch)
+                by_results = not last and settings.get("adopted")  # the log was never read
+                await self._set("unseen", None if by_results else error.message)
                 return
             finally:
                 self.reading = None
@@ -107,9 +118,20 @@ class Adoption:
 
     async def _adopt(self, last: float, now: float) -> None:
         since = max(round(now * _SECOND) - RETENTION, round((last - _OVERLAP) * _SECOND))
-        if not last and not await self._reader.is_logged(self._queue, since=since, task=f"-{self._batch}-"):
+        logged = last or await self._reader.is_logged(self._queue, since=since, task=f"-{self._batch}-")
+        if logged:
+            await self._read_log(since, first=not last)
+        found = await self._read_results(first=not last)
+        if not (logged or found):
             return
-        if not last and not await self._outbox.run(self._outbox.requests.begun, self._batch):
+        if not last:
+            await self._read_queue()
+        await self._outbox.run(self._set_round)
+        await self._changed()
+
+    async def _read_log(self, since: int, *, first: bool) -> None:
+        """Record what the log tells."""
+        if first and not await self._outbox.run(self._outbox.requests.begun, self._batch):
             await self._set_adopted()
         await self._outcomes.learn_queue()
         read = 0
@@ -119,10 +141,29 @@ class Adoption:
             await self._outcomes.explain()
             read += len(entries)
             await self._report(f"{counted(read, 'log entries')} so far")
-        if not last:
-            await self._read_queue()
-        await self._outbox.run(self._set_round)
-        await self._changed()
+
+    async def _read_results(self, *, first: bool) -> bool:
+        """Record as sent the rows whose tasks have a stored result; return whether one was not known to be sent.
+
+        What became of them is decided like that of all rows that were sent, once their tasks left the queue.
+        """
+        newer, read = False, 0
+        unsent = await self._outbox.run(self._unsent)
+        try:
+            async for tasks in self._outcomes.stored_tasks(all_rows=first):
+                newer |= await self._outbox.run(self._raise_tries, tasks, pending=False)
+                read += len(tasks)
+                await self._report(f"{counted(read, 'results')} so far")
+        except StoreError as error:
+            reason = error.message
+            _LOGGER.warning("rows of batch %s that were sent from elsewhere may be missed: %s", self._batch, reason)
+        found = newer or await self._outbox.run(self._unsent) < unsent
+        if newer or (found and not await self._outbox.run(self._outbox.requests.begun, self._batch)):
+            await self._set_adopted()  # else a killed kernel of this home may have sent them
+        return found
+
+    def _unsent(self) -> int:
+        return self._outbox.batches.counts(self._batch)[State.UNSENT]
 
     def _record(self, entries: Sequence[Entry]) -> bool:
         """Record what the log tells of rows that were sent; return whether it has newer tries than this home."""
@@ -164,7 +205,7 @@ class Adoption:
             self._outbox.outcomes.raise_round(self._batch, number + bool(open_))
 
     async def _report(self, progress: str) -> None:
-        self.reading = f"reading what was sent from elsewhere: {progress}"
+        self.reading = f"{READING}: {progress}"
         await self._changed()
 
     async def _set_adopted(self) -> None:

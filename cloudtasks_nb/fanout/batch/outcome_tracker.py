@@ -12,7 +12,7 @@ import asyncio
 import datetime as dt
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb._names import CODES, QueueName, code_of
@@ -28,7 +28,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Snapshot
-from cloudtasks_nb.store.results import StoredResult, read_results
+from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["NO_LOG", "OutcomeTracker", "decide", "decide_result", "names_handler"]
@@ -43,6 +43,7 @@ _SECOND = 1_000_000
 _STORE_PAUSE = 30.0  # seconds after a failed read of error texts
 _PROBED = 100  # rows that are tried again whose results are read at a time, until one has a result
 _TOGETHER = 1_000  # results that are read together: a traceback may have 100 KB
+_LISTED = 10  # results that are listed in the time in which one is looked up by name
 _MOST_UNEXPLAINED = 10_000  # failed rows that wait for their error texts
 _DELETED = "deleted from the queue"  #: how a task left its queue: the reason of a row in state `gone`
 _LEFT = (State.UNSENT, State.SENT)  # states that are not final
@@ -184,6 +185,31 @@ class OutcomeTracker:
         """Read after how many attempts the queue gives up, unless a snapshot had it."""
         if self.snapshot is None:
             await self._learn_limit(await self._reader.read_queue(self._queue))
+
+    async def stored_tasks(self, *, all_rows: bool) -> AsyncIterator[Sequence[str]]:
+        """Yield the tasks of the batch that have a stored result, page by page.
+
+        Parameters
+        ----------
+        all_rows : bool
+            Else, if few rows are unsent, only their newest tasks are looked up.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read.
+        """
+        counts = await self._outbox.run(self._outbox.batches.counts, self._batch)
+        if all_rows or counts[State.UNSENT] * _LISTED >= sum(counts.values()):
+            pages = result_tasks(self._results, self._batch)
+            while (page := await asyncio.to_thread(next, pages, None)) is not None:
+                yield page
+            return
+        after = 0
+        while refs := await self._outbox.run(self._outbox.rows.refs, self._batch, State.UNSENT, after, _TOGETHER):
+            after = refs[-1]
+            rows = await self._outbox.run(self._outbox.rows.tasks, self._batch, refs)
+            yield [result.task for _, _, result in await self._results_of(rows)]
 
     def set_adopted(self) -> None:
         """Note that rows were sent from elsewhere."""

@@ -19,7 +19,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.batch import state as machine
-from cloudtasks_nb.fanout.batch.adoption import Adoption, unseen_note
+from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.failure_limit import load_limit, store_limit
@@ -135,6 +135,8 @@ class Tracker:
             lines.append(unanswered.note(self._connection.endpoint, self.progress.unsent))
         if self._adoption.reading:
             lines.append(self._adoption.reading)
+        elif unanswered is None and self._supervisor.running(_ADOPTING):
+            lines.append(READING)
         if self._sending.other_sender_note:
             lines.append(self._sending.other_sender_note)
         snapshot = self._outcomes.snapshot
@@ -153,7 +155,10 @@ class Tracker:
                 f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
             )
         if settings.get("adopted"):
-            notes.append("rows were sent from elsewhere: their states are those of the log of the last 30 days")
+            notes.append(
+                "rows were sent from elsewhere: their states are those of the log of the last 30 days, and of stored "
+                "results"
+            )
         if unseen := settings.get("unseen"):
             notes.append(unseen_note(unseen))
         elif 0 < (ratio := self._queue_values().get("log_sampling_ratio", 1)) < 1:
@@ -164,7 +169,8 @@ class Tracker:
         if self._queue_values().get("log_sampling_ratio") == 0:
             if not self._outcomes.has_results and (self.progress.gone or not names_handler(self.record.description)):
                 notes.append(NO_LOG.format(queue="the queue"))
-            notes.append(unseen_note("the queue writes no log"))
+            if not settings.get("adopted"):
+                notes.append(unseen_note("the queue writes no log"))
         if limit_note := self._state.limit.note(self.progress.cancelled):
             notes.append(limit_note)
         return notes

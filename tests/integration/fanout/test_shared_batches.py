@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import BatchNotFoundError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.store.store import Store
@@ -51,7 +53,11 @@ def blocked(release: threading.Event) -> Iterator[Any]:
     yield from ()
 
 
-def fail(*_: object) -> Any:
+async def _set(event: asyncio.Event) -> None:
+    event.set()
+
+
+def fail(*_: object, **__: object) -> Any:
     """Do as a store that does not answer."""
     raise StoreError("the bucket does not answer")
 
@@ -180,3 +186,68 @@ def test_deleting_here_and_everywhere(connect: Connect, make_name: Callable[[], 
     with pytest.raises(BatchNotFoundError):
         bob.batch(mine.id)
     assert mine.wait("60s").succeeded == 20
+
+
+def test_results_tell_what_a_queue_without_a_log_does_not(
+    connect: Connect, make_name: Callable[[], str], serve: Serve, tmp_path: Path
+) -> None:
+    """A batch that a colleague has finished has the same states here, and only its failures are ever sent again."""
+    broken, calls = set(range(5)), []
+
+    def double(day: int) -> int:
+        calls.append(day)
+        if day in broken:
+            raise LookupError(day)
+        return 2 * day
+
+    handler, name, ada = serve(double, store=tmp_path / "store"), make_name(), connect("ada")
+    ada.queue(name, create=True, max_attempts=1, log_sampling_ratio=0)
+    mine = cell(ada, name, handler, ROWS.head(15))
+    assert mine.wait("60s").failed == 5
+    theirs = connect("bob").batch("march")
+    progress = theirs.wait("60s")
+    assert (progress.succeeded, progress.failed) == (10, 5)
+    assert "cannot be seen" not in repr(theirs)
+    pd.testing.assert_frame_equal(theirs.results(), mine.results())
+    theirs.resume().wait("60s")
+    assert len(calls) == 15
+    broken.clear()
+    assert theirs.retry_failed().wait("60s").succeeded == 15
+    assert sorted(calls[15:]) == list(range(5))
+
+
+def test_a_batch_says_from_the_start_that_it_is_being_read(
+    connect: Connect, make_name: Callable[[], str], target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows look unsent until then."""
+    mine = cell(connect("ada"), make_name(), target)
+    mine.wait("60s")
+    bob, release = connect("bob"), asyncio.Event()
+
+    async def held(*_: object, **__: object) -> bool:
+        return await release.wait()
+
+    monkeypatch.setattr(bob._connection.watcher, "is_logged", held)
+    theirs = bob.batch("march")
+    assert "reading what was sent from elsewhere" in repr(theirs)
+    _loop.run(_set(release))
+    assert theirs.wait("60s").succeeded == 20
+
+
+def test_a_store_that_does_not_list_results(
+    connect: Connect,
+    make_name: Callable[[], str],
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What the log has is adopted all the same."""
+    mine = cell(connect("ada"), make_name(), target)
+    mine.wait("60s")
+    bob = connect("bob")
+    pages = Store.pages
+    monkeypatch.setattr(
+        Store, "pages", lambda self, prefix, **words: (fail if "results/" in prefix else pages)(self, prefix, **words)
+    )
+    assert bob.batch("march").wait("60s").succeeded == 20
+    assert "may be missed: the bucket does not answer" in caplog.text

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.store.results import StoredResult, read_results, write_result
+from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks, write_result
 from cloudtasks_nb.store.store import Store
 
 __all__: list[str] = []
@@ -79,6 +79,15 @@ def test_other_tasks_write_nothing(task_id: str) -> None:
     store = Store("memory://other-tasks")
     write_result(store, made(task_id))
     assert list(store.pages("results/")) == []
+
+
+def test_the_tasks_with_a_result_are_listed(store: Store) -> None:
+    """Each is there once, and other batches have their own."""
+    for number in range(25):
+        write_result(store, made(task(number), result=number))
+    write_result(store, made(task(0, "ffffffff")))
+    assert sorted(each for page in result_tasks(store, BATCH) for each in page) == sorted(map(task, range(25)))
+    assert list(result_tasks(store, "00000000")) == []
 
 
 @pytest.mark.parametrize(

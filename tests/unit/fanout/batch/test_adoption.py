@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import itertools
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending
+from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.conftest import FakeClock, all_rows, chunks, digest, send_all, spool
 
@@ -35,11 +38,21 @@ class Elsewhere:
         self.there: dict[str, Pending] = {}
         self.reads: list[str] = []
         self.errors: list[CloudTasksError] = []
+        self.store = Store(f"memory://{uuid.uuid4()}")
         self._numbers = itertools.count()
 
     def attempt(self, row: int, try_: int = 1, status: str = "OK") -> None:
         """Have the log an attempt of a row."""
         self.add(task_id(self.batch, digest(str(row)), try_), status)
+
+    def answer(self, row: int, try_: int = 1, status: int = 200) -> None:
+        """Have the store a result of a row."""
+        task = task_id(self.batch, digest(str(row)), try_)
+        started = dt.datetime.fromtimestamp(self.clock.now(), dt.UTC)
+        result = StoredResult(
+            task=task, attempt=1, status=status, started=started, duration=0.1, result=None, error="KeyError: 7"
+        )
+        write_result(self.store, result)
 
     def add(self, task: str, status: str = "OK") -> None:
         """Have the log an attempt of a task."""
@@ -96,7 +109,7 @@ def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:
         """Do nothing."""
 
     record = outbox.batches.get(elsewhere.batch)
-    outcomes = OutcomeTracker(outbox, record, elsewhere, Store("memory://adoption"), elsewhere.clock)
+    outcomes = OutcomeTracker(outbox, record, elsewhere, elsewhere.store, elsewhere.clock)
     adoption = Adoption(outbox, record, outcomes, elsewhere, changed=changed, clock=elsewhere.clock)
     asyncio.run(adoption.run(retried.append))
     return retried
@@ -179,6 +192,33 @@ def test_a_log_that_cannot_be_read_is_noted_until_it_can(outbox: Outbox, elsewhe
     assert outbox.batches.settings(elsewhere.batch)["unseen"] == "no permission"
     adopt(outbox, elsewhere)
     assert outbox.batches.settings(elsewhere.batch)["unseen"] is None
+
+
+def test_results_show_what_was_sent_if_the_log_cannot_be_read(outbox: Outbox, elsewhere: Elsewhere) -> None:
+    """Such rows were sent, in the try of their task; another read does not bring the note back."""
+    elsewhere.answer(0)
+    elsewhere.answer(1, try_=3, status=500)
+    elsewhere.store.put(f"results/{elsewhere.batch}/{task_id(elsewhere.batch, digest('2'), 1 << 70)}.json", b"forged")
+    for _ in range(2):
+        elsewhere.errors = [PermissionDeniedError("no permission")]
+        adopt(outbox, elsewhere)
+        assert counts(outbox, elsewhere.batch) == {"sent": 2, "unsent": 248}
+        assert all_rows(outbox, elsewhere.batch, "tries")[:3] == [1, 3, 1]
+        assert outbox.batches.settings(elsewhere.batch)["unseen"] is None
+
+
+def test_results_of_few_unsent_rows_are_looked_up_by_name(
+    outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results of a large batch are not listed again for each retry."""
+    for row in range(2, 250):
+        elsewhere.attempt(row)
+    adopt(outbox, elsewhere)
+    elsewhere.clock.advance(61)
+    elsewhere.answer(0)
+    monkeypatch.setattr(Store, "pages", None)
+    adopt(outbox, elsewhere)
+    assert counts(outbox, elsewhere.batch) == {"succeeded": 248, "sent": 1, "unsent": 1}
 
 
 def test_an_emulator_that_is_down_is_waited_for(outbox: Outbox, elsewhere: Elsewhere) -> None:
