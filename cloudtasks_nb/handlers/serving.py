@@ -72,7 +72,8 @@ def serve(
     workers : int
         How many calls run at a time, in threads of this kernel. They suit functions that wait, for a network or a disk,
         and those of numpy and pandas that release Python's interpreter lock. Python code that computes is no faster in
-        threads, and slows the kernel down.
+        threads, and slows the kernel down. A queue whose `max_concurrent` is larger, twice as large for example, has
+        the next request ready when a call ends.
     processes : int, optional
         How many calls run at a time, each in a process of its own, for functions that compute; `workers` does not count
         then. The function is copied when it is served: global names that it uses keep their values of that moment,

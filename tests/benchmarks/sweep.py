@@ -41,7 +41,7 @@ def _nothing(x: int) -> dict[str, int]:
 def _sweep(bench: Bench) -> None:
     rows = pd.DataFrame({"x": range(bench.size.swept)})
     with home(bench.folder / "home"), connected(folder=bench.folder / "emulator") as (_, tasks):
-        queue = tasks.queue("sweep", create=True, rate=_RATE, max_concurrent=_WORKERS)
+        queue = tasks.queue("sweep", create=True, rate=_RATE, max_concurrent=2 * _WORKERS)
         with ct.serve(_work, workers=_WORKERS) as work, ct.serve(_nothing, workers=_WORKERS) as nothing:
             _ours(queue, rows.head(100), work, "warm")
             for folder in bench.rounds():
@@ -81,7 +81,8 @@ SWEEP = Case(
     title="A sweep of 2,000 rows on 16 workers",
     how=(
         f"`queue.fan_out(rows, url=handler).wait()` and `batch.results()` with a function that sleeps {1000 * _WORK:g} "
-        "ms, dispatched at 500 a second, 16 at a time, its handler in the same process, emulator and store in folders; "
+        "ms, dispatched at 500 a second, 32 at a time, so that each of the 16 workers finds a next request; handler in "
+        "the same process, emulator and store in folders; "
         '`joblib.Parallel(16, prefer="threads")` and a join of its results in the same run. Then the same with a '
         "function that does nothing, where the rate of the queue allows no less than 2 ms a task."
     ),
