@@ -28,6 +28,7 @@ from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, n
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.sharing import Sharing
+from cloudtasks_nb.fanout.batch.table import reindexed
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import choose
@@ -100,7 +101,8 @@ class Catalog:
         result = self._spool(request)
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
-        _notify_spooled(result, request.options.name)
+        framed = isinstance(request.data, pd.DataFrame) and request.series is None  # the caller has the frame
+        _notify_spooled(result, request.options.name, reindexed=framed and reindexed(self.outbox.rows, result))
         _warn_about_outcomes(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True)
@@ -429,7 +431,7 @@ def _length(data: Any) -> int | None:
     return len(data) if isinstance(data, pd.DataFrame) else None
 
 
-def _notify_spooled(result: Spooled, name: str | None) -> None:
+def _notify_spooled(result: Spooled, name: str | None, *, reindexed: bool) -> None:
     """Print which batch the rows were added to, and which rows were left out."""
     batch = f"batch {result.batch}" if name in (None, result.batch) else f"batch {name} ({result.batch})"
     parts = []
@@ -451,6 +453,11 @@ def _notify_spooled(result: Spooled, name: str | None) -> None:
         parts.append(f"{counted(result.duplicates, 'duplicates')} {_are(result.duplicates)} left out")
     if parts:
         notify("; ".join(parts))
+    if reindexed:
+        notify(
+            "some of these rows had another index in the frame that sent them first; batch.tasks() and results() keep "
+            "that index: join by columns, df.merge(batch.results(), on=[...])"
+        )
     if result.repeats:
         notify(f"{result.repeats}; they run again, as {batch}: batch.cancel() stops that")
 

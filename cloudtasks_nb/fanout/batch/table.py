@@ -11,14 +11,14 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.fanout.outbox.records import Page, State
+from cloudtasks_nb.fanout.outbox.records import Page, Spooled, State
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["IndexLabels", "label_column", "rows_frame"]
+__all__ = ["IndexLabels", "label_column", "reindexed", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
@@ -82,7 +82,7 @@ class IndexLabels:
         self._known: tuple[list[tuple[int, int]], bool] | None = None
 
     def usable(self) -> bool:
-        """Return whether it does; print once if rows of several inputs have the same labels."""
+        """Return whether it does; print once if rows of several inputs have the same labels or positions."""
         parts = self._rows.parts(self._batch)
         if self._known is None or self._known[0] != parts:
             self._known = parts, self._usable(parts)
@@ -91,39 +91,65 @@ class IndexLabels:
     def of(self, refs: Iterable[int]) -> dict[int, Any]:
         """Return the labels of some rows by their refs: those of the index of the input, else the positions in it."""
         pages = list(self._rows.pages_of(self._batch, refs))
-        stored, positions = self._read(pages)
+        stored, positions = _read(pages)
         index = stored.index(positions) if self.usable() else None
         found = (ref for page in pages for ref in page.refs)
         return dict(zip(found, positions if index is None else index.tolist(), strict=True))
 
     def _usable(self, parts: Sequence[tuple[int, int]]) -> bool:
-        firsts = [self._read(islice(self._rows.pages(self._batch, after=first - 1), 1)) for first, _ in parts]
+        firsts = [_read(islice(self._rows.pages(self._batch, after=first - 1), 1)) for first, _ in parts]
         if len(firsts) == 1 and firsts[0][0].complete:
             return True
-        if not any(stored.labelled for stored, _ in firsts):
+        if any(stored.labelled for stored, _ in firsts):
+            stored, rows = _read(self._rows.pages(self._batch))
+            if stored.index(rows) is not None:
+                return True
+        elif len(firsts) == 1 or not self._rows.repeated(self._batch):
             return False
-        stored, rows = self._read(self._rows.pages(self._batch))
-        usable = stored.index(rows) is not None
-        if not usable:
-            notify(
-                f"the frames that batch {self._batch} was made of have some index labels in common, or other kinds of "
-                "labels: batch.tasks() has the position of each row in its frame as its index"
-            )
-        return usable
+        notify(
+            f"batch {self._batch} was made of several inputs that have index labels in common, or labels of different "
+            "kinds. The index of batch.tasks() and results() is therefore the position of each row in its own input, "
+            "which several rows may share, and a join by index is wrong: join by columns, "
+            "df.merge(batch.results(), on=[...])"
+        )
+        return False
 
-    @staticmethod
-    def _read(pages: Iterable[Page]) -> tuple[StoredPreview, list[int]]:
+
+def reindexed(rows: Rows, result: Spooled) -> bool:
+    """Return whether rows that a batch had came with another index than the one with which it shows them.
+
+    Labels are compared of the first rows only, since the stored ones are compressed; positions of all.
+    """
+    ours: dict[int, Any] = {}
+    labelled = False
+    for sample in result.samples:
         stored = StoredPreview()
-        rows: list[int] = []
-        for page in pages:
-            stored.add(page.shown, page.indexes)
-            rows += page.rows
-        return stored, rows
+        stored.add(sample.shown, sample.indexes)
+        index = stored.index(sample.rows)
+        labelled |= index is not None
+        for ref, label in zip(sample.refs, sample.rows if index is None else index, strict=True):
+            if ref is not None:
+                ours.setdefault(ref, label)
+    stored, positions = _read(rows.pages_of(result.batch, ours))
+    theirs = stored.index(positions)
+    if theirs is None and not labelled:
+        return result.moved
+    shown = pd.Index(positions if theirs is None else theirs.tolist(), dtype=object)
+    return not pd.Index([ours[ref] for ref in sorted(ours)], dtype=object).equals(shown)
 
 
 def label_column(labels: Sequence[Any]) -> Any:
     """Return labels of rows as a column with their own dtype; those of several levels as values of any type."""
     return column(labels, "any") if any(isinstance(label, tuple) for label in labels) else pd.Series(labels).array
+
+
+def _read(pages: Iterable[Page]) -> tuple[StoredPreview, list[int]]:
+    stored = StoredPreview()
+    rows: list[int] = []
+    for page in pages:
+        stored.add(page.shown, page.indexes)
+        rows += page.rows
+    return stored, rows
 
 
 def _page(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[str, list[Any]]:

@@ -16,7 +16,7 @@ import orjson
 
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox.counters import add_counts, counts, number, set_reasons, touch
-from cloudtasks_nb.fanout.outbox.records import Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Sample, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, named_identity, row_sum, rows_identity
 
 __all__ = [
@@ -155,6 +155,8 @@ class Intake:
     apart: set[tuple[int, int, int]] = field(default_factory=set)
     """Number, round and size of the batches that were compared and have none of the rows."""
     repeats: str = ""  #: which batch sent the same requests under another key; empty: none
+    moved: bool = False  #: whether rows that the batch has were at other positions
+    samples: list[Sample] = field(default_factory=list)  #: the first rows that it may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,10 +382,12 @@ def _leave_known(
     # A row of the batch that was not a valid task is replaced by one that is.
     connection.execute(f"INSERT INTO known SELECT i.ref, k.ref {both} WHERE i.digest = 0 OR k.digest <> 0")
     left = connection.execute(
-        """SELECT r.state, count(*) FROM known k JOIN rows r ON r.ref = k.theirs
-           WHERE k.ref IN (SELECT ref FROM incoming) GROUP BY r.state"""
+        """SELECT r.state, count(*), total(i.row <> r.row AND i.state <> ?)
+           FROM known k JOIN rows r ON r.ref = k.theirs JOIN incoming i ON i.ref = k.ref GROUP BY r.state""",
+        (State.REJECTED,),  # a duplicate, too
     )
-    for state, n in left.fetchall():
+    for state, n, moved in left.fetchall():
+        intake.moved |= moved > 0
         intake.known += n
         intake.left[State(state)] = intake.left.get(State(state), 0) + n
     connection.execute("DELETE FROM incoming WHERE ref IN (SELECT ref FROM known)")

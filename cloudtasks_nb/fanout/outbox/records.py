@@ -22,6 +22,7 @@ __all__ = [
     "Outcome",
     "Page",
     "Request",
+    "Sample",
     "Spooled",
     "State",
 ]
@@ -57,6 +58,17 @@ FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Rows of a chunk that the batch may have; all sequences have one item a row."""
+
+    keys: Sequence[bytes]
+    rows: Sequence[int]  #: positions in the input
+    indexes: Sequence[int]  #: places in `shown`
+    shown: bytes  #: as in `Chunk`
+    refs: Sequence[int | None] = ()  #: in the batch; None: it did not have the row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spooled:
     """What became of the rows of one `fan_out`."""
 
@@ -68,6 +80,8 @@ class Spooled:
     rejected: int  #: rows left out because they are no valid task
     left: Mapping[State, int] = field(default_factory=dict)  #: of the known rows, how many are in which state
     repeats: str = ""  #: which batch sent the same requests under another key; empty: none
+    moved: bool = False  #: known rows were at other positions in the input that added them
+    samples: Sequence[Sample] = field(default=(), compare=False)  #: the first known rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,16 @@ class Rows(Repository):
                 yield from _split(batch, StoredBlock(start, keys, tasks), shown, rows, wire=False)
                 left = left[count:]
 
+    def repeated(self, batch: str) -> bool:
+        """Return whether several rows of a batch have the same position, each in its own input."""
+        with self._database.reading() as connection:
+            found = connection.execute(
+                """SELECT count(*) > count(DISTINCT r.row) FROM parts p
+                   CROSS JOIN rows r ON r.ref BETWEEN p.part << 32 AND p.last WHERE p.num = ? AND p.status = 1""",
+                (number_of(connection, batch),),
+            )
+            return bool(found.fetchone()[0])
+
     def states(self, batch: str) -> bytes:
         """Return the `State` of each row, one byte a row, in the order of `pages`."""
         found = bytearray()

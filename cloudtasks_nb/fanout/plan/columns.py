@@ -52,6 +52,7 @@ class Block:
     length: int
     columns: Mapping[str, Column]
     labels: Labels[Column] | None = field(default_factory=list)  #: as in `Table`
+    levels: Sequence[str] = ()  #: those of the columns that are named levels of the index
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Return each row as a dictionary of Python and pandas values, None where missing."""
@@ -96,6 +97,7 @@ class Table:
         for name, level in levels:
             if name is not None and name not in names:
                 self.sources[name] = level
+        self._levels = list(self.sources)
         for position, name in enumerate(names):
             self.sources[name] = Source(name, frame.iloc[:, position])
         self.fault = ""
@@ -115,7 +117,7 @@ class Table:
         labels: Labels[Column] | None = None
         if self.labels is not None:
             labels = [(name, level.block(start, stop)) for name, level in self.labels]
-        return Block(first=first + start, length=stop - start, columns=columns, labels=labels)
+        return Block(first=first + start, length=stop - start, columns=columns, labels=labels, levels=self._levels)
 
 
 def _counts(index: pd.Index[Any]) -> bool:

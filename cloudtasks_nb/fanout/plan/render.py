@@ -86,7 +86,7 @@ class Renderer:
         problems = Problems()
         urls, stand_ins = self._recipe.url.render(block, problems)
         bodies, canonical = self._recipe.body.render(block, problems)
-        self._calls.check(bodies, problems)
+        self._calls.check(bodies, block.levels, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
         made = http_requests(urls, heads or repeat(self._head), bodies)
@@ -147,14 +147,15 @@ class _CallCheck:
         self._uniform = recipe.body.uniform
         self._reasons: dict[object, str | None] = {}
 
-    def check(self, bodies: Sequence[bytes], problems: Problems) -> None:
+    def check(self, bodies: Sequence[bytes], levels: Sequence[str], problems: Problems) -> None:
         """Raise InvalidInputError if no row fits to the function; note those that do not fit, if rows differ."""
         if self._mismatch is None:
             return
         for index, body in enumerate(bodies[:1] if self._uniform else bodies):
             names = _names(body)
             if names not in self._reasons:
-                self._reasons[names] = self._mismatch(body)
+                reason = self._mismatch(body)
+                self._reasons[names] = reason and reason + _index_hint(reason, names, levels)
             reason = self._reasons[names]
             if reason is not None and self._uniform:
                 raise InvalidInputError(
@@ -166,7 +167,16 @@ class _CallCheck:
                 problems.add(index, f"body: {reason}")
 
 
-def _names(body: bytes) -> object:
+def _index_hint(reason: str, names: frozenset[str] | None, levels: Sequence[str]) -> str:
+    """Return how to leave a level of the index out of the body, if it is what a function does not take."""
+    for name in levels:
+        if names is not None and name in names and f"unexpected keyword argument '{name}'" in reason:
+            rest = orjson.dumps(sorted(names - {name})).decode()
+            return f'; "{name}" is the named index of the frame: body={rest} leaves it out'
+    return ""
+
+
+def _names(body: bytes) -> frozenset[str] | None:
     """Return what decides whether a function can be called with a body: the names in an object."""
     try:
         value = orjson.loads(body or b"{}")
@@ -259,7 +269,11 @@ def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
         names = ", ".join(f'"{name}" is "{new}"' for name, new in renamed.items())
         yield f"batch.tasks() has columns of its own with these names, so {names} there"
     if table.labels is None:
-        yield f"the index of the input {table.fault}, so batch.tasks() has the position of each row as its index"
+        yield (
+            f"the index of the input {table.fault}, so a join of the input to batch.tasks() or results() by index is "
+            "wrong: these have the position of each row as their index. Call df.reset_index(drop=True) before fan_out, "
+            "or join by columns: df.merge(batch.results(), on=[...])"
+        )
 
 
 def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:

@@ -51,16 +51,84 @@ def test_a_restart_and_a_longer_frame(emulator: Emulator, paused: ct.Queue) -> N
         assert batch.failed().index.dtype == DAYS.dtype
 
 
-def test_indexes_that_are_not_unique_together(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """The position is the index then, which is said once; so it is where one index is not unique."""
-    sent(paused.fan_out(pd.DataFrame({"n": [1, 2]}, index=[5, 6]), url=URL, name="both"))
-    batch = sent(paused.fan_out(pd.DataFrame({"n": [3]}, index=[5]), url=URL, name="both"))
-    for frame in (batch.tasks(), batch.tasks(), batch.failed()):
-        assert frame.index.name == "row"
-    assert capsys.readouterr().out.count("labels in common") == 1
-    twice = paused.fan_out(pd.DataFrame({"n": [4, 5]}, index=[7, 7]), url=URL)
-    assert "the index of the input is not unique" in capsys.readouterr().out
-    assert sent(twice).tasks().index.tolist() == [0, 1]
+BY_COLUMNS = "df.merge(batch.results(), on=[...])"
+
+
+@pytest.mark.parametrize("labels", [[5, 6], ["a", "b"], None])
+def test_frames_whose_indexes_are_not_unique_together(
+    labels: list[Any] | None, paused: ct.Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The position is the index then, which is said once, also where the indexes only count rows."""
+    frame = pd.DataFrame({"n": [1, 2, 3]}, index=labels and [*labels, 7])
+    sent(paused.fan_out(frame.head(2), url=URL, name="both"))
+    batch = sent(paused.fan_out(frame.tail(1).set_axis(frame.index[:1]), url=URL, name="both"))
+    capsys.readouterr()
+    for made in (batch.tasks(), batch.tasks(), batch.failed()):
+        assert made.index.name == "row"
+    said = capsys.readouterr().out
+    assert said.count("several inputs") == said.count(BY_COLUMNS) == 1
+
+
+def test_a_longer_frame_that_only_counts_its_rows(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every row has a position of its own, so there is nothing to say."""
+    frame = pd.DataFrame({"n": range(5)})
+    sent(paused.fan_out(frame.head(3), url=URL, name="longer"))
+    batch = sent(paused.fan_out(frame, url=URL, name="longer"))
+    capsys.readouterr()
+    assert batch.tasks()["n"].tolist() == batch.tasks().index.tolist() == list(range(5))
+    assert capsys.readouterr().out == ""
+
+
+def test_an_index_that_is_not_unique(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """The position is the index, and the reader learns how to join all the same."""
+    frame = pd.concat([pd.DataFrame({"n": [4]}), pd.DataFrame({"n": [5]})])
+    tasks = sent(paused.fan_out(frame, url=URL)).tasks()
+    said = capsys.readouterr().out
+    words = ["the index of the input is not unique", "by index is wrong", "df.reset_index(drop=True)", BY_COLUMNS]
+    assert [word for word in words if word not in said] == []
+    assert tasks.index.tolist() == [0, 1]
+
+
+FIRST = pd.DataFrame({"n": [30, 10, 20]})
+LEVELS = pd.MultiIndex.from_arrays([["a", None, "c"], pd.array([1, 2, None], dtype="Int64")], names=["k", "l"])
+MANY = pd.DataFrame({"n": range(500)})
+MOVED = {
+    "sorted": (FIRST, FIRST.sort_values("n", ignore_index=True)),
+    "shifted": (FIRST, pd.concat([pd.DataFrame({"n": [40]}), FIRST], ignore_index=True)),
+    "labels that were positions": (FIRST, FIRST.set_axis(["a", "b", "c"])),
+    "positions that were labels": (FIRST.set_axis([3, 4, 5]), FIRST),
+    "labels": (FIRST.set_axis(["a", "b", "c"]), FIRST.set_axis(["b", "a", "c"])),
+    "behind the first rows": (
+        pd.DataFrame({"n": range(500)}),
+        pd.DataFrame({"n": [*range(400), *range(499, 399, -1)]}),
+    ),
+}
+IN_PLACE = {
+    "reversed": (FIRST.set_axis(["a", "b", "c"]), FIRST.set_axis(["a", "b", "c"]).iloc[::-1]),
+    "filtered": (FIRST, FIRST[FIRST["n"] < 25]),
+    "the whole of what was filtered": (FIRST[FIRST["n"] < 25], FIRST),
+    "missing label": (FIRST.set_axis(["a", None, "c"]), FIRST.set_axis(["a", None, "c"]).iloc[::-1]),
+    "missing labels of two levels": (FIRST.set_axis(LEVELS), FIRST.set_axis(LEVELS).iloc[::-1]),
+    "times of other units": (FIRST.set_axis(DAYS[:3].as_unit("s")), FIRST.set_axis(DAYS[:3].as_unit("us"))),
+    "longer": (FIRST, pd.concat([FIRST, FIRST + 1], ignore_index=True)),
+}
+RERUNS = [(key, *pair, 1) for key, pair in MOVED.items()] + [(key, *pair, 0) for key, pair in IN_PLACE.items()]
+
+
+@pytest.mark.parametrize("name", ["rerun", None], ids=["named", "by rows"])
+@pytest.mark.parametrize(("first", "again", "moved"), [case[1:] for case in RERUNS], ids=[case[0] for case in RERUNS])
+def test_rows_that_come_again_with_another_index(
+    first: pd.DataFrame, again: pd.DataFrame, moved: int, name: str | None, paused: ct.Queue, capsys: Any
+) -> None:
+    """The batch keeps the index that it has; the rerun says so if a join to its own frame would be wrong."""
+    if name is None and len(first) != len(again):
+        return  # it would be another batch
+    paused.fan_out(first, url=URL, body={"n": "{n}"}, name=name)
+    capsys.readouterr()
+    paused.fan_out(again, url=URL, body={"n": "{n}"}, name=name)
+    said = capsys.readouterr().out
+    assert "of these rows already" in said
+    assert said.count("had another index") == said.count(BY_COLUMNS) == moved
 
 
 @pytest.mark.parametrize("data", [[pd.DataFrame({"n": [1]}), pd.DataFrame({"n": [2]})], pd.DataFrame({"n": [1, 2]})])

@@ -6,7 +6,7 @@ import datetime as dt
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -444,10 +444,11 @@ class _Served:
 
     def __init__(self) -> None:
         self.checked: list[bytes] = []
+        self.function: Callable[..., Any] = lambda day, **_: day
 
     def mismatch(self, body: bytes) -> str | None:
         self.checked.append(body)
-        return call.mismatch(lambda day, **_: day, body)
+        return call.mismatch(self.function, body)
 
 
 def test_a_signature_that_does_not_fit_is_said_at_once() -> None:
@@ -456,6 +457,18 @@ def test_a_signature_that_does_not_fit_is_said_at_once() -> None:
     with pytest.raises(InvalidInputError, match=r"\(day, _\): missing a required argument: 'day'.*the names dayy"):
         _chunks(pd.DataFrame({"dayy": range(5_000)}), url=served)
     assert len(served.checked) == 1
+
+
+@pytest.mark.parametrize("index", [[1, 2], [1, 1]], ids=["unique", "not unique"])
+def test_a_named_index_that_the_function_does_not_take(index: list[int]) -> None:
+    """Without body= it is in the body as well, which is said with the way to leave it out."""
+    served = _Served()
+    served.function = lambda y, x: (x, y)
+    frame = pd.DataFrame({"y": [5, 6], "x": [7, 8]}, index=pd.Index(index, name="combination"))
+    words = r'"combination" is the named index of the frame: body=\["x","y"\] leaves it out'
+    with pytest.raises(InvalidInputError, match=f"unexpected keyword argument 'combination'.*{words}"):
+        _chunks(frame, url=served)
+    assert _chunks(frame, url=served, body=["x", "y"])[0].rejected == {}
 
 
 def test_a_signature_is_checked_once_for_each_set_of_names() -> None:
