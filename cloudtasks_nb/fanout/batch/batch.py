@@ -82,9 +82,9 @@ class Batch:
         self._open_panel = open_panel
         self._outbox = outbox
         self._own_tracker = tracker
-        self._labels = IndexLabels(outbox.rows, tracker.batch)
         self._delete = delete
         series = tracker.record.description.get("backfill")
+        self._labels = IndexLabels(outbox.rows, tracker.batch, framed=not series)
         self._period_states = PeriodStates(outbox, tracker.batch, series) if series else None
 
     @property

@@ -74,10 +74,13 @@ class IndexLabels:
         Those of the outbox.
     batch : str
         Its id.
+    framed : bool
+        Whether the rows are of frames of an analyst, which could be joined by their index; those of a backfill are not.
     """
 
-    def __init__(self, rows: Rows, batch: str) -> None:
+    def __init__(self, rows: Rows, batch: str, *, framed: bool = True) -> None:
         self._rows = rows
+        self._framed = framed
         self._batch = batch
         self._known: tuple[list[tuple[int, int]], bool] | None = None
 
@@ -104,7 +107,7 @@ class IndexLabels:
             stored, rows = _read(self._rows.pages(self._batch))
             if stored.index(rows) is not None:
                 return True
-        elif len(firsts) == 1 or not self._rows.repeated(self._batch):
+        elif len(firsts) == 1 or not self._framed or not self._rows.repeated(self._batch):
             return False
         notify(
             f"batch {self._batch} was made of several inputs that have index labels in common, or labels of different "

@@ -101,6 +101,9 @@ def test_growing_series(quick: ct.Queue, days: Days, capsys: pytest.CaptureFixtu
     wider = run(quick, days, "2026-01-04", "2026-01-05", across={"shop": ["a", "b"]})
     assert (wider.id, days.called()) == (batch.id, {"2026-01-04": 1, "2026-01-05": 1})
     assert wider.progress().succeeded == 9
+    capsys.readouterr()
+    assert len(longer.tasks()) == len(longer.results()) == 9
+    assert "join" not in capsys.readouterr().out
 
 
 def test_failed_days_are_retried(quick: ct.Queue, days: Days) -> None:
