@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,10 +13,11 @@ import orjson
 
 from cloudtasks_nb._names import ROW_TASK
 from cloudtasks_nb._settings import parse_json
-from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["StoredResult", "read_results", "result_tasks", "write_result"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _LARGEST = 1 << 40  # number or seconds; what is much larger does not fit into the outbox
 
@@ -72,6 +74,8 @@ def write_result(store: Store, result: StoredResult) -> None:
 def read_results(store: Store, batch: str, tasks: Sequence[str]) -> list[StoredResult | None]:
     """Return the results of tasks of a batch, in the order of the tasks; None for those that have none.
 
+    An object that is no result, because it is damaged for example, counts as none.
+
     Raises
     ------
     StoreError
@@ -101,19 +105,19 @@ def _path(task: str) -> str | None:
     return None if match is None else f"results/{match['batch']}/{task}.json"
 
 
-def _outranks(stored: StoredResult, new: StoredResult) -> bool:
-    return stored.ok or (stored.attempt or 0) > (new.attempt or 0)
+def _outranks(stored: StoredResult | None, new: StoredResult) -> bool:
+    return stored is not None and (stored.ok or (stored.attempt or 0) > (new.attempt or 0))
 
 
-def _parse(store: Store, path: str, data: bytes) -> StoredResult:
+def _parse(store: Store, path: str, data: bytes) -> StoredResult | None:
+    """Return a result; None, with a line in the log, for an object that is none."""
     try:
         return _from_fields(parse_json(data))
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(
-            f"{path} in {store.url} is not a result of a task",
-            resource=store.url,
-            hint="another program wrote it, or the disk is damaged: delete the object",
-        ) from error
+    except (ValueError, TypeError, KeyError):
+        _LOGGER.warning(
+            "%s in %s is not a result of a task: another program wrote it, or the disk is damaged", path, store.url
+        )
+        return None
 
 
 def _from_fields(fields: Mapping[str, Any]) -> StoredResult:

@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 import pytest
 
-from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks, write_result
 from cloudtasks_nb.store.store import Store
 
@@ -94,21 +93,24 @@ def test_the_tasks_with_a_result_are_listed(store: Store) -> None:
     ("name", "value"),
     [("status", "200"), ("status", None), ("attempt", "1"), ("attempt", 1 << 70), ("duration", [1]), ("error", {})],
 )
-def test_a_result_that_was_forged_is_an_error(tmp_path: Path, name: str, value: object) -> None:
+def test_a_result_that_was_forged_is_none(tmp_path: Path, name: str, value: object) -> None:
     """The tracker of a batch computes with the numbers: another type would end its work."""
     store = Store(tmp_path)
     write_result(store, made(task(), status=500))
     path = f"results/{BATCH}/{task()}.json"
     store.put(path, json.dumps(json.loads(store.get(path) or b"") | {name: value}).encode())
-    with pytest.raises(StoreError, match="is not a result of a task"):
-        read_results(store, BATCH, [task()])
+    assert read_results(store, BATCH, [task()]) == [None]
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"task": 1}'])
-def test_a_damaged_result_is_an_error(data: bytes) -> None:
-    """An object that is no result is named, with what to do."""
+def test_a_damaged_result_does_not_hide_the_others(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """An object that is no result is named in the log, counts as none, and is replaced by the next attempt."""
     store = Store("memory://damaged")
     store.put(f"results/{BATCH}/{task()}.json", data)
-    with pytest.raises(StoreError, match=f"{task()}.json in memory://damaged is not a result") as caught:
-        read_results(store, BATCH, [task()])
-    assert "delete the object" in str(caught.value.hint)
+    write_result(store, made(task(1), result=1))
+    found = read_results(store, BATCH, [task(), task(1)])
+    assert [each and each.result for each in found] == [None, 1]
+    assert f"{task()}.json in memory://damaged is not a result" in caplog.text
+    write_result(store, made(task(), status=500))
+    (found_now,) = read_results(store, BATCH, [task()])
+    assert found_now is not None
