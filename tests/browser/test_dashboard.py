@@ -274,9 +274,9 @@ queue.enqueue("http://127.0.0.1:9/")
     port = board.book.python("print(tasks.endpoint.rpartition(':')[2])")
     board.book.python(
         f"""import subprocess, sys
-command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "{port}", "--data-dir", str(folder)]
-again = subprocess.Popen(command, stdout=subprocess.PIPE)
-again.stdout.readline()"""
+command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "{port}", "--http-port", "0"]
+again = subprocess.Popen([*command, "--data-dir", str(folder)], stdout=subprocess.PIPE)
+assert again.stdout.readline()"""
     )
     expect(trouble).to_be_empty()
     board.button("Resume").click()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any, TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName
@@ -28,7 +29,6 @@ __all__ = ["TaskCalls"]
 T = TypeVar("T")
 
 _MAX_PAGE = 1000
-_CHUNK = 50  # rows
 _MAX_CREATE, _MAX_DELETE = 100, 1000
 
 # The result of a batch call: the response message on the wire, the part of it that is stored with the operation, and
@@ -63,22 +63,17 @@ class TaskCalls(Service):
             raise invalid_argument("The page size cannot be negative.")
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         now = self._engine.clock.now()
-        tasks = self._listed(queue, read_number(request.page_token, queue.name, now=now), request.response_view)
-        page, end = fill_page(tasks, size)
-        return page if end is None else page + len_field(2, page_token(str(end), queue.name, now=now).encode())
-
-    def _listed(self, queue: QueueState, after: int, view: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the tasks after a position, each with its own; they are read in chunks, because each can have 1 MiB."""
-        attempts, encode = queue.attempts.get, self._encoded
-        while True:
-            tasks, after = self._store.page(queue, after, _CHUNK)
-            for task in tasks:
-                yield (
+        attempts, encode, view = queue.attempts.get, self._encoded, request.response_view
+        with closing(self._store.tasks(queue, read_number(request.page_token, queue.name, now=now))) as tasks:
+            items = (
+                (
                     task.number,
                     len_field(1, encode(task_wire(task.head, task.due, attempts(task.number), task.body, view))),
                 )
-            if not after:
-                return
+                for task in tasks
+            )
+            page, end = fill_page(items, size)
+        return page if end is None else page + len_field(2, page_token(str(end), queue.name, now=now).encode())
 
     async def delete_task(self, wire: bytes) -> bytes:
         """Delete a task."""

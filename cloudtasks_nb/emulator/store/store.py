@@ -6,7 +6,8 @@ commit fails, memory is rebuilt from the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -259,25 +260,25 @@ class Store:
             raise not_found()
         return stored
 
-    def page(self, queue: QueueState, after: int, limit: int) -> tuple[list[StoredTask], int]:
-        """Return up to `limit` tasks in the order of creation, and the position of the next page; 0 at the end.
+    def tasks(self, queue: QueueState, after: int) -> Generator[StoredTask]:
+        """Yield the tasks in the order of creation, read one by one because each can have 1 MiB; close it after use.
 
         Parameters
         ----------
         queue : QueueState
             The queue of the tasks.
         after : int
-            0, or the position that came with the previous page.
-        limit : int
-            Rows to read; the page is shorter if the deletion of some is not committed yet.
+            0, or the number of the task that precedes the first one.
         """
         base = task_key(queue.q, 0)
-        rows = self.database.read(
-            "SELECT seq - ?, id, due, head, body FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
-            (base, base + max(after, queue.floor) + 1, task_key(queue.q, LAST_NUMBER), limit),
+        rows = self.database.stream(
+            "SELECT seq - ?, id, due, head, body FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq",
+            (base, base + max(after, queue.floor) + 1, task_key(queue.q, LAST_NUMBER)),
         )
-        tasks = [task for task in map(StoredTask._make, rows) if queue.live.get(task.id) == task.number]
-        return tasks, rows[-1][0] if len(rows) == limit else 0
+        with closing(rows):
+            for task in map(StoredTask._make, rows):
+                if queue.live.get(task.id) == task.number:  # or its deletion is not committed yet
+                    yield task
 
     def next_due(self, queue: QueueState) -> int | None:
         """Return when the next task is due; None without tasks."""

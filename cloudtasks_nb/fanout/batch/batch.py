@@ -362,9 +362,9 @@ class Batch:
         Parameters
         ----------
         where : str, int, list or DataFrame, optional
-            Only rows that failed with this status (``"UNAVAILABLE"``, 503, ``"5xx"``) or this cause of `errors()`, with
-            one of a list of these, or that are rows of this frame: of `errors()`, or of `tasks()`, `failed()` or
-            `results()`.
+            Only rows that failed with this status (``"UNAVAILABLE"``, 503, ``"5xx"``), this cause of `errors()`, this
+            exception (``"KeyError"``) or one of a list of these, or that are rows of this frame: of `errors()`, or of
+            `tasks()`, `failed()` or `results()`.
 
         Raises
         ------

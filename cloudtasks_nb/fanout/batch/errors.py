@@ -26,7 +26,10 @@ __all__ = ["causes_hint", "choose", "errors_frame", "names_of", "status_codes", 
 _CLASS = re.compile(r"([345])xx", re.IGNORECASE)
 _LARGEST = 599  # HTTP status
 _SHOWN = 5  # causes that an error names
-_FORMS = 'give a status ("UNAVAILABLE", 503, "5xx"), a cause of batch.errors(), a list of these, or a frame of rows'
+_FORMS = (
+    'give a status ("UNAVAILABLE", 503, "5xx"), a cause of batch.errors(), its exception ("KeyError"), '
+    "a list of these, or a frame of rows"
+)
 
 
 def errors_frame(outbox: Outbox, store: Store, batch: str, labels: IndexLabels) -> pd.DataFrame:
@@ -82,7 +85,7 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
     Parameters
     ----------
     where : object
-        Statuses, causes, a list of these, or rows of `batch.errors()`.
+        Statuses, causes, types of exceptions, a list of these, or rows of `batch.errors()`.
     causes : mapping
         The causes of the failed rows, and how many rows have them.
     batch : str
@@ -101,8 +104,8 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
             http |= ours
         elif (code := _code(item)) is not None:
             statuses.add(code)
-        elif item in causes:
-            found.add(_stored(item))
+        elif same := [cause for cause in causes if item in (cause, cause.partition(":")[0])]:
+            found.update(map(_stored, same))
         else:
             raise InvalidInputError(
                 f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), causes)}",

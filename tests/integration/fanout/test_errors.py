@@ -174,10 +174,22 @@ def test_causes_have_counts_times_and_an_example(once: ct.Queue, serve: Any, tas
         assert retried_rows(later.batch("days").retry_failed(found.head(1))) == [0, 3, 6]
 
 
+def test_an_exception_selects_its_rows(once: ct.Queue, serve: Any) -> None:
+    """Whatever its message is."""
+
+    def convert(text: str) -> float:
+        return float(text) if text else {}[text]
+
+    batch = once.fan_out(pd.DataFrame({"text": ["ten", "", "12 %", "3"]}), url=serve(convert))
+    batch.wait()
+    assert retried_rows(batch.retry_failed("ValueError")) == [0, 2]
+
+
 def retried_rows(batch: ct.Batch) -> list[int]:
     """Return the rows that are in their second try."""
     reached(batch, lambda progress: not progress.unsent)
-    return [int(row) for row in batch.tasks().loc[lambda made: made["try"] == 2, "row_in"]]
+    made = batch.tasks()
+    return [int(row) for row in made.index[made["try"] == 2]]
 
 
 def test_rows_that_are_tried_again_have_causes_too(tasks: ct.Client, make_name: Callable[[], str], serve: Any) -> None:
