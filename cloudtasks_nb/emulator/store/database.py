@@ -17,8 +17,7 @@ from cloudtasks_nb.errors import EmulatorError
 
 __all__ = ["Statement", "TaskDatabase"]
 
-# The table `tombs` has the tombstones (names that cannot be used again yet), and `graves` the purged ranges. Earlier
-# versions gave them these names, and existing folders must still open.
+# Tombstones are names that cannot be used again yet.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS queues(
@@ -29,24 +28,26 @@ CREATE TABLE IF NOT EXISTS attempts(
     seq INTEGER PRIMARY KEY, due INTEGER, dispatches INTEGER, responses INTEGER, failures INTEGER, executions INTEGER,
     first_dispatched INTEGER, scheduled INTEGER, dispatched INTEGER, responded INTEGER, code INTEGER,
     http_status INTEGER);
-CREATE TABLE IF NOT EXISTS tombs(seq INTEGER PRIMARY KEY, q INTEGER, id TEXT, until INTEGER);
-CREATE INDEX IF NOT EXISTS tombs_until ON tombs(until);
-CREATE TABLE IF NOT EXISTS graves(q INTEGER, upto INTEGER, until INTEGER, PRIMARY KEY(q, upto)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tombstones(seq INTEGER PRIMARY KEY, q INTEGER, id TEXT, until INTEGER);
+CREATE INDEX IF NOT EXISTS tombstones_until ON tombstones(until);
+CREATE TABLE IF NOT EXISTS purged_ranges(q INTEGER, upto INTEGER, until INTEGER, PRIMARY KEY(q, upto)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS operations(seq INTEGER PRIMARY KEY, name TEXT, made INTEGER, wire BLOB);
 CREATE TABLE IF NOT EXISTS log(
     seq INTEGER PRIMARY KEY, q INTEGER, kind INTEGER, at INTEGER, received INTEGER, task TEXT, target TEXT,
     target_type TEXT, due INTEGER, code INTEGER, dispatches INTEGER, responses INTEGER, duration INTEGER,
     retry_at INTEGER);
 """
-_TABLES = ("settings", "queues", "tasks", "attempts", "tombs", "graves", "operations", "log")
+_TABLES = ("settings", "queues", "tasks", "attempts", "tombstones", "purged_ranges", "operations", "log")
 _CACHE_KIB = 2_048  # a row is written once and read once: a larger cache gains nothing
 # Twice SQLite's default, for new files: a commit of many tasks writes half the pages, and takes a fifth less time.
 _PAGE = 8192
 # The file gives free pages back if it has more than this many of them, and more of them than of others.
 _MOST_FREE = 128
 _CONNECTION: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 30}
-_VERSION = 2  # of the schema
-_READ = {0, 1, _VERSION}  # new files have 0; version 1 had no rows of the log that stand for many creations
+_VERSION = 3  # of the schema
+_READ = {0, 1, 2, _VERSION}  # new files have 0; version 1 had no rows of the log that stand for many creations
+_RENAMED_IN = 3  # the version
+_FORMER_NAMES = {"tombstones": "tombs", "purged_ranges": "graves"}
 
 
 class Statement(StrEnum):
@@ -58,19 +59,19 @@ class Statement(StrEnum):
     ATTEMPTS = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     END_TASK = "DELETE FROM tasks WHERE seq = ?"
     END_ATTEMPTS = "DELETE FROM attempts WHERE seq = ?"
-    ADD_TOMBSTONE = "INSERT INTO tombs(q, id, until) VALUES (?, ?, ?)"
-    ADD_PURGED_RANGE = "INSERT OR REPLACE INTO graves VALUES (?, ?, ?)"
+    ADD_TOMBSTONE = "INSERT INTO tombstones(q, id, until) VALUES (?, ?, ?)"
+    ADD_PURGED_RANGE = "INSERT OR REPLACE INTO purged_ranges VALUES (?, ?, ?)"
     OPERATION = "INSERT INTO operations VALUES (?, ?, ?, ?)"
     LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     # The sweep comes last, so that it also deletes rows of the same group.
-    KEEP_NAMES = "INSERT INTO tombs(q, id, until) SELECT ?, id, ? FROM tasks WHERE seq BETWEEN ? AND ?"
+    KEEP_NAMES = "INSERT INTO tombstones(q, id, until) SELECT ?, id, ? FROM tasks WHERE seq BETWEEN ? AND ?"
     SWEEP_TASKS = "DELETE FROM tasks WHERE seq BETWEEN ? AND ?"
     SWEEP_ATTEMPTS = "DELETE FROM attempts WHERE seq BETWEEN ? AND ?"
-    DELETE_PURGED_RANGE = "DELETE FROM graves WHERE q = ? AND upto = ?"
+    DELETE_PURGED_RANGE = "DELETE FROM purged_ranges WHERE q = ? AND upto = ?"
     SWEEP_TOMBSTONES = (
-        "DELETE FROM tombs WHERE seq IN (SELECT seq FROM tombs WHERE until <= ? ORDER BY until LIMIT 5000)"
+        "DELETE FROM tombstones WHERE seq IN (SELECT seq FROM tombstones WHERE until <= ? ORDER BY until LIMIT 5000)"
     )
-    DELETE_TOMBSTONES = "DELETE FROM tombs WHERE q = ?"
+    DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE q = ?"
     SWEEP_OPERATIONS = "DELETE FROM operations WHERE seq <= ?"
     SWEEP_LOG = "DELETE FROM log WHERE seq <= ?"
 
@@ -194,7 +195,8 @@ class TaskDatabase:
             self._writer.execute("BEGIN IMMEDIATE")
             for table in _TABLES:
                 self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from `_TABLES`
-                self._writer.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")  # noqa: S608 - the same
+                source = _FORMER_NAMES.get(table, table) if version < _RENAMED_IN else table
+                self._writer.execute(f"INSERT INTO {table} SELECT * FROM source.{source}")  # noqa: S608 - the same
             self._writer.execute("COMMIT")
         finally:
             self.roll_back()
@@ -243,8 +245,12 @@ class TaskDatabase:
     def _prepare(self) -> None:
         [(version,)] = self._writer.execute("PRAGMA user_version")
         _check_version(self.path, version, "choose another folder")
-        self._writer.executescript(_SCHEMA)
-        self._writer.execute(f"PRAGMA user_version = {_VERSION}")
+        renamed = _FORMER_NAMES.items() if 0 < version < _RENAMED_IN else ()
+        self._writer.executescript(
+            "BEGIN IMMEDIATE; DROP INDEX IF EXISTS tombs_until;"
+            + "".join(f"ALTER TABLE {former} RENAME TO {name};" for name, former in renamed)
+            + f"{_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT"
+        )
 
 
 def _configure(connection: sqlite3.Connection) -> None:

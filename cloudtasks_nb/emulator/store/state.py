@@ -220,7 +220,8 @@ def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
     contents.settings = dict(database.read("SELECT key, value FROM settings"))
     contents.operations = dict(database.read("SELECT name, seq FROM operations ORDER BY seq"))
     contents.purged_ranges = {
-        (q, upto): until for q, upto, until in database.read("SELECT q, upto, until FROM graves ORDER BY q, upto")
+        (q, upto): until
+        for q, upto, until in database.read("SELECT q, upto, until FROM purged_ranges ORDER BY q, upto")
     }
     ranges = defaultdict[int, list[tuple[int, int]]](list)
     for (q, upto), until in contents.purged_ranges.items():
@@ -238,7 +239,7 @@ def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
         # The name was deleted and created again.
         contents.deleted.pop(name, None)
         _load_tasks(database, queue, ranges[q], now)
-    for q, task, until in database.stream("SELECT q, id, until FROM tombs WHERE until > ? ORDER BY seq", (now,)):
+    for q, task, until in database.stream("SELECT q, id, until FROM tombstones WHERE until > ? ORDER BY seq", (now,)):
         if q in contents.by_number:
             contents.by_number[q].tombstones[task] = until
     return contents

@@ -49,7 +49,7 @@ def sweep(store: Store, now: int, *, keep_due: bool = False) -> bool:
 
 def _sweep_tombstones(store: Store, now: int) -> bool:
     # Only with expired rows, because an empty deletion would cause a commit.
-    [(oldest,)] = store.database.read("SELECT min(until) FROM tombs")
+    [(oldest,)] = store.database.read("SELECT min(until) FROM tombstones")
     more = oldest is not None and oldest <= now
     if more:
         store.database.put(Statement.SWEEP_TOMBSTONES, (now,))

@@ -246,7 +246,7 @@ def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock:
     assert make_store().queue(QUEUE).live == {}
     store = make_store()
     sweep_all(store, clock.now())
-    assert store.database.read("SELECT seq FROM tasks UNION SELECT q FROM graves") == []
+    assert store.database.read("SELECT seq FROM tasks UNION SELECT q FROM purged_ranges") == []
 
 
 def test_a_page_leaves_out_uncommitted_deletions(store: Store) -> None:
@@ -376,30 +376,21 @@ def test_a_database_of_version_1(tmp_path: Path) -> None:
     """A file that was written before one row stood for many creations is read, and marked."""
     file = tmp_path / "tasks.sqlite3"
     TaskDatabase(file, durable=True).close()
-    connection = sqlite3.connect(file)
-    connection.execute("PRAGMA user_version = 1")
-    connection.execute("INSERT INTO settings VALUES ('kept', 'yes')")
-    connection.commit()
-    connection.close()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        _make_former(connection, 1)
+        connection.execute("INSERT INTO settings VALUES ('kept', 'yes')")
     with TaskDatabase(file, durable=True) as database:
         assert database.read("SELECT value FROM settings") == [("yes",)]
-        assert database.read("PRAGMA user_version") == [(2,)]
+        assert database.read("PRAGMA user_version") == [(3,)]
 
 
-def test_tables_keep_their_names(tmp_path: Path, make_store: MakeStore) -> None:
+def test_tables_of_earlier_versions_are_renamed(tmp_path: Path, make_store: MakeStore) -> None:
     """A file with the tables of earlier versions opens: deleted and purged names stay taken."""
     message = configured(beta.Queue(name=QUEUE)).SerializeToString()
     key = (1 << 36) + 1
+    TaskDatabase(tmp_path / "tasks.sqlite3", durable=True).close()
     with closing(sqlite3.connect(tmp_path / "tasks.sqlite3")) as file, file:
-        file.executescript("""
-            CREATE TABLE queues(
-                q INTEGER PRIMARY KEY, name TEXT, config BLOB, usable_at INTEGER, deleted_until INTEGER);
-            CREATE TABLE tasks(
-                seq INTEGER PRIMARY KEY, made INTEGER, due INTEGER, id TEXT, head BLOB, body BLOB);
-            CREATE TABLE tombs(seq INTEGER PRIMARY KEY, q INTEGER, id TEXT, until INTEGER);
-            CREATE TABLE graves(q INTEGER, upto INTEGER, until INTEGER, PRIMARY KEY(q, upto)) WITHOUT ROWID;
-            PRAGMA user_version = 2;
-        """)
+        _make_former(file, 2)
         file.execute("INSERT INTO queues VALUES (1, ?, ?, 0, NULL)", (QUEUE, message))
         file.execute("INSERT INTO tasks VALUES (?, 0, ?, 'purged', x'', x'')", (key, NOW))
         file.execute("INSERT INTO tasks VALUES (?, ?, ?, 'live', x'', x'')", (key + 1, NOW // SECOND, NOW))
@@ -431,7 +422,7 @@ def test_snapshots_of_the_version_before(tmp_path: Path, size: int) -> None:
         _write(database, "two")
         database.load_from(copy)
         assert database.read("SELECT key FROM settings") == [("one",)]
-        assert database.read("PRAGMA user_version") == [(2,)]
+        assert database.read("PRAGMA user_version") == [(3,)]
         assert database.read("PRAGMA page_size") == [(8192,)]
     assert [file.name for file in tmp_path.glob("copy*")] == ["copy.sqlite3"]
 
@@ -456,10 +447,10 @@ def test_unusable_snapshots(tmp_path: Path, version: int, content: bytes | None,
 
 
 def _make_file(file: Path, page_size: int) -> None:
-    """Make a file of version 1 with a page size."""
+    """Make a database with a page size."""
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(f"PRAGMA page_size = {page_size}")
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute("CREATE TABLE unused(n)")
 
 
 def _snapshot(folder: Path, page_size: int, *, version: int) -> Path:
@@ -469,10 +460,18 @@ def _snapshot(folder: Path, page_size: int, *, version: int) -> Path:
     with TaskDatabase(file, durable=True) as database:
         _write(database, "one")
         database.save_to(copy)
-    connection = sqlite3.connect(copy)
-    connection.execute(f"PRAGMA user_version = {version}")
-    connection.close()
+    with closing(sqlite3.connect(copy)) as connection:
+        _make_former(connection, version)
     return copy
+
+
+def _make_former(connection: sqlite3.Connection, version: int) -> None:
+    """Give the tables of a database the names that they had in an earlier version."""
+    connection.executescript(f"""
+        ALTER TABLE tombstones RENAME TO tombs;
+        ALTER TABLE purged_ranges RENAME TO graves;
+        PRAGMA user_version = {version};
+    """)
 
 
 def test_refusals_have_the_keys_of_their_tasks(store: Store, clock: Clock) -> None:
@@ -527,7 +526,7 @@ def test_a_sweep_says_that_there_is_more(store: Store, clock: Clock) -> None:
     commit(store)
     clock.advance(31 * DAY)
     sweep_all(store, clock.now())
-    left = "SELECT seq FROM tombs UNION ALL SELECT seq FROM operations UNION ALL SELECT seq FROM log"
+    left = "SELECT seq FROM tombstones UNION ALL SELECT seq FROM operations UNION ALL SELECT seq FROM log"
     assert store.database.read(left) == []
     assert (queue.tombstones, store.contents.operations) == ({}, {})
 
@@ -540,12 +539,12 @@ def test_purged_tasks_leave_the_file_at_once(make_store: MakeStore, clock: Clock
     names = set(queue.live)
     store.purge(queue)
     sweep_all(store, NOW)
-    assert store.database.read("SELECT seq FROM tasks UNION ALL SELECT q FROM graves") == []
+    assert store.database.read("SELECT seq FROM tasks UNION ALL SELECT q FROM purged_ranges") == []
     store = make_store()
     assert set(store.queue(QUEUE).tombstones) == names
     clock.advance(HOUR)
     sweep_all(store, clock.now())
-    assert store.database.read("SELECT * FROM tombs") == []
+    assert store.database.read("SELECT * FROM tombstones") == []
     assert store.queue(QUEUE).tombstones == {}
 
 
@@ -577,7 +576,7 @@ def test_names_with_different_lives(store: Store, clock: Clock) -> None:
     commit(store)
     clock.advance(HOUR)
     sweep_all(store, clock.now())
-    assert (short.tombstones, store.database.read("SELECT q FROM tombs")) == ({}, [(long.q,)])
+    assert (short.tombstones, store.database.read("SELECT q FROM tombstones")) == ({}, [(long.q,)])
 
 
 def test_expired_tasks_behind_kept_ones(store: Store, clock: Clock) -> None:
