@@ -36,13 +36,12 @@ def fill_page(items: Iterable[tuple[T, bytes]], most: int) -> tuple[bytes, T | N
     page: list[bytes] = []
     size, end, deadline = 0, None, time.monotonic() + _MOST_SECONDS
     for position, item in items:
-        too_late = end is not None and time.monotonic() > deadline
-        if len(page) == most or too_late or (page and size + len(item) > _MOST_BYTES):
+        size += len(item)
+        if len(page) == most or (size > _MOST_BYTES and page) or (time.monotonic() > deadline and end is not None):
             return b"".join(page), end
         end = position
         if item:
             page.append(item)
-            size += len(item)
     return b"".join(page), None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from itertools import chain
 from typing import Any, TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName
@@ -64,13 +65,10 @@ class TaskCalls(Service):
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         now = self._engine.clock.now()
         attempts, encode, view = queue.attempts.get, self._encoded, request.response_view
-        with closing(self._store.tasks(queue, read_number(request.page_token, queue.name, now=now))) as tasks:
+        with closing(self._store.tasks(queue, read_number(request.page_token, queue.name, now=now))) as parts:
             items = (
-                (
-                    task.number,
-                    len_field(1, encode(task_wire(task.head, task.due, attempts(task.number), task.body, view))),
-                )
-                for task in tasks
+                (number, len_field(1, encode(task_wire(head, due, attempts(number), body, view))))
+                for number, _, due, head, body in chain.from_iterable(parts)
             )
             page, end = fill_page(items, size)
         return page if end is None else page + len_field(2, page_token(str(end), queue.name, now=now).encode())

@@ -33,7 +33,7 @@ _TOO_RECENT = (
     "de-duplication see https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks/create"
     "#body.request_body.FIELDS.task."
 )
-
+_READ_TOGETHER = 50  # tasks
 
 # Tasks of a queue that are not committed yet: their numbers and due times.
 _NewTasks = tuple[QueueState, Sequence[int], Sequence[int]]
@@ -260,8 +260,8 @@ class Store:
             raise not_found()
         return stored
 
-    def tasks(self, queue: QueueState, after: int) -> Generator[StoredTask]:
-        """Yield the tasks in the order of creation, read one by one because each can have 1 MiB; close it after use.
+    def tasks(self, queue: QueueState, after: int) -> Generator[list[StoredTask]]:
+        """Yield the tasks in the order of creation, a few at a time because each can have 1 MiB; close it after use.
 
         Parameters
         ----------
@@ -276,9 +276,9 @@ class Store:
             (base, base + max(after, queue.floor) + 1, task_key(queue.q, LAST_NUMBER)),
         )
         with closing(rows):
-            for task in map(StoredTask._make, rows):
-                if queue.live.get(task.id) == task.number:  # or its deletion is not committed yet
-                    yield task
+            while some := rows.fetchmany(_READ_TOGETHER):
+                # A task that is not live has a deletion that is not committed yet.
+                yield [task for task in map(StoredTask._make, some) if queue.live.get(task.id) == task.number]
 
     def next_due(self, queue: QueueState) -> int | None:
         """Return when the next task is due; None without tasks."""
