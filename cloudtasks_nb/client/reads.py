@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.batch.errors import status_codes
 from cloudtasks_nb.service.bulk import task_ids
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
-from cloudtasks_nb.service.oplog import RETENTION
+from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["newest_attempts", "queue_attempts", "tasks_frame"]
@@ -90,10 +90,8 @@ def queue_attempts(
     statuses = () if status is None else status_codes(status)
     if since is None:
         since = "1h" if batch is None and task is None else pd.Timedelta(RETENTION, "us")
-    at = _since(since)
-    entries, truncated = read_attempts(
-        connection, queue, since=at, limit=limit, batch=found, tasks=tasks, statuses=statuses
-    )
+    wanted = Wanted(since=_since(since), batch=found, tasks=tasks, statuses=statuses)
+    entries, truncated = read_attempts(connection, queue, wanted, limit)
     made = attempts_frame(connection, queue, lambda: catalog.outbox, entries, truncated=truncated)
     if truncated:
         notify(f"the newest {len(made):,} attempts; there are more: queue.attempts(limit=None)")
@@ -102,7 +100,7 @@ def queue_attempts(
 
 def newest_attempts(connection: Connection, catalog: Catalog, queue: QueueName, limit: int) -> pd.DataFrame:
     """Read the newest attempts of the last hour, with one read of the log."""
-    entries, _ = read_attempts(connection, queue, since=_since("1h"), limit=limit)
+    entries, _ = read_attempts(connection, queue, Wanted(since=_since("1h")), limit)
     return attempts_frame(connection, queue, lambda: catalog.outbox, entries)
 
 

@@ -20,7 +20,7 @@ from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column, code_html
 from cloudtasks_nb.panels.widgets.table import Table
-from cloudtasks_nb.service.oplog import Entry, read
+from cloudtasks_nb.service.oplog import Entry, Wanted, read
 from cloudtasks_nb.service.watch import Snapshot, now_micros
 
 __all__ = ["AttemptsPanel"]
@@ -100,7 +100,7 @@ class AttemptsPanel(Panel):
             queue = self.context.name(self.queue)
             now = now_micros()
             since = now - self.back.value * _SECOND
-            found = _loop.run(read(self.context.connection.transport, queue, since=since, limit=_FIRST_READ))
+            found = _loop.run(read(self.context.connection.transport, queue, Wanted(since=since), _FIRST_READ))
             with self._lock:
                 self._entries = {entry.insert_id: entry for entry in found}
                 self.table.load(_frame(found))

@@ -74,6 +74,16 @@ class Entry:
     due: int | None = None  #: for when the attempt was scheduled, microseconds since 1970
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which attempts of a queue are read."""
+
+    since: int  #: microseconds since 1970
+    batch: str | None = None  #: only those on tasks of this batch
+    tasks: Collection[str] | None = None  #: only those on the tasks with these ids
+    statuses: Sequence[str] = ()  #: only those that ended with one of these canonical codes
+
+
 def log_filter(
     queue: QueueName,
     *,
@@ -201,32 +211,13 @@ async def _call(
     )
 
 
-async def read(
-    transport: Transport,
-    queue: QueueName,
-    *,
-    since: int,
-    limit: int | None,
-    batch: str | None = None,
-    tasks: Collection[str] | None = None,
-    statuses: Sequence[str] = (),
-) -> list[Entry]:
-    """Return the newest `limit` attempts of a queue since a time, newest first.
-
-    Parameters
-    ----------
-    batch : str, optional
-        Only attempts on tasks of this batch.
-    tasks : collection of str, optional
-        Only attempts on the tasks with these ids.
-    statuses : sequence of str
-        Only attempts that ended with one of these canonical codes.
-    """
-    ids = None if tasks is None else list(tasks)
-    texts = [f"-{batch}-"] if batch else []
+async def read(transport: Transport, queue: QueueName, wanted: Wanted, limit: int | None) -> list[Entry]:
+    """Return the newest `limit` of the attempts of a queue that are wanted, newest first; None: all."""
+    ids = None if wanted.tasks is None else list(wanted.tasks)
+    texts = [f"-{wanted.batch}-"] if wanted.batch else []
     found: list[Entry] = []
     for names in [texts] if ids is None else [ids[at : at + NAMES] for at in range(0, len(ids), NAMES)]:
-        filter_ = log_filter(queue, since=since, tasks=names, statuses=statuses)
+        filter_ = log_filter(queue, since=wanted.since, tasks=names, statuses=wanted.statuses)
         found += await _newest(transport, queue, filter_, limit, None if ids is None else set(names))
     return sorted(found, key=lambda entry: -entry.time)[:limit]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -12,36 +13,38 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import BatchNotFoundError, PermissionDeniedError, QueueNotFoundError, StoreError
+from cloudtasks_nb.errors import (
+    BatchNotFoundError,
+    CloudTasksError,
+    PermissionDeniedError,
+    QueueNotFoundError,
+    StoreError,
+)
 from cloudtasks_nb.fanout.batch.errors import stored_errors
 from cloudtasks_nb.fanout.batch.search import as_outcome
 from cloudtasks_nb.fanout.outbox.causes import exception_line
 from cloudtasks_nb.fanout.outbox.counters import paged
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.service import oplog
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
-from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.oplog import Entry, Wanted
 from cloudtasks_nb.service.watch import Pending, now_micros
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["attempts_frame", "read_attempts", "see", "store_pending"]
+__all__ = ["attempts_frame", "pending_tasks", "read_attempts", "see", "store_pending"]
 
 _SECOND = 1_000_000
 _LISTED = 1000  # tasks of the queue that are listed for their messages
+_LOOKED_UP = 300  # pending rows that are looked up one by one
+_MOST_PENDING = 10_000  # pending rows for which the queue is listed: more would take minutes of the list quota
 _TOGETHER = 1_000  # stored errors that are read together: a traceback may have 100 KB
 
 
 def read_attempts(
-    connection: Connection,
-    queue: QueueName,
-    *,
-    since: int,
-    limit: int | None,
-    batch: str | None = None,
-    tasks: Collection[str] | None = None,
-    statuses: Sequence[str] = (),
+    connection: Connection, queue: QueueName, wanted: Wanted, limit: int | None
 ) -> tuple[list[Entry], bool]:
     """Return the newest attempts of a queue, and whether there are more; see `oplog.read`.
 
@@ -50,12 +53,9 @@ def read_attempts(
     CloudTasksError
         If the log cannot be read.
     """
-    wanted = None if limit is None else limit + 1
-    if batch is not None and tasks is not None:
-        tasks = [task for task in tasks if batch_of(task) == batch]
-    found = _loop.run(
-        oplog.read(connection.transport, queue, since=since, limit=wanted, batch=batch, tasks=tasks, statuses=statuses)
-    )
+    if wanted.batch is not None and wanted.tasks is not None:
+        wanted = replace(wanted, tasks=[task for task in wanted.tasks if batch_of(task) == wanted.batch])
+    found = _loop.run(oplog.read(connection.transport, queue, wanted, None if limit is None else limit + 1))
     return found[:limit], limit is not None and len(found) > limit
 
 
@@ -135,6 +135,22 @@ def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[s
     for batch, pending in batches.items():
         with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
             store_pending(outbox(), batch, pending)
+
+
+def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batch: str) -> dict[str, Pending | None]:
+    """Ask the queue for the tasks of a batch that are not final; nothing where it does not answer."""
+    pages = outbox.rows.pages(batch, states={State.SENT})
+    waiting = [task for page in pages for task in page.tasks if task is not None]
+    found: dict[str, Pending | None] = {}
+    try:
+        if len(waiting) <= _LOOKED_UP:
+            found = _loop.run(connection.watcher.lookup(queue, waiting))
+        elif len(waiting) <= _MOST_PENDING:
+            found = {**_loop.run(connection.watcher.listing(queue))}
+    except CloudTasksError:
+        return {}
+    store_pending(outbox, batch, found)
+    return found
 
 
 def store_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending | None]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, NoReturn, Self, overload
@@ -16,32 +16,27 @@ from cloudtasks_nb._settings import check_limit, parse_duration
 from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
-from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, CloudTasksError, InvalidInputError
-from cloudtasks_nb.fanout.batch.attempts import attempts_frame, read_attempts, store_pending
+from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, InvalidInputError
+from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks, read_attempts
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
-from cloudtasks_nb.fanout.batch.errors import causes_hint, choose, errors_frame, names_of, status_codes
+from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import LiveReport, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column, rows_frame
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import FINAL, Choice, State
-from cloudtasks_nb.fanout.plan.identity import batch_of
-from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.oplog import RETENTION
+from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.service.watch import Pending, now_micros
 from cloudtasks_nb.store.results import read_results
 
 __all__ = ["Batch", "BatchView", "batch_view"]
 
 _LOG = "https://console.cloud.google.com/logs/query;query="
-_LOOKED_UP = 300  # pending rows that are looked up one by one
-_LISTED = 10_000  # pending rows for which the queue is listed: more would take minutes of the list quota
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,21 +66,15 @@ class Batch:
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        outbox: Outbox,
-        tracker: Tracker,
-        open_panel: Callable[[Batch, bool], Any],
-        delete: Callable[[str], None],
+        self, tracker: Tracker, open_panel: Callable[[Batch, bool], Any], delete: Callable[[str], None]
     ) -> None:
-        self._connection = connection
-        self._open_panel = open_panel
-        self._outbox = outbox
         self._own_tracker = tracker
+        self._connection, self._outbox = tracker.connection, tracker.outbox
+        self._open_panel = open_panel
         self._delete = delete
         series = tracker.record.description.get("backfill")
-        self._labels = IndexLabels(outbox.rows, tracker.batch, framed=not series)
-        self._period_states = PeriodStates(outbox, tracker.batch, series) if series else None
+        self._labels = IndexLabels(self._outbox.rows, tracker.batch, framed=not series)
+        self._period_states = PeriodStates(self._outbox, tracker.batch, series) if series else None
 
     @property
     def id(self) -> str:
@@ -340,14 +329,9 @@ class Batch:
         >>> batch.attempts().sort_values("row")[["row", "attempt", "status"]].to_string(index=False).splitlines()
         [' row  attempt           status', '   0        1               OK', '   1        1               OK', ...]
         """
-        entries, truncated = read_attempts(
-            self._connection,
-            self._tracker.queue,
-            since=now_micros() - RETENTION,
-            limit=check_limit(limit),
-            batch=self.id,
-            statuses=() if status is None else status_codes(status),
-        )
+        statuses = () if status is None else status_codes(status)
+        wanted = Wanted(since=now_micros() - RETENTION, batch=self.id, statuses=statuses)
+        entries, truncated = read_attempts(self._connection, self._tracker.queue, wanted, check_limit(limit))
         made = attempts_frame(self._connection, self._tracker.queue, lambda: self._outbox, entries, truncated=truncated)
         refs = self._outbox.rows.of_any_try(self.id, made["task"].unique())
         labels = self._labels.of(set(refs.values()))
@@ -381,32 +365,7 @@ class Batch:
         3 rows: 3 succeeded
         """
         self._connection.transport.check_open()
-        if isinstance(where, pd.DataFrame) and ("task" in where.columns or "cause" not in where.columns):
-            return self._send_again(where, {State.FAILED}, "retry_failed")
-        causes = self._outbox.causes.failed(self.id)
-        if causes:
-            choice = None if where is None else choose(where, causes, self.id)
-            if choice is not None:
-                self._check_choice(choice, where, causes)
-            self._outbox.outcomes.new_try(self.id, None, {State.FAILED}, choice)
-        else:
-            notify(f"nothing is sent again: no row of batch {self.id} is in state failed")
-        return self._go(sending=bool(causes))
-
-    def _check_choice(self, choice: Choice, where: Any, causes: Mapping[str, int]) -> None:
-        """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
-        count = self._outbox.causes.matching(self.id, choice)
-        if not count:
-            shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
-            raise InvalidInputError(
-                f"no failed row of batch {self.id} has {shown}", resource=self.id, hint=causes_hint(causes)
-            )
-        assumed = count - self._outbox.causes.matching(self.id, replace(choice, assumed=frozenset()))
-        if assumed:
-            notify(
-                f"the HTTP status of {assumed:,} of the {counted(count, 'rows')} is not known; they are chosen by "
-                f"their last status: {names_of(choice.assumed)}"
-            )
+        return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks))
 
     def resend(self, df: pd.DataFrame) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
@@ -436,45 +395,9 @@ class Batch:
         1      LGA    1
         2      EWR    1
         """
-        return self._send_again(df, FINAL, "resend")
-
-    def _send_again(self, df: Any, allowed: Collection[State], method: str) -> Self:
-        """Make a new try for those rows of a frame that are in an allowed state."""
         self._connection.transport.check_open()
-        df = self._with_tasks(df, method)
-        wanted = df["task"].dropna().unique().tolist()
-        strange = [task for task in wanted if batch_of(str(task)) != self.id]
-        if strange:
-            raise InvalidInputError(
-                f"{len(strange):,} of {len(wanted):,} tasks are not of batch {self.id}: {strange[0]}",
-                resource=self.id,
-                hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
-            )
-        found = self._outbox.rows.locate(self.id, wanted)
-        opened = self._outbox.outcomes.new_try(self.id, [(ref, task) for task, ref in found.items()], allowed)
-        if opened < len(df):
-            reasons = {
-                "have a newer try": len(wanted) - len(found),
-                "are not final" if allowed is FINAL else "are not in state failed": len(found) - opened,
-                "never were a task": int(df["task"].isna().sum()),
-            }
-            why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
-            notify(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
+        resend(self._outbox, self.id, df, self.tasks)
         return self._go(sending=True)
-
-    def _with_tasks(self, df: Any, method: str) -> pd.DataFrame:
-        """Return rows of `tasks()` as they are, and rows of `results()` with their tasks, found by their labels."""
-        if isinstance(df, pd.DataFrame) and "task" in df.columns:
-            return df
-        if isinstance(df, pd.DataFrame) and "error" in df.columns:
-            tasks = self._rows(None)[["task"]]
-            if tasks.index.is_unique and df.index.isin(tasks.index).all():
-                return tasks.loc[df.index]
-        raise InvalidInputError(
-            f"{method}() wants rows of tasks(), failed() or results() of this batch",
-            resource=self.id,
-            hint='failed = batch.failed(); batch.retry_failed(failed[failed["last_status"] == "INTERNAL"])',
-        )
 
     def cancel(self) -> Self:
         """Stop sending, and delete the tasks that are not final, in the background.
@@ -576,7 +499,7 @@ class Batch:
     def _rows(self, states: set[State] | None) -> pd.DataFrame:
         pending: dict[str, Pending | None] = {}
         if states is None and self._outbox.batches.counts(self.id)[State.SENT]:
-            pending = self._in_queue()
+            pending = pending_tasks(self._connection, self._tracker.queue, self._outbox, self.id)
         pages = self._outbox.rows.pages(self.id, states=states, wire=True)
         labelled = self._labels.usable()
         made = rows_frame(pages, pending, now_micros(), labelled=labelled)
@@ -614,26 +537,6 @@ class Batch:
     def _kept(self, states: set[State] | None, limit: int | None) -> pd.DataFrame:
         pages = self._outbox.rows.pages(self.id, states=states, wire=True)
         return rows_frame(pages, {}, now_micros(), limit)
-
-    def _in_queue(self) -> dict[str, Pending | None]:
-        """Ask the queue for the tasks that are not final; nothing where it does not answer."""
-        watcher, queue = self._connection.watcher, self._tracker.queue
-        waiting = [
-            task
-            for page in self._outbox.rows.pages(self.id, states={State.SENT})
-            for task in page.tasks
-            if task is not None
-        ]
-        found: dict[str, Pending | None] = {}
-        try:
-            if len(waiting) <= _LOOKED_UP:
-                found = _loop.run(watcher.lookup(queue, waiting))
-            elif len(waiting) <= _LISTED:
-                found = {**_loop.run(watcher.listing(queue))}
-        except CloudTasksError:
-            return {}
-        store_pending(self._outbox, self.id, found)
-        return found
 
     def _periods(self) -> Periods | None:
         return self._period_states.periods(self._tracker.record.round) if self._period_states else None

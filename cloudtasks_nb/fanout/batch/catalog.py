@@ -316,7 +316,7 @@ class Catalog:
                     outbox.batches.set_setting(batch, TEMPORARY, where)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending, adopting=adopting))
-        return Batch(self._connection, outbox, tracker, self._open_panel, self.delete)
+        return Batch(tracker, self._open_panel, self.delete)
 
     def _row(self, record: BatchRecord) -> dict[str, Any]:
         tracker = self._trackers.get(record.id)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -112,36 +113,25 @@ def check_url(url: Any, *, service_account: str | None = None, audience: str | N
     literal_task(TaskOptions(url=url, service_account=service_account, audience=audience), now=dt.datetime.now(dt.UTC))
 
 
+@dataclass(eq=False, kw_only=True)
 class CompletionNotifier:
-    """Creates the notifications of one batch in the background. Runs on the background loop.
+    """Creates the notifications of one batch in the background. Runs on the background loop."""
 
-    Parameters
-    ----------
-    changed : callable
-        Called after each attempt.
-    """
+    connection: Connection
+    outbox: Outbox
+    batch: str  #: its id
+    supervisor: _loop.Supervisor
+    changed: Callable[[], None]  #: called after each attempt
+    trouble: str | None = None  #: why the last attempt failed, as a sentence
 
-    def __init__(
-        self,
-        connection: Connection,
-        outbox: Outbox,
-        batch: str,
-        supervisor: _loop.Supervisor,
-        changed: Callable[[], None],
-    ) -> None:
-        self._connection = connection
-        self._outbox = outbox
-        self._batch = batch
-        self._supervisor = supervisor
-        self._changed = changed
+    def __post_init__(self) -> None:
         self._settled = asyncio.Event()  # set when all notifications are created, or the service refuses them
-        self.trouble: str | None = None  #: why the last attempt failed, as a sentence
 
     def begin(self) -> None:
         """Begin to create the due notifications of the current round, unless that is running."""
-        if not self._supervisor.running("notifying of the end of"):
+        if not self.supervisor.running("notifying of the end of"):
             self._settled.clear()
-            self._supervisor.start("notifying of the end of", self._run)
+            self.supervisor.start("notifying of the end of", self._run)
 
     async def finish(self) -> None:
         """Wait until all due notifications are created or refused; at most 75 s, as another process may be killed."""
@@ -166,24 +156,24 @@ class CompletionNotifier:
             self._settled.set()
 
     async def _due(self) -> bool:
-        return await self._outbox.run(self._outbox.completions.due, self._batch)
+        return await self.outbox.run(self.outbox.completions.due, self.batch)
 
     def _report(self, error: CloudTasksError | None) -> None:
         self.trouble = None if error is None else f"a notification of the batch's end was not created: {error.message}"
-        self._changed()
+        self.changed()
 
     async def _attempt(self) -> CloudTasksError | None:
         """Create the notifications that no other process has claimed; return the last error."""
-        outbox, wrong = self._outbox, None
-        for completion in await outbox.run(outbox.completions.claim, self._batch):
-            record = await outbox.run(outbox.batches.get, self._batch)
+        outbox, wrong = self.outbox, None
+        for completion in await outbox.run(outbox.completions.claim, self.batch):
+            record = await outbox.run(outbox.batches.get, self.batch)
             try:
-                await _create(self._connection, record, completion, _summary(record, completion))
+                await _create(self.connection, record, completion, _summary(record, completion))
             except CloudTasksError as error:
                 wrong = error
-                await outbox.run(outbox.completions.release, self._batch, completion)
+                await outbox.run(outbox.completions.release, self.batch, completion)
             else:
-                await outbox.run(outbox.completions.confirm, self._batch, completion)
+                await outbox.run(outbox.completions.confirm, self.batch, completion)
         return wrong
 
 

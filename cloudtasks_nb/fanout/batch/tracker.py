@@ -49,8 +49,8 @@ class Tracker:
     deleted = False  #: whether the batch was deleted in this process
 
     def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
-        self._connection = connection
-        self._outbox = outbox
+        self.connection = connection
+        self.outbox = outbox
         self.record = record
         self.queue = QueueName.parse(record.place.queue_name)
         self._outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store)
@@ -79,7 +79,13 @@ class Tracker:
             publish=self._rows_changed,
             ended=self._work_changed,
         )
-        self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
+        self._notifier = CompletionNotifier(
+            connection=connection,
+            outbox=outbox,
+            batch=record.id,
+            supervisor=self._supervisor,
+            changed=self._publish,
+        )
         self._loaded = False
         self.progress = self._stored_progress()
         self._read_until = self.progress.sources.get("log")
@@ -132,7 +138,7 @@ class Tracker:
         if self.progress.finished:
             return lines
         if unanswered is not None:
-            lines.append(unanswered.note(self._connection.endpoint, self.progress.unsent))
+            lines.append(unanswered.note(self.connection.endpoint, self.progress.unsent))
         if self._adoption.reading:
             lines.append(self._adoption.reading)
         elif unanswered is None and self._supervisor.running(_ADOPTING):
@@ -149,7 +155,7 @@ class Tracker:
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
         notes = []
-        settings = self._outbox.batches.settings(self.batch)
+        settings = self.outbox.batches.settings(self.batch)
         if already := settings.get("already"):
             notes.append(
                 f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
@@ -191,12 +197,12 @@ class Tracker:
 
         With `adopting`, unsent rows that were sent from elsewhere are found, and nothing is sent.
         """
-        self._connection.transport.check_open()
-        limit = await self._outbox.run(load_limit, self._outbox, self.batch)
-        self.record = await self._outbox.run(self._outbox.batches.get, self.batch)
+        self.connection.transport.check_open()
+        limit = await self.outbox.run(load_limit, self.outbox, self.batch)
+        self.record = await self.outbox.run(self.outbox.batches.get, self.batch)
         if not self._loaded:
             self._loaded = True
-            await self._outbox.run(self._outcomes.load)
+            await self.outbox.run(self._outcomes.load)
             await self._cancellation.take_up()
             if self._cancellation.active:
                 self._work_changed()
@@ -227,7 +233,7 @@ class Tracker:
         end = self.listen(changed.set)
         try:
             while self.sending or not self._state.finished:
-                self._connection.transport.check_open()
+                self.connection.transport.check_open()
                 self._supervisor.check()
                 if not self.sending:
                     await self._sending.check(self.progress.unsent)
@@ -264,7 +270,7 @@ class Tracker:
             Effect.WATCH: self._watch,
             Effect.STOP_WATCHING: self._stop_watching,
             Effect.SET_PACE: self._set_pace,
-            Effect.REFRESH: lambda: self._connection.watcher.refresh(self.queue),
+            Effect.REFRESH: lambda: self.connection.watcher.refresh(self.queue),
             Effect.COUNT: lambda: self._begin(_COUNTING, self._count),
             Effect.SEARCH: lambda: start("searching the queue for", self._search),
             Effect.REREAD: lambda: start("reading the log again for", self._reread),
@@ -303,21 +309,21 @@ class Tracker:
     async def _count(self) -> None:
         if self._state.stale:
             number = self._state.changes
-            counts = await self._outbox.run(self._outbox.batches.counts, self.batch)
+            counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
             limit = self._state.limit
             if limit.exceeded(counts):
-                limit = await self._outbox.run(load_limit, self._outbox, self.batch)
+                limit = await self.outbox.run(load_limit, self.outbox, self.batch)
             self._handle(machine.Counted(at=_now(), number=number, counts=counts, limit=limit))
 
     async def _save(self) -> None:
-        await self._outbox.run(self._outbox.batches.save_snapshot, self.batch, pack(self.progress))
+        await self.outbox.run(self.outbox.batches.save_snapshot, self.batch, pack(self.progress))
 
     def _stop(self) -> None:
         self._begin(_COUNTING, self._store_limit)
         self._cancellation.begin()
 
     async def _store_limit(self) -> None:
-        await self._outbox.run(store_limit, self._outbox, self.batch, self._state.limit)
+        await self.outbox.run(store_limit, self.outbox, self.batch, self._state.limit)
 
     async def _adopt(self) -> None:
         """Find the rows that were sent from elsewhere."""
@@ -347,7 +353,7 @@ class Tracker:
         since = machine.unread_since(
             self.record.created, self._outcomes.sources.get("log") or self._read_until, dt.datetime.now(dt.UTC)
         )
-        self._subscription = self._connection.watcher.subscribe(
+        self._subscription = self.connection.watcher.subscribe(
             self.queue, self._arrived, since=round(since.timestamp() * 1_000_000), every=self._state.every
         )
 
@@ -387,7 +393,7 @@ class Tracker:
 
     def _stored_progress(self) -> Progress:
         """Return the progress that an earlier process has stored, with its time; else the stored counts."""
-        packed = self._outbox.batches.snapshot(self.batch)
+        packed = self.outbox.batches.snapshot(self.batch)
         if packed is not None:
             return unpack(packed)
         unknown = None if self.record.counts[State.SENT] else 0
@@ -400,7 +406,7 @@ class Tracker:
 
     def _absent_handlers(self) -> list[str]:
         """Return which handlers of this machine the tasks wait for, a sentence each."""
-        addresses = self._connection.absent_handlers(str(self.queue))
+        addresses = self.connection.absent_handlers(str(self.queue))
         target = str(self.record.description.get("url", ""))
         name = target.removeprefix("handler:") if target.startswith("handler:") else ""
         return [describe_absent(address, f"http://{address}/{name}") for address in addresses]

@@ -73,7 +73,7 @@ def test_closing_after_a_failure(tasks: ct.Client, paused: ct.Queue, monkeypatch
     def locked(_batch: str) -> Any:
         raise errors.OutboxError("the outbox is locked")
 
-    monkeypatch.setattr(batch._tracker._outbox.batches, "counts", locked)
+    monkeypatch.setattr(batch._tracker.outbox.batches, "counts", locked)
     with pytest.raises(errors.OutboxError, match="is locked"):
         batch.wait(PATIENCE)
     assert "the outbox is locked" in repr(batch)

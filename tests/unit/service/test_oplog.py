@@ -12,7 +12,7 @@ from google.protobuf import json_format
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import QuotaError
-from cloudtasks_nb.service.oplog import Entry, LogReader, entries_of, has_entry, log_filter, page, read
+from cloudtasks_nb.service.oplog import Entry, LogReader, Wanted, entries_of, has_entry, log_filter, page, read
 from cloudtasks_nb.service.quota import CallBudget
 
 QUEUE = QueueName(project="p", location="us-central1", queue="q")
@@ -229,7 +229,7 @@ def test_the_newest_come_first() -> None:
     attempts = [entry(number, attemptResponseLog=ATTEMPT) for number in range(4)]
     deletion = entry(9, taskDeletionLog={})
     log: Any = Log([attempts[0], deletion], attempts[1:3], attempts[3:])
-    found = asyncio.run(read(log, QUEUE, since=0, limit=2))
+    found = asyncio.run(read(log, QUEUE, Wanted(since=0), 2))
     assert [one.insert_id for one in found] == ["id-0", "id-1"]
     assert [(one["order_by"], one["page_size"], one["page_token"]) for one in log.asked] == [
         ("timestamp desc", 2, ""),
@@ -240,15 +240,16 @@ def test_the_newest_come_first() -> None:
 def test_the_attempts_on_named_tasks() -> None:
     """Tasks whose ids only begin like that are left out, and many names are asked for in several reads."""
     log: Any = Log([entry(1, attemptResponseLog=ATTEMPT), entry(2, task=f"{TASK}-2", attemptResponseLog=ATTEMPT)])
-    found = asyncio.run(read(log, QUEUE, since=0, limit=5, tasks=["t", *(f"x{number}" for number in range(300))]))
+    named = Wanted(since=0, tasks=["t", *(f"x{number}" for number in range(300))])
+    found = asyncio.run(read(log, QUEUE, named, 5))
     assert [one.insert_id for one in found] == ["id-1"]
     assert ['jsonPayload.task:("t" OR "x0"' in one["filter"] for one in log.asked] == [True, False]
-    assert asyncio.run(read(log, QUEUE, since=0, limit=5, tasks=[])) == []
+    assert asyncio.run(read(log, QUEUE, Wanted(since=0, tasks=[]), 5)) == []
 
 
 def test_all_of_it() -> None:
     """`limit=None` reads to the end, a thousand a page."""
     log: Any = Log(*([entry(number, attemptResponseLog=ATTEMPT)] for number in range(3)))
-    assert len(asyncio.run(read(log, QUEUE, since=0, limit=None))) == 3
+    assert len(asyncio.run(read(log, QUEUE, Wanted(since=0), None))) == 3
     assert {one["page_size"] for one in log.asked} == {1000}
     assert log.asked[0]["resource_names"] == ["projects/p"]

@@ -1,0 +1,113 @@
+"""Choose the rows of a batch that are sent again, and open a new try for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.batch.errors import causes_hint, choose, names_of
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import FINAL, Choice, State
+from cloudtasks_nb.fanout.plan.identity import batch_of
+
+__all__ = ["resend", "retry_failed"]
+
+
+def retry_failed(outbox: Outbox, batch: str, where: Any, tasks: Callable[[], pd.DataFrame]) -> bool:
+    """Open a new try for failed rows, as `Batch.retry_failed` describes; return whether there is something to send.
+
+    Parameters
+    ----------
+    tasks : callable
+        `Batch.tasks`; called only for rows of `Batch.results`, which have no tasks.
+
+    Raises
+    ------
+    InvalidInputError
+        If rows failed, but none of these, or if `where` is something else.
+    """
+    if isinstance(where, pd.DataFrame) and ("task" in where.columns or "cause" not in where.columns):
+        _send_again(outbox, batch, _with_tasks(where, batch, "retry_failed", tasks), {State.FAILED})
+        return True
+    causes = outbox.causes.failed(batch)
+    if not causes:
+        notify(f"nothing is sent again: no row of batch {batch} is in state failed")
+        return False
+    choice = None if where is None else choose(where, causes, batch)
+    if choice is not None:
+        _check_choice(outbox, batch, choice, where, causes)
+    outbox.outcomes.new_try(batch, None, {State.FAILED}, choice)
+    return True
+
+
+def resend(outbox: Outbox, batch: str, df: Any, tasks: Callable[[], pd.DataFrame]) -> None:
+    """Open a new try for the final rows of a frame, as `Batch.resend` describes.
+
+    Parameters
+    ----------
+    tasks : callable
+        As for `retry_failed`.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is another frame.
+    """
+    _send_again(outbox, batch, _with_tasks(df, batch, "resend", tasks), FINAL)
+
+
+def _check_choice(outbox: Outbox, batch: str, choice: Choice, where: Any, causes: Mapping[str, int]) -> None:
+    """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
+    count = outbox.causes.matching(batch, choice)
+    if not count:
+        shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
+        raise InvalidInputError(f"no failed row of batch {batch} has {shown}", resource=batch, hint=causes_hint(causes))
+    assumed = count - outbox.causes.matching(batch, replace(choice, assumed=frozenset()))
+    if assumed:
+        notify(
+            f"the HTTP status of {assumed:,} of the {counted(count, 'rows')} is not known; they are chosen by "
+            f"their last status: {names_of(choice.assumed)}"
+        )
+
+
+def _send_again(outbox: Outbox, batch: str, df: pd.DataFrame, allowed: Collection[State]) -> None:
+    """Open a new try for those rows of a frame that are in an allowed state; print which are left out, and why."""
+    wanted = df["task"].dropna().unique().tolist()
+    strange = [task for task in wanted if batch_of(str(task)) != batch]
+    if strange:
+        raise InvalidInputError(
+            f"{len(strange):,} of {len(wanted):,} tasks are not of batch {batch}: {strange[0]}",
+            resource=batch,
+            hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
+        )
+    found = outbox.rows.locate(batch, wanted)
+    opened = outbox.outcomes.new_try(batch, [(ref, task) for task, ref in found.items()], allowed)
+    if opened < len(df):
+        reasons = {
+            "have a newer try": len(wanted) - len(found),
+            "are not final" if allowed is FINAL else "are not in state failed": len(found) - opened,
+            "never were a task": int(df["task"].isna().sum()),
+        }
+        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+        notify(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
+
+
+def _with_tasks(df: Any, batch: str, method: str, tasks: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return rows of `tasks()` as they are, and rows of `results()` with their tasks, found by their labels."""
+    if isinstance(df, pd.DataFrame) and "task" in df.columns:
+        return df
+    if isinstance(df, pd.DataFrame) and "error" in df.columns:
+        known = tasks()[["task"]]
+        if known.index.is_unique and df.index.isin(known.index).all():
+            return known.loc[df.index]
+    raise InvalidInputError(
+        f"{method}() wants rows of tasks(), failed() or results() of this batch",
+        resource=batch,
+        hint='failed = batch.failed(); batch.retry_failed(failed[failed["last_status"] == "INTERNAL"])',
+    )
