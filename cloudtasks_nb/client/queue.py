@@ -8,18 +8,16 @@ from typing import Any, Literal, Self, Unpack, overload
 
 import pandas as pd
 
-from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import check_text, did_you_mean
+from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.client.create_task import create_task
-from cloudtasks_nb.client.queue_settings import change_settings, check_settings
-from cloudtasks_nb.client.reads import newest_attempts, queue_attempts, tasks_frame
-from cloudtasks_nb.display.card import card
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.client.queue_card import queue_card
+from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
+from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
+from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG
 from cloudtasks_nb.fanout.batch.request import (
     BackfillKeywords,
     BatchOptions,
@@ -30,10 +28,8 @@ from cloudtasks_nb.fanout.batch.request import (
 from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan
-from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.convert import http_target
 
 __all__ = ["Queue"]
 
@@ -608,19 +604,7 @@ class Queue:
         >>> queue.route()  # tasks go to their own URLs again
         <Queue projects/local/locations/us-central1/queues/reports>
         """
-        address = getattr(url, "url", url)
-        check_text(address, "url", 'url="https://service.example.com", or what ct.serve() returned')
-        check_text(service_account, "service_account", 'service_account="name@project.iam.gserviceaccount.com"')
-        check_text(audience, "audience", 'audience="https://service.example.com"')
-        target = http_target(address, service_account, audience)
-        self._connection.check_reachable(url)
-        self._connection.call("GetQueue", name=self.name)
-        self._connection.call(
-            "UpdateQueue",
-            queue={"name": self.name, "http_target": target} if url or service_account else {"name": self.name},
-            update_mask={"paths": ["http_target"]},
-            resource_name=self.name,
-        )
+        change_route(self._connection, self._name, url, service_account=service_account, audience=audience)
         return self
 
     def run(self, df: Any) -> pd.DataFrame:
@@ -706,44 +690,4 @@ class Queue:
         return f"<Queue {self.name}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        badge = "LOCAL" if self._connection.endpoint.local else self._name.project
-        title = f"Queue {self.id}"
-        try:
-            found = _loop.run(self._connection.watcher.read_queue(self._name), timeout=10)
-        except (CloudTasksError, TimeoutError) as error:
-            return card(title, badge=badge, notes=[str(error) or "the service did not answer in time"])
-        facts = {
-            "state": found["state"],
-            "tasks": found.get("tasks"),
-            "running": found.get("running"),
-            "rate": f"{found['rate']:g}/s",
-            "max_concurrent": found["max_concurrent"],
-            "max_attempts": found["max_attempts"],
-            "target": found["target"],
-        }
-        notes = ["finished tasks are not in the queue: queue.attempts() shows them"]
-        if not found["log_sampling_ratio"]:
-            notes.append(NO_LOG.format(queue="this queue"))
-        shown = None
-        try:
-            notes[:0] = self._absent_handlers()
-            newest = newest_attempts(self._connection, self._catalog, self._name, 5)
-            shown = newest[["time", "task", "attempt", "status", "duration", "url"]]
-        except CloudTasksError as error:
-            notes.append(str(error))
-        return card(title, badge=badge, facts=facts, frame=shown, notes=notes)
-
-    def _absent_handlers(self) -> list[str]:
-        """Return a line for each handler of this machine that tasks wait for and that does not listen."""
-        addresses = self._connection.absent_handlers(self.name)
-        if not addresses:
-            return []
-        from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, which only handlers need
-
-        tasks = self._connection.call("ListTasks", parent=self.name, page_size=100).tasks
-        urls = {task.http_request.url.partition("?")[0] for task in tasks}
-        lines = []
-        for address in addresses:
-            there = (url for url in urls if url.startswith(f"http://{address}/"))
-            lines.append(describe_absent(address, next((url for url in there if name_at(url) is not None), None)))
-        return lines
+        return queue_card(self._connection, self._catalog, self._name)

@@ -1,4 +1,4 @@
-"""Check the settings of a queue, create it with them, or change them."""
+"""Check the settings of a queue, create it with them, or change them and its target."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, check_names, parse_duration
+from cloudtasks_nb._settings import QUEUE_SETTINGS, check_names, check_text, parse_duration
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PreconditionError, QueueNotFoundError
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.convert import queue_message, queue_values
+from cloudtasks_nb.service.convert import http_target, queue_message, queue_values
 
-__all__ = ["NEW_QUEUE", "change_settings", "check_settings", "create_or_change"]
+__all__ = ["NEW_QUEUE", "change_route", "change_settings", "check_settings", "create_or_change"]
 
 #: Our defaults for a new queue: without a log no outcome is known, and 100 attempts may take days.
 NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
@@ -114,6 +114,31 @@ def change_settings(connection: Connection, name: QueueName, settings: Mapping[s
     """Change the given settings of an existing queue, and no others."""
     message, mask = queue_message(str(name), settings)
     connection.call("UpdateQueue", queue=message, update_mask={"paths": mask}, resource_name=str(name))
+
+
+def change_route(
+    connection: Connection, name: QueueName, url: Any, *, service_account: str | None, audience: str | None
+) -> None:
+    """Change or remove the target of a queue, as `Queue.route` describes.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not an http(s) URL, or `audience` is given without `service_account`.
+    """
+    address = getattr(url, "url", url)
+    check_text(address, "url", 'url="https://service.example.com", or what ct.serve() returned')
+    check_text(service_account, "service_account", 'service_account="name@project.iam.gserviceaccount.com"')
+    check_text(audience, "audience", 'audience="https://service.example.com"')
+    target = http_target(address, service_account, audience)
+    connection.check_reachable(url)
+    connection.call("GetQueue", name=str(name))
+    connection.call(
+        "UpdateQueue",
+        queue={"name": str(name), "http_target": target} if url or service_account else {"name": str(name)},
+        update_mask={"paths": ["http_target"]},
+        resource_name=str(name),
+    )
 
 
 def _text(key: str, value: Any) -> str:
