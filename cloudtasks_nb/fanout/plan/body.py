@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block
-from cloudtasks_nb.fanout.plan.templates import Problems, Text, function_name, parse
+from cloudtasks_nb.fanout.plan.templates import FunctionPart, Problems, RowPart, Text, TextPart, parse
 from cloudtasks_nb.store.encode import json_text, plain, to_json
 
 __all__ = ["Body", "check_has_body", "check_literal", "compile_body"]
@@ -21,18 +21,8 @@ _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 _dumps = orjson.dumps
 
 
-class Body(Protocol):
+class Body(RowPart, Protocol):
     """Makes the body of each row."""
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """The columns it names; None: it sees the whole row."""
-        ...
-
-    @property
-    def identity(self) -> Any:
-        """A JSON value that describes this body; it is the same when the same cell runs again."""
-        ...
 
     @property
     def json(self) -> bool:
@@ -239,18 +229,9 @@ def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Text:
-    text: Text
+class _Text(TextPart):
     json: bool = False
     uniform: bool = False
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.text.columns
-
-    @property
-    def identity(self) -> Any:
-        return self.text.source
 
     def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
         bodies = [text.encode() for text in self.text.render(block, problems)]
@@ -258,15 +239,9 @@ class _Text:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Function:
-    function: Callable[[dict[str, Any]], Any]
-    columns: None = None
+class _Function(FunctionPart):
     json: bool = True
     uniform: bool = False
-
-    @property
-    def identity(self) -> Any:
-        return f"function:{function_name(self.function)}"
 
     def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
         bodies = []

@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.errors import TemplateError
@@ -17,8 +17,11 @@ from cloudtasks_nb.store.encode import json_text
 __all__ = [
     "HOST",
     "Field",
+    "FunctionPart",
     "Problems",
+    "RowPart",
     "Text",
+    "TextPart",
     "check_columns",
     "function_name",
     "parse",
@@ -124,6 +127,50 @@ class Text:
                     problems.add(index, f"{reason}: {error}")
             texts.append(text)
         return texts
+
+
+class RowPart(Protocol):
+    """Makes a part of each row's request."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The columns it names; None: it sees the whole row."""
+        ...
+
+    @property
+    def identity(self) -> Any:
+        """A JSON value that describes it; it is the same when the same cell runs again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPart:
+    """A `RowPart` that is a template."""
+
+    text: Text
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """As in `RowPart`."""
+        return self.text.columns
+
+    @property
+    def identity(self) -> str:
+        """As in `RowPart`."""
+        return self.text.source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionPart:
+    """A `RowPart` that a function of the row returns."""
+
+    function: Callable[[dict[str, Any]], Any]
+    columns: None = None
+
+    @property
+    def identity(self) -> str:
+        """As in `RowPart`."""
+        return f"function:{function_name(self.function)}"
 
 
 def _integral(value: Any) -> Any:

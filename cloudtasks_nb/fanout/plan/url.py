@@ -13,7 +13,7 @@ import idna
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import Block
-from cloudtasks_nb.fanout.plan.templates import HOST, Field, Problems, Text, function_name, parse
+from cloudtasks_nb.fanout.plan.templates import HOST, Field, FunctionPart, Problems, RowPart, Text, TextPart, parse
 
 __all__ = ["HandlerAddress", "Url", "UrlFunction", "compile_url", "literal_url", "parse_url", "url"]
 
@@ -26,18 +26,8 @@ _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 _FORM = 'a URL begins with "https://" or "http://" and a host'
 
 
-class Url(Protocol):
+class Url(RowPart, Protocol):
     """Makes the URL of each row."""
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """The columns it names; None: it sees the whole row."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """A text that describes it and is the same when the same cell runs again."""
-        ...
 
     @property
     def mismatch(self) -> Callable[[bytes], str | None] | None:
@@ -234,17 +224,8 @@ def _check(urls: list[str], problems: Problems) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Template:
-    text: Text
+class _Template(TextPart):
     mismatch: None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.text.columns
-
-    @property
-    def identity(self) -> str:
-        return self.text.source
 
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
         urls = self.text.render(block, problems)
@@ -271,14 +252,8 @@ class _Handler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Function:
-    function: Callable[[dict[str, Any]], Any]
-    columns: None = None
+class _Function(FunctionPart):
     mismatch: None = None
-
-    @property
-    def identity(self) -> str:
-        return f"function:{function_name(self.function)}"
 
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
         urls: list[str] = []
