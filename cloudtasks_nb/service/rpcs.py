@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from google.cloud import tasks_v2beta3
 from google.cloud.logging_v2.types import logging as logging_types
@@ -29,6 +29,9 @@ STATS_MASK = (
 )
 
 
+_WasDone: TypeAlias = Callable[[Any, Any, Any], bool | None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostAnswer:
     """What can be found out, and what is said, of a call that changes something and whose answer was lost.
@@ -40,7 +43,7 @@ class LostAnswer:
     effect: str  #: "it is not known whether …"
     hint: str
     read: str = ""  #: RPC that reads the resource, with an answer of the same type as the call's; "": none
-    was_done: Callable[[Any, Any, Any], bool | None] = lambda _request, _before, _after: None
+    was_done: _WasDone = lambda _request, _before, _after: None
     before: bool = False  #: `was_done` needs the resource before the call too
     absent_is_done: bool = False  #: NOT_FOUND after a repeated call is its success
 
@@ -64,6 +67,7 @@ _QUEUE, _TASK, _OPERATION = types.Queue.pb(), types.Task.pb(), operations_pb2.Op
 _EMPTY = empty_pb2.Empty
 _VIEWER, _ADMIN, _ENQUEUER = "cloudtasks.viewer", "cloudtasks.queueAdmin", "cloudtasks.enqueuer"
 _DELETER, _RUNNER = "cloudtasks.taskDeleter", "cloudtasks.taskRunner"
+_SHOWN = "tasks.queues() shows it; the same call again does no harm"
 _OF_TASK = {"resource": "task", "route": "name"}
 _RUNNING, _PAUSED = types.Queue.State.RUNNING, types.Queue.State.PAUSED
 
@@ -80,10 +84,9 @@ def _v2(name: str, response: Any, permission: str, role: str, **facts: Any) -> t
     return name, _method(path, request, response, f"cloudtasks.{permission}", role, **facts)
 
 
-def _settled(effect: str, was_done: Callable[[Any, Any, Any], bool | None]) -> LostAnswer:
-    """Return what a queue shows of a call that changes its settings."""
-    hint = "tasks.queues() shows it; the same call again does no harm"
-    return LostAnswer(effect=effect, hint=hint, read="GetQueue", was_done=was_done)
+def _settled(effect: str, was_done: _WasDone, *, hint: str = _SHOWN, **facts: Any) -> LostAnswer:
+    """Return what a queue, or the resource that `read` reads, shows of a call that has changed it."""
+    return LostAnswer(effect=effect, was_done=was_done, hint=hint, **{"read": "GetQueue", **facts})
 
 
 def _is_in_state(state: int) -> Callable[[Any, Any, Any], bool]:
@@ -110,28 +113,16 @@ _CREATED = _settled("it was created", lambda _request, _before, after: after is 
 _CHANGED = _settled("it was changed", _has_settings)
 _SET_PAUSED = _settled("it was paused", _is_in_state(_PAUSED))
 _SET_RUNNING = _settled("it was resumed", _is_in_state(_RUNNING))
-_PURGED = LostAnswer(
-    effect="it was purged",
-    hint="queue.tasks() shows what is in it; another purge also deletes the tasks that were created since",
-    read="GetQueue",
-    was_done=_was_purged,
-    before=True,
-)
-_RUN = LostAnswer(
-    effect="it was dispatched",
-    hint="queue.attempts() shows its attempts; another run() may dispatch it twice",
-    read="GetTask",
-    was_done=_was_dispatched,
-    before=True,
-)
+_PURGE_HINT = "queue.tasks() shows what is in it; another purge also deletes the tasks that were created since"
+_PURGED = _settled("it was purged", _was_purged, hint=_PURGE_HINT, before=True)
+_RUN_HINT = "queue.attempts() shows its attempts; another run() may dispatch it twice"
+_RUN = _settled("it was dispatched", _was_dispatched, hint=_RUN_HINT, read="GetTask", before=True)
 _TASK_CREATED = LostAnswer(
     effect="task {request.task.name} was created",
     hint="queue.tasks() and queue.attempts() show it; with the same task_id= it is created once",
 )
 _TASKS_CREATED = LostAnswer(effect="the tasks were created", hint="queue.tasks() shows them")
-_QUEUE_DELETED = LostAnswer(
-    effect="it was deleted", hint="tasks.queues() shows it; the same call again does no harm", absent_is_done=True
-)
+_QUEUE_DELETED = LostAnswer(effect="it was deleted", hint=_SHOWN, absent_is_done=True)
 _TASKS_DELETED = LostAnswer(
     effect="they were deleted", hint="queue.tasks() shows what is left; the same call again does no harm"
 )
