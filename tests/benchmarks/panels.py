@@ -11,11 +11,11 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.panels import PanelContext, TasksPanel
-from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
 from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.flights import URL
 from tests.benchmarks.servers import filled
+from tests.log_entry import log_entry
 
 __all__ = ["PANEL"]
 
@@ -86,20 +86,7 @@ _FAILED: dict[str, Any] = {"last_status": "INTERNAL", "last_message": "INTERNAL(
 def _snapshot(queue: QueueName, values: Mapping[str, Any], done: Sequence[str]) -> Snapshot:
     now = now_micros()
     entries = tuple(
-        Entry(
-            insert_id=f"{now}-{number}",
-            time=now,
-            received=now,
-            task=task,
-            queue=queue.queue,
-            deleted=False,
-            attempt=1,
-            status="OK",
-            duration=0.1,
-            retry_time=None,
-            max_attempts=5,
-            url=URL,
-        )
+        log_entry(task, now, insert_id=f"{now}-{number}", queue=queue.queue, url=URL)
         for number, task in enumerate(done)
     )
     return Snapshot(queue=queue, at=now, values=values, entries=entries, log_until=now)

@@ -99,14 +99,12 @@ class Emulator:
         return dict(json.loads(line))
 
     def _end(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
+        with self.process:  # closes its pipe, and waits
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            finally:
+                self.process.kill()
 
     def errors(self) -> str:
         """Return what the process wrote to its standard error so far."""

@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,7 @@ def _accept(name: str) -> tuple[str, str] | None:
     """Refuse nothing."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Service:
     """Cloud Tasks as far as a sender sees it: a task's name can be used once.
 
@@ -254,22 +256,14 @@ class Service:
         How often an operation is looked at before it is done; -1: it never is, and nothing is created.
     """
 
+    before: Callable[[str, int], None] = _nothing
+    after: Callable[[str, int], None] = _nothing
+    refuse: Callable[[str], tuple[str, str] | None] = _accept
+    batching: bool = True
+    unfinished: int = 0
     google = False
 
-    def __init__(
-        self,
-        *,
-        before: Callable[[str, int], None] = _nothing,
-        after: Callable[[str, int], None] = _nothing,
-        refuse: Callable[[str], tuple[str, str] | None] = _accept,
-        batching: bool = True,
-        unfinished: int = 0,
-    ) -> None:
-        self.before = before
-        self.after = after
-        self.refuse = refuse
-        self.batching = batching
-        self.unfinished = unfinished
+    def __post_init__(self) -> None:
         self.created: Counter[str] = Counter()  # short id -> times created
         self.live: set[str] = set()
         self.calls: Counter[str] = Counter()
@@ -386,6 +380,18 @@ def assert_each_once(outbox: Outbox, batch: str, service: Service, rows: int = 1
     """Every row is sent, and its task was created once."""
     assert outbox.batches.counts(batch)[State.SENT] == rows
     assert dict(service.created) == dict.fromkeys(all_rows(outbox, batch, "tasks"), 1)
+
+
+def make_earlier(path: Path, version: int, *missing: str) -> None:
+    """Make the file of an outbox one of an earlier version, which does not count causes and has not these tables."""
+    with closing(sqlite3.connect(path)) as connection:
+        for name in ("states_changed", "outcomes_made", "outcomes_changed", "outcomes_removed"):
+            connection.execute(f"DROP TRIGGER {name}")
+        for name in ("cause", "http_status"):
+            connection.execute(f"ALTER TABLE outcomes DROP COLUMN {name}")
+        for name in ("causes", *missing):
+            connection.execute(f"DROP TABLE {name}")
+        connection.execute(f"PRAGMA user_version = {version}")
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Pending, Snapshot
+from tests.log_entry import log_entry
 from tests.unit.fanout.conftest import EmptyLog, Service
 
 __all__ = [
@@ -173,21 +174,8 @@ def snapshot(name: str, *errors: CloudTasksError, entries: tuple[Entry, ...] = (
 
 def entry(number: int, task: str, **changes: Any) -> Entry:
     """Return a line of the log."""
-    facts: dict[str, Any] = {
-        "insert_id": f"i{number}",
-        "time": NOW + number,
-        "received": NOW + number,
-        "task": task,
-        "queue": "reports",
-        "deleted": False,
-        "attempt": 1,
-        "status": "OK",
-        "duration": 0.25,
-        "retry_time": None,
-        "max_attempts": 5,
-        "url": "https://example.com/run",
-    }
-    return Entry(**facts | changes)
+    facts = {"insert_id": f"i{number}", "queue": "reports", "duration": 0.25, "url": "https://example.com/run"}
+    return log_entry(task, NOW + number, **facts | changes)
 
 
 def pending(state: str = "ready", attempts: int = 0) -> Pending:

@@ -14,9 +14,9 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Snapshot, now_micros
 from cloudtasks_nb.store.store import Store
+from tests.log_entry import log_entry
 from tests.unit.fanout.conftest import PLACE, EmptyLog, Service, all_rows
 
 __all__ = ["FakeConnection", "Tracked"]
@@ -98,20 +98,7 @@ class Tracked:
         """Publish a snapshot with an attempt of each of these rows, numbered as the try."""
         now = now_micros()
         entries = [
-            Entry(
-                insert_id=task,
-                time=now,
-                received=now,
-                task=task,
-                queue=QUEUE.queue,
-                deleted=False,
-                attempt=1,
-                status=status,
-                duration=0.1,
-                retry_time=None,
-                max_attempts=1,
-                url="",
-            )
+            log_entry(task, now, queue=QUEUE.queue, status=status, max_attempts=1)
             for task in all_rows(self.outbox, self.batch, "tasks")[rows]
         ]
         values = {**VALUES, **fields}

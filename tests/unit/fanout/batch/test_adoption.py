@@ -22,6 +22,7 @@ from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
+from tests.log_entry import log_entry
 from tests.unit.fanout.conftest import FakeClock, all_rows, chunks, digest, send_all, spool
 
 PAGE = 1000
@@ -57,11 +58,7 @@ class Elsewhere:
     def add(self, task: str, status: str = "OK") -> None:
         """Have the log an attempt of a task."""
         at = round(self.clock.now() * SECOND)
-        facts: dict[str, Any] = {"queue": "q", "deleted": False, "max_attempts": 0, "url": "", "retry_time": None}
-        number = str(next(self._numbers))
-        self.entries.append(
-            Entry(insert_id=number, time=at, received=at, task=task, attempt=1, status=status, duration=0.1, **facts)
-        )
+        self.entries.append(log_entry(task, at, insert_id=str(next(self._numbers)), status=status, max_attempts=0))
 
     async def is_logged(self, _: QueueName, *, since: int, task: str) -> bool:
         """Return whether there is an entry."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
 
 import pytest
 
 from cloudtasks_nb.fanout.batch import attempts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
+from tests.log_entry import log_entry
 
 __all__: list[str] = []
 
 TASKS = [f"{number:020x}-a91f03c2-1" for number in range(5)]
-FAILED: dict[str, Any] = {"time": 1, "received": 1, "queue": "q", "deleted": False, "attempt": 1, "status": "INTERNAL"}
 
 
 def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +33,6 @@ def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pyt
 
     monkeypatch.setattr(attempts, "_TOGETHER", 2)
     monkeypatch.setattr(store, "get_many", get_many)
-    words: dict[str, Any] = {"retry_time": None, "duration": 0.5, "max_attempts": 0, "url": "https://x"}
-    entries = [Entry(insert_id=task, task=task, **FAILED, **words) for task in TASKS]
+    entries = [log_entry(task, 1, status="INTERNAL", url="https://x") for task in TASKS]
     found = attempts._stored_messages(store, lambda: outbox, entries)
     assert (sizes, found) == ([2, 2, 1], {(task, 1): "refused" for task in TASKS})

@@ -27,6 +27,7 @@ from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
+from tests.log_entry import log_entry
 from tests.unit.fanout.conftest import FakeClock
 
 QUEUE = QueueName(project="p", location="l", queue="q")
@@ -37,14 +38,8 @@ _numbers = itertools.count()
 
 def entry(task: str = "t", attempt: int = 1, status: str = "INTERNAL", **words: Any) -> Entry:
     """Return a log entry about one attempt."""
-    fields: dict[str, Any] = {
-        "time": attempt * SECOND,
-        "received": attempt * SECOND,
-        "retry_time": None,
-        "duration": 0.5,
-    }
-    fields |= {"queue": "q", "deleted": False, "max_attempts": 0, "url": "https://x"}
-    return Entry(insert_id=str(next(_numbers)), task=task, attempt=attempt, status=status, **{**fields, **words})
+    facts = {"insert_id": str(next(_numbers)), "max_attempts": 0, "url": "https://x", "duration": 0.5, **words}
+    return log_entry(task, attempt * SECOND, attempt=attempt, status=status, **facts)
 
 
 DELETED: dict[str, Any] = {"attempt": 0, "status": "OK", "deleted": True}

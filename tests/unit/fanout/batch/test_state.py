@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import pytest
 
@@ -52,8 +53,18 @@ def play(state: BatchState, events: Sequence[Event | _Made]) -> tuple[BatchState
 LIMIT = FailureLimit(limit=2)
 SECOND = FailureLimit(limit=2, round=2, failed=2)
 
-#: What happens -> events, and the effects of each.
-STORIES: dict[str, list[tuple[Event | _Made, str]]] = {
+#: Events, and the effects of each.
+_Story: TypeAlias = list[tuple[Event | _Made, str]]
+
+#: How several stories begin.
+ONE_FAILED: _Story = [(started(sent=1), "WATCH COUNT"), (counted(1, failed=1), "NOTIFY SAVE PUBLISH")]
+COUNTING_AGAIN: _Story = [
+    (started(sent=1), "WATCH COUNT"),
+    (counted(1, sent=1), "SAVE PUBLISH"),
+    (SnapshotApplied(), "COUNT"),
+]
+
+STORIES: dict[str, _Story] = {
     "a batch is sent and succeeds": [
         (started(sending=True, unsent=2), "BEGIN_SENDING WATCH COUNT"),
         (counted(0, unsent=2), "SAVE PUBLISH"),
@@ -92,20 +103,17 @@ STORIES: dict[str, list[tuple[Event | _Made, str]]] = {
         (counted(600, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "a log entry comes late, after the end": [
-        (started(sent=1), "WATCH COUNT"),
-        (counted(1, failed=1), "NOTIFY SAVE PUBLISH"),
+        *ONE_FAILED,
         (SnapshotApplied(), "COUNT"),
         (counted(50, succeeded=1), "STOP_WATCHING SAVE PUBLISH"),
     ],
     "no log entry comes after the end": [
-        (started(sent=1), "WATCH COUNT"),
-        (counted(1, failed=1), "NOTIFY SAVE PUBLISH"),
+        *ONE_FAILED,
         (TimePassed(at=60.9), ""),
         (TimePassed(at=61), "STOP_WATCHING PUBLISH"),
     ],
     "snapshots go on to come after the end": [
-        (started(sent=1), "WATCH COUNT"),
-        (counted(1, failed=1), "NOTIFY SAVE PUBLISH"),
+        *ONE_FAILED,
         (SnapshotApplied(), "COUNT"),
         (TimePassed(at=61), "STOP_WATCHING PUBLISH"),
         (counted(62, failed=1), "SAVE PUBLISH"),
@@ -117,8 +125,7 @@ STORIES: dict[str, list[tuple[Event | _Made, str]]] = {
         (counted(1, behind=1, succeeded=1), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "rows are tried again after the end": [
-        (started(sent=1), "WATCH COUNT"),
-        (counted(1, failed=1), "NOTIFY SAVE PUBLISH"),
+        *ONE_FAILED,
         (started(sending=True, unsent=1), "BEGIN_SENDING COUNT"),
         (counted(30, behind=1, failed=1), ""),
         (counted(31, unsent=1), "SAVE PUBLISH"),
@@ -128,18 +135,14 @@ STORIES: dict[str, list[tuple[Event | _Made, str]]] = {
         (counted(63, succeeded=1), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "rows are tried again while they are being counted": [
-        (started(sent=1), "WATCH COUNT"),
-        (counted(1, sent=1), "SAVE PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        *COUNTING_AGAIN,
         (started(sending=True, unsent=1), "BEGIN_SENDING COUNT"),
         (working(), "REFRESH COUNT"),
         (counted(2, behind=2, failed=1), "SAVE PUBLISH"),
         (counted(3, sent=1), "PUBLISH"),
     ],
     "rows are tried again elsewhere while they are being counted": [
-        (started(sent=1), "WATCH COUNT"),
-        (counted(1, sent=1), "SAVE PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        *COUNTING_AGAIN,
         (started(unsent=1), "COUNT"),
         (counted(2, behind=1, succeeded=1), "SAVE PUBLISH"),
         (counted(3, unsent=1), "PUBLISH"),
@@ -150,8 +153,7 @@ STORIES: dict[str, list[tuple[Event | _Made, str]]] = {
         (started(sending=True, unsent=1), "BEGIN_SENDING WATCH COUNT"),
     ],
     "another process tries rows again": [
-        (started(sent=1), "WATCH COUNT"),
-        (counted(1, failed=1), "NOTIFY SAVE PUBLISH"),
+        *ONE_FAILED,
         (SnapshotApplied(), "COUNT"),
         (counted(2, unsent=1), "PUBLISH"),
         (TimePassed(at=61), ""),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.fanout.outbox.causes import MOST_CAUSES, NO_STATUS
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
-from tests.unit.fanout.conftest import all_rows, chunks, refs, send_all, spool
+from tests.unit.fanout.conftest import all_rows, chunks, make_earlier, refs, send_all, spool
 
 
 def assert_counted(outbox: Outbox, batch: str) -> None:
@@ -46,12 +45,16 @@ def _name(cause: Any) -> str:
 OUTCOMES = st.lists(
     st.tuples(
         st.integers(0, 7),
-        st.sampled_from([State.FAILED, State.GONE, State.SUCCEEDED, None]),
-        st.sampled_from([None, 4, 14]),
-        st.sampled_from([None, "", "purged"]),
-        st.integers(1, 3),
-        st.sampled_from(
-            [None, "KeyError: 'a17'", "KeyError: 5", "ValueError: no", "INTERNAL(13): HTTP status code 500"]
+        st.fixed_dictionaries(
+            {
+                "state": st.sampled_from([State.FAILED, State.GONE, State.SUCCEEDED, None]),
+                "last_status": st.sampled_from([None, 4, 14]),
+                "reason": st.sampled_from([None, "", "purged"]),
+                "attempts": st.integers(1, 3),
+                "last_message": st.sampled_from(
+                    [None, "KeyError: 'a17'", "KeyError: 5", "ValueError: no", "INTERNAL(13): HTTP status code 500"]
+                ),
+            }
         ),
     ),
     max_size=12,
@@ -67,18 +70,8 @@ def test_causes_are_those_of_the_rows(tmp_path_factory: Any, first: Any, second:
         for one in (batch, other):
             send_all(outbox, one)
         for attempt, heard in enumerate([first, second], 1):
-            for at, state, status, reason, attempts, message in heard:
-                ref = refs(outbox, batch)[at]
-                outcome = Outcome(
-                    ref=ref,
-                    attempt=attempt,
-                    state=state,
-                    last_status=status,
-                    reason=reason,
-                    attempts=attempts,
-                    last_message=message,
-                )
-                outbox.outcomes.record(batch, [outcome])
+            for at, facts in heard:
+                outbox.outcomes.record(batch, [Outcome(ref=refs(outbox, batch)[at], attempt=attempt, **facts)])
                 assert_counted(outbox, batch)
             if again:
                 outbox.outcomes.new_try(batch, None, FINAL)
@@ -97,13 +90,7 @@ def test_causes_of_an_earlier_file_are_counted_once(path: Path) -> None:
             batch, [Outcome(ref=ref, attempt=1, state=State.FAILED, last_status=4) for ref in found[:3]]
         )
         outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.GONE) for ref in found[3:5]])
-    with closing(sqlite3.connect(path)) as connection:
-        for name in ("states_changed", "outcomes_made", "outcomes_changed", "outcomes_removed"):
-            connection.execute(f"DROP TRIGGER {name}")
-        for name in ("cause", "http_status"):
-            connection.execute(f"ALTER TABLE outcomes DROP COLUMN {name}")
-        connection.execute("DROP TABLE causes")
-        connection.execute("PRAGMA user_version = 2")
+    make_earlier(path, 2)
     with Outbox(path) as outbox:
         assert outbox.causes.failed(batch) == {"DEADLINE_EXCEEDED": 3}
         assert outbox.causes.lost(batch) == {None: 2}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from tests.unit.fanout.conftest import NOW, all_rows, chunks, put, refs, send_all, spool, take
+from tests.unit.fanout.conftest import NOW, all_rows, chunks, make_earlier, put, refs, send_all, spool, take
 
 
 @pytest.fixture
@@ -119,14 +117,7 @@ def test_a_file_of_the_first_version_gets_the_table(path: Path) -> None:
     with Outbox(path) as outbox:
         batch = spool(outbox, chunks(range(10))).batch
         send_all(outbox, batch)
-    with closing(sqlite3.connect(path)) as connection:
-        for name in ("states_changed", "outcomes_made", "outcomes_changed", "outcomes_removed"):
-            connection.execute(f"DROP TRIGGER {name}")
-        for name in ("cause", "http_status"):
-            connection.execute(f"ALTER TABLE outcomes DROP COLUMN {name}")
-        connection.execute("DROP TABLE causes")
-        connection.execute("DROP TABLE deletions")
-        connection.execute("PRAGMA user_version = 1")
+    make_earlier(path, 1, "deletions")
     with Outbox(path) as outbox:
         page = outbox.deletions(batch).turn(None, [], size=100)
         assert page is not None

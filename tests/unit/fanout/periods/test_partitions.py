@@ -327,18 +327,14 @@ def test_notes(start: str, end: str, freq: str, notes: list[str]) -> None:
 @pytest.mark.parametrize(
     ("end", "freq", "text"),
     [
-        ("2013-12-31", "D", "2013-01-01 … 2013-12-31, 365 days in America/New_York"),
-        ("2013-01-01", "D", "2013-01-01, 1 day in America/New_York"),
-        (
-            "2013-01-01 12:00",
-            "6h",
-            "2013-01-01T00-05:00 … 2013-01-01T12-05:00, 3 periods of 6 hours in America/New_York",
-        ),
+        ("2013-12-31", "D", "2013-01-01 … 2013-12-31, 365 days"),
+        ("2013-01-01", "D", "2013-01-01, 1 day"),
+        ("2013-01-01 12:00", "6h", "2013-01-01T00-05:00 … 2013-01-01T12-05:00, 3 periods of 6 hours"),
     ],
 )
 def test_text(end: str, freq: str, text: str) -> None:
     """One line says from where to where, how many, and in which zone."""
-    assert str(partition("2013-01-01", end, freq=freq, tz="America/New_York")) == text
+    assert str(partition("2013-01-01", end, freq=freq, tz="America/New_York")) == f"{text} in America/New_York"
 
 
 @pytest.mark.parametrize(

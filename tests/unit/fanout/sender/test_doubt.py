@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Request, State
-from tests.unit.fanout.conftest import NOW, FakeClock, FakeObserver, Service, all_rows, chunks, error, run_send, spool
+from tests.unit.fanout.conftest import (
+    NOW,
+    FakeClock,
+    FakeObserver,
+    Service,
+    all_rows,
+    chunks,
+    error,
+    raising,
+    run_send,
+    spool,
+)
 
 HOUR = 3_600.0
 DAY = 24 * HOUR
-
-
-@pytest.fixture
-def batch(outbox: Outbox) -> str:
-    """Make a batch of 250 rows, none sent."""
-    return spool(outbox, chunks(range(250))).batch
 
 
 def left_unanswered(outbox: Outbox, batch: str, service: Service, created: int) -> Request:
@@ -27,6 +33,14 @@ def left_unanswered(outbox: Outbox, batch: str, service: Service, created: int) 
     for task in request.tasks[:created]:
         service.create(task)
     return request
+
+
+def two_days_later(outbox: Outbox, batch: str, created: int, **options: Any) -> tuple[Service, FakeClock]:
+    """Return a service with these options, and a clock that shows two days after a request was left unanswered."""
+    service, clock = Service(**options), FakeClock()
+    left_unanswered(outbox, batch, service, created)
+    clock.time += 2 * DAY
+    return service, clock
 
 
 def test_within_the_hour_it_is_sent_again_as_it_was(outbox: Outbox, batch: str) -> None:
@@ -71,9 +85,7 @@ def test_the_log_tells_what_the_queue_does_not(outbox: Outbox, batch: str) -> No
 
 def test_what_is_gone_is_sent_when_asked_for(outbox: Outbox, batch: str) -> None:
     """resend() opens a new try for rows whose outcome stayed unknown."""
-    service, clock = Service(), FakeClock()
-    left_unanswered(outbox, batch, service, 0)
-    clock.time += 2 * DAY
+    service, clock = two_days_later(outbox, batch, 0)
     run_send(outbox, batch, service, clock)
     assert outbox.outcomes.new_try(batch, allowed={State.GONE}) == 100
     assert run_send(outbox, batch, service, clock).sent == 100
@@ -83,28 +95,14 @@ def test_what_is_gone_is_sent_when_asked_for(outbox: Outbox, batch: str) -> None
 @pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNIMPLEMENTED"])
 def test_who_may_not_look_asks_the_log(outbox: Outbox, batch: str, code: str) -> None:
     """Whoever may create tasks but not read them still learns from the log; without it the rows are gone."""
-
-    def refuse(rpc: str, number: int) -> None:
-        if rpc == "GetTask":
-            raise error(code)
-
-    service, clock = Service(before=refuse), FakeClock()
-    left_unanswered(outbox, batch, service, 100)
-    clock.time += 2 * DAY
+    service, clock = two_days_later(outbox, batch, 100, before=raising(code, 100, "GetTask"))
     run_send(outbox, batch, service, clock)
     assert outbox.batches.counts(batch)[State.GONE] == 100
 
 
 def test_a_look_up_that_fails_leaves_everything_as_it_is(outbox: Outbox, batch: str) -> None:
     """An error while looking ends the sending; the rows are still in doubt the next time."""
-
-    def refuse(rpc: str, number: int) -> None:
-        if rpc == "GetTask":
-            raise error("UNAUTHENTICATED")
-
-    service, clock = Service(before=refuse), FakeClock()
-    left_unanswered(outbox, batch, service, 100)
-    clock.time += 2 * DAY
+    service, clock = two_days_later(outbox, batch, 100, before=raising("UNAUTHENTICATED", 100, "GetTask"))
     with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
         run_send(outbox, batch, service, clock)
     service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
@@ -114,14 +112,7 @@ def test_a_look_up_that_fails_leaves_everything_as_it_is(outbox: Outbox, batch: 
 
 def test_look_ups_go_on_through_trouble(outbox: Outbox, batch: str) -> None:
     """A look-up without an answer is made again."""
-
-    def busy(rpc: str, number: int) -> None:
-        if rpc == "GetTask" and number < 50:
-            raise error("UNAVAILABLE")
-
-    service, clock = Service(before=busy), FakeClock()
-    left_unanswered(outbox, batch, service, 100)
-    clock.time += 2 * DAY
+    service, clock = two_days_later(outbox, batch, 100, before=raising("UNAVAILABLE", 49, "GetTask"))
     run_send(outbox, batch, service, clock)
     assert outbox.batches.counts(batch)[State.SENT] == 250
 
