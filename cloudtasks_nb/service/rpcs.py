@@ -84,9 +84,11 @@ def _v2(name: str, response: Any, permission: str, role: str, **facts: Any) -> t
     return name, _method(path, request, response, f"cloudtasks.{permission}", role, **facts)
 
 
-def _settled(effect: str, was_done: _WasDone, *, hint: str = _SHOWN, **facts: Any) -> LostAnswer:
-    """Return what a queue, or the resource that `read` reads, shows of a call that has changed it."""
-    return LostAnswer(effect=effect, was_done=was_done, hint=hint, **{"read": "GetQueue", **facts})
+def _read_back(
+    effect: str, was_done: _WasDone, *, hint: str = _SHOWN, read: str = "GetQueue", before: bool = False
+) -> LostAnswer:
+    """Return what can be read of a call that changes a queue or a task."""
+    return LostAnswer(effect=effect, was_done=was_done, hint=hint, read=read, before=before)
 
 
 def _is_in_state(state: int) -> Callable[[Any, Any, Any], bool]:
@@ -109,14 +111,14 @@ def _was_dispatched(_request: Any, before: Any, after: Any) -> bool | None:
     return None if before is None or after is None else after.dispatch_count != before.dispatch_count
 
 
-_CREATED = _settled("it was created", lambda _request, _before, after: after is not None)
-_CHANGED = _settled("it was changed", _has_settings)
-_SET_PAUSED = _settled("it was paused", _is_in_state(_PAUSED))
-_SET_RUNNING = _settled("it was resumed", _is_in_state(_RUNNING))
+_CREATED = _read_back("it was created", lambda _request, _before, after: after is not None)
+_CHANGED = _read_back("it was changed", _has_settings)
+_SET_PAUSED = _read_back("it was paused", _is_in_state(_PAUSED))
+_SET_RUNNING = _read_back("it was resumed", _is_in_state(_RUNNING))
 _PURGE_HINT = "queue.tasks() shows what is in it; another purge also deletes the tasks that were created since"
-_PURGED = _settled("it was purged", _was_purged, hint=_PURGE_HINT, before=True)
+_PURGED = _read_back("it was purged", _was_purged, hint=_PURGE_HINT, before=True)
 _RUN_HINT = "queue.attempts() shows its attempts; another run() may dispatch it twice"
-_RUN = _settled("it was dispatched", _was_dispatched, hint=_RUN_HINT, read="GetTask", before=True)
+_RUN = _read_back("it was dispatched", _was_dispatched, hint=_RUN_HINT, read="GetTask", before=True)
 _TASK_CREATED = LostAnswer(
     effect="task {request.task.name} was created",
     hint="queue.tasks() and queue.attempts() show it; with the same task_id= it is created once",
