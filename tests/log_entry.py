@@ -9,11 +9,12 @@ from cloudtasks_nb.service.oplog import Entry
 __all__ = ["log_entry"]
 
 
-def log_entry(task: str, time: int, **changes: Any) -> Entry:
+def log_entry(task: str, at: int, **changes: Any) -> Entry:
     """Return an entry about the first attempt on a task, which succeeded; the log received it at once."""
     facts: dict[str, Any] = {
         "insert_id": task,
-        "received": time,
+        "time": at,
+        "received": at,
         "queue": "q",
         "deleted": False,
         "attempt": 1,
@@ -23,4 +24,4 @@ def log_entry(task: str, time: int, **changes: Any) -> Entry:
         "max_attempts": 5,
         "url": "",
     }
-    return Entry(task=task, time=time, **{**facts, **changes})
+    return Entry(task=task, **{**facts, **changes})

@@ -26,6 +26,7 @@ __all__ = [
     "RETENTION",
     "Entry",
     "LogReader",
+    "Wanted",
     "entries_of",
     "has_entry",
     "log_filter",

@@ -113,7 +113,7 @@ def check_url(url: Any, *, service_account: str | None = None, audience: str | N
     literal_task(TaskOptions(url=url, service_account=service_account, audience=audience), now=dt.datetime.now(dt.UTC))
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class CompletionNotifier:
     """Creates the notifications of one batch in the background. Runs on the background loop."""
 
@@ -122,9 +122,9 @@ class CompletionNotifier:
     batch: str  #: its id
     supervisor: _loop.Supervisor
     changed: Callable[[], None]  #: called after each attempt
-    trouble: str | None = None  #: why the last attempt failed, as a sentence
 
     def __post_init__(self) -> None:
+        self.trouble: str | None = None  #: why the last attempt failed, as a sentence
         self._settled = asyncio.Event()  # set when all notifications are created, or the service refuses them
 
     def begin(self) -> None:

@@ -79,13 +79,7 @@ class Tracker:
             publish=self._rows_changed,
             ended=self._work_changed,
         )
-        self._notifier = CompletionNotifier(
-            connection=connection,
-            outbox=outbox,
-            batch=record.id,
-            supervisor=self._supervisor,
-            changed=self._publish,
-        )
+        self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self._loaded = False
         self.progress = self._stored_progress()
         self._read_until = self.progress.sources.get("log")

@@ -24,7 +24,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     """Return the log, which a test fills; newest first."""
     entries: list[Entry] = []
 
-    async def read(_transport: Any, _queue: Any, *, since: int, limit: int) -> list[Entry]:
+    async def read(_transport: Any, _queue: Any, _wanted: Any, _limit: int) -> list[Entry]:
         if any(isinstance(one, Exception) for one in entries):
             raise entries.pop()  # type: ignore[misc]  # a test puts an error there
         return list(entries)

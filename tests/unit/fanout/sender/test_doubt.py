@@ -27,6 +27,12 @@ HOUR = 3_600.0
 DAY = 24 * HOUR
 
 
+@pytest.fixture
+def batch(outbox: Outbox) -> str:
+    """Make a batch of 250 rows, none sent."""
+    return spool(outbox, chunks(range(250))).batch
+
+
 def left_unanswered(outbox: Outbox, batch: str, service: Service, created: int) -> Request:
     """Leave a request as a killed sender does; so many of its rows were created."""
     (request,) = outbox.requests.queue(batch).turn([], 1, now=NOW)
