@@ -98,7 +98,8 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
     if isinstance(where, (pd.DataFrame, pd.Series)) and "cause" in where:
         named = [where["cause"]] if isinstance(where, pd.Series) else where["cause"].tolist()
         return Choice(causes=frozenset(_stored(cause) for cause in named))
-    found, statuses, http = set(), set(), set()
+    found: set[str | int] = set()
+    statuses, http = set(), set()
     for item in _listed(where, "where", _FORMS):
         if (ours := _http_statuses(item)) is not None:
             http |= ours
