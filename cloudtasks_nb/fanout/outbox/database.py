@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -161,9 +162,13 @@ def guard(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        what, hint = _FAILURES.get(code, (f"cannot be used: {error}", _ELSEWHERE))
-        raise OutboxError(f"the outbox {path} {what}", resource=str(path), hint=hint) from error
+        raise _failure(path, error) from error
+
+
+def _failure(path: Path, error: sqlite3.Error) -> OutboxError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    what, hint = _FAILURES.get(code, (f"cannot be used: {error}", _ELSEWHERE))
+    return OutboxError(f"the outbox {path} {what}", resource=str(path), hint=hint)
 
 
 def transact(
@@ -207,6 +212,7 @@ class Database:
 
     def __init__(self, path: Path, *, timeout: float) -> None:
         self.path = path
+        self._name = str(path)
         self._timeout = timeout
         self._local = threading.local()
         self._open: dict[sqlite3.Connection, threading.Thread] = {}
@@ -242,12 +248,25 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield the calling thread's connection; errors of SQLite become `OutboxError`."""
-        with guard(self.path), self._connected() as connection:
-            yield connection
+        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        with ExitStack() as stack:
+            try:
+                if found is None:
+                    found = stack.enter_context(closing(self.connect()))
+                    if self._keep(found):
+                        stack.pop_all()
+                else:
+                    self._check()
+                yield found
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+                    # It stays so when the file can be written again; the next call opens another one.
+                    self._local.__dict__.pop("connection", None)
+                raise _failure(self.path, error) from error
 
     def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function with the calling thread's connection, as `transact`; errors become `OutboxError`."""
-        with guard(self.path), self._connected() as connection:
+        with self.reading() as connection:
             return transact(connection, function, *args, **kwargs)
 
     def connect(self) -> sqlite3.Connection:
@@ -272,25 +291,6 @@ class Database:
             self._open.clear()
             self._local = threading.local()
 
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection of the calling thread; after `close` one that is closed at once."""
-        with ExitStack() as stack:
-            found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-            if found is None:
-                found = stack.enter_context(closing(self.connect()))
-                if self._keep(found):
-                    stack.pop_all()
-            else:
-                self._check()
-            try:
-                yield found
-            except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
-                    # It stays so when the file can be written again; the next call opens another one.
-                    self._local.__dict__.pop("connection", None)
-                raise
-
     def _check(self) -> None:
         """Raise OutboxError if the file was deleted or replaced: what is written to an open deleted file is lost."""
         if self._file is not None and self._found() != self._file:
@@ -302,7 +302,7 @@ class Database:
 
     def _found(self) -> tuple[int, int] | None:
         try:
-            found = self.path.stat()
+            found = os.stat(self._name)  # noqa: PTH116 - a Path takes twice the time, and each call looks
         except OSError:
             return None
         return found.st_dev, found.st_ino

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,7 +35,6 @@ _REPEATABLE = 50 * 60.0
 _MAX_CLOCK_STEP = 60.0  # seconds that a clock may be set back
 _SINGLES = 64  # calls of CreateTask and GetTask in flight, in all and for one request
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
-_CANCEL_DELAY = 0.05  # seconds until a sender sees that another thread or process has cancelled its batch
 _OPERATION_TIMEOUT = 120.0  # seconds
 _POLL = 0.1  # seconds before the first poll of an operation, the pause grows by half each time
 _POLL_LONGEST = 5.0
@@ -154,8 +152,6 @@ class RequestSender:
         self._observer = observer
         self._clock = clock
         self._batching = True
-        self._void_until = 0
-        self._read_again = -math.inf
 
     def limit(self) -> int:
         """Return how many requests may be in flight."""
@@ -325,10 +321,7 @@ class RequestSender:
         """Return a function that is called before each try and returns whether the request may be sent."""
 
         def may_send(unclear: bool) -> bool:  # noqa: FBT001 - its only argument
-            if self._clock.ticks() >= self._read_again:  # reading for each row would take a tenth of the time
-                self._void_until = self._outbox.requests.void_until(self._batch)
-                self._read_again = self._clock.ticks() + _CANCEL_DELAY
-            if self._void_until >= request.seq:
+            if self._is_cancelled(request):
                 return False
             return (
                 not (unclear or request.tried) or -_MAX_CLOCK_STEP <= self._clock.now() - request.started <= _REPEATABLE
