@@ -49,7 +49,7 @@ ONLY_IN = {
     "google.protobuf": PROTOBUF,
     "google.cloud": PROTOBUF,
     "google.api_core": {"service.transport"},
-    "google.auth": {"service.auth", "service.transport", "handlers."},
+    "google.auth": {"service.auth", "service.transport", "handlers.", "emulator.access.tokens"},
     "google.oauth2": {"service.auth", "handlers."},
     "grpc": {"service.transport", "emulator."},
     "aiohttp": {"handlers.", "emulator."},

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA, QueueName
+from cloudtasks_nb.emulator.access.certificates import server_certificate
+from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.rpcs import all_calls
@@ -115,6 +117,7 @@ def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, s
         settings=settings,
         faults=Faults(),
         tokens=tokens,
+        access=AccessControl(folder, store) if settings.strict else None,
     )
 
 
@@ -127,7 +130,10 @@ async def _listen(
 ) -> None:
     settings, instance = engine.settings, folder.instance()
     calls = all_calls(engine)
-    server, port = grpc_server(settings.host, settings.port)
+    certificate = None
+    if settings.strict:
+        certificate = server_certificate(folder.path, (settings.host, *settings.allow_hosts))
+    server, port = grpc_server(settings.host, settings.port, certificate)
     leases = Leases(stop, instance)
     stack.callback(leases.close)
     web = HttpServer(engine, calls, leases, folder.path, instance)
@@ -135,13 +141,13 @@ async def _listen(
     http_port = settings.http_port
     if http_port is None:
         http_port = (port + 1) % 65_536 if settings.port else 0  # 0, a free port, if there is no next port
-    http_port = await web.listen(settings.host, http_port)
+    http_port = await web.listen(settings.host, http_port, certificate)
     metadata = {
         INSTANCE_METADATA: instance,
         HTTP_PORT_METADATA: str(http_port),
         LOG_IMMEDIATE_METADATA: "true" if engine.store.log.immediate else "false",
     }
-    answer_calls(server, calls, metadata, engine.unread)
+    answer_calls(server, engine, calls, metadata)
     await server.start()
     stack.push_async_callback(server.stop, _GRACE)
     stack.push_async_callback(_cancel, asyncio.create_task(_sweep_forever(engine)))
@@ -150,11 +156,13 @@ async def _listen(
     engine.dispatcher.wake_all()
     endpoint = {
         "grpc": host_and_port(settings.host, port),
-        "http": f"http://{host_and_port(settings.host, http_port)}",
+        "http": f"{'https' if certificate else 'http'}://{host_and_port(settings.host, http_port)}",
         "pid": os.getpid(),
         "data_dir": str(folder.path),
         "instance": instance,
     }
+    if certificate is not None:
+        endpoint |= {"strict": True, "ca": str(certificate.ca)}
     folder.announce(endpoint)
     ready(endpoint)
 

@@ -13,9 +13,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
+from cloudtasks_nb.emulator.access.certificates import ServerCertificate
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.google import Google
 from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
@@ -61,11 +63,13 @@ class HttpServer:
         add("/oauth2/v1/certs", self._certificates)
         self._app.add_routes(Admin(engine, folder).routes())
         self._app.add_routes(Rest(engine, calls, instance).routes())
+        if engine.access is not None:
+            self._app.add_routes(Google(engine.access, engine.tokens).routes())
         # Leases do not end by themselves: do not wait for them.
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1, logger=_log)
 
-    async def listen(self, host: str, port: int) -> int:
-        """Start to listen, and return the port.
+    async def listen(self, host: str, port: int, certificate: ServerCertificate | None = None) -> int:
+        """Start to listen, with TLS if there is a certificate, and return the port.
 
         Raises
         ------
@@ -74,7 +78,8 @@ class HttpServer:
         """
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            tls = certificate.context() if certificate is not None else None
+            await web.TCPSite(self._runner, host, port, ssl_context=tls).start()
         except OSError as error:
             raise cannot_listen(error, host, port, "--http-port") from error
         return int(self._runner.addresses[0][1])

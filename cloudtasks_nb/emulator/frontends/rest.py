@@ -106,8 +106,7 @@ class Rest:
             raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found.")
         route, resource = found
         message = json_format.ParseDict(await _document(request, route, resource), route.request())
-        reply = await self._calls[route.rpc](message.SerializeToString())
-        return route.response.FromString(reply)
+        return route.response.FromString(await self._call(request, route.rpc, message.SerializeToString()))
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
         queue = self._engine.store.queue(name)
@@ -122,9 +121,16 @@ class Rest:
         create.task.http_request.body = await request.read()
         if "Content-Type" in request.headers:
             create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
-        reply = await self._calls[f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"](create.SerializeToString())
+        rpc = f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"
+        reply = await self._call(request, rpc, create.SerializeToString())
         # The installed packages have no BufferTaskResponse; CreateTaskRequest has a field of the same name and JSON.
         return messages.CreateTaskRequest(task=messages.Task.FromString(reply))
+
+    async def _call(self, request: web.Request, rpc: str, wire: bytes) -> bytes:
+        call, access = self._calls[rpc], self._engine.access
+        if access is None:
+            return await call(wire)
+        return await access.answer(rpc, call, wire, {key.lower(): value for key, value in request.headers.items()})
 
     def _refused(self, error: RefusedError) -> web.Response:
         code = CODES[error.number]
