@@ -36,7 +36,7 @@ from cloudtasks_nb.client import emulator_process
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.client.queue_settings import NEW_QUEUE
 from cloudtasks_nb.errors import EmulatorError
-from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.auth import SCOPE, Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_json
 
@@ -329,7 +329,7 @@ class StrictEmulator(Emulator):
     def __init__(self, folder: Path, project: str, location: str, arguments: Iterable[str] = ()) -> None:
         for name, content in _authority.items():
             (folder / name).write_bytes(content)
-        super().__init__(["--strict", "--data-dir", str(folder), *arguments])
+        super().__init__(["--strict", "--metadata-port", "0", "--data-dir", str(folder), *arguments])
         _authority.update({name: (folder / name).read_bytes() for name in ("ca.pem", "ca-key.pem")})
         self.project, self.location = project, location
         self.endpoint = f"https://{self.grpc}"
@@ -384,6 +384,72 @@ class StrictEmulator(Emulator):
         """
         return self._credentials(self.email(email), roles, "key" if key else "")
 
+    def workload(self, subject: str, roles: str | Iterable[str] = (), *, service_account: str | None = None) -> Path:
+        """Create an identity of a workload pool, and return the path of its credential configuration.
+
+        Parameters
+        ----------
+        subject : str
+            Its name in the pool ``runners`` of the project.
+        roles : str or iterable of str
+            As for `user`; of the service account if there is one.
+        service_account : str, optional
+            A service account that the workload impersonates; it is created, and the workload may make its tokens.
+
+        Examples
+        --------
+        >>> file = google.workload("build-7", roles="roles/cloudtasks.enqueuer")
+        >>> file = google.workload("build-8", roles="roles/cloudtasks.enqueuer", service_account="sender")
+        """
+        pool = f"iam.googleapis.com/projects/{self.project}/locations/global/workloadIdentityPools/runners"
+        member = f"principal://{pool}/subject/{subject}"
+        content = self._call("POST", "google/principals", {"email": member, "credentials": "workload"})
+        token = self._folder / f"{subject}.token"
+        token.write_text(content["token"], encoding="utf-8")
+        configuration = {
+            "type": "external_account",
+            "audience": f"//{pool}/providers/tokens",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "token_url": f"{self.http}/v1/token",
+            "credential_source": {"file": str(token)},
+        }
+        if service_account:
+            email = self.email(service_account)
+            self._credentials(email, roles, "")
+            self.grant(member, "roles/iam.workloadIdentityUser", email)
+            url = f"{self.http}/v1/projects/-/serviceAccounts/{email}:generateAccessToken"
+            configuration["service_account_impersonation_url"] = url
+        else:
+            self._grant_all(member, roles)
+        file = self._folder / f"{subject}.json"
+        file.write_text(json.dumps(configuration), encoding="utf-8")
+        return file
+
+    def machine(
+        self, email: str, roles: str | Iterable[str] = (), *, scopes: Iterable[str] = (SCOPE,)
+    ) -> dict[str, str]:
+        """Be the metadata server of a machine, such as a Workbench notebook, and return its environment.
+
+        google-auth reads these variables once, when it is imported.
+
+        Parameters
+        ----------
+        email : str
+            The machine's service account, which is created.
+        roles : str or iterable of str
+            As for `user`.
+        scopes : iterable of str
+            What the machine's tokens can be used for.
+
+        Examples
+        --------
+        >>> sorted(google.machine("workbench", roles="roles/cloudtasks.viewer"))
+        ['GCE_METADATA_HOST', 'GCE_METADATA_IP']
+        """
+        self._credentials(self.email(email), roles, "")
+        self.set(machine=self.email(email), machine_scopes=list(scopes))
+        return {"GCE_METADATA_HOST": self._facts["metadata"], "GCE_METADATA_IP": self._facts["metadata"]}
+
     def email(self, name: str) -> str:
         """Return the address of a service account of the project.
 
@@ -435,7 +501,8 @@ class StrictEmulator(Emulator):
         **conditions
             ``api_disabled`` (True, or a list such as ``["logging.googleapis.com"]``), ``billing=False``,
             ``quota_project_denied``, ``vpc_sc``, ``quotas`` (600 lists, 60 reads of the log and 60 RunTask a minute),
-            ``latency_s``, ``service_agent=False``, ``token_lifetime_s``, ``clock_offset_s``.
+            ``latency_s``, ``service_agent=False`` (Cloud Tasks cannot make tokens for tasks), ``token_lifetime_s``, and
+            ``clock_offset_s`` (Google's clock is ahead of this machine's).
 
         Raises
         ------
@@ -486,10 +553,13 @@ class StrictEmulator(Emulator):
     def _binding(self, member: str, role: str, resource: str | None) -> dict[str, str]:
         return {"member": member, "role": role, "resource": resource or f"projects/{self.project}"}
 
+    def _grant_all(self, member: str, roles: str | Iterable[str]) -> None:
+        for role in [roles] if isinstance(roles, str) else roles:
+            self.grant(member, role)
+
     def _credentials(self, email: str, roles: str | Iterable[str], kind: str) -> Path:
         content = self._call("POST", "google/principals", {"email": email, "credentials": kind})
-        for role in [roles] if isinstance(roles, str) else roles:
-            self.grant(email, role)
+        self._grant_all(email, roles)
         file = self._folder / f"{email}.json"
         if kind:
             file.write_text(json.dumps(content), encoding="utf-8")

@@ -15,6 +15,8 @@ from google.iam.v1 import policy_pb2
 
 from cloudtasks_nb.emulator.access.permissions import (
     ACT_AS,
+    IAM,
+    IAM_CREDENTIALS,
     LOGGING,
     Method,
     method_of,
@@ -26,8 +28,8 @@ from cloudtasks_nb.emulator.access.quotas import Quotas
 from cloudtasks_nb.emulator.access.refusals import (
     api_disabled,
     billing_disabled,
+    iam_permission_denied,
     invalid_credentials,
-    log_permission_denied,
     missing_credentials,
     permission_denied,
     policy_violated,
@@ -35,8 +37,8 @@ from cloudtasks_nb.emulator.access.refusals import (
     scope_insufficient,
 )
 from cloudtasks_nb.emulator.access.roles import permissions_of
-from cloudtasks_nb.emulator.access.state import GoogleState, is_in
-from cloudtasks_nb.emulator.access.tokens import CLOUD_PLATFORM, AccessTokens, Caller, InvalidTokenError
+from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState, is_in
+from cloudtasks_nb.emulator.access.tokens import AccessTokens, Caller, InvalidTokenError
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.emulator.store.store import Store
 
@@ -46,8 +48,9 @@ _LOG_SCOPES = frozenset(
     f"https://www.googleapis.com/auth/{name}"
     for name in ("cloud-platform", "cloud-platform.read-only", "logging.admin", "logging.read")
 )
-_SCOPES = {LOGGING: _LOG_SCOPES}
 _TASK_SCOPES = frozenset({CLOUD_PLATFORM})
+_IAM_SCOPES = _TASK_SCOPES | {"https://www.googleapis.com/auth/iam"}
+_SCOPES = {LOGGING: _LOG_SCOPES, IAM: _IAM_SCOPES, IAM_CREDENTIALS: _IAM_SCOPES}
 _USE_PROJECT = "serviceusage.services.use"
 
 _Call = Callable[[bytes], Awaitable[bytes]]
@@ -200,7 +203,7 @@ class AccessControl:
             for permission in self._needed(method, request, resource):
                 if not self.allows(caller, permission, parents(resource)):
                     if method.service == LOGGING:
-                        raise log_permission_denied(permission)
+                        raise iam_permission_denied(permission)
                     raise permission_denied(permission, resource)
 
     def _needed(self, method: Method, request: Any, resource: str) -> Iterable[str]:

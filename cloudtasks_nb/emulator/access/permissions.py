@@ -12,9 +12,21 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 
-__all__ = ["ACT_AS", "LOGGING", "TASKS", "Method", "method_of", "parents", "project_of", "service_accounts"]
+__all__ = [
+    "ACT_AS",
+    "IAM",
+    "IAM_CREDENTIALS",
+    "LOGGING",
+    "TASKS",
+    "Method",
+    "method_of",
+    "parents",
+    "project_of",
+    "service_accounts",
+]
 
 TASKS, LOGGING = "cloudtasks.googleapis.com", "logging.googleapis.com"
+IAM, IAM_CREDENTIALS = "iam.googleapis.com", "iamcredentials.googleapis.com"
 ACT_AS = "iam.serviceAccounts.actAs"
 _FULL = 2
 # RPC -> permission after "cloudtasks.", field of the resource.

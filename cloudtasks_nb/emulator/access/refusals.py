@@ -15,8 +15,8 @@ from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link
 __all__ = [
     "api_disabled",
     "billing_disabled",
+    "iam_permission_denied",
     "invalid_credentials",
-    "log_permission_denied",
     "missing_credentials",
     "permission_denied",
     "policy_violated",
@@ -177,7 +177,7 @@ def permission_denied(permission: str, resource: str) -> RefusedError:
     return RefusedError("PERMISSION_DENIED", text, (info,))
 
 
-def log_permission_denied(permission: str) -> RefusedError:
+def iam_permission_denied(permission: str) -> RefusedError:
     """Return the error of the other services for a missing permission."""
     text = f"Permission '{permission}' denied on resource (or it may not exist)."
     info = _error_info("IAM_PERMISSION_DENIED", {"permission": permission}, "iam.googleapis.com")

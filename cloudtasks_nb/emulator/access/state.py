@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cloudtasks_nb.emulator.access.roles import check_role, permissions_of
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Conditions", "GoogleState", "Principal", "is_in", "member_of"]
+__all__ = ["CLOUD_PLATFORM", "Conditions", "GoogleState", "Principal", "is_in", "member_of", "name_of"]
+
+CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
 _ACCOUNT = re.compile(r"(?:(?://iam\.googleapis\.com/)?projects/[^/]+/serviceAccounts/)?([^/@]+@[^/@]+)")
 _SERVICE_ACCOUNT = ".gserviceaccount.com"
@@ -36,6 +38,8 @@ class Conditions:
     service_agent: bool = True  #: the service agent of Cloud Tasks can make tokens of service accounts
     token_lifetime_s: int = 3600  #: of access tokens that are made from now on
     clock_offset_s: float = 0.0  #: how far Google's clock is ahead of this machine's
+    machine: str = ""  #: service account of the machine, for the metadata server; "" if it has none
+    machine_scopes: list[str] = field(default_factory=lambda: [CLOUD_PLATFORM])
 
     @classmethod
     def checked(cls, given: dict[str, Any]) -> Conditions:
@@ -46,27 +50,22 @@ class Conditions:
         InvalidInputError
             If a key is unknown or a value has the wrong type.
         """
-        kinds: dict[str, tuple[type, ...]] = {
-            "api_disabled": (bool, list),
-            "latency_s": (int, float),
-            "token_lifetime_s": (int,),
-            "clock_offset_s": (int, float),
-        }
-        names = [one.name for one in fields(cls)]
+        kinds: dict[str, set[type]] = {name: {type(value)} for name, value in asdict(cls()).items()}
+        kinds["api_disabled"] |= {list}
         for name, value in given.items():
-            if name not in names:
-                raise InvalidInputError(f'"{name}" is unknown: the settings are {", ".join(names)}')
-            wanted = kinds.get(name, (bool,))
-            if not isinstance(value, wanted) or (bool not in wanted and isinstance(value, bool)):
-                raise InvalidInputError(f"{name} must be {' or '.join(kind.__name__ for kind in wanted)}")
+            if name not in kinds:
+                raise InvalidInputError(f'"{name}" is unknown: the settings are {", ".join(kinds)}')
+            wanted = kinds[name] | ({int} if float in kinds[name] else set())
+            if type(value) not in wanted:
+                raise InvalidInputError(f"{name} must be of the type {' or '.join(kind.__name__ for kind in wanted)}")
         return cls(**given)
 
 
 @dataclass(slots=True, kw_only=True)
 class Principal:
-    """A user or a service account."""
+    """A user, a service account, or an identity of a workload pool (``principal://…``)."""
 
-    logins: list[str] = field(default_factory=list)  #: valid refresh tokens of a user
+    logins: list[str] = field(default_factory=list)  #: valid refresh tokens of a user, subject tokens of a workload
     keys: dict[str, str] = field(default_factory=dict)  #: public keys of a service account in PEM, by key id
     generation: int = 0  #: access tokens of earlier generations were revoked
 
@@ -134,7 +133,7 @@ class GoogleState:
         )
 
     def log_in(self, email: str) -> str:
-        """Create a user if there is none, and return a new refresh token."""
+        """Create a user or a workload if there is none, and return a new refresh token or subject token."""
         token = f"1//{secrets.token_urlsafe(48)}"
         self._principal(email).logins.append(token)
         self._save()
@@ -171,12 +170,12 @@ class GoogleState:
         return key_id, private.decode()
 
     def user_of(self, login: str) -> str | None:
-        """Return the e-mail of the user of a refresh token; None if it is not valid."""
+        """Return whose refresh token or subject token this is; None if it is not valid."""
         return next((email for email, one in self.principals.items() if login in one.logins), None)
 
     def _principal(self, email: str) -> Principal:
-        if "@" not in email:
-            raise InvalidInputError(f'"{email}" is not an e-mail address')
+        if "@" not in email and not email.startswith("principal://"):
+            raise InvalidInputError(f'"{email}" is not an e-mail address, and not principal://…')
         return self.principals.setdefault(email, Principal())
 
     def _save(self) -> None:
@@ -197,6 +196,11 @@ def member_of(name: str) -> str:
     if ":" in name or "@" not in name:
         return name
     return f"{'serviceAccount' if name.endswith(_SERVICE_ACCOUNT) else 'user'}:{name}"
+
+
+def name_of(member: str) -> str:
+    """Return the e-mail address of a member, or the name of a workload's identity."""
+    return member.removeprefix("user:").removeprefix("serviceAccount:")
 
 
 def is_in(member: str, members: Iterable[str]) -> bool:

@@ -15,11 +15,9 @@ import google.auth.exceptions
 import google.auth.jwt
 import orjson
 
-from cloudtasks_nb.emulator.access.state import GoogleState, member_of
+from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState, member_of, name_of
 
-__all__ = ["CLOUD_PLATFORM", "AccessTokens", "Caller", "InvalidTokenError"]
-
-CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+__all__ = ["AccessTokens", "Caller", "InvalidTokenError"]
 
 _PREFIX = "ya29."
 _LOCAL = ("localhost", "127.0.0.1", "::1")  # what clients call the emulator
@@ -139,7 +137,7 @@ class AccessTokens:
         return Caller(member=member_of(claims["iss"]), scopes=scopes)
 
     def _generation(self, member: str) -> int:
-        principal = self._state.principals.get(member.rpartition(":")[2])
+        principal = self._state.principals.get(name_of(member))
         return principal.generation if principal else -1
 
     def _mac(self, body: str) -> str:

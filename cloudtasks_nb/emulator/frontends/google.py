@@ -11,8 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from cloudtasks_nb.emulator.access.control import AccessControl
-from cloudtasks_nb.emulator.access.state import member_of
-from cloudtasks_nb.emulator.access.tokens import CLOUD_PLATFORM, InvalidTokenError
+from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, member_of
+from cloudtasks_nb.emulator.access.tokens import InvalidTokenError
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.frontends.admin import answer_json, json_response
 from cloudtasks_nb.errors import InvalidInputError
@@ -20,6 +20,8 @@ from cloudtasks_nb.errors import InvalidInputError
 __all__ = ["Google"]
 
 _JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a type
 
 
 class Google:
@@ -42,6 +44,7 @@ class Google:
         """Return the routes to serve."""
         return [
             web.post("/token", self._token),
+            web.post("/v1/token", self._exchange),
             web.get("/admin/google", answer_json(self._show)),
             web.put("/admin/google", answer_json(self._configure)),
             web.post("/admin/google/grant", answer_json(self._grant)),
@@ -75,6 +78,8 @@ class Google:
             self._state.add(email)
             if given.get("credentials") == "user":
                 return _user_file(self._state.log_in(email), token_url)
+            if given.get("credentials") == "workload":
+                return {"token": self._state.log_in(email)}
             if given.get("credentials") == "key":
                 return _key_file(email, *self._state.new_key(email), token_url)
             return {}
@@ -96,11 +101,22 @@ class Google:
             return self._for_assertion(str(form.get("assertion", "")))
         return _oauth_error("unsupported_grant_type", f"Invalid grant_type: {grant}")
 
+    async def _exchange(self, request: web.Request) -> web.Response:
+        """Answer the Security Token Service (https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token)."""
+        form = await request.post()
+        if form.get("grant_type") != _EXCHANGE:
+            return _oauth_error("unsupported_grant_type", f"Invalid grant_type: {form.get('grant_type')}")
+        identity = self._state.user_of(str(form.get("subject_token", "")))
+        if identity is None or not str(form.get("audience", "")).startswith("//iam.googleapis.com/"):
+            return _oauth_error("invalid_grant", "The subject token or its audience is not valid.")
+        answer = self._access_token(identity, str(form.get("scope") or CLOUD_PLATFORM))
+        return json_response(200, {**answer, "issued_token_type": _ACCESS_TOKEN})
+
     def _refreshed(self, login: str, scope: str) -> web.Response:
         email = self._state.user_of(login)
         if email is None:
             return _oauth_error("invalid_grant", "Token has been expired or revoked.")
-        return self._access_token(member_of(email), scope or CLOUD_PLATFORM)
+        return json_response(200, self._access_token(email, scope or CLOUD_PLATFORM))
 
     def _for_assertion(self, assertion: str) -> web.Response:
         try:
@@ -111,12 +127,11 @@ class Google:
             return json_response(200, {"id_token": self._signer.id_token(claims["iss"], audience)})
         if not claims.get("scope"):
             return _oauth_error("invalid_scope", "Empty or missing scope not allowed.")
-        return self._access_token(member_of(claims["iss"]), claims["scope"])
+        return json_response(200, self._access_token(claims["iss"], claims["scope"]))
 
-    def _access_token(self, member: str, scope: str) -> web.Response:
-        token, lifetime = self._access.tokens.issue(member, scope.split())
-        content = {"access_token": token, "expires_in": lifetime, "scope": scope, "token_type": "Bearer"}
-        return json_response(200, content)
+    def _access_token(self, name: str, scope: str) -> dict[str, Any]:
+        token, lifetime = self._access.tokens.issue(member_of(name), scope.split())
+        return {"access_token": token, "expires_in": lifetime, "scope": scope, "token_type": "Bearer"}
 
 
 def _texts(given: dict[str, Any], *names: str) -> list[str]:

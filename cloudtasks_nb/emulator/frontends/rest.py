@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from cloudtasks_nb.emulator.dispatch.request import overridden
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Rest", "Route", "find_route"]
+__all__ = ["Rest", "Route", "error_document", "find_route"]
 
 _HTTP_STATUS = {
     "CANCELLED": 499,
@@ -87,7 +87,8 @@ class Rest:
         except json_format.ParseError as error:
             return self._refused(invalid_argument(f"Invalid JSON payload received. {error}"))
         except web.HTTPException as error:  # aiohttp raises it for a body that is too large
-            return self._error(error.status, "INVALID_ARGUMENT", error.text or error.reason)
+            fields = {"code": error.status, "message": error.text or error.reason, "status": "INVALID_ARGUMENT"}
+            return self._json(error.status, {"error": fields})
         except web.RequestPayloadError as error:
             return self._refused(invalid_argument(f"The body cannot be read. {error}"))
         except ConnectionError:
@@ -133,13 +134,7 @@ class Rest:
         return await access.answer(rpc, call, wire, {key.lower(): value for key, value in request.headers.items()})
 
     def _refused(self, error: RefusedError) -> web.Response:
-        code = CODES[error.number]
-        details = json_format.MessageToDict(error.status()).get("details", []) if error.details else []
-        return self._error(_HTTP_STATUS.get(code, 500), code, error.message, details)
-
-    def _error(self, status: int, code: str, message: str, details: Sequence[Any] = ()) -> web.Response:
-        error = {"code": status, "message": message, "status": code}
-        return self._json(status, {"error": error | ({"details": details} if details else {})})
+        return self._json(*error_document(error))
 
     def _json(self, status: int, content: Any) -> web.Response:
         return web.Response(
@@ -148,6 +143,16 @@ class Rest:
             content_type="application/json",
             headers=self._headers,
         )
+
+
+def error_document(error: RefusedError) -> tuple[int, dict[str, Any]]:
+    """Return the HTTP status of a refusal, and the JSON that Google's REST APIs answer."""
+    code = CODES[error.number]
+    status = _HTTP_STATUS.get(code, 500)
+    fields: dict[str, Any] = {"code": status, "message": error.message, "status": code}
+    if error.details:
+        fields["details"] = json_format.MessageToDict(error.status())["details"]
+    return status, {"error": fields}
 
 
 async def _document(request: web.Request, route: Route, resource: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,55 +11,13 @@ import google.auth.exceptions
 import google.auth.transport.requests
 import grpc
 import pytest
-from google.api_core.exceptions import InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from google.api_core.exceptions import InvalidArgument, NotFound, Unauthenticated
 from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
-from cloudtasks_nb.testing import StrictEmulator, strict_emulator
-
-LOCATION = "projects/demo/locations/us-central1"
-QUEUE = f"{LOCATION}/queues/reports"
-ADMIN = "roles/cloudtasks.admin"
-Connect = Callable[..., tasks_v2.CloudTasksClient]
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[StrictEmulator]:
-    """Run one strict emulator for the file."""
-    with strict_emulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(started: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> StrictEmulator:
-    """Give the emulator with one queue; Google's libraries trust its certificates."""
-    for name, value in started.environment.items():
-        monkeypatch.setenv(name, value)
-    started.reset()
-    started.seed("reports")
-    return started
-
-
-@pytest.fixture
-def connect(emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """Connect Google's own clients with the Application Default Credentials of a file."""
-    made: list[Any] = []
-
-    def connect(file: Path, kind: Any = tasks_v2.CloudTasksClient, **options: Any) -> Any:
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-        target = emulator.http.removeprefix("https://") if options.get("transport") == "rest" else emulator.grpc
-        made.append(kind(client_options={"api_endpoint": target}, **options))
-        return made[-1]
-
-    yield connect
-    for client in made:
-        client.transport.close()
-
-
-def task(url: str = "https://127.0.0.1:9/", **token: Any) -> dict[str, Any]:
-    """Make a task that is due in an hour."""
-    return {"http_request": {"url": url, **token}, "schedule_time": {"seconds": 4_000_000_000}}
+from cloudtasks_nb.testing import StrictEmulator
+from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, refused, task
 
 
 def new_member(name: str) -> Callable[[StrictEmulator, Any], Path]:
@@ -76,14 +34,6 @@ def test_credentials_with_a_role_work(emulator: StrictEmulator, connect: Connect
     """Google's client calls with the credentials of a user or a service account, by gRPC and by REST."""
     client = connect(new_member(member)(emulator, ADMIN), transport=transport)
     assert [queue.name for queue in client.list_queues(parent=LOCATION)] == [QUEUE]
-
-
-def refused(call: Callable[[], Any], kind: type[Exception] = PermissionDenied) -> tuple[str, str, dict[str, str]]:
-    """Return text, reason and metadata of the refusal of a call."""
-    with pytest.raises(kind) as caught:
-        call()
-    error: Any = caught.value
-    return error.message, error.reason, dict(error.metadata)
 
 
 @pytest.mark.parametrize(
