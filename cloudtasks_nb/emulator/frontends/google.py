@@ -94,7 +94,7 @@ class Google:
     async def _token(self, request: web.Request) -> web.Response:
         """Answer an OAuth request (https://developers.google.com/identity/protocols/oauth2)."""
         form = await request.post()
-        grant = form.get("grant_type")
+        grant = str(form.get("grant_type"))
         if grant == "refresh_token":
             return self._refreshed(str(form.get("refresh_token", "")), str(form.get("scope", "")))
         if grant == _JWT_GRANT:
@@ -104,8 +104,8 @@ class Google:
     async def _exchange(self, request: web.Request) -> web.Response:
         """Answer the Security Token Service (https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token)."""
         form = await request.post()
-        if form.get("grant_type") != _EXCHANGE:
-            return _oauth_error("unsupported_grant_type", f"Invalid grant_type: {form.get('grant_type')}")
+        if (grant := str(form.get("grant_type"))) != _EXCHANGE:
+            return _oauth_error("unsupported_grant_type", f"Invalid grant_type: {grant}")
         identity = self._state.user_of(str(form.get("subject_token", "")))
         if identity is None or not str(form.get("audience", "")).startswith("//iam.googleapis.com/"):
             return _oauth_error("invalid_grant", "The subject token or its audience is not valid.")

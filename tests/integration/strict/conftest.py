@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import google.auth
 import pytest
 from google.api_core.exceptions import PermissionDenied
 from google.cloud import tasks_v2
@@ -13,7 +15,7 @@ from google.cloud import tasks_v2
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests.integration.conftest import Target
 
-__all__ = ["ADMIN", "LOCATION", "QUEUE", "Connect", "refused", "task"]
+__all__ = ["ADMIN", "LOCATION", "QUEUE", "Connect", "Load", "refused", "task"]
 
 LOCATION = "projects/demo/locations/us-central1"
 QUEUE = f"{LOCATION}/queues/reports"
@@ -28,7 +30,8 @@ NOTHING_WRONG = {
     "service_agent": True,
     "clock_offset_s": 0,
 }
-Connect = Callable[..., tasks_v2.CloudTasksClient]
+Connect = Callable[..., Any]
+Load = Callable[[Path], Any]
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +53,25 @@ def emulator(started: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> Strict
 
 
 @pytest.fixture
-def connect(emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+def credentials(emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Load the Application Default Credentials of a file."""
+
+    def load(file: Path) -> Any:
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+        return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])[0]
+
+    return load
+
+
+@pytest.fixture
+def connect(emulator: StrictEmulator, credentials: Load) -> Iterator[Connect]:
     """Connect Google's own clients with the Application Default Credentials of a file."""
     made: list[Any] = []
 
-    def connect(file: Path, kind: Any = tasks_v2.CloudTasksClient, **options: Any) -> Any:
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-        target = emulator.http.removeprefix("https://") if options.get("transport") == "rest" else emulator.grpc
-        made.append(kind(client_options={"api_endpoint": target}, **options))
+    def connect(file: Path, kind: Any = tasks_v2.CloudTasksClient, transport: str = "grpc", **options: Any) -> Any:
+        target = urlsplit(emulator.http).netloc if transport == "rest" else emulator.grpc
+        given = {"api_endpoint": target, **options}
+        made.append(kind(credentials=credentials(file), client_options=given, transport=transport))
         return made[-1]
 
     yield connect

@@ -69,7 +69,7 @@ def test_one_service_is_disabled(emulator: StrictEmulator, connect: Connect) -> 
 def test_quota_project(emulator: StrictEmulator, connect: Connect) -> None:
     """The quota of a project may be used by who has serviceusage.services.use there."""
     file = emulator.user("ann@example.com", ADMIN)
-    client = connect(file, quota_project="billed")
+    client = connect(file, quota_project_id="billed")
     text, reason, metadata = refused(lambda: client.get_queue(name=QUEUE))
     assert text.startswith(
         "Caller does not have required permission to use project billed. Grant the caller the roles/"
@@ -119,7 +119,7 @@ def reason_of(call: Callable[[], Any]) -> str | None:
     try:
         call()
     except GoogleAPICallError as error:
-        return error.reason
+        return str(error.reason) if error.reason else None
     return None
 
 

@@ -17,7 +17,7 @@ from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, refused, task
+from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, Load, refused, task
 
 
 def new_member(name: str) -> Callable[[StrictEmulator, Any], Path]:
@@ -48,7 +48,7 @@ def test_credentials_with_a_role_work(emulator: StrictEmulator, connect: Connect
         ("roles/cloudtasks.queueAdmin", lambda c: c.list_tasks(parent=QUEUE), "cloudtasks.tasks.list"),
         (
             "cloudtasks.tasks.get",
-            lambda c: c.get_task(name=f"{QUEUE}/tasks/t", response_view=2),
+            lambda c: c.get_task({"name": f"{QUEUE}/tasks/t", "response_view": 2}),
             "cloudtasks.tasks.fullView",
         ),
     ],
@@ -129,16 +129,18 @@ def test_the_log_has_a_permission_of_its_own(emulator: StrictEmulator, connect: 
     emulator.revoke("ann@example.com", "roles/logging.viewer")
 
 
-def test_a_login_that_was_revoked(emulator: StrictEmulator, connect: Connect) -> None:
+def test_a_login_that_was_revoked(emulator: StrictEmulator, credentials: Load, connect: Connect) -> None:
     """Without a valid login google-auth gets no token; access tokens are refused too."""
     file = emulator.user("gone@example.com", ADMIN)
-    credentials, _ = google.auth.load_credentials_from_file(str(file))
-    session = google.auth.transport.requests.Request()
-    credentials.refresh(session)
+    loaded, session = credentials(file), google.auth.transport.requests.Request()
+    loaded.refresh(session)
     emulator.log_out("gone@example.com")
     with pytest.raises(google.auth.exceptions.RefreshError, match=r"Token has been expired or revoked\."):
-        credentials.refresh(session)
-    assert emulator.user("gone@example.com").read_text() != ""
+        loaded.refresh(session)
+    with google.auth.transport.requests.AuthorizedSession(loaded, refresh_status_codes=()) as http:
+        (detail,) = http.get(f"{emulator.http}/v2/{QUEUE}").json()["error"]["details"]
+    assert detail["reason"] == "ACCESS_TOKEN_EXPIRED"
+    assert connect(emulator.user("gone@example.com")).get_queue(name=QUEUE).name == QUEUE
 
 
 def test_the_emulator_needs_tokens_and_tls(emulator: StrictEmulator) -> None:
