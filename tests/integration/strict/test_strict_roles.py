@@ -135,7 +135,7 @@ def test_a_login_that_was_revoked(emulator: StrictEmulator, credentials: Load, c
     loaded, session = credentials(file), google.auth.transport.requests.Request()
     loaded.refresh(session)
     emulator.log_out("gone@example.com")
-    with pytest.raises(google.auth.exceptions.RefreshError, match=r"Token has been expired or revoked\."):
+    with pytest.raises(google.auth.exceptions.OAuthError, match=r"Token has been expired or revoked\."):
         loaded.refresh(session)
     with google.auth.transport.requests.AuthorizedSession(loaded, refresh_status_codes=()) as http:
         (detail,) = http.get(f"{emulator.http}/v2/{QUEUE}").json()["error"]["details"]

@@ -410,7 +410,7 @@ async def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) ->
     """With a chosen gRPC port the HTTP port is the one after it, and after the last one any."""
     asked: list[int] = []
 
-    async def listen(_: object, __: str, port: int) -> int:
+    async def listen(_: object, __: str, port: int, ___: object = None) -> int:
         asked.append(port)
         return port
 
