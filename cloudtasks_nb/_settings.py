@@ -244,7 +244,7 @@ def check_limit(limit: Any) -> int | None:
     """Return a limit of rows, None for no limit; raise InvalidInputError if it is not a whole number from 1 on."""
     if limit is None:
         return None
-    if not isinstance(limit, numbers.Integral) or isinstance(limit, bool) or limit < 1:
+    if isinstance(limit, bool) or not isinstance(limit, numbers.Integral) or limit < 1:
         raise InvalidInputError(
             f"limit={limit!r} is not a whole number from 1 on", resource="limit", hint="limit=None reads all"
         )

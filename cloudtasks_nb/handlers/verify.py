@@ -73,14 +73,14 @@ class Certificates:
 
 
 class Verifier:
-    """Accepts the tokens of one service account for one audience.
+    """Accepts the tokens of one service account for some audiences.
 
     Parameters
     ----------
     service_account : str
         E-mail address of the only account whose tokens are accepted; any account can get a token for any audience.
-    audience : str
-        The audience that the token must have.
+    audience : list of str
+        The audiences of which the token must have one.
     certs_url : callable
         Returns the URL of the issuer's certificates, None for Google's. It is called for each token, because an
         emulator may have another URL after a restart.
@@ -92,7 +92,7 @@ class Verifier:
         self,
         *,
         service_account: str,
-        audience: str,
+        audience: list[str],
         certs_url: Callable[[], str | None],
         certificates: Certificates | None = None,
     ) -> None:

@@ -91,7 +91,7 @@ def app(
                 'service_account="sa@my-project.iam.gserviceaccount.com")',
             )
     certs_url = os.environ.get(CERTS_VARIABLE) or None
-    verifier = Verifier(service_account=str(service_account), audience=str(audience), certs_url=lambda: certs_url)
+    verifier = Verifier(service_account=str(service_account), audience=[str(audience)], certs_url=lambda: certs_url)
     place = store if store is not None else os.environ.get(STORE_VARIABLE) or None
     kept = None if place is None else Store(place)
     called = {path: TaskFunction(fn=one, verifier=verifier, store=kept) for path, one in functions.items()}
