@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import numpy as np
 import orjson
-import platformdirs
 
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, InvalidInputError, NaiveTimeError
 
@@ -141,8 +139,11 @@ def store_place(store: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
 
 
 def _home_path() -> Path:
-    named = os.environ.get("CLOUDTASKS_NB_HOME")
-    return Path(named).expanduser() if named else Path(platformdirs.user_data_dir("cloudtasks_nb", appauthor=False))
+    if named := os.environ.get("CLOUDTASKS_NB_HOME"):
+        return Path(named).expanduser()
+    import platformdirs  # noqa: PLC0415 - a deployed handler does without it
+
+    return Path(platformdirs.user_data_dir("cloudtasks_nb", appauthor=False))
 
 
 def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path:
@@ -243,7 +244,7 @@ def check_limit(limit: Any) -> int | None:
     """Return a limit of rows, None for no limit; raise InvalidInputError if it is not a whole number from 1 on."""
     if limit is None:
         return None
-    if not isinstance(limit, (int, np.integer)) or isinstance(limit, bool) or limit < 1:
+    if isinstance(limit, bool) or not isinstance(limit, numbers.Integral) or limit < 1:
         raise InvalidInputError(
             f"limit={limit!r} is not a whole number from 1 on", resource="limit", hint="limit=None reads all"
         )
@@ -299,7 +300,7 @@ def parse_duration(value: Any, name: str) -> dt.timedelta:
 
 
 def _seconds(value: Any) -> float | None:
-    if isinstance(value, np.timedelta64):  # a numbers.Real that float() refuses
+    if type(value).__name__ == "timedelta64":  # of numpy, a numbers.Real that float() refuses
         value = value.astype("timedelta64[us]").item()
     if isinstance(value, dt.timedelta):  # pd.Timedelta is one
         return value.total_seconds()

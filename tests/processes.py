@@ -1,12 +1,18 @@
-"""Run a command as a test does: without input, with a time limit, and with its output as text."""
+"""Run a command as a test does: without input, with a time limit, and with its output as text; and run services."""
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["run"]
+__all__ = ["gunicorn", "listening", "run"]
+
+_PATIENCE = 60.0  # seconds
 
 
 def run(
@@ -23,3 +29,29 @@ def run(
         check=False,
         timeout=timeout,
     )
+
+
+@contextmanager
+def listening() -> Iterator[socket.socket]:
+    """Give a socket that listens on loopback: connections wait there until a service accepts them."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.set_inheritable(True)
+        yield sock
+
+
+@contextmanager
+def gunicorn(
+    *arguments: str, cwd: Path, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run gunicorn, and end it."""
+    command = [sys.executable, "-m", "gunicorn", *arguments]
+    process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}, pass_fds=pass_fds)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_PATIENCE)
+        finally:
+            process.kill()
+            process.wait()

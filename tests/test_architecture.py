@@ -49,7 +49,7 @@ ONLY_IN = {
     "google.protobuf": PROTOBUF,
     "google.cloud": PROTOBUF,
     "google.api_core": {"service.transport"},
-    "google.auth": {"service.auth", "service.transport", "handlers."},
+    "google.auth": {"service.auth", "service.transport", "handlers.", "emulator.access.tokens"},
     "google.oauth2": {"service.auth", "handlers."},
     "grpc": {"service.transport", "emulator."},
     "aiohttp": {"handlers.", "emulator."},
@@ -83,6 +83,12 @@ LOADED_LATER = (
     "obstore",
     "tqdm",
     "cryptography",
+)
+
+#: What a deployed handler does without.
+NOT_DEPLOYED = (
+    *("pandas", "numpy", "grpc", "google.cloud", "google.api_core", "google.protobuf", "aiohttp", "ipywidgets"),
+    *("anywidget", "cloudpickle", "filelock", "platformdirs", "re2", "tqdm"),
 )
 
 
@@ -310,6 +316,21 @@ def test_all_is_true(module: Module) -> None:
     hidden = public_definitions(module.tree) - set(loaded.__all__)
     assert not absent, f"{module.name}.__all__ names what is not there: {absent}"
     assert not hidden, f"{module.name} defines {hidden}: public ones stand in __all__, others begin with an underscore"
+
+
+def test_a_deployed_handler_loads_little() -> None:
+    """`app` works without the libraries of frames, of the API and of servers: a deployed service has none of them."""
+    blocked = (*NOT_DEPLOYED, "cloudtasks_nb.service", "cloudtasks_nb.display")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
+        "from cloudtasks_nb.handlers import app\n"
+        "application = app(dict, audience='a', service_account='b', store='memory://results')\n"
+        "print(callable(application))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_importing_the_package_loads_little() -> None:

@@ -43,7 +43,7 @@ EXEMPT = {
 #: What an example may use without making it.
 NAMES = (
     *("tasks", "queue", "df", "report", "handler", "batch", "plan", "get_ipython"),
-    *("cloud_tasks", "cloud_tasks_emulator", "cloud_tasks_emulator_arguments"),
+    *("cloud_tasks", "cloud_tasks_emulator", "cloud_tasks_emulator_arguments", "google", "monkeypatch"),
 )
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -154,6 +154,13 @@ def tasks(alone: None) -> Iterator[ct.Client]:
 def queue(tasks: ct.Client) -> ct.Queue:
     """Give the queue "reports", which tries each task once, so that failures are quick."""
     return tasks.queue("reports", create=True, rate=500, max_attempts=1)
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[testing.StrictEmulator]:
+    """Run a strict emulator."""
+    with testing.strict_emulator() as emulator:
+        yield emulator
 
 
 @pytest.fixture

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from http.client import OK, HTTPConnection, HTTPException
+from http.client import OK, HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from cloudtasks_nb._settings import make_folder
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
 from cloudtasks_nb.service.absent_handlers import get_json
 
-__all__ = ["Child", "Lease", "attach", "hold", "start"]
+__all__ = ["Child", "Lease", "attach", "connection", "hold", "start"]
 
 _START_TIMEOUT = 30.0  # seconds; a start takes one, on a crowded machine or with a large folder some more
 _ANSWER_TIMEOUT = 5.0  # seconds; it is on this machine
@@ -33,7 +35,7 @@ _leases: dict[Path | None, Lease] = {}
 class Child:
     """An emulator that was started and is ready."""
 
-    facts: Mapping[str, Any]  #: its ready line: `grpc`, `http`, `pid`, `data_dir`, `instance`
+    facts: Mapping[str, Any]  #: its ready line: `grpc`, `http`, `pid`, `data_dir`, `instance`, and of a strict one `ca`
     process: subprocess.Popen[str]
 
 
@@ -123,16 +125,26 @@ def start(arguments: Sequence[str], timeout: float) -> tuple[Child | None, str]:
 
 def hold(facts: Mapping[str, Any]) -> HTTPConnection | None:
     """Keep an emulator running until the connection is closed; None if it does not answer at its address."""
-    connection = HTTPConnection(facts["http"].removeprefix("http://"), timeout=_ANSWER_TIMEOUT)
+    held = connection(facts, _ANSWER_TIMEOUT)
+    instance = None
     try:
-        connection.request("GET", "/lease")
-        status = connection.getresponse().status
+        held.request("GET", "/lease")
+        answer = held.getresponse()
+        instance = answer.getheader("X-Instance") if answer.status == OK else None
     except (OSError, HTTPException):
-        status = 0
-    if status != OK or _instance_at(facts["http"]) != facts["instance"]:
-        connection.close()
+        pass
+    if instance != facts["instance"]:
+        held.close()
         return None
-    return connection
+    return held
+
+
+def connection(facts: Mapping[str, Any], timeout: float) -> HTTPConnection:
+    """Return a connection to an emulator's HTTP interface, with TLS to a strict one."""
+    host = urllib.parse.urlsplit(facts["http"]).netloc
+    if facts.get("ca"):
+        return HTTPSConnection(host, timeout=timeout, context=ssl.create_default_context(cafile=facts["ca"]))
+    return HTTPConnection(host, timeout=timeout)
 
 
 def _make_folder(folder: str | os.PathLike[str]) -> Path:

@@ -112,7 +112,8 @@ class Queue:
         tz : str, optional
             The time zone of an `at` that has none.
         service_account, audience : str, optional
-            E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL).
+            E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL's
+            origin, ``https://svc.example``; for a Cloud Function the URL without its query).
         dispatch_deadline : duration, optional
             How long an attempt may take, 15 s to 30 min; the service's default is 10 min.
         retry : mapping, optional
@@ -588,7 +589,8 @@ class Queue:
         url : str or Handler, optional
             Parts that it does not have, such as the path or the query, are taken from each task.
         service_account, audience : str, optional
-            E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL).
+            E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL's
+            origin; without a URL, that of each task).
 
         Raises
         ------

@@ -9,10 +9,14 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA, QueueName
+from cloudtasks_nb.emulator.access.certificates import ServerCertificate, server_certificate
+from cloudtasks_nb.emulator.access.control import AccessControl
+from cloudtasks_nb.emulator.access.delivery import StrictDeliverer, authorize_as
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.rpcs import all_calls
@@ -70,8 +74,14 @@ async def run(
         QueueName.parse(name)
     with Folder(settings.data_dir) as folder, TaskDatabase(folder.database, durable=not folder.temporary) as database:
         async with AsyncExitStack() as stack:
+            certificate = None
+            if settings.strict:
+                certificate = server_certificate(folder.path, (settings.host, *settings.allow_hosts))
+                settings = replace(settings, https_ca=settings.https_ca or certificate.ca)
             engine = await _start_engine(folder, database, settings, stack)
-            await _listen(folder, engine, ready, stop, stack)
+            endpoint = await _listen(folder, engine, certificate, stop, stack)
+            folder.announce(endpoint)
+            ready(endpoint)
             await stop.wait()
             await engine.dispatcher.drain(settings.grace, abort)
 
@@ -100,9 +110,12 @@ def _print_failure(line: str) -> None:
 
 def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, stack: AsyncExitStack) -> Engine:
     """Connect the parts of an emulator; they are closed with the stack."""
-    tokens, deliverer = TokenSigner(folder, settings.openid_issuer, clock), Deliverer(settings)
+    tokens = TokenSigner(folder, settings.openid_issuer, clock)
+    access = AccessControl(folder, store) if settings.strict else None
+    authorize = tokens.authorize if access is None else authorize_as(access.state, tokens.authorize)
+    deliverer = Deliverer(settings) if access is None else StrictDeliverer(settings)
     stack.push_async_callback(deliverer.close)
-    dispatcher = Dispatcher(store, clock, deliverer, tokens.authorize, settings)
+    dispatcher = Dispatcher(store, clock, deliverer, authorize, settings)
     committer = Committer(store, dispatcher.wake)
     stack.push_async_callback(committer.close)
     stack.push_async_callback(dispatcher.close)
@@ -115,19 +128,20 @@ def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, s
         settings=settings,
         faults=Faults(),
         tokens=tokens,
+        access=access,
     )
 
 
 async def _listen(
     folder: Folder,
     engine: Engine,
-    ready: Callable[[dict[str, Any]], None],
+    certificate: ServerCertificate | None,
     stop: asyncio.Event,
     stack: AsyncExitStack,
-) -> None:
+) -> dict[str, Any]:
     settings, instance = engine.settings, folder.instance()
     calls = all_calls(engine)
-    server, port = grpc_server(settings.host, settings.port)
+    server, port = grpc_server(settings.host, settings.port, certificate)
     leases = Leases(stop, instance)
     stack.callback(leases.close)
     web = HttpServer(engine, calls, leases, folder.path, instance)
@@ -135,13 +149,13 @@ async def _listen(
     http_port = settings.http_port
     if http_port is None:
         http_port = (port + 1) % 65_536 if settings.port else 0  # 0, a free port, if there is no next port
-    http_port = await web.listen(settings.host, http_port)
+    http_port = await web.listen(settings.host, http_port, certificate)
     metadata = {
         INSTANCE_METADATA: instance,
         HTTP_PORT_METADATA: str(http_port),
         LOG_IMMEDIATE_METADATA: "true" if engine.store.log.immediate else "false",
     }
-    answer_calls(server, calls, metadata, engine.unread)
+    answer_calls(server, engine, calls, metadata)
     await server.start()
     stack.push_async_callback(server.stop, _GRACE)
     stack.push_async_callback(_cancel, asyncio.create_task(_sweep_forever(engine)))
@@ -150,13 +164,17 @@ async def _listen(
     engine.dispatcher.wake_all()
     endpoint = {
         "grpc": host_and_port(settings.host, port),
-        "http": f"http://{host_and_port(settings.host, http_port)}",
+        "http": f"{'https' if certificate else 'http'}://{host_and_port(settings.host, http_port)}",
         "pid": os.getpid(),
         "data_dir": str(folder.path),
         "instance": instance,
     }
-    folder.announce(endpoint)
-    ready(endpoint)
+    if certificate is not None:
+        endpoint |= {"strict": True, "ca": str(certificate.ca)}
+    if settings.metadata_port is not None:
+        metadata_port = await web.listen_as_metadata_server(settings.host, settings.metadata_port)
+        endpoint["metadata"] = host_and_port(settings.host, metadata_port)
+    return endpoint
 
 
 async def _sweep_forever(engine: Engine) -> None:

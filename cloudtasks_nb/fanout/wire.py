@@ -9,13 +9,11 @@ protobuf itself writes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 
 __all__ = [
     "MAX_BYTES",
     "CreateEncoder",
-    "SharedFields",
     "header",
     "http_requests",
     "name_request",
@@ -36,15 +34,6 @@ _BASIC_VIEW = b"\x18\x01"  # CreateTaskRequest.response_view
 
 _MASK = 2**64 - 1  # negative numbers are written as their two's complement
 _OVERHEAD = 64  # tags and lengths around a task, and the request's own id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedFields:
-    """What all tasks of a plan share."""
-
-    method: bytes  #: the field `http_method` of HttpRequest
-    token: bytes  #: the field `oidc_token` of HttpRequest
-    settings: bytes  #: the fields `dispatch_deadline` and `retry_config` of Task
 
 
 def _varint(number: int) -> bytes:
@@ -103,14 +92,25 @@ def http_requests(urls: Sequence[str], heads: Iterable[bytes], bodies: Sequence[
     return out
 
 
-def tasks(made: Sequence[bytes], shared: SharedFields, times: Sequence[bytes] | bytes) -> list[bytes]:
-    """Return the Task of each request; `times` is one `schedule_time` for all, or one a row."""
-    token, settings = shared.token, shared.settings
-    extra = len(token)
-    each = repeat(times, len(made)) if isinstance(times, bytes) else times
+def tasks(
+    made: Sequence[bytes], tokens: Sequence[bytes] | bytes, times: Sequence[bytes] | bytes, settings: bytes
+) -> list[bytes]:
+    """Return the Task of each request.
+
+    Parameters
+    ----------
+    tokens : bytes or sequence of bytes
+        The field `oidc_token` of HttpRequest: one for all, or one a row.
+    times : bytes or sequence of bytes
+        The field `schedule_time`, in the same way.
+    settings : bytes
+        The fields `dispatch_deadline` and `retry_config` of Task.
+    """
+    signed = repeat(tokens, len(made)) if isinstance(tokens, bytes) else tokens
+    due = repeat(times, len(made)) if isinstance(times, bytes) else times
     return [
-        _REQUEST + _length(len(request) + extra) + request + token + due + settings
-        for request, due in zip(made, each, strict=True)
+        _REQUEST + _length(len(request) + len(token)) + request + token + time + settings
+        for request, token, time in zip(made, signed, due, strict=True)
     ]
 
 

@@ -83,7 +83,7 @@ def serve(
     service_account : str, optional
         Only tasks that carry an OIDC token of this account are accepted.
     audience : str, optional
-        The audience that the token must have; the handler's URL when left out.
+        The audience that the token must have; when left out the origin of the handler's URL, or the whole URL.
     tasks : Client, optional
         The connection whose emulator issues the tokens and whose store is used; the newest connection when left out.
     store : path or str, optional
@@ -124,7 +124,10 @@ def serve(
     def task_function(url: str) -> TaskFunction:  # the default audience is the URL, which is known later
         if service_account is None or certs_url is None:
             return TaskFunction(fn=fn, verifier=None, store=results, processes=pool)
-        verifier = Verifier(service_account=service_account, audience=audience or url, certs_url=certs_url)
+        # The whole URL is the audience that Cloud Tasks sets, for tasks that other clients made.
+        origin = "/".join(url.split("/", 3)[:3])
+        accepted = [audience] if audience else [origin, url]
+        verifier = Verifier(service_account=service_account, audience=accepted, certs_url=certs_url)
         return TaskFunction(fn=fn, verifier=verifier, store=results, processes=pool)
 
     workers = processes or workers  # one thread waits for each process

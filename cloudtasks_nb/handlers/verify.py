@@ -16,10 +16,13 @@ from google.auth.transport.requests import Request
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.handlers.answer import Answer, refuse
 
-__all__ = ["GOOGLE_CERTS", "Certificates", "Verifier", "fetch_certificates"]
+__all__ = ["CERTS_VARIABLE", "GOOGLE_CERTS", "Certificates", "Verifier", "fetch_certificates"]
 
 #: Where Google publishes the certificates of its ID tokens.
 GOOGLE_CERTS = "https://www.googleapis.com/oauth2/v1/certs"
+
+#: Environment variable with the URL of other certificates, those of an emulator, for applications made by `app`.
+CERTS_VARIABLE = "CLOUDTASKS_NB_CERTS_URL"
 
 _GOOGLE_ISSUERS = ("https://accounts.google.com", "accounts.google.com")
 _CLOCK_SKEW = 10  # seconds between the issuer's clock and ours
@@ -70,14 +73,14 @@ class Certificates:
 
 
 class Verifier:
-    """Accepts the tokens of one service account for one audience.
+    """Accepts the tokens of one service account for some audiences.
 
     Parameters
     ----------
     service_account : str
         E-mail address of the only account whose tokens are accepted; any account can get a token for any audience.
-    audience : str
-        The audience that the token must have.
+    audience : list of str
+        The audiences of which the token must have one.
     certs_url : callable
         Returns the URL of the issuer's certificates, None for Google's. It is called for each token, because an
         emulator may have another URL after a restart.
@@ -89,7 +92,7 @@ class Verifier:
         self,
         *,
         service_account: str,
-        audience: str,
+        audience: list[str],
         certs_url: Callable[[], str | None],
         certificates: Certificates | None = None,
     ) -> None:

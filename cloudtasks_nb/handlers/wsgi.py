@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
@@ -15,7 +15,7 @@ from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
 from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function
 from cloudtasks_nb.handlers.convert import display_name
-from cloudtasks_nb.handlers.verify import Verifier
+from cloudtasks_nb.handlers.verify import CERTS_VARIABLE, Verifier
 from cloudtasks_nb.handlers.workers import CoroutineRunner
 from cloudtasks_nb.store.store import Store
 
@@ -26,30 +26,33 @@ _log = logging.getLogger("cloudtasks_nb.handlers")
 
 
 def app(
-    fn: Callable[..., Any],
+    fn: Callable[..., Any] | Mapping[str, Callable[..., Any]],
     *,
     audience: str | None = None,
     service_account: str | None = None,
     name: str | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> WSGIApplication:
-    """Make a WSGI application of a function, for Cloud Run or any other place that Cloud Tasks reaches.
+    """Make a WSGI application of functions, for Cloud Run or any other place that Cloud Tasks reaches.
 
-    As with `serve`, the body gives the arguments, and an exception the status of the answer. The function is called
+    As with `serve`, the body gives the arguments, and an exception the status of the answer. A function is called
     only for tasks with an OIDC token that Google issued to `service_account` for `audience`. The logger
-    ``cloudtasks_nb.handlers`` logs failures with the traceback.
+    ``cloudtasks_nb.handlers`` logs failures with the traceback. `ct.deploy` writes such an application.
 
     Parameters
     ----------
-    fn : callable
-        A plain or an async function.
+    fn : callable or mapping of str to callable
+        A plain or an async function, which gets all requests; or functions by path: ``{"/run": report, "/done": end}``.
+        A path also stands for those below it, ``/run/JFK``, unless a longer one of the mapping fits; so "/" stands for
+        all. Other paths are answered with 404.
     audience : str
-        The audience of the tasks' tokens: the ``audience=`` of the tasks, or their URL if they have none.
+        The audience of the tasks' tokens: the ``audience=`` of the tasks, else the origin of their URL
+        (``https://report-abc123.a.run.app``), or for a Cloud Function their URL without its query.
     service_account : str
         E-mail address of the only account whose tokens are accepted. Required as well as `audience`, because any
         Google account can get a token for any audience.
     name : str, optional
-        The function's name in the log; its own name when left out.
+        The name in the log; the function's own name when left out.
     store : path or str, optional
         Where the results of batches are stored before the task is answered: ``gs://bucket/prefix``, the same as in
         ``ct.connect(..., store=...)``. By default ``CLOUDTASKS_NB_STORE``; without both, results are not stored,
@@ -59,11 +62,13 @@ def app(
     -------
     callable
         For gunicorn, wsgiref or Functions Framework: ``application = app(report, audience=..., service_account=...)``.
+        To rehearse with the emulator, set ``CLOUDTASKS_NB_CERTS_URL`` to its certificates,
+        ``http://127.0.0.1:8124/oauth2/v1/certs``, which are then used in place of Google's.
 
     Raises
     ------
     HandlerError
-        If `audience` or `service_account` is missing, or the function cannot be served.
+        If `audience` or `service_account` is missing, a function cannot be served, or a path does not begin with "/".
     InvalidInputError
         If `store` is not a folder or a bucket.
 
@@ -72,26 +77,43 @@ def app(
     >>> from cloudtasks_nb.handlers import app
     >>> caller = "caller@my-project.iam.gserviceaccount.com"
     >>> application = app(report, audience="https://report-abc123.a.run.app", service_account=caller)
+    >>> paths = {"/run": report, "/done": print}
+    >>> application = app(paths, audience="https://report-abc123.a.run.app", service_account=caller)
     """
-    check_function(fn)
+    functions = _by_path(fn)
+    names = " and ".join(map(display_name, functions.values()))
     for argument, value in (("audience", audience), ("service_account", service_account)):
         if not (isinstance(value, str) and value):
             raise HandlerError(
-                f"{argument}={value!r}: without it anybody could call {display_name(fn)}",
+                f"{argument}={value!r}: without it anybody could call {names}",
                 resource=argument,
                 hint='app(fn, audience="https://my-service.run.app", '
                 'service_account="sa@my-project.iam.gserviceaccount.com")',
             )
-    verifier = Verifier(service_account=str(service_account), audience=str(audience), certs_url=lambda: None)
+    certs_url = os.environ.get(CERTS_VARIABLE) or None
+    verifier = Verifier(service_account=str(service_account), audience=[str(audience)], certs_url=lambda: certs_url)
     place = store if store is not None else os.environ.get(STORE_VARIABLE) or None
-    function = TaskFunction(fn=fn, verifier=verifier, store=None if place is None else Store(place))
-    return _App(name or display_name(fn), function)
+    kept = None if place is None else Store(place)
+    called = {path: TaskFunction(fn=one, verifier=verifier, store=kept) for path, one in functions.items()}
+    return _App(name or names, called)
+
+
+def _by_path(fn: Any) -> dict[str, Callable[..., Any]]:
+    """Return the functions by their paths without a slash at the end; "" stands for all paths."""
+    given = fn if isinstance(fn, Mapping) else {"/": fn}
+    if not given:
+        raise HandlerError("app({}) has no function", resource="fn", hint='app({"/run": report}, …)')
+    for path, one in given.items():
+        if not (isinstance(path, str) and path.startswith("/")):
+            raise HandlerError(f"{path!r} is not a path", resource=str(path), hint='a path begins with "/": "/run"')
+        check_function(one)
+    return {path.rstrip("/"): one for path, one in given.items()}
 
 
 class _App:
-    def __init__(self, name: str, function: TaskFunction) -> None:
+    def __init__(self, name: str, functions: Mapping[str, TaskFunction]) -> None:
         self._name = name
-        self._function = function
+        self._functions = functions
         self._coroutines = CoroutineRunner(f"{name}-coroutines")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -106,6 +128,9 @@ class _App:
         return [content]
 
     def _answer(self, environ: WSGIEnvironment) -> Answer:
+        function = self._function_at(environ.get("PATH_INFO", ""))
+        if function is None:
+            return refuse(404, "there is no function at this path")
         body = _read(environ)
         if isinstance(body, Answer):
             return body
@@ -116,10 +141,16 @@ class _App:
             task=environ.get("HTTP_X_CLOUDTASKS_TASKNAME"),
             attempt=attempt_of(environ.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT")),
         )
-        answer = self._function.answer(request, run=self._coroutines.run)
+        answer = function.answer(request, run=self._coroutines.run)
         if not answer.ok:
             _log.error("%s answered %d to task %r: %s", self._name, answer.status, request.task, answer.error)
         return answer
+
+    def _function_at(self, path: str) -> TaskFunction | None:
+        """Return the function whose path is the longest that the path of a request begins with, segment by segment."""
+        segments = path.encode("latin-1").decode("utf-8", "replace").rstrip("/").split("/")  # as WSGI gives UTF-8
+        beginnings = ("/".join(segments[:count]) for count in range(len(segments), 0, -1))
+        return next((self._functions[start] for start in beginnings if start in self._functions), None)
 
 
 def _read(environ: WSGIEnvironment) -> bytes | Answer:

@@ -19,6 +19,7 @@ from cloudtasks_nb.errors import InvalidInputError
 __all__ = [
     "HTTP_METHODS",
     "decode_body",
+    "default_audience",
     "delete_failures",
     "http_status",
     "http_target",
@@ -42,6 +43,10 @@ _FIELDS = ("name", "schedule_time", "create_time", "attempts", "responses", "dis
 _MASK = "•••"
 _HTTP_STATUS = re.compile(r"[A-Z_]+\(\d+\): HTTP status code (?P<status>\d+)")
 _MICRO = 1_000_000
+_ORIGIN = re.compile(
+    r"(?P<scheme>https?)://(?:[^/?#]*@)?(?P<host>\[[^]]*\]|[^/?#:]+)(?P<port>:\d+)?(?P<path>[^?#]*)", re.IGNORECASE
+)
+_IMPLIED_PORTS = ("https:443", "http:80")
 
 # Method, URL, headers and service account, which most tasks of a queue have in common.
 _Request = tuple[str, str, dict[str, str], str | None]
@@ -340,6 +345,22 @@ def _target_text(target: Any) -> str:
     return f"{scheme}://{override.host or '*'}{port}{path}{query}"
 
 
+def default_audience(url: str) -> str:
+    """Return the audience of a token for a URL: its origin; for Cloud Functions the URL without its query.
+
+    So one audience holds for all paths of a service: Cloud Run accepts the URL of the service, Cloud Functions that of
+    the function (https://cloud.google.com/run/docs/authenticating/service-to-service). Without an audience Cloud Tasks
+    would take the URL of each task.
+    """
+    found = _ORIGIN.match(url)
+    if found is None:
+        return ""
+    scheme, host, port = found["scheme"].lower(), found["host"].lower(), found["port"] or ""
+    port = "" if scheme + port in _IMPLIED_PORTS else port
+    path = found["path"] if host.endswith(".cloudfunctions.net") else ""
+    return f"{scheme}://{host}{port}{path}"
+
+
 def http_target(url: str | None, service_account: str | None, audience: str | None) -> Any:
     """Return a raw queue-level HttpTarget that sends every task to `url`, signed as `service_account`.
 
@@ -371,7 +392,7 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
             override.query_override.query_params = parts.query
     if service_account is not None:
         target.oidc_token.service_account_email = service_account
-        target.oidc_token.audience = audience or url or ""
+        target.oidc_token.audience = audience or default_audience(url or "")
     return target
 
 

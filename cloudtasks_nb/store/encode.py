@@ -1,7 +1,7 @@
 """The only JSON encoder, of bodies and of results: convert values of any pandas dtype to JSON types.
 
-It does not import pandas, so that a deployed handler starts quickly. The classes of pandas are added when the first of
-its values comes.
+It imports neither pandas nor numpy, so that a deployed handler needs neither. Their classes are added when a value
+comes that nothing else is known about, if somebody else has imported them.
 What has no form of its own in JSON is written like this:
 
 =========================  ====================================================================================
@@ -36,7 +36,6 @@ from functools import cache, singledispatch
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 import orjson
 
 from cloudtasks_nb.errors import NotSerializableError
@@ -76,10 +75,9 @@ def plain(value: Any) -> Any:
         If the value, or one inside it, has no form in JSON.
     """
     kind = type(value)
-    library = kind.__module__.partition(".")[0]
-    if library == "pandas" and not _register_pandas.cache_info().currsize:
-        _register_pandas()
+    if _register_libraries():
         return plain(value)
+    library = kind.__module__.partition(".")[0]
     for method in ("to_dicts", "to_list", "to_pylist"):  # the frames and columns of polars and Arrow
         if library in {"polars", "pyarrow"} and hasattr(value, method):
             return plain(getattr(value, method)())
@@ -148,24 +146,24 @@ def _(value: decimal.Decimal) -> str | None:
     return None if value.is_nan() else str(value)
 
 
-@plain.register(np.generic)
-def _(value: Any) -> Any:
-    if isinstance(value, np.datetime64 | np.timedelta64):
+def _number(value: Any) -> Any:
+    """Return a scalar of numpy."""
+    if value.dtype.kind in "mM":
         return _numpy_time(value)
     found = value.item()
-    if isinstance(found, np.generic):  # long double: numpy has no Python type for it
-        return plain(float(value)) if isinstance(value, np.floating) else plain.dispatch(object)(value)
+    if type(found) is type(value):  # long double: numpy has no Python type for it
+        return plain(float(value)) if value.dtype.kind == "f" else plain.dispatch(object)(value)
     return plain(found)
 
 
-def _numpy_time(value: np.datetime64 | np.timedelta64) -> str | None:
+def _numpy_time(value: Any) -> str | None:
     """Return a time or a duration of numpy with its nanoseconds, which Python's own types do not have."""
-    if np.isnat(value):
+    if value != value:  # noqa: PLR0124 - NaT
         return None
-    kind = "datetime64" if isinstance(value, np.datetime64) else "timedelta64"
+    kind = "datetime64" if value.dtype.kind == "M" else "timedelta64"
     whole = value.astype(f"{kind}[us]")
-    precise = np.datetime_data(value.dtype)[0] in {"ns", "ps", "fs", "as"}
-    rest = int((value - whole).astype("timedelta64[ns]").astype(np.int64)) if precise else 0
+    precise = value.dtype.str.endswith(("[ns]", "[ps]", "[fs]", "[as]"))
+    rest = int((value - whole).astype("timedelta64[ns]").astype(int)) if precise else 0
     found = whole.item()
     if isinstance(found, dt.timedelta):
         return _duration(found, rest)
@@ -210,9 +208,10 @@ def _(value: Any) -> list[Any]:
     return [plain(item) for item in value]
 
 
-@plain.register(np.ndarray)
-def _(value: Any) -> Any:
-    if value.dtype.kind in "biu" or (value.dtype.kind == "f" and value.itemsize <= 8 and not np.isinf(value).any()):  # noqa: PLR2004 - long double has no Python type
+def _array(value: Any) -> Any:
+    """Return an array of numpy."""
+    finite = value.dtype.kind == "f" and value.itemsize <= 8 and not (abs(value) == math.inf).any()  # noqa: PLR2004 - long double has no Python type
+    if value.dtype.kind in "biu" or finite:
         return value.tolist()  # NaN becomes null as the list is written
     return [plain(item) for item in value] if value.ndim else plain(value[()])
 
@@ -235,10 +234,23 @@ def _(value: object) -> Any:
     raise _refusal(value, "use text: base64.b64encode(value).decode()")
 
 
+def _register_libraries() -> bool:
+    """Add the classes of numpy and pandas that have been imported since the last time; return whether there are any."""
+    libraries = (("numpy", _register_numpy), ("pandas", _register_pandas))
+    new = [one for one in libraries if sys.modules.get(one[0]) and not one[1].cache_info().currsize]
+    for name, register in new:
+        register(sys.modules[name])
+    return bool(new)
+
+
 @cache
-def _register_pandas() -> None:
-    """Add the classes of pandas, once one of its values was met."""
-    pandas: Any = sys.modules["pandas"]
+def _register_numpy(numpy: Any) -> None:
+    plain.register(numpy.generic, _number)
+    plain.register(numpy.ndarray, _array)
+
+
+@cache
+def _register_pandas(pandas: Any) -> None:
     plain.register(type(pandas.NA), lambda _value: None)
     plain.register(pandas.Period, str)
     plain.register(

@@ -6,6 +6,7 @@ import http.client
 import itertools
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -271,17 +273,23 @@ class Target:
     ----------
     port : int
         Port to listen at; 0 takes a free one.
+    certificate, key : Path, optional
+        Files of the certificate with which it speaks TLS.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, *, certificate: Path | None = None, key: Path | None = None) -> None:
         self.received: list[Received] = []
         self._script: deque[Answer] = deque()
         self._changed = threading.Condition()
         self._server = _Server(port, self)
+        if certificate is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate, key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
         self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/job"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}/job"
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.faults import apply_fault
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.api.queue_calls import QueueCalls
+from cloudtasks_nb.emulator.api.strict_calls import StrictAccessCalls, StrictQueueCalls, StrictTaskCalls
 from cloudtasks_nb.emulator.api.task_calls import TaskCalls
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 
@@ -22,12 +23,10 @@ def all_calls(engine: Engine) -> dict[str, Call]:
         "google.longrunning.Operations": OperationCalls(engine).calls(),
         "google.cloud.location.Locations": LocationCalls(engine).calls(),
     }
+    strict = (StrictQueueCalls, StrictTaskCalls, StrictAccessCalls)
+    kinds = strict if engine.access is not None else (QueueCalls, TaskCalls, AccessCalls)
     for api in ("v2", "v2beta3"):
-        calls = {
-            **QueueCalls(engine, api).calls(),
-            **TaskCalls(engine, api).calls(),
-            **AccessCalls(engine, api).calls(),
-        }
+        calls = {name: call for kind in kinds for name, call in kind(engine, api).calls().items()}
         if engine.settings.no_batch:
             calls |= dict.fromkeys(_BATCHES, _unimplemented)
         services[f"google.cloud.tasks.{api}.CloudTasks"] = calls

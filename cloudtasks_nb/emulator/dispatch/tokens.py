@@ -61,12 +61,24 @@ class TokenSigner:
         kind = setting.WhichOneof("authorization_header")
         if kind == "oidc_token":
             token = setting.oidc_token
-            return f"Bearer {self._id_token(token.service_account_email, token.audience or url)}"
+            return f"Bearer {self.id_token(token.service_account_email, token.audience or url)}"
         if kind == "oauth_token":
             email, scope = setting.oauth_token.service_account_email, setting.oauth_token.scope
             # Receivers treat an access token as opaque text. The same account and scope give the same token.
             return f"Bearer ya29.{hashlib.sha256(f'{email} {scope}'.encode()).hexdigest()}"
         return None
+
+    def id_token(self, email: str, audience: str) -> str:
+        """Return an OIDC token of a service account."""
+        now = self._clock.now() // SECOND
+        issued_at, token = self._made.get((email, audience), (0, ""))
+        if 0 <= now - issued_at < _REUSED_FOR:  # a reset of the clock leaves tokens of the future, not valid yet
+            return token
+        if len(self._made) >= _MAX_CACHED:
+            self._made.clear()
+        token = self._signed(_claims(self._issuer, email, audience, now))
+        self._made[email, audience] = now, token
+        return token
 
     def certificates(self) -> dict[str, str]:
         """Return PEM certificates by key id, as Google does at ``/oauth2/v1/certs``."""
@@ -94,17 +106,6 @@ class TokenSigner:
             "id_token_signing_alg_values_supported": ["RS256"],
             "claims_supported": ["aud", "azp", "email", "email_verified", "exp", "iat", "iss", "sub"],
         }
-
-    def _id_token(self, email: str, audience: str) -> str:
-        now = self._clock.now() // SECOND
-        issued_at, token = self._made.get((email, audience), (0, ""))
-        if 0 <= now - issued_at < _REUSED_FOR:  # a reset of the clock leaves tokens of the future, not valid yet
-            return token
-        if len(self._made) >= _MAX_CACHED:
-            self._made.clear()
-        token = self._signed(_claims(self._issuer, email, audience, now))
-        self._made[email, audience] = now, token
-        return token
 
     def _signed(self, claims: dict[str, Any]) -> str:
         header = {"alg": "RS256", "kid": self._key_id, "typ": "JWT"}

@@ -24,7 +24,7 @@ from cloudtasks_nb.emulator.model.queues import configured, from_v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 
-__all__ = ["Admin"]
+__all__ = ["Admin", "answer_json", "json_response"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _STATES = {"RUNNING": 1, "PAUSED": 2, "DISABLED": 3}
@@ -53,16 +53,16 @@ class Admin:
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
         return [
-            web.get("/admin/clock", _answer(self.clock)),
-            web.post("/admin/clock", _answer(self.advance)),
-            web.post("/admin/reset", _answer(self.reset)),
-            web.post("/admin/seed", _answer(self.seed)),
-            web.post("/admin/snapshot", _answer(self.snapshot)),
-            web.post("/admin/restore", _answer(self.restore)),
-            web.post("/admin/faults", _answer(self.add_fault)),
-            web.delete("/admin/faults", _answer(self.clear_faults)),
-            web.get("/admin/history", _answer(self.history)),
-            web.get("/admin/waiting", _answer(self.waiting)),
+            web.get("/admin/clock", answer_json(self.clock)),
+            web.post("/admin/clock", answer_json(self.advance)),
+            web.post("/admin/reset", answer_json(self.reset)),
+            web.post("/admin/seed", answer_json(self.seed)),
+            web.post("/admin/snapshot", answer_json(self.snapshot)),
+            web.post("/admin/restore", answer_json(self.restore)),
+            web.post("/admin/faults", answer_json(self.add_fault)),
+            web.delete("/admin/faults", answer_json(self.clear_faults)),
+            web.get("/admin/history", answer_json(self.history)),
+            web.get("/admin/waiting", answer_json(self.waiting)),
         ]
 
     async def clock(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -172,14 +172,16 @@ class Admin:
                 engine.dispatcher.release()
 
 
-def _answer(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+def answer_json(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Return a handler that takes query and body as one dictionary, and answers errors as JSON."""
+
     async def respond(request: web.Request) -> web.Response:
         try:
-            return _json(200, await handler(await _parameters(request)))
+            return json_response(200, await handler(await _parameters(request)))
         except RefusedError as error:
-            return _json(_STATUS.get(str(error.code), 400), {"error": error.message})
+            return json_response(_STATUS.get(str(error.code), 400), {"error": error.message})
         except (CloudTasksError, ValueError, TypeError, OverflowError, json_format.ParseError) as error:
-            return _json(400, {"error": str(error)})
+            return json_response(400, {"error": str(error)})
 
     return respond
 
@@ -214,5 +216,6 @@ def _snapshot_name(name: str) -> str:
     return name
 
 
-def _json(status: int, content: dict[str, Any]) -> web.Response:
+def json_response(status: int, content: dict[str, Any]) -> web.Response:
+    """Return an answer with a JSON object."""
     return web.Response(status=status, body=orjson.dumps(content), content_type="application/json")

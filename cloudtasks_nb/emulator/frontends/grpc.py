@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from cloudtasks_nb.emulator.api.engine import Call
+from cloudtasks_nb.emulator.access.certificates import ServerCertificate
+from cloudtasks_nb.emulator.access.control import AccessControl
+from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE, UnreadReplies
 from cloudtasks_nb.emulator.frontends.http import cannot_listen, host_and_port
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
@@ -35,13 +38,15 @@ _OPTIONS = (
 )
 
 
-def grpc_server(host: str, port: int) -> tuple[Any, int]:
+def grpc_server(host: str, port: int, certificate: ServerCertificate | None = None) -> tuple[Any, int]:
     """Return a server that is not started yet, and its port.
 
     Parameters
     ----------
     host, port : str and int
         The address; port 0 is a free one.
+    certificate : ServerCertificate, optional
+        Speak TLS with it.
 
     Raises
     ------
@@ -56,39 +61,58 @@ def grpc_server(host: str, port: int) -> tuple[Any, int]:
         raise cannot_listen(error, host, port, "--port") from error
     server = grpc.aio.server(options=_OPTIONS)
     try:
-        return server, server.add_insecure_port(host_and_port(host, port))
+        address = host_and_port(host, port)
+        if certificate is None:
+            return server, server.add_insecure_port(address)
+        pair = certificate.key.read_bytes(), certificate.certificate.read_bytes()
+        return server, server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
     except RuntimeError as error:
         raise PortInUseError(f"port {port} is in use", resource=str(port)) from error
 
 
-def answer_calls(server: Any, calls: Mapping[str, Call], metadata: Mapping[str, str], unread: UnreadReplies) -> None:
+def answer_calls(server: Any, engine: Engine, calls: Mapping[str, Call], metadata: Mapping[str, str]) -> None:
     """Add the handlers of calls to a server that is not started yet.
 
     Parameters
     ----------
     server : grpc.aio.Server
         The result of `grpc_server`.
+    engine : Engine
+        The emulator, which counts the large answers and may refuse calls.
     calls : mapping
         The calls by their full names.
     metadata : mapping
         Sent as trailing metadata with every answer.
-    unread : UnreadReplies
-        Counts the large answers.
     """
-    server.add_generic_rpc_handlers((_Handlers(calls, tuple(metadata.items()), unread),))
+    server.add_generic_rpc_handlers((_Handlers(engine, calls, tuple(metadata.items())),))
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, calls: Mapping[str, Call], metadata: tuple[tuple[str, str], ...], unread: UnreadReplies) -> None:
-        self._handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                _behaviour(call, metadata, unread, _LONGEST if name.startswith(_TASKS) else math.inf)
+    def __init__(self, engine: Engine, calls: Mapping[str, Call], metadata: tuple[tuple[str, str], ...]) -> None:
+        self._handlers = {}
+        for name, call in calls.items():
+            answering = partial(
+                _behaviour,
+                metadata=metadata,
+                unread=engine.unread,
+                longest=_LONGEST if name.startswith(_TASKS) else math.inf,
             )
-            for name, call in calls.items()
-        }
+            behaviour = answering(call) if engine.access is None else _checked(engine.access, name, call, answering)
+            self._handlers[name] = grpc.unary_unary_rpc_method_handler(behaviour)
 
     def service(self, handler_call_details: Any) -> Any:
         return self._handlers.get(handler_call_details.method)
+
+
+def _checked(access: AccessControl, name: str, call: Call, answering: Callable[[Call], Any]) -> Any:
+    """Return the behaviour of a call that only some callers may make."""
+
+    async def answer(wire: bytes, context: Any) -> bytes:
+        headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+        reply: bytes = await answering(lambda request: access.answer(name, call, request, headers))(wire, context)
+        return reply
+
+    return answer
 
 
 def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], unread: UnreadReplies, longest: float) -> Any:

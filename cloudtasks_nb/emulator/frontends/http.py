@@ -13,10 +13,14 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
+from cloudtasks_nb.emulator.access.certificates import ServerCertificate
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.google import Google
 from cloudtasks_nb.emulator.frontends.guard import guard
+from cloudtasks_nb.emulator.frontends.iam import IamApi
+from cloudtasks_nb.emulator.frontends.metadata import MetadataServer
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
@@ -61,27 +65,36 @@ class HttpServer:
         add("/oauth2/v1/certs", self._certificates)
         self._app.add_routes(Admin(engine, folder).routes())
         self._app.add_routes(Rest(engine, calls, instance).routes())
+        if engine.access is not None:
+            self._app.add_routes(Google(engine.access, engine.tokens).routes())
+            self._app.add_routes(IamApi(engine.access, engine.tokens).routes())
         # Leases do not end by themselves: do not wait for them.
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1, logger=_log)
+        self._metadata: web.AppRunner | None = None
 
-    async def listen(self, host: str, port: int) -> int:
-        """Start to listen, and return the port.
+    async def listen(self, host: str, port: int, certificate: ServerCertificate | None = None) -> int:
+        """Start to listen, with TLS if there is a certificate, and return the port.
 
         Raises
         ------
         PortInUseError
             If another program listens there.
         """
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, host, port).start()
-        except OSError as error:
-            raise cannot_listen(error, host, port, "--http-port") from error
-        return int(self._runner.addresses[0][1])
+        return await _listen(self._runner, host, port, "--http-port", certificate)
+
+    async def listen_as_metadata_server(self, host: str, port: int) -> int:
+        """Start the metadata server of a strict emulator, without TLS, and return its port."""
+        if self._engine.access is None:
+            raise EmulatorError("only a strict emulator has a metadata server", hint="add --strict")
+        application = MetadataServer(self._engine.access, self._engine.tokens).application()
+        self._metadata = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, logger=_log)
+        return await _listen(self._metadata, host, port, "--metadata-port")
 
     async def close(self) -> None:
         """Close all connections."""
         await self._runner.cleanup()
+        if self._metadata is not None:
+            await self._metadata.cleanup()
 
     @web.middleware
     async def _send(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -111,6 +124,18 @@ class HttpServer:
 
     async def _certificates(self, _: web.Request) -> web.Response:
         return _json(self._engine.tokens.certificates())
+
+
+async def _listen(
+    runner: web.AppRunner, host: str, port: int, option: str, certificate: ServerCertificate | None = None
+) -> int:
+    await runner.setup()
+    try:
+        tls = certificate.context() if certificate is not None else None
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+    except OSError as error:
+        raise cannot_listen(error, host, port, option) from error
+    return int(runner.addresses[0][1])
 
 
 def _json(content: object) -> web.Response:

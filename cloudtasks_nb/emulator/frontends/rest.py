@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from cloudtasks_nb.emulator.dispatch.request import overridden
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Rest", "Route", "find_route"]
+__all__ = ["Rest", "Route", "error_document", "find_route"]
 
 _HTTP_STATUS = {
     "CANCELLED": 499,
@@ -87,7 +87,8 @@ class Rest:
         except json_format.ParseError as error:
             return self._refused(invalid_argument(f"Invalid JSON payload received. {error}"))
         except web.HTTPException as error:  # aiohttp raises it for a body that is too large
-            return self._error(error.status, "INVALID_ARGUMENT", error.text or error.reason)
+            fields = {"code": error.status, "message": error.text or error.reason, "status": "INVALID_ARGUMENT"}
+            return self._json(error.status, {"error": fields})
         except web.RequestPayloadError as error:
             return self._refused(invalid_argument(f"The body cannot be read. {error}"))
         except ConnectionError:
@@ -106,8 +107,7 @@ class Rest:
             raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found.")
         route, resource = found
         message = json_format.ParseDict(await _document(request, route, resource), route.request())
-        reply = await self._calls[route.rpc](message.SerializeToString())
-        return route.response.FromString(reply)
+        return route.response.FromString(await self._call(request, route.rpc, message.SerializeToString()))
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
         queue = self._engine.store.queue(name)
@@ -122,18 +122,19 @@ class Rest:
         create.task.http_request.body = await request.read()
         if "Content-Type" in request.headers:
             create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
-        reply = await self._calls[f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"](create.SerializeToString())
+        rpc = f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"
+        reply = await self._call(request, rpc, create.SerializeToString())
         # The installed packages have no BufferTaskResponse; CreateTaskRequest has a field of the same name and JSON.
         return messages.CreateTaskRequest(task=messages.Task.FromString(reply))
 
-    def _refused(self, error: RefusedError) -> web.Response:
-        code = CODES[error.number]
-        details = json_format.MessageToDict(error.status()).get("details", []) if error.details else []
-        return self._error(_HTTP_STATUS.get(code, 500), code, error.message, details)
+    async def _call(self, request: web.Request, rpc: str, wire: bytes) -> bytes:
+        call, access = self._calls[rpc], self._engine.access
+        if access is None:
+            return await call(wire)
+        return await access.answer(rpc, call, wire, {key.lower(): value for key, value in request.headers.items()})
 
-    def _error(self, status: int, code: str, message: str, details: Sequence[Any] = ()) -> web.Response:
-        error = {"code": status, "message": message, "status": code}
-        return self._json(status, {"error": error | ({"details": details} if details else {})})
+    def _refused(self, error: RefusedError) -> web.Response:
+        return self._json(*error_document(error))
 
     def _json(self, status: int, content: Any) -> web.Response:
         return web.Response(
@@ -142,6 +143,16 @@ class Rest:
             content_type="application/json",
             headers=self._headers,
         )
+
+
+def error_document(error: RefusedError) -> tuple[int, dict[str, Any]]:
+    """Return the HTTP status of a refusal, and the JSON that Google's REST APIs answer."""
+    code = CODES[error.number]
+    status = _HTTP_STATUS.get(code, 500)
+    fields: dict[str, Any] = {"code": status, "message": error.message, "status": code}
+    if error.details:
+        fields["details"] = json_format.MessageToDict(error.status())["details"]
+    return status, {"error": fields}
 
 
 async def _document(request: web.Request, route: Route, resource: str) -> dict[str, Any]:

@@ -458,7 +458,7 @@ class Batch:
         ----------
         url : str or Handler
         service_account, audience : str, optional
-            E-mail of the account whose OIDC token goes along, and for whom the token is (default: the URL).
+            E-mail of the account whose OIDC token goes along, and for whom the token is (default: the URL's origin).
         queue : str or Queue, optional
             The queue that carries the notification; the batch's own when left out.
 
@@ -477,7 +477,7 @@ class Batch:
         check_url(address, service_account=service_account, audience=audience)
         self._connection.check_reachable(address)
         target_queue = completion_queue(queue, self._tracker.queue)
-        check_route(self._connection, target_queue, service_account=service_account, audience=audience)
+        check_route(self._connection, target_queue, address, service_account=service_account, audience=audience)
         self._outbox.completions.register(
             self.id, address, service_account=service_account, audience=audience, queue=target_queue.queue
         )

@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.literal import literal_task
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.convert import default_audience
 from cloudtasks_nb.service.oplog import RETENTION
 from cloudtasks_nb.service.watch import now_micros
 
@@ -55,7 +56,7 @@ def completion_queue(queue: Any, own: QueueName) -> QueueName:
 
 
 def check_route(
-    connection: Connection, queue: QueueName, *, service_account: str | None = None, audience: str | None = None
+    connection: Connection, queue: QueueName, url: str, *, service_account: str | None, audience: str | None
 ) -> None:
     """Refuse a queue that would send the notification to another URL or with another token.
 
@@ -66,6 +67,7 @@ def check_route(
     """
     target = connection.call("GetQueue", name=str(queue)).http_target
     token = target.oidc_token
+    audience = audience or default_audience(url)
     other = target.HasField("oauth_token") or (
         target.HasField("oidc_token")
         and (token.service_account_email, token.audience or audience) != (service_account, audience)

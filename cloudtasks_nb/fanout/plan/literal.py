@@ -46,7 +46,8 @@ def literal_task(options: TaskOptions, *, now: dt.datetime) -> Any:
         _encode(value, f'the header "{name}"')
         request.headers[name] = value
     request.body = body
-    delivery.write(request, task)
+    delivery.sign(request, delivery.audience_of(request.url))
+    delivery.write(task)
     due = literal_schedule(at=options.at, delay=options.delay, tz=options.tz).fixed(now)
     if due is not None:
         task.schedule_time.FromMicroseconds(due)

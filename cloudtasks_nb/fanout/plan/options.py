@@ -10,7 +10,7 @@ from typing import Any
 
 from cloudtasks_nb._settings import check_mapping, check_text, did_you_mean, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.service.convert import HTTP_METHODS, retry_message
+from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, retry_message
 
 __all__ = ["LARGEST_TASK", "Delivery", "TaskOptions", "check_delivery", "check_headers"]
 
@@ -49,15 +49,22 @@ class Delivery:
 
     method: str
     service_account: str | None
-    audience: str | None  #: None: the service takes the task's URL
+    audience: str | None  #: None: `default_audience` of the task's URL
     dispatch_deadline: dt.timedelta | None  #: None: the service's 10 minutes
     retry: Mapping[str, Any] | None  #: retry settings of the task itself, with the names of a queue's
 
-    def write(self, request: Any, task: Any) -> None:
-        """Set the token of a raw HttpRequest, and the deadline and the retry settings of a raw Task."""
-        if self.service_account is not None:
+    def audience_of(self, url: str) -> str | None:
+        """Return the audience of a task's token by the URL of the task; None: it has no token."""
+        return None if self.service_account is None else self.audience or default_audience(url)
+
+    def sign(self, request: Any, audience: str | None) -> None:
+        """Set the token of a raw HttpRequest, if it has an audience."""
+        if audience is not None:
             request.oidc_token.service_account_email = self.service_account
-            request.oidc_token.audience = self.audience or ""
+            request.oidc_token.audience = audience
+
+    def write(self, task: Any) -> None:
+        """Set the deadline and the retry settings of a raw Task."""
         if self.dispatch_deadline is not None:
             task.dispatch_deadline.FromTimedelta(self.dispatch_deadline)
         if self.retry is not None:

@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.plan.options import LARGEST_TASK
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row
 from cloudtasks_nb.fanout.plan.templates import Problems
-from cloudtasks_nb.fanout.wire import SharedFields, header, http_requests, schedule_time, tasks
+from cloudtasks_nb.fanout.wire import header, http_requests, schedule_time, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, micros
 
 __all__ = [
@@ -62,24 +62,27 @@ class Renderer:
 
     Parameters
     ----------
-    shared : SharedFields
-        The recipe's constant parts, serialized.
     now : datetime.datetime
         From when delays count.
     complete : bool
         Whether all rows are in one frame, so that its index has the labels of all.
     """
 
-    def __init__(self, recipe: Recipe, shared: SharedFields, now: dt.datetime, *, complete: bool) -> None:
+    def __init__(self, recipe: Recipe, now: dt.datetime, *, complete: bool) -> None:
         self._recipe = recipe
-        self._shared = shared
         self._now = now
         self._complete = complete
         self._calls = _CallCheck(recipe)
         due = recipe.schedule.fixed(now)
         self._due = b"" if due is None else schedule_time(due)
         self._varying = any(text.fields for _, text in recipe.headers)
-        self._head = shared.method + b"".join(header(name, text.literals[0]) for name, text in recipe.headers)
+        settings = types.Task.pb()()
+        recipe.delivery.write(settings)
+        self._settings = settings.SerializeToString()
+        method = HTTP_METHODS.index(recipe.delivery.method)
+        self._method = types.HttpRequest.pb()(http_method=method).SerializeToString()
+        self._tokens: dict[str | None, bytes] = {}  # by audience
+        self._head = self._method + b"".join(header(name, text.literals[0]) for name, text in recipe.headers)
 
     def render(self, block: Block) -> Rendered:
         """Turn the rows of a block into tasks; rows that cannot become one are in `problems`."""
@@ -93,9 +96,8 @@ class Renderer:
         same = urls is stand_ins and bodies is canonical
         identities = made if same else http_requests(stand_ins, heads or repeat(self._head), canonical)
         digests = [_digest(identity) for identity in identities]
-        ready = tasks(
-            made, self._shared, self._due if moments is None else [schedule_time(moment) for moment in moments]
-        )
+        times = self._due if moments is None else [schedule_time(moment) for moment in moments]
+        ready = tasks(made, self._sign(urls), times, self._settings)
         keys = self._keys(block, digests, problems)
         for index, task in enumerate(ready):
             if len(task) > LARGEST_TASK:
@@ -103,6 +105,20 @@ class Renderer:
         self._clear(block, keys, digests, ready, problems)
         shown = Preview.of(block, self._recipe.columns_used, complete=self._complete)
         return Rendered(first=block.first, keys=keys, digests=digests, tasks=ready, problems=problems, shown=shown)
+
+    def _sign(self, urls: list[str]) -> list[bytes] | bytes:
+        """Return the field `oidc_token` of the requests: one for all rows, or one a row if the URL decides."""
+        delivery = self._recipe.delivery
+        if delivery.service_account is None or delivery.audience is not None:
+            return self._token(delivery.audience_of(""))
+        return [self._token(delivery.audience_of(url)) for url in urls]
+
+    def _token(self, audience: str | None) -> bytes:
+        if audience not in self._tokens:
+            request = types.HttpRequest.pb()()
+            self._recipe.delivery.sign(request, audience)
+            self._tokens[audience] = request.SerializeToString()
+        return self._tokens[audience]
 
     def _heads(self, block: Block, problems: Problems) -> list[bytes] | None:
         """Return method and headers of each row; None if the rows do not differ."""
@@ -115,7 +131,7 @@ class Renderer:
                 if _BREAK.search(value):
                     problems.add(index, f'the header "{name}" would have several lines')
             entries.append([header(name, value) for value in values])
-        return [self._shared.method + b"".join(row) for row in zip(*entries, strict=True)]
+        return [self._method + b"".join(row) for row in zip(*entries, strict=True)]
 
     def _keys(self, block: Block, digests: list[bytes], problems: Problems) -> list[bytes]:
         key = self._recipe.key
@@ -228,7 +244,7 @@ def plan_chunks(
         raise InvalidInputError(
             f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
         )
-    renderer = Renderer(recipe, _shared_fields(recipe), now, complete=isinstance(data, pd.DataFrame))
+    renderer = Renderer(recipe, now, complete=isinstance(data, pd.DataFrame))
     bad = _BadRows() if errors == "raise" else None
     return _chunks(data, recipe, renderer, bad, on_progress or (lambda _: None), on_note or (lambda _: None))
 
@@ -300,7 +316,7 @@ def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
     InvalidInputError
         If the input does not have so many rows.
     """
-    renderer, position = Renderer(recipe, _shared_fields(recipe), now, complete=False), 0
+    renderer, position = Renderer(recipe, now, complete=False), 0
     for frame in frames(data):
         if row < position + len(frame):
             table = Table(frame)
@@ -320,18 +336,6 @@ def read_task(wire: bytes) -> tuple[str, bytes, int | None]:
     task = types.Task.pb().FromString(wire)
     due = micros(task.schedule_time) if task.HasField("schedule_time") else None
     return task.http_request.url, task.http_request.body, due
-
-
-def _shared_fields(recipe: Recipe) -> SharedFields:
-    """Serialize what all tasks of a recipe share."""
-    request, task = types.HttpRequest.pb(), types.Task.pb()
-    token, settings = request(), task()
-    recipe.delivery.write(token, settings)
-    return SharedFields(
-        method=request(http_method=HTTP_METHODS.index(recipe.delivery.method)).SerializeToString(),
-        token=token.SerializeToString(),
-        settings=settings.SerializeToString(),
-    )
 
 
 class _BadRows:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from cloudtasks_nb.fanout.wire import (
     MAX_BYTES,
     CreateEncoder,
-    SharedFields,
     header,
     http_requests,
     name_request,
@@ -75,10 +74,11 @@ def test_encoding_equals_protobuf(
         if attempts is not None:
             task.retry_config.max_attempts = attempts
     verb = types.HttpRequest.pb()(http_method=method).SerializeToString()
-    shared = SharedFields(method=verb, token=token.SerializeToString(), settings=settings.SerializeToString())
     head = verb + b"".join(header(*item) for item in headers.items())
     times = b"" if due is None else [schedule_time(_micros(due))]
-    (encoded,) = tasks(http_requests([url], repeat(head), [body]), shared, times)
+    (encoded,) = tasks(
+        http_requests([url], repeat(head), [body]), token.SerializeToString(), times, settings.SerializeToString()
+    )
     assert TASK.FromString(encoded) == whole
 
 
@@ -91,10 +91,10 @@ def test_schedule_time(moment: dt.datetime) -> None:
 def test_one_item_a_row() -> None:
     """Every row has its own head, body and time, in order."""
     made = http_requests(["http://a", "http://b"], [header("X", "1"), header("X", "2")], [b"", b"body"])
-    shared = SharedFields(method=b"", token=b"", settings=b"")
-    read: list[Any] = [
-        TASK.FromString(task) for task in tasks(made, shared, [schedule_time(1_000_000), schedule_time(2_000_000)])
-    ]
+    times = [schedule_time(1_000_000), schedule_time(2_000_000)]
+    tokens = [types.HttpRequest.pb()(oidc_token={"audience": host}).SerializeToString() for host in ("a", "b")]
+    read: list[Any] = [TASK.FromString(task) for task in tasks(made, tokens, times, b"")]
+    assert [task.http_request.oidc_token.audience for task in read] == ["a", "b"]
     assert [task.http_request.url for task in read] == ["http://a", "http://b"]
     assert [task.http_request.headers["X"] for task in read] == ["1", "2"]
     assert [task.http_request.body for task in read] == [b"", b"body"]

@@ -98,6 +98,14 @@ def test_a_method_with_a_body_calls_the_function(serve: Serve, method: str) -> N
     assert post(serve(report).url, b'{"day": "1"}', method=method).status == 200
 
 
+@pytest.mark.parametrize("parts", [3, 5], ids=["origin", "whole URL"])
+def test_the_default_audiences(serve: Serve, issuer: Any, parts: int) -> None:
+    """Tasks of the toolkit have the origin of the URL as audience, those of other clients the whole URL."""
+    url = serve(report, service_account=ACCOUNT, tasks=issuer).url
+    audience = "/".join(url.split("/")[:parts])
+    assert post(url, b'{"day": "1"}', Authorization=issuer.bearer(aud=audience)).status == 200
+
+
 def test_a_token_of_the_account_is_required(serve: Serve, issuer: Any) -> None:
     """With service_account= the function is called only for tokens that the emulator issued for this URL."""
     handler = serve(report, service_account=ACCOUNT, tasks=issuer)

@@ -38,7 +38,7 @@ def verifier(issuer: Any, clock: Clock) -> Verifier:
     """Return a verifier that accepts the issuer's tokens of our account."""
     return Verifier(
         service_account=ACCOUNT,
-        audience=AUDIENCE,
+        audience=[AUDIENCE],
         certs_url=lambda: issuer.url,
         certificates=Certificates(clock=clock),
     )
@@ -164,7 +164,7 @@ def test_unknown_keys_do_not_cause_a_fetch_each(verifier: Verifier, issuer: Any,
 
 def test_many_threads_fetch_once(issuer: Any) -> None:
     """Eight tokens at once wait for one fetch."""
-    verifier = Verifier(service_account=ACCOUNT, audience=AUDIENCE, certs_url=lambda: issuer.url)
+    verifier = Verifier(service_account=ACCOUNT, audience=[AUDIENCE], certs_url=lambda: issuer.url)
     bearer = issuer.bearer()
     barrier = threading.Barrier(8)
 
@@ -199,7 +199,7 @@ def test_an_emulator_that_does_not_run_is_an_error_of_the_server() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/certs"
-        verifier = Verifier(service_account=ACCOUNT, audience=AUDIENCE, certs_url=lambda: url)
+        verifier = Verifier(service_account=ACCOUNT, audience=[AUDIENCE], certs_url=lambda: url)
         refusal = refused(verifier, f"Bearer {encoded({'kid': 'a'})}.e30.AA")
     assert refusal is not None
     assert refusal[0] == 500
@@ -239,7 +239,7 @@ def test_the_issuer_of_googles_tokens_is_checked(
 
     verifier = Verifier(
         service_account=ACCOUNT,
-        audience=AUDIENCE,
+        audience=[AUDIENCE],
         certs_url=lambda: None,
         certificates=Certificates(fetch, clock),
     )
@@ -251,7 +251,7 @@ def test_the_issuer_of_googles_tokens_is_checked(
 def test_the_url_of_the_certificates_is_asked_for_each_time(issuer: Any) -> None:
     """An emulator that was started again publishes elsewhere; the verifier follows."""
     urls = ["http://127.0.0.1:9/gone", issuer.url]
-    verifier = Verifier(service_account=ACCOUNT, audience=AUDIENCE, certs_url=lambda: urls.pop(0))
+    verifier = Verifier(service_account=ACCOUNT, audience=[AUDIENCE], certs_url=lambda: urls.pop(0))
     assert refused(verifier, issuer.bearer()) is not None
     assert refused(verifier, issuer.bearer()) is None
 

@@ -149,8 +149,47 @@ def test_an_async_function_is_run(issuer: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "status", "content"),
+    [
+        ("/run", 200, b'"MON"'),
+        ("/run/", 200, b'"MON"'),
+        ("/run/JFK", 200, b'"MON"'),
+        ("/run/done", 200, b'"done: mon"'),
+        ("/run/done/x", 200, b'"done: mon"'),
+        ("/gr\xc3\xb6\xc3\x9fe", 200, b'"done: mon"'),
+        ("/runs", 404, b"there is no function at this path"),
+        ("/", 404, b"there is no function at this path"),
+        ("", 404, b"there is no function at this path"),
+    ],
+)
+def test_functions_by_path(issuer: Any, path: str, status: int, content: bytes) -> None:
+    """The longest path of the mapping that a request's path begins with decides, and whole segments count."""
+
+    def done(day: str) -> str:
+        return f"done: {day}"
+
+    paths = {"/run": report, "/run/done/": done, "/größe": done}
+    application = app(paths, audience=AUDIENCE, service_account=ACCOUNT)
+    answer = request(application, b'{"day": "mon"}', PATH_INFO=path, HTTP_AUTHORIZATION=issuer.bearer())
+    assert (answer[0], answer[2]) == (status, content)
+
+
+def test_one_function_has_all_paths(application: WSGIApplication, issuer: Any) -> None:
+    """A function alone is called whatever the path is; so is that of "/" where no other fits."""
+    mapped = app({"/": report, "/done": len}, audience=AUDIENCE, service_account=ACCOUNT)
+    for one in (application, mapped):
+        for path in ("", "/", "/JFK"):
+            answer = request(one, b'{"day": "mon"}', PATH_INFO=path, HTTP_AUTHORIZATION=issuer.bearer())
+            assert (answer[0], answer[2]) == (200, b'"MON"')
+
+
+@pytest.mark.parametrize(
     ("fn", "settings", "words"),
     [
+        ({}, {"service_account": ACCOUNT, "audience": AUDIENCE}, "has no function"),
+        ({"run": report}, {"service_account": ACCOUNT, "audience": AUDIENCE}, "'run' is not a path"),
+        ({"/run": "report"}, {"service_account": ACCOUNT, "audience": AUDIENCE}, "'report' is not a function"),
+        ({"/run": report, "/done": print}, {"audience": AUDIENCE}, "call report and print"),
         (report, {}, "audience=None"),
         (report, {"audience": AUDIENCE}, "service_account=None"),
         (report, {"service_account": ACCOUNT, "audience": ""}, "audience=''"),

@@ -18,6 +18,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service import convert
 from cloudtasks_nb.service.convert import (
     decode_body,
+    default_audience,
     delete_failures,
     http_status,
     http_target,
@@ -240,7 +241,26 @@ def test_a_route_overrides_what_its_url_has(url: str, shown: str) -> None:
     queue = types.Queue.pb()(name=QUEUE, http_target=http_target(url, "sa@p", None))
     assert queue_values(queue)["target"] == shown
     assert queue.http_target.oidc_token.service_account_email == "sa@p"
-    assert queue.http_target.oidc_token.audience == url
+    assert queue.http_target.oidc_token.audience == default_audience(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "audience"),
+    [
+        ("https://svc-abc123.a.run.app/JFK?x=1", "https://svc-abc123.a.run.app"),
+        ("https://svc-abc123.a.run.app", "https://svc-abc123.a.run.app"),
+        ("https://svc.example?x=/y#z", "https://svc.example"),
+        ("HTTPS://user:pw@SVC.example:443/Run", "https://svc.example"),
+        ("https://svc.example:8443/run", "https://svc.example:8443"),
+        ("http://svc.example:80/", "http://svc.example"),
+        ("http://[::1]:8080/run", "http://[::1]:8080"),
+        ("https://us-central1-p.cloudfunctions.net/Report/a?x=1", "https://us-central1-p.cloudfunctions.net/Report/a"),
+        ("svc/run", ""),
+    ],
+)
+def test_the_default_audience(url: str, audience: str) -> None:
+    """It is the origin, so that it is the same for all paths of a service; for Cloud Functions all but the query."""
+    assert default_audience(url) == audience
 
 
 def test_a_route_that_only_signs() -> None:

@@ -410,7 +410,7 @@ async def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) ->
     """With a chosen gRPC port the HTTP port is the one after it, and after the last one any."""
     asked: list[int] = []
 
-    async def listen(_: object, __: str, port: int) -> int:
+    async def listen(_: object, __: str, port: int, ___: object = None) -> int:
         asked.append(port)
         return port
 
@@ -419,7 +419,7 @@ async def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch) ->
         port = int(running.endpoint["grpc"].rpartition(":")[2])
     async with emulator(port=port):
         pass
-    monkeypatch.setattr(server_module, "grpc_server", lambda host, _: (grpc_server(host, 0)[0], 65_535))
+    monkeypatch.setattr(server_module, "grpc_server", lambda host, *_: (grpc_server(host, 0)[0], 65_535))
     async with emulator(port=65_535):
         pass
     assert asked == [0, port + 1, 0]

@@ -45,6 +45,12 @@ def test_body(body: Any, sent: bytes, json: bool) -> None:  # noqa: FBT001 - a t
     assert ("Content-Type" in request.headers) == json
 
 
+def test_audience() -> None:
+    """A token without an audience of its own is for the origin of the URL."""
+    signed = made(service_account="sa@p.iam.gserviceaccount.com").http_request.oidc_token
+    assert (signed.service_account_email, signed.audience) == ("sa@p.iam.gserviceaccount.com", "https://svc")
+
+
 def test_schedule() -> None:
     """A delay counts from `now`; a time without a zone is one of `tz`."""
     assert made(delay="1s").schedule_time.ToDatetime(dt.UTC) == NOW + dt.timedelta(seconds=1)

@@ -177,6 +177,12 @@ def test_identity_of_a_handler() -> None:
     assert recipe.identity.hex() == "f780e438a6df16ee32c12cd625e048c4"
 
 
+def test_identity_of_signed_tasks() -> None:
+    """The audience that the toolkit adds does not count: batches of versions that added none are found again."""
+    recipe = _made(url="https://svc/run/{origin}", body=["a"], service_account="sa@p.iam.gserviceaccount.com")
+    assert recipe.identity.hex() == "26a2146afb50bc3bd4471959855d3dbc"
+
+
 def test_identity_in_another_process() -> None:
     """Another process, with another hash seed, finds the same identity."""
     code = (

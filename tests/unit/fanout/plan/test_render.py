@@ -84,6 +84,24 @@ def test_whole_task() -> None:
     assert task == types.Task.pb(expected)
 
 
+@pytest.mark.parametrize(
+    ("url", "audiences"),
+    [
+        ("https://svc/{origin}?n={n}", ["https://svc", "https://svc"]),
+        ("https://{origin}.example/run", ["https://jfk.example", "https://ewr.example"]),
+        (
+            "https://{n}.cloudfunctions.net/fn?n={n}",
+            ["https://1.cloudfunctions.net/fn", "https://2.cloudfunctions.net/fn"],
+        ),
+    ],
+)
+def test_the_audience_of_a_row(url: str, audiences: list[str]) -> None:
+    """Signed rows have one audience for each service, and it does not change what identifies a row."""
+    signed = {"url": url, "service_account": "sa@p.iam.gserviceaccount.com"}
+    assert [task.http_request.oidc_token.audience for task in _tasks(FRAME, **signed)] == audiences
+    assert _digests(FRAME, **signed) == _digests(FRAME, **signed, audience="https://other")
+
+
 def test_smallest_task() -> None:
     """What was not asked for is not in the task."""
     (task,) = _tasks(FRAME.head(1), method="GET")

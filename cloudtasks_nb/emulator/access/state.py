@@ -1,0 +1,214 @@
+"""Who exists, who may do what, and what is switched off: the part of Google Cloud that decides about a call."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from cloudtasks_nb.emulator.access.roles import check_role, permissions_of
+from cloudtasks_nb.errors import InvalidInputError
+
+__all__ = ["CLOUD_PLATFORM", "Conditions", "GoogleState", "Principal", "is_in", "member_of", "name_of"]
+
+CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+
+_ACCOUNT = re.compile(r"(?:(?://iam\.googleapis\.com/)?projects/[^/]+/serviceAccounts/)?([^/@]+@[^/@]+)")
+_SERVICE_ACCOUNT = ".gserviceaccount.com"
+
+
+@dataclass(slots=True, kw_only=True)
+class Conditions:
+    """What can be wrong with a project, besides missing roles; ``PUT /admin/google`` sets it."""
+
+    api_disabled: bool | list[str] = False  #: all services, or those in the list (``cloudtasks.googleapis.com``)
+    billing: bool = True  #: the project has an active billing account
+    quota_project_denied: bool = False  #: nobody may use a quota project, whatever the roles
+    vpc_sc: bool = False  #: a perimeter of VPC Service Controls refuses all calls
+    quotas: bool = False  #: the quotas of Google are enforced: 600 lists, 60 reads of the log, 60 RunTask a minute
+    latency_s: float = 0.0  #: seconds that each call takes longer
+    service_agent: bool = True  #: the service agent of Cloud Tasks can make tokens of service accounts
+    token_lifetime_s: int = 3600  #: of access tokens that are made from now on
+    clock_offset_s: float = 0.0  #: how far Google's clock is ahead of this machine's
+    machine: str = ""  #: service account of the machine, for the metadata server; "" if it has none
+    machine_scopes: list[str] = field(default_factory=lambda: [CLOUD_PLATFORM])
+
+    @classmethod
+    def checked(cls, given: dict[str, Any]) -> Conditions:
+        """Return conditions from JSON.
+
+        Raises
+        ------
+        InvalidInputError
+            If a key is unknown or a value has the wrong type.
+        """
+        kinds: dict[str, set[type]] = {name: {type(value)} for name, value in asdict(cls()).items()}
+        kinds["api_disabled"] |= {list}
+        for name, value in given.items():
+            if name not in kinds:
+                raise InvalidInputError(f'"{name}" is unknown: the settings are {", ".join(kinds)}')
+            wanted = kinds[name] | ({int} if float in kinds[name] else set())
+            if type(value) not in wanted:
+                raise InvalidInputError(f"{name} must be of the type {' or '.join(kind.__name__ for kind in wanted)}")
+        return cls(**given)
+
+
+@dataclass(slots=True, kw_only=True)
+class Principal:
+    """A user, a service account, or an identity of a workload pool (``principal://…``)."""
+
+    logins: list[str] = field(default_factory=list)  #: valid refresh tokens of a user, subject tokens of a workload
+    keys: dict[str, str] = field(default_factory=dict)  #: public keys of a service account in PEM, by key id
+    generation: int = 0  #: access tokens of earlier generations were revoked
+
+
+class GoogleState:
+    """The principals, the roles and the conditions of all projects, stored in a file.
+
+    Parameters
+    ----------
+    file : Path
+        Where they are stored.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        stored: dict[str, Any] = orjson.loads(file.read_bytes()) if file.exists() else {}
+        #: signs access tokens, so that they are valid after a restart
+        self.secret: str = stored.get("secret") or secrets.token_hex(32)
+        self.principals = {name: Principal(**one) for name, one in stored.get("principals", {}).items()}
+        #: resource -> role -> members
+        self.bindings: dict[str, dict[str, list[str]]] = stored.get("bindings", {})
+        self.conditions = Conditions(**stored.get("conditions", {}))
+
+    def document(self) -> dict[str, Any]:
+        """Return what may be shown: principals without their secrets, bindings and conditions."""
+        return {
+            "principals": sorted(self.principals),
+            "bindings": self.bindings,
+            "conditions": asdict(self.conditions),
+        }
+
+    def configure(self, given: dict[str, Any]) -> None:
+        """Change some conditions."""
+        self.conditions = Conditions.checked({**asdict(self.conditions), **given})
+        self._save()
+
+    def grant(self, member: str, role: str, resource: str) -> None:
+        """Give a member a role on a resource: a project, a queue, a service account, or anything else with a name."""
+        check_role(role)
+        members = self.bindings.setdefault(_resource(resource), {}).setdefault(role, [])
+        if member_of(member) not in members:
+            members.append(member_of(member))
+        self._save()
+
+    def revoke(self, member: str, role: str, resource: str) -> None:
+        """Take a role from a member.
+
+        Raises
+        ------
+        InvalidInputError
+            If the member does not have it there.
+        """
+        members = self.bindings.get(_resource(resource), {}).get(role, [])
+        if member_of(member) not in members:
+            raise InvalidInputError(f"{member_of(member)} does not have {role} on {resource}")
+        members.remove(member_of(member))
+        self._save()
+
+    def allows(self, member: str, permission: str, resources: Iterable[str]) -> bool:
+        """Return whether a member has a permission on one of the resources: the resource itself, or its parents."""
+        return any(
+            permission in permissions_of(role) and is_in(member, members)
+            for resource in resources
+            for role, members in self.bindings.get(_resource(resource), {}).items()
+        )
+
+    def log_in(self, email: str) -> str:
+        """Create a user or a workload if there is none, and return a new refresh token or subject token."""
+        token = f"1//{secrets.token_urlsafe(48)}"
+        self._principal(email).logins.append(token)
+        self._save()
+        return token
+
+    def log_out(self, email: str) -> None:
+        """Revoke the refresh tokens, keys and access tokens of a principal."""
+        principal = self._principal(email)
+        principal.logins, principal.keys, principal.generation = [], {}, principal.generation + 1
+        self._save()
+
+    def add(self, email: str) -> None:
+        """Create a principal if there is none."""
+        self._principal(email)
+        self._save()
+
+    def delete(self, email: str) -> None:
+        """Delete a principal; its roles stay, as Google's do."""
+        self.principals.pop(email, None)
+        self._save()
+
+    def new_key(self, email: str) -> tuple[str, str]:
+        """Make a key of a service account; return its id and the private key in PEM."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        key_id = hashlib.sha256(public).hexdigest()[:40]
+        self._principal(email).keys[key_id] = public.decode()
+        self._save()
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return key_id, private.decode()
+
+    def user_of(self, login: str) -> str | None:
+        """Return whose refresh token or subject token this is; None if it is not valid."""
+        return next((email for email, one in self.principals.items() if login in one.logins), None)
+
+    def _principal(self, email: str) -> Principal:
+        if "@" not in email and not email.startswith("principal://"):
+            raise InvalidInputError(f'"{email}" is not an e-mail address, and not principal://…')
+        return self.principals.setdefault(email, Principal())
+
+    def _save(self) -> None:
+        content = {
+            "secret": self.secret,
+            "principals": {name: asdict(one) for name, one in self.principals.items()},
+            "bindings": self.bindings,
+            "conditions": asdict(self.conditions),
+        }
+        draft = self._file.with_suffix(".new")
+        draft.touch(mode=0o600)
+        draft.write_bytes(orjson.dumps(content))
+        draft.replace(self._file)
+
+
+def member_of(name: str) -> str:
+    """Return a member as policies name it: ``user:ann@example.com``; an e-mail address alone gets its prefix."""
+    if ":" in name or "@" not in name:
+        return name
+    return f"{'serviceAccount' if name.endswith(_SERVICE_ACCOUNT) else 'user'}:{name}"
+
+
+def name_of(member: str) -> str:
+    """Return the e-mail address of a member, or the name of a workload's identity."""
+    return member.removeprefix("user:").removeprefix("serviceAccount:")
+
+
+def is_in(member: str, members: Iterable[str]) -> bool:
+    """Return whether a member is in the list of a binding."""
+    return not {member, "allUsers", "allAuthenticatedUsers"}.isdisjoint(members)
+
+
+def _resource(name: str) -> str:
+    """Return the name under which bindings of a resource are stored: of a service account its e-mail address."""
+    match = _ACCOUNT.fullmatch(name)
+    return match[1] if match else name

@@ -1,0 +1,124 @@
+"""The IAM APIs of a strict emulator: tokens of service accounts, and what a caller may do with them.
+
+https://cloud.google.com/iam/docs/reference/credentials/rest, and `testIamPermissions` of service accounts and projects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from cloudtasks_nb.emulator.access.control import AccessControl, account_resources
+from cloudtasks_nb.emulator.access.permissions import IAM, IAM_CREDENTIALS
+from cloudtasks_nb.emulator.access.refusals import iam_permission_denied
+from cloudtasks_nb.emulator.access.state import member_of
+from cloudtasks_nb.emulator.access.tokens import Caller
+from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
+from cloudtasks_nb.emulator.frontends.admin import json_response
+from cloudtasks_nb.emulator.frontends.rest import error_document
+from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
+
+__all__ = ["IamApi"]
+
+_ACCOUNT = "/v1/projects/{project}/serviceAccounts/{email}"
+_MAX_LIFE = 3600  # seconds
+_Answer = Callable[[Caller, str, dict[str, Any]], dict[str, Any]]
+
+
+class IamApi:
+    """Answers the requests to the IAM APIs.
+
+    Parameters
+    ----------
+    access : AccessControl
+        The principals and their roles.
+    signer : TokenSigner
+        Makes OIDC tokens.
+    """
+
+    def __init__(self, access: AccessControl, signer: TokenSigner) -> None:
+        self._access = access
+        self._signer = signer
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes to serve."""
+        credentials, accounts = (
+            f"{IAM_CREDENTIALS} google.iam.credentials.v1.IAMCredentials",
+            f"{IAM} google.iam.admin.v1.IAM",
+        )
+        projects = "cloudresourcemanager.googleapis.com google.cloud.resourcemanager.v1.Projects"
+        return [
+            web.post(
+                f"{_ACCOUNT}:generateAccessToken", self._answer(credentials, "GenerateAccessToken", self._access_token)
+            ),
+            web.post(f"{_ACCOUNT}:generateIdToken", self._answer(credentials, "GenerateIdToken", self._id_token)),
+            web.post(f"{_ACCOUNT}:testIamPermissions", self._answer(accounts, "TestIamPermissions", self._on_account)),
+            web.post(
+                "/v1/projects/{project}:testIamPermissions",
+                self._answer(projects, "TestIamPermissions", self._on_project),
+            ),
+        ]
+
+    def _answer(self, api: str, method: str, answer: _Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
+        service, _, interface = api.partition(" ")
+
+        async def respond(request: web.Request) -> web.Response:
+            try:
+                headers = {key.lower(): value for key, value in request.headers.items()}
+                caller = self._access.authenticate(service, f"{interface}.{method}", headers)
+                email, project = request.match_info.get("email", ""), request.match_info["project"]
+                resources = account_resources(email) if email else [f"projects/{project}"]
+                self._access.check_project(service, resources[-1].removeprefix("projects/"), caller, headers)
+                return json_response(200, answer(caller, email or project, await _body(request)))
+            except RefusedError as error:
+                return json_response(*error_document(error))
+
+        return respond
+
+    def _access_token(self, caller: Caller, email: str, given: dict[str, Any]) -> dict[str, Any]:
+        self._check(caller, "iam.serviceAccounts.getAccessToken", email)
+        scopes = given.get("scope")
+        if not scopes:
+            raise invalid_argument("Request contains an invalid argument.")
+        life = int(float(str(given.get("lifetime", "3600s")).removesuffix("s")))
+        if not 0 < life <= _MAX_LIFE:
+            raise invalid_argument("The token lifetime must be at most 3600s.")
+        token, life = self._access.tokens.issue(member_of(email), scopes, life)
+        expires = datetime.fromtimestamp(int(self._access.tokens.now()) + life, UTC)
+        return {"accessToken": token, "expireTime": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+    def _id_token(self, caller: Caller, email: str, given: dict[str, Any]) -> dict[str, Any]:
+        self._check(caller, "iam.serviceAccounts.getOpenIdToken", email)
+        return {"token": self._signer.id_token(email, str(given.get("audience", "")))}
+
+    def _on_account(self, caller: Caller, email: str, given: dict[str, Any]) -> dict[str, Any]:
+        if email not in self._access.state.principals:
+            raise RefusedError("NOT_FOUND", f"Unknown service account: {email}")
+        return self._allowed(caller, account_resources(email), given)
+
+    def _on_project(self, caller: Caller, project: str, given: dict[str, Any]) -> dict[str, Any]:
+        return self._allowed(caller, [f"projects/{project}"], given)
+
+    def _allowed(self, caller: Caller, resources: list[str], given: dict[str, Any]) -> dict[str, Any]:
+        found = [one for one in given.get("permissions", []) if self._access.allows(caller, one, resources)]
+        return {"permissions": found} if found else {}
+
+    def _check(self, caller: Caller, permission: str, email: str) -> None:
+        if not self._access.allows(caller, permission, account_resources(email)):
+            raise iam_permission_denied(permission)
+        if email not in self._access.state.principals:
+            raise RefusedError("NOT_FOUND", f"Not found; Gaia id not found for email {email}")
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        body = orjson.loads(await request.read() or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise invalid_argument(f"Invalid JSON payload received. {error}") from error
+    if not isinstance(body, dict):
+        raise invalid_argument("Invalid JSON payload received. Root element must be a message.")
+    return body

@@ -1,0 +1,99 @@
+"""Fixtures of the tests against a strict emulator: Google's own clients, unpatched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import google.auth
+import pytest
+from google.api_core.exceptions import PermissionDenied
+from google.cloud import tasks_v2
+
+from cloudtasks_nb.testing import StrictEmulator, strict_emulator
+from tests.integration.conftest import Target
+
+__all__ = ["ADMIN", "LOCATION", "QUEUE", "Connect", "Load", "refused", "task"]
+
+LOCATION = "projects/demo/locations/us-central1"
+QUEUE = f"{LOCATION}/queues/reports"
+ADMIN = "roles/cloudtasks.admin"
+NOTHING_WRONG = {
+    "api_disabled": False,
+    "billing": True,
+    "quota_project_denied": False,
+    "vpc_sc": False,
+    "quotas": False,
+    "latency_s": 0,
+    "service_agent": True,
+    "clock_offset_s": 0,
+}
+Connect = Callable[..., Any]
+Load = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[StrictEmulator]:
+    """Run one strict emulator for the file."""
+    with strict_emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(started: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> StrictEmulator:
+    """Give the emulator with one paused queue; Google's libraries trust its certificates."""
+    for name, value in started.environment.items():
+        monkeypatch.setenv(name, value)
+    started.reset()
+    started.set(**NOTHING_WRONG)
+    started.seed({"reports": {"state": "PAUSED"}})
+    return started
+
+
+@pytest.fixture
+def credentials(emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Load the Application Default Credentials of a file."""
+
+    def load(file: Path) -> Any:
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+        return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])[0]
+
+    return load
+
+
+@pytest.fixture
+def connect(emulator: StrictEmulator, credentials: Load) -> Iterator[Connect]:
+    """Connect Google's own clients with the Application Default Credentials of a file."""
+    made: list[Any] = []
+
+    def connect(file: Path, kind: Any = tasks_v2.CloudTasksClient, transport: str = "grpc", **options: Any) -> Any:
+        target = urlsplit(emulator.http).netloc if transport == "rest" else emulator.grpc
+        given = {"api_endpoint": target, **options}
+        made.append(kind(credentials=credentials(file), client_options=given, transport=transport))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        client.transport.close()
+
+
+@pytest.fixture
+def https_target(emulator: StrictEmulator) -> Iterator[Target]:
+    """Run an HTTPS target with the emulator's certificate."""
+    with Target(certificate=emulator.certificate, key=emulator.key) as server:
+        yield server
+
+
+def task(url: str = "https://127.0.0.1:9/", **token: Any) -> dict[str, Any]:
+    """Make a task, whose request may have a token."""
+    return {"http_request": {"url": url, **token}}
+
+
+def refused(call: Callable[[], Any], kind: type[Exception] = PermissionDenied) -> tuple[str, str, dict[str, str]]:
+    """Return text, reason and metadata of the refusal of a call."""
+    with pytest.raises(kind) as caught:
+        call()
+    error: Any = caught.value
+    return error.message, error.reason, dict(error.metadata)

@@ -1,0 +1,152 @@
+"""What else than a missing role makes Google refuse a call, each with its own text and reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import google.auth
+import google.auth.exceptions
+import google.auth.transport.requests
+import pytest
+from google.api_core.exceptions import Forbidden, GoogleAPICallError, ResourceExhausted, ServiceUnavailable
+from google.auth.transport.requests import AuthorizedSession
+from google.cloud import tasks_v2
+from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
+from google.oauth2 import service_account
+
+from cloudtasks_nb.errors import EmulatorError
+from cloudtasks_nb.testing import StrictEmulator
+from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, refused
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+CONSOLE = "https://console.developers.google.com"
+WAIT = "wait a few minutes for the action to propagate to our systems and retry."
+TITLE = f"{CONSOLE}/apis/api/cloudtasks.googleapis.com/overview?project=demo"
+DISABLED = (
+    f"Cloud Tasks API has not been used in project demo before or it is disabled. Enable it by visiting {TITLE} "
+    f"then retry. If you enabled this API recently, {WAIT}"
+)
+NO_BILLING = (
+    "This API method requires billing to be enabled. Please enable billing on project #demo by visiting "
+    f"{CONSOLE}/billing/enable?project=demo then retry. If you enabled billing for this project recently, {WAIT}"
+)
+PERIMETER = "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: "
+CONDITIONS = [
+    ({"api_disabled": True}, "SERVICE_DISABLED", DISABLED),
+    ({"billing": False}, "BILLING_DISABLED", NO_BILLING),
+    ({"vpc_sc": True}, "SECURITY_POLICY_VIOLATED", PERIMETER),
+]
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+@pytest.mark.parametrize(("condition", "reason", "text"), CONDITIONS, ids=[reason for _, reason, _ in CONDITIONS])
+def test_conditions_of_the_project(
+    emulator: StrictEmulator, connect: Connect, transport: str, condition: dict[str, Any], reason: str, text: str
+) -> None:
+    """A refusal has the text of Google, the reason, the service and the project, by gRPC and by REST."""
+    client = connect(emulator.user("ann@example.com", ADMIN), transport=transport)
+    emulator.set(**condition)
+    message, found, metadata = refused(lambda: client.get_queue(name=QUEUE), Forbidden)
+    assert text in message
+    assert found == reason
+    assert (metadata["service"], metadata["consumer"]) == ("cloudtasks.googleapis.com", "projects/demo")
+    emulator.set(api_disabled=False, billing=True, vpc_sc=False)
+    assert client.get_queue(name=QUEUE).name == QUEUE
+
+
+def test_one_service_is_disabled(emulator: StrictEmulator, connect: Connect) -> None:
+    """The log can be disabled while Cloud Tasks works."""
+    file = emulator.user("ann@example.com", [ADMIN, "roles/logging.viewer"])
+    emulator.set(api_disabled=["logging.googleapis.com"])
+    assert connect(file).get_queue(name=QUEUE).name == QUEUE
+    log = connect(file, LoggingServiceV2Client)
+    _, reason, metadata = refused(lambda: log.list_log_entries({"resource_names": ["projects/demo"]}))
+    assert (reason, metadata["service"]) == ("SERVICE_DISABLED", "logging.googleapis.com")
+
+
+def test_quota_project(emulator: StrictEmulator, connect: Connect) -> None:
+    """The quota of a project may be used by who has serviceusage.services.use there."""
+    file = emulator.user("ann@example.com", ADMIN)
+    client = connect(file, quota_project_id="billed")
+    text, reason, metadata = refused(lambda: client.get_queue(name=QUEUE))
+    assert text.startswith(
+        "Caller does not have required permission to use project billed. Grant the caller the roles/"
+    )
+    assert (reason, metadata["consumer"]) == ("USER_PROJECT_DENIED", "projects/billed")
+    emulator.grant("ann@example.com", "roles/serviceusage.serviceUsageConsumer", "projects/billed")
+    assert client.get_queue(name=QUEUE).name == QUEUE
+
+
+def test_scopes(emulator: StrictEmulator) -> None:
+    """A token whose scopes do not include Cloud Tasks is refused."""
+    file = emulator.service_account("sender", ADMIN)
+    scopes = ["https://www.googleapis.com/auth/devstorage.read_only"]
+    credentials = service_account.Credentials.from_service_account_file(str(file), scopes=scopes)
+    with AuthorizedSession(credentials) as session:
+        error = session.get(f"{emulator.http}/v2/{QUEUE}").json()["error"]
+    assert error["message"] == "Request had insufficient authentication scopes."
+    assert [detail["reason"] for detail in error["details"]] == ["ACCESS_TOKEN_SCOPE_INSUFFICIENT"]
+
+
+READ_LOG = {"resource_names": ["projects/demo"]}
+TASK = f"{QUEUE}/tasks/none"
+
+
+@pytest.mark.parametrize(
+    ("kind", "allowed", "call", "metric"),
+    [
+        (tasks_v2.CloudTasksClient, 600, lambda client: client.list_tasks(parent=QUEUE), "List requests"),
+        (tasks_v2.CloudTasksClient, 60, lambda client: client.run_task(name=TASK), "Run task requests"),
+        (LoggingServiceV2Client, 60, lambda client: client.list_log_entries(READ_LOG, retry=None), "Read requests"),
+    ],
+)
+def test_quotas(
+    emulator: StrictEmulator, connect: Connect, kind: Any, allowed: int, call: Callable[[Any], Any], metric: str
+) -> None:
+    """A call above the quota of a minute is RESOURCE_EXHAUSTED."""
+    client = connect(emulator.user("ann@example.com", [ADMIN, "roles/logging.viewer"]), kind)
+    emulator.set(quotas=True)
+    assert {reason_of(lambda: call(client)) for _ in range(allowed)} == {None}
+    text, reason, _ = refused(lambda: call(client), ResourceExhausted)
+    assert text.startswith(f"Quota exceeded for quota metric '{metric}' and limit '{metric} per minute")
+    assert reason == "RATE_LIMIT_EXCEEDED"
+
+
+def reason_of(call: Callable[[], Any]) -> str | None:
+    """Return the reason for which a call was refused; None if it was executed, also if it found nothing."""
+    try:
+        call()
+    except GoogleAPICallError as error:
+        return str(error.reason) if error.reason else None
+    return None
+
+
+def test_latency_and_faults(emulator: StrictEmulator, connect: Connect) -> None:
+    """Calls can be slow, and can fail as on a bad day."""
+    client = connect(emulator.user("ann@example.com", ADMIN))
+    emulator.set(latency_s=0.3)
+    before = time.monotonic()
+    client.get_queue(name=QUEUE)
+    assert time.monotonic() - before >= 0.3
+    emulator.fault("GetQueue", code="UNAVAILABLE")
+    with pytest.raises(ServiceUnavailable):
+        client.get_queue(name=QUEUE, retry=None)
+
+
+def test_a_clock_that_is_wrong(emulator: StrictEmulator) -> None:
+    """A key cannot be used on a machine whose clock is five minutes behind Google's."""
+    file = emulator.service_account("sender", ADMIN)
+    emulator.set(clock_offset_s=-300)
+    credentials = service_account.Credentials.from_service_account_file(str(file), scopes=[SCOPE])
+    with pytest.raises(google.auth.exceptions.RefreshError, match="Check your iat and exp values in the JWT claim"):
+        credentials.refresh(google.auth.transport.requests.Request())
+
+
+def test_unknown_settings_are_named(emulator: StrictEmulator) -> None:
+    """A typo in a setting or a role says what exists."""
+    with pytest.raises(EmulatorError, match='"biling" is unknown: the settings are api_disabled, billing'):
+        emulator.set(biling=False)
+    with pytest.raises(EmulatorError, match="is unknown to the emulator, which knows"):
+        emulator.grant("ann@example.com", "roles/cloudtasks.reader")

@@ -1,0 +1,156 @@
+"""The ways to a token that google-auth knows, each against the strict emulator, and tokens of tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import google.auth
+import google.auth.exceptions
+import google.auth.impersonated_credentials
+import google.auth.jwt
+import google.auth.transport.requests
+import pytest
+from google.auth.transport.requests import AuthorizedSession
+from google.oauth2 import id_token
+from google.oauth2.service_account import IDTokenCredentials
+
+from cloudtasks_nb.testing import StrictEmulator
+from tests.integration.conftest import Target
+from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, Load, task
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+VIEWER = "roles/cloudtasks.viewer"
+
+
+def session(loaded: Any) -> AuthorizedSession:
+    """Return a session with credentials; a refused call does not renew them."""
+    return AuthorizedSession(loaded, refresh_status_codes=())
+
+
+@pytest.mark.parametrize("account", [None, "sender"])
+def test_workload_identity(emulator: StrictEmulator, connect: Connect, account: str | None) -> None:
+    """A token of another identity provider is exchanged, and may become that of a service account."""
+    client = connect(emulator.workload(f"build-{account}", VIEWER, service_account=account))
+    assert client.get_queue(name=QUEUE).name == QUEUE
+
+
+def test_a_subject_token_that_is_not_known(emulator: StrictEmulator, credentials: Load) -> None:
+    """The exchange of an unknown token is refused."""
+    file = emulator.workload("thief", VIEWER)
+    Path(json.loads(file.read_text())["credential_source"]["file"]).write_text("stolen")
+    with pytest.raises(google.auth.exceptions.OAuthError, match="invalid_grant"):
+        credentials(file).refresh(google.auth.transport.requests.Request())
+
+
+def test_impersonation(emulator: StrictEmulator, credentials: Load) -> None:
+    """Who may create tokens of a service account calls as that account; who may not is refused by name."""
+    user, target = emulator.user("imp@example.com"), emulator.email("target")
+    emulator.service_account("target", VIEWER, key=False)
+    impersonated = google.auth.impersonated_credentials.Credentials(
+        source_credentials=credentials(user),
+        target_principal=target,
+        target_scopes=[SCOPE],
+        iam_endpoint_override=f"{emulator.http}/v1/projects/-/serviceAccounts/{target}:generateAccessToken",
+    )
+    with pytest.raises(google.auth.exceptions.RefreshError, match=r"iam\.serviceAccounts\.getAccessToken"):
+        impersonated.refresh(google.auth.transport.requests.Request())
+    emulator.grant("imp@example.com", "roles/iam.serviceAccountTokenCreator", target)
+    with session(impersonated) as http:
+        assert http.get(f"{emulator.http}/v2/{QUEUE}").json()["name"] == QUEUE
+
+
+def test_permissions_on_service_accounts_and_projects(emulator: StrictEmulator, credentials: Load) -> None:
+    """The answer has those of the permissions that the caller has; an unknown account is NOT_FOUND."""
+    user = emulator.user("per@example.com", ADMIN)
+    emulator.service_account("one", key=False)
+    emulator.grant("per@example.com", "roles/iam.serviceAccountUser", emulator.email("one"))
+    asked = {"permissions": ["iam.serviceAccounts.actAs", "cloudtasks.queues.list"]}
+    with session(credentials(user)) as http:
+        accounts = f"{emulator.http}/v1/projects/demo/serviceAccounts"
+        found = http.post(f"{accounts}/{emulator.email('one')}:testIamPermissions", json=asked).json()
+        assert found == {"permissions": ["iam.serviceAccounts.actAs", "cloudtasks.queues.list"]}
+        assert http.post(f"{accounts}/{emulator.email('none')}:testIamPermissions", json=asked).status_code == 404
+        found = http.post(f"{emulator.http}/v1/projects/demo:testIamPermissions", json=asked).json()
+        assert found == {"permissions": ["cloudtasks.queues.list"]}
+
+
+def test_id_tokens(emulator: StrictEmulator, credentials: Load) -> None:
+    """An ID token that a service account gets for itself, or that another one makes, is verified by google-auth."""
+    key = emulator.service_account("self", "roles/iam.serviceAccountOpenIdTokenCreator")
+    request = google.auth.transport.requests.Request()
+    own = IDTokenCredentials.from_service_account_file(str(key), target_audience="https://job")
+    own.refresh(request)
+    with session(credentials(key)) as http:
+        url = f"{emulator.http}/v1/projects/-/serviceAccounts/{emulator.email('self')}:generateIdToken"
+        made = http.post(url, json={"audience": "https://job", "includeEmail": True}).json()["token"]
+    for token in (own.token, made):
+        claims = id_token.verify_token(token, request, "https://job", certs_url=f"{emulator.http}/oauth2/v1/certs")
+        assert claims["email"] == emulator.email("self")
+
+
+METADATA = """
+import google.auth, google.auth.transport.requests, json
+credentials, project = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+with google.auth.transport.requests.AuthorizedSession(credentials) as http:
+    answer = http.get(f"{http_url}/v2/{queue}").json()
+print(json.dumps([project, credentials.service_account_email, answer]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("scopes", "expected"), [([SCOPE], QUEUE), (["https://www.googleapis.com/auth/devstorage.read_only"], None)]
+)
+def test_metadata_server(emulator: StrictEmulator, tmp_path: Path, scopes: list[str], expected: str | None) -> None:
+    """google-auth takes the machine's service account from the metadata server, with the machine's scopes."""
+    variables = emulator.machine("workbench", VIEWER, scopes=scopes)
+    unset = ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NO_GCE_CHECK")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    code = f"http_url, queue = {emulator.http!r}, {QUEUE!r}\n{METADATA}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, **variables, "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    project, email, answer = json.loads(done.stdout)
+    assert (project, email) == ("demo", emulator.email("workbench"))
+    assert answer.get("name") == expected
+
+
+def test_tasks_are_delivered_with_tokens_over_tls(
+    emulator: StrictEmulator, connect: Connect, https_target: Target
+) -> None:
+    """A task reaches its https:// target with a token, and fails where the service agent cannot make one."""
+    emulator.service_account("caller", key=False)
+    client = connect(emulator.user("ann@example.com", "roles/owner"))
+    emulator.seed({"reports": {"max_attempts": 1}})
+    signed = task(https_target.url, oidc_token={"service_account_email": emulator.email("caller")})
+    client.create_task(parent=QUEUE, task=signed)
+    header = https_target.wait()[0].headers["authorization"].removeprefix("Bearer ")
+    assert google.auth.jwt.decode(header, verify=False)["email"] == emulator.email("caller")
+    emulator.set(service_agent=False)
+    client.create_task(parent=QUEUE, task=signed)
+    done = emulator.history(QUEUE, at_least=2)
+    assert {one["status"] for one in done} == {"OK", "PERMISSION_DENIED"}
+    assert len(https_target.received) == 1
+
+
+def test_a_restart_keeps_principals_roles_and_tokens(
+    tmp_path: Path, credentials: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Principals, roles and the certificate authority are in the data folder; access tokens stay valid."""
+    with closing(StrictEmulator(tmp_path, "demo", "us-central1")) as first:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", first.environment["REQUESTS_CA_BUNDLE"])
+        loaded = credentials(first.user("ann@example.com", ADMIN))
+        loaded.refresh(google.auth.transport.requests.Request())
+    with closing(StrictEmulator(tmp_path, "demo", "us-central1")) as again, session(loaded) as http:
+        assert http.get(f"{again.http}/v2/{LOCATION}/queues").json() == {}
