@@ -501,8 +501,9 @@ class StrictEmulator(Emulator):
         **conditions
             ``api_disabled`` (True, or a list such as ``["logging.googleapis.com"]``), ``billing=False``,
             ``quota_project_denied``, ``vpc_sc``, ``quotas`` (600 lists, 60 reads of the log and 60 RunTask a minute),
-            ``latency_s``, ``service_agent=False`` (Cloud Tasks cannot make tokens for tasks), ``token_lifetime_s``, and
-            ``clock_offset_s`` (Google's clock is ahead of this machine's).
+            ``latency_s``, ``service_agent=False`` (Cloud Tasks cannot make tokens for tasks), ``token_lifetime_s``,
+            ``clock_offset_s`` (Google's clock is ahead of this machine's), ``projects`` (those that exist; none: all),
+            and ``log_excluded`` (the entries of the log are routed elsewhere).
 
         Raises
         ------

@@ -35,6 +35,7 @@ from cloudtasks_nb.emulator.access.refusals import (
     policy_violated,
     quota_project_denied,
     scope_insufficient,
+    unknown_project,
 )
 from cloudtasks_nb.emulator.access.roles import permissions_of
 from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState, is_in
@@ -150,6 +151,8 @@ class AccessControl:
             if conditions.quota_project_denied or not allowed:
                 raise quota_project_denied(service, quota_project)
         consumer = quota_project or project
+        if conditions.projects and consumer not in conditions.projects:
+            raise unknown_project(service, consumer)
         off = conditions.api_disabled
         if off is True or (off and service in off):
             raise api_disabled(service, consumer)

@@ -9,12 +9,11 @@ from cloudtasks_nb.emulator.access.permissions import service_accounts
 from cloudtasks_nb.emulator.access.state import GoogleState
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
 from cloudtasks_nb.emulator.dispatch.request import Authorize, HttpCall
-from cloudtasks_nb.emulator.model.attempts import AttemptResult
+from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, AttemptResult
 
 __all__ = ["StrictDeliverer", "authorize_as"]
 
 _NO_TOKEN = "none"  # noqa: S105 - the mark of a request that has none
-_DENIED = 403
 
 
 def authorize_as(state: GoogleState, authorize: Authorize) -> Authorize:
@@ -34,5 +33,5 @@ class StrictDeliverer(Deliverer):
     async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> AttemptResult:
         """Send a request and wait for the whole answer."""
         if call.headers.get("Authorization") == _NO_TOKEN:
-            return AttemptResult(http_status=_DENIED)
+            return AttemptResult(http_status=NO_ANSWER, no_token=True)
         return await super().send(call, connected)

@@ -23,6 +23,7 @@ __all__ = [
     "quota_project_denied",
     "rate_limited",
     "scope_insufficient",
+    "unknown_project",
 ]
 
 #: The titles of the services in texts.
@@ -88,6 +89,14 @@ def quota_project_denied(service: str, project: str) -> RefusedError:
     metadata = {"service": service, "consumer": f"projects/{project}", "containerInfo": project, "consoleUrl": url}
     link = help_link("Google developer console IAM admin", url)
     return _refused("PERMISSION_DENIED", text, "USER_PROJECT_DENIED", metadata, link)
+
+
+def unknown_project(service: str, project: str) -> RefusedError:
+    """Return the error for a project that does not exist, or that the caller may not know of."""
+    text = f"Permission denied on resource project {project}."
+    metadata = {"consumer": f"projects/{project}", "containerInfo": project, "service": service}
+    link = help_link("Google developers console", "https://console.developers.google.com")
+    return _refused("PERMISSION_DENIED", text, "CONSUMER_INVALID", metadata, link)
 
 
 def api_disabled(service: str, project: str) -> RefusedError:

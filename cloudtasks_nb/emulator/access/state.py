@@ -33,9 +33,11 @@ class Conditions:
     billing: bool = True  #: the project has an active billing account
     quota_project_denied: bool = False  #: nobody may use a quota project, whatever the roles
     vpc_sc: bool = False  #: a perimeter of VPC Service Controls refuses all calls
+    projects: list[str] = field(default_factory=list)  #: those that exist; empty: all
     quotas: bool = False  #: the quotas of Google are enforced: 600 lists, 60 reads of the log, 60 RunTask a minute
     latency_s: float = 0.0  #: seconds that each call takes longer
     service_agent: bool = True  #: the service agent of Cloud Tasks can make tokens of service accounts
+    log_excluded: bool = False  #: entries of the log are routed elsewhere, or excluded: nobody can read them
     token_lifetime_s: int = 3600  #: of access tokens that are made from now on
     clock_offset_s: float = 0.0  #: how far Google's clock is ahead of this machine's
     machine: str = ""  #: service account of the machine, for the metadata server; "" if it has none

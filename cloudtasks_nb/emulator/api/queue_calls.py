@@ -10,8 +10,9 @@ from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2
 
+from cloudtasks_nb.emulator.access.permissions import TASKS, project_of
+from cloudtasks_nb.emulator.access.refusals import unknown_project
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service
 from cloudtasks_nb.emulator.api.filter import compile_filter, parse_filter
 from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_token
@@ -27,7 +28,7 @@ from cloudtasks_nb.emulator.model.queues import (
     to_v2,
     updated,
 )
-from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link, invalid_argument, malformed_name
+from cloudtasks_nb.emulator.model.refusal import help_link, invalid_argument, malformed_name
 from cloudtasks_nb.emulator.store.state import QueueState
 
 __all__ = ["QueueCalls"]
@@ -198,7 +199,7 @@ def _check_name(name: str) -> None:
 
 def _check_new_name(name: str, parent: str) -> None:
     if _LOCATION.fullmatch(parent) is None:
-        raise _no_project(parent)
+        raise unknown_project(TASKS, project_of(parent))
     if _check_format(name) != parent:
         raise invalid_argument(f"{name} must begin with {parent}.")
 
@@ -215,21 +216,6 @@ def _check_format(name: str) -> str:
                 "Definition of queue name",
                 "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#Queue.FIELDS.name",
             )
-        ],
-    )
-
-
-def _no_project(parent: str) -> RefusedError:
-    project = parent.removeprefix("projects/").partition("/")[0]
-    text = f"Permission denied on resource project {project}."
-    metadata = {"consumer": f"projects/{project}", "containerInfo": project, "service": "cloudtasks.googleapis.com"}
-    return RefusedError(
-        "PERMISSION_DENIED",
-        text,
-        [
-            error_details_pb2.ErrorInfo(reason="CONSUMER_INVALID", domain="googleapis.com", metadata=metadata),
-            error_details_pb2.LocalizedMessage(locale="en-US", message=text),
-            help_link("Google developers console", "https://console.developers.google.com"),
         ],
     )
 

@@ -7,7 +7,7 @@ from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.faults import apply_fault
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.api.queue_calls import QueueCalls
-from cloudtasks_nb.emulator.api.strict_calls import StrictAccessCalls, StrictQueueCalls, StrictTaskCalls
+from cloudtasks_nb.emulator.api.strict_calls import StrictAccessCalls, StrictLogCalls, StrictQueueCalls, StrictTaskCalls
 from cloudtasks_nb.emulator.api.task_calls import TaskCalls
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 
@@ -19,7 +19,7 @@ _BATCHES = ("BatchCreateTasks", "BatchDeleteTasks")
 def all_calls(engine: Engine) -> dict[str, Call]:
     """Return every call by its full name, ``/google.cloud.tasks.v2.CloudTasks/GetTask``."""
     services = {
-        "google.logging.v2.LoggingServiceV2": LogCalls(engine).calls(),
+        "google.logging.v2.LoggingServiceV2": (LogCalls if engine.access is None else StrictLogCalls)(engine).calls(),
         "google.longrunning.Operations": OperationCalls(engine).calls(),
         "google.cloud.location.Locations": LocationCalls(engine).calls(),
     }

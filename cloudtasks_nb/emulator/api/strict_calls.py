@@ -9,11 +9,12 @@ from google.iam.v1 import iam_policy_pb2
 from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.api.access_calls import AccessCalls
 from cloudtasks_nb.emulator.api.engine import Engine
+from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.api.queue_calls import QueueCalls
 from cloudtasks_nb.emulator.api.task_calls import TaskCalls
 from cloudtasks_nb.emulator.model.tasks import NewTask
 
-__all__ = ["StrictAccessCalls", "StrictQueueCalls", "StrictTaskCalls"]
+__all__ = ["StrictAccessCalls", "StrictLogCalls", "StrictQueueCalls", "StrictTaskCalls"]
 
 
 class StrictTaskCalls(TaskCalls):
@@ -36,6 +37,14 @@ class StrictQueueCalls(QueueCalls):
         """Change a queue."""
         _access(self._engine).check_target(self._pb.UpdateQueueRequest.FromString(wire).queue.http_target)
         return await super().update_queue(wire)
+
+
+class StrictLogCalls(LogCalls):
+    """Finds no entries if the project routes them elsewhere."""
+
+    async def list_log_entries(self, wire: bytes) -> bytes:
+        """Return a page of entries."""
+        return b"" if _access(self._engine).state.conditions.log_excluded else await super().list_log_entries(wire)
 
 
 class StrictAccessCalls(AccessCalls):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
 from pathlib import Path
 
 import orjson
@@ -14,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from cloudtasks_nb.emulator.access.certificates import ServerCertificate
+from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
@@ -68,6 +70,7 @@ class HttpServer:
         if engine.access is not None:
             self._app.add_routes(Google(engine.access, engine.tokens).routes())
             self._app.add_routes(IamApi(engine.access, engine.tokens).routes())
+            self._app.on_response_prepare.append(_date(engine.access))
         # Leases do not end by themselves: do not wait for them.
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1, logger=_log)
         self._metadata: web.AppRunner | None = None
@@ -124,6 +127,15 @@ class HttpServer:
 
     async def _certificates(self, _: web.Request) -> web.Response:
         return _json(self._engine.tokens.certificates())
+
+
+def _date(access: AccessControl) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Return what dates each answer by Google's clock."""
+
+    async def date(_: web.Request, answer: web.StreamResponse) -> None:
+        answer.headers["Date"] = formatdate(access.tokens.now(), usegmt=True)
+
+    return date
 
 
 async def _listen(

@@ -17,6 +17,7 @@ NO_ANSWER = 0
 
 _OK = 0
 _DEADLINE_EXCEEDED = CODES.index("DEADLINE_EXCEEDED")
+_PERMISSION_DENIED = CODES.index("PERMISSION_DENIED")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +26,14 @@ class AttemptResult:
 
     http_status: int  #: 0 without a response
     timed_out: bool = False
+    no_token: bool = False  #: no token could be made for the request, so it was not sent
     retry_after: int = 0  #: microseconds that the target asked to wait
 
     @property
     def code(self) -> int:
         """Number of the canonical code."""
+        if self.no_token:
+            return _PERMISSION_DENIED
         return _DEADLINE_EXCEEDED if self.timed_out else code_of(self.http_status)
 
     @property

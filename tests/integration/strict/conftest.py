@@ -15,12 +15,14 @@ from google.cloud import tasks_v2
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests.integration.conftest import Target
 
-__all__ = ["ADMIN", "LOCATION", "QUEUE", "Connect", "Load", "refused", "task"]
+__all__ = ["ADMIN", "LOCATION", "NOTHING_WRONG", "QUEUE", "Connect", "Load", "refused", "task"]
 
 LOCATION = "projects/demo/locations/us-central1"
 QUEUE = f"{LOCATION}/queues/reports"
 ADMIN = "roles/cloudtasks.admin"
 NOTHING_WRONG = {
+    "projects": [],
+    "log_excluded": False,
     "api_disabled": False,
     "billing": True,
     "quota_project_denied": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from google.oauth2 import service_account
 
 from cloudtasks_nb.errors import EmulatorError
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, refused
+from tests.integration.strict.conftest import ADMIN, NOTHING_WRONG, QUEUE, Connect, refused, task
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 CONSOLE = "https://console.developers.google.com"
@@ -37,6 +38,7 @@ CONDITIONS = [
     ({"api_disabled": True}, "SERVICE_DISABLED", DISABLED),
     ({"billing": False}, "BILLING_DISABLED", NO_BILLING),
     ({"vpc_sc": True}, "SECURITY_POLICY_VIOLATED", PERIMETER),
+    ({"projects": ["other"]}, "CONSUMER_INVALID", "Permission denied on resource project demo."),
 ]
 
 
@@ -52,7 +54,7 @@ def test_conditions_of_the_project(
     assert text in message
     assert found == reason
     assert (metadata["service"], metadata["consumer"]) == ("cloudtasks.googleapis.com", "projects/demo")
-    emulator.set(api_disabled=False, billing=True, vpc_sc=False)
+    emulator.set(**NOTHING_WRONG)
     assert client.get_queue(name=QUEUE).name == QUEUE
 
 
@@ -88,6 +90,24 @@ def test_scopes(emulator: StrictEmulator) -> None:
         error = session.get(f"{emulator.http}/v2/{QUEUE}").json()["error"]
     assert error["message"] == "Request had insufficient authentication scopes."
     assert [detail["reason"] for detail in error["details"]] == ["ACCESS_TOKEN_SCOPE_INSUFFICIENT"]
+
+
+def test_a_log_that_is_routed_elsewhere(emulator: StrictEmulator, connect: Connect) -> None:
+    """Entries that the project excludes cannot be read, and that is no error."""
+    file = emulator.user("ann@example.com", [ADMIN, "roles/logging.viewer"])
+    connect(file).create_task(parent=QUEUE, task=task())
+    log = connect(file, LoggingServiceV2Client)
+    assert len(list(log.list_log_entries(READ_LOG))) == 1
+    emulator.set(log_excluded=True)
+    assert list(log.list_log_entries(READ_LOG)) == []
+
+
+def test_answers_are_dated_by_googles_clock(emulator: StrictEmulator) -> None:
+    """Who compares the date of an answer with his own clock sees how far that is off."""
+    emulator.set(clock_offset_s=7200)
+    answer = google.auth.transport.requests.Request()(f"{emulator.http}/health")
+    ahead = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()
+    assert 3600 < ahead < 10_800
 
 
 READ_LOG = {"resource_names": ["projects/demo"]}
