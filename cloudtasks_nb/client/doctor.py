@@ -119,11 +119,13 @@ def _safely(check: Callable[[_CheckContext], _Finding], context: _CheckContext) 
 
 
 def _credentials(context: _CheckContext) -> _Finding:
-    return _Finding(ok=True, detail=type(context.auth.credentials()).__module__)
+    if not context.auth.credentials().valid:
+        context.auth.renew()
+    return _Finding(ok=True, detail=context.auth.form())
 
 
 def _principal(context: _CheckContext) -> _Finding:
-    return _Finding(ok=True, detail=context.auth.principal() or "a user account; the credentials do not name it")
+    return _Finding(ok=True, detail=context.auth.principal() or "the credentials do not name it")
 
 
 def _project(context: _CheckContext) -> _Finding:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import google.auth
 import google.auth.credentials
 import google.auth.exceptions
 import google.auth.impersonated_credentials
+import google.auth.transport.requests
 
 from cloudtasks_nb._settings import check_text
-from cloudtasks_nb.errors import CredentialsError, InvalidInputError
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.service.auth_errors import FOREIGN, load_error, refresh_error
+from cloudtasks_nb.service.principal import adc_file, form_of, iam_member, principal_of
 
 __all__ = ["SCOPE", "Auth"]
 
@@ -21,19 +26,24 @@ __all__ = ["SCOPE", "Auth"]
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 _SERVICE_ACCOUNT = "google.oauth2.service_account.Credentials"
+_TIMEOUT = 20.0  # seconds for a request of a token; google-auth waits for two minutes by default
 
 
 class Auth:
     """The credentials of a connection, resolved once, when they are first needed.
+
+    A new login is used without a restart: default credentials are read again when their file has changed or a renewal
+    has failed.
 
     Parameters
     ----------
     credentials : google.auth.credentials.Credentials, optional
         Application Default Credentials if left out.
     impersonate : str, optional
-        E-mail of a service account to impersonate; the caller needs ``roles/iam.serviceAccountTokenCreator`` on it.
+        E-mail of a service account to impersonate; the caller needs ``roles/iam.serviceAccountTokenCreator`` on it. Of
+        several, separated by commas, each impersonates the next, as for gcloud.
     quota_project : str, optional
-        Project whose quota the calls use.
+        Project whose quota the calls use. Default: ``GOOGLE_CLOUD_QUOTA_PROJECT``, else that of the credentials' file.
 
     Raises
     ------
@@ -51,54 +61,166 @@ class Auth:
         self._impersonate = impersonate
         self._quota_project = quota_project
         self._lock = threading.Lock()
-        self._found: tuple[Any, str | None] | None = None
+        self._credentials: Any = None
 
     def credentials(self) -> Any:
-        """Return scoped credentials.
+        """Return scoped credentials, the same object after every login.
 
         Raises
         ------
         CredentialsError
-            If there are none. The hint has the command that creates some.
+            If there are none, or they cannot be read. The hint has the command that creates some.
         """
-        return self._resolve()[0]
+        with self._lock:
+            if self._credentials is None:
+                given = self._given is not None
+                self._credentials = self._complete(self._given) if given else _DefaultCredentials(self._find)
+            return self._credentials
+
+    def renew(self) -> None:
+        """Get a new token from Google's sign-in.
+
+        Raises
+        ------
+        CredentialsError
+            If it is refused. The hint says what to do.
+        EndpointError
+            If the sign-in does not answer.
+        """
+        credentials = self.credentials()
+        try:
+            credentials.refresh(functools.partial(google.auth.transport.requests.Request(), timeout=_TIMEOUT))
+        except FOREIGN as error:
+            raise refresh_error(error, self._current(), given=self._given is not None) from error
 
     def project(self) -> str | None:
         """Return the project that the default credentials name, if any."""
-        return self._resolve()[1]
+        credentials = self.credentials()
+        return credentials.project() if isinstance(credentials, _DefaultCredentials) else None
+
+    def form(self) -> str:
+        """Return the form of the credentials, such as ``key of a service account``."""
+        return form_of(self._current())
 
     def principal(self) -> str | None:
-        """Return the e-mail of the account, if the credentials have it."""
-        credentials = self.credentials()
-        email = getattr(credentials, "service_account_email", None) or getattr(credentials, "account", None)
-        return str(email) if email and email != "default" else None
+        """Return who the calls are made as; None if the credentials do not say it.
 
-    def _resolve(self) -> tuple[Any, str | None]:
-        with self._lock:
-            if self._found is None:
-                self._found = self._find()
-            return self._found
+        An e-mail address; for a federated identity without a service account ``principalSet://…``, its pool. Some
+        credentials know it only after the first call.
+        """
+        return principal_of(self._current())
+
+    def member(self) -> str | None:
+        """Return the principal as IAM policies name it: ``user:…``, ``serviceAccount:…`` or ``principalSet://…``."""
+        return iam_member(self.principal())
+
+    def _current(self) -> Any:
+        credentials = self.credentials()
+        return credentials.current if isinstance(credentials, _DefaultCredentials) else credentials
 
     def _find(self) -> tuple[Any, str | None]:
-        project = None
-        credentials = self._given
-        if credentials is None:
-            try:
-                credentials, project = google.auth.default(scopes=[SCOPE])
-            except google.auth.exceptions.DefaultCredentialsError as error:
-                raise CredentialsError(
-                    "no Google credentials were found",
-                    hint="run: gcloud auth application-default login   (or work without an account: ct.local())",
-                ) from error
+        """Return Application Default Credentials and the project that they name."""
+        # An impersonated account has a quota of its own: the caller's project is not its quota project.
+        quota_project = None if self._impersonate else self._quota_project
+        try:
+            # With scopes, google-auth would get a token of a federated identity only to look for its project.
+            found, project = google.auth.default(quota_project_id=quota_project)
+        except FOREIGN as error:
+            raise load_error(error) from error
+        return self._complete(found), project
+
+    def _complete(self, credentials: Any) -> Any:
+        """Return credentials with the scope, and with what the arguments ask for."""
         if self._impersonate is not None:
-            credentials = google.auth.impersonated_credentials.Credentials(
-                source_credentials=credentials, target_principal=self._impersonate, target_scopes=[SCOPE]
-            )
+            *delegates, target = (email.strip() for email in self._impersonate.split(","))
+            try:
+                credentials = google.auth.impersonated_credentials.Credentials(
+                    source_credentials=credentials,
+                    target_principal=target,
+                    target_scopes=[SCOPE],
+                    delegates=delegates,
+                ).with_quota_project_from_environment()
+            except google.auth.exceptions.TransportError as error:  # the metadata server tells the universe domain
+                raise refresh_error(error, credentials) from error
         if self._quota_project is not None and isinstance(
             credentials, google.auth.credentials.CredentialsWithQuotaProject
         ):
             credentials = credentials.with_quota_project(self._quota_project)
-        return google.auth.credentials.with_scopes_if_required(credentials, [SCOPE]), project
+        return google.auth.credentials.with_scopes_if_required(credentials, [SCOPE])
+
+
+class _DefaultCredentials(google.auth.credentials.Credentials):
+    """Application Default Credentials that are looked up again after a new login.
+
+    Channels, Google's own client and HTTP sessions keep this object, so that a new login reaches all of them.
+    """
+
+    def __init__(self, find: Callable[[], tuple[Any, str | None]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # google-auth annotates little
+        self._find = find
+        self._lock = threading.RLock()
+        self._state: Any = None
+        self._project: str | None = None
+        #: What was found last.
+        self.current: Any = None
+        self._load()
+
+    @property
+    def valid(self) -> bool:
+        """Whether there is a token that has not expired and is of the present login."""
+        return bool(super().valid) and self._state == _file_state()
+
+    @property
+    def quota_project_id(self) -> Any:
+        """Project whose quota the calls use."""
+        return self.current.quota_project_id
+
+    @property
+    def universe_domain(self) -> Any:
+        """Domain of the services that take these credentials."""
+        return self.current.universe_domain
+
+    def project(self) -> str | None:
+        """Return the project that the credentials name; that of a federated identity is asked for."""
+        if self._project is None and hasattr(self.current, "get_project_id"):
+            request = functools.partial(google.auth.transport.requests.Request(), timeout=_TIMEOUT)
+            try:
+                self._project = self.current.get_project_id(request)
+            except FOREIGN as error:
+                raise refresh_error(error, self.current) from error
+        return self._project
+
+    def before_request(self, request: Any, method: Any, url: Any, headers: Any) -> None:
+        """Add the headers of a call. Calls that find an expired token at the same time renew it once."""
+        with self._lock:
+            super().before_request(request, method, url, headers)  # type: ignore[no-untyped-call]  # not annotated
+
+    def refresh(self, request: Any) -> None:
+        """Get a new token, with the credentials that there are now."""
+        with self._lock:
+            if self._state != _file_state():
+                self._load()
+            try:
+                self.current.refresh(request)
+            except Exception:
+                self._state = None  # the next call looks for other credentials
+                raise
+            self.token, self.expiry = self.current.token, self.current.expiry
+
+    def _load(self) -> None:
+        state = _file_state()  # before the file is read: a later change is not missed
+        self.current, self._project = self._find()
+        self._state = state
+
+
+def _file_state() -> tuple[object, ...]:
+    """Return what changes when the file of the default credentials is written anew or another one is named."""
+    path = adc_file()
+    try:
+        facts = Path(path).stat()
+    except OSError:
+        return (path,)
+    return path, facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
 def _check_credentials(credentials: Any) -> None:

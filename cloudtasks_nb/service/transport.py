@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import google.auth.exceptions
 import google.auth.transport.grpc
 import google.auth.transport.requests
 import grpc
@@ -26,7 +25,6 @@ from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
     AlreadyExistsError,
     CloudTasksError,
-    CredentialsError,
     EndpointError,
     NotFoundError,
     PermissionDeniedError,
@@ -35,7 +33,7 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.rpcs import METHODS, Method
-from cloudtasks_nb.service.status import LOGIN_HINT, LOST, STATUSES, lost_answer, service_error
+from cloudtasks_nb.service.status import LOST, STATUSES, lost_answer, service_error
 
 __all__ = ["Transport"]
 
@@ -398,17 +396,9 @@ class Transport:
         if self._credentials.valid:
             return
         if self._renewal is None or self._renewal.done():
-            self._renewal = asyncio.create_task(self._renew())
+            self._renewal = asyncio.create_task(asyncio.to_thread(self.auth.renew))
             self._renewal.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may be cancelled
         await asyncio.shield(self._renewal)  # a call that is cancelled leaves the renewal to the others
-
-    async def _renew(self) -> None:
-        try:
-            await asyncio.to_thread(self._credentials.refresh, google.auth.transport.requests.Request())
-        except google.auth.exceptions.TransportError as error:
-            raise EndpointError(f"Google's sign-in does not answer: {error}", hint=_NETWORK_HINT) from error
-        except google.auth.exceptions.GoogleAuthError as error:
-            raise CredentialsError(f"the credentials were refused: {error}", hint=LOGIN_HINT) from error
 
     async def _open(self, target: str) -> grpc.aio.Channel:
         if self.endpoint.local:

@@ -1,18 +1,15 @@
-"""Credentials: found when the first call needs them, never before."""
+"""Credentials of an argument; `test_default_credentials.py` has those that are found."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import google.auth
 import google.auth.credentials
-import google.auth.exceptions
-import google.auth.impersonated_credentials
 import google.oauth2.credentials
 import pytest
 
-from cloudtasks_nb.errors import CredentialsError, InvalidInputError
+from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service.auth import SCOPE, Auth
 
 
@@ -34,49 +31,12 @@ class ServiceAccount(google.auth.credentials.Credentials, google.auth.credential
         return ServiceAccount(tuple(scopes))
 
 
-@pytest.fixture
-def default(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Answer `google.auth.default`, and keep how it was called."""
-    calls: list[dict[str, Any]] = []
-
-    def found(**asked: Any) -> tuple[Any, str]:
-        calls.append(asked)
-        return google.oauth2.credentials.Credentials("token"), "adc-project"
-
-    monkeypatch.setattr(google.auth, "default", found)
-    return calls
-
-
-def test_default_credentials_are_looked_up_once(default: list[dict[str, Any]]) -> None:
-    """Nothing is asked before the first need, and the answer is kept."""
-    auth = Auth()
-    assert default == []
-    assert auth.credentials() is auth.credentials()
-    assert auth.project() == "adc-project"
-    assert default == [{"scopes": [SCOPE]}]
-
-
-def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error has the command that makes some, and the way to work without an account."""
-
-    def missing(**_: Any) -> None:
-        raise google.auth.exceptions.DefaultCredentialsError("none")
-
-    monkeypatch.setattr(google.auth, "default", missing)
-    with pytest.raises(CredentialsError, match="no Google credentials were found") as caught:
-        Auth().credentials()
-    assert "gcloud auth application-default login" in (caught.value.hint or "")
-    assert "ct.local()" in (caught.value.hint or "")
-    assert isinstance(caught.value.__cause__, google.auth.exceptions.DefaultCredentialsError)
-
-
-def test_given_credentials_are_used_as_they_are(default: list[dict[str, Any]]) -> None:
+def test_given_credentials_are_used_as_they_are() -> None:
     """Who brings credentials is not asked for others; they name no project."""
     given = google.oauth2.credentials.Credentials("token")
     auth = Auth(given)
     assert auth.credentials() is given
     assert auth.project() is None
-    assert default == []
 
 
 def test_scopes_are_added_where_they_are_missing() -> None:
@@ -84,18 +44,6 @@ def test_scopes_are_added_where_they_are_missing() -> None:
     auth = Auth(ServiceAccount())
     assert auth.credentials().given == (SCOPE,)
     assert auth.principal() == "sa@p.iam.gserviceaccount.com"
-
-
-def test_impersonation(default: list[dict[str, Any]]) -> None:
-    """`impersonate=` acts as the service account, with the default credentials behind it."""
-    auth = Auth(impersonate="other@p.iam.gserviceaccount.com")
-    assert isinstance(auth.credentials(), google.auth.impersonated_credentials.Credentials)
-    assert auth.principal() == "other@p.iam.gserviceaccount.com"
-
-
-def test_a_quota_project(default: list[dict[str, Any]]) -> None:
-    """`quota_project=` is charged for the calls."""
-    assert Auth(quota_project="paying").credentials().quota_project_id == "paying"
 
 
 def test_a_quota_project_that_the_credentials_cannot_have() -> None:

@@ -8,10 +8,8 @@ import json
 import os
 import re
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +36,8 @@ from cloudtasks_nb.service import transport as transport_module
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
+from tests.google_sign_in import OAUTH, GoogleSignIn
+from tests.unit.service.conftest import MakeAuth
 
 PARENT = "projects/p/locations/l"
 QUEUE = f"{PARENT}/queues/q"
@@ -479,49 +479,21 @@ def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.
     assert hint in (caught.value.hint or "")
 
 
-@pytest.fixture
-def token_endpoint() -> Iterator[tuple[str, list[bytes], list[int]]]:
-    """Serve a token endpoint: its URL, the requests that it got, and the statuses that it answers with."""
-    requests: list[bytes] = []
-    statuses: list[int] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            requests.append(self.rfile.read(int(self.headers["Content-Length"])))
-            status = statuses[0] if statuses else 200
-            body = b'{"access_token": "new", "expires_in": 3600}' if status == 200 else b'{"error": "invalid_grant"}'
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-            """Print nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/token", requests, statuses
-        server.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize(("status", "kind"), [(200, errors.EndpointError), (400, errors.CredentialsError)])
+@pytest.mark.parametrize(("refused", "kind"), [(False, errors.EndpointError), (True, errors.CredentialsError)])
 def test_concurrent_calls_renew_a_token_once(
-    token_endpoint: tuple[str, list[bytes], list[int]], closed: int, status: int, kind: type[errors.CloudTasksError]
+    sign_in: GoogleSignIn, make_auth: MakeAuth, closed: int, kind: type[errors.CloudTasksError], *, refused: bool
 ) -> None:
-    """A hundred calls with an expired token make one request of a token, also if it is refused."""
-    url, requests, statuses = token_endpoint
-    statuses.append(status)
-    facts = {"client_id": "id", "client_secret": "s", "refresh_token": "r", "expiry": "2020-01-01T00:00:00Z"}
-    credentials = google.oauth2.credentials.Credentials.from_authorized_user_info({**facts, "token_uri": url})
-    credentials = credentials.with_token_uri(url)
+    """A hundred calls without a token make one request of a token, also if it is refused."""
+    auth = make_auth("user")
+    if refused:
+        sign_in.answers[OAUTH] = 400, {"error": "invalid_grant"}
 
     async def together(transport: Transport) -> list[Any]:
         calls = (transport.call("GetQueue", name=QUEUE) for _ in range(100))
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    found = use(closed, together, place={"local": False}, auth=Auth(credentials), connect_timeout=0.2)
-    assert ({type(one) for one in found}, len(requests)) == ({kind}, 1)
+    found = use(closed, together, place={"local": False}, auth=auth, connect_timeout=0.2)
+    assert ({type(one) for one in found}, len(sign_in.asked)) == ({kind}, 1)
 
 
 def test_credentials_go_to_google_only_over_tls(fake: Fakes) -> None:

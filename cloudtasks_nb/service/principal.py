@@ -1,0 +1,106 @@
+"""Tell whose credentials are used: the forms of Google credentials, and the account behind each."""
+
+from __future__ import annotations
+
+import os
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import google.auth.compute_engine
+import google.auth.external_account
+import google.auth.external_account_authorized_user
+import google.auth.impersonated_credentials
+import google.auth.jwt
+import google.oauth2.credentials
+import google.oauth2.service_account
+
+__all__ = ["ADC_VARIABLE", "Form", "adc_file", "form_of", "iam_member", "pool_of", "principal_of", "sources"]
+
+#: Environment variable with the file of the default credentials.
+ADC_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+
+
+class Form(StrEnum):
+    """The forms of Google credentials, as `doctor` names them."""
+
+    LOGIN = "login of a user"
+    KEY = "key of a service account"
+    FEDERATION = "workload identity federation"
+    IMPERSONATION = "impersonation of a service account"
+    METADATA = "metadata server of this machine"
+    OTHER = "other credentials"
+
+
+_FORMS: dict[type, Form] = {
+    google.oauth2.credentials.Credentials: Form.LOGIN,
+    google.auth.external_account_authorized_user.Credentials: Form.LOGIN,
+    google.oauth2.service_account.Credentials: Form.KEY,
+    google.auth.external_account.Credentials: Form.FEDERATION,
+    google.auth.impersonated_credentials.Credentials: Form.IMPERSONATION,
+    google.auth.compute_engine.Credentials: Form.METADATA,
+}
+_POOL = re.compile(r"//iam\.googleapis\.com/(?P<pool>.+Pools/[^/]+)")
+
+
+def adc_file() -> str:
+    """Return the path of the file that Application Default Credentials are read from; it may not exist.
+
+    https://cloud.google.com/docs/authentication/application-default-credentials
+    """
+    if named := os.environ.get(ADC_VARIABLE):
+        return named
+    folder = os.environ.get("CLOUDSDK_CONFIG")
+    if folder is None:
+        windows = os.environ.get("APPDATA") if os.name == "nt" else None
+        folder = str(Path(windows) / "gcloud" if windows else Path("~/.config/gcloud").expanduser())
+    return str(Path(folder) / "application_default_credentials.json")
+
+
+def form_of(credentials: Any) -> Form:
+    """Return the form of credentials."""
+    return next((form for kind, form in _FORMS.items() if isinstance(credentials, kind)), Form.OTHER)
+
+
+def sources(credentials: Any) -> list[Any]:
+    """Return the chain of credentials that impersonate one another, those of the first caller last."""
+    chain = [credentials]
+    while isinstance(chain[-1], google.auth.impersonated_credentials.Credentials):
+        chain.append(chain[-1]._source_credentials)  # noqa: SLF001 - no public name in google-auth 2
+    return chain
+
+
+def principal_of(credentials: Any) -> str | None:
+    """Return the e-mail address of the account, or the pool of a federated identity; None if it is not known."""
+    email = getattr(credentials, "service_account_email", None) or getattr(credentials, "account", None)
+    if email and email != "default":
+        return str(email)
+    if id_token := getattr(credentials, "id_token", None):  # comes with each access token of a login by gcloud
+        return _email_in(id_token)
+    pool = pool_of(credentials)
+    return f"principalSet://iam.googleapis.com/{pool}/*" if pool else None
+
+
+def _email_in(id_token: str) -> str | None:
+    try:
+        claims: Any = google.auth.jwt.decode(id_token, verify=False)
+    except ValueError:  # not a JWT
+        return None
+    return claims.get("email")
+
+
+def pool_of(credentials: Any) -> str | None:
+    """Return ``projects/N/locations/global/workloadIdentityPools/POOL`` of a federated identity."""
+    if form_of(credentials) is not Form.FEDERATION:
+        return None
+    found = _POOL.match(credentials.info.get("audience") or "")
+    return found and found["pool"]
+
+
+def iam_member(principal: str | None) -> str | None:
+    """Return a principal as IAM policies name it (https://cloud.google.com/iam/docs/principal-identifiers)."""
+    if principal is None or ":" in principal:
+        return principal
+    kind = "serviceAccount" if principal.endswith(".gserviceaccount.com") else "user"
+    return f"{kind}:{principal}"

@@ -1,0 +1,206 @@
+"""What each form of credentials says when it is missing, damaged, expired or refused; google-auth is not patched."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import google.auth.exceptions
+import google.oauth2.credentials
+import pytest
+
+from cloudtasks_nb import errors
+from cloudtasks_nb.service.auth import Auth
+from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, USER, Answer, Asked, GoogleSignIn
+from tests.unit.service.conftest import KEY, POOL, MakeAuth, WriteAdc
+
+LOGIN = "run: gcloud auth application-default login"
+NEW_KEY = f"--iam-account={ACCOUNT}"
+CREATOR = "--role=roles/iam.serviceAccountTokenCreator"
+DENIED = {
+    "code": 403,
+    "status": "PERMISSION_DENIED",
+    "message": "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).",
+    "details": [{"reason": "IAM_PERMISSION_DENIED", "domain": "iam.googleapis.com"}],
+}
+DISABLED = {
+    "code": 403,
+    "status": "PERMISSION_DENIED",
+    "message": "IAM Service Account Credentials API has not been used in project 123 before or it is disabled.",
+    "details": [{"reason": "SERVICE_DISABLED", "metadata": {"consumer": "projects/123"}}],
+}
+ABSENT = {"code": 404, "status": "NOT_FOUND", "message": f"Not found; Gaia id not found for email {TARGET}"}
+
+
+def grant(description: str, error: str = "invalid_grant", **more: str) -> Answer:
+    """Return an answer that refuses a token."""
+    return 400, {"error": error, "error_description": description, **more}
+
+
+def without_account(asked: Asked) -> Answer:
+    """Answer as the metadata server of a machine without a service account."""
+    return (200, "") if asked.path == "/" else (404, "Not Found")
+
+
+#: Form of the credentials, the host that refuses, its answer, what the error says, and the end of its hint.
+REFUSED: list[tuple[str, str, Any, str, str]] = [
+    ("user", OAUTH, grant("Token has been expired or revoked."), "the login has expired, or was revoked: inv", LOGIN),
+    ("user", OAUTH, grant("reauth related error", error_subtype="invalid_rapt"), "requires a new login", LOGIN),
+    ("user", OAUTH, grant("The OAuth client was deleted.", "deleted_client"), "deleted_client: The OAuth", LOGIN),
+    ("key", OAUTH, grant("Invalid JWT Signature."), f"the key of {ACCOUNT} was refused: invalid_grant: Inv", NEW_KEY),
+    ("key", OAUTH, grant("Invalid grant: account not found"), "account not found", "iam service-accounts list"),
+    ("key", OAUTH, grant("Invalid JWT: Token must be a short-lived token (60 minutes)"), "was refused", "clock"),
+    ("federation", STS, grant("The given credential is rejected."), "refused the token of this machine", POOL),
+    ("federation", STS, grant("The audience is invalid.", "invalid_target"), "invalid_target", "providers/github"),
+    ("federated account", STS, grant("The given credential is rejected."), "refused the token", POOL),
+    ("federated account", IAM, (403, {"error": DENIED}), f"impersonate {TARGET}", f"iam.googleapis.com/{POOL}/*"),
+    (
+        "argument",
+        IAM,
+        (403, {"error": DENIED}),
+        f"{USER} cannot impersonate {TARGET}",
+        f"--member=user:{USER} {CREATOR}",
+    ),
+    ("file", IAM, (403, {"error": DENIED}), f"{USER} cannot impersonate {TARGET}", CREATOR),
+    ("nested", IAM, (403, {"error": DENIED}), f"{USER} cannot impersonate {ACCOUNT}", CREATOR),
+    ("argument", IAM, (403, {"error": DISABLED}), "disabled", "enable iamcredentials.googleapis.com --project=123"),
+    ("argument", IAM, (404, {"error": ABSENT}), "Gaia id not found", "gcloud iam service-accounts list"),
+    ("argument", OAUTH, grant("Token has been expired or revoked."), "the login has expired", LOGIN),
+    ("metadata", METADATA, without_account, "this machine's metadata server has no token", "set-service-account"),
+]
+
+
+@pytest.mark.parametrize(("form", "host", "answer", "message", "hint"), REFUSED)
+def test_a_refused_renewal(
+    sign_in: GoogleSignIn, make_auth: MakeAuth, form: str, host: str, answer: Any, message: str, hint: str
+) -> None:
+    """The error says what was refused, in Google's words, and the command that mends it, with the real names."""
+    auth = make_auth(form)
+    sign_in.answers[host] = answer
+    with pytest.raises(errors.CredentialsError, match=re.escape(message)) as caught:
+        auth.renew()
+    assert hint in (caught.value.hint or "")
+    assert isinstance(caught.value.__cause__, google.auth.exceptions.GoogleAuthError)
+
+
+@pytest.mark.parametrize("form", ["user", "key", "federation", "argument"])
+@pytest.mark.parametrize("status", [200, 502])
+def test_an_answer_that_is_not_the_sign_ins(sign_in: GoogleSignIn, make_auth: MakeAuth, form: str, status: int) -> None:
+    """A login page of a hotel is no refusal of the credentials."""
+    auth = make_auth(form)
+    sign_in.answers[STS if form == "federation" else OAUTH] = status, "<html>Welcome to our hotel</html>"
+    with pytest.raises(errors.EndpointError, match="unexpected answer") as caught:
+        auth.renew()
+    assert "login page of this network" in (caught.value.hint or "")
+
+
+def test_a_sign_in_that_is_down(sign_in: GoogleSignIn, make_auth: MakeAuth) -> None:
+    """While Google's sign-in has a fault, nothing is said against the credentials."""
+    auth = make_auth("user")
+    sign_in.answers[OAUTH] = 503, {"error": "server_error"}
+    with pytest.raises(errors.EndpointError, match="does not work for the moment") as caught:
+        auth.renew()
+    assert caught.value.hint == "try again"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "hint"),
+    [
+        ("REQUESTS_CA_BUNDLE", "", "does a proxy of this network inspect TLS"),
+        ("https_proxy", "http://127.0.0.1:1", "check HTTPS_PROXY and NO_PROXY"),
+    ],
+)
+def test_a_network_that_blocks_the_sign_in(
+    make_auth: MakeAuth, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, hint: str
+) -> None:
+    """A certificate of a proxy and a dead proxy are told apart."""
+    auth = make_auth("user")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(errors.EndpointError, match="Google's sign-in does not answer") as caught:
+        auth.renew()
+    assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        ("{'type':", "is not JSON: Expecting property name", "login"),
+        ("", "is not JSON", "login"),
+        ("[]", "is not a JSON object", "login"),
+        ({}, "has the type null; the types are authorized_user", "login"),
+        ({"type": "servce_account"}, 'has the type "servce_account"', "login"),
+        ({"installed": {"client_id": "id"}}, "is an OAuth client", "login --client-id-file="),
+        ({"type": "authorized_user"}, "is a damaged login: Authorized user info was not in the expected", "login"),
+        ({**KEY, "private_key": "-----BEGIN"}, "is a damaged key of a service account:", NEW_KEY),
+        ({**KEY, "private_key": None}, "is a damaged key of a service account:", NEW_KEY),
+        ({"type": "service_account"}, "is a damaged key of a service account:", "--iam-account=EMAIL"),
+        ({"type": "external_account"}, "is a damaged configuration of workload identity federation", "login"),
+        ({"type": "impersonated_service_account"}, "is a damaged login that impersonates", "login"),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.usefixtures("sign_in")
+def test_a_damaged_file(
+    write_adc: WriteAdc, monkeypatch: pytest.MonkeyPatch, content: Any, message: str, hint: str, *, named: bool
+) -> None:
+    """The error names the file, what is wrong in it, and how to get a good one."""
+    file = write_adc(content)
+    if named:
+        file = file.rename(file.with_name("named.json"))
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    with pytest.raises(errors.CredentialsError, match=re.escape(message)) as caught:
+        Auth().credentials()
+    assert caught.value.message.startswith(f'the credentials file "{file}"')
+    assert ("GOOGLE_APPLICATION_CREDENTIALS" in caught.value.message) == named
+    assert (hint in (caught.value.hint or ""), caught.value.resource) == (True, str(file))
+
+
+@pytest.mark.usefixtures("sign_in")
+def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong path, and the path of a folder, are told with the variable that names them."""
+    for path, fault in ((tmp_path / "none.json", "does not exist"), (tmp_path, "cannot be read: Is a directory")):
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+        with pytest.raises(errors.CredentialsError, match=f"names, {fault}") as caught:
+            Auth().credentials()
+        assert "set GOOGLE_APPLICATION_CREDENTIALS" in (caught.value.hint or "")
+
+
+@pytest.mark.usefixtures("sign_in")
+def test_no_credentials() -> None:
+    """The error has the command that makes some, and the way to work without an account."""
+    with pytest.raises(errors.CredentialsError, match="no Google credentials were found") as caught:
+        Auth().credentials()
+    assert caught.value.hint == f"{LOGIN}   (or work without an account: ct.local())"
+    assert isinstance(caught.value.__cause__, google.auth.exceptions.DefaultCredentialsError)
+
+
+def test_on_colab(sign_in: GoogleSignIn, make_auth: MakeAuth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colab has a sign-in of its own, before which its metadata server has no token."""
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    command = "run: from google.colab import auth; auth.authenticate_user()"
+    with pytest.raises(errors.CredentialsError, match="no Google credentials were found") as missing:
+        Auth().credentials()
+    auth = make_auth("metadata")
+    sign_in.answers[METADATA] = without_account
+    with pytest.raises(errors.CredentialsError, match="metadata server has no token") as refused:
+        auth.renew()
+    assert [(one.value.hint or "").partition("   ")[0] for one in (missing, refused)] == [command] * 2
+
+
+def test_a_token_of_the_identity_provider_that_is_not_there(make_auth: MakeAuth, tmp_path: Path) -> None:
+    """A workload whose token is missing hears which file it is."""
+    auth = make_auth("federation")
+    (tmp_path / "token").unlink()
+    with pytest.raises(errors.CredentialsError, match=rf"no token of its identity provider: File '{tmp_path}/token'"):
+        auth.renew()
+
+
+def test_a_token_that_was_given_and_has_expired() -> None:
+    """Credentials of an argument can only be replaced by others."""
+    given = google.oauth2.credentials.Credentials("token")
+    with pytest.raises(errors.CredentialsError, match="the credentials cannot be renewed") as caught:
+        Auth(given).renew()
+    assert "ct.connect(credentials=...)" in (caught.value.hint or "")

@@ -1,0 +1,245 @@
+"""Application Default Credentials in each of their forms: what calls carry, and who they are made as."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.auth.transport.requests import Request
+
+from cloudtasks_nb.errors import CredentialsError
+from cloudtasks_nb.service.auth import SCOPE, Auth
+from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, UNIVERSE, USER, VM_ACCOUNT, GoogleSignIn
+from tests.unit.service.conftest import KEY, POOL, MakeAuth, WriteAdc, user_info
+
+BOB = "bob@example.com"
+
+
+def headers(auth: Auth) -> dict[str, str]:
+    """Return the headers of a call with these credentials; a token is renewed as the channels do it."""
+    carried: dict[str, str] = {}
+    auth.credentials().before_request(Request(), "POST", "https://cloudtasks.googleapis.com/x", carried)
+    return carried
+
+
+def owner(auth: Auth) -> str:
+    """Return whom the token of a call was made for."""
+    return headers(auth)["authorization"].partition(" of ")[2]
+
+
+@pytest.mark.parametrize(
+    ("form", "token_of", "principal", "member"),
+    [
+        ("user", USER, USER, f"user:{USER}"),
+        ("key", ACCOUNT, ACCOUNT, f"serviceAccount:{ACCOUNT}"),
+        ("federation", "workload 7", f"principalSet://iam.googleapis.com/{POOL}/*", None),
+        ("federated account", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+        ("file", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+        ("argument", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+        ("nested", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+        ("delegated", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+        ("metadata", VM_ACCOUNT, VM_ACCOUNT, f"serviceAccount:{VM_ACCOUNT}"),
+    ],
+)
+def test_each_form(make_auth: MakeAuth, form: str, token_of: str, principal: str, member: str | None) -> None:
+    """A call carries a token of the account, and `principal` names it, for a login too."""
+    auth = make_auth(form)
+    auth.renew()
+    assert owner(auth) == token_of
+    assert (auth.principal(), auth.member()) == (principal, member or principal)
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [
+        ("user", "login of a user"),
+        ("key", "key of a service account"),
+        ("federated account", "workload identity federation"),
+        ("argument", "impersonation of a service account"),
+        ("metadata", "metadata server of this machine"),
+    ],
+)
+def test_the_form_has_a_name(make_auth: MakeAuth, form: str, named: str) -> None:
+    """`doctor` says which credentials were found."""
+    assert make_auth(form).form() == named
+
+
+def test_nothing_is_asked_before_the_first_need(sign_in: GoogleSignIn, make_auth: MakeAuth) -> None:
+    """Making a connection asks nobody, and a token is asked for once."""
+    auth = make_auth("user")
+    assert sign_in.asked == []
+    assert auth.credentials() is auth.credentials()
+    assert headers(auth) == headers(auth)
+    assert [asked.host for asked in sign_in.asked] == [OAUTH]
+
+
+@pytest.mark.parametrize(
+    ("form", "chain"),
+    [
+        ("argument", [(OAUTH, "", ""), (IAM, f"of {USER}", TARGET)]),
+        ("nested", [(OAUTH, "", ""), (IAM, f"of {USER}", ACCOUNT), (IAM, f"of {ACCOUNT}", TARGET)]),
+        ("delegated", [(OAUTH, "", ""), (IAM, f"of {USER}", TARGET)]),
+        ("federated account", [(STS, "", ""), (IAM, "of workload 7", TARGET)]),
+    ],
+)
+def test_a_chain_of_impersonations(
+    sign_in: GoogleSignIn, make_auth: MakeAuth, form: str, chain: list[tuple[str, str, str]]
+) -> None:
+    """Each account is impersonated with the token of the one before it; delegates are sent with the request."""
+    make_auth(form).renew()
+    assert len(sign_in.asked) == len(chain)
+    for asked, (host, bearer, account) in zip(sign_in.asked, chain, strict=True):
+        assert asked.host == host
+        assert asked.bearer.endswith(bearer)
+        assert account in asked.path
+    if form == "delegated":
+        assert sign_in.asked[-1].body["delegates"] == [ACCOUNT]
+    if sign_in.asked[-1].host == IAM:
+        assert sign_in.asked[-1].body["scope"] in ([SCOPE], SCOPE)
+
+
+@pytest.mark.parametrize(
+    ("form", "project"),
+    [("user", None), ("key", "key-project"), ("metadata", "vm-project"), ("federation", "pool-project")],
+)
+def test_the_project_of_the_credentials(
+    sign_in: GoogleSignIn, make_auth: MakeAuth, form: str, project: str | None
+) -> None:
+    """It is asked for only where the credentials do not contain it."""
+    sign_in.answers["cloudresourcemanager.googleapis.com"] = 200, {"projectId": "pool-project"}
+    assert make_auth(form).project() == project
+
+
+@pytest.mark.parametrize(
+    ("argument", "variable", "file", "expected"),
+    [
+        ("by-argument", "by-variable", "by-file", "by-argument"),
+        (None, "by-variable", "by-file", "by-variable"),
+        (None, None, "by-file", "by-file"),
+        (None, None, None, None),
+    ],
+)
+@pytest.mark.usefixtures("sign_in")
+def test_the_quota_project(
+    write_adc: WriteAdc,
+    monkeypatch: pytest.MonkeyPatch,
+    argument: str | None,
+    variable: str | None,
+    file: str | None,
+    expected: str | None,
+) -> None:
+    """The argument comes before `GOOGLE_CLOUD_QUOTA_PROJECT`, and that before the file's; each call carries it."""
+    write_adc(user_info(**({"quota_project_id": file} if file else {})))
+    if variable:
+        monkeypatch.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", variable)
+    auth = Auth(quota_project=argument)
+    assert headers(auth).get("x-goog-user-project") == expected
+    assert auth.credentials().quota_project_id == expected
+
+
+@pytest.mark.parametrize(("argument", "variable"), [("paying", None), (None, "paying"), (None, None)])
+def test_the_quota_project_of_an_impersonated_account(
+    sign_in: GoogleSignIn, write_adc: WriteAdc, monkeypatch: pytest.MonkeyPatch, argument: str | None, variable: str
+) -> None:
+    """The quota project of the caller's file pays for the impersonation, not for the account's calls."""
+    write_adc(user_info(quota_project_id="of-the-caller"))
+    if variable:
+        monkeypatch.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", variable)
+    auth = Auth(impersonate=TARGET, quota_project=argument)
+    assert headers(auth).get("x-goog-user-project") == (argument or variable)
+    expected = variable or "of-the-caller"
+    assert sign_in.asked[-1].headers["x-goog-user-project"] == expected
+
+
+def test_a_universe_domain(sign_in: GoogleSignIn, write_adc: WriteAdc) -> None:
+    """A key of a sovereign cloud signs its own tokens, and impersonates with the API of that cloud."""
+    write_adc({**KEY, "universe_domain": UNIVERSE})
+    auth = Auth()
+    auth.renew()
+    assert (auth.credentials().universe_domain, sign_in.asked) == (UNIVERSE, [])
+    acting = Auth(impersonate=TARGET)
+    acting.renew()
+    assert acting.credentials().universe_domain == UNIVERSE
+    assert [asked.host for asked in sign_in.asked] == [IAM.replace("googleapis.com", UNIVERSE)]
+
+
+def test_a_new_login_heals_a_running_kernel(sign_in: GoogleSignIn, make_auth: MakeAuth, write_adc: WriteAdc) -> None:
+    """After `gcloud auth application-default login` the same credentials object has a token of the new login."""
+    auth = make_auth("user")
+    credentials = auth.credentials()
+    sign_in.answers[OAUTH] = 400, {"error": "invalid_grant"}
+    with pytest.raises(CredentialsError):
+        auth.renew()
+    del sign_in.answers[OAUTH]
+    write_adc(user_info(BOB, quota_project_id="bobs"))
+    assert (owner(auth), auth.principal(), headers(auth)["x-goog-user-project"]) == (BOB, BOB, "bobs")
+    assert auth.credentials() is credentials
+
+
+@pytest.mark.usefixtures("sign_in")
+def test_a_login_as_somebody_else_is_noticed(make_auth: MakeAuth, write_adc: WriteAdc) -> None:
+    """A token that is still good is not used after a login as another account."""
+    auth = make_auth("user")
+    assert owner(auth) == USER
+    write_adc(user_info(BOB))
+    assert not auth.credentials().valid
+    assert owner(auth) == BOB
+
+
+@pytest.mark.usefixtures("sign_in")
+def test_another_file_may_be_named_later(
+    make_auth: MakeAuth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_adc: WriteAdc
+) -> None:
+    """A cell that sets `GOOGLE_APPLICATION_CREDENTIALS` changes the account of the running kernel."""
+    auth = make_auth("user")
+    assert owner(auth) == USER
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_adc(KEY).rename(tmp_path / "key.json")))
+    assert owner(auth) == ACCOUNT
+    os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path / "none.json")
+    with pytest.raises(CredentialsError, match="does not exist"):
+        auth.renew()
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    write_adc(user_info(BOB))
+    assert owner(auth) == BOB
+
+
+def test_a_machine_that_gets_an_account_later(sign_in: GoogleSignIn, make_auth: MakeAuth) -> None:
+    """A sign-in that leaves no file, as on Colab, heals the kernel too."""
+    auth = make_auth("metadata")
+    sign_in.answers[METADATA] = lambda asked: (200, "") if asked.path == "/" else (404, "Not Found")
+    for _ in range(2):
+        with pytest.raises(CredentialsError, match="metadata server has no token"):
+            auth.renew()
+    del sign_in.answers[METADATA]
+    assert owner(auth) == VM_ACCOUNT
+
+
+def test_threads_renew_once(sign_in: GoogleSignIn, make_auth: MakeAuth) -> None:
+    """Threads of gRPC that find an expired token at the same time make one request."""
+    auth = make_auth("user")
+    auth.credentials()
+    start, found = threading.Barrier(8), []
+
+    def work() -> None:
+        start.wait(60)
+        found.append(owner(auth))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (found, len(sign_in.asked)) == ([USER] * 8, 1)
+
+
+def test_a_login_without_an_identity(sign_in: GoogleSignIn, make_auth: MakeAuth) -> None:
+    """A login whose token does not say who it is for has no principal; what is no JWT is not read as one."""
+    auth = make_auth("user")
+    answers: list[Any] = [{}, {"id_token": "opaque"}]
+    for more in answers:
+        sign_in.answers[OAUTH] = 200, {"access_token": "token", "expires_in": 3600, **more}
+        auth.renew()
+        assert (auth.principal(), auth.member()) == (None, None)
