@@ -200,6 +200,8 @@ class _DefaultCredentials(google.auth.credentials.Credentials):
         with self._lock:
             if self._state != _file_state():
                 self._load()
+                if self.valid:
+                    return
             try:
                 self.current.refresh(request)
             except Exception:
@@ -210,6 +212,7 @@ class _DefaultCredentials(google.auth.credentials.Credentials):
     def _load(self) -> None:
         state = _file_state()  # before the file is read: a later change is not missed
         self.current, self._project = self._find()
+        self.token, self.expiry = self.current.token, self.current.expiry
         self._state = state
 
 
