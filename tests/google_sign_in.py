@@ -113,6 +113,8 @@ class GoogleSignIn:
             return 200, {"accessToken": f"token-{number} of {email}", "expireTime": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
         if asked.host == METADATA:
             return self._metadata(asked, number)
+        if asked.host == STS and "refresh_token" in asked.body:
+            return 200, _token(f"token-{number} of {asked.body['refresh_token'].partition(' ')[2]}")
         if asked.host == STS:
             return 200, _token(f"token-{number} of {asked.body['subject_token']}")
         if asked.host == OAUTH and asked.body.get("grant_type") == "refresh_token":

@@ -91,10 +91,9 @@ def _email_in(id_token: str) -> str | None:
 
 
 def pool_of(credentials: Any) -> str | None:
-    """Return ``projects/N/locations/global/workloadIdentityPools/POOL`` of a federated identity."""
-    if form_of(credentials) is not Form.FEDERATION:
-        return None
-    found = _POOL.match(credentials.info.get("audience") or "")
+    """Return ``projects/N/locations/global/workloadIdentityPools/POOL`` of a federated identity; workforces too."""
+    facts = getattr(credentials, "info", None) or {}
+    found = _POOL.match(facts.get("audience") or "")
     return found and found["pool"]
 
 

@@ -21,6 +21,7 @@ WriteAdc = Callable[[Any], Path]
 MakeAuth = Callable[[str], Auth]
 
 POOL = "projects/123/locations/global/workloadIdentityPools/pool"
+WORKFORCE_POOL = "locations/global/workforcePools/staff"
 IMPERSONATION_URL = f"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{TARGET}:generateAccessToken"
 KEY = {
     "type": "service_account",
@@ -34,6 +35,14 @@ FEDERATION = {
     "audience": f"//iam.googleapis.com/{POOL}/providers/github",
     "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
     "token_url": "https://sts.googleapis.com/v1/token",
+}
+WORKFORCE = {
+    "type": "external_account_authorized_user",
+    "audience": f"//iam.googleapis.com/{WORKFORCE_POOL}/providers/okta",
+    "token_url": "https://sts.googleapis.com/v1/oauthtoken",
+    "client_id": "id",
+    "client_secret": "s",
+    "refresh_token": f"refresh {USER}",
 }
 
 
@@ -74,6 +83,7 @@ def make_auth(sign_in: GoogleSignIn, write_adc: WriteAdc, tmp_path: Path) -> Mak
     federation = {**FEDERATION, "credential_source": {"file": str(tmp_path / "token")}}
     impersonated = {"type": "impersonated_service_account", "source_credentials": user_info()}
     files: dict[str, dict[str, Any]] = {
+        "workforce": WORKFORCE,
         "key": KEY,
         "federation": federation,
         "federated account": {**federation, "service_account_impersonation_url": IMPERSONATION_URL},

@@ -55,6 +55,7 @@ REFUSED: list[tuple[str, str, Any, str, str]] = [
     ("key", OAUTH, grant("Invalid JWT: Token must be a short-lived token (60 minutes)"), "was refused", "clock"),
     ("federation", STS, grant("The given credential is rejected."), "refused the token of this machine", POOL),
     ("federation", STS, grant("The audience is invalid.", "invalid_target"), "invalid_target", "providers/github"),
+    ("workforce", STS, grant("The refresh token has expired."), "the login has expired, or was revoked", LOGIN),
     ("federated account", STS, grant("The given credential is rejected."), "refused the token", POOL),
     ("federated account", IAM, (403, {"error": DENIED}), f"impersonate {TARGET}", f"iam.googleapis.com/{POOL}/*"),
     (

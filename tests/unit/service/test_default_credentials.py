@@ -13,7 +13,7 @@ from google.auth.transport.requests import Request
 from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.service.auth import SCOPE, Auth
 from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, UNIVERSE, USER, VM_ACCOUNT, GoogleSignIn
-from tests.unit.service.conftest import KEY, POOL, MakeAuth, WriteAdc, user_info
+from tests.unit.service.conftest import KEY, POOL, WORKFORCE_POOL, MakeAuth, WriteAdc, user_info
 
 BOB = "bob@example.com"
 
@@ -36,6 +36,7 @@ def owner(auth: Auth) -> str:
         ("user", USER, USER, f"user:{USER}"),
         ("key", ACCOUNT, ACCOUNT, f"serviceAccount:{ACCOUNT}"),
         ("federation", "workload 7", f"principalSet://iam.googleapis.com/{POOL}/*", None),
+        ("workforce", USER, f"principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*", None),
         ("federated account", TARGET, TARGET, f"serviceAccount:{TARGET}"),
         ("file", TARGET, TARGET, f"serviceAccount:{TARGET}"),
         ("argument", TARGET, TARGET, f"serviceAccount:{TARGET}"),
