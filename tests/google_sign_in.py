@@ -113,15 +113,13 @@ class GoogleSignIn:
             return 200, {"accessToken": f"token-{number} of {email}", "expireTime": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
         if asked.host == METADATA:
             return self._metadata(asked, number)
-        if asked.host == STS and "refresh_token" in asked.body:
-            return 200, _token(f"token-{number} of {asked.body['refresh_token'].partition(' ')[2]}")
+        login = asked.body.get("refresh_token", "").partition(" ")[2]
         if asked.host == STS:
-            return 200, _token(f"token-{number} of {asked.body['subject_token']}")
-        if asked.host == OAUTH and asked.body.get("grant_type") == "refresh_token":
-            email = asked.body["refresh_token"].partition(" ")[2]
+            return 200, _token(f"token-{number} of {login or asked.body['subject_token']}")
+        if asked.host == OAUTH and login:
             signer = google.auth.crypt.RSASigner.from_string(KEY_PEM)
-            id_token = google.auth.jwt.encode(signer, {"email": email}).decode()
-            return 200, _token(f"token-{number} of {email}", id_token=id_token)
+            id_token = google.auth.jwt.encode(signer, {"email": login}).decode()
+            return 200, _token(f"token-{number} of {login}", id_token=id_token)
         if asked.host == OAUTH:
             claims: Any = google.auth.jwt.decode(asked.body["assertion"], verify=False)
             return 200, _token(f"token-{number} of {claims['iss']}")
