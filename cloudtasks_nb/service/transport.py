@@ -516,9 +516,10 @@ def _check_process() -> None:
     PreconditionError
         See https://github.com/grpc/grpc/blob/master/doc/fork_support.md.
     """
-    if _used_in.setdefault("pid", os.getpid()) != os.getpid():
+    process = os.getpid()
+    if _used_in.setdefault("pid", process) != process:
         raise PreconditionError(
-            f"process {os.getpid()} was forked from one that had called Cloud Tasks, and gRPC does not work in it",
+            f"process {process} was forked from one that had called Cloud Tasks, and gRPC does not work in it",
             hint='start it anew: multiprocessing.get_context("spawn"), or connect only after the fork',
         )
 
