@@ -10,18 +10,23 @@ import numbers
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
 
-from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, InvalidInputError, NaiveTimeError
+from cloudtasks_nb.errors import (
+    CloudTasksError,
+    ConfigurationError,
+    CredentialsError,
+    InvalidInputError,
+    NaiveTimeError,
+)
 
 __all__ = [
     "EMULATOR_VARIABLE",
-    "GOOGLE_ENDPOINT",
     "LOCAL_LOCATION",
     "LOCAL_PROJECT",
     "QUEUE_SETTINGS",
@@ -43,7 +48,11 @@ __all__ = [
     "store_place",
 ]
 
-GOOGLE_ENDPOINT = "cloudtasks.googleapis.com"
+#: Domain of Google's services; a sovereign cloud has another one.
+_DEFAULT_UNIVERSE = "googleapis.com"
+
+#: Environment variable with the domain of the services of a sovereign cloud, as Google's clients read it.
+_UNIVERSE_VARIABLE = "GOOGLE_CLOUD_UNIVERSE_DOMAIN"
 
 #: Environment variable with the address of a Cloud Tasks emulator.
 EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
@@ -70,6 +79,10 @@ _UNITS: dict[str, float] = {
 _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
 
 
+#: Values that other products of Google take as a location. The queues of Cloud Tasks are in regions
+#: (https://cloud.google.com/tasks/docs/locations).
+_NO_REGIONS = frozenset({"global", "us", "eu"})
+
 #: Digits that may be an integer of more than 64 bits.
 _LARGE = re.compile(rb"-[0-9]{19}|[0-9]{20}")
 
@@ -81,15 +94,42 @@ class Endpoint:
     project: str | None  #: None: not known; the first method that needs it raises
     location: str | None
     target: str  #: ``host:port`` for gRPC
-    local: bool  #: whether it is an emulator, which is called without TLS and credentials
+    local: bool  #: whether it is called without TLS and credentials, as an emulator is
+    universe: str | None = None  #: domain of Google's services; None: another server, which serves the log too
     named_by: str | None = None  #: environment variable that named the target; None: an argument or the default
     http: str | None = None  #: ``http://127.0.0.1:PORT`` of the embedded emulator
     folder: str | None = None  #: folder of the embedded emulator; has its address, which changes with a restart
+    ignored: str | None = None  #: setting of the environment that is not a location of queues
+
+    @property
+    def log_target(self) -> str:
+        """``host:port`` of Cloud Logging: Google's, or the same server."""
+        return self.target if self.universe is None else f"logging.{self.universe}"
 
     @property
     def temporary(self) -> bool:
         """Whether it is an embedded emulator without a folder, which ends with this kernel."""
         return self.http is not None and self.folder is None
+
+    def in_universe(self, domain: str) -> Endpoint:
+        """Return the endpoint for credentials of a universe domain: the default endpoint is in each domain.
+
+        Raises
+        ------
+        CredentialsError
+            If the endpoint is in another universe domain.
+        """
+        if _is_in(self.target, domain):
+            return replace(self, universe=domain)
+        if self.universe is None:
+            return self
+        if self.target == _cloud_tasks_in(_DEFAULT_UNIVERSE):
+            return replace(self, target=_cloud_tasks_in(domain), universe=domain)
+        raise CredentialsError(
+            f"the credentials are of the universe domain {domain}, and {self.target} is not in it",
+            resource=self.target,
+            hint=f"set {_UNIVERSE_VARIABLE}={domain} and leave endpoint= out, or use other credentials",
+        )
 
     def parent(self) -> str:
         """Return ``projects/P/locations/L``.
@@ -106,8 +146,9 @@ class Endpoint:
                 "or run: gcloud config set project MY-PROJECT",
             )
         if self.location is None:
+            reason = f": {self.ignored} is not a region, and queues are in regions" if self.ignored else ""
             raise ConfigurationError(
-                f"the location of the queues in project {self.project} is not known",
+                f"the location of the queues in project {self.project} is not known{reason}",
                 resource=self.project,
                 hint=f'ct.connect("{self.project}", "us-central1"), or set CLOUDTASKS_NB_LOCATION; '
                 "gcloud tasks locations list shows them",
@@ -170,50 +211,76 @@ def resolve(project: str | None, location: str | None, endpoint: str | None) -> 
     check_text(endpoint, "endpoint", 'endpoint="host:port"')
     emulator = os.environ.get(EMULATOR_VARIABLE) if endpoint is None else None
     if endpoint is not None:
-        target = _host_port(endpoint)
-        # With the dot before it, a host like evilgoogleapis.com is not Google's: it must not get credentials.
-        local = not f".{target.partition(':')[0]}".endswith(".googleapis.com")
+        target, tls = _host_port(endpoint)
+    elif emulator:
+        target, tls = _emulator(emulator)
     else:
-        target, local = (_emulator(emulator), True) if emulator else (GOOGLE_ENDPOINT, False)
+        target, tls = _cloud_tasks_in(os.environ.get(_UNIVERSE_VARIABLE) or _DEFAULT_UNIVERSE), True
+    universe = _universe(target)
+    local = not tls and universe is None
+    if location in _NO_REGIONS and not local:
+        raise InvalidInputError(
+            f'location="{location}" is not a region, and queues are in regions',
+            resource="location",
+            hint='use a region: ct.connect("my-project", "us-central1"); gcloud tasks locations list shows them',
+        )
     gcloud = _gcloud()
+    variables = {name: os.environ.get(name) for name in ("CLOUDTASKS_NB_LOCATION", "GOOGLE_CLOUD_LOCATION")}
+    ignored = [f"{name}={value}" for name, value in variables.items() if value in _NO_REGIONS]
+    regions = [value for value in (*variables.values(), gcloud.get("location")) if value and value not in _NO_REGIONS]
     return Endpoint(
         project=project
         or os.environ.get("GOOGLE_CLOUD_PROJECT")
         or os.environ.get("GCLOUD_PROJECT")
         or gcloud.get("project")
         or (LOCAL_PROJECT if local else None),
-        location=location
-        or os.environ.get("CLOUDTASKS_NB_LOCATION")
-        or os.environ.get("GOOGLE_CLOUD_LOCATION")
-        or gcloud.get("location")
-        or (LOCAL_LOCATION if local else None),
+        location=location or next(iter(regions), LOCAL_LOCATION if local else None),
         target=target,
         local=local,
+        universe=universe,
         named_by=EMULATOR_VARIABLE if emulator else None,
+        ignored=", ".join(ignored) or None,
     )
 
 
-def _emulator(named: str) -> str:
-    """Return the emulator's address from the environment variable; it must include a port."""
+def _cloud_tasks_in(domain: str) -> str:
+    """Return the host of Cloud Tasks in a universe domain."""
+    return f"cloudtasks.{domain}"
+
+
+def _universe(target: str) -> str | None:
+    """Return the domain of Google's services that a ``host:port`` is in; None: it is not Google's."""
+    domains = (os.environ.get(_UNIVERSE_VARIABLE), _DEFAULT_UNIVERSE)
+    return next((domain for domain in domains if domain and _is_in(target, domain)), None)
+
+
+def _is_in(target: str, domain: str) -> bool:
+    # With the dot before it, a host like evilgoogleapis.com is not Google's: it must not get credentials.
+    return target.partition(":")[0].lower().endswith(f".{domain}")
+
+
+def _emulator(named: str) -> tuple[str, bool]:
+    """Return the address in the environment variable, which must include a port, and whether it is called with TLS."""
     try:
-        target = _host_port(named)
+        target, tls = _host_port(named)
     except InvalidInputError:
-        target = ""
+        target, tls = "", False
     if not target.rpartition(":")[1]:
         raise InvalidInputError(
             f'{EMULATOR_VARIABLE}="{named}" is not the address of an emulator',
             resource=EMULATOR_VARIABLE,
             hint="set it to host:port, such as 127.0.0.1:8123, or unset it",
         )
-    return target
+    return target, tls
 
 
-def _host_port(endpoint: str) -> str:
+def _host_port(endpoint: str) -> tuple[str, bool]:
+    """Return ``host:port`` of an endpoint, and whether it begins with ``https://``."""
     bare = re.sub(r"^https?://", "", endpoint).rstrip("/")
     host, colon, port = bare.rpartition(":")
     if "/" in bare or not bare or (colon and not (host and port.isdigit() and int(port) < 65536)):  # noqa: PLR2004 - ports have 16 bits
         raise InvalidInputError(f'"{endpoint}" is not an endpoint', resource=endpoint, hint='use "host:port"')
-    return bare
+    return bare, endpoint.startswith("https://")
 
 
 def _gcloud() -> dict[str, str]:

@@ -79,6 +79,9 @@ class CloudTasksError(Exception):
         Full or short name of the queue, task, batch, column or file concerned.
     code : str, optional
         Canonical code of the service's answer (``"NOT_FOUND"``), if a service answered.
+    reason : str, optional
+        Reason of a refusal (``"SERVICE_DISABLED"``), if the service named one:
+        https://cloud.google.com/apis/design/errors#error_info.
     hint : str, optional
         The next step: a command, a call or a role to grant. Printed below the message.
 
@@ -99,11 +102,13 @@ class CloudTasksError(Exception):
         *,
         resource: str | None = None,
         code: str | None = None,
+        reason: str | None = None,
         hint: str | None = None,
     ) -> None:
         self.message = message or (type(self).__doc__ or "").split("\n", 1)[0]
         self.resource = resource
         self.code = code
+        self.reason = reason
         self.hint = hint
         super().__init__(self.message if hint is None else f"{self.message}\n  → {hint}")
 

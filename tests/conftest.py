@@ -23,6 +23,8 @@ PERSONAL = (
     "GOOGLE_CLOUD_LOCATION",
     "GOOGLE_CLOUD_PROJECT",
     "GOOGLE_CLOUD_QUOTA_PROJECT",
+    "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 )
 
 # A deadline is a timing assertion, and the example database would be a folder in the checkout.

@@ -19,9 +19,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import google.auth.crypt
 import google.auth.jwt
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.certificates import Authority
 
 __all__ = [
     "ACCOUNT",
@@ -47,10 +48,12 @@ UNIVERSE = "sovereign.example"
 USER, ACCOUNT = "ada@example.com", "key@p.iam.gserviceaccount.com"
 TARGET, VM_ACCOUNT = "worker@p.iam.gserviceaccount.com", "vm@p.iam.gserviceaccount.com"
 
-_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-KEY_PEM = _KEY.private_bytes(
-    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-).decode()
+#: Private key of a service account.
+KEY_PEM = (
+    rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    .decode()
+)
 
 #: What a host answers: a status, and JSON or text; or a function of the request.
 Answer = tuple[int, Any]
@@ -79,13 +82,13 @@ class GoogleSignIn:
         #: Host -> its answer in place of a token.
         self.answers: dict[str, Answer | Callable[[Asked], Answer]] = {}
         self._lock = threading.Lock()
-        certificate = _certificate(folder)
-        self._server = _Proxy(self, certificate)
+        authority = Authority(folder / "google", ["*.googleapis.com", f"*.{UNIVERSE}"])
+        self._server = _Proxy(self, authority.context())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self.environment = {
             **dict.fromkeys(("http_proxy", "https_proxy"), f"http://127.0.0.1:{self._server.server_port}"),
             "no_proxy": "127.0.0.1,localhost",
-            "REQUESTS_CA_BUNDLE": str(certificate),
+            "REQUESTS_CA_BUNDLE": str(authority.ca),
         }
 
     def __enter__(self) -> Self:
@@ -142,31 +145,11 @@ def _token(token: str, **more: str) -> dict[str, Any]:
     return {"access_token": token, "expires_in": 3600, "token_type": "Bearer", **more}
 
 
-def _certificate(folder: Path) -> Path:
-    """Write a certificate of Google's hosts with its key."""
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Google on loopback")])
-    now = dt.datetime.now(dt.UTC)
-    hosts = [x509.DNSName(host) for host in ("*.googleapis.com", f"*.{UNIVERSE}", "localhost")]
-    made = (
-        x509.CertificateBuilder(name, name, _KEY.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(_KEY, hashes.SHA256())
-    )
-    path = folder / "google.pem"
-    path.write_text(made.public_bytes(serialization.Encoding.PEM).decode() + KEY_PEM)
-    return path
-
-
 class _Proxy(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, sign_in: GoogleSignIn, certificate: Path) -> None:
-        self.sign_in = sign_in
-        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.tls.load_cert_chain(certificate)
+    def __init__(self, sign_in: GoogleSignIn, tls: ssl.SSLContext) -> None:
+        self.sign_in, self.tls = sign_in, tls
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -34,6 +34,7 @@ EMPTY_NAMES = {"common", "core", "helper", "helpers", "lib", "manager", "misc", 
 #: The modules that translate between the API's messages and plain values.
 PROTOBUF = {
     "service.convert",
+    "service.refusal",
     "service.rpcs",
     "service.transport",
     "service.oplog",

@@ -356,7 +356,8 @@ class Client:
         endpoint = self._connection.endpoint
         place = f"{endpoint.project or '(project not known)'} / {endpoint.location or '(location not known)'}"
         local = f"LOCAL {endpoint.target}" + (", temporary" if endpoint.temporary else "")
-        badge = local if endpoint.local else f"GOOGLE {endpoint.project or ''}".rstrip()
+        google = f"GOOGLE {endpoint.project or ''}".rstrip()
+        badge = local if endpoint.local else endpoint.target if endpoint.universe is None else google
         return f"Cloud Tasks in {place}", badge
 
     def __repr__(self) -> str:
@@ -396,7 +397,7 @@ def connect(
     """Connect to Cloud Tasks with Application Default Credentials, or to an emulator.
 
     Makes no call. Without credentials the first call fails, and the error shows the command that gets them.
-    ``CLOUD_TASKS_EMULATOR_HOST`` (``host:port``) is used unless `endpoint` is given.
+    ``CLOUD_TASKS_EMULATOR_HOST`` is used unless `endpoint` is given.
 
     Parameters
     ----------
@@ -407,7 +408,11 @@ def connect(
         By default ``CLOUDTASKS_NB_LOCATION``, ``GOOGLE_CLOUD_LOCATION`` or the location of gcloud's configuration; on
         an emulator ``us-central1``.
     endpoint : str, optional
-        ``host:port``; a host that is not Google's is taken for an emulator and called without credentials.
+        ``host:port``; a host that is not Google's is taken for an emulator and called without TLS and credentials.
+        With ``https://host:port`` any server is called as Google is. Its certificate must be of an authority that
+        ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` (calls) and ``REQUESTS_CA_BUNDLE`` (tokens) name, or of a public one. It
+        serves the log too. By default ``cloudtasks.googleapis.com``, or the host in the universe domain of the
+        credentials or of ``GOOGLE_CLOUD_UNIVERSE_DOMAIN``.
     credentials : google.auth.credentials.Credentials, optional
     impersonate : str, optional
         E-mail of a service account to act as.

@@ -98,6 +98,20 @@ class Auth:
         credentials = self.credentials()
         return credentials.project() if isinstance(credentials, _DefaultCredentials) else None
 
+    def universe(self) -> str:
+        """Return the domain of the services that take the credentials, such as ``googleapis.com``.
+
+        Raises
+        ------
+        CredentialsError, EndpointError
+            If there are no credentials, or a metadata server does not answer.
+        """
+        credentials = self.credentials()
+        try:
+            return str(credentials.universe_domain)
+        except google.auth.exceptions.TransportError as error:
+            raise refresh_error(error, self._current()) from error
+
     def form(self) -> str:
         """Return the form of the credentials, such as ``key of a service account``."""
         return form_of(self._current())

@@ -19,11 +19,10 @@ from cloudtasks_nb.errors import (
     TaskNotFoundError,
     UnavailableError,
 )
+from cloudtasks_nb.service.refusal import LOGIN_HINT, Refusal, cure
 from cloudtasks_nb.service.rpcs import Method
 
-__all__ = ["LOGIN_HINT", "LOST", "RETRIED", "RETRIED_SOME", "STATUSES", "Status", "lost_answer", "service_error"]
-
-LOGIN_HINT = "run: gcloud auth application-default login"
+__all__ = ["LOST", "RETRIED", "RETRIED_SOME", "STATUSES", "Status", "lost_answer", "service_error"]
 
 _RETRY_HINT = "try again; if the error persists, tasks.doctor() finds the cause"
 
@@ -33,7 +32,7 @@ class Status:
     """What a code means to the toolkit."""
 
     error: type[CloudTasksError] = ServiceError
-    hint: str | None = None  #: the next step; `method` and `endpoint` are filled in
+    hint: str | None = None  #: the next step; `method`, `endpoint` and `member` are filled in
     answered: bool = True  #: False: the service did not answer, and may not have received the call
     retry: Literal["always", "some", "never"] = "never"  #: how often a request of a batch is repeated
 
@@ -51,7 +50,7 @@ STATUSES: dict[str, Status] = {
     "PERMISSION_DENIED": Status(
         error=PermissionDeniedError,
         hint="the permission {method.permission} is needed; {method.role} includes it: "
-        "gcloud projects add-iam-policy-binding {endpoint.project} --member=user:YOU --role={method.role}",
+        "gcloud projects add-iam-policy-binding {endpoint.project} --member={member} --role={method.role}",
     ),
     "RESOURCE_EXHAUSTED": Status(
         error=QuotaError, hint="wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas", retry="always"
@@ -85,10 +84,13 @@ def lost_answer(error: CloudTasksError, *, method: Method, request: Any) -> Unav
 
 
 def service_error(
-    code: str, details: str | None, *, method: Method, resource: str, endpoint: Endpoint
+    refusal: Refusal, *, method: Method, resource: str, endpoint: Endpoint, member: str = "user:YOU"
 ) -> CloudTasksError:
-    """Return the error for a status of the service, with the resource and the next step."""
-    text = details or code
+    """Return the error for a refusal of the service, with the resource and the next step.
+
+    `member` is the caller, as IAM writes it.
+    """
+    code, text = refusal.code, refusal.message or refusal.code
     if code == "NOT_FOUND" and method.resource == "queue":
         return _queue_not_found(resource, endpoint)
     if code == "NOT_FOUND" and method.resource == "task":
@@ -98,9 +100,14 @@ def service_error(
             code=code,
             hint="a task is deleted when it succeeds or has no attempts left: queue.attempts() shows which",
         )
+    message, reason = f"{resource}: {text}", refusal.reason or None
+    if found := cure(refusal, method=method, endpoint=endpoint, member=member):
+        return found.error(message, resource=resource, code=code, reason=reason, hint=found.hint)
     status = STATUSES[code]
-    hint = status.hint and status.hint.format(method=method, endpoint=endpoint)
-    return status.error(f"{resource}: {text}", resource=resource, code=code, hint=hint)
+    hint = status.hint and status.hint.format(method=method, endpoint=endpoint, member=member)
+    for description, url in refusal.links[:1]:
+        hint = f"{description}: {url}"
+    return status.error(message, resource=resource, code=code, reason=reason, hint=hint)
 
 
 def _queue_not_found(name: str, endpoint: Endpoint) -> QueueNotFoundError:

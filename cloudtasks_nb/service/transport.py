@@ -25,6 +25,7 @@ from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
     AlreadyExistsError,
     CloudTasksError,
+    ConfigurationError,
     EndpointError,
     NotFoundError,
     PermissionDeniedError,
@@ -32,12 +33,12 @@ from cloudtasks_nb.errors import (
     ServiceError,
 )
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.refusal import Refusal
 from cloudtasks_nb.service.rpcs import METHODS, Method
 from cloudtasks_nb.service.status import LOST, STATUSES, lost_answer, service_error
 
 __all__ = ["Transport"]
 
-_LOGGING_ENDPOINT = "logging.googleapis.com"
 _NEW_QUEUE = 300.0  # seconds after its creation in which parts of the service may answer that a queue does not exist
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -46,8 +47,13 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
+# Google's frontends allow a ping every 30 seconds while calls are in flight: a connection that broke without a word, as
+# in the sleep of a laptop, is found within the timeout of a call, and replaced. Seconds between two pings, and for the
+# answer; Google's own clients have the same values: https://github.com/googleapis/python-bigtable/issues/181.
+_KEEPALIVE = (30.0, 10.0)
 # A proxy that environment variables name is not used: it usually cannot reach an emulator on this machine.
 _LOCAL_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
+_ROOTS_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 _STATE_TIMEOUT = 5.0  # seconds to find out whether a call was carried out
 _NETWORK_HINT = "check the network; tasks.doctor() finds the cause"
 
@@ -65,6 +71,8 @@ class Transport:
         Not used with an emulator.
     connect_timeout : float
         Seconds to wait for a channel; below five, so that the user sees an error soon.
+    keepalive : tuple of float
+        Seconds without data after which a secure connection is tested while calls wait, and for the answer to the test.
     sleep, clock : callable
         For tests: the pause before a retry; seconds of a monotonic clock.
     """
@@ -75,12 +83,14 @@ class Transport:
         auth: Auth,
         *,
         connect_timeout: float = 4.0,
+        keepalive: tuple[float, float] = _KEEPALIVE,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.endpoint = endpoint
         self.auth = auth
         self.connect_timeout = connect_timeout
+        self._keepalive = keepalive
         self._sleep = sleep
         self._clock = clock
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -98,7 +108,7 @@ class Transport:
     @property
     def google(self) -> bool:
         """Whether this is Google's own service."""
-        return not self.endpoint.local
+        return self.endpoint.universe is not None
 
     def mark_new(self, queue: str) -> None:
         """Remember that we have just created this queue: the service may answer NOT_FOUND for some minutes."""
@@ -238,12 +248,12 @@ class Transport:
             metadata = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
             if code in STATUSES and not STATUSES[code].answered and INSTANCE_METADATA not in metadata:
                 # Without an answer it is not known whether the emulator is ours.
-                details = await call.details()
-                raise service_error(code, details, method=method, resource=target, endpoint=self.endpoint)
+                raise self._error(Refusal.of_grpc(code, await call.details(), ()), method, target)
             self._identity = metadata.get(INSTANCE_METADATA, target)
             self._log_immediate = metadata.get(LOG_IMMEDIATE_METADATA) == "true"
             if HTTP_PORT_METADATA in metadata:
-                self._http = f"http://{target.rpartition(':')[0]}:{metadata[HTTP_PORT_METADATA]}"
+                scheme = "http" if self.endpoint.local else "https"
+                self._http = f"{scheme}://{target.rpartition(':')[0]}:{metadata[HTTP_PORT_METADATA]}"
         return self._identity
 
     async def http(self) -> str | None:
@@ -261,13 +271,12 @@ class Transport:
     def client(self) -> CloudTasksClient:
         """Return Google's own client for the same endpoint with the same credentials."""
         if self._client is None:
-            if self.google:
-                self._client = CloudTasksClient(
-                    credentials=self.auth.credentials(), client_options={"api_endpoint": self.endpoint.target}
-                )
-            else:
+            if self.endpoint.local:
                 channel = grpc.insecure_channel(self.endpoint.target, options=_LOCAL_OPTIONS)
-                self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+            else:
+                secure = _channel_credentials(self._load_credentials())
+                channel = grpc.secure_channel(self.endpoint.target, secure, options=self._secure_options())
+            self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
         return self._client
 
     def check_open(self) -> None:
@@ -299,9 +308,16 @@ class Transport:
         try:
             return await stub(request, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            name = resource or self.endpoint.target
-            code, details = error.code().name, error.details()
-            raise service_error(code, details, method=method, resource=name, endpoint=self.endpoint) from error
+            refusal = Refusal.of_grpc(error.code().name, error.details(), error.trailing_metadata())
+            raise self._error(refusal, method, resource) from error
+
+    def _error(self, refusal: Refusal, method: Method, resource: str) -> CloudTasksError:
+        """Return the error for a refusal, which names the caller of calls with credentials."""
+        name, caller = resource or self.endpoint.target, {}
+        if self._credentials is not None and refusal.code in {"PERMISSION_DENIED", "UNAUTHENTICATED"}:
+            member = self.auth.member()
+            caller = {"member": member} if member else {}
+        return service_error(refusal, method=method, resource=name, endpoint=self.endpoint, **caller)
 
     async def _stub(self, method: Method, *, serialized: bool) -> Any:
         key = (method.path, serialized)
@@ -326,10 +342,10 @@ class Transport:
         """
         self.check_open()
         _check_process()
-        target = self.endpoint.target
-        if self.google:
+        if not self.endpoint.local:
             await self._refresh_credentials()
-            target = _LOGGING_ENDPOINT if method.path.startswith("/google.logging.") else target
+        logging = method.path.startswith("/google.logging.")
+        target = self.endpoint.log_target if logging else self.endpoint.target
         if target not in self._channels:
             async with self._opening:
                 if target not in self._channels:
@@ -346,8 +362,6 @@ class Transport:
 
     async def _follow(self, target: str) -> bool:
         """Change to the new address of a restarted emulator; return whether there is one."""
-        if self.google:
-            return False
         if target == self.endpoint.target:
             moved = await asyncio.to_thread(self._moved_endpoint)
             if moved is None or moved.target == target:
@@ -392,7 +406,7 @@ class Transport:
         Calls that need it at the same time wait for one renewal, and have its result or its error.
         """
         if self._credentials is None:
-            self._credentials = await asyncio.to_thread(self.auth.credentials)
+            self._credentials = await asyncio.to_thread(self._load_credentials)
         if self._credentials.valid:
             return
         if self._renewal is None or self._renewal.done():
@@ -400,15 +414,59 @@ class Transport:
             self._renewal.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may be cancelled
         await asyncio.shield(self._renewal)  # a call that is cancelled leaves the renewal to the others
 
+    def _load_credentials(self) -> Any:
+        """Return the credentials. The default endpoint becomes that of their universe domain.
+
+        Raises
+        ------
+        CredentialsError
+            If there are none, or they are of another universe domain than the endpoint: they are not sent there.
+        """
+        self.endpoint = self.endpoint.in_universe(self.auth.universe())
+        return self.auth.credentials()
+
     async def _open(self, target: str) -> grpc.aio.Channel:
         if self.endpoint.local:
             return grpc.aio.insecure_channel(target, options=_LOCAL_OPTIONS)
-        request = google.auth.transport.requests.Request()
-        plugin = google.auth.transport.grpc.AuthMetadataPlugin(self._credentials, request)
-        composite = grpc.composite_channel_credentials(
-            grpc.ssl_channel_credentials(), grpc.metadata_call_credentials(plugin)
-        )
-        return grpc.aio.secure_channel(target, composite, options=_OPTIONS)
+        secure = _channel_credentials(self._credentials)
+        return grpc.aio.secure_channel(target, secure, options=self._secure_options())
+
+    def _secure_options(self) -> list[tuple[str, int]]:
+        every, timeout = (round(seconds * 1000) for seconds in self._keepalive)
+        return [
+            *_OPTIONS,
+            ("grpc.keepalive_time_ms", every),
+            ("grpc.keepalive_timeout_ms", timeout),
+            # For the ping that gRPC sends with a call to measure the bandwidth: it waits a minute by default, and no
+            # other ping is sent meanwhile.
+            ("grpc.http2.ping_timeout_ms", timeout),
+        ]
+
+
+def _channel_credentials(credentials: Any) -> grpc.ChannelCredentials:
+    plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
+    return grpc.composite_channel_credentials(
+        grpc.ssl_channel_credentials(_trusted_roots()), grpc.metadata_call_credentials(plugin)
+    )
+
+
+def _trusted_roots() -> bytes | None:
+    """Return the authorities that an environment variable names: gRPC reads it only once in a process.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read.
+    """
+    path = os.environ.get(_ROOTS_VARIABLE)
+    try:
+        return Path(path).read_bytes() if path else None
+    except OSError as error:
+        raise ConfigurationError(
+            f"{_ROOTS_VARIABLE} names {path}, which cannot be read: {error.strerror}",
+            resource=path,
+            hint="set it to a PEM file with the certificates of the authorities, or unset it",
+        ) from error
 
 
 def _answer_to_repeated(error: CloudTasksError, method: Method) -> Any:
@@ -429,9 +487,10 @@ def _check_process() -> None:
     PreconditionError
         See https://github.com/grpc/grpc/blob/master/doc/fork_support.md.
     """
-    if _used_in.setdefault("pid", os.getpid()) != os.getpid():
+    process = os.getpid()
+    if _used_in.setdefault("pid", process) != process:
         raise PreconditionError(
-            f"process {os.getpid()} was forked from one that had called Cloud Tasks, and gRPC does not work in it",
+            f"process {process} was forked from one that had called Cloud Tasks, and gRPC does not work in it",
             hint='start it anew: multiprocessing.get_context("spawn"), or connect only after the fork',
         )
 

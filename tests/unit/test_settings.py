@@ -23,7 +23,7 @@ from cloudtasks_nb._settings import (
     parse_zone,
     resolve,
 )
-from cloudtasks_nb.errors import ConfigurationError, InvalidInputError, NaiveTimeError
+from cloudtasks_nb.errors import ConfigurationError, CredentialsError, InvalidInputError, NaiveTimeError
 
 
 @pytest.fixture
@@ -117,10 +117,71 @@ def test_what_is_not_known_is_said_by_the_first_verb(endpoint: Endpoint, words: 
     assert words in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("value", ["global", "us", "eu"])
+def test_a_location_of_other_products_is_not_one_of_queues(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Users of Gemini set `GOOGLE_CLOUD_LOCATION=global`: it is left out, and the error for no region says so."""
+    monkeypatch.setenv("GOOGLE_CLOUD_LOCATION", value)
+    assert resolve("p", None, "127.0.0.1:1").location == "us-central1"
+    with pytest.raises(ConfigurationError, match=f"GOOGLE_CLOUD_LOCATION={value} is not a region"):
+        resolve("p", None, None).parent()
+    with pytest.raises(InvalidInputError, match=f'location="{value}" is not a region') as caught:
+        resolve("p", value, None)
+    assert 'ct.connect("my-project", "us-central1")' in (caught.value.hint or "")
+    monkeypatch.setenv("CLOUDTASKS_NB_LOCATION", "europe-west6")
+    assert resolve("p", None, None).location == "europe-west6"
+
+
+def test_a_configured_region_is_used_instead_of_global(gcloud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next source of a location is asked."""
+    assert gcloud.exists()
+    monkeypatch.setenv("GOOGLE_CLOUD_LOCATION", "global")
+    assert resolve("p", None, None).location == "gcloud-region"
+
+
+@pytest.mark.parametrize(
+    ("variable", "endpoint", "domain", "target", "log"),
+    [
+        ("", None, "googleapis.com", "cloudtasks.googleapis.com", "logging.googleapis.com"),
+        ("", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
+        ("apis.example", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
+        ("apis.example", "r.apis.example", "apis.example", "r.apis.example", "logging.apis.example"),
+        ("", "https://cloudtasks.apis.example", "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
+        ("", "https://127.0.0.1:1", "apis.example", "127.0.0.1:1", "127.0.0.1:1"),
+    ],
+)
+def test_the_universe_of_the_credentials(
+    monkeypatch: pytest.MonkeyPatch, variable: str, endpoint: str | None, domain: str, target: str, log: str
+) -> None:
+    """The services of a sovereign cloud are Google's: called with credentials, the log at its own host."""
+    monkeypatch.setenv("GOOGLE_CLOUD_UNIVERSE_DOMAIN", variable)
+    found = resolve("p", "l", endpoint).in_universe(domain)
+    assert (found.target, found.log_target, found.local) == (target, log, False)
+
+
+@pytest.mark.parametrize(
+    ("variable", "endpoint", "domain"),
+    [
+        ("apis.example", None, "googleapis.com"),
+        ("", "cloudtasks.mtls.googleapis.com", "apis.example"),
+        ("apis.example", None, "evilapis.example"),
+    ],
+)
+def test_credentials_of_another_universe(
+    monkeypatch: pytest.MonkeyPatch, variable: str, endpoint: str | None, domain: str
+) -> None:
+    """A token is not sent to a service that it is not made for."""
+    monkeypatch.setenv("GOOGLE_CLOUD_UNIVERSE_DOMAIN", variable)
+    with pytest.raises(CredentialsError, match=f"are of the universe domain {domain}, and") as caught:
+        resolve("p", "l", endpoint).in_universe(domain)
+    assert f"GOOGLE_CLOUD_UNIVERSE_DOMAIN={domain}" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize(
     ("endpoint", "variable", "target", "local"),
     [
         (None, None, "cloudtasks.googleapis.com", False),
+        ("https://127.0.0.1:8443", None, "127.0.0.1:8443", False),
+        (None, "https://127.0.0.1:8443/", "127.0.0.1:8443", False),
         (None, "localhost:8123", "localhost:8123", True),
         (None, "http://localhost:8123/", "localhost:8123", True),
         ("127.0.0.1:1", "localhost:8123", "127.0.0.1:1", True),

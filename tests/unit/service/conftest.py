@@ -1,20 +1,54 @@
-"""Credentials in each of their forms, and a stand-in for Google's sign-in that gives or refuses their tokens."""
+"""A gRPC server in this process that answers from a script, and credentials in each of their forms."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import google.oauth2.credentials
+import grpc
+import grpc.aio
 import pytest
+from google.cloud.tasks_v2 import types
+from google.rpc import status_pb2
 
+from cloudtasks_nb import _loop
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
+from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.transport import Transport
+from tests.certificates import Authority
 from tests.google_sign_in import ACCOUNT, KEY_PEM, METADATA, TARGET, USER, GoogleSignIn
 
-__all__ = ["MakeAuth", "WriteAdc", "user_info"]
+__all__ = [
+    "PARENT",
+    "QUEUE",
+    "Call",
+    "Fake",
+    "Fakes",
+    "MakeAuth",
+    "Pauses",
+    "WriteAdc",
+    "call",
+    "login",
+    "use",
+    "user_info",
+]
 
+PARENT = "projects/p/locations/l"
+QUEUE = f"{PARENT}/queues/q"
+
+#: The codes of gRPC by their numbers.
+STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+T = TypeVar("T")
+Place = dict[str, Any]
+Fakes = Callable[..., "Fake"]
 #: Writes the file of the default credentials and returns its path.
 WriteAdc = Callable[[Any], Path]
 #: Makes the credentials of a form: user, key, federation, file, argument, nested, delegated, metadata.
@@ -44,6 +78,127 @@ WORKFORCE = {
     "client_secret": "s",
     "refresh_token": f"refresh {USER}",
 }
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A call as the server saw it."""
+
+    name: str
+    request: bytes
+    metadata: dict[str, str]
+
+
+@dataclass(slots=True)
+class Fake(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """A server that answers every call from its script, the last answer again and again."""
+
+    script: list[Any]
+    instance: str | None = None
+    tls: grpc.ServerCredentials | None = None
+    calls: list[Call] = field(default_factory=list)
+    port: int = 0
+    server: Any = None
+
+    async def start(self) -> None:
+        """Listen at a free port."""
+        self.server = grpc.aio.server()
+        self.server.add_generic_rpc_handlers([self])
+        address = f"127.0.0.1:{self.port}"
+        if self.tls is None:
+            self.port = self.server.add_insecure_port(address)
+        else:
+            self.port = self.server.add_secure_port(address, self.tls)
+        await self.server.start()
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Take any method."""
+        name = handler_call_details.method.rpartition("/")[2]
+
+        async def answer(request: bytes, context: Any) -> bytes:
+            metadata = dict(context.invocation_metadata() or ())
+            self.calls.append(Call(name=name, request=request, metadata=metadata))
+            if self.instance is not None:
+                await context.send_initial_metadata([(INSTANCE_METADATA, self.instance), (HTTP_PORT_METADATA, "80")])
+            found = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+            if isinstance(found, status_pb2.Status):
+                details = (("grpc-status-details-bin", found.SerializeToString()),)
+                await context.abort(STATUS_CODES[found.code], found.message, trailing_metadata=details)
+            if isinstance(found, grpc.StatusCode):
+                await context.abort(found, f"said {found.name}")
+            return bytes(found.SerializeToString())
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.fixture
+def fake() -> Iterator[Fakes]:
+    """Start servers on the background loop; they are stopped after the test."""
+    started: list[Fake] = []
+
+    def start(*script: Any, instance: str | None = None, tls: grpc.ServerCredentials | None = None) -> Fake:
+        server = Fake([*script] or [types.Queue.pb()(name=QUEUE)], instance, tls)
+        _loop.run(server.start())
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        _loop.run(server.server.stop(None))
+
+
+class Pauses(list[float]):
+    """Records the pauses of a transport instead of making them."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return at once."""
+        self.append(seconds)
+
+
+def use(port: int, work: Callable[[Transport], Awaitable[T]], *, place: Place | None = None, **options: Any) -> T:
+    """Run work with a transport to a port of this machine, and close it."""
+
+    async def run() -> T:
+        endpoint = Endpoint(
+            **{"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True, **(place or {})}
+        )
+        transport = Transport(endpoint, options.pop("auth", Auth()), **options)
+        try:
+            return await work(transport)
+        finally:
+            await transport.close()
+
+    return _loop.run(run())
+
+
+def call(rpc: str, **fields: Any) -> Callable[[Transport], Awaitable[Any]]:
+    """Give a call as work."""
+    return lambda transport: transport.call(rpc, **fields)
+
+
+@pytest.fixture
+def closed() -> int:
+    """Return a port at which no server listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Make an authority of certificates."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """Make gRPC trust the authority."""
+    monkeypatch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", str(authority.ca))
+    return authority
+
+
+def login(account: str = "") -> Auth:
+    """Return a login with a valid token."""
+    return Auth(google.oauth2.credentials.Credentials("a-token", account=account))
 
 
 def user_info(email: str = USER, **more: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from cloudtasks_nb import errors
 from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.service.refusal import Refusal
 from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME, STATUSES, service_error
 
@@ -61,7 +62,9 @@ def test_what_a_batch_repeats() -> None:
 def test_an_error_for_each_code(code: str, rpc: str, kind: type[errors.CloudTasksError], hint: str | None) -> None:
     """The class fits the code; the resource, the code and the next step are attributes."""
     name = NAMES[rpc]
-    error = service_error(code, "some details", method=METHODS[rpc], resource=name, endpoint=ENDPOINT)
+    error = service_error(
+        Refusal(code=code, message="some details"), method=METHODS[rpc], resource=name, endpoint=ENDPOINT
+    )
     assert (type(error), error.code, error.resource) == (kind, code, name)
     assert name.rpartition("/")[2] in error.message
     assert (hint or "") in (error.hint or "")
@@ -71,5 +74,6 @@ def test_an_error_for_each_code(code: str, rpc: str, kind: type[errors.CloudTask
 def test_a_queue_of_another_project_is_named_in_full() -> None:
     """The short name would create the queue in the connection's own project."""
     name = "projects/other/locations/l/queues/q"
-    error = service_error("NOT_FOUND", None, method=METHODS["GetQueue"], resource=name, endpoint=ENDPOINT)
+    refusal = Refusal(code="NOT_FOUND")
+    error = service_error(refusal, method=METHODS["GetQueue"], resource=name, endpoint=ENDPOINT)
     assert error.hint == f'tasks.queue("{name}", create=True) creates it'

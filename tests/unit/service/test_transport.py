@@ -8,10 +8,9 @@ import json
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import google.auth.credentials
 import google.auth.exceptions
@@ -29,18 +28,15 @@ from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTask
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
-from cloudtasks_nb import _loop, errors
-from cloudtasks_nb._names import INSTANCE_METADATA
+from cloudtasks_nb import errors
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service import transport as transport_module
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 from tests.google_sign_in import OAUTH, GoogleSignIn
-from tests.unit.service.conftest import MakeAuth
+from tests.unit.service.conftest import QUEUE, Fakes, MakeAuth, Pauses, call, use
 
-PARENT = "projects/p/locations/l"
-QUEUE = f"{PARENT}/queues/q"
 TASK = f"{QUEUE}/tasks/t"
 
 #: The clients that Google generated, with their transports, by package.
@@ -50,98 +46,6 @@ CLIENTS: dict[str, tuple[Any, Any]] = {
     "/google.cloud.tasks.v2beta3": (tasks_v2beta3.CloudTasksClient, BetaGrpcTransport),
     "/google.logging.v2": (LoggingServiceV2Client, LoggingServiceV2GrpcTransport),
 }
-
-T = TypeVar("T")
-Place = dict[str, Any]
-Fakes = Callable[..., "Fake"]
-
-
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """A call as the server saw it."""
-
-    name: str
-    request: bytes
-    metadata: dict[str, str]
-
-
-@dataclass(slots=True)
-class Fake(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """A server that answers every call from its script, the last answer again and again."""
-
-    script: list[Any]
-    instance: str | None = None
-    calls: list[Call] = field(default_factory=list)
-    port: int = 0
-    server: Any = None
-
-    async def start(self) -> None:
-        """Listen at a free port."""
-        self.server = grpc.aio.server()
-        self.server.add_generic_rpc_handlers([self])
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
-        await self.server.start()
-
-    def service(self, handler_call_details: Any) -> Any:
-        """Take any method."""
-        name = handler_call_details.method.rpartition("/")[2]
-
-        async def answer(request: bytes, context: Any) -> bytes:
-            metadata = dict(context.invocation_metadata() or ())
-            self.calls.append(Call(name=name, request=request, metadata=metadata))
-            if self.instance is not None:
-                await context.send_initial_metadata([(INSTANCE_METADATA, self.instance)])
-            found = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-            if isinstance(found, grpc.StatusCode):
-                await context.abort(found, f"said {found.name}")
-            return bytes(found.SerializeToString())
-
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-
-@pytest.fixture
-def fake() -> Iterator[Fakes]:
-    """Start servers on the background loop; they are stopped after the test."""
-    started: list[Fake] = []
-
-    def start(*script: Any, instance: str | None = None) -> Fake:
-        server = Fake([*script] or [types.Queue.pb()(name=QUEUE)], instance)
-        _loop.run(server.start())
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        _loop.run(server.server.stop(None))
-
-
-class Pauses(list[float]):
-    """Records the pauses of a transport instead of making them."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Return at once."""
-        self.append(seconds)
-
-
-def use(port: int, work: Callable[[Transport], Awaitable[T]], *, place: Place | None = None, **options: Any) -> T:
-    """Run work with a transport to a port of this machine, and close it."""
-
-    async def run() -> T:
-        endpoint = Endpoint(
-            **{"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True, **(place or {})}
-        )
-        transport = Transport(endpoint, options.pop("auth", Auth()), **options)
-        try:
-            return await work(transport)
-        finally:
-            await transport.close()
-
-    return _loop.run(run())
-
-
-def call(rpc: str, **fields: Any) -> Callable[[Transport], Awaitable[Any]]:
-    """Give a call as work."""
-    return lambda transport: transport.call(rpc, **fields)
 
 
 def test_a_call_carries_its_route(fake: Fakes) -> None:
@@ -338,7 +242,9 @@ def test_identity_of_an_emulator(fake: Fakes, instance: str | None, expected: st
 
 def test_identity_of_google() -> None:
     """Google's own service is not asked."""
-    assert use(1, lambda transport: transport.identity(), place={"local": False}) == "google"
+    assert (
+        use(1, lambda transport: transport.identity(), place={"local": False, "universe": "googleapis.com"}) == "google"
+    )
 
 
 def test_identity_is_not_guessed(fake: Fakes) -> None:
@@ -359,13 +265,6 @@ def silent() -> Iterator[int]:
     """Give a port at which somebody takes connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
-
-
-@pytest.fixture
-def closed() -> int:
-    """Return a port at which no server listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.mark.parametrize("kind", ["silent", "closed"])
