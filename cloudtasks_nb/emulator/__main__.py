@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--queue", action="append", default=[], dest="queues", metavar="NAME", help="create a queue; may be repeated")
     add("--strict", action="store_true", help="like Google: TLS, bearer tokens and the permissions of IAM roles")
     add("--metadata-port", type=_port, metavar="PORT", help="with --strict, port of a metadata server")
+    add("--proxy-port", type=_port, metavar="PORT", help="with --strict, port of an HTTPS proxy to *.googleapis.com")
     add("--quiet", action="store_true", help="write no line to the standard error for a failed attempt")
     add(
         "--grace",

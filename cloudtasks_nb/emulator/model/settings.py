@@ -22,6 +22,7 @@ class Settings:
     queues: tuple[str, ...] = ()  #: names of queues to create at start
     strict: bool = False  #: TLS, tokens, and roles as Google has them
     metadata_port: int | None = None  #: of a strict emulator's metadata server; None: it has none
+    proxy_port: int | None = None  #: of a strict emulator's proxy, which leads Google's hosts to it; None: it has none
     quiet: bool = False  #: write no line to the standard error for a failed attempt
     grace: float = 10.0  #: seconds for which attempts in flight may go on when the emulator is stopped
     lease: bool = False  #: stop after the last request `GET /lease` was closed

@@ -16,7 +16,7 @@ from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
 EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --quiet --strict
---metadata-port 3 --grace 2.5 --lease
+--metadata-port 3 --proxy-port 4 --grace 2.5 --lease
 --wait-for-loopback --openid-issuer i --app-engine-host h --https-ca c --https-insecure --no-batch
 --create-queues-on-demand --hard-reset-on-purge-queue
 --task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4
@@ -62,6 +62,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         quiet=True,
         strict=True,
         metadata_port=3,
+        proxy_port=4,
         grace=2.5,
         lease=True,
         wait_for_loopback=True,

@@ -1,0 +1,91 @@
+"""An HTTP proxy that leads the names of Google's hosts to a strict emulator (``--proxy-port``).
+
+With ``HTTPS_PROXY`` a client that knows only Google's own addresses uses the emulator: no endpoint is configured, and
+the files of ``gcloud auth application-default login`` work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+__all__ = ["GOOGLE_HOSTS", "Proxy"]
+
+#: The hosts whose services a strict emulator has.
+GOOGLE_HOSTS = tuple(
+    f"{name}.googleapis.com"
+    for name in ("cloudtasks", "logging", "oauth2", "sts", "iam", "iamcredentials", "cloudresourcemanager")
+)
+
+_CHUNK = 65_536
+_WITHIN = 10.0  # seconds
+_HTTP2 = (
+    b"\x02h2"  # as a client's first TLS message offers it; gRPC speaks nothing else, and HTTP clients do not offer it
+)
+
+
+class Proxy:
+    """Answers ``CONNECT`` requests.
+
+    Parameters
+    ----------
+    host : str
+        The emulator's address.
+    grpc, http : int
+        The emulator's ports.
+    """
+
+    def __init__(self, host: str, grpc: int, http: int) -> None:
+        self._host = host
+        self._grpc = grpc
+        self._http = http
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, port: int) -> int:
+        """Start to listen, and return the port."""
+        self._server = await asyncio.start_server(self._serve, self._host, port)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            async with asyncio.timeout(_WITHIN):
+                head = await reader.readuntil(b"\r\n\r\n")
+                method, _, rest = head.decode("latin-1").partition(" ")
+                host = rest.partition(" ")[0].rpartition(":")[0]
+                if method != "CONNECT" or host not in GOOGLE_HOSTS:
+                    writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                    await writer.drain()
+                    return
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                first = await reader.read(_CHUNK)
+            port = self._grpc if _HTTP2 in first else self._http
+            above, below = await asyncio.open_connection(self._host, port)
+            below.write(first)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(reader, below))
+                group.create_task(_copy(above, writer))
+        writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(_CHUNK):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()

@@ -1,0 +1,110 @@
+"""Fixtures for pytest: an emulator for the tests, and a connection to it.
+
+In ``conftest.py``::
+
+    pytest_plugins = ["cloudtasks_nb.testing"]
+
+and in a test::
+
+    def test_report_is_made_once(cloud_tasks, cloud_tasks_emulator):
+        cloud_tasks_emulator.seed({"reports": {"max_attempts": 2}})
+        make_report(cloud_tasks.queue("reports"))  # what is tested
+        done = cloud_tasks_emulator.history("reports", at_least=1)
+        assert [task["status"] for task in done] == ["OK"]
+
+The emulator is started once for all tests and is emptied before each one. Other clients and languages can use it
+too: gRPC at ``cloud_tasks_emulator.grpc``, REST at ``cloud_tasks_emulator.http``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cloudtasks_nb._settings import STORE_VARIABLE, Endpoint
+from cloudtasks_nb.client.client import Client
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.testing.emulator import Emulator
+from cloudtasks_nb.testing.strict import StrictEmulator, strict_emulator
+
+try:
+    import pytest
+except ImportError as error:
+    raise ImportError(
+        "cloudtasks_nb.testing needs pytest, which cloudtasks_nb does not install: pip install pytest"
+    ) from error
+
+__all__ = [
+    "Emulator",
+    "StrictEmulator",
+    "cloud_tasks",
+    "cloud_tasks_emulator",
+    "cloud_tasks_emulator_arguments",
+    "strict_emulator",
+]
+
+
+@pytest.fixture(scope="session")
+def cloud_tasks_emulator_arguments() -> list[str]:
+    """Return the emulator's options, none by default; override it to set some, such as ``["--no-batch"]``.
+
+    ``cloudtasks-nb emulator --help`` lists them.
+
+    Examples
+    --------
+    >>> cloud_tasks_emulator_arguments
+    []
+    """
+    return []
+
+
+@pytest.fixture(scope="session")
+def _cloud_tasks_started() -> Iterator[list[Emulator]]:
+    """Give the list with the emulator that all tests share; empty before the first one."""
+    kept: list[Emulator] = []
+    yield kept
+    for emulator in kept:
+        emulator.close()
+
+
+@pytest.fixture
+def cloud_tasks_emulator(
+    _cloud_tasks_started: list[Emulator],
+    cloud_tasks_emulator_arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Emulator:
+    """Return an empty emulator; ``ct.connect()`` connects to it too, by ``CLOUD_TASKS_EMULATOR_HOST``.
+
+    Examples
+    --------
+    >>> cloud_tasks_emulator.seed("reports")
+    >>> ct.connect("test").queues().index.tolist()
+    ['reports']
+    """
+    if not (_cloud_tasks_started and _cloud_tasks_started[0].empty()):
+        for old in _cloud_tasks_started:
+            old.close()
+        _cloud_tasks_started[:] = [Emulator(cloud_tasks_emulator_arguments)]
+    emulator = _cloud_tasks_started[0]
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.grpc)
+    return emulator
+
+
+@pytest.fixture
+def cloud_tasks(
+    cloud_tasks_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Client]:
+    """Give a connection to the emulator, with a new home: a test sees neither other tests' batches nor yours.
+
+    Examples
+    --------
+    >>> cloud_tasks.queue("reports", create=True)
+    made queue reports with log_sampling_ratio=1.0 ...
+    <Queue projects/test/locations/us-central1/queues/reports>
+    """
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("cloudtasks_nb")))
+    monkeypatch.delenv(STORE_VARIABLE, raising=False)
+    emulator = cloud_tasks_emulator
+    endpoint = Endpoint(project=emulator.project, location=emulator.location, target=emulator.grpc, local=True)
+    with Client(Connection(endpoint, Auth())) as client:
+        yield client
