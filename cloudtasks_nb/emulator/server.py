@@ -17,6 +17,7 @@ from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMME
 from cloudtasks_nb.emulator.access.certificates import ServerCertificate, server_certificate
 from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.access.delivery import StrictDeliverer, authorize_as
+from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.rpcs import all_calls
@@ -26,6 +27,7 @@ from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.folder import Folder
 from cloudtasks_nb.emulator.frontends.grpc import answer_calls, grpc_server
 from cloudtasks_nb.emulator.frontends.http import HttpServer, Leases, host_and_port
+from cloudtasks_nb.emulator.frontends.proxy import Proxy
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, Clock
 from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import configured
@@ -76,7 +78,7 @@ async def run(
         async with AsyncExitStack() as stack:
             certificate = None
             if settings.strict:
-                certificate = server_certificate(folder.path, (settings.host, *settings.allow_hosts))
+                certificate = server_certificate(folder.path, (settings.host, *settings.allow_hosts, *GOOGLE_HOSTS))
                 settings = replace(settings, https_ca=settings.https_ca or certificate.ca)
             engine = await _start_engine(folder, database, settings, stack)
             endpoint = await _listen(folder, engine, certificate, stop, stack)
@@ -174,6 +176,10 @@ async def _listen(
     if settings.metadata_port is not None:
         metadata_port = await web.listen_as_metadata_server(settings.host, settings.metadata_port)
         endpoint["metadata"] = host_and_port(settings.host, metadata_port)
+    if settings.proxy_port is not None:
+        proxy = Proxy(settings.host, port, http_port)
+        endpoint["proxy"] = f"http://{host_and_port(settings.host, await proxy.listen(settings.proxy_port))}"
+        stack.push_async_callback(proxy.close)
     return endpoint
 
 

@@ -27,6 +27,9 @@ class StrictEmulator(Emulator):
         ``https://host:port`` of the gRPC API, for ``ct.connect(endpoint=…)``.
     environment : dict
         The variables that lead Google's libraries and this package to it: the trusted roots, endpoint and project.
+    google_environment : dict
+        In place of `environment`: variables with which Google's own addresses, such as ``cloudtasks.googleapis.com``,
+        lead to it through a proxy, and no endpoint is named.
     certificate, key : Path
         A TLS certificate for ``localhost``, for targets of tasks with tokens, which must be ``https://``.
 
@@ -41,7 +44,9 @@ class StrictEmulator(Emulator):
     def __init__(self, folder: Path, project: str, location: str, arguments: Iterable[str] = ()) -> None:
         for name, content in _authority.items():
             (folder / name).write_bytes(content)
-        super().__init__(["--strict", "--metadata-port", "0", "--data-dir", str(folder), *arguments])
+        super().__init__(
+            ["--strict", "--metadata-port", "0", "--proxy-port", "0", "--data-dir", str(folder), *arguments]
+        )
         _authority.update({name: (folder / name).read_bytes() for name in ("ca.pem", "ca-key.pem")})
         self.project, self.location = project, location
         self.endpoint = f"https://{self.grpc}"
@@ -52,9 +57,14 @@ class StrictEmulator(Emulator):
             "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": self._facts["ca"],
             "REQUESTS_CA_BUNDLE": self._facts["ca"],
         }
+        self.google_environment = {
+            **{name: value for name, value in self.environment.items() if name != "CLOUD_TASKS_EMULATOR_HOST"},
+            "https_proxy": self._facts["proxy"],
+            "no_proxy": "localhost,127.0.0.1,::1",
+        }
         self._folder = folder
 
-    def user(self, email: str, roles: str | Iterable[str] = ()) -> Path:
+    def user(self, email: str, roles: str | Iterable[str] = (), *, gcloud: bool = False) -> Path:
         """Create a user, or log in again, and return the path of Application Default Credentials.
 
         Parameters
@@ -63,6 +73,9 @@ class StrictEmulator(Emulator):
             ``ann@example.com``.
         roles : str or iterable of str
             Roles on the project, such as ``roles/cloudtasks.viewer``; the name of a permission is a custom role.
+        gcloud : bool
+            Return the file that gcloud writes, which works with `google_environment` only: google-auth gets its
+            tokens at Google's own address. Without it, it is the file of a workforce identity.
 
         Raises
         ------
@@ -74,7 +87,7 @@ class StrictEmulator(Emulator):
         >>> file = google.user("ann@example.com", roles=["roles/cloudtasks.viewer", "roles/logging.viewer"])
         >>> monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
         """
-        return self._credentials(email, roles, "user")
+        return self._credentials(email, roles, "gcloud" if gcloud else "user")
 
     def service_account(self, email: str, roles: str | Iterable[str] = (), *, key: bool = True) -> Path:
         """Create a service account, and return the path of a new key file.

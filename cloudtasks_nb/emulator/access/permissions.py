@@ -14,6 +14,7 @@ from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 
 __all__ = [
     "ACT_AS",
+    "GOOGLE_HOSTS",
     "IAM",
     "IAM_CREDENTIALS",
     "LOGGING",
@@ -27,6 +28,11 @@ __all__ = [
 
 TASKS, LOGGING = "cloudtasks.googleapis.com", "logging.googleapis.com"
 IAM, IAM_CREDENTIALS = "iam.googleapis.com", "iamcredentials.googleapis.com"
+#: The hosts whose services a strict emulator has.
+GOOGLE_HOSTS = (
+    *(TASKS, LOGGING, IAM, IAM_CREDENTIALS),
+    *("oauth2.googleapis.com", "sts.googleapis.com", "cloudresourcemanager.googleapis.com"),
+)
 ACT_AS = "iam.serviceAccounts.actAs"
 _FULL = 2
 # RPC -> permission after "cloudtasks.", field of the resource.

@@ -78,6 +78,8 @@ class Google:
             self._state.add(email)
             if given.get("credentials") == "user":
                 return _user_file(self._state.log_in(email), token_url)
+            if given.get("credentials") == "gcloud":
+                return _gcloud_file(self._state.log_in(email))
             if given.get("credentials") == "workload":
                 return {"token": self._state.log_in(email)}
             if given.get("credentials") == "key":
@@ -157,6 +159,16 @@ def _user_file(login: str, token_url: str) -> dict[str, Any]:
         "client_secret": secrets.token_hex(8),
         "refresh_token": login,
         "token_url": token_url,
+    }
+
+
+def _gcloud_file(login: str) -> dict[str, Any]:
+    """Return the file that ``gcloud auth application-default login`` writes; it leads to ``oauth2.googleapis.com``."""
+    return {
+        "type": "authorized_user",
+        "client_id": "emulator",
+        "client_secret": secrets.token_hex(8),
+        "refresh_token": login,
     }
 
 

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 
 from cloudtasks_nb.emulator.access.certificates import ServerCertificate
 from cloudtasks_nb.emulator.access.control import AccessControl
+from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
@@ -57,7 +58,7 @@ class HttpServer:
     def __init__(self, engine: Engine, calls: Mapping[str, Call], leases: Leases, folder: Path, instance: str) -> None:
         self._engine = engine
         self._instance = instance
-        known = (engine.settings.host, *engine.settings.allow_hosts)
+        known = (engine.settings.host, *engine.settings.allow_hosts, *(GOOGLE_HOSTS if engine.access else ()))
         self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[guard(known), self._send])
         add = self._app.router.add_get
         add("/health", self._health)

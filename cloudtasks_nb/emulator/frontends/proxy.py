@@ -9,19 +9,15 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-__all__ = ["GOOGLE_HOSTS", "Proxy"]
+from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
+from cloudtasks_nb.emulator.frontends.http import cannot_listen
 
-#: The hosts whose services a strict emulator has.
-GOOGLE_HOSTS = tuple(
-    f"{name}.googleapis.com"
-    for name in ("cloudtasks", "logging", "oauth2", "sts", "iam", "iamcredentials", "cloudresourcemanager")
-)
+__all__ = ["Proxy"]
 
 _CHUNK = 65_536
 _WITHIN = 10.0  # seconds
-_HTTP2 = (
-    b"\x02h2"  # as a client's first TLS message offers it; gRPC speaks nothing else, and HTTP clients do not offer it
-)
+# As a client offers it in its first TLS message. gRPC offers nothing else, and HTTP clients of Python do not offer it.
+_HTTP2 = b"\x02h2"
 
 
 class Proxy:
@@ -43,8 +39,17 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, port: int) -> int:
-        """Start to listen, and return the port."""
-        self._server = await asyncio.start_server(self._serve, self._host, port)
+        """Start to listen, and return the port.
+
+        Raises
+        ------
+        PortInUseError
+            If another program listens there.
+        """
+        try:
+            self._server = await asyncio.start_server(self._serve, self._host, port)
+        except OSError as error:
+            raise cannot_listen(error, self._host, port, "--proxy-port") from error
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ from google.protobuf import empty_pb2, json_format
 from cloudtasks_nb._names import CODES, INSTANCE_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
+from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
 __all__ = ["Rest", "Route", "error_document", "find_route"]
@@ -169,7 +169,8 @@ async def _document(request: web.Request, route: Route, resource: str) -> dict[s
     for key in request.query:
         if not key.startswith("$") and key not in _STANDARD:
             _set(document, key, request.query[key])
-    _set(document, route.resource, resource)
+    if route.resource:
+        _set(document, route.resource, resource)
     return document
 
 
@@ -198,7 +199,7 @@ class Route:
     rpc: str  #: full name of the call
     request: Any
     response: Any
-    resource: str  #: field of the resource
+    resource: str  #: field of the resource; "" if the path has none
     body: str | None  #: field of the body; ``*`` for the whole request, None without a body
 
 
@@ -273,13 +274,15 @@ _TABLE: tuple[tuple[str, str, str, str, str | None, str], ...] = (
     ("GET", f"({_PROJECT})/locations", "ListLocations", "name", None, "ListLocationsResponse"),
     ("GET", f"({_LOCATION})", "GetLocation", "name", None, "Location"),
     ("GET", f"({_LOCATION}/operations/[^/]+)", "GetOperation", "name", None, "Operation"),
+    ("POST", "(entries):list", "ListLogEntries", "", "*", "ListLogEntriesResponse"),
 )
 _SERVICES = {
     "ListLocations": "google.cloud.location.Locations",
     "GetLocation": "google.cloud.location.Locations",
     "GetOperation": "google.longrunning.Operations",
+    "ListLogEntries": "google.logging.v2.LoggingServiceV2",
 }
-_SHARED_MESSAGES = (empty_pb2, iam_policy_pb2, policy_pb2, operations_pb2, locations_pb2)
+_SHARED_MESSAGES = (empty_pb2, iam_policy_pb2, policy_pb2, operations_pb2, locations_pb2, logs)
 
 
 def _message(api: Any, name: str) -> Any:

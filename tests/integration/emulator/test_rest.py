@@ -12,7 +12,7 @@ from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksRestTransport
 from google.longrunning.operations_pb2 import GetOperationRequest
 
-from tests.integration.conftest import LOCATION, Emulator, Target
+from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
 
 NOWHERE = "http://127.0.0.1:9/"
 State = tasks_v2.Queue.State
@@ -42,6 +42,15 @@ def test_the_life_of_a_queue(rest: tasks_v2.CloudTasksClient, client: tasks_v2.C
     rest.delete_queue(name=name)
     with pytest.raises(NotFound):
         rest.get_queue(name=name)
+
+
+def test_the_log(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue) -> None:
+    """The operations log is read with the call of Cloud Logging's REST API."""
+    queue = make_queue(stackdriver_logging_config={"sampling_ratio": 1.0})
+    name = enqueue(queue, NOWHERE).name
+    request = {"resourceNames": ["projects/demo"], "filter": f'jsonPayload.task="{name}"', "orderBy": "timestamp asc"}
+    (entry, *_) = emulator.request("POST", "/v2/entries:list", request)["entries"]
+    assert (entry["jsonPayload"]["task"], entry["jsonPayload"]["taskCreationLog"]["status"]) == (name, "OK")
 
 
 def test_the_life_of_a_task(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,22 @@ def test_id_tokens(emulator: StrictEmulator, credentials: Load) -> None:
         assert claims["email"] == emulator.email("self")
 
 
+def in_a_process(code: str, folder: Path, variables: Mapping[str, str]) -> Any:
+    """Run code in a process that has no credentials but those that the variables name; return the JSON it prints."""
+    unset = ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NO_GCE_CHECK", "CLOUD_TASKS_EMULATOR_HOST")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "HOME": str(folder), "CLOUDSDK_CONFIG": str(folder), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 METADATA = """
 import google.auth, google.auth.transport.requests, json
 credentials, project = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
@@ -109,21 +126,29 @@ print(json.dumps([project, credentials.service_account_email, answer]))
 def test_metadata_server(emulator: StrictEmulator, tmp_path: Path, scopes: list[str], expected: str | None) -> None:
     """google-auth takes the machine's service account from the metadata server, with the machine's scopes."""
     variables = emulator.machine("workbench", VIEWER, scopes=scopes)
-    unset = ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NO_GCE_CHECK")
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
     code = f"http_url, queue = {emulator.http!r}, {QUEUE!r}\n{METADATA}"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, **variables, "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    project, email, answer = json.loads(done.stdout)
+    project, email, answer = in_a_process(code, tmp_path, variables)
     assert (project, email) == ("demo", emulator.email("workbench"))
     assert answer.get("name") == expected
+
+
+THROUGH_PROXY = """
+from google.cloud import tasks_v2
+from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
+import google.auth, json
+clients = [tasks_v2.CloudTasksClient(), tasks_v2.CloudTasksClient(transport="rest")]
+names = [queue.name for client in clients for queue in client.list_queues(parent=location)]
+entries = list(LoggingServiceV2Client().list_log_entries({"resource_names": ["projects/demo"]}))
+print(json.dumps([names, len(entries), type(google.auth.default()[0]).__module__]))
+"""
+
+
+def test_google_by_its_own_names(emulator: StrictEmulator, tmp_path: Path) -> None:
+    """Behind its proxy the emulator is Google: clients without an endpoint, with the file that gcloud writes."""
+    file = emulator.user("ann@example.com", [VIEWER, "roles/logging.viewer"], gcloud=True)
+    variables = {**emulator.google_environment, "GOOGLE_APPLICATION_CREDENTIALS": str(file)}
+    found = in_a_process(f"location = {LOCATION!r}\n{THROUGH_PROXY}", tmp_path, variables)
+    assert found == [[QUEUE, QUEUE], 0, "google.oauth2.credentials"]
 
 
 def test_tasks_are_delivered_with_tokens_over_tls(
