@@ -30,7 +30,10 @@ _CENTURY = 100 * 365 * 86_400
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an emulator until it is stopped, and return its exit code."""
-    given: dict[str, Any] = vars(_parser().parse_args(arguments))
+    parser = _parser()
+    given: dict[str, Any] = vars(parser.parse_args(arguments))
+    if not given["strict"] and (given["metadata_port"] is not None or given["proxy_port"] is not None):
+        parser.error("--metadata-port and --proxy-port need --strict")
     given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     settings = Settings(**given)
     _allow_many_files()

@@ -27,6 +27,7 @@ from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.folder import Folder
 from cloudtasks_nb.emulator.frontends.grpc import answer_calls, grpc_server
 from cloudtasks_nb.emulator.frontends.http import HttpServer, Leases, host_and_port
+from cloudtasks_nb.emulator.frontends.metadata import MetadataServer
 from cloudtasks_nb.emulator.frontends.proxy import Proxy
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, Clock
 from cloudtasks_nb.emulator.model.protobuf import beta
@@ -173,14 +174,22 @@ async def _listen(
     }
     if certificate is not None:
         endpoint |= {"strict": True, "ca": str(certificate.ca)}
-    if settings.metadata_port is not None:
-        metadata_port = await web.listen_as_metadata_server(settings.host, settings.metadata_port)
-        endpoint["metadata"] = host_and_port(settings.host, metadata_port)
+        endpoint |= await _listen_as_google(engine, port, http_port, stack)
+    return endpoint
+
+
+async def _listen_as_google(engine: Engine, port: int, http_port: int, stack: AsyncExitStack) -> dict[str, Any]:
+    """Start the metadata server and the proxy of a strict emulator, if they are wanted, and return their addresses."""
+    settings, found = engine.settings, {}
+    if settings.metadata_port is not None and engine.access is not None:
+        server = MetadataServer(engine.access, engine.tokens)
+        stack.push_async_callback(server.close)
+        found["metadata"] = host_and_port(settings.host, await server.listen(settings.host, settings.metadata_port))
     if settings.proxy_port is not None:
         proxy = Proxy(settings.host, port, http_port)
-        endpoint["proxy"] = f"http://{host_and_port(settings.host, await proxy.listen(settings.proxy_port))}"
         stack.push_async_callback(proxy.close)
-    return endpoint
+        found["proxy"] = f"http://{host_and_port(settings.host, await proxy.listen(settings.proxy_port))}"
+    return found
 
 
 async def _sweep_forever(engine: Engine) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from http.client import OK, HTTPException
 from typing import Any
 
+import pytest
+
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, check_names, parse_duration
 from cloudtasks_nb.client import emulator_process
@@ -191,10 +193,7 @@ class Emulator:
             ``queue, task, status`` (of the last attempt: ``OK``, ``INTERNAL``, …), ``finished`` and ``attempts``, each
             with ``dispatched, status, http_status, duration_s, method, url, headers``.
 
-        Raises
-        ------
-        AssertionError
-            If there are fewer than `at_least` after the timeout.
+        The test fails if there are fewer than `at_least` after the timeout.
 
         Examples
         --------
@@ -213,7 +212,7 @@ class Emulator:
                 return found
             if time.monotonic() >= end:
                 shown = "".join(f"\n  {task['task']} {task['status']}" for task in found)
-                raise AssertionError(f"after {timeout} {len(found)} of {at_least} tasks have left their queue{shown}")
+                pytest.fail(f"after {timeout} {len(found)} of {at_least} tasks have left their queue{shown}")
             pause.wait(_POLL_INTERVAL)
 
     def close(self) -> None:

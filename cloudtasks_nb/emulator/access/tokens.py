@@ -91,7 +91,7 @@ class AccessTokens:
         if not token.startswith(_PREFIX):
             return self._self_signed(token, service)
         body, _, mac = token.removeprefix(_PREFIX).partition(".")
-        if not hmac.compare_digest(mac, self._mac(body)):
+        if not hmac.compare_digest(mac.encode(), self._mac(body).encode()):
             raise InvalidTokenError("not a token of this emulator")
         claims: dict[str, Any] = orjson.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         member = claims["member"]
@@ -116,9 +116,9 @@ class AccessTokens:
             raise InvalidTokenError("Invalid grant: account not found")
         try:
             google.auth.jwt.decode(token, certs=account.keys, clock_skew_in_seconds=_ANY_TIME)
-        except (ValueError, google.auth.exceptions.GoogleAuthError) as error:
+            issued, expires, now = float(claims["iat"]), float(claims["exp"]), self.now()
+        except (ValueError, TypeError, google.auth.exceptions.GoogleAuthError) as error:
             raise InvalidTokenError("Invalid JWT Signature.") from error
-        issued, expires, now = float(claims.get("iat", 0)), float(claims.get("exp", 0)), self.now()
         if issued > now + _SKEW or expires < now - _SKEW or expires - issued > _MAX_JWT:
             raise InvalidTokenError(
                 "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "

@@ -23,11 +23,10 @@ from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.frontends.google import Google
 from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.iam import IamApi
-from cloudtasks_nb.emulator.frontends.metadata import MetadataServer
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
-__all__ = ["HttpServer", "Leases", "cannot_listen", "host_and_port"]
+__all__ = ["HttpServer", "Leases", "cannot_listen", "host_and_port", "listen"]
 
 # A client that disconnects, or does not speak HTTP, is no error of the emulator.
 _FAULTS_OF_CLIENTS = (ConnectionError, HttpProcessingError, web.RequestPayloadError)
@@ -74,7 +73,6 @@ class HttpServer:
             self._app.on_response_prepare.append(_date(engine.access))
         # Leases do not end by themselves: do not wait for them.
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1, logger=_log)
-        self._metadata: web.AppRunner | None = None
 
     async def listen(self, host: str, port: int, certificate: ServerCertificate | None = None) -> int:
         """Start to listen, with TLS if there is a certificate, and return the port.
@@ -84,21 +82,11 @@ class HttpServer:
         PortInUseError
             If another program listens there.
         """
-        return await _listen(self._runner, host, port, "--http-port", certificate)
-
-    async def listen_as_metadata_server(self, host: str, port: int) -> int:
-        """Start the metadata server of a strict emulator, without TLS, and return its port."""
-        if self._engine.access is None:
-            raise EmulatorError("only a strict emulator has a metadata server", hint="add --strict")
-        application = MetadataServer(self._engine.access, self._engine.tokens).application()
-        self._metadata = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, logger=_log)
-        return await _listen(self._metadata, host, port, "--metadata-port")
+        return await listen(self._runner, host, port, "--http-port", certificate)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._runner.cleanup()
-        if self._metadata is not None:
-            await self._metadata.cleanup()
 
     @web.middleware
     async def _send(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -139,9 +127,16 @@ def _date(access: AccessControl) -> Callable[[web.Request, web.StreamResponse], 
     return date
 
 
-async def _listen(
+async def listen(
     runner: web.AppRunner, host: str, port: int, option: str, certificate: ServerCertificate | None = None
 ) -> int:
+    """Start to listen, with TLS if there is a certificate, and return the port; `option` is the one that sets it.
+
+    Raises
+    ------
+    PortInUseError
+        If another program listens there.
+    """
     await runner.setup()
     try:
         tls = certificate.context() if certificate is not None else None

@@ -13,6 +13,7 @@ from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.access.state import member_of
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.frontends.admin import json_response
+from cloudtasks_nb.emulator.frontends.http import listen
 
 __all__ = ["MetadataServer"]
 
@@ -35,9 +36,16 @@ class MetadataServer:
     def __init__(self, access: AccessControl, signer: TokenSigner) -> None:
         self._access = access
         self._signer = signer
+        self._runner: web.AppRunner | None = None
 
-    def application(self) -> web.Application:
-        """Return the application to serve, by plain HTTP as Google does."""
+    async def listen(self, host: str, port: int) -> int:
+        """Start to listen, without TLS as Google's, and return the port.
+
+        Raises
+        ------
+        PortInUseError
+            If another program listens there.
+        """
         application = web.Application(middlewares=[_check])
         application.add_routes(
             [
@@ -49,7 +57,13 @@ class MetadataServer:
                 web.get(f"{_ACCOUNT}/identity", self._identity),
             ]
         )
-        return application
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        return await listen(self._runner, host, port, "--metadata-port")
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     async def _root(self, _: web.Request) -> web.Response:
         return web.Response(text="computeMetadata/\n")

@@ -112,6 +112,16 @@ def test_invalid_values(
     assert f"argument {option}: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--metadata-port", "--proxy-port"])
+def test_only_a_strict_emulator_is_google(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """A metadata server and a proxy without --strict are an error."""
+    with pytest.raises(SystemExit):
+        started(monkeypatch, option, "1")
+    assert "--metadata-port and --proxy-port need --strict" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
