@@ -25,16 +25,19 @@ if TYPE_CHECKING:
     from cloudtasks_nb.fanout.plan.recipe import ROW
     from cloudtasks_nb.fanout.plan.url import url
     from cloudtasks_nb.handlers import Handler, serve
+    from cloudtasks_nb.handlers.deploy import Deployment, deploy
 
 __all__ = [
     "ROW",
     "Batch",
     "Client",
+    "Deployment",
     "Handler",
     "Plan",
     "Progress",
     "Queue",
     "connect",
+    "deploy",
     "errors",
     "local",
     "serve",
@@ -48,11 +51,13 @@ _MODULES = {
     "ROW": "fanout.plan.recipe",
     "Batch": "fanout.batch.batch",
     "Client": "client.client",
+    "Deployment": "handlers.deploy",
     "Handler": "handlers",
     "Plan": "fanout.plan.plan",
     "Progress": "fanout.batch.progress",
     "Queue": "client.queue",
     "connect": "client.client",
+    "deploy": "handlers.deploy",
     "load_ipython_extension": "magics",
     "local": "client.client",
     "serve": "handlers",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["gunicorn", "listening", "run"]
+__all__ = ["listening", "run", "serving"]
 
 _PATIENCE = 60.0  # seconds
 
@@ -40,12 +38,11 @@ def listening() -> Iterator[socket.socket]:
 
 
 @contextmanager
-def gunicorn(
-    *arguments: str, cwd: Path, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
+def serving(
+    *command: str | Path, cwd: Path, environment: Mapping[str, str], pass_fds: Sequence[int] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run gunicorn, and end it."""
-    command = [sys.executable, "-m", "gunicorn", *arguments]
-    process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}, pass_fds=pass_fds)
+    """Run a service, and end it."""
+    process = subprocess.Popen(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, pass_fds=pass_fds)
     try:
         yield process
     finally:

@@ -26,7 +26,7 @@ from cloudtasks_nb.fanout.batch.request import (
     refuse_unknown,
 )
 from cloudtasks_nb.fanout.periods.partitions import partition
-from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.service.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.service.connection import Connection
@@ -606,6 +606,7 @@ class Queue:
         >>> queue.route()  # tasks go to their own URLs again
         <Queue projects/local/locations/us-central1/queues/reports>
         """
+        service_account, audience = token_options(url, service_account, audience)
         change_route(self._connection, self._name, url, service_account=service_account, audience=audience)
         return self
 

@@ -73,17 +73,16 @@ class Connection:
             raise InvalidInputError(
                 f"Google cannot reach {address}: it is an address on this machine",
                 resource=address,
-                hint="deploy the function: cloudtasks_nb.handlers.app(fn, audience=…, service_account=…) is a WSGI "
-                "application for Cloud Run; or rehearse with ct.local()",
+                hint="ct.deploy(fn) makes a service for Cloud Run of the function; or rehearse with ct.local()",
             )
 
     def check_store(self, url: Any) -> None:
-        """Print a note if a `url` is a Handler that stores results where this connection does not read them."""
+        """Print a note if a handler or deployment stores results where this connection does not read them."""
         place = getattr(url, "store", self.store.url)
-        if place != self.store.url:
+        if place not in ("", self.store.url):
             notify(
                 f"{url.name} stores results in {place}, but batch.results() of this connection reads {self.store.url}: "
-                f'give both the same, ct.serve({url.name}, store="{self.store.url}")'
+                f'give both the same store=, in ct.connect(…, store="{place}") or where {url.name} was made'
             )
 
     def call(self, rpc: str, /, **fields: Any) -> Any:

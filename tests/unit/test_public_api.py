@@ -25,6 +25,8 @@ SIGNATURES = {
     "local": "folder=None, *, project='local', location='us-central1', store=None",
     "serve": "fn, *, name=None, workers=8, processes=None, service_account=None, audience=None, tasks=None, store=None",
     "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None",
+    "deploy": "fn, *, service=None, project=None, region=None, service_account=None, caller=None, requirements=None, "
+    "store=None, run=False",
     "url": "fn",
     "Client.queue": "name, *, create=False, **settings",
     "Client.queues": "",
@@ -69,6 +71,7 @@ SIGNATURES = {
     "Batch.panel": "*, read_only=False",
     "Plan.submit": "",
     "Plan.try_one": "row=0",
+    "Deployment.mismatch": "body",
     "Handler.calls": "",
     "Handler.close": "",
 }
@@ -79,6 +82,7 @@ ATTRIBUTES = {
     "Queue": {"id", "name"},
     "Batch": {"id", "name", "queue"},
     "Plan": {"frame"},
+    "Deployment": {"audience", "commands", "folder", "name", "service_account", "store", "url"},
     "Handler": {"url"},
 }
 

@@ -30,6 +30,7 @@ from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column, rows_frame
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.plan.options import token_options
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.service.watch import Pending, now_micros
 from cloudtasks_nb.store.results import read_results
@@ -473,6 +474,7 @@ class Batch:
         >>> batch = batch.on_complete(finished)
         the batch is done: http://127.0.0.1:.../finished/... is notified now
         """
+        service_account, audience = token_options(url, service_account, audience)
         address = getattr(url, "url", url)
         check_url(address, service_account=service_account, audience=audience)
         self._connection.check_reachable(address)

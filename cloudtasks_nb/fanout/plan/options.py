@@ -12,7 +12,7 @@ from cloudtasks_nb._settings import check_mapping, check_text, did_you_mean, par
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, retry_message
 
-__all__ = ["LARGEST_TASK", "Delivery", "TaskOptions", "check_delivery", "check_headers"]
+__all__ = ["LARGEST_TASK", "Delivery", "TaskOptions", "check_delivery", "check_headers", "token_options"]
 
 #: Bytes of a stored task that the service accepts, less what it adds itself: the name, times and its User-Agent header.
 LARGEST_TASK = 1_048_569 - 700
@@ -79,7 +79,7 @@ def check_delivery(options: TaskOptions) -> Delivery:
     InvalidInputError
         Naming the argument that is wrong.
     """
-    account, audience = options.service_account, options.audience
+    account, audience = token_options(options.url, options.service_account, options.audience)
     check_text(account, "service_account", f"service_account={_ACCOUNT_HINT}")
     if account is not None and not _ACCOUNT.fullmatch(account):
         raise InvalidInputError(
@@ -101,6 +101,13 @@ def check_delivery(options: TaskOptions) -> Delivery:
         dispatch_deadline=_deadline(options.dispatch_deadline),
         retry=_retry(options.retry),
     )
+
+
+def token_options(url: Any, service_account: Any, audience: Any) -> tuple[Any, Any]:
+    """Return account and audience of a task's token: as given, else those that a deployed function accepts."""
+    if service_account is None:
+        service_account = getattr(url, "service_account", None)
+    return service_account, getattr(url, "audience", None) if audience is None else audience
 
 
 def check_headers(headers: Any, *, json: bool) -> dict[str, str]:

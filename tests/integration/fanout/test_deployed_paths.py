@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator
-from tests.processes import gunicorn, listening
+from tests.processes import listening, serving
 
 __all__: list[str] = []
 
@@ -51,11 +53,12 @@ def service(emulator: Emulator, tmp_path: Path) -> Iterator[str]:
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         (tmp_path / "main.py").write_text(MAIN % url)
         environment = {
+            **os.environ,
             "CLOUDTASKS_NB_CERTS_URL": f"{emulator.ready['http']}/oauth2/v1/certs",
             "CLOUDTASKS_NB_STORE": str(tmp_path / "store"),
         }
-        arguments = ("--bind", f"fd://{sock.fileno()}", "--threads", "8", "main:application")
-        with gunicorn(*arguments, cwd=tmp_path, environment=environment, pass_fds=[sock.fileno()]):
+        command = (sys.executable, "-m", "gunicorn", "--bind", f"fd://{sock.fileno()}", "--threads", "8")
+        with serving(*command, "main:application", cwd=tmp_path, environment=environment, pass_fds=[sock.fileno()]):
             yield url
 
 

@@ -1,0 +1,327 @@
+"""`deploy`: write a function as a service that Cloud Run builds from source, and the commands that deploy it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cloudtasks_nb._settings import GOOGLE_ENDPOINT, STORE_VARIABLE, check_text, resolve
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers import gcloud
+from cloudtasks_nb.handlers.call import mismatch
+from cloudtasks_nb.handlers.convert import display_name
+from cloudtasks_nb.handlers.requirements import requirement_lines
+from cloudtasks_nb.handlers.source import module_source
+from cloudtasks_nb.handlers.wheel import wheel_name, write_wheel
+
+__all__ = ["Deployment", "deploy"]
+
+_SERVICE = re.compile(r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?")  # https://cloud.google.com/run/docs/reference/rest
+_WRITTEN = "# Written by cloudtasks_nb: ct.deploy() writes it again."
+_PROCFILE = "web: gunicorn --bind :$PORT --workers 1 --threads 8 --timeout 0 main:application\n"
+_RUNNER, _CALLER = "cloudtasks-handler", "cloudtasks-caller"
+
+
+class Deployment:
+    """A function as a service on Cloud Run, made by `deploy`.
+
+    Pass it as ``url=`` to methods that create tasks: they take the service's URL, and sign with its `service_account`
+    for its `audience`.
+
+    Examples
+    --------
+    >>> service = ct.deploy(report, project="my-project", region="us-central1")
+    service report: wrote deploy/report; these commands deploy it ...
+    >>> service.folder.name
+    'report'
+    """
+
+    def __init__(self, service: gcloud.Service, fn: Callable[..., Any]) -> None:
+        self._service = service
+        self._fn = fn
+        self._url: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the service.
+
+        Examples
+        --------
+        >>> ct.deploy(report, project="my-project", region="us-central1").name
+        service report: ...
+        'report'
+        """
+        return self._service.name
+
+    @property
+    def url(self) -> str:
+        """The URL of the service; gcloud is asked for it once.
+
+        Raises
+        ------
+        HandlerError
+            If the service is not deployed yet.
+        ConfigurationError
+            If there is no gcloud.
+        """
+        if self._url is None:
+            self._url = gcloud.ask(self._service.find_url) or None
+        if self._url is None:
+            raise HandlerError(
+                f"the service {self.name} has no URL: it is not deployed in {self._service.project}, or gcloud may not "
+                "read it",
+                resource=self.name,
+                hint=f"ct.deploy({self.name.replace('-', '_')}, …, run=True), or type what service.commands lists",
+            )
+        return self._url
+
+    @property
+    def service_account(self) -> str:
+        """E-mail address of the account that signs the tasks: the only one that the service accepts.
+
+        Examples
+        --------
+        >>> ct.deploy(report, project="my-project", region="us-central1").service_account
+        service report: ...
+        'cloudtasks-caller@my-project.iam.gserviceaccount.com'
+        """
+        return self._service.caller
+
+    @property
+    def audience(self) -> str:
+        """The audience of the tasks' tokens, which is known before the service has a URL.
+
+        Examples
+        --------
+        >>> ct.deploy(report, project="my-project", region="us-central1").audience
+        service report: ...
+        'https://report.us-central1.my-project.internal'
+        """
+        return self._service.audience
+
+    @property
+    def folder(self) -> Path:
+        """The folder that Cloud Run builds the service from.
+
+        Examples
+        --------
+        >>> service = ct.deploy(report, project="my-project", region="us-central1")
+        service report: ...
+        >>> sorted(path.name for path in service.folder.iterdir())
+        ['.python-version', 'Procfile', 'cloudtasks_nb-...whl', 'main.py', 'requirements.txt']
+        """
+        return Path(self._service.folder)
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that deploy the service, for a shell; each may be run again.
+
+        Examples
+        --------
+        >>> service = ct.deploy(report, project="my-project", region="us-central1")
+        service report: ...
+        >>> service.commands[-1]
+        "gcloud run services describe report ... '--format=value(status.url)'"
+        """
+        return [step.text for step in gcloud.commands(self._service)]
+
+    @property
+    def store(self) -> str:
+        """The bucket where results are stored; empty if they are not stored.
+
+        Examples
+        --------
+        >>> ct.deploy(report, project="my-project", region="us-central1", store="gs://team/tasks").store
+        service report: ...
+        'gs://team/tasks'
+        """
+        return self._service.environment.get(STORE_VARIABLE, "")
+
+    def mismatch(self, body: bytes) -> str | None:
+        """Return why the function cannot be called with the names in a body; None if it can.
+
+        Examples
+        --------
+        >>> service = ct.deploy(report, project="my-project", region="us-central1")
+        service report: ...
+        >>> print(service.mismatch(b'{"dayy": "2013-01-01", "origin": "JFK"}'))
+        report(day, origin): missing a required argument: 'day'; the body gave the names dayy, origin
+        """
+        return mismatch(self._fn, body)
+
+    def _run(self) -> None:
+        self._url = gcloud.run_steps(gcloud.commands(self._service, gcloud.account_member())) or None
+
+    def __repr__(self) -> str:
+        where = self._url or "not known to be deployed"
+        return f"<Deployment {self.name} in {self._service.project}, {self._service.region}: {where}>"
+
+
+def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the first
+    fn: Callable[..., Any],
+    *,
+    service: str | None = None,
+    project: str | None = None,
+    region: str | None = None,
+    service_account: str | None = None,
+    caller: str | None = None,
+    requirements: Iterable[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    run: bool = False,
+) -> Deployment:
+    """Write a function as a service for Cloud Run, and print or run the commands that deploy it.
+
+    The folder ``deploy/SERVICE`` gets ``main.py`` with the source of the function and of what it uses: imports,
+    functions and classes of the notebook, and constants whose source has up to 10,000 characters. Nothing is pickled,
+    and anything else (a DataFrame, a client, an open file) is refused. ``requirements.txt`` has what is imported, in
+    the versions of this kernel. The same call again writes the folder again and updates the service.
+
+    The service is not public: Cloud Run lets only `caller` call it, and the service itself verifies the token of each
+    task as `handlers.app` does. Who deploys it gets the right to create tasks with such tokens.
+
+    Without this function, in Terraform or a pipeline of your own, these must exist:
+
+    1. A service account as `caller`, and one that the service runs as.
+    2. A container that runs ``gunicorn main:application``, where ``application = handlers.app(fn, audience=URL,
+       service_account=CALLER)``. `requirements.txt` in the folder lists what it needs.
+    3. The Cloud Run service, without public access, with the second account, ``CLOUDTASKS_NB_STORE=gs://…`` in its
+       environment, and a timeout as long as the longest task.
+    4. ``roles/run.invoker`` on the service for `caller`.
+    5. ``roles/storage.objectUser`` on the bucket for the account that the service runs as, and for the analysts.
+    6. ``roles/iam.serviceAccountUser`` on `caller` for the analysts, and ``roles/cloudtasks.enqueuer`` on the queue.
+    7. The APIs run, cloudtasks and iam.
+    8. Tasks with ``url=URL, service_account=CALLER``: their audience is then the origin of the URL.
+
+    Parameters
+    ----------
+    fn : callable
+        A function of the notebook, or of an installed package; no lambda, method or closure.
+    service : str, optional
+        Name of the service; by default that of the function, with hyphens.
+    project, region : str, optional
+        By default those of `ct.connect`: the environment's or gcloud's.
+    service_account : str, optional
+        E-mail address of the account that the service runs as: it needs the rights that the function uses. By default
+        ``cloudtasks-handler@PROJECT.iam.gserviceaccount.com``, which the commands create.
+    caller : str, optional
+        E-mail address of the account that signs the tasks; by default ``cloudtasks-caller@…``, created as well.
+    requirements : iterable of str, optional
+        More lines for ``requirements.txt``, such as ``"pyarrow"`` or ``"pandas>=2"``; each replaces what was found for
+        the same distribution.
+    store : str, optional
+        Where results are stored: ``gs://bucket/prefix``, the same as in ``ct.connect(..., store=...)``; by default
+        ``CLOUDTASKS_NB_STORE``. Without both, results are not stored.
+    run : bool
+        Run the commands, which takes some minutes, instead of printing them.
+
+    Returns
+    -------
+    Deployment
+        For ``queue.fan_out(df, url=service)``, `enqueue`, `schedule` and `on_complete`.
+
+    Raises
+    ------
+    HandlerError
+        If the function, or something that it uses, cannot be deployed; or if a command fails.
+    ConfigurationError
+        If project or region are not known; with ``run=True`` also if there is no gcloud, or nobody is logged in.
+
+    Examples
+    --------
+    >>> service = ct.deploy(report, project="my-project", region="us-central1", store="gs://team/tasks")
+    service report: wrote deploy/report; these commands deploy it ...
+    >>> print((service.folder / "main.py").read_text())
+    # Written by cloudtasks_nb: ct.deploy() writes it again.
+    ...
+    def report(day: str, origin: str) -> dict[str, str]:
+        return {"weekday": f"{dt.date.fromisoformat(day):%A}"}
+    ...
+    """
+    name = _service_name(fn, service)
+    found = resolve(project, region, GOOGLE_ENDPOINT)
+    for argument, value in (("service_account", service_account), ("caller", caller)):
+        check_text(value, argument, f'{argument}="name@my-project.iam.gserviceaccount.com"')
+    _, project, _, region = found.parent().split("/")  # its error says how to name what is missing
+    place, bucket = _store(store)
+    domain = f"{project}.iam.gserviceaccount.com"
+    runner, signer = service_account or f"{_RUNNER}@{domain}", caller or f"{_CALLER}@{domain}"
+    new = tuple(made for given, made in ((caller, signer), (service_account, runner)) if given is None)
+    about = gcloud.Service(
+        name=name,
+        project=project,
+        region=region,
+        runner=runner,
+        caller=signer,
+        new_accounts=new,
+        audience=f"https://{name}.{region}.{project.replace(':', '.')}.internal",
+        folder=f"deploy/{name}",
+        environment={} if place is None else {STORE_VARIABLE: place},
+        bucket=bucket,
+    )
+    _write(fn, about, requirements or ())
+    deployment = Deployment(about, fn)
+    if run:
+        deployment._run()  # noqa: SLF001 - the other half of this module
+        notify(f"service {name}: deployed, {deployment.url}")
+    else:
+        lines = "\n".join(deployment.commands)
+        notify(f"service {name}: wrote {about.folder}; these commands deploy it, and so does run=True:\n{lines}")
+    if place is None:
+        notify('results are not stored: there is no store="gs://bucket/prefix", and a disk of Cloud Run is temporary')
+    return deployment
+
+
+def _service_name(fn: Any, given: str | None) -> str:
+    name = given or re.sub(r"[^a-z0-9]+", "-", display_name(fn).lower()).strip("-")
+    if not (isinstance(name, str) and _SERVICE.fullmatch(name)):
+        raise HandlerError(
+            f"service={name!r} is not a name for a service of Cloud Run",
+            resource=str(name),
+            hint='at most 49 lower-case letters, digits and hyphens, a letter first: service="daily-report"',
+        )
+    return name
+
+
+def _store(given: str | os.PathLike[str] | None) -> tuple[str | None, str | None]:
+    """Return the store of results, and its bucket if it is one of Google."""
+    place = given if given is not None else os.environ.get(STORE_VARIABLE)
+    if place is None:
+        return None, None
+    text = os.fspath(place)
+    scheme, found, rest = text.partition("://")
+    if not found or scheme in ("file", "memory"):
+        raise HandlerError(
+            f"store={text!r} is on this machine: Cloud Run cannot reach it",
+            resource=text,
+            hint='store="gs://bucket/prefix", the same as in ct.connect(…, store=…)',
+        )
+    return text, f"gs://{rest.partition('/')[0]}" if scheme == "gs" else None
+
+
+def _write(fn: Callable[..., Any], about: gcloud.Service, extra: Iterable[str]) -> None:
+    """Write the folder of a service; files of somebody else are not overwritten."""
+    source = module_source(fn, "application", "_app")
+    lines = requirement_lines(source.modules, extra, wheel_name())
+    main = Path(about.folder, "main.py")
+    if main.exists() and not main.read_text(encoding="utf-8").startswith(_WRITTEN):
+        raise HandlerError(
+            f"{main} is not a file that ct.deploy wrote, so it is not overwritten",
+            resource=str(main),
+            hint='move it away, or name another service: ct.deploy(…, service="other")',
+        )
+    main.parent.mkdir(parents=True, exist_ok=True)
+    application = (
+        "from cloudtasks_nb.handlers import app as _app\n\n"
+        f"application = _app({fn.__name__}, audience={about.audience!r}, service_account={about.caller!r})\n"
+    )
+    main.write_text(f"{_WRITTEN}\n{source.text}\n\n{application}", encoding="utf-8")
+    main.with_name("requirements.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    main.with_name("Procfile").write_text(_PROCFILE, encoding="utf-8")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}\n"
+    main.with_name(".python-version").write_text(version, encoding="utf-8")
+    write_wheel(main.parent)

@@ -1,0 +1,107 @@
+"""Which distributions a deployed module needs, in the versions that are installed here."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cloudtasks_nb.errors import HandlerError
+
+__all__ = ["distributions", "is_installed", "requirement_lines"]
+
+_OURS = "cloudtasks_nb"
+#: What `handlers.app` imports; the rest of what the package depends on is not installed in a deployed service.
+_HANDLERS = ("cryptography", "google-auth", "obstore", "orjson", "requests")
+_SERVER = "gunicorn>=23"
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module is of Python itself or of an installed distribution, and so can be had elsewhere."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top == _OURS:
+        return top != "__main__"
+    file = getattr(sys.modules.get(module), "__file__", None)
+    places = {Path(str(metadata.distribution(name).locate_file(""))) for name in distributions().get(top, ())}
+    return any(file is None or Path(file).is_relative_to(place) for place in places)
+
+
+def requirement_lines(modules: Mapping[str, Any], extra: Iterable[str], wheel: str) -> list[str]:
+    """Return the lines of ``requirements.txt`` for a service whose functions import these modules.
+
+    Parameters
+    ----------
+    modules : mapping of str to module
+        By dotted name; None for one that is not imported here.
+    extra : iterable of str
+        Requirements of the user, each in place of what was found for the same distribution.
+    wheel : str
+        The file of this package.
+
+    Raises
+    ------
+    HandlerError
+        If no distribution is known for a module.
+    """
+    own = {_name(line): line for line in extra}
+    names = set(_HANDLERS)
+    for module, loaded in modules.items():
+        if module.partition(".")[0] == _OURS:
+            names |= {_name(line) for line in metadata.requires("cloudtasks-nb") or () if "extra ==" not in line}
+        elif module.partition(".")[0] not in sys.stdlib_module_names:
+            names.add(_distribution(module, loaded, own))
+    found = {_name(name): _pin(name) for name in names if _name(name) not in own}
+    return sorted({f"./{wheel}", own.get("gunicorn", _SERVER), *found.values(), *own.values()})
+
+
+def _distribution(module: str, loaded: Any, own: Mapping[str, str]) -> str:
+    """Return the distribution that a module is of; several can share a namespace, such as `google`."""
+    found = sorted(set(distributions().get(module.partition(".")[0], ())))
+    if len(found) > 1 and (file := getattr(loaded, "__file__", None)):
+        found = [name for name in found if _has(name, Path(file))] or found
+    if len(found) == 1:
+        return found[0]
+    for name in found:
+        if _name(name) in own:
+            return name
+    if not found and any(_name(module.partition(".")[0]) == name for name in own):
+        return _name(module.partition(".")[0])
+    reason = f"can be of {', '.join(found)}" if found else "is of no installed distribution"
+    raise HandlerError(
+        f"the module {module} {reason}, so requirements.txt cannot name it",
+        resource=module,
+        hint=f'install it here; or name it: ct.deploy(…, requirements=["{found[0] if found else module}"])',
+    )
+
+
+def _pin(name: str) -> str:
+    """Return a requirement for the version that is installed here."""
+    distribution = metadata.distribution(name)
+    if "dir_info" in (distribution.read_text("direct_url.json") or ""):
+        raise HandlerError(
+            f"{name} is installed here from a folder, which Cloud Run cannot do",
+            resource=name,
+            hint=f'name where it can be had: ct.deploy(…, requirements=["{name} @ git+https://…"])',
+        )
+    return f"{name}=={distribution.version.partition('+')[0]}"
+
+
+def _has(name: str, file: Path) -> bool:
+    distribution = metadata.distribution(name)
+    return any(Path(str(distribution.locate_file(path))) == file for path in distribution.files or ())
+
+
+def _name(requirement: str) -> str:
+    """Return the name of a requirement as the package index compares it."""
+    found = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", requirement.strip())
+    return re.sub(r"[-_.]+", "-", found[0]).lower().rstrip("-") if found else requirement
+
+
+@functools.lru_cache(maxsize=1)
+def distributions() -> Mapping[str, list[str]]:
+    """Return the installed distributions by the top-level module that they have; `cache_clear` reads them again."""
+    return metadata.packages_distributions()

@@ -1,0 +1,349 @@
+"""The source of a function and of what it uses, as a module that another machine can import; nothing is pickled."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import datetime as dt
+import inspect
+import symtable
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers.call import check_function
+from cloudtasks_nb.handlers.convert import display_name
+from cloudtasks_nb.handlers.requirements import distributions, is_installed
+
+__all__ = ["LARGEST_CONSTANT", "ModuleSource", "module_source"]
+
+#: Characters of the source of a constant.
+LARGEST_CONSTANT = 10_000
+
+_SECRETS = ("password", "passwd", "secret", "token", "api_key", "apikey", "credential")
+_DATES = (dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone)
+
+
+class ModuleSource:
+    """The text of a module, part by part: imports, constants, then functions and classes, each after what it uses.
+
+    Parameters
+    ----------
+    reserved : str
+        Names that the module's other text defines.
+    """
+
+    def __init__(self, *reserved: str) -> None:
+        self._objects: dict[str, Any] = dict.fromkeys(reserved, self)
+        self._imports: set[str] = set()
+        self._constants: list[str] = []
+        self._definitions: list[str] = []
+        self.modules: dict[str, Any] = {}  #: what is imported, by dotted name
+
+    @property
+    def text(self) -> str:
+        """The text of the module."""
+        head = ["from __future__ import annotations", "\n".join(sorted(self._imports)), "\n".join(self._constants)]
+        parts = ["\n\n".join(part for part in head if part), *self._definitions]
+        return "\n\n\n".join(parts) + "\n"
+
+    def add(self, name: str, value: Any, *, user: str) -> None:
+        """Add what a name stands for, and what that uses.
+
+        Parameters
+        ----------
+        user : str
+            The function that uses it.
+
+        Raises
+        ------
+        HandlerError
+            If it cannot be written, or the module has something else of this name.
+        """
+        if name in self._objects:
+            if self._objects[name] is not value and not _equal(self._objects[name], value):
+                raise HandlerError(
+                    f"{user} uses {name}, and so does another function, or the module itself, for something else",
+                    resource=name,
+                    hint="rename one of the two",
+                )
+            return
+        self._objects[name] = value
+        if isinstance(value, types.ModuleType):
+            self._add_module(name, value, user)
+        elif (line := _import_line(name, value)) is not None:
+            self._imports.add(line)
+            self.modules[value.__module__] = sys.modules[value.__module__]
+        elif isinstance(inspect.unwrap(value) if callable(value) else value, (types.FunctionType, type)):
+            self._add_definition(name, value, user)
+        else:
+            self._constants.append(f"{name} = {_constant(name, value, user)}")
+
+    def _add_module(self, name: str, module: types.ModuleType, user: str) -> None:
+        if not is_installed(module.__name__):
+            raise HandlerError(
+                f"{user} uses the module {name}, which is not installed: it is a file of this machine",
+                resource=name,
+                hint=f"from {module.__name__} import …: the functions that are used are then written along",
+            )
+        self._imports.add(f"import {module.__name__}" + ("" if name == module.__name__ else f" as {name}"))
+        self.modules[module.__name__] = module
+
+    def _add_definition(self, name: str, value: Any, user: str) -> None:
+        own = display_name(value)
+        if own == "<lambda>":
+            raise HandlerError(
+                f"{user} uses {name}, a lambda, which has no source of its own",
+                resource=name,
+                hint=f"write it as a function: def {name}(…): …",
+            )
+        if own != name:
+            self.add(own, value, user=user)
+            self._definitions.append(f"{name} = {own}")
+            return
+        text = _source(value)
+        tree = ast.parse(text)
+        names = _names(value)
+        needed = _global_uses(text)
+        for used in sorted(needed | set(_annotation_names(tree))):
+            if used in names and used != name:
+                self.add(used, names[used], user=own)
+            elif used in needed and used not in names and not hasattr(builtins, used):
+                raise HandlerError(
+                    f"{own} uses {used}, which is not defined", resource=used, hint=f"define {used} first, or import it"
+                )
+        self._add_submodules(tree, names)
+        for dotted in _local_imports(tree):
+            self.modules[dotted] = sys.modules.get(dotted)
+        self._definitions.append(text.strip())
+
+    def _add_submodules(self, tree: ast.AST, names: dict[str, Any]) -> None:
+        """Import the modules that are reached as attributes: `concurrent.futures`."""
+        for node in ast.walk(tree):
+            root, *attributes = _chain(node)
+            module = names.get(root)
+            for attribute in attributes:
+                dotted = f"{getattr(module, '__name__', '')}.{attribute}"
+                if not isinstance(module, types.ModuleType) or getattr(module, attribute, None) is not sys.modules.get(
+                    dotted, self
+                ):
+                    break
+                module = sys.modules[dotted]
+                self._imports.add(f"import {dotted}")
+                self.modules[dotted] = module
+
+
+def module_source(fn: Callable[..., Any], *reserved: str) -> ModuleSource:
+    """Return the source of a function and of what it uses: imports, functions, classes and small constants.
+
+    Parameters
+    ----------
+    reserved : str
+        Names that the function must not use for something of its own.
+
+    Raises
+    ------
+    HandlerError
+        If the function, or something that it uses, cannot be written; the hint says what to do instead.
+    """
+    check_function(fn)
+    distributions.cache_clear()  # a cell may have installed something
+    name = display_name(fn)
+    _check_definition(fn, name)
+    source = ModuleSource(*reserved)
+    source.add(name, fn, user=name)
+    return source
+
+
+def _check_definition(fn: Any, name: str) -> None:
+    inner = inspect.unwrap(fn)
+    reason = hint = None
+    if name == "<lambda>":
+        reason, hint = "a lambda has no source of its own", "write it as a function: def report(day): …"
+    elif inspect.ismethod(fn) or (inspect.isfunction(inner) and "." in inner.__qualname__.rpartition("<locals>.")[2]):
+        reason, hint = f"{name} is a method: its object stays on this machine", "write a function that makes the object"
+    elif not inspect.isfunction(inner):
+        reason = f"{name} is a {type(fn).__name__}, not a function"
+        hint = f"write a function that calls it: def run(day): return {name if name.isidentifier() else 'it'}(day)"
+    elif closed := _closed_over(inner):
+        reason = f"{name} uses {', '.join(closed)} of the function around it"
+        hint = "define both at the top of a cell, or make it a parameter"
+    if reason is not None:
+        raise HandlerError(f"{reason}, so it cannot be deployed", resource=name, hint=hint)
+
+
+def _closed_over(fn: Any) -> tuple[str, ...]:
+    return tuple(getattr(getattr(fn, "__code__", None), "co_freevars", ()))
+
+
+def _import_line(name: str, value: Any) -> str | None:
+    """Return the import of a function, class or object of an installed module; None if it is something else."""
+    own = getattr(value, "__qualname__", None)
+    module = getattr(value, "__module__", None)
+    if not isinstance(own, str) or not isinstance(module, str) or "." in own or not is_installed(module):
+        return None
+    parts = module.split(".")
+    # The shortest path: pandas.DataFrame, not pandas.core.frame.DataFrame.
+    for count in range(1, len(parts) + 1):
+        place = ".".join(parts[:count])
+        if getattr(sys.modules.get(place), own, None) is value and not (place == "builtins" and own == name):
+            return f"from {place} import {own}" + ("" if own == name else f" as {name}")
+    return None
+
+
+def _source(value: Any) -> str:
+    """Return the source of a function or class, from the left margin on."""
+    found = inspect.unwrap(value)
+    try:
+        text = _class_source(found) if isinstance(found, type) else inspect.getsource(found)
+    except (OSError, TypeError) as error:
+        raise HandlerError(
+            f"the source of {display_name(value)} is not known, so it cannot be deployed",
+            resource=display_name(value),
+            hint="define it in a cell or in a file; not with exec, and not in the plain prompt of python",
+        ) from error
+    if closed := _closed_over(found):
+        raise HandlerError(
+            f"{display_name(value)} uses {', '.join(closed)} of the function around it, so it cannot be deployed",
+            resource=display_name(value),
+            hint="define both at the top of a cell; a decorator needs functools.wraps",
+        )
+    return textwrap.dedent(text)
+
+
+def _class_source(found: type) -> str:
+    """Return the source of a class, which in a notebook has no file: that of the newest cell that defines it."""
+    cells = vars(sys.modules["__main__"]).get("In") if found.__module__ == "__main__" else None
+    for cell in reversed(cells or ()):
+        try:
+            body = ast.parse(cell).body
+        except SyntaxError:
+            continue
+        for node in body:
+            if isinstance(node, ast.ClassDef) and node.name == found.__name__:
+                first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                return "\n".join(cell.splitlines()[first - 1 : node.end_lineno])
+    return inspect.getsource(found)
+
+
+def _names(value: Any) -> dict[str, Any]:
+    """Return the global names that a function or a class can use."""
+    found = inspect.unwrap(value)
+    return dict(vars(sys.modules[found.__module__]) if isinstance(found, type) else found.__globals__)
+
+
+def _global_uses(text: str) -> set[str]:
+    """Return the names that a definition takes from its module when it is defined or runs."""
+    future = "from __future__ import annotations\n"  # with it annotations are text, as in the module that is written
+    return set(_global_names(symtable.symtable(future + text, "<deploy>", "exec"), top=True))
+
+
+def _global_names(table: symtable.SymbolTable, *, top: bool) -> Iterator[str]:
+    for symbol in table.get_symbols():
+        special = symbol.get_name().startswith("__")
+        if symbol.is_referenced() and not special and (symbol.is_global() or (top and not symbol.is_assigned())):
+            yield symbol.get_name()
+    for child in table.get_children():
+        yield from _global_names(child, top=False)
+
+
+def _annotation_names(tree: ast.AST) -> Iterator[str]:
+    """Yield the names in the annotations of parameters, results and fields: arguments are converted to these types."""
+    for node in ast.walk(tree):
+        for annotation in _annotations(node):
+            yield from (name.id for name in ast.walk(annotation) if isinstance(name, ast.Name))
+
+
+def _annotations(node: ast.AST) -> Iterator[ast.AST]:
+    given: list[Any] = []
+    if isinstance(node, ast.arg):
+        given = [node.annotation]
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        given = [node.returns]
+    elif isinstance(node, ast.ClassDef):
+        given = [one.annotation for one in node.body if isinstance(one, ast.AnnAssign)]
+    for annotation in given:
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            yield ast.parse(annotation.value, mode="eval")
+        elif annotation is not None:
+            yield annotation
+
+
+def _local_imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules that a function imports when it runs."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def _chain(node: ast.AST) -> list[str]:
+    """Return the names of `a.b.c`; an empty one first if it is something else."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    return [node.id if isinstance(node, ast.Name) else "", *names]
+
+
+def _constant(name: str, value: Any, user: str) -> str:
+    """Return a constant as source."""
+    try:
+        text = _literal(value)
+    except (ValueError, RecursionError):
+        kind = type(value).__name__
+        hint = (
+            "load it inside the function, from a file in a bucket or a table; or send what a row needs as arguments"
+            if kind in ("DataFrame", "Series", "ndarray", "Index")
+            else "make it inside the function"
+        )
+        raise HandlerError(
+            f"{user} uses {name}, a {kind} of this kernel, which is not deployed", resource=name, hint=hint
+        ) from None
+    if len(text) > LARGEST_CONSTANT:
+        raise HandlerError(
+            f"{user} uses {name}, whose source has {len(text):,} characters; {LARGEST_CONSTANT:,} are deployed at most",
+            resource=name,
+            hint="load it inside the function, from a file in a bucket or a table",
+        )
+    if isinstance(value, str | bytes) and any(word in name.lower() for word in _SECRETS):
+        raise HandlerError(
+            f"{user} uses {name}, which looks like a secret: it would be readable in the deployed source",
+            resource=name,
+            hint=f'read it inside the function, os.environ["{name}"], and give it to the service with '
+            f"gcloud run services update … --set-secrets={name}=my-secret:latest",
+        )
+    return text
+
+
+def _literal(value: Any) -> str:
+    """Return a value as source; raise ValueError if it is more than a literal or a date."""
+    kind = type(value)
+    if value is None or value is ... or kind in (bool, int, str, bytes):
+        return repr(value)
+    if kind in (float, complex):
+        return repr(value) if value - value == 0 else f"{kind.__name__}({str(value)!r})"
+    if kind in _DATES:
+        text = repr(value)
+        zone = getattr(value, "tzinfo", None)
+        if zone is not None and type(zone) is not dt.timezone:
+            raise ValueError(text)
+        return text.replace("datetime.", "__import__('datetime').")
+    if kind is dict:
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
+    if kind in (list, tuple, set, frozenset):
+        items = ", ".join(map(_literal, value))
+        return f"[{items}]" if kind is list else f"{kind.__name__}([{items}])"
+    raise ValueError(kind.__name__)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return whether two constants are written in the same way."""
+    try:
+        return type(one) is type(other) and _literal(one) == _literal(other)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,119 @@
+"""A deployed folder, built in a clean environment, served as Cloud Run serves it, and called by tasks with tokens."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import idna
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from tests import gcloud, processes
+from tests.integration.conftest import Emulator
+
+__all__: list[str] = []
+
+SUFFIX = "example"
+
+
+def domain(name: str = "", **_rest: object) -> dict[str, str]:
+    """Use an installed package and a constant; any other body is taken as well."""
+    if name == "bad":
+        raise ValueError(f"{name} is no good")
+    return {"ascii": idna.encode(f"{name}.{SUFFIX}").decode()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A deployed service."""
+
+    deployment: ct.Deployment
+    store: Path  #: where it stores results
+    python: Path  #: the interpreter of its environment
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as sock:
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Emulator]:
+    """Run an emulator whose tasks wait for a service that is still starting."""
+    with Emulator("--wait-for-loopback") as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def service(patient: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Deploy the function with a stub of gcloud, and do what Cloud Run would: build the folder and start it."""
+    place = tmp_path_factory.mktemp("service")
+    port = free_port()
+    state = gcloud.install(place, url=f"http://127.0.0.1:{port}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("GCLOUD_STATE", str(state))
+        deployed = ct.deploy(domain, project="demo", region="us-central1", store="gs://team/tasks", run=True)
+        folder = deployed.folder.absolute()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    bin_folder = place / "venv/bin"
+    for command in (
+        (sys.executable, "-m", "venv", place / "venv"),
+        (bin_folder / "python", "-m", "pip", "install", "--quiet", "--no-compile", "-r", "requirements.txt"),
+    ):
+        done = processes.run(*command, cwd=folder, environment=environment, timeout=600)
+        assert done.returncode == 0, done.stderr
+    environment |= {
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "PORT": str(port),
+        "CLOUDTASKS_NB_STORE": str(place / "store"),  # --update-env-vars, on this machine
+        "CLOUDTASKS_NB_CERTS_URL": f"{patient.ready['http']}/oauth2/v1/certs",
+    }
+    line = (folder / "Procfile").read_text().removeprefix("web: ")
+    with processes.serving("sh", "-c", f"exec {line}", cwd=folder, environment=environment):
+        yield Service(deployment=deployed, store=place / "store", python=bin_folder / "python")
+
+
+@pytest.fixture
+def queue(service: Service, patient: Emulator, make_name: Callable[[], str]) -> Iterator[ct.Queue]:
+    """Give a queue of a connection that reads the service's store."""
+    with ct.connect("demo", "us-central1", endpoint=patient.ready["grpc"], store=service.store) as tasks:
+        yield tasks.queue(make_name(), create=True, max_attempts=1)
+
+
+def test_tasks_reach_it_and_results_land_in_the_store(queue: ct.Queue, service: Service) -> None:
+    """The deployment is given like a handler: its account signs for its audience, also for the notification."""
+    batch = queue.fan_out(pd.DataFrame({"name": ["größe", "bad"]}), url=service.deployment, progress=False)
+    batch.on_complete(service.deployment).wait("120s")
+    results = batch.results()
+    assert results["state"].tolist() == ["succeeded", "failed"]
+    assert results["ascii"].tolist()[0] == "xn--gre-6ka8i.example"
+    assert results["error"].tolist()[1] == "ValueError: bad is no good"
+
+
+def test_single_tasks_reach_it(queue: ct.Queue, service: Service, patient: Emulator) -> None:
+    """So do the tasks of `enqueue` and `schedule`; one of another account is refused."""
+    queue.enqueue(service.deployment, {"name": "a"})
+    queue.schedule(service.deployment, {"name": "b"}, delay="100ms")
+    queue.enqueue(service.deployment, {"name": "c"}, service_account="thief@demo.iam.gserviceaccount.com")
+    patient.until(lambda: queue.attempts()["status"].count() == 3)
+    assert sorted(queue.attempts()["status"].dropna()) == ["OK", "OK", "PERMISSION_DENIED"]
+
+
+def test_the_environment_has_only_what_is_needed(service: Service) -> None:
+    """Neither pandas nor gRPC nor Jupyter is installed, and nothing is missing."""
+    pip = (service.python, "-m", "pip", "--disable-pip-version-check")
+    assert processes.run(*pip, "check").returncode == 0
+    listed = processes.run(*pip, "list", "--format=freeze").stdout
+    names = {line.partition("==")[0] for line in listed.splitlines()}
+    assert {"cloudtasks-nb", "idna", "gunicorn", "obstore"} <= names
+    assert {"pandas", "numpy", "grpcio", "ipywidgets"}.isdisjoint(names)

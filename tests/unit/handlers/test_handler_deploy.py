@@ -1,0 +1,228 @@
+"""`deploy`: the folder of a service, and the commands that deploy it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, HandlerError
+from cloudtasks_nb.handlers import gcloud as commands
+from cloudtasks_nb.handlers.deploy import Deployment, deploy
+from tests import gcloud
+from tests.unit.handlers.conftest import report
+
+__all__: list[str] = []
+
+CALLER = "cloudtasks-caller@my-project.iam.gserviceaccount.com"
+RUNNER = "cloudtasks-handler@my-project.iam.gserviceaccount.com"
+Stub = Callable[..., Callable[[], dict[str, Any]]]
+FRAME = pd.DataFrame({"a": [1]})
+
+
+def with_a_frame() -> int:
+    """Use a frame of this module."""
+    return len(FRAME)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, in which gcloud is not on the PATH, for a project that the environment names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "my-project")
+    monkeypatch.setenv("CLOUDTASKS_NB_LOCATION", "europe-west1")
+    monkeypatch.setenv("CLOUDTASKS_NB_STORE", "gs://team/tasks")
+    return tmp_path
+
+
+@pytest.fixture
+def stub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """Put a gcloud on the PATH; it returns a function that reads its state."""
+
+    def put(**state: Any) -> Callable[[], dict[str, Any]]:
+        (place / "bin").mkdir(exist_ok=True)
+        path = gcloud.install(place / "bin", **state)
+        monkeypatch.setenv("GCLOUD_STATE", str(path))
+        return lambda: dict(json.loads(path.read_text()))
+
+    return put
+
+
+def test_the_folder_of_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has the source, the requirements, the command to start and this package; the commands are printed."""
+    service = deploy(report)
+    assert {path.name for path in service.folder.iterdir()} == {
+        *("main.py", "requirements.txt", "Procfile", ".python-version", "cloudtasks_nb-0.1.0-py3-none-any.whl")
+    }
+    assert (service.name, service.service_account) == ("report", CALLER)
+    assert service.audience == "https://report.europe-west1.my-project.internal"
+    main = (service.folder / "main.py").read_text()
+    assert f"application = _app(report, audience='{service.audience}', service_account='{CALLER}')" in main
+    shown = capsys.readouterr().out
+    assert [line for line in service.commands if line not in shown] == []
+    assert "not known to be deployed" in repr(service)
+
+
+def test_the_commands_are_those_of_gcloud() -> None:
+    """Each is a command that gcloud has, and grants what Cloud Run and Cloud Tasks check."""
+    lines = [shlex.split(part) for line in deploy(report).commands for part in line.split(" >/dev/null 2>&1 || ")]
+    found = [gcloud.parse(words[1:]) for words in lines]
+    assert {tuple(words[:1]) for words in lines} == {("gcloud",)}
+    person = "user:$(gcloud config get-value account)"
+    grants = [(one[1][0], one[2]["--member"], one[2]["--role"]) for one in found if "binding" in one[0]]
+    assert grants == [
+        (CALLER, person, "roles/iam.serviceAccountUser"),
+        (RUNNER, person, "roles/iam.serviceAccountUser"),
+        ("gs://team", f"serviceAccount:{RUNNER}", "roles/storage.objectUser"),
+        ("report", f"serviceAccount:{CALLER}", "roles/run.invoker"),
+    ]
+    ((_, positional, options),) = [one for one in found if one[0] == "run deploy"]
+    assert positional == ["report"]
+    assert {name: options[name] for name in ("--source", "--service-account", "--update-env-vars")} == {
+        "--source": "deploy/report",
+        "--service-account": RUNNER,
+        "--update-env-vars": "CLOUDTASKS_NB_STORE=gs://team/tasks",
+    }
+    assert "--no-allow-unauthenticated" in options
+    assert {one[2].get("--project") for one in found} == {"my-project"}
+    assert {one[2]["--region"] for one in found if one[0].startswith("run ")} == {"europe-west1"}
+
+
+def test_run_deploys_it(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands run in order, the accounts are created once, and the URL is known; again updates the service."""
+    state = stub()
+    service = deploy(report, run=True)
+    assert service.url == "https://report-1.run.app"
+    first = state()
+    assert first["accounts"] == [CALLER, RUNNER]
+    assert [call[2]["--member"] for call in first["calls"] if "service-accounts add" in call[0]] == [
+        "user:ann@example.com"
+    ] * 2
+    assert "9/9 gcloud run services describe report" in capsys.readouterr().out
+    assert deploy(report, run=True).url == service.url
+    calls = [call[0] for call in state()["calls"][len(first["calls"]) :]]
+    assert "iam service-accounts create" not in calls
+    assert calls.count("run deploy") == 1
+
+
+def test_accounts_of_the_user(stub: Stub) -> None:
+    """Accounts that are named exist already; a service account may deploy, too; without a store there is no bucket."""
+    state = stub(account="ci@p.iam.gserviceaccount.com")
+    service = deploy(
+        report,
+        service="daily",
+        project="p",
+        region="r",
+        service_account="runner@p.iam.gserviceaccount.com",
+        caller="caller@p.iam.gserviceaccount.com",
+        store="s3://bucket/tasks",
+        run=True,
+    )
+    assert (service.service_account, service.name) == ("caller@p.iam.gserviceaccount.com", "daily")
+    calls = state()["calls"]
+    assert {call[0] for call in calls}.isdisjoint(
+        {"iam service-accounts create", "storage buckets add-iam-policy-binding"}
+    )
+    members = {call[2]["--member"] for call in calls if call[0] == "iam service-accounts add-iam-policy-binding"}
+    assert members == {"serviceAccount:ci@p.iam.gserviceaccount.com"}
+
+
+def test_a_step_that_fails(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has the command and what gcloud told; later commands are not run."""
+    monkeypatch.setattr(commands, "_PAUSES", (0.0,))
+    state = stub(fails="run deploy")
+    with pytest.raises(HandlerError, match=r"gcloud run deploy report (?s:.*) it is broken today") as caught:
+        deploy(report, run=True)
+    assert "roles/run.builder" in (caught.value.hint or "")
+    assert state()["calls"][-1][0] == "run deploy"
+
+
+def test_the_url_is_asked_for(stub: Stub) -> None:
+    """A service that was deployed by hand, or by an earlier kernel, is found; one that is not there is an error."""
+    stub()
+    service = deploy(report)
+    with pytest.raises(HandlerError, match="the service report has no URL") as caught:
+        _ = service.url
+    assert "run=True" in (caught.value.hint or "")
+    stub(deployed=True)
+    assert (service.url, str(service)) == ("https://report-1.run.app", repr(service))
+
+
+def test_without_gcloud() -> None:
+    """The folder and the commands can be had; what needs gcloud says so."""
+    service = deploy(report)
+    for use in (lambda: service.url, lambda: deploy(report, run=True)):
+        with pytest.raises(ConfigurationError, match="gcloud is not on the PATH") as caught:
+            use()
+        assert "Cloud Shell" in (caught.value.hint or "")
+
+
+def test_nobody_is_logged_in(stub: Stub) -> None:
+    """Before anything is run."""
+    state = stub(account=None)
+    with pytest.raises(ConfigurationError, match="nobody is logged in"):
+        deploy(report, run=True)
+    assert [call[0] for call in state()["calls"]] == ["config get-value"]
+
+
+@pytest.mark.parametrize(
+    ("fn", "words", "message"),
+    [
+        (with_a_frame, {}, "with_a_frame uses FRAME, a DataFrame"),
+        (lambda day: day, {"service": "x"}, "a lambda has no source"),
+        (report, {"service": "Report_1"}, "'Report_1' is not a name for a service"),
+        (report, {"service": "x" * 50}, "is not a name for a service"),
+        (report, {"store": "results"}, "'results' is on this machine"),
+        (report, {"store": "memory://x"}, "is on this machine"),
+        (report, {"caller": 5}, "caller=5"),
+    ],
+)
+def test_refusals(fn: Any, words: dict[str, Any], message: str, place: Path) -> None:
+    """Nothing is written."""
+    with pytest.raises(CloudTasksError, match=message) as caught:
+        deploy(fn, **words)
+    assert caught.value.hint
+    assert not (place / "deploy").exists()
+
+
+def test_files_of_others_are_kept(place: Path) -> None:
+    """A main.py that is not one of these is not overwritten; one of these is written again."""
+    (place / "deploy/report").mkdir(parents=True)
+    main = place / "deploy/report/main.py"
+    main.write_text("print('mine')\n")
+    with pytest.raises(HandlerError, match=r"is not a file that ct\.deploy wrote"):
+        deploy(report)
+    main.unlink()
+    (main.parent / "cloudtasks_nb-0.0.1-py3-none-any.whl").touch()
+    deploy(report, caller="old@p.iam.gserviceaccount.com")
+    deploy(report)
+    assert "old@p" not in main.read_text()
+    assert len(list(main.parent.glob("*.whl"))) == 1
+
+
+def test_no_store_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a store the service keeps no results."""
+    monkeypatch.delenv("CLOUDTASKS_NB_STORE")
+    assert "--update-env-vars" not in "".join(deploy(report).commands)
+    assert "results are not stored" in capsys.readouterr().out
+
+
+def test_a_project_is_needed(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """It is that of the argument, the environment or gcloud; without it the error says how to name it."""
+    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(place))
+    with pytest.raises(ConfigurationError, match="the project is not known"):
+        deploy(report)
+
+
+def test_bodies_are_compared_with_the_parameters() -> None:
+    """A fan-out refuses bodies that the function could not take."""
+    service: Deployment = deploy(report)
+    assert service.mismatch(b'{"day": "mon"}') is None
+    assert "missing a required argument: 'day'" in (service.mismatch(b"{}") or "")

@@ -1,0 +1,266 @@
+"""The source of a function and of what it uses."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers.call import call
+from cloudtasks_nb.handlers.convert import parameters_of
+from cloudtasks_nb.handlers.requirements import requirement_lines
+from cloudtasks_nb.handlers.source import module_source
+
+__all__: list[str] = []
+
+Notebook = Callable[[str], ModuleType]
+NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Iterator[Notebook]:
+    """Define what code defines, in a module that is not installed, as a notebook's `__main__` is not."""
+    made: list[str] = []
+
+    def define(code: str) -> ModuleType:
+        name = f"notebook_{next(NUMBERS)}"
+        path = tmp_path / f"{name}.py"
+        path.write_text(code)
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        made.append(name)
+        spec.loader.exec_module(module)
+        return module
+
+    yield define
+    for name in made:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def deployed(notebook: Notebook) -> Callable[[Any], Any]:
+    """Return a function as the module that is written for it defines it."""
+    return lambda fn: getattr(notebook(module_source(fn).text), fn.__name__)
+
+
+@pytest.mark.parametrize(
+    ("code", "result"),
+    [
+        ("def report(): return 1", 1),
+        ("import math\nimport os.path as p\ndef report(): return p.join('a', str(math.floor(2.5)))", "a/2"),
+        ("from math import sqrt as root\ndef report(): return root(4)", 2.0),
+        ("import xml.etree.ElementTree\ndef report(): return xml.etree.ElementTree.fromstring('<a/>').tag", "a"),
+        ("def one(): return 1\ndef two(): return one() + one()\ndef report(): return two() + one()", 3),
+        (
+            "def odd(n): return n and even(n - 1)\ndef even(n): return n < 1 or odd(n-1)\ndef report(): return odd(3)",
+            True,
+        ),
+        (
+            "LIMIT = 5\nNAMES = {'a': (1, [None, 2.5]), 'b': {True}}\ndef report(): return NAMES, LIMIT, 'x'",
+            ({"a": (1, [None, 2.5]), "b": {True}}, 5, "x"),
+        ),
+        ("EMPTY, BEST = (), float('-inf')\ndef report(): return EMPTY, BEST", ((), float("-inf"))),
+        (
+            (
+                "import datetime as dt\nFROM = dt.date(2013, 1, 1)\nAT = dt.datetime(2013, 1, 1, tzinfo=dt.UTC)\n"
+                "def report(): return f'{FROM} {AT}'"
+            ),
+            "2013-01-01 2013-01-01 00:00:00+00:00",
+        ),
+        (
+            (
+                "import functools\ndef twice(fn):\n    @functools.wraps(fn)\n    def call(): return 2 * fn()\n"
+                "    return call\n@twice\ndef other(): return 3\nDAYS = 2\ndef report(days=DAYS): return days * other()"
+            ),
+            12,
+        ),
+        ("import functools\n@functools.lru_cache\ndef slow(n): return n\ndef report(): return slow(3)", 3),
+        (
+            (
+                "import dataclasses, enum\nclass Kind(enum.Enum):\n    A = 1\n@dataclasses.dataclass\nclass Item:\n"
+                "    kind: Kind\ndef report(item: Item = None): return Item(Kind.A).kind.name"
+            ),
+            "A",
+        ),
+        ("class Base:\n    x = 1\nclass Sub(Base):\n    def y(self): return self.x\ndef report(): return Sub().y()", 1),
+        ("def load(): return 1\nfetch = load\ndef report(): return fetch()", 1),
+        ("df = 'a global of the same name'\ndef report():\n    df = [1]\n    return [df for df in df]", [1]),
+        (
+            "def report():\n    import json\n    def inner(x): return json.dumps([x, N])\n    return inner(1)\nN = 2",
+            "[1, 2]",
+        ),
+    ],
+)
+def test_what_a_function_uses_is_written_along(
+    notebook: Notebook, deployed: Callable[[Any], Any], code: str, result: Any
+) -> None:
+    """Imports, functions, classes and small constants; the written module gives what the notebook gives."""
+    report = notebook(code).report
+    assert deployed(report)() == result
+
+
+def test_a_deployed_function_converts_its_arguments(notebook: Notebook, deployed: Callable[[Any], Any]) -> None:
+    """The types that its annotations name are in the module too, also those in quotes."""
+    code = "import datetime as dt\ndef report(day: dt.date, until: 'dt.date | None' = None): return [day, until]"
+    found = call(deployed(notebook(code).report), b'{"day": "2013-01-01", "until": "2013-01-02"}', run=asyncio.run)
+    assert found.result == b'["2013-01-01","2013-01-02"]'
+    assert parameters_of(deployed(notebook(code).report)).convert((), {"day": "2013-01-01"})[1]["day"].year == 2013
+
+
+def test_an_async_function(notebook: Notebook) -> None:
+    """Async functions are written as they are."""
+    text = module_source(notebook("import asyncio\nasync def report(): await asyncio.sleep(0)").report).text
+    assert text.endswith("import asyncio\n\n\nasync def report(): await asyncio.sleep(0)\n")
+
+
+def test_a_function_of_an_installed_package_is_imported() -> None:
+    """Its source stays where it is."""
+    source = module_source(textwrap.dedent)
+    assert "from textwrap import dedent" in source.text
+    assert set(source.modules) == {"textwrap"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "hint"),
+    [
+        (
+            "import pandas as pd\ndf = pd.DataFrame({'a': [1]})\ndef report(): return len(df)",
+            "report uses df, a DataFrame of this kernel",
+            "load it inside the function",
+        ),
+        (
+            "import threading\nlock = threading.Lock()\ndef inner():\n    with lock: pass\ndef report(): inner()",
+            "inner uses lock, a lock of this kernel",
+            "make it inside the function",
+        ),
+        (
+            "f = open(__file__)\nf.close()\ndef report(): return f.read()",
+            "report uses f, a TextIOWrapper",
+            "inside the function",
+        ),
+        ("big = list(range(9999))\ndef report(): return big", "10,000 are deployed at most", "load it inside"),
+        ("API_KEY = 'abc'\ndef report(): return API_KEY", "looks like a secret", "--set-secrets=API_KEY"),
+        ("report = lambda day: day", "a lambda has no source", "def report"),
+        (
+            "def outer():\n    rows = []\n    def report(): return rows\n    return report\nreport = outer()",
+            "report uses rows of the function around it",
+            "at the top of a cell",
+        ),
+        ("class Job:\n    def report(self): return 1\nreport = Job().report", "report is a method", "makes the object"),
+        ("class Job:\n    def report(self): return 1\nreport = Job.report", "report is a method", "makes the object"),
+        ("class Job:\n    def __call__(self): return 1\nreport = Job()", "Job is a Job, not a function", "def run"),
+        ("import functools\nreport = functools.partial(print, 1)", "partial is a partial, not a function", "def run"),
+        ("exec('def report(): return 1')", "the source of report is not known", "not with exec"),
+        ("twice = lambda x: 2 * x\ndef report(): return twice(1)", "report uses twice, a lambda", "def twice(…)"),
+        (
+            (
+                "def wrap(fn):\n    def call(): return fn()\n    return call\n"
+                "@wrap\ndef other(): return 3\ndef report(): return other()"
+            ),
+            "call uses fn of the function around it",
+            "functools.wraps",
+        ),
+        ("def report(): return missing + 1", "report uses missing, which is not defined", "define missing first"),
+        ("def report():\n    yield 1", "report yields", ""),
+        ("report = 'report'", "'report' is not a function", ""),
+        ("def application(): return 1\ndef report(): return application()", "for something else", "rename"),
+    ],
+)
+def test_what_cannot_be_deployed_is_refused(notebook: Notebook, code: str, words: str, hint: str) -> None:
+    """The error names what the function uses, and the way out."""
+    with pytest.raises(HandlerError) as caught:
+        module_source(notebook(code).report, "application")
+    assert words in caught.value.message
+    assert hint in (caught.value.hint or "")
+
+
+def test_functions_of_local_files(notebook: Notebook, deployed: Callable[[Any], Any]) -> None:
+    """A function of a file beside the notebook is written along, with its own globals; the module itself is refused."""
+    helpers = notebook("LIMIT = 3\ndef clean(x): return x + LIMIT")
+    code = f"from {helpers.__name__} import clean\nimport {helpers.__name__} as helpers\n"
+    assert deployed(notebook(f"{code}def report(): return clean(1)").report)() == 4
+    with pytest.raises(HandlerError, match="uses the module helpers, which is not installed"):
+        module_source(notebook(f"{code}def report(): return helpers.clean(1)").report)
+    with pytest.raises(HandlerError, match="uses LIMIT, and so does another function"):
+        module_source(notebook(f"{code}LIMIT = 4\ndef report(): return clean(LIMIT)").report)
+
+
+CELLS = """
+from IPython.core.interactiveshell import InteractiveShell
+from cloudtasks_nb.handlers.source import module_source
+shell = InteractiveShell.instance()
+for cell in (
+    "import enum\\nclass Kind(enum.Enum):\\n    A = 1",
+    "class Kind(enum.Enum):\\n    B = 2",
+    "%pwd",
+    "def report(kind: Kind):\\n    return kind.value",
+):
+    shell.run_cell(cell, store_history=True, silent=False)
+print(module_source(shell.user_ns["report"]).text)
+"""
+
+
+def test_cells_of_a_notebook() -> None:
+    """A class of a notebook, which has no file, is that of the newest cell that defines it."""
+    done = subprocess.run([sys.executable, "-c", CELLS], capture_output=True, text=True, check=True, timeout=120)
+    assert "B = 2" in done.stdout
+    assert "A = 1" not in done.stdout
+    assert done.stdout.endswith("def report(kind: Kind):\n    return kind.value\n\n")
+
+
+def requirements(code: str, notebook: Notebook, *extra: str) -> dict[str, str]:
+    """Return the requirements of a function, by name."""
+    lines = requirement_lines(module_source(notebook(code).report).modules, extra, "ours.whl")
+    return {line.partition("=")[0].partition(">")[0]: line for line in lines}
+
+
+ALWAYS = {"./ours.whl", "cryptography", "google-auth", "gunicorn", "obstore", "orjson", "requests"}
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("import os\ndef report(): return os.name", set()),
+        ("import pandas as pd\ndef report(): return pd.NA", {"pandas"}),
+        ("from pandas import Timestamp\ndef report(): return Timestamp(0)", {"pandas"}),
+        ("def report():\n    import numpy.linalg\n    from pandas.api import types", {"numpy", "pandas"}),
+        ("from google.cloud import logging\ndef report(): return logging.Client", {"google-cloud-logging"}),
+        ("import cloudtasks_nb as ct\ndef report(): return ct.connect", {"pandas", "google-cloud-tasks", "tqdm"}),
+    ],
+)
+def test_requirements(notebook: Notebook, code: str, names: set[str]) -> None:
+    """Each imported distribution is required in the version that is installed here, beside those of every handler."""
+    found = requirements(code, notebook)
+    assert names | ALWAYS <= set(found)
+    assert "cloudtasks_nb" in code or names | ALWAYS == set(found)
+    assert all(found[name] == f"{name}=={metadata.version(name)}" for name in names)
+
+
+def test_requirements_of_the_user(notebook: Notebook) -> None:
+    """They are added, and take the place of what was found."""
+    code = "import pandas as pd\ndef report(): return pd.NA"
+    found = requirements(code, notebook, "pandas>=2", "Pyarrow", "gunicorn==23.0.0")
+    assert (found["pandas"], found["Pyarrow"], found["gunicorn"]) == ("pandas>=2", "Pyarrow", "gunicorn==23.0.0")
+
+
+def test_a_missing_requirement_is_named(notebook: Notebook) -> None:
+    """A module of no installed distribution can be named with requirements=."""
+    code = "def report():\n    import absent_library"
+    with pytest.raises(HandlerError, match="absent_library is of no installed distribution") as caught:
+        requirements(code, notebook)
+    assert 'requirements=["absent_library"]' in (caught.value.hint or "")
+    assert requirements(code, notebook, "absent-library>=1")["absent-library"] == "absent-library>=1"
