@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb._settings import GOOGLE_ENDPOINT, STORE_VARIABLE, check_text, resolve
+from cloudtasks_nb._settings import STORE_VARIABLE, check_text, resolve
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import gcloud
@@ -24,6 +24,8 @@ __all__ = ["Deployment", "deploy"]
 _SERVICE = re.compile(r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?")  # https://cloud.google.com/run/docs/reference/rest
 _WRITTEN = "# Written by cloudtasks_nb: ct.deploy() writes it again."
 _PROCFILE = "web: gunicorn --bind :$PORT --workers 1 --threads 8 --timeout 0 main:application\n"
+#: Cloud Run is Google's, whatever emulator the environment names for tasks.
+_GOOGLE = "https://cloudtasks.googleapis.com"
 _RUNNER, _CALLER = "cloudtasks-handler", "cloudtasks-caller"
 
 
@@ -36,7 +38,7 @@ class Deployment:
     Examples
     --------
     >>> service = ct.deploy(report, project="my-project", region="us-central1")
-    service report: wrote deploy/report; these commands deploy it ...
+    service report: wrote deploy/report; these commands deploy it, and so does run=True: ...
     >>> service.folder.name
     'report'
     """
@@ -234,7 +236,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     Examples
     --------
     >>> service = ct.deploy(report, project="my-project", region="us-central1", store="gs://team/tasks")
-    service report: wrote deploy/report; these commands deploy it ...
+    service report: wrote deploy/report; these commands deploy it, and so does run=True: ...
     >>> print((service.folder / "main.py").read_text())
     # Written by cloudtasks_nb: ct.deploy() writes it again.
     ...
@@ -243,7 +245,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     ...
     """
     name = _service_name(fn, service)
-    found = resolve(project, region, GOOGLE_ENDPOINT)
+    found = resolve(project, region, _GOOGLE)
     for argument, value in (("service_account", service_account), ("caller", caller)):
         check_text(value, argument, f'{argument}="name@my-project.iam.gserviceaccount.com"')
     _, project, _, region = found.parent().split("/")  # its error says how to name what is missing

@@ -8,17 +8,16 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-import cloudtasks_nb
-
 __all__ = ["wheel_name", "write_wheel"]
 
-_FOLDER = Path(cloudtasks_nb.__file__).parent
+_FOLDER = Path(__file__).parents[1]
+_NAME = "cloudtasks-nb"
 _TIME = (2020, 1, 1, 0, 0, 0)  # the same package gives the same bytes, so that a build can be cached
 
 
 def wheel_name() -> str:
     """Return the name of the wheel's file."""
-    return f"cloudtasks_nb-{cloudtasks_nb.__version__}-py3-none-any.whl"
+    return f"cloudtasks_nb-{metadata.version(_NAME)}-py3-none-any.whl"
 
 
 def write_wheel(folder: Path) -> Path:
@@ -29,11 +28,11 @@ def write_wheel(folder: Path) -> Path:
     """
     for other in folder.glob("cloudtasks_nb-*.whl"):
         other.unlink()
-    about = f"cloudtasks_nb-{cloudtasks_nb.__version__}.dist-info"
-    requires = metadata.metadata("cloudtasks-nb")["Requires-Python"]
+    version, requires = metadata.version(_NAME), metadata.metadata(_NAME)["Requires-Python"]
+    about = f"cloudtasks_nb-{version}.dist-info"
     files = {f"cloudtasks_nb/{path.relative_to(_FOLDER).as_posix()}": path.read_bytes() for path in _package_files()}
     files[f"{about}/METADATA"] = (
-        f"Metadata-Version: 2.1\nName: cloudtasks-nb\nVersion: {cloudtasks_nb.__version__}\n"
+        f"Metadata-Version: 2.1\nName: {_NAME}\nVersion: {version}\n"
         f"Summary: The handlers of cloudtasks_nb\nRequires-Python: {requires}\n"
     ).encode()
     kind = "Wheel-Version: 1.0\nGenerator: cloudtasks_nb\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

@@ -71,7 +71,6 @@ SIGNATURES = {
     "Batch.panel": "*, read_only=False",
     "Plan.submit": "",
     "Plan.try_one": "row=0",
-    "Deployment.mismatch": "body",
     "Handler.calls": "",
     "Handler.close": "",
 }
