@@ -93,6 +93,17 @@ class Auth:
         except FOREIGN as error:
             raise refresh_error(error, self._current(), given=self._given is not None) from error
 
+    def token(self) -> str | None:
+        """Return the access token of the next call; None if there is none yet."""
+        return self._credentials and self._credentials.token
+
+    def drop_token(self, token: str | None) -> bool:
+        """Forget a token that the service has refused, so that the next call gets another one.
+
+        Return False if there is no other way to a token: credentials of an argument are used as they are.
+        """
+        return isinstance(self._credentials, _DefaultCredentials) and self._credentials.drop(token)
+
     def project(self) -> str | None:
         """Return the project that the default credentials name, if any."""
         credentials = self.credentials()
@@ -208,6 +219,13 @@ class _DefaultCredentials(google.auth.credentials.Credentials):
         """Add the headers of a call. Calls that find an expired token at the same time renew it once."""
         with self._lock:
             super().before_request(request, method, url, headers)  # type: ignore[no-untyped-call]  # not annotated
+
+    def drop(self, token: str | None) -> bool:
+        """Forget the token if it is still this one."""
+        with self._lock:
+            if self.token == token:
+                self.token = None
+        return True
 
     def refresh(self, request: Any) -> None:
         """Get a new token, with the credentials that there are now."""

@@ -25,11 +25,10 @@ from cloudtasks_nb.errors import (
     PreconditionError,
     QuotaError,
 )
+from cloudtasks_nb.service.auth_errors import login_hint
 from cloudtasks_nb.service.rpcs import METHODS, Method
 
-__all__ = ["LOGIN_HINT", "Cure", "Refusal", "cure"]
-
-LOGIN_HINT = "run: gcloud auth application-default login"
+__all__ = ["Cure", "Refusal", "cure"]
 
 #: Trailing metadata of gRPC with a ``google.rpc.Status``.
 _DETAILS = "grpc-status-details-bin"
@@ -97,20 +96,20 @@ class Cure:
     """What a reason means to the toolkit, and the next step."""
 
     error: type[CloudTasksError]
-    hint: str  #: facts of the reason, `project` of the call, `consumer` and `member` are filled in
+    hint: str  #: facts of the reason, `project` of the call, `consumer`, `member` and how to `login` are filled in
 
 
 _QUOTAS = "https://console.cloud.google.com/iam-admin/quotas?project={consumer}"
 _ADMINISTRATOR = "ask an administrator of the organization"
 _ACCOUNT = "the account {email} is disabled or deleted, or is no longer in the organization: use another one; "
-_BLOCKED_KEY = Cure(error=CredentialsError, hint=f"an API key does not work here; {LOGIN_HINT}")
+_BLOCKED_KEY = Cure(error=CredentialsError, hint="an API key does not work here; {login}")
 _SUSPENDED = Cure(error=PreconditionError, hint="project {consumer} is suspended: https://cloud.google.com/support")
 _BAD_PROJECT = Cure(
     error=ConfigurationError,
     hint="does project {consumer} exist, and is it spelled right? gcloud projects list shows those that you may see; "
     'ct.connect("my-project", …) names another one',
 )
-_BAD_TOKEN = Cure(error=CredentialsError, hint=f"the token is not valid any more; {LOGIN_HINT}")
+_BAD_TOKEN = Cure(error=CredentialsError, hint="the token is not valid any more; {login}")
 _USAGE = Cure(
     error=PermissionDeniedError,
     hint=f"a policy of the organization does not allow {{service}} in project {{consumer}}: {_ADMINISTRATOR}",
@@ -147,25 +146,25 @@ _CURES: dict[str, Cure] = {
         error=CredentialsError,
         hint="the credentials lack the scope https://www.googleapis.com/auth/cloud-platform; "
         "on a VM: gcloud compute instances set-service-account VM --scopes=cloud-platform while it is stopped; "
-        f"else {LOGIN_HINT}",
+        "else {login}",
     ),
     "CONSUMER_INVALID": _BAD_PROJECT,
     "RESOURCE_PROJECT_INVALID": _BAD_PROJECT,
     "CONSUMER_SUSPENDED": _SUSPENDED,
     "GCP_SUSPENDED": _SUSPENDED,
-    "CREDENTIALS_MISSING": Cure(error=CredentialsError, hint=f"the call had no token; {LOGIN_HINT}"),
+    "CREDENTIALS_MISSING": Cure(error=CredentialsError, hint="the call had no token; {login}"),
     "ACCESS_TOKEN_EXPIRED": _BAD_TOKEN,
     "JWT_TOKEN_INVALID": _BAD_TOKEN,
     "SESSION_COOKIE_INVALID": _BAD_TOKEN,
     "ACCESS_TOKEN_TYPE_UNSUPPORTED": Cure(
-        error=CredentialsError, hint=f"the service takes access tokens, and no ID tokens; {LOGIN_HINT}"
+        error=CredentialsError, hint="the service takes access tokens, and no ID tokens; {login}"
     ),
     "CREDENTIAL_TYPE_UNSUPPORTED": Cure(
-        error=CredentialsError, hint=f"the service does not take credentials of this kind; {LOGIN_HINT}"
+        error=CredentialsError, hint="the service does not take credentials of this kind; {login}"
     ),
     "OVERLOADED_CREDENTIALS": Cure(error=CredentialsError, hint="the call had several credentials: give only one kind"),
-    "ACCOUNT_STATE_INVALID": Cure(error=CredentialsError, hint=_ACCOUNT + LOGIN_HINT),
-    "ACCOUNT_TYPE_UNSUPPORTED": Cure(error=CredentialsError, hint=f"the service takes no such account; {LOGIN_HINT}"),
+    "ACCOUNT_STATE_INVALID": Cure(error=CredentialsError, hint=_ACCOUNT + "{login}"),
+    "ACCOUNT_TYPE_UNSUPPORTED": Cure(error=CredentialsError, hint="the service takes no such account; {login}"),
     "USER_BLOCKED_BY_ADMIN": Cure(
         error=PermissionDeniedError, hint=f"an administrator has blocked {{service}} for the account: {_ADMINISTRATOR}"
     ),
@@ -241,6 +240,7 @@ def cure(refusal: Refusal, *, method: Method, endpoint: Endpoint, member: str) -
     facts = {
         "consumer": endpoint.project,
         "service": "cloudtasks.googleapis.com",
+        "login": login_hint(),
         "email": member.partition(":")[2],
         "quota_limit": refusal.facts.get("quota_metric", "of these calls"),
         "uid": refusal.facts.get("vpcServiceControlsUniqueIdentifier", "in the message"),

@@ -19,7 +19,8 @@ from cloudtasks_nb.errors import (
     TaskNotFoundError,
     UnavailableError,
 )
-from cloudtasks_nb.service.refusal import LOGIN_HINT, Refusal, cure
+from cloudtasks_nb.service.auth_errors import login_hint
+from cloudtasks_nb.service.refusal import Refusal, cure
 from cloudtasks_nb.service.rpcs import Method
 
 __all__ = ["LOST", "RETRIED", "RETRIED_SOME", "STATUSES", "Status", "lost_answer", "service_error"]
@@ -32,7 +33,7 @@ class Status:
     """What a code means to the toolkit."""
 
     error: type[CloudTasksError] = ServiceError
-    hint: str | None = None  #: the next step; `method`, `endpoint` and `member` are filled in
+    hint: str | None = None  #: the next step; `method`, `endpoint`, `member` and `login` are filled in
     answered: bool = True  #: False: the service did not answer, and may not have received the call
     retry: Literal["always", "some", "never"] = "never"  #: how often a request of a batch is repeated
 
@@ -62,7 +63,7 @@ STATUSES: dict[str, Status] = {
     "INTERNAL": Status(retry="some"),
     "UNAVAILABLE": Status(error=UnavailableError, hint=_RETRY_HINT, answered=False, retry="always"),
     "DATA_LOSS": Status(retry="some"),
-    "UNAUTHENTICATED": Status(error=CredentialsError, hint=LOGIN_HINT),
+    "UNAUTHENTICATED": Status(error=CredentialsError, hint="{login}"),
 }
 
 #: Codes after which the same request of a batch may succeed.
@@ -104,7 +105,7 @@ def service_error(
     if found := cure(refusal, method=method, endpoint=endpoint, member=member):
         return found.error(message, resource=resource, code=code, reason=reason, hint=found.hint)
     status = STATUSES[code]
-    hint = status.hint and status.hint.format(method=method, endpoint=endpoint, member=member)
+    hint = status.hint and status.hint.format(method=method, endpoint=endpoint, member=member, login=login_hint())
     for description, url in refusal.links[:1]:
         hint = f"{description}: {url}"
     return status.error(message, resource=resource, code=code, reason=reason, hint=hint)

@@ -303,13 +303,20 @@ class Transport:
         self._stubs.clear()
 
     async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, resource: str) -> Any:
-        stub = await self._stub(method, serialized=isinstance(request, bytes))
         metadata = (to_grpc_metadata(((method.route, routed),)),) if routed and method.route else ()
-        try:
-            return await stub(request, timeout=timeout, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            refusal = Refusal.of_grpc(error.code().name, error.details(), error.trailing_metadata())
-            raise self._error(refusal, method, resource) from error
+        for _ in range(2):
+            stub = await self._stub(method, serialized=isinstance(request, bytes))
+            token = self.auth.token()
+            try:
+                return await stub(request, timeout=timeout, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                refusal = Refusal.of_grpc(error.code().name, error.details(), error.trailing_metadata())
+                refused = self._error(refusal, method, resource)
+                refused.__cause__ = error
+            # The token may have been revoked before its time; the call was not carried out.
+            if refusal.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
+                break
+        raise refused
 
     def _error(self, refusal: Refusal, method: Method, resource: str) -> CloudTasksError:
         """Return the error for a refusal, which names the caller of calls with credentials."""

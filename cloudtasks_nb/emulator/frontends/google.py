@@ -118,7 +118,8 @@ class Google:
         email = self._state.user_of(login)
         if email is None:
             return _oauth_error("invalid_grant", "Token has been expired or revoked.")
-        return json_response(200, self._access_token(email, scope or CLOUD_PLATFORM))
+        id_token = self._signer.id_token(email, "emulator")
+        return json_response(200, {**self._access_token(email, scope or CLOUD_PLATFORM), "id_token": id_token})
 
     def _for_assertion(self, assertion: str) -> web.Response:
         try:

@@ -1,0 +1,136 @@
+"""The toolkit at Google's own addresses, with each form of credentials; google-auth and gRPC are not patched."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import errors
+from cloudtasks_nb.testing import StrictEmulator
+from tests.integration.strict.conftest import ADMIN
+from tests.processes import run
+
+VIEWER = "roles/cloudtasks.viewer"
+ANN, SENDER = "ann@example.com", "sender@demo.iam.gserviceaccount.com"
+
+LogIn = Callable[[Path], None]
+
+
+@pytest.fixture
+def google(emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StrictEmulator:
+    """Give the emulator at Google's own addresses, on a machine without credentials."""
+    monkeypatch.delenv("CLOUD_TASKS_EMULATOR_HOST")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    for name, value in emulator.google_environment.items():
+        monkeypatch.setenv(name, value)
+    return emulator
+
+
+@pytest.fixture
+def log_in(google: StrictEmulator, tmp_path: Path) -> LogIn:
+    """Put a file where `gcloud auth application-default login` writes it."""
+
+    def log_in(file: Path) -> None:
+        (tmp_path / "application_default_credentials.json").write_bytes(file.read_bytes())
+
+    return log_in
+
+
+@pytest.fixture
+def tasks(google: StrictEmulator) -> Iterator[ct.Client]:
+    """Connect without an argument for credentials or endpoint."""
+    with ct.connect("demo", "us-central1") as connection:
+        yield connection
+
+
+FORMS: dict[str, Callable[[StrictEmulator], Path]] = {
+    "gcloud": lambda google: google.user(ANN, VIEWER, gcloud=True),
+    "workforce": lambda google: google.user(ANN, VIEWER),
+    "key": lambda google: google.service_account("sender", VIEWER),
+    "federation": lambda google: google.workload("build-7", VIEWER),
+    "federated account": lambda google: google.workload("build-8", VIEWER, service_account="sender"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_of_credentials(google: StrictEmulator, log_in: LogIn, tasks: ct.Client, form: str) -> None:
+    """The queues are read with nothing but the credentials' file."""
+    log_in(FORMS[form](google))
+    assert tasks.queues().index.tolist() == ["reports"]
+
+
+def test_impersonation(google: StrictEmulator, log_in: LogIn) -> None:
+    """`impersonate=` needs a right, which the error tells how to give, and then works in the same connection."""
+    google.service_account("sender", VIEWER, key=False)
+    log_in(google.user(ANN, gcloud=True))
+    with ct.connect("demo", "us-central1", impersonate=SENDER) as tasks:
+        with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}: Permission") as caught:
+            tasks.queues()
+        binding = f"add-iam-policy-binding {SENDER} --member=user:{ANN} --role=roles/iam.serviceAccountTokenCreator"
+        assert binding in (caught.value.hint or "")
+        google.grant(ANN, "roles/iam.serviceAccountTokenCreator", SENDER)
+        assert tasks.queues().index.tolist() == ["reports"]
+
+
+def test_delegates(google: StrictEmulator, log_in: LogIn) -> None:
+    """A chain of accounts works if each may make tokens of the next."""
+    google.service_account("sender", VIEWER, key=False)
+    google.service_account("between", key=False)
+    google.grant(ANN, "roles/iam.serviceAccountTokenCreator", google.email("between"))
+    google.grant(google.email("between"), "roles/iam.serviceAccountTokenCreator", SENDER)
+    log_in(google.user(ANN, gcloud=True))
+    with ct.connect("demo", "us-central1", impersonate=f"{google.email('between')}, {SENDER}") as tasks:
+        assert tasks.queues().index.tolist() == ["reports"]
+
+
+def test_a_login_that_is_revoked_and_renewed(google: StrictEmulator, log_in: LogIn, tasks: ct.Client) -> None:
+    """After a new login the connection, and Google's own client beside it, go on without a restart."""
+    log_in(google.user(ANN, ADMIN, gcloud=True))
+    assert tasks.queues().index.tolist() == ["reports"]
+    parent = "projects/demo/locations/us-central1"
+    assert len(list(tasks.client.list_queues(parent=parent))) == 1
+    google.log_out(ANN)
+    with pytest.raises(errors.CredentialsError, match="the login has expired, or was revoked") as caught:
+        tasks.queues()
+    assert caught.value.hint == "run: gcloud auth application-default login"
+    log_in(google.user(ANN, gcloud=True))
+    assert tasks.queues().index.tolist() == ["reports"]
+    assert len(list(tasks.client.list_queues(parent=parent))) == 1
+
+
+def test_a_token_that_is_revoked_before_its_time(google: StrictEmulator, log_in: LogIn) -> None:
+    """A refused token is replaced once, and the call is made again."""
+    google.service_account("sender", VIEWER, key=False)
+    google.grant(ANN, "roles/iam.serviceAccountTokenCreator", SENDER)
+    log_in(google.user(ANN, gcloud=True))
+    with ct.connect("demo", "us-central1", impersonate=SENDER) as tasks:
+        assert tasks.queues().index.tolist() == ["reports"]
+        google.log_out(SENDER)
+        assert tasks.queues().index.tolist() == ["reports"]
+
+
+MACHINE = """
+import json
+import cloudtasks_nb as ct
+with ct.connect(location="us-central1") as tasks:
+    queues = tasks.queues()
+    found = tasks.doctor()["detail"]
+    print(json.dumps([queues.index.tolist(), found["credentials"], found["principal"], found["project"]]))
+"""
+
+
+def test_a_machine_of_google(google: StrictEmulator, tmp_path: Path) -> None:
+    """On Workbench, a VM or Colab Enterprise the metadata server gives account and project."""
+    variables = google.machine("workbench", [VIEWER, "roles/logging.viewer"])
+    unset = {"GOOGLE_CLOUD_PROJECT", "NO_GCE_CHECK"}
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    done = run(sys.executable, "-c", MACHINE, environment={**environment, **variables})
+    assert done.returncode == 0, done.stderr
+    account = "workbench@demo.iam.gserviceaccount.com"
+    assert json.loads(done.stdout) == [["reports"], "metadata server of this machine", account, "demo"]
