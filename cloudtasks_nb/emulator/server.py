@@ -116,7 +116,7 @@ def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, s
     tokens = TokenSigner(folder, settings.openid_issuer, clock)
     access = AccessControl(folder, store) if settings.strict else None
     authorize = tokens.authorize if access is None else authorize_as(access.state, tokens.authorize)
-    deliverer = Deliverer(settings) if access is None else StrictDeliverer(settings)
+    deliverer = Deliverer(settings) if access is None else StrictDeliverer(settings, access, tokens)
     stack.push_async_callback(deliverer.close)
     dispatcher = Dispatcher(store, clock, deliverer, authorize, settings)
     committer = Committer(store, dispatcher.wake)

@@ -175,6 +175,29 @@ class StrictEmulator(Emulator):
         self.set(machine=self.email(email), machine_scopes=list(scopes))
         return {"GCE_METADATA_HOST": self._facts["metadata"], "GCE_METADATA_IP": self._facts["metadata"]}
 
+    def cloud_run(self, url: str, port: int, *, invokers: str | Iterable[str] = ()) -> None:
+        """Let a server on this machine be a service of Cloud Run: tasks reach it at its URL.
+
+        A task needs an OIDC token for this URL, of an account that may invoke the service; Cloud Run refuses others with
+        401 and 403. The server is called by plain HTTP, as a container is.
+
+        Parameters
+        ----------
+        url : str
+            ``https://HOST``, any host.
+        port : int
+            Where the server listens on 127.0.0.1.
+        invokers : str or iterable of str
+            Service accounts that get ``roles/run.invoker``; ``allUsers`` for a public service.
+
+        Examples
+        --------
+        >>> google.cloud_run("https://report-abc.a.run.app", 8080, invokers="caller")
+        """
+        self._call("POST", "google/services", {"url": url, "port": port})
+        for member in [invokers] if isinstance(invokers, str) else invokers:
+            self.grant(member if member == "allUsers" else self.email(member), "roles/run.invoker", url)
+
     def email(self, name: str) -> str:
         """Return the address of a service account of the project.
 

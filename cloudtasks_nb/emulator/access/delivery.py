@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cloudtasks_nb.emulator.access.cloud_run import admitted
+from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.access.permissions import service_accounts
 from cloudtasks_nb.emulator.access.state import GoogleState
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError
 from cloudtasks_nb.emulator.dispatch.request import Authorize, HttpCall
+from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, AttemptResult
+from cloudtasks_nb.emulator.model.settings import Settings
 
 __all__ = ["StrictDeliverer", "authorize_as"]
 
 _NO_TOKEN = "none"  # noqa: S105 - the mark of a request that has none
+_UNAVAILABLE = 503
 
 
 def authorize_as(state: GoogleState, authorize: Authorize) -> Authorize:
@@ -28,10 +33,33 @@ def authorize_as(state: GoogleState, authorize: Authorize) -> Authorize:
 
 
 class StrictDeliverer(Deliverer):
-    """Does not send a request whose token could not be made: the attempt fails with ``PERMISSION_DENIED``."""
+    """Sends requests as Google does: none without its token, and those to Cloud Run through its door.
+
+    Parameters
+    ----------
+    settings : Settings
+        Which certificates to trust.
+    access : AccessControl
+        Who may invoke services.
+    signer : TokenSigner
+        Has signed the tokens.
+    """
+
+    def __init__(self, settings: Settings, access: AccessControl, signer: TokenSigner) -> None:
+        super().__init__(settings)
+        self._access = access
+        self._signer = signer
 
     async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> AttemptResult:
         """Send a request and wait for the whole answer."""
         if call.headers.get("Authorization") == _NO_TOKEN:
             return AttemptResult(http_status=NO_ANSWER, no_token=True)
-        return await super().send(call, connected)
+        found = admitted(call, self._access, self._signer)
+        if isinstance(found, int):
+            return AttemptResult(http_status=found)
+        try:
+            return await super().send(found, connected)
+        except NotListeningError:
+            if found is call:
+                raise
+            return AttemptResult(http_status=_UNAVAILABLE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ __all__ = ["CLOUD_PLATFORM", "Conditions", "GoogleState", "Principal", "is_in", 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
 _ACCOUNT = re.compile(r"(?:(?://iam\.googleapis\.com/)?projects/[^/]+/serviceAccounts/)?([^/@]+@[^/@]+)")
+_ORIGIN = re.compile(r"https://[^/?#]+")
 _SERVICE_ACCOUNT = ".gserviceaccount.com"
 
 
@@ -89,6 +90,8 @@ class GoogleState:
         self.principals = {name: Principal(**one) for name, one in stored.get("principals", {}).items()}
         #: resource -> role -> members
         self.bindings: dict[str, dict[str, list[str]]] = stored.get("bindings", {})
+        #: URL of a Cloud Run service -> port of the server on this machine
+        self.services: dict[str, int] = stored.get("services", {})
         self.conditions = Conditions(**stored.get("conditions", {}))
 
     def document(self) -> dict[str, Any]:
@@ -96,8 +99,22 @@ class GoogleState:
         return {
             "principals": sorted(self.principals),
             "bindings": self.bindings,
+            "services": self.services,
             "conditions": asdict(self.conditions),
         }
+
+    def serve(self, url: str, port: int) -> None:
+        """Let the URL of a Cloud Run service lead to a port of this machine.
+
+        Raises
+        ------
+        InvalidInputError
+            If the URL is not ``https://HOST``.
+        """
+        if _ORIGIN.fullmatch(url) is None:
+            raise InvalidInputError(f'"{url}" is not https://HOST')
+        self.services[url] = port
+        self._save()
 
     def configure(self, given: dict[str, Any]) -> None:
         """Change some conditions."""
@@ -185,6 +202,7 @@ class GoogleState:
             "secret": self.secret,
             "principals": {name: asdict(one) for name, one in self.principals.items()},
             "bindings": self.bindings,
+            "services": self.services,
             "conditions": asdict(self.conditions),
         }
         draft = self._file.with_suffix(".new")
@@ -205,9 +223,9 @@ def name_of(member: str) -> str:
     return member.removeprefix("user:").removeprefix("serviceAccount:")
 
 
-def is_in(member: str, members: Iterable[str]) -> bool:
-    """Return whether a member is in the list of a binding."""
-    return not {member, "allUsers", "allAuthenticatedUsers"}.isdisjoint(members)
+def is_in(member: str, members: Collection[str]) -> bool:
+    """Return whether a member is in the list of a binding; "" is somebody unknown."""
+    return "allUsers" in members or bool(member and not {member, "allAuthenticatedUsers"}.isdisjoint(members))
 
 
 def _resource(name: str) -> str:

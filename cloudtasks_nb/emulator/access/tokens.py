@@ -127,6 +127,20 @@ class AccessTokens:
             )
         return claims
 
+    def email_of_id_token(self, token: str, certificates: dict[str, str], *, audience: str) -> str:
+        """Return the service account of an OIDC token.
+
+        Raises
+        ------
+        InvalidTokenError
+            If it was not signed with the certificates, or is meant for others.
+        """
+        try:
+            claims = google.auth.jwt.decode(token, certificates, audience=audience, clock_skew_in_seconds=_ANY_TIME)
+        except (ValueError, TypeError, google.auth.exceptions.GoogleAuthError) as error:
+            raise InvalidTokenError("The access token could not be verified") from error
+        return str(claims["email"])
+
     def _self_signed(self, token: str, service: str) -> Caller:
         """Check a self-signed JWT (https://google.aip.dev/auth/4111): it names the service, or has scopes."""
         claims = self.assertion(token)

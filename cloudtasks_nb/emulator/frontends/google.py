@@ -49,6 +49,7 @@ class Google:
             web.put("/admin/google", answer_json(self._configure)),
             web.post("/admin/google/grant", answer_json(self._grant)),
             web.post("/admin/google/revoke", answer_json(self._revoke)),
+            web.post("/admin/google/services", answer_json(self._serve)),
             web.post("/admin/google/principals", self._create),
             web.delete("/admin/google/principals", answer_json(self._delete)),
         ]
@@ -67,6 +68,13 @@ class Google:
 
     async def _revoke(self, given: dict[str, Any]) -> dict[str, Any]:
         self._state.revoke(*_texts(given, "member", "role", "resource"))
+        return {}
+
+    async def _serve(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Let the URL of a Cloud Run service lead to a port of this machine."""
+        if not isinstance(given.get("port"), int):
+            raise InvalidInputError("port must be a number")
+        self._state.serve(*_texts(given, "url"), given["port"])
         return {}
 
     async def _create(self, request: web.Request) -> web.Response:

@@ -169,6 +169,31 @@ def test_tasks_are_delivered_with_tokens_over_tls(
     assert len(https_target.received) == 1
 
 
+@pytest.mark.parametrize(
+    ("url", "invoker", "audience", "status"),
+    [
+        ("https://a.run.app", "caller", "https://a.run.app", "OK"),
+        ("https://b.run.app", "other", "https://b.run.app", "PERMISSION_DENIED"),
+        ("https://c.run.app", "caller", "https://elsewhere", "UNAUTHENTICATED"),
+        ("https://d.run.app", "caller", "", "PERMISSION_DENIED"),
+        ("https://e.run.app", "allUsers", "", "OK"),
+    ],
+)
+def test_the_door_of_cloud_run(
+    emulator: StrictEmulator, connect: Connect, target: Target, url: str, invoker: str, audience: str, status: str
+) -> None:
+    """A service is reached at its URL by accounts that may invoke it, with a token for this URL."""
+    emulator.service_account("caller", key=False)
+    emulator.cloud_run(url, target.port, invokers=invoker)
+    emulator.seed({"reports": {"max_attempts": 1}})
+    token = {"oidc_token": {"service_account_email": emulator.email("caller"), "audience": audience}}
+    created = task(f"{url}/job?day=1", **(token if audience else {}))
+    connect(emulator.user("ann@example.com", "roles/owner")).create_task(parent=QUEUE, task=created)
+    assert [done["status"] for done in emulator.history(QUEUE, at_least=1)] == [status]
+    found = [(request.path, request.headers["host"]) for request in target.received]
+    assert found == ([("/job?day=1", url.removeprefix("https://"))] if status == "OK" else [])
+
+
 def test_a_restart_keeps_principals_roles_and_tokens(
     tmp_path: Path, credentials: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:

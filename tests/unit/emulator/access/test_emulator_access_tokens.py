@@ -1,0 +1,128 @@
+"""Access tokens and quotas, with a clock that stands still."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import google.auth.crypt
+import google.auth.jwt
+import pytest
+
+from cloudtasks_nb.emulator.access.permissions import method_of
+from cloudtasks_nb.emulator.access.quotas import Quotas
+from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState
+from cloudtasks_nb.emulator.access.tokens import AccessTokens, InvalidTokenError
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+
+NOW = 1_800_000_000.0
+ACCOUNT = "sender@p.iam.gserviceaccount.com"
+SERVICE = "cloudtasks.googleapis.com"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> GoogleState:
+    """Give a state without principals."""
+    return GoogleState(tmp_path / "google.json")
+
+
+@pytest.fixture
+def clock() -> SimpleNamespace:
+    """Give a clock whose time a test may change."""
+    return SimpleNamespace(now=NOW)
+
+
+@pytest.fixture
+def tokens(state: GoogleState, clock: SimpleNamespace) -> AccessTokens:
+    """Give tokens with the clock."""
+    return AccessTokens(state, lambda: float(clock.now))
+
+
+def test_a_token_expires(state: GoogleState, tokens: AccessTokens, clock: SimpleNamespace) -> None:
+    """A token is valid for its lifetime, and names its member and scopes."""
+    state.add("ann@example.com")
+    token, lifetime = tokens.issue("user:ann@example.com", [CLOUD_PLATFORM])
+    assert lifetime == 3600
+    caller = tokens.caller(token, SERVICE)
+    assert (caller.member, caller.scopes) == ("user:ann@example.com", {CLOUD_PLATFORM})
+    clock.now += 3600
+    with pytest.raises(InvalidTokenError) as refused:
+        tokens.caller(token, SERVICE)
+    assert refused.value.reason == "ACCESS_TOKEN_EXPIRED"
+
+
+@pytest.mark.parametrize("change", ["log_out", "delete"])
+def test_a_token_is_revoked(state: GoogleState, tokens: AccessTokens, change: str) -> None:
+    """A token ends with the login and with its principal."""
+    state.add("ann@example.com")
+    token, _ = tokens.issue("user:ann@example.com", [CLOUD_PLATFORM])
+    getattr(state, change)("ann@example.com")
+    with pytest.raises(InvalidTokenError):
+        tokens.caller(token, SERVICE)
+
+
+def self_signed(state: GoogleState, key_of: str = ACCOUNT, **claims: object) -> str:
+    """Return a JWT that a service account has signed."""
+    key_id, private = state.new_key(key_of)
+    signer = google.auth.crypt.RSASigner.from_string(private, key_id)
+    given = {"iss": ACCOUNT, "iat": int(NOW), "exp": int(NOW) + 3600, "aud": f"https://{SERVICE}/", **claims}
+    return google.auth.jwt.encode(signer, given).decode()
+
+
+@pytest.mark.parametrize(
+    ("claims", "scopes"),
+    [
+        ({}, {CLOUD_PLATFORM}),
+        ({"aud": "https://127.0.0.1:8123/"}, {CLOUD_PLATFORM}),
+        ({"aud": "https://storage.googleapis.com/"}, set()),
+        ({"scope": "a b"}, {"a", "b"}),
+    ],
+)
+def test_a_self_signed_token(
+    state: GoogleState, tokens: AccessTokens, claims: dict[str, object], scopes: set[str]
+) -> None:
+    """A service account's own JWT is good for the service that it names, or for its scopes."""
+    caller = tokens.caller(self_signed(state, **claims), SERVICE)
+    assert (caller.member, caller.scopes) == (f"serviceAccount:{ACCOUNT}", scopes)
+
+
+def changed(token: str) -> str:
+    """Return an access token with another member."""
+    body, _, mac = token.removeprefix("ya29.").partition(".")
+    claims = {**json.loads(base64.urlsafe_b64decode(body + "==")), "member": "user:boss@example.com"}
+    return f"ya29.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode()}.{mac}"
+
+
+def test_tokens_that_are_not_valid(state: GoogleState, tokens: AccessTokens) -> None:
+    """Tokens of nobody, of others, with another content or with odd claims are refused."""
+    state.add("ann@example.com")
+    access, _ = tokens.issue("user:ann@example.com", [CLOUD_PLATFORM])
+    odd = [
+        *("", "x", "ya29.x", "ya29.x.é", "a.b.c", changed(access)),
+        self_signed(state, "other@p.iam.gserviceaccount.com"),
+        self_signed(state, iat=int(NOW) - 7200, exp=int(NOW) - 3600),
+        self_signed(state, iat=int(NOW) + 300),
+        self_signed(state, exp=int(NOW) + 86_400),
+        self_signed(state, iat="now"),
+        self_signed(state, iss="nobody@p.iam.gserviceaccount.com"),
+    ]
+    for token in odd:
+        with pytest.raises(InvalidTokenError):
+            tokens.caller(token, SERVICE)
+
+
+def test_a_quota_is_that_of_a_minute_a_project_and_a_region(clock: SimpleNamespace) -> None:
+    """Sixty RunTask a minute are allowed in each region of a project; a refused call does not count."""
+    quotas, method = Quotas(lambda: float(clock.now)), method_of("/google.cloud.tasks.v2.CloudTasks/RunTask")
+    here, there = (f"projects/p/locations/{region}/queues/q/tasks/t" for region in ("europe-west1", "us-central1"))
+    for _ in range(60):
+        quotas.count(method, "p", here)
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="Quota exceeded for quota metric 'Run task requests'"):
+            quotas.count(method, "p", here)
+    quotas.count(method, "p", there)
+    quotas.count(method, "other", here)
+    clock.now += 60
+    quotas.count(method, "p", here)
