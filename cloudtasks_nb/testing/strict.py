@@ -59,6 +59,7 @@ class StrictEmulator(Emulator):
         }
         self.google_environment = {
             **{name: value for name, value in self.environment.items() if name != "CLOUD_TASKS_EMULATOR_HOST"},
+            "SSL_CERT_FILE": self._facts["ca"],
             "https_proxy": self._facts["proxy"],
             "no_proxy": "localhost,127.0.0.1,::1",
         }
@@ -178,8 +179,8 @@ class StrictEmulator(Emulator):
     def cloud_run(self, url: str, port: int, *, invokers: str | Iterable[str] = ()) -> None:
         """Let a server on this machine be a service of Cloud Run: tasks reach it at its URL.
 
-        A task needs an OIDC token for this URL, of an account that may invoke the service; Cloud Run refuses others with
-        401 and 403. The server is called by plain HTTP, as a container is.
+        A task needs an OIDC token for this URL, of an account that may invoke the service; others are refused with 401 or
+        403. The server is called by plain HTTP, as a container is.
 
         Parameters
         ----------

@@ -74,7 +74,8 @@ class Google:
         """Let the URL of a Cloud Run service lead to a port of this machine."""
         if not isinstance(given.get("port"), int):
             raise InvalidInputError("port must be a number")
-        self._state.serve(*_texts(given, "url"), given["port"])
+        (url,) = _texts(given, "url")
+        self._state.serve(url, given["port"])
         return {}
 
     async def _create(self, request: web.Request) -> web.Response:

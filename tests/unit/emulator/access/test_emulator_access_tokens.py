@@ -6,6 +6,7 @@ import base64
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import google.auth.crypt
 import google.auth.jwt
@@ -46,7 +47,7 @@ def test_a_token_expires(state: GoogleState, tokens: AccessTokens, clock: Simple
     token, lifetime = tokens.issue("user:ann@example.com", [CLOUD_PLATFORM])
     assert lifetime == 3600
     caller = tokens.caller(token, SERVICE)
-    assert (caller.member, caller.scopes) == ("user:ann@example.com", {CLOUD_PLATFORM})
+    assert (caller.member, set(caller.scopes)) == ("user:ann@example.com", {CLOUD_PLATFORM})
     clock.now += 3600
     with pytest.raises(InvalidTokenError) as refused:
         tokens.caller(token, SERVICE)
@@ -63,12 +64,13 @@ def test_a_token_is_revoked(state: GoogleState, tokens: AccessTokens, change: st
         tokens.caller(token, SERVICE)
 
 
-def self_signed(state: GoogleState, key_of: str = ACCOUNT, **claims: object) -> str:
+def self_signed(state: GoogleState, key_of: str = ACCOUNT, **claims: Any) -> str:
     """Return a JWT that a service account has signed."""
     key_id, private = state.new_key(key_of)
     signer = google.auth.crypt.RSASigner.from_string(private, key_id)
     given = {"iss": ACCOUNT, "iat": int(NOW), "exp": int(NOW) + 3600, "aud": f"https://{SERVICE}/", **claims}
-    return google.auth.jwt.encode(signer, given).decode()
+    token: bytes = google.auth.jwt.encode(signer, given)
+    return token.decode()
 
 
 @pytest.mark.parametrize(
@@ -81,11 +83,11 @@ def self_signed(state: GoogleState, key_of: str = ACCOUNT, **claims: object) -> 
     ],
 )
 def test_a_self_signed_token(
-    state: GoogleState, tokens: AccessTokens, claims: dict[str, object], scopes: set[str]
+    state: GoogleState, tokens: AccessTokens, claims: dict[str, Any], scopes: set[str]
 ) -> None:
     """A service account's own JWT is good for the service that it names, or for its scopes."""
     caller = tokens.caller(self_signed(state, **claims), SERVICE)
-    assert (caller.member, caller.scopes) == (f"serviceAccount:{ACCOUNT}", scopes)
+    assert (caller.member, set(caller.scopes)) == (f"serviceAccount:{ACCOUNT}", scopes)
 
 
 def changed(token: str) -> str:
