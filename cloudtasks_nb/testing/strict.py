@@ -179,8 +179,8 @@ class StrictEmulator(Emulator):
     def cloud_run(self, url: str, port: int, *, invokers: str | Iterable[str] = ()) -> None:
         """Let a server on this machine be a service of Cloud Run: tasks reach it at its URL.
 
-        A task needs an OIDC token for this URL, of an account that may invoke the service; others are refused with 401 or
-        403. The server is called by plain HTTP, as a container is.
+        A task needs an OIDC token for this URL, of an account that may invoke the service; others are refused with 401
+        or 403. The server is called by plain HTTP, as a container is.
 
         Parameters
         ----------
