@@ -20,6 +20,7 @@ from cloudtasks_nb._names import QueueName, log_name
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, PreconditionError
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import log_filter
 from cloudtasks_nb.service.watch import now_micros
 
@@ -190,7 +191,7 @@ def _log(context: _CheckContext) -> _Finding:
     if silent:
         return _Finding(
             ok=False,
-            detail=f"can be read, but {len(silent)} queues write no log: " + ", ".join(silent[:3]),
+            detail=f"can be read, but {len(silent)} queues write no log ({LOG_PRICE}): " + ", ".join(silent[:3]),
             fix=f'tasks.queue("{silent[0]}").update(log_sampling_ratio=1.0)',
         )
     return _Finding(ok=True, detail="can be read, and every queue writes to it")

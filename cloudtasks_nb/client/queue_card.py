@@ -11,6 +11,7 @@ from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.costs import log_note
 
 __all__ = ["queue_card"]
 
@@ -35,6 +36,8 @@ def queue_card(connection: Connection, catalog: Catalog, name: QueueName) -> dic
     notes = ["finished tasks are not in the queue: queue.attempts() shows them"]
     if not found["log_sampling_ratio"]:
         notes.append(NO_LOG.format(queue="this queue"))
+    elif not connection.endpoint.local:
+        notes += filter(None, [log_note(name, found.get("done_last_minute", 0), found["log_sampling_ratio"])])
     shown = None
     try:
         notes[:0] = _absent_handlers(connection, str(name))

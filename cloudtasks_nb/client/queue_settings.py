@@ -16,6 +16,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PreconditionError, QueueNotFoundError
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import http_target, queue_message, queue_values
+from cloudtasks_nb.service.costs import LOG_PRICE
 
 __all__ = ["NEW_QUEUE", "change_route", "change_settings", "check_settings", "create_or_change"]
 
@@ -106,7 +107,8 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
         for key, value in NEW_QUEUE.items()
         if key not in settings
     )
-    notify(f"made queue {name.queue}" + (f" with {defaults}" if defaults else ""))
+    price = "" if connection.endpoint.local or not created["log_sampling_ratio"] else f"; {LOG_PRICE}"
+    notify(f"made queue {name.queue}{f' with {defaults}' if defaults else ''}{price}")
     return True
 
 

@@ -20,6 +20,7 @@ from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column, code_html
 from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import Entry, Wanted, read
 from cloudtasks_nb.service.watch import Snapshot, now_micros
 
@@ -145,7 +146,9 @@ class AttemptsPanel(Panel):
         text = ""
         if not ratio:
             fix = self.context.line(self.queue or "", "update", log_sampling_ratio=1.0)
-            text = f"This queue writes no log, so its attempts are not known: <code>{html.escape(fix)}</code>"
+            text = (
+                f"This queue writes no log, so its attempts are not known: <code>{html.escape(fix)}</code>; {LOG_PRICE}"
+            )
         elif ratio < 1:
             text = f"This queue logs only {percent_text(ratio)} of its operations, so attempts are missing here."
         self.hint.value = text

@@ -25,6 +25,7 @@ from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import Column, is_missing
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.costs import log_note
 from cloudtasks_nb.service.watch import Snapshot
 
 __all__ = ["QueuesPanel"]
@@ -176,12 +177,20 @@ class QueuesPanel(Panel):
         with self._lock:
             values = self._values.get(one) if one else None
             depths = tuple(self._depths[values["queue"]]) if values else ()
-        self.card.value = queue_card(values, depths, now=datetime.now(UTC)) if values else ""
+        self.card.value = (
+            queue_card(values, depths, now=datetime.now(UTC), note=self._log_note(values)) if values else ""
+        )
         states = {self._values[name]["state"] for name in picked if name in self._values}
         self.enable(self.pause, "RUNNING" in states)
         self.enable(self.resume, bool(states - {"RUNNING"}))
         self.enable(self.edit, one is not None)
         self.enable(self.purge, one is not None)
+
+    def _log_note(self, values: Mapping[str, Any]) -> str:
+        """Return what the log of a busy queue costs; an emulator's costs nothing."""
+        if self.context.local or is_missing(values["done_last_minute"]):
+            return ""
+        return log_note(self.context.name(values["name"]), values["done_last_minute"], values["log_sampling_ratio"])
 
     def _picked(self) -> list[str]:
         """Return the selected queues; if there is only one queue, it counts as selected."""

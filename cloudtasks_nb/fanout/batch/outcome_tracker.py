@@ -26,6 +26,7 @@ from cloudtasks_nb.fanout.outbox.counters import paged
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
+from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Snapshot
 from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks
@@ -36,7 +37,7 @@ __all__ = ["NO_LOG", "OutcomeTracker", "decide", "decide_result", "names_handler
 #: The note on outcomes of a queue without a log.
 NO_LOG = (
     "{queue} writes no log, so outcomes are known only where the handler stores its results: "
-    "queue.update(log_sampling_ratio=1.0)"
+    f"queue.update(log_sampling_ratio=1.0); {LOG_PRICE}"
 )
 
 _SECOND = 1_000_000

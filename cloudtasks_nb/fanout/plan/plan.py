@@ -13,26 +13,19 @@ import numpy as np
 import pandas as pd
 
 from cloudtasks_nb._frames import column
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.card import html_card, next_html, table_html
 from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, DryRun, Forecast
 from cloudtasks_nb.fanout.plan.columns import once
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
 from cloudtasks_nb.fanout.plan.trial import Trial
+from cloudtasks_nb.service.costs import FREE_OPERATIONS, PRICING, Costs, log_bytes, operations
 
-__all__ = ["PRICING", "Plan", "Sizes", "make_plan"]
-
-#: Where the prices below come from; an estimate, without what else the project uses in the month.
-PRICING = "https://cloud.google.com/tasks/pricing"
-
-_OPERATIONS = 2  # a task: its creation and one delivery
-_FREE_OPERATIONS = 1_000_000  # a month
-_DOLLARS_PER_OPERATION = 0.40 / 1e6
-_LOG_BYTES = 3 * 600  # a task: about three entries in the operations log (https://cloud.google.com/tasks/docs/logging)
-_FREE_LOG_BYTES = 50 * 2**30  # a month (https://cloud.google.com/stackdriver/pricing)
-_DOLLARS_PER_LOG_BYTE = 0.50 / 2**30
+__all__ = ["Plan", "Sizes", "make_plan"]
 
 _SHOWN = 3  # rendered tasks in the repr
 _KEPT = 1_000  # rows that a plan of an iterator shows
@@ -71,6 +64,8 @@ class Plan:
     duplicates: int  #: rows with the key of an earlier row
     sendable: int  #: tasks that are left to create
     body_bytes: Sizes
+    costs: Costs  #: of creating and delivering each task once
+    log_ratio: float  #: share of the operations that the queue logs
     queue: str
     method: str
     errors: str  #: what `submit` does with bad rows and duplicates: "raise" or "skip"
@@ -162,14 +157,18 @@ class Plan:
     def price(self) -> float:
         """Estimate in US dollars: creations and first deliveries, and the operations log.
 
+        A call for one task and a delivery are an operation each, for each 32 KB of the task; a million a month are
+        free (https://cloud.google.com/tasks/pricing). The log has three entries a task, as large as measured on the
+        emulator's log; 50 GiB a month are free (https://cloud.google.com/stackdriver/pricing). What else the project
+        uses in the month comes on top: each retry, each task that is listed, and one call a second while a batch is
+        watched.
+
         Examples
         --------
         >>> plan.price
         0.0
         """
-        operations = max(self.sendable * _OPERATIONS - _FREE_OPERATIONS, 0) * _DOLLARS_PER_OPERATION
-        log = max(self.sendable * _LOG_BYTES - _FREE_LOG_BYTES, 0) * _DOLLARS_PER_LOG_BYTE
-        return operations + log
+        return self.costs.price
 
     @property
     def cost(self) -> str:
@@ -178,12 +177,13 @@ class Plan:
         Examples
         --------
         >>> print(plan.cost)
-        about $0.00: 6 operations (the first 1,000,000 a month are free) and about 5.4 KB of log; retries ...
+        about $0.00: 6 operations (the first 1,000,000 a month are free) and about 6.8 KB of log (the first 50 GiB)...
         """
-        operations, log = self.sendable * _OPERATIONS, _bytes(self.sendable * _LOG_BYTES)
+        share = f" at {percent_text(self.log_ratio)} of the operations" if 0 < self.log_ratio < 1 else ""
+        log = f"about {_bytes(self.costs.log_bytes)} of log{share} (the first 50 GiB)" if self.log_ratio else "no log"
         return (
-            f"about ${self.price:,.2f}: {operations:,} operations (the first {_FREE_OPERATIONS:,} a month are free) "
-            f"and about {log} of log; retries come on top ({PRICING})"
+            f"about ${self.price:,.2f}: {self.costs.operations:,} operations (the first {FREE_OPERATIONS:,} a month "
+            f"are free) and {log}; retries come on top ({PRICING})"
         )
 
     def facts(self) -> dict[str, str]:
@@ -268,6 +268,7 @@ class _Summary:
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._sizes = array("q")
+        self._operations = self._targets = 0  # of the valid rows: operations, characters of the URLs
         self._kept: list[tuple[str | None, bytes, int | None]] = []
         self.keys: list[bytes] = []  #: of the kept rows
         self.rows = self.rejected = 0
@@ -280,6 +281,8 @@ class _Summary:
             url, body, due = read_task(task)
             if problem is None:
                 self._sizes.append(len(body))
+                self._operations += operations(len(task))
+                self._targets += len(url)
             else:
                 self.first_rejected = self.first_rejected or f"row {row}: {problem}"
             if self._limit is None or len(self._kept) < self._limit:
@@ -292,6 +295,15 @@ class _Summary:
         """Return the sizes of the bodies of valid rows."""
         sizes = np.frombuffer(self._sizes or array("q", [0]), dtype=np.int64)
         return Sizes(min=int(sizes.min()), median=int(np.median(sizes)), max=int(sizes.max()), total=int(sizes.sum()))
+
+    def costs(self, sendable: int, queue: QueueName, method: str, log_ratio: float) -> Costs:
+        """Return what `sendable` tasks cost that are as large, on average, as all valid rows."""
+        valid = max(len(self._sizes), 1)
+        target = len(method) + 1 + round(self._targets / valid)
+        return Costs(
+            operations=round(sendable * self._operations / valid),
+            log_bytes=sendable * log_ratio * log_bytes(queue, target),
+        )
 
     def frame(self, forecast: Forecast, *, verdicts: bool) -> pd.DataFrame:
         """Return the kept rows."""
@@ -331,12 +343,13 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     dry_run: DryRun,
     *,
     now: dt.datetime,
-    queue: str,
+    queue: QueueName,
     submit: Callable[[], Any],
     send: Callable[[Any], Trial],
     errors: Errors = "raise",
     rate: float | None = None,
     max_concurrent: int | None = None,
+    log_ratio: float = 1.0,
     verdicts: bool = False,
     halted: str = "",
     on_progress: Callable[[int], object] | None = None,
@@ -350,8 +363,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         As for `plan_chunks`. Bad rows never raise here: they are what a dry run is to show.
     dry_run : DryRun
         Finds out which rows are there already, what their tasks are, and what `submit` would raise because of that.
-    queue : str
-        Short name of the queue.
+    queue : QueueName
+        The queue that the tasks would be created in.
     submit : callable
         Does it for real; `Plan.submit` returns what it returns.
     send : callable
@@ -360,6 +373,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         What `submit` will do with bad rows and duplicates.
     rate, max_concurrent : number, optional
         The queue's limits; None if they are not known.
+    log_ratio : float
+        Share of the operations that the queue logs.
     verdicts : bool
         Whether the frame has the columns `verdict` ("send" or "skip") and `why`.
     halted : str
@@ -381,7 +396,9 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         sendable=forecast.sendable,
         refusal=forecast.refusal,
         body_bytes=summary.sizes(),
-        queue=queue,
+        costs=summary.costs(forecast.sendable, queue, recipe.delivery.method, log_ratio),
+        log_ratio=log_ratio,
+        queue=queue.queue,
         method=recipe.delivery.method,
         action=submit,
         attempt=lambda row: send(_row_task(data, recipe, row, now)),

@@ -10,9 +10,10 @@ from cloudtasks_nb.display.card import html_card, section_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.fanout.plan.plan import PRICING, Plan
+from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.costs import PRICING
 from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["blocked", "error_html", "plan_html", "tasks_html"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from cloudtasks_nb.display.card import facts_html, html_card, state_html
+from cloudtasks_nb.display.card import facts_html, html_card, lines_html, state_html
 from cloudtasks_nb.display.charts import sparkline
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, percent_text
@@ -15,7 +15,7 @@ from cloudtasks_nb.panels.widgets.cells import is_missing, time_text
 __all__ = ["queue_card"]
 
 
-def queue_card(values: Mapping[str, Any], depths: Sequence[float | None], *, now: datetime) -> str:
+def queue_card(values: Mapping[str, Any], depths: Sequence[float | None], *, now: datetime, note: str = "") -> str:
     """Return the card of a queue.
 
     Parameters
@@ -26,14 +26,15 @@ def queue_card(values: Mapping[str, Any], depths: Sequence[float | None], *, now
         Its depths in the chart, oldest first.
     now : datetime
         The current time, in the time zone in which times are shown.
+    note : str
+        Shown below.
     """
     name = values["queue"]
     chart = sparkline(depths, label=f"depth of {name}", width=220, height=44)
     depth = "depth not known" if is_missing(values["tasks"]) else f"<b>{count_text(values['tasks'])}</b> tasks"
     head = f'<div class="ctn-depth">{chart}<div>{depth}<br>{state_html(values["state"])}</div></div>'
-    return html_card(
-        name, f'<div class="ctn-figures">{head}{facts_html(_figures(values, now))}</div>', label=f"queue {name}"
-    )
+    figures = f'<div class="ctn-figures">{head}{facts_html(_figures(values, now))}</div>'
+    return html_card(name, figures, lines_html([note]), label=f"queue {name}")
 
 
 def _figures(values: Mapping[str, Any], now: datetime) -> dict[str, str]:

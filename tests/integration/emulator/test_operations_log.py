@@ -6,6 +6,7 @@ import re
 from datetime import datetime
 from typing import Any
 
+import orjson
 import pytest
 from google.api_core.exceptions import InvalidArgument
 from google.cloud import tasks_v2
@@ -15,7 +16,8 @@ from google.cloud.logging_v2.types import LogEntry
 from google.logging.type.log_severity_pb2 import ERROR, INFO
 from google.protobuf.json_format import MessageToDict
 
-from cloudtasks_nb._names import LOG_IMMEDIATE_METADATA
+from cloudtasks_nb._names import LOG_IMMEDIATE_METADATA, QueueName
+from cloudtasks_nb.service.costs import log_bytes
 from tests.integration.conftest import LOCATION, Emulator, Enqueue, HeldAnswer, MakeQueue, StartEmulator, Target
 
 LOGGED = {"stackdriver_logging_config": {"sampling_ratio": 1.0}}
@@ -98,6 +100,17 @@ def test_a_success_is_three_entries(
     assert len({entry.insert_id for entry in entries}) == 3
     assert [entry.timestamp for entry in entries] == sorted(entry.timestamp for entry in entries)
     emulator.gone(task.name)
+
+
+def test_entries_are_as_large_as_plans_assume(
+    make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
+) -> None:
+    """The bytes of log that a plan prices are those of a task's three entries as JSON."""
+    queue = make_queue(**LOGGED)
+    enqueue(queue, target.url, name=f"{queue}/tasks/{'a' * 31}")
+    entries = [orjson.dumps(MessageToDict(LogEntry.pb(entry))) for entry in log.wait(queue, 3)]
+    assumed = log_bytes(QueueName.parse(queue), len(f"POST {target.url}"))
+    assert sum(map(len, entries)) == pytest.approx(assumed, rel=0.01)
 
 
 def test_a_failure_tells_status_and_retry_time(

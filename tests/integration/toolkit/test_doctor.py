@@ -21,6 +21,7 @@ from google.iam.v1 import iam_policy_pb2
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import CredentialsError, EndpointError, PermissionDeniedError
+from cloudtasks_nb.service.costs import LOG_PRICE
 from tests.integration.conftest import StartEmulator
 from tests.integration.toolkit.conftest import Intercept, impatient
 
@@ -62,6 +63,7 @@ def test_a_queue_without_a_log(tasks: ct.Client, queue: ct.Queue) -> None:
     queue.update(log_sampling_ratio=0.0)
     found = tasks.doctor().loc["log"]
     assert (found.ok, found.fix) == (False, f'tasks.queue("{queue.id}").update(log_sampling_ratio=1.0)')
+    assert LOG_PRICE in found.detail
 
 
 def test_nobody_answers(free_port: int) -> None:

@@ -8,14 +8,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from google.cloud import tasks_v2, tasks_v2beta3
+from google.cloud.logging_v2.types import logging as logging_types
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb._frames import ATTEMPTS, TASKS
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import connection as connection_module
+from cloudtasks_nb.service.costs import LOG_PRICE
 from tests.integration.conftest import Emulator, StartEmulator, Target
-from tests.integration.toolkit.conftest import MakeName, attempted, dtypes
+from tests.integration.toolkit.conftest import Intercept, MakeName, attempted, dtypes
 
 NOWHERE = "http://127.0.0.1:9/never"
 
@@ -414,7 +417,31 @@ def test_whom_tasks_wait_for(emulator: Emulator, free_port: int) -> None:
 def test_a_queue_without_a_log_says_so(queue: ct.Queue) -> None:
     """Outcomes cannot be known then, and the line that mends it is shown."""
     queue.update(log_sampling_ratio=0.0)
-    assert "queue.update(log_sampling_ratio=1.0)" in queue._repr_mimebundle_()["text/plain"]
+    assert f"queue.update(log_sampling_ratio=1.0); {LOG_PRICE}" in queue._repr_mimebundle_()["text/plain"]
+
+
+def test_the_price_of_a_log(intercept: Intercept, capsys: pytest.CaptureFixture[str]) -> None:
+    """On Google a new queue shows what its log costs, and a busy one what that is a day."""
+    name, log = "projects/p/locations/us-central1/queues/reports", {"sampling_ratio": 1.0}
+    busy = tasks_v2beta3.Queue(name=name, stackdriver_logging_config=log)
+    busy.stats.executed_last_minute_count = 30_000
+    answers: dict[str, Any] = {
+        "GetQueue": errors.QueueNotFoundError("no", resource=name),
+        "CreateQueue": tasks_v2.Queue.pb()(name=name, stackdriver_logging_config=log),
+        "GetQueueStats": tasks_v2beta3.Queue.pb(busy),
+        "ListLogEntries": logging_types.ListLogEntriesResponse.pb()(),
+    }
+
+    async def answer(_: Any, rpc: str, __: dict[str, Any]) -> Any:
+        if isinstance(answers[rpc], Exception):
+            raise answers[rpc]
+        return answers[rpc]
+
+    intercept(answer)
+    with ct.connect("p", "us-central1") as tasks:
+        queue = tasks.queue("reports", create=True)
+        assert LOG_PRICE in capsys.readouterr().out
+        assert "which costs $46.33 a day" in queue._repr_mimebundle_()["text/plain"]
 
 
 def test_a_queue_that_is_not_there_shows_that(tasks: ct.Client, make_name: MakeName) -> None:

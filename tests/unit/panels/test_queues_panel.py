@@ -91,6 +91,17 @@ def test_buttons_fit_what_is_selected(
     assert {name for name in ("pause", "resume", "edit", "purge") if not getattr(panel, name).disabled} == able
 
 
+@pytest.mark.parametrize(("local", "count"), [(False, 1), (True, 0)])
+def test_a_busy_queue_shows_what_its_log_costs(
+    make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher, *, local: bool, count: int
+) -> None:
+    """The card has the price of a day on Google; the log of an emulator costs nothing."""
+    panel = show(closing(QueuesPanel(make_context("reports", local=local))))
+    watcher.publish(snapshot("reports", done_last_minute=30_000))
+    panel.settle()
+    assert shown(panel).count("a day after the first 50 GiB") == count
+
+
 def test_the_only_queue_need_not_be_selected(make_context: MakeContext, closing: CloseLater) -> None:
     """A panel of one queue shows its card at once."""
     panel = closing(QueuesPanel(make_context("reports")))

@@ -61,7 +61,7 @@ class FakeCatalog:
                 recipe,
                 dry_run,
                 now=NOW,
-                queue="q",
+                queue=request.queue,
                 submit=submit,
                 send=lambda _: Trial(status=None),
                 verdicts=verdicts,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.options import TaskOptions
@@ -18,6 +20,7 @@ from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.trial import Trial
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+QUEUE = QueueName(project="p", location="us-central1", queue="reports")
 FRAME = pd.DataFrame({"x": ["a", "b", None, "a", "c"]})
 
 
@@ -59,7 +62,7 @@ def _plan(
     data: Any = FRAME, *, recipe: dict[str, Any] | None = None, found: Forecast | None = None, **arguments: Any
 ) -> Plan:
     recipe = {"url": "https://svc/{x}", "body": ["x"], **(recipe or {})}
-    given_ = {"now": NOW, "queue": "reports", "submit": lambda: "sent", "send": _answer, **arguments}
+    given_ = {"now": NOW, "queue": QUEUE, "submit": lambda: "sent", "send": _answer, **arguments}
     return make_plan(data, compile_recipe(TaskOptions(**recipe)), Fresh(found), **given_)
 
 
@@ -152,15 +155,28 @@ def test_time_to_drain_without_a_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tasks", "price"), [(500_000, 0), (1_000_000, 0.40), (3_000_000, 2.00), (100_000_000, 79.60 + 58.82)]
+    ("tasks", "ratio", "price", "log"),
+    [
+        (500_000, 1.0, 0, "about 1.1 GB of log (the first 50 GiB)"),
+        (3_000_000, 0.5, 2.00, "about 3.3 GB of log at 50 % of the operations"),
+        (100_000_000, 0.0, 79.60, "and no log;"),
+        (100_000_000, 1.0, 79.60 + 76.37, "about 217.7 GB of log"),
+    ],
 )
-def test_price(tasks: int, price: float) -> None:
-    """Two operations a task beyond a million, and the log beyond 50 GiB."""
-    plan = _plan()
-    many = Plan(**{name: getattr(plan, name) for name in Plan.__dataclass_fields__} | {"sendable": tasks})
+def test_price(tasks: int, ratio: float, price: float, log: str) -> None:
+    """Two operations a task beyond a million, and what the queue logs beyond 50 GiB."""
+    found = Forecast(tasks=["t"], problems={}, sendable=tasks, duplicates=0)
+    many = _plan(pd.DataFrame({"x": ["a"]}), found=found, log_ratio=ratio)
     assert many.price == pytest.approx(price, abs=0.01)
     assert f"{2 * tasks:,} operations" in many.cost
+    assert log in many.cost
     assert "https://cloud.google.com/tasks/pricing" in many.cost
+
+
+def test_large_bodies_are_several_operations() -> None:
+    """Each 32 KB of a task counts, at its creation and at its delivery."""
+    plan = _plan(pd.DataFrame({"x": ["a" * 100_000, "b"]}), recipe={"url": "https://svc"})
+    assert "10 operations" in plan.cost
 
 
 def test_verdicts() -> None:
@@ -192,7 +208,9 @@ def test_repr(arguments: dict[str, Any], words: list[str]) -> None:
 
 def test_html_is_escaped() -> None:
     """What comes from the data shows as text in a notebook."""
-    bundle = _plan(pd.DataFrame({"x": ["<img src=x onerror=alert(1)>", None]}), queue="<b>")._repr_mimebundle_()
+    bundle = _plan(
+        pd.DataFrame({"x": ["<img src=x onerror=alert(1)>", None]}), queue=replace(QUEUE, queue="<b>")
+    )._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "text/html"}
     assert "<img" not in bundle["text/html"]
     assert "&lt;img" in bundle["text/html"]
