@@ -97,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     emulator = commands.add_parser("emulator", help="run the emulator on its own; --help lists its options")
     emulator.set_defaults(run=None)
     doctor = commands.add_parser("doctor", parents=[connection], help="check the connection")
+    doctor.add_argument("--url", help="send one task to this target too, with a GET request, and explain its answer")
+    doctor.add_argument("--service-account", metavar="EMAIL", help="account whose token that task has")
+    doctor.add_argument("--audience", help="audience of the token; by default the origin of the URL")
     doctor.set_defaults(run=_doctor)
     batches = commands.add_parser(
         "batches",
@@ -157,7 +160,7 @@ def _emulator(arguments: Sequence[str]) -> int:  # noqa: RET503 - exec does not 
 
 def _doctor(options: argparse.Namespace) -> int:
     with _client(options) as tasks:
-        found = tasks.doctor()
+        found = tasks.doctor(options.url, options.service_account, audience=options.audience)
     _print(found)
     return 0 if bool(found["ok"].all()) else 1
 

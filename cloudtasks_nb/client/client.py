@@ -14,6 +14,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, resolve, store_place
+from cloudtasks_nb.client.checks.context import CheckContext, Target
 from cloudtasks_nb.client.doctor import diagnose
 from cloudtasks_nb.client.emulator_process import Lease, attach
 from cloudtasks_nb.client.queue import Queue
@@ -57,6 +58,7 @@ class Client:
         self._connection = connection
         self._lease = lease
         self._catalog = Catalog(connection, self._batch_panel)
+        self._named: dict[QueueName, None] = {}
         open_clients.add(self)
 
     @property
@@ -132,6 +134,7 @@ class Client:
         'projects/local/locations/us-central1/queues/reports'
         """
         full = self._full_name(name)
+        self._named[full] = None
         if create:
             create_or_change(self._connection, full, settings)
         elif settings:
@@ -252,21 +255,45 @@ class Client:
         """
         return self._catalog.get(id)
 
-    def doctor(self) -> pd.DataFrame:
-        """Check credentials, project, API, permissions, log and clock, and suggest how to fix problems.
+    def doctor(
+        self, url: Any = None, service_account: str | None = None, *, audience: str | None = None
+    ) -> pd.DataFrame:
+        """Check the way from the credentials to the log, and to the target of tasks, and suggest fixes.
+
+        Looks only at queues that this toolkit uses: those named by `queue()`, and those of batches. On Google a task
+        that is due in an hour is created in one of them and deleted again, to see how soon the log has an entry.
+
+        Parameters
+        ----------
+        url : str or Handler, optional
+            Also send one task to this target, with a GET request, and explain its answer. The task is deleted.
+        service_account, audience : str, optional
+            As for `Queue.enqueue`; whether the caller may use the account is checked too.
 
         Returns
         -------
         pandas.DataFrame
-            Index `check`; columns `ok`, `detail`, `fix`. Never raises.
+            Index `check`; columns `ok`, `detail`, `fix`. Never raises. A check that says nothing before another one
+            succeeds is not made, and names that one.
 
         Examples
         --------
         >>> checks = tasks.doctor()
         >>> checks[~checks["ok"]].index.tolist()  # what is not in order
         []
+        >>> tasks.doctor(handler).loc["target", "ok"]
+        True
         """
-        return diagnose(self._connection)
+        target = Target(
+            url=url,
+            service_account=service_account or getattr(url, "service_account", None),
+            audience=audience or getattr(url, "audience", None),
+        )
+        return diagnose(CheckContext(self._connection, self._used_queues, target))
+
+    def _used_queues(self) -> dict[QueueName, bool]:
+        """Return the queues that were named here and those of batches; those that must exist have True."""
+        return {**self._catalog.queues(), **dict.fromkeys(self._named, True)}
 
     def panel(self, *, read_only: bool = False) -> Any:
         """Return a live widget with all queues, their tasks and their attempts.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from google.cloud import tasks_v2beta3
+from google.cloud.location import locations_pb2
 from google.cloud.logging_v2.types import logging as logging_types
 from google.cloud.tasks_v2 import types
 from google.iam.v1 import iam_policy_pb2
@@ -57,7 +58,7 @@ class Method:
     response: Any  #: raw protobuf class
     permission: str  #: IAM permission that the caller needs
     role: str  #: smallest predefined role that has the permission
-    resource: str = "queue"  #: the kind of resource that NOT_FOUND refers to: "queue", "task", "operation" or "log"
+    resource: str = "queue"  #: kind of the resource that NOT_FOUND refers to: "queue", "task", "operation", "log", …
     route: str = "parent"  #: request field that the service wants repeated in the metadata; "": none
     idempotent: bool  #: may be called again when the answer was lost
     lost: LostAnswer | None = None  #: None: the call only reads
@@ -170,6 +171,16 @@ METHODS: dict[str, Method] = {
         "cloudtasks.operations.get",
         _ENQUEUER,
         resource="operation",
+        route="name",
+        idempotent=True,
+    ),
+    "ListLocations": _method(
+        "/google.cloud.location.Locations/ListLocations",
+        locations_pb2.ListLocationsRequest,
+        locations_pb2.ListLocationsResponse,
+        "cloudtasks.locations.list",
+        _VIEWER,
+        resource="location",
         route="name",
         idempotent=True,
     ),

@@ -183,6 +183,15 @@ class Catalog:
         columns["bytes"] = [known_sizes.get(row["batch"]) for row in rows]
         return frame(BATCHES, columns, index="batch")
 
+    def queues(self) -> dict[QueueName, bool]:
+        """Return the queues of the listed batches, and whether a batch of each is not done."""
+        found: dict[QueueName, bool] = {}
+        for record in self._listed():
+            place = record.place
+            name = QueueName(project=place.project, location=place.location, queue=place.queue)
+            found[name] = found.get(name, False) or not record.done
+        return found
+
     def delete(self, batch: str) -> None:
         """Delete a batch and its results, and say how much that was.
 

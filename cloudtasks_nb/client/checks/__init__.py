@@ -1,0 +1,1 @@
+"""The checks of `doctor()`, and what they share."""

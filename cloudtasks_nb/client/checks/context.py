@@ -1,0 +1,69 @@
+"""What the checks of a connection share: the calls that they make, and what earlier checks have found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.google_apis import GoogleApis
+
+__all__ = ["CheckContext", "Finding", "Target"]
+
+_TIMEOUT = 10.0  # seconds a call may take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The result of a check."""
+
+    ok: bool
+    detail: str
+    fix: str | None = None  #: a command or a line of Python; None: there is nothing to fix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the tasks of the user call: the arguments of `doctor`."""
+
+    url: Any = None
+    service_account: str | None = None
+    audience: str | None = None
+
+
+class CheckContext:
+    """Shared by all checks of one run.
+
+    Parameters
+    ----------
+    used_queues : callable
+        Returns the queues that this toolkit uses, and whether each one must exist. Blocks.
+    """
+
+    def __init__(
+        self, connection: Connection, used_queues: Callable[[], Mapping[QueueName, bool]], target: Target
+    ) -> None:
+        self.auth = connection.auth
+        self.connection = connection
+        self.endpoint: Endpoint = connection.endpoint  #: its project is that of the credentials if none was given
+        self.google = GoogleApis(connection.transport)
+        self.locations: list[str] = []  #: where the project can have queues; empty: not known
+        self.queues: dict[QueueName, Any] = {}  #: the used queues that exist, as raw messages
+        self.target = target
+        self.used_queues = used_queues
+
+    async def call(self, rpc: str, /, **fields: Any) -> Any:
+        """Call an RPC of Cloud Tasks or of the log."""
+        return await self.connection.transport.call(rpc, timeout=_TIMEOUT, **fields)
+
+    def member(self) -> str:
+        """Return the principal as IAM policies name it, or a placeholder."""
+        return self.auth.member() or "user:YOU"
+
+    def grant(self, role: str) -> str:
+        """Return the command that gives the principal a role on the project."""
+        project, member = self.endpoint.project, self.member()
+        return f"gcloud projects add-iam-policy-binding {project} --member={member} --role={role}"

@@ -1,0 +1,100 @@
+"""Call Google's other APIs over REST, with the credentials of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+from collections.abc import Iterable
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from google.auth.transport.requests import AuthorizedSession
+
+from cloudtasks_nb.errors import EndpointError
+from cloudtasks_nb.service.refusal import Refusal
+from cloudtasks_nb.service.rpcs import METHODS
+from cloudtasks_nb.service.status import service_error
+from cloudtasks_nb.service.transport import Transport
+
+__all__ = ["GoogleApis"]
+
+_TIMEOUT = 10.0  # seconds a call may take
+_TEST = replace(METHODS["TestIamPermissions"], resource="policy")
+
+
+class GoogleApis:
+    """The APIs beside Cloud Tasks and its log; a custom endpoint serves them itself."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def permissions(self, service: str, path: str, permissions: Iterable[str]) -> set[str]:
+        """Return those of the permissions that the caller has on a resource.
+
+        Parameters
+        ----------
+        service : str
+            First part of the API's host: ``iam``.
+        path : str
+            Of the resource: ``v1/projects/-/serviceAccounts/EMAIL``.
+
+        Raises
+        ------
+        CloudTasksError
+            If the API refuses the question, or does not answer.
+        """
+        answer = await self._post(service, f"{path}:testIamPermissions", {"permissions": list(permissions)})
+        return set(answer.get("permissions", ()))
+
+    async def time(self) -> float:
+        """Return the time of the service in whole seconds since 1970, by the date of an answer.
+
+        Raises
+        ------
+        EndpointError
+            If there is no answer.
+        """
+        url = await self._base("cloudtasks")
+        answer = await asyncio.to_thread(_request, requests.Session(), url, "HEAD")
+        return email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
+
+    async def _post(self, service: str, path: str, content: dict[str, Any]) -> dict[str, Any]:
+        base = await self._base(service)
+        session = AuthorizedSession(self._transport.auth.credentials())
+        answer = await asyncio.to_thread(_request, session, f"{base}/{path}", "POST", json=content)
+        found = answer.json()
+        if answer.status_code == HTTPStatus.OK:
+            return dict(found)
+        error = found["error"]
+        raise service_error(
+            Refusal.of_json(error["status"], error["message"], error.get("details", ())),
+            method=_TEST,
+            resource=path.partition(":")[0].partition("/")[2],
+            endpoint=self._transport.endpoint,
+            member=self._transport.auth.member() or "user:YOU",
+        )
+
+    async def _base(self, service: str) -> str:
+        universe = self._transport.endpoint.universe
+        return f"https://{service}.{universe}" if universe else str(await self._transport.http())
+
+
+def _request(session: requests.Session, url: str, method: str, **options: Any) -> requests.Response:
+    """Send a request, and close the session. Blocks.
+
+    Raises
+    ------
+    EndpointError
+        If nothing answers.
+    """
+    with session:
+        try:
+            return session.request(method, url, timeout=_TIMEOUT, **options)
+        except requests.RequestException as error:
+            host = urlsplit(url).netloc
+            raise EndpointError(
+                f"{host} does not answer: {error}", resource=host, hint="check the network and the proxy"
+            ) from error

@@ -1,0 +1,428 @@
+"""`tasks.doctor()` on a strict emulator: each broken set-up is told apart, with the line that mends it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import requests
+from google.oauth2.service_account import Credentials
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.display.notify import Output, redirect
+from cloudtasks_nb.handlers.verify import Certificates, Verifier
+from cloudtasks_nb.testing import StrictEmulator, strict_emulator
+from tests.certificates import Authority
+from tests.integration.toolkit.test_doctor import wrong
+
+ADC = "GOOGLE_APPLICATION_CREDENTIALS"
+ROOTS, BUNDLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE"
+CALLER = "caller@demo.iam.gserviceaccount.com"
+EVERYTHING = ("roles/cloudtasks.admin", "roles/logging.viewer")
+QUEUE_PERMISSIONS = tuple(
+    f"cloudtasks.{name}"
+    for name in (
+        *("tasks.create", "tasks.list", "tasks.get", "tasks.fullView", "tasks.delete", "tasks.run"),
+        *("queues.get", "queues.update", "locations.list"),
+    )
+)
+WELL = {
+    "projects": ["demo"],
+    "api_disabled": False,
+    "billing": True,
+    "quota_project_denied": False,
+    "vpc_sc": False,
+    "latency_s": 0,
+    "service_agent": True,
+    "clock_offset_s": 0,
+    "log_excluded": False,
+}
+_numbers = itertools.count(1)
+
+
+class Door(ThreadingHTTPServer):
+    """An HTTPS service that lets in, as Cloud Run does, who has a token of one account for one audience."""
+
+    def __init__(self, google: StrictEmulator) -> None:
+        super().__init__(("127.0.0.1", 0), _Request)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(google.certificate, google.key)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.url = f"https://127.0.0.1:{self.server_port}"
+        self._certificates = Certificates(lambda _: certs_of(google))
+        self.invite(CALLER, self.url)
+
+    def invite(self, service_account: str, audience: str) -> None:
+        """Let in another account, or tokens for another audience."""
+        self.verifier = Verifier(
+            service_account=service_account,
+            audience=audience,
+            certs_url=lambda: "emulator",
+            certificates=self._certificates,
+        )
+
+
+def certs_of(google: StrictEmulator) -> dict[str, str]:
+    """Return the certificates of its OIDC tokens."""
+    url, roots = f"{google.http}/oauth2/v1/certs", google.environment[BUNDLE]
+    return dict(requests.get(url, verify=roots, timeout=30).json())
+
+
+class _Request(BaseHTTPRequestHandler):
+    server: Door
+
+    def do_GET(self) -> None:
+        refusal = self.server.verifier.check(self.headers["Authorization"])
+        self.send_response(204 if refusal is None else refusal.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Log nothing."""
+
+
+@dataclass
+class Setup:
+    """A project in which all is well, and what a user does with it; a case breaks one thing."""
+
+    google: StrictEmulator
+    door: Door
+    folder: Path
+    patch: pytest.MonkeyPatch
+    roles: tuple[str, ...] = EVERYTHING
+    connection: dict[str, Any] = field(default_factory=lambda: {"project": "demo", "location": "us-central1"})
+    arguments: dict[str, Any] = field(default_factory=dict)
+    queue: str = "reports"
+
+    def __post_init__(self) -> None:
+        """Log in with the key of a new account, which has no roles yet."""
+        self.email = self.google.email(f"analyst-{next(_numbers)}")
+        self.key = self.google.service_account(self.email)
+        self.patch.setenv(ADC, str(self.key))
+        self.google.service_account(CALLER, key=False)
+
+    def call_the_door(self) -> None:
+        """Ask for the target too, with a token."""
+        self.google.grant(self.email, "roles/iam.serviceAccountUser", CALLER)
+        self.arguments = {"url": self.door.url, "service_account": CALLER}
+
+    def doctor(self) -> pd.DataFrame:
+        """Return the checks of a connection."""
+        for role in self.roles:
+            self.google.grant(self.email, role)
+        with ct.connect(**self.connection) as tasks:
+            tasks.queue(self.queue)
+            return tasks.doctor(**self.arguments)
+
+
+@pytest.fixture(scope="module")
+def google_() -> Iterator[StrictEmulator]:
+    """Run one strict emulator for the file."""
+    with strict_emulator("--https-insecure") as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def door(google_: StrictEmulator) -> Iterator[Door]:
+    """Run a service that wants tokens."""
+    server = Door(google_)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def setup(google_: StrictEmulator, door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    """Give a project in which all is well."""
+    for name, value in google_.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    google_.reset()
+    google_.set(**WELL)
+    google_.seed("reports")
+    door.invite(CALLER, door.url)
+    return Setup(google_, door, tmp_path, monkeypatch)
+
+
+def no_credentials(setup: Setup) -> None:
+    """Nobody has logged in on this machine."""
+    setup.patch.delenv(ADC)
+
+
+def malformed_key(setup: Setup) -> None:
+    """The private key was cut off."""
+    content = json.loads(setup.key.read_text())
+    setup.key.write_text(json.dumps({**content, "private_key": content["private_key"][:200]}))
+
+
+def tls_interception(setup: Setup, *variables: str) -> None:
+    """A proxy shows certificates of an authority that this machine does not trust."""
+    for name in variables:
+        setup.patch.setenv(name, str(Authority(setup.folder / "other").ca))
+
+
+def few_scopes(setup: Setup) -> None:
+    """The credentials are for reading the log only."""
+    scopes = ["https://www.googleapis.com/auth/logging.read"]
+    setup.connection["credentials"] = Credentials.from_service_account_file(str(setup.key), scopes=scopes)
+
+
+def without(permission: str) -> Callable[[Setup], None]:
+    """Return a set-up in which the user lacks one permission."""
+
+    def breaks(setup: Setup) -> None:
+        setup.roles = (*(one for one in QUEUE_PERMISSIONS if one != permission), "roles/logging.viewer")
+
+    return breaks
+
+
+def set_(**conditions: Any) -> Callable[[Setup], None]:
+    """Return a set-up in which something is wrong with the project."""
+    return lambda setup: setup.google.set(**conditions)
+
+
+def connect(**arguments: Any) -> Callable[[Setup], None]:
+    """Return a set-up in which the user connects with other arguments."""
+    return lambda setup: setup.connection.update(arguments)
+
+
+def use(queue: str) -> Callable[[Setup], None]:
+    """Return a set-up in which the user names another queue."""
+    return lambda setup: setattr(setup, "queue", queue)
+
+
+def no_act_as(setup: Setup) -> None:
+    """The user may not act as the account of the tasks."""
+    setup.arguments = {"service_account": CALLER}
+
+
+def at_the_door(account: str = CALLER, audience: str | None = None, **conditions: Any) -> Callable[[Setup], None]:
+    """Return a set-up in which the target lets in others than it should."""
+
+    def breaks(setup: Setup) -> None:
+        setup.call_the_door()
+        setup.door.invite(account, audience or setup.door.url)
+        setup.google.set(**conditions)
+
+    return breaks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is broken, and what the doctor says about it."""
+
+    breaks: Callable[[Setup], Any]
+    check: str
+    detail: str
+    fix: str
+
+
+CASES = {
+    "no credentials": Case(
+        breaks=no_credentials,
+        check="credentials",
+        detail="no Google credentials were found",
+        fix="gcloud auth application-default login",
+    ),
+    "malformed key": Case(
+        breaks=malformed_key,
+        check="credentials",
+        detail="is a damaged key of a service account",
+        fix="gcloud iam service-accounts keys create",
+    ),
+    "TLS interception": Case(
+        breaks=lambda setup: tls_interception(setup, ROOTS, BUNDLE),
+        check="credentials",
+        detail="CERTIFICATE_VERIFY_FAILED",
+        fix=f"Set {BUNDLE} and {ROOTS}",
+    ),
+    "TLS interception, known to requests only": Case(
+        breaks=lambda setup: tls_interception(setup, ROOTS),
+        check="api",
+        detail="CERTIFICATE_VERIFY_FAILED",
+        fix=ROOTS,
+    ),
+    "wrong project": Case(
+        breaks=connect(project="demmo"),
+        check="api",
+        detail="Permission denied on resource project demmo",
+        fix="gcloud projects list",
+    ),
+    "API off": Case(
+        breaks=set_(api_disabled=True),
+        check="api",
+        detail="Cloud Tasks API has not been used in project demo",
+        fix="gcloud services enable cloudtasks.googleapis.com --project=demo",
+    ),
+    "billing off": Case(
+        breaks=set_(billing=False),
+        check="api",
+        detail="requires billing to be enabled",
+        fix="gcloud billing projects link demo",
+    ),
+    "quota project": Case(
+        breaks=connect(quota_project="other"),
+        check="api",
+        detail="permission to use project other",
+        fix="gcloud projects add-iam-policy-binding other --member=serviceAccount:{email} "
+        "--role=roles/serviceusage.serviceUsageConsumer",
+    ),
+    "scopes": Case(
+        breaks=few_scopes,
+        check="api",
+        detail="insufficient authentication scopes",
+        fix="gcloud auth application-default login",
+    ),
+    "VPC Service Controls": Case(
+        breaks=set_(vpc_sc=True),
+        check="api",
+        detail="prohibited by organization's policy",
+        fix="VPC Service Controls do not allow the call from here",
+    ),
+    "no such region": Case(
+        breaks=connect(location="us-centrall"),
+        check="location",
+        detail="us-centrall is no location of Cloud Tasks",
+        fix='ct.connect("demo", "us-central1")',
+    ),
+    "wrong region": Case(
+        breaks=connect(location="europe-west1"),
+        check="queues",
+        detail='there is no queue "reports" in europe-west1, but one in us-central1',
+        fix='ct.connect("demo", "us-central1")',
+    ),
+    "no queue": Case(
+        breaks=use("nowhere"),
+        check="queues",
+        detail='there is no queue "nowhere" in us-central1',
+        fix='tasks.queue("nowhere", create=True)',
+    ),
+    "no create": Case(
+        breaks=without("cloudtasks.tasks.create"),
+        check="permissions",
+        detail="lacks cloudtasks.tasks.create (fan_out, enqueue)",
+        fix="--member=serviceAccount:{email} --role=roles/cloudtasks.enqueuer",
+    ),
+    "no list": Case(
+        breaks=without("cloudtasks.tasks.list"),
+        check="permissions",
+        detail="lacks cloudtasks.tasks.list",
+        fix="--role=roles/cloudtasks.viewer",
+    ),
+    "no fullView": Case(
+        breaks=without("cloudtasks.tasks.fullView"),
+        check="permissions",
+        detail="lacks cloudtasks.tasks.fullView",
+        fix="--role=roles/cloudtasks.viewer",
+    ),
+    "no run": Case(
+        breaks=without("cloudtasks.tasks.run"),
+        check="permissions",
+        detail="lacks cloudtasks.tasks.run",
+        fix="--role=roles/cloudtasks.taskRunner",
+    ),
+    "no right to act as the account": Case(
+        breaks=no_act_as,
+        check="service_account",
+        detail=f"lacks iam.serviceAccounts.actAs on {CALLER}",
+        fix=f"gcloud iam service-accounts add-iam-policy-binding {CALLER} --member=serviceAccount:{{email}} "
+        "--role=roles/iam.serviceAccountUser",
+    ),
+    "no such account": Case(
+        breaks=lambda setup: setup.arguments.update(service_account="nobody@demo.iam.gserviceaccount.com"),
+        check="service_account",
+        detail="there is no service account nobody@demo",
+        fix="gcloud iam service-accounts create nobody --project=demo",
+    ),
+    "no right to invoke the target": Case(
+        breaks=at_the_door(account="somebody@demo.iam.gserviceaccount.com"),
+        check="target",
+        detail=f"answers 403: {CALLER} may not invoke it",
+        fix=f"--member=serviceAccount:{CALLER} --role=roles/run.invoker",
+    ),
+    "wrong audience": Case(
+        breaks=at_the_door(audience="https://reports"),
+        check="target",
+        detail="answers 401: the audience of the token",
+        fix='audience="…"',
+    ),
+    "no service agent": Case(
+        breaks=at_the_door(service_agent=False),
+        check="target",
+        detail="the service agent of Cloud Tasks cannot get a token",
+        fix="--role=roles/cloudtasks.serviceAgent",
+    ),
+    "log unreadable": Case(
+        breaks=lambda setup: setattr(setup, "roles", EVERYTHING[:1]),
+        check="log",
+        detail="logging.logEntries.list",
+        fix="--member=serviceAccount:{email} --role=roles/logging.viewer",
+    ),
+    "log routed elsewhere": Case(
+        breaks=set_(log_excluded=True),
+        check="log",
+        detail="the entry of a new task did not appear",
+        fix="gcloud logging sinks update _Default --remove-exclusions=NAME --project=demo",
+    ),
+    "sampling 0": Case(
+        breaks=lambda setup: setup.google.seed({"reports": {"log_sampling_ratio": 0.0}}),
+        check="log",
+        detail="write no log: reports",
+        fix='tasks.queue("reports").update(log_sampling_ratio=1.0)',
+    ),
+    "clock 5 minutes behind": Case(
+        breaks=set_(clock_offset_s=300),
+        check="clock",
+        detail="300 s behind the clock of the service",
+        fix="timedatectl",
+    ),
+    "clock 5 minutes ahead": Case(
+        breaks=set_(clock_offset_s=-300),
+        check="credentials",
+        detail="in a reasonable timeframe",
+        fix="the clock of this machine is wrong",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_cause_is_named(setup: Setup, case: Case) -> None:
+    """The first check that fails is that of the cause; its detail names it, and its fix has what mends it."""
+    case.breaks(setup)
+    found = setup.doctor()
+    assert wrong(found)[:1] == [case.check]
+    row = found.loc[case.check]
+    assert case.detail in row.detail
+    assert case.fix.format(email=setup.email) in row.fix
+
+
+def test_all_is_well(setup: Setup) -> None:
+    """With credentials, roles, a queue and a target that lets the account in, every check is ok."""
+    setup.call_the_door()
+    found = setup.doctor()
+    assert wrong(found) == []
+    assert "an entry can be read after" in found.detail["log"]
+    assert "a task reached it after" in found.detail["target"]
+    with ct.connect(**setup.connection) as tasks:
+        assert len(tasks.queue("reports").tasks()) == 0  # the probes are gone
+
+
+def test_progress_of_slow_checks(setup: Setup) -> None:
+    """While a slow service answers, a bar shows how many checks are done."""
+    setup.google.set(latency_s=0.4)
+    seen: list[tuple[str, int, int | None]] = []
+    with redirect(Output(message=print, progress=lambda *step: seen.append(step))):
+        assert wrong(setup.doctor()) == []
+    assert {(what, total) for what, _, total in seen} == {("checking", 10)}
+    assert len({done for _, done, _ in seen}) > 1
