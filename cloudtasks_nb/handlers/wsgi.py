@@ -22,6 +22,7 @@ from cloudtasks_nb.store.store import Store
 __all__ = ["app"]
 
 _TOO_LARGE = refuse(413, f"a body has at most {LARGEST_BODY:,} bytes")
+_NO_FUNCTION = refuse(404, "there is no function at this path")
 _log = logging.getLogger("cloudtasks_nb.handlers")
 
 
@@ -117,7 +118,7 @@ class _App:
         self._coroutines = CoroutineRunner(f"{name}-coroutines")
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        answer = method_refusal(environ["REQUEST_METHOD"]) or self._answer(environ)
+        answer = self._refusal(environ) or self._answer(environ)
         content, kind = answer.content()
         headers = {
             "Content-Type": f"{kind}; charset=utf-8",
@@ -127,10 +128,20 @@ class _App:
         start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", list(headers.items()))
         return [content]
 
+    def _refusal(self, environ: WSGIEnvironment) -> Answer | None:
+        """Refuse a method without a body, after a check of path and token if there is one: `doctor()` tests both so."""
+        refusal, token = method_refusal(environ["REQUEST_METHOD"]), environ.get("HTTP_AUTHORIZATION")
+        if refusal is None or token is None:
+            return refusal
+        function = self._function_at(environ.get("PATH_INFO", ""))
+        if function is None:
+            return _NO_FUNCTION
+        return (function.verifier and function.verifier.check(token)) or refusal
+
     def _answer(self, environ: WSGIEnvironment) -> Answer:
         function = self._function_at(environ.get("PATH_INFO", ""))
         if function is None:
-            return refuse(404, "there is no function at this path")
+            return _NO_FUNCTION
         body = _read(environ)
         if isinstance(body, Answer):
             return body

@@ -116,6 +116,17 @@ def test_a_get_is_explained(application: WSGIApplication) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "claims", "status"),
+    [("/run", {}, 405), ("/run", {"aud": "https://elsewhere.example"}, 401), ("/done", {}, 404)],
+)
+def test_a_get_tests_path_and_token(issuer: Any, path: str, claims: dict[str, str], status: int) -> None:
+    """With a token, as `doctor()` sends it, a wrong path or audience is found without a call of the function."""
+    application = app({"/run": report}, audience=AUDIENCE, service_account=ACCOUNT)
+    bearer = issuer.bearer(**claims)
+    assert request(application, REQUEST_METHOD="GET", PATH_INFO=path, HTTP_AUTHORIZATION=bearer)[0] == status
+
+
+@pytest.mark.parametrize(
     ("body", "environ", "status"),
     [
         (b'"mon"', {"CONTENT_LENGTH": "x"}, 400),
