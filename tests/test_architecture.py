@@ -53,6 +53,7 @@ ONLY_IN = {
     "google.auth": {
         "service.auth",
         "service.auth_errors",
+        "service.google_apis",
         "service.principal",
         "service.transport",
         "handlers.",

@@ -28,7 +28,7 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.service.auth_errors import login_hint
 from cloudtasks_nb.service.rpcs import METHODS, Method
 
-__all__ = ["Cure", "Refusal", "cure"]
+__all__ = ["Cure", "Refusal", "cure", "role_of"]
 
 #: Trailing metadata of gRPC with a ``google.rpc.Status``.
 _DETAILS = "grpc-status-details-bin"
@@ -250,9 +250,14 @@ def cure(refusal: Refusal, *, method: Method, endpoint: Endpoint, member: str) -
     return Cure(error=found.error, hint=found.hint.format_map({**facts, "member": member}))
 
 
+def role_of(permission: str) -> str | None:
+    """Return the smallest predefined role with a permission; None if it is not known."""
+    return _ROLES.get(permission)
+
+
 def _permission_hint(permission: str, resource: str, *, project: str | None, member: str) -> str:
     """Return which role has a permission on a resource, and the command that grants it."""
-    role = _ROLES.get(permission)
+    role = role_of(permission)
     if role is None:
         return f"the permission {permission} is needed: https://cloud.google.com/iam/docs/permissions-reference"
     if account := _SERVICE_ACCOUNT.search(resource):

@@ -13,14 +13,6 @@ from cloudtasks_nb.client.checks.context import CheckContext, Finding
 __all__ = ["check_clock", "check_credentials", "check_principal", "check_project", "check_versions"]
 
 _SKEW = 30.0  # seconds; if clocks differ by more, the service refuses calls because their deadline is too far away
-_FORMS = {
-    "user": "the login of a user",
-    "key": "the key of a service account",
-    "federation": "workload identity federation",
-    "impersonation": "the impersonation of a service account",
-    "metadata": "the service account of this machine",
-    "other": "credentials",
-}
 _PACKAGES = ("cloudtasks-nb", "google-cloud-tasks", "pandas", "ipywidgets", "grpcio")
 
 
@@ -29,12 +21,12 @@ async def check_credentials(context: CheckContext) -> Finding:
     credentials = await asyncio.to_thread(context.auth.credentials)
     if not credentials.valid:
         await asyncio.to_thread(context.auth.renew)
-    return Finding(ok=True, detail=_FORMS[context.auth.form()])
+    return Finding(ok=True, detail=context.auth.form())
 
 
 async def check_principal(context: CheckContext) -> Finding:
     """Tell who calls."""
-    return Finding(ok=True, detail=context.auth.principal() or "a user account; the credentials do not name it")
+    return Finding(ok=True, detail=context.auth.principal() or "the credentials do not name it")
 
 
 async def check_project(context: CheckContext) -> Finding:
