@@ -94,7 +94,11 @@ async def check_permissions(context: CheckContext) -> Finding:
         granted = set.intersection(*answers)
     else:
         resource = f"projects/{context.endpoint.project}"
-        granted = await context.google.permissions("cloudresourcemanager", f"v1/{resource}", _USES)
+        try:
+            granted = await context.google.permissions("cloudresourcemanager", f"v1/{resource}", _USES)
+        except CloudTasksError as error:
+            await context.call("ListQueues", parent=context.endpoint.parent(), page_size=1)
+            return _not_asked(error, "queues can be listed; what else is allowed is checked when there is a queue")
     lacking = [f"{permission} ({use})" for permission, use in _USES.items() if permission not in granted]
     if not lacking:
         return Finding(ok=True, detail=f"all {len(_USES)} that the toolkit uses, on {resource}")
@@ -111,6 +115,8 @@ async def check_service_account(context: CheckContext) -> Finding:
     try:
         granted = await context.google.permissions("iam", path, [_ACT_AS])
     except CloudTasksError as error:
+        if error.reason == "SERVICE_DISABLED":  # the API is needed for this question only
+            return _not_asked(error, "not checked")
         if error.code != "NOT_FOUND":
             raise
         name, _, domain = str(account).partition("@")
@@ -123,6 +129,11 @@ async def check_service_account(context: CheckContext) -> Finding:
         )
         return Finding(ok=False, detail=f"the caller lacks {_ACT_AS} on {account}", fix=grant)
     return Finding(ok=True, detail=f"the caller may act as {account}")
+
+
+def _not_asked(error: CloudTasksError, known: str) -> Finding:
+    """Return the finding for a question that another API of Google does not answer."""
+    return Finding(ok=True, detail=f"{known} ({error.message})", fix=error.hint)
 
 
 async def _get(context: CheckContext, name: QueueName) -> Any:

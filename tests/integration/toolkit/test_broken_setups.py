@@ -100,7 +100,7 @@ class Setup:
     roles: tuple[str, ...] = EVERYTHING
     connection: dict[str, Any] = field(default_factory=lambda: {"project": "demo", "location": "us-central1"})
     arguments: dict[str, Any] = field(default_factory=dict)
-    queue: str = "reports"
+    queue: str | None = "reports"
 
     def __post_init__(self) -> None:
         """Log in with the key of a new account, which has no roles yet."""
@@ -119,7 +119,8 @@ class Setup:
         for role in self.roles:
             self.google.grant(self.email, role)
         with ct.connect(**self.connection) as tasks:
-            tasks.queue(self.queue)
+            if self.queue is not None:
+                tasks.queue(self.queue)
             return tasks.doctor(**self.arguments)
 
 
@@ -416,6 +417,34 @@ def test_all_is_well(setup: Setup) -> None:
     assert "a task reached it after" in found.detail["target"]
     with ct.connect(**setup.connection) as tasks:
         assert len(tasks.queue("reports").tasks()) == 0  # the probes are gone
+
+
+def test_apis_that_only_the_doctor_needs(setup: Setup) -> None:
+    """That the IAM and the Resource Manager API are disabled is no fault; what they answer is not checked."""
+    setup.google.set(api_disabled=["iam.googleapis.com", "cloudresourcemanager.googleapis.com"])
+    setup.arguments, setup.queue = {"service_account": CALLER}, None
+    found = setup.doctor()
+    assert wrong(found) == []
+    assert found.detail["permissions"].startswith("queues can be listed")
+    assert found.detail["service_account"].startswith("not checked")
+    assert "gcloud services enable iam.googleapis.com" in found.fix["service_account"]
+
+
+def test_permissions_without_a_queue(setup: Setup) -> None:
+    """While there is no queue, the permissions are those on the project."""
+    setup.roles, setup.queue = ("roles/cloudtasks.viewer", "roles/logging.viewer"), None
+    found = setup.doctor()
+    assert wrong(found) == ["permissions"]
+    assert found.detail["permissions"].startswith("on projects/demo the caller lacks cloudtasks.tasks.create")
+    assert "--role=roles/cloudtasks.editor" in found.fix["permissions"]
+
+
+def test_a_log_without_a_probe(setup: Setup) -> None:
+    """Who may create no task learns what the log has, and that the delay was not tested."""
+    setup.roles = ("roles/cloudtasks.viewer", "roles/logging.viewer")
+    found = setup.doctor()
+    assert wrong(found) == ["permissions"]
+    assert "it has no entry of the last hour; how soon an entry appears was not tested" in found.detail["log"]
 
 
 def test_progress_of_slow_checks(setup: Setup) -> None:
