@@ -126,7 +126,7 @@ def test_the_answer_of_a_target(
     queue: ct.Queue,
     target: Target,
     status: int,
-    ok: bool,
+    ok: bool,  # noqa: FBT001 - a column of the table
     detail: str,
 ) -> None:
     """One task is sent to it with a GET request, its answer is explained, and the task is removed."""
