@@ -65,7 +65,7 @@ class Door(ThreadingHTTPServer):
         """Let in another account, or tokens for another audience."""
         self.verifier = Verifier(
             service_account=service_account,
-            audience=audience,
+            audience=[audience],
             certs_url=lambda: "emulator",
             certificates=self._certificates,
         )
