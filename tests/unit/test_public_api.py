@@ -33,7 +33,7 @@ SIGNATURES = {
     "Client.batches": "",
     "Client.batch": "id=None",
     "Client.delete_batches": "older_than, *, dry_run=False",
-    "Client.doctor": "",
+    "Client.doctor": "url=None, service_account=None, *, audience=None",
     "Client.panel": "*, read_only=False",
     "Client.close": "",
     "Queue.enqueue": "url, body=None, *, method=None, headers=None, task_id=None, at=None, delay=None, tz=None, "
