@@ -96,11 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     emulator = commands.add_parser("emulator", help="run the emulator on its own; --help lists its options")
     emulator.set_defaults(run=None)
-    doctor = commands.add_parser("doctor", parents=[connection], help="check the connection")
-    doctor.add_argument("--url", help="send one task to this target too, with a GET request, and explain its answer")
-    doctor.add_argument("--service-account", metavar="EMAIL", help="account whose token that task has")
-    doctor.add_argument("--audience", help="audience of the token; by default the origin of the URL")
-    doctor.set_defaults(run=_doctor)
+    _add_doctor(commands, connection)
     batches = commands.add_parser(
         "batches",
         parents=[batch_filter],
@@ -128,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("batch", help="its id, the beginning of its id, or its name")
     watch.set_defaults(run=_watch)
     return parser
+
+
+def _add_doctor(commands: Any, connection: argparse.ArgumentParser) -> None:
+    doctor = commands.add_parser("doctor", parents=[connection], help="check the connection")
+    doctor.add_argument("--url", help="send one task to this target too, with a GET request, and explain its answer")
+    doctor.add_argument("--service-account", metavar="EMAIL", help="account whose token that task has")
+    doctor.add_argument("--audience", help="audience of the token; by default the origin of the URL")
+    doctor.set_defaults(run=_doctor)
 
 
 def _add_options(parser: argparse.ArgumentParser, texts: Mapping[str, str], *, default: Any) -> None:

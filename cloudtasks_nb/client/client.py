@@ -281,8 +281,10 @@ class Client:
         >>> checks = tasks.doctor()
         >>> checks[~checks["ok"]].index.tolist()  # what is not in order
         []
-        >>> tasks.doctor(handler).loc["target", "ok"]
-        True
+        >>> queue = tasks.queue("reports", create=True)
+        made queue reports ...
+        >>> tasks.doctor(handler).loc["target", "detail"]
+        'is reached, and answers 405 to a GET request'
         """
         target = Target(
             url=url,

@@ -43,6 +43,7 @@ TASK = f"{QUEUE}/tasks/t"
 CLIENTS: dict[str, tuple[Any, Any]] = {
     "/google.cloud.tasks.v2": (tasks_v2.CloudTasksClient, CloudTasksGrpcTransport),
     "/google.longrunning": (tasks_v2.CloudTasksClient, CloudTasksGrpcTransport),
+    "/google.cloud.location": (tasks_v2.CloudTasksClient, CloudTasksGrpcTransport),
     "/google.cloud.tasks.v2beta3": (tasks_v2beta3.CloudTasksClient, BetaGrpcTransport),
     "/google.logging.v2": (LoggingServiceV2Client, LoggingServiceV2GrpcTransport),
 }
@@ -200,11 +201,11 @@ def test_the_route_is_the_one_of_googles_client(fake: Fakes, rpc: str) -> None:
 
 @pytest.mark.parametrize("rpc", METHODS)
 def test_what_googles_client_repeats_is_idempotent(fake: Fakes, rpc: str) -> None:
-    """Two RPCs more are: one reads, and tasks that the toolkit creates have names."""
+    """Three RPCs more are: two read, and tasks that the toolkit creates have names."""
     server = fake(LOST, empty_pb2.Empty())
     with contextlib.suppress(ServiceUnavailable):
         use(server.port, lambda transport: by_google(transport, rpc, REQUESTS[rpc]))
-    assert METHODS[rpc].idempotent == (len(server.calls) == 2 or rpc in ("CreateTask", "GetOperation"))
+    assert METHODS[rpc].idempotent == (len(server.calls) == 2 or rpc in ("CreateTask", "GetOperation", "ListLocations"))
 
 
 @pytest.mark.parametrize(
