@@ -134,7 +134,8 @@ _TASK_DELETED = replace(_TASKS_DELETED, effect="it was deleted", absent_is_done=
 #: Every RPC that the toolkit calls. Permissions: https://cloud.google.com/tasks/docs/reference-access-control
 #: Idempotent are the RPCs that Google's client repeats by default, those with a `default_retry` in
 #: google/cloud/tasks_v2/services/cloud_tasks/transports/base.py of google-cloud-tasks 2.26, and three more:
-#: GetOperation and ListLocations read, and CreateTask creates no second task, because each task of the toolkit has a name.
+#: GetOperation and ListLocations read, and CreateTask creates no second task, because each task of the toolkit has a
+#: name.
 METHODS: dict[str, Method] = {
     **dict(
         [
