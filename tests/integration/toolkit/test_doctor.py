@@ -9,6 +9,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import EndpointError
+from cloudtasks_nb.service.costs import LOG_PRICE
 from tests.integration.conftest import PATIENCE, StartEmulator, Target
 from tests.integration.toolkit.conftest import Intercept, impatient
 
@@ -43,6 +44,7 @@ def test_a_queue_without_a_log(tasks: ct.Client, queue: ct.Queue) -> None:
     queue.update(log_sampling_ratio=0.0)
     found = tasks.doctor().loc["log"]
     assert (found.ok, found.fix) == (False, f'tasks.queue("{queue.id}").update(log_sampling_ratio=1.0)')
+    assert LOG_PRICE in found.detail
 
 
 def test_nobody_answers(free_port: int) -> None:
