@@ -55,7 +55,8 @@ def answer(state: dict[str, Any], words: list[str]) -> str:
     """Do a command and return what it prints."""
     command, positional, options = parse(words)
     state["calls"].append([command, positional, options])
-    if command == state.get("fails"):
+    if command == state["fails"] and state["failures"]:
+        state["failures"] -= 1
         sys.exit(f"ERROR: (gcloud.{command}) it is broken today")
     if command == "config get-value":
         return str(state["account"] or "(unset)")
@@ -83,8 +84,8 @@ def main() -> None:
 def install(folder: Path, **state: Any) -> Path:
     """Write the command into a folder, and return the file of its state."""
     path = folder / "gcloud.json"
-    known = {"account": "ann@example.com", "accounts": [], "deployed": False, "url": "https://report-1.run.app"}
-    path.write_text(json.dumps({**known, "calls": [], **state}))
+    known = {"account": "ann@example.com", "accounts": [], "deployed": False, "fails": "", "failures": 99}
+    path.write_text(json.dumps({**known, "url": "https://report-1.run.app", "calls": [], **state}))
     command = folder / "gcloud"
     command.write_text(f"#!{sys.executable}\nimport runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n")
     command.chmod(0o755)

@@ -110,23 +110,27 @@ def account_member() -> str:
     return f"{'serviceAccount' if account.endswith('.gserviceaccount.com') else 'user'}:{account}"
 
 
-def run_steps(steps: Sequence[Step]) -> str:
+def run_steps(steps: Sequence[Step], pauses: Sequence[float] = _PAUSES) -> str:
     """Run commands one after the other, with a note about each, and return what the last one printed.
+
+    Parameters
+    ----------
+    pauses : sequence of float
+        Seconds before each new try of a command that fails after an account was created.
 
     Raises
     ------
     HandlerError
         If one fails, with what it wrote; later ones are not run.
     """
-    printed, pauses = "", list(_PAUSES)
-    created = False
+    printed, created, left = "", False, list(pauses)
     for number, step in enumerate(steps, 1):
         notify(f"{number}/{len(steps)} {step.text}")
         if step.unless and _run(step.unless).returncode == 0:
             continue
         done = _run(step.words)
-        while done.returncode and created and pauses:
-            time.sleep(pauses.pop(0))
+        while done.returncode and created and left:
+            time.sleep(left.pop(0))
             done = _run(step.words)
         if done.returncode:
             raise _failure(step, done.stderr)

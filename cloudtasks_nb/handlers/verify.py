@@ -16,13 +16,10 @@ from google.auth.transport.requests import Request
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.handlers.answer import Answer, refuse
 
-__all__ = ["CERTS_VARIABLE", "GOOGLE_CERTS", "Certificates", "Verifier", "fetch_certificates"]
+__all__ = ["GOOGLE_CERTS", "Certificates", "Verifier", "fetch_certificates"]
 
 #: Where Google publishes the certificates of its ID tokens.
 GOOGLE_CERTS = "https://www.googleapis.com/oauth2/v1/certs"
-
-#: Environment variable with the URL of other certificates, those of an emulator, for applications made by `app`.
-CERTS_VARIABLE = "CLOUDTASKS_NB_CERTS_URL"
 
 _GOOGLE_ISSUERS = ("https://accounts.google.com", "accounts.google.com")
 _CLOCK_SKEW = 10  # seconds between the issuer's clock and ours

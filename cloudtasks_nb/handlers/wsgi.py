@@ -15,7 +15,7 @@ from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
 from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function
 from cloudtasks_nb.handlers.convert import display_name
-from cloudtasks_nb.handlers.verify import CERTS_VARIABLE, Verifier
+from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.handlers.workers import CoroutineRunner
 from cloudtasks_nb.store.store import Store
 
@@ -63,8 +63,6 @@ def app(
     -------
     callable
         For gunicorn, wsgiref or Functions Framework: ``application = app(report, audience=..., service_account=...)``.
-        To rehearse with the emulator, set ``CLOUDTASKS_NB_CERTS_URL`` to its certificates,
-        ``http://127.0.0.1:8124/oauth2/v1/certs``, which are then used in place of Google's.
 
     Raises
     ------
@@ -91,8 +89,7 @@ def app(
                 hint='app(fn, audience="https://my-service.run.app", '
                 'service_account="sa@my-project.iam.gserviceaccount.com")',
             )
-    certs_url = os.environ.get(CERTS_VARIABLE) or None
-    verifier = Verifier(service_account=str(service_account), audience=[str(audience)], certs_url=lambda: certs_url)
+    verifier = Verifier(service_account=str(service_account), audience=[str(audience)], certs_url=lambda: None)
     place = store if store is not None else os.environ.get(STORE_VARIABLE) or None
     kept = None if place is None else Store(place)
     called = {path: TaskFunction(fn=one, verifier=verifier, store=kept) for path, one in functions.items()}

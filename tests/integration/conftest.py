@@ -38,6 +38,7 @@ __all__ = [
     "Received",
     "StartEmulator",
     "Target",
+    "until",
 ]
 
 #: Where the tests' queues are; the emulator takes any project and location.
@@ -51,6 +52,16 @@ StartEmulator = Callable[..., "Emulator"]
 MakeQueue = Callable[..., str]
 Enqueue = Callable[..., tasks_v2.Task]
 HeldAnswer = Callable[[], "Answer"]
+
+
+def until(condition: Callable[[], T | None], errors: Callable[[], str] = str) -> T:
+    """Return the first true value of `condition`, asked again and again: the API has no call that waits."""
+    end = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {PATIENCE} s in vain; {errors()}"
+        pause.wait(0.005)
+    return value
 
 
 class Emulator:
@@ -141,13 +152,8 @@ class Emulator:
         self.request("POST", "/admin/clock", {"advance_s": seconds})
 
     def until(self, condition: Callable[[], T | None]) -> T:
-        """Return the first true value of `condition`, asked again and again: the API has no call that waits."""
-        end = time.monotonic() + PATIENCE
-        pause = threading.Event()
-        while not (value := condition()):
-            assert time.monotonic() < end, f"waited {PATIENCE} s in vain; emulator's errors:\n{self.errors()}"
-            pause.wait(0.005)
-        return value
+        """Return the first true value of `condition`, as `until` does; a failure shows the emulator's errors."""
+        return until(condition, lambda: f"emulator's errors:\n{self.errors()}")
 
     def answered(self, name: str, responses: int) -> tasks_v2.Task:
         """Return the task as soon as the given number of its attempts was answered."""

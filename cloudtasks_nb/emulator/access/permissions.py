@@ -31,7 +31,7 @@ IAM, IAM_CREDENTIALS = "iam.googleapis.com", "iamcredentials.googleapis.com"
 #: The hosts whose services a strict emulator has.
 GOOGLE_HOSTS = (
     *(TASKS, LOGGING, IAM, IAM_CREDENTIALS),
-    *("oauth2.googleapis.com", "sts.googleapis.com", "cloudresourcemanager.googleapis.com"),
+    *("oauth2.googleapis.com", "sts.googleapis.com", "cloudresourcemanager.googleapis.com", "www.googleapis.com"),
 )
 ACT_AS = "iam.serviceAccounts.actAs"
 _FULL = 2

@@ -21,6 +21,7 @@ __all__: list[str] = []
 
 CALLER = "cloudtasks-caller@my-project.iam.gserviceaccount.com"
 RUNNER = "cloudtasks-handler@my-project.iam.gserviceaccount.com"
+DESCRIBE = ("iam", "service-accounts", "describe", "a@p.iam.gserviceaccount.com", "--project", "p")
 Stub = Callable[..., Callable[[], dict[str, Any]]]
 FRAME = pd.DataFrame({"a": [1]})
 
@@ -133,14 +134,26 @@ def test_accounts_of_the_user(stub: Stub) -> None:
     assert members == {"serviceAccount:ci@p.iam.gserviceaccount.com"}
 
 
-def test_a_step_that_fails(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails(stub: Stub) -> None:
     """The error has the command and what gcloud told; later commands are not run."""
-    monkeypatch.setattr(commands, "_PAUSES", (0.0,))
-    state = stub(fails="run deploy")
+    state = stub(fails="run deploy", accounts=[CALLER, RUNNER])
     with pytest.raises(HandlerError, match=r"gcloud run deploy report (?s:.*) it is broken today") as caught:
         deploy(report, run=True)
     assert "roles/run.builder" in (caught.value.hint or "")
     assert state()["calls"][-1][0] == "run deploy"
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_new_account_is_not_known_everywhere_at_once(stub: Stub, failures: int) -> None:
+    """A command that fails after an account was created is tried again for a while."""
+    stub(fails="iam service-accounts add-iam-policy-binding", failures=failures)
+    create = commands.Step(words=("iam", "service-accounts", "create", "a", "--project", "p"), unless=DESCRIBE)
+    grant = commands.Step(words=("iam", "service-accounts", "add-iam-policy-binding", "a", "--member=b", "--role=c"))
+    if failures == 2:
+        assert commands.run_steps([create, grant], pauses=(0.0, 0.0)) == ""
+    else:
+        with pytest.raises(HandlerError, match="it is broken today"):
+            commands.run_steps([create, grant], pauses=(0.0, 0.0))
 
 
 def test_the_url_is_asked_for(stub: Stub) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests import gcloud, processes
-from tests.integration.conftest import Emulator
+from tests.integration.conftest import until
+from tests.integration.strict.conftest import ADMIN
 
 __all__: list[str] = []
 
@@ -46,18 +48,18 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def patient() -> Iterator[Emulator]:
-    """Run an emulator whose tasks wait for a service that is still starting."""
-    with Emulator("--wait-for-loopback") as emulator:
+def started() -> Iterator[StrictEmulator]:
+    """Run Google; tasks wait for a service that is still starting."""
+    with strict_emulator("--wait-for-loopback") as emulator:
         yield emulator
 
 
 @pytest.fixture(scope="module")
-def service(patient: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(started: StrictEmulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Deploy the function with a stub of gcloud, and do what Cloud Run would: build the folder and start it."""
     place = tmp_path_factory.mktemp("service")
     port = free_port()
-    state = gcloud.install(place, url=f"http://127.0.0.1:{port}")
+    state = gcloud.install(place, url=f"https://localhost:{port}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
@@ -72,11 +74,12 @@ def service(patient: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
     ):
         done = processes.run(*command, cwd=folder, environment=environment, timeout=600)
         assert done.returncode == 0, done.stderr
-    environment |= {
+    environment |= started.google_environment | {
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
         "PORT": str(port),
+        "HOME": str(place),
         "CLOUDTASKS_NB_STORE": str(place / "store"),  # --update-env-vars, on this machine
-        "CLOUDTASKS_NB_CERTS_URL": f"{patient.ready['http']}/oauth2/v1/certs",
+        "GUNICORN_CMD_ARGS": f"--certfile={started.certificate} --keyfile={started.key}",  # as Cloud Run has TLS
     }
     line = (folder / "Procfile").read_text().removeprefix("web: ")
     with processes.serving("sh", "-c", f"exec {line}", cwd=folder, environment=environment):
@@ -84,10 +87,15 @@ def service(patient: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def queue(service: Service, patient: Emulator, make_name: Callable[[], str]) -> Iterator[ct.Queue]:
-    """Give a queue of a connection that reads the service's store."""
-    with ct.connect("demo", "us-central1", endpoint=patient.ready["grpc"], store=service.store) as tasks:
-        yield tasks.queue(make_name(), create=True, max_attempts=1)
+def queue(service: Service, emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[ct.Queue]:
+    """Give a queue of an analyst who may do what the printed commands allow; the service's store is read."""
+    analyst = emulator.service_account("analyst", [ADMIN, "roles/logging.viewer"])
+    for name in (service.deployment.service_account, "thief@demo.iam.gserviceaccount.com"):
+        emulator.service_account(name, key=False)
+        emulator.grant(emulator.email("analyst"), "roles/iam.serviceAccountUser", name)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(analyst))
+    with ct.connect("demo", "us-central1", endpoint=emulator.endpoint, store=service.store) as tasks:
+        yield tasks.queue("deployed", create=True, max_attempts=1)
 
 
 def test_tasks_reach_it_and_results_land_in_the_store(queue: ct.Queue, service: Service) -> None:
@@ -100,12 +108,12 @@ def test_tasks_reach_it_and_results_land_in_the_store(queue: ct.Queue, service: 
     assert results["error"].tolist()[1] == "ValueError: bad is no good"
 
 
-def test_single_tasks_reach_it(queue: ct.Queue, service: Service, patient: Emulator) -> None:
+def test_single_tasks_reach_it(queue: ct.Queue, service: Service) -> None:
     """So do the tasks of `enqueue` and `schedule`; one of another account is refused."""
     queue.enqueue(service.deployment, {"name": "a"})
     queue.schedule(service.deployment, {"name": "b"}, delay="100ms")
     queue.enqueue(service.deployment, {"name": "c"}, service_account="thief@demo.iam.gserviceaccount.com")
-    patient.until(lambda: queue.attempts()["status"].count() == 3)
+    until(lambda: queue.attempts()["status"].count() == 3)
     assert sorted(queue.attempts()["status"].dropna()) == ["OK", "OK", "PERMISSION_DENIED"]
 
 

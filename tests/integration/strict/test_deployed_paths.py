@@ -8,12 +8,15 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.conftest import Emulator
+from cloudtasks_nb.testing import StrictEmulator, strict_emulator
+from tests.integration.conftest import until
+from tests.integration.strict.conftest import ADMIN
 from tests.processes import listening, serving
 
 __all__: list[str] = []
@@ -30,7 +33,8 @@ def note(carrier, flight, dest, dep_delay):
     return f"{carrier}{flight} to {dest}"
 
 def finished(**summary):
-    pathlib.Path("summary.json").write_text(json.dumps(summary))
+    pathlib.Path("part.json").write_text(json.dumps(summary))
+    pathlib.Path("part.json").rename("summary.json")
 
 application = app(
     {"/": note, "/done": finished}, audience=%r, service_account="caller@my-project.iam.gserviceaccount.com"
@@ -46,38 +50,48 @@ def snippet() -> str:
     return str(code)
 
 
+@pytest.fixture(scope="module")
+def started() -> Iterator[StrictEmulator]:
+    """Run Google for the project of the snippet."""
+    with strict_emulator(project="my-project") as emulator:
+        yield emulator
+
+
 @pytest.fixture
-def service(emulator: Emulator, tmp_path: Path) -> Iterator[str]:
+def service(emulator: StrictEmulator, tmp_path: Path) -> Iterator[str]:
     """Run the service, and give its URL, which is also the audience."""
     with listening() as sock:
-        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        url = f"https://localhost:{sock.getsockname()[1]}"
         (tmp_path / "main.py").write_text(MAIN % url)
-        environment = {
-            **os.environ,
-            "CLOUDTASKS_NB_CERTS_URL": f"{emulator.ready['http']}/oauth2/v1/certs",
-            "CLOUDTASKS_NB_STORE": str(tmp_path / "store"),
-        }
+        environment = (
+            os.environ
+            | emulator.google_environment
+            | {"CLOUDTASKS_NB_STORE": str(tmp_path / "store"), "HOME": str(tmp_path)}
+        )
         command = (sys.executable, "-m", "gunicorn", "--bind", f"fd://{sock.fileno()}", "--threads", "8")
-        with serving(*command, "main:application", cwd=tmp_path, environment=environment, pass_fds=[sock.fileno()]):
+        tls = ("--certfile", emulator.certificate, "--keyfile", emulator.key)
+        with serving(
+            *command, *tls, "main:application", cwd=tmp_path, environment=environment, pass_fds=[sock.fileno()]
+        ):
             yield url
 
 
 def test_the_snippet_of_the_notebook(
-    service: str, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: str, emulator: StrictEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it stands, but for the host: every row is accepted, and so is the notification at the end."""
+    emulator.service_account("caller", key=False)
+    analyst = emulator.service_account("analyst", [ADMIN, "roles/logging.viewer", "roles/iam.serviceAccountUser"])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.ready["grpc"])
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(analyst))
     monkeypatch.setenv("CLOUDTASKS_NB_STORE", str(tmp_path / "store"))
     rows = {"day": "2013-01-01", "carrier": "UA", "flight": [1545, 1714, 1141], "origin": ["EWR", "LGA", "JFK"]}
-    pd.DataFrame({**rows, "dest": ["IAH", "IAH", "MIA"], "dep_delay": [2.0, 4.0, 2.0]}).to_csv(
-        "flights.csv", index=False
-    )
-    names = {"ct": ct, "pd": pd}
+    frame = pd.DataFrame({**rows, "dest": ["IAH", "IAH", "MIA"], "dep_delay": [2.0, 4.0, 2.0]})
+    frame.to_csv("flights.csv", index=False)
+    names: dict[str, Any] = {"ct": ct, "pd": pd}
     exec(snippet().replace(SERVICE, service), names)  # noqa: S102 - our own notebook
-    batch: ct.Batch = names["batch"]  # type: ignore[assignment]  # the snippet makes it
-    assert batch.results()["result"].tolist() == ["UA1545 to IAH", "UA1714 to IAH", "UA1141 to MIA"]
-    emulator.drained("projects/my-project/locations/us-central1/queues/notes")
+    assert names["batch"].results()["result"].tolist() == ["UA1545 to IAH", "UA1714 to IAH", "UA1141 to MIA"]
+    until(lambda: Path("summary.json").exists())
     summary = json.loads(Path("summary.json").read_text())
     assert (summary["name"], summary["total"], summary["succeeded"]) == ("flights of 2013", 3, 3)
     names["tasks"].close()
