@@ -9,7 +9,7 @@ import pandas as pd
 
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, TaskNotFoundError
+from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.fanout.plan.literal import literal_task
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.service.connection import Connection
@@ -59,7 +59,8 @@ def create_task(connection: Connection, queue: QueueName, options: TaskOptions, 
         # The id is random, so the first call created the task and its answer was lost.
         try:
             made = connection.call("GetTask", name=message.name)
-        except TaskNotFoundError:  # it has left the queue meanwhile
+        except (TaskNotFoundError, PermissionDeniedError) as failure:  # it has left the queue, or cannot be read
             columns = task_columns([message], now=now_micros())
-            return frame(TASKS, {**columns, "state": ["gone"], "create_time": [None]}, index="task")
+            state = "gone" if isinstance(failure, TaskNotFoundError) else None
+            return frame(TASKS, {**columns, "state": [state], "create_time": [None]}, index="task")
     return frame(TASKS, task_columns([made], now=now_micros()), index="task")

@@ -12,11 +12,13 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import Endpoint, store_place
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.errors import InvalidInputError, QueueNotFoundError
+from cloudtasks_nb.errors import InvalidInputError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.service.absent_handlers import AbsentHandlers
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.refusal import IAM
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Watcher
 from cloudtasks_nb.store.store import Store
@@ -88,6 +90,24 @@ class Connection:
     def call(self, rpc: str, /, **fields: Any) -> Any:
         """Call an RPC and return the raw response; waits for a new queue as `wait_for` does."""
         return self.wait_for(lambda: self.transport.call(rpc, **fields))
+
+    def read_queue(self, queue: QueueName, unknown: str) -> Any:
+        """Return a queue as the service has it; None, with a note, if this account may not read it.
+
+        Creating tasks needs no right to read their queue.
+
+        Parameters
+        ----------
+        unknown : str
+            What is not known then, for the note.
+        """
+        try:
+            return self.call("GetQueue", name=str(queue))
+        except PermissionDeniedError as error:
+            if error.reason not in {None, IAM}:  # a policy or a project refuses all calls
+                raise
+            notify(f"queue {queue.queue} cannot be read, so {unknown}: {error}")
+            return None
 
     def wait_for(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine and return its result.

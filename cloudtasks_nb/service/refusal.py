@@ -28,11 +28,14 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.service.auth_errors import login_hint
 from cloudtasks_nb.service.rpcs import METHODS, Method
 
-__all__ = ["Cure", "Refusal", "cure", "role_of"]
+__all__ = ["IAM", "Cure", "Refusal", "cure", "role_of"]
 
 #: Trailing metadata of gRPC with a ``google.rpc.Status``.
 _DETAILS = "grpc-status-details-bin"
-_IAM = "IAM_PERMISSION_DENIED"
+
+#: Reason of a refusal for a permission that is lacking.
+IAM = "IAM_PERMISSION_DENIED"
+
 #: The service's text for a lacking permission, which comes without a reason in some answers.
 _LACKS = re.compile(r'lacks (?:IAM )?permission "(?P<permission>[^"]+)" for the resource "(?P<resource>[^"]+)"')
 _SERVICE_ACCOUNT = re.compile(r"[^/@]+@(?P<project>[a-z0-9.:-]+)\.iam\.gserviceaccount\.com$")
@@ -72,7 +75,7 @@ class Refusal:
             elif isinstance(detail, error_details_pb2.Help):
                 links += [(link.description, link.url) for link in detail.links]
         if not reason and (lacks := _LACKS.search(message)):
-            reason, facts = _IAM, lacks.groupdict()
+            reason, facts = IAM, lacks.groupdict()
         return cls(code=code, message=message, reason=reason, facts=facts, links=tuple(links))
 
 
@@ -230,7 +233,7 @@ def cure(refusal: Refusal, *, method: Method, endpoint: Endpoint, member: str) -
     member : str
         Who called, as IAM writes it: ``user:ann@example.com``.
     """
-    if refusal.reason == _IAM:
+    if refusal.reason == IAM:
         permission = refusal.facts.get("permission", method.permission)
         hint = _permission_hint(permission, refusal.facts.get("resource", ""), project=endpoint.project, member=member)
         return Cure(error=PermissionDeniedError, hint=hint)

@@ -8,13 +8,14 @@ has sent of it is recorded as if this one had sent it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, StoreError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.search import QueueReader, as_outcome
 from cloudtasks_nb.fanout.clock import Clock
@@ -125,7 +126,8 @@ class Adoption:
         if not (logged or found):
             return
         if not last:
-            await self._read_queue()
+            with contextlib.suppress(PermissionDeniedError):
+                await self._read_queue()
         await self._outbox.run(self._set_round)
         await self._changed()
 
@@ -179,7 +181,7 @@ class Adoption:
         return newer
 
     async def _read_queue(self) -> None:
-        """Record the rows whose tasks are in the queue, tried or not."""
+        """Record the rows whose tasks are in the queue, tried or not, if it may be listed: names protect the others."""
         seen = 0
         async for page in self._reader.pages(self._queue):
             if await self._outbox.run(self._raise_tries, page, pending=True):

@@ -138,11 +138,11 @@ class Catalog:
                 submit=submit or (lambda: self.fan_out(request)),
                 send=lambda task: _try(task, request.recipe.delivery),
                 errors=request.options.errors,
-                rate=limits["rate"],
-                max_concurrent=limits["max_concurrent"],
-                log_ratio=limits["log_sampling_ratio"],
+                rate=limits.get("rate"),
+                max_concurrent=limits.get("max_concurrent"),
+                log_ratio=limits.get("log_sampling_ratio"),
                 verdicts=verdicts,
-                halted="" if limits["state"] == "RUNNING" else limits["state"].lower(),
+                halted="" if limits.get("state", "RUNNING") == "RUNNING" else limits["state"].lower(),
                 on_progress=bar.add,
                 on_note=notify,
             )
@@ -281,8 +281,12 @@ class Catalog:
         return endpoint.project in (None, place.project) and endpoint.location in (None, place.location)
 
     def _limits(self, queue: QueueName) -> dict[str, Any]:
-        """Return the settings of a queue; raises if it does not exist, before anything is planned."""
-        return queue_values(self._connection.call("GetQueue", name=str(queue)))
+        """Return the settings of a queue; raises if it does not exist, before anything is planned.
+
+        An account that may only create tasks cannot read them: a note says so, and they are empty.
+        """
+        found = self._connection.read_queue(queue, "its limits and what it logs are not known")
+        return {} if found is None else queue_values(found)
 
     def _spec(self, request: FanOutRequest) -> BatchSpec:
         return BatchSpec(
@@ -478,6 +482,8 @@ def _are(count: int) -> str:
 
 def _warn_about_outcomes(limits: Mapping[str, Any], request: FanOutRequest) -> None:
     """Print at the start which outcomes cannot be known with the queue's settings."""
+    if not limits:
+        return  # a note said that they are not known
     queue, ratio, retry = request.queue.queue, limits["log_sampling_ratio"], request.recipe.delivery.retry or {}
     if names_handler(request.description):
         pass  # it stores results, from which outcomes are known

@@ -60,12 +60,17 @@ def check_route(
 ) -> None:
     """Refuse a queue that would send the notification to another URL or with another token.
 
+    A queue that this account may not read is taken.
+
     Raises
     ------
     InvalidInputError
         With a hint to use another queue.
     """
-    target = connection.call("GetQueue", name=str(queue)).http_target
+    found = connection.read_queue(queue, "it is not known whether it sends the notification to another URL")
+    if found is None:
+        return
+    target = found.http_target
     token = target.oidc_token
     audience = audience or default_audience(url)
     other = target.HasField("oauth_token") or (

@@ -9,6 +9,7 @@ that left the queue is *gone*.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import math
 from collections import defaultdict
@@ -18,7 +19,7 @@ from typing import Any
 from cloudtasks_nb._names import CODES, QueueName, code_of
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.errors import StoreError
+from cloudtasks_nb.errors import PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.search import QueueReader, Search
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.causes import exception_line
@@ -183,9 +184,10 @@ class OutcomeTracker:
         await self._search.recheck()
 
     async def learn_queue(self) -> None:
-        """Read after how many attempts the queue gives up, unless a snapshot had it."""
+        """Read after how many attempts the queue gives up, unless a snapshot had it or it may not be read."""
         if self.snapshot is None:
-            await self._learn_limit(await self._reader.read_queue(self._queue))
+            with contextlib.suppress(PermissionDeniedError):
+                await self._learn_limit(await self._reader.read_queue(self._queue))
 
     async def stored_tasks(self, *, all_rows: bool) -> AsyncIterator[Sequence[str]]:
         """Yield the tasks of the batch that have a stored result, page by page.

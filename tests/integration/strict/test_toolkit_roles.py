@@ -1,0 +1,59 @@
+"""The toolkit with the roles that a careful administrator grants, against a strict emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.testing import StrictEmulator
+from tests.integration.conftest import PATIENCE, Target
+
+ENQUEUER, LOG = "roles/cloudtasks.enqueuer", "roles/logging.viewer"
+Login = Callable[..., ct.Client]
+
+
+@pytest.fixture
+def login(emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Login]:
+    """Connect as a service account of this name, which has some roles on the project."""
+    made: list[ct.Client] = []
+
+    def connect(name: str, *roles: str) -> ct.Client:
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(emulator.service_account(name, roles=roles)))
+        made.append(ct.connect("demo", "us-central1"))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        client.close()
+
+
+def test_the_role_of_an_enqueuer_is_enough_to_fan_out(
+    emulator: StrictEmulator, login: Login, https_target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reads that are refused do not stop the sending: a line says what is not known, and the log tells the outcomes."""
+    emulator.seed({"reports": {"log_sampling_ratio": 1.0}})
+    queue = login("sender", ENQUEUER, LOG).queue("reports")
+    batch = queue.fan_out(pd.DataFrame({"day": range(250)}), url=https_target.url, body=["day"])
+    printed = capsys.readouterr().out
+    assert "queue reports cannot be read, so its limits and what it logs are not known" in printed
+    assert "--member=serviceAccount:sender@demo.iam.gserviceaccount.com --role=roles/cloudtasks.viewer" in printed
+    assert batch.wait(timeout=PATIENCE).succeeded == 250
+    assert len(queue.enqueue(https_target.url, {"day": 1})) == 1
+
+
+def test_without_the_log_the_tasks_are_sent_all_the_same(
+    emulator: StrictEmulator, login: Login, https_target: Target
+) -> None:
+    """What became of the rows is not known, and the batch says why."""
+    batch = (
+        login(ENQUEUER, email="eve@example.com").queue("reports").fan_out([{"n": 1}, {"n": 2}], url=https_target.url)
+    )
+    admin = login("roles/cloudtasks.viewer").queue("reports")
+    with pytest.raises(ct.errors.BatchTimeoutError):
+        batch.wait(timeout="1s")
+    assert (batch.progress().unsent, len(viewer.tasks())) == (0, 2)
+    assert "cloudtasks.queues.get" in repr(batch)
+    assert emulator.history("reports") == []
