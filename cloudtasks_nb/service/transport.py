@@ -33,6 +33,7 @@ from cloudtasks_nb.errors import (
     ServiceError,
 )
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.no_connection import ROOTS_VARIABLE, no_connection
 from cloudtasks_nb.service.refusal import Refusal
 from cloudtasks_nb.service.rpcs import METHODS, Method
 from cloudtasks_nb.service.status import LOST, STATUSES, lost_answer, service_error
@@ -53,9 +54,9 @@ _OPTIONS = [
 _KEEPALIVE = (30.0, 10.0)
 # A proxy that environment variables name is not used: it usually cannot reach an emulator on this machine.
 _LOCAL_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
-_ROOTS_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 _STATE_TIMEOUT = 5.0  # seconds to find out whether a call was carried out
-_NETWORK_HINT = "check the network; tasks.doctor() finds the cause"
+_HEALTH = "/grpc.health.v1.Health/Check"
+_HEALTH_TIMEOUT = 0.5  # seconds
 
 
 #: `pid` of the process that has used gRPC; a forked process inherits it.
@@ -310,7 +311,10 @@ class Transport:
             try:
                 return await stub(request, timeout=timeout, metadata=metadata)
             except grpc.aio.AioRpcError as error:
-                refusal = Refusal.of_grpc(error.code().name, error.details(), error.trailing_metadata())
+                code, details = error.code().name, error.details() or ""
+                if code == "DEADLINE_EXCEEDED" and timeout is not None:
+                    details = f"no answer within {timeout:.3g} s: {details}"
+                refusal = Refusal.of_grpc(code, details, error.trailing_metadata())
                 refused = self._error(refusal, method, resource)
                 refused.__cause__ = error
             # The token may have been revoked before its time; the call was not carried out.
@@ -397,15 +401,9 @@ class Transport:
         try:
             await asyncio.wait_for(channel.channel_ready(), self.connect_timeout)
         except TimeoutError:
-            named = f", which {self.endpoint.named_by} names" if self.endpoint.named_by else ""
-            raise EndpointError(
-                f"nothing answers at {target}{named}",
-                resource=target,
-                code="UNAVAILABLE",
-                hint="is the emulator running there? ct.local() starts one; cloudtasks-nb emulator --port 8123 too"
-                if self.endpoint.local
-                else _NETWORK_HINT,
-            ) from None
+            details = await _connection_error(channel)
+            if details is not None:
+                raise no_connection(self.endpoint, target, details) from None
 
     async def _refresh_credentials(self) -> None:
         """Renew expired credentials here: gRPC reports a failed renewal as an unavailable service.
@@ -450,6 +448,19 @@ class Transport:
         ]
 
 
+async def _connection_error(channel: grpc.aio.Channel) -> str | None:
+    """Return what gRPC says of a connection that did not come about; None if it is there by now.
+
+    gRPC tells it only to a call that does not wait for the connection.
+    """
+    try:
+        await channel.unary_unary(_HEALTH)(b"", timeout=_HEALTH_TIMEOUT, wait_for_ready=False)
+    except grpc.aio.AioRpcError as error:
+        if channel.get_state() is not grpc.ChannelConnectivity.READY:
+            return error.details() or error.code().name
+    return None
+
+
 def _channel_credentials(credentials: Any) -> grpc.ChannelCredentials:
     plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
     return grpc.composite_channel_credentials(
@@ -465,12 +476,12 @@ def _trusted_roots() -> bytes | None:
     ConfigurationError
         If the file cannot be read.
     """
-    path = os.environ.get(_ROOTS_VARIABLE)
+    path = os.environ.get(ROOTS_VARIABLE)
     try:
         return Path(path).read_bytes() if path else None
     except OSError as error:
         raise ConfigurationError(
-            f"{_ROOTS_VARIABLE} names {path}, which cannot be read: {error.strerror}",
+            f"{ROOTS_VARIABLE} names {path}, which cannot be read: {error.strerror}",
             resource=path,
             hint="set it to a PEM file with the certificates of the authorities, or unset it",
         ) from error

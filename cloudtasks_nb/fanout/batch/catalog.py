@@ -140,7 +140,7 @@ class Catalog:
                 errors=request.options.errors,
                 rate=limits.get("rate"),
                 max_concurrent=limits.get("max_concurrent"),
-                log_ratio=limits.get("log_sampling_ratio"),
+                log_ratio=limits.get("log_sampling_ratio", 1.0),
                 verdicts=verdicts,
                 halted="" if limits.get("state", "RUNNING") == "RUNNING" else limits["state"].lower(),
                 on_progress=bar.add,

@@ -48,12 +48,11 @@ def test_without_the_log_the_tasks_are_sent_all_the_same(
     emulator: StrictEmulator, login: Login, https_target: Target
 ) -> None:
     """What became of the rows is not known, and the batch says why."""
-    batch = (
-        login(ENQUEUER, email="eve@example.com").queue("reports").fan_out([{"n": 1}, {"n": 2}], url=https_target.url)
-    )
-    admin = login("roles/cloudtasks.viewer").queue("reports")
+    queue = login("blind", ENQUEUER).queue("reports")
+    batch = queue.fan_out([{"n": 1}, {"n": 2}], url=https_target.url)
+    viewer = login("viewer", "roles/cloudtasks.viewer").queue("reports")
     with pytest.raises(ct.errors.BatchTimeoutError):
         batch.wait(timeout="1s")
     assert (batch.progress().unsent, len(viewer.tasks())) == (0, 2)
-    assert "cloudtasks.queues.get" in repr(batch)
+    assert "logging.logEntries.list" in repr(batch)
     assert emulator.history("reports") == []

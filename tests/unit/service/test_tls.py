@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from google.cloud.logging_v2.types import ListLogEntriesResponse
 from google.cloud.tasks_v2 import types
 
-from cloudtasks_nb import errors
+from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
@@ -111,3 +112,104 @@ def test_a_connection_that_broke_in_a_sleep_is_replaced(fake: Fakes, trusted: Au
         return len(server.calls)
 
     assert use(server.port, story, place=SECURE, auth=login(), keepalive=(1.0, 1.0)) == 2
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What stands between a client and the service."""
+
+    port: int
+    endpoint: str = ""  #: the address that is called, by default the port of this machine
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+Obstacles = Callable[[str], Obstacle]
+
+
+@pytest.fixture
+def obstacle(
+    fake: Fakes, trusted: Authority, closed: int, tmp_path: Path, http1: Callable[..., int]
+) -> Callable[[str], Obstacle]:
+    """Return a function that puts an obstacle of a kind in the way."""
+    other = Authority(tmp_path / "other")
+    google = "cloudtasks.googleapis.com:443"
+
+    def proxy(port: int, user: str = "") -> Obstacle:
+        return Obstacle(port, google, {"https_proxy": f"http://{user}127.0.0.1:{port}"})
+
+    kinds: dict[str, Callable[[], Obstacle]] = {
+        "certificate of an unknown authority": lambda: Obstacle(fake(tls=other.grpc()).port),
+        "unknown authority, none named": lambda: Obstacle(fake(tls=other.grpc()).port, variables={ROOTS: ""}),
+        "no HTTP/2": lambda: Obstacle(http1(tls=trusted)),
+        "no TLS": lambda: Obstacle(fake().port),
+        "nothing listens": lambda: Obstacle(closed),
+        "no answer": lambda: Obstacle(http1()),
+        "unknown host": lambda: Obstacle(1, "cloudtasks.nowhere.invalid:443"),
+        "proxy that refuses": lambda: proxy(http1(b"HTTP/1.1 403 Forbidden\r\n\r\n")),
+        "proxy that wants a password": lambda: proxy(http1(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")),
+        "proxy that is not there": lambda: proxy(closed, "ann:secret@"),
+    }
+    return lambda kind: kinds[kind]()
+
+
+@pytest.fixture
+def http1() -> Iterator[Callable[..., int]]:
+    """Start servers that give one answer, or none, to whatever comes; return their port."""
+    started: list[asyncio.Server] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    def start(answer: bytes = b"", tls: Authority | None = None) -> int:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            await reader.read(1)
+            writer.write(answer)
+
+        context = None if tls is None else tls.context()
+        started.append(_loop.run(asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)))
+        return int(started[-1].sockets[0].getsockname()[1])
+
+    async def stop() -> None:
+        for server in started:
+            server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+    yield start
+    _loop.run(stop())
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "hint"),
+    [
+        ("certificate of an unknown authority", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", "ca.pem, which lacks"),
+        ("unknown authority, none named", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", f"set {ROOTS} to a PEM file"),
+        ("no HTTP/2", "does not speak HTTP/2: .*ALPN", 'transport="rest"'),
+        ("no TLS", "does not speak TLS: .*WRONG_VERSION_NUMBER", "without https://"),
+        ("nothing listens", "nothing answers at 127.0.0.1:.*Connection refused", "check the network"),
+        ("no answer", "nothing answers at 127.0.0.1:.*: Deadline Exceeded", "a firewall may drop"),
+        ("unknown host", "the host of cloudtasks.nowhere.invalid:443 is not found: errors resolving", "VPN, DNS"),
+        ("proxy that refuses", "the proxy that https_proxy names, http://127.*, does not let .* 403", "no_proxy"),
+        ("proxy that wants a password", "wants a password: .*407", "USER:PASSWORD@HOST"),
+        ("proxy that is not there", "https_proxy names, http://127.* does not answer: .*refused", "unset the variable"),
+    ],
+)
+def test_why_no_connection_comes_about(
+    obstacle: Obstacles, monkeypatch: pytest.MonkeyPatch, kind: str, message: str, hint: str
+) -> None:
+    """The error says what gRPC says of it, and what helps; a password in the address of a proxy is not shown."""
+    found = obstacle(kind)
+    for name, value in found.variables.items():
+        monkeypatch.setenv(name, value)
+    place = {**SECURE, **({"target": found.endpoint} if found.endpoint else {})}
+    with pytest.raises(errors.EndpointError, match=message) as caught:
+        use(found.port, call("GetQueue", name=QUEUE), place=place, auth=login(), connect_timeout=0.3)
+    assert hint in (caught.value.hint or "")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_with_tls_that_is_called_without(fake: Fakes, trusted: Authority) -> None:
+    """An address without ``https://`` is an emulator's; the hint is the address that works."""
+    port = fake(tls=trusted.grpc()).port
+    with pytest.raises(errors.EndpointError) as caught:
+        use(port, call("GetQueue", name=QUEUE), connect_timeout=0.3)
+    assert caught.value.hint == f'if it speaks TLS: endpoint="https://127.0.0.1:{port}"'

@@ -402,7 +402,7 @@ def test_credentials_go_to_google_only_over_tls(fake: Fakes) -> None:
     auth = Auth(credentials)
     with pytest.raises(errors.EndpointError) as caught:
         use(server.port, call("GetQueue", name=QUEUE), place={"local": False}, auth=auth, connect_timeout=0.2)
-    assert "check the network" in (caught.value.hint or "")
+    assert "without https://" in (caught.value.hint or "")
     assert (credentials.refreshed, server.calls) == (1, [])
 
 
