@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 import pytest
+from google.oauth2 import service_account
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.testing import StrictEmulator
@@ -16,13 +17,14 @@ Login = Callable[..., ct.Client]
 
 
 @pytest.fixture
-def login(emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Login]:
+def login(emulator: StrictEmulator) -> Iterator[Login]:
     """Connect as a service account of this name, which has some roles on the project."""
     made: list[ct.Client] = []
 
     def connect(name: str, *roles: str) -> ct.Client:
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(emulator.service_account(name, roles=roles)))
-        made.append(ct.connect("demo", "us-central1"))
+        key = str(emulator.service_account(name, roles=roles))
+        credentials = service_account.Credentials.from_service_account_file(key)
+        made.append(ct.connect("demo", "us-central1", credentials=credentials))
         return made[-1]
 
     yield connect
