@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +17,9 @@ from google.cloud import tasks_v2
 
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests.integration.conftest import Target
+from tests.processes import run
 
-__all__ = ["ADMIN", "LOCATION", "NOTHING_WRONG", "QUEUE", "Connect", "Load", "refused", "task"]
+__all__ = ["ADMIN", "LOCATION", "NOTHING_WRONG", "QUEUE", "Connect", "Load", "in_a_process", "refused", "task"]
 
 LOCATION = "projects/demo/locations/us-central1"
 QUEUE = f"{LOCATION}/queues/reports"
@@ -99,3 +103,13 @@ def refused(call: Callable[[], Any], kind: type[Exception] = PermissionDenied) -
         call()
     error: Any = caught.value
     return error.message, error.reason, dict(error.metadata)
+
+
+def in_a_process(code: str, folder: Path, variables: Mapping[str, str]) -> Any:
+    """Run code in a process that has no credentials but those that the variables name; return the JSON it prints."""
+    unset = ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NO_GCE_CHECK", "CLOUD_TASKS_EMULATOR_HOST")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    given = {**environment, "HOME": str(folder), "CLOUDSDK_CONFIG": str(folder), **variables}
+    done = run(sys.executable, "-c", code, cwd=folder, environment=given)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,7 @@ from google.oauth2.service_account import IDTokenCredentials
 
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.conftest import Target
-from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, Load, task
+from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, Load, in_a_process, task
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 VIEWER = "roles/cloudtasks.viewer"
@@ -93,22 +89,6 @@ def test_id_tokens(emulator: StrictEmulator, credentials: Load) -> None:
     for token in (own.token, made):
         claims = id_token.verify_token(token, request, "https://job", certs_url=f"{emulator.http}/oauth2/v1/certs")
         assert claims["email"] == emulator.email("self")
-
-
-def in_a_process(code: str, folder: Path, variables: Mapping[str, str]) -> Any:
-    """Run code in a process that has no credentials but those that the variables name; return the JSON it prints."""
-    unset = ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NO_GCE_CHECK", "CLOUD_TASKS_EMULATOR_HOST")
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, "HOME": str(folder), "CLOUDSDK_CONFIG": str(folder), **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 METADATA = """
