@@ -199,7 +199,7 @@ def _check_name(name: str) -> None:
 
 def _check_new_name(name: str, parent: str) -> None:
     if _LOCATION.fullmatch(parent) is None:
-        raise unknown_project(TASKS, project_of(parent))
+        raise unknown_project(TASKS, project_of(parent) or parent)
     if _check_format(name) != parent:
         raise invalid_argument(f"{name} must begin with {parent}.")
 
