@@ -98,7 +98,7 @@ async def _run(context: CheckContext, names: list[str], found: dict[str, Finding
         cause = next((causes[one] for one in check.after if one in causes), None)
         if cause is not None:
             causes[name] = cause
-            found[name] = Finding(ok=False, detail=f'not checked: "{cause}" comes first', fix=found[cause].fix)
+            found[name] = Finding(ok=False, detail="not checked", fix=f'mend "{cause}" first')
             continue
         found[name] = await _safely(check, context)
         if not found[name].ok:
@@ -109,6 +109,11 @@ async def _safely(check: _Check, context: CheckContext) -> Finding:
     try:
         return await check.run(context)
     except CloudTasksError as error:
-        return Finding(ok=False, detail=error.message, fix=error.hint)
+        return Finding(ok=False, detail=error.message, fix=_fix(error.hint))
     except Exception as error:  # noqa: BLE001 - a failed check is a finding, and must not stop the other checks
         return Finding(ok=False, detail=f"{type(error).__name__}: {error}", fix="please report this")
+
+
+def _fix(hint: str | None) -> str | None:
+    """Return a hint without the advice to run these checks."""
+    return hint and "; ".join(part for part in hint.split("; ") if not part.startswith("tasks.doctor()"))

@@ -11,6 +11,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, QueueNotFoundError
+from cloudtasks_nb.fanout.plan.options import TaskOptions, check_delivery
 from cloudtasks_nb.service.refusal import role_of
 
 __all__ = ["check_api", "check_location", "check_permissions", "check_queues", "check_service_account"]
@@ -105,12 +106,13 @@ async def check_permissions(context: CheckContext) -> Finding:
     roles = {role_of(permission) or _EDITOR for permission in _USES if permission not in granted}
     wanted = [_EDITOR] if len(roles) > _MOST_ROLES else sorted(roles)
     fix = " && ".join(context.grant(role) for role in wanted)
-    return Finding(ok=False, detail=f"on {resource} the caller lacks " + ", ".join(lacking), fix=fix)
+    sends = "; fan_out and enqueue work without them" if "cloudtasks.tasks.create" in granted else ""
+    return Finding(ok=False, detail=f"on {resource} the caller lacks {', '.join(lacking)}{sends}", fix=fix)
 
 
 async def check_service_account(context: CheckContext) -> Finding:
     """Ask whether the caller may let tasks have tokens of the service account."""
-    account = context.target.service_account
+    account = check_delivery(TaskOptions(url=None, service_account=context.target.service_account)).service_account
     path = f"v1/projects/-/serviceAccounts/{account}"
     try:
         granted = await context.google.permissions("iam", path, [_ACT_AS])

@@ -50,7 +50,7 @@ async def check_clock(context: CheckContext) -> Finding:
         way = "ahead of" if off > 0 else "behind"
         fix = "set this machine's clock: sudo timedatectl set-ntp true"
         return Finding(ok=False, detail=f"{abs(off):.0f} s {way} the clock of the service", fix=fix)
-    return Finding(ok=True, detail=f"{abs(off):.0f} s off at most")
+    return Finding(ok=True, detail=f"{abs(off):.0f} s off")
 
 
 async def check_versions(_: CheckContext) -> Finding:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import ssl
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 import pytest
-import requests
 from google.oauth2.service_account import Credentials
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.display.notify import Output, redirect
-from cloudtasks_nb.handlers.verify import Certificates, Verifier
-from cloudtasks_nb.testing import StrictEmulator, strict_emulator
+from cloudtasks_nb.testing import StrictEmulator
 from tests.certificates import Authority
+from tests.integration.conftest import Target
 from tests.integration.toolkit.test_doctor import wrong
 
 ADC = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -35,58 +32,7 @@ QUEUE_PERMISSIONS = tuple(
         *("queues.get", "queues.update", "locations.list"),
     )
 )
-WELL = {
-    "projects": ["demo"],
-    "api_disabled": False,
-    "billing": True,
-    "quota_project_denied": False,
-    "vpc_sc": False,
-    "latency_s": 0,
-    "service_agent": True,
-    "clock_offset_s": 0,
-    "log_excluded": False,
-}
 _numbers = itertools.count(1)
-
-
-class Door(ThreadingHTTPServer):
-    """An HTTPS service that lets in, as Cloud Run does, who has a token of one account for one audience."""
-
-    def __init__(self, google: StrictEmulator) -> None:
-        super().__init__(("127.0.0.1", 0), _Request)
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(google.certificate, google.key)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.url = f"https://127.0.0.1:{self.server_port}"
-        self._certificates = Certificates(lambda _: certs_of(google))
-        self.invite(CALLER, self.url)
-
-    def invite(self, service_account: str, audience: str) -> None:
-        """Let in another account, or tokens for another audience."""
-        self.verifier = Verifier(
-            service_account=service_account,
-            audience=[audience],
-            certs_url=lambda: "emulator",
-            certificates=self._certificates,
-        )
-
-
-def certs_of(google: StrictEmulator) -> dict[str, str]:
-    """Return the certificates of its OIDC tokens."""
-    url, roots = f"{google.http}/oauth2/v1/certs", google.environment[BUNDLE]
-    return dict(requests.get(url, verify=roots, timeout=30).json())
-
-
-class _Request(BaseHTTPRequestHandler):
-    server: Door
-
-    def do_GET(self) -> None:
-        refusal = self.server.verifier.check(self.headers["Authorization"])
-        self.send_response(204 if refusal is None else refusal.status)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Log nothing."""
 
 
 @dataclass
@@ -94,9 +40,9 @@ class Setup:
     """A project in which all is well, and what a user does with it; a case breaks one thing."""
 
     google: StrictEmulator
-    door: Door
     folder: Path
     patch: pytest.MonkeyPatch
+    target: Target
     roles: tuple[str, ...] = EVERYTHING
     connection: dict[str, Any] = field(default_factory=lambda: {"project": "demo", "location": "us-central1"})
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -109,10 +55,12 @@ class Setup:
         self.patch.setenv(ADC, str(self.key))
         self.google.service_account(CALLER, key=False)
 
-    def call_the_door(self) -> None:
-        """Ask for the target too, with a token."""
+    def call_a_service(self, invoker: str = "caller", audience: str | None = None) -> None:
+        """Ask for the target too: a service of Cloud Run, which one account may invoke."""
+        url = f"https://report-{next(_numbers)}.us-central1.run.app"
+        self.google.cloud_run(url, self.target.port, invokers=invoker)
         self.google.grant(self.email, "roles/iam.serviceAccountUser", CALLER)
-        self.arguments = {"url": self.door.url, "service_account": CALLER}
+        self.arguments = {"url": f"{url}/run", "service_account": CALLER, "audience": audience}
 
     def doctor(self) -> pd.DataFrame:
         """Return the checks of a connection."""
@@ -124,36 +72,13 @@ class Setup:
             return tasks.doctor(**self.arguments)
 
 
-@pytest.fixture(scope="module")
-def google_() -> Iterator[StrictEmulator]:
-    """Run one strict emulator for the file."""
-    with strict_emulator("--https-insecure") as emulator:
-        yield emulator
-
-
-@pytest.fixture(scope="module")
-def door(google_: StrictEmulator) -> Iterator[Door]:
-    """Run a service that wants tokens."""
-    server = Door(google_)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.fixture
-def setup(google_: StrictEmulator, door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+def setup(emulator: StrictEmulator, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     """Give a project in which all is well."""
-    for name, value in google_.environment.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
-    google_.reset()
-    google_.set(**WELL)
-    google_.seed("reports")
-    door.invite(CALLER, door.url)
-    return Setup(google_, door, tmp_path, monkeypatch)
+    emulator.set(projects=["demo"])
+    emulator.seed("reports")
+    return Setup(emulator, tmp_path, monkeypatch, target)
 
 
 def no_credentials(setup: Setup) -> None:
@@ -208,12 +133,11 @@ def no_act_as(setup: Setup) -> None:
     setup.arguments = {"service_account": CALLER}
 
 
-def at_the_door(account: str = CALLER, audience: str | None = None, **conditions: Any) -> Callable[[Setup], None]:
-    """Return a set-up in which the target lets in others than it should."""
+def call(conditions: Mapping[str, Any] = MappingProxyType({}), **service: Any) -> Callable[[Setup], None]:
+    """Return a set-up in which the target does not let the task in, or the task gets no token."""
 
     def breaks(setup: Setup) -> None:
-        setup.call_the_door()
-        setup.door.invite(account, audience or setup.door.url)
+        setup.call_a_service(**service)
         setup.google.set(**conditions)
 
     return breaks
@@ -247,6 +171,12 @@ CASES = {
         check="credentials",
         detail="CERTIFICATE_VERIFY_FAILED",
         fix=f"Set {BUNDLE} and {ROOTS}",
+    ),
+    "TLS interception, known to requests only": Case(
+        breaks=lambda setup: tls_interception(setup, ROOTS),
+        check="api",
+        detail="CERTIFICATE_VERIFY_FAILED",
+        fix=ROOTS,
     ),
     "wrong project": Case(
         breaks=connect(project="demmo"),
@@ -341,19 +271,20 @@ CASES = {
         fix="gcloud iam service-accounts create nobody --project=demo",
     ),
     "no right to invoke the target": Case(
-        breaks=at_the_door(account="somebody@demo.iam.gserviceaccount.com"),
+        breaks=call(invoker="somebody"),
         check="target",
         detail=f"answers 403: {CALLER} may not invoke it",
-        fix=f"--member=serviceAccount:{CALLER} --role=roles/run.invoker",
+        fix="gcloud run services add-iam-policy-binding report --region=us-central1 "
+        f"--member=serviceAccount:{CALLER} --role=roles/run.invoker",
     ),
     "wrong audience": Case(
-        breaks=at_the_door(audience="https://reports"),
+        breaks=call(audience="https://reports"),
         check="target",
-        detail="answers 401: the audience of the token",
-        fix='audience="…"',
+        detail="answers 401: the audience of the token, https://reports, is not the one that it expects",
+        fix="gcloud run services describe report --region=us-central1",
     ),
     "no service agent": Case(
-        breaks=at_the_door(service_agent=False),
+        breaks=call({"service_agent": False}),
         check="target",
         detail="the service agent of Cloud Tasks cannot get a token",
         fix="--role=roles/cloudtasks.serviceAgent",
@@ -404,7 +335,7 @@ def test_the_cause_is_named(setup: Setup, case: Case) -> None:
 
 def test_all_is_well(setup: Setup) -> None:
     """With credentials, roles, a queue and a target that lets the account in, every check is ok."""
-    setup.call_the_door()
+    setup.call_a_service()
     found = setup.doctor()
     assert wrong(found) == []
     assert "an entry can be read after" in found.detail["log"]
@@ -439,6 +370,18 @@ def test_a_log_without_a_probe(setup: Setup) -> None:
     found = setup.doctor()
     assert wrong(found) == ["permissions"]
     assert "it has no entry of the last hour; how soon an entry appears was not tested" in found.detail["log"]
+
+
+def test_all_is_well_at_googles_own_addresses(setup: Setup) -> None:
+    """The same checks call Google's hosts: the log, IAM and the Resource Manager are services of their own."""
+    setup.patch.delenv("CLOUD_TASKS_EMULATOR_HOST")
+    for name, value in setup.google.google_environment.items():
+        setup.patch.setenv(name, value)
+    setup.call_a_service()
+    found = setup.doctor()
+    assert wrong(found) == []
+    assert found.detail["api"] == "cloudtasks.googleapis.com answers"
+    assert " s off" in found.detail["clock"]
 
 
 def test_progress_of_slow_checks(setup: Setup) -> None:
