@@ -176,7 +176,9 @@ class StrictEmulator(Emulator):
         self.set(machine=self.email(email), machine_scopes=list(scopes))
         return {"GCE_METADATA_HOST": self._facts["metadata"], "GCE_METADATA_IP": self._facts["metadata"]}
 
-    def cloud_run(self, url: str, port: int, *, invokers: str | Iterable[str] = ()) -> None:
+    def cloud_run(
+        self, url: str, port: int, *, invokers: str | Iterable[str] = (), audiences: Iterable[str] = ()
+    ) -> None:
         """Let a server on this machine be a service of Cloud Run: tasks reach it at its URL.
 
         A task needs an OIDC token for this URL, of an account that may invoke the service; others are refused with 401
@@ -190,12 +192,14 @@ class StrictEmulator(Emulator):
             Where the server listens on 127.0.0.1.
         invokers : str or iterable of str
             Service accounts that get ``roles/run.invoker``; ``allUsers`` for a public service.
+        audiences : iterable of str
+            Custom audiences, which tokens may have in place of the URL.
 
         Examples
         --------
         >>> google.cloud_run("https://report-abc.a.run.app", 8080, invokers="caller")
         """
-        self._call("POST", "google/services", {"url": url, "port": port})
+        self._call("POST", "google/services", {"url": url, "port": port, "audiences": list(audiences)})
         for member in [invokers] if isinstance(invokers, str) else invokers:
             self.grant(member if member == "allUsers" else self.email(member), "roles/run.invoker", url)
 

@@ -28,18 +28,20 @@ def admitted(call: HttpCall, access: AccessControl, signer: TokenSigner) -> Http
     """
     parts = urlsplit(call.url)
     origin = f"{parts.scheme}://{parts.netloc}"
-    port = access.state.services.get(origin)
-    if port is None:
+    service = access.state.services.get(origin)
+    if service is None:
         return call
     if not access.state.allows("", _INVOKE, [origin]):  # nobody in particular: the service is not public
         kind, _, token = call.headers.get("Authorization", "").partition(" ")
         if kind.lower() != "bearer":
             return _FORBIDDEN
         try:
-            email = access.tokens.email_of_id_token(token, signer.certificates(), audience=origin)
+            email = access.tokens.email_of_id_token(token, signer.certificates(), [origin, *service["audiences"]])
         except InvalidTokenError:
             return _UNAUTHORIZED
         if not access.state.allows(member_of(email), _INVOKE, [origin]):
             return _FORBIDDEN
     headers = {**call.headers, "Host": parts.netloc, "X-Forwarded-Proto": parts.scheme}
-    return replace(call, url=parts._replace(scheme="http", netloc=f"127.0.0.1:{port}").geturl(), headers=headers)
+    return replace(
+        call, url=parts._replace(scheme="http", netloc=f"127.0.0.1:{service['port']}").geturl(), headers=headers
+    )

@@ -90,8 +90,8 @@ class GoogleState:
         self.principals = {name: Principal(**one) for name, one in stored.get("principals", {}).items()}
         #: resource -> role -> members
         self.bindings: dict[str, dict[str, list[str]]] = stored.get("bindings", {})
-        #: URL of a Cloud Run service -> port of the server on this machine
-        self.services: dict[str, int] = stored.get("services", {})
+        #: URL of a Cloud Run service -> ``port`` of the server on this machine, custom ``audiences``
+        self.services: dict[str, dict[str, Any]] = stored.get("services", {})
         self.conditions = Conditions(**stored.get("conditions", {}))
 
     def document(self) -> dict[str, Any]:
@@ -103,8 +103,8 @@ class GoogleState:
             "conditions": asdict(self.conditions),
         }
 
-    def serve(self, url: str, port: int) -> None:
-        """Let the URL of a Cloud Run service lead to a port of this machine.
+    def serve(self, url: str, port: int, audiences: list[str]) -> None:
+        """Let the URL of a Cloud Run service lead to a port of this machine, for tokens of more audiences.
 
         Raises
         ------
@@ -113,7 +113,7 @@ class GoogleState:
         """
         if _ORIGIN.fullmatch(url) is None:
             raise InvalidInputError(f'"{url}" is not https://HOST')
-        self.services[url] = port
+        self.services[url] = {"port": port, "audiences": audiences}
         self._save()
 
     def configure(self, given: dict[str, Any]) -> None:

@@ -127,7 +127,7 @@ class AccessTokens:
             )
         return claims
 
-    def email_of_id_token(self, token: str, certificates: dict[str, str], *, audience: str) -> str:
+    def email_of_id_token(self, token: str, certificates: dict[str, str], audiences: list[str]) -> str:
         """Return the service account of an OIDC token.
 
         Raises
@@ -136,7 +136,7 @@ class AccessTokens:
             If it was not signed with the certificates, or is meant for others.
         """
         try:
-            claims = google.auth.jwt.decode(token, certificates, audience=audience, clock_skew_in_seconds=_ANY_TIME)
+            claims = google.auth.jwt.decode(token, certificates, audience=audiences, clock_skew_in_seconds=_ANY_TIME)
         except (ValueError, TypeError, google.auth.exceptions.GoogleAuthError) as error:
             raise InvalidTokenError("The access token could not be verified") from error
         return str(claims["email"])

@@ -72,10 +72,10 @@ class Google:
 
     async def _serve(self, given: dict[str, Any]) -> dict[str, Any]:
         """Let the URL of a Cloud Run service lead to a port of this machine."""
-        if not isinstance(given.get("port"), int):
-            raise InvalidInputError("port must be a number")
-        (url,) = _texts(given, "url")
-        self._state.serve(url, given["port"])
+        (url,), port, audiences = _texts(given, "url"), given.get("port"), given.get("audiences", [])
+        if not (isinstance(port, int) and isinstance(audiences, list)):
+            raise InvalidInputError("port must be a number, audiences must be a list")
+        self._state.serve(url, port, audiences)
         return {}
 
     async def _create(self, request: web.Request) -> web.Response:

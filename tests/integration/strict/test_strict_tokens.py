@@ -115,11 +115,13 @@ def test_metadata_server(emulator: StrictEmulator, tmp_path: Path, scopes: list[
 THROUGH_PROXY = """
 from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
+from cloudtasks_nb.handlers.verify import GOOGLE_CERTS, fetch_certificates
 import google.auth, json
 clients = [tasks_v2.CloudTasksClient(), tasks_v2.CloudTasksClient(transport="rest")]
 names = [queue.name for client in clients for queue in client.list_queues(parent=location)]
 entries = list(LoggingServiceV2Client().list_log_entries({"resource_names": ["projects/demo"]}))
-print(json.dumps([names, len(entries), type(google.auth.default()[0]).__module__]))
+keys = fetch_certificates(GOOGLE_CERTS)
+print(json.dumps([names, len(entries), len(keys), type(google.auth.default()[0]).__module__]))
 """
 
 
@@ -128,7 +130,7 @@ def test_google_by_its_own_names(emulator: StrictEmulator, tmp_path: Path) -> No
     file = emulator.user("ann@example.com", [VIEWER, "roles/logging.viewer"], gcloud=True)
     variables = {**emulator.google_environment, "GOOGLE_APPLICATION_CREDENTIALS": str(file)}
     found = in_a_process(f"location = {LOCATION!r}\n{THROUGH_PROXY}", tmp_path, variables)
-    assert found == [[QUEUE, QUEUE], 0, "google.oauth2.credentials"]
+    assert found == [[QUEUE, QUEUE], 0, 1, "google.oauth2.credentials"]
 
 
 def test_tasks_are_delivered_with_tokens_over_tls(
@@ -157,6 +159,7 @@ def test_tasks_are_delivered_with_tokens_over_tls(
         ("https://c.run.app", "caller", "https://elsewhere", "UNAUTHENTICATED"),
         ("https://d.run.app", "caller", "", "PERMISSION_DENIED"),
         ("https://e.run.app", "allUsers", "", "OK"),
+        ("https://f.run.app", "caller", "https://custom", "OK"),
     ],
 )
 def test_the_door_of_cloud_run(
@@ -164,7 +167,7 @@ def test_the_door_of_cloud_run(
 ) -> None:
     """A service is reached at its URL by accounts that may invoke it, with a token for this URL."""
     emulator.service_account("caller", key=False)
-    emulator.cloud_run(url, target.port, invokers=invoker)
+    emulator.cloud_run(url, target.port, invokers=invoker, audiences=["https://custom"])
     emulator.seed({"reports": {"max_attempts": 1}})
     token = {"oidc_token": {"service_account_email": emulator.email("caller"), "audience": audience}}
     created = task(f"{url}/job?day=1", **(token if audience else {}))

@@ -84,7 +84,7 @@ def test_the_state_is_kept(state: GoogleState, tmp_path: Path) -> None:
     """A new process finds principals, roles, services and conditions, and does not show the secrets."""
     login = state.log_in("ann@example.com")
     state.grant("ann@example.com", "roles/viewer", PROJECT)
-    state.serve("https://a.run.app", 80)
+    state.serve("https://a.run.app", 80, ["https://custom"])
     state.configure({"billing": False, "api_disabled": ["logging.googleapis.com"]})
     again = GoogleState(tmp_path / "google.json")
     assert again.document() == state.document()
