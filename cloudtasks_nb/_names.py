@@ -15,7 +15,6 @@ __all__ = [
     "LOG_IMMEDIATE_METADATA",
     "OPERATIONS_LOG",
     "ROW_TASK",
-    "SECRET_HEADER",
     "QueueName",
     "TaskName",
     "code_name",
@@ -55,9 +54,6 @@ LOG_IMMEDIATE_METADATA = "x-cloudtasks-log-immediate"
 
 #: The log of attempts and deletions of tasks (https://cloud.google.com/tasks/docs/logging).
 OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"
-
-#: Headers whose values are masked unless secrets are asked for.
-SECRET_HEADER = re.compile(r"(?i)^(authorization|cookie|.*-key|.*-token)$")
 
 #: The id of the task of a batch's row: a digest of the row's key, the batch and the try, which the outbox can store.
 ROW_TASK = re.compile(r"(?P<head>[0-9a-f]{20})-(?P<batch>[0-9a-f]{8})-(?P<try>[1-9][0-9]{0,8})")

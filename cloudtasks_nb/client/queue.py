@@ -435,7 +435,8 @@ class Queue:
         body : bool
             Add the decoded body of each task (JSON, text or bytes); needs ``cloudtasks.tasks.fullView``.
         secrets : bool
-            Show the values of secret headers (``Authorization``, ``*-Key``, …) instead of dots.
+            Show secrets in URLs, headers and bodies instead of dots: what is named ``token``, ``password``,
+            ``api_key``, ``signature``, ``Authorization`` and the like.
 
         Returns
         -------
@@ -454,7 +455,14 @@ class Queue:
         return tasks_frame(self._connection, self._catalog, self._name, limit, body=body, secrets=secrets)
 
     def attempts(
-        self, since: Any = None, limit: int | None = 1000, *, batch: Any = None, task: Any = None, status: Any = None
+        self,
+        since: Any = None,
+        limit: int | None = 1000,
+        *,
+        batch: Any = None,
+        task: Any = None,
+        status: Any = None,
+        secrets: bool = False,
     ) -> pd.DataFrame:
         """Read the newest attempts from the operations log.
 
@@ -469,6 +477,8 @@ class Queue:
         status : str, int or list, optional
             Only attempts that ended with ``"OK"``, ``"INTERNAL"``, 503, ``"5xx"``, or one of a list of these. The log
             has canonical codes only; an HTTP status stands for the code that Cloud Tasks makes of it.
+        secrets : bool
+            Show secrets in URLs, as `tasks` does.
 
         Returns
         -------
@@ -496,7 +506,8 @@ class Queue:
         the log has no HTTP statuses: status='4xx' is read as ABORTED, CANCELLED, FAILED_PRECONDITION, ...
         'ValueError: day ...'
         """
-        return queue_attempts(self._connection, self._catalog, self._name, since, limit, batch, task, status)
+        filters = (since, limit, batch, task, status)
+        return queue_attempts(self._connection, self._catalog, self._name, *filters, secrets=secrets)
 
     def pause(self) -> Self:
         """Stop dispatching; tasks are still accepted, and running attempts continue.

@@ -73,7 +73,7 @@ async def _list(
     return columns, truncated
 
 
-def queue_attempts(
+def queue_attempts(  # noqa: PLR0913 - the arguments of `Queue.attempts`
     connection: Connection,
     catalog: Catalog,
     queue: QueueName,
@@ -82,6 +82,8 @@ def queue_attempts(
     batch: Any,
     task: Any,
     status: Any,
+    *,
+    secrets: bool,
 ) -> pd.DataFrame:
     """Read the attempts of a queue from the log, newest first; print a note if there are more than `limit`."""
     check_limit(limit)
@@ -92,7 +94,7 @@ def queue_attempts(
         since = "1h" if batch is None and task is None else pd.Timedelta(RETENTION, "us")
     wanted = Wanted(since=_since(since), batch=found, tasks=tasks, statuses=statuses)
     entries, truncated = read_attempts(connection, queue, wanted, limit)
-    made = attempts_frame(connection, queue, lambda: catalog.outbox, entries, truncated=truncated)
+    made = attempts_frame(connection, queue, lambda: catalog.outbox, entries, truncated=truncated, secrets=secrets)
     if truncated:
         notify(f"the newest {len(made):,} attempts; there are more: queue.attempts(limit=None)")
     return made

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cloudtasks_nb.display.charts import FONT
 from cloudtasks_nb.display.colours import colour
+from cloudtasks_nb.display.secrets import mask_text
 
 __all__ = ["card", "facts_html", "html_card", "lines_html", "next_html", "section_html", "state_html", "table_html"]
 
@@ -29,8 +30,8 @@ def card(
     notes: Iterable[str] = (),
 ) -> dict[str, str]:
     """Return a MIME bundle (text and HTML) of a title, facts, a table and closing notes; everything is escaped."""
-    known = {key: str(value) for key, value in (facts or {}).items() if value is not None}
-    notes = list(notes)
+    known = {key: mask_text(str(value)) for key, value in (facts or {}).items() if value is not None}
+    notes = list(map(mask_text, notes))
     words = [f"{title}  [{badge}]" if badge else title, *(f"  {key}: {value}" for key, value in known.items())]
     parts = [facts_html(known)]
     if frame is not None and not frame.empty:
@@ -58,7 +59,7 @@ def section_html(title: str, part: str) -> str:
 def facts_html(values: Mapping[str, str]) -> str:
     """Return names and values side by side; a value that is empty is left out."""
     items = "".join(
-        f'<div><span style="opacity:.75">{html.escape(name)}</span> <b>{html.escape(value)}</b></div>'
+        f'<div><span style="opacity:.75">{html.escape(name)}</span> <b>{html.escape(mask_text(value))}</b></div>'
         for name, value in values.items()
         if value
     )
@@ -72,7 +73,7 @@ def state_html(word: str) -> str:
 
 def lines_html(lines: Iterable[str]) -> str:
     """Return lines of text below each other, without the empty ones."""
-    return "".join(f"<div>{html.escape(line)}</div>" for line in lines if line)
+    return "".join(f"<div>{html.escape(mask_text(line))}</div>" for line in lines if line)
 
 
 def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from cloudtasks_nb.display.secrets import mask_text
+
 __all__ = ["Output", "current_output", "notify", "redirect"]
 
 
@@ -39,7 +41,7 @@ def redirect(output: Output) -> Iterator[None]:
 
 def notify(line: str) -> None:
     """Show one line in the output to which this thread is redirected, or else in the notebook's output."""
-    output = current_output()
+    line, output = mask_text(line), current_output()
     if output is None:
         print(line, flush=True)  # noqa: T201 - the toolkit reports to the notebook's output
     else:

@@ -11,7 +11,7 @@ import pandas as pd
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.panels.forms.notebook import quoted
+from cloudtasks_nb.panels.forms.notebook import ASK, quoted
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Watcher
 
@@ -102,4 +102,5 @@ class PanelContext:
     def line(self, queue: str, verb: str, *args: Any, **words: Any) -> str:
         """Return the line of Python that calls a method of a queue: ``tasks.queue("reports").update(rate=5)``."""
         parts = [*map(quoted, args), *(f"{word}={quoted(value)}" for word, value in words.items())]
-        return f"tasks.queue({quoted(queue)}).{verb}({', '.join(parts)})"
+        line = f"tasks.queue({quoted(queue)}).{verb}({', '.join(parts)})"
+        return f"import {ASK.partition('.')[0]}; {line}" if ASK in line else line

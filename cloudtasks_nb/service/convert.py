@@ -12,8 +12,9 @@ from typing import Any
 from google.cloud.tasks_v2 import types
 from google.protobuf import json_format
 
-from cloudtasks_nb._names import SECRET_HEADER, code_name
+from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration, parse_json
+from cloudtasks_nb.display.secrets import mask_headers, mask_url, mask_value, may_hold_secret
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "delete_failures",
     "http_status",
     "http_target",
-    "mask_headers",
     "micros",
     "queue_json",
     "queue_message",
@@ -40,7 +40,6 @@ HTTP_METHODS = ("", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
 _QUEUE_STATES = ("STATE_UNSPECIFIED", "RUNNING", "PAUSED", "DISABLED")
 # The columns that `_read` fills, in its order.
 _FIELDS = ("name", "schedule_time", "create_time", "attempts", "responses", "dispatch_deadline", "body")
-_MASK = "•••"
 _HTTP_STATUS = re.compile(r"[A-Z_]+\(\d+\): HTTP status code (?P<status>\d+)")
 _MICRO = 1_000_000
 _ORIGIN = re.compile(
@@ -62,11 +61,6 @@ def micros(stamp: Any) -> int:
 def seconds(duration: Any) -> float:
     """Return a protobuf Duration in seconds."""
     return duration.seconds + duration.nanos / 1e9
-
-
-def mask_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers with the values of secret ones replaced by dots."""
-    return {key: _MASK if SECRET_HEADER.match(key) else value for key, value in headers.items()}
 
 
 def decode_body(body: bytes) -> Any:
@@ -112,7 +106,7 @@ def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets:
     now : int
         Microseconds since 1970; separates `scheduled` from `ready`.
     body, secrets : bool
-        Decode bodies (the tasks must have been read in FULL view); show secret headers.
+        Decode bodies (the tasks must have been read in FULL view); show secrets in URLs, headers and bodies.
 
     Returns
     -------
@@ -181,7 +175,8 @@ def _read(
             known[key] = _request_values(task, secrets=secrets)
         requests.append(known[key])
         if body:
-            bodies.append(decode_body(_request(task).body))
+            raw = _request(task).body
+            bodies.append(decode_body(raw) if secrets or not may_hold_secret(raw) else mask_value(decode_body(raw)))
     return fields, requests, tried
 
 
@@ -223,9 +218,11 @@ def _request_values(task: Any, *, secrets: bool) -> _Request:
     shown = headers if secrets else mask_headers(headers)
     method = _enum_name(HTTP_METHODS, request.http_method)
     if task.HasField("app_engine_http_request"):
-        return method, f"appengine:{request.relative_uri}", shown, None
-    email = request.oidc_token.service_account_email or request.oauth_token.service_account_email
-    return method, request.url, shown, email or None
+        url, email = f"appengine:{request.relative_uri}", ""
+    else:
+        url = request.url
+        email = request.oidc_token.service_account_email or request.oauth_token.service_account_email
+    return method, url if secrets else mask_url(url), shown, email or None
 
 
 def retry_message(settings: Mapping[str, Any]) -> Any:
@@ -342,7 +339,7 @@ def _target_text(target: Any) -> str:
     port = f":{override.port}" if override.port else ""
     path = override.path_override.path or "/*"
     query = f"?{override.query_override.query_params}" if override.query_override.query_params else ""
-    return f"{scheme}://{override.host or '*'}{port}{path}{query}"
+    return mask_url(f"{scheme}://{override.host or '*'}{port}{path}{query}")
 
 
 def default_audience(url: str) -> str:
@@ -404,7 +401,9 @@ def _parse_url(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
         parts, port = urllib.parse.urlsplit(""), None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidInputError(
-            f'"{url}" is not an http(s) URL', resource=url, hint="use a URL like https://service.example.com/run"
+            f'"{mask_url(url)}" is not an http(s) URL',
+            resource=url,
+            hint="use a URL like https://service.example.com/run",
         )
     return parts, port
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb._names import CODES, SECRET_HEADER, QueueName, TaskName, code_name, log_name
+from cloudtasks_nb._names import CODES, QueueName, TaskName, code_name, log_name
 from cloudtasks_nb.errors import InvalidInputError
 
 QUEUE = "projects/example.com:p-1/locations/us-central1/queues/Reports-2"
@@ -69,20 +69,3 @@ def test_codes_have_the_numbers_of_grpc() -> None:
 def test_the_log_name_escapes_its_slash() -> None:
     """The id of the log is one path segment."""
     assert log_name("p") == "projects/p/logs/cloudtasks.googleapis.com%2Ftask_operations_log"
-
-
-@pytest.mark.parametrize(
-    ("header", "secret"),
-    [
-        ("Authorization", True),
-        ("COOKIE", True),
-        ("X-Api-Key", True),
-        ("x-goog-iap-jwt-token", True),
-        ("Key", False),
-        ("X-Keyboard", False),
-        ("Content-Type", False),
-    ],
-)
-def test_which_headers_are_secret(header: str, secret: bool) -> None:  # noqa: FBT001 - a table's column
-    """Credentials by their usual names, in any case."""
-    assert bool(SECRET_HEADER.match(header)) is secret

@@ -13,6 +13,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import (
     BatchNotFoundError,
     CloudTasksError,
@@ -66,6 +67,7 @@ def attempts_frame(
     entries: Sequence[Entry],
     *,
     truncated: bool = False,
+    secrets: bool = False,
 ) -> pd.DataFrame:
     """Return a row for each attempt.
 
@@ -75,6 +77,8 @@ def attempts_frame(
     ----------
     outbox : callable
         Returns the outbox; it is not opened unless it may know something.
+    secrets : bool
+        Show secrets in URLs.
     """
     _see_messages(connection, queue, outbox, entries)
     stored = _stored_messages(connection.store, outbox, entries)
@@ -91,7 +95,7 @@ def attempts_frame(
         "wait": [_wait(entry) for entry in entries],
         "duration": [entry.duration for entry in entries],
         "retry_time": [entry.retry_time for entry in entries],
-        "url": [entry.url for entry in entries],
+        "url": [entry.url if secrets else mask_url(entry.url or "") for entry in entries],
     }
     made = frame(ATTEMPTS, columns)
     made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)

@@ -310,14 +310,14 @@ class Batch:
         """
         return errors_frame(self._outbox, self._connection.store, self.id, self._labels)
 
-    def attempts(self, limit: int | None = 10_000, *, status: Any = None) -> pd.DataFrame:
+    def attempts(self, limit: int | None = 10_000, *, status: Any = None, secrets: bool = False) -> pd.DataFrame:
         """Read the attempts on the batch's tasks from the operations log, also those of earlier tries, newest first.
 
         Parameters
         ----------
         limit : int or None
             The most rows to return; None for all. Each thousand uses one of the 60 reads a minute.
-        status : str, int or list, optional
+        status, secrets : optional
             As for `queue.attempts`.
 
         Returns
@@ -333,7 +333,8 @@ class Batch:
         statuses = () if status is None else status_codes(status)
         wanted = Wanted(since=now_micros() - RETENTION, batch=self.id, statuses=statuses)
         entries, truncated = read_attempts(self._connection, self._tracker.queue, wanted, check_limit(limit))
-        made = attempts_frame(self._connection, self._tracker.queue, lambda: self._outbox, entries, truncated=truncated)
+        shown = {"truncated": truncated, "secrets": secrets}
+        made = attempts_frame(self._connection, self._tracker.queue, lambda: self._outbox, entries, **shown)
         refs = self._outbox.rows.of_any_try(self.id, made["task"].unique())
         labels = self._labels.of(set(refs.values()))
         made.insert(0, "row", label_column([labels.get(refs.get(task, -1)) for task in made["task"]]))

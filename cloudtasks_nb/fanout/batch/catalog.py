@@ -22,6 +22,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
+from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import BatchNotFoundError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, notify_deleted
@@ -345,7 +346,7 @@ class Catalog:
             "name": record.name,
             "who": record.made_by,
             "queue": record.place.queue,
-            "url": record.description.get("url"),
+            "url": mask_url(str(record.description.get("url") or "")) or None,
             "created": _micros(record.created),
             "seen": _micros(record.snapshot_at),
             "total": record.total,
@@ -359,7 +360,7 @@ def _shared_row(record: BatchRecord, store: str) -> dict[str, Any]:
         "batch": record.id,
         "name": record.name,
         "queue": record.place.queue,
-        "url": record.description.get("url"),
+        "url": mask_url(str(record.description.get("url") or "")) or None,
         "who": record.made_by,
         "where": store,
         "created": _micros(record.created),

@@ -10,6 +10,7 @@ from cloudtasks_nb.display.card import html_card, lines_html
 from cloudtasks_nb.display.charts import state_bar
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted, percent_text
+from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
 __all__ = ["Report"]
@@ -71,7 +72,7 @@ class Report:
             lines.append(f"{errors} → batch.errors()" if methods else errors)
         if progress.settling:
             lines.append(f"{progress.settling:,} settling: their log entries are awaited")
-        lines += [*self.blockers, *self.notes]
+        lines += map(mask_text, (*self.blockers, *self.notes))
         if progress.unsent and not self.sending:
             unsent = f"{progress.unsent:,} unsent"
             lines.append(f"{unsent}: batch.resume()" if methods else f"{unsent}, and this kernel does not send them")
@@ -117,7 +118,7 @@ class Report:
 
 def _counted(causes: Mapping[str, int]) -> str:
     """Return the most frequent causes with their counts; long ones are cut."""
-    shown = [f"{_cut(cause)} {count:,}" for cause, count in list(causes.items())[:_CAUSES]]
+    shown = [f"{_cut(mask_text(cause))} {count:,}" for cause, count in list(causes.items())[:_CAUSES]]
     rest = len(causes) - len(shown)
     return ", ".join(shown) + (f" and {counted(rest, 'other causes')}" if rest else "")
 

@@ -17,6 +17,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.card import html_card, next_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import percent_text
+from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, DryRun, Forecast
 from cloudtasks_nb.fanout.plan.columns import once
@@ -177,7 +178,7 @@ class Plan:
         Examples
         --------
         >>> print(plan.cost)
-        about $0.00: 6 operations (the first 1,000,000 a month are free) and about 6.8 KB of log (the first 50 GiB)...
+        about $0.00: 6 operations (the first 1,000,000 a month are free) and about 7.08 KB of log (the first 50 GiB)...
         """
         share = f" at {percent_text(self.log_ratio)} of the operations" if 0 < self.log_ratio < 1 else ""
         log = f"about {_bytes(self.costs.log_bytes)} of log{share} (the first 50 GiB)" if self.log_ratio else "no log"
@@ -196,7 +197,7 @@ class Plan:
         """
         found = {**self.about, "rows": f"{self.rows:,}", "tasks": f"{self.sendable:,}"}
         if self.rejected:
-            found["rejected"] = f"{self.rejected:,} ({self.first_rejected})"
+            found["rejected"] = f"{self.rejected:,} ({mask_text(self.first_rejected)})"
         if self.duplicates:
             found["duplicates"] = f"{self.duplicates:,} with the key of an earlier row"
         found["bodies"] = str(self.body_bytes)
@@ -223,7 +224,7 @@ class Plan:
         if self.duplicates and self.errors == "raise":
             why.append('for duplicates: key=[…], key=ct.ROW or errors="skip"')
         if self.refusal:
-            why.append(self.refusal)
+            why.append(mask_text(self.refusal))
         return f"plan.submit() would raise: {'; '.join(why)}" if why else "plan.submit()"
 
     def _examples(self) -> list[str]:
@@ -234,7 +235,8 @@ class Plan:
         lines = []
         for url, body, due in zip(good["url"], good["body"], good["schedule_time"], strict=True):
             when = "" if pd.isna(due) else f" at {due.isoformat()}"
-            lines.append(f"{self.method} {url}{when} {'' if pd.isna(body) else body}"[:300].rstrip())
+            line = mask_text(f"{self.method} {url}{when} {'' if pd.isna(body) else body}")
+            lines.append(line[:300].rstrip())
         return lines
 
     def __repr__(self) -> str:

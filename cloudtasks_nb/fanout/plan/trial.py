@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.secrets import mask_text, mask_value
 
 __all__ = ["Trial"]
 
@@ -31,7 +32,8 @@ class Trial:
     def __repr__(self) -> str:
         after = "" if self.duration is None else f" after {duration_text(self.duration)}"
         head = f"{'no answer' if self.status is None else self.status}{after}"
-        lines = [self.request[:_SHOWN], f"{head}: {self.result!r}"[:_SHOWN] if self.ok else head]
+        request = mask_text(self.request)[:_SHOWN]
+        lines = [request, f"{head}: {mask_value(self.result)!r}"[:_SHOWN] if self.ok else head]
         if self.error is not None:
-            lines.append(self.error.rstrip())
+            lines.append(mask_text(self.error).rstrip())
         return "\n".join([*lines, self.note] if self.note else lines)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import idna
 
+from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import Block
 from cloudtasks_nb.fanout.plan.templates import HOST, Field, FunctionPart, Problems, RowPart, Text, TextPart, parse
@@ -139,7 +140,9 @@ def _no_url(given: Any, example: str) -> InvalidInputError:
             hint=f"url=ct.serve({name}) calls it for each task; url=ct.url({name}) if it returns the URL of a row",
         )
     return InvalidInputError(
-        f"url={given!r} is not a URL", resource="url", hint=f"give a text such as {example}, or a handler (ct.serve)"
+        f"url={mask_text(repr(given))} is not a URL",
+        resource="url",
+        hint=f"give a text such as {example}, or a handler (ct.serve)",
     )
 
 
@@ -199,7 +202,7 @@ def _translated(address: str) -> str:
             reason = f"its host is no domain name: {error}"
         except UnicodeEncodeError:
             reason = "it has half a surrogate pair"
-    raise ValueError(f"{address[:200]!r} is not an http(s) URL: {reason}")
+    raise ValueError(f"{mask_text(address)[:200]!r} is not an http(s) URL: {reason}")
 
 
 def _ascii_host(authority: str) -> str:

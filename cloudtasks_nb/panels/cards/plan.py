@@ -9,6 +9,7 @@ from typing import Any
 from cloudtasks_nb.display.card import html_card, section_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted
+from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.widgets.cells import code_html
@@ -30,7 +31,7 @@ def plan_html(plan: Plan) -> str:
         f"<div><b>{html.escape(value)}</b> <span>{html.escape(name)}</span> <small>{html.escape(more)}</small></div>"
         for name, value, more in _figures(plan)
     )
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in _notes(plan))
+    notes = "".join(f"<li>{html.escape(mask_text(note))}</li>" for note in _notes(plan))
     parts = [
         f'<div class="ctn-plan" style="{_FIGURES_STYLE}">{figures}</div>',
         f"<ul>{notes}</ul>" if notes else "",
@@ -82,7 +83,7 @@ def _problems(plan: Plan) -> str:
     bad = plan.frame["problem"].dropna()
     if bad.empty:
         return ""
-    shown = ((html.escape(str(row)), html.escape(problem)) for row, problem in bad.head(_LISTED).items())
+    shown = ((html.escape(str(row)), html.escape(mask_text(problem))) for row, problem in bad.head(_LISTED).items())
     more = f" (the first {_LISTED})" if len(bad) > _LISTED else ""
     return section_html(f"Rows with a problem{more}", table_html(("Row", "Problem"), shown))
 
@@ -103,13 +104,13 @@ def tasks_html(tasks: Sequence[Any]) -> str:
 
 def error_html(error: CloudTasksError, *, quiet: bool) -> str:
     """Return an error of a form, to be shown in place of its tasks; `quiet` if something is not filled in yet."""
-    hint = f'<div class="ctn-hint">{html.escape(error.hint)}</div>' if error.hint else ""
+    hint = f'<div class="ctn-hint">{html.escape(mask_text(error.hint))}</div>' if error.hint else ""
     kind = "ctn-quiet" if quiet else "ctn-wrong"
-    return f'<div class="{kind}">{html.escape(error.message)}{hint}</div>'
+    return f'<div class="{kind}">{html.escape(mask_text(error.message))}{hint}</div>'
 
 
 def _problem(reason: str) -> str:
-    return f'<div class="ctn-wrong">{html.escape(reason)}</div>'
+    return f'<div class="ctn-wrong">{html.escape(mask_text(reason))}</div>'
 
 
 def _request(task: Any) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._names import SECRET_HEADER
+from cloudtasks_nb.display.secrets import find_secrets, is_secret_header
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.handlers import Handler
 
 __all__ = [
+    "ASK",
     "Code",
     "IncompleteError",
     "frames",
@@ -23,8 +23,13 @@ __all__ = [
     "mapping_code",
     "on_cell_end",
     "quoted",
+    "text_code",
     "variable",
 ]
+
+
+#: The function with which a line of Python asks for a secret.
+ASK = "getpass.getpass"
 
 
 class IncompleteError(InvalidInputError):
@@ -56,14 +61,23 @@ def mapping_code(values: Mapping[str, Any]) -> Code:
 
 
 def headers_code(headers: Mapping[str, str]) -> Code:
-    """Return headers as Python; a secret one becomes a variable of its name, which the user has to set."""
+    """Return headers as Python that asks for the values of secret ones."""
     return mapping_code(
-        {name: Code(_variable_for(name)) if SECRET_HEADER.search(name) else value for name, value in headers.items()}
+        {name: _question(name) if is_secret_header(name) else text_code(value) for name, value in headers.items()}
     )
 
 
-def _variable_for(header: str) -> str:
-    return re.sub(r"\W", "_", header).lower()
+def text_code(text: str) -> Any:
+    """Return a text, or, if it has secrets, Python that asks for them."""
+    parts, last = [], 0
+    for begin, end, name in find_secrets(text):
+        parts += [quoted(text[last:begin]), _question(name).text]
+        last = end
+    return Code(" + ".join([*parts, *([quoted(text[last:])] if text[last:] else [])])) if parts else text
+
+
+def _question(name: str) -> Code:
+    return Code(f"{ASK}({quoted(name)})")
 
 
 def frames() -> dict[str, Any]:

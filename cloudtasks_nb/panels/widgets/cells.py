@@ -14,6 +14,7 @@ import pandas as pd
 from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text
+from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["Cell", "Column", "Kind", "cell", "code_html", "is_missing", "json_text", "static_table", "time_text"]
@@ -78,18 +79,19 @@ def is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124 - NaN
 
 
-def cell(value: Any, kind: Kind, *, now: datetime) -> Cell:
-    """Return a value as a cell.
+def cell(value: Any, column: Column, *, now: datetime) -> Cell:
+    """Return a value as a cell, without secrets.
 
     Parameters
     ----------
     value : object
         One value of a frame.
-    kind : str
-        The column's kind.
+    column : Column
+        The column that it stands in.
     now : datetime
         The present, in the time zone in which times are shown.
     """
+    kind = column.kind
     if is_missing(value):
         return "" if kind in {"text", "json"} else _NOTHING
     if kind == "time":
@@ -102,8 +104,9 @@ def cell(value: Any, kind: Kind, *, now: datetime) -> Cell:
     if kind == "state":
         word = _word(value)
         return [word, word, colour(word)]
-    text = json_text(value) if kind == "json" else str(value)
-    return _short(text)
+    if is_secret(column.name):
+        value = MASK
+    return _short(json_text(mask_value(value)) if kind == "json" else mask_text(str(value)))
 
 
 def time_text(value: datetime, *, now: datetime) -> str:
@@ -179,9 +182,9 @@ def _short(text: str) -> Cell:
 
 
 def code_html(value: Any) -> str:
-    """Return a decoded payload, a mapping or a text as code."""
+    """Return a decoded payload, a mapping or a text as code, without secrets."""
     if is_missing(value):
         return '<span class="ctn-quiet">none</span>'
-    text = json_text(value, orjson.OPT_INDENT_2)
+    text = json_text(mask_value(value), orjson.OPT_INDENT_2)
     more = f"\n… {len(text) - _LONGEST:,} more characters" if len(text) > _LONGEST else ""
     return f'<pre tabindex="0">{html.escape(text[:_LONGEST] + more)}</pre>'

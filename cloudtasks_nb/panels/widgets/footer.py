@@ -9,6 +9,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from cloudtasks_nb.display.secrets import mask_value
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.panels.widgets.assets import source
 
@@ -64,6 +65,10 @@ class Footer(anywidget.AnyWidget):
         self.on_visible: Callable[[], object] | None = None
         super().__init__()
         self.on_msg(self._on_message)
+
+    @traitlets.validate("status", "warning", "alert")
+    def _mask(self, proposal: Any) -> Any:
+        return mask_value(proposal["value"])
 
     def fail(self, error: BaseException) -> None:
         """Show an error: message and hint of our own errors, the traceback of others."""

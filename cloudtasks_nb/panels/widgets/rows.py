@@ -150,7 +150,7 @@ class Rows:
         if not len(at):
             return []
         shown = [
-            [cell(value, column.kind, now=now) for value in self._column(column.name).iloc[at].tolist()]
+            [cell(value, column, now=now) for value in self._column(column.name).iloc[at].tolist()]
             for column in self._columns.values()
         ]
         return [list(row) for row in zip(*shown, strict=True)]

@@ -120,18 +120,34 @@ def test_a_row_that_cannot_be_a_task_says_why(panel: FanOutPanel, shell: FakeShe
 
 
 def test_secrets_are_neither_shown_nor_kept_on_the_page(panel: FanOutPanel) -> None:
-    """A token that was typed becomes dots, is sent all the same, and is a variable in the line of Python."""
+    """A token that was typed becomes dots, is sent all the same, and is asked for by the line of Python."""
     fill(panel, url="https://svc/run", headers="Authorization: Bearer abc\nX-Team: data")
     assert panel.request.headers.value == "Authorization: •••\nX-Team: data"
     assert "Bearer" not in panel.preview.value
     assert "Authorization: •••" in panel.preview.value
     assert panel.request.arguments["headers"] == {"Authorization": "Bearer abc", "X-Team": "data"}
-    assert 'headers={"Authorization": authorization, "X-Team": "data"}' in panel.footer.line
+    assert panel.footer.line.startswith("import getpass; tasks.queue(")
+    assert 'headers={"Authorization": getpass.getpass("Authorization"), "X-Team": "data"}' in panel.footer.line
     fill(panel, headers="Authorization: •••\nX-Team: other")
     assert panel.request.arguments["headers"] == {"Authorization": "Bearer abc", "X-Team": "other"}
     fill(panel, headers="X-Team: other")
     fill(panel, headers="Authorization: Bearer new")
     assert panel.request.arguments["headers"] == {"Authorization": "Bearer new"}
+
+
+def test_the_secret_of_a_url_is_not_kept_on_the_page(panel: FanOutPanel) -> None:
+    """It becomes dots, stays when the rest of the URL is edited, is sent, and is asked for by the line of Python."""
+    fill(panel, url="https://svc/run?token=abc&day={day}")
+    assert panel.request.url.value == "https://svc/run?token=•••&day={day}"
+    assert "https://svc/run?token=•••&amp;day=d1" in panel.preview.value
+    fill(panel, url="https://svc/again?token=•••&day={day}&sig=s1")
+    assert panel.request.url.value == "https://svc/again?token=•••&day={day}&sig=•••"
+    assert panel.request.arguments["url"] == "https://svc/again?token=abc&day={day}&sig=s1"
+    line = 'url="https://svc/again?token=" + getpass.getpass("token") + "&day={day}&sig=" + getpass.getpass("sig")'
+    assert line in panel.footer.line
+    compile(panel.footer.line, "cell", "exec")
+    fill(panel, url="https://svc/run?token=new")
+    assert panel.request.arguments["url"] == "https://svc/run?token=new"
 
 
 def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:

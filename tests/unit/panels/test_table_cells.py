@@ -54,12 +54,26 @@ def test_times_of_today_have_no_date(value: datetime, text: str) -> None:
 )
 def test_a_value_becomes_a_cell(value: Any, kind: Kind, shown: Cell) -> None:
     """Each kind has its text, and what the text leaves out stands in the tooltip."""
-    assert cell(value, kind, now=NOW) == shown
+    assert cell(value, Column("x", kind=kind), now=NOW) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "shown"),
+    [
+        ("abc", Column("api_key"), "•••"),
+        ("https://x?sig=1", Column("url"), "https://x?sig=•••"),
+        ({"token": "a", "n": 1}, Column("body", kind="json"), '{"token":"•••","n":1}'),
+        (pd.NA, Column("token"), ""),
+    ],
+)
+def test_secrets_are_dots(value: Any, column: Column, shown: Cell) -> None:
+    """A column with a secret name, and secrets in URLs and bodies."""
+    assert cell(value, column, now=NOW) == shown
 
 
 def test_a_long_text_is_cut_and_its_tooltip_too() -> None:
     """Cell and tooltip of a long text are cut."""
-    assert cell("x" * 1_000_000, "text", now=NOW) == ["x" * 240 + "…", "x" * 1_000 + "…"]
+    assert cell("x" * 1_000_000, Column("x"), now=NOW) == ["x" * 240 + "…", "x" * 1_000 + "…"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from cloudtasks_nb.service.convert import (
     delete_failures,
     http_status,
     http_target,
-    mask_headers,
     queue_json,
     queue_message,
     queue_values,
@@ -97,11 +96,24 @@ def test_a_task_in_columns() -> None:
 
 
 def test_secrets_on_request() -> None:
-    """Secret headers are dots unless they are asked for."""
-    message = task('http_request { url: "u" headers { key: "Authorization" value: "Bearer x" } }')
-    assert task_columns([message], now=NOW)["headers"] == [{"Authorization": "•••"}]
-    assert task_columns([message], now=NOW, secrets=True)["headers"] == [{"Authorization": "Bearer x"}]
-    assert mask_headers({"x-token": "a", "Accept": "b"}) == {"x-token": "•••", "Accept": "b"}
+    """Secrets of headers, URL and body are dots unless they are asked for."""
+    message = task(
+        'http_request { url: "https://u?sig=s" headers { key: "Authorization" value: "Bearer x" } '
+        """body: '{"user": {"password": "p"}, "n": 1}' }"""
+    )
+    names = ("headers", "url", "body")
+    shown = task_columns([message], now=NOW, body=True)
+    assert [shown[name][0] for name in names] == [
+        {"Authorization": "•••"},
+        "https://u?sig=•••",
+        {"user": {"password": "•••"}, "n": 1},
+    ]
+    true = task_columns([message], now=NOW, body=True, secrets=True)
+    assert [true[name][0] for name in names] == [
+        {"Authorization": "Bearer x"},
+        "https://u?sig=s",
+        {"user": {"password": "p"}, "n": 1},
+    ]
 
 
 @pytest.mark.parametrize(

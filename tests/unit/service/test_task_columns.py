@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb._frames import TASKS, ObjectDtype, column, frame
 from cloudtasks_nb._names import code_name
-from cloudtasks_nb.service.convert import HTTP_METHODS, decode_body, mask_headers, task_columns
+from cloudtasks_nb.display.secrets import mask_headers, mask_url, mask_value
+from cloudtasks_nb.service.convert import HTTP_METHODS, decode_body, task_columns
 
 NOW = 1_767_225_600_000_000
 EPOCH = "1970-01-01T00:00:00Z"
@@ -102,6 +103,8 @@ def slow_row(task: Any, *, body: bool, secrets: bool) -> dict[str, Any]:
     shown = request.get("headers") or {}
     tokens = [(request.get(kind) or {}).get("service_account_email") for kind in ("oidc_token", "oauth_token")]
     deadline = facts.get("dispatch_deadline")
+    url = f"appengine:{request.get('relative_uri', '')}" if at_app_engine else request.get("url", "")
+    content = decode_body(base64.b64decode(request.get("body", ""))) if body else None
     return {
         "task": task.name.split("/")[-1],
         "queue": task.name.split("/")[-3],
@@ -111,9 +114,9 @@ def slow_row(task: Any, *, body: bool, secrets: bool) -> dict[str, Any]:
         "responses": facts["response_count"],
         **slow_attempt(facts),
         "method": HTTP_METHODS[request.get("http_method", 0)],
-        "url": f"appengine:{request.get('relative_uri', '')}" if at_app_engine else request.get("url", ""),
+        "url": url if secrets else mask_url(url),
         "headers": shown if secrets else mask_headers(shown),
-        "body": decode_body(base64.b64decode(request.get("body", ""))) if body else None,
+        "body": content if secrets else mask_value(content),
         "service_account": next(filter(None, tokens), None),
         "dispatch_deadline": None if deadline is None else pd.Timedelta(seconds=float(deadline[:-1])).round("us"),
         "name": task.name,
