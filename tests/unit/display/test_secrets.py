@@ -63,7 +63,7 @@ def test_values() -> None:
         "secret": "•••",
         "password": None,
         "url": "https://x?sig=•••",
-        "raw": b"t",
+        "b": b"t",
     }
     assert mask_value(given) == shown
     assert given["secret"] == {"b": 2}
