@@ -23,6 +23,7 @@ from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.fanout.plan.options import token_options
 from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
@@ -286,11 +287,8 @@ class Client:
         >>> tasks.doctor(handler).loc["target", "detail"]
         'is reached, and answers 405 to a GET request'
         """
-        target = Target(
-            url=url,
-            service_account=service_account or getattr(url, "service_account", None),
-            audience=audience or getattr(url, "audience", None),
-        )
+        account, audience = token_options(url, service_account, audience)
+        target = Target(url=url, service_account=account, audience=audience)
         return diagnose(CheckContext(self._connection, self._used_queues, target))
 
     def _used_queues(self) -> dict[QueueName, bool]:

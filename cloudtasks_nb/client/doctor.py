@@ -41,6 +41,7 @@ class _Check:
     run: Callable[[CheckContext], Awaitable[Finding]]
     after: tuple[str, ...] = ()  #: checks without whose success this one says nothing
     emulator: bool = True  #: whether an emulator needs it
+    served: bool = False  #: whether a custom endpoint answers the question itself: then it must be found first
 
 
 _CHECKS = {
@@ -51,10 +52,10 @@ _CHECKS = {
     "location": _Check(run=check_location, after=("api",)),
     "queues": _Check(run=check_queues, after=("location",)),
     "permissions": _Check(run=check_permissions, after=("location",), emulator=False),
-    "service_account": _Check(run=check_service_account, after=("credentials",), emulator=False),
+    "service_account": _Check(run=check_service_account, after=("credentials",), emulator=False, served=True),
     "log": _Check(run=check_log, after=("location",)),
     "target": _Check(run=check_target, after=("queues",)),
-    "clock": _Check(run=check_clock, emulator=False),
+    "clock": _Check(run=check_clock, emulator=False, served=True),
     "versions": _Check(run=check_versions),
 }
 
@@ -95,7 +96,8 @@ async def _run(context: CheckContext, names: list[str], found: dict[str, Finding
         if context.endpoint.local and not check.emulator:
             found[name] = Finding(ok=True, detail="not needed on an emulator")
             continue
-        cause = next((causes[one] for one in check.after if one in causes), None)
+        after = (*check.after, "api") if check.served and context.endpoint.universe is None else check.after
+        cause = next((causes[one] for one in after if one in causes), None)
         if cause is not None:
             causes[name] = cause
             found[name] = Finding(ok=False, detail="not checked", fix=f'mend "{cause}" first')

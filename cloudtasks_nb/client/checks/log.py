@@ -21,8 +21,8 @@ __all__ = ["check_log"]
 _HOUR = 3_600_000_000  # microseconds
 _PATIENCE = 60.0  # seconds to wait for an entry; usually it takes some seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds between two reads
-#: Of a task that is deleted before it is due; the domain never exists (RFC 6761).
-_PROBE = TaskOptions(url="https://cloudtasks-nb.invalid/", method="GET", delay="1h")
+#: A task that is deleted before it is due. If it cannot be, one attempt ends it: the domain never exists (RFC 6761).
+_PROBE = TaskOptions(url="https://cloudtasks-nb.invalid/", method="GET", delay="1h", retry={"max_attempts": 1})
 
 
 async def check_log(context: CheckContext) -> Finding:

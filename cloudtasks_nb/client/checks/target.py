@@ -47,7 +47,8 @@ class _RunService:
 async def check_target(context: CheckContext) -> Finding:
     """Send a task with a GET request to the target, and explain the answer."""
     target = context.target
-    context.connection.check_reachable(target.url)
+    url = await asyncio.to_thread(literal_url, target.url)  # that of a deployed function is asked for
+    context.connection.check_reachable(url)
     queue = next((name for name, queue in context.queues.items() if can_probe(queue)), None)
     if queue is None:
         return Finding(
@@ -56,17 +57,17 @@ async def check_target(context: CheckContext) -> Finding:
             fix='tasks.queue("reports", create=True)',
         )
     options = TaskOptions(
-        url=target.url,
+        url=url,
         method="GET",
         service_account=target.service_account,
         audience=target.audience,
         dispatch_deadline=_DEADLINE,
         retry=_RETRY,
     )
-    return await with_probe(context, queue, options, lambda task: _wait(context, task))
+    return await with_probe(context, queue, options, lambda task: _wait(context, url, task))
 
 
-async def _wait(context: CheckContext, task: TaskName) -> Finding:
+async def _wait(context: CheckContext, url: str, task: TaskName) -> Finding:
     started = time.monotonic()
     while True:
         found = (await context.connection.watcher.lookup(task.queue, [task.task]))[task.task]
@@ -74,7 +75,7 @@ async def _wait(context: CheckContext, task: TaskName) -> Finding:
         if found is None:
             return Finding(ok=True, detail=f"answers; a task reached it after {duration_text(waited)}")
         if found.last_status is not None:
-            return _explained(context, found)
+            return _explained(context, url, found)
         if waited > _PATIENCE:
             return Finding(
                 ok=False,
@@ -84,10 +85,9 @@ async def _wait(context: CheckContext, task: TaskName) -> Finding:
         await asyncio.sleep(_PAUSE)
 
 
-def _explained(context: CheckContext, task: Pending) -> Finding:
+def _explained(context: CheckContext, url: str, task: Pending) -> Finding:
     """Explain the status of an attempt that has failed."""
     status = http_status(task.last_message)
-    url = literal_url(context.target.url)
     if status is None:
         return _not_reached(context, url, task)
     if status in _REACHED:

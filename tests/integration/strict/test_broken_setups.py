@@ -364,6 +364,15 @@ def test_permissions_without_a_queue(setup: Setup) -> None:
     assert "--role=roles/cloudtasks.editor" in found.fix["permissions"]
 
 
+def test_a_probe_that_cannot_be_deleted(setup: Setup) -> None:
+    """Who may create but not delete a task learns its name."""
+    without("cloudtasks.tasks.delete")(setup)
+    found = setup.doctor()
+    assert wrong(found) == ["permissions"]
+    assert "the probe, task doctor-" in found.detail["log"]
+    assert "is still in queue reports" in found.detail["log"]
+
+
 def test_a_log_without_a_probe(setup: Setup) -> None:
     """Who may create no task learns what the log has, and that the delay was not tested."""
     setup.roles = ("roles/cloudtasks.viewer", "roles/logging.viewer")
