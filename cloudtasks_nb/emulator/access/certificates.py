@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cloudtasks_nb.emulator.dispatch.tokens import private_pem
+
 __all__ = ["ServerCertificate", "server_certificate"]
 
 _NAMES = ("localhost", "127.0.0.1", "::1")
@@ -120,6 +122,4 @@ def _general_name(host: str) -> x509.GeneralName:
 
 def _write_key(file: Path, key: ec.EllipticCurvePrivateKey) -> None:
     file.touch(mode=0o600)
-    file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    file.write_bytes(private_pem(key))

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cloudtasks_nb.emulator.access.roles import check_role, permissions_of
+from cloudtasks_nb.emulator.dispatch.tokens import private_pem
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["CLOUD_PLATFORM", "Conditions", "GoogleState", "Principal", "is_in", "member_of", "name_of"]
@@ -183,10 +184,7 @@ class GoogleState:
         key_id = hashlib.sha256(public).hexdigest()[:40]
         self._principal(email).keys[key_id] = public.decode()
         self._save()
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return key_id, private.decode()
+        return key_id, private_pem(key).decode()
 
     def user_of(self, login: str) -> str | None:
         """Return whose refresh token or subject token this is; None if it is not valid."""

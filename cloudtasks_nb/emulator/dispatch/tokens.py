@@ -13,11 +13,12 @@ import orjson
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 
-__all__ = ["TokenSigner"]
+__all__ = ["TokenSigner", "private_pem"]
 
 _LIFE = 3600  # seconds
 # Seconds for which a cached token is used again: signing one costs more than the rest of an attempt.
@@ -121,11 +122,7 @@ class TokenSigner:
                 return stored
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self._file.touch(mode=0o600)
-        self._file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        self._file.write_bytes(private_pem(key))
         return key
 
     @cached_property
@@ -149,6 +146,13 @@ class TokenSigner:
             .sign(self._key, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def private_pem(key: PrivateKeyTypes) -> bytes:
+    """Return a private key in PEM, not encrypted."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _claims(issuer: str, email: str, audience: str, now: int) -> dict[str, Any]:

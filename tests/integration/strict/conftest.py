@@ -106,7 +106,7 @@ def refused(call: Callable[[], Any], kind: type[Exception] = PermissionDenied) -
 
 
 def in_a_process(code: str, folder: Path, variables: Mapping[str, str]) -> Any:
-    """Run code in a process that has no credentials but those that the variables name; return the JSON of its last line."""
+    """Run code in a process with no credentials but those of the variables; return the JSON of its last line."""
     unset = ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NO_GCE_CHECK", "CLOUD_TASKS_EMULATOR_HOST")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     given = {**environment, "HOME": str(folder), "CLOUDSDK_CONFIG": str(folder), **variables}
