@@ -63,21 +63,12 @@ class AttemptsPanel(Panel):
 
     def _make_controls(self) -> None:
         options = (_ANY, _ERRORS, *CODES)
-        self.status = self.control(
-            widgets.Dropdown(options=options, tooltip="Show only these answers", layout={"width": "12em"}), self._filter
-        )
-        self.back = self.control(
-            widgets.Dropdown(
-                options=_SINCE, value=3_600, tooltip="Show attempts of this period", layout={"width": "11em"}
-            ),
-            self._reread,
-        )
-        self.find = self.control(
-            widgets.Text(
-                placeholder="Find in task, URL, answer", tooltip="Show only rows that contain this text", layout=WIDE
-            ),
-            self._filter,
-        )
+        self.status = self.control(widgets.Dropdown(options=options, layout={"width": "12em"}), self._filter)
+        self.status.tooltip = "Show only these answers"
+        self.back = self.control(widgets.Dropdown(options=_SINCE, value=3_600, layout={"width": "11em"}), self._reread)
+        self.back.tooltip = "Show attempts of this period"
+        self.find = self.control(widgets.Text(placeholder="Find in task, URL, answer", layout=WIDE), self._filter)
+        self.find.tooltip = "Show only rows that contain this text"
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queue; its log is read from shortly before the newest attempt in the table."""

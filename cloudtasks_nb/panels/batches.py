@@ -51,10 +51,8 @@ class BatchesPanel(Panel):
         self._stale = False  # the list may have changed since the present reading began
         self._wanted: str | None = None  # the batch that was chosen last
         self._chosen: list[str] = []
-        self.scope = self.control(
-            widgets.Dropdown(options=[], tooltip="Of which queues batches are listed", layout={"width": "auto"}),
-            self._filter,
-        )
+        self.scope = self.control(widgets.Dropdown(options=[], layout={"width": "auto"}), self._filter)
+        self.scope.tooltip = "Of which queues batches are listed"
         self.table = self.attach(
             Table(_COLUMNS, key="batch", page_size=10, label="batches", empty="No batch was sent from here yet")
         )

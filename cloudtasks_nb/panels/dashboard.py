@@ -61,7 +61,9 @@ class Dashboard(Panel):
         self.choice = widgets.Dropdown(options=[], description="Queue", layout={"width": "auto", "max_width": "22em"})
         self.choice.tooltip = "The queue that the other tabs show"
         self.control(self.choice, lambda: self._choose(self.choice.value))
-        self.tabs = widgets.Tab(children=self._boxes, titles=list(self._makers))
+        self.tabs = widgets.Tab(children=self._boxes)
+        for number, name in enumerate(self._makers):
+            self.tabs.set_title(number, name)
         self.tabs.observe(lambda _: self.guarded(self._make_open_panel), "selected_index")
         self.fill(self.tabs, controls=() if only else (self.choice,))
         self.add_class("ctn-dashboard")

@@ -66,6 +66,7 @@ WIDE = {"width": "auto", "flex": "1 1 12em"}
 #: Choices of the seconds between two refreshes; 0 is off.
 INTERVALS = (("off", 0.0), ("1 s", 1.0), ("2 s", 2.0), ("5 s", 5.0), ("10 s", 10.0), ("30 s", 30.0))
 _LOCAL_INTERVAL, _GOOGLE_INTERVAL = 2.0, 5.0
+_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -216,7 +217,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         quick : bool
             Run it in the thread of the click: only for work that does not wait.
         """
-        made = widgets.Button(description=text, tooltip=tip, button_style=style, layout={"width": "auto"})
+        made = widgets.Button(description=text, tooltip=tip or "", button_style=style, layout={"width": "auto"})
         self._actions[made] = _Action(work=work, changes=changes, quick=quick)
         made.on_click(lambda button: self.guarded(self._clicked, self._actions[button]))
         return made
@@ -383,6 +384,9 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
                 part.close()
         super().close()
 
+    #: ipywidgets 7 shows a widget by this method, without its HTML; IPython takes `_repr_mimebundle_` where it is None.
+    _ipython_display_ = None
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.title} [{self.context.badge}]{' (closed)' if self._closed else ''}>"
 
@@ -390,10 +394,13 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         title = f"<div><b>{html.escape(self.title)}</b> {_badge(self.context.badge)}</div>" if self._framed else ""
         if self._closed:
             return {"text/plain": repr(self), "text/html": f"{title}<div>(closed)</div>{self.static_html()}"}
-        bundle = super()._repr_mimebundle_(**options)
+        # The footer's bundle has what Colab needs to show widgets that are not its own.
+        bundle, metadata = self.footer._repr_mimebundle_(**options) or ({}, {})
+        bundle[_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         self.assume_visible()
+        bundle["text/plain"] = repr(self)
         bundle["text/html"] = title + self.static_html()  # for exports and viewers that have no kernel
-        return bundle
+        return (bundle, metadata) if metadata else bundle
 
     def _header(self, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
         self.control(self.interval, self._choose_interval)

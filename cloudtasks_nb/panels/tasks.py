@@ -69,16 +69,10 @@ class TasksPanel(Panel):
         self.fill(self.row(*tools), self.prompt, self.table, load, self.detail)
 
     def _make_controls(self) -> None:
-        self.state = self.control(
-            widgets.Dropdown(options=_STATES, tooltip="Show only tasks in this state", layout={"width": "9em"}),
-            self._filter,
-        )
-        self.find = self.control(
-            widgets.Text(
-                placeholder="Find in id, URL, answer", tooltip="Part of what can be read in a row", layout=WIDE
-            ),
-            self._filter,
-        )
+        self.state = self.control(widgets.Dropdown(options=_STATES, layout={"width": "9em"}), self._filter)
+        self.state.tooltip = "Show only tasks in this state"
+        self.find = self.control(widgets.Text(placeholder="Find in id, URL, answer", layout=WIDE), self._filter)
+        self.find.tooltip = "Part of what can be read in a row"
         self.loaded = widgets.HTML()
         self.load_more = self.button("Load more", self._load_more, changes=False, tip=f"Load {_PORTION:,} more tasks")
         self.load_all = self.button("Load all", self._load_all, changes=False, tip="Load all tasks; may take a while")

@@ -71,14 +71,15 @@ class LimitsForm(widgets.VBox):
 
 def _field(setting: str) -> widgets.Text:
     title, tip = _TITLES[setting]
-    return widgets.Text(
+    field = widgets.Text(
         description=title,
         placeholder=tip,
-        tooltip=f"{setting}: {tip}",
         continuous_update=True,
         layout={"width": "auto"},
         style={"description_width": "auto"},
     )
+    field.tooltip = f"{setting}: {tip}"
+    return field
 
 
 def _text(setting: str, value: Any) -> str:

@@ -103,15 +103,27 @@ class SourceField(widgets.HBox):
         """
         if not self.upload.value:
             return
-        (file,) = self.upload.value
-        self.upload.value = ()  # otherwise a saved notebook would contain the file
+        name, content = self._uploaded()
         try:
-            found = pd.read_csv(io.BytesIO(bytes(file["content"])))
+            found = pd.read_csv(io.BytesIO(content))
         except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
-            raise InvalidInputError(f"{file['name']} cannot be read as CSV: {error}", resource=file["name"]) from error
-        self._uploads[file["name"]] = found
+            raise InvalidInputError(f"{name} cannot be read as CSV: {error}", resource=name) from error
+        self._uploads[name] = found
         self.update_choices()
-        self.choose(file["name"])
+        self.choose(name)
+
+    def _uploaded(self) -> tuple[str, bytes]:
+        """Return name and content of the file, and forget it: otherwise a saved notebook would contain it."""
+        value = self.upload.value
+        if isinstance(value, dict):  # ipywidgets 7
+            [(name, file)] = value.items()
+            self.upload.set_trait("data", [])
+            self.upload.set_trait("metadata", [])
+        else:
+            (file,) = value
+            name = file["name"]
+        self.upload.set_trait("value", type(value)())
+        return name, bytes(file["content"])
 
     def _all(self) -> dict[str, Any]:
         """Return DataFrames and files, the newest first."""

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from google.cloud.tasks_v2 import types
+from ipywidgets.widgets import widget
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ACTION_RESULTS, QUEUES, frame
@@ -44,6 +45,7 @@ __all__ = [
     "click",
     "confirm",
     "entry",
+    "open_widgets",
     "pending",
     "send",
     "send_message",
@@ -56,6 +58,12 @@ MakeContext = Callable[..., "FakeContext"]
 CloseLater = Callable[[Any], Any]
 PATIENCE = 30.0  # seconds
 NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
+
+
+def open_widgets() -> dict[str, Any]:
+    """Return the open widgets by their ids; ipywidgets 7 keeps them in the class."""
+    found: dict[str, Any] = widget._instances if hasattr(widget, "_instances") else widget.Widget.widgets
+    return found
 
 
 @dataclass

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ipywidgets.widgets.widget import _instances
 
 from cloudtasks_nb.panels import (
     AttemptsPanel,
@@ -21,7 +20,7 @@ from cloudtasks_nb.panels import (
     TasksPanel,
     panel,
 )
-from tests.unit.panels.conftest import FakeContext, FakeWatcher
+from tests.unit.panels.conftest import FakeContext, FakeWatcher, open_widgets
 
 __all__: list[str] = []
 
@@ -51,10 +50,10 @@ def left_by(make: Callable[[FakeContext], Panel], context: FakeContext, monkeypa
     unraisable: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: unraisable.append(repr(found.exc_value)))
     gc.collect()
-    before = set(_instances)
+    before = set(open_widgets())
     with pytest.raises(BrokenError):
         make(context)
-    open_now = [type(_instances[name]).__name__ for name in set(_instances) - before]
+    open_now = [type(open_widgets()[name]).__name__ for name in set(open_widgets()) - before]
     gc.collect()
     return open_now + unraisable
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import ipywidgets
 import pandas as pd
 import polars as pl
 import pytest
@@ -41,10 +42,15 @@ def fill(panel: FanOutPanel, **values: Any) -> None:
     panel.settle()
 
 
-def file(name: str, content: bytes) -> dict[str, Any]:
-    """Return a file as the page uploads it."""
-    made = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    return {"name": name, "type": "text/csv", "size": len(content), "content": content, "last_modified": made}
+def upload(panel: FanOutPanel, name: str, content: bytes) -> None:
+    """Upload a file as the page does, of ipywidgets 7 too."""
+    facts = {"name": name, "type": "text/csv", "size": len(content)}
+    if ipywidgets.__version__.startswith("7."):
+        sent = {"metadata": [facts], "data": [content], "value": {name: {"metadata": facts, "content": content}}}
+    else:
+        sent = {"value": ({**facts, "content": content, "last_modified": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)},)}
+    for trait, value in sent.items():
+        panel.source.upload.set_trait(trait, value)
 
 
 def test_dataframes_of_the_notebook_are_offered(panel: FanOutPanel, shell: FakeShell) -> None:
@@ -81,9 +87,9 @@ def test_missing_data_are_reported(harness: Harness, shell: FakeShell, closing: 
 
 def test_a_csv_file_can_be_uploaded(panel: FanOutPanel, harness: Harness) -> None:
     """It is chosen, the line reads it, and the page keeps no copy of it."""
-    upload = panel.source.upload
-    upload.value = (file('a "b".csv', b"x,y\n1,2\n"),)
-    assert (panel.source.name, panel.source.columns, upload.value) == ('a "b".csv', ["x", "y"], ())
+    upload(panel, 'a "b".csv', b"x,y\n1,2\n")
+    assert (panel.source.name, panel.source.columns) == ('a "b".csv', ["x", "y"])
+    assert not [kept for kept in panel.source.upload.get_state().values() if "1,2" in str(kept)]
     fill(panel, url="https://svc/{x}")
     assert panel.footer.line == 'tasks.queue("reports").fan_out(pd.read_csv("a \\"b\\".csv"), url="https://svc/{x}")'
     assert "https://svc/1" in panel.preview.value
@@ -91,7 +97,7 @@ def test_a_csv_file_can_be_uploaded(panel: FanOutPanel, harness: Harness) -> Non
 
 def test_a_file_that_is_no_csv_is_named(panel: FanOutPanel) -> None:
     """The error stands in the panel; what was chosen before still is."""
-    panel.source.upload.value = (file("x.csv", b"\xff\xfe\x00"),)
+    upload(panel, "x.csv", b"\xff\xfe\x00")
     assert panel.footer.alert["text"].startswith("x.csv cannot be read as CSV")
     assert panel.source.name == "flights"
 

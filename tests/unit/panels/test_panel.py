@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -300,6 +302,16 @@ def test_exports_show_html_beside_the_widget_and_when_it_is_closed(panel: Sample
     assert "(closed)" in bundle["text/html"]
     assert set(bundle) == {"text/plain", "text/html"}
     assert not panel.live
+
+
+def test_colab_shows_widgets_that_are_not_its_own(panel: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output names the widget manager that Colab loads for a panel."""
+    output = SimpleNamespace(enable_custom_widget_manager=lambda: None, _widgets=SimpleNamespace(_installed_url="URL"))
+    monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    bundle, metadata = panel._repr_mimebundle_()
+    view = "application/vnd.jupyter.widget-view+json"
+    assert bundle[view]["model_id"] == panel.model_id
+    assert metadata == {view: {"colab": {"custom_widget_manager": {"url": "URL"}}}}
 
 
 def test_waiting_has_an_end(panel: Sample) -> None:
