@@ -188,9 +188,9 @@ def _home_path() -> Path:
 
 
 def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path:
-    """Create a folder if it does not exist, and return it; raise an error of a kind if that fails."""
+    """Create a folder for this user alone if it does not exist, and return it; raise an error of a kind if it fails."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise kind(
             f"the folder {folder} cannot be created: {error.strerror}", resource=str(folder), hint=hint

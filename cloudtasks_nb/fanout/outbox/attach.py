@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox.counters import add_counts, counts, number, set_reasons, touch
 from cloudtasks_nb.fanout.outbox.records import Sample, Spooled, State
@@ -216,7 +217,9 @@ def find(connection: sqlite3.Connection, spec: BatchSpec, identity: bytes | None
         other = sorted(word for word in words if _differs(before, spec.description, word))
         raise BatchExistsError(
             f"the batch {target.label} was made of other templates"
-            + "".join(f"; {word} was {before.get(word)!r}, is {spec.description.get(word)!r}" for word in other),
+            + "".join(
+                mask_text(f"; {word} was {before.get(word)!r}, is {spec.description.get(word)!r}") for word in other
+            ),
             resource=batch,
             hint=f"nothing was sent; {_ANY_NAME}",
         )

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -229,13 +229,16 @@ class Database:
             If the file cannot be opened, is damaged, or was written by a newer version of this package.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise OutboxError(
                 f"the folder {self.path.parent} cannot be created: {error}",
                 resource=str(self.path),
                 hint="set CLOUDTASKS_NB_HOME to a folder that can be written before the kernel starts",
             ) from error
+        with suppress(OSError):  # SQLite tells why
+            if not self.path.exists():
+                self.path.touch(mode=0o600)  # it holds bodies and headers
         with self.reading() as connection:
             if _version(connection, self.path) == 0:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

@@ -47,7 +47,7 @@ def hold(outbox: Path, name: str) -> Hold | None:
     """Take a lock that lies beside the outbox, without waiting; None if another process or sender has it."""
     path = outbox.parent / "locks" / f"{name}.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Taken on one thread and released on another, which the default would not see as the same.
         lock = FileLock(path, thread_local=False)
         lock.acquire(timeout=0)
