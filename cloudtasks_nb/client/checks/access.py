@@ -40,13 +40,14 @@ async def check_api(context: CheckContext) -> Finding:
     if endpoint.local:
         await context.call("ListQueues", parent=endpoint.parent(), page_size=1)
     else:
+        pages = context.connection.transport.pages(
+            "ListLocations", "locations", limit=None, page_size=100, name=f"projects/{endpoint.project}"
+        )
         try:
-            answer = await context.call("ListLocations", name=f"projects/{endpoint.project}")
+            context.locations = [location.location_id async for page in pages for location in page]
         except CloudTasksError as error:
             if error.reason != "IAM_PERMISSION_DENIED":
                 raise
-        else:
-            context.locations = [location.location_id for location in answer.locations]
     return Finding(ok=True, detail=f"{endpoint.target} answers")
 
 
@@ -79,12 +80,18 @@ async def check_queues(context: CheckContext) -> Finding:
         name: queue for name, queue in zip(names, answers, strict=True) if not isinstance(queue, CloudTasksError)
     }
     errors = {name: error for name, error in zip(names, answers, strict=True) if isinstance(error, CloudTasksError)}
-    absent = [name for name, error in errors.items() if isinstance(error, QueueNotFoundError) and used[name]]
+    is_new = context.connection.transport.is_new
+    new = [name for name in errors if is_new(str(name))]
+    absent = [
+        name for name in errors if isinstance(errors[name], QueueNotFoundError) and used[name] and name not in new
+    ]
     if absent:
         return await _absent(context, absent)
     if failed := [error for error in errors.values() if not isinstance(error, QueueNotFoundError)]:
         return Finding(ok=False, detail=failed[0].message, fix=failed[0].hint)
-    return Finding(ok=True, detail=f"{counted(len(context.queues), 'queues')}: {_listed(context.queues)}")
+    found = f"{counted(len(context.queues), 'queues')}: {_listed(context.queues)}" if context.queues else ""
+    waiting = f"{_listed(new)} was just made, and can take minutes to become available" if new else ""
+    return Finding(ok=True, detail="; ".join(filter(None, [found, waiting])) or "none that is in use exists")
 
 
 async def check_permissions(context: CheckContext) -> Finding:

@@ -107,6 +107,16 @@ def test_a_queue_that_was_not_made(tasks: ct.Client) -> None:
     assert (found.ok, found.fix) == (False, 'tasks.queue("nowhere", create=True)')
 
 
+def test_a_queue_that_was_just_made(start_emulator: StartEmulator) -> None:
+    """That it is not found for some minutes is no fault."""
+    address = start_emulator("--new-queue-delay", "600").ready["grpc"]
+    with ct.connect("p", "l", endpoint=address) as tasks:
+        tasks.queue("reports", create=True)
+        found = tasks.doctor()
+    assert wrong(found) == []
+    assert found.detail["queues"] == "reports was just made, and can take minutes to become available"
+
+
 def test_the_queue_of_a_batch(tasks: ct.Client, queue: ct.Queue, target: Target) -> None:
     """The queues of batches are looked at too, while queues of others are not."""
     queue.fan_out(pd.DataFrame({"day": ["2013-01-01"]}), url=target.url).wait(PATIENCE)
