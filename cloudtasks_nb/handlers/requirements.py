@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -60,22 +61,47 @@ def requirement_lines(modules: Mapping[str, Any], extra: Iterable[str], wheel: s
 
 def _distribution(module: str, loaded: Any, own: Mapping[str, str]) -> str:
     """Return the distribution that a module is of; several can share a namespace, such as `google`."""
-    found = sorted(set(distributions().get(module.partition(".")[0], ())))
-    if len(found) > 1 and (file := getattr(loaded, "__file__", None)):
+    top = module.partition(".")[0]
+    found = sorted(set(distributions().get(top, ())))
+    if len(found) > 1 and (file := getattr(loaded, "__file__", None) or _file(module)):
         found = [name for name in found if _has(name, Path(file))] or found
     if len(found) == 1:
         return found[0]
     for name in found:
         if _name(name) in own:
             return name
-    if not found and any(_name(module.partition(".")[0]) == name for name in own):
-        return _name(module.partition(".")[0])
-    reason = f"can be of {', '.join(found)}" if found else "is of no installed distribution"
+    if found:
+        raise HandlerError(
+            f"the module {module} can be of {', '.join(found)}, so requirements.txt cannot name it",
+            resource=module,
+            hint=f'import it before; or name it: ct.deploy(…, requirements=["{found[0]}"])',
+        )
+    if _name(top) in own:
+        return _name(top)
+    if _file(top):
+        raise HandlerError(
+            f"the module {top} is not installed: it is a file of this machine",
+            resource=top,
+            hint=f"from {top} import …, at the top of a cell: the functions that are used are then written along",
+        )
     raise HandlerError(
-        f"the module {module} {reason}, so requirements.txt cannot name it",
-        resource=module,
-        hint=f'install it here; or name it: ct.deploy(…, requirements=["{found[0] if found else module}"])',
+        f"the module {top} is of no installed distribution, so requirements.txt cannot name it",
+        resource=top,
+        hint=f'install it here; or name it: ct.deploy(…, requirements=["{top}"])',
     )
+
+
+def _file(module: str) -> str | None:
+    """Return the file of a module that may not be loaded; the name can go on with what is imported from it."""
+    while module:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            spec = None
+        if spec is not None:
+            return spec.origin
+        module = module.rpartition(".")[0]
+    return None
 
 
 def _pin(name: str) -> str:

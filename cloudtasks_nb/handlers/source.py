@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import datetime as dt
 import inspect
+import re
 import symtable
 import sys
 import textwrap
@@ -23,7 +25,13 @@ __all__ = ["LARGEST_CONSTANT", "ModuleSource", "module_source"]
 #: Characters of the source of a constant.
 LARGEST_CONSTANT = 10_000
 
-_SECRETS = ("password", "passwd", "secret", "token", "api_key", "apikey", "credential")
+_SECRET_NAME = re.compile(r"passw(or)?d|secret|token(?!iz)|(api|access|private)_?key|credential", re.IGNORECASE)
+_SECRET_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/@\s:]*:[^/@\s]+@")  # a key; a URL with a password
+#: What IPython defines, with the way to do without it; a line with % or ! calls `get_ipython`.
+_NOTEBOOK = {
+    "display": "take it out, or return what it shows",
+    "get_ipython": "take the lines with % and ! out; subprocess.run(…) runs a command",
+}
 _DATES = (dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone)
 
 
@@ -106,9 +114,19 @@ class ModuleSource:
             return
         text = _source(value)
         tree = ast.parse(text)
+        if inspect.unwrap(value) is not value and not any(
+            getattr(node, "decorator_list", ()) for node in ast.walk(tree)
+        ):
+            raise HandlerError(
+                f"{own} is decorated by an assignment, which its source does not have",
+                resource=own,
+                hint=f"write the decorator above the function: @decorator, and below it def {own}(…)",
+            )
         names = _names(value)
         needed = _global_uses(text)
         for used in sorted(needed | set(_annotation_names(tree))):
+            if used in needed & _NOTEBOOK.keys() and not _is_own(names.get(used)):
+                raise HandlerError(f"{own} uses {used}, which only a notebook has", resource=used, hint=_NOTEBOOK[used])
             if used in names and used != name:
                 self.add(used, names[used], user=own)
             elif used in needed and used not in names and not hasattr(builtins, used):
@@ -116,7 +134,7 @@ class ModuleSource:
                     f"{own} uses {used}, which is not defined", resource=used, hint=f"define {used} first, or import it"
                 )
         self._add_submodules(tree, names)
-        for dotted in _local_imports(tree):
+        for dotted in _local_imports(tree, own):
             self.modules[dotted] = sys.modules.get(dotted)
         self._definitions.append(text.strip())
 
@@ -167,10 +185,10 @@ def _check_definition(fn: Any, name: str) -> None:
         reason, hint = f"{name} is a method: its object stays on this machine", "write a function that makes the object"
     elif not inspect.isfunction(inner):
         reason = f"{name} is a {type(fn).__name__}, not a function"
-        hint = f"write a function that calls it: def run(day): return {name if name.isidentifier() else 'it'}(day)"
+        hint = "write a function that calls it: def run(day): …"
     elif closed := _closed_over(inner):
         reason = f"{name} uses {', '.join(closed)} of the function around it"
-        hint = "define both at the top of a cell, or make it a parameter"
+        hint = "define both at the top of a cell, or make it a parameter; a decorator needs functools.wraps"
     if reason is not None:
         raise HandlerError(f"{reason}, so it cannot be deployed", resource=name, hint=hint)
 
@@ -203,7 +221,8 @@ def _source(value: Any) -> str:
         raise HandlerError(
             f"the source of {display_name(value)} is not known, so it cannot be deployed",
             resource=display_name(value),
-            hint="define it in a cell or in a file; not with exec, and not in the plain prompt of python",
+            hint="define it with def or class in a cell or in a file; not below %%time, not with exec, and not in the "
+            "plain prompt of python",
         ) from error
     if closed := _closed_over(found):
         raise HandlerError(
@@ -211,7 +230,13 @@ def _source(value: Any) -> str:
             resource=display_name(value),
             hint="define both at the top of a cell; a decorator needs functools.wraps",
         )
-    return textwrap.dedent(text)
+    return _dedent(text)
+
+
+def _dedent(text: str) -> str:
+    """Return a definition from the left margin on; one whose text literals reach the margin keeps its indentation."""
+    dedented = textwrap.dedent(text)
+    return f"if True:\n{text}" if dedented[:1].isspace() else dedented
 
 
 def _class_source(found: type) -> str:
@@ -267,18 +292,25 @@ def _annotations(node: ast.AST) -> Iterator[ast.AST]:
         given = [one.annotation for one in node.body if isinstance(one, ast.AnnAssign)]
     for annotation in given:
         if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-            yield ast.parse(annotation.value, mode="eval")
+            with contextlib.suppress(SyntaxError):  # a description, not a type
+                yield ast.parse(annotation.value, mode="eval")
         elif annotation is not None:
             yield annotation
 
 
-def _local_imports(tree: ast.AST) -> Iterator[str]:
-    """Yield the modules that a function imports when it runs."""
+def _local_imports(tree: ast.AST, user: str) -> Iterator[str]:
+    """Yield the modules that a function imports when it runs, and the names that it imports from them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise HandlerError(
+                f"{user} has a relative import, {ast.unparse(node)}, which the deployed module cannot do",
+                resource=user,
+                hint="move it out of the function, to the top of the file: what is used is then written along",
+            )
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _chain(node: ast.AST) -> list[str]:
@@ -310,14 +342,27 @@ def _constant(name: str, value: Any, user: str) -> str:
             resource=name,
             hint="load it inside the function, from a file in a bucket or a table",
         )
-    if isinstance(value, str | bytes) and any(word in name.lower() for word in _SECRETS):
+    if secret := next(_secrets(name, value), None):
+        looks = "looks like a secret" if secret == name else f"has what looks like a secret, {secret}"
         raise HandlerError(
-            f"{user} uses {name}, which looks like a secret: it would be readable in the deployed source",
+            f"{user} uses {name}, which {looks}: it would be readable in the deployed source",
             resource=name,
-            hint=f'read it inside the function, os.environ["{name}"], and give it to the service with '
-            f"gcloud run services update … --set-secrets={name}=my-secret:latest",
+            hint=f'read it inside the function, os.environ["{secret}"], and give it to the service with '
+            f"gcloud run services update … --update-secrets={secret}=my-secret:latest",
         )
     return text
+
+
+def _secrets(name: str, value: Any) -> Iterator[str]:
+    """Yield the names of what looks like a secret in a constant."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _secrets(key if isinstance(key, str) and key.isidentifier() else name, item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _secrets(name, item)
+    elif isinstance(value, str | bytes) and value and (_SECRET_NAME.search(name) or _SECRET_TEXT.search(str(value))):
+        yield name
 
 
 def _literal(value: Any) -> str:
@@ -339,6 +384,11 @@ def _literal(value: Any) -> str:
         items = ", ".join(map(_literal, value))
         return f"[{items}]" if kind is list else f"{kind.__name__}([{items}])"
     raise ValueError(kind.__name__)
+
+
+def _is_own(value: Any) -> bool:
+    """Return whether a value is of the notebook, and not of IPython."""
+    return value is not None and not str(getattr(value, "__module__", "")).startswith("IPython")
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -98,6 +98,13 @@ def deployed(notebook: Notebook) -> Callable[[Any], Any]:
         ),
         ("class Base:\n    x = 1\nclass Sub(Base):\n    def y(self): return self.x\ndef report(): return Sub().y()", 1),
         ("def load(): return 1\nfetch = load\ndef report(): return fetch()", 1),
+        ("if True:\n    def report():\n        return '''\nselect'''", "\nselect"),
+        ("def report(day: 'a day of 2013' = 1): return day", 1),
+        ("def display(x): return x\ndef report(): return display(2)", 2),
+        (
+            "tokenizer, HEADERS = 'bpe', ['a://b/c:d@e']\ndef report(): return tokenizer, HEADERS",
+            ("bpe", ["a://b/c:d@e"]),
+        ),
         ("df = 'a global of the same name'\ndef report():\n    df = [1]\n    return [df for df in df]", [1]),
         (
             "def report():\n    import json\n    def inner(x): return json.dumps([x, N])\n    return inner(1)\nN = 2",
@@ -153,12 +160,12 @@ def test_a_function_of_an_installed_package_is_imported() -> None:
             "inside the function",
         ),
         ("big = list(range(9999))\ndef report(): return big", "10,000 are deployed at most", "load it inside"),
-        ("API_KEY = 'abc'\ndef report(): return API_KEY", "looks like a secret", "--set-secrets=API_KEY"),
+        ("API_KEY = 'abc'\ndef report(): return API_KEY", "looks like a secret", "--update-secrets=API_KEY"),
         ("report = lambda day: day", "a lambda has no source", "def report"),
         (
             "def outer():\n    rows = []\n    def report(): return rows\n    return report\nreport = outer()",
             "report uses rows of the function around it",
-            "at the top of a cell",
+            "at the top of a cell, or make it a parameter; a decorator needs functools.wraps",
         ),
         ("class Job:\n    def report(self): return 1\nreport = Job().report", "report is a method", "makes the object"),
         ("class Job:\n    def report(self): return 1\nreport = Job.report", "report is a method", "makes the object"),
@@ -177,6 +184,26 @@ def test_a_function_of_an_installed_package_is_imported() -> None:
         ("def report(): return missing + 1", "report uses missing, which is not defined", "define missing first"),
         ("def report():\n    yield 1", "report yields", ""),
         ("report = 'report'", "'report' is not a function", ""),
+        (
+            "CONFIG = {'db': [{'host': 'h', 'password': 'x'}]}\ndef report(): return CONFIG",
+            "has what looks like a secret, password",
+            "--update-secrets=password=",
+        ),
+        ("DB = 'postgresql://ann:x@db/flights'\ndef report(): return DB", "DB, which looks like a secret", "DB="),
+        ("PEM = '-----BEGIN PRIVATE KEY-----'\ndef report(): return PEM", "looks like a secret", "PEM="),
+        (
+            "import functools\ndef load(): return 1\nreport = functools.lru_cache(load)",
+            "load is decorated by an assignment",
+            "above the function",
+        ),
+        (
+            "import functools\ndef load(): return 1\nfetch = functools.cache(load)\ndef report(): return fetch()",
+            "load is decorated by an assignment",
+            "above the function",
+        ),
+        ("def report():\n    from .local import clean", "has a relative import, from .local import clean", "the top"),
+        ("def report(): get_ipython().system('ls')", "get_ipython, which only a notebook has", "subprocess.run"),
+        ("def report(): display(1)", "display, which only a notebook has", "take it out"),
         ("def application(): return 1\ndef report(): return application()", "for something else", "rename"),
     ],
 )
@@ -239,6 +266,9 @@ ALWAYS = {"./ours.whl", "cryptography", "google-auth", "gunicorn", "obstore", "o
         ("from pandas import Timestamp\ndef report(): return Timestamp(0)", {"pandas"}),
         ("def report():\n    import numpy.linalg\n    from pandas.api import types", {"numpy", "pandas"}),
         ("from google.cloud import logging\ndef report(): return logging.Client", {"google-cloud-logging"}),
+        ("def report():\n    from google.cloud import tasks_v2", {"google-cloud-tasks"}),
+        ("def report():\n    import google.cloud.logging_v2", {"google-cloud-logging"}),
+        ("def report():\n    from google.protobuf.message import Message", {"protobuf"}),
         ("import cloudtasks_nb as ct\ndef report(): return ct.connect", {"pandas", "google-cloud-tasks", "tqdm"}),
     ],
 )
@@ -259,8 +289,17 @@ def test_requirements_of_the_user(notebook: Notebook) -> None:
 
 def test_a_missing_requirement_is_named(notebook: Notebook) -> None:
     """A module of no installed distribution can be named with requirements=."""
-    code = "def report():\n    import absent_library"
+    code = "def report():\n    from absent_library import something"
     with pytest.raises(HandlerError, match="absent_library is of no installed distribution") as caught:
         requirements(code, notebook)
     assert 'requirements=["absent_library"]' in (caught.value.hint or "")
     assert requirements(code, notebook, "absent-library>=1")["absent-library"] == "absent-library>=1"
+
+
+def test_a_local_file_is_no_requirement(notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library of the same name in the package index is somebody else's: the hint does not name it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_local_helpers.py").write_text("def clean(x): return x")
+    with pytest.raises(HandlerError, match="my_local_helpers is not installed: it is a file") as caught:
+        requirements("def report():\n    import my_local_helpers as mine\n    return mine.clean(1)", notebook)
+    assert (caught.value.hint or "").startswith("from my_local_helpers import …, at the top of a cell")
