@@ -278,7 +278,7 @@ def _host_port(endpoint: str) -> tuple[str, bool]:
     """Return ``host:port`` of an endpoint, and whether it begins with ``https://``."""
     bare = re.sub(r"^https?://", "", endpoint).rstrip("/")
     host, colon, port = bare.rpartition(":")
-    if "/" in bare or not bare or (colon and not (host and port.isdigit() and int(port) < 65536)):  # noqa: PLR2004 - ports have 16 bits
+    if re.search(r"[/\\?#@\s]", bare) or not bare or (colon and not (host and port.isdigit() and int(port) < 65536)):  # noqa: PLR2004 - ports have 16 bits
         raise InvalidInputError(f'"{endpoint}" is not an endpoint', resource=endpoint, hint='use "host:port"')
     return bare, endpoint.startswith("https://")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = ["SCOPE", "Auth"]
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 _SERVICE_ACCOUNT = "google.oauth2.service_account.Credentials"
+_ACCOUNT = re.compile(r"[^@:\s]+@[^@:\s]+\.[^@:\s]+")
 _TIMEOUT = 20.0  # seconds for a request of a token; google-auth waits for two minutes by default
 
 
@@ -57,6 +59,13 @@ class Auth:
         _check_credentials(credentials)
         check_text(impersonate, "impersonate", 'impersonate="name@project.iam.gserviceaccount.com"')
         check_text(quota_project, "quota_project", 'quota_project="my-project"')
+        for email in [] if impersonate is None else impersonate.split(","):
+            if not _ACCOUNT.fullmatch(email.strip()):
+                raise InvalidInputError(
+                    f'"{email}" in impersonate= is not the e-mail address of a service account',
+                    resource="impersonate",
+                    hint='impersonate="name@project.iam.gserviceaccount.com"; gcloud iam service-accounts list has them',
+                )
         self._given = credentials
         self._impersonate = impersonate
         self._quota_project = quota_project
@@ -136,7 +145,7 @@ class Auth:
         return principal_of(self._current())
 
     def member(self) -> str | None:
-        """Return the principal as IAM policies name it: ``user:…``, ``serviceAccount:…`` or ``principalSet://…``."""
+        """Return the principal as a command names it: ``user:…``, ``serviceAccount:…`` or ``'principalSet://…'``."""
         return iam_member(self.principal())
 
     def _current(self) -> Any:
@@ -265,6 +274,9 @@ def _check_credentials(credentials: Any) -> None:
         what, hint = "a tuple", "google.auth.default() returns credentials and a project: use the first of the two"
     elif isinstance(credentials, Mapping):
         what, hint = "a dictionary", f"{_SERVICE_ACCOUNT}.from_service_account_info(...) makes credentials from a key"
+    elif isinstance(credentials, str) and credentials.lstrip().startswith("{"):  # without it: it may have a key
+        what = "a text of JSON"
+        hint = f"{_SERVICE_ACCOUNT}.from_service_account_info(json.loads(...)) makes credentials from a key"
     elif isinstance(credentials, (str, os.PathLike)):
         path = str(credentials)
         what = f'"{path}"'

@@ -67,6 +67,12 @@ def _given_hint() -> str:
 def load_error(error: Exception) -> CloudTasksError:
     """Return the error for default credentials that cannot be loaded."""
     file, named = adc_file(), bool(os.environ.get(ADC_VARIABLE))
+    if file.lstrip().startswith("{"):  # the error is without it: it may have a key
+        return CredentialsError(
+            f"{ADC_VARIABLE} has the text of credentials, not the path of their file",
+            resource=ADC_VARIABLE,
+            hint=f"write the text into a file that only you can read, and set {ADC_VARIABLE} to its path",
+        )
     path = Path(file)
     if not named and not path.exists():
         return CredentialsError(
@@ -93,7 +99,7 @@ def _content_fault(info: Any, file: str, error: Exception) -> tuple[str, str | N
     if "installed" in info or "web" in info:
         login = f'run: gcloud auth application-default login --client-id-file="{file}"'
         return "is an OAuth client, which has no credentials", login
-    if info.get("type") not in _TYPES:
+    if str(info.get("type")) not in _TYPES:
         return f"has the type {json.dumps(info.get('type'))}; the types are {', '.join(_TYPES)}", None
     detail = error.args[1] if len(error.args) > 1 else error.__context__ or error
     cure = _new_key(info.get("client_email"), file) if info["type"] == "service_account" else None
@@ -210,9 +216,10 @@ def _unexplained(text: Any, *, given: bool) -> CloudTasksError:
 def _federation_hint(source: Any) -> str:
     """Return the command that shows the provider of a federated identity."""
     audience = str(source.info.get("audience", "")).removeprefix("//iam.googleapis.com/")
+    pools = "workforce-pools" if "/workforcePools/" in audience else "workload-identity-pools"
     return (
         "check the identity provider, its attribute condition and the token's audience and age: "
-        f"gcloud iam workload-identity-pools providers describe {audience}"
+        f"gcloud iam {pools} providers describe {audience}"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.parse
 from dataclasses import dataclass
 
 from cloudtasks_nb._settings import Endpoint
@@ -92,7 +91,7 @@ def no_connection(endpoint: Endpoint, target: str, details: str) -> EndpointErro
         hint = _USE_TLS.format(target=target) if tls else _NO_EMULATOR
         return EndpointError(f"nothing answers at {target}{named}", resource=target, code="UNAVAILABLE", hint=hint)
     proxy = _proxy()
-    if proxy is not None and "Connection refused" in details and f":{urllib.parse.urlsplit(proxy[1]).port}:" in details:
+    if proxy is not None and "Connection refused" in details and f"{_port(proxy[1])}:" in details:
         fault = _REFUSED_BY_PROXY
     else:
         fault = next((one for one in (*_FAULTS, _SILENCE) if re.search(one.pattern, details)), _NOTHING)
@@ -111,7 +110,12 @@ def _proxy() -> tuple[str, str] | None:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)
+    return re.sub(r"//.*@", "//", url)
+
+
+def _port(url: str) -> str:
+    """Return the port of a URL, ``:3128``; what is no port is not that of a refused connection either."""
+    return ":" + url.rstrip("/").rpartition(":")[2]
 
 
 def _roots_hint() -> str:

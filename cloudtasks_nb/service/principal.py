@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,11 @@ def pool_of(credentials: Any) -> str | None:
 
 
 def iam_member(principal: str | None) -> str | None:
-    """Return a principal as IAM policies name it (https://cloud.google.com/iam/docs/principal-identifiers)."""
+    """Return a principal as IAM policies name it, quoted for a shell: that of a pool ends with ``*``.
+
+    https://cloud.google.com/iam/docs/principal-identifiers
+    """
     if principal is None or ":" in principal:
-        return principal
+        return principal and shlex.quote(principal)
     kind = "serviceAccount" if principal.endswith(".gserviceaccount.com") else "user"
     return f"{kind}:{principal}"

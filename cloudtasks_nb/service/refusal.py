@@ -244,7 +244,7 @@ def cure(refusal: Refusal, *, method: Method, endpoint: Endpoint, member: str) -
         "consumer": endpoint.project,
         "service": "cloudtasks.googleapis.com",
         "login": login_hint(),
-        "email": member.partition(":")[2],
+        "email": member.strip("'").partition(":")[2],
         "quota_limit": refusal.facts.get("quota_metric", "of these calls"),
         "uid": refusal.facts.get("vpcServiceControlsUniqueIdentifier", "in the message"),
         **refusal.facts,

@@ -224,7 +224,21 @@ def test_an_emulator_of_the_environment_that_is_none(monkeypatch: pytest.MonkeyP
     assert resolve("p", "l", "127.0.0.1:1").target == "127.0.0.1:1"
 
 
-@pytest.mark.parametrize("endpoint", ["", "http://", "host:port", "host:99999", "host/path", ":80"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "http://",
+        "host:port",
+        "host:99999",
+        "host/path",
+        ":80",
+        " host:80",
+        "evil.com?.googleapis.com",
+        "https://evil.com#.googleapis.com",
+        "ann@host",
+    ],
+)
 def test_what_is_no_endpoint(endpoint: str) -> None:
     """A malformed endpoint raises before anything is called."""
     with pytest.raises(InvalidInputError, match="is not an endpoint"):

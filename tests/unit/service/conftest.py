@@ -241,6 +241,7 @@ def make_auth(sign_in: GoogleSignIn, write_adc: WriteAdc, tmp_path: Path) -> Mak
         "workforce": WORKFORCE,
         "key": KEY,
         "federation": federation,
+        "federated workforce": {**federation, "audience": WORKFORCE["audience"]},
         "federated account": {**federation, "service_account_impersonation_url": IMPERSONATION_URL},
         "file": {**impersonated, "service_account_impersonation_url": IMPERSONATION_URL},
         "nested": {**impersonated, "service_account_impersonation_url": IMPERSONATION_URL.replace(TARGET, ACCOUNT)},

@@ -65,6 +65,7 @@ def test_an_account_that_is_not_known(account: str | None) -> None:
         ("/key.json", '"/key.json"', 'from_service_account_file("/key.json") reads a key'),
         (Path("/key.json"), '"/key.json"', "GOOGLE_APPLICATION_CREDENTIALS=/key.json"),
         ({"type": "service_account"}, "a dictionary", "from_service_account_info"),
+        ('{"type": "service_account"}', "a text of JSON", "from_service_account_info(json.loads"),
         ((None, "p"), "a tuple", "the first of the two"),
         (5, "int", "Application Default Credentials"),
     ],
@@ -75,3 +76,10 @@ def test_what_are_no_credentials(given: Any, what: str, hint: str) -> None:
         Auth(given)
     assert caught.value.message == f"credentials={what} is not a credentials object"
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("given", ["", " ", "robot", "a@p.iam.gserviceaccount.com,", "serviceAccount:a@p.example.com"])
+def test_what_is_no_service_account(given: str) -> None:
+    """A wrong address is refused at once: Google's refusal would come with the first call, and name nobody."""
+    with pytest.raises(InvalidInputError, match="is not the e-mail address of a service account"):
+        Auth(impersonate=given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from cloudtasks_nb import errors
 from cloudtasks_nb.service.auth import Auth
 from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, USER, Answer, Asked, GoogleSignIn
-from tests.unit.service.conftest import KEY, POOL, MakeAuth, WriteAdc
+from tests.unit.service.conftest import KEY, POOL, WORKFORCE_POOL, MakeAuth, WriteAdc
 
 LOGIN = "run: gcloud auth application-default login"
 NEW_KEY = f"--iam-account={ACCOUNT}"
@@ -56,6 +57,13 @@ REFUSED: list[tuple[str, str, Any, str, str]] = [
     ("federation", STS, grant("The given credential is rejected."), "refused the token of this machine", POOL),
     ("federation", STS, grant("The audience is invalid.", "invalid_target"), "invalid_target", "providers/github"),
     ("workforce", STS, grant("The refresh token has expired."), "the login has expired, or was revoked", LOGIN),
+    (
+        "federated workforce",
+        STS,
+        grant("Rejected."),
+        "refused the token",
+        f"workforce-pools providers describe {WORKFORCE_POOL}",
+    ),
     ("federated account", STS, grant("The given credential is rejected."), "refused the token", POOL),
     ("federated account", IAM, (403, {"error": DENIED}), f"impersonate {TARGET}", f"iam.googleapis.com/{POOL}/*"),
     (
@@ -132,6 +140,7 @@ def test_a_network_that_blocks_the_sign_in(
         ("", "is not JSON", "login"),
         ("[]", "is not a JSON object", "login"),
         ({}, "has the type null; the types are authorized_user", "login"),
+        ({"type": ["service_account"]}, 'has the type ["service_account"]', "login"),
         ({"type": "servce_account"}, 'has the type "servce_account"', "login"),
         ({"installed": {"client_id": "id"}}, "is an OAuth client", "login --client-id-file="),
         ({"type": "authorized_user"}, "is a damaged login: Authorized user info was not in the expected", "login"),
@@ -167,6 +176,15 @@ def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(errors.CredentialsError, match=f"names, {fault}") as caught:
             Auth().credentials()
         assert "set GOOGLE_APPLICATION_CREDENTIALS" in (caught.value.hint or "")
+
+
+@pytest.mark.usefixtures("sign_in")
+def test_a_key_in_place_of_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable has the text of the key, as a secret of a pipeline gives it: the error does not show it."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", json.dumps(KEY))
+    with pytest.raises(errors.CredentialsError, match="has the text of credentials, not the path") as caught:
+        Auth().credentials()
+    assert "PRIVATE KEY" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("sign_in")

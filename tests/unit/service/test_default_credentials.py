@@ -35,8 +35,18 @@ def owner(auth: Auth) -> str:
     [
         ("user", USER, USER, f"user:{USER}"),
         ("key", ACCOUNT, ACCOUNT, f"serviceAccount:{ACCOUNT}"),
-        ("federation", "workload 7", f"principalSet://iam.googleapis.com/{POOL}/*", None),
-        ("workforce", USER, f"principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*", None),
+        (
+            "federation",
+            "workload 7",
+            f"principalSet://iam.googleapis.com/{POOL}/*",
+            f"'principalSet://iam.googleapis.com/{POOL}/*'",
+        ),
+        (
+            "workforce",
+            USER,
+            f"principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*",
+            f"'principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*'",
+        ),
         ("federated account", TARGET, TARGET, f"serviceAccount:{TARGET}"),
         ("file", TARGET, TARGET, f"serviceAccount:{TARGET}"),
         ("argument", TARGET, TARGET, f"serviceAccount:{TARGET}"),
@@ -45,12 +55,12 @@ def owner(auth: Auth) -> str:
         ("metadata", VM_ACCOUNT, VM_ACCOUNT, f"serviceAccount:{VM_ACCOUNT}"),
     ],
 )
-def test_each_form(make_auth: MakeAuth, form: str, token_of: str, principal: str, member: str | None) -> None:
+def test_each_form(make_auth: MakeAuth, form: str, token_of: str, principal: str, member: str) -> None:
     """A call carries a token of the account, and `principal` names it, for a login too."""
     auth = make_auth(form)
     auth.renew()
     assert owner(auth) == token_of
-    assert (auth.principal(), auth.member()) == (principal, member or principal)
+    assert (auth.principal(), auth.member()) == (principal, member)
 
 
 @pytest.mark.parametrize(

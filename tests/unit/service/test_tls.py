@@ -16,6 +16,7 @@ from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._settings import resolve
+from cloudtasks_nb.service.no_connection import no_connection
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
 from tests.unit.service.conftest import QUEUE, Fakes, call, login, use
@@ -213,3 +214,16 @@ def test_a_server_with_tls_that_is_called_without(fake: Fakes, trusted: Authorit
     with pytest.raises(errors.EndpointError) as caught:
         use(port, call("GetQueue", name=QUEUE), connect_timeout=0.3)
     assert caught.value.hint == f'if it speaks TLS: endpoint="https://127.0.0.1:{port}"'
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://ann:secret@proxy:3128", "http://ann:a@secret@proxy:3128", "http://ann:secret/@proxy:port"]
+)
+def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """Nor is any other part of it; an address without a good port is explained too."""
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.delenv("grpc_proxy", raising=False)
+    for details in ("HTTP proxy returned response code 407", "ipv4:127.0.0.1:3128: Connection refused"):
+        shown = str(no_connection(resolve("p", "l", "https://host:1"), "host:1", details))
+        assert "secret" not in shown
+        assert ("http://proxy:" in shown) == ("407" in details or ":3128" in proxy)
