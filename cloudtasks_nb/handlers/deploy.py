@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb._settings import STORE_VARIABLE, check_text, resolve
+from cloudtasks_nb._settings import STORE_VARIABLE, check_text, make_folder, resolve
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import gcloud
@@ -26,6 +26,7 @@ _WRITTEN = "# Written by cloudtasks_nb: ct.deploy() writes it again."
 _PROCFILE = "web: gunicorn --bind :$PORT --workers 1 --threads 8 --timeout 0 main:application\n"
 #: Cloud Run is Google's, whatever emulator the environment names for tasks.
 _GOOGLE = "https://cloudtasks.googleapis.com"
+_ACCOUNT = re.compile(r"[^@:\s]+@[^@:\s]+\.gserviceaccount\.com")
 _RUNNER, _CALLER = "cloudtasks-handler", "cloudtasks-caller"
 
 
@@ -78,7 +79,7 @@ class Deployment:
                 f"the service {self.name} has no URL: it is not deployed in {self._service.project}, or gcloud may not "
                 "read it",
                 resource=self.name,
-                hint=f"ct.deploy({self.name.replace('-', '_')}, …, run=True), or type what service.commands lists",
+                hint=f"ct.deploy({display_name(self._fn)}, …, run=True), or type what service.commands lists",
             )
         return self._url
 
@@ -247,10 +248,16 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     name = _service_name(fn, service)
     found = resolve(project, region, _GOOGLE)
     for argument, value in (("service_account", service_account), ("caller", caller)):
-        check_text(value, argument, f'{argument}="name@my-project.iam.gserviceaccount.com"')
+        example = f'{argument}="name@my-project.iam.gserviceaccount.com"'
+        check_text(value, argument, example)
+        if value is not None and not _ACCOUNT.fullmatch(value):
+            raise HandlerError(
+                f"{argument}={value!r} is not the e-mail address of a service account", resource=value, hint=example
+            )
     _, project, _, region = found.parent().split("/")  # its error says how to name what is missing
     place, bucket = _store(store)
-    domain = f"{project}.iam.gserviceaccount.com"
+    # https://cloud.google.com/iam/docs/service-accounts-create: example.com:my-project is my-project.example.com there
+    domain = f"{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
     runner, signer = service_account or f"{_RUNNER}@{domain}", caller or f"{_CALLER}@{domain}"
     new = tuple(made for given, made in ((caller, signer), (service_account, runner)) if given is None)
     about = gcloud.Service(
@@ -265,7 +272,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
         environment={} if place is None else {STORE_VARIABLE: place},
         bucket=bucket,
     )
-    _write(fn, about, requirements or ())
+    _write(fn, about, _requirements(requirements))
     deployment = Deployment(about, fn)
     if run:
         deployment._run()  # noqa: SLF001 - the other half of this module
@@ -276,6 +283,14 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     if place is None:
         notify('results are not stored: there is no store="gs://bucket/prefix", and a disk of Cloud Run is temporary')
     return deployment
+
+
+def _requirements(given: Iterable[str] | None) -> list[str]:
+    lines = list(given or ())
+    if isinstance(given, str) or not all(isinstance(line, str) for line in lines):
+        hint = 'requirements=["pandas>=2", "pyarrow"]'
+        raise HandlerError(f"requirements={given!r} is not a list of lines", resource="requirements", hint=hint)
+    return lines
 
 
 def _service_name(fn: Any, given: str | None) -> str:
@@ -291,7 +306,7 @@ def _service_name(fn: Any, given: str | None) -> str:
 
 def _store(given: str | os.PathLike[str] | None) -> tuple[str | None, str | None]:
     """Return the store of results, and its bucket if it is one of Google."""
-    place = given if given is not None else os.environ.get(STORE_VARIABLE)
+    place = given if given is not None else os.environ.get(STORE_VARIABLE) or None
     if place is None:
         return None, None
     text = os.fspath(place)
@@ -302,7 +317,10 @@ def _store(given: str | os.PathLike[str] | None) -> tuple[str | None, str | None
             resource=text,
             hint='store="gs://bucket/prefix", the same as in ct.connect(…, store=…)',
         )
-    return text, f"gs://{rest.partition('/')[0]}" if scheme == "gs" else None
+    bucket = rest.partition("/")[0]
+    if not bucket:
+        raise HandlerError(f"store={text!r} has no bucket", resource=text, hint='store="gs://bucket/prefix"')
+    return text, f"gs://{bucket}" if scheme == "gs" else None
 
 
 def _write(fn: Callable[..., Any], about: gcloud.Service, extra: Iterable[str]) -> None:
@@ -310,13 +328,13 @@ def _write(fn: Callable[..., Any], about: gcloud.Service, extra: Iterable[str]) 
     source = module_source(fn, "application", "_app")
     lines = requirement_lines(source.modules, extra, wheel_name())
     main = Path(about.folder, "main.py")
-    if main.exists() and not main.read_text(encoding="utf-8").startswith(_WRITTEN):
+    if main.exists() and not main.read_bytes().startswith(_WRITTEN.encode()):
         raise HandlerError(
             f"{main} is not a file that ct.deploy wrote, so it is not overwritten",
             resource=str(main),
             hint='move it away, or name another service: ct.deploy(…, service="other")',
         )
-    main.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(main.parent, HandlerError, hint='move what is there away, or name another service: service="other"')
     application = (
         "from cloudtasks_nb.handlers import app as _app\n\n"
         f"application = _app({fn.__name__}, audience={about.audience!r}, service_account={about.caller!r})\n"

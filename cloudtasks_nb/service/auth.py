@@ -64,7 +64,7 @@ class Auth:
                 raise InvalidInputError(
                     f'"{email}" in impersonate= is not the e-mail address of a service account',
                     resource="impersonate",
-                    hint='impersonate="name@project.iam.gserviceaccount.com"; gcloud iam service-accounts list has them',
+                    hint='impersonate="name@project.iam.gserviceaccount.com"; gcloud iam service-accounts list',
                 )
         self._given = credentials
         self._impersonate = impersonate

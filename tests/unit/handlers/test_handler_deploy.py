@@ -159,10 +159,10 @@ def test_a_new_account_is_not_known_everywhere_at_once(stub: Stub, failures: int
 def test_the_url_is_asked_for(stub: Stub) -> None:
     """A service that was deployed by hand, or by an earlier kernel, is found; one that is not there is an error."""
     stub()
+    with pytest.raises(HandlerError, match="the service daily has no URL") as caught:
+        _ = deploy(report, service="daily").url
+    assert (caught.value.hint or "").startswith("ct.deploy(report, …, run=True)")
     service = deploy(report)
-    with pytest.raises(HandlerError, match="the service report has no URL") as caught:
-        _ = service.url
-    assert "run=True" in (caught.value.hint or "")
     stub(deployed=True)
     assert (service.url, str(service)) == ("https://report-1.run.app", repr(service))
 
@@ -194,6 +194,12 @@ def test_nobody_is_logged_in(stub: Stub) -> None:
         (report, {"store": "results"}, "'results' is on this machine"),
         (report, {"store": "memory://x"}, "is on this machine"),
         (report, {"caller": 5}, "caller=5"),
+        (report, {"caller": "ann@example.com"}, "caller='ann@example.com' is not the e-mail address of a service"),
+        (report, {"service_account": f"serviceAccount:{CALLER}"}, "service_account='serviceAccount:"),
+        (report, {"caller": ""}, "caller=''"),
+        (report, {"requirements": "pandas"}, "requirements='pandas' is not a list"),
+        (report, {"requirements": [5]}, "is not a list of lines"),
+        (report, {"store": "gs://"}, "store='gs://' has no bucket"),
     ],
 )
 def test_refusals(fn: Any, words: dict[str, Any], message: str, place: Path) -> None:
@@ -208,7 +214,7 @@ def test_files_of_others_are_kept(place: Path) -> None:
     """A main.py that is not one of these is not overwritten; one of these is written again."""
     (place / "deploy/report").mkdir(parents=True)
     main = place / "deploy/report/main.py"
-    main.write_text("print('mine')\n")
+    main.write_bytes(b"print('\xff')\n")
     with pytest.raises(HandlerError, match=r"is not a file that ct\.deploy wrote"):
         deploy(report)
     main.unlink()
@@ -217,11 +223,19 @@ def test_files_of_others_are_kept(place: Path) -> None:
     deploy(report)
     assert "old@p" not in main.read_text()
     assert len(list(main.parent.glob("*.whl"))) == 1
+    (place / "deploy/other").touch()
+    with pytest.raises(HandlerError, match="the folder deploy/other cannot be created"):
+        deploy(report, service="other")
+
+
+def test_a_project_of_a_domain() -> None:
+    """Its accounts have the domain behind the name."""
+    assert deploy(report, project="example.com:p").service_account.endswith("@p.example.com.iam.gserviceaccount.com")
 
 
 def test_no_store_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a store the service keeps no results."""
-    monkeypatch.delenv("CLOUDTASKS_NB_STORE")
+    """Without a store the service keeps no results; an empty variable is none, as elsewhere."""
+    monkeypatch.setenv("CLOUDTASKS_NB_STORE", "")
     assert "--update-env-vars" not in "".join(deploy(report).commands)
     assert "results are not stored" in capsys.readouterr().out
 
