@@ -23,6 +23,8 @@ __all__: list[str] = []
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 RUN = FOLDER / "run.py"
+#: What the notebooks import from beside them.
+MODULES = (FOLDER / "google_stand_in.py", FOLDER / "nyc_flights.py")
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 MAX_CELL_LINES = 14
@@ -86,7 +88,8 @@ def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     """A notebook runs to its end in a fresh kernel and leaves no error in any output."""
     copy = tmp_path / path.name
     shutil.copy(path, copy)
-    shutil.copy(FOLDER / "nyc_flights.py", tmp_path)
+    for module in MODULES:
+        shutil.copy(module, tmp_path)
     done = run("--inplace", copy, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr[-5000:]
     kinds = [output["output_type"] for cell in cells(copy, "code") for output in cell["outputs"]]
