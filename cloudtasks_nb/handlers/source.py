@@ -6,7 +6,9 @@ import ast
 import builtins
 import contextlib
 import datetime as dt
+import decimal
 import inspect
+import logging
 import re
 import symtable
 import sys
@@ -31,6 +33,12 @@ _SECRET_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/@\s:]*:[^/@
 _NOTEBOOK = {
     "display": "take it out, or return what it shows",
     "get_ipython": "take the lines with % and ! out; subprocess.run(…) runs a command",
+}
+#: Constants that are written as a call.
+_CALLS: dict[type, Callable[[Any], str]] = {
+    decimal.Decimal: lambda value: f"__import__('decimal').{value!r}",
+    logging.Logger: lambda value: f"__import__('logging').getLogger({value.name!r})",
+    re.Pattern: lambda value: f"__import__('re').compile({value.pattern!r}, {value.flags})",
 }
 _DATES = (dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone)
 
@@ -366,7 +374,7 @@ def _secrets(name: str, value: Any) -> Iterator[str]:
 
 
 def _literal(value: Any) -> str:
-    """Return a value as source; raise ValueError if it is more than a literal or a date."""
+    """Return a value as source; raise ValueError if it is more than a literal, a date or one of `_CALLS`."""
     kind = type(value)
     if value is None or value is ... or kind in (bool, int, str, bytes):
         return repr(value)
@@ -378,6 +386,8 @@ def _literal(value: Any) -> str:
         if zone is not None and type(zone) is not dt.timezone:
             raise ValueError(text)
         return text.replace("datetime.", "__import__('datetime').")
+    if kind in _CALLS:
+        return _CALLS[kind](value)
     if kind is dict:
         return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
     if kind in (list, tuple, set, frozenset):

@@ -100,6 +100,13 @@ def deployed(notebook: Notebook) -> Callable[[Any], Any]:
         ("def load(): return 1\nfetch = load\ndef report(): return fetch()", 1),
         ("if True:\n    def report():\n        return '''\nselect'''", "\nselect"),
         ("def report(day: 'a day of 2013' = 1): return day", 1),
+        (
+            (
+                "import decimal, logging, re\nLOG, WORD = logging.getLogger('a.b'), re.compile('a+', re.I)\n"
+                "RATE = {'x': decimal.Decimal('1.50')}\ndef report(): return LOG.name, WORD.findall('bAa'), str(RATE['x'])"
+            ),
+            ("a.b", ["Aa"], "1.50"),
+        ),
         ("def display(x): return x\ndef report(): return display(2)", 2),
         (
             "tokenizer, HEADERS = 'bpe', ['a://b/c:d@e']\ndef report(): return tokenizer, HEADERS",
