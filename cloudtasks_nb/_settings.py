@@ -99,6 +99,7 @@ class Endpoint:
     named_by: str | None = None  #: environment variable that named the target; None: an argument or the default
     http: str | None = None  #: ``http://127.0.0.1:PORT`` of the embedded emulator
     folder: str | None = None  #: folder of the embedded emulator; has its address, which changes with a restart
+    rest: bool = False  #: whether it is called over REST; the target serves that
     ignored: str | None = None  #: setting of the environment that is not a location of queues
 
     @property
@@ -198,14 +199,18 @@ def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path
     return folder
 
 
-def resolve(project: str | None, location: str | None, endpoint: str | None) -> Endpoint:
+def resolve(project: str | None, location: str | None, endpoint: str | None, transport: str | None = None) -> Endpoint:
     """Resolve the endpoint from the arguments, the environment and gcloud's configuration, in this order.
 
     Raises
     ------
     InvalidInputError
-        If an argument is not a string, or the endpoint is not an address.
+        If an argument is not a string, the endpoint is not an address, or there is no such transport.
     """
+    if transport not in {None, "grpc", "rest"}:
+        raise InvalidInputError(
+            f"transport={transport!r} is not a transport", resource="transport", hint='use "grpc" or "rest"'
+        )
     check_text(project, "project", 'project="my-project"')
     check_text(location, "location", 'location="us-central1"')
     check_text(endpoint, "endpoint", 'endpoint="host:port"')
@@ -239,6 +244,7 @@ def resolve(project: str | None, location: str | None, endpoint: str | None) -> 
         local=local,
         universe=universe,
         named_by=EMULATOR_VARIABLE if emulator else None,
+        rest=transport == "rest",
         ignored=", ".join(ignored) or None,
     )
 

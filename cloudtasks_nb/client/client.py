@@ -420,6 +420,7 @@ def connect(
     impersonate: str | None = None,
     quota_project: str | None = None,
     store: str | os.PathLike[str] | None = None,
+    transport: str | None = None,
 ) -> Client:
     """Connect to Cloud Tasks with Application Default Credentials, or to an emulator.
 
@@ -449,6 +450,10 @@ def connect(
         Where handlers store results, and `batch.results()` reads them: a folder, ``gs://bucket/prefix``,
         ``s3://bucket/prefix`` or ``az://…``. By default ``CLOUDTASKS_NB_STORE``, else a folder in the home of this
         package. Give the same to `serve`.
+    transport : str, optional
+        ``"rest"`` makes every call over HTTP/1.1, for networks that do not let gRPC through; ``"grpc"`` is the default,
+        and quicker. `endpoint` is the address of the REST interface then: that of the emulator's ``http``. Trusted are
+        the authorities that ``REQUESTS_CA_BUNDLE`` names, and ``HTTPS_PROXY`` is used.
 
     Examples
     --------
@@ -458,7 +463,7 @@ def connect(
     >>> tasks.queue("reports").name
     'projects/my-project/locations/us-central1/queues/reports'
     """
-    target = resolve(project, location, endpoint)
+    target = resolve(project, location, endpoint, transport)
     auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project)
     return Client(Connection(target, auth, store=Store(store_place(store))))
 

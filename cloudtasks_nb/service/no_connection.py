@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import EndpointError
 
-__all__ = ["ROOTS_VARIABLE", "no_connection"]
+__all__ = ["BUNDLE_VARIABLE", "ROOTS_VARIABLE", "no_connection"]
 
 #: Environment variable with the file of the authorities whose certificates gRPC trusts.
 ROOTS_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 
-#: Variables that name a proxy, in the order in which gRPC reads them:
+#: The same for requests, which get tokens and make the calls over REST.
+BUNDLE_VARIABLE = "REQUESTS_CA_BUNDLE"
+
+#: Variables that name a proxy, in the order in which gRPC reads them, and two for REST:
 #: https://github.com/grpc/grpc/blob/master/doc/environment_variables.md
-_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY")
 
 _DOCTOR = "; tasks.doctor() checks the rest"
 _REST = 'ct.connect(…, transport="rest") needs no HTTP/2'
@@ -24,17 +27,17 @@ _REST = 'ct.connect(…, transport="rest") needs no HTTP/2'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fault:
-    pattern: str  #: in the text of gRPC, which has no code for it
+    pattern: str  #: in the text, which has no code
     message: str
     hint: str
 
 
-#: What gRPC says of a connection, and what it means. `target`, `proxy`, `roots` are filled in.
+#: What gRPC or requests say of a connection, and what it means. `target`, `proxy`, `roots` are filled in.
 _FAULTS = (
     _Fault(
         pattern="CERTIFICATE_VERIFY_FAILED|Hostname Verification",
         message="the TLS certificate of {target} is not trusted",
-        hint="does a proxy of this network inspect TLS? {roots}; REQUESTS_CA_BUNDLE likewise for the tokens",
+        hint="does a proxy of this network inspect TLS? {roots}",
     ),
     _Fault(
         pattern="selected ALPN",
@@ -47,17 +50,17 @@ _FAULTS = (
         hint='an emulator without TLS is called by endpoint="host:port", without https://',
     ),
     _Fault(
-        pattern="response code 407",
+        pattern="response code 407|Tunnel connection failed: 407",
         message="{proxy} wants a password",
         hint="set the variable to http://USER:PASSWORD@HOST:PORT",
     ),
     _Fault(
-        pattern="HTTP proxy returned",
+        pattern="HTTP proxy returned|Tunnel connection failed",
         message="{proxy} does not let calls to {target} through",
         hint=f"ask its administrator to allow the host, or leave it out: no_proxy; {_REST}",
     ),
     _Fault(
-        pattern="errors resolving|DNS|lookup failed|Name or service not known",
+        pattern="errors resolving|DNS|lookup failed|NameResolution|Name or service not known",
         message="the host of {target} is not found",
         hint="is the name right, and does the network (VPN, DNS) work?" + _DOCTOR,
     ),
@@ -83,7 +86,7 @@ def no_connection(endpoint: Endpoint, target: str, details: str) -> EndpointErro
     target : str
         ``host:port`` that is called.
     details : str
-        What gRPC says of it.
+        What gRPC or requests say of it.
     """
     named = f", which {endpoint.named_by} names" if endpoint.named_by else ""
     if endpoint.local:
@@ -91,14 +94,14 @@ def no_connection(endpoint: Endpoint, target: str, details: str) -> EndpointErro
         hint = _USE_TLS.format(target=target) if tls else _NO_EMULATOR
         return EndpointError(f"nothing answers at {target}{named}", resource=target, code="UNAVAILABLE", hint=hint)
     proxy = _proxy()
-    if proxy is not None and "Connection refused" in details and f"{_port(proxy[1])}:" in details:
+    if proxy is not None and _is_of_proxy(details, proxy[1]):
         fault = _REFUSED_BY_PROXY
     else:
         fault = next((one for one in (*_FAULTS, _SILENCE) if re.search(one.pattern, details)), _NOTHING)
     facts = {
         "target": f"{target}{named}",
         "proxy": "the proxy" if proxy is None else f"the proxy that {proxy[0]} names, {_without_password(proxy[1])},",
-        "roots": _roots_hint(),
+        "roots": _roots_hint(BUNDLE_VARIABLE if endpoint.rest else ROOTS_VARIABLE),
     }
     message = f"{fault.message.format(**facts)}: {details}"
     return EndpointError(message, resource=target, code="UNAVAILABLE", hint=fault.hint.format(**facts))
@@ -118,8 +121,13 @@ def _port(url: str) -> str:
     return ":" + url.rstrip("/").rpartition(":")[2]
 
 
-def _roots_hint() -> str:
-    path = os.environ.get(ROOTS_VARIABLE)
+def _is_of_proxy(details: str, proxy: str) -> bool:
+    refused = "Connection refused" in details and f"{_port(proxy)}:" in details
+    return refused or "Unable to connect to proxy" in details
+
+
+def _roots_hint(variable: str) -> str:
+    path = os.environ.get(variable)
     if path:
-        return f"{ROOTS_VARIABLE} names {path}, which lacks the certificate of the proxy's authority: add it"
-    return f"set {ROOTS_VARIABLE} to a PEM file with the certificate of the proxy's authority"
+        return f"{variable} names {path}, which lacks the certificate of the proxy's authority: add it"
+    return f"set {variable} to a PEM file with the certificate of the proxy's authority"

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import google.auth.transport.requests
 import grpc
 import grpc.aio
 from google.api_core.gapic_v1.routing_header import to_grpc_metadata
+from google.auth.credentials import AnonymousCredentials
 from google.cloud.tasks_v2 import CloudTasksClient
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport, CloudTasksRestTransport
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb._settings import Endpoint
@@ -35,6 +36,7 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.no_connection import ROOTS_VARIABLE, no_connection
 from cloudtasks_nb.service.refusal import Refusal
+from cloudtasks_nb.service.rest import RefusedCallError, RestChannel
 from cloudtasks_nb.service.rpcs import METHODS, Method
 from cloudtasks_nb.service.status import LOST, STATUSES, lost_answer, service_error
 
@@ -95,6 +97,7 @@ class Transport:
         self._sleep = sleep
         self._clock = clock
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._rest: RestChannel | None = None
         self._stubs: dict[tuple[str, bool], Any] = {}
         self._client: CloudTasksClient | None = None
         self._credentials: Any = None  # looked up by the first call
@@ -242,20 +245,38 @@ class Transport:
         if self.google:
             return "google"
         if self._identity is None:
-            method, target = METHODS["ListQueues"], self.endpoint.target
-            stub = await self._stub(method, serialized=False)
-            call = stub(method.request(parent=self.endpoint.parent(), page_size=1), timeout=5.0)
-            code = (await call.code()).name
-            metadata = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
-            if code in STATUSES and not STATUSES[code].answered and INSTANCE_METADATA not in metadata:
-                # Without an answer it is not known whether the emulator is ours.
-                raise self._error(Refusal.of_grpc(code, await call.details(), ()), method, target)
+            target = self.endpoint.target
+            metadata = await self._answer_metadata()
             self._identity = metadata.get(INSTANCE_METADATA, target)
             self._log_immediate = metadata.get(LOG_IMMEDIATE_METADATA) == "true"
-            if HTTP_PORT_METADATA in metadata:
-                scheme = "http" if self.endpoint.local else "https"
+            scheme = "http" if self.endpoint.local else "https"
+            if self.endpoint.rest:
+                self._http = f"{scheme}://{target}" if INSTANCE_METADATA in metadata else None
+            elif HTTP_PORT_METADATA in metadata:
                 self._http = f"{scheme}://{target.rpartition(':')[0]}:{metadata[HTTP_PORT_METADATA]}"
         return self._identity
+
+    async def _answer_metadata(self) -> Mapping[str, Any]:
+        """Return the metadata of an answer, which an emulator of ours says in what it is; raise if there is none."""
+        method = METHODS["ListQueues"]
+        request = method.request(parent=self.endpoint.parent(), page_size=1)
+        refusal = None
+        if self.endpoint.rest:
+            channel = await self._rest_channel()
+            try:
+                await channel.call(method, request, timeout=_STATE_TIMEOUT)
+            except RefusedCallError as error:
+                refusal = error.refusal
+            metadata = channel.headers
+        else:
+            call = (await self._stub(method, serialized=False))(request, timeout=_STATE_TIMEOUT)
+            code = (await call.code()).name
+            metadata = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
+            refusal = None if code == "OK" else Refusal.of_grpc(code, await call.details(), ())
+        if refusal and not STATUSES[refusal.code].answered and INSTANCE_METADATA not in metadata:
+            # Without an answer it is not known whether the emulator is ours.
+            raise self._error(refusal, method, self.endpoint.target)
+        return metadata
 
     async def http(self) -> str | None:
         """Return ``http://host:port`` of an emulator of ours; None for Google's service and other emulators."""
@@ -272,12 +293,20 @@ class Transport:
     def client(self) -> CloudTasksClient:
         """Return Google's own client for the same endpoint with the same credentials."""
         if self._client is None:
-            if self.endpoint.local:
-                channel = grpc.insecure_channel(self.endpoint.target, options=_LOCAL_OPTIONS)
+            credentials = AnonymousCredentials() if self.endpoint.local else self._load_credentials()
+            if self.endpoint.rest:
+                host = f"{'http' if self.endpoint.local else 'https'}://{self.endpoint.target}"
+                made: Any = CloudTasksRestTransport(host=host, credentials=credentials)
+            elif self.endpoint.local:
+                made = CloudTasksGrpcTransport(
+                    channel=grpc.insecure_channel(self.endpoint.target, options=_LOCAL_OPTIONS)
+                )
             else:
-                secure = _channel_credentials(self._load_credentials())
-                channel = grpc.secure_channel(self.endpoint.target, secure, options=self._secure_options())
-            self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+                secure = _channel_credentials(credentials)
+                made = CloudTasksGrpcTransport(
+                    channel=grpc.secure_channel(self.endpoint.target, secure, options=self._secure_options())
+                )
+            self._client = CloudTasksClient(transport=made)
         return self._client
 
     def check_open(self) -> None:
@@ -298,29 +327,63 @@ class Transport:
         self.refuse()
         if self._client is not None:
             self._client.transport.close()
+        if self._rest is not None:
+            self._rest.close()
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
         self._stubs.clear()
 
     async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, resource: str) -> Any:
-        metadata = (to_grpc_metadata(((method.route, routed),)),) if routed and method.route else ()
         for _ in range(2):
-            stub = await self._stub(method, serialized=isinstance(request, bytes))
-            token = self.auth.token()
+            try:
+                send = await (self._rest_call if self.endpoint.rest else self._grpc_call)(method, request, routed)
+                token = self.auth.token()
+                return await send(timeout)
+            except RefusedCallError as error:
+                refusal = error.refusal
+                refused = self._error(refusal, method, resource)
+                refused.__cause__ = error.__cause__ or error
+            # The token may have been revoked before its time; the call was not carried out.
+            if refusal.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
+                break
+        raise refused
+
+    async def _grpc_call(self, method: Method, request: Any, routed: str) -> Callable[[float | None], Awaitable[Any]]:
+        """Return a function that makes a call over gRPC once there is a connection."""
+        stub = await self._stub(method, serialized=isinstance(request, bytes))
+        metadata = (to_grpc_metadata(((method.route, routed),)),) if routed and method.route else ()
+
+        async def send(timeout: float | None) -> Any:
             try:
                 return await stub(request, timeout=timeout, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 code, details = error.code().name, error.details() or ""
                 if code == "DEADLINE_EXCEEDED" and timeout is not None:
                     details = f"no answer within {timeout:.3g} s: {details}"
-                refusal = Refusal.of_grpc(code, details, error.trailing_metadata())
-                refused = self._error(refusal, method, resource)
-                refused.__cause__ = error
-            # The token may have been revoked before its time; the call was not carried out.
-            if refusal.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
-                break
-        raise refused
+                raise RefusedCallError(Refusal.of_grpc(code, details, error.trailing_metadata())) from error
+
+        return send
+
+    async def _rest_call(self, method: Method, request: Any, _: str) -> Callable[[float | None], Awaitable[Any]]:
+        """Return a function that makes a call over REST."""
+        channel = await self._rest_channel()
+        serialized = isinstance(request, bytes)
+        message = method.request.FromString(request) if serialized else request
+
+        async def send(timeout: float | None) -> Any:
+            answer = await channel.call(method, message, timeout=timeout)
+            return answer.SerializeToString() if serialized else answer
+
+        return send
+
+    async def _rest_channel(self) -> RestChannel:
+        self.check_open()
+        if not self.endpoint.local:
+            await self._refresh_credentials()
+        if self._rest is None:
+            self._rest = RestChannel(self.endpoint, self._credentials, connect_timeout=self.connect_timeout)
+        return self._rest
 
     def _error(self, refusal: Refusal, method: Method, resource: str) -> CloudTasksError:
         """Return the error for a refusal, which names the caller of calls with credentials."""

@@ -416,3 +416,15 @@ def held_answer() -> Iterator[HeldAnswer]:
     yield make
     for answer in made:
         answer.release()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a file with `BOTH_TRANSPORTS` over gRPC and over REST."""
+    if "transport" in metafunc.fixturenames and getattr(metafunc.module, "BOTH_TRANSPORTS", False):
+        metafunc.parametrize("transport", ["grpc", "rest"])
+
+
+@pytest.fixture
+def transport() -> str:
+    """Name the protocol between the toolkit and the emulator."""
+    return "grpc"

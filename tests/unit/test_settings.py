@@ -224,6 +224,14 @@ def test_an_emulator_of_the_environment_that_is_none(monkeypatch: pytest.MonkeyP
     assert resolve("p", "l", "127.0.0.1:1").target == "127.0.0.1:1"
 
 
+def test_a_transport_that_there_is_not() -> None:
+    """The error names those that there are."""
+    assert [resolve("p", "l", None, name).rest for name in (None, "grpc", "rest")] == [False, False, True]
+    with pytest.raises(InvalidInputError, match="transport='http' is not a transport") as caught:
+        resolve("p", "l", None, "http")
+    assert caught.value.hint == 'use "grpc" or "rest"'
+
+
 @pytest.mark.parametrize(
     "endpoint",
     [

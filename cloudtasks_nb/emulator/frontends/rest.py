@@ -15,7 +15,7 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2, json_format
 
-from cloudtasks_nb._names import CODES, INSTANCE_METADATA
+from cloudtasks_nb._names import CODES, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
 from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
@@ -71,7 +71,8 @@ class Rest:
     def __init__(self, engine: Engine, calls: Mapping[str, Call], instance: str) -> None:
         self._engine = engine
         self._calls = calls
-        self._headers = {INSTANCE_METADATA: instance}
+        immediate = "true" if engine.store.log.immediate else "false"
+        self._headers = {INSTANCE_METADATA: instance, LOG_IMMEDIATE_METADATA: immediate}
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""

@@ -18,6 +18,9 @@ from cloudtasks_nb.errors import (
 from tests.integration.conftest import StartEmulator
 from tests.integration.fanout.conftest import reached
 
+#: Each test runs over gRPC and over REST.
+BOTH_TRANSPORTS = True
+
 URL = "http://127.0.0.1:9/run"
 ROWS = pd.DataFrame({"day": range(300)})
 

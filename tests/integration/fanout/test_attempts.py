@@ -12,6 +12,9 @@ import cloudtasks_nb as ct
 from cloudtasks_nb._frames import ATTEMPTS
 from tests.integration.fanout.conftest import reached
 
+#: Each test runs over gRPC and over REST.
+BOTH_TRANSPORTS = True
+
 
 @pytest.fixture
 def retried(once: ct.Queue, serve: Any, capsys: pytest.CaptureFixture[str]) -> ct.Batch:

@@ -17,6 +17,9 @@ from tests.integration.toolkit.conftest import Intercept, intercept
 
 __all__ = ["intercept"]
 
+#: Each test runs over gRPC and over REST.
+BOTH_TRANSPORTS = True
+
 URL = "http://127.0.0.1:9/run"
 MANY = pd.DataFrame({"row": range(2500)})
 

@@ -28,6 +28,9 @@ from cloudtasks_nb.errors import InvalidInputError
 from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import Serve, reached
 
+#: Each test runs over gRPC and over REST.
+BOTH_TRANSPORTS = True
+
 ROWS = pd.DataFrame({"row": range(4)})
 ACCOUNT = "teller@demo.iam.gserviceaccount.com"
 Connect = Callable[[], Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -21,10 +22,10 @@ def login(emulator: StrictEmulator) -> Iterator[Login]:
     """Connect as a service account of this name, which has some roles on the project."""
     made: list[ct.Client] = []
 
-    def connect(name: str, *roles: str) -> ct.Client:
+    def connect(name: str, *roles: str, **options: Any) -> ct.Client:
         key = str(emulator.service_account(name, roles=roles))
         credentials = service_account.Credentials.from_service_account_file(key)
-        made.append(ct.connect("demo", "us-central1", credentials=credentials))
+        made.append(ct.connect("demo", "us-central1", credentials=credentials, **options))
         return made[-1]
 
     yield connect
@@ -58,3 +59,17 @@ def test_without_the_log_the_tasks_are_sent_all_the_same(
     assert (batch.progress().unsent, len(viewer.tasks())) == (0, 2)
     assert "logging.logEntries.list" in repr(batch)
     assert emulator.history("reports") == []
+
+
+def test_the_whole_way_without_http2(emulator: StrictEmulator, login: Login, https_target: Target) -> None:
+    """Over REST a batch is sent and watched, and a refusal names the permission, as over gRPC."""
+    emulator.seed({"reports": {"log_sampling_ratio": 1.0}})
+    over_rest = {"endpoint": emulator.http, "transport": "rest"}
+    tasks = login("sender", "roles/cloudtasks.admin", LOG, **over_rest)
+    batch = tasks.queue("reports").fan_out(pd.DataFrame({"day": range(250)}), url=https_target.url, body=["day"])
+    assert batch.wait(timeout=PATIENCE).succeeded == 250
+    assert tasks.doctor().loc[["api", "permissions", "log"], "ok"].tolist() == [True] * 3
+    with pytest.raises(ct.errors.PermissionDeniedError) as caught:
+        login("blind", ENQUEUER, **over_rest).queues()
+    assert caught.value.reason == "IAM_PERMISSION_DENIED"
+    assert "--role=roles/cloudtasks.viewer" in (caught.value.hint or "")

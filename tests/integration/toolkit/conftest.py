@@ -44,9 +44,10 @@ def impatient(project: str | None = None, location: str | None = None, endpoint:
 
 
 @pytest.fixture
-def tasks(emulator: Emulator) -> Iterator[ct.Client]:
+def tasks(emulator: Emulator, transport: str) -> Iterator[ct.Client]:
     """Give a connection to the file's emulator."""
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as connection:
+    endpoint = emulator.ready["http" if transport == "rest" else "grpc"]
+    with ct.connect("demo", "us-central1", endpoint=endpoint, transport=transport) as connection:
         yield connection
 
 

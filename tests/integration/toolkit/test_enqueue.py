@@ -13,6 +13,9 @@ from cloudtasks_nb import errors
 from tests.integration.conftest import Emulator, Target
 from tests.integration.toolkit.conftest import Intercept
 
+#: Each test runs over gRPC and over REST.
+BOTH_TRANSPORTS = True
+
 NOWHERE = "http://127.0.0.1:9/never"
 
 

@@ -20,6 +20,9 @@ from cloudtasks_nb.service.costs import LOG_PRICE
 from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.toolkit.conftest import Intercept, MakeName, attempted, dtypes
 
+#: Each test runs over gRPC and over REST.
+BOTH_TRANSPORTS = True
+
 NOWHERE = "http://127.0.0.1:9/never"
 
 

@@ -15,6 +15,9 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.service.watch import Snapshot, Subscription, now_micros
 from tests.integration.conftest import PATIENCE, StartEmulator, Target
 
+#: Each test runs over gRPC and over REST.
+BOTH_TRANSPORTS = True
+
 NOWHERE = "http://127.0.0.1:9/never"
 
 

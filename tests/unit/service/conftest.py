@@ -256,3 +256,10 @@ def make_auth(sign_in: GoogleSignIn, write_adc: WriteAdc, tmp_path: Path) -> Mak
         return Auth(impersonate=arguments.get(form))
 
     return make
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """Give a port at which somebody takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]

@@ -7,8 +7,6 @@ import contextlib
 import json
 import os
 import re
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -259,13 +257,6 @@ def test_identity_is_not_guessed(fake: Fakes) -> None:
         return await transport.identity()
 
     assert use(server.port, later) == "0b7c"
-
-
-@pytest.fixture
-def silent() -> Iterator[int]:
-    """Give a port at which somebody takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
 
 
 @pytest.mark.parametrize("kind", ["silent", "closed"])
