@@ -35,6 +35,7 @@ EMPTY_NAMES = {"common", "core", "helper", "helpers", "lib", "manager", "misc", 
 PROTOBUF = {
     "service.convert",
     "service.refusal",
+    "service.rest",
     "service.rpcs",
     "service.transport",
     "service.oplog",

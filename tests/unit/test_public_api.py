@@ -21,7 +21,7 @@ import cloudtasks_nb.handlers
 #: Every public function and method with its parameters: a change here is a change for every user.
 SIGNATURES = {
     "connect": "project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, quota_project=None, "
-    "store=None",
+    "store=None, transport=None",
     "local": "folder=None, *, project='local', location='us-central1', store=None",
     "serve": "fn, *, name=None, workers=8, processes=None, service_account=None, audience=None, tasks=None, store=None",
     "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None",
