@@ -7,6 +7,7 @@ with the project, the permission or the quota concerned: https://cloud.google.co
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -250,7 +251,7 @@ def cure(refusal: Refusal, *, method: Method, endpoint: Endpoint, member: str) -
         **refusal.facts,
     }
     facts = {key: str(value).removeprefix("projects/") for key, value in facts.items()}
-    return Cure(error=found.error, hint=found.hint.format_map({**facts, "member": member}))
+    return Cure(error=found.error, hint=found.hint.format_map({**facts, "member": shlex.quote(member)}))
 
 
 def role_of(permission: str) -> str | None:
@@ -270,4 +271,5 @@ def _permission_hint(permission: str, resource: str, *, project: str | None, mem
         parts = resource.rpartition("googleapis.com/")[2].split("/")
         named = parts[1] if parts[0] == "projects" and len(parts) > 1 else project
         grant, where = f"gcloud projects add-iam-policy-binding {named}", ""
-    return f"the permission {permission} is needed{where}; {role} includes it: {grant} --member={member} --role={role}"
+    grant += f" --member={shlex.quote(member)} --role={role}"
+    return f"the permission {permission} is needed{where}; {role} includes it: {grant}"

@@ -43,7 +43,7 @@ class StrictEmulator(Emulator):
 
     def __init__(self, folder: Path, project: str, location: str, arguments: Iterable[str] = ()) -> None:
         for name, content in _authority.items():
-            (folder / name).write_bytes(content)
+            _write_secret(folder / name, content)
         super().__init__(
             ["--strict", "--metadata-port", "0", "--proxy-port", "0", "--data-dir", str(folder), *arguments]
         )
@@ -131,7 +131,7 @@ class StrictEmulator(Emulator):
         member = f"principal://{pool}/subject/{subject}"
         content = self._call("POST", "google/principals", {"email": member, "credentials": "workload"})
         token = self._folder / f"{subject}.token"
-        token.write_text(content["token"], encoding="utf-8")
+        _write_secret(token, content["token"].encode())
         configuration = {
             "type": "external_account",
             "audience": f"//{pool}/providers/tokens",
@@ -316,8 +316,14 @@ class StrictEmulator(Emulator):
         self._grant_all(email, roles)
         file = self._folder / f"{email}.json"
         if kind:
-            file.write_text(json.dumps(content), encoding="utf-8")
+            _write_secret(file, json.dumps(content).encode())
         return file
+
+
+def _write_secret(file: Path, content: bytes) -> None:
+    """Write a file that only its owner can read."""
+    file.touch(mode=0o600)
+    file.write_bytes(content)
 
 
 #: The files of the certificate authority of all strict emulators of this process.

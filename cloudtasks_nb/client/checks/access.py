@@ -10,7 +10,7 @@ from typing import Any
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import CloudTasksError, QueueNotFoundError
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.fanout.plan.options import TaskOptions, check_delivery
 from cloudtasks_nb.service.refusal import role_of
 
@@ -85,6 +85,7 @@ async def check_queues(context: CheckContext) -> Finding:
     absent = [name for name in missing if used[name] and name not in new]
     if absent:
         return await _absent(context, absent)
+    context.unreadable = [name for name, error in errors.items() if isinstance(error, PermissionDeniedError)]
     if failed := [error for name, error in errors.items() if name not in missing]:
         return Finding(ok=False, detail=failed[0].message, fix=failed[0].hint)
     found = f"{counted(len(context.queues), 'queues')}: {_listed(context.queues)}" if context.queues else ""
@@ -94,10 +95,12 @@ async def check_queues(context: CheckContext) -> Finding:
 
 async def check_permissions(context: CheckContext) -> Finding:
     """Ask which permissions the caller has: on each used queue, or on the project while there is none."""
-    if context.queues:
-        resource = _listed(context.queues)
-        answers = await asyncio.gather(*(_granted(context, name) for name in context.queues))
-        granted = set.intersection(*answers)
+    names = [*context.queues, *context.unreadable]
+    answers = dict(zip(names, await asyncio.gather(*(_granted(context, name) for name in names)), strict=True))
+    # A queue that cannot be read may not exist: then the answer is empty.
+    if asked := [name for name, found in answers.items() if found or name in context.queues]:
+        resource = _listed(asked)
+        granted = set.intersection(*(answers[name] for name in asked))
     else:
         resource = f"projects/{context.endpoint.project}"
         try:

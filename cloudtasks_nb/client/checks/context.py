@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,7 @@ class CheckContext:
         self.google = GoogleApis(connection.transport)
         self.locations: list[str] = []  #: where the project can have queues; empty: not known
         self.queues: dict[QueueName, Any] = {}  #: the used queues that exist, as raw messages
+        self.unreadable: list[QueueName] = []  #: the used queues that the caller may not read
         self.target = target
         self.used_queues = used_queues
 
@@ -60,8 +62,8 @@ class CheckContext:
         return await self.connection.transport.call(rpc, timeout=_TIMEOUT, **fields)
 
     def member(self) -> str:
-        """Return the principal as IAM policies name it, or a placeholder."""
-        return self.auth.member() or "user:YOU"
+        """Return the principal as IAM policies name it, quoted for a shell, or a placeholder."""
+        return shlex.quote(self.auth.member() or "user:YOU")
 
     def grant(self, role: str) -> str:
         """Return the command that gives the principal a role on the project."""

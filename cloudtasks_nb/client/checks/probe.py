@@ -33,7 +33,7 @@ async def with_probe(
     Raises
     ------
     CloudTasksError
-        If the task cannot be created, or that of `look`.
+        If the task cannot be created.
     """
     name = TaskName(queue=queue, task=f"doctor-{secrets.token_hex(8)}")
     message = literal_task(options, now=dt.datetime.now(dt.UTC))
@@ -43,6 +43,8 @@ async def with_probe(
     left = ""
     try:
         finding = await look(name)
+    except CloudTasksError as error:
+        finding = Finding(ok=False, detail=error.message, fix=error.hint)
     finally:
         try:
             await context.call("DeleteTask", name=str(name))

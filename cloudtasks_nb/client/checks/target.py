@@ -105,19 +105,20 @@ def _refusal(context: CheckContext, url: str, status: int) -> tuple[str, str]:
     if status == HTTPStatus.UNAUTHORIZED:
         audience = context.target.audience or default_audience(url)
         fix = (
-            f'audience="…", with the URL that gcloud run services describe {service.name} --region={region} shows, or '
-            "the audience that was given to handlers.app"
+            f'audience="…", with the URL that gcloud run services describe {service.name} --region={region} '
+            f"--project={project} shows, or the audience that was given to handlers.app"
         )
         return f"the audience of the token, {audience}, is not the one that it expects", fix
     if status == HTTPStatus.FORBIDDEN:
         fix = (
             f"gcloud run services add-iam-policy-binding {service.name} --region={region} "
-            f"--member=serviceAccount:{account} --role=roles/run.invoker"
+            f"--project={project} --member=serviceAccount:{account} --role=roles/run.invoker"
         )
         return f"{account} may not invoke it; a new right takes some minutes", fix
     if status == HTTPStatus.NOT_FOUND:
         return "nothing is there for a GET request", "check the path of the URL"
-    return "the service fails", f'gcloud logging read "httpRequest.requestUrl:{urlsplit(url).hostname}" --limit=5'
+    host = urlsplit(url).hostname
+    return "the service fails", f'gcloud logging read "httpRequest.requestUrl:{host}" --limit=5 --project={project}'
 
 
 def _not_reached(context: CheckContext, url: str, task: Pending) -> Finding:

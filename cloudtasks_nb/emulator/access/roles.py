@@ -17,10 +17,10 @@ def _tasks(*names: str) -> frozenset[str]:
 _LOCATIONS = _tasks("locations.get", "locations.list")
 _QUEUES = _tasks(
     *("queues.create", "queues.delete", "queues.get", "queues.list", "queues.pause", "queues.purge", "queues.resume"),
-    *("queues.update", "queues.getIamPolicy"),
+    "queues.update",
 )
 _TASKS = _tasks("tasks.create", "tasks.delete", "tasks.fullView", "tasks.get", "tasks.list", "tasks.run")
-_POLICY = _tasks("queues.setIamPolicy")
+_POLICY = _tasks("queues.getIamPolicy", "queues.setIamPolicy")
 _TASKS_EDITOR = _LOCATIONS | _QUEUES | _TASKS | _tasks("operations.get", "cmekConfig.get")
 _TASKS_ADMIN = _TASKS_EDITOR | _POLICY | _tasks("cmekConfig.update")
 _TASKS_VIEWER = _LOCATIONS | _tasks(

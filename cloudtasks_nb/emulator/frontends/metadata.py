@@ -13,10 +13,12 @@ from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.access.state import member_of
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.frontends.admin import json_response
+from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.http import listen
 
 __all__ = ["MetadataServer"]
 
+_NAMES = ("metadata.google.internal", "metadata")  # of Google's, which a machine may lead here
 _FLAVOR = {"Metadata-Flavor": "Google"}
 _ROOT = "/computeMetadata/v1"
 _ACCOUNT = f"{_ROOT}/instance/service-accounts/{{account}}"
@@ -46,7 +48,7 @@ class MetadataServer:
         PortInUseError
             If another program listens there.
         """
-        application = web.Application(middlewares=[_check])
+        application = web.Application(middlewares=[guard((host, *_NAMES)), _check])
         application.add_routes(
             [
                 web.get("/", self._root),
@@ -102,7 +104,7 @@ class MetadataServer:
 
 @web.middleware
 async def _check(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Refuse requests without the header that no web page can send, and those that come through a proxy."""
+    """Refuse requests without the header that no page of another site can send, and those through a proxy."""
     if request.headers.get("Metadata-Flavor") != "Google" or "X-Forwarded-For" in request.headers:
         answer: web.StreamResponse = web.Response(status=403, text="Missing Metadata-Flavor:Google header.\n")
     else:

@@ -72,7 +72,7 @@ class Proxy:
                 host = rest.partition(" ")[0].rpartition(":")[0]
                 if method != "CONNECT" or host not in GOOGLE_HOSTS:
                     writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-                    await writer.drain()
+                    writer.close()
                     return
                 writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
                 first = await reader.read(_CHUNK)

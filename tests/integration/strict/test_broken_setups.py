@@ -373,6 +373,26 @@ def test_a_probe_that_cannot_be_deleted(setup: Setup) -> None:
     assert "is still in queue reports" in found.detail["log"]
 
 
+def test_permissions_on_a_queue_that_cannot_be_read(setup: Setup) -> None:
+    """Who has a role on the queue alone is not told to ask for it on the project."""
+    queue = "projects/demo/locations/us-central1/queues/reports"
+    setup.google.grant(setup.email, "roles/cloudtasks.enqueuer", queue)
+    setup.roles = ("roles/logging.viewer",)
+    found = setup.doctor()
+    assert wrong(found) == ["queues", "permissions"]
+    assert found.detail["permissions"].startswith("on reports the caller lacks cloudtasks.tasks.list")
+    assert "tasks.create" not in found.detail["permissions"]
+
+
+def test_a_probe_that_cannot_be_looked_at(setup: Setup) -> None:
+    """A task that the doctor cannot look at or delete is named, and both reasons are told."""
+    setup.call_a_service()
+    setup.roles = ("cloudtasks.tasks.create", "cloudtasks.queues.get", "cloudtasks.locations.list")
+    found = setup.doctor()
+    assert found.detail["target"].count("lacks IAM permission") == 2
+    assert "is still in queue reports" in found.detail["target"]
+
+
 def test_a_log_without_a_probe(setup: Setup) -> None:
     """Who may create no task learns what the log has, and that the delay was not tested."""
     setup.roles = ("roles/cloudtasks.viewer", "roles/logging.viewer")

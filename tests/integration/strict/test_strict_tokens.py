@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import google.auth
 import google.auth.exceptions
@@ -13,6 +15,7 @@ import google.auth.impersonated_credentials
 import google.auth.jwt
 import google.auth.transport.requests
 import pytest
+import requests
 from google.auth.transport.requests import AuthorizedSession
 from google.oauth2 import id_token
 from google.oauth2.service_account import IDTokenCredentials
@@ -110,6 +113,30 @@ def test_metadata_server(emulator: StrictEmulator, tmp_path: Path, scopes: list[
     project, email, answer = in_a_process(code, tmp_path, variables)
     assert (project, email) == ("demo", emulator.email("workbench"))
     assert answer.get("name") == expected
+
+
+def test_metadata_server_under_a_foreign_name(emulator: StrictEmulator) -> None:
+    """A web page whose name leads to this machine gets no token, though it can send every header."""
+    address = emulator.machine("workbench", VIEWER)["GCE_METADATA_HOST"]
+    url = f"http://{address}/computeMetadata/v1/instance/service-accounts/default/token"
+    for host, status in [("pages.example", 403), ("metadata.google.internal", 200)]:
+        headers = {"Metadata-Flavor": "Google", "Host": host}
+        assert requests.get(url, headers=headers, timeout=30).status_code == status
+
+
+def test_the_proxy_leads_nowhere_else(emulator: StrictEmulator) -> None:
+    """It refuses hosts that are not Google's, and closes the connection."""
+    address = urlsplit(emulator.google_environment["https_proxy"])
+    with socket.create_connection((address.hostname, address.port), timeout=30) as proxy:
+        proxy.sendall(b"CONNECT pages.example:443 HTTP/1.1\r\n\r\n")
+        assert proxy.makefile("rb").read().startswith(b"HTTP/1.1 403")
+
+
+def test_secrets_are_private(emulator: StrictEmulator) -> None:
+    """Only their owner can read the keys of the emulator and the files with credentials."""
+    files = [emulator.service_account("private"), emulator.user("private@example.com")]
+    files += [emulator.key, emulator.key.with_name("ca-key.pem"), emulator.key.with_name("google.json")]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
 
 
 THROUGH_PROXY = """

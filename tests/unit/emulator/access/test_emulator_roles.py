@@ -31,7 +31,7 @@ def state(tmp_path: Path) -> GoogleState:
         ("taskRunner", "tasks.run tasks.fullView", "tasks.get tasks.create"),
         ("taskDeleter", "tasks.delete", "operations.get tasks.fullView"),
         ("queueAdmin", "queues.create queues.setIamPolicy locations.get", "tasks.list operations.get"),
-        ("editor", "tasks.create queues.update queues.getIamPolicy", "queues.setIamPolicy cmekConfig.update"),
+        ("editor", "tasks.create queues.update", "queues.getIamPolicy queues.setIamPolicy cmekConfig.update"),
         ("admin", "queues.setIamPolicy cmekConfig.update tasks.run", "anything.else"),
     ],
 )
