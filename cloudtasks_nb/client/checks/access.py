@@ -80,12 +80,12 @@ async def check_queues(context: CheckContext) -> Finding:
         name: queue for name, queue in zip(names, answers, strict=True) if not isinstance(queue, CloudTasksError)
     }
     errors = {name: error for name, error in zip(names, answers, strict=True) if isinstance(error, CloudTasksError)}
+    context.unreadable = [name for name, error in errors.items() if isinstance(error, PermissionDeniedError)]
     missing = [name for name, error in errors.items() if isinstance(error, QueueNotFoundError)]
     new = [name for name in missing if context.connection.transport.is_new(str(name))]
     absent = [name for name in missing if used[name] and name not in new]
     if absent:
         return await _absent(context, absent)
-    context.unreadable = [name for name, error in errors.items() if isinstance(error, PermissionDeniedError)]
     if failed := [error for name, error in errors.items() if name not in missing]:
         return Finding(ok=False, detail=failed[0].message, fix=failed[0].hint)
     found = f"{counted(len(context.queues), 'queues')}: {_listed(context.queues)}" if context.queues else ""

@@ -275,7 +275,7 @@ CASES = {
         check="target",
         detail=f"answers 403: {CALLER} may not invoke it",
         fix="gcloud run services add-iam-policy-binding report --region=us-central1 "
-        f"--member=serviceAccount:{CALLER} --role=roles/run.invoker",
+        f"--project=demo --member=serviceAccount:{CALLER} --role=roles/run.invoker",
     ),
     "wrong audience": Case(
         breaks=call(audience="https://reports"),
