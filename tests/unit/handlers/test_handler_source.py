@@ -103,7 +103,7 @@ def deployed(notebook: Notebook) -> Callable[[Any], Any]:
         (
             (
                 "import decimal, logging, re\nLOG, WORD = logging.getLogger('a.b'), re.compile('a+', re.I)\n"
-                "RATE = {'x': decimal.Decimal('1.50')}\ndef report(): return LOG.name, WORD.findall('bA'), str(RATE['x'])"
+                "RATE = {'x': decimal.Decimal('1.50')}\ndef report(): return LOG.name,WORD.findall('A'),str(RATE['x'])"
             ),
             ("a.b", ["A"], "1.50"),
         ),
