@@ -106,6 +106,8 @@ def mask_text(text: str) -> str:
     >>> mask_text('POST https://svc.example/run?day=1&sig=ab12 {"user": "ada", "password": "x"}')
     'POST https://svc.example/run?day=1&sig=••• {"user": "ada", "password": "•••"}'
     """
+    if "=" not in text and ":" not in text:
+        return text
     parts, last = [], 0
     for begin, end, _ in find_secrets(text):
         if begin >= last:
@@ -116,7 +118,7 @@ def mask_text(text: str) -> str:
 
 def mask_url(url: str) -> str:
     """Return a URL as `mask_text` does; quick for URLs without parameters."""
-    return mask_text(url) if "?" in url or "@" in url else url
+    return mask_text(url) if "=" in url or "@" in url else url
 
 
 def is_secret_header(name: str) -> bool:
