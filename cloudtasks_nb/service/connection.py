@@ -15,6 +15,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import Endpoint, store_place
 from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import InvalidInputError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.service.absent_handlers import AbsentHandlers
 from cloudtasks_nb.service.auth import Auth
@@ -73,7 +74,7 @@ class Connection:
         address = getattr(url, "url", url)
         if self.transport.google and isinstance(address, str) and _is_loopback(address):
             raise InvalidInputError(
-                f"Google cannot reach {address}: it is an address on this machine",
+                f"Google cannot reach {mask_url(address)}: it is an address on this machine",
                 resource=address,
                 hint="ct.deploy(fn) makes a service for Cloud Run of the function; or rehearse with ct.local()",
             )
