@@ -11,10 +11,10 @@ made queue reports with log_sampling_ratio=1.0 ...
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cloudtasks_nb import errors
+from cloudtasks_nb.handlers.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cloudtasks_nb.client.client import Client, connect, local
@@ -46,7 +46,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# The module of each public name; loaded at its first use, so that importing the package is quick (PEP 562).
+# The module of each public name.
 _MODULES = {
     "ROW": "fanout.plan.recipe",
     "Batch": "fanout.batch.batch",
@@ -64,13 +64,7 @@ _MODULES = {
     "url": "fanout.plan.url",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = found
-    return found
+__getattr__ = lazy_names(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

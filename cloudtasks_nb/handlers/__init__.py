@@ -6,8 +6,9 @@ function, which has an `address`, a `server`, `workers` and the `history` of its
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cloudtasks_nb.handlers.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cloudtasks_nb.handlers.handler import Handler
@@ -16,13 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Handler", "app", "serve", "served_at"]
 
-# The module of each name; loaded at its first use, so that a deployed `app` does not load what `serve` needs (PEP 562).
+# The module of each name; loaded at its first use, so that a deployed `app` does not load what `serve` needs.
 _MODULES = {"Handler": "handler", "app": "wsgi", "serve": "serving", "served_at": "serving"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = found
-    return found
+__getattr__ = lazy_names(__name__, _MODULES)
