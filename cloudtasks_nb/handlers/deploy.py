@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cloudtasks_nb._settings import STORE_VARIABLE, check_text, make_folder, resolve
 from cloudtasks_nb.display.notify import notify
@@ -36,30 +36,47 @@ class Deployment:
     Pass it as ``url=`` to methods that create tasks: they take the service's URL, and sign with its `service_account`
     for its `audience`.
 
+    Attributes
+    ----------
+    name : str
+        The name of the service.
+    service_account : str
+        E-mail address of the account that signs the tasks: the only one that the service accepts.
+    audience : str
+        The audience of the tasks' tokens, which is known before the service has a URL.
+    folder : Path
+        The folder that Cloud Run builds the service from.
+    commands : list of str
+        The commands that deploy the service, for a shell; each may be run again.
+    store : str
+        The bucket where results are stored; empty if they are not stored.
+
     Examples
     --------
-    >>> service = ct.deploy(report, project="my-project", region="us-central1")
+    >>> service = ct.deploy(report, project="my-project", region="us-central1", store="gs://team/tasks")
     service report: wrote deploy/report; these commands deploy it, and so does run=True: ...
-    >>> service.folder.name
-    'report'
+    >>> service.name, service.store
+    ('report', 'gs://team/tasks')
+    >>> service.service_account
+    'cloudtasks-caller@my-project.iam.gserviceaccount.com'
+    >>> service.audience
+    'https://report.us-central1.my-project.internal'
+    >>> sorted(path.name for path in service.folder.iterdir())
+    ['.python-version', 'Procfile', 'cloudtasks_nb-...whl', 'main.py', 'requirements.txt']
+    >>> service.commands[-1]
+    "gcloud run services describe report ... '--format=value(status.url)'"
     """
 
     def __init__(self, service: gcloud.Service, fn: Callable[..., Any]) -> None:
+        self.name: Final = service.name
+        self.service_account: Final = service.caller
+        self.audience: Final = service.audience
+        self.folder: Final = Path(service.folder)
+        self.commands: Final = [step.text for step in gcloud.commands(service)]
+        self.store: Final = service.environment.get(STORE_VARIABLE, "")
         self._service = service
         self._fn = fn
         self._url: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of the service.
-
-        Examples
-        --------
-        >>> ct.deploy(report, project="my-project", region="us-central1").name
-        service report: ...
-        'report'
-        """
-        return self._service.name
 
     @property
     def url(self) -> str:
@@ -82,68 +99,6 @@ class Deployment:
                 hint=f"ct.deploy({display_name(self._fn)}, …, run=True), or type what service.commands lists",
             )
         return self._url
-
-    @property
-    def service_account(self) -> str:
-        """E-mail address of the account that signs the tasks: the only one that the service accepts.
-
-        Examples
-        --------
-        >>> ct.deploy(report, project="my-project", region="us-central1").service_account
-        service report: ...
-        'cloudtasks-caller@my-project.iam.gserviceaccount.com'
-        """
-        return self._service.caller
-
-    @property
-    def audience(self) -> str:
-        """The audience of the tasks' tokens, which is known before the service has a URL.
-
-        Examples
-        --------
-        >>> ct.deploy(report, project="my-project", region="us-central1").audience
-        service report: ...
-        'https://report.us-central1.my-project.internal'
-        """
-        return self._service.audience
-
-    @property
-    def folder(self) -> Path:
-        """The folder that Cloud Run builds the service from.
-
-        Examples
-        --------
-        >>> service = ct.deploy(report, project="my-project", region="us-central1")
-        service report: ...
-        >>> sorted(path.name for path in service.folder.iterdir())
-        ['.python-version', 'Procfile', 'cloudtasks_nb-...whl', 'main.py', 'requirements.txt']
-        """
-        return Path(self._service.folder)
-
-    @property
-    def commands(self) -> list[str]:
-        """The commands that deploy the service, for a shell; each may be run again.
-
-        Examples
-        --------
-        >>> service = ct.deploy(report, project="my-project", region="us-central1")
-        service report: ...
-        >>> service.commands[-1]
-        "gcloud run services describe report ... '--format=value(status.url)'"
-        """
-        return [step.text for step in gcloud.commands(self._service)]
-
-    @property
-    def store(self) -> str:
-        """The bucket where results are stored; empty if they are not stored.
-
-        Examples
-        --------
-        >>> ct.deploy(report, project="my-project", region="us-central1", store="gs://team/tasks").store
-        service report: ...
-        'gs://team/tasks'
-        """
-        return self._service.environment.get(STORE_VARIABLE, "")
 
     def mismatch(self, body: bytes) -> str | None:
         """Return why the function cannot be called with the names in a body; None if it can.

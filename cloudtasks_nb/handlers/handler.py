@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
@@ -38,11 +38,24 @@ class Handler:
     Pass it as ``url=`` to methods that create tasks. It works in background threads, also while a cell runs, until
     `close` or the end of the process. As a context manager it closes itself.
 
+    Attributes
+    ----------
+    name : str
+        The name under which the function is served.
+    url : str
+        The URL at which tasks reach it.
+    lasting : bool
+        Whether the URL is the same after a restart of the kernel.
+
     Examples
     --------
     >>> with ct.serve(lambda day, origin: f"{origin} on {day}", name="text") as handler:
     ...     queue.fan_out(df, url=handler).wait()
     3 rows: 3 succeeded
+    >>> handler.name, handler.lasting
+    ('text', True)
+    >>> handler.url
+    'http://127.0.0.1:.../text/...'
     """
 
     def __init__(
@@ -55,8 +68,9 @@ class Handler:
         workers: int,
         on_close: Callable[[Handler], object],
     ) -> None:
-        self._name = name
-        self._address = address
+        self.name: Final = name
+        self.url: Final = address.url
+        self.lasting: Final = address.lasting
         self._function = function
         self._on_close = on_close
         self._closing = threading.Lock()
@@ -71,28 +85,6 @@ class Handler:
             raise
 
     @property
-    def name(self) -> str:
-        """The name under which the function is served.
-
-        Examples
-        --------
-        >>> handler.name
-        'report'
-        """
-        return self._name
-
-    @property
-    def url(self) -> str:
-        """The URL at which tasks reach it.
-
-        Examples
-        --------
-        >>> handler.url
-        'http://127.0.0.1:.../report/...'
-        """
-        return self._address.url
-
-    @property
     def store(self) -> str:
         """The folder or bucket where the results of batches are stored.
 
@@ -102,17 +94,6 @@ class Handler:
         '...results'
         """
         return "" if self._function.store is None else self._function.store.url
-
-    @property
-    def lasting(self) -> bool:
-        """Whether the URL is the same after a restart of the kernel.
-
-        Examples
-        --------
-        >>> handler.lasting
-        True
-        """
-        return self._address.lasting
 
     @property
     def closed(self) -> bool:
