@@ -22,6 +22,11 @@ _NAMES = ("localhost", "127.0.0.1", "::1")
 # Certificates are valid at every time: the clock of the machine may be moved, and a test may move the emulator's.
 _FIRST_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 _LAST_DAY = datetime(2049, 12, 31, tzinfo=UTC)
+#: What the key of the authority is not for.
+_OTHER_USES = (
+    *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("encipher_only", "decipher_only"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +82,7 @@ def _make_authority(file: Path, key_file: Path) -> None:
         digital_signature=True,
         key_cert_sign=True,
         crl_sign=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
+        **dict.fromkeys(_OTHER_USES, False),
     )
     builder = (
         _builder(name, _subject(name), key.public_key(), key.public_key())

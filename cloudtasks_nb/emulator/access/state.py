@@ -75,13 +75,7 @@ class Principal:
 
 
 class GoogleState:
-    """The principals, the roles and the conditions of all projects, stored in a file.
-
-    Parameters
-    ----------
-    file : Path
-        Where they are stored.
-    """
+    """The principals, the roles and the conditions of all projects, stored in a file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

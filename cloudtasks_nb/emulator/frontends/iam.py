@@ -6,6 +6,7 @@ https://cloud.google.com/iam/docs/reference/credentials/rest, and `testIamPermis
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,20 +30,12 @@ _MAX_LIFE = 3600  # seconds
 _Answer = Callable[[Caller, str, dict[str, Any]], dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
 class IamApi:
-    """Answers the requests to the IAM APIs.
+    """Answers the requests to the IAM APIs."""
 
-    Parameters
-    ----------
-    access : AccessControl
-        The principals and their roles.
-    signer : TokenSigner
-        Makes OIDC tokens.
-    """
-
-    def __init__(self, access: AccessControl, signer: TokenSigner) -> None:
-        self._access = access
-        self._signer = signer
+    access: AccessControl  #: the principals and their roles
+    signer: TokenSigner  #: makes OIDC tokens
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
@@ -69,10 +62,10 @@ class IamApi:
         async def respond(request: web.Request) -> web.Response:
             try:
                 headers = {key.lower(): value for key, value in request.headers.items()}
-                caller = self._access.authenticate(service, f"{interface}.{method}", headers)
+                caller = self.access.authenticate(service, f"{interface}.{method}", headers)
                 email, project = request.match_info.get("email", ""), request.match_info["project"]
                 resources = account_resources(email) if email else [f"projects/{project}"]
-                self._access.check_project(service, resources[-1].removeprefix("projects/"), caller, headers)
+                self.access.check_project(service, resources[-1].removeprefix("projects/"), caller, headers)
                 return json_response(200, answer(caller, email or project, await _body(request)))
             except RefusedError as error:
                 return json_response(*error_document(error))
@@ -87,16 +80,16 @@ class IamApi:
         life = int(float(str(given.get("lifetime", "3600s")).removesuffix("s")))
         if not 0 < life <= _MAX_LIFE:
             raise invalid_argument("The token lifetime must be at most 3600s.")
-        token, life = self._access.tokens.issue(member_of(email), scopes, life)
-        expires = datetime.fromtimestamp(int(self._access.tokens.now()) + life, UTC)
+        token, life = self.access.tokens.issue(member_of(email), scopes, life)
+        expires = datetime.fromtimestamp(int(self.access.tokens.now()) + life, UTC)
         return {"accessToken": token, "expireTime": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
     def _id_token(self, caller: Caller, email: str, given: dict[str, Any]) -> dict[str, Any]:
         self._check(caller, "iam.serviceAccounts.getOpenIdToken", email)
-        return {"token": self._signer.id_token(email, str(given.get("audience", "")))}
+        return {"token": self.signer.id_token(email, str(given.get("audience", "")))}
 
     def _on_account(self, caller: Caller, email: str, given: dict[str, Any]) -> dict[str, Any]:
-        if email not in self._access.state.principals:
+        if email not in self.access.state.principals:
             raise RefusedError("NOT_FOUND", f"Unknown service account: {email}")
         return self._allowed(caller, account_resources(email), given)
 
@@ -104,13 +97,13 @@ class IamApi:
         return self._allowed(caller, [f"projects/{project}"], given)
 
     def _allowed(self, caller: Caller, resources: list[str], given: dict[str, Any]) -> dict[str, Any]:
-        found = [one for one in given.get("permissions", []) if self._access.allows(caller, one, resources)]
+        found = [one for one in given.get("permissions", []) if self.access.allows(caller, one, resources)]
         return {"permissions": found} if found else {}
 
     def _check(self, caller: Caller, permission: str, email: str) -> None:
-        if not self._access.allows(caller, permission, account_resources(email)):
+        if not self.access.allows(caller, permission, account_resources(email)):
             raise iam_permission_denied(permission)
-        if email not in self._access.state.principals:
+        if email not in self.access.state.principals:
             raise RefusedError("NOT_FOUND", f"Not found; Gaia id not found for email {email}")
 
 

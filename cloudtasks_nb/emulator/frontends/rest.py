@@ -205,17 +205,7 @@ class Route:
 
 
 def find_route(verb: str, api: str, path: str) -> tuple[Route, str] | None:
-    """Return the route of a request and the resource in its path.
-
-    Parameters
-    ----------
-    verb : str
-        HTTP method.
-    api : str
-        ``v2`` or ``v2beta3``.
-    path : str
-        The path after the version.
-    """
+    """Return the route of a request and the resource in its path, which is what comes after the version (`api`)."""
     for route in _ROUTES[api]:
         if route.verb == verb and (match := route.pattern.fullmatch(path)):
             return route, match[1]
