@@ -397,6 +397,14 @@ def target() -> Iterator[Target]:
 
 
 @pytest.fixture
+def failed_once(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> tasks_v2.Task:
+    """Create a task whose first attempt the target refuses; the next one is due after 5 s, when the clock is moved."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 5}})
+    target.script(500)
+    return emulator.answered(enqueue(queue, target.url).name, 1)
+
+
+@pytest.fixture
 def free_port() -> int:
     """Give a port at which nothing listens."""
     with socket.socket() as probe:

@@ -76,19 +76,16 @@ def test_pause_and_resume(client: tasks_v2.CloudTasksClient, queue: str, enqueue
 
 
 def test_a_paused_queue_holds_its_retries_back(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+    emulator: Emulator, failed_once: tasks_v2.Task, make_queue: MakeQueue, enqueue: Enqueue, target: Target
 ) -> None:
     """A task that failed before a pause is retried only after it."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 5}})
-    target.script(500)
-    task = enqueue(queue, target.url)
-    emulator.answered(task.name, 1)
+    queue = failed_once.name.partition("/tasks/")[0]
     emulator.client.pause_queue(name=queue)
     emulator.advance(60)
     other = enqueue(make_queue(), target.url)
     target.wait(2)
     emulator.gone(other.name)
-    assert emulator.client.get_task(name=task.name).dispatch_count == 1
+    assert emulator.client.get_task(name=failed_once.name).dispatch_count == 1
     emulator.client.resume_queue(name=queue)
     assert target.wait(3)[2].headers["x-cloudtasks-taskretrycount"] == "1"
 
