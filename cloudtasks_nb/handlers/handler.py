@@ -101,9 +101,8 @@ class Handler:
 
         Examples
         --------
-        >>> handler.close()
         >>> handler.closed
-        True
+        False
         """
         return self._closed
 
