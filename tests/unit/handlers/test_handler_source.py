@@ -26,6 +26,7 @@ __all__: list[str] = []
 
 Notebook = Callable[[str], ModuleType]
 NUMBERS = itertools.count()
+JOB = "class Job:\n    def report(self): return 1"
 
 
 @pytest.fixture
@@ -167,15 +168,16 @@ def test_a_function_of_an_installed_package_is_imported() -> None:
             "inside the function",
         ),
         ("big = list(range(9999))\ndef report(): return big", "10,000 are deployed at most", "load it inside"),
-        ("API_KEY = 'abc'\ndef report(): return API_KEY", "looks like a secret", "--update-secrets=API_KEY"),
         ("report = lambda day: day", "a lambda has no source", "def report"),
         (
             "def outer():\n    rows = []\n    def report(): return rows\n    return report\nreport = outer()",
             "report uses rows of the function around it",
             "at the top of a cell, or make it a parameter; a decorator needs functools.wraps",
         ),
-        ("class Job:\n    def report(self): return 1\nreport = Job().report", "report is a method", "makes the object"),
-        ("class Job:\n    def report(self): return 1\nreport = Job.report", "report is a method", "makes the object"),
+        *(
+            (f"{JOB}\nreport = {method}", "report is a method", "makes the object")
+            for method in ("Job().report", "Job.report")
+        ),
         ("class Job:\n    def __call__(self): return 1\nreport = Job()", "Job is a Job, not a function", "def run"),
         ("import functools\nreport = functools.partial(print, 1)", "partial is a partial, not a function", "def run"),
         ("exec('def report(): return 1')", "the source of report is not known", "not with exec"),
@@ -191,22 +193,16 @@ def test_a_function_of_an_installed_package_is_imported() -> None:
         ("def report(): return missing + 1", "report uses missing, which is not defined", "define missing first"),
         ("def report():\n    yield 1", "report yields", ""),
         ("report = 'report'", "'report' is not a function", ""),
-        (
-            "CONFIG = {'db': [{'host': 'h', 'password': 'x'}]}\ndef report(): return CONFIG",
-            "has what looks like a secret, password",
-            "--update-secrets=password=",
-        ),
-        ("DB = 'postgresql://ann:x@db/flights'\ndef report(): return DB", "DB, which looks like a secret", "DB="),
-        ("PEM = '-----BEGIN PRIVATE KEY-----'\ndef report(): return PEM", "looks like a secret", "PEM="),
-        (
-            "import functools\ndef load(): return 1\nreport = functools.lru_cache(load)",
-            "load is decorated by an assignment",
-            "above the function",
-        ),
-        (
-            "import functools\ndef load(): return 1\nfetch = functools.cache(load)\ndef report(): return fetch()",
-            "load is decorated by an assignment",
-            "above the function",
+        *(
+            (
+                f"import functools\ndef load(): return 1\n{code}",
+                "load is decorated by an assignment",
+                "above the function",
+            )
+            for code in (
+                "report = functools.lru_cache(load)",
+                "fetch = functools.cache(load)\ndef report(): return fetch()",
+            )
         ),
         ("def report():\n    from .local import clean", "has a relative import, from .local import clean", "the top"),
         ("def report(): get_ipython().system('ls')", "get_ipython, which only a notebook has", "subprocess.run"),
@@ -220,6 +216,23 @@ def test_what_cannot_be_deployed_is_refused(notebook: Notebook, code: str, words
         module_source(notebook(code).report, "application")
     assert words in caught.value.message
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("constant", "secret"),
+    [
+        ("API_KEY = 'abc'", "API_KEY"),
+        ("CONFIG = {'db': [{'host': 'h', 'password': 'x'}]}", "password"),
+        ("DB = 'postgresql://ann:x@db/flights'", "DB"),
+        ("PEM = '-----BEGIN PRIVATE KEY-----'", "PEM"),
+    ],
+)
+def test_secrets_are_not_written(notebook: Notebook, constant: str, secret: str) -> None:
+    """A constant that looks like a secret is refused; the hint is the option of gcloud that sets it."""
+    name = constant.partition(" ")[0]
+    with pytest.raises(HandlerError, match=f"uses {name}, which .*looks like a secret") as caught:
+        module_source(notebook(f"{constant}\ndef report(): return {name}").report)
+    assert f"--update-secrets={secret}=" in str(caught.value.hint)
 
 
 def test_functions_of_local_files(notebook: Notebook, deployed: Callable[[Any], Any]) -> None:

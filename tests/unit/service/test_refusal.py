@@ -96,9 +96,10 @@ def raised(fake: Fakes, trusted: Authority, status: Any, *, rpc: str = "GetQueue
         (DENIED, "CONSUMER_SUSPENDED", CONSUMER, errors.PreconditionError, "project 123 is suspended"),
         (DENIED, "GCP_SUSPENDED", CONSUMER, errors.PreconditionError, "project 123 is suspended"),
         (ANONYMOUS, "CREDENTIALS_MISSING", {}, errors.CredentialsError, "the call had no token; run: gcloud auth"),
-        (ANONYMOUS, "ACCESS_TOKEN_EXPIRED", {}, errors.CredentialsError, "not valid any more; run: gcloud auth"),
-        (ANONYMOUS, "JWT_TOKEN_INVALID", {}, errors.CredentialsError, "not valid any more; run: gcloud auth"),
-        (ANONYMOUS, "SESSION_COOKIE_INVALID", {}, errors.CredentialsError, "not valid any more"),
+        *(
+            (ANONYMOUS, reason, {}, errors.CredentialsError, "not valid any more; run: gcloud auth")
+            for reason in ("ACCESS_TOKEN_EXPIRED", "JWT_TOKEN_INVALID", "SESSION_COOKIE_INVALID")
+        ),
         (ANONYMOUS, "ACCESS_TOKEN_TYPE_UNSUPPORTED", {}, errors.CredentialsError, "access tokens, and no ID tokens"),
         (ANONYMOUS, "CREDENTIAL_TYPE_UNSUPPORTED", {}, errors.CredentialsError, "credentials of this kind"),
         (ANONYMOUS, "OVERLOADED_CREDENTIALS", {}, errors.CredentialsError, "give only one kind"),
@@ -124,9 +125,10 @@ def raised(fake: Fakes, trusted: Authority, status: Any, *, rpc: str = "GetQueue
         (DENIED, "RESOURCE_USAGE_RESTRICTION_VIOLATED", CONSUMER, errors.PermissionDeniedError, "in project 123: ask"),
         (DENIED, "ENDPOINT_USAGE_RESTRICTION_VIOLATED", CONSUMER, errors.PermissionDeniedError, "policy of the organi"),
         (DENIED, "ORG_RESTRICTION_VIOLATION", {}, errors.PermissionDeniedError, "a proxy of this network allows only"),
-        (DENIED, "LOCATION_POLICY_VIOLATED", {}, errors.PermissionDeniedError, "does not allow this location"),
-        (DENIED, "LOCATION_ORG_POLICY_VIOLATED", {}, errors.PermissionDeniedError, "does not allow this location"),
-        (DENIED, "LOCATION_TAX_POLICY_VIOLATED", {}, errors.PermissionDeniedError, "does not allow this location"),
+        *(
+            (DENIED, f"LOCATION_{kind}POLICY_VIOLATED", {}, errors.PermissionDeniedError, "not allow this location")
+            for kind in ("", "ORG_", "TAX_")
+        ),
         (DENIED, "TLS_ORG_POLICY_VIOLATED", {}, errors.PermissionDeniedError, "this version of TLS"),
         (DENIED, "SERVICE_NOT_VISIBLE", CONSUMER, errors.PermissionDeniedError, "project 123 may not use cloudtasks"),
         ("INVALID_ARGUMENT", "SYSTEM_PARAMETER_UNSUPPORTED", {}, errors.InvalidInputError, "please report this"),

@@ -19,6 +19,7 @@ DUPLICATE = (
     'psycopg2.errors.UniqueViolation: duplicate key value violates unique constraint "pk"\nDETAIL: Key (id)=({})'
 )
 NO_OBJECT = "google.api_core.exceptions.NotFound: 404 GET https://storage.test/b/{0}: No such object: b/day=2026-01-{0}"
+NO_DAY = "ValueError: time data {} does not match format {}"
 ORDER = "RuntimeError: order {}b8c1e-aaaa-bbbb-cccc-0123456789ab of {}@shop.test is unknown"
 
 
@@ -28,9 +29,9 @@ ORDER = "RuntimeError: order {}b8c1e-aaaa-bbbb-cccc-0123456789ab of {}@shop.test
         ("KeyError: 'a17'", "KeyError: 'a18'", "KeyError: …"),
         ("KeyError: 17", "KeyError: 'x'", "KeyError: …"),
         (
-            "ValueError: time data '2026-13-01' does not match format '%Y-%m-%d'",
-            'ValueError: time data "it\'s" does not match format "%H"',
-            "ValueError: time data … does not match format …",
+            NO_DAY.format("'2026-13-01'", "'%Y-%m-%d'"),
+            NO_DAY.format('"it\'s"', '"%H"'),
+            NO_DAY.format("…", "…"),
         ),
         (
             f"{NO_FILE}'/data/x17.csv'",
