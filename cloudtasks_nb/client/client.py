@@ -443,9 +443,10 @@ def connect(
         credentials or of ``GOOGLE_CLOUD_UNIVERSE_DOMAIN``.
     credentials : google.auth.credentials.Credentials, optional
     impersonate : str, optional
-        E-mail of a service account to act as.
+        E-mail of a service account to act as. Of several, separated by commas, each acts as the next.
     quota_project : str, optional
-        The project that pays for the calls.
+        The project that pays for the calls. By default ``GOOGLE_CLOUD_QUOTA_PROJECT``, else the one that the
+        credentials' file names.
     store : path or str, optional
         Where handlers store results, and `batch.results()` reads them: a folder, ``gs://bucket/prefix``,
         ``s3://bucket/prefix`` or ``az://…``. By default ``CLOUDTASKS_NB_STORE``, else a folder in the home of this

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -16,9 +17,10 @@ from cloudtasks_nb.service.principal import (
     ADC_VARIABLE,
     Form,
     adc_file,
+    delegates_of,
     form_of,
     iam_member,
-    pool_of,
+    pool_members,
     principal_of,
     sources,
 )
@@ -159,23 +161,25 @@ def _impersonation_error(facts: dict[str, Any], credentials: Any) -> CloudTasksE
     chain = sources(credentials)
     # The last that has no token was refused: those that it is impersonated by have theirs.
     refused = max((place for place, one in enumerate(chain) if not one.valid), default=0)
-    target, source = principal_of(chain[refused]), chain[min(refused + 1, len(chain) - 1)]
-    pool = pool_of(source)  # also where the configuration of a federation names the account
-    caller = f"principalSet://iam.googleapis.com/{pool}/*" if pool else principal_of(source)
-    member = iam_member(caller) or "user:YOU"
+    target = principal_of(chain[refused])
+    # The configuration of a federation may name the account itself.
+    caller = principal_of(chain[refused + 1]) if refused + 1 < len(chain) else pool_members(chain[refused])
     status = facts.get("status")
     infos = [detail for detail in facts.get("details", ()) if isinstance(detail, dict) and "reason" in detail]
     disabled = next((info for info in infos if info["reason"] == "SERVICE_DISABLED"), None)
     if disabled is not None:
         project = str(disabled.get("metadata", {}).get("consumer", "")).removeprefix("projects/") or "PROJECT"
-        hint = f"gcloud services enable iamcredentials.googleapis.com --project={project}"
+        hint = f"run: gcloud services enable iamcredentials.googleapis.com --project={project}"
     elif status == "NOT_FOUND":
         hint = "check the address: gcloud iam service-accounts list shows those that there are"
     else:
-        hint = (
-            f"gcloud iam service-accounts add-iam-policy-binding {target} --member={member} "
-            "--role=roles/iam.serviceAccountTokenCreator; a new right takes some minutes"
+        accounts = [caller, *delegates_of(chain[refused]), target]  # each makes tokens of the next
+        hint = "; ".join(
+            f"gcloud iam service-accounts add-iam-policy-binding {account} --member={iam_member(by) or 'user:YOU'} "
+            "--role=roles/iam.serviceAccountTokenCreator"
+            for by, account in itertools.pairwise(accounts)
         )
+        hint = f"run: {hint}   (it takes some minutes to work)"
     return CredentialsError(
         f"{caller or 'this login'} cannot impersonate {target}: {facts.get('message')}",
         resource=target,

@@ -17,7 +17,17 @@ import google.auth.jwt
 import google.oauth2.credentials
 import google.oauth2.service_account
 
-__all__ = ["ADC_VARIABLE", "Form", "adc_file", "form_of", "iam_member", "pool_of", "principal_of", "sources"]
+__all__ = [
+    "ADC_VARIABLE",
+    "Form",
+    "adc_file",
+    "delegates_of",
+    "form_of",
+    "iam_member",
+    "pool_members",
+    "principal_of",
+    "sources",
+]
 
 #: Environment variable with the file of the default credentials.
 ADC_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -42,7 +52,7 @@ _FORMS: dict[type, Form] = {
     google.auth.impersonated_credentials.Credentials: Form.IMPERSONATION,
     google.auth.compute_engine.Credentials: Form.METADATA,
 }
-_POOL = re.compile(r"//iam\.googleapis\.com/(?P<pool>.+Pools/[^/]+)")
+_POOL = re.compile(r"(?P<pool>//iam\.googleapis\.com/.+Pools/[^/]+)")
 
 
 def adc_file() -> str:
@@ -79,8 +89,7 @@ def principal_of(credentials: Any) -> str | None:
         return str(email)
     if id_token := getattr(credentials, "id_token", None):  # comes with each access token of a login by gcloud
         return _email_in(id_token)
-    pool = pool_of(credentials)
-    return f"principalSet://iam.googleapis.com/{pool}/*" if pool else None
+    return pool_members(credentials)
 
 
 def _email_in(id_token: str) -> str | None:
@@ -91,11 +100,16 @@ def _email_in(id_token: str) -> str | None:
     return claims.get("email")
 
 
-def pool_of(credentials: Any) -> str | None:
-    """Return ``projects/N/locations/global/workloadIdentityPools/POOL`` of a federated identity; workforces too."""
+def pool_members(credentials: Any) -> str | None:
+    """Return all identities of the pool of a federated identity, as IAM names them; of a workforce too."""
     facts = getattr(credentials, "info", None) or {}
     found = _POOL.match(facts.get("audience") or "")
-    return found and found["pool"]
+    return found and f"principalSet:{found['pool']}/*"
+
+
+def delegates_of(credentials: Any) -> list[str]:
+    """Return the accounts between the caller and an impersonated account."""
+    return list(getattr(credentials, "_delegates", None) or ())  # no public name in google-auth 2
 
 
 def iam_member(principal: str | None) -> str | None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
@@ -113,6 +114,20 @@ def test_a_token_that_is_revoked_before_its_time(google: StrictEmulator, log_in:
         assert tasks.queues().index.tolist() == ["reports"]
         google.log_out(SENDER)
         assert tasks.queues().index.tolist() == ["reports"]
+
+
+def test_a_batch_goes_on_after_a_new_login(google: StrictEmulator, log_in: LogIn, tasks: ct.Client) -> None:
+    """Rows that were not sent for want of a login are sent after it, by the same batch in the same kernel."""
+    log_in(google.user(ANN, [ADMIN, "roles/logging.viewer"], gcloud=True))
+    queue = tasks.queue("fresh", create=True, max_attempts=1)
+    batch = queue.fan_out(pd.DataFrame({"day": range(5)}), url="https://svc.invalid/run", send_rate=1)
+    google.log_out(ANN)
+    with pytest.raises(errors.CredentialsError, match="the login has expired"):
+        batch.wait(60)
+    assert batch.progress().unsent > 0
+    log_in(google.user(ANN, gcloud=True))
+    batch.resume().wait(60)
+    assert (batch.progress().unsent, batch.progress().failed) == (0, 5)
 
 
 MACHINE = """

@@ -243,10 +243,11 @@ def make_auth(sign_in: GoogleSignIn, write_adc: WriteAdc, tmp_path: Path) -> Mak
         "federation": federation,
         "federated workforce": {**federation, "audience": WORKFORCE["audience"]},
         "federated account": {**federation, "service_account_impersonation_url": IMPERSONATION_URL},
+        "both": {**federation, "service_account_impersonation_url": IMPERSONATION_URL.replace(TARGET, ACCOUNT)},
         "file": {**impersonated, "service_account_impersonation_url": IMPERSONATION_URL},
         "nested": {**impersonated, "service_account_impersonation_url": IMPERSONATION_URL.replace(TARGET, ACCOUNT)},
     }
-    arguments = {"argument": TARGET, "nested": TARGET, "delegated": f"{ACCOUNT}, {TARGET}"}
+    arguments = {"argument": TARGET, "nested": TARGET, "both": TARGET, "delegated": f"{ACCOUNT}, {TARGET}"}
 
     def make(form: str) -> Auth:
         if form == "metadata":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +47,17 @@ def without_account(asked: Asked) -> Answer:
     return (200, "") if asked.path == "/" else (404, "Not Found")
 
 
+def denied_to(account: str) -> Callable[[Asked], Answer]:
+    """Return an answer that refuses the tokens of one account, and gives those of others."""
+
+    def answer(asked: Asked) -> Answer:
+        if account in asked.path:
+            return 403, {"error": DENIED}
+        return 200, {"accessToken": "token", "expireTime": "2999-01-01T00:00:00Z"}
+
+    return answer
+
+
 #: Form of the credentials, the host that refuses, its answer, what the error says, and the end of its hint.
 REFUSED: list[tuple[str, str, Any, str, str]] = [
     ("user", OAUTH, grant("Token has been expired or revoked."), "the login has expired, or was revoked: inv", LOGIN),
@@ -75,6 +87,17 @@ REFUSED: list[tuple[str, str, Any, str, str]] = [
     ),
     ("file", IAM, (403, {"error": DENIED}), f"{USER} cannot impersonate {TARGET}", CREATOR),
     ("nested", IAM, (403, {"error": DENIED}), f"{USER} cannot impersonate {ACCOUNT}", CREATOR),
+    ("both", IAM, (403, {"error": DENIED}), f"cannot impersonate {ACCOUNT}", f"iam.googleapis.com/{POOL}/* {CREATOR}"),
+    ("both", IAM, denied_to(TARGET), f"{ACCOUNT} cannot impersonate {TARGET}", f"--member=serviceAccount:{ACCOUNT}"),
+    ("nested", IAM, denied_to(TARGET), f"{ACCOUNT} cannot impersonate {TARGET}", f"--member=serviceAccount:{ACCOUNT}"),
+    ("delegated", IAM, (403, {"error": DENIED}), f"impersonate {TARGET}", f"{ACCOUNT} --member=user:{USER} {CREATOR};"),
+    (
+        "delegated",
+        IAM,
+        (403, {"error": DENIED}),
+        f"impersonate {TARGET}",
+        f"{TARGET} --member=serviceAccount:{ACCOUNT}",
+    ),
     ("argument", IAM, (403, {"error": DISABLED}), "disabled", "enable iamcredentials.googleapis.com --project=123"),
     ("argument", IAM, (404, {"error": ABSENT}), "Gaia id not found", "gcloud iam service-accounts list"),
     ("argument", OAUTH, grant("Token has been expired or revoked."), "the login has expired", LOGIN),
