@@ -87,7 +87,7 @@ REFUSED: list[tuple[str, str, Any, str, str]] = [
     ),
     ("file", IAM, (403, {"error": DENIED}), f"{USER} cannot impersonate {TARGET}", CREATOR),
     ("nested", IAM, (403, {"error": DENIED}), f"{USER} cannot impersonate {ACCOUNT}", CREATOR),
-    ("both", IAM, (403, {"error": DENIED}), f"cannot impersonate {ACCOUNT}", f"iam.googleapis.com/{POOL}/* {CREATOR}"),
+    ("both", IAM, (403, {"error": DENIED}), f"cannot impersonate {ACCOUNT}", f"iam.googleapis.com/{POOL}/*' {CREATOR}"),
     ("both", IAM, denied_to(TARGET), f"{ACCOUNT} cannot impersonate {TARGET}", f"--member=serviceAccount:{ACCOUNT}"),
     ("nested", IAM, denied_to(TARGET), f"{ACCOUNT} cannot impersonate {TARGET}", f"--member=serviceAccount:{ACCOUNT}"),
     ("delegated", IAM, (403, {"error": DENIED}), f"impersonate {TARGET}", f"{ACCOUNT} --member=user:{USER} {CREATOR};"),
