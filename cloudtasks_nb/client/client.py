@@ -275,7 +275,7 @@ class Client:
         -------
         pandas.DataFrame
             Index `check`; columns `ok`, `detail`, `fix`. Never raises. A check that says nothing before another one
-            succeeds is not made, and names that one.
+            succeeds is not made, and names that one. What is wrong is also printed, with what mends it.
 
         Examples
         --------

@@ -28,11 +28,13 @@ from cloudtasks_nb.client.checks.sign_in import (
     check_versions,
 )
 from cloudtasks_nb.client.checks.target import check_target
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import CloudTasksError
 
 __all__ = ["diagnose"]
 
+_NOT_CHECKED = "not checked"
 _TICK = 0.2  # seconds between two updates of the progress bar
 
 
@@ -61,7 +63,7 @@ _CHECKS = {
 
 
 def diagnose(context: CheckContext) -> pd.DataFrame:
-    """Run the checks that apply, with a progress bar; never raises.
+    """Run the checks that apply, with a progress bar, and print what is wrong; never raises.
 
     Returns
     -------
@@ -79,6 +81,9 @@ def diagnose(context: CheckContext) -> pd.DataFrame:
                 bar.to(len(found))
     finally:
         future.cancel()
+    for name, finding in found.items():  # in full: a notebook cuts long texts of a frame
+        if not finding.ok and finding.detail != _NOT_CHECKED:
+            notify(f"{name}: {finding.detail}" + (f"\n  → {finding.fix}" if finding.fix else ""))
     columns: dict[str, list[Any]] = {
         "check": list(found),
         "ok": [finding.ok for finding in found.values()],
@@ -100,7 +105,7 @@ async def _run(context: CheckContext, names: list[str], found: dict[str, Finding
         cause = next((causes[one] for one in after if one in causes), None)
         if cause is not None:
             causes[name] = cause
-            found[name] = Finding(ok=False, detail="not checked", fix=f'mend "{cause}" first')
+            found[name] = Finding(ok=False, detail=_NOT_CHECKED, fix=f'mend "{cause}" first')
             continue
         found[name] = await _safely(check, context)
         if not found[name].ok:

@@ -220,4 +220,4 @@ class Adoption:
 
 def unseen_note(reason: str) -> str:
     """Return the sentence about rows that cannot be adopted, and what that weakens."""
-    return f"rows that were sent from elsewhere cannot be seen: {reason}; {_WEAKER}"
+    return f"rows that were sent from elsewhere cannot be seen: {reason.rstrip('.')}; {_WEAKER}"

@@ -177,10 +177,12 @@ def test_the_doctor_of_a_target(
 def test_the_doctor_finds_something(
     free_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, and the line has what mends it."""
+    """Exit code 1; what is wrong is printed with what mends it, and then the table."""
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", f"127.0.0.1:{free_port}")
     assert cli.main(["doctor", "--project", "p", "--location", "l"]) == 1
     lines = capsys.readouterr().out.splitlines()
+    [place] = [number for number, line in enumerate(lines) if line.startswith("api: ")]
+    assert lines[place + 1].startswith("  → ")
     [api] = [line for line in lines if line.startswith("api ")]
     assert api.split()[1] == "False"
     assert f"127.0.0.1:{free_port}" in api
