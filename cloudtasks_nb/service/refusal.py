@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from cloudtasks_nb._names import code_name
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
     CloudTasksError,
@@ -57,10 +58,15 @@ class Refusal:
         """Read the status of a gRPC call."""
         wire = next((value for key, value in metadata or () if key == _DETAILS), b"")
         try:
-            details = [_unpacked(detail) for detail in status_pb2.Status.FromString(wire).details]
+            details = status_pb2.Status.FromString(wire).details
         except DecodeError:
-            details = []
-        return cls._with(code, message or "", details)
+            details = ()
+        return cls._with(code, message or "", map(_unpacked, details))
+
+    @classmethod
+    def of_status(cls, status: Any) -> Refusal:
+        """Read a raw ``google.rpc.Status``, as a batch call has one for each part that failed."""
+        return cls._with(code_name(status.code), status.message, map(_unpacked, status.details))
 
     @classmethod
     def of_json(cls, code: str, message: str, details: Iterable[Mapping[str, Any]]) -> Refusal:

@@ -217,6 +217,10 @@ class Transport:
         routed = METHODS["GetOperation"].request.FromString(request).name
         return await self._once(method, request, timeout=timeout, routed=routed, resource=resource_name or routed)
 
+    def refused(self, rpc: str, status: Any, *, resource_name: str) -> CloudTasksError:
+        """Return the error for a raw ``google.rpc.Status`` in the answer to an RPC."""
+        return self._error(Refusal.of_status(status), METHODS[rpc], resource_name)
+
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
     ) -> AsyncIterator[Sequence[Any]]:

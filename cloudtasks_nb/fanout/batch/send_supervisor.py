@@ -193,3 +193,6 @@ class _QueueClient:
 
     async def raw(self, rpc: str, request: bytes, /, *, timeout: float | None = 20.0) -> bytes:
         return await self._transport.raw(rpc, request, timeout=timeout, resource_name=self._queue)
+
+    def refused(self, rpc: str, status: Any, /) -> CloudTasksError:
+        return self._transport.refused(rpc, status, resource_name=self._queue)

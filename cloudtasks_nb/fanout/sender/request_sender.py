@@ -13,10 +13,6 @@ from google.longrunning import operations_pb2
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.errors import (
     CloudTasksError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    ServiceError,
     UnavailableError,
 )
 from cloudtasks_nb.fanout.clock import Clock
@@ -51,12 +47,6 @@ _REFUSED = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
 #: Codes of GetTask after which it is not known whether the task ever existed.
 _UNKNOWN_TASK = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "UNIMPLEMENTED"})
 
-_FATAL: dict[str, type[CloudTasksError]] = {
-    "NOT_FOUND": NotFoundError,
-    "PERMISSION_DENIED": PermissionDeniedError,
-    "FAILED_PRECONDITION": PreconditionError,
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Operation:
@@ -64,7 +54,7 @@ class _Operation:
 
     name: str
     done: bool
-    failed: Mapping[int, tuple[str, str]]  #: index in the request -> code and text
+    failed: Mapping[int, Any]  #: index in the request -> raw ``google.rpc.Status``
     complete: bool  #: every row was tried, and `failed` has all that failed
     created: int  #: tasks in the answer
 
@@ -73,7 +63,7 @@ class _Operation:
         """Read an answer."""
         operation = operations_pb2.Operation.FromString(data)
         metadata = _Metadata.FromString(operation.metadata.value)
-        failed = {index: (code_name(status.code), status.message) for index, status in metadata.failed_requests.items()}
+        failed = dict(metadata.failed_requests)
         fine = operation.done and not operation.HasField("error")
         complete = fine and metadata.state in _ENDED
         # An answer without a state: count the created tasks.
@@ -146,6 +136,7 @@ class RequestSender:
         self._outbox = outbox
         self._batch = record.id
         self._place = record.place
+        self._client = client
         self._batches = RpcCaller(client, stop, observer, ceiling=in_flight)
         self._singles = RpcCaller(client, stop, observer, ceiling=_SINGLES)
         self._stop = stop
@@ -192,8 +183,8 @@ class RequestSender:
         else:
             self._give_up(request.refs, reply.error, results, maybe_created=maybe_created)
 
-    async def _wait_for(self, operation: _Operation, rows: int) -> Mapping[int, tuple[str, str]] | None:
-        """Wait for an operation; return code and text of the rows that failed, None if it does not name them."""
+    async def _wait_for(self, operation: _Operation, rows: int) -> Mapping[int, Any] | None:
+        """Wait for an operation; return the status of the rows that failed, None if it does not name them."""
         deadline, pause = self._clock.ticks() + _OPERATION_TIMEOUT, _POLL
         while not operation.done:
             await self._stop.sleep(pause)
@@ -207,39 +198,37 @@ class RequestSender:
         return operation.failed if operation.covers(rows) else None
 
     async def _read_failures(
-        self, request: Request, failed: Mapping[int, tuple[str, str]], results: _Results, *, maybe_created: bool
+        self, request: Request, failed: Mapping[int, Any], results: _Results, *, maybe_created: bool
     ) -> None:
         transient = None
         for index, ref in enumerate(request.refs):
-            if index not in failed:
+            status = failed.get(index)
+            if status is None:
                 results.sent.append(ref)
+                continue
+            code, text = code_name(status.code), status.message
+            if self._settle(ref, code, text, results, maybe_created=maybe_created):
+                continue
+            results.again.append(ref)
+            if code in RETRIED or code in RETRIED_SOME:
+                transient = UnavailableError(f"{self._place.queue_name}: {text}", code=code)
             else:
-                transient = self._read_failure(ref, *failed[index], results, maybe_created=maybe_created) or transient
+                self._stop.set(self._client.refused("BatchCreateTasks", status))
         if transient is None:
             self._batches.reset_backoff()
         else:
             await self._batches.back_off(transient)
 
-    def _read_failure(
-        self, ref: int, code: str, text: str, results: _Results, *, maybe_created: bool
-    ) -> CloudTasksError | None:
-        """Note the result of a failed row; return the error if the row should be sent again after a pause."""
+    def _settle(self, ref: int, code: str, text: str, results: _Results, *, maybe_created: bool) -> bool:
+        """Note the result of a failed row, and return True, if another try would not change it."""
         if code == "ALREADY_EXISTS":
             results.sent.append(ref)
             results.already += not maybe_created  # somebody else created it
-            return None
+            return True
         if code in _REFUSED:
             results.rejected[ref] = text if text.startswith(code) else f"{code}: {text}"
-            return None
-        results.again.append(ref)
-        if code in RETRIED or code in RETRIED_SOME:
-            return UnavailableError(f"{self._place.queue_name}: {text}", code=code)
-        self._stop.set(
-            _FATAL.get(code, ServiceError)(
-                f"{self._place.queue_name}: {text}", resource=self._place.queue_name, code=code
-            )
-        )
-        return None
+            return True
+        return False
 
     async def _one_by_one(
         self, request: Request, encoder: CreateEncoder, results: _Results, *, maybe_created: bool
@@ -260,7 +249,7 @@ class RequestSender:
                 elif reply.error is None:
                     unsent.append((index, uncertain))
                 elif reply.error.code in _REFUSED or reply.error.code == "ALREADY_EXISTS":
-                    self._read_failure(ref, reply.error.code, reply.error.message, results, maybe_created=uncertain)
+                    self._settle(ref, reply.error.code, reply.error.message, results, maybe_created=uncertain)
                 else:
                     self._give_up([ref], reply.error, results, maybe_created=uncertain)
 

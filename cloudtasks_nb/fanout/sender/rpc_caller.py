@@ -37,6 +37,9 @@ class RawClient(Protocol):
             With the canonical code as `code`.
         """
 
+    def refused(self, rpc: str, status: Any, /) -> CloudTasksError:
+        """Return the error for a raw ``google.rpc.Status`` in an answer."""
+
 
 class SendObserver(Protocol):
     """Receives the reports of a sender, and answers its questions."""

@@ -61,6 +61,25 @@ def test_without_the_log_the_tasks_are_sent_all_the_same(
     assert emulator.history("reports") == []
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_account_that_signs_needs_act_as(
+    emulator: StrictEmulator, login: Login, https_target: Target, rows: int
+) -> None:
+    """Each task of a batch call is refused by itself; the error names the right that is lacking and on which account."""
+    emulator.service_account("caller", key=False)
+    queue = login("sender", "roles/cloudtasks.admin", LOG).queue("reports")
+    signer = emulator.email("caller")
+    batch = queue.fan_out([{"n": n} for n in range(rows)], url=https_target.url, service_account=signer)
+    with pytest.raises(ct.errors.PermissionDeniedError, match="actAs") as caught:
+        batch.wait(timeout=PATIENCE)
+    assert caught.value.hint == (
+        "the permission iam.serviceAccounts.actAs is needed on caller@demo.iam.gserviceaccount.com; "
+        "roles/iam.serviceAccountUser includes it: gcloud iam service-accounts add-iam-policy-binding "
+        "caller@demo.iam.gserviceaccount.com --project=demo "
+        "--member=serviceAccount:sender@demo.iam.gserviceaccount.com --role=roles/iam.serviceAccountUser"
+    )
+
+
 def test_the_whole_way_without_http2(emulator: StrictEmulator, login: Login, https_target: Target) -> None:
     """Over REST a batch is sent and watched, and a refusal names the permission, as over gRPC."""
     emulator.seed({"reports": {"log_sampling_ratio": 1.0}})

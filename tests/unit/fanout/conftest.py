@@ -16,8 +16,8 @@ import pytest
 from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
 
-from cloudtasks_nb._names import CODES
-from cloudtasks_nb.errors import CloudTasksError, ServiceError, UnavailableError
+from cloudtasks_nb._names import CODES, code_name
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError, UnavailableError
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -286,6 +286,10 @@ class Service:
             return answer
         finally:
             self.flying -= 1
+
+    def refused(self, rpc: str, status: Any, /) -> CloudTasksError:
+        """Return the error for a part of a batch call."""
+        return PermissionDeniedError(f"{rpc}: {status.message}", code=code_name(status.code))
 
     def create(self, name: str) -> tuple[str, str] | None:
         """Create a task; returns code and text if it fails."""
