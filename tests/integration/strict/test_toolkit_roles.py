@@ -65,7 +65,7 @@ def test_without_the_log_the_tasks_are_sent_all_the_same(
 def test_an_account_that_signs_needs_act_as(
     emulator: StrictEmulator, login: Login, https_target: Target, rows: int
 ) -> None:
-    """Each task of a batch call is refused by itself; the error names the right that is lacking and on which account."""
+    """Each task of a batch call is refused by itself; the error names the right that is lacking, and on what."""
     emulator.service_account("caller", key=False)
     queue = login("sender", "roles/cloudtasks.admin", LOG).queue("reports")
     signer = emulator.email("caller")
