@@ -18,6 +18,7 @@ __all__ = ["ACCOUNT", "Service", "Step", "account_member", "ask", "commands", "r
 ACCOUNT = "user:$(gcloud config get-value account)"
 
 _APIS = ("run", "cloudbuild", "artifactregistry", "cloudtasks", "iam")
+_BIND = "add-iam-policy-binding"
 _ROLE_ACT_AS = "roles/iam.serviceAccountUser"
 _PAUSES = (5.0, 20.0, 40.0)  # seconds: a new account is not known everywhere for up to a minute
 _INSTALL = "https://cloud.google.com/sdk/docs/install has gcloud; or type the commands in Cloud Shell"
@@ -79,10 +80,10 @@ def commands(service: Service, member: str = ACCOUNT) -> list[Step]:
         described = ("iam", "service-accounts", "describe", account, *project)
         steps.append(Step(words=("iam", "service-accounts", "create", short, *project), unless=described))
     for account in dict.fromkeys((service.caller, service.runner)):
-        binding = ("iam", "service-accounts", "add-iam-policy-binding", account)
+        binding = ("iam", "service-accounts", _BIND, account)
         steps.append(Step(words=(*binding, f"--member={member}", f"--role={_ROLE_ACT_AS}", *project)))
     if service.bucket is not None:
-        binding = ("storage", "buckets", "add-iam-policy-binding", service.bucket)
+        binding = ("storage", "buckets", _BIND, service.bucket)
         runner = f"--member=serviceAccount:{service.runner}"
         steps.append(Step(words=(*binding, runner, "--role=roles/storage.objectUser", *project)))
     environment = [f"--update-env-vars={name}={value}" for name, value in service.environment.items()]
@@ -91,7 +92,7 @@ def commands(service: Service, member: str = ACCOUNT) -> list[Step]:
     options = ("--no-allow-unauthenticated", "--concurrency=8", "--timeout=1800", "--quiet")
     identity = (f"--service-account={service.runner}", f"--add-custom-audiences={service.audience}")
     steps.append(Step(words=(*deploy, *identity, *environment, *options)))
-    binding = ("run", "services", "add-iam-policy-binding", service.name, f"--member=serviceAccount:{service.caller}")
+    binding = ("run", "services", _BIND, service.name, f"--member=serviceAccount:{service.caller}")
     steps.append(Step(words=(*binding, "--role=roles/run.invoker", *service.place)))
     return [*steps, Step(words=service.find_url)]
 
@@ -116,7 +117,7 @@ def run_steps(steps: Sequence[Step], pauses: Sequence[float] = _PAUSES) -> str:
     Parameters
     ----------
     pauses : sequence of float
-        Seconds before each new try of a command that fails after an account was created.
+        Seconds before each new try of a grant that fails after an account was created. A build is not repeated.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def run_steps(steps: Sequence[Step], pauses: Sequence[float] = _PAUSES) -> str:
         if step.unless and _run(step.unless).returncode == 0:
             continue
         done = _run(step.words)
-        while done.returncode and created and left:
+        while done.returncode and created and left and _BIND in step.words:
             time.sleep(left.pop(0))
             done = _run(step.words)
         if done.returncode:
