@@ -224,7 +224,7 @@ def _source(value: Any) -> str:
     """Return the source of a function or class, from the left margin on."""
     found = inspect.unwrap(value)
     try:
-        text = _class_source(found) if isinstance(found, type) else inspect.getsource(found)
+        text = _class_source(found) if isinstance(found, type) else _function_source(found)
     except (OSError, TypeError) as error:
         raise HandlerError(
             f"the source of {display_name(value)} is not known, so it cannot be deployed",
@@ -245,6 +245,19 @@ def _dedent(text: str) -> str:
     """Return a definition from the left margin on; one whose text literals reach the margin keeps its indentation."""
     dedented = textwrap.dedent(text)
     return f"if True:\n{text}" if dedented[:1].isspace() else dedented
+
+
+def _function_source(found: Any) -> str:
+    """Return the source of a function.
+
+    Raises
+    ------
+    OSError
+        If it is not known. From Python 3.13 on, `inspect` takes the text of ``python -c`` for that of `exec`.
+    """
+    if getattr(getattr(found, "__code__", None), "co_filename", None) == "<string>":
+        raise OSError("a function made by exec has no source")
+    return inspect.getsource(found)
 
 
 def _class_source(found: type) -> str:
