@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import google.auth
+import grpc
 import pytest
 from google.api_core.exceptions import PermissionDenied
 from google.cloud import tasks_v2
@@ -75,9 +76,13 @@ def connect(emulator: StrictEmulator, credentials: Load) -> Iterator[Connect]:
     made: list[Any] = []
 
     def connect(file: Path, kind: Any = tasks_v2.CloudTasksClient, transport: str = "grpc", **options: Any) -> Any:
-        target = urlsplit(emulator.http).netloc if transport == "rest" else emulator.grpc
-        given = {"api_endpoint": target, **options}
-        made.append(kind(credentials=credentials(file), client_options=given, transport=transport))
+        given = {"credentials": credentials(file), **options}
+        if transport == "rest":
+            given["host"] = urlsplit(emulator.http).netloc
+        else:  # gRPC reads its own roots once in a process, in which other tests have others
+            roots = Path(emulator.environment["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"]).read_bytes()
+            given |= {"host": emulator.grpc, "ssl_channel_credentials": grpc.ssl_channel_credentials(roots)}
+        made.append(kind(transport=kind.get_transport_class(transport)(**given)))
         return made[-1]
 
     yield connect
