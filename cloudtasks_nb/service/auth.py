@@ -243,12 +243,16 @@ class _DefaultCredentials(google.auth.credentials.Credentials):
                 self._load()
                 if self.valid:
                     return
+            state = self._state
             try:
                 self.current.refresh(request)
             except Exception:
                 self._state = None  # the next call looks for other credentials
-                raise
-            self.token, self.expiry = self.current.token, self.current.expiry
+                if state == _file_state():
+                    raise
+                self.refresh(request)  # somebody has logged in meanwhile
+            else:
+                self.token, self.expiry = self.current.token, self.current.expiry
 
     def _load(self) -> None:
         state = _file_state()  # before the file is read: a later change is not missed

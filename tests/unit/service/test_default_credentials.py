@@ -190,6 +190,19 @@ def test_a_new_login_heals_a_running_kernel(sign_in: GoogleSignIn, make_auth: Ma
     assert auth.credentials() is credentials
 
 
+def test_a_login_during_a_renewal(sign_in: GoogleSignIn, make_auth: MakeAuth, write_adc: WriteAdc) -> None:
+    """A call that waits for a renewal with the old login has the token of the new one."""
+    auth = make_auth("user")
+
+    def refuse(_: object) -> tuple[int, dict[str, str]]:
+        del sign_in.answers[OAUTH]
+        write_adc(user_info(BOB))
+        return 400, {"error": "invalid_grant"}
+
+    sign_in.answers[OAUTH] = refuse
+    assert owner(auth) == BOB
+
+
 @pytest.mark.usefixtures("sign_in")
 def test_a_login_as_somebody_else_is_noticed(make_auth: MakeAuth, write_adc: WriteAdc) -> None:
     """A token that is still good is not used after a login as another account."""
