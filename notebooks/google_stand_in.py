@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -192,14 +193,23 @@ class GoogleCloud:
             **given,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PORT": str(port),
-            "GUNICORN_CMD_ARGS": "--no-control-socket",
+            "GUNICORN_CMD_ARGS": "--no-control-socket --log-level=warning",
         }
         line = (source / "Procfile").read_text().removeprefix("web: ")
-        log = self._log(name).open("wb")
-        self._services[name] = subprocess.Popen(  # noqa: S603 - the line that ct.deploy has written
-            ["/bin/sh", "-c", f"exec {line}"], cwd=source, env=environment, stdout=log, stderr=subprocess.DEVNULL
-        )
+        with self._log(name).open("wb") as log:
+            service = self._services[name] = subprocess.Popen(  # noqa: S603 - the line that ct.deploy has written
+                ["/bin/sh", "-c", f"exec {line}"], cwd=source, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        while not _listens(port):
+            if service.poll() is not None:
+                raise ValueError(f"the service {name} ended before it listened: {self._log(name).read_text()}")
+            time.sleep(0.05)
         self.emulator.cloud_run(self._url(name), port, audiences=[options.add_custom_audiences])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class _Storage(BaseHTTPRequestHandler):

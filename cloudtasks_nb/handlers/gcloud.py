@@ -131,7 +131,9 @@ def run_steps(steps: Sequence[Step], pauses: Sequence[float] = _PAUSES) -> str:
             continue
         done = _run(step.words)
         while done.returncode and created and left and _BIND in step.words:
-            time.sleep(left.pop(0))
+            pause = left.pop(0)
+            notify(f"Google does not know the new account everywhere yet: the same again in {pause:g} s")
+            time.sleep(pause)
             done = _run(step.words)
         if done.returncode:
             raise _failure(step, done.stderr)
