@@ -32,6 +32,7 @@ __all__ = [
     "QUEUE_SETTINGS",
     "RETRY_SETTINGS",
     "STORE_VARIABLE",
+    "UNLIMITED",
     "Endpoint",
     "check_limit",
     "check_mapping",
@@ -68,6 +69,9 @@ RETRY_SETTINGS = ("max_attempts", "max_retry_duration", "min_backoff", "max_back
 
 #: Names of a queue's settings, the same in every method.
 QUEUE_SETTINGS = ("rate", "max_concurrent", *RETRY_SETTINGS, "log_sampling_ratio")
+
+#: The values of settings that mean that there is no limit; the duration in seconds.
+UNLIMITED = {"max_attempts": -1, "max_retry_duration": 0}
 
 _UNITS: dict[str, float] = {
     "ms": 0.001,

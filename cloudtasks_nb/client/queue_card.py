@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import UNLIMITED
 from cloudtasks_nb.client.reads import newest_attempts
 from cloudtasks_nb.display.card import card
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG
@@ -30,7 +32,8 @@ def queue_card(connection: Connection, catalog: Catalog, name: QueueName) -> dic
         "running": found.get("running"),
         "rate": f"{found['rate']:g}/s",
         "max_concurrent": found["max_concurrent"],
-        "max_attempts": found["max_attempts"],
+        "max_attempts": "unlimited" if found["max_attempts"] == UNLIMITED["max_attempts"] else found["max_attempts"],
+        "max_retry_duration": duration_text(found["max_retry_duration"]) if found["max_retry_duration"] else "no limit",
         "target": found["target"],
     }
     notes = ["finished tasks are not in the queue: queue.attempts() shows them"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, check_names, check_text, parse_duration
+from cloudtasks_nb._settings import QUEUE_SETTINGS, UNLIMITED, check_names, check_text, parse_duration
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PreconditionError, QueueNotFoundError
 from cloudtasks_nb.service.connection import Connection
@@ -145,7 +145,10 @@ def change_route(
 
 def _text(key: str, value: Any) -> str:
     """Return the value of a setting as text, durations in seconds."""
-    return f"{parse_duration(value, key).total_seconds():g}s" if key in _DURATIONS else f"{value:g}"
+    number = parse_duration(value, key).total_seconds() if key in _DURATIONS else value
+    if number == UNLIMITED.get(key):
+        return "unlimited"
+    return f"{number:g}s" if key in _DURATIONS else f"{number:g}"
 
 
 def _same(current: Any, wanted: Any) -> bool:

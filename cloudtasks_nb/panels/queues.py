@@ -261,9 +261,8 @@ class QueuesPanel(Panel):
 
     def _save(self) -> None:
         changes = self.form.changes
-        before = {word: self.form.before(word) for word in changes}
+        words = self.form.words
         self.context.queue(self._edited).update(**changes)
-        words = ", ".join(f"{word} {before[word]} \u2192 {value}" for word, value in changes.items())
         self.notify(f"{self._edited}: {words}", line=self.context.line(self._edited, "update", **changes))
         self._close_form()
         self.poll_now()

@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from cloudtasks_nb._settings import QUEUE_SETTINGS
+from cloudtasks_nb._settings import QUEUE_SETTINGS, UNLIMITED
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["LimitsForm"]
@@ -15,8 +15,8 @@ __all__ = ["LimitsForm"]
 _TITLES = {
     "rate": ("Dispatches a second", "at most 500"),
     "max_concurrent": ("Running at once", "at most 5,000"),
-    "max_attempts": ("Attempts a task", "-1: unlimited"),
-    "max_retry_duration": ("Retry for at most", "0s: unlimited"),
+    "max_attempts": ("Attempts a task", "unlimited"),
+    "max_retry_duration": ("Retry for at most", "unlimited"),
     "min_backoff": ("Shortest wait", "0.1s"),
     "max_backoff": ("Longest wait", "1h"),
     "max_doublings": ("Doublings of the wait", "16"),
@@ -24,6 +24,8 @@ _TITLES = {
 }
 _INTEGERS = ("max_concurrent", "max_attempts", "max_doublings")
 _FLOATS = ("rate", "log_sampling_ratio")
+_NO_LIMIT = "unlimited"
+_NO_LIMIT_WORDS = ("", _NO_LIMIT, "no limit", "none")
 
 
 class LimitsForm(widgets.VBox):
@@ -52,10 +54,6 @@ class LimitsForm(widgets.VBox):
         """Put the keyboard focus into the first field."""
         self.fields[QUEUE_SETTINGS[0]].focus()
 
-    def before(self, setting: str) -> str:
-        """Return the text that `show` put into a field."""
-        return self._before[setting]
-
     @property
     def changes(self) -> dict[str, Any]:
         """The fields whose text was changed, as arguments of `queue.update`.
@@ -65,8 +63,16 @@ class LimitsForm(widgets.VBox):
         InvalidInputError
             If the text of a field is not a number.
         """
-        texts = {setting: field.value.strip() for setting, field in self.fields.items()}
-        return {setting: _value(setting, text) for setting, text in texts.items() if text != self._before.get(setting)}
+        return {setting: _value(setting, text) for setting, text in self._changed_texts()}
+
+    @property
+    def words(self) -> str:
+        """The changes as words: ``max_attempts 5 → unlimited``."""
+        return ", ".join(f"{setting} {self._before[setting]} \u2192 {text}" for setting, text in self._changed_texts())
+
+    def _changed_texts(self) -> list[tuple[str, str]]:
+        texts = ((setting, _normal(setting, field.value.strip())) for setting, field in self.fields.items())
+        return [(setting, text) for setting, text in texts if text != self._before.get(setting)]
 
 
 def _field(setting: str) -> widgets.Text:
@@ -83,10 +89,21 @@ def _field(setting: str) -> widgets.Text:
 
 
 def _text(setting: str, value: Any) -> str:
-    return f"{value:g}" if setting in _INTEGERS or setting in _FLOATS else f"{value.total_seconds():g}s"
+    text = f"{value:g}" if setting in _INTEGERS or setting in _FLOATS else f"{value.total_seconds():g}s"
+    return _normal(setting, text)
+
+
+def _normal(setting: str, text: str) -> str:
+    """Return one text for all that mean that there is no limit; other texts as they are."""
+    if setting not in UNLIMITED:
+        return text
+    number = f"{UNLIMITED[setting]}"
+    return _NO_LIMIT if text.lower() in (*_NO_LIMIT_WORDS, number, f"{number}s") else text
 
 
 def _value(setting: str, text: str) -> Any:
+    if text == _NO_LIMIT and setting in UNLIMITED:
+        return UNLIMITED[setting] if setting in _INTEGERS else f"{UNLIMITED[setting]}s"
     if setting not in _INTEGERS and setting not in _FLOATS:
         return text  # a duration, which `update` parses
     try:

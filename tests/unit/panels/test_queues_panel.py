@@ -147,8 +147,30 @@ def test_only_changed_limits_are_sent(panel: QueuesPanel, context: FakeContext) 
     assert panel.footer.line == 'tasks.queue("reports").update(rate=5.0, max_backoff="10min")'
     click(panel, panel.save)
     assert context.calls == [("update", "reports", expected)]
-    assert panel.footer.status == "reports: rate 50 \u2192 5.0, max_backoff 3600s \u2192 10min"
+    assert panel.footer.status == "reports: rate 50 \u2192 5, max_backoff 3600s \u2192 10min"
     assert panel.editor.layout.display == "none"
+
+
+@pytest.mark.parametrize(
+    ("setting", "typed", "sent", "words"),
+    [
+        ("max_retry_duration", "unlimited", None, ""),
+        ("max_retry_duration", "", None, ""),
+        ("max_retry_duration", "0s", None, ""),
+        ("max_retry_duration", "2h", "2h", "max_retry_duration unlimited \u2192 2h"),
+        ("max_attempts", "Unlimited", -1, "max_attempts 5 \u2192 unlimited"),
+        ("max_attempts", "", -1, "max_attempts 5 \u2192 unlimited"),
+    ],
+)
+def test_no_limit_is_a_word(panel: QueuesPanel, setting: str, typed: str, sent: Any, words: str) -> None:
+    """The service's 0s and -1 are shown and typed as unlimited."""
+    panel.table.select(["reports"])
+    click(panel, panel.edit)
+    assert "retried for</span> <b>no limit" in panel.card.value
+    assert panel.form.fields["max_retry_duration"].value == "unlimited"
+    panel.form.fields[setting].value = typed
+    assert panel.form.changes == ({} if sent is None else {setting: sent})
+    assert panel.form.words == words
 
 
 def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeContext) -> None:
