@@ -10,6 +10,7 @@ from typing import Any
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.display.card import facts_html, html_card, section_html, state_html, table_html
 from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.widgets.cells import code_html, time_text
@@ -61,7 +62,7 @@ async def _attempts(connection: Connection, queue: QueueName, task: str, since: 
     try:
         entries = await _read_attempts(connection, queue, task, since=since)
     except CloudTasksError as error:  # not everybody may read the log
-        return html.escape(error.message)
+        return html.escape(mask_text(error.message))
     where = url or next((entry.url for entry in entries if entry.url), "")
     return timeline(entries, tracebacks(where, task))
 
@@ -127,7 +128,7 @@ def timeline(entries: Sequence[Entry], errors: Mapping[int, str]) -> str:
             state_html(entry.status),
             "" if entry.duration is None else duration_text(entry.duration),
             html.escape(moment(entry.retry_time)),
-            html.escape(_last_line(errors.get(entry.attempt, ""))),
+            html.escape(mask_text(_last_line(errors.get(entry.attempt, "")))),
         )
         for entry in entries
     ]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import ipywidgets as widgets
 
+from cloudtasks_nb.display.secrets import mask_text
+
 __all__ = ["Prompt", "Question"]
 
 
@@ -82,5 +84,5 @@ class Prompt(widgets.VBox):
 
 
 def _question_html(question: Question) -> str:
-    line = f"<code>{html.escape(question.line)}</code>" if question.line else ""
-    return f"<strong>{html.escape(question.title)}</strong><p>{html.escape(question.scope)}</p>{line}"
+    title, scope, code = (html.escape(mask_text(text)) for text in (question.title, question.scope, question.line))
+    return f"<strong>{title}</strong><p>{scope}</p>{f'<code>{code}</code>' if code else ''}"
