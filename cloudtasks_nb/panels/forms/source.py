@@ -12,6 +12,7 @@ import pandas as pd
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, frames, quoted
+from cloudtasks_nb.panels.widgets.upload import Upload
 
 __all__ = ["SourceField"]
 
@@ -36,10 +37,7 @@ class SourceField(widgets.HBox):
         self.choice = widgets.Dropdown(description="Data", options=[_NONE], layout={"flex": "1 1 auto"})
         self.choice.tooltip = "A DataFrame among the notebook's variables, or an uploaded file"
         self.choice.observe(lambda _: self._notify(), "value")
-        # Its text is in the style sheet, because ipywidgets adds a count of files to a description.
-        self.upload = widgets.FileUpload(accept=".csv", description="", layout={"width": "auto"})
-        self.upload.tooltip = "Read a CSV file from your computer"
-        self.upload.add_class("ctn-upload")
+        self.upload = Upload("Upload CSV", tip="Read a CSV file from your computer", accept=".csv")
         super().__init__([self.choice, self.upload])
         self.add_class("ctn-row")
         self.update_choices()
@@ -93,17 +91,14 @@ class SourceField(widgets.HBox):
         if label is not None:
             self.choice.value = label
 
-    def take(self) -> None:
-        """Read the file that was uploaded, and choose it.
+    def take(self, name: str, content: bytes) -> None:
+        """Read a CSV file, and choose it; a large one takes seconds.
 
         Raises
         ------
         InvalidInputError
             If it is not a CSV file.
         """
-        if not self.upload.value:
-            return
-        name, content = self._uploaded()
         try:
             found = pd.read_csv(io.BytesIO(content))
         except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
@@ -111,19 +106,6 @@ class SourceField(widgets.HBox):
         self._uploads[name] = found
         self.update_choices()
         self.choose(name)
-
-    def _uploaded(self) -> tuple[str, bytes]:
-        """Return name and content of the file, and forget it: otherwise a saved notebook would contain it."""
-        value = self.upload.value
-        if isinstance(value, dict):  # ipywidgets 7
-            [(name, file)] = value.items()
-            self.upload.set_trait("data", [])
-            self.upload.set_trait("metadata", [])
-        else:
-            (file,) = value
-            name = file["name"]
-        self.upload.set_trait("value", type(value)())
-        return name, bytes(file["content"])
 
     def _all(self) -> dict[str, Any]:
         """Return DataFrames and files, the newest first."""
