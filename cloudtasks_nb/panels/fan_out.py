@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import ipywidgets as widgets
+import pandas as pd
 
+from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.progress_bar import bar_html
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan
@@ -24,7 +28,8 @@ from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, on_cell_end
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
 from cloudtasks_nb.panels.forms.source import SourceField
-from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.forms.targets import recent_urls
+from cloudtasks_nb.panels.panel import Panel, close_all
 from cloudtasks_nb.panels.widgets.picker import Picker
 from cloudtasks_nb.panels.widgets.prompt import Question
 
@@ -33,10 +38,17 @@ __all__ = ["FanOutPanel", "SendPanel"]
 _PAUSE = 0.15  # seconds without a change before the first tasks are rendered
 _FIRST = 3  # tasks that are shown
 _FEW = 100  # tasks that are sent without a question
+_WHOLE = 100_000  # rows up to which a plan keeps each task
 _MANY = 10_000  # tasks on Google for which the queue's name is typed
 _POSITION = "position of the row"  # as a key
 #: The parameters of the verbs that describe a task; the others describe the batch.
-_TASK_OPTIONS = ("url", "body", "headers", "service_account")
+_TASK_OPTIONS = ("url", "body", "headers", "service_account", "delay", "method", "dispatch_deadline")
+
+T = TypeVar("T")
+
+
+class _StopError(Exception):
+    """The user has pressed Stop."""
 
 
 class SendPanel(Panel):
@@ -49,7 +61,11 @@ class SendPanel(Panel):
     ----------
     view : BatchDetails
         The batch that was sent.
+    request : RequestForm
+        The fields of the request; made by the derived panel.
     """
+
+    request: RequestForm
 
     def __init__(self, context: PanelContext, title: str, *, queue: str, framed: bool) -> None:
         super().__init__(context, title, queue=queue, framed=framed)
@@ -57,6 +73,7 @@ class SendPanel(Panel):
         self._line = ""  # Python for the plan
         self._edits = 0
         self._filled = False  # the first tasks can be shown
+        self._rows: int | None = None  # of the input that is planned or stored, if known
         self.preview = widgets.HTML()
         self.plan_card = widgets.HTML()
         self.make_plan = self.button(
@@ -64,6 +81,11 @@ class SendPanel(Panel):
         )
         self.send = self.button("Send", self._ask_send, changes=True, quick=True, style="primary")
         self.enable(self.send, False)
+        self.meter = widgets.HTML()
+        self.stop_button().on_click(lambda _: self.notify("stopping"))
+        self._work_row = self.row(self.stop_button(), self.meter)
+        self._work_row.layout.display = "none"
+        self.at_close(lambda: close_all(self._work_row))  # a read-only panel does not lay it out
         self.view = BatchDetails(self)
         self.at_close(on_cell_end(lambda: self.guarded(self.offer)))
 
@@ -91,7 +113,8 @@ class SendPanel(Panel):
 
     def lay_out(self, *form: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
         """Put the form above its first tasks, its plan and its batch; `below` stands between plan and batch."""
-        shown = [] if self.context.read_only else [*form, self.preview, self.row(self.make_plan, self.send)]
+        buttons = self.row(self.make_plan, self.send, self._work_row)
+        shown = [] if self.context.read_only else [*form, self.preview, buttons]
         self.fill(*shown, self.prompt, self.plan_card, *below, self.view)
 
     def edited(self) -> None:
@@ -108,6 +131,7 @@ class SendPanel(Panel):
     def became_visible(self) -> None:
         """Show what has changed while the panel was not visible."""
         self.offer()
+        self.spawn(asyncio.to_thread(self._read_recent))
         self.view.schedule_draw()
 
     def queue_changed(self) -> None:
@@ -148,11 +172,39 @@ class SendPanel(Panel):
         self._filled = True
         return found
 
+    def _read_recent(self) -> None:
+        """Offer the URLs of the newest batches of this service."""
+        catalog = self.context.catalog
+        endpoint = catalog.place(self.context.name(self.queue or "")).endpoint
+        self.request.offer_recent(recent_urls(catalog.outbox.batches.find(endpoint=endpoint)))
+
+    def _run(self, work: Callable[[], T]) -> T:
+        """Do work that reports its rows, with a bar; raise _StopError at its next report after Stop was pressed."""
+        self._work_row.layout.display = None
+        try:
+            with redirect(Output(message=self.notify, progress=self._advance)):
+                return work()
+        finally:
+            self._work_row.layout.display = "none"
+            self.meter.value = ""
+
+    def _advance(self, what: str, count: int, total: int | None) -> None:
+        if self.stopping.is_set():
+            raise _StopError
+        total = total or self._rows
+        text = f"{what}: {count:,}" + (f" of {counted(total, 'rows')}" if total else " rows")
+        self.meter.value = bar_html(count / total if total else None, text, label=what)
+
     def _make_plan(self) -> None:
         edits = self._edits
         self._drop_plan()
+        self._rows = None
         line = self.code()
-        found = self.plan()
+        try:
+            found = self._run(self.plan)
+        except _StopError:
+            self.notify("stopped: there is no plan, and nothing was stored or sent")
+            return
         if edits != self._edits:
             self.notify("the form was changed meanwhile: plan again")
             return
@@ -182,10 +234,21 @@ class SendPanel(Panel):
         self.ask(question, lambda: self._submit(plan))
 
     def _submit(self, plan: Plan) -> None:
-        batch = plan.submit()
+        self.plan_card.value = plan_html(plan, status="its tasks are being stored, and are sent once all are stored")
+        try:
+            batch = self._run(plan.submit)
+        except BaseException as error:
+            if plan is self._plan:  # the form was not changed meanwhile
+                self.plan_card.value = plan_html(plan)
+            if not isinstance(error, _StopError):
+                raise
+            self.notify("stopped: nothing was stored or sent")
+            return
         self._drop_plan()
         note = self.footer.status  # for an existing batch: what was added to it
-        self.notify(note if batch.id in note else f"started batch {batch.id}", line=self._line)
+        late = "; Stop came after its rows were stored: Cancel rest ends it" if self.stopping.is_set() else ""
+        self.notify((note if batch.id in note else f"started batch {batch.id}") + late, line=self._line)
+        self._read_recent()
         self.view.show(batch)
         self.submitted()
 
@@ -197,7 +260,7 @@ class FanOutPanel(SendPanel):
         title = f"Fan out to {queue}" if framed else "Fan out"
         super().__init__(context, title, queue=queue, framed=framed)
         self.source = SourceField(lambda: self.guarded(self._data_changed))
-        self.control(self.source.upload, self.source.take)
+        self.source.upload.on_file = self._read_file
         self.request = RequestForm(lambda: self.guarded(self.edited))
         self.key = Picker("Key", "none chosen: the whole request identifies a row", lambda: self.guarded(self.edited))
         self.name = self.control(field(widgets.Text, "Name", "of the batch; may be left out"), self.edited)
@@ -215,8 +278,13 @@ class FanOutPanel(SendPanel):
 
     def plan(self) -> Plan:
         """Make the plan."""
-        found: Plan = self.context.queue(self.queue or "").fan_out(self.source.data, dry_run=True, **self._arguments())
-        return found
+        verb, data, arguments = self.context.queue(self.queue or "").fan_out, self.source.data, self._arguments()
+        self._rows = len(data)
+        if not isinstance(data, pd.DataFrame) or len(data) <= _WHOLE:
+            found: Plan = verb(data, dry_run=True, **arguments)
+            return found
+        # A plan of frames keeps the first tasks only, so that its memory is bounded.
+        return replace(verb([data], dry_run=True, **arguments), action=lambda: verb(data, **arguments))
 
     def code(self) -> str:
         """Return the line of Python that does the same."""
@@ -229,6 +297,14 @@ class FanOutPanel(SendPanel):
         """Offer the DataFrames and handlers that there are now."""
         self.source.update_choices()
         self.request.update_choices(self.source.columns)
+
+    def _read_file(self, name: str, content: bytes) -> None:
+        self.notify(f"reading {name}")
+        self.spawn(asyncio.to_thread(self._take_file, name, content))
+
+    def _take_file(self, name: str, content: bytes) -> None:
+        self.source.take(name, content)
+        self.notify(f"read {name}")
 
     def _arguments(self) -> dict[str, Any]:
         return {**self.request.arguments, **self._of_batch()}

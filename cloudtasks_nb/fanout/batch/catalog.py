@@ -310,7 +310,7 @@ class Catalog:
         }
         spec = self._spec(request)
         spool = self.outbox.spool(replace(spec, description={**spec.description, **facts}))
-        with spool, Bar("planning", _length(request.data), show=options.progress) as bar:
+        with spool, Bar("storing", _length(request.data), show=options.progress) as bar:
             chunks = plan_chunks(
                 request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify
             )

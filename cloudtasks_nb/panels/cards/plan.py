@@ -6,12 +6,15 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
+
 from cloudtasks_nb.display.card import html_card, section_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import Plan
+from cloudtasks_nb.panels.cards.task import moment
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.costs import PRICING
@@ -25,8 +28,8 @@ _TASKS_STYLE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(15em,1
 _LISTED = 5  # rows with a problem that are named
 
 
-def plan_html(plan: Plan) -> str:
-    """Return the plan as a card."""
+def plan_html(plan: Plan, *, status: str = "nothing was sent yet") -> str:
+    """Return the plan as a card; `status` tells what became of it."""
     figures = "".join(
         f"<div><b>{html.escape(value)}</b> <span>{html.escape(name)}</span> <small>{html.escape(more)}</small></div>"
         for name, value, more in _figures(plan)
@@ -37,7 +40,7 @@ def plan_html(plan: Plan) -> str:
         f"<ul>{notes}</ul>" if notes else "",
         _problems(plan),
     ]
-    return html_card(f"Plan for the queue {plan.queue}: nothing was sent yet", *parts, label="plan")
+    return html_card(f"Plan for the queue {plan.queue}: {status}", *parts, label="plan")
 
 
 def blocked(plan: Plan) -> str:
@@ -81,6 +84,9 @@ def _notes(plan: Plan) -> list[str]:
 
 def _problems(plan: Plan) -> str:
     bad = plan.frame["problem"].dropna()
+    if bad.empty and plan.first_rejected:  # behind the rows that the frame of a large plan has
+        row, _, problem = plan.first_rejected.removeprefix("row ").partition(": ")
+        bad = pd.Series({row: problem})
     if bad.empty:
         return ""
     shown = ((html.escape(str(row)), html.escape(mask_text(problem))) for row, problem in bad.head(_LISTED).items())
@@ -117,6 +123,10 @@ def _request(task: Any) -> str:
     columns = task_columns([task], now=now_micros(), body=True)
     shown = {name: values[0] for name, values in columns.items()}
     lines = sorted(f"{name}: {value}" for name, value in (shown["headers"] or {}).items())
+    if shown["schedule_time"]:
+        lines.append(f"due {moment(shown['schedule_time'])}")
+    if shown["dispatch_deadline"]:
+        lines.append(f"deadline {duration_text(shown['dispatch_deadline'])}")
     if shown["service_account"]:
         lines.append(f"signed as {shown['service_account']}")
     heads = "".join(f"<div>{html.escape(line)}</div>" for line in lines)

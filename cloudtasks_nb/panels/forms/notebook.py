@@ -12,11 +12,13 @@ import pandas as pd
 from cloudtasks_nb.display.secrets import find_secrets, is_secret_header
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.handlers import Handler
+from cloudtasks_nb.handlers.deploy import Deployment
 
 __all__ = [
     "ASK",
     "Code",
     "IncompleteError",
+    "deployments",
     "frames",
     "handlers",
     "headers_code",
@@ -89,6 +91,11 @@ def handlers() -> dict[str, Handler]:
     """Return the open handlers by name."""
     found = _visible().items()
     return {name: value for name, value in found if isinstance(value, Handler) and not value.closed}
+
+
+def deployments() -> dict[str, Deployment]:
+    """Return what `ct.deploy` returned, by name."""
+    return {name: value for name, value in _visible().items() if isinstance(value, Deployment)}
 
 
 def variable(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The fields for the request of each task: URL, body, headers, and the service account."""
+"""The fields for the request of each task: URL, body, headers, service account, delay, method and deadline."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import ipywidgets as widgets
 
 from cloudtasks_nb.display.secrets import MASK, find_secrets, mask_headers, mask_text
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, handlers, headers_code, text_code
+from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, headers_code, text_code
+from cloudtasks_nb.panels.forms.targets import Target, find_targets, named_targets
 from cloudtasks_nb.panels.widgets.picker import Picker
+from cloudtasks_nb.service.convert import HTTP_METHODS
 
 __all__ = ["RequestForm", "field"]
 
+_METHODS = HTTP_METHODS[1:]
+_ACCOUNT_HINT = "service account, if the URL requires a token"
 _DOTS = "\ue000"  # dots in a URL that is read: unlike `MASK` it counts as a secret
 
 
@@ -42,24 +46,48 @@ class RequestForm(widgets.VBox):
         self._changed = changed
         self._kept: dict[str, str] = {}  # secret values of headers, which are not sent to the page
         self._url = ""  # the URL with its secrets, which are not either
-        self.url = field(widgets.Combobox, "URL", "https://service/run/{column}, or a function that ct.serve serves")
-        self.url.tooltip = "Names of columns in braces are filled in for each task"
+        self._targets: dict[str, Target] = {}
+        self._recent: list[Target] = []
+        self.url = field(widgets.Combobox, "URL", "https://service/run/{column}, or a function of ct.serve")
+        self.url.tooltip = "Names of columns in braces are filled in for each task. The arrow keys show what is offered"
         self.body = Picker("Body", "none chosen: the whole row", changed)
         self.headers = field(widgets.Textarea, "Headers", "X-Team: data", continuous_update=False, rows=1)
         self.headers.tooltip = "One on a line, Name: value; columns in braces. Secret values are shown as dots"
-        self.signed = field(widgets.Text, "Signed as", "service account, if the URL requires a token")
-        self.signed.observe(lambda _: changed(), "value")
+        self.signed = field(widgets.Text, "Signed as", _ACCOUNT_HINT)
+        self.delay = field(widgets.Text, "Delay", "none; 10min, 2h, or a {column}")
+        self.delay.tooltip = "delay: how long after now a task is due"
+        self.method = field(widgets.Dropdown, "Method", options=_METHODS)
+        self.method.tooltip = "method: the HTTP method of the request"
+        self.deadline = field(widgets.Text, "Deadline", "10min; from 15s to 30min")
+        self.deadline.tooltip = "dispatch_deadline: how long an attempt may take"
+        for part in (self.signed, self.delay, self.method, self.deadline):
+            part.observe(lambda _: changed(), "value")
+        self._more = widgets.HBox([self.delay, self.method, self.deadline]).add_class("ctn-more")
+        self.toggle = widgets.Button(layout={"width": "auto"}).add_class("ctn-toggle")
+        self.toggle.on_click(lambda _: self.show_more(on=self._more.layout.display == "none"))
+        self.show_more(on=False)
         self.url.observe(lambda _: self._url_typed(), "value")
         self.headers.observe(lambda _: self._headers_typed(), "value")
-        super().__init__([self.url, self.body, self.headers])
+        super().__init__([self.url, self.body, self.headers, self.toggle, self._more])
         self.add_class("ctn-fields")
 
     def update_choices(self, columns: Sequence[str]) -> None:
-        """Offer these columns, and the handlers that there are now."""
+        """Offer these columns, and the functions and services that there are now."""
         self.body.offer(columns)
-        names = tuple(handlers())
-        if names != self.url.options:
-            self.url.options = names
+        self.offer_recent(self._recent)
+
+    def offer_recent(self, recent: list[Target]) -> None:
+        """Offer these URLs of earlier batches, besides the notebook's functions and services."""
+        self._recent = recent
+        self._targets = find_targets(recent)
+        if tuple(self._targets) != self.url.options:
+            self.url.options = tuple(self._targets)
+
+    def show_more(self, *, on: bool) -> None:
+        """Show or hide the options that are seldom needed; those that are set are named."""
+        self._more.layout.display = None if on else "none"
+        given = "" if on else ", ".join(f"{name}={value}" for name, value in self._options.items())
+        self.toggle.description = "Fewer options" if on else f"More options{f' ({given})' if given else ''}"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -76,7 +104,8 @@ class RequestForm(widgets.VBox):
                 "there is no URL yet", hint="https://service/run/{column}, or the name of what ct.serve returned"
             )
         given = {"body": self.body.value, "headers": self._read(), "service_account": self.signed.value.strip()}
-        return {"url": handlers().get(text, text), **{word: value for word, value in given.items() if value}}
+        found = {word: value for word, value in given.items() if value}
+        return {"url": named_targets().get(text, text), **found, **self._options}
 
     @property
     def code(self) -> dict[str, Any]:
@@ -88,6 +117,22 @@ class RequestForm(widgets.VBox):
             arguments["headers"] = headers_code(arguments["headers"])
         return arguments
 
+    @property
+    def _options(self) -> dict[str, str]:
+        given = {
+            "delay": self.delay.value.strip(),
+            "method": "" if self.method.value == _METHODS[0] else self.method.value,
+            "dispatch_deadline": self.deadline.value.strip(),
+        }
+        return {word: value for word, value in given.items() if value}
+
+    def _url_changed(self) -> None:
+        """Show which account signs for the service that was chosen, then report the change."""
+        service = named_targets().get(self._url.strip())
+        account, audience = getattr(service, "service_account", None), getattr(service, "audience", None)
+        self.signed.placeholder = f"{account}, for {audience}" if account else _ACCOUNT_HINT
+        self._changed()
+
     def _read(self) -> dict[str, str]:
         """Return the headers, with the secret values that were typed before."""
         found = _parse(self.headers.value)
@@ -98,17 +143,20 @@ class RequestForm(widgets.VBox):
         """Keep the secrets of the URL here, and show dots; dots that were there before stand for what was typed."""
         typed = self.url.value
         if typed == mask_text(self._url):
-            self._changed()
+            self._url_changed()
+            return
+        if typed in self._targets:  # one that is offered was chosen
+            self._url = self._targets[typed].text
+            self.url.value = mask_text(self._url)  # this calls the function again
             return
         kept = {name: self._url[begin:end] for begin, end, name in find_secrets(self._url)}
         url = typed.replace(MASK, _DOTS)
         for begin, end, name in reversed(find_secrets(url)):
-            if url[begin:end] == _DOTS:
-                url = url[:begin] + kept.get(name, MASK) + url[end:]
+            url = url[:begin] + _edited(url[begin:end], kept.get(name, "")) + url[end:]
         self._url = url
         shown = mask_text(self._url)
         if shown == typed:
-            self._changed()
+            self._url_changed()
         else:
             self.url.value = shown  # this calls the function again
 
@@ -128,6 +176,14 @@ class RequestForm(widgets.VBox):
             self.headers.value = "\n".join(f"{name}: {value}" for name, value in shown.items())
         else:
             self._changed()
+
+
+def _edited(typed: str, secret: str) -> str:
+    """Return a secret as it was typed: its dots stand for what it was, and with a dot deleted for that less its end."""
+    if _DOTS in typed:
+        return typed.replace(_DOTS, secret or MASK)
+    dots = typed.count(MASK[0])
+    return typed.replace(MASK[0] * dots, secret[: dots - len(MASK)]) if dots else typed
 
 
 def _parse(text: str) -> dict[str, str]:

@@ -191,10 +191,10 @@ def pending(state: str = "ready", attempts: int = 0) -> Pending:
     return Pending(state=state, attempts=attempts, schedule_time=NOW, last_status=None, last_message=None)
 
 
-def send_message(widget: Any, **content: Any) -> None:
+def send_message(widget: Any, *buffers: bytes, **content: Any) -> None:
     """Send a message from the browser to a widget."""
     data = {"method": "custom", "content": content}
-    widget._handle_msg({"content": {"data": data}, "buffers": []})
+    widget._handle_msg({"content": {"data": data}, "buffers": list(buffers)})
 
 
 def show(panel: Panel, *, visible: bool = True) -> Any:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import datetime as dt
+from types import SimpleNamespace
 from typing import Any
 
-import ipywidgets
 import pandas as pd
 import polars as pl
 import pytest
 
+import cloudtasks_nb as ct
+from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.panels import FanOutPanel, PanelContext, fan_out
 from cloudtasks_nb.panels.forms import notebook
-from tests.unit.panels.conftest import CloseLater, FakeShell, Harness, click, confirm, send, show, wait_for
+from tests.unit.panels.conftest import (
+    CloseLater,
+    FakeShell,
+    Harness,
+    click,
+    confirm,
+    send,
+    send_message,
+    show,
+    wait_for,
+)
 
 __all__: list[str] = []
 
@@ -37,20 +48,18 @@ def fill(panel: FanOutPanel, **values: Any) -> None:
     """Fill fields in, and wait until the first tasks are there."""
     fields = {"url": panel.request.url, "body": panel.request.body, "headers": panel.request.headers}
     fields |= {"signed": panel.request.signed, "name": panel.name, "key": panel.key, "skip": panel.skip}
+    fields |= {"delay": panel.request.delay, "method": panel.request.method, "deadline": panel.request.deadline}
     for name, value in values.items():
         fields[name].value = value
     panel.settle()
 
 
-def upload(panel: FanOutPanel, name: str, content: bytes) -> None:
-    """Upload a file as the page does, of ipywidgets 7 too."""
-    facts = {"name": name, "type": "text/csv", "size": len(content)}
-    if ipywidgets.__version__.startswith("7."):
-        sent = {"metadata": [facts], "data": [content], "value": {name: {"metadata": facts, "content": content}}}
-    else:
-        sent = {"value": ({**facts, "content": content, "last_modified": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)},)}
-    for trait, value in sent.items():
-        panel.source.upload.set_trait(trait, value)
+def upload(panel: FanOutPanel, name: str, content: bytes, part: int = 4) -> None:
+    """Upload a file in parts, as the page does, and wait until it is read."""
+    for start in range(0, len(content), part):
+        facts = {"name": name, "size": len(content), "start": start}
+        send_message(panel.source.upload, content[start : start + part], **facts)
+    panel.settle()
 
 
 def test_dataframes_of_the_notebook_are_offered(panel: FanOutPanel, shell: FakeShell) -> None:
@@ -89,6 +98,7 @@ def test_a_csv_file_can_be_uploaded(panel: FanOutPanel, harness: Harness) -> Non
     """It is chosen, the line reads it, and the page keeps no copy of it."""
     upload(panel, 'a "b".csv', b"x,y\n1,2\n")
     assert (panel.source.name, panel.source.columns) == ('a "b".csv', ["x", "y"])
+    assert panel.footer.status == 'read a "b".csv'
     assert not [kept for kept in panel.source.upload.get_state().values() if "1,2" in str(kept)]
     fill(panel, url="https://svc/{x}")
     assert panel.footer.line == 'tasks.queue("reports").fan_out(pd.read_csv("a \\"b\\".csv"), url="https://svc/{x}")'
@@ -170,26 +180,167 @@ def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
         ({"body": ["day"], "key": ["origin", "day"]}, 'body=["day"], key=["origin", "day"])'),
         ({"key": ["position of the row"], "skip": True}, 'key=ct.ROW, errors="skip")'),
         ({"name": ' a "b" ', "signed": "me@p.iam"}, 'service_account="me@p.iam", name="a \\"b\\"")'),
+        (
+            {"delay": " 10min ", "method": "PUT", "deadline": "60s"},
+            'delay="10min", method="PUT", dispatch_deadline="60s")',
+        ),
+        ({"delay": "{wait}", "method": "POST"}, 'delay="{wait}")'),
     ],
 )
-def test_the_line_of_python_follows_the_form(panel: FanOutPanel, values: dict[str, Any], line: str) -> None:
-    """Each field becomes an argument."""
+def test_the_line_of_python_follows_the_form(
+    panel: FanOutPanel, shell: FakeShell, harness: Harness, values: dict[str, Any], line: str
+) -> None:
+    """Each field becomes an argument; the line makes the batch that the form would make."""
+    shell.cell(flights=FLIGHTS.assign(wait="1min"))
     fill(panel, url="https://svc/run", **values)
     assert panel.footer.line.endswith(line)
+    names = {"tasks": SimpleNamespace(queue=harness.queue), "ct": ct, **shell.user_ns}
+    harness.sent(eval(panel.footer.line, names))  # noqa: S307 - the line is there to be run
+    click(panel, panel.make_plan)
+    assert "known: 4 in the queue" in panel.plan_card.value
 
 
 def test_a_served_function_is_a_url(panel: FanOutPanel, shell: FakeShell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name of its variable is offered, and stands in the line as it is."""
+    """The name of its variable is offered with what it is, and stands in the line as it is."""
 
     class Served:
         url, name, closed = "http://127.0.0.1:9/x", "report", False
 
     monkeypatch.setattr(notebook, "Handler", Served)
     shell.cell(report_url=Served())
-    assert panel.request.url.options == ("report_url",)
-    fill(panel, url="report_url")
+    label = "report_url  (a function served in this kernel)"
+    assert panel.request.url.options == (label,)
+    fill(panel, url=label)
+    assert panel.request.url.value == "report_url"
     assert panel.footer.line.endswith("fan_out(flights, url=report_url)")
     assert "http://127.0.0.1:9/x" in panel.preview.value
+
+
+def test_a_deployed_service_is_a_url(panel: FanOutPanel, shell: FakeShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is offered by the name of its variable; the form shows account and audience of the tokens."""
+
+    class Deployed:
+        url, name = "https://report-abc.a.run.app", "report"
+        service_account, audience = "caller@p.iam", "https://report.internal"
+
+    monkeypatch.setattr(notebook, "Deployment", Deployed)
+    shell.cell(service=Deployed())
+    fill(panel, url="service  (the service report)")
+    assert panel.request.url.value == "service"
+    assert panel.request.signed.placeholder == "caller@p.iam, for https://report.internal"
+    assert panel.footer.line.endswith("fan_out(flights, url=service)")
+    assert "signed as caller@p.iam" in panel.preview.value
+    fill(panel, url="https://svc/run")
+    assert panel.request.signed.placeholder.startswith("service account")
+
+
+def test_urls_of_earlier_batches_are_offered(panel: FanOutPanel) -> None:
+    """The newest first, each once and without its secret, which is sent when it is chosen."""
+    for url, name in (("https://svc/old", "a"), ("https://svc/run?token=abc", "b"), ("https://svc/old", "c")):
+        fill(panel, url=url, name=name)
+        send(panel)
+    labels = ("https://svc/old  (used by the batch c)", "https://svc/run?token=•••  (used by the batch b)")
+    assert panel.request.url.options == labels
+    fill(panel, url=labels[1])
+    assert panel.request.url.value == "https://svc/run?token=•••"
+    assert panel.request.arguments["url"] == "https://svc/run?token=abc"
+
+
+def test_a_secret_is_typed_letter_by_letter(panel: FanOutPanel) -> None:
+    """What is typed behind the dots is added to the secret; a dot that is deleted is its last letter."""
+    for typed in (
+        "https://svc/?token=a",
+        "https://svc/?token=•••b",
+        "https://svc/?token=•••c",
+        "https://svc/?token=••",
+    ):
+        fill(panel, url=typed)
+    assert panel.request.url.value == "https://svc/?token=•••"
+    assert panel.request.arguments["url"] == "https://svc/?token=ab"
+
+
+def test_options_that_are_seldom_needed_are_folded(panel: FanOutPanel) -> None:
+    """Those that are set are named while they are out of sight, and a wrong one is an error in place."""
+    toggle, part = panel.request.toggle, panel.request.delay
+    assert (toggle.description, part.layout.display) == ("More options", None)
+    toggle.click()
+    fill(panel, url="https://svc/run", delay="soon")
+    assert toggle.description == "Fewer options"
+    assert "delay=&#x27;soon&#x27; is not a duration" in panel.preview.value
+    fill(panel, delay="1h", deadline="60s")
+    assert "deadline 1 min" in panel.preview.value
+    toggle.click()
+    assert toggle.description == "More options (delay=1h, dispatch_deadline=60s)"
+
+
+def stop_at_the_first_report(panel: FanOutPanel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Press Stop as soon as the bar shows rows; return the texts of the bar."""
+    monkeypatch.setattr(progress_bar, "_DELAY", 0)
+    monkeypatch.setattr(progress_bar, "_PACE", 0)
+    shown: list[str] = []
+
+    def note(change: Any) -> None:
+        if change["new"]:
+            shown.append(change["new"])
+            panel.stop_button().click()
+
+    panel.meter.observe(note, "value")
+    return shown
+
+
+def test_planning_can_be_stopped(panel: FanOutPanel, shell: FakeShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar counts the rows; Stop ends it at its next step, and says so."""
+    shell.cell(flights=pd.DataFrame({"n": range(6_000)}))
+    fill(panel, url="https://svc/run")
+    shown = stop_at_the_first_report(panel, monkeypatch)
+    click(panel, panel.make_plan)
+    assert len(shown) == 1
+    assert "planning: 2,000 of 6,000 rows" in shown[0]
+    assert panel.footer.status == "stopped: there is no plan, and nothing was stored or sent"
+    assert (panel.footer.alert, panel.plan_card.value, panel.meter.value, panel.send.disabled) == ({}, "", "", True)
+
+
+def test_storing_can_be_stopped(
+    panel: FanOutPanel, shell: FakeShell, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card says what happens meanwhile; nothing is stored, and the plan can be sent after all."""
+    shell.cell(flights=pd.DataFrame({"n": range(6_000)}))
+    fill(panel, url="https://svc/run")
+    click(panel, panel.make_plan, panel.send)
+    cards: list[str] = []
+    panel.plan_card.observe(lambda change: cards.append(change["new"]), "value")
+    shown = stop_at_the_first_report(panel, monkeypatch)
+    confirm(panel)
+    assert "storing: 2,000 of 6,000 rows" in shown[0]
+    assert [("nothing was sent yet" in card, "are being stored" in card) for card in cards] == [
+        (False, True),
+        (True, False),
+    ]
+    assert panel.footer.status == "stopped: nothing was stored or sent"
+    assert harness.catalog.outbox.batches.find() == []
+    panel.meter.unobserve_all()
+    click(panel, panel.send)
+    confirm(panel)
+    assert panel.view.batch is not None
+    assert panel.view.batch.progress().total == 6_000
+
+
+def test_a_large_plan_keeps_few_tasks(
+    panel: FanOutPanel, shell: FakeShell, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its counts are those of all rows, the first bad row is named, and what is sent is the whole frame."""
+    monkeypatch.setattr(fan_out, "_WHOLE", 2_000)
+    numbers = [*range(2_500), None, 2_501]
+    shell.cell(flights=pd.DataFrame({"n": numbers}, index=range(10, 2_512)))
+    fill(panel, url="https://svc/{n}", skip=True)
+    click(panel, panel.make_plan)
+    assert "<b>2,501</b> <span>tasks</span> <small>of 2,502 rows" in panel.plan_card.value
+    assert '<td style="text-align:left">2500</td>' in panel.plan_card.value
+    click(panel, panel.send)
+    confirm(panel)
+    batch = panel.view.batch
+    assert batch is not None
+    assert batch.tasks().index.tolist() == list(range(10, 2_512))
 
 
 def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) -> None:

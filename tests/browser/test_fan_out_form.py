@@ -1,0 +1,108 @@
+"""The form of a fan-out with many columns, many rows and all its options, by mouse and keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.board import PANEL, Board
+
+__all__: list[str] = []
+
+#: A function, a frame of 60 columns, and a batch whose URL has a secret.
+SETUP = """
+import cloudtasks_nb as ct, pandas as pd
+
+def load(**row):
+    return len(row)
+
+tasks = ct.local()
+queue = tasks.queue("reports", create=True)
+load_url = ct.serve(load)
+columns = [f"{kind}_{number:02}" for kind in ("price", "count", "name") for number in range(20)]
+wide = pd.DataFrame([dict.fromkeys(columns, row) for row in range(150)])
+first = queue.fan_out([wide.head(1)], url="https://svc.example/run?token=abc", delay="1h", name="first", progress=False)
+"""
+LARGE = 1_000_000  # rows of a file that is larger than a message to the kernel may be
+
+
+@pytest.fixture
+def board(notebook: Callable[..., Any]) -> Board:
+    """Open the form."""
+    made = Board(notebook(SETUP, PANEL))
+    made.open("Fan out")
+    return made
+
+
+def test_sixty_columns_and_all_options(board: Board) -> None:
+    """Columns are searched and chosen, the URL is one that is offered, and what is sent has the options."""
+    press = board.page.keyboard.press
+    body = board.part.get_by_role("group", name="Body")
+    search = body.get_by_role("searchbox", name="Search Body")
+    search.fill("PRICE 1")
+    expect(body.get_by_role("status")).to_have_text("11 of 60 match")
+    body.get_by_role("button", name="Choose these 11").click()
+    search.fill("name_03")
+    press("ArrowDown")
+    expect(body.get_by_label("name_03")).to_be_focused()
+    press(" ")
+    search.fill("price_01")
+    body.get_by_role("button", name="Leave these 1").click()
+    search.press("Escape")
+    expect(search).to_have_value("")
+    expect(body).to_contain_text("11 of 60 chosen: price_10, price_11")
+    body.get_by_label("price_00").focus()
+    press("End")
+    expect(body.get_by_label("name_19")).to_be_focused()
+    url = board.field("URL")
+    offered = board.part.locator("datalist option").evaluate_all("options => options.map(one => one.value)")
+    assert offered == [
+        "load_url  (a function served in this kernel)",
+        "https://svc.example/run?token=•••  (used by the batch first)",
+    ]
+    url.fill(offered[0])
+    expect(url).to_have_value("load_url")
+    board.button("More options").click()
+    board.field("Delay").fill("1h")
+    board.field("Method").select_option("PUT")
+    names = ", ".join(f'"{name}"' for name in [*(f"price_{number}" for number in range(10, 20)), "name_03"])
+    line = f'tasks.queue("reports").fan_out(wide, url=load_url, body=[{names}], delay="1h", method="PUT")'
+    expect(board.line).to_have_text(line)
+    expect(board.part.get_by_role("region", name="task 1")).to_contain_text("PUT http://127.0.0.1")
+    board.button("Plan").click()
+    board.button("Send 150 tasks").click()
+    board.part.get_by_role("alertdialog").get_by_role("button", name="Send 150 tasks").click()
+    expect(board.status).to_contain_text("started batch")
+    expect(board.line).to_have_text(line)
+    expect(board.part).to_contain_text("0 of 150 done")
+    board.book.python("while tasks.batch().progress().unsent: pass")
+    assert board.book.python("print(queue.tasks().query(\"method == 'PUT'\")['state'].value_counts().to_dict())") == (
+        "{'scheduled': 150}"
+    )
+
+
+def test_a_large_file_is_planned_until_stop(board: Board, tmp_path: Path) -> None:
+    """A file of a million rows is uploaded while the kernel answers; Stop ends its plan, and nothing is stored."""
+    file = tmp_path / "large.csv"
+    file.write_text("shop,number\n" + "".join(f"bern,{number}\n" for number in range(LARGE)))
+    with board.page.expect_file_chooser() as chooser:
+        board.button("Upload CSV").click()
+    chooser.value.set_files(file)
+    expect(board.part.locator(".ctn-upload")).to_have_text("Upload CSV")
+    expect(board.field("Data")).to_have_value("large.csv  (1,000,000 rows, 2 columns)")
+    board.field("URL").fill("load_url")
+    expect(board.part.get_by_role("region", name="task 1")).to_contain_text('"shop": "bern"')
+    board.button("Plan").click()
+    bar = board.part.get_by_role("progressbar", name="planning")
+    expect(bar).to_be_visible()
+    expect(board.part).to_contain_text("of 1,000,000 rows")
+    board.button("Stop").click()
+    expect(board.status).to_have_text("stopped: there is no plan, and nothing was stored or sent")
+    expect(bar).to_have_count(0)
+    expect(board.button("Stop")).to_be_hidden()
+    expect(board.button("Plan")).to_be_enabled()
+    assert board.book.python("print(tasks.batches()['name'].tolist())") == "['first']"

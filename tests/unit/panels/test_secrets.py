@@ -1,0 +1,87 @@
+"""Secrets are masked by one rule wherever a panel shows them or a saved notebook would keep them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.errors import ServiceError
+from cloudtasks_nb.panels import FanOutPanel
+from cloudtasks_nb.panels.cards.plan import error_html
+from cloudtasks_nb.panels.cards.task import timeline
+from cloudtasks_nb.panels.forms.targets import Target
+from cloudtasks_nb.panels.widgets.cells import Column, cell, code_html
+from cloudtasks_nb.panels.widgets.footer import Footer
+from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
+from tests.unit.panels.conftest import CloseLater, FakeShell, Harness, click, entry, open_widgets, send, show
+
+__all__: list[str] = []
+
+SECRET = "s3cr3t"  # noqa: S105 - it is looked for
+TEXTS = [
+    f"GET https://svc/run?day=1&token={SECRET} failed",
+    f"Authorization: Bearer {SECRET}",
+    f'{{"user": "ada", "password": "{SECRET}"}}',
+    f"X-Api-Key: {SECRET}",
+]
+
+
+def footer(text: str) -> str:
+    """Return all that a footer keeps of a text."""
+    made = Footer()
+    made.status = made.warning = text
+    made.fail(ServiceError(text, hint=text))
+    ours = dict(made.alert)
+    made.fail(LookupError(text))
+    return json.dumps([ours, made.alert, made.status, made.warning])
+
+
+def question(text: str) -> str:
+    """Return what a question shows."""
+    prompt = Prompt()
+    prompt.show(Question(title=text, scope=text, verb="Send", line=text), lambda: None)
+    return str(prompt.text.value)
+
+
+PLACES: dict[str, Callable[[str], str]] = {
+    "footer": footer,
+    "question": question,
+    "error in place of the first tasks": lambda text: error_html(ServiceError(text, hint=text), quiet=False),
+    "last line of a traceback": lambda text: timeline([entry(1, "t", status="INTERNAL")], {1: f"Traceback\n{text}"}),
+    "body or traceback": code_html,
+    "cell and tooltip": lambda text: str(cell(f"{text}\n" * 20, Column("last_message"), now=datetime.now(UTC))),
+    "offered URL": lambda text: Target(text=text, kind="used by the batch a").label,
+}
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=["url", "header", "body", "key"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_text_is_shown_without_its_secret(place: str, text: str) -> None:
+    """Everywhere the same dots."""
+    shown = PLACES[place](text)
+    assert SECRET not in shown
+    assert "•••" in shown or "\\u2022" in shown
+
+
+def test_a_form_leaves_no_secret_on_the_page(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+    """URL, headers and bodies from the form to the failed row: neither in a widget's state nor in an export."""
+    shell.user_ns["users"] = pd.DataFrame({"user": ["ada", "bob"], "password": SECRET, "note": f"?token={SECRET}"})
+    before = set(open_widgets())
+    panel: Any = show(closing(FanOutPanel(harness.context(), queue="reports")))
+    panel.request.headers.value = f"Authorization: Bearer {SECRET}\nX-Api-Key: {SECRET}"
+    panel.request.url.value = f"https://svc/run?token={SECRET}&user={{user}}"
+    panel.settle()
+    click(panel, panel.make_plan)
+    batch = send(panel)
+    harness.finish(harness.sent(batch), 0)
+    panel.refresh()
+    pages = [panel.static_html(), panel.footer.line]
+    new = {name: widget for name, widget in open_widgets().items() if name not in before}
+    pages += [json.dumps(widget.get_state(), default=str) for widget in new.values()]
+    assert "1 failed" in pages[0]
+    assert [page for page in pages if SECRET in page] == []
