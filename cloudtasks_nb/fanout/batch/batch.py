@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -27,9 +27,10 @@ from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
+from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column, rows_frame
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.options import token_options
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.service.watch import Pending, now_micros
@@ -46,7 +47,9 @@ class BatchView:
 
     report: Callable[[], Report]  #: without the picture of its partitions
     periods: Callable[[], Periods | None]  #: its partitions; None if it is no backfill
-    rows: Callable[[set[State] | None, int | None], pd.DataFrame]  #: as `tasks()`, in these states, so many at most
+    reader: RowReader  #: chooses and reads rows
+    send_again: Callable[[RowQuery, Sequence[int] | None], int]  #: as `Batch._send_again`
+    changed: Callable[[], float]  #: when a row was changed last, seconds since 1970
     listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
 
 
@@ -74,6 +77,7 @@ class Batch:
         self._open_panel = open_panel
         self._delete = delete
         series = tracker.record.description.get("backfill")
+        self._reader = RowReader(self._outbox, tracker.record, self._connection.store)
         self._labels = IndexLabels(self._outbox.rows, tracker.batch, framed=not series)
         self._period_states = PeriodStates(self._outbox, tracker.batch, series) if series else None
 
@@ -169,7 +173,7 @@ class Batch:
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
         try:
-            return wait(self._tracker, self._report, seconds)
+            return wait(self._tracker, self._repr_mimebundle_, seconds)
         except TimeoutError:
             span = duration_text(timeout) if isinstance(timeout, (int, float)) else timeout
             raise BatchTimeoutError(
@@ -495,7 +499,9 @@ class Batch:
         return BatchView(
             report=lambda: self._report(drawn=False),
             periods=self._periods,
-            rows=self._kept,
+            reader=self._reader,
+            send_again=self._send_again,
+            changed=lambda: self._outbox.batches.changed(self.id),
             listen=self._tracker.listen,
         )
 
@@ -537,9 +543,13 @@ class Batch:
                 notify(note)
         return joined.frame
 
-    def _kept(self, states: set[State] | None, limit: int | None) -> pd.DataFrame:
-        pages = self._outbox.rows.pages(self.id, states=states, wire=True)
-        return rows_frame(pages, {}, now_micros(), limit)
+    def _send_again(self, query: RowQuery, refs: Sequence[int] | None) -> int:
+        """Make a new try for the final rows that a query chooses, or for rows by their refs; return how many."""
+        self._connection.transport.check_open()
+        chosen = self._reader.each(query) if refs is None else refs
+        opened = self._outbox.outcomes.new_try(self.id, ((ref, None) for ref in chosen), FINAL)
+        self._go(sending=True)
+        return opened
 
     def _periods(self) -> Periods | None:
         return self._period_states.periods(self._tracker.record.round) if self._period_states else None
@@ -582,7 +592,7 @@ class Batch:
         if self._own_tracker.deleted or not in_notebook():
             print(repr(self))  # noqa: T201 - IPython asks to be shown the object
             return
-        LiveReport(self._tracker, self._report)
+        LiveReport(self._tracker, self._repr_mimebundle_)
 
 
 def batch_view(batch: Batch) -> BatchView:

@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.store.results import read_results
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["causes_hint", "choose", "errors_frame", "names_of", "status_codes", "stored_errors"]
+__all__ = ["causes_hint", "choose", "errors_frame", "names_of", "status_codes", "stored_cause", "stored_errors"]
 
 _CLASS = re.compile(r"([345])xx", re.IGNORECASE)
 _LARGEST = 599  # HTTP status
@@ -97,7 +97,7 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
     """
     if isinstance(where, (pd.DataFrame, pd.Series)) and "cause" in where:
         named = [where["cause"]] if isinstance(where, pd.Series) else where["cause"].tolist()
-        return Choice(causes=frozenset(_stored(cause) for cause in named))
+        return Choice(causes=frozenset(stored_cause(cause) for cause in named))
     found: set[str | int] = set()
     statuses, http = set(), set()
     for item in _listed(where, "where", _FORMS):
@@ -106,7 +106,7 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
         elif (code := _code(item)) is not None:
             statuses.add(code)
         elif same := [cause for cause in causes if item in (cause, cause.partition(":")[0])]:
-            found.update(map(_stored, same))
+            found.update(map(stored_cause, same))
         else:
             raise InvalidInputError(
                 f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), causes)}",
@@ -185,8 +185,8 @@ def _code(item: Any) -> int | None:
     return CODES.index(item.upper()) if isinstance(item, str) and item.upper() in CODES else None
 
 
-def _stored(cause: str) -> str | int:
-    """Return a cause as the outbox stores it."""
+def stored_cause(cause: str) -> str | int:
+    """Return a cause that `errors_frame` names as the outbox stores it."""
     if cause in CODES:
         return CODES.index(cause)
     return "" if cause == NO_STATUS else cause

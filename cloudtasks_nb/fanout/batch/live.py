@@ -1,16 +1,15 @@
-"""Show a batch in a notebook's output, kept up to date, and show its progress while `wait` waits for its end."""
+"""Show a batch in a notebook's output, always up to date, and show its progress while `wait` waits for its end."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 
 __all__ = ["LiveReport", "wait"]
@@ -20,33 +19,29 @@ _LASTING = 2.0  # seconds for which something must block a batch before a line a
 
 
 class LiveReport:
-    """The report of a batch in a notebook's output, kept up to date until the batch is done.
+    """A batch in a notebook's output, kept up to date while the kernel lives: rows may be tried again after the end.
 
     Parameters
     ----------
     tracker : Tracker
         Calls back when something has changed.
-    report : callable
-        Returns the report of the current state.
+    bundle : callable
+        Returns the current state of the batch as a MIME bundle.
     """
 
-    def __init__(self, tracker: Tracker, report: Callable[[], Report]) -> None:
-        self._tracker = tracker
-        self._report = report
-        self._live = Live(report().bundle())
+    def __init__(self, tracker: Tracker, bundle: Callable[[], Mapping[str, str]]) -> None:
+        self._bundle = bundle
+        self._live = Live(bundle())
         self._supervisor = _loop.Supervisor(f"batch {tracker.batch}", lambda: None)
         self._stale = False
-        self._closed = False
         self._lock = threading.Lock()
-        self._end = tracker.listen(self._changed)
+        tracker.listen(self._changed)
         _loop.call_soon(self._changed)
 
-    def close(self) -> None:
-        """Show the current state once more, and no later one."""
-        self._end()
-        with self._lock:
-            self._closed = True
-            self._live.show(self._report().bundle())
+    def show(self) -> None:
+        """Show the current state."""
+        with self._lock:  # so that what was read last is also shown last
+            self._live.show(self._bundle())
 
     def _changed(self) -> None:
         """Show the change after a moment; changes until then are shown with it."""
@@ -56,20 +51,12 @@ class LiveReport:
     async def _follow(self) -> None:
         while self._stale:
             await asyncio.sleep(_TICK)
-            await self._update()
-
-    async def _update(self) -> None:
-        self._stale = False
-        bundle = await asyncio.to_thread(lambda: self._report().bundle())
-        with self._lock:
-            if not self._closed:  # an update that was running during `close` is older than the state shown
-                self._live.show(bundle)
-        if self._tracker.progress.finished and not self._tracker.watching:
-            self._end()
+            self._stale = False
+            await asyncio.to_thread(self.show)
 
 
-def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) -> Progress:
-    """Wait until every row of a batch is final, and show its progress: the report in a notebook, else a bar.
+def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: float | None) -> Progress:
+    """Wait until every row of a batch is final, and show its progress: the batch in a notebook, else a bar.
 
     A reason that blocks the batch for two seconds is printed once, below the bar.
 
@@ -83,7 +70,7 @@ def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) 
         If called on the background loop.
     """
     _loop.check_blocking()
-    shown = LiveReport(tracker, report) if in_notebook() else None
+    shown = LiveReport(tracker, bundle) if in_notebook() else None
     blockers = _LastingBlockers(tracker)
     future = _loop.submit(tracker.finished())
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -106,7 +93,7 @@ def wait(tracker: Tracker, report: Callable[[], Report], seconds: float | None) 
     finally:
         future.cancel()
         if shown is not None:
-            shown.close()
+            shown.show()
 
 
 class _LastingBlockers:

@@ -28,7 +28,6 @@ def rows_frame(
     pages: Iterable[Page],
     pending: Mapping[str, Pending | None],
     now: int,
-    limit: int | None = None,
     *,
     labelled: bool = False,
 ) -> pd.DataFrame:
@@ -42,8 +41,6 @@ def rows_frame(
         What is known of tasks that are in the queue, by short id.
     now : int
         Microseconds since 1970, to distinguish `scheduled` from `ready` for rows that were not looked up.
-    limit : int, optional
-        How many rows at most; pages behind them are not read.
     labelled : bool
         Whether the index of the input tells all rows of the batch apart, as `IndexLabels` finds out.
     """
@@ -55,14 +52,12 @@ def rows_frame(
         rows += page.rows
         for name, values in _page(page, pending, now).items():
             columns[name] += values
-        if limit is not None and len(rows) >= limit:
-            break
     index = stored.index(rows) if labelled else None
     shown = stored.columns(levels=index is None)
     ours = frame(BATCH_TASKS, columns)
     made = pd.concat([shown, ours], axis=1)
     made.index = pd.Index(rows, dtype="int64", name="row") if index is None else index
-    return made if limit is None else made.head(limit)
+    return made
 
 
 class IndexLabels:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
@@ -41,6 +43,11 @@ _LOGGER = logging.getLogger(__name__)
 # Work that is done in the order in which it was begun, as errors name it.
 _WATCHING, _COUNTING = "watching", "counting the rows of"
 _ADOPTING = "reading what was sent of"
+_FOLLOWING, _RESTARTING = "following what others do with", "following another connection to"
+_FOLLOW = 2.0  # seconds between two looks into the outbox for what others do
+
+#: The trackers of this process by outbox and batch: connections do not share theirs.
+_trackers: defaultdict[tuple[Path, str], WeakSet[Tracker]] = defaultdict(WeakSet)
 
 
 class Tracker:
@@ -84,6 +91,7 @@ class Tracker:
         self.progress = self._stored_progress()
         self._read_until = self.progress.sources.get("log")
         self._effects = self._by_effect()
+        self._peers = _trackers[outbox.path, record.id]
 
     @property
     def batch(self) -> str:
@@ -180,8 +188,12 @@ class Tracker:
         return self._outcomes.retry_note(now_micros())
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` on the background loop after each change; return a function that ends that."""
+        """Call `listener` on the background loop after each change; return a function that ends that.
+
+        While somebody listens, changes by other processes are noticed too, also when the batch is not watched.
+        """
         self._listeners.append(listener)
+        _loop.call_soon(self._supervisor.start, _FOLLOWING, self._follow)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     # The following run on the background loop.
@@ -189,9 +201,21 @@ class Tracker:
     async def start(self, *, sending: bool, adopting: bool = False) -> None:
         """Begin to watch the batch and, if `sending`, to send its unsent rows; do not wait for either.
 
-        With `adopting`, unsent rows that were sent from elsewhere are found, and nothing is sent.
+        With `adopting`, unsent rows that were sent from elsewhere are found, and nothing is sent. Other trackers of
+        the batch in this process begin to watch it too.
         """
         self.connection.transport.check_open()
+        await self._start(sending=sending, adopting=adopting)
+        self._peers.add(self)
+        for peer in self._peers:
+            if peer is not self:
+                peer.restart()
+
+    def restart(self) -> None:
+        """Begin to watch the batch anew, because another connection of this process has changed it."""
+        self._supervisor.start(_RESTARTING, lambda: self._start(sending=False), again=False)
+
+    async def _start(self, *, sending: bool, adopting: bool = False) -> None:
         limit = await self.outbox.run(load_limit, self.outbox, self.batch)
         self.record = await self.outbox.run(self.outbox.batches.get, self.batch)
         if not self._loaded:
@@ -207,6 +231,7 @@ class Tracker:
 
     async def close(self) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
+        self._peers.discard(self)
         await self._supervisor.close()
         self._stop_watching()
         if self._timer is not None:
@@ -237,6 +262,22 @@ class Tracker:
             return self.progress
         finally:
             end()
+
+    async def _follow(self) -> None:
+        """While somebody listens, look into the outbox for what other processes do with the batch."""
+        while self._listeners:
+            await asyncio.sleep(_FOLLOW)
+            try:
+                record = await self.outbox.run(self.outbox.batches.get, self.batch)
+            except BatchNotFoundError:
+                self.deleted = True
+                self._call_listeners()
+                return
+            state = self._state
+            # While the batch is watched, its rows are counted with each snapshot.
+            changed = record.round != self.record.round or (not state.watching and record.counts != state.counts)
+            if changed and not state.working:
+                await self._start(sending=False)
 
     async def begin_cancel(self) -> None:
         """Begin to cancel; from now on the batch counts as being cancelled."""

@@ -69,6 +69,11 @@ class Batches(Repository):
         with self._database.reading() as connection:
             return counters.counts(connection, number_of(connection, batch))
 
+    def changed(self, batch: str) -> float:
+        """Return when a row of a batch was changed last, by any process, in seconds since 1970."""
+        with self._database.reading() as connection:
+            return counters.number(connection, "SELECT changed FROM batches WHERE id = ?", batch)
+
     def sizes(self) -> dict[str, int]:
         """Return about how many bytes of the file each batch takes, by its id."""
         with self._database.reading() as connection:

@@ -22,6 +22,7 @@ __all__ = [
     "Outcome",
     "Page",
     "Request",
+    "RowFilter",
     "Sample",
     "Spooled",
     "State",
@@ -166,6 +167,15 @@ class Choice:
     statuses: frozenset[int] = frozenset()  #: canonical codes of the last attempt
     http: frozenset[int] = frozenset()  #: HTTP statuses of the last attempt
     assumed: frozenset[int] = frozenset()  #: canonical codes of last attempts whose HTTP statuses are not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFilter:
+    """Which rows of a batch are read: those for which all of this is true."""
+
+    states: frozenset[State] = frozenset(State)
+    tried: bool | None = None  #: whether the last attempt is known to have failed; None: either
+    cause: str | int | None = None  #: of the failure, as the outbox stores it; None: any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, StoredBlock, unpack_previews
 from cloudtasks_nb.fanout.outbox.counters import as_json, number_of, paged
 from cloudtasks_nb.fanout.outbox.database import Repository
-from cloudtasks_nb.fanout.outbox.records import Page, State
+from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 
 __all__ = ["Rows", "locate", "ranges"]
@@ -25,6 +25,12 @@ _SELECT = """
     FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref"""
 _IN_STATES = f"""{_SELECT}
     WHERE r.ref BETWEEN ? AND ? AND r.state IN (SELECT value FROM json_each(?)) ORDER BY r.ref"""  # noqa: S608 - one select
+_MATCHING = """
+    SELECT r.ref FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
+    WHERE r.ref > :after AND r.ref <= :last AND r.state IN (SELECT value FROM json_each(:states))
+      AND (:tried IS NULL OR coalesce(o.last_status > 0, 0) = :tried)
+      AND (:cause IS NULL OR coalesce(o.cause, o.last_status, '') = :cause)
+    ORDER BY r.ref LIMIT :size"""
 _NAMED = f"{_SELECT} WHERE r.ref IN (SELECT value FROM json_each(?)) ORDER BY r.ref"  # noqa: S608 - one select
 
 
@@ -59,15 +65,27 @@ class Rows(Repository):
                     yield from _split(batch, block, shown, rows, wire=wire)
                     at = block.last
 
-    def pages_of(self, batch: str, refs: Iterable[int]) -> Iterator[Page]:
-        """Yield some rows of a batch in input order, up to a hundred at a time."""
+    def matching(self, batch: str, wanted: RowFilter, size: int = 10_000) -> Iterator[int]:
+        """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
+        values = {"states": as_json(wanted.states), "tried": wanted.tried, "cause": wanted.cause, "size": size}
+        with self._database.reading() as connection:
+            for first, last in ranges(connection, number_of(connection, batch)):
+                after = first - 1
+                while found := connection.execute(_MATCHING, {"after": after, "last": last, **values}).fetchall():
+                    yield from (ref for (ref,) in found)
+                    after = found[-1][0]
+                    if len(found) < size:
+                        break
+
+    def pages_of(self, batch: str, refs: Iterable[int], *, wire: bool = False) -> Iterator[Page]:
+        """Yield some rows of a batch in input order, up to a hundred at a time; with `wire` also their tasks."""
         left = sorted(refs)
         with self._database.reading() as connection:
             while left:
                 start, n, keys, tasks, shown = _block_around(connection, left[0])
                 count = bisect_left(left, start + n)
                 rows = connection.execute(_NAMED, (as_json(left[:count]),)).fetchall()
-                yield from _split(batch, StoredBlock(start, keys, tasks), shown, rows, wire=False)
+                yield from _split(batch, StoredBlock(start, keys, tasks), shown, rows, wire=wire)
                 left = left[count:]
 
     def repeated(self, batch: str) -> bool:

@@ -32,6 +32,7 @@ __all__ = [
     "plan_chunks",
     "plan_few",
     "plan_row",
+    "read_message",
     "read_task",
 ]
 
@@ -329,6 +330,13 @@ def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
     raise InvalidInputError(
         f"there is no row {row:,}: the input has {rows}", resource="row", hint="plan.try_one(row=0)"
     )
+
+
+def read_message(wire: bytes, name: str) -> Any:
+    """Return a task on the wire as a message with this name."""
+    task = types.Task.pb().FromString(wire)
+    task.name = name
+    return task
 
 
 def read_task(wire: bytes) -> tuple[str, bytes, int | None]:

@@ -22,6 +22,7 @@ from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.errors import CloudTasksError, ServiceError, TaskNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.catalog import Catalog
+from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.panels import BatchPanel, Panel, PanelContext, fan_out
 from cloudtasks_nb.panels.forms import notebook
 from cloudtasks_nb.panels.widgets.prompt import Question
@@ -330,7 +331,8 @@ class Harness:
 
     def finish(self, batch: Batch, *failed: int) -> None:
         """Let all tasks in the queue end: rows at these positions fail, the others succeed."""
-        rows = batch_view(batch).rows(None, None)
+        reader = batch_view(batch).reader
+        rows = reader.frame(reader.refs(RowQuery()))
         rows = rows[~rows["state"].isin(["succeeded", "failed", "rejected", "cancelled", "unsent"])]
         bad = {"attempt": 5, "status": "NOT_FOUND"}
         entries = [

@@ -14,7 +14,7 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.batches import Batches
-from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_details
+from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_rows
 from cloudtasks_nb.panels.cards import task
 from tests.unit.panels.conftest import CloseLater, Harness, click, confirm, show, wait_for
 
@@ -259,7 +259,7 @@ def test_rows_that_took_long_to_read_are_not_read_at_each_change(
     harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slow rows are read again later, and `draw` returns when."""
-    monkeypatch.setattr(batch_details, "_PAUSE_FACTOR", 1e6)
+    monkeypatch.setattr(batch_rows, "_PAUSE_FACTOR", 1e6)
     batch = fan_out(harness)
     harness.finish(batch, 0)
     panel = own(closing, batch)
@@ -272,19 +272,6 @@ def test_rows_that_took_long_to_read_are_not_read_at_each_change(
     assert table.total == 1
     panel.view.show(grown)
     assert table.total == 2
-
-
-def test_only_the_first_of_very_many_failed_rows_are_read(
-    harness: Harness, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The heading says of how many."""
-    monkeypatch.setattr(batch_details, "_MAX_FAILED_ROWS", 2)
-    batch = fan_out(harness)
-    harness.finish(batch, 0, 1, 2)
-    panel = own(closing, batch)
-    table: Any = panel.view.rows.table
-    assert table.total == 2
-    assert "3 failed rows, here the first 2" in panel.static_html()
 
 
 def test_closing_leaves_the_batch(harness: Harness) -> None:

@@ -57,7 +57,7 @@ class FakeTracker:
     async def _future() -> asyncio.Future[Progress]:
         return asyncio.get_running_loop().create_future()
 
-    def report(self) -> Report:
+    def bundle(self) -> dict[str, str]:
         """Return what to show now."""
         facts: dict[str, Any] = {
             "batch": self.batch,
@@ -67,7 +67,7 @@ class FakeTracker:
             "sending": False,
             "causes": {},
         }
-        return Report(progress=self.progress, **facts)
+        return Report(progress=self.progress, **facts).bundle()
 
 
 class FakeLive:
@@ -82,10 +82,20 @@ class FakeLive:
         self.shown.append(bundle["text/plain"])
         self.changed.release()
 
+    def until(self, text: str) -> None:
+        """Wait until this text is shown."""
+        while text not in self.shown[-1]:
+            assert self.changed.acquire(timeout=30)
+
 
 @pytest.fixture
 def screens(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
     """Be a notebook whose outputs are looked at."""
+    return be_notebook(monkeypatch)
+
+
+def be_notebook(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
+    """Make a batch believe that it is shown in a notebook, and return what it shows."""
     made: list[FakeLive] = []
 
     def live(bundle: dict[str, str]) -> FakeLive:
@@ -101,42 +111,30 @@ def screens(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
 def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
     """Each change is shown soon after."""
     tracker = FakeTracker()
-    shown = live_module.LiveReport(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
+    live_module.LiveReport(tracker, tracker.bundle)  # type: ignore[arg-type]  # all that it uses of one
     tracker.move(4)
-    while "40 %" not in screens[0].shown[-1]:
-        assert screens[0].changed.acquire(timeout=30)
-    shown.close()
+    screens[0].until("40 %")
 
 
-def test_after_the_end_nothing_older_or_newer_comes_on_top(screens: list[FakeLive]) -> None:
-    """What a cell has shown last stays, also when the batch goes on in another cell."""
-    tracker = FakeTracker()
-    shown = live_module.LiveReport(tracker, tracker.report)  # type: ignore[arg-type]  # all that it uses of one
-    _loop.call_soon(shown._changed)
-    tracker.progress = tracker.at(10)
-    shown.close()
-    tracker.progress = tracker.at(3)
-    _loop.run(shown._update())
-    assert "100 %" in screens[0].shown[-1]
-
-
-def test_waiting_shows_the_batch_and_returns_its_progress(screens: list[FakeLive]) -> None:
-    """The last state is what stays on the screen."""
+def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[FakeLive]) -> None:
+    """It shows the end at once when the waiting ends, and goes on when the batch does, in whichever cell."""
     tracker = FakeTracker()
     tracker.progress = tracker.at(10)
     tracker.finish(tracker.progress)
-    assert live_module.wait(tracker, tracker.report, None).succeeded == 10  # type: ignore[arg-type]  # as above
+    assert live_module.wait(tracker, tracker.bundle, None).succeeded == 10  # type: ignore[arg-type]  # as above
     assert "100 %" in screens[0].shown[-1]
+    tracker.move(7)
+    screens[0].until("70 %")
 
 
 def test_waiting_ends_with_its_time_or_with_an_error(screens: list[FakeLive]) -> None:
     """After its time waiting raises TimeoutError, and what ended the sending is raised as well."""
     tracker: Any = FakeTracker()
     with pytest.raises(TimeoutError):
-        live_module.wait(tracker, tracker.report, 0.02)
+        live_module.wait(tracker, tracker.bundle, 0.02)
     tracker.finish(ServiceError("no"))
     with pytest.raises(ServiceError, match="no"):
-        live_module.wait(tracker, tracker.report, None)
+        live_module.wait(tracker, tracker.bundle, None)
 
 
 def test_waiting_on_the_background_loop_is_refused() -> None:
@@ -144,7 +142,7 @@ def test_waiting_on_the_background_loop_is_refused() -> None:
     tracker: Any = FakeTracker()
 
     async def callback() -> None:
-        live_module.wait(tracker, tracker.report, None)
+        live_module.wait(tracker, tracker.bundle, None)
 
     with pytest.raises(RuntimeError, match="await batch"):
         _loop.run(callback(), 30)

@@ -1,0 +1,226 @@
+"""Choose rows of a batch by state, cause and text, and read them page by page, however many there are."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb.display.progress_bar import Bar
+from cloudtasks_nb.fanout.batch.errors import stored_cause
+from cloudtasks_nb.fanout.batch.table import rows_frame
+from cloudtasks_nb.fanout.outbox.causes import Cause
+from cloudtasks_nb.fanout.outbox.counters import paged
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import FINAL, BatchRecord, RowFilter, State
+from cloudtasks_nb.fanout.plan.render import read_message
+from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.watch import now_micros
+from cloudtasks_nb.store.results import StoredResult, read_results
+from cloudtasks_nb.store.store import Store
+
+__all__ = ["STATES", "Keep", "RowQuery", "RowReader", "StoredRow", "contains"]
+
+_SCANNED = 2_000  # rows that are searched together
+
+#: The states by which rows are chosen, those that need attention first.
+STATES = {
+    "failed": RowFilter(states=frozenset({State.FAILED})),
+    "retrying": RowFilter(states=frozenset({State.UNSENT, State.SENT}), tried=True),
+    "gone": RowFilter(states=frozenset({State.GONE})),
+    "rejected": RowFilter(states=frozenset({State.REJECTED})),
+    "queued": RowFilter(states=frozenset({State.SENT}), tried=False),
+    "unsent": RowFilter(states=frozenset({State.UNSENT}), tried=False),
+    "succeeded": RowFilter(states=frozenset({State.SUCCEEDED})),
+    "cancelled": RowFilter(states=frozenset({State.CANCELLED})),
+}
+_WITH_CAUSE = ("failed", "retrying")
+
+#: Returns those rows of a frame that are wanted.
+Keep = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowQuery:
+    """Which rows of a batch are shown: those for which all of this is true."""
+
+    state: str = ""  #: one of `STATES`; empty: any
+    cause: str = ""  #: of rows that failed or are tried again, as `batch.errors()` names it; empty: any
+    text: str = ""  #: what a row contains, or ``column:value``; empty: anything
+
+    @property
+    def filters(self) -> tuple[RowFilter, ...]:
+        """What the outbox is asked for; the rows of all of them are chosen."""
+        if not self.cause:
+            return (STATES[self.state] if self.state else RowFilter(),)
+        states = [self.state] if self.state in _WITH_CAUSE else _WITH_CAUSE
+        cause = stored_cause(self.cause)
+        return tuple(RowFilter(states=STATES[name].states, tried=STATES[name].tried, cause=cause) for name in states)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRow:
+    """What this machine and the store have of one row and its newest task."""
+
+    row: int  #: position in the input
+    state: str
+    request: Mapping[str, Any]  #: method, URL, headers and decoded body, without secrets
+    message: str | None  #: the last error that is known
+    result: StoredResult | None  #: what the handler stored
+
+
+class RowReader:
+    """Reads and chooses rows of one batch from the outbox; it never calls the service.
+
+    Parameters
+    ----------
+    outbox : Outbox
+    record : BatchRecord
+        The batch.
+    store : Store
+        Where its handler stores results.
+    """
+
+    def __init__(self, outbox: Outbox, record: BatchRecord, store: Store) -> None:
+        self._outbox, self._batch, self._store = outbox, record.id, store
+        self._queue = record.place.queue_name
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows are in each of `STATES`. Reads counters only."""
+        counts = self._outbox.batches.counts(self._batch)
+        retrying = sum(self._outbox.causes.retrying(self._batch).values())
+        found = {name: sum(counts[state] for state in STATES[name].states) for name in STATES}
+        return {**found, "retrying": retrying, "queued": max(0, counts[State.SENT] - retrying)}
+
+    def causes(self) -> dict[str, tuple[int, int]]:
+        """Return how many rows with each cause failed, and how many are tried again; the most frequent first.
+
+        Reads counters only.
+        """
+        failed, retrying = self._outbox.causes.failed(self._batch), self._outbox.causes.retrying(self._batch)
+        found = {cause: (failed.get(cause, 0), retrying.get(cause, 0)) for cause in {**failed, **retrying}}
+        return dict(sorted(found.items(), key=lambda item: (-sum(item[1]), item[0])))
+
+    def cause_details(self) -> dict[str, Cause]:
+        """Return each cause with the times of its attempts and its first row. Reads the outcomes of all rows."""
+        return {cause.cause: cause for cause in self._outbox.causes.errors(self._batch)}
+
+    def count(self, query: RowQuery) -> int:
+        """Return how many rows a query without a text chooses. Reads counters only."""
+        if query.cause:
+            failed, retrying = self.causes().get(query.cause, (0, 0))
+            return {"failed": failed, "retrying": retrying}.get(query.state, failed + retrying)
+        return self.counts()[query.state] if query.state else sum(self._outbox.batches.counts(self._batch).values())
+
+    def each(self, query: RowQuery) -> Iterator[int]:
+        """Yield the refs of all rows that a query without a text chooses."""
+        for one in query.filters:
+            yield from self._outbox.rows.matching(self._batch, one)
+
+    def refs(self, query: RowQuery, start: int = 0, size: int | None = None) -> list[int]:
+        """Return the refs of rows that a query without a text chooses: `size` of them from the one at `start`."""
+        return list(islice(self.each(query), start, None if size is None else start + size))
+
+    def search(self, query: RowQuery, keep: Keep | None, stopped: Callable[[], bool], *, progress: bool) -> array[int]:
+        """Return the refs of the rows that a query chooses; a bar shows how far the search is.
+
+        Parameters
+        ----------
+        query : RowQuery
+        keep : callable, optional
+            Of these rows only those that it returns.
+        stopped : callable
+            Whether to end early, with the rows that are found until then.
+        progress : bool
+            Show the bar.
+        """
+        found = array("q")
+        with Bar("searching", self.count(query), show=progress) as bar:
+            for refs in paged(self.each(query), _SCANNED):
+                if stopped():
+                    break
+                frame = self.frame(refs).assign(_ref=sorted(refs))
+                frame = frame if keep is None else keep(frame)
+                frame = frame[contains(frame, query.text)] if query.text else frame
+                found.extend(frame["_ref"].tolist())
+                bar.add(len(refs))
+        return found
+
+    def frame(self, refs: Iterable[int]) -> pd.DataFrame:
+        """Return rows as `batch.tasks()` does, in input order; the index is the position in the input."""
+        return rows_frame(self._outbox.rows.pages_of(self._batch, refs, wire=True), {}, now_micros())
+
+    def results(self, tasks: Sequence[str]) -> list[StoredResult | None]:
+        """Return the stored results of tasks, in their order.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read.
+        """
+        return read_results(self._store, self._batch, tasks)
+
+    def stored(self, task: str) -> StoredRow | None:
+        """Return what is known of the row whose newest task this is; None if there is none.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read.
+        """
+        located = self._outbox.rows.locate(self._batch, [task])
+        for page in self._outbox.rows.pages_of(self._batch, located.values(), wire=True):
+            message = read_message(page.wire[0], f"{self._queue}/tasks/{task}")
+            request = task_columns([message], now=now_micros(), body=True)
+            return StoredRow(
+                row=page.rows[0],
+                state=State(page.states[0]).name.lower(),
+                request={name: request[name][0] for name in ("method", "url", "headers", "body")},
+                message=page.reasons[0] or page.last_message[0],
+                result=self.results([task])[0],
+            )
+        return None
+
+    def task(self, ref: int) -> str | None:
+        """Return the newest task of a row; None if there never was one."""
+        return next((task for _, task, _ in self._outbox.rows.tasks(self._batch, [ref])), None)
+
+    def positions(self, refs: Iterable[int]) -> Iterator[int]:
+        """Yield the places of rows in `batch.tasks()`, from 0."""
+        before: list[tuple[int, int]] = []
+        total = 0
+        for first, last in self._outbox.rows.parts(self._batch):
+            before.append((last, total - first))
+            total += last - first + 1
+        for ref in refs:
+            yield ref + next(shift for last, shift in before if ref <= last)
+
+    def final(self, refs: Iterable[int]) -> dict[str, int]:
+        """Return how many of these rows are in each state in which they can be sent again."""
+        found: Counter[str] = Counter()
+        for page in paged(refs, _SCANNED):
+            found.update(state.name.lower() for state in self._outbox.rows.states_of(page).values() if state in FINAL)
+        return dict(found)
+
+
+def contains(frame: pd.DataFrame, text: str) -> Any:
+    """Return which rows of `batch.tasks()` contain a text in the input, the URL, the id or the message.
+
+    ``column:value`` finds the rows with that value in that column. Upper and lower case are the same.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"day": [1, 11], "task": ["a", "b"], "last_message": ["KeyError: 7", None]})
+    >>> contains(frame, "1").tolist(), contains(frame, "day:1").tolist(), contains(frame, "keyerror").tolist()
+    ([True, True], [True, False], [True, False])
+    """
+    name, colon, value = text.partition(":")
+    if colon and name in frame.columns:
+        return frame[name].astype(str).str.lower() == value.strip().lower()
+    searched = frame.loc[:, :"task"].assign(message=frame["last_message"])
+    return searched.apply(lambda column: column.astype(str).str.contains(text, case=False, regex=False)).any(axis=1)

@@ -1,0 +1,341 @@
+"""The buttons that retry, resend, resume or cancel rows of a batch, their questions, and their lines of Python."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import ipywidgets as widgets
+import pandas as pd
+
+from cloudtasks_nb._names import CODES
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.fanout.batch.batch import Batch, BatchView
+from cloudtasks_nb.fanout.batch.progress import FINAL
+from cloudtasks_nb.panels.batch_rows import BatchRows
+from cloudtasks_nb.panels.forms.notebook import quoted
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.widgets.prompt import Question
+
+__all__ = ["BatchActions", "contains_code", "places_code", "retry_code"]
+
+_SHORT = 2  # places that are written one by one
+_ASK_ABOVE = 10  # rows; a verb on more of them is confirmed in a prompt first
+
+
+class _Shown(Protocol):
+    """The batch that is shown, and its rows."""
+
+    batch: Batch | None
+    view: BatchView | None
+    rows: BatchRows
+    sending: bool  #: whether this process sends it
+
+    def draw(self) -> float:
+        """Show the batch as it is now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Again:
+    """Rows that would be sent again."""
+
+    counts: Mapping[str, int]  #: how many rows are in which state
+    scope: str  #: which rows these are
+    code: Callable[[str], str]  #: returns the line of Python, given the expression of the batch
+    send: Callable[[], object]  #: sends them
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return sum(self.counts.values())
+
+
+_NOTHING = _Again(counts={}, scope="", code=str, send=lambda: None)
+
+
+class BatchActions:
+    """Buttons that change rows of a batch, and ask first where many rows are concerned.
+
+    Parameters
+    ----------
+    panel : Panel
+    shown : BatchDetails
+        The batch, and which of its rows are selected.
+    """
+
+    def __init__(self, panel: Panel, shown: _Shown) -> None:
+        self._panel, self._shown = panel, shown
+        self._showing = threading.RLock()
+        self.retry = self._button("Retry failed", self._ask_retry, "A new task for each row that failed")
+        self.resume = self._button("Resume", self._ask_resume, "Send the unsent rows")
+        self.cancel = self._button(
+            "Cancel rest", self._ask_cancel, "Stop sending, and delete the tasks that are not done", style="danger"
+        )
+        tip = "A new task for each selected row that is done; if none is selected, for each row that you have chosen"
+        self.resend = self._button("Send again", self._ask_resend, tip)
+
+    @property
+    def buttons(self) -> tuple[widgets.Button, ...]:
+        """The buttons for the batch as a whole; `resend` is for chosen rows."""
+        return self.retry, self.resume, self.cancel
+
+    def show(self) -> None:
+        """Show on each button how many rows it would change."""
+        with self._showing:  # the last caller has the newest numbers
+            batch = self._shown.batch
+            progress = None if batch is None else batch.progress()
+            unsent = progress.unsent if progress is not None and not self._shown.sending else 0
+            counts = {
+                self.retry: ("Retry failed", progress.failed if progress else 0),
+                self.resend: ("Send again", self._again().count),
+                self.resume: ("Resume", unsent),
+                self.cancel: ("Cancel rest", progress.total - progress.done if progress else 0),
+            }
+            for button, (verb, count) in counts.items():
+                text = f"{verb} ({count:,})" if count else verb
+                if button.description != text:
+                    button.description = text
+                self._panel.enable(button, bool(count))
+
+    def ask_retry_cause(self, cause: str) -> None:
+        """Try the rows again that failed because of this, after a question if they are many."""
+        batch, code = self._batch()
+        view = self._view()
+        count = view.reader.causes().get(cause, (0, 0))[0]
+        rows = counted(count, "rows")
+        line = retry_code(code, cause, list(view.reader.causes()))
+        self._start(
+            lambda: batch.retry_failed(pd.DataFrame({"cause": [cause]})),
+            f"{rows} of batch {batch.id} will be tried again",
+            Question(
+                title=f"Retry {rows} of batch {batch.id}?",
+                scope=f"All {rows} that failed with {mask_text(cause)}: each gets a new task in {batch.queue}.",
+                verb=f"Retry {rows}",
+                line=line,
+                danger=False,
+            ),
+            ask=count > _ASK_ABOVE,
+        )
+
+    def _button(self, text: str, ask: Callable[[], None], tip: str, style: str = "") -> widgets.Button:
+        return self._panel.button(text, ask, changes=True, quick=True, tip=tip, style=style)
+
+    def _batch(self) -> tuple[Batch, str]:
+        """Return the batch, and the Python expression that returns it."""
+        batch = self._shown.batch
+        if batch is None:  # the buttons are disabled then
+            raise LookupError("no batch is shown")
+        return batch, f"tasks.batch({quoted(batch.id)})"
+
+    def _view(self) -> BatchView:
+        if self._shown.view is None:
+            raise LookupError("no batch is shown")
+        return self._shown.view
+
+    def _again(self) -> _Again:
+        """Return which rows `resend` sends: the selected ones, else those that are chosen, if the user has chosen."""
+        rows, view, batch = self._shown.rows, self._shown.view, self._shown.batch
+        chosen = rows.selected
+        if view is None or batch is None or (chosen.empty and rows.automatic):
+            return _NOTHING
+        if len(chosen):
+            chosen = chosen[chosen["state"].isin(FINAL)]
+            refs = list(rows.refs(chosen))
+            return _Again(
+                counts=Counter(chosen["state"].tolist()),
+                scope="that are selected",
+                code=lambda code: _resend_code(code, f"batch.tasks(){places_code(view.reader.positions(refs))}"),
+                send=lambda: batch.resend(chosen),
+            )
+        query, found, counts = rows.query, rows.found, rows.final()
+        if found is not None:
+            return _Again(
+                counts=counts,
+                scope="that were found",
+                code=lambda code: _resend_code(code, self._found_code(view, rows, found)),
+                send=lambda: view.send_again(query, found),
+            )
+        if query.cause or query.state == "failed":
+            return _Again(
+                counts=counts,
+                scope="that failed" + (f" with {mask_text(query.cause)}" if query.cause else ""),
+                code=lambda code: retry_code(code, query.cause, view.reader.causes()),
+                send=lambda: batch.retry_failed(pd.DataFrame({"cause": [query.cause]}) if query.cause else None),
+            )
+        return _Again(
+            counts=counts,
+            scope=f"in state {query.state}",
+            code=lambda code: _resend_code(code, f"batch.tasks().query({quoted(_of_state(query.state))})"),
+            send=lambda: view.send_again(query, None),
+        )
+
+    @staticmethod
+    def _found_code(view: BatchView, rows: BatchRows, found: Iterable[int]) -> str:
+        """Return the Python that chooses the rows that were found: by the text if that is all, else by places."""
+        query = rows.query
+        if rows.part_words or query.cause or not query.text:
+            return f"batch.tasks(){places_code(view.reader.positions(found))}"
+        frame = "batch.tasks()" + (f".query({quoted(_of_state(query.state))})" if query.state in FINAL else "")
+        return f"(rows := {frame})[{contains_code(query.text, rows.columns)}]"
+
+    def _ask_retry(self) -> None:
+        batch, code = self._batch()
+        progress = batch.progress()
+        rows = counted(progress.failed, "rows")
+        self._start(
+            batch.retry_failed,
+            f"{rows} of batch {batch.id} will be tried again",
+            Question(
+                title=f"Retry {rows} of batch {batch.id}?",
+                scope=f"All {rows} that failed, of {progress.total:,}: each gets a new task in {batch.queue}.",
+                verb=f"Retry {rows}",
+                line=f"{code}.retry_failed()",
+                danger=False,
+            ),
+            ask=progress.failed > _ASK_ABOVE,
+        )
+
+    def _ask_resend(self) -> None:
+        batch, code = self._batch()
+        again = self._again()
+        count, succeeded = again.count, again.counts.get("succeeded", 0)
+        rows = counted(count, "rows")
+        line = again.code(code)
+        twice = f" {counted(succeeded, 'rows')} of them succeeded: what they do is done once more." if succeeded else ""
+        total = f"{batch.progress().total:,}"
+        question = Question(
+            title=f"Send {rows} of batch {batch.id} again?",
+            scope=f"The {rows} {again.scope}, of {total}: each gets a new task in {batch.queue}.{twice}",
+            verb=f"Send {rows} again",
+            line=line,
+            danger=False,
+        )
+
+        def resend() -> None:
+            self._panel.notify(f"sending {rows} of batch {batch.id} again …")
+            again.send()
+            self._panel.notify(f"{rows} of batch {batch.id} will be sent again", line=line)
+
+        self._start(resend, "", question, ask=count > _ASK_ABOVE or succeeded > 0)
+
+    def _ask_resume(self) -> None:
+        batch, code = self._batch()
+        progress = batch.progress()
+        rows = counted(progress.unsent, "rows")
+        question = Question(
+            title=f"Send the remaining rows of batch {batch.id}?",
+            scope=f"Creates {counted(progress.unsent, 'tasks')} in {batch.queue}, of {progress.total:,} rows.",
+            verb=f"Send {rows}",
+            line=f"{code}.resume()",
+            danger=False,
+        )
+        self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=progress.unsent > _ASK_ABOVE)
+
+    def _ask_cancel(self) -> None:
+        batch, code = self._batch()
+        progress = batch.progress()
+        left = progress.total - progress.done
+        rows = counted(left, "rows")
+        question = Question(
+            title=f"Cancel the rest of batch {batch.id}?",
+            scope=f"{rows} of {progress.total:,} are not done: {progress.unsent:,} will not be sent, "
+            f"{counted(progress.pending, 'tasks')} in {batch.queue} will be deleted. Running attempts continue.",
+            verb=f"Cancel {rows}",
+            line=f"{code}.cancel()",
+            typed=batch.id if left > _ASK_ABOVE else None,
+        )
+        self._start(batch.cancel, f"cancelling {rows} of batch {batch.id}", question, ask=True)
+
+    def _start(self, work: Callable[[], object], status: str, question: Question, *, ask: bool) -> None:
+        """Start `work`, after the user confirmed the question if `ask`; then show the status, if there is one."""
+
+        def run() -> None:
+            work()
+            if status:
+                self._panel.notify(status, line=question.line)
+            self._shown.draw()
+
+        if ask:
+            self._panel.ask(question, run)
+        else:
+            self._panel.start(run, changes=True)
+
+
+def retry_code(batch: str, cause: str, causes: Iterable[str]) -> str:
+    """Return the line of Python that retries the rows that failed because of `cause`, and no others.
+
+    Parameters
+    ----------
+    batch : str
+        The Python expression of the batch.
+    cause : str
+        As `batch.errors()` names it; empty: any.
+    causes : iterable of str
+        All causes: ``retry_failed("INTERNAL")`` chooses by the status, and ``retry_failed("KeyError")`` by the type.
+
+    Examples
+    --------
+    >>> retry_code("batch", "KeyError: …", ["KeyError: …"])
+    'batch.retry_failed("KeyError: …")'
+    >>> retry_code("batch", "INTERNAL", ["INTERNAL", "KeyError: …"])
+    '(batch := batch).retry_failed((errors := batch.errors())[errors["cause"] == "INTERNAL"])'
+    """
+    if not cause:
+        return f"{batch}.retry_failed()"
+    others = [other for other in causes if other != cause]
+    wider = any(other not in CODES if cause in CODES else other.partition(":")[0] == cause for other in others)
+    if not wider:
+        return f"{batch}.retry_failed({quoted(cause)})"
+    return f'(batch := {batch}).retry_failed((errors := batch.errors())[errors["cause"] == {quoted(cause)}])'
+
+
+def _resend_code(batch: str, rows: str) -> str:
+    return f"(batch := {batch}).resend({rows})"
+
+
+def _of_state(state: str) -> str:
+    return f"state == '{state}'"
+
+
+def places_code(places: Iterable[int]) -> str:
+    """Return the Python that chooses rows of a frame by their places; those at equal distances are one range.
+
+    Examples
+    --------
+    >>> places_code([3, 4, 5]), places_code([1, 3]), places_code([0, 1, 2, 6, 8, 10])
+    ('.iloc[3:6]', '.iloc[[1, 3]]', '.iloc[[*range(0, 3), *range(6, 11, 2)]]')
+    """
+    runs: list[range] = []
+    for place in places:
+        last = runs[-1] if runs else range(0)
+        if len(last) == 1:
+            runs[-1] = range(last.start, place + 1, place - last.start)
+        elif last and place == last.stop - 1 + last.step:
+            runs[-1] = range(last.start, place + 1, last.step)
+        else:
+            runs.append(range(place, place + 1))
+    if len(runs) == 1 and runs[0].step == 1:
+        return f".iloc[{runs[0].start}:{runs[0].stop}]"
+    parts = [str([*run])[1:-1] if len(run) <= _SHORT else f"*{run}" for run in runs]
+    return f".iloc[[{', '.join(parts)}]]"
+
+
+def contains_code(text: str, columns: Sequence[str]) -> str:
+    """Return the Python that does the same as `contains` for the frame `rows` with these columns.
+
+    Examples
+    --------
+    >>> contains_code("day:1", ["day", "task"])
+    'rows["day"].astype(str).str.lower() == "1"'
+    """
+    name, colon, value = text.partition(":")
+    if colon and name in columns:
+        return f"rows[{quoted(name)}].astype(str).str.lower() == {quoted(value.strip().lower())}"
+    return (
+        'rows.loc[:, :"task"].assign(message=rows["last_message"]).apply(lambda column: '
+        f"column.astype(str).str.contains({quoted(text)}, case=False, regex=False)).any(axis=1)"
+    )

@@ -1,0 +1,164 @@
+"""Why rows of a batch failed: a line for each cause, an example of it, and a button that retries its rows."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import ipywidgets as widgets
+
+from cloudtasks_nb.display.card import section_html, table_html
+from cloudtasks_nb.display.plural import count_text, counted
+from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.errors import StoreError
+from cloudtasks_nb.fanout.batch.row_query import RowReader
+from cloudtasks_nb.fanout.outbox.causes import Cause
+from cloudtasks_nb.panels.cards.row import error_of
+from cloudtasks_nb.panels.cards.task import moment
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.widgets.cells import code_html
+from cloudtasks_nb.panels.widgets.choices import Choice, Choices
+
+__all__ = ["BatchFailures"]
+
+_SHOWN = 100  # causes; a batch has up to 1,000
+_PAUSE_FACTOR = 20  # the details of the causes are not read again for the duration of the last reading times this
+
+
+class BatchFailures(widgets.VBox):
+    """The causes of failures of a batch, the most frequent first.
+
+    Parameters
+    ----------
+    panel : Panel
+        Runs the work in the background, and shows exceptions.
+    picked : callable
+        Called with the chosen cause, or None, when it has changed.
+    retry : callable
+        Called with a cause when its rows are to be tried again.
+    """
+
+    def __init__(self, panel: Panel, picked: Callable[[str | None], object], retry: Callable[[str], object]) -> None:
+        self._panel, self._changed = panel, picked
+        self._reader: RowReader | None = None
+        self._causes: Mapping[str, tuple[int, int]] = {}  # failed and retrying rows of each cause
+        self._details: Mapping[str, Cause] = {}
+        self._details_of: object = None  # the causes for which the details were read
+        self._reading = threading.Lock()
+        self._fresh_until = 0.0
+        self._heading = widgets.HTML()
+        self.choices = Choices(
+            "Causes of failures",
+            "stacked",
+            picked=lambda cause: panel.guarded(self._clicked, cause),
+            act=lambda cause: panel.guarded(retry, cause),
+        )
+        self.example = widgets.HTML().add_class("ctn-example")
+        super().__init__([self._heading, self.choices, self.example])
+        self.add_class("ctn-failures")
+
+    @property
+    def cause(self) -> str | None:
+        """The chosen cause."""
+        picked: str | None = self.choices.picked
+        return picked
+
+    def show(self, reader: RowReader | None) -> None:
+        """Show the causes of another batch, or none."""
+        self._reader, self._details, self._details_of, self._fresh_until = reader, {}, None, 0.0
+        self.choices.picked, self.example.value = None, ""
+
+    def draw(self) -> None:
+        """Show the causes as they are counted now; their times follow."""
+        if self._reader is None:
+            return
+        self._causes = self._reader.causes()
+        self._offer()
+        if self._causes and self._causes != self._details_of and time.monotonic() > self._fresh_until:
+            self._panel.spawn(asyncio.to_thread(self._read_details, self._reader, self._causes))
+
+    def pick(self, cause: str | None) -> None:
+        """Choose a cause, or none: show an example of it."""
+        if cause != self.cause:
+            self.choices.picked, self.example.value = cause, ""
+            if cause is not None and self._reader is not None:
+                self._panel.spawn(asyncio.to_thread(self._show_example, self._reader, cause))
+
+    def html(self) -> str:
+        """Return the causes as a static table; empty if nothing failed."""
+        rows = [
+            (count_text(failed + retrying), html.escape(mask_text(cause)), html.escape(self._note(cause)))
+            for cause, (failed, retrying) in list(self._causes.items())[:_SHOWN]
+        ]
+        return self._heading.value + table_html(("Rows", "Cause", ""), rows) if rows else ""
+
+    def _clicked(self, cause: str) -> None:
+        self.pick(None if cause == self.cause else cause)
+        self._changed(self.cause)
+
+    def _offer(self) -> None:
+        changes = not self._panel.context.read_only
+        self.choices.offer(
+            [
+                Choice(
+                    key=cause,
+                    text=cause,
+                    number=failed + retrying,
+                    note=self._note(cause),
+                    act=f"Retry {count_text(failed)}" if failed and changes else "",
+                    tip=f"A new task for each of the {counted(failed, 'rows')} that failed because of this",
+                )
+                for cause, (failed, retrying) in list(self._causes.items())[:_SHOWN]
+            ]
+        )
+        rest = len(self._causes) - _SHOWN
+        more = f", here the first {_SHOWN}" if rest > 0 else ""
+        self._heading.value = section_html(f"Why rows failed: {counted(len(self._causes), 'causes')}{more}", "")
+        self.layout.display = None if self._causes else "none"
+
+    def _note(self, cause: str) -> str:
+        failed, retrying = self._causes[cause]
+        words = [f"{count_text(failed)} failed"] if failed and retrying else ["failed"] if failed else []
+        words += [f"{count_text(retrying)} retrying"] if failed and retrying else ["retrying"] if retrying else []
+        found = self._details.get(cause)
+        times = "" if found is None or found.first is None else _span(found.first, found.last or found.first)
+        return " · ".join(part for part in (", ".join(words), times) if part)
+
+    def _read_details(self, reader: RowReader, causes: Mapping[str, tuple[int, int]]) -> None:
+        """Read times and first rows of the causes: one reading at a time, and not all the time."""
+        if not self._reading.acquire(blocking=False):
+            return
+        try:
+            began = time.monotonic()
+            details = reader.cause_details()
+            ended = time.monotonic()
+            self._fresh_until = ended + _PAUSE_FACTOR * (ended - began)
+        finally:
+            self._reading.release()
+        if reader is self._reader:
+            self._details, self._details_of = details, causes
+            self._offer()
+
+    def _show_example(self, reader: RowReader, cause: str) -> None:
+        found = self._details.get(cause) or reader.cause_details().get(cause)
+        task = None if found is None else reader.task(found.ref)
+        if task is None:
+            return
+        try:
+            row = reader.stored(task)
+        except StoreError as error:
+            row, text = None, error.message
+        if row is not None:
+            text = error_of(row, task) or "Neither the log nor the store has a message of this attempt."
+        if cause == self.cause:
+            place = "" if row is None else f" {row.row:,}"
+            self.example.value = section_html(f"Example: row{place}", code_html(text))
+
+
+def _span(first: int, last: int) -> str:
+    """Return the times of the first and the last attempt; one if they look the same."""
+    begin, end = moment(first), moment(last)
+    return begin if begin == end else f"{begin} to {end}"

@@ -1,0 +1,355 @@
+"""The rows of a batch, chosen by state, cause and text, and shown a part at a time, however many there are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+
+from cloudtasks_nb.display.card import section_html
+from cloudtasks_nb.display.colours import colour
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.errors import StoreError
+from cloudtasks_nb.fanout.batch.progress import FINAL
+from cloudtasks_nb.fanout.batch.results import join_results
+from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader
+from cloudtasks_nb.panels.cards.task import last_errors
+from cloudtasks_nb.panels.panel import WIDE, Panel, close_all
+from cloudtasks_nb.panels.widgets.cells import Column
+from cloudtasks_nb.panels.widgets.choices import Choice, Choices
+from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.store.results import StoredResult
+
+__all__ = ["BatchRows", "Part"]
+
+_WINDOW = 1_000  # rows that are in the table at a time
+_PAUSE_FACTOR = 20  # rows are not read again for the duration of the last reading times this
+_LONG_SEARCH = 0.5  # seconds; a search that took longer is not repeated by itself
+_ALL = "all"
+
+_STATE_COLUMNS = (
+    Column("state", kind="state", width="8.5em"),
+    Column("last_status", "Last answer", kind="state", width="12em"),
+    Column("attempts", kind="count", width="7.5em"),
+    Column("last_attempt_time", "Last attempt", kind="time", width="10em"),
+    Column("last_message", "Message"),
+)
+_SUCCESS_COLUMNS = (
+    Column("attempts", kind="count", width="7.5em"),
+    Column("duration", kind="duration", width="7em"),
+    Column("last_attempt_time", "Last attempt", kind="time", width="10em"),
+)
+_WIDTHS = {"row": "5em", "partition": "9em"}
+_KEY = "_key"
+_INPUT_COLUMNS = 5  # columns of the input that are shown
+_RESULT_COLUMNS = 5  # columns of the results that are shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The part of a backfill that is selected in its calendar."""
+
+    keys: tuple[str, ...]  #: of the selected squares; empty: all rows
+    words: str  #: which periods these are
+    keep: Keep  #: returns those rows of a frame that are in the part
+    labelled: Keep  #: returns a frame with a first column `partition`
+
+
+class BatchRows(widgets.VBox):
+    """Rows of a batch. At first those that failed, if some did, else all.
+
+    Parameters
+    ----------
+    panel : Panel
+        Runs searches in the background, and shows exceptions.
+    chosen : callable
+        Called when other rows are to be shown.
+    selected : callable
+        Called with the keys of the selected rows when they have changed.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        chosen: Callable[[], object],
+        selected: Callable[[list[str]], object],
+        *tools: widgets.Button,
+    ) -> None:
+        self._panel = panel
+        self._chosen, self._selected = chosen, selected
+        self._reader: RowReader | None = None
+        self._lock = threading.Lock()
+        self._version: tuple[tuple[Any, ...], float] | None = None  # of the rows that are shown
+        self._fresh_until = 0.0  # the rows are not read again before this time
+        self._heading = widgets.HTML()
+        self.states = Choices("States of rows", "inline", picked=lambda state: panel.guarded(self._pick_state, state))
+        self.text = widgets.Text(
+            placeholder="Find in input, URL and message: text, or column:value, then Enter",
+            continuous_update=False,
+            layout=WIDE,
+        )
+        self.text.tooltip = "Search all rows of this state"
+        panel.control(self.text, self._search)
+        self.earlier = panel.button(f"Previous {_WINDOW:,}", lambda: self._turn(-1), changes=False, quick=True)
+        self.later = panel.button(f"Next {_WINDOW:,}", lambda: self._turn(1), changes=False, quick=True)
+        self._pager = panel.row(self.earlier, self.later)
+        self._tools = panel.row(self.text, *tools)
+        self.table: Table | None = None
+        self._reset(None)
+        super().__init__([self._heading, self.states, self._tools, self._pager])
+        self.add_class("ctn-rows")
+
+    def show(self, reader: RowReader | None) -> None:
+        """Show the rows of another batch, or none."""
+        with self._lock:
+            self._reset(reader)
+        self.clear()
+
+    def choose(self, query: RowQuery) -> None:
+        """Show the rows that a query chooses; they are read by the next `draw`."""
+        with self._lock:
+            self.query, self._automatic, self._start = query, False, 0
+        self.clear()
+
+    def draw(self, part: Part | None, changed: float, *, progress: bool = False) -> float:
+        """Read the rows again if they may have changed and the last read is not too recent.
+
+        Parameters
+        ----------
+        part : Part, optional
+            What is selected in the calendar of a backfill.
+        changed : float
+            When the batch was changed last.
+        progress : bool
+            Show the progress of a search in the panel.
+
+        Returns
+        -------
+        float
+            Seconds after which there is more to show; 0 for none.
+        """
+        with self._lock:
+            if self._reader is None:
+                return 0.0
+            counts = self._reader.counts()
+            if self._automatic:
+                picked = part is not None and part.keys
+                self.query = RowQuery(state="failed" if counts["failed"] and not picked else "")
+            self._offer(counts)
+            version = (self.query, self._start, () if part is None else part.keys)
+            if (version, changed) == self._version:
+                return 0.0
+            began = time.monotonic()
+            same = self._version is not None and self._version[0] == version
+            if same and began < self._fresh_until:
+                return self._fresh_until - began
+            self._read(self._reader, part, same=same, progress=progress)
+            self._version = version, changed
+            ended = time.monotonic()
+            self._fresh_until = ended + _PAUSE_FACTOR * (ended - began)
+            return 0.0
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the user has not chosen what is shown."""
+        return self._automatic and self._found is None
+
+    @property
+    def found(self) -> array[int] | None:
+        """The refs of all rows that a search has found; None if they are chosen by state and cause only."""
+        return self._found
+
+    def final(self) -> Mapping[str, int]:
+        """Return how many of the chosen rows are in each state in which they can be sent again."""
+        if self._found is not None:
+            return self._final
+        if self._reader is None or not (self.query.state or self.query.cause):
+            return {}
+        state = self.query.state or "failed"
+        return {state: self._reader.count(replace(self.query, state=state))} if state in FINAL else {}
+
+    @property
+    def selected(self) -> pd.DataFrame:
+        """The selected rows."""
+        return pd.DataFrame() if self.table is None else self.table.selected_frame
+
+    def refs(self, frame: pd.DataFrame) -> Iterator[int]:
+        """Yield the refs of shown rows."""
+        return (self._refs[key] for key in frame[_KEY] if key in self._refs)
+
+    def clear(self) -> None:
+        """Clear the selection."""
+        if self.table is not None:
+            self.table.select([])
+
+    def task(self, key: str) -> str | None:
+        """Return the task of a row; None if there never was one."""
+        return None if key.startswith("row ") else key
+
+    def html(self) -> str:
+        """Return the current page of the table."""
+        return "" if self.table is None else self._heading.value + self.table.html()
+
+    def _reset(self, reader: RowReader | None) -> None:
+        self._reader = reader
+        self.query, self._automatic, self._start = RowQuery(), True, 0
+        self._found: array[int] | None = None
+        self.columns: list[str] = []  #: of `batch.tasks()`
+        self.part_words = ""  #: which periods are selected in the calendar
+        self._final: Mapping[str, int] = {}
+        self._found_at, self._search_seconds = "", 0.0
+        self._version, self._fresh_until = None, 0.0
+        self._refs: dict[str, int] = {}
+        self._results: dict[str, StoredResult | None] = {}  # of the rows that are shown
+        self.text.value = ""
+
+    def _pick_state(self, state: str) -> None:
+        wanted = "" if state in (_ALL, self.query.state) else state
+        cause = self.query.cause if wanted in ("failed", "retrying") else ""
+        self.choose(replace(self.query, state=wanted, cause=cause))
+        self._chosen()
+
+    def _search(self) -> None:
+        text = self.text.value.strip()
+        if text != self.query.text:
+            self.choose(replace(self.query, text=text))
+            self._chosen()
+
+    def _turn(self, by: int) -> None:
+        with self._lock:
+            self._start = max(0, self._start + by * _WINDOW)
+        self.clear()
+        self._chosen()
+
+    def _offer(self, counts: Mapping[str, int]) -> None:
+        total = sum(counts.values())
+        self.states.offer(
+            [
+                Choice(key=_ALL, text=_ALL, number=total),
+                *(
+                    Choice(key=name, text=name, number=counts[name], colour=colour(name))
+                    for name in STATES
+                    if counts[name] or name == self.query.state
+                ),
+            ]
+        )
+        self.states.picked = self.query.state or (None if self.query.cause else _ALL)
+
+    def _read(self, reader: RowReader, part: Part | None, *, same: bool, progress: bool) -> None:
+        """Read the rows that are chosen, and show them."""
+        picked = part is not None and bool(part.keys)
+        self.part_words = part.words if part is not None else ""
+        if not (picked or self.query.text):
+            self._found = None
+        elif not same or self._search_seconds < _LONG_SEARCH:
+            self._find(reader, part if picked else None, progress=progress)
+        total = reader.count(self.query) if self._found is None else len(self._found)
+        self._start = min(self._start, (total - 1) // _WINDOW * _WINDOW if total else 0)
+        end = self._start + _WINDOW
+        found = reader.refs(self.query, self._start, _WINDOW) if self._found is None else self._found[self._start : end]
+        refs = sorted(found)
+        frame = reader.frame(refs)
+        self.columns = [str(name) for name in frame.columns]
+        self._refs = dict(zip(_keys(frame), refs, strict=True))
+        self._pager.layout.display = None if total > _WINDOW else "none"
+        self._panel.enable(self.earlier, self._start > 0)
+        self._panel.enable(self.later, end < total)
+        words = self._words(part if picked else None, frame, total)
+        missing = self._load(reader, frame if part is None else part.labelled(frame))
+        self._heading.value = section_html(words + missing, "")
+
+    def _find(self, reader: RowReader, part: Part | None, *, progress: bool) -> None:
+        stopped = self._panel.stopping.is_set if progress else bool
+        began = time.monotonic()
+        self._found = reader.search(self.query, None if part is None else part.keep, stopped, progress=progress)
+        self._search_seconds = time.monotonic() - began
+        self._found_at = f", found at {datetime.now(UTC):%H:%M:%S} UTC" if self._search_seconds > _LONG_SEARCH else ""
+        self._final = reader.final(self._found)
+
+    def _words(self, part: Part | None, frame: pd.DataFrame, total: int) -> str:
+        """Return which rows are shown."""
+        words = counted(total, f"{self.query.state} rows".lstrip())
+        words += f" of {part.words}" if part is not None else ""
+        words += f" with the cause {mask_text(self.query.cause)}" if self.query.cause else ""
+        words += f" with “{mask_text(self.query.text)}”" if self.query.text else ""
+        words += self._found_at if self._found is not None else ""
+        if total > _WINDOW:
+            return f"{words}, here {self._start + 1:,} to {self._start + len(frame):,}"
+        states = Counter(frame["state"].tolist()).most_common()
+        mixed = states and not self.query.state and self._found is not None
+        return f"{words}: " + ", ".join(f"{count:,} {state}" for state, count in states) if mixed else words
+
+    def _load(self, reader: RowReader, frame: pd.DataFrame) -> str:
+        """Show rows, those that succeeded with their results beside their inputs; return a note on the results."""
+        inputs = frame.columns[: list(frame.columns).index("url")]
+        hidden = ("start", "end") if "partition" in inputs else ()
+        names = [str(name) for name in inputs if name not in hidden][:_INPUT_COLUMNS]
+        wanted = names if "partition" in names else ["row", *names]
+        columns, note = [Column(name, width=_WIDTHS.get(name)) for name in wanted], ""
+        if self.query.state == "succeeded":
+            frame, results, note = self._with_results(reader, frame)
+            columns += [*(Column(name, kind="json") for name in results), *_SUCCESS_COLUMNS]
+        else:
+            frame = _with_messages(frame)
+            columns += _STATE_COLUMNS
+        if self.table is None or columns != self._columns:
+            self._make(columns)
+        assert self.table is not None  # noqa: S101 - it was just made
+        self.table.load(_keyed(frame))
+        return note
+
+    def _with_results(self, reader: RowReader, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str], str]:
+        """Return rows with their results, the names of the new columns, and a note if results are missing."""
+        self._results = {task: self._results[task] for task in frame["task"] if task in self._results}
+
+        def read(tasks: Sequence[str]) -> list[StoredResult | None]:
+            unknown = [task for task in tasks if task not in self._results]
+            self._results.update(zip(unknown, reader.results(unknown), strict=True))
+            return [self._results[task] for task in tasks]
+
+        try:
+            joined = join_results(frame, read, lambda _: None)
+        except StoreError as error:
+            return frame, [], f", without results: {error.message}"
+        if joined.missing == len(frame):
+            return frame, [], ", of which no results are stored"
+        names = [name for name in joined.frame.columns if name not in frame.columns and name != "error"]
+        note = f", {joined.missing:,} of them without a stored result" if joined.missing else ""
+        return frame.assign(**{name: joined.frame[name] for name in names}), names[:_RESULT_COLUMNS], note
+
+    def _make(self, columns: list[Column]) -> None:
+        old = self.table
+        self._columns = columns
+        self.table = self._panel.attach(Table(columns, key=_KEY, page_size=20, label="rows", empty="No rows"))
+        self.table.on_select = lambda keys: self._panel.guarded(self._selected, keys)
+        self.children = [self._heading, self.states, self._tools, self.table, self._pager]
+        if old is not None:
+            close_all(old)
+
+
+def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the exceptions of handlers in this kernel: the log entry of a last attempt has no message."""
+    silent = frame[(frame["state"] == "failed") & frame["last_message"].isna() & frame["task"].notna()]
+    known = last_errors(silent["url"].dropna()) if len(silent) else {}
+    if not known:
+        return frame
+    return frame.assign(last_message=frame["last_message"].fillna(silent["task"].map(known)))
+
+
+def _keys(frame: pd.DataFrame) -> list[str]:
+    """Return each row's key: its newest task, or its place in the frame if it never had a task."""
+    return [f"row {place}" if pd.isna(task) else str(task) for place, task in enumerate(frame["task"])]
+
+
+def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with their position in the input and their keys as columns."""
+    return frame.reset_index().rename(columns=str).assign(**{_KEY: _keys(frame)})

@@ -1,0 +1,83 @@
+"""Buttons with counts, of which at most one is pressed: the causes of failures, and the states of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import anywidget
+import traitlets
+
+from cloudtasks_nb.display.plural import count_text
+from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.panels.widgets.assets import source
+
+__all__ = ["Choice", "Choices"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One of the buttons."""
+
+    key: str
+    text: str
+    number: int  #: rows, shown in front of the text
+    note: str = ""  #: more about it, behind the text
+    act: str = ""  #: text of the button beside it; empty: there is none
+    tip: str = ""  #: tooltip of that button
+    colour: str = ""  #: of the dot in front of the number; empty: there is none
+
+
+class Choices(anywidget.AnyWidget):
+    """Buttons of which at most one is pressed. Its methods may be called from any thread.
+
+    Parameters
+    ----------
+    label : str
+        The name of the group.
+    kind : {"stacked", "inline"}
+        Below each other, or side by side.
+    picked : callable
+        Called with the key of the button that was clicked, pressed or not.
+    act : callable, optional
+        Called with the key of an item when the button beside it was clicked.
+
+    Attributes
+    ----------
+    picked : str or None
+        The key of the pressed button.
+    """
+
+    _esm = source("browser.js", "choices.js")
+    _css = source("theme.css", "choices.css")
+
+    label = traitlets.Unicode().tag(sync=True)
+    kind = traitlets.Unicode().tag(sync=True)
+    items: Any = traitlets.List().tag(sync=True)
+    picked: Any = traitlets.Unicode(None, allow_none=True).tag(sync=True)
+
+    def __init__(
+        self,
+        label: str,
+        kind: Literal["stacked", "inline"],
+        *,
+        picked: Callable[[str], object],
+        act: Callable[[str], object] | None = None,
+    ) -> None:
+        self._callbacks = {"pick": picked, **({} if act is None else {"act": act})}
+        super().__init__(label=label, kind=kind)
+        self.on_msg(self._on_message)
+
+    def offer(self, choices: Sequence[Choice]) -> None:
+        """Show these buttons; secrets in their texts are masked."""
+        items = []
+        for choice in choices:
+            fields = asdict(choice)
+            items.append({**fields, "text": mask_text(choice.text), "count": count_text(fields.pop("number"))})
+        if items != self.items:
+            self.items = items
+
+    def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+        if content["do"] in self._callbacks:
+            self._callbacks[content["do"]](content["key"])

@@ -1,0 +1,314 @@
+"""All rows of a batch in its panel: why they failed, which are chosen, and what is done with all of them at once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
+from cloudtasks_nb.fanout.batch.row_query import RowQuery
+from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.panels import BatchPanel, batch_rows
+from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.store import Store
+from tests.unit.panels.conftest import NOW, CloseLater, Harness, click, confirm, send_message, show
+
+__all__: list[str] = []
+
+KEY, SHOP, BAD = "KeyError: …", "ValueError: no shop", "INTERNAL"
+ROWS = pd.DataFrame({"shop": ["bern", "basel", "chur", "<b>", "bern"] * 6, "day": range(30)})
+#: What the rows at these positions ended with; of the others nothing is known.
+MESSAGES = {**dict.fromkeys(range(12), "KeyError: 7"), **dict.fromkeys((13, 14), SHOP), 15: "INTERNAL(13): code 500"}
+
+
+def record(harness: Harness, batch: Batch, state: State | None, messages: Mapping[int, str | None]) -> None:
+    """Store how the last attempts on rows ended, and let the batch count its rows."""
+    refs = batch_view(batch).reader.refs(RowQuery())
+    tries = batch.tasks()["try"].tolist()
+    found: Any = {"attempts": 2, "last_attempt_time": NOW, "duration": 250_000}
+    status = 0 if state is State.SUCCEEDED else 13
+    harness.catalog.outbox.outcomes.record(
+        batch.id,
+        [
+            Outcome(ref=refs[row], attempt=tries[row], state=state, last_status=status, last_message=text, **found)
+            for row, text in messages.items()
+        ],
+    )
+    harness.publish("reports")
+    name = "pending" if state is None else state.name.lower()
+    harness.until(batch, lambda: getattr(batch.progress(), name) >= len(messages))
+
+
+@pytest.fixture
+def batch(harness: Harness) -> Batch:
+    """Return a batch of 30 rows, of which 15 failed for three reasons, 2 are tried again and 10 succeeded."""
+    made = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/{shop}", body=["day"], progress=False))
+    record(harness, made, State.FAILED, MESSAGES)
+    record(harness, made, State.SUCCEEDED, dict.fromkeys(range(18, 28)))
+    record(harness, made, None, {16: SHOP, 17: "KeyError: 9"})
+    return made
+
+
+@pytest.fixture
+def panel(batch: Batch, closing: CloseLater) -> BatchPanel:
+    """Return its panel."""
+    made: BatchPanel = show(closing(batch.panel()))
+    made.settle()
+    return made
+
+
+def answer(store: Store, task: str, result: Any, *, error: str | None = None) -> None:
+    """Store what a handler returned, or the traceback of its exception."""
+    begun, status = dt.datetime(2026, 1, 2, tzinfo=dt.UTC), 500 if error else 200
+    found: Any = {"attempt": 2, "status": status, "started": begun, "duration": 0.25, "result": result, "error": error}
+    write_result(store, StoredResult(task=task, **found))
+
+
+def pick(panel: BatchPanel, choices: Any, key: str, do: str = "pick") -> None:
+    """Click one of several buttons."""
+    send_message(choices, do=do, key=key)
+    panel.settle()
+
+
+def find(panel: BatchPanel, text: str) -> None:
+    """Search for a text."""
+    panel.view.rows.text.value = text
+    panel.settle()
+
+
+def days(panel: BatchPanel) -> list[int]:
+    """Return which rows are shown, by their day."""
+    table = panel.view.rows.table
+    assert table is not None
+    table.select(table.page_keys)
+    found = sorted(table.selected_frame["day"].tolist()) if table.page_keys else []
+    table.select([])
+    panel.settle()
+    return found
+
+
+def tries(batch: Batch) -> list[int]:
+    """Return which rows have a second task, by position."""
+    number = batch.tasks()["try"]
+    return number.index[number == 2].tolist()
+
+
+def test_causes_come_first(panel: BatchPanel) -> None:
+    """Each cause has its rows, those that failed and those that are tried again, and times; the largest is first."""
+    items = [(item["text"], item["count"], item["note"], item["act"]) for item in panel.view.failures.choices.items]
+    assert items == [
+        (KEY, "13", "12 failed, 1 retrying · 2026-01-02 00:00", "Retry 12"),
+        (SHOP, "3", "2 failed, 1 retrying · 2026-01-02 00:00", "Retry 2"),
+        (BAD, "1", "failed · 2026-01-02 00:00", "Retry 1"),
+    ]
+    shown = panel.static_html()
+    assert shown.index("Why rows failed: 3 causes") < shown.index("15 failed rows")
+
+
+def test_a_click_on_a_cause_shows_its_traceback_and_its_rows(panel: BatchPanel, batch: Batch) -> None:
+    """The example is the first row's; a second click takes both away."""
+    store, tasks = panel.context.connection.store, batch.tasks()["task"]
+    trace = "Traceback (most recent call last):\n  <cell>\nKeyError: 7"
+    answer(store, tasks[0], None, error=trace)
+    failures = panel.view.failures
+    pick(panel, failures.choices, KEY)
+    assert "Example: row 0" in failures.example.value
+    assert "  &lt;cell&gt;\nKeyError: 7" in failures.example.value
+    assert days(panel) == [*range(12), 17]
+    assert f"13 rows with the cause {KEY}" in panel.static_html()
+    pick(panel, panel.view.rows.states, "retrying")
+    assert days(panel) == [17]
+    assert failures.cause == KEY
+    pick(panel, panel.view.rows.states, "succeeded")
+    assert failures.example.value == ""
+    pick(panel, failures.choices, SHOP)
+    assert f'<pre tabindex="0">{SHOP}</pre>' in failures.example.value
+    pick(panel, failures.choices, SHOP)
+    assert failures.example.value == ""
+    assert "30 rows" in panel.static_html()
+
+
+def test_one_kind_of_failure_is_retried_by_two_clicks(panel: BatchPanel, batch: Batch, harness: Harness) -> None:
+    """More than ten rows are asked about; rows with other causes stay as they are."""
+    pick(panel, panel.view.failures.choices, KEY, do="act")
+    question = confirm(panel)
+    assert question.verb == "Retry 12 rows"
+    assert KEY in question.scope
+    harness.sent(batch)
+    assert tries(batch) == list(range(12))
+    assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed("{KEY}")'
+    pick(panel, panel.view.failures.choices, SHOP, do="act")
+    harness.sent(batch)
+    assert tries(batch) == [*range(12), 13, 14]
+
+
+def test_read_only_causes_have_no_button(batch: Batch, closing: CloseLater) -> None:
+    """A message that asks for a retry all the same is refused."""
+    panel = show(closing(batch.panel(read_only=True)))
+    assert {item["act"] for item in panel.view.failures.choices.items} == {""}
+    pick(panel, panel.view.failures.choices, SHOP, do="act")
+    assert panel.footer.alert["text"] == "this panel is read-only"
+    assert panel.view.actions.resend not in panel.view.rows._tools.children
+
+
+def test_rows_are_chosen_by_state(panel: BatchPanel) -> None:
+    """Each state has its count; at first the failed rows are shown, and another click shows all rows."""
+    states = panel.view.rows.states
+    assert [(item["key"], item["count"]) for item in states.items] == [
+        ("all", "30"),
+        ("failed", "15"),
+        ("retrying", "2"),
+        ("queued", "3"),
+        ("succeeded", "10"),
+    ]
+    assert states.picked == "failed"
+    assert days(panel) == [*range(12), 13, 14, 15]
+    for state, wanted in (("retrying", [16, 17]), ("queued", [12, 28, 29]), ("succeeded", [*range(18, 28)])):
+        pick(panel, states, state)
+        assert (states.picked, days(panel)) == (state, wanted)
+    pick(panel, states, "succeeded")
+    assert states.picked == "all"
+    assert panel.view.rows.table is not None
+    assert panel.view.rows.table.total == 30
+
+
+def test_rows_that_fail_later_are_shown_unless_the_user_has_chosen(harness: Harness, closing: CloseLater) -> None:
+    """What is shown by itself changes, what was chosen does not."""
+    batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
+    first, second = show(closing(batch.panel())), show(closing(batch.panel()))
+    pick(second, second.view.rows.states, "queued")
+    record(harness, batch, State.FAILED, {3: SHOP})
+    for panel in (first, second):
+        panel.refresh()
+    assert days(first) == [3]
+    assert second.view.rows.states.picked == "queued"
+
+
+def test_only_a_part_of_many_rows_is_in_memory(panel: BatchPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buttons show the next part; the heading says which part of how many."""
+    monkeypatch.setattr(batch_rows, "_WINDOW", 10)
+    rows = panel.view.rows
+    pick(panel, rows.states, "all")
+    assert "30 rows, here 1 to 10" in panel.static_html()
+    assert (rows.earlier.disabled, rows.later.disabled, days(panel)) == (True, False, list(range(10)))
+    click(panel, rows.later, rows.later)
+    assert "30 rows, here 21 to 30" in panel.static_html()
+    assert (rows.earlier.disabled, rows.later.disabled, days(panel)) == (False, True, list(range(20, 30)))
+    click(panel, rows.earlier)
+    assert days(panel) == list(range(10, 20))
+    pick(panel, rows.states, "retrying")
+    assert rows._pager.layout.display == "none"
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "wanted"),
+    [
+        ("failed", "BASEL", [1, 6, 11]),
+        ("all", "day:1", [1]),
+        ("all", "no shop", [13, 14, 16]),
+        ("succeeded", "<b>", [18, 23]),
+        ("all", "shop: chur", list(range(2, 30, 5))),
+        ("all", "https://svc/basel", list(range(1, 30, 5))),
+        ("all", "nothing has this", []),
+    ],
+)
+def test_all_rows_are_searched(panel: BatchPanel, state: str, text: str, wanted: list[int]) -> None:
+    """Input, URL and message are searched in the rows of the chosen state, a column by its value."""
+    if state != panel.view.rows.query.state:
+        pick(panel, panel.view.rows.states, state)
+    find(panel, text)
+    assert days(panel) == wanted
+    assert f"with “{text}”".replace("<", "&lt;").replace(">", "&gt;") in panel.static_html()
+
+
+def run(harness: Harness, line: str) -> None:
+    """Run a line of Python that a panel has shown, as in a cell that has only `tasks`."""
+    exec(line, {"tasks": SimpleNamespace(batch=harness.catalog.get)})  # noqa: S102 - this is what is tested
+
+
+def choose_cause(panel: BatchPanel) -> None:
+    """Choose a cause that other rows' status has too."""
+    pick(panel, panel.view.failures.choices, BAD)
+
+
+@pytest.mark.parametrize(
+    ("choose", "wanted", "line"),
+    [
+        (lambda panel: pick(panel, panel.view.failures.choices, SHOP), [13, 14], f'.retry_failed("{SHOP}")'),
+        (choose_cause, [15], '.retry_failed((errors := batch.errors())[errors["cause"] == "INTERNAL"])'),
+        (lambda panel: pick(panel, panel.view.rows.states, "succeeded"), [*range(18, 28)], "state == 'succeeded'"),
+        (lambda panel: find(panel, "shop:chur"), [2, 7, 22, 27], '[rows["shop"].astype(str).str.lower() == "chur"])'),
+        (lambda panel: find(panel, "no shop"), [13, 14], 'column.astype(str).str.contains("no shop", case=False'),
+        (
+            lambda panel: panel.view.rows.table.select(panel.view.rows.table.page_keys[1:4]),
+            [1, 2, 3],
+            ".resend(batch.tasks().iloc[1:4])",
+        ),
+    ],
+    ids=["cause", "status", "state", "column", "text", "selection"],
+)
+def test_the_line_does_the_same_as_the_button(
+    panel: BatchPanel,
+    batch: Batch,
+    harness: Harness,
+    choose: Callable[[BatchPanel], None],
+    wanted: list[int],
+    line: str,
+) -> None:
+    """All rows that are chosen are sent again by one click; the line is a query, and it runs."""
+    if "chur" in line:
+        pick(panel, panel.view.rows.states, "all")
+    choose(panel)
+    panel.settle()
+    actions = panel.view.actions
+    assert actions.resend.description == f"Send again ({len(wanted)})"
+    click(panel, actions.resend)
+    if panel.prompt.question is not None:
+        assert line in panel.prompt.question.line
+        confirm(panel)
+    harness.sent(batch)
+    assert tries(batch) == wanted
+    assert line in panel.footer.line
+    record(harness, batch, State.FAILED, {row: MESSAGES.get(row, "KeyError: 7") for row in wanted})
+    run(harness, panel.footer.line)
+    harness.sent(batch)
+    again = batch.tasks()["try"]
+    assert again.index[again == 3].tolist() == wanted or "succeeded" in line
+
+
+def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
+    """Succeeded rows have the fields of their results as columns; what is not stored is counted."""
+    store, tasks = panel.context.connection.store, batch.tasks()["task"]
+    pick(panel, panel.view.rows.states, "succeeded")
+    assert "10 succeeded rows, of which no results are stored" in panel.static_html()
+    for row in range(18, 27):
+        answer(store, tasks[row], {"sold": row, "by": ["<i>"]})
+    panel.view.show(batch)
+    pick(panel, panel.view.rows.states, "succeeded")
+    table = panel.view.rows.table
+    assert table is not None
+    assert [column.name for column in table._columns][:5] == ["row", "shop", "day", "sold", "by"]
+    shown = panel.static_html()
+    assert "10 succeeded rows, 1 of them without a stored result" in shown
+    assert "[&quot;&lt;i&gt;&quot;]" in shown
+    table.select([tasks[18]])
+    panel.settle()
+    assert "&quot;sold&quot;: 18" in panel.view.story.value
+
+
+def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Batch) -> None:
+    """Traceback or message, request and attempts are below the table."""
+    table: Any = panel.view.rows.table
+    table.select([batch.tasks()["task"][13]])
+    panel.settle()
+    story = panel.view.story.value
+    for words in ("Row 13", SHOP, "POST https://svc/%3Cb%3E", "&quot;day&quot;: 13"):
+        assert words in story
+    assert batch.tasks()["task"][13] in panel.view.detail.value
+    table.select([])
+    assert (panel.view.story.value, panel.view.detail.value) == ("", "")

@@ -1,0 +1,93 @@
+"""One batch in several views: what one of them changes, all show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.errors import BatchNotFoundError
+from cloudtasks_nb.fanout.batch import tracker
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.outbox.records import State
+from tests.unit.fanout.batch.test_live import FakeLive, be_notebook
+from tests.unit.panels.conftest import CloseLater, FakeWatcher, Harness, click, show
+
+__all__: list[str] = []
+
+
+@pytest.fixture
+def batch(harness: Harness) -> Batch:
+    """Return a batch of three rows, of which one failed."""
+    made = harness.sent(harness.queue().fan_out(pd.DataFrame({"n": range(3)}), url="https://svc/run", progress=False))
+    harness.finish(made, 1)
+    return made
+
+
+@pytest.fixture
+def other(batch: Batch, watcher: FakeWatcher) -> Iterator[Harness]:
+    """Return another connection to the same service and outbox."""
+    made = Harness(watcher)
+    yield made
+    made.close()
+
+
+def test_a_retry_in_the_panel_is_seen_in_the_cell(
+    batch: Batch, harness: Harness, closing: CloseLater, screens: list[FakeLive]
+) -> None:
+    """The output of a cell that has ended long ago, and other objects of the batch, show the panel's retry."""
+    batch._ipython_display_()
+    assert "1 failed" in screens[0].shown[-1]
+    same = harness.catalog.get(batch.id)
+    panel = show(closing(batch.panel()))
+    click(panel, panel.view.actions.retry)
+    assert same.progress().failed == 0
+    harness.sent(batch)
+    harness.finish(batch)
+    screens[0].until("3 rows: 3 succeeded")
+
+
+def test_a_retry_of_another_connection_is_seen_at_once(batch: Batch, other: Harness, closing: CloseLater) -> None:
+    """Run again, the cell with `ct.local("folder")` makes a new connection; the old objects do not stay behind."""
+    panel = show(closing(batch.panel()))
+    same = other.catalog.get(batch.id)
+    assert same.progress().failed == 1
+    same.retry_failed()
+    other.sent(same)
+    other.until(batch, lambda: not batch.progress().failed)
+    other.finish(same)
+    other.until(batch, lambda: batch.progress().succeeded == 3)
+    panel.refresh()
+    assert "3</b> of 3 done" in panel.view.bar.value
+
+
+def test_what_another_process_does_is_noticed(
+    batch: Batch, harness: Harness, other: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While somebody looks at a finished batch, the outbox is asked what others did; they may have deleted it."""
+    monkeypatch.setattr(tracker, "_FOLLOW", 0.01)
+    outbox = other.catalog.outbox  # without a tracker, as that of another process
+    assert outbox.outcomes.new_try(batch.id) == 1
+    harness.until(batch, lambda: batch.progress().unsent == 1)
+    assert "1 unsent: batch.resume()" in repr(batch)
+    outbox.outcomes.new_try(batch.id, None, {State.SUCCEEDED})
+    outbox.batches.delete(batch.id)
+    harness.until(batch, lambda: batch._own_tracker.deleted)
+    assert repr(batch) == f"<batch {batch.id}, deleted>"
+    with pytest.raises(BatchNotFoundError):
+        batch.progress()
+
+
+def test_an_output_says_how_old_it_is(batch: Batch) -> None:
+    """It stays as it is when its kernel ends."""
+    at = batch.progress().at
+    assert at is not None
+    assert f"as of {at:%Y-%m-%d %H:%M:%S} UTC" in batch._repr_mimebundle_()["text/html"]
+
+
+@pytest.fixture
+def screens(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
+    """Be a notebook whose outputs are looked at."""
+    monkeypatch.setattr("cloudtasks_nb.fanout.batch.batch.in_notebook", lambda: True)
+    return be_notebook(monkeypatch)
