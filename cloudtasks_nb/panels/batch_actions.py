@@ -16,7 +16,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.batch import Batch, BatchView
 from cloudtasks_nb.fanout.batch.progress import FINAL
-from cloudtasks_nb.panels.batch_rows import BatchRows
+from cloudtasks_nb.panels.batch_rows import BatchRows, ShownRows
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
@@ -140,7 +140,7 @@ class BatchActions:
         """Return which rows `resend` sends: the selected ones, else those that are chosen, if the user has chosen."""
         rows, view, batch = self._shown.rows, self._shown.view, self._shown.batch
         chosen = rows.selected
-        if view is None or batch is None or (chosen.empty and rows.automatic):
+        if view is None or batch is None or (chosen.empty and rows.shown.automatic and rows.shown.found is None):
             return _NOTHING
         if len(chosen):
             chosen = chosen[chosen["state"].isin(FINAL)]
@@ -151,12 +151,12 @@ class BatchActions:
                 code=lambda code: _resend_code(code, f"batch.tasks(){places_code(view.reader.positions(refs))}"),
                 send=lambda: batch.resend(chosen),
             )
-        query, found, counts = rows.query, rows.found, rows.final()
+        query, found, counts = rows.shown.query, rows.shown.found, rows.final()
         if found is not None:
             return _Again(
                 counts=counts,
                 scope="that were found",
-                code=lambda code: _resend_code(code, self._found_code(view, rows, found)),
+                code=lambda code: _resend_code(code, _found_code(view, rows.shown, found)),
                 send=lambda: view.send_again(query, found),
             )
         if query.cause or query.state == "failed":
@@ -172,15 +172,6 @@ class BatchActions:
             code=lambda code: _resend_code(code, f"batch.tasks().query({quoted(_of_state(query.state))})"),
             send=lambda: view.send_again(query, None),
         )
-
-    @staticmethod
-    def _found_code(view: BatchView, rows: BatchRows, found: Iterable[int]) -> str:
-        """Return the Python that chooses the rows that were found: by the text if that is all, else by places."""
-        query = rows.query
-        if rows.part_words or query.cause or not query.text:
-            return f"batch.tasks(){places_code(view.reader.positions(found))}"
-        frame = "batch.tasks()" + (f".query({quoted(_of_state(query.state))})" if query.state in FINAL else "")
-        return f"(rows := {frame})[{contains_code(query.text, rows.columns)}]"
 
     def _ask_retry(self) -> None:
         batch, code = self._batch()
@@ -295,6 +286,15 @@ def retry_code(batch: str, cause: str, causes: Iterable[str]) -> str:
 
 def _resend_code(batch: str, rows: str) -> str:
     return f"(batch := {batch}).resend({rows})"
+
+
+def _found_code(view: BatchView, shown: ShownRows, found: Iterable[int]) -> str:
+    """Return the Python that chooses the rows that were found: by the text if that is all, else by places."""
+    query = shown.query
+    if shown.periods or query.cause or not query.text:
+        return f"batch.tasks(){places_code(view.reader.positions(found))}"
+    frame = "batch.tasks()" + (f".query({quoted(_of_state(query.state))})" if query.state in FINAL else "")
+    return f"(rows := {frame})[{contains_code(query.text, shown.columns)}]"
 
 
 def _of_state(state: str) -> str:

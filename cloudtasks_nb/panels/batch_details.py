@@ -95,15 +95,15 @@ class BatchDetails(widgets.VBox):
             began = time.monotonic()
             report = self.view.report()
             self.bar.value = report.html(methods=False)
-            self.failures.draw()
+            causes_after = self.failures.draw()
             self._draw_calendar(self.view)
             self._draw_seconds = time.monotonic() - began
-            more_after = self.rows.draw(self._part(), self.view.changed(), progress=progress)
+            rows_after = self.rows.draw(self._part(), self.view.changed(), progress=progress)
             self.sending = report.sending
             self.actions.show()
         if report.progress.at is not None:
             self._panel.footer.at = report.progress.at.timestamp()
-        return more_after
+        return min(filter(None, (causes_after, rows_after)), default=0.0)
 
     def static_html(self) -> str:
         """Return the batch as HTML; empty if no batch is shown."""

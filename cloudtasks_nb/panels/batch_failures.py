@@ -71,14 +71,18 @@ class BatchFailures(widgets.VBox):
         self._reader, self._details, self._details_of, self._fresh_until = reader, {}, None, 0.0
         self.choices.picked, self.example.value = None, ""
 
-    def draw(self) -> None:
-        """Show the causes as they are counted now; their times follow."""
+    def draw(self) -> float:
+        """Show the causes as they are counted now, and their times soon after; return as `BatchRows.draw` does."""
         if self._reader is None:
-            return
+            return 0.0
         self._causes = self._reader.causes()
         self._offer()
-        if self._causes and self._causes != self._details_of and time.monotonic() > self._fresh_until:
+        if not self._causes or self._causes == self._details_of:
+            return 0.0
+        wait = self._fresh_until - time.monotonic()
+        if wait <= 0:
             self._panel.spawn(asyncio.to_thread(self._read_details, self._reader, self._causes))
+        return max(0.0, wait)
 
     def pick(self, cause: str | None) -> None:
         """Choose a cause, or none: show an example of it."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +27,7 @@ from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.store.results import StoredResult
 
-__all__ = ["BatchRows", "Part"]
+__all__ = ["BatchRows", "Part", "ShownRows"]
 
 _WINDOW = 1_000  # rows that are in the table at a time
 _PAUSE_FACTOR = 20  # rows are not read again for the duration of the last reading times this
@@ -64,6 +62,20 @@ class Part:
     labelled: Keep  #: returns a frame with a first column `partition`
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownRows:
+    """What the table shows."""
+
+    query: RowQuery = field(default_factory=RowQuery)
+    automatic: bool = True  #: the user has chosen nothing
+    found: Sequence[int] | None = None  #: refs of all rows that a search found; None: state and cause tell them
+    final: Mapping[str, int] = field(default_factory=dict)  #: how many of these are in which final state
+    found_at: str = ""  #: when that was, if the search is not repeated by itself
+    periods: str = ""  #: which periods were selected in the calendar
+    columns: Sequence[str] = ()  #: of `batch.tasks()`
+    refs: Mapping[str, int] = field(default_factory=dict)  #: of the rows in the table, by their keys
+
+
 class BatchRows(widgets.VBox):
     """Rows of a batch. At first those that failed, if some did, else all.
 
@@ -87,7 +99,6 @@ class BatchRows(widgets.VBox):
         self._panel = panel
         self._chosen, self._selected = chosen, selected
         self._reader: RowReader | None = None
-        self._lock = threading.Lock()
         self._version: tuple[tuple[Any, ...], float] | None = None  # of the rows that are shown
         self._fresh_until = 0.0  # the rows are not read again before this time
         self._heading = widgets.HTML()
@@ -110,14 +121,12 @@ class BatchRows(widgets.VBox):
 
     def show(self, reader: RowReader | None) -> None:
         """Show the rows of another batch, or none."""
-        with self._lock:
-            self._reset(reader)
+        self._reset(reader)
         self.clear()
 
     def choose(self, query: RowQuery) -> None:
         """Show the rows that a query chooses; they are read by the next `draw`."""
-        with self._lock:
-            self.query, self._automatic, self._start = query, False, 0
+        self._automatic, self._start, self.query = False, 0, query
         self.clear()
 
     def draw(self, part: Part | None, changed: float, *, progress: bool = False) -> float:
@@ -137,45 +146,23 @@ class BatchRows(widgets.VBox):
         float
             Seconds after which there is more to show; 0 for none.
         """
-        with self._lock:
-            if self._reader is None:
-                return 0.0
-            counts = self._reader.counts()
-            if self._automatic:
-                picked = part is not None and part.keys
-                self.query = RowQuery(state="failed" if counts["failed"] and not picked else "")
-            self._offer(counts)
-            version = (self.query, self._start, () if part is None else part.keys)
-            if (version, changed) == self._version:
-                return 0.0
-            began = time.monotonic()
-            same = self._version is not None and self._version[0] == version
-            if same and began < self._fresh_until:
-                return self._fresh_until - began
-            self._read(self._reader, part, same=same, progress=progress)
-            self._version = version, changed
-            ended = time.monotonic()
-            self._fresh_until = ended + _PAUSE_FACTOR * (ended - began)
-            return 0.0
-
-    @property
-    def automatic(self) -> bool:
-        """Whether the user has not chosen what is shown."""
-        return self._automatic and self._found is None
-
-    @property
-    def found(self) -> array[int] | None:
-        """The refs of all rows that a search has found; None if they are chosen by state and cause only."""
-        return self._found
+        reader, seconds = self._reader, 0.0
+        while reader is not None:
+            query, start = self._asked(reader, part)
+            seconds = self._draw(reader, query, start, part, changed, progress=progress)
+            if (query, start) == (self.query, self._start) or reader is not self._reader:
+                break  # else the user has chosen other rows meanwhile
+        return seconds
 
     def final(self) -> Mapping[str, int]:
         """Return how many of the chosen rows are in each state in which they can be sent again."""
-        if self._found is not None:
-            return self._final
-        if self._reader is None or not (self.query.state or self.query.cause):
+        query = self.shown.query
+        if self.shown.found is not None:
+            return self.shown.final
+        if self._reader is None or not (query.state or query.cause):
             return {}
-        state = self.query.state or "failed"
-        return {state: self._reader.count(replace(self.query, state=state))} if state in FINAL else {}
+        state = query.state or "failed"
+        return {state: self._reader.count(replace(query, state=state))} if state in FINAL else {}
 
     @property
     def selected(self) -> pd.DataFrame:
@@ -184,7 +171,7 @@ class BatchRows(widgets.VBox):
 
     def refs(self, frame: pd.DataFrame) -> Iterator[int]:
         """Yield the refs of shown rows."""
-        return (self._refs[key] for key in frame[_KEY] if key in self._refs)
+        return (self.shown.refs[key] for key in frame[_KEY] if key in self.shown.refs)
 
     def clear(self) -> None:
         """Clear the selection."""
@@ -202,13 +189,9 @@ class BatchRows(widgets.VBox):
     def _reset(self, reader: RowReader | None) -> None:
         self._reader = reader
         self.query, self._automatic, self._start = RowQuery(), True, 0
-        self._found: array[int] | None = None
-        self.columns: list[str] = []  #: of `batch.tasks()`
-        self.part_words = ""  #: which periods are selected in the calendar
-        self._final: Mapping[str, int] = {}
-        self._found_at, self._search_seconds = "", 0.0
+        self.shown = ShownRows()
+        self._search_seconds = 0.0
         self._version, self._fresh_until = None, 0.0
-        self._refs: dict[str, int] = {}
         self._results: dict[str, StoredResult | None] = {}  # of the rows that are shown
         self.text.value = ""
 
@@ -225,77 +208,89 @@ class BatchRows(widgets.VBox):
             self._chosen()
 
     def _turn(self, by: int) -> None:
-        with self._lock:
-            self._start = max(0, self._start + by * _WINDOW)
+        self._start = max(0, self._start + by * _WINDOW)
         self.clear()
         self._chosen()
 
-    def _offer(self, counts: Mapping[str, int]) -> None:
-        total = sum(counts.values())
+    def _asked(self, reader: RowReader, part: Part | None) -> tuple[RowQuery, int]:
+        """Return which rows to show, and from which on; offer the states with their counts."""
+        counts = reader.counts()
+        if self._automatic:
+            self.query = RowQuery(state="failed" if counts["failed"] and not _words_of(part) else "")
+        query = self.query
+        shown = [name for name in STATES if counts[name] or name == query.state]
         self.states.offer(
             [
-                Choice(key=_ALL, text=_ALL, number=total),
-                *(
-                    Choice(key=name, text=name, number=counts[name], colour=colour(name))
-                    for name in STATES
-                    if counts[name] or name == self.query.state
-                ),
+                Choice(key=_ALL, text=_ALL, number=sum(counts.values())),
+                *(Choice(key=name, text=name, number=counts[name], colour=colour(name)) for name in shown),
             ]
         )
-        self.states.picked = self.query.state or (None if self.query.cause else _ALL)
+        self.states.picked = query.state or (None if query.cause else _ALL)
+        return query, self._start
 
-    def _read(self, reader: RowReader, part: Part | None, *, same: bool, progress: bool) -> None:
-        """Read the rows that are chosen, and show them."""
-        picked = part is not None and bool(part.keys)
-        self.part_words = part.words if part is not None else ""
-        if not (picked or self.query.text):
-            self._found = None
-        elif not same or self._search_seconds < _LONG_SEARCH:
-            self._find(reader, part if picked else None, progress=progress)
-        total = reader.count(self.query) if self._found is None else len(self._found)
-        self._start = min(self._start, (total - 1) // _WINDOW * _WINDOW if total else 0)
-        end = self._start + _WINDOW
-        found = reader.refs(self.query, self._start, _WINDOW) if self._found is None else self._found[self._start : end]
-        refs = sorted(found)
-        frame = reader.frame(refs)
-        self.columns = [str(name) for name in frame.columns]
-        self._refs = dict(zip(_keys(frame), refs, strict=True))
-        self._pager.layout.display = None if total > _WINDOW else "none"
-        self._panel.enable(self.earlier, self._start > 0)
-        self._panel.enable(self.later, end < total)
-        words = self._words(part if picked else None, frame, total)
-        missing = self._load(reader, frame if part is None else part.labelled(frame))
-        self._heading.value = section_html(words + missing, "")
-
-    def _find(self, reader: RowReader, part: Part | None, *, progress: bool) -> None:
-        stopped = self._panel.stopping.is_set if progress else bool
+    def _draw(
+        self, reader: RowReader, query: RowQuery, start: int, part: Part | None, changed: float, *, progress: bool
+    ) -> float:
+        """Read rows if they may have changed; return as `draw` does."""
+        version = (query, start, () if part is None else part.keys)
+        if (version, changed) == self._version:
+            return 0.0
         began = time.monotonic()
-        self._found = reader.search(self.query, None if part is None else part.keep, stopped, progress=progress)
+        same = self._version is not None and self._version[0] == version
+        if same and began < self._fresh_until:
+            return self._fresh_until - began
+        shown = ShownRows(query=query, automatic=self._automatic, periods=_words_of(part))
+        if shown.periods or query.text:
+            again = not same or self._search_seconds < _LONG_SEARCH
+            found = self._find(reader, shown, part, progress=progress) if again else self.shown
+            shown = replace(shown, found=found.found, final=found.final, found_at=found.found_at)
+        self._read(reader, shown, start, part)
+        self._version = version, changed
+        ended = time.monotonic()
+        self._fresh_until = ended + _PAUSE_FACTOR * (ended - began)
+        return 0.0
+
+    def _find(self, reader: RowReader, shown: ShownRows, part: Part | None, *, progress: bool) -> ShownRows:
+        """Search rows; until the user stops that, or chooses other rows."""
+        stopping = self._panel.stopping
+
+        def stopped() -> bool:
+            return (progress and stopping.is_set()) or self.query is not shown.query
+
+        began = time.monotonic()
+        keep = part.keep if part is not None and part.keys else None
+        found = reader.search(shown.query, keep, stopped, progress=progress)
         self._search_seconds = time.monotonic() - began
-        self._found_at = f", found at {datetime.now(UTC):%H:%M:%S} UTC" if self._search_seconds > _LONG_SEARCH else ""
-        self._final = reader.final(self._found)
+        at = f", found at {datetime.now(UTC):%H:%M:%S} UTC" if self._search_seconds > _LONG_SEARCH else ""
+        at += ", and the search was stopped" if stopped() else ""
+        return replace(shown, found=found, final=reader.final(found), found_at=at)
 
-    def _words(self, part: Part | None, frame: pd.DataFrame, total: int) -> str:
-        """Return which rows are shown."""
-        words = counted(total, f"{self.query.state} rows".lstrip())
-        words += f" of {part.words}" if part is not None else ""
-        words += f" with the cause {mask_text(self.query.cause)}" if self.query.cause else ""
-        words += f" with “{mask_text(self.query.text)}”" if self.query.text else ""
-        words += self._found_at if self._found is not None else ""
-        if total > _WINDOW:
-            return f"{words}, here {self._start + 1:,} to {self._start + len(frame):,}"
-        states = Counter(frame["state"].tolist()).most_common()
-        mixed = states and not self.query.state and self._found is not None
-        return f"{words}: " + ", ".join(f"{count:,} {state}" for state, count in states) if mixed else words
+    def _read(self, reader: RowReader, shown: ShownRows, start: int, part: Part | None) -> None:
+        """Read the rows from `start` on, and show them."""
+        found = shown.found
+        total = reader.count(shown.query) if found is None else len(found)
+        if start >= total:
+            start = max(0, total - 1) // _WINDOW * _WINDOW
+        end = start + _WINDOW
+        refs = sorted(reader.refs(shown.query, start, _WINDOW) if found is None else found[start:end])
+        frame = reader.frame(refs)
+        columns = [str(name) for name in frame.columns]
+        self.shown = replace(shown, columns=columns, refs=dict(zip(_keys(frame), refs, strict=True)))
+        self._pager.layout.display = None if total > _WINDOW else "none"
+        self._panel.enable(self.earlier, start > 0)
+        self._panel.enable(self.later, end < total)
+        missing = self._load(reader, shown.query, frame if part is None else part.labelled(frame))
+        span = f", here {start + 1:,} to {start + len(frame):,}" if total > _WINDOW else ""
+        self._heading.value = section_html(_words(shown, frame, total) + span + missing, "")
 
-    def _load(self, reader: RowReader, frame: pd.DataFrame) -> str:
+    def _load(self, reader: RowReader, query: RowQuery, frame: pd.DataFrame) -> str:
         """Show rows, those that succeeded with their results beside their inputs; return a note on the results."""
         inputs = frame.columns[: list(frame.columns).index("url")]
         hidden = ("start", "end") if "partition" in inputs else ()
         names = [str(name) for name in inputs if name not in hidden][:_INPUT_COLUMNS]
         wanted = names if "partition" in names else ["row", *names]
         columns, note = [Column(name, width=_WIDTHS.get(name)) for name in wanted], ""
-        if self.query.state == "succeeded":
+        if query.state == "succeeded":
             frame, results, note = self._with_results(reader, frame)
             columns += [*(Column(name, kind="json") for name in results), *_SUCCESS_COLUMNS]
         else:
@@ -334,6 +329,25 @@ class BatchRows(widgets.VBox):
         self.children = [self._heading, self.states, self._tools, self.table, self._pager]
         if old is not None:
             close_all(old)
+
+
+def _words_of(part: Part | None) -> str:
+    """Return which periods are selected; empty for all rows."""
+    return part.words if part is not None and part.keys else ""
+
+
+def _words(shown: ShownRows, frame: pd.DataFrame, total: int) -> str:
+    """Return which rows are shown, of a mixed selection also how many are in which state."""
+    query = shown.query
+    words = counted(total, f"{query.state} rows".lstrip())
+    words += f" of {shown.periods}" if shown.periods else ""
+    words += f" with the cause {mask_text(query.cause)}" if query.cause else ""
+    words += f" with “{mask_text(query.text)}”" if query.text else ""
+    words += shown.found_at
+    if shown.found is None or query.state or total > len(frame) or not total:
+        return words
+    states = Counter(frame["state"].tolist()).most_common()
+    return f"{words}: " + ", ".join(f"{count:,} {state}" for state, count in states)
 
 
 def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:
