@@ -22,7 +22,7 @@ from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
 from cloudtasks_nb.emulator.model.protobuf import beta, len_field, v2
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, not_found
-from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task, as_beta, as_v2, name_wire, task_wire
+from cloudtasks_nb.emulator.model.tasks import FULL, NewTask, accept_task, as_beta, as_v2, name_wire, task_wire
 from cloudtasks_nb.emulator.store.state import QueueState
 
 __all__ = ["TaskCalls"]
@@ -65,7 +65,8 @@ class TaskCalls(Service):
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         now = self._engine.clock.now()
         attempts, encode, view = queue.attempts.get, self._encoded, request.response_view
-        with closing(self._store.tasks(queue, read_number(request.page_token, queue.name, now=now))) as parts:
+        after = read_number(request.page_token, queue.name, now=now)
+        with closing(self._store.tasks(queue, after, bodies=view == FULL)) as parts:
             items = (
                 (number, len_field(1, encode(task_wire(head, due, attempts(number), body, view))))
                 for number, _, due, head, body in chain.from_iterable(parts)

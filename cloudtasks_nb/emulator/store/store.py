@@ -260,7 +260,7 @@ class Store:
             raise not_found()
         return stored
 
-    def tasks(self, queue: QueueState, after: int) -> Generator[list[StoredTask]]:
+    def tasks(self, queue: QueueState, after: int, *, bodies: bool = True) -> Generator[list[StoredTask]]:
         """Yield the tasks in the order of creation, a few at a time because each can have 1 MiB; close it after use.
 
         Parameters
@@ -269,10 +269,13 @@ class Store:
             The queue of the tasks.
         after : int
             0, or the number of the task that precedes the first one.
+        bodies : bool
+            False: leave the bodies empty.
         """
         base = task_key(queue.q, 0)
         rows = self.database.stream(
-            "SELECT seq - ?, id, due, head, body FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq",
+            f"""SELECT seq - ?, id, due, head, {"body" if bodies else "x''"} FROM tasks
+                WHERE seq BETWEEN ? AND ? ORDER BY seq""",  # noqa: S608 - nothing of a request
             (base, base + max(after, queue.floor) + 1, task_key(queue.q, LAST_NUMBER)),
         )
         with closing(rows):

@@ -102,9 +102,7 @@ class Requests(Repository):
 
     def void_until(self, batch: str) -> int:
         """Return the number of the newest request that was cancelled, 0 if none was. Quick enough for an event loop."""
-        with self._database.reading() as connection:
-            found = connection.execute("SELECT void FROM batches WHERE id = ?", (batch,)).fetchone()
-            return found[0] if found else 0
+        return self._database.peek("SELECT void FROM batches WHERE id = ?", batch) or 0
 
 
 class RequestQueue(Repository):
