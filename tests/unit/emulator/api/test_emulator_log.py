@@ -360,13 +360,13 @@ def test_pages_of_long_entries_are_cut(store: Store, clock: Clock) -> None:
 def test_a_slow_filter_is_answered_in_parts(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call ends with what it has found in time, perhaps nothing, and the pages together have every entry."""
     queue = logged_queue(store)
-    for number in range(5):
+    for number in range(40):
         store.add(queue, new_task(f"t{number}"), NOW)
     commit(store)
     monkeypatch.setattr(pages, "_MOST_SECONDS", -1)
-    found, token = read(store, clock, '"t3"')
+    found, token = read(store, clock, '"t30"')
     assert (found, token != "") == ([], True)
     while token:
-        more, token = read(store, clock, '"t3"', page_token=token)
+        more, token = read(store, clock, '"t30"', page_token=token)
         found += more
-    assert names(found) == ["t3"]
+    assert names(found) == ["t30"]
