@@ -24,10 +24,10 @@ def report(day, partition=""):
 tasks = ct.local()
 handler = ct.serve(report)
 queue = tasks.queue("reports", create=True, max_attempts=1, rate=500)
-nightly = tasks.queue("nightly", create=True).pause()
+yearly = tasks.queue("yearly", create=True).pause()
 rows = pd.DataFrame({"day": range(40)})
 _ = queue.fan_out(rows, url=handler, name="reports", progress=False).wait()
-_ = nightly.fan_out(rows, url=handler, name="night", progress=False)
+_ = yearly.fan_out(rows, url=handler, name="night", progress=False)
 _ = queue.backfill("2013-01-01", "2013-02-28", freq="D", url="https://example.com/{partition}", body={"day": 1},
                    delay="1h", name="winter", progress=False)
 """

@@ -108,7 +108,8 @@ class FooterView {
     this.observer = new IntersectionObserver((seen) => this.seen(this, seen.at(-1).isIntersecting));
     this.observer.observe(this.root);
     this.changes = new MutationObserver(() => this.changed());
-    this.changes.observe(this.root, { subtree: true, childList: true, attributeFilter: ["disabled"] });
+    this.changes.observe(this.root, { subtree: true, childList: true, attributeFilter: ["disabled", "title"] });
+    this.nameFields();
     this.clock = setInterval(() => this.drawAge(), 1000);
   }
 
@@ -153,11 +154,19 @@ class FooterView {
   }
 
   changed() {
+    this.nameFields();
     if (this.last?.disabled || !this.last?.isConnected) this.keepFocus();
     const card = [...this.root.querySelectorAll(".ctn-follow .ctn-card")].find((node) => node.closest(".ctn-panel") === this.root);
     // What was opened by hand is to be seen; what only changes stays where it is.
     if (card && card !== this.card && performance.now() - this.acted < 2000) card.scrollIntoView({ block: "nearest" });
     this.card = card;
+  }
+
+  /** Give fields without a label the tooltip as their name: not all screen readers read tooltips. */
+  nameFields() {
+    for (const field of this.root.querySelectorAll(":is(select, input, textarea)[title]:not([aria-label])")) {
+      if (![...(field.labels ?? [])].some((label) => label.textContent.trim())) field.setAttribute("aria-label", field.title);
+    }
   }
 
   /** Restore the focus to the element that had it; if that cannot have it any more, to one next to it. */
