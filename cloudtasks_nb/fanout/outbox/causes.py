@@ -46,6 +46,8 @@ _VALUE = (
     r"|[-+]?\w*\d\w*%?"  # a number, or a word with digits
 )
 _PARTS = re.compile(rf"(?P<kept>{_KEPT})|(?<!\w)(?:{_VALUE})")
+#: A KeyError shows its argument as Python does, in quotes, also where that is a sentence and no value.
+_QUOTED_SENTENCE = re.compile(r"^((?:\w+\.)*KeyError: )(['\"])(.*\S .*)\2$")
 _SEVERAL = re.compile(r"…(?:(?:[\s,;]*|[:./+\\-]+)…)+")
 
 
@@ -179,6 +181,7 @@ def exception_line(text: str) -> str:
 def _cause_of_line(text: str) -> str | None:
     if _OF_THE_SERVICE.match(text):
         return None
+    text = _QUOTED_SENTENCE.sub(r"\1\3", text)
     # Once more, because what was put in place of a value may complete another one. Each pass leaves less of the text.
     while (shorter := _normalise(text)) != text:
         text = shorter

@@ -28,6 +28,8 @@ ORDER = "RuntimeError: order {}b8c1e-aaaa-bbbb-cccc-0123456789ab of {}@shop.test
     [
         ("KeyError: 'a17'", "KeyError: 'a18'", "KeyError: …"),
         ("KeyError: 17", "KeyError: 'x'", "KeyError: …"),
+        ("KeyError: 'no price of day 0'", "KeyError: 'no price of day 12'", "KeyError: no price of day …"),
+        ('KeyError: "day 0 isn\'t there"', 'KeyError: "day 1 isn\'t there"', "KeyError: day … isn't there"),
         (
             NO_DAY.format("'2026-13-01'", "'%Y-%m-%d'"),
             NO_DAY.format('"it\'s"', '"%H"'),
