@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cloudtasks_nb.display.charts import FONT, TEXT, counts_text
+from cloudtasks_nb.display.axis import TEXT
+from cloudtasks_nb.display.charts import FONT, counts_text
 from cloudtasks_nb.display.colours import COLOURS
 
 __all__ = ["Calendar", "Periods", "Unit"]

@@ -9,47 +9,54 @@ import html
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from cloudtasks_nb.display.axis import LINE, TEXT, TRACK, svg, text_svg
 from cloudtasks_nb.display.colours import COLOURS
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted, percent_text
 
-__all__ = ["FONT", "TEXT", "counts_text", "sparkline", "state_bar"]
+__all__ = ["FONT", "counts_text", "sparkline", "state_bar"]
 
-TEXT = "var(--jp-ui-font-color1,CanvasText)"
 FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:var(--jp-ui-font-size1,13px)"
 _ACCENT = "var(--jp-brand-color1,#1976d2)"
-_TRACK = f"color-mix(in srgb,{TEXT} 12%,transparent)"
 
 
-def sparkline(values: Sequence[float | None], *, label: str, width: int = 160, height: int = 32) -> str:
-    """Return a line chart of a figure over time, such as a queue's depth.
+def sparkline(points: Sequence[tuple[float, float | None]], *, label: str, width: int = 240, height: int = 64) -> str:
+    """Return a line chart of a figure over time, such as a queue's depth, with the range of both axes.
 
     Parameters
     ----------
-    values : sequence of float or None
-        Oldest first, at even distances in time; None where the figure is not known, which leaves a gap.
+    points : sequence of (float, float or None)
+        Times in seconds, ascending, each with the figure; None where it is not known, which leaves a gap.
     label : str
         Name of the figure: ``"depth of reports"``.
     width, height : int
         Size in pixels.
     """
-    known = [value for value in values if value is not None]
-    name = f"{label}: {_range_text(values, known)}"
+    known = [value for _, value in points if value is not None]
     top = max([*known, 1])
-    step = (width - 6) / max(len(values) - 1, 1)
-    points = [
-        None if value is None else (3 + place * step, height - 3 - (height - 6) * max(value, 0) / top)
-        for place, value in enumerate(values)
+    highest = count_text(top)
+    left, right, ceiling, floor = 8.0 + 6.5 * len(highest), width - 4.0, 7.0, height - 17.0
+    first, last = (points[0][0], points[-1][0]) if points else (0.0, 0.0)
+    across = (right - left) / (last - first) if last > first else 0.0
+    places = [
+        None if value is None else (left + (at - first) * across, floor - (floor - ceiling) * max(value, 0) / top)
+        for at, value in points
     ]
-    marks = [_line(list(run), height - 3) for seen, run in groupby(points, key=lambda p: p is not None) if seen]
-    if points and points[-1] is not None:
-        x, y = points[-1]
+    span = f"last {duration_text(last - first)}" if last > first else ""
+    name = f"{label}{f', {span}' if span else ''}: {_range_text(known, now=points[-1][1] if points else None)}"
+    marks = [_line(list(run), floor) for seen, run in groupby(places, key=lambda p: p is not None) if seen]
+    if places and places[-1] is not None:
+        x, y = places[-1]
         marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" style="fill:{_ACCENT}"/>')
-    base = f'<path d="M3 {height - 2.5}H{width - 3}" style="stroke:{_TRACK}"/>'
-    return (
-        f'<svg role="img" aria-label="{html.escape(name)}" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" style="vertical-align:middle"><title>{html.escape(name)}</title>'
-        f"{base}{''.join(marks)}</svg>"
-    )
+    axes = [
+        f'<path d="M{left} {ceiling}H{right}" style="stroke:{TRACK};stroke-dasharray:2 3"/>',
+        f'<path d="M{left} {floor}H{right}" style="stroke:{LINE}"/>',
+        text_svg(left - 4, ceiling + 4, highest, anchor="end"),
+        text_svg(left - 4, floor + 4, "0", anchor="end"),
+        text_svg(left, height - 3, span, anchor="start"),
+        text_svg(right, height - 3, "now", anchor="end") if span else "",
+    ]
+    return svg(name, width, height, [*axes, *marks])
 
 
 def state_bar(counts: Mapping[str, int], *, label: str, share: float) -> str:
@@ -88,11 +95,11 @@ def counts_text(counts: Mapping[str, int], unit: str) -> str:
     return counted(sum(counts.values()), unit) + (f": {words}" if words else "")
 
 
-def _range_text(values: Sequence[float | None], known: list[float]) -> str:
+def _range_text(known: Sequence[float], *, now: float | None) -> str:
     if not known:
         return "not known yet"
-    now = "not known" if values[-1] is None else counted(values[-1], "tasks")
-    return f"{now} now, between {count_text(min(known))} and {count_text(max(known))} before"
+    current = "not known" if now is None else counted(now, "tasks")
+    return f"{current} now, between {count_text(min(known))} and {count_text(max(known))} before"
 
 
 def _line(points: list[tuple[float, float] | None], bottom: float) -> str:

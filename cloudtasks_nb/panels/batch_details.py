@@ -21,11 +21,13 @@ from cloudtasks_nb.panels.batch_rows import BatchRows, Part
 from cloudtasks_nb.panels.cards.row import row_card
 from cloudtasks_nb.panels.cards.task import read_card
 from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.panels.widgets.calendar_view import CalendarView
 
 __all__ = ["BatchDetails"]
 
 _MIN_DELAY = 0.25  # seconds from a change to the update that shows it
+_MAX_STATIC_ROWS = 200_000  # for more rows the HTML of a panel that was just opened has no summary of the run
 _PAUSE_FACTOR = 20  # the pause between updates is at least the duration of the last one times this
 
 
@@ -54,13 +56,14 @@ class BatchDetails(widgets.VBox):
         self.failures = BatchFailures(panel, self._cause_picked, self.actions.ask_retry_cause)
         self._range = widgets.HTML()
         self.calendar = CalendarView(lambda: panel.guarded(self._periods_selected))
+        self.run = RunSummary()
         self.rows = BatchRows(panel, self._rows_chosen, self._rows_selected, self.actions.resend)
         self.story = widgets.HTML()  #: why the open row failed, what it returned, and its request
         self.detail = widgets.HTML()  #: the task of the open row, and its attempts
         self._calendar_box = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
         panel.at_close(self._stop_listening)
-        super().__init__([self.bar, *tools, self.failures, self._calendar_box, self.rows, self.story, self.detail])
+        super().__init__([self.bar, *tools, self.failures, self._calendar_box, self.run, self.rows, self.story, self.detail])
         self.show(None)
 
     def show(self, batch: Batch | None) -> None:
@@ -73,21 +76,24 @@ class BatchDetails(widgets.VBox):
             self._close_row()
             reader = None if self.view is None else self.view.reader
             self.failures.show(reader)
+            self.run.clear()
             self.rows.show(reader)
         self.layout.display = "none" if batch is None else None
         self.actions.show()
         if self.view is not None:
             self._unsubscribe = self.view.listen(self._changed)
-            self.draw()
+            self.draw(summary=False)
+            self.schedule_draw()
 
     def schedule_draw(self) -> None:
         """Draw soon."""
         _loop.call_soon(self._changed)
 
-    def draw(self, *, progress: bool = False) -> float:
+    def draw(self, *, progress: bool = False, summary: bool = True) -> float:
         """Show the batch as it is now; return the seconds after which there is more to show, 0 for none.
 
-        With `progress`, the panel shows how far a search for rows is.
+        With `progress`, the panel shows how far a search for rows is. Without `summary`, that of the run stays as it
+        is; a new one takes a second for a million rows.
         """
         with self._drawing:
             if self.view is None:
@@ -98,19 +104,22 @@ class BatchDetails(widgets.VBox):
             causes_after = self.failures.draw()
             self._draw_calendar(self.view)
             self._draw_seconds = time.monotonic() - began
+            run_after = self.run.draw(self.view, report.progress) if summary else 0.0
             rows_after = self.rows.draw(self._part(), self.view.changed(), progress=progress)
             self.sending = report.sending
             self.actions.show()
         if report.progress.at is not None:
             self._panel.footer.at = report.progress.at.timestamp()
-        return min(filter(None, (causes_after, rows_after)), default=0.0)
+        return min(filter(None, (causes_after, run_after, rows_after)), default=0.0)
 
     def static_html(self) -> str:
         """Return the batch as HTML; empty if no batch is shown."""
         if self.batch is None:
             return ""
+        if not self.run.shown and self.batch.progress().total <= _MAX_STATIC_ROWS:
+            self.draw()
         periods = "" if self._calendar_data is None else self._range.value + self._calendar_data.html()
-        return self.bar.value + self.failures.html() + periods + self.rows.html()
+        return self.bar.value + self.failures.html() + periods + self.run.html() + self.rows.html()
 
     def _stop_listening(self) -> None:
         if self._unsubscribe is not None:

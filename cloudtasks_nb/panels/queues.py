@@ -71,7 +71,7 @@ class QueuesPanel(Panel):
     ) -> None:
         super().__init__(context, "Queues", framed=framed)
         self._on_pick, self._on_queues = on_pick, on_queues
-        self._depths: dict[str, deque[float | None]] = {}
+        self._depths: dict[str, deque[tuple[float, float | None]]] = {}
         self._values: dict[str, Mapping[str, Any]] = {}
         self._read = 0.0
         self.table = self.attach(
@@ -162,7 +162,7 @@ class QueuesPanel(Panel):
         name = values["queue"]
         depth = None if is_missing(values["tasks"]) else float(values["tasks"])
         with self._lock:
-            self._depths.setdefault(name, deque(maxlen=_KEPT)).append(depth)
+            self._depths.setdefault(name, deque(maxlen=_KEPT)).append((time.monotonic(), depth))
             self._values[name] = values
 
     def _selected(self, queues: list[str]) -> None:

@@ -28,6 +28,7 @@ from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
+from cloudtasks_nb.fanout.batch.summary import Summary, SummaryReader
 from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column, rows_frame
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
@@ -51,6 +52,7 @@ class BatchView:
     send_again: Callable[[RowQuery, Sequence[int] | None], int]  #: as `Batch._send_again`
     changed: Callable[[], float]  #: when a row was changed last, seconds since 1970
     listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
+    summary: Callable[[], tuple[Summary | None, float]]  #: as `SummaryReader.read`
 
 
 class Batch:
@@ -80,6 +82,7 @@ class Batch:
         self._reader = RowReader(self._outbox, tracker.record, self._connection.store)
         self._labels = IndexLabels(self._outbox.rows, tracker.batch, framed=not series)
         self._period_states = PeriodStates(self._outbox, tracker.batch, series) if series else None
+        self._summary = SummaryReader(self._outbox, tracker.record)
 
     @property
     def id(self) -> str:
@@ -503,6 +506,7 @@ class Batch:
             send_again=self._send_again,
             changed=lambda: self._outbox.batches.changed(self.id),
             listen=self._tracker.listen,
+            summary=self._summary.read,
         )
 
     def _rows(self, states: set[State] | None) -> pd.DataFrame:

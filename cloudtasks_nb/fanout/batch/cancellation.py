@@ -25,6 +25,7 @@ from cloudtasks_nb.service.connection import Connection
 __all__ = ["Cancellation"]
 
 _DELETED_TOGETHER = 1000  # tasks in a call, the service's limit (https://cloud.google.com/tasks/docs/quotas)
+_CANCELLED_TOGETHER = 10_000  # unsent rows in a transaction: so many take about a tenth of a second
 _IN_FLIGHT = 3  # calls at the same time
 _SETTING = "cancelling"  #: of the batch, while it is being cancelled: `paused` is whether the queue was paused for that
 
@@ -93,7 +94,8 @@ class Cancellation:
         try:
             paused = lock is not None and await self._prepare()  # without the lock, its holder does that
             try:
-                await self._outbox.run(self._outbox.requests.cancel, self._batch)
+                while await self._outbox.run(self._outbox.requests.cancel, self._batch, _CANCELLED_TOGETHER):
+                    await self._publish()
                 # Wait for the results of the requests that are under way: their tasks have to be deleted too.
                 if (await self._counts())[State.UNSENT]:
                     self._sending.begin()

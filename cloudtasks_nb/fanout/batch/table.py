@@ -18,10 +18,11 @@ from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["IndexLabels", "label_column", "reindexed", "rows_frame"]
+__all__ = ["IndexLabels", "label_column", "reindexed", "row_names", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
+_NAMED_BY = 3  # columns of the input that are in the name of a row
 
 
 def rows_frame(
@@ -111,6 +112,19 @@ class IndexLabels:
             "df.merge(batch.results(), on=[...])"
         )
         return False
+
+
+def row_names(rows: Rows, batch: str, refs: Iterable[int]) -> dict[int, str]:
+    """Return the names of some rows by their refs: ``row 7: day=2013-01-08, origin=JFK``."""
+    pages = list(rows.pages_of(batch, refs))
+    stored, positions = _read(pages)
+    shown = stored.columns().iloc[:, :_NAMED_BY]
+    values = [", ".join(f"{name}={value}" for name, value in row.items()) for row in shown.to_dict("records")]
+    names = [
+        f"row {position}: {text}" if text else f"row {position}"
+        for position, text in zip(positions, values or [""] * len(positions), strict=True)
+    ]
+    return dict(zip((ref for page in pages for ref in page.refs), names, strict=True))
 
 
 def reindexed(rows: Rows, result: Spooled) -> bool:

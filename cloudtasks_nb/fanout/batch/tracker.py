@@ -156,7 +156,7 @@ class Tracker:
 
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
-        notes = []
+        notes = self._cancel_notes()
         settings = self.outbox.batches.settings(self.batch)
         if already := settings.get("already"):
             notes.append(
@@ -182,6 +182,10 @@ class Tracker:
         if limit_note := self._state.limit.note(self.progress.cancelled):
             notes.append(limit_note)
         return notes
+
+    def _cancel_notes(self) -> list[str]:
+        left = self.progress.total - self.progress.done
+        return [f"being cancelled: {counted(left, 'rows')} left"] if self.cancelling and left else []
 
     def retry_note(self) -> str | None:
         """Return the attempt of the retrying rows and the time of the next one."""

@@ -30,6 +30,7 @@ __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 MAX_TASKS = 100
 
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
+_ALL = 1 << 60  # more rows than a batch can have
 _CACHED = 4  # blocks of about a megabyte
 
 
@@ -72,29 +73,18 @@ class Requests(Repository):
         return RequestQueue(self._database, batch)
 
     @transaction
-    def cancel(self, connection: sqlite3.Connection, batch: str) -> int:
-        """Cancel the rows that are not sent; return how many.
+    def cancel(self, connection: sqlite3.Connection, batch: str, size: int | None = None) -> int:
+        """Cancel the rows that are not sent, or about `size` of them; return how many, 0 if there are no more.
 
         Rows of requests in flight stay unsent until their sender, or the next one, finds out whether they were
         created. Those that were become sent, and the caller has to delete them.
         """
         num = number_of(connection, batch)
-        waiting = connection.execute(
-            "SELECT refs, try FROM requests WHERE num = ? AND started IS NULL", (num,)
-        ).fetchall()
-        cancelled = sum(move(connection, num, read_refs(refs), State.CANCELLED, attempt) for refs, attempt in waiting)
-        connection.execute("DELETE FROM requests WHERE num = ? AND started IS NULL", (num,))
-        parts = connection.execute(
-            "SELECT next, last FROM parts WHERE num = ? AND status = 1 AND next <= last", (num,)
-        ).fetchall()
-        for start, last in parts:
-            fresh = connection.execute(
-                "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND state = ?",
-                (State.CANCELLED, start, last, State.UNSENT),
-            ).rowcount
-            add_counts(connection, num, {State.UNSENT: -fresh, State.CANCELLED: fresh})
-            cancelled += fresh
-        connection.execute("UPDATE parts SET next = last + 1 WHERE num = ? AND status = 1", (num,))
+        most = _ALL if size is None else size
+        cancelled = 0
+        for cancel_some in (_cancel_requests, _cancel_fresh):
+            while cancelled < most and (found := cancel_some(connection, num, most - cancelled)) is not None:
+                cancelled += found
         connection.execute("UPDATE batches SET void = issued WHERE num = ?", (num,))
         correct_gone(connection, num)
         touch(connection, num)
@@ -242,6 +232,35 @@ class RequestQueue(Repository):
         if len(self._blocks) > _CACHED:
             self._blocks.popitem(last=False)
         return block
+
+
+def _cancel_requests(connection: sqlite3.Connection, num: int, most: int) -> int | None:
+    """Cancel rows of requests that were not sent, and remove these; return how many rows, None if there are none."""
+    waiting = connection.execute(
+        "SELECT seq, refs, try FROM requests WHERE num = ? AND started IS NULL ORDER BY seq LIMIT ?",
+        (num, -(-most // MAX_TASKS)),
+    ).fetchall()
+    cancelled = sum(move(connection, num, read_refs(refs), State.CANCELLED, attempt) for _, refs, attempt in waiting)
+    connection.executemany("DELETE FROM requests WHERE num = ? AND seq = ?", [(num, seq) for seq, _, _ in waiting])
+    return cancelled if waiting else None
+
+
+def _cancel_fresh(connection: sqlite3.Connection, num: int, most: int) -> int | None:
+    """Cancel rows of one part that are in no request yet; return how many, None if there is no such part."""
+    found = connection.execute(
+        "SELECT part, next, last FROM parts WHERE num = ? AND status = 1 AND next <= last ORDER BY part LIMIT 1", (num,)
+    ).fetchone()
+    if found is None:
+        return None
+    part, start, last = found
+    end = min(last, start + most - 1)
+    fresh = connection.execute(
+        "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND state = ?",
+        (State.CANCELLED, start, end, State.UNSENT),
+    ).rowcount
+    add_counts(connection, num, {State.UNSENT: -fresh, State.CANCELLED: fresh})
+    connection.execute("UPDATE parts SET next = ? WHERE part = ?", (end + 1, part))
+    return fresh
 
 
 def _settle(connection: sqlite3.Connection, num: int, ack: Ack) -> None:

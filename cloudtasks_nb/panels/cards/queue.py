@@ -15,22 +15,24 @@ from cloudtasks_nb.panels.widgets.cells import is_missing, time_text
 __all__ = ["queue_card"]
 
 
-def queue_card(values: Mapping[str, Any], depths: Sequence[float | None], *, now: datetime, note: str = "") -> str:
+def queue_card(
+    values: Mapping[str, Any], depths: Sequence[tuple[float, float | None]], *, now: datetime, note: str = ""
+) -> str:
     """Return the card of a queue.
 
     Parameters
     ----------
     values : mapping
         A row of `tasks.queues()`, with the name of the queue as `queue`.
-    depths : sequence of float or None
-        Its depths in the chart, oldest first.
+    depths : sequence of (float, float or None)
+        Times in seconds and the depths then, oldest first.
     now : datetime
         The current time, in the time zone in which times are shown.
     note : str
         Shown below.
     """
     name = values["queue"]
-    chart = sparkline(depths, label=f"depth of {name}", width=220, height=44)
+    chart = sparkline(depths, label=f"depth of {name}")
     depth = "depth not known" if is_missing(values["tasks"]) else f"<b>{count_text(values['tasks'])}</b> tasks"
     head = f'<div class="ctn-depth">{chart}<div>{depth}<br>{state_html(values["state"])}</div></div>'
     figures = f'<div class="ctn-figures">{head}{facts_html(_figures(values, now))}</div>'

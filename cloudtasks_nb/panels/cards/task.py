@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloudtasks_nb._names import QueueName, TaskName
+from cloudtasks_nb.display.attempt_chart import Attempt, attempts_chart
 from cloudtasks_nb.display.card import facts_html, html_card, section_html, state_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.secrets import mask_text
@@ -64,7 +65,7 @@ async def _attempts(connection: Connection, queue: QueueName, task: str, since: 
     except CloudTasksError as error:  # not everybody may read the log
         return html.escape(mask_text(error.message))
     where = url or next((entry.url for entry in entries if entry.url), "")
-    return timeline(entries, tracebacks(where, task))
+    return timeline(entries, tracebacks(where, task), now=now_micros() if url else None)
 
 
 def _head(values: Mapping[str, Any]) -> str:
@@ -117,10 +118,18 @@ def last_errors(urls: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def timeline(entries: Sequence[Entry], errors: Mapping[int, str]) -> str:
-    """Return attempts as a table, each with the last line of its traceback if there is one."""
+def timeline(entries: Sequence[Entry], errors: Mapping[int, str], *, now: int | None = None) -> str:
+    """Return attempts as a chart and a table, each with the last line of its traceback if there is one.
+
+    Parameters
+    ----------
+    now : int, optional
+        The present, microseconds since 1970; None if the task is no longer in its queue.
+    """
     if not entries:
         return '<span class="ctn-quiet">no attempt in the log</span>'
+    retry = entries[-1].retry_time
+    chart = attempts_chart([_attempt(entry) for entry in entries], retry=retry if now else None, now=now)
     rows = [
         (
             html.escape(moment(entry.time)),
@@ -132,7 +141,14 @@ def timeline(entries: Sequence[Entry], errors: Mapping[int, str]) -> str:
         )
         for entry in entries
     ]
-    return table_html(("Time", "Attempt", "Answer", "Took", "Next try", "Error in this kernel" if errors else ""), rows)
+    heads = ("Time", "Attempt", "Answer", "Took", "Next try", "Error in this kernel" if errors else "")
+    return chart + table_html(heads, rows)
+
+
+def _attempt(entry: Entry) -> Attempt:
+    start = entry.time - round(1e6 * (entry.duration or 0))
+    name = "deleted" if entry.deleted else str(entry.attempt)
+    return Attempt(name=name, due=entry.due, start=start, end=entry.time, answer=entry.status)
 
 
 def _last_line(text: str) -> str:

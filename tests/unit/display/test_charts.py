@@ -33,25 +33,44 @@ def bar_parts(chart: str) -> list[ET.Element]:
     return [node for node in parsed(chart).iter("div") if "title" in node.attrib]
 
 
+def timed(*values: float | None) -> list[tuple[float, float | None]]:
+    """Return figures two seconds apart."""
+    return [(2.0 * number, value) for number, value in enumerate(values)]
+
+
 def test_a_sparkline_stands_on_zero_and_has_gaps() -> None:
     """The highest value is at the top, zero at the bottom, oldest left; an unknown value leaves a gap in the line."""
-    assert points(sparkline([0, 50, 100], label="depth", width=106, height=36)) == [[(3, 33), (53, 18), (103, 3)]]
-    assert [len(line) for line in points(sparkline([1, 2, None, 3, 4, 5], label="depth"))] == [2, 3]
+    (line,) = points(sparkline(timed(0, 50, 100), label="depth", width=131, height=64))
+    assert line == [(27.5, 47), (77.2, 27), (127, 7)]
+    assert [len(line) for line in points(sparkline(timed(1, 2, None, 3, 4, 5), label="depth"))] == [2, 3]
+
+
+def test_a_sparkline_is_true_to_time() -> None:
+    """A pause between two values is as wide as it was long."""
+    (line,) = points(sparkline([(0, 1), (1, 1), (10, 1)], label="depth", width=118))
+    assert [x for x, _ in line] == pytest.approx([14.5, 24.5, 114], abs=0.1)
+
+
+def test_a_sparkline_has_its_ranges() -> None:
+    """Both axes have their ends: the highest value, 0, how long ago, and now."""
+    texts = [node.text for node in parsed(sparkline(timed(*[1234] * 121), label="depth")).iter("text")]
+    assert texts == ["1,234", "0", "last 4 min", "now"]
+    assert "last" not in "".join(parsed(sparkline(timed(7), label="depth")).itertext())
 
 
 @pytest.mark.parametrize(
     ("values", "name"),
     [
-        ([0, 2000, 1234], "depth of q: 1,234 tasks now, between 0 and 2,000 before"),
+        ([0, 2000, 1234], "depth of q, last 4 s: 1,234 tasks now, between 0 and 2,000 before"),
         ([5], "depth of q: 5 tasks now, between 5 and 5 before"),
-        ([5, None], "depth of q: not known now, between 5 and 5 before"),
+        ([5, None], "depth of q, last 2 s: not known now, between 5 and 5 before"),
         ([None], "depth of q: not known yet"),
         ([], "depth of q: not known yet"),
     ],
 )
 def test_a_sparkline_has_an_accessible_name(values: list[float | None], name: str) -> None:
     """Name and tooltip have the figures."""
-    svg = parsed(sparkline(values, label="depth of q"))[0]
+    svg = parsed(sparkline(timed(*values), label="depth of q"))[0]
     assert (svg.attrib["role"], svg.attrib["aria-label"], svg.findtext("title")) == ("img", name, name)
 
 
@@ -87,7 +106,7 @@ def test_a_bar_counts_in_words_too() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: sparkline([1, 2], label=EVIL),
+        lambda: sparkline(timed(1, 2), label=EVIL),
         lambda: state_bar({"failed": 1}, label=EVIL, share=1),
     ],
 )

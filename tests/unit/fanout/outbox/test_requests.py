@@ -165,6 +165,17 @@ def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str) -> None:
     assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (160, 90)
 
 
+def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str) -> None:
+    """Each step cancels some rows, first those of requests that were not sent; no sender gets what is cancelled."""
+    queue = outbox.requests.queue(batch)
+    (one,) = queue.turn([], 1, now=NOW)
+    queue.turn([Ack(seq=one.seq, again=one.refs)], 0, now=NOW)
+    steps = [outbox.requests.cancel(batch, 70), outbox.requests.cancel(batch, 70)]
+    assert steps == [100, 70]
+    assert [row for request in take(outbox, batch) for row in request.refs] == refs(outbox, batch)[170:]
+    assert [outbox.requests.cancel(batch, 70), outbox.requests.void_until(batch) > one.seq] == [0, True]
+
+
 def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str) -> None:
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
     queue = outbox.requests.queue(batch)

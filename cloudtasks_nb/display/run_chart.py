@@ -1,0 +1,205 @@
+"""Charts of a run: how many rows were done when, and how long their attempts took."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+
+from cloudtasks_nb.display.axis import (
+    LINE,
+    TRACK,
+    dates_text,
+    log_ticks,
+    round_step,
+    svg,
+    text_svg,
+    time_text,
+    time_ticks,
+)
+from cloudtasks_nb.display.colours import COLOURS
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import count_text, counted
+
+__all__ = ["Durations", "Throughput", "durations_chart", "throughput_chart"]
+
+_WIDE, _NARROW, _HEIGHT = 540, 380, 170  # pixels
+_LEFT, _RIGHT, _TOP, _FLOOR = 52, 16, 20, 132  # where the bars are
+_ACCENT = "var(--jp-brand-color1,#1976d2)"
+_STRIPES = "stroke-dasharray:2.5 1"
+_GAP = 3  # pixels; wider bars have a gap between them
+_SECOND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """How many rows were done in each of equal spans of time, without gaps."""
+
+    start: int  #: of the first span, microseconds since 1970
+    width: int  #: microseconds of a span
+    succeeded: Sequence[int]
+    failed: Sequence[int]
+
+    @property
+    def unit(self) -> str:
+        """The length of a span as text."""
+        return duration_text(self.width / _SECOND)
+
+    @property
+    def most(self) -> int:
+        """The largest number of rows that were done in one span."""
+        return max(map(sum, zip(self.succeeded, self.failed, strict=True)), default=0)
+
+    def words(self) -> str:
+        """Return the figures as a sentence."""
+        return (
+            f"rows done over time: {sum(self.succeeded):,} succeeded, {sum(self.failed):,} failed, "
+            f"at most {self.most:,} per {self.unit}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durations:
+    """How many attempts took how long; at least one."""
+
+    edges: Sequence[float]  #: seconds; one more than counts
+    counts: Sequence[int]
+    log: bool  #: the edges are equidistant on a logarithmic axis
+    p50: float  #: seconds; half of the attempts took no longer
+    p95: float
+    longest: float
+
+    def words(self) -> str:
+        """Return the figures as a sentence."""
+        return (
+            f"durations of {counted(sum(self.counts), 'attempts')}: half took at most {duration_text(self.p50)} (p50), "
+            f"95 % at most {duration_text(self.p95)} (p95), the longest {duration_text(self.longest)}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plot:
+    """Bars over an axis of times or durations; heights are numbers of rows."""
+
+    width: int
+    low: float  #: value at the left
+    high: float
+    most: int  #: rows in the highest bar
+    log: bool = False
+
+    @property
+    def top(self) -> float:
+        """Number of rows at the top of the axis."""
+        step = self.step
+        return math.ceil(self.most / step) * step
+
+    @property
+    def step(self) -> float:
+        """Rows between two ticks."""
+        return max(round_step(self.most, 4), 1)
+
+    def x(self, value: float) -> float:
+        low, high = self.low, self.high
+        share = math.log(value / low) / math.log(high / low) if self.log else (value - low) / (high - low)
+        return _LEFT + (self.width - _LEFT - _RIGHT) * min(max(share, 0.0), 1.0)
+
+    def y(self, rows: float) -> float:
+        return _FLOOR - (_FLOOR - _TOP) * rows / self.top
+
+    def bars(self, edges: Sequence[float], spans: Iterable[tuple[float, float]], style: str) -> str:
+        """Return bars between edges, each from a number of rows to another."""
+        wide = self.x(edges[1]) - self.x(edges[0])
+        lines = (
+            f"M{self.x(edge) + wide / 2:.2f} {self.y(start):.2f}V{min(self.y(end), self.y(start) - 1):.2f}"
+            for edge, (start, end) in zip(edges[:-1], spans, strict=True)
+            if end > start
+        )
+        return f'<path d="{"".join(lines)}" style="fill:none;stroke-width:{wide - (wide > _GAP):.2f};{style}"/>'
+
+    def tips(self, edges: Sequence[float], texts: Iterable[str]) -> Iterator[str]:
+        """Yield a tooltip for each bar that has a text."""
+        for start, end, text in zip(edges[:-1], edges[1:], texts, strict=True):
+            if text:
+                yield (
+                    f'<rect x="{self.x(start):.2f}" y="{_TOP}" width="{self.x(end) - self.x(start):.2f}" '
+                    f'height="{_FLOOR - _TOP}" fill="transparent"><title>{html.escape(text)}</title></rect>'
+                )
+
+    def axes(self, unit: str, ticks: Iterable[tuple[float, str]], name: str) -> Iterator[str]:
+        """Yield lines and labels: upwards the rows per unit, to the right the ticks."""
+        right = self.width - _RIGHT
+        for number in range(round(self.top / self.step) + 1):
+            rows = number * self.step
+            style = f"stroke:{TRACK if number else LINE}"
+            yield f'<path d="M{_LEFT} {self.y(rows):.1f}H{right}" style="{style}"/>'
+            yield text_svg(_LEFT - 6, self.y(rows) + 4, count_text(rows), anchor="end")
+        yield text_svg(0, 10, unit, anchor="start")
+        free = 0.0
+        for value, text in ticks:
+            x = self.x(value)
+            yield f'<path d="M{x:.1f} {_FLOOR}v4" style="stroke:{LINE}"/>'
+            half = 3.2 * len(text)
+            if x - half >= free and x + half <= self.width:
+                free = x + half + 6
+                yield text_svg(x, _FLOOR + 16, text)
+        yield text_svg((_LEFT + right) / 2, _HEIGHT - 6, name, style="opacity:.8")
+
+
+def throughput_chart(data: Throughput, *, zone: tzinfo = UTC) -> str:
+    """Return bars of the rows that succeeded and failed over time; those that failed are striped."""
+    low, high = data.start, data.start + data.width * len(data.succeeded)
+    plot = _Plot(width=_WIDE, low=low, high=high, most=data.most)
+    edges = [low + data.width * place for place in range(len(data.succeeded) + 1)]
+    both = list(zip(data.succeeded, data.failed, strict=True))
+    texts = [
+        f"{time_text(edge, zone)}, {data.unit}: {good:,} succeeded, {bad:,} failed" if good or bad else ""
+        for edge, (good, bad) in zip(edges[:-1], both, strict=True)
+    ]
+    name = f"time ({dates_text(low, high, zone)})"
+    parts = [
+        *plot.axes(f"rows done per {data.unit}", time_ticks(low, high, 6, zone), name),
+        plot.bars(edges, [(0, good) for good, _ in both], f"stroke:{COLOURS['succeeded']}"),
+        plot.bars(edges, [(good, good + bad) for good, bad in both], f"stroke:{COLOURS['failed']};{_STRIPES}"),
+        *plot.tips(edges, texts),
+    ]
+    return svg(data.words(), _WIDE, _HEIGHT, parts, fluid=True)
+
+
+def durations_chart(data: Durations) -> str:
+    """Return a histogram of durations with marks at p50 and p95."""
+    edges = data.edges
+    plot = _Plot(width=_NARROW, low=edges[0], high=edges[-1], most=max(data.counts), log=data.log)
+    texts = [
+        f"{duration_text(start)} to {duration_text(end)}: {counted(count, 'rows')}" if count else ""
+        for start, end, count in zip(edges[:-1], edges[1:], data.counts, strict=True)
+    ]
+    name = f"duration of the last attempt{' (logarithmic axis)' if data.log else ''}"
+    parts = [
+        *plot.axes("rows", [(at, duration_text(at)) for at in _duration_ticks(data)], name),
+        plot.bars(edges, [(0, count) for count in data.counts], f"stroke:{_ACCENT};stroke-opacity:.75"),
+        _mark(plot, data.p50, "p50", "end"),
+        _mark(plot, data.p95, "p95", "start"),
+        *plot.tips(edges, texts),
+    ]
+    return svg(data.words(), _NARROW, _HEIGHT, parts, fluid=True)
+
+
+def _duration_ticks(data: Durations) -> list[float]:
+    low, high = data.edges[0], data.edges[-1]
+    if data.log:
+        return log_ticks(low, high)
+    step = round_step(high - low, 5)
+    return [step * number for number in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
+
+
+def _mark(plot: _Plot, seconds: float, name: str, anchor: str) -> str:
+    """Return a line at a duration, with its name and value on one side of it."""
+    x = plot.x(seconds)
+    text = f"{name} {duration_text(seconds)}"
+    beside = 3 if anchor == "start" else -3
+    if not _LEFT <= x + beside * 2 * len(text) <= plot.width:  # no room on this side: about 6 pixels a character
+        anchor, beside = ("end", -3) if anchor == "start" else ("start", 3)
+    line = f'<path d="M{x:.1f} {_TOP - 6}V{_FLOOR}" style="stroke:{LINE};stroke-width:1.5;stroke-dasharray:4 2"/>'
+    return line + text_svg(x + beside, _TOP - 4, text, anchor=anchor, style="font-weight:600")

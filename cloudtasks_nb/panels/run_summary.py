@@ -1,0 +1,107 @@
+"""The run of a batch in its panel: figures, charts of throughput and durations, and the slowest rows."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import ipywidgets as widgets
+
+from cloudtasks_nb.display.card import facts_html, section_html, state_html, table_html
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.run_chart import Durations, durations_chart, throughput_chart
+from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.fanout.batch.batch import BatchView
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.summary import SlowRow, Summary
+from cloudtasks_nb.panels.cards.task import moment
+
+__all__ = ["RunSummary"]
+
+_SECOND = 1_000_000
+_BOX = "display:flex;flex-wrap:wrap;gap:12px 24px;margin-top:8px"
+
+
+class RunSummary(widgets.VBox):
+    """Figures that change all the time, and below them charts that are drawn anew only with a new summary."""
+
+    def __init__(self) -> None:
+        self._summary: Summary | None = None
+        self._figures, self._charts = widgets.HTML(), widgets.HTML()
+        super().__init__([self._figures, self._charts])
+        self.clear()
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a summary."""
+        return self._summary is not None
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self._summary, self._figures.value, self._charts.value = None, "", ""
+        self.layout.display = "none"
+
+    def draw(self, view: BatchView, progress: Progress) -> float:
+        """Show the run of a batch, if a row is done; return the seconds after which there is more to show, 0: none."""
+        summary, newer_after = view.summary()
+        if summary is None:
+            self.clear()
+            return newer_after
+        self._figures.value = section_html("Run", facts_html(_facts(summary, progress, now=datetime.now(UTC))))
+        if summary is not self._summary:
+            self._summary, self._charts.value = summary, _charts(summary)
+        self.layout.display = None
+        return newer_after
+
+    def html(self) -> str:
+        """Return what is shown."""
+        return self._figures.value + self._charts.value
+
+
+def _facts(summary: Summary, progress: Progress, *, now: datetime) -> dict[str, str]:
+    until = summary.ended if progress.finished else round(now.timestamp() * _SECOND)
+    eta = "" if progress.finished or progress.eta is None else moment(round(progress.eta.timestamp() * _SECOND))
+    return {
+        "started": moment(summary.started),
+        "last row done": moment(summary.ended),
+        "expected end": eta,
+        "elapsed": duration_text((until - summary.started) / _SECOND),
+        "fastest": f"{counted(summary.throughput.most, 'rows')} in {summary.throughput.unit}",
+        **({} if summary.durations is None else _quantiles(summary.durations)),
+    }
+
+
+def _quantiles(durations: Durations) -> dict[str, str]:
+    return {
+        "half took at most": duration_text(durations.p50),
+        "95 % took at most": duration_text(durations.p95),
+        "the longest took": duration_text(durations.longest),
+    }
+
+
+def _charts(summary: Summary) -> str:
+    throughput = throughput_chart(summary.throughput)
+    boxes = [f'<div style="flex:3 1 460px;min-width:0;max-width:620px">{throughput}</div>']
+    if summary.durations is not None:
+        boxes.append(
+            f'<div style="flex:2 1 320px;min-width:0;max-width:430px">{durations_chart(summary.durations)}</div>'
+        )
+    return f'<div style="{_BOX}">{"".join(boxes)}</div>{_slowest(summary.slowest)}'
+
+
+def _slowest(rows: Sequence[SlowRow]) -> str:
+    if not rows:
+        return ""
+    cells = [
+        (
+            html.escape(mask_text(row.name)),
+            duration_text(row.seconds),
+            state_html("failed" if row.failed else "succeeded"),
+            html.escape(moment(row.ended)),
+        )
+        for row in rows
+    ]
+    table = table_html(("Slowest rows", "Took", "State", "Done at"), cells)
+    return f'<div class="ctn-card" style="margin-top:8px">{table}</div>'

@@ -1,0 +1,64 @@
+"""Round ticks of axes, and the labels of times."""
+
+from __future__ import annotations
+
+import datetime as dt
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb.display.axis import dates_text, log_ticks, round_step, time_ticks
+
+__all__: list[str] = []
+
+UTC = dt.UTC
+DAY = 86_400_000_000
+NOON = round(dt.datetime(2026, 1, 2, 12, tzinfo=UTC).timestamp() * 1e6)
+
+
+@given(st.floats(1e-6, 1e12), st.integers(1, 50))
+def test_a_step_is_round_and_large_enough(span: float, most: int) -> None:
+    """It is 1, 2 or 5 times a power of ten, and not larger than it has to be."""
+    step = round_step(span, most)
+    assert f"{step:e}"[0] in "125"
+    assert f"{step:e}"[1:8] == ".000000"
+    assert span / step <= most * (1 + 1e-6)
+    assert span / (step / 2.5) >= most * (1 - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("span", "labels"),
+    [
+        (1_000_000, ["12:00:00", "12:00:00.2", "12:00:00.4", "12:00:00.6", "12:00:00.8", "12:00:01"]),
+        (20_000_000, ["12:00:00", "12:00:05", "12:00:10", "12:00:15", "12:00:20"]),
+        (300_000_000, ["12:00", "12:01", "12:02", "12:03", "12:04", "12:05"]),
+        (DAY, ["12:00", "18:00", "2026-01-03", "06:00", "12:00"]),
+        (3 * DAY, ["12:00", "2026-01-03", "12:00", "2026-01-04", "12:00", "2026-01-05", "12:00"]),
+        (5 * DAY, ["2026-01-03", "2026-01-04", "2026-01-05", "2026-01-06", "2026-01-07"]),
+    ],
+)
+def test_times_have_round_labels(span: int, labels: list[str]) -> None:
+    """The labels have as much of a time as the step needs."""
+    assert [label for _, label in time_ticks(NOON, NOON + span, 6, UTC)] == labels
+
+
+def test_days_begin_at_midnight_of_the_zone() -> None:
+    """Ticks are round in the time zone of the axis, which its name tells."""
+    tokyo = ZoneInfo("Asia/Tokyo")
+    (at, label), *_ = time_ticks(NOON, NOON + 5 * DAY, 6, tokyo)
+    assert (at, label) == (NOON + DAY // 8, "2026-01-03")
+    assert dates_text(NOON, NOON, tokyo) == "2026-01-02, JST"
+    assert dates_text(NOON, NOON + DAY, UTC) == "2026-01-02 to 2026-01-03, UTC"
+
+
+def test_very_long_axes_have_few_ticks() -> None:
+    """A century has about one tick a year at most, and no span is too short."""
+    assert len(time_ticks(0, 36_525 * DAY, 6, UTC)) <= 101
+    assert len(time_ticks(NOON, NOON + 1, 6, UTC)) <= 2
+
+
+def test_logarithmic_axes_have_round_durations() -> None:
+    """Above ten seconds they are round minutes, hours and days."""
+    assert log_ticks(0.02, 4000) == [0.1, 1, 10, 60, 600, 3600]

@@ -1,0 +1,80 @@
+"""The run of a batch in its panel: figures, charts and slowest rows, and the progress of a cancellation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cloudtasks_nb.fanout.batch import cancellation
+from cloudtasks_nb.fanout.batch.batch import batch_view
+from cloudtasks_nb.panels import BatchPanel
+from tests.unit.display.test_charts import parsed
+from tests.unit.panels.conftest import CloseLater, Harness, wait_for
+from tests.unit.panels.test_batches_panel import fan_out, own
+
+__all__: list[str] = []
+
+
+def charts(panel: BatchPanel) -> list[str]:
+    """Return the accessible names of the charts."""
+    return [node.attrib["aria-label"] for node in parsed(panel.view.run.html()).iter("svg")]
+
+
+def test_a_run_is_summarised(harness: Harness, closing: CloseLater) -> None:
+    """A finished batch has its throughput, its durations and its slowest rows, also in an export of a new panel."""
+    batch = fan_out(harness, key=["origin"])
+    harness.finish(batch, 1)
+    panel = closing(batch.panel())
+    page = panel._repr_mimebundle_()["text/html"]
+    assert charts(panel) == [
+        "rows done over time: 2 succeeded, 1 failed, at most 3 per 1 ms",
+        "durations of 3 attempts: half took at most 250 ms (p50), 95 % at most 250 ms (p95), the longest 250 ms",
+    ]
+    for words in ("<svg", "row 0: origin=EWR", "elapsed", "started", "250 ms", "Slowest rows"):
+        assert words in page
+    assert "expected end" not in page
+
+
+def test_a_run_without_an_end_is_not_shown(harness: Harness, closing: CloseLater) -> None:
+    """Before a row is done there is nothing; then it appears by itself."""
+    batch = fan_out(harness)
+    panel = own(closing, batch)
+    panel.refresh()
+    assert not panel.view.run.shown
+    assert panel.view.run.layout.display == "none"
+    with wait_for(panel.view.run.layout, "display", lambda display: display is None):
+        harness.finish(batch)
+    assert panel.view.run.shown
+
+
+def test_secrets_of_rows_are_masked(harness: Harness, closing: CloseLater) -> None:
+    """A token in a column of a slow row is not shown, and markup stays text."""
+    rows = pd.DataFrame({"token": ["s3cr3t"], "note": ["<img src=x>"]})
+    batch = fan_out(harness, rows, key=["token", "note"])
+    harness.finish(batch)
+    panel = own(closing, batch)
+    panel.refresh()
+    page = panel.view.run.html()
+    assert "s3cr3t" not in page
+    assert "<img" not in page
+    assert "&lt;img" in page
+
+
+def test_a_cancellation_shows_its_progress(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that were never sent are cancelled in steps; each shows how many are left."""
+    monkeypatch.setattr(cancellation, "_CANCELLED_TOGETHER", 1_000)
+    harness.transport.open.clear()
+    batch = harness.queue().fan_out(pd.DataFrame({"n": range(8_000)}), url="https://svc/run", progress=False)
+    seen: list[int] = []
+    notes: list[Any] = []
+    view = batch_view(batch)
+    view.listen(lambda: seen.append(batch.progress().cancelled))
+    view.listen(lambda: notes.extend(view.report().notes))
+    batch.cancel()
+    harness.until(batch, lambda: batch.progress().cancelled > 4_000)
+    harness.transport.open.set()
+    harness.until(batch, lambda: batch.progress().finished)
+    assert len({count for count in seen if 0 < count < 8_000}) >= 3
+    assert any(note.startswith("being cancelled: ") and note.endswith(" rows left") for note in notes)
