@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 
@@ -25,8 +25,8 @@ from cloudtasks_nb.display.plural import count_text, counted
 
 __all__ = ["Durations", "Throughput", "durations_chart", "throughput_chart"]
 
-_WIDE, _NARROW, _HEIGHT = 540, 380, 170  # pixels
-_LEFT, _RIGHT, _TOP, _FLOOR = 52, 16, 20, 132  # where the bars are
+_WIDE, _NARROW, _HEIGHT = 540, 380, 178  # pixels
+_LEFT, _RIGHT, _TOP, _FLOOR = 52, 16, 28, 140  # where the bars are
 _ACCENT = "var(--jp-brand-color1,#1976d2)"
 _STRIPES = "stroke-dasharray:2.5 1"
 _GAP = 3  # pixels; wider bars have a gap between them
@@ -44,8 +44,8 @@ class Throughput:
 
     @property
     def unit(self) -> str:
-        """The length of a span as text."""
-        return duration_text(self.width / _SECOND)
+        """The length of a span as text: ``5 s``, ``min``."""
+        return duration_text(self.width / _SECOND).removeprefix("1 ")
 
     @property
     def most(self) -> int:
@@ -160,6 +160,7 @@ def throughput_chart(data: Throughput, *, zone: tzinfo = UTC) -> str:
     name = f"time ({dates_text(low, high, zone)})"
     parts = [
         *plot.axes(f"rows done per {data.unit}", time_ticks(low, high, 6, zone), name),
+        *_legend({"succeeded": "", **({"failed": _STRIPES} if any(data.failed) else {})}),
         plot.bars(edges, [(0, good) for good, _ in both], f"stroke:{COLOURS['succeeded']}"),
         plot.bars(edges, [(good, good + bad) for good, bad in both], f"stroke:{COLOURS['failed']};{_STRIPES}"),
         *plot.tips(edges, texts),
@@ -179,11 +180,20 @@ def durations_chart(data: Durations) -> str:
     parts = [
         *plot.axes("rows", [(at, duration_text(at)) for at in _duration_ticks(data)], name),
         plot.bars(edges, [(0, count) for count in data.counts], f"stroke:{_ACCENT};stroke-opacity:.75"),
-        _mark(plot, data.p50, "p50", "end"),
-        _mark(plot, data.p95, "p95", "start"),
+        _mark(plot, data.p50, "p50", _TOP - 5, "end"),
+        _mark(plot, data.p95, "p95", _TOP - 17, "start"),
         *plot.tips(edges, texts),
     ]
     return svg(data.words(), _NARROW, _HEIGHT, parts, fluid=True)
+
+
+def _legend(styles: Mapping[str, str]) -> Iterator[str]:
+    """Yield the names of states at the top, each behind a line that is drawn as its bars are."""
+    x = _WIDE - _RIGHT - 84.0 * len(styles)
+    for state, style in styles.items():
+        yield f'<path d="M{x:.0f} 7h20" style="stroke:{COLOURS[state]};stroke-width:8;{style}"/>'
+        yield text_svg(x + 25, 11, state, anchor="start")
+        x += 90
 
 
 def _duration_ticks(data: Durations) -> list[float]:
@@ -194,12 +204,12 @@ def _duration_ticks(data: Durations) -> list[float]:
     return [step * number for number in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
 
 
-def _mark(plot: _Plot, seconds: float, name: str, anchor: str) -> str:
-    """Return a line at a duration, with its name and value on one side of it."""
+def _mark(plot: _Plot, seconds: float, name: str, y: float, anchor: str) -> str:
+    """Return a line at a duration, with its name and value at its top, on one side."""
     x = plot.x(seconds)
     text = f"{name} {duration_text(seconds)}"
     beside = 3 if anchor == "start" else -3
     if not _LEFT <= x + beside * 2 * len(text) <= plot.width:  # no room on this side: about 6 pixels a character
         anchor, beside = ("end", -3) if anchor == "start" else ("start", 3)
-    line = f'<path d="M{x:.1f} {_TOP - 6}V{_FLOOR}" style="stroke:{LINE};stroke-width:1.5;stroke-dasharray:4 2"/>'
-    return line + text_svg(x + beside, _TOP - 4, text, anchor=anchor, style="font-weight:600")
+    line = f'<path d="M{x:.1f} {y - 9}V{_FLOOR}" style="stroke:{LINE};stroke-width:1.5;stroke-dasharray:4 2"/>'
+    return line + text_svg(x + beside, y, text, anchor=anchor, style="font-weight:600")

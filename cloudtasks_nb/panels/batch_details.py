@@ -63,7 +63,9 @@ class BatchDetails(widgets.VBox):
         self._calendar_box = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
         panel.at_close(self._stop_listening)
-        super().__init__([self.bar, *tools, self.failures, self._calendar_box, self.run, self.rows, self.story, self.detail])
+        super().__init__(
+            [self.bar, *tools, self.failures, self._calendar_box, self.run, self.rows, self.story, self.detail]
+        )
         self.show(None)
 
     def show(self, batch: Batch | None) -> None:

@@ -68,7 +68,7 @@ def _facts(summary: Summary, progress: Progress, *, now: datetime) -> dict[str, 
         "last row done": moment(summary.ended),
         "expected end": eta,
         "elapsed": duration_text((until - summary.started) / _SECOND),
-        "fastest": f"{counted(summary.throughput.most, 'rows')} in {summary.throughput.unit}",
+        "fastest": f"{counted(summary.throughput.most, 'rows')} per {summary.throughput.unit}",
         **({} if summary.durations is None else _quantiles(summary.durations)),
     }
 
@@ -96,12 +96,12 @@ def _slowest(rows: Sequence[SlowRow]) -> str:
         return ""
     cells = [
         (
-            html.escape(mask_text(row.name)),
             duration_text(row.seconds),
             state_html("failed" if row.failed else "succeeded"),
             html.escape(moment(row.ended)),
+            html.escape(mask_text(row.name)),
         )
         for row in rows
     ]
-    table = table_html(("Slowest rows", "Took", "State", "Done at"), cells)
-    return f'<div class="ctn-card" style="margin-top:8px">{table}</div>'
+    table = table_html(("Took", "State", "Done at", "Row"), cells)
+    return f'<div class="ctn-card" style="margin-top:8px">{section_html("Slowest rows", table)}</div>'

@@ -86,7 +86,7 @@ class SummaryReader:
         There is no summary before a row is done. The call blocks while it reads the outbox.
         """
         with self._lock:
-            version, began = self._outbox.timings.version(self._batch), time.monotonic()
+            version, began = self._outbox.batches.changed(self._batch), time.monotonic()
             if version == self._version:
                 return self._summary, 0.0
             if began < self._fresh_until:

@@ -23,14 +23,6 @@ _SELECT = """
 class Timings(Repository):
     """The times of the rows that succeeded or failed."""
 
-    def version(self, batch: str) -> float:
-        """Return a number that differs whenever something in the batch has changed. Reads one row."""
-        with self._database.reading() as connection:
-            found: tuple[float] = connection.execute(
-                "SELECT changed FROM batches WHERE num = ?", (number_of(connection, batch),)
-            ).fetchone()
-            return found[0]
-
     def pages(self, batch: str) -> Iterator[list[Timing]]:
         """Yield the times of rows that succeeded or failed, up to 20,000 at a time."""
         with self._database.reading() as connection:

@@ -43,7 +43,7 @@ async def read_card(connection: Connection, queue: QueueName, task: str) -> str:
         if values["headers"]:
             rows = [(html.escape(name), html.escape(value)) for name, value in values["headers"].items()]
             parts.append(section_html("Headers", table_html((), rows)))
-    parts.append(section_html("Attempts", await _attempts(connection, queue, task, since, values.get("url", ""))))
+    parts.append(section_html("Attempts", await _attempts(connection, queue, task, since, values)))
     return html_card(task, *parts, label=f"task {task}")
 
 
@@ -59,13 +59,14 @@ async def _read_task(connection: Connection, queue: QueueName, task: str) -> dic
     return {name: values[0] for name, values in columns.items()}
 
 
-async def _attempts(connection: Connection, queue: QueueName, task: str, since: int, url: str) -> str:
+async def _attempts(connection: Connection, queue: QueueName, task: str, since: int, values: Mapping[str, Any]) -> str:
     try:
         entries = await _read_attempts(connection, queue, task, since=since)
     except CloudTasksError as error:  # not everybody may read the log
         return html.escape(mask_text(error.message))
-    where = url or next((entry.url for entry in entries if entry.url), "")
-    return timeline(entries, tracebacks(where, task), now=now_micros() if url else None)
+    where = values.get("url") or next((entry.url for entry in entries if entry.url), "")
+    now = now_micros() if values else None
+    return timeline(entries, tracebacks(where, task), retry=values.get("schedule_time"), now=now)
 
 
 def _head(values: Mapping[str, Any]) -> str:
@@ -118,18 +119,19 @@ def last_errors(urls: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def timeline(entries: Sequence[Entry], errors: Mapping[int, str], *, now: int | None = None) -> str:
+def timeline(
+    entries: Sequence[Entry], errors: Mapping[int, str], *, retry: int | None = None, now: int | None = None
+) -> str:
     """Return attempts as a chart and a table, each with the last line of its traceback if there is one.
 
     Parameters
     ----------
-    now : int, optional
-        The present, microseconds since 1970; None if the task is no longer in its queue.
+    retry, now : int, optional
+        When the task is tried again, and the present, microseconds since 1970; None if it is no longer in its queue.
     """
     if not entries:
         return '<span class="ctn-quiet">no attempt in the log</span>'
-    retry = entries[-1].retry_time
-    chart = attempts_chart([_attempt(entry) for entry in entries], retry=retry if now else None, now=now)
+    chart = attempts_chart([_attempt(entry) for entry in entries], retry=retry, now=now)
     rows = [
         (
             html.escape(moment(entry.time)),

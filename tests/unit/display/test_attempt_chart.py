@@ -48,8 +48,7 @@ def test_answers_are_words_too() -> None:
 
 def test_the_next_try_and_now() -> None:
     """A dashed line leads to the next try, and a mark stands at the present, also when that is later."""
-    later = {"retry": NOON + 60 * SECOND, "now": NOON + 90 * SECOND}
-    chart = attempts_chart([attempt(1, 0)], **later)
+    chart = attempts_chart([attempt(1, 0)], retry=NOON + 60 * SECOND, now=NOON + 90 * SECOND)
     dashed = [node for node in parsed(chart).iter("path") if "stroke-dasharray:5 3" in node.attrib["style"]]
     assert len(dashed) == 1
     assert {"now", "next", "next try 12:01:00"} <= {node.text for node in parsed(chart).iter("text")}

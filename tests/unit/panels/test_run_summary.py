@@ -29,7 +29,7 @@ def test_a_run_is_summarised(harness: Harness, closing: CloseLater) -> None:
     panel = closing(batch.panel())
     page = panel._repr_mimebundle_()["text/html"]
     assert charts(panel) == [
-        "rows done over time: 2 succeeded, 1 failed, at most 3 per 1 ms",
+        "rows done over time: 2 succeeded, 1 failed, at most 3 per ms",
         "durations of 3 attempts: half took at most 250 ms (p50), 95 % at most 250 ms (p95), the longest 250 ms",
     ]
     for words in ("<svg", "row 0: origin=EWR", "elapsed", "started", "250 ms", "Slowest rows"):
