@@ -48,13 +48,17 @@ class AttemptsPanel(Panel):
         super().__init__(context, f"Attempts on {queue}" if framed else "Attempts", queue=queue, framed=framed)
         self._entries: dict[str, Entry] = {}  # by insert id, changed under the lock
         self._since: int | None = None
-        self._selection: list[Any] = []
         self.table = self.attach(
-            Table(_COLUMNS, key="insert_id", label="attempts", empty="No attempts in the log in this time")
+            Table(
+                _COLUMNS,
+                key="insert_id",
+                label="attempts",
+                selectable=False,
+                empty="No attempts in the log in this time",
+            )
         )
         self.table.sort("time", descending=True)
-        self.table.on_select = lambda keys: self.guarded(self._selected, keys)
-        self.table.on_open = lambda key: self.guarded(self._open, key)
+        self.table.on_show = lambda key: self.guarded(self._open, key)
         self.detail = widgets.HTML().add_class("ctn-follow")
         self.hint = widgets.HTML()
         self._make_controls()
@@ -81,9 +85,11 @@ class AttemptsPanel(Panel):
             self.start(self.refresh, changes=False)
 
     def queue_changed(self) -> None:
-        """Show the attempts on another queue."""
-        self._since = None
-        self.detail.value = ""
+        """Empty the table, and read the attempts on the other queue if the panel is visible."""
+        with self._lock:
+            self._since, self._entries = None, {}
+            self.table.clear()
+        self.detail.value = self.hint.value = ""
         self._reread()
 
     def refresh(self) -> None:
@@ -94,17 +100,20 @@ class AttemptsPanel(Panel):
             since = now - self.back.value * _SECOND
             found = _loop.run(read(self.context.connection.transport, queue, Wanted(since=since), _FIRST_READ))
             with self._lock:
+                if queue.queue != self.queue:
+                    continue  # another queue was chosen meanwhile
                 self._entries = {entry.insert_id: entry for entry in found}
                 self.table.load(_frame(found))
-            self._since = max([entry.time for entry in found], default=now) - 60 * _SECOND
-            if queue.queue == self.queue:
-                break
+                self._since = max([entry.time for entry in found], default=now) - 60 * _SECOND
+            break
         self.footer.at = now_micros() / _SECOND
         self.resubscribe()
 
     def apply(self, snapshot: Snapshot) -> None:
         """Add new attempts; only the newest 2,000 are kept."""
         values = snapshot.values  # noqa: PD011 - a mapping, no frame
+        if snapshot.queue.queue != self.queue:
+            return
         if values is not None:
             self._show_sampling(values["log_sampling_ratio"])
         with self._lock:
@@ -125,8 +134,10 @@ class AttemptsPanel(Panel):
 
     def _reread(self) -> None:
         self._show_line()
-        if self.live and not self.footer.busy:
-            self.start(self.refresh, changes=False)
+        if self.footer.visible:
+            self.start_next(self.refresh)
+        else:
+            self._since = None  # read when it becomes visible
 
     def _show_line(self) -> None:
         minutes = self.back.value // 60
@@ -149,14 +160,6 @@ class AttemptsPanel(Panel):
             self.status.value, self.status.value
         )
         self.table.filter(self.find.value, status=wanted)
-
-    def _selected(self, keys: list[Any]) -> None:
-        new = [key for key in keys if key not in self._selection]
-        self._selection = keys
-        if new:
-            self._open(new[-1])
-        elif not keys:
-            self.detail.value = ""
 
     def _open(self, key: Any) -> None:
         entry = self._entries.get(str(key))

@@ -95,6 +95,8 @@ class BackfillPanel(SendPanel):
         """Offer the backfills of the queue, newest first; keep the selected one."""
         name = self.context.name(self.queue or "")
         records = self.context.catalog.outbox.batches.find(**asdict(self.context.catalog.place(name)))
+        if name.queue != self.queue:
+            return  # another queue was chosen meanwhile, and is read next
         found = [record for record in records if "backfill" in record.description]
         options = [(f"{record.name}, {record.total:,} rows", record.id) for record in found] or [_NO_BATCH]
         shown = self.view.batch.id if self.view.batch is not None else options[0][1]

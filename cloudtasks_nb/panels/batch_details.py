@@ -19,9 +19,9 @@ from cloudtasks_nb.panels.batch_actions import BatchActions
 from cloudtasks_nb.panels.batch_failures import BatchFailures
 from cloudtasks_nb.panels.batch_rows import BatchRows, Part
 from cloudtasks_nb.panels.cards.row import row_card
-from cloudtasks_nb.panels.cards.task import read_card
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.run_summary import RunSummary
+from cloudtasks_nb.panels.task_details import TaskDetails
 from cloudtasks_nb.panels.widgets.calendar_view import CalendarView
 
 __all__ = ["BatchDetails"]
@@ -50,16 +50,15 @@ class BatchDetails(widgets.VBox):
         self._scheduled = False
         self._calendar_data: Calendar | None = None  # what the widget `calendar` shows
         self._draw_seconds = 0.0
-        self._inspected = ""
         self.actions = BatchActions(panel, self)
         self.bar = widgets.HTML()
         self.failures = BatchFailures(panel, self._cause_picked, self.actions.ask_retry_cause)
         self._range = widgets.HTML()
         self.calendar = CalendarView(lambda: panel.guarded(self._periods_selected))
         self.run = RunSummary()
-        self.rows = BatchRows(panel, self._rows_chosen, self._rows_selected, self.actions.resend)
-        self.story = widgets.HTML()  #: why the open row failed, what it returned, and its request
-        self.detail = widgets.HTML()  #: the task of the open row, and its attempts
+        self.rows = BatchRows(panel, self._rows_chosen, self.actions.show, self._row_shown, self.actions.resend)
+        self.story = widgets.HTML()  #: why the open row failed, or what it returned
+        self.detail = TaskDetails(panel)  #: the task of the open row, its request and its attempts
         self._calendar_box = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
         panel.at_close(self._stop_listening)
@@ -178,26 +177,22 @@ class BatchDetails(widgets.VBox):
         else:
             self._panel.spawn(asyncio.to_thread(self.draw))
 
-    def _rows_selected(self, keys: list[str]) -> None:
-        self.actions.show()
-        task = self.rows.task(keys[0]) if len(keys) == 1 else None
-        if task and task != self._inspected and self.batch is not None:
-            self._inspected = task
-            self._panel.spawn(self._inspect(self.batch.queue, task))
-        elif not keys:
-            self._close_row()
+    def _row_shown(self, key: str) -> None:
+        self._close_row()
+        task = self.rows.task(key)
+        if self.batch is not None and task:
+            self.detail.show(self.batch.queue, task)
+            self._panel.spawn(self._tell(task))
 
     def _close_row(self) -> None:
-        self._inspected = self.story.value = self.detail.value = ""
+        self.story.value = ""
+        self.detail.hide()
 
-    async def _inspect(self, queue: str, task: str) -> None:
-        """Show what this machine and the store have of a row, then what the service has of its task."""
+    async def _tell(self, task: str) -> None:
+        """Show what this machine and the store have of a row."""
         story = await asyncio.to_thread(self._read_story, task)
-        if self._inspected == task:  # the user has not opened another one meanwhile
+        if self.detail.task == task:  # the user has not opened another one meanwhile
             self.story.value = story
-        card = await read_card(self._panel.context.connection, self._panel.context.name(queue), task)
-        if self._inspected == task:
-            self.detail.value = card
 
     def _read_story(self, task: str) -> str:
         if self.view is None:

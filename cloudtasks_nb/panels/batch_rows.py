@@ -86,18 +86,21 @@ class BatchRows(widgets.VBox):
     chosen : callable
         Called when other rows are to be shown.
     selected : callable
-        Called with the keys of the selected rows when they have changed.
+        Called when other rows are selected.
+    shown : callable
+        Called with the key of a row that is clicked.
     """
 
     def __init__(
         self,
         panel: Panel,
         chosen: Callable[[], object],
-        selected: Callable[[list[str]], object],
+        selected: Callable[[], object],
+        shown: Callable[[str], object],
         *tools: widgets.Button,
     ) -> None:
         self._panel = panel
-        self._chosen, self._selected = chosen, selected
+        self._chosen, self._selected, self._shown = chosen, selected, shown
         self._reader: RowReader | None = None
         self._version: tuple[tuple[Any, ...], float] | None = None  # of the rows that are shown
         self._fresh_until = 0.0  # the rows are not read again before this time
@@ -325,7 +328,8 @@ class BatchRows(widgets.VBox):
         old = self.table
         self._columns = columns
         self.table = self._panel.attach(Table(columns, key=_KEY, page_size=20, label="rows", empty="No rows"))
-        self.table.on_select = lambda keys: self._panel.guarded(self._selected, keys)
+        self.table.on_select = lambda _: self._panel.guarded(self._selected)
+        self.table.on_show = lambda key: self._panel.guarded(self._shown, key)
         self.children = [self._heading, self.states, self._tools, self.table, self._pager]
         if old is not None:
             close_all(old)

@@ -50,14 +50,19 @@ class BatchesPanel(Panel):
         self._reading = False
         self._stale = False  # the list may have changed since the present reading began
         self._wanted: str | None = None  # the batch that was chosen last
-        self._chosen: list[str] = []
         self.scope = self.control(widgets.Dropdown(options=[], layout={"width": "auto"}), self._filter)
         self.scope.tooltip = "Of which queues batches are listed"
         self.table = self.attach(
-            Table(_COLUMNS, key="batch", page_size=10, label="batches", empty="No batch was sent from here yet")
+            Table(
+                _COLUMNS,
+                key="batch",
+                page_size=10,
+                label="batches",
+                selectable=False,
+                empty="No batch was sent from here yet",
+            )
         )
-        self.table.on_select = lambda keys: self.guarded(self._selected, keys)
-        self.table.on_open = lambda key: self.guarded(self._choose, key)
+        self.table.on_show = lambda key: self.guarded(self._choose, key)
         self.view = BatchDetails(self)
         self.notify("", line="tasks.batches()")
         self.fill(self.row(self.scope), self.table, self.prompt, self.view)
@@ -109,12 +114,6 @@ class BatchesPanel(Panel):
 
     def _filter(self) -> None:
         self.table.filter(queue=None if self.scope.index else self.queue)
-
-    def _selected(self, keys: list[str]) -> None:
-        new = [key for key in keys if key not in self._chosen]
-        self._chosen = keys
-        if new:
-            self._choose(new[-1])
 
     def _choose(self, batch: str) -> None:
         self._wanted = batch

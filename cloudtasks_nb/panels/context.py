@@ -40,6 +40,10 @@ class QueueVerbs(Protocol):
         """Delete tasks."""
 
     @property
+    def enqueue(self) -> Callable[..., pd.DataFrame]:
+        """Create a task."""
+
+    @property
     def fan_out(self) -> Callable[..., Any]:
         """Plan or send a task for each row."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import ipywidgets as widgets
 
@@ -14,9 +14,10 @@ from cloudtasks_nb.panels.backfill import BackfillPanel
 from cloudtasks_nb.panels.batches import BatchesPanel
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.fan_out import FanOutPanel
-from cloudtasks_nb.panels.panel import Panel, close_all
+from cloudtasks_nb.panels.panel import Panel, answer_at_once, close_all
 from cloudtasks_nb.panels.queues import QueuesPanel
 from cloudtasks_nb.panels.tasks import TasksPanel
+from cloudtasks_nb.panels.widgets.queue_choice import QueueChoice
 
 __all__ = ["Dashboard"]
 
@@ -46,6 +47,8 @@ class Dashboard(Panel):
     ----------
     parts : dict
         The panels that were opened, by title.
+    choice : QueueChoice
+        Shows which queue all tabs are about; `use` chooses another one.
     """
 
     def __init__(self, context: PanelContext, *, only: QueueName | None = None) -> None:
@@ -54,13 +57,13 @@ class Dashboard(Panel):
         title = f"Queue {only.queue}" if only else f"Cloud Tasks in {place}" if place else "Cloud Tasks"
         super().__init__(context, title, queue=only.queue if only else None)
         self.parts: dict[str, Panel] = {}
+        # Held while a queue is chosen and handed to the tabs, so that all of them and the header agree in the end.
+        self._choosing = threading.RLock()
         self._making: set[str] = set()
         self._makers: dict[str, Callable[..., Panel]] = {"Queue" if only else "Queues": self._make_queues}
         self._makers |= {name: make for name, make, changes in _TABS if not (changes and context.read_only)}
         self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
-        self.choice = widgets.Dropdown(options=[], description="Queue", layout={"width": "auto", "max_width": "22em"})
-        self.choice.tooltip = "The queue that the other tabs show"
-        self.control(self.choice, lambda: self._choose(self.choice.value))
+        self.choice = QueueChoice(lambda: self.guarded(self._chosen))
         self.tabs = widgets.Tab(children=self._boxes)
         for number, name in enumerate(self._makers):
             self.tabs.set_title(number, name)
@@ -78,7 +81,7 @@ class Dashboard(Panel):
     def interval_changed(self) -> None:
         """Set the same interval for all tabs; each tab shows in its own footer that refreshing is off."""
         self.footer.paused = ""
-        for panel in self.parts.values():
+        for panel in self._opened():
             panel.every = self.every
 
     def turn_to(self, title: str) -> None:
@@ -104,60 +107,72 @@ class Dashboard(Panel):
     def settle(self, timeout: float = 60.0) -> None:
         """Wait until the work of all tabs has ended."""
         super().settle(timeout)
-        for panel in self.parts.values():
+        for panel in self._opened():
             panel.settle(timeout)
 
     def static_html(self) -> str:
         """Return the content of the opened tabs."""
-        return "".join(f"<h4>{html.escape(name)}</h4>{panel.static_html()}" for name, panel in self.parts.items())
+        return "".join(f"<h4>{html.escape(name)}</h4>{panel.static_html()}" for name, panel in list(self.parts.items()))
+
+    def use(self, queue: str | None) -> None:
+        """Show another queue in the header and in all tabs."""
+        with self._choosing:
+            self.choice.show(self.choice.names, queue)
+            super().use(queue)
 
     def queue_changed(self) -> None:
         """Show the queue in all tabs."""
-        for panel in self.parts.values():
-            if panel.queue is not None:
-                panel.use(self.queue)
+        for panel in self._opened():
+            panel.use(self.queue)
         self._make_open_panel()
+
+    def _opened(self) -> list[Panel]:
+        return list(self.parts.values())  # a copy: another thread may open a tab meanwhile
+
+    def _chosen(self) -> None:
+        if self.choice.value is not None:
+            self.use(self.choice.value)
 
     def _open_title(self) -> str:
         return list(self._makers)[self.tabs.selected_index or 0]
 
     def _make_open_panel(self) -> None:
         """Make the panel of the open tab, unless it exists or there is no queue for it."""
-        name = self._open_title()
-        if name in self.parts or name in self._making:
-            return
-        box, make = self._boxes[self.tabs.selected_index or 0], self._makers[name]
-        if make != self._make_queues and self.queue is None:
-            box.children[0].value = _NO_QUEUE
-            return
-        self._making.add(name)  # making the panel of queues calls `offer`, and through it this method
+        number = self.tabs.selected_index or 0
+        name = list(self._makers)[number]
+        box, make = self._boxes[number], self._makers[name]
+        with self._choosing:
+            if name in self.parts or name in self._making:
+                return
+            queue = self.queue
+            if make != self._make_queues and queue is None:
+                box.children[0].value = _NO_QUEUE
+                return
+            self._making.add(name)
         try:
-            panel = make() if make == self._make_queues else make(self.context, queue=self.queue, framed=False)
+            panel = make() if make == self._make_queues else make(self.context, queue=queue, framed=False)
+            panel.board = self
+            panel.every = self._every
         finally:
             self._making.discard(name)
-        panel.every = self._every
-        self.parts[name] = panel
+        with self._choosing:  # the queue may be another one by now
+            self.parts[name] = panel
+            panel.use(self.queue)
+        answer_at_once(panel)
         close_all(box.children[0])
         box.children = [panel]
 
     def _make_queues(self) -> Panel:
-        return QueuesPanel(
-            self.context, framed=False, on_open=self._open_queue, on_pick=self._choose, on_queues=self.offer
-        )
+        return QueuesPanel(self.context, framed=False, on_open=self._open_queue, on_pick=self.use, on_queues=self.offer)
 
     def _open_queue(self, queue: str) -> None:
-        self._choose(queue)
+        self.use(queue)
         self.turn_to("Tasks")
 
     def offer(self, queues: Sequence[str]) -> None:
         """Let the user choose from these queues; keep the chosen one if it is among them."""
-        if tuple(queues) != self.choice.options:
+        with self._choosing:
             kept = self.queue if self.queue in queues else next(iter(queues), None)
-            self.choice.options = tuple(queues)
-            self.choice.value = kept
+            if tuple(queues) != self.choice.names:
+                self.choice.show(queues, kept)
             self.use(kept)
-
-    def _choose(self, queue: Any) -> None:
-        if queue is not None and self.choice.options:
-            self.choice.value = queue
-        self.use(queue)

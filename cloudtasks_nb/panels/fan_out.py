@@ -113,8 +113,9 @@ class SendPanel(Panel):
 
     def lay_out(self, *form: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
         """Put the form above its first tasks, its plan and its batch; `below` stands between plan and batch."""
-        buttons = self.row(self.make_plan, self.send, self._work_row)
-        shown = [] if self.context.read_only else [*form, self.preview, buttons]
+        shown: list[widgets.Widget] = []
+        if not self.context.read_only:
+            shown = [*form, self.preview, self.row(self.make_plan, self.send, self._work_row)]
         self.fill(*shown, self.prompt, self.plan_card, *below, self.view)
 
     def edited(self) -> None:

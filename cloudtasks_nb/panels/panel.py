@@ -52,12 +52,13 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.panels.context import PanelContext
+from cloudtasks_nb.panels.forms.notebook import expression, quoted
 from cloudtasks_nb.panels.widgets.footer import Footer
 from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
-__all__ = ["INTERVALS", "WIDE", "Panel", "close_all"]
+__all__ = ["INTERVALS", "WIDE", "Panel", "answer_at_once", "close_all"]
 
 T = TypeVar("T", bound=widgets.Widget)
 
@@ -120,12 +121,14 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self.context = context
         self.title = title
         self.queue = queue
+        self.board: Panel | None = None  #: the dashboard that it is a tab of
         self.footer = Footer()
         self.prompt = Prompt()
         self.stopping = threading.Event()
         self._framed = framed
         self._closed = False
         self._busy = threading.Lock()
+        self._next: list[Callable[[], object]] = []  # work that waits until the present work has ended
         self._enabling = threading.RLock()
         self._actions: dict[widgets.Button, _Action] = {}
         self._pending: set[concurrent.futures.Future[Any]] = set()
@@ -185,6 +188,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
     def attach(self, table: Table) -> Table:
         """Show exceptions of a table's callbacks in this panel."""
         table.on_error = self.fail
+        answer_at_once(table)
         return table
 
     def row(self, *parts: widgets.Widget) -> widgets.HBox:
@@ -219,6 +223,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         """
         made = widgets.Button(description=text, tooltip=tip or "", button_style=style, layout={"width": "auto"})
         self._actions[made] = _Action(work=work, changes=changes, quick=quick)
+        answer_at_once(made)
         made.on_click(lambda button: self.guarded(self._clicked, self._actions[button]))
         return made
 
@@ -274,6 +279,22 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         if not self._busy.acquire(blocking=False):
             self.footer.status = "busy: wait until the previous action has ended"
             return
+        self._begin(work)
+
+    def start_next(self, work: Callable[[], object]) -> None:
+        """Run `work`, which changes nothing, as soon as no other work runs; it replaces other work that waits."""
+        self._next[:] = [work]
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        while self._next and not self._closed and self._busy.acquire(blocking=False):
+            if self._next:  # another thread has not taken it meanwhile
+                self._begin(self._next.pop())
+                return
+            self._busy.release()
+
+    def _begin(self, work: Callable[[], object]) -> None:
+        """Run `work` in a thread of its own; the caller holds `_busy`, which is released when the work has ended."""
         self.footer.alert = {}
         self.stopping.clear()
         self._set_busy(on=True)
@@ -287,6 +308,14 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         future = _loop.submit(work)
         self._pending.add(future)
         future.add_done_callback(self._spawned)
+
+    @property
+    def expression(self) -> str | None:
+        """Python that is this panel in the notebook; None if no variable and no output of a cell leads to it."""
+        if self.board is None:
+            return expression(self)
+        board = self.board.expression
+        return None if board is None else f"{board}.parts[{quoted(self.title)}]"
 
     def check_changes(self) -> None:
         """Raise InvalidInputError if the panel is read-only."""
@@ -398,6 +427,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         bundle, metadata = self.footer._repr_mimebundle_(**options) or ({}, {})
         bundle[_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         self.assume_visible()
+        answer_at_once(self)
         bundle["text/plain"] = repr(self)
         bundle["text/html"] = title + self.static_html()  # for exports and viewers that have no kernel
         return (bundle, metadata) if metadata else bundle
@@ -455,6 +485,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         finally:
             self._set_busy(on=False)
             self._busy.release()
+            self._begin_next()
             self._pending.discard(done)
             done.set_result(None)
 
@@ -494,6 +525,18 @@ def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[widgets.Widget]:
         inside = list(vars(thing).values())
     for one in inside:
         yield from _parts(one, seen)
+
+
+def answer_at_once(widget: widgets.Widget) -> None:
+    """Handle what the browser sends to a widget and its parts while a cell runs, where the kernel has subshells.
+
+    JupyterLab sends it to a subshell, but ipykernel 7.4 hands it to the shell that has written to the widget last: the
+    main one, which waits for the cell. Without its choice the browser's counts.
+    """
+    for part in _parts(widget, {}):
+        comm = getattr(part, "comm", None)
+        if comm is not None:
+            comm._reply_subshell_for = None  # noqa: SLF001 - there is no public way
 
 
 def close_all(widget: widgets.Widget) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,9 +22,10 @@ from cloudtasks_nb.panels.cards.queue import queue_card
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.limits import LimitsForm
 from cloudtasks_nb.panels.forms.notebook import quoted
-from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column, is_missing
 from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.queue_choice import MANY
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.costs import log_note
 from cloudtasks_nb.service.watch import Snapshot
@@ -48,6 +50,8 @@ _STALE = 15.0  # seconds after which a snapshot makes the panel list the queues 
 class QueuesPanel(Panel):
     """The queues of a connection, or one queue.
 
+    Buttons change the selected queues; without a selection, the one that is looked at, which is `queue`.
+
     Parameters
     ----------
     context : PanelContext
@@ -55,7 +59,7 @@ class QueuesPanel(Panel):
     on_open : callable, optional
         Called with the short id of a queue that is opened by Enter or a double click.
     on_pick : callable, optional
-        Called with the short id of a queue when it becomes the only selected one.
+        Called with the short id of a queue that is clicked, or becomes the only selected one, before it is shown.
     on_queues : callable, optional
         Called with the short ids of all queues after each listing.
     """
@@ -70,7 +74,7 @@ class QueuesPanel(Panel):
         on_queues: Callable[[list[str]], object] | None = None,
     ) -> None:
         super().__init__(context, "Queues", framed=framed)
-        self._on_pick, self._on_queues = on_pick, on_queues
+        self._on_pick, self._on_queues = on_pick or self.use, on_queues
         self._depths: dict[str, deque[tuple[float, float | None]]] = {}
         self._values: dict[str, Mapping[str, Any]] = {}
         self._read = 0.0
@@ -84,7 +88,8 @@ class QueuesPanel(Panel):
             )
         )
         self.table.on_open = on_open
-        self.table.on_select = lambda keys: self.guarded(self._selected, keys)
+        self.table.on_select = lambda queues: self.guarded(self._selected, queues)
+        self.table.on_show = lambda queue: self.guarded(self._on_pick, queue)
         self.table.on_page = lambda _: self.guarded(self.resubscribe)
         self.card = widgets.HTML()
         self.form = LimitsForm(lambda: self.guarded(self._preview))
@@ -97,13 +102,24 @@ class QueuesPanel(Panel):
 
     def _make_buttons(self) -> None:
         button = self.button
-        self.pause = button("Pause", self._pause, changes=True, tip="Stop dispatching; tasks are still accepted")
-        self.resume = button("Resume", self._resume, changes=True, tip="Dispatch again")
+        self.target = widgets.HTML().add_class("ctn-target")
+        self.find = self.control(widgets.Text(placeholder="Find a queue", layout=WIDE), self._filter)
+        self.find.tooltip = "Show only queues with this in their name or state"
+        self.pause = button(
+            "Pause",
+            lambda: self._switch("pause", "paused"),
+            changes=True,
+            quick=True,
+            tip="Stop dispatching; tasks are still accepted",
+        )
+        self.resume = button(
+            "Resume", lambda: self._switch("resume", "resumed"), changes=True, quick=True, tip="Dispatch again"
+        )
         self.edit = button("Edit limits", self._edit, changes=True, quick=True, tip="Rate, concurrency, retries")
         self.purge = button(
             "Purge", self._ask_purge, changes=True, quick=True, style="danger", tip="Delete all its tasks"
         )
-        self.save = button("Save limits", self._save, changes=True, style="primary")
+        self.save = button("Save limits", self._save, changes=True, quick=True, style="primary")
         self.cancel = button("Cancel", self._close_form, changes=True, quick=True)
 
     def _fill(self) -> None:
@@ -111,10 +127,9 @@ class QueuesPanel(Panel):
             "ctn-card"
         )
         self._close_form()
-        tools = (
-            [] if self.context.read_only else [self.row(self.pause, self.resume, self.edit, self.purge), self.editor]
-        )
-        self.fill(*tools, self.prompt, self.table, self.card)
+        buttons = [] if self.context.read_only else [self.target, self.pause, self.resume, self.edit, self.purge]
+        editor = [] if self.context.read_only else [self.editor]
+        self.fill(self.row(*buttons, self.find), *editor, self.prompt, self.table, self.card)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queues on the page."""
@@ -125,6 +140,13 @@ class QueuesPanel(Panel):
         if time.monotonic() > self._read + _FRESH:
             self.spawn(asyncio.to_thread(self.refresh))
 
+    def queue_changed(self) -> None:
+        """Show the queue as the one that is looked at; another one is not selected any more."""
+        self.table.show(self.queue)
+        if len(self.table.selected) == 1 and self.table.selected != [self.queue]:
+            self.table.select([])
+        self._show()
+
     def refresh(self) -> None:
         """List the queues with their settings and statistics."""
         self._read = time.monotonic()
@@ -132,6 +154,7 @@ class QueuesPanel(Panel):
         for name in found.index:
             self._remember(found.loc[[name]])
         self.table.load(found)
+        self.find.layout.display = None if len(found) > MANY else "none"
         self.resubscribe()
         self._show()
         if self._on_queues is not None:
@@ -165,15 +188,21 @@ class QueuesPanel(Panel):
             self._depths.setdefault(name, deque(maxlen=_KEPT)).append((time.monotonic(), depth))
             self._values[name] = values
 
+    def _filter(self) -> None:
+        self.table.filter(self.find.value)
+
     def _selected(self, queues: list[str]) -> None:
-        self._show()
-        if len(queues) == 1 and self._on_pick is not None:
+        if len(queues) == 1:
             self._on_pick(queues[0])
+        self._show()
 
     def _show(self) -> None:
-        """Show the card of the selected queue, and enable the buttons."""
+        """Show the card of the queue that is looked at, and on which queues the buttons act."""
         picked = self._picked()
         one = picked[0] if len(picked) == 1 else None
+        names = ", ".join(picked)
+        words = counted(len(picked), "queues") if len(picked) > 1 else one or "no queue"
+        self.target.value = f'<b title="{html.escape(names)}">{html.escape(words)}</b>'
         with self._lock:
             values = self._values.get(one) if one else None
             depths = tuple(self._depths[values["queue"]]) if values else ()
@@ -193,9 +222,11 @@ class QueuesPanel(Panel):
         return log_note(self.context.name(values["name"]), values["done_last_minute"], values["log_sampling_ratio"])
 
     def _picked(self) -> list[str]:
-        """Return the selected queues; if there is only one queue, it counts as selected."""
+        """Return the selected queues; without any the one that is looked at, or the only one."""
         selected: list[str] = self.table.selected
-        return self.table.page_keys if not selected and self.table.total == 1 else selected
+        if selected or (self.table.current is None and self.table.total != 1):
+            return selected
+        return [self.table.current or self.table.page_keys[0]]
 
     def _one(self) -> str:
         picked = self._picked()
@@ -203,14 +234,11 @@ class QueuesPanel(Panel):
             raise InvalidInputError(f"{len(picked)} queues are selected", hint="select one")
         return picked[0]
 
-    def _pause(self) -> None:
-        self._switch("pause", "paused")
-
-    def _resume(self) -> None:
-        self._switch("resume", "resumed")
-
     def _switch(self, verb: str, done: str) -> None:
-        names = self._picked()
+        names = self._picked()  # now: what is selected when the work runs may be others
+        self.start(lambda: self._call(names, verb, done), changes=True)
+
+    def _call(self, names: list[str], verb: str, done: str) -> None:
         for name in names:
             getattr(self.context.queue(name), verb)()
             self.notify(f"{done} {name}", line=self.context.line(name, verb))
@@ -260,9 +288,11 @@ class QueuesPanel(Panel):
         self.enable(self.save, bool(changes))
 
     def _save(self) -> None:
-        changes = self.form.changes
-        words = self.form.words
-        self.context.queue(self._edited).update(**changes)
-        self.notify(f"{self._edited}: {words}", line=self.context.line(self._edited, "update", **changes))
+        queue, changes, words = self._edited, self.form.changes, self.form.words
+        self.start(lambda: self._update(queue, changes, words), changes=True)
+
+    def _update(self, queue: str, changes: Mapping[str, Any], words: str) -> None:
+        self.context.queue(queue).update(**changes)
+        self.notify(f"{queue}: {words}", line=self.context.line(queue, "update", **changes))
         self._close_form()
         self.poll_now()

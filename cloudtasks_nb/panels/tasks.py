@@ -12,9 +12,11 @@ import pandas as pd
 from cloudtasks_nb._frames import TASKS, column, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.panels.cards.task import moment, read_card
+from cloudtasks_nb.panels.cards.task import moment
 from cloudtasks_nb.panels.context import PanelContext
+from cloudtasks_nb.panels.forms.notebook import Code
 from cloudtasks_nb.panels.panel import WIDE, Panel
+from cloudtasks_nb.panels.task_details import TaskDetails
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
@@ -50,18 +52,18 @@ class TasksPanel(Panel):
 
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
         super().__init__(context, f"Tasks of {queue}" if framed else "Tasks", queue=queue, framed=framed)
-        self._listing = Listing(context.connection, context.name(queue))
+        # Of the rows in the table: what is done with rows is done in its queue. None if there is no queue.
+        self._listing: Listing | None = Listing(context.connection, context.name(queue))
         self._ids: set[str] = set()  # the loaded tasks; changed under the lock
         self._since = now_micros()
         self._depth: int | None = None
         self._lookup_running = False
-        self._inspected = ""
         self._seen_last: Pending | None = None  # state of the inspected task
-        self.table = self.attach(Table(_COLUMNS, key="task", label="tasks", empty="No tasks in the queue"))
-        self.table.on_select = lambda keys: self.guarded(self._selected, keys)
-        self.table.on_open = lambda task: self.guarded(self._inspect, task)
-        self.actions = TaskActions(self, self.table, self.remove)
-        self.detail = widgets.HTML()
+        self.table = self.attach(Table(_COLUMNS, key="task", label="tasks"))
+        self.table.on_show = lambda task: self.guarded(self._inspect, task)
+        self.actions = TaskActions(self, self.table, self._meant, self.remove)
+        self.table.on_select = lambda keys: self.guarded(self.actions.selected, len(keys))
+        self.detail = TaskDetails(self)
         self._make_controls()
         self.notify("", line=context.line(queue, "tasks", _PORTION))
         tools = [self.state, self.find, *self.actions.buttons]
@@ -82,38 +84,43 @@ class TasksPanel(Panel):
         return {self.context.name(self.queue): self._since} if self.queue else {}
 
     def became_visible(self) -> None:
-        """Load the tasks when the panel becomes visible for the first time."""
+        """Load the tasks of a queue when they are seen for the first time."""
         self._since = now_micros()
-        if self._listing.at is None and not self.footer.busy:
-            self.start(self.refresh, changes=False)
+        self.start_next(self._load_first)
 
     def queue_changed(self) -> None:
-        """Show the tasks of another queue."""
-        self._depth = None
-        self._inspected = self.detail.value = ""
-        self.table.select([])
+        """Empty the table, and load the tasks of the other queue if the panel is visible."""
+        with self._lock:
+            self._listing = Listing(self.context.connection, self.context.name(self.queue)) if self.queue else None
+            self._ids.clear()
+            self._depth = None
+            self.table.clear()
+        self.detail.hide()
+        self.loaded.value = ""
         self.footer.line = self.context.line(self.queue or "", "tasks", _PORTION)
-        if self.footer.busy:
-            self.stopping.set()  # `refresh` then continues with the new queue
-        elif self.live:
-            self.start(self.refresh, changes=False)
+        if self.footer.visible:
+            self.start_next(self._load_first)
 
     def refresh(self) -> None:
         """List the tasks again, as many as were loaded and at least ten thousand."""
-        wanted = max(_PORTION, -(-len(self._ids) // _PORTION) * _PORTION)
-        while self.queue:
-            queue = self.context.name(self.queue)
-            listing = self._listing = Listing(self.context.connection, queue)
-            self._load(listing, wanted, replace=True)
-            if listing.queue.queue == self.queue:
-                break
-            self.stopping.clear()
-            wanted = _PORTION
+        with self._lock:
+            if self.queue is None:
+                return
+            wanted = max(_PORTION, -(-len(self._ids) // _PORTION) * _PORTION)
+            listing = self._listing = Listing(self.context.connection, self.context.name(self.queue))
+        self._load(listing, wanted, replace=True)
         self.resubscribe()
         self.poll_now()
 
+    def _load_first(self) -> None:
+        if self._listing is not None and self._listing.at is None:
+            self.refresh()
+
     def apply(self, snapshot: Snapshot) -> None:
         """Remove the tasks that are done, and look up the tasks on the screen."""
+        listing = self._listing
+        if listing is None or snapshot.queue != listing.queue:
+            return  # another queue was chosen meanwhile
         values = snapshot.values  # noqa: PD011 - a mapping, no frame
         if values is not None:
             self._depth = values.get("tasks")
@@ -121,7 +128,7 @@ class TasksPanel(Panel):
         self._show_loaded()
         if not self._lookup_running:
             self._lookup_running = True
-            self.spawn(self._look_up(snapshot.queue))
+            self.spawn(self._look_up(listing))
 
     def apply_lookup(self, found: Mapping[str, Pending | None]) -> None:
         """Show the result of a look-up: tasks as they are now, None for those that have left the queue."""
@@ -130,32 +137,41 @@ class TasksPanel(Panel):
             there = {task: pending for task, pending in found.items() if pending is not None and task in self._ids}
             if there:
                 self.table.patch(_pending_frame(there))
-        inspected = found.get(self._inspected)
+        inspected = found.get(self.detail.task)
         if inspected is not None and inspected != self._seen_last:
             self._seen_last = inspected
-            self._inspect(self._inspected, again=True)
+            self._inspect(self.detail.task)
 
-    def remove(self, tasks: Any) -> None:
-        """Remove tasks from the table."""
+    def remove(self, tasks: Iterable[str], queue: str | None = None) -> None:
+        """Remove tasks from the table, if it still shows this queue (any for None)."""
         with self._lock:
+            if queue is not None and queue != self._meant()[0]:
+                return
             gone = self._ids.intersection(tasks)
             if gone:
                 self._ids -= gone
                 self.table.drop(gone)
-        if self._inspected in gone:
-            self._inspect(self._inspected, again=True)
+        if gone:
+            self._show_loaded()
+        if self.detail.task in gone:
+            self._inspect(self.detail.task)
 
     def static_html(self) -> str:
         """Return the current page of the table."""
         return self.table.html()
 
-    async def _look_up(self, queue: QueueName) -> None:
+    async def _look_up(self, listing: Listing) -> None:
         try:
-            found = await self.context.watcher.lookup(queue, self.table.page_keys)
-            if queue.queue == self.queue:
+            found = await self.context.watcher.lookup(listing.queue, self.table.page_keys)
+            if listing is self._listing:
                 self.apply_lookup(found)
         finally:
             self._lookup_running = False
+
+    def _meant(self) -> tuple[str, list[str]]:
+        """Return the queue of the rows in the table, and the selected tasks."""
+        with self._lock:
+            return ("", []) if self._listing is None else (self._listing.queue.queue, self.table.selected)
 
     def _load_more(self) -> None:
         self._load(self._listing, _PORTION)
@@ -163,10 +179,14 @@ class TasksPanel(Panel):
     def _load_all(self) -> None:
         self._load(self._listing, None)
 
-    def _load(self, listing: Listing, limit: int | None, *, replace: bool = False) -> None:
+    def _load(self, listing: Listing | None, limit: int | None, *, replace: bool = False) -> None:
+        if listing is None:
+            return
         self.footer.status = f"loading tasks of {listing.queue.queue}"
         for part in listing.more(limit):
             with self._lock:
+                if listing is not self._listing:
+                    return  # another queue was chosen meanwhile
                 if replace:
                     self._ids.clear()
                     self.table.load(part)
@@ -174,17 +194,17 @@ class TasksPanel(Panel):
                     self.table.patch(part)
                 replace = False
                 self._ids.update(part.index)
+                self.footer.at = max(self.footer.at, (listing.at or 0) / 1e6)
             self._show_loaded()
             self.footer.status = f"loading: {counted(len(self._ids), 'tasks')}"
             if self.stopping.is_set():
                 break
-        self.footer.at = max(self.footer.at, (listing.at or 0) / 1e6)
         self.notify(f"loaded {counted(len(self._ids), 'tasks')}")
 
     def _show_loaded(self) -> None:
         """Show how much of the queue is loaded, and how old the list is."""
         listing, there = self._listing, len(self._ids)
-        if listing.at is None:
+        if listing is None or listing.at is None:
             return
         depth = self._depth
         of = f" of about {depth:,}" if depth is not None and depth > there else ""
@@ -193,28 +213,18 @@ class TasksPanel(Panel):
         self.loaded.value = (
             f'<span class="ctn-quiet">{there:,}{of} loaded, listed {moment(listing.at)} UTC{more}{new}</span>'
         )
+        all_seen = listing.complete and not of
+        self.table.empty = "No tasks in the queue" if all_seen else "No loaded task is left; press Refresh"
         for button in (self.load_more, self.load_all):
             button.layout.display = "none" if listing.complete else None
 
     def _filter(self) -> None:
         self.table.filter(self.find.value, state=None if self.state.value == _STATES[0] else self.state.value)
 
-    def _selected(self, keys: list[str]) -> None:
-        self.actions.selected(len(keys))
-        if len(keys) == 1:
-            self._inspect(keys[0])
-        elif not keys and self._inspected in self._ids:  # the card of a task that has left the queue stays
-            self._inspected = self.detail.value = ""
-
-    def _inspect(self, task: str, *, again: bool = False) -> None:
-        if self.queue and (again or task != self._inspected):
-            self._inspected = task
-            self.spawn(self._show_detail(self.context.name(self.queue), task))
-
-    async def _show_detail(self, queue: QueueName, task: str) -> None:
-        card = await read_card(self.context.connection, queue, task)
-        if self._inspected == task:  # and no other was opened meanwhile
-            self.detail.value = card
+    def _inspect(self, task: str) -> None:
+        queue, _ = self._meant()
+        if queue:
+            self.detail.show(queue, task)
 
 
 _FEW = 10  # tasks for which a click is enough
@@ -230,14 +240,23 @@ class TaskActions:
     panel : Panel
         About one queue.
     table : Table
-        Its tasks, by id.
+        Tasks by id.
+    meant : callable
+        Returns the queue of these tasks, and the ids of those that are selected.
     gone : callable
-        Called with the ids of tasks that are no longer in the queue.
+        Called with the ids of tasks that are no longer in the queue, and the queue.
     """
 
-    def __init__(self, panel: Panel, table: Table, gone: Callable[[Iterable[str]], object]) -> None:
+    def __init__(
+        self,
+        panel: Panel,
+        table: Table,
+        meant: Callable[[], tuple[str, list[str]]],
+        gone: Callable[[Iterable[str], str], object],
+    ) -> None:
         self._panel = panel
         self._table = table
+        self._meant = meant
         self._gone = gone
         self.run = panel.button(
             "Run now", self._ask_run, changes=True, quick=True, tip="Dispatch the selected tasks now"
@@ -287,9 +306,6 @@ class TaskActions:
         )
         self._panel.ask(question, lambda: self._delete(queue, tasks))
 
-    def _meant(self) -> tuple[str, list[str]]:
-        return self._panel.queue or "", self._table.selected
-
     def _scope(self, queue: str, count: int) -> str:
         """Return which tasks are meant, and that others are not."""
         if count < self._table.total:
@@ -297,9 +313,8 @@ class TaskActions:
         return f"All {counted(count, 'tasks')} loaded from {queue}; those that are not loaded are left alone."
 
     def _line(self, queue: str, verb: str, tasks: list[str]) -> str:
-        if len(tasks) <= _LISTED:
-            return self._panel.context.line(queue, verb, tasks)
-        return f"{self._panel.context.line(queue, verb)[:-1]}panel.table.selected)"
+        panel = self._panel.expression if len(tasks) > _LISTED else None
+        return self._panel.context.line(queue, verb, Code(f"{panel}.table.selected") if panel else tasks)
 
     def _run(self, queue: str, tasks: list[str]) -> None:
         step = 500 if self._panel.context.local else 20  # tasks between two checks of the Stop button
@@ -307,7 +322,7 @@ class TaskActions:
         self._panel.poll_now()
 
     def _delete(self, queue: str, tasks: list[str]) -> None:
-        self._gone(self._each(queue, tasks, "delete_tasks", "deleted", _LISTED))
+        self._gone(self._each(queue, tasks, "delete_tasks", "deleted", _LISTED), queue)
         self._panel.poll_now()
 
     def _each(self, queue: str, tasks: list[str], verb: str, done: str, step: int) -> list[str]:

@@ -28,6 +28,7 @@ __all__ = [
     "queue_json",
     "queue_message",
     "queue_values",
+    "request_values",
     "retry_message",
     "seconds",
     "task_columns",
@@ -140,6 +141,23 @@ def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets:
         "service_account": emails,
         "dispatch_deadline": fields["dispatch_deadline"],
         "name": names,
+    }
+
+
+def request_values(task: Any) -> dict[str, Any]:
+    """Return the HTTP request of a raw Task with its secrets: the body as bytes; empty for a task of App Engine."""
+    if task.HasField("app_engine_http_request"):
+        return {}
+    request = task.http_request
+    method, url, headers, account = _request_values(task, secrets=True)
+    audience = request.oidc_token.audience or None
+    return {
+        "method": method,
+        "url": url,
+        "headers": headers,
+        "body": request.body,
+        "service_account": account,
+        "audience": audience,
     }
 
 

@@ -42,6 +42,10 @@ class View:
         """Find a row by its key."""
         return self.root.locator(f'tr[data-key="{name}"]')
 
+    def tick(self, name: str) -> None:
+        """Select a row, or no longer."""
+        self.row(name).locator(".ctn-mark").click()
+
     def button(self, name: str) -> Locator:
         """Find a button below the table."""
         return self.root.get_by_role("button", name=name)
@@ -97,7 +101,7 @@ def view(notebook: Callable[..., Any]) -> View:
 def test_selection_and_scroll_survive_refreshes_while_rows_go(view: View) -> None:
     """Ten refreshes take rows away above and below; the row in view stays where it was, and its node the same."""
     for name in ("n20", "n24", "n27"):
-        view.row(name).click()
+        view.tick(name)
     place = """() => {
       const scroller = document.querySelector('.ctn-scroll'), top = scroller.getBoundingClientRect().top;
       const row = scroller.querySelector('tr[data-key="n25"]');
@@ -156,19 +160,26 @@ def test_the_focus_stays_in_the_table(view: View) -> None:
     assert view.active == "n2"
 
 
-def test_a_double_click_opens_and_selects_nothing(view: View) -> None:
-    """The clicks of a double click undo each other; the callback gets the key."""
-    view.book.python("opened = []; table.on_open = opened.append")
+def test_reading_a_row_selects_nothing(view: View) -> None:
+    """A click marks the row as the one that is looked at, a double click opens it; Control and a click select."""
+    view.book.python("seen = []; table.on_show = seen.append; table.on_open = lambda key: seen.append(f'open {key}')")
+    view.row("n5").click()
+    expect(view.row("n5")).to_have_attribute("aria-current", "true")
     view.row("n3").locator("td").nth(1).dblclick()
-    view.settle()
+    expect(view.root.locator("[aria-current]")).to_have_count(1)
+    expect(view.row("n3")).to_have_attribute("aria-current", "true")
     assert view.selected == []
-    view.book.until("opened, table.selected", "['n3'] []")
+    view.book.until("seen, table.selected", "['n5', 'n3', 'n3', 'open n3'] []")
+    view.row("n8").click(modifiers=["Control"])
+    assert (view.selected, view.selected_in_python()) == (["n8"], ["n8"])
+    view.run("table.show('n9')")
+    expect(view.row("n9")).to_have_attribute("aria-current", "true")
 
 
 def test_shift_selects_a_range_that_can_shrink(view: View) -> None:
     """A range reaches from the row that was clicked to the one clicked with Shift; what was selected before stays."""
-    view.row("n9").click()
-    view.row("n2").click()
+    view.tick("n9")
+    view.tick("n2")
     view.row("n6").click(modifiers=["Shift"])
     assert view.selected == ["n2", "n3", "n4", "n5", "n6", "n9"]
     view.row("n4").click(modifiers=["Shift"])
@@ -198,7 +209,7 @@ def test_all_that_match_are_selected_and_cleared(view: View) -> None:
     view.run("table.patch(rows(range(120), 'failed')); table.filter(state='failed')")
     view.button("Select all 120 that match").click()
     expect(view.status).to_have_text("120 selected")
-    view.row("n3").click()
+    view.tick("n3")
     view.settle()
     expect(view.status).to_have_text("119 selected")
     assert view.book.python("print(len(table.selected), 'n3' in table.selected)") == "119 False"
@@ -243,7 +254,7 @@ thread.join()
     page = book.page
     page.wait_for_function("() => Number(document.querySelector('.ctn-table')?.dataset.rev) >= 5")
     row = page.locator('tr[data-key="n7"]')
-    row.click()
+    row.locator(".ctn-mark").click()
     expect(row).to_have_attribute("aria-selected", "true")
     expect(page.locator(".ctn-table [role=status]")).to_have_text("1 selected")
     rev = int(page.locator(".ctn-table").get_attribute("data-rev") or 0)
@@ -271,7 +282,7 @@ def test_text_can_be_read_in_both_themes(
     """Headings, cells, selected cells and what stands below have a contrast of 4.5:1 at least."""
     book = notebook(TABLE, dark=dark)
     view = View(book.page, book)
-    view.row("n1").click()
+    view.tick("n1")
     view.page.mouse.move(0, 0)
     parts = {
         "heading": view.heading("Name"),

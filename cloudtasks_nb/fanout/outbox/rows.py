@@ -9,6 +9,7 @@ from itertools import groupby
 from struct import unpack
 from typing import Any
 
+from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, StoredBlock, unpack_previews
 from cloudtasks_nb.fanout.outbox.counters import as_json, number_of, paged
 from cloudtasks_nb.fanout.outbox.database import Repository
@@ -121,6 +122,17 @@ class Rows(Repository):
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""
         with self._database.reading() as connection:
             return locate(connection, batch, tasks)
+
+    def wire(self, task: str) -> bytes:
+        """Return the Task of a row, without its name, by the id of its task of any try; empty if it is not known."""
+        batch = batch_of(task)
+        if batch is None:
+            return b""
+        try:
+            ref = self.of_any_try(batch, [task]).get(task)
+        except BatchNotFoundError:
+            return b""
+        return b"" if ref is None else next(self.pages_of(batch, [ref], wire=True)).wire[0]
 
     def refs(self, batch: str, state: State, after: int = 0, limit: int = 10_000) -> list[int]:
         """Return the refs of rows in a state, ascending: those behind `after`, at most `limit`."""

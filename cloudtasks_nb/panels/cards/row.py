@@ -1,10 +1,8 @@
-"""The card of a row of a batch: why it failed, what it returned, and the request of its newest task."""
+"""The card of a row of a batch: why it failed, or what it returned."""
 
 from __future__ import annotations
 
-import html
-
-from cloudtasks_nb.display.card import html_card, lines_html, section_html, state_html, table_html
+from cloudtasks_nb.display.card import html_card, section_html, state_html
 from cloudtasks_nb.fanout.batch.row_query import StoredRow
 from cloudtasks_nb.panels.cards.task import tracebacks
 from cloudtasks_nb.panels.widgets.cells import code_html
@@ -13,18 +11,12 @@ __all__ = ["error_of", "row_card"]
 
 
 def row_card(row: StoredRow, task: str) -> str:
-    """Return the card of a row; the request only if the task has left its queue, whose card has it otherwise."""
-    request = row.request
+    """Return the card of a row; the card of its task has the request."""
     parts = [f"<div>{state_html(row.state)}</div>"]
     if row.state != "succeeded" and (error := error_of(row, task)):
         parts.append(section_html("Error", code_html(error)))
     if row.result is not None and row.result.ok:
         parts.append(section_html("Result", code_html(row.result.result)))
-    if row.state != "sent":
-        line = lines_html([f"{request['method']} {request['url']}"])
-        parts.append(section_html("Payload", line + code_html(request["body"])))
-        headers = [(html.escape(name), html.escape(value)) for name, value in request["headers"].items()]
-        parts += [section_html("Headers", table_html((), headers))] if headers else []
     return html_card(f"Row {row.row:,}", *parts, label=f"row {row.row}")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,52 +12,80 @@ from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.display.attempt_chart import Attempt, attempts_chart
 from cloudtasks_nb.display.card import facts_html, html_card, section_html, state_html, table_html
 from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.widgets.cells import code_html, time_text
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.convert import request_values, task_columns
 from cloudtasks_nb.service.oplog import Entry, log_filter, page
 from cloudtasks_nb.service.watch import now_micros
 
-__all__ = ["last_errors", "moment", "read_card", "timeline", "tracebacks"]
+__all__ = ["hex_html", "last_errors", "moment", "read_card", "timeline", "tracebacks"]
 
 _MOST_ATTEMPTS = 100  # of one task that are read: more than queues allow in practice
+_HEX_BYTES, _HEX_LINE = 256, 16  # of a binary body that are shown, and in a line
 _BASIC, _FULL = 1, 2  # google.cloud.tasks.v2.Task.View
 _LONGEST_LIFE = 31 * 86_400 * 1_000_000  # microseconds: the service keeps a task for 31 days at most
 
 
-async def read_card(connection: Connection, queue: QueueName, task: str) -> str:
-    """Read a task and return its card; if it is no longer in its queue, the card shows its log entries."""
-    values: Mapping[str, Any] = {}
+async def read_card(
+    connection: Connection, queue: QueueName, task: str, stored: Callable[[str], Any]
+) -> tuple[str, dict[str, Any]]:
+    """Read a task, and return its card, and its request with its secrets (empty if it is not known).
+
+    Of a task that is no longer in its queue the card shows the log entries, and the request if `stored` returns a
+    raw Task.
+    """
+    note, values = "", {}
     try:
-        values = await _read_task(connection, queue, task)
+        message = await _read_task(connection, queue, task)
     except TaskNotFoundError:
         note = "It has left the queue: it succeeded, gave up or was deleted, as the last attempt shows."
-    else:
-        note = ""
-    since = values.get("create_time", now_micros() - _LONGEST_LIFE)
-    parts = [f"<p>{html.escape(note)}</p>"] if note else [_head(values)]
-    if values:
-        parts.append(section_html("Body", code_html(values["body"])))
-        if values["headers"]:
-            rows = [(html.escape(name), html.escape(value)) for name, value in values["headers"].items()]
-            parts.append(section_html("Headers", table_html((), rows)))
-    parts.append(section_html("Attempts", await _attempts(connection, queue, task, since, values)))
-    return html_card(task, *parts, label=f"task {task}")
+        message = await asyncio.to_thread(stored, task)
+    if message is not None:
+        columns = task_columns([message], now=now_micros(), body=True)
+        values = {name: column[0] for name, column in columns.items()}
+    since = now_micros() - _LONGEST_LIFE
+    if not note:
+        connection.remember(columns)
+        since = values["create_time"]
+    parts = [f"<p>{html.escape(note)}</p>"] if note else []
+    parts += [_head(values, there=not note), *_payload(values)] if values else []
+    parts.append(section_html("Attempts", await _attempts(connection, queue, task, since, {} if note else values)))
+    request = request_values(message) if message is not None else {}
+    return html_card(task, *parts, label=f"task {task}"), request
 
 
-async def _read_task(connection: Connection, queue: QueueName, task: str) -> dict[str, Any]:
-    """Return one task as plain values, with its body if the user may read it."""
+async def _read_task(connection: Connection, queue: QueueName, task: str) -> Any:
+    """Return one task as a raw message, with its body if the user may read it."""
     name = str(TaskName(queue=queue, task=task))
     try:
-        found = await connection.transport.call("GetTask", name=name, response_view=_FULL)
+        return await connection.transport.call("GetTask", name=name, response_view=_FULL)
     except PermissionDeniedError:
-        found = await connection.transport.call("GetTask", name=name, response_view=_BASIC)
-    columns = task_columns([found], now=now_micros(), body=True)
-    connection.remember(columns)
-    return {name: values[0] for name, values in columns.items()}
+        return await connection.transport.call("GetTask", name=name, response_view=_BASIC)
+
+
+def _payload(values: Mapping[str, Any]) -> list[str]:
+    """Return the body and the headers."""
+    body = values["body"]
+    parts = [section_html("Body", hex_html(body) if isinstance(body, bytes) else code_html(body))]
+    if values["headers"]:
+        rows = [(html.escape(name), html.escape(value)) for name, value in values["headers"].items()]
+        parts.append(section_html("Headers", table_html((), rows)))
+    return parts
+
+
+def hex_html(body: bytes) -> str:
+    """Return the size of a binary body and its first bytes, sixteen a line, as hexadecimal numbers and as text."""
+    lines = []
+    for start in range(0, min(len(body), _HEX_BYTES), _HEX_LINE):
+        part = body[start : start + _HEX_LINE]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)  # noqa: PLR2004 - ASCII
+        lines.append(f"{start:04x}  {part.hex(' '):<{3 * _HEX_LINE}} {text}")
+    first = f", the first {_HEX_BYTES}" if len(body) > _HEX_BYTES else ""
+    return f'{counted(len(body), "bytes")}, not text{first}:<pre tabindex="0">{html.escape(chr(10).join(lines))}</pre>'
 
 
 async def _attempts(connection: Connection, queue: QueueName, task: str, since: int, values: Mapping[str, Any]) -> str:
@@ -69,11 +98,14 @@ async def _attempts(connection: Connection, queue: QueueName, task: str, since: 
     return timeline(entries, tracebacks(where, task), retry=values.get("schedule_time"), now=now)
 
 
-def _head(values: Mapping[str, Any]) -> str:
+def _head(values: Mapping[str, Any], *, there: bool) -> str:
+    request = f"{values['method']} {values['url']}"
+    if not there:
+        return facts_html({"request": request, "signed as": values["service_account"] or ""})
     deadline = values["dispatch_deadline"]
     shown = {
         "state": values["state"],
-        "request": f"{values['method']} {values['url']}",
+        "request": request,
         "due": moment(values["schedule_time"]),
         "created": moment(values["create_time"]),
         "attempts": str(values["attempts"]),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb.display.secrets import find_secrets, is_secret_header
+from cloudtasks_nb.display.secrets import find_secrets, is_secret, is_secret_header
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.handlers import Handler
 from cloudtasks_nb.handlers.deploy import Deployment
@@ -19,6 +19,7 @@ __all__ = [
     "Code",
     "IncompleteError",
     "deployments",
+    "expression",
     "frames",
     "handlers",
     "headers_code",
@@ -26,6 +27,7 @@ __all__ = [
     "on_cell_end",
     "quoted",
     "text_code",
+    "value_code",
     "variable",
 ]
 
@@ -78,6 +80,19 @@ def text_code(text: str) -> Any:
     return Code(" + ".join([*parts, *([quoted(text[last:])] if text[last:] else [])])) if parts else text
 
 
+def value_code(value: Any) -> Any:
+    """Return what JSON holds, or, if it has secrets, Python that asks for them."""
+    if isinstance(value, Mapping):
+        return mapping_code({name: _field_code(str(name), part) for name, part in value.items()})
+    if isinstance(value, list):
+        return Code(quoted([value_code(part) for part in value]))
+    return text_code(value) if isinstance(value, str) else value
+
+
+def _field_code(name: str, value: Any) -> Any:
+    return _question(name) if is_secret(name) and value not in (None, "") else value_code(value)
+
+
 def _question(name: str) -> Code:
     return Code(f"{ASK}({quoted(name)})")
 
@@ -101,6 +116,15 @@ def deployments() -> dict[str, Deployment]:
 def variable(name: str) -> Any:
     """Return the value of a variable; None if it does not exist."""
     return _visible().get(name)
+
+
+def expression(thing: object) -> str | None:
+    """Return Python that is this object: a variable, or the output of a cell; None if there is neither."""
+    name = next((name for name, value in _visible().items() if value is thing), None)
+    outputs = variable("Out")
+    if name is None and isinstance(outputs, Mapping):
+        name = next((f"Out[{number}]" for number, value in list(outputs.items()) if value is thing), None)
+    return name
 
 
 def on_cell_end(listener: Callable[[], object]) -> Callable[[], None]:

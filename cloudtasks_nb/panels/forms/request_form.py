@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -88,6 +88,15 @@ class RequestForm(widgets.VBox):
         self._more.layout.display = None if on else "none"
         given = "" if on else ", ".join(f"{name}={value}" for name, value in self._options.items())
         self.toggle.description = "Fewer options" if on else f"More options{f' ({given})' if given else ''}"
+
+    def fill(self, url: str, headers: Mapping[str, str], account: str) -> None:
+        """Show a request; its secrets stay here, and are shown as dots."""
+        shown = mask_headers(headers)
+        self._url = url
+        self._kept = {name: value for name, value in headers.items() if value != shown[name]}
+        self.url.value = mask_text(url)
+        self.headers.value = "\n".join(f"{name}: {value}" for name, value in shown.items())
+        self.signed.value = account
 
     @property
     def arguments(self) -> dict[str, Any]:

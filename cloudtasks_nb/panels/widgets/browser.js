@@ -12,6 +12,24 @@ function setText(node, text) {
   if (node.textContent !== text) node.textContent = text; // set again, a live region would be read again
 }
 
+/** Copy a text to the clipboard, and say so on the button for a moment. */
+async function copyFrom(button, text) {
+  try {
+    await navigator.clipboard.writeText(text());
+  } catch {
+    // Not allowed here (a page without https): the old way, which needs it marked.
+    const field = make("pre", {}, text());
+    button.after(field);
+    getSelection().selectAllChildren(field);
+    document.execCommand("copy");
+    getSelection().removeAllRanges();
+    field.remove();
+  }
+  const label = (button.dataset.label ??= button.textContent);
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = label), 1500);
+}
+
 /** Call `draw` once when one message has changed several traits. Returns a function that ends this. */
 function onChanges(model, traits, draw) {
   let queued = false;

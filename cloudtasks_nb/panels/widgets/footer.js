@@ -1,7 +1,9 @@
 // The footer of a panel, and what a panel needs of the browser beyond ipywidgets: whether it can be seen, keys that stay in
 // it, and a focus that is not lost.
 
-const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "question"];
+const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "heard", "question"];
+const PATIENCE = 700; // milliseconds that the kernel may take to hear of a click before this is said:
+const NO_ANSWER = "No answer from the kernel yet. While a cell runs, the answer may come when the cell has ended.";
 
 /** "seen 12:03:04 UTC, 2 s ago": in UTC, as all times in panels and frames. */
 function age(at) {
@@ -11,20 +13,10 @@ function age(at) {
   return `seen ${new Date(at * 1000).toISOString().slice(11, 19)} UTC, ${ago}`;
 }
 
-async function copy(text, node) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    // Not allowed here (a page without https): the old way, which needs it marked.
-    getSelection().selectAllChildren(node);
-    document.execCommand("copy");
-    getSelection().removeAllRanges();
-  }
-}
-
 class FooterView {
   constructor(model, el, seen) {
     Object.assign(this, { model, el, seen });
+    this.acts = 0; // number of the last click
     this.build();
     this.endChanges = onChanges(model, TRAITS, () => this.draw());
     this.draw();
@@ -35,18 +27,15 @@ class FooterView {
     this.status = make("span", { role: "status", class: "ctn-status" });
     this.warning = make("div", { role: "status", class: "ctn-warning" });
     this.age = make("span", { class: "ctn-age" });
+    this.waits = make("div", { role: "status", class: "ctn-waits" });
     this.alert = make("div", { role: "alert", class: "ctn-error" });
     this.code = make("code", { tabindex: "-1" });
     this.copied = make("button", { type: "button", class: "ctn-copy", title: "Copy this line of Python" }, "Copy");
-    this.copied.addEventListener("click", async () => {
-      await copy(this.model.get("line"), this.code);
-      this.copied.textContent = "Copied";
-      setTimeout(() => (this.copied.textContent = "Copy"), 1500);
-    });
+    this.copied.addEventListener("click", () => copyFrom(this.copied, () => this.model.get("line")));
     this.line = make("div", { class: "ctn-line" }, this.code, this.copied);
     this.el.classList.add("ctn-footer");
     this.el.tabIndex = -1; // where the focus goes when the button that had it is gone
-    this.el.append(this.alert, this.warning, make("div", { class: "ctn-status-line" }, this.status, this.age), this.line);
+    this.el.append(this.alert, this.warning, this.waits, make("div", { class: "ctn-status-line" }, this.status, this.age), this.line);
   }
 
   draw() {
@@ -55,6 +44,7 @@ class FooterView {
     setText(this.warning, get("warning"));
     setText(this.code, get("line"));
     this.line.hidden = !get("line");
+    if (get("heard") >= this.acts) this.heard();
     this.drawAlert(get("alert"));
     this.drawAge();
     this.root?.setAttribute("aria-busy", get("busy"));
@@ -101,6 +91,9 @@ class FooterView {
     for (const name of ["click", "keydown"]) {
       this.root.addEventListener(name, () => (this.acted = performance.now()), { signal, capture: true });
     }
+    for (const name of ["click", "change"]) {
+      this.root.addEventListener(name, (event) => this.act(event), { signal, capture: true });
+    }
     // Fields of ipywidgets let no key out, so what they are to do is seen to before they get it.
     this.root.addEventListener("keydown", (event) => this.keyInPrompt(event), { signal, capture: true });
     this.root.addEventListener("keydown", (event) => this.keepKey(event), { signal });
@@ -111,6 +104,21 @@ class FooterView {
     this.changes.observe(this.root, { subtree: true, childList: true, attributeFilter: ["disabled", "title"] });
     this.nameFields();
     this.clock = setInterval(() => this.drawAge(), 1000);
+  }
+
+  /** Ask whether the kernel hears of a click; where it has no subshells it does when the running cell has ended. */
+  act(event) {
+    const control = event.target.closest("button, select, input, textarea, tr[data-key], [role=tab]");
+    if (!control || this.line.contains(control) || event.target.closest(".ctn-panel") !== this.root) return;
+    this.acts = Math.max(this.acts, this.model.get("heard")) + 1;
+    this.model.send({ do: "act", number: this.acts });
+    this.late ??= setTimeout(() => setText(this.waits, NO_ANSWER), PATIENCE);
+  }
+
+  heard() {
+    clearTimeout(this.late);
+    this.late = undefined;
+    setText(this.waits, "");
   }
 
   keyInPrompt(event) {
@@ -184,6 +192,7 @@ class FooterView {
     this.observer?.disconnect();
     this.changes?.disconnect();
     clearInterval(this.clock);
+    clearTimeout(this.late);
     this.listening?.abort();
     this.endChanges();
   }

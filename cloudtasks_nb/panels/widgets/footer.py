@@ -38,6 +38,8 @@ class Footer(anywidget.AnyWidget):
         Why nothing is refreshed; empty while the panel is refreshed.
     busy : bool
         Whether an action runs.
+    heard : int
+        Number of the last click or key that the kernel has handled.
     question : str
         Title of the question that the prompt asks; empty for none.
     visible : bool
@@ -58,6 +60,7 @@ class Footer(anywidget.AnyWidget):
     at = traitlets.Float().tag(sync=True)
     paused = traitlets.Unicode().tag(sync=True)
     busy = traitlets.Bool(False).tag(sync=True)
+    heard = traitlets.Int(0).tag(sync=True)
     question = traitlets.Unicode().tag(sync=True)
 
     def __init__(self) -> None:
@@ -88,6 +91,8 @@ class Footer(anywidget.AnyWidget):
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         if content["do"] == "dismiss":
             self.alert = {}
+        elif content["do"] == "act":
+            self.heard = content["number"]
         elif content["do"] == "visible":
             self.visibility_known = True
             self.set_visible(visible=content["visible"])

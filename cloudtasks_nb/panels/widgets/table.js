@@ -20,6 +20,11 @@ function icon(path) {
   return svg;
 }
 
+/** Whether a click adds rows to the selection. */
+function adding(event) {
+  return event.shiftKey || event.ctrlKey || event.metaKey;
+}
+
 /** Which rows are selected: single keys, and all that once matched (`base`, a set that Python keeps) but some. */
 class Selection {
   constructor({ n, base, plus, minus }) {
@@ -128,9 +133,9 @@ class TableView {
     this.root.addEventListener("click", (event) => this.click(event));
     this.body.addEventListener("dblclick", (event) => {
       getSelection().removeAllRanges();
-      this.openRow(event.target.closest("tr"));
+      this.lookAt(event.target.closest("tr"), "open");
     });
-    this.body.addEventListener("mousedown", (event) => event.shiftKey && event.preventDefault()); // no text selection
+    this.body.addEventListener("mousedown", (event) => adding(event) && event.preventDefault()); // no text selection
     this.observer = new IntersectionObserver((seen) => setVisible(this, seen.at(-1).isIntersecting));
     this.observer.observe(this.root);
   }
@@ -154,6 +159,7 @@ class TableView {
     this.drawHead();
     this.drawRows();
     this.keepActive(moved || first, focused);
+    this.drawCurrent();
     this.drawMarks();
     this.drawPager();
     if (moved) this.scroller.scrollTop = 0;
@@ -231,6 +237,16 @@ class TableView {
     if (!colour) return setText(td, text);
     if (td.textContent !== text) td.replaceChildren(make("span", { class: "ctn-dot" }), text);
     td.firstChild.style.background = colour;
+  }
+
+  /** Mark the row that is looked at: what was clicked here, until Python shows another one. */
+  drawCurrent() {
+    if (this.summary.current !== this.shown) this.current = this.shown = this.summary.current;
+    for (const { key } of this.rows) {
+      const { tr } = this.lines.get(key);
+      if (key === this.current) tr.setAttribute("aria-current", "true");
+      else tr.removeAttribute("aria-current");
+    }
   }
 
   drawMarks() {
@@ -355,8 +371,12 @@ class TableView {
     this.ask({ do: "page", page });
   }
 
-  openRow(tr) {
-    if (tr?.dataset.key !== undefined) this.model.send({ do: "open", key: tr.dataset.key });
+  /** Make a row the current one: `show` it for a click, `open` it for Enter and a double click. */
+  lookAt(tr, verb) {
+    if (tr?.dataset.key === undefined) return;
+    this.current = tr.dataset.key;
+    this.drawCurrent();
+    this.model.send({ do: verb, key: this.current });
   }
 
   click(event) {
@@ -370,15 +390,17 @@ class TableView {
     } else if (this.mark?.contains(event.target)) {
       this.setActive(this.all, true);
       this.selectPage(this.all.getAttribute("aria-checked") !== "true");
-    } else if (tr) this.clickRow(tr, event.shiftKey, event.detail === 2);
+    } else if (tr) this.clickRow(tr, event);
   }
 
-  clickRow(tr, shift, second) {
-    // Text that was marked is to be copied; what a double click marks is not, and its clicks undo each other.
-    if (!getSelection().isCollapsed && !shift && !second) return;
-    if (this.setup.selectable && shift) this.extend(tr.dataset.key);
+  clickRow(tr, event) {
+    const marks = this.setup.selectable && (adding(event) || event.target.closest(".ctn-mark"));
+    // Text that was marked is to be copied; what a double click marks is not.
+    if (!getSelection().isCollapsed && !marks && event.detail !== 2) return;
+    if (marks && event.shiftKey) this.extend(tr.dataset.key);
     this.setActive(tr, true);
-    if (this.setup.selectable && !shift) this.toggle(tr.dataset.key);
+    if (!marks) this.lookAt(tr, "show");
+    else if (!event.shiftKey) this.toggle(tr.dataset.key);
   }
 
   press(button) {
@@ -422,7 +444,7 @@ class TableView {
     Object.assign(steps, { Home: 0, End: this.rows.length - 1 });
     if (key in steps) this.moveTo(steps[key], shift && this.setup.selectable, key === "ArrowUp");
     else if (key === " " && this.setup.selectable) this.toggle(this.rows[place].key);
-    else if (key === "Enter") this.openRow(this.active);
+    else if (key === "Enter") this.lookAt(this.active, "open");
     else return false;
     return true;
   }

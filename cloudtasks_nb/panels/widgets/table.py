@@ -52,6 +52,8 @@ class Table(anywidget.AnyWidget):
 
     Attributes
     ----------
+    on_show : callable, optional
+        Called with the key of a row that becomes the current one, by a click or by Enter. This selects nothing.
     on_open : callable, optional
         Called with the key of a row when it is opened: Enter or double click.
     on_select : callable, optional
@@ -75,6 +77,7 @@ class Table(anywidget.AnyWidget):
     _selection = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._selected.state)  # noqa: SLF001 - its own class
     visible = traitlets.Bool(False).tag(sync=True)
 
+    on_show: Callable[[Any], object] | None = None
     on_open: Callable[[Any], object] | None = None
     on_select: Callable[[list[Any]], object] | None = None
     on_page: Callable[[list[Any]], object] | None = None
@@ -91,7 +94,7 @@ class Table(anywidget.AnyWidget):
         empty: str | None = None,
         tz: tzinfo = UTC,
     ) -> None:
-        self._columns = tuple(columns)
+        self._columns, self._key = tuple(columns), key
         self._page_size = page_size
         self._label = label
         self._empty_text = empty or f"No {label}"
@@ -105,6 +108,7 @@ class Table(anywidget.AnyWidget):
         self._number = 0  # number of the page that is shown, from 0
         self._moves = 0  # changes of page, sort and filter so far: after each the browser scrolls to the top
         self._selected = Selection()
+        self._current: str | None = None  # id of the row that was clicked last
         self._alerts: dict[str, str] = {}  # name of a callback -> its error
         self._reported: dict[str, list[Any]] = {"on_select": [], "on_page": []}
         self._reporting = self._changed_meanwhile = False
@@ -125,6 +129,26 @@ class Table(anywidget.AnyWidget):
         with self._changing():
             self._rows.load(data)
             self._empty = self._empty_text
+
+    def clear(self) -> None:
+        """Remove all rows and the selection, as before the first `load`."""
+        with self._changing(moved=True):
+            self._rows = Rows(self._columns, self._key)
+            self._order = self._rows.order(self._query)
+            self._empty, self._current, self._number = "Not loaded yet", None, 0
+            self._choose(self._selected.of(()))
+            self.send_state("_selection")
+
+    @property
+    def empty(self) -> str:
+        """Text in the table while no rows are loaded."""
+        return self._empty
+
+    @empty.setter
+    def empty(self, text: str) -> None:
+        with self._lock:
+            self._empty = text
+            self._publish()
 
     def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Update rows by key; new rows are appended. Columns that `data` lacks stay as they are."""
@@ -185,6 +209,19 @@ class Table(anywidget.AnyWidget):
         """The selected rows, as they were loaded."""
         with self._lock:
             return self._rows.frame(self._picked())
+
+    @property
+    def current(self) -> Any:
+        """Key of the row that is looked at; None if there is none, or if it is not loaded any more."""
+        with self._lock:
+            place = self._rows.places.get(self._current or "")
+            return None if place is None else self._rows.keys([place])[0]
+
+    def show(self, key: Any) -> None:
+        """Mark a row as the one that is looked at, none for None; `on_show` is not called."""
+        with self._lock:
+            self._current = None if key is None else str(key)
+            self._publish()
 
     @property
     def page_keys(self) -> list[Any]:
@@ -270,6 +307,7 @@ class Table(anywidget.AnyWidget):
             "base": self._selected.state["base"],
             "selected": len(picked),
             "hidden": self._hidden(picked),
+            "current": self._current,
             "alert": "\n".join(self._alerts.values()),
         }
         return page, summary
@@ -323,18 +361,22 @@ class Table(anywidget.AnyWidget):
             "select": lambda message: self._take_selection(message["selection"]),
             "sort": lambda message: self.sort(message["column"], descending=message["descending"]),
             "page": lambda message: self.turn(message["page"]),
-            "open": self._open_row,
+            "show": lambda message: self._look("on_show", message["key"]),
+            "open": lambda message: self._look("on_show" if self.on_open is None else "on_open", message["key"]),
         }
         if content["do"] != "select":  # a selection may arrive late, after a newer error
             self._alert({})
         actions[content["do"]](content)
 
-    def _open_row(self, message: dict[str, Any]) -> None:
+    def _look(self, name: str, row: str) -> None:
+        """Make a row the current one, and call back with its key."""
         with self._lock:
-            place = self._rows.places.get(message["key"])
-            key = None if place is None else self._rows.keys([place])[0]
-        if place is not None:
-            self._call("on_open", key)
+            there = row in self._rows.places
+            if there:
+                self._current = row
+                self._publish()
+        if there:
+            self._call(name, self.current)
 
     def _call_back(self) -> None:
         """Call `on_select` and `on_page` after changes; one thread at a time, so that the newest is reported last."""

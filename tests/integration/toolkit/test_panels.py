@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import getpass
 import html
 import re
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from ipywidgets.embed import embed_data
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.panels import AttemptsPanel, Dashboard, Panel, TasksPanel
+from cloudtasks_nb.panels.forms import notebook
 from tests.integration.conftest import Emulator
 
 __all__: list[str] = []
@@ -51,6 +54,11 @@ def click(panel: Panel, button: Any) -> None:
     assert panel.footer.alert == {}
 
 
+def look_at(table: Any, key: str) -> None:
+    """Click a row, which selects nothing."""
+    table._on_message(None, {"do": "show", "key": key}, None)
+
+
 def text(shown: widgets.HTML) -> str:
     """Return the text of a part of a panel, without its markup."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", shown.value)).split())
@@ -83,8 +91,8 @@ def test_no_secret_is_saved_with_a_notebook(board: Dashboard, paused: ct.Queue) 
     paused.enqueue(f"{NOWHERE}?token=s3cr3t-url", {"api_key": "s3cr3t-body"}, task_id="t1", headers=headers)
     batch = paused.fan_out(rows, url=f"{NOWHERE}?sig=s3cr3t-url")
     tasks_tab = see(board, "Tasks")
-    tasks_tab.table.select(["t1"])
-    see(board, "Batches").table.select([batch.id])
+    look_at(tasks_tab.table, "t1")
+    look_at(see(board, "Batches").table, batch.id)
     form = see(board, "Fan out").request
     form.url.value, form.headers.value = f"{NOWHERE}?token=s3cr3t-url", "X-Api-Key: s3cr3t-head"
     for part in board.parts.values():
@@ -142,8 +150,10 @@ def test_tasks_are_listed_inspected_and_deleted(board: Dashboard, paused: ct.Que
     names = fill(paused, 5)
     panel: TasksPanel = see(board, "Tasks")
     assert sorted(panel.table.page_keys) == names
-    panel.table.select(["t03"])
+    look_at(panel.table, "t03")
     panel.settle()
+    assert panel.actions.delete.disabled
+    panel.table.select(["t03"])
     for words in ('"n": "t03"', "X-Team data", "Authorization •••", "no attempt"):
         assert words in text(panel.detail)
     assert "secret" not in text(panel.detail)
@@ -166,11 +176,10 @@ def test_what_a_handler_raised_is_found(board: Dashboard, paused: ct.Queue, emul
         click(panel, panel.actions.run)
         attempts: AttemptsPanel = see(board, "Attempts")
         emulator.until(lambda: count(attempts))  # the log takes its time
-        attempts.table.select(attempts.table.page_keys)
+        look_at(attempts.table, attempts.table.page_keys[0])
         assert "NOT_FOUND" in text(attempts.detail)
         assert "LookupError: no data for 3" in text(attempts.detail)
-        panel.table.select([])
-        panel.table.select(["t1"])
+        look_at(panel.table, "t1")
         panel.settle()
         assert "LookupError: no data for 3" in text(panel.detail)
         assert "retrying" in text(panel.detail)
@@ -184,7 +193,7 @@ def test_a_task_that_has_left_is_known_by_its_attempts(board: Dashboard, paused:
         show(panel, visible=False)  # so that the row stays in the table
         paused.run(["t1"])
         emulator.until(lambda: len(paused.attempts()))
-        panel.table.select(["t1"])
+        look_at(panel.table, "t1")
         panel.settle()
     assert "It has left the queue" in text(panel.detail)
     assert " OK " in text(panel.detail)
@@ -198,3 +207,77 @@ def test_a_queue_that_is_gone_is_said(board: Dashboard, paused: ct.Queue) -> Non
     panel.settle()
     assert f'there is no queue "{paused.id}"' in panel.footer.alert["text"]
     assert "create=True" in panel.footer.alert["hint"]
+
+
+class Lines:
+    """The notebook of a dashboard: each line of Python that a panel shows is run there at once."""
+
+    def __init__(self, board: Dashboard, tasks: ct.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        flights = pd.DataFrame({"day": ["2026-01-01", "2026-01-02"]})
+        self.variables: dict[str, Any] = {"tasks": tasks, "ct": ct, "pd": pd, "flights": flights, "panel": board}
+        self.ran: list[str] = []
+        monkeypatch.setattr(notebook, "_visible", lambda: self.variables)
+        monkeypatch.setattr(getpass, "getpass", lambda _name: "s3cr3t")
+
+    def run(self, *lines: str | None) -> None:
+        """Run lines that were not run yet."""
+        for line in lines:
+            if line and line not in self.ran:
+                exec(line, self.variables)  # noqa: S102 - that is what the line is for
+                self.ran.append(line)
+
+    def do(self, panel: Panel, *buttons: Any, typed: str = "") -> None:
+        """Click buttons of a panel; run the line of each question before it is answered, and the line afterwards."""
+        for button in buttons:
+            click(panel, button)
+            if panel.prompt.question is not None:
+                self.run(panel.prompt.question.line)
+                confirm(panel, typed)
+            self.run(panel.footer.line)
+
+
+def test_every_line_that_a_panel_shows_runs(
+    board: Dashboard, paused: ct.Queue, tasks: ct.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of lists, buttons, questions, forms and copies, also of requests with secrets."""
+    monkeypatch.setattr("cloudtasks_nb.panels.tasks._LISTED", 2)
+    names = fill(paused, 5)
+    lines = Lines(board, tasks, monkeypatch)
+    queue = see(board, "Queue")
+    lines.run(queue.footer.line)
+    lines.do(queue, queue.resume, queue.pause, queue.edit)
+    queue.form.fields["rate"].value = "5"
+    lines.do(queue, queue.save)
+    panel: TasksPanel = see(board, "Tasks")
+    lines.run(panel.footer.line)
+    look_at(panel.table, names[0])
+    panel.settle()
+    lines.run(panel.detail.copies.texts["Copy as Python"])
+    lines.do(panel, panel.detail.edit)
+    panel.detail.form.body.value = '{"n": "again", "password": "s3cr3t"}'
+    panel.detail.form.wait.value = "10min"
+    lines.do(panel, panel.detail.send)
+    panel.table.select(names[:1])
+    lines.do(panel, panel.actions.run)
+    panel.table.select(names)
+    lines.do(panel, panel.actions.delete)
+    attempts = see(board, "Attempts")
+    attempts.back.value = 86_400
+    lines.run(attempts.footer.line)
+    for tab in ("Fan out", "Backfill"):
+        form = see(board, tab)
+        form.request.url.value, form.request.headers.value = f"{NOWHERE}?token=s3cr3t", "X-Api-Key: s3cr3t"
+        if tab == "Backfill":
+            form.range.start.value, form.range.end.value = dt.date(2026, 1, 1), dt.date(2026, 1, 3)
+        form.settle()
+        lines.do(form, form.make_plan, form.send)
+    batches = see(board, "Batches")
+    lines.run(batches.footer.line)
+    look_at(batches.table, batches.table.page_keys[0])
+    batches.settle()
+    lines.run(batches.footer.line)
+    lines.do(queue, queue.purge, typed=paused.id)
+    assert sum("panel.parts[" in line for line in lines.ran) == 1
+    assert not [line for line in lines.ran if "s3cr3t" in line]
+    verbs = "queues tasks enqueue run delete_tasks attempts fan_out backfill batches batch resume pause update purge"
+    assert [verb for verb in verbs.split() if not any(f".{verb}(" in line for line in lines.ran)] == []

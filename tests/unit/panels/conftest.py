@@ -46,6 +46,7 @@ __all__ = [
     "click",
     "confirm",
     "entry",
+    "look_at",
     "open_widgets",
     "pending",
     "send",
@@ -203,6 +204,11 @@ def show(panel: Panel, *, visible: bool = True) -> Any:
     send_message(panel.footer, do="visible", visible=visible)
     panel.settle()
     return panel
+
+
+def look_at(table: Any, key: str) -> None:
+    """Click a row of a table, which selects nothing."""
+    send_message(table, do="show", key=key)
 
 
 def click(panel: Panel, *buttons: Any) -> None:

@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.panels import BatchPanel, batch_rows
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
-from tests.unit.panels.conftest import NOW, CloseLater, Harness, click, confirm, send_message, show
+from tests.unit.panels.conftest import NOW, CloseLater, Harness, click, confirm, look_at, send_message, show
 
 __all__: list[str] = []
 
@@ -296,7 +296,7 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
     shown = panel.static_html()
     assert "10 succeeded rows, 1 of them without a stored result" in shown
     assert "[&quot;&lt;i&gt;&quot;]" in shown
-    table.select([tasks[18]])
+    look_at(table, tasks[18])
     panel.settle()
     assert "&quot;sold&quot;: 18" in panel.view.story.value
 
@@ -304,11 +304,12 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
 def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Batch) -> None:
     """Traceback or message, request and attempts are below the table."""
     table: Any = panel.view.rows.table
-    table.select([batch.tasks()["task"][13]])
+    task = batch.tasks()["task"][13]
+    look_at(table, task)
     panel.settle()
-    story = panel.view.story.value
-    for words in ("Row 13", SHOP, "POST https://svc/%3Cb%3E", "&quot;day&quot;: 13"):
-        assert words in story
-    assert batch.tasks()["task"][13] in panel.view.detail.value
-    table.select([])
+    shown = panel.view.story.value + panel.view.detail.value
+    for words in ("Row 13", SHOP, "POST https://svc/%3Cb%3E", "&quot;day&quot;: 13", task):
+        assert words in shown
+    assert panel.view.actions.resend.disabled
+    panel.view.show(None)
     assert (panel.view.story.value, panel.view.detail.value) == ("", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.panels import Dashboard, Panel
 from cloudtasks_nb.panels import dashboard as dashboard_module
-from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, open_widgets, show
+from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, look_at, open_widgets, show
 
 __all__: list[str] = []
 
@@ -73,10 +74,10 @@ def test_all_tabs_are_about_one_queue(dashboard: Dashboard) -> None:
     """A queue is chosen in the header, selected in the list, or opened there, which shows its tasks."""
     made = part(dashboard)
     queues: Any = dashboard.parts["Queues"]
-    assert (dashboard.choice.options, made.queue) == (("emails", "reports"), "emails")
-    dashboard.choice.value = "reports"
-    assert made.queue == "reports"
-    queues.table.select(["emails"])
+    assert (dashboard.choice.names, made.queue) == (("emails", "reports"), "emails")
+    dashboard.choice.menu.value = "reports"
+    assert (made.queue, queues.table.current) == ("reports", "reports")
+    look_at(queues.table, "emails")
     assert (made.queue, dashboard.choice.value) == ("emails", "emails")
     dashboard.turn_to("Queues")
     queues.table.on_open("reports")
@@ -99,11 +100,50 @@ def test_there_may_be_no_queue_yet(
 def test_queues_that_come_and_go_are_offered(dashboard: Dashboard) -> None:
     """The choice stays as long as its queue is there."""
     made = part(dashboard)
-    dashboard.choice.value = "reports"
+    dashboard.use("reports")
+    seen: list[str | None] = []
+    made.queue_changed = lambda: seen.append(made.queue)  # type: ignore[method-assign]  # to hear of it
     dashboard.offer(["emails", "invoices", "reports"])
-    assert (dashboard.choice.value, made.queue) == ("reports", "reports")
+    assert (dashboard.choice.value, made.queue, seen) == ("reports", "reports", [])
     dashboard.offer(["invoices"])
     assert (dashboard.choice.value, made.queue) == ("invoices", "invoices")
+
+
+def test_a_queue_that_is_chosen_while_a_tab_is_made(dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new tab, the other tabs and the header are about the same queue in the end."""
+
+    def slow(context: FakeContext, *, queue: str, framed: bool) -> Part:
+        made = Part(context, queue=queue, framed=framed)
+        other = threading.Thread(target=dashboard.use, args=("reports",))
+        other.start()
+        other.join(30)
+        return made
+
+    monkeypatch.setitem(dashboard._makers, "Tasks", slow)
+    made = part(dashboard)
+    queues: Any = dashboard.parts["Queues"]
+    assert {made.queue, dashboard.queue, dashboard.choice.value, queues.queue} == {"reports"}
+
+
+def test_one_of_thirty_queues_is_found(make_context: MakeContext, closing: CloseLater) -> None:
+    """More than eight queues can be searched, in the header and in the list; the chosen one always stays offered."""
+    dashboard = closing(Dashboard(make_context(*(f"q{number:02}" for number in range(30)))))
+    queues: Any = dashboard.parts["Queues"]
+    for find in (dashboard.choice.find, queues.find):
+        assert find.layout.display is None
+        find.value = "7"
+    assert dashboard.choice.menu.options == ("q00", "q07", "q17", "q27")
+    assert queues.table.page_keys == ["q07", "q17", "q27"]
+    dashboard.choice.menu.value = "q17"
+    assert (dashboard.queue, queues.table.current) == ("q17", "q17")
+    dashboard.choice.find.value = ""
+    assert (len(dashboard.choice.menu.options), dashboard.queue) == (30, "q17")
+
+
+def test_a_few_queues_need_no_search(dashboard: Dashboard) -> None:
+    """The fields are hidden."""
+    queues: Any = dashboard.parts["Queues"]
+    assert {find.layout.display for find in (dashboard.choice.find, queues.find)} == {"none"}
 
 
 def test_one_interval_for_all(dashboard: Dashboard, watcher: FakeWatcher) -> None:

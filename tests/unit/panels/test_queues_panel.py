@@ -8,7 +8,17 @@ import pytest
 
 from cloudtasks_nb.errors import QueueNotFoundError, ServiceError
 from cloudtasks_nb.panels import QueuesPanel
-from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, click, confirm, show, snapshot
+from tests.unit.panels.conftest import (
+    CloseLater,
+    FakeContext,
+    FakeWatcher,
+    MakeContext,
+    click,
+    confirm,
+    look_at,
+    show,
+    snapshot,
+)
 
 __all__: list[str] = []
 
@@ -36,7 +46,7 @@ def test_only_the_page_is_watched(make_context: MakeContext, closing: CloseLater
 
 def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: FakeWatcher) -> None:
     """Table and card show the newest depth, the sparkline the ones before; figures that are not known are left out."""
-    panel.table.select(["reports"])
+    look_at(panel.table, "reports")
     for depth in (1_500, 1_000):
         watcher.publish(snapshot("reports", tasks=depth, state="PAUSED"))
     assert "1,000" in panel.static_html()
@@ -122,6 +132,31 @@ def test_pause_and_resume_are_done_at_once(panel: QueuesPanel, context: FakeCont
     assert panel.footer.line == 'for name in ["emails", "reports"]: tasks.queue(name).pause()'
 
 
+def test_what_the_buttons_act_on_is_the_queue_of_the_panel(panel: QueuesPanel, context: FakeContext) -> None:
+    """Without a selection it is the queue that is shown; one that is selected becomes it; a choice elsewhere wins."""
+    panel.use("emails")
+    assert (panel.table.current, "emails" in panel.target.value, "emails" in shown(panel)) == ("emails", True, True)
+    panel.table.select(["reports"])
+    assert (panel.queue, panel.table.current) == ("reports", "reports")
+    panel.use("emails")
+    assert (panel.table.selected, panel.table.current) == ([], "emails")
+    panel.table.select(["emails", "reports"])
+    assert "2 queues" in panel.target.value
+    panel.table.select([])
+    click(panel, panel.pause)
+    assert context.calls == [("pause", "emails")]
+
+
+def test_a_queue_that_is_chosen_after_the_click_is_left_alone(panel: QueuesPanel, context: FakeContext) -> None:
+    """An action is about what was selected when its button was clicked, also if its work begins later."""
+    panel.table.select(["reports"])
+    with panel._enabling:  # the work cannot begin
+        panel.pause.click()
+    panel.use("emails")
+    panel.settle()
+    assert context.calls == [("pause", "reports")]
+
+
 def test_purge_wants_the_name(panel: QueuesPanel, context: FakeContext) -> None:
     """Count and full name are in the question; the right name and a click purge."""
     panel.table.select(["reports"])
@@ -200,4 +235,5 @@ def test_read_only_has_no_tools(make_context: MakeContext, closing: CloseLater) 
     """Neither buttons nor form are laid out."""
     panel = closing(QueuesPanel(make_context("reports", read_only=True), framed=False))
     laid: list[Any] = list(panel.children)
-    assert laid == [panel.prompt, panel.table, panel.card, panel.footer]
+    assert laid[1:] == [panel.prompt, panel.table, panel.card, panel.footer]
+    assert list(laid[0].children) == [panel.find]

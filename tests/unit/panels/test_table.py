@@ -263,6 +263,25 @@ def test_callbacks_report_changes(table: Table, browser: Browser) -> None:
     ]
 
 
+def test_the_row_that_is_looked_at(table: Table, browser: Browser) -> None:
+    """A click shows a row and selects nothing; Enter opens it, or shows it in a table without `on_open`."""
+    seen: list[str] = []
+    table.on_show = seen.append
+    browser.send(do="show", key="n3")
+    browser.send(do="show", key="gone meanwhile")
+    browser.send(do="open", key="n4")
+    assert (seen, table.current, browser.summary["current"], table.selected) == (["n3", "n4"], "n4", "n4", [])
+    table.on_open = lambda key: seen.append(f"open {key}")
+    browser.send(do="open", key="n5")
+    assert (seen[2:], table.current) == (["open n5"], "n5")
+    table.drop(["n5"])
+    assert (table.current, seen[3:]) == (None, [])
+    table.show("n7")
+    assert (table.current, seen[3:]) == ("n7", [])
+    table.show(None)
+    assert browser.summary["current"] is None
+
+
 def test_an_exception_of_a_callback_is_seen(table: Table, browser: Browser) -> None:
     """It goes to `on_error`; without one the table shows it until the next action."""
 

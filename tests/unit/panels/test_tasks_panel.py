@@ -15,11 +15,14 @@ from tests.unit.panels.conftest import (
     NOW,
     CloseLater,
     FakeContext,
+    FakeQueue,
+    FakeShell,
     FakeWatcher,
     MakeContext,
     click,
     confirm,
     entry,
+    look_at,
     pending,
     show,
     snapshot,
@@ -60,12 +63,12 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the tasks whose cards were read."""
     read: list[str] = []
 
-    async def read_card(_connection: Any, _queue: QueueName, task: str) -> str:
+    async def read_card(_connection: Any, _queue: QueueName, task: str, _stored: Any) -> tuple[str, dict[str, Any]]:
         read.append(task)
-        return f"card of {task}, {len(read)}"
+        return f"card of {task}, {len(read)}", {"url": f"https://svc/{task}"}
 
     monkeypatch.setattr("cloudtasks_nb.panels.tasks.Listing", Book)
-    monkeypatch.setattr("cloudtasks_nb.panels.tasks.read_card", read_card)
+    monkeypatch.setattr("cloudtasks_nb.panels.task_details.read_card", read_card)
     monkeypatch.setattr("cloudtasks_nb.panels.tasks._PORTION", 10)
     return read
 
@@ -236,9 +239,11 @@ def test_google_runs_one_a_second(
 
 
 def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: list[str]) -> None:
-    """A selected or opened task is shown as a card, which is read again when the task changes."""
+    """A task that is clicked is shown as a card, which is read again when the task changes; it is not selected."""
     publish(panel, watcher)
-    pick(panel, 2)
+    look_at(panel.table, "reports00002")
+    panel.settle()
+    assert panel.actions.delete.disabled
     assert panel.detail.value == "card of reports00002, 1"
     publish(panel, watcher)
     publish(panel, watcher)
@@ -251,22 +256,103 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
     publish(panel, watcher)
     assert panel.detail.value.startswith("card of reports00002")
     assert cards[-1] == "reports00002"
-    panel.table.on_open("reports00003")  # type: ignore[misc]  # it is set
+    look_at(panel.table, "reports00003")
     panel.settle()
     assert panel.detail.value.startswith("card of reports00003")
-    pick(panel, 3)
-    pick(panel)
-    assert panel.detail.value == ""
 
 
 def test_another_queue_is_loaded(panel: TasksPanel) -> None:
     """The tasks of the new queue are shown, and nothing is selected."""
     pick(panel, 1)
+    panel.every = 0
     panel.use("emails")
     panel.settle()
     assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
     assert (panel.table.selected, panel.detail.value) == ([], "")
     assert panel.footer.line == 'tasks.queue("emails").tasks(10)'
+
+
+def test_rows_of_another_queue_are_never_shown(panel: TasksPanel, watcher: FakeWatcher) -> None:
+    """A hidden panel forgets the old rows, says nothing of the new queue, and reads it when it is seen."""
+    show(panel, visible=False)
+    panel.use("emails")
+    panel.settle()
+    assert (panel.table.total, panel.table.empty, panel.loaded.value) == (0, "Not loaded yet", "")
+    panel.apply(snapshot("reports", tasks=0))
+    panel.apply(snapshot("emails", tasks=25))
+    panel.settle()
+    assert panel.table.empty == "Not loaded yet"
+    show(panel)
+    assert panel.table.page_keys[0] == "emails00000"
+
+
+def test_a_list_that_is_read_for_the_old_queue_is_dropped(panel: TasksPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks of the new queue are read next."""
+    more = Book.more
+    chosen: list[str] = []
+
+    def switching(book: Book, limit: int | None) -> Iterator[pd.DataFrame]:
+        if not chosen:
+            chosen.append("emails")
+            panel.use("emails")
+        yield from more(book, limit)
+
+    monkeypatch.setattr(Book, "more", switching)
+    click(panel, panel.load_more)
+    assert {key[:6] for key in panel.table.page_keys} == {"emails"}
+
+
+def test_work_goes_on_while_another_queue_is_chosen(
+    panel: TasksPanel, context: FakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was selected in the old queue is deleted there, all of it; then the tasks of the new one are read."""
+    monkeypatch.setattr("cloudtasks_nb.panels.tasks._LISTED", 1)
+    names = pick(panel, 1, 2)
+    delete = FakeQueue.__getattr__
+
+    def switching(queue: FakeQueue, verb: str) -> Any:
+        panel.use("emails")
+        return delete(queue, verb)
+
+    monkeypatch.setattr(FakeQueue, "__getattr__", switching)
+    panel.actions.delete.click()
+    confirm(panel)
+    assert context.calls == [("delete_tasks", "reports", [name]) for name in names]
+    assert (panel.table.total, panel.table.page_keys[0]) == (10, "emails00000")
+
+
+def test_an_empty_table_says_what_is_known(
+    panel: TasksPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the queue is empty is said only of one that was read to its end, and has no new tasks."""
+    panel.remove([f"reports{number:05}" for number in range(10)])
+    assert "press Refresh" in panel.table.empty
+    monkeypatch.setattr(Book, "tasks", 0)
+    click(panel, panel.load_more)
+    panel.refresh()
+    publish(panel, watcher, tasks=0)
+    assert panel.table.empty == "No tasks in the queue"
+    publish(panel, watcher, tasks=3)
+    assert "press Refresh" in panel.table.empty
+
+
+def test_a_long_selection_is_read_from_the_panel(
+    panel: TasksPanel, shell: FakeShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line names the variable or the output that has the panel; without one it has all ids."""
+    monkeypatch.setattr("cloudtasks_nb.panels.tasks._LISTED", 1)
+    names = pick(panel, 1, 2)
+    lines = []
+    for variables in ({}, {"Out": {3: panel}}, {"board": panel}):
+        shell.user_ns = {"tasks": None, **variables}
+        panel.actions.delete.click()
+        lines.append(panel.prompt.question.line if panel.prompt.question else None)
+    head = 'tasks.queue("reports").delete_tasks'
+    assert lines == [
+        f'{head}(["{names[0]}", "{names[1]}"])',
+        f"{head}(Out[3].table.selected)",
+        f"{head}(board.table.selected)",
+    ]
 
 
 def test_read_only_has_nothing_that_changes(make_context: MakeContext, closing: CloseLater) -> None:

@@ -1,0 +1,148 @@
+"""One task in detail: its card, buttons that copy its request, and a form that sends the request as a new task."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import ipywidgets as widgets
+
+from cloudtasks_nb.display.card import section_html
+from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.fanout.plan.render import read_message
+from cloudtasks_nb.panels.cards.task import read_card
+from cloudtasks_nb.panels.forms.task_form import TaskForm
+from cloudtasks_nb.panels.forms.task_request import TaskRequest
+from cloudtasks_nb.panels.panel import Panel, answer_at_once, close_all
+from cloudtasks_nb.panels.widgets.copy_buttons import CopyButtons
+
+__all__ = ["TaskDetails"]
+
+
+class TaskDetails(widgets.VBox):
+    """The card of a task of a panel, and what can be done with its request.
+
+    Parameters
+    ----------
+    panel : Panel
+        Runs the work, and shows messages and errors.
+
+    Attributes
+    ----------
+    queue, task : str
+        Short ids of the queue and the task that are shown; empty for none.
+    """
+
+    def __init__(self, panel: Panel) -> None:
+        self._panel = panel
+        self.queue = self.task = ""
+        self._request: TaskRequest | None = None
+        self._target = ""  # the queue that the form sends to
+        self.card = widgets.HTML()
+        self.copies = CopyButtons()
+        self.edit = panel.button(
+            "Edit and send again", self._open_form, changes=True, quick=True, tip="Send its request as a new task"
+        )
+        self._tools = panel.row(self.copies, self.edit)
+        self._editor: widgets.VBox | None = None  # with `form`, made when it is first opened
+        super().__init__([self.card, self._tools])
+        self.add_class("ctn-follow")
+        self.hide()
+
+    def _make_editor(self) -> widgets.VBox:
+        panel = self._panel
+        self.form = TaskForm(lambda: panel.guarded(self._preview))
+        self.send = panel.button("Send new task", self._submit, changes=True, quick=True, style="primary")
+        self.cancel = panel.button("Cancel", self._close_form, changes=True, quick=True)
+        self._title = widgets.HTML()
+        made = widgets.VBox([self._title, self.form, panel.row(self.send, self.cancel)]).add_class("ctn-editor")
+        for part in (made, self.form.request):  # which are not always laid out
+            panel.at_close(partial(close_all, part))
+        answer_at_once(made)
+        return made
+
+    @property
+    def value(self) -> str:
+        """The card as HTML; empty if no task is shown."""
+        value: str = self.card.value
+        return value
+
+    def show(self, queue: str, task: str) -> None:
+        """Read a task and show it."""
+        if (queue, task) != (self.queue, self.task):
+            self.hide()
+        self.queue, self.task = queue, task
+        self._panel.spawn(self._read(queue, task))
+
+    def hide(self) -> None:
+        """Show no task."""
+        self.queue = self.task = self.card.value = ""
+        self._show_request(None)
+        self._close_form()
+
+    async def _read(self, queue: str, task: str) -> None:
+        context = self._panel.context
+        card, values = await read_card(context.connection, context.name(queue), task, self._stored)
+        if (queue, task) == (self.queue, self.task):  # and no other was chosen meanwhile
+            self.card.value = card
+            self._show_request(TaskRequest(**values) if values else None)
+
+    def _stored(self, task: str) -> Any:
+        """Return the task of a batch's row as a raw message; None if this machine does not have it."""
+        wire = self._panel.context.catalog.outbox.rows.wire(task)
+        return read_message(wire, "") if wire else None
+
+    def _show_request(self, request: TaskRequest | None) -> None:
+        self._request = request
+        if request is not None:
+            arguments, options = request.code()
+            line = self._panel.context.line(self.queue, "enqueue", *arguments, **options)
+            self.copies.texts = {
+                "Copy as curl": request.curl(),
+                "Copy as JSON": request.json(),
+                "Copy as Python": line,
+            }
+        self._tools.layout.display = "none" if request is None else None
+
+    def _open_form(self) -> None:
+        if self._request is None:
+            return
+        self._editor = self._editor or self._make_editor()
+        self.form.fill(self._request)
+        self._target = self.queue
+        self._title.value = section_html(f"A new task in {self._target}, like {self.task}", "")
+        self.children = [self.card, self._tools, self._editor]
+        self._preview()
+
+    def _close_form(self) -> None:
+        self._target = ""
+        if self._editor is not None:
+            self.form.clear()
+            self.children = [self.card, self._tools]
+
+    def _preview(self) -> None:
+        """Show the line of Python for the form while it is edited."""
+        if not self._target:
+            return
+        why = line = ""
+        try:
+            line = self._line()
+        except CloudTasksError as error:
+            why = error.message
+        self._panel.notify(why, line=line)
+        self._panel.enable(self.send, bool(line))
+
+    def _line(self) -> str:
+        arguments = self.form.code
+        given = [arguments.pop("url"), *([arguments.pop("body")] if "body" in arguments else [])]
+        return self._panel.context.line(self._target, "enqueue", *given, **arguments)
+
+    def _submit(self) -> None:
+        queue, line, arguments = self._target, self._line(), self.form.arguments
+        self._panel.start(lambda: self._enqueue(queue, line, arguments), changes=True)
+
+    def _enqueue(self, queue: str, line: str, arguments: dict[str, object]) -> None:
+        made = self._panel.context.queue(queue).enqueue(**arguments)
+        self._close_form()
+        self._panel.notify(f"created task {made.index[0]} in {queue}", line=line)
+        self._panel.poll_now()
