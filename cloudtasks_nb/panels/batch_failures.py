@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import ipywidgets as widgets
 
-from cloudtasks_nb.display.card import section_html, table_html
+from cloudtasks_nb.display.card import html_card, section_html, table_html
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import StoreError
@@ -159,7 +159,7 @@ class BatchFailures(widgets.VBox):
             text = error_of(row, task) or "Neither the log nor the store has a message of this attempt."
         if cause == self.cause:
             place = "" if row is None else f" {row.row:,}"
-            self.example.value = section_html(f"Example: row{place}", code_html(text))
+            self.example.value = html_card(f"Example: row{place}", code_html(text))
 
 
 def _span(first: int, last: int) -> str:

@@ -36,10 +36,10 @@ _ALL = "all"
 
 _STATE_COLUMNS = (
     Column("state", kind="state", width="8.5em"),
+    Column("last_message", "Message"),
     Column("last_status", "Last answer", kind="state", width="12em"),
     Column("attempts", kind="count", width="7.5em"),
     Column("last_attempt_time", "Last attempt", kind="time", width="10em"),
-    Column("last_message", "Message"),
 )
 _SUCCESS_COLUMNS = (
     Column("attempts", kind="count", width="7.5em"),

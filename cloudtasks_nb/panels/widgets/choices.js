@@ -39,7 +39,8 @@ class View {
     node.act.title = item.tip ?? "";
     node.act.setAttribute("aria-label", `${item.act ?? ""}: ${item.text}`);
     node.pick.title = item.text;
-    node.root.style.setProperty("--ctn-dot", item.colour || "transparent");
+    node.root.toggleAttribute("data-dot", Boolean(item.colour));
+    node.root.style.setProperty("--ctn-dot", item.colour);
   }
 
   mark(picked) {
