@@ -60,8 +60,9 @@ class Report:
         done = f"<div><b>{progress.done:,}</b> of {progress.total:,} done{pace}{link if self.log_url else ''}</div>"
         partitions = lines_html([self.partitions or ""])
         lines = lines_html(self.lines(methods=methods))
-        # An output stays as it is when its kernel ends; a panel has its own age.
-        at = f'<div style="opacity:.75">as of {progress.at:%Y-%m-%d %H:%M:%S} UTC</div>' if progress.at else ""
+        # An output stays as it is when its kernel ends; a panel has its own age. At the end nothing moves but the time.
+        moment = "%Y-%m-%d %H:%M" if progress.finished else "%Y-%m-%d %H:%M:%S"
+        at = f'<div style="opacity:.75">as of {progress.at:{moment}} UTC</div>' if progress.at else ""
         parts = (bar, done, partitions, self.grid, lines, at if methods else "")
         return html_card(self._title(), *parts, badge=self.badge)
 

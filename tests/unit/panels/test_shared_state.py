@@ -83,7 +83,7 @@ def test_an_output_says_how_old_it_is(batch: Batch) -> None:
     """It stays as it is when its kernel ends."""
     at = batch.progress().at
     assert at is not None
-    assert f"as of {at:%Y-%m-%d %H:%M:%S} UTC" in batch._repr_mimebundle_()["text/html"]
+    assert f"as of {at:%Y-%m-%d %H:%M} UTC" in batch._repr_mimebundle_()["text/html"]
 
 
 @pytest.fixture
