@@ -257,7 +257,12 @@ async def _become_sender(outbox: Outbox, batch: str, observer: SendObserver, clo
     """Wait for the lock on sending the batch; None if no row is left to send."""
     while True:
         lock = outbox.requests.lock(batch)
-        unsent = (await outbox.run(outbox.batches.counts, batch))[State.UNSENT]
+        try:
+            unsent = (await outbox.run(outbox.batches.counts, batch))[State.UNSENT]
+        except BaseException:  # the sending is cancelled
+            if lock is not None:
+                lock.release()
+            raise
         if lock is not None and unsent:
             observer.other_sender(None)
             return lock
