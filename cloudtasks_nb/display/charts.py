@@ -74,7 +74,7 @@ def state_bar(counts: Mapping[str, int], *, label: str, share: float) -> str:
     shown = {state: count for state in COLOURS if (count := counts.get(state))}
     total = sum(shown.values())
     parts = "".join(
-        f'<div style="flex:{count} 0 4px;background:{COLOURS[state]}" title="'
+        f'<div style="flex:{count} 0 4px;{_paint(state)}" title="'
         f'{html.escape(f"{state}: {count:,} of {total:,} ({percent_text(count / total)})")}"></div>'
         for state, count in shown.items()
     )
@@ -115,7 +115,13 @@ def _line(points: list[tuple[float, float] | None], bottom: float) -> str:
     )
 
 
+def _paint(state: str) -> str:
+    """Return the background of a state; what is tried again is striped, to differ from failed in more than colour."""
+    stripes = ";background-image:repeating-linear-gradient(135deg,#0000 0 3px,#0006 3px 6px)"
+    return f"background-color:{COLOURS[state]}{stripes if state == 'retrying' else ''}"
+
+
 def _legend_item(state: str, count: int) -> str:
     shape = "display:inline-block;width:.65em;height:.65em;border-radius:50%"
-    dot = f'<span style="{shape};background:{COLOURS[state]}"></span>'
+    dot = f'<span style="{shape};{_paint(state)}"></span>'
     return f'<span style="white-space:nowrap">{dot} {html.escape(state)} <b>{count:,}</b></span>'

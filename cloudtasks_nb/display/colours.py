@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloudtasks_nb._names import CODES
 
-__all__ = ["COLOURS", "colour"]
+__all__ = ["COLOURS", "MARKS", "colour"]
 
 #: Colour of each state, from done to not begun: the order in which charts stack them. The contrast to white and to the
 #: dark theme's background is at least 3:1, and adjacent states of a bar differ in lightness too. A colour is always
@@ -23,6 +23,8 @@ COLOURS = {
     "settling": "#94796b",  # no longer in the queue, and its log entry is awaited
     "unsent": "#8b939c",
 }
+#: Mark of a state that has to be told from others without its colour.
+MARKS = {"failed": "✕", "rejected": "✕", "retrying": "↻"}
 #: Other texts that have the colour of a state: states of a queue, canonical codes, yes and no.
 _ALIASES = {
     "paused": "retrying",

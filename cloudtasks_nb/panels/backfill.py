@@ -9,16 +9,28 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from cloudtasks_nb.fanout.periods.partitions import COLUMNS, cross, partition
+from cloudtasks_nb.display.calendar import Calendar, Periods
+from cloudtasks_nb.display.card import section_html
+from cloudtasks_nb.display.charts import counts_text
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.errors import BatchExistsError, CloudTasksError
+from cloudtasks_nb.fanout.batch.backfill import Backfill
+from cloudtasks_nb.fanout.batch.period_states import upcoming
+from cloudtasks_nb.fanout.batch.request import BatchOptions
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, cross, partition
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan
+from cloudtasks_nb.panels.cards.plan import error_html
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.fan_out import SendPanel
+from cloudtasks_nb.panels.forms.notebook import IncompleteError
 from cloudtasks_nb.panels.forms.range_form import RangeForm
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
 
 __all__ = ["BackfillPanel"]
 
 _NO_BATCH = ("none yet", "")
+_MOST_DRAWN = 100_000  # rows; a calendar of more is not drawn before they are sent
 
 
 class BackfillPanel(SendPanel):
@@ -33,6 +45,8 @@ class BackfillPanel(SendPanel):
         self.series.tooltip = "A backfill of this queue"
         self.control(self.series, self._choose)
         self._offering = False
+        self._drawn_batch = ""  # the batch whose rows are among the periods to come
+        self.view.calendar.observe(lambda _: self._states_changed(), "html")
         names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
         self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
         self.lay_out(self.range, self.request, widgets.VBox([names]).add_class("ctn-fields"), below=(self._chosen,))
@@ -57,13 +71,20 @@ class BackfillPanel(SendPanel):
         return self.context.line(self.queue or "", "backfill", *self.range.range, **arguments)
 
     def submitted(self) -> None:
-        """Offer the new backfill among the others."""
+        """Offer the new backfill among the others; its periods are no longer new."""
         self._read_series()
+        self._draw_again()
 
     def became_visible(self) -> None:
         """Offer the backfills that there are now."""
         self.spawn(asyncio.to_thread(self._read_series))
+        self._draw_again()
         super().became_visible()
+
+    def refresh(self) -> None:
+        """Show the batch, and which periods exist already, as they are now."""
+        super().refresh()
+        self._draw_again()
 
     def queue_changed(self) -> None:
         """Show the backfills of another queue."""
@@ -71,9 +92,51 @@ class BackfillPanel(SendPanel):
         self.spawn(asyncio.to_thread(self._read_series))
 
     def _partitions(self) -> Any:
+        return self._periods().frame(newest_first=self.range.newest_first.value)
+
+    def _periods(self) -> Partitions:
         arguments = self.range.arguments
-        found = partition(*self.range.range, freq=arguments["freq"], tz=arguments.get("tz", "UTC"))
-        return found.frame(newest_first=self.range.newest_first.value)
+        return partition(*self.range.range, freq=arguments["freq"], tz=arguments.get("tz", "UTC"))
+
+    def _draw_again(self) -> None:
+        """Show the periods to come with the states that the batch has now."""
+        self.spawn(self._show_first(self._edits))
+
+    def _states_changed(self) -> None:
+        if self._drawn_batch and self.view.batch is not None and self.view.batch.id == self._drawn_batch:
+            self._draw_again()
+
+    def _render_first(self) -> str:
+        return self._render_periods() + super()._render_first()
+
+    def _render_periods(self) -> str:
+        """Return the calendar of the periods to come; empty while the first tasks say what is not filled in yet."""
+        self._drawn_batch = ""
+        try:
+            partitions, across = self._periods(), self.range.arguments.get("across")
+            rows = combinations(across)
+        except CloudTasksError:
+            return ""
+        count = len(partitions) * (1 if rows is None else len(rows))
+        if count > _MOST_DRAWN:
+            return section_html(f"{partitions}: {count:,} rows, too many to draw before they are planned", "")
+        try:
+            return _periods_html(self._upcoming(partitions, across), known=True)
+        except IncompleteError:  # without a URL it is not known which batch this is
+            return _periods_html(upcoming(partitions, rows, None, 0), known=False)
+        except BatchExistsError as error:
+            return error_html(error, quiet=False)
+        except CloudTasksError:
+            return ""
+
+    def _upcoming(self, partitions: Partitions, across: Any) -> Periods:
+        options = BatchOptions(name=self.name.value.strip() or None)
+        queue = self.context.name(self.queue or "")
+        task = TaskOptions(**self.request.arguments)
+        backfill = Backfill(self.context.catalog, queue, partitions, across, task, options)
+        record = backfill.known()
+        self._drawn_batch = "" if record is None else record.id
+        return backfill.upcoming(record)
 
     def _of_batch(self) -> dict[str, Any]:
         name = self.name.value.strip()
@@ -114,3 +177,14 @@ class BackfillPanel(SendPanel):
 
     def _open(self, batch: str) -> None:
         self.view.show(self.context.catalog.get(batch))
+
+
+def _periods_html(periods: Periods, *, known: bool) -> str:
+    """Return the calendar of periods to come, under what is new and what exists; `known` if that has been looked up."""
+    old = {state: int(counts.sum()) for state, counts in periods.counts.items() if state != "new"}
+    new, exist = int(periods.counts["new"].sum()), sum(old.values())
+    title = f"{periods.line}: {new:,} new" if known else f"{periods.line}: {counted(new, 'rows')}"
+    if exist:
+        states = counts_text(old, "rows").partition(": ")[2]
+        title += f", {exist:,} exist{'s' if exist == 1 else ''} already ({states}) and will not be sent again"
+    return section_html(title, Calendar(periods).html())

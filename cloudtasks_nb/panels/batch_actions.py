@@ -12,6 +12,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb._names import CODES
+from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.batch import Batch, BatchView
@@ -153,9 +154,10 @@ class BatchActions:
             )
         query, found, counts = rows.shown.query, rows.shown.found, rows.final()
         if found is not None:
+            states = counts_text(counts, "rows").partition(": ")[2]
             return _Again(
                 counts=counts,
-                scope="that were found",
+                scope=f"of {rows.shown.periods} ({states})" if rows.shown.periods else "that were found",
                 code=lambda code: _resend_code(code, _found_code(view, rows.shown, found)),
                 send=lambda: view.send_again(query, found),
             )

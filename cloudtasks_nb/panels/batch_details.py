@@ -73,7 +73,7 @@ class BatchDetails(widgets.VBox):
         with self._drawing:
             self.batch, self.view = batch, None if batch is None else batch_view(batch)
             self._calendar_data = None
-            self.calendar.pick([])
+            self.calendar.reset()
             self._close_row()
             reader = None if self.view is None else self.view.reader
             self.failures.show(reader)
@@ -141,11 +141,11 @@ class BatchDetails(widgets.VBox):
             _loop.loop().call_later(more_after, self._changed)
 
     def _draw_calendar(self, view: BatchView) -> None:
-        periods = view.periods()
+        periods = view.periods([self.calendar.choice] if self.calendar.choice else [])
         if periods is not None:
             self._calendar_data = Calendar(periods)
             self._range.value = f'<span class="ctn-quiet">{html.escape(periods.line)}</span>'
-            self.calendar.html = self._calendar_data.html(buttons=True)
+            self.calendar.load(self._calendar_data)
         self._calendar_box.layout.display = "none" if self._calendar_data is None else None
 
     def _part(self) -> Part | None:

@@ -205,7 +205,7 @@ def test_the_calendar_in_a_notebook_that_is_not_trusted(
     box = day.bounding_box()
     assert box is not None
     assert monday is not None
-    assert (box["x"], box["y"]) == (monday["x"], monday["y"] + 36)
+    assert (box["x"], box["y"]) == (monday["x"], monday["y"] + 30)
     expect(page.locator('.ctn-card [title^="failed: 2 of 90"]')).to_be_visible()
 
 

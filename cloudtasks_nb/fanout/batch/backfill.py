@@ -11,13 +11,15 @@ import orjson
 import pandas as pd
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.period_states import ASKED
+from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
 from cloudtasks_nb.fanout.batch.request import BatchOptions, make_request
-from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, cross, parse_freq
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, cross, parse_freq
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan
 
@@ -60,6 +62,7 @@ class Backfill:
     ) -> None:
         self._catalog = catalog
         self._partitions = partitions
+        self._across = across
         rows = cross(partitions.frame(newest_first=newest_first), across)
         columns = [name for name in rows.columns if name not in COLUMNS]
         task = replace(task, key=["start", *columns], tz=partitions.bounds.tz)
@@ -79,7 +82,7 @@ class Backfill:
         BatchExistsError
             If the batch of this name is of another series, or of other templates; nothing is kept then.
         """
-        self._check_series()
+        self.known()
         if self._partitions.notes:
             notify("; ".join(self._partitions.notes))
         batch = self._catalog.fan_out(self._request)
@@ -97,14 +100,25 @@ class Backfill:
         BatchExistsError
             If the batch of this name is of another series, or of other templates.
         """
-        self._check_series()
+        self.known()
         plan = self._catalog.dry_run(self._request, self.send, verdicts=True)
         partitions = self._request.data["partition"].tolist()
         plan.frame.insert(list(plan.frame).index("verdict"), "partition", partitions)
         return replace(plan, about=self._about(plan.frame[plan.frame["problem"].isna()]))
 
-    def _check_series(self) -> None:
-        """Refuse to mix periods of different lengths or zones in one batch."""
+    def upcoming(self, record: BatchRecord | None) -> Periods:
+        """Return the periods to be sent, and the states of those that the batch has, as `known` returned it."""
+        before = None if record is None else PeriodStates(self._catalog.outbox, record.id, self._series)
+        return upcoming(self._partitions, combinations(self._across), before, record.round if record else 0)
+
+    def known(self) -> BatchRecord | None:
+        """Return the record of the batch to which the rows would be added; None if it does not exist yet.
+
+        Raises
+        ------
+        BatchExistsError
+            If the batch of this name is of another series: periods of different lengths or zones are not mixed.
+        """
         for record in self._catalog.outbox.batches.find(**asdict(self._catalog.place(self._request.queue))):
             if self._name not in (record.name, record.id):
                 continue
@@ -115,6 +129,8 @@ class Backfill:
                     resource=record.id,
                     hint="nothing was sent; leave name= out, or use a new one",
                 )
+            return record
+        return None
 
     def _about(self, frame: pd.DataFrame) -> dict[str, str]:
         """Return what the plan covers, and how many rows are left out because the batch has them."""

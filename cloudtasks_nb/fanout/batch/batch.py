@@ -47,7 +47,7 @@ class BatchView:
     """What a panel shows of a batch. None of it calls the service."""
 
     report: Callable[[], Report]  #: without the picture of its partitions
-    periods: Callable[[], Periods | None]  #: its partitions; None if it is no backfill
+    periods: Callable[[Sequence[str]], Periods | None]  #: its partitions, in these bands; None if it is no backfill
     reader: RowReader  #: chooses and reads rows
     send_again: Callable[[RowQuery, Sequence[int] | None], int]  #: as `Batch._send_again`
     changed: Callable[[], float]  #: when a row was changed last, seconds since 1970
@@ -555,8 +555,8 @@ class Batch:
         self._go(sending=True)
         return opened
 
-    def _periods(self) -> Periods | None:
-        return self._period_states.periods(self._tracker.record.round) if self._period_states else None
+    def _periods(self, bands: Sequence[str]) -> Periods | None:
+        return self._period_states.periods(self._tracker.record.round, bands) if self._period_states else None
 
     def _report(self, *, drawn: bool = True) -> Report:
         tracker = self._tracker

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +14,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from cloudtasks_nb._settings import parse_zone
-from cloudtasks_nb.display.calendar import Calendar, Periods, Unit
+from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
-from cloudtasks_nb.fanout.periods.partitions import Freq, Partitions, parse_freq, partition
-from cloudtasks_nb.fanout.plan.preview import StoredPreview
+from cloudtasks_nb.fanout.outbox.rows import RETRYING
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, parse_freq, partition
+from cloudtasks_nb.fanout.plan.preview import StoredPreview, preview_names
 
-__all__ = ["ASKED", "CalendarText", "PeriodStates"]
+__all__ = ["ASKED", "CalendarText", "PeriodStates", "upcoming"]
 
 _Numbers = npt.NDArray[np.int64]
 
@@ -29,6 +31,8 @@ ASKED = "asked"
 _RELAX = 20  # a drawing is shown so many times longer than it took
 _WEEK = dt.timedelta(days=7)
 _YEAR = 12  # months
+_MOST_BANDS = 12  # values of `across` that have a band each
+_MOST_CHOICES = 1_000  # values of `across` that are offered to be shown alone
 
 _STATES = {
     State.SUCCEEDED: "succeeded",
@@ -36,11 +40,25 @@ _STATES = {
     State.REJECTED: "rejected",
     State.CANCELLED: "cancelled",
     State.GONE: "gone",
+    RETRYING: "retrying",
     State.SENT: "queued",
     State.UNSENT: "unsent",
 }
 _CODES = np.zeros(256, dtype=np.int64)
 _CODES[list(_STATES)] = range(len(_STATES))
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """In which period and band each row is."""
+
+    version: tuple[int, int]
+    starts: pd.DatetimeIndex  #: of the periods that have rows
+    labels: list[str]
+    whole: Partitions  #: all periods from the first to the last
+    periods: _Numbers  #: of each row
+    names: list[str]  #: of the bands, in the order of the rows
+    bands: _Numbers  #: of each row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +77,7 @@ class PeriodStates:
     batch : str
         Its id.
     series : mapping
-        `freq` and `tz` of its partitions.
+        `freq` and `tz` of its partitions, and the columns of `across`.
     clock : callable
         Seconds that only go forward.
     """
@@ -72,7 +90,9 @@ class PeriodStates:
         self._batch = batch
         self._freq = parse_freq(series["freq"])
         self._tz = parse_zone(series["tz"])
-        self._read: tuple[tuple[int, int], pd.DatetimeIndex, list[str], Partitions, _Numbers] | None = None
+        across = map(str, series.get("across", ()))
+        self._across = [name for given, name in preview_names([*COLUMNS, *across]).items() if given not in COLUMNS]
+        self._read: _Places | None = None
         self._drawn: CalendarText | None = None
         self._until = 0.0
 
@@ -96,41 +116,61 @@ class PeriodStates:
         self._until = now + _RELAX * (now - began)
         return self._drawn
 
-    def periods(self, round_: int) -> Periods | None:
+    def periods(self, round_: int, bands: Sequence[str] = ()) -> Periods | None:
         """Return the partitions as they are now; None if the batch has no rows, or gets new ones this moment.
 
         Parameters
         ----------
         round_ : int
             Grows when rows are added.
+        bands : sequence of str
+            The labels of the bands to return; none for all, in one band if there are more than 12.
         """
-        states = self._outbox.rows.states(self._batch)
+        retrying = bool(self._outbox.causes.retrying(self._batch))
+        states = self._outbox.rows.states(self._batch, retrying=retrying)
         if not states:
             return None
-        starts, labels, whole, places = self._partitions((round_, len(states)))
-        if len(places) != len(states):  # rows came in between
+        read = self._places((round_, len(states)))
+        if len(read.periods) != len(states):  # rows came in between
             return None
-        cells = places * len(_STATES) + _CODES[np.frombuffer(states, dtype=np.uint8)]
-        table = np.bincount(cells, minlength=len(starts) * len(_STATES)).reshape(len(starts), len(_STATES))
-        counts = dict(zip(_STATES.values(), table.T, strict=True))
-        line = self._line(len(starts), whole)
-        return Periods(starts=starts, labels=labels, unit=_unit(self._freq), counts=counts, line=line)
+        codes, rows = _CODES[np.frombuffer(states, dtype=np.uint8)], read.bands
+        together = not bands and len(read.names) > _MOST_BANDS
+        names, across = ([""], ()) if together else (bands or read.names, self._across)
+        if together:
+            rows = np.zeros_like(rows)
+        elif bands:
+            rows = pd.Index(names).get_indexer(pd.Index(read.names))[rows]
+        shape = (len(names), len(read.starts), len(_STATES))
+        cells = (rows * shape[1] + read.periods) * shape[2] + codes
+        table = np.bincount(cells[rows >= 0], minlength=shape[0] * shape[1] * shape[2]).reshape(shape)
+        return Periods(
+            starts=read.starts,
+            labels=read.labels,
+            unit=_unit(self._freq),
+            counts={state: table[:, :, code] for code, state in enumerate(_STATES.values())},
+            line=self._line(len(read.starts), read.whole),
+            counted=self._freq.counted,
+            across=across,
+            bands=names,
+            choices=read.names[:_MOST_CHOICES] if len(read.names) > _MOST_BANDS else (),
+        )
 
-    def _partitions(self, version: tuple[int, int]) -> tuple[pd.DatetimeIndex, list[str], Partitions, _Numbers]:
-        """Return starts and labels of the partitions, all from the first to the last, and the partition of each row."""
-        if self._read is None or self._read[0] != version:
-            moments = self._starts()
+    def _places(self, version: tuple[int, int]) -> _Places:
+        """Read in which period and band each row is, unless that is known."""
+        if self._read is None or self._read.version != version:
+            stored = StoredPreview()
+            for page in self._outbox.rows.pages(self._batch):
+                stored.add(page.shown, page.indexes)
+            columns = stored.columns()
+            moments = pd.DatetimeIndex(columns["start"]).tz_convert(self._tz)
             starts = moments.unique().sort_values()
             whole = partition(starts[0], starts[-1], freq=self._freq.name, tz=self._tz)
-            self._read = (version, starts, self._freq.labels(starts), whole, starts.get_indexer(moments))
-        return self._read[1:]
-
-    def _starts(self) -> pd.DatetimeIndex:
-        """Return where the partition of each row starts."""
-        stored = StoredPreview()
-        for page in self._outbox.rows.pages(self._batch):
-            stored.add(page.shown, page.indexes)
-        return pd.DatetimeIndex(stored.columns()["start"]).tz_convert(self._tz)
+            labels = band_labels(columns, self._across) if self._across else [""] * len(columns)
+            bands, names = pd.factorize(pd.Index(labels, dtype=object))
+            self._read = _Places(
+                version, starts, self._freq.labels(starts), whole, starts.get_indexer(moments), names.tolist(), bands
+            )
+        return self._read
 
     def _line(self, count: int, whole: Partitions) -> str:
         asked = self._outbox.batches.settings(self._batch).get(ASKED)
@@ -148,3 +188,37 @@ def _unit(freq: Freq) -> Unit:
     if not freq.dated:
         return "time"
     return "day" if freq.step % _WEEK else "week"
+
+
+def upcoming(partitions: Partitions, across: pd.DataFrame | None, before: PeriodStates | None, round_: int) -> Periods:
+    """Return the partitions that a backfill would make: what is new, and the states of what its batch has already.
+
+    Parameters
+    ----------
+    across : DataFrame or None
+        The combinations with which each partition is crossed, a row each.
+    before : PeriodStates or None
+        The batch; None if there is none yet.
+    """
+    starts = partitions.bounds[:-1]
+    rows = Counter([""] if across is None else band_labels(across, list(across.columns)))  # of a partition in each band
+    names = list(rows)
+    found = None if before is None else before.periods(round_, names)
+    counts: dict[str, _Numbers] = {}
+    if found is not None:
+        places = found.starts.get_indexer(starts)
+        known = {state: np.where(places >= 0, table[:, places], 0) for state, table in found.counts.items()}
+        counts = {state: table for state, table in known.items() if table.any()}
+    asked = np.repeat(np.array([list(rows.values())]).T, len(starts), axis=1)
+    counts["new"] = np.maximum(asked - sum(counts.values()), 0)
+    banded = across is not None and len(names) <= _MOST_BANDS
+    return Periods(
+        starts=starts,
+        labels=partitions.freq.labels(starts),
+        unit=_unit(partitions.freq),
+        counts=counts if banded else {state: table.sum(axis=0) for state, table in counts.items()},
+        line=str(partitions),
+        counted=partitions.freq.counted,
+        across=tuple(across.columns) if banded and across is not None else (),
+        bands=names if banded else ("",),
+    )

@@ -16,7 +16,10 @@ from cloudtasks_nb.fanout.outbox.database import Repository
 from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 
-__all__ = ["Rows", "locate", "ranges"]
+__all__ = ["RETRYING", "Rows", "locate", "ranges"]
+
+#: In `Rows.states`: a sent row whose last attempt failed, and which is tried again.
+RETRYING = 9
 
 _PAGE = 1_000
 
@@ -33,6 +36,11 @@ _MATCHING = """
       AND (:cause IS NULL OR coalesce(o.cause, o.last_status, '') = :cause)
     ORDER BY r.ref LIMIT :size"""
 _NAMED = f"{_SELECT} WHERE r.ref IN (SELECT value FROM json_each(?)) ORDER BY r.ref"  # noqa: S608 - one select
+_STATES_WITH_RETRYING = f"""
+    SELECT CASE WHEN state = {State.SENT:d} AND EXISTS
+                     (SELECT 1 FROM outcomes o WHERE o.ref = rows.ref AND o.last_status > 0)
+                THEN {RETRYING} ELSE state END
+    FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref"""  # noqa: S608 - numbers of ours
 
 
 class Rows(Repository):
@@ -99,12 +107,16 @@ class Rows(Repository):
             )
             return bool(found.fetchone()[0])
 
-    def states(self, batch: str) -> bytes:
-        """Return the `State` of each row, one byte a row, in the order of `pages`."""
+    def states(self, batch: str, *, retrying: bool = False) -> bytes:
+        """Return the `State` of each row, one byte a row, in the order of `pages`.
+
+        With `retrying`, sent rows whose last attempt failed have the byte `RETRYING`.
+        """
         found = bytearray()
+        query = _STATES_WITH_RETRYING if retrying else "SELECT state FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref"
         with self._database.reading() as connection:
             for bounds in ranges(connection, number_of(connection, batch)):
-                cursor = connection.execute("SELECT state FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref", bounds)
+                cursor = connection.execute(query, bounds)
                 found.extend(state for (state,) in cursor)
         return bytes(found)
 

@@ -21,7 +21,7 @@ from cloudtasks_nb._settings import did_you_mean, parse_zone
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["COLUMNS", "Freq", "Partitions", "cross", "parse_freq", "partition"]
+__all__ = ["COLUMNS", "Freq", "Partitions", "combinations", "cross", "parse_freq", "partition"]
 
 #: The columns that describe a row's period.
 COLUMNS = ("start", "end", "partition")
@@ -380,8 +380,24 @@ def cross(frame: pd.DataFrame, across: Any) -> pd.DataFrame:
     InvalidInputError
         If `across` is empty, has a combination twice, or has a column that every backfill has.
     """
-    if across is None:
+    table = combinations(across)
+    if table is None:
         return frame
+    _check_size(len(frame), len(table))
+    _check_unique(table)
+    return frame.merge(table, how="cross")
+
+
+def combinations(across: Any) -> pd.DataFrame | None:
+    """Return the combinations that `across` has, a row each, its columns in the order of their names; None for none.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none, or one has the name of a column that every backfill has.
+    """
+    if across is None:
+        return None
     table = _table(across)
     for name in table.columns:
         if name in COLUMNS:
@@ -390,9 +406,7 @@ def cross(frame: pd.DataFrame, across: Any) -> pd.DataFrame:
             )
     if not len(table) or not len(table.columns):
         raise InvalidInputError("across is empty, so there is nothing to do", resource="across", hint=_ACROSS)
-    _check_size(len(frame), len(table))
-    _check_unique(table)
-    return frame.merge(table[sorted(table.columns)], how="cross")
+    return table[sorted(table.columns)]
 
 
 def _table(across: Any) -> pd.DataFrame:

@@ -1,24 +1,41 @@
 // The calendar of a backfill. Its squares come as HTML in which Python has escaped everything; here they keep focus and
-// selection while their colours change.
+// selection while their colours change. A range is what lies between two squares in time, in all bands between theirs.
 
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const KEPT = ["title", "aria-label", "style"];
+const FAILED = "✕";
+const ALL = "all together";
 
 class View {
   constructor(model, el) {
-    Object.assign(this, { model, el, picked: new Set(), n: 0 });
-    this.draw = this.draw.bind(this);
-    this.taken = this.taken.bind(this);
-    el.addEventListener("click", (event) => this.click(event));
-    el.addEventListener("keydown", (event) => this.keydown(event));
-    model.on("change:html", this.draw);
-    model.on("change:_picked", this.taken);
+    Object.assign(this, { model, el, picked: new Set(), base: new Set(), anchor: null, drag: null, n: 0 });
+    this.failedOnly = make("input", { type: "checkbox" });
+    this.only = make("label", { class: "ctn-only" }, this.failedOnly, "failed only");
+    this.select = make("select", { "aria-label": "Show" });
+    this.shown = make("label", { class: "ctn-shown" }, "Show ", this.select);
+    this.hint = make("span", { class: "ctn-quiet" }, "Select a range by dragging, or with Shift");
+    this.grid = make("div");
+    this.status = make("div", { role: "status", class: "ctn-selected" });
+    el.append(make("div", { class: "ctn-calendar-tools" }, this.only, this.shown, this.hint), this.grid, this.status);
+    this.listening = new AbortController();
+    const on = (node, name, work) => node.addEventListener(name, (event) => work(event), { signal: this.listening.signal });
+    on(this.grid, "click", (event) => this.click(event));
+    on(this.grid, "keydown", (event) => this.keydown(event));
+    on(this.grid, "pointerdown", (event) => this.pointerdown(event));
+    on(this.grid, "pointerover", (event) => this.pointerover(event));
+    on(window, "pointerup", () => this.pointerup());
+    on(this.failedOnly, "change", () => this.mark());
+    on(this.select, "change", () => this.choose());
+    this.ends = [
+      onChanges(model, ["html", "words", "choices", "choice"], () => this.draw()),
+      onChanges(model, ["_picked"], () => this.taken()),
+    ];
     this.draw();
     this.taken();
   }
 
   get squares() {
-    return [...this.el.querySelectorAll("button[data-key]")];
+    return [...this.grid.querySelectorAll("button[data-key]")];
   }
 
   draw() {
@@ -27,32 +44,60 @@ class View {
     const [old, made] = [this.squares, [...fresh.content.querySelectorAll("button[data-key]")]];
     const same = old.length === made.length && old.every((square, i) => square.dataset.key === made[i].dataset.key);
     if (same && old.length) {
-      old.forEach((square, i) => this.patch(square, made[i]));
-      const label = fresh.content.querySelector("[role=group]").getAttribute("aria-label");
-      this.el.querySelector("[role=group]").setAttribute("aria-label", label);
-      this.el.lastElementChild.replaceWith(fresh.content.lastElementChild); // the legend
+      const all = (root) => [...root.querySelectorAll("button[data-key], [role=group], [data-text]")];
+      const nodes = all(fresh.content);
+      all(this.grid).forEach((node, i) => this.patch(node, nodes[i]));
+      this.grid.lastElementChild.replaceWith(fresh.content.lastElementChild); // the legend
     } else {
-      const focused = this.el.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-      this.el.replaceChildren(fresh.content);
+      const focused = this.grid.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+      this.grid.replaceChildren(fresh.content);
       if (focused) this.squares.find((square) => square.dataset.key === focused)?.focus();
     }
+    this.drawChoices();
+    setText(this.status, this.model.get("words"));
     this.mark();
   }
 
-  patch(square, made) {
+  patch(node, made) {
     for (const name of KEPT) {
-      if (square.getAttribute(name) !== made.getAttribute(name)) square.setAttribute(name, made.getAttribute(name));
+      const value = made.getAttribute(name);
+      if (value !== null && node.getAttribute(name) !== value) node.setAttribute(name, value);
     }
-    if (square.textContent !== made.textContent) square.textContent = made.textContent;
+    if (!made.matches("[role=group]")) setText(node, made.textContent);
+  }
+
+  drawChoices() {
+    const choices = this.model.get("choices");
+    this.shown.hidden = !choices.length;
+    if (choices.join("\n") !== this.offered) {
+      this.offered = choices.join("\n");
+      const option = (value) => make("option", { value }, value || ALL);
+      this.select.replaceChildren(...["", ...choices].map(option));
+    }
+    this.select.value = this.model.get("choice");
+  }
+
+  choose() {
+    this.picked.clear();
+    this.base = new Set();
+    this.anchor = null;
+    this.send({ choice: this.select.value });
   }
 
   mark() {
-    for (const square of this.squares) square.setAttribute("aria-pressed", this.picked.has(square.dataset.key));
+    const squares = this.squares;
+    this.only.hidden = !squares.some((square) => square.textContent === FAILED);
+    if (this.only.hidden) this.failedOnly.checked = false;
+    for (const square of squares) {
+      square.setAttribute("aria-pressed", this.picked.has(square.dataset.key));
+      square.classList.toggle("ctn-dim", this.failedOnly.checked && square.textContent !== FAILED);
+    }
   }
 
   taken() {
     const answer = this.model.get("_picked");
-    if (answer.n < this.n) return; // the answer to an earlier click
+    if (answer.n < this.n || this.drag) return; // the answer to an earlier click
+    if (answer.n > this.n) [this.base, this.anchor] = [new Set(answer.keys), null];
     this.n = answer.n;
     this.picked = new Set(answer.keys);
     this.mark();
@@ -60,22 +105,74 @@ class View {
 
   click(event) {
     const square = event.target.closest("button[data-key]");
-    if (!square) return;
+    if (!square || this.dragged) return;
     const key = square.dataset.key;
-    if (!this.picked.delete(key)) this.picked.add(key);
+    if (event.shiftKey && this.anchor) {
+      this.extend(key);
+    } else {
+      if (!this.picked.delete(key)) this.picked.add(key);
+      this.start(key);
+    }
     this.send();
     this.focus(square);
   }
 
-  send() {
+  /** Ranges begin at this square, and are added to what is selected now. */
+  start(key) {
+    this.anchor = key;
+    this.base = new Set(this.picked);
+  }
+
+  /** Select what lies between the anchor and a square, without those that "failed only" dims. */
+  extend(key) {
+    const parts = (square) => {
+      const [moment, ...band] = square.dataset.key.split(" ");
+      return [Date.parse(moment), band.join(" ")];
+    };
+    const squares = this.squares;
+    const bands = [...new Set(squares.map((square) => parts(square)[1]))];
+    const ends = squares.filter((square) => [this.anchor, key].includes(square.dataset.key)).map(parts);
+    const [times, rows] = [ends.map((end) => end[0]), ends.map((end) => bands.indexOf(end[1]))];
+    const inside = (value, values) => value >= Math.min(...values) && value <= Math.max(...values);
+    const found = squares.filter((square) => {
+      const [moment, band] = parts(square);
+      return inside(moment, times) && inside(bands.indexOf(band), rows) && !square.classList.contains("ctn-dim");
+    });
+    this.picked = new Set([...this.base, ...found.map((square) => square.dataset.key)]);
+    this.mark();
+  }
+
+  pointerdown(event) {
+    this.dragged = false;
+    const square = event.target.closest("button[data-key]");
+    if (!square || event.button || event.shiftKey || event.pointerType !== "mouse") return;
+    this.drag = square.dataset.key;
+  }
+
+  pointerover(event) {
+    const square = this.drag && event.target.closest("button[data-key]");
+    if (!square || (square.dataset.key === this.drag && !this.dragged)) return;
+    if (!this.dragged) this.start(this.drag);
+    this.dragged = true;
+    this.extend(square.dataset.key);
+  }
+
+  pointerup() {
+    if (this.drag && this.dragged) this.send();
+    this.drag = null;
+  }
+
+  send(more = {}) {
     this.mark();
     this.n += 1;
-    this.model.send({ n: this.n, keys: [...this.picked] });
+    this.model.send({ n: this.n, keys: [...this.picked], ...more });
   }
 
   keydown(event) {
     if (event.key === "Escape" && this.picked.size) {
       this.picked.clear();
+      this.base = new Set();
+      this.anchor = null;
       this.send();
       return;
     }
@@ -86,6 +183,10 @@ class View {
     if (!next) return;
     event.preventDefault();
     this.focus(next);
+    if (!event.shiftKey) return;
+    if (!this.anchor) this.start(event.target.dataset.key);
+    this.extend(next.dataset.key);
+    this.send();
   }
 
   /** The next square in a direction, over holes. */
@@ -111,8 +212,8 @@ class View {
   }
 
   close() {
-    this.model.off("change:html", this.draw);
-    this.model.off("change:_picked", this.taken);
+    this.listening.abort();
+    for (const end of this.ends) end();
   }
 }
 

@@ -19,12 +19,33 @@ __all__: list[str] = []
 EVIL = "</b><img src=x onerror=\"alert('1')\">"
 
 
-def made(starts: pd.DatetimeIndex, unit: Unit, *, line: str = "line", **counts: Sequence[int]) -> Calendar:
+def made(starts: pd.DatetimeIndex, unit: Unit, *, line: str = "line", **counts: Sequence[Any]) -> Calendar:
     """Return a calendar, by default of one succeeded row a period."""
     given = counts or {"succeeded": [1] * len(starts)}
     labels = [f"{start:%Y-%m-%d %H:%M}".removesuffix(" 00:00") for start in starts]
     arrays = {state: np.array(numbers) for state, numbers in given.items()}
     return Calendar(Periods(starts=starts, labels=labels, unit=unit, counts=arrays, line=line))
+
+
+def banded(bands: Sequence[str]) -> Calendar:
+    """Return a calendar of four days: the second one failed in the first band, the last band has no first day."""
+    days = over("2026-01-05", "2026-01-08", "D")
+    failed = np.zeros((len(bands), 4), dtype=np.int64)
+    failed[0, 1] = 1
+    succeeded = 1 - failed
+    succeeded[-1, 0] = 0
+    return Calendar(
+        Periods(
+            starts=days,
+            labels=[f"{day:%Y-%m-%d}" for day in days],
+            unit="day",
+            counts={"succeeded": succeeded, "failed": failed},
+            line="line",
+            counted=lambda number: f"{number} days",
+            across=("shop",),
+            bands=bands,
+        )
+    )
 
 
 def over(start: str, end: str, freq: str, tz: str = "UTC") -> pd.DatetimeIndex:
@@ -58,16 +79,24 @@ def test_days_stand_in_weeks() -> None:
     """Columns are weeks from Monday, rows weekdays; the first of January 2026 was a Thursday."""
     html = made(over("2026-01-01", "2026-02-01", "D"), "day").html()
     places = [area(square) for square in squares(html)]
-    assert (places[0], places[3], places[4], places[31]) == ((5, 2), (8, 2), (2, 3), (8, 6))
-    weekdays = {(2, 1): "Mon", (4, 1): "Wed", (6, 1): "Fri", (8, 1): "Sun"}
-    assert names(html) == {**weekdays, (1, 1): "2026", (1, 2): "Jan", (1, 6): "Feb"}
+    assert (places[0], places[3], places[4], places[31]) == ((6, 2), (9, 2), (3, 3), (9, 6))
+    weekdays = {(3, 1): "Mon", (5, 1): "Wed", (7, 1): "Fri", (9, 1): "Sun"}
+    assert names(html) == {**weekdays, (1, 2): "2026", (2, 2): "Jan", (2, 6): "Feb"}
 
 
-def test_more_than_53_weeks_are_continued_below() -> None:
-    """The second year stands below the first one, under its own labels."""
-    html = made(over("2025-01-06", "2026-02-01", "D"), "day").html()
-    assert [area(square) for square in squares(html)][52 * 7 : 54 * 7 : 7] == [(2, 54), (10, 2)]
-    assert {(9, 1): "2026", (9, 2): "Jan", (10, 1): "Mon"}.items() <= names(html).items()
+def test_each_year_is_named_where_it_begins() -> None:
+    """More than a year is one row of weeks; names of years and months that would run into each other are moved."""
+    named = names(made(over("2025-01-06", "2026-02-01", "D"), "day").html())
+    assert {place: text for place, text in named.items() if place[0] == 1} == {(1, 2): "2025", (1, 53): "2026"}
+    assert (named[2, 2], named[2, 54]) == ("Jan", "Jan")
+    close = names(made(over("2025-12-31", "2026-02-01", "D"), "day").html())
+    assert {place: text for place, text in close.items() if place[0] < 3} == {
+        (1, 2): "2025",
+        (1, 4): "2026",
+        (2, 2): "Dec",
+        (2, 4): "Jan",
+        (2, 6): "Feb",
+    }
 
 
 @pytest.mark.parametrize(
@@ -76,7 +105,7 @@ def test_more_than_53_weeks_are_continued_below() -> None:
         (over("2025-11-01", "2026-02-01", "MS"), "month", [(2, 12), (2, 13), (3, 2), (3, 3)], {(2, 1): "2025"}),
         (over("2025-12-28", "2026-01-10", "W"), "week", [(2, 53), (3, 2)], {(3, 1): "2026", (1, 2): "Jan"}),
         (over("2026-01-01 23:00", "2026-01-02 00:00", "h"), "time", [(2, 3), (3, 2)], {(2, 1): "2026-01-01"}),
-        (over("1999-01-01", "2000-01-01", "YS"), "year", [(2, 2), (2, 3)], {(2, 1): "1999-01-01"}),
+        (over("1999-01-01", "2000-01-01", "YS"), "year", [(1, 2), (1, 3)], {(1, 1): "1999-01-01"}),
     ],
 )
 def test_other_periods(
@@ -91,9 +120,9 @@ def test_other_periods(
 def test_days_of_many_periods_have_several_rows() -> None:
     """A row has 48 times of day at most, and says with which it begins; years have 40 a row."""
     html = made(over("2026-01-01", "2026-01-01 23:45", "15min"), "time").html()
-    assert [row for row, _ in map(area, squares(html))] == [2] * 48 + [3] * 48
-    assert names(html) == {(2, 1): "2026-01-01 00:00", (3, 1): "2026-01-01 12:00"}
-    assert [area(square) for square in squares(made(over("1980", "2020", "YS"), "year").html())][-1] == (3, 2)
+    assert [row for row, _ in map(area, squares(html))] == [1] * 48 + [2] * 48
+    assert names(html) == {(1, 1): "2026-01-01 00:00", (2, 1): "2026-01-01 12:00"}
+    assert [area(square) for square in squares(made(over("1980", "2020", "YS"), "year").html())][-1] == (2, 2)
 
 
 @pytest.mark.parametrize(("freq", "end", "count"), [("h", "23:00", 25), ("30s", "00:09:30", 20)])
@@ -117,6 +146,13 @@ def test_each_period_of_a_day_has_its_place(freq: str, end: str, count: int) -> 
         ),
         ({"queued": 1}, "", "{queued}"),
         ({"rejected": 1}, "✕", "{rejected}"),
+        ({"retrying": 1}, "↻", "{retrying}"),
+        (
+            {"retrying": 1, "failed": 1},
+            "✕",
+            "linear-gradient(0deg,{failed} 0% 50%,{retrying} 50% 100%,transparent 100%)",
+        ),
+        ({"new": 1}, "", "none"),
     ],
 )
 def test_a_square_fills_as_its_rows_end(counts: dict[str, int], mark: str, fill: str) -> None:
@@ -124,7 +160,7 @@ def test_a_square_fills_as_its_rows_end(counts: dict[str, int], mark: str, fill:
     rows: dict[str, Any] = {state: [count] for state, count in counts.items()}
     html = made(over("2026-01-01", "2026-01-01", "D"), "day", **rows).html()
     (square,) = squares(html)
-    assert square.text or mark == ""
+    assert (square.text or "") == mark
     assert square.attrib["style"].rpartition("background:")[2] == fill.format(**COLOURS)
     assert all(state in "".join(parsed(html).itertext()) for state in counts), "the legend has it"
 
@@ -157,7 +193,8 @@ def test_everything_is_escaped() -> None:
         Periods(starts=starts, labels=[EVIL], unit="year", counts={"failed": np.array([1])}, line=EVIL)
     ).html(buttons=True)
     assert [node for node in parsed(html).iter() if node.tag == "img" or "onerror" in node.attrib] == []
-    assert names(html) == {(2, 1): EVIL}
+    assert names(html) == {(1, 1): EVIL}
+    assert EVIL not in banded([EVIL]).html(buttons=True)
 
 
 @pytest.mark.parametrize(
@@ -190,5 +227,45 @@ def test_rows_are_found_by_square_across_a_change_of_the_clock() -> None:
     assert len(calendar.rows(frame, [key])) == 25
     assert calendar.count([key], ("succeeded",)) == 25
     assert calendar.words([key]) == "2026-11-01"
-    assert calendar.words(calendar.keys) == "2026-10-01, 2026-10-02, 2026-10-03 and 58 more"
+    assert calendar.words(calendar.keys) == "61 days, 2026-10-01 to 2026-11-30"
     assert calendar.labelled(calendar.rows(frame, [key]))["partition"].iloc[1] == "2026-11-01 01:00"
+
+
+def test_a_band_for_each_value() -> None:
+    """Bands stand below each other under one row of months, each with its name and what became of its rows."""
+    html = banded(["bern", "chur"]).html(buttons=True)
+    found = squares(html)
+    assert [area(square) for square in found] == [(4, 2), (5, 2), (6, 2), (7, 2), (13, 2), (14, 2), (15, 2)]
+    assert found[1].attrib["aria-label"] == "bern, 2026-01-06: 1 row: 1 failed"
+    assert found[4].attrib["data-key"] == "2026-01-06T00:00:00+00:00 chur"
+    assert [node.attrib["aria-label"] for node in parsed(html).iter("div") if node.get("role") == "group"][1:] == [
+        "bern: 4 rows: 3 succeeded, 1 failed",
+        "chur: 3 rows: 3 succeeded",
+    ]
+    assert [square.attrib["tabindex"] for square in found].count("0") == 1
+    assert "".join(parsed(html).itertext()).count("Mon") == 2
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ([], ""),
+        (["bern 5"], "2026-01-05 of bern"),
+        (["bern 5", "bern 7"], "2026-01-05, 2026-01-07 of bern"),
+        (["bern 5", "bern 6", "bern 7"], "3 days of bern, 2026-01-05 to 2026-01-07"),
+        (["bern 6", "bern 7", "chur 6", "chur 7"], "2 days of bern and chur, 2026-01-06 to 2026-01-07"),
+        (["bern 5", "chur 6", "basel 5"], "2026-01-05 of bern and basel; 2026-01-06 of chur"),
+    ],
+)
+def test_a_selection_in_words(chosen: list[str], words: str) -> None:
+    """The periods and the values; bands with the same periods are named together."""
+    keys = [f"2026-01-0{key[-1]}T00:00:00+00:00 {key[:-2]}" for key in chosen]
+    assert banded(["bern", "basel", "chur"]).words(keys) == words
+
+
+def test_rows_are_found_by_band() -> None:
+    """A square has the rows of its period and of its value only, and none that the calendar does not show."""
+    calendar = banded(["bern", "7"])
+    frame = pd.DataFrame({"start": over("2026-01-05", "2026-01-06", "D").repeat(3), "shop": ["bern", 7.0, "x"] * 2})
+    assert calendar.rows(frame, calendar.keys)["shop"].tolist() == ["bern", "bern", 7.0]
+    assert calendar.counts(["2026-01-06T00:00:00+00:00 bern"]) == {"failed": 1}

@@ -78,10 +78,17 @@ def test_a_bar_fills_from_what_is_done() -> None:
     """Parts stand in the order of a task's life, as wide as their share, in their state's colour."""
     parts = bar_parts(state_bar({"unsent": 50, "running": 25, "succeeded": 25}, label="b", share=0.25))
     assert [part.attrib["style"] for part in parts] == [
-        f"flex:{count} 0 4px;background:{COLOURS[state]}"
+        f"flex:{count} 0 4px;background-color:{COLOURS[state]}"
         for state, count in (("succeeded", 25), ("running", 25), ("unsent", 50))
     ]
     assert parts[0].attrib["title"] == "succeeded: 25 of 100 (25 %)"
+
+
+def test_what_is_tried_again_differs_in_more_than_colour() -> None:
+    """Its part of the bar is striped, that of what failed is not."""
+    failed, retrying = bar_parts(state_bar({"failed": 1, "retrying": 1}, label="b", share=0.5))
+    assert "gradient" in retrying.attrib["style"]
+    assert "gradient" not in failed.attrib["style"]
 
 
 def test_a_few_among_many_are_counted() -> None:

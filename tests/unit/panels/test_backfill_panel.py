@@ -121,7 +121,7 @@ def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, har
     actions, rows = panel.view.actions, panel.view.rows.table
     assert rows is not None
     assert (actions.resend.description, rows.total) == ("Send again (2)", 2)
-    assert "2 rows of 2026-01-02, 2026-01-04: 2 failed" in panel.view.rows.html()
+    assert panel.view.calendar.words == "2026-01-02, 2026-01-04: 2 rows: 2 failed"
     click(panel, actions.resend)
     assert panel.footer.status == f"2 rows of batch {batch.id} will be sent again"
     assert panel.footer.line == f'(batch := tasks.batch("{batch.id}")).resend(batch.tasks().iloc[[1, 3]])'
@@ -143,6 +143,7 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -
     question = panel.prompt.question
     assert question is not None
     assert "1 row of them succeeded" in question.scope
+    assert "The 2 rows of 2 days, 2026-01-02 to 2026-01-03 (1 succeeded, 1 failed), of 5: each" in question.scope
     panel.prompt.no.click()
     assert batch.tasks()["try"].tolist() == [1] * 5
 
@@ -191,3 +192,40 @@ def test_an_older_click_does_not_undo_a_newer_one(panel: BackfillPanel, harness:
     send_message(calendar, n=1, keys=["a"])
     panel.settle()
     assert calendar.picked == ["a", "b"]
+
+
+def test_periods_to_come_are_drawn_before_they_are_sent(panel: BackfillPanel, harness: Harness) -> None:
+    """What is new and what exists is counted and drawn, also after it was sent; a name of another series is refused."""
+    fill(panel, start="2026-01-01", end="2026-01-08", across="shop: bern, chur")
+    assert "2026-01-01 … 2026-01-08, 8 days in UTC: 16 rows" in panel.preview.value
+    assert "there is no URL yet" in panel.preview.value
+    fill(panel, across="")
+    harness.finish(harness.days("2026-01-05"), 1)
+    fill(panel, url="https://svc/{partition}")
+    assert "3 new, 5 exist already (4 succeeded, 1 failed) and will not be sent again" in panel.preview.value
+    assert panel.preview.value.count(": 1 row: 1 new") == 3
+    harness.sent(send(panel))
+    panel.settle()
+    assert "0 new, 8 exist already (4 succeeded, 1 failed, 3 queued)" in panel.preview.value
+    fill(panel, freq="h", name=panel.view.batch.name)
+    assert "is a backfill of days in UTC, this is a backfill of hours in UTC" in panel.preview.value
+
+
+def test_one_of_many_values_is_shown_alone(panel: BackfillPanel, harness: Harness) -> None:
+    """A value is chosen from the list; its squares are selected, and only its rows are sent again."""
+    shops = [f"shop {number}" for number in range(13)]
+    batch = harness.days("2026-01-02", across={"shop": shops})
+    harness.finish(batch, 4)
+    show(panel)
+    panel.view.show(batch)
+    view = panel.view.calendar
+    assert (view.choices, squares(panel)["2026-01-01"]) == (shops, "13 rows: 12 succeeded, 1 failed")
+    send_message(view, n=1, keys=[], choice="shop 4")
+    panel.settle()
+    assert squares(panel)["2026-01-01"] == "1 row: 1 failed"
+    send_message(view, n=2, keys=["2026-01-01T00:00:00+00:00 shop 4"])
+    panel.settle()
+    assert view.words == "2026-01-01 of shop 4: 1 row: 1 failed"
+    click(panel, panel.view.actions.resend)
+    harness.sent(batch)
+    assert batch.tasks().query("`try` == 2")["shop"].tolist() == ["shop 4"]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from cloudtasks_nb.fanout.batch.period_states import ASKED, CalendarText, PeriodStates
+from cloudtasks_nb.fanout.batch.period_states import ASKED, CalendarText, PeriodStates, upcoming
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from cloudtasks_nb.fanout.periods.partitions import cross, partition
+from cloudtasks_nb.fanout.periods.partitions import combinations, cross, partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
@@ -30,9 +31,9 @@ def plan(outbox: Outbox, start: str, end: str, freq: str = "D", across: Any = No
     return spool(outbox, chunks, recipe=recipe.identity, name="days").batch
 
 
-def calendar(outbox: Outbox, batch: str, freq: str = "D", **options: Any) -> PeriodStates:
+def calendar(outbox: Outbox, batch: str, freq: str = "D", across: Sequence[str] = (), **options: Any) -> PeriodStates:
     """Return what counts and draws the periods of a batch."""
-    return PeriodStates(outbox, batch, {"freq": freq, "tz": "America/New_York"}, **options)
+    return PeriodStates(outbox, batch, {"freq": freq, "tz": "America/New_York", "across": across}, **options)
 
 
 def read(text: CalendarText | None) -> list[str]:
@@ -106,7 +107,7 @@ def test_kept_for_a_while(outbox: Outbox) -> None:
 def test_no_rows(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch without rows has no calendar."""
     batch = plan(outbox, "2026-01-01", "2026-01-01")
-    monkeypatch.setattr(outbox.rows, "states", lambda _: b"")
+    monkeypatch.setattr(outbox.rows, "states", lambda *_, **__: b"")
     assert calendar(outbox, batch).draw(round_=1, fresh=True) is None
 
 
@@ -115,7 +116,7 @@ def test_rows_in_between(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Non
     batch = plan(outbox, "2026-01-01", "2026-01-02")
     made = calendar(outbox, batch)
     before = made.draw(round_=1, fresh=True)
-    monkeypatch.setattr(outbox.rows, "states", lambda _: bytes([State.UNSENT] * 3))
+    monkeypatch.setattr(outbox.rows, "states", lambda *_, **__: bytes([State.UNSENT] * 3))
     assert made.draw(round_=2, fresh=True) == before
 
 
@@ -157,3 +158,44 @@ def test_units(outbox: Outbox, freq: str, unit: str) -> None:
     found = calendar(outbox, batch, freq).periods(1)
     assert found is not None
     assert found.unit == unit
+
+
+def test_a_band_for_each_value(outbox: Outbox) -> None:
+    """Rows that are tried again are retrying, not queued; a column with a name of ours is found under its new one."""
+    batch = plan(outbox, "2026-01-01", "2026-01-02", across={"state": ["b", 1]})
+    settle(outbox, batch, {0: State.SUCCEEDED, 1: State.FAILED})
+    row = all_rows(outbox, batch, "refs")[2]
+    outbox.outcomes.record(batch, [Outcome(ref=row, attempt=1, state=State.SENT, attempts=1, last_status=13)])
+    assert read(calendar(outbox, batch, across=["state"]).draw(round_=1, fresh=True)) == [
+        "b, 2026-01-01: 1 row: 1 succeeded",
+        "b, 2026-01-02: 1 row: 1 retrying",
+        "1, 2026-01-01: 1 row: 1 failed",
+        "1, 2026-01-02: 1 row: 1 queued",
+    ]
+
+
+def test_many_values(outbox: Outbox) -> None:
+    """More than twelve values are in one band, and each can be shown alone."""
+    shops = [f"shop {number}" for number in range(13)]
+    made = calendar(outbox, plan(outbox, "2026-01-01", "2026-01-02", across={"shop": shops}), across=["shop"])
+    together, alone = made.periods(1), made.periods(1, ["shop 4"])
+    assert together is not None
+    assert alone is not None
+    assert (together.bands, together.choices, together.counts["unsent"].tolist()) == ([""], shops, [[13, 13]])
+    assert (alone.bands, alone.choices, alone.counts["unsent"].tolist()) == (["shop 4"], shops, [[1, 1]])
+
+
+def test_periods_to_come(outbox: Outbox) -> None:
+    """What the batch has is in its state, the rest is new; rows of the batch beyond the range are left out."""
+    batch = plan(outbox, "2026-01-01", "2026-01-03", across={"shop": ["a", "b"]})
+    settle(outbox, batch, {2: State.FAILED, 4: State.SUCCEEDED})
+    before = calendar(outbox, batch, across=["shop"])
+    partitions = partition("2026-01-02", "2026-01-05", freq="D", tz="America/New_York")
+    found = upcoming(partitions, combinations({"shop": ["a", "c"]}), before, 1)
+    assert found.bands == ["a", "c"]
+    assert {state: counts.tolist() for state, counts in found.counts.items()} == {
+        "failed": [[1, 0, 0, 0], [0, 0, 0, 0]],
+        "succeeded": [[0, 1, 0, 0], [0, 0, 0, 0]],
+        "new": [[0, 0, 1, 1], [1, 1, 1, 1]],
+    }
+    assert upcoming(partitions, None, None, 0).counts["new"].tolist() == [1, 1, 1, 1]
