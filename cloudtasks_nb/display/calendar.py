@@ -159,14 +159,14 @@ class Calendar:
         height = 1 + max(row for row, _ in places)
         stop = True
         for number, band in enumerate(self._periods.bands):
-            if self._banded:
+            if self._periods.across:
                 parts.append(self._band_name(number, top))
                 top += 1
             parts += [_side(top + row, text, buttons=buttons) for row, text in sides.items()]
             squares = list(self._squares(number, places, top, buttons=buttons))
             if stop and buttons and squares:
                 squares[0], stop = squares[0].replace('tabindex="-1"', 'tabindex="0"', 1), False
-            name = html.escape(self._band_words(number))
+            name = html.escape(f"{band}: {self._band_counts(number)}")
             group = f'<div role="group" aria-label="{name}" style="display:contents">{"".join(squares)}</div>'
             parts.append(group if buttons and band else "".join(squares))
             top += height
@@ -176,10 +176,6 @@ class Calendar:
             f'<div class="ctn-calendar" role="{role}" aria-label="{name}" style="{_GRID_STYLE}">{"".join(parts)}</div>'
         )
         return f'<div style="overflow-x:auto;padding:2px 2px 8px">{grid}</div>{_legend(total)}'
-
-    @property
-    def _banded(self) -> bool:
-        return bool(self._periods.across)
 
     def _key(self, band: int, head: int) -> str:
         label = self._periods.bands[band]
@@ -205,15 +201,13 @@ class Calendar:
             return ", ".join(labels) + of
         return f"{self._counted(len(heads))}{of}, between {labels[0]} and {labels[-1]}"
 
-    def _band_words(self, band: int) -> str:
-        counts = {state: int(lines[band].sum()) for state, lines in self._sums.items()}
-        return f"{self._periods.bands[band]}: {counts_text(counts, 'rows')}"
+    def _band_counts(self, band: int) -> str:
+        return counts_text({state: int(lines[band].sum()) for state, lines in self._sums.items()}, "rows")
 
     def _band_name(self, band: int, row: int) -> str:
-        counts = counts_text({state: int(lines[band].sum()) for state, lines in self._sums.items()}, "rows")
-        name = html.escape(self._periods.bands[band])
+        name, counts = html.escape(self._periods.bands[band]), self._band_counts(band)
         place = f"{_area(row, -1)};{_LABEL_STYLE};{_FIXED_STYLE};width:0"
-        return f'<span aria-hidden="true" style="{place}"><b>{name}</b>&ensp;<span data-text="">{counts}</span></span>'
+        return f'<span aria-hidden="true" style="{place}"><b>{name}</b> <span data-text="">{counts}</span></span>'
 
     def _squares(self, band: int, places: Sequence[_Place], top: int, *, buttons: bool) -> Iterator[str]:
         """Yield the squares of a band; a period in which it has no row has none."""

@@ -58,7 +58,7 @@ def test_a_range_of_one_shop_is_selected_and_sent_again(notebook: Callable[..., 
     expect(grid.get_by_role("group", name="basel: 425 rows: 425 succeeded")).to_be_attached()
     expect(square("chur", "2014-02-01")).to_have_text("↻")
     expect(square("chur", "2014-02-01")).to_have_attribute("aria-label", "chur, 2014-02-01: 1 row: 1 retrying")
-    expect(grid.get_by_text("2013", exact=True)).to_be_visible()
+    expect(grid.get_by_text("2013", exact=True)).to_have_count(1)
     drag(board, square("bern", "2013-02-01"), square("bern", "2013-03-14"))
     expect(selected).to_have_text("42 days of bern, 2013-02-01 to 2013-03-14: 42 rows: 40 succeeded, 2 failed")
     board.button("Send again (42)").click()

@@ -143,7 +143,7 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -
     question = panel.prompt.question
     assert question is not None
     assert "1 row of them succeeded" in question.scope
-    assert "The 2 rows of 2 days, 2026-01-02 to 2026-01-03 (1 succeeded, 1 failed), of 5: each" in question.scope
+    assert "The 2 rows of 2 days, 2026-01-02 to 2026-01-03 (1 failed, 1 succeeded), of 5: each" in question.scope
     panel.prompt.no.click()
     assert batch.tasks()["try"].tolist() == [1] * 5
 
@@ -204,10 +204,10 @@ def test_periods_to_come_are_drawn_before_they_are_sent(panel: BackfillPanel, ha
     fill(panel, url="https://svc/{partition}")
     assert "3 new, 5 exist already (4 succeeded, 1 failed) and will not be sent again" in panel.preview.value
     assert panel.preview.value.count(": 1 row: 1 new") == 3
-    harness.sent(send(panel))
+    batch = harness.sent(send(panel))
     panel.settle()
     assert "0 new, 8 exist already (4 succeeded, 1 failed, 3 queued)" in panel.preview.value
-    fill(panel, freq="h", name=panel.view.batch.name)
+    fill(panel, freq="h", name=batch.name)
     assert "is a backfill of days in UTC, this is a backfill of hours in UTC" in panel.preview.value
 
 
