@@ -175,7 +175,8 @@ class Calendar:
         grid = (
             f'<div class="ctn-calendar" role="{role}" aria-label="{name}" style="{_GRID_STYLE}">{"".join(parts)}</div>'
         )
-        return f'<div style="overflow-x:auto;padding:2px 2px 8px">{grid}</div>{_legend(total)}'
+        focus = "" if buttons else ' tabindex="0"'  # a picture is scrolled by keyboard too
+        return f'<div{focus} style="overflow-x:auto;padding:2px 2px 8px">{grid}</div>{_legend(total)}'
 
     def _key(self, band: int, head: int) -> str:
         label = self._periods.bands[band]
