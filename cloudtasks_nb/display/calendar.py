@@ -156,13 +156,13 @@ class Calendar:
         places, sides, heads = _layout(self._unit, self._heads.to_pydatetime().tolist(), self._labels)
         top = -min((row for row, _ in heads), default=0)  # of the first band, in rows of the grid
         parts = [_label((row + top, column), text) for (row, column), text in heads.items()]
-        height = 1 + max(row for row, _ in places)
+        height = 1 + max(*(row for row, _ in places), *sides)
         stop = True
         for number, band in enumerate(self._periods.bands):
             if self._periods.across:
                 parts.append(self._band_name(number, top))
                 top += 1
-            parts += [_side(top + row, text, buttons=buttons) for row, text in sides.items()]
+            parts += [_side(top + row, text) for row, text in sides.items()]
             squares = list(self._squares(number, places, top, buttons=buttons))
             if stop and buttons and squares:
                 squares[0], stop = squares[0].replace('tabindex="-1"', 'tabindex="0"', 1), False
@@ -207,7 +207,7 @@ class Calendar:
 
     def _band_name(self, band: int, row: int) -> str:
         name, counts = html.escape(self._periods.bands[band]), self._band_counts(band)
-        place = f"{_area(row, -1)};{_LABEL_STYLE};{_FIXED_STYLE};width:0"
+        place = f"{_area(row, -1)};{_LABEL_STYLE};{_FIXED_STYLE};width:0;font-size:11px"
         return f'<span aria-hidden="true" style="{place}"><b>{name}</b> <span data-text="">{counts}</span></span>'
 
     def _squares(self, band: int, places: Sequence[_Place], top: int, *, buttons: bool) -> Iterator[str]:
@@ -314,10 +314,9 @@ def _label(place: _Place, text: str) -> str:
     return f'<span aria-hidden="true" style="{style}">{html.escape(text)}</span>'
 
 
-def _side(row: int, text: str, *, buttons: bool) -> str:
-    ground = "" if buttons else f";background:{_GROUND}"  # that of a panel is in its style sheet
-    style = f"{_area(row, -1)};{_LABEL_STYLE};{_FIXED_STYLE};padding-right:.5em{ground}"
-    return f'<span class="ctn-side" aria-hidden="true" style="{style}">{html.escape(text)}</span>'
+def _side(row: int, text: str) -> str:
+    style = f"{_area(row, -1)};{_LABEL_STYLE};{_FIXED_STYLE};padding-right:.5em;background:{_GROUND}"
+    return f'<span aria-hidden="true" style="{style}">{html.escape(text)}</span>'
 
 
 def _fill(counts: Mapping[str, int]) -> str:
