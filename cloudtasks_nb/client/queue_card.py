@@ -33,7 +33,9 @@ def queue_card(connection: Connection, catalog: Catalog, name: QueueName) -> dic
         "rate": f"{found['rate']:g}/s",
         "max_concurrent": found["max_concurrent"],
         "max_attempts": "unlimited" if found["max_attempts"] == UNLIMITED["max_attempts"] else found["max_attempts"],
-        "max_retry_duration": duration_text(found["max_retry_duration"]) if found["max_retry_duration"] else "no limit",
+        "max_retry_duration": duration_text(found["max_retry_duration"])
+        if found["max_retry_duration"]
+        else "unlimited",
         "target": found["target"],
     }
     notes = ["finished tasks are not in the queue: queue.attempts() shows them"]

@@ -14,7 +14,7 @@ import pandas as pd
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.secrets import find_secrets, mask_text
 from cloudtasks_nb.fanout.batch.batch import Batch, BatchView
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.panels.batch_rows import BatchRows, ShownRows
@@ -279,11 +279,14 @@ def retry_code(batch: str, cause: str, causes: Iterable[str]) -> str:
     """
     if not cause:
         return f"{batch}.retry_failed()"
+    secrets = find_secrets(cause)
     others = [other for other in causes if other != cause]
     wider = any(other not in CODES if cause in CODES else other.partition(":")[0] == cause for other in others)
-    if not wider:
+    if not wider and not secrets:
         return f"{batch}.retry_failed({quoted(cause)})"
-    return f'(batch := {batch}).retry_failed((errors := batch.errors())[errors["cause"] == {quoted(cause)}])'
+    # The line has a cause up to its first secret.
+    test = f".str.startswith({quoted(cause[: secrets[0][0]])})" if secrets else f" == {quoted(cause)}"
+    return f'(batch := {batch}).retry_failed((errors := batch.errors())[errors["cause"]{test}])'
 
 
 def _resend_code(batch: str, rows: str) -> str:

@@ -204,6 +204,8 @@ class SendPanel(Panel):
         try:
             found = self._run(self.plan)
         except _StopError:
+            found = None
+        if found is None or self.stopping.is_set():
             self.notify("stopped: there is no plan, and nothing was stored or sent")
             return
         if edits != self._edits:

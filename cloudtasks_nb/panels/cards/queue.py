@@ -51,7 +51,7 @@ def _figures(values: Mapping[str, Any], now: datetime) -> dict[str, str]:
         "rate": f"{known('effective_rate')} of {known('rate')}/s" if known("effective_rate") else known("rate", "/s"),
         "oldest due": "" if is_missing(values["oldest_due"]) else time_text(values["oldest_due"], now=now),
         "attempts": attempts,
-        "retried for": _span(values["max_retry_duration"]) if values["max_retry_duration"] else "no limit",
+        "retry time": _span(values["max_retry_duration"]) if values["max_retry_duration"] else "unlimited",
         "waits": f"{_span(values['min_backoff'])} to {_span(values['max_backoff'])}",
         "logged": percent_text(values["log_sampling_ratio"]),
         "target": "" if is_missing(values["target"]) else str(values["target"]),

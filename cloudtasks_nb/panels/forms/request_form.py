@@ -110,7 +110,8 @@ class RequestForm(widgets.VBox):
         text = self._url.strip()
         if not text:
             raise IncompleteError(
-                "there is no URL yet", hint="https://service/run/{column}, or the name of what ct.serve returned"
+                "there is no URL yet",
+                hint="https://service/run/{column}, or the name of what ct.serve or ct.deploy returned",
             )
         given = {"body": self.body.value, "headers": self._read(), "service_account": self.signed.value.strip()}
         found = {word: value for word, value in given.items() if value}

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import orjson
 import pandas as pd
 
+from cloudtasks_nb._settings import UNLIMITED
 from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text
@@ -100,7 +101,7 @@ def cell(value: Any, column: Column, *, now: datetime) -> Cell:
         seconds = _seconds(value)
         return [duration_text(seconds), f"{seconds:,.6g} s"]
     if kind == "count":
-        return count_text(value)
+        return "unlimited" if value == UNLIMITED.get(column.name) else count_text(value)
     if kind == "state":
         word = _word(value)
         return [word, word, colour(word)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -29,6 +30,15 @@ class Choice:
     colour: str = ""  #: of the dot in front of the number; empty: there is none
 
 
+def _on_page(key: str) -> str:
+    """Return a key as the page has it: a digest of one that has a secret."""
+    return key if mask_text(key) == key else hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+
+
+def _items_on_page(items: list[dict[str, Any]], _widget: Any) -> list[dict[str, Any]]:
+    return [{**item, "key": _on_page(item["key"])} for item in items]
+
+
 class Choices(anywidget.AnyWidget):
     """Buttons of which at most one is pressed. Its methods may be called from any thread.
 
@@ -54,8 +64,8 @@ class Choices(anywidget.AnyWidget):
 
     label = traitlets.Unicode().tag(sync=True)
     kind = traitlets.Unicode().tag(sync=True)
-    items: Any = traitlets.List().tag(sync=True)
-    picked: Any = traitlets.Unicode(None, allow_none=True).tag(sync=True)
+    items: Any = traitlets.List().tag(sync=True, to_json=_items_on_page)
+    picked: Any = traitlets.Unicode(None, allow_none=True).tag(sync=True, to_json=lambda key, _: key and _on_page(key))
 
     def __init__(
         self,
@@ -79,5 +89,6 @@ class Choices(anywidget.AnyWidget):
             self.items = items
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        if content["do"] in self._callbacks:
-            self._callbacks[content["do"]](content["key"])
+        key = next((item["key"] for item in self.items if _on_page(item["key"]) == content["key"]), None)
+        if key is not None and content["do"] in self._callbacks:
+            self._callbacks[content["do"]](key)

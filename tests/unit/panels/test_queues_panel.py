@@ -201,7 +201,7 @@ def test_no_limit_is_a_word(panel: QueuesPanel, setting: str, typed: str, sent: 
     """The service's 0s and -1 are shown and typed as unlimited."""
     panel.table.select(["reports"])
     click(panel, panel.edit)
-    assert "retried for</span> <b>no limit" in panel.card.value
+    assert "retry time</span> <b>unlimited" in panel.card.value
     assert panel.form.fields["max_retry_duration"].value == "unlimited"
     panel.form.fields[setting].value = typed
     assert panel.form.changes == ({} if sent is None else {setting: sent})

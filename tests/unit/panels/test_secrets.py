@@ -12,13 +12,25 @@ import pytest
 
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.panels import FanOutPanel
+from cloudtasks_nb.panels.batch_actions import retry_code
 from cloudtasks_nb.panels.cards.plan import error_html
 from cloudtasks_nb.panels.cards.task import timeline
 from cloudtasks_nb.panels.forms.targets import Target
 from cloudtasks_nb.panels.widgets.cells import Column, cell, code_html
+from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.footer import Footer
 from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
-from tests.unit.panels.conftest import CloseLater, FakeShell, Harness, click, entry, open_widgets, send, show
+from tests.unit.panels.conftest import (
+    CloseLater,
+    FakeShell,
+    Harness,
+    click,
+    entry,
+    open_widgets,
+    send,
+    send_message,
+    show,
+)
 
 __all__: list[str] = []
 
@@ -48,6 +60,18 @@ def question(text: str) -> str:
     return str(prompt.text.value)
 
 
+def choice(text: str) -> str:
+    """Return what the page has of a choice, and check that a click on it still names it."""
+    clicked: list[str] = []
+    made = Choices("Causes", "stacked", picked=clicked.append)
+    made.offer([Choice(key=text, text=text, number=1), Choice(key="other", text="other", number=1)])
+    made.picked = text
+    state = made.get_state()
+    send_message(made, do="pick", key=state["picked"])
+    assert clicked == [text]
+    return json.dumps([state["items"], state["picked"]])
+
+
 PLACES: dict[str, Callable[[str], str]] = {
     "footer": footer,
     "question": question,
@@ -55,6 +79,8 @@ PLACES: dict[str, Callable[[str], str]] = {
     "last line of a traceback": lambda text: timeline([entry(1, "t", status="INTERNAL")], {1: f"Traceback\n{text}"}),
     "body or traceback": code_html,
     "cell and tooltip": lambda text: str(cell(f"{text}\n" * 20, Column("last_message"), now=datetime.now(UTC))),
+    "choice": choice,
+    "line that retries a cause": lambda text: retry_code("batch", text, [text]) + "•••",
     "offered URL": lambda text: Target(text=text, kind="used by the batch a").label,
 }
 
