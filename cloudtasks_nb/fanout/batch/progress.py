@@ -155,10 +155,13 @@ class Rate:
         (start, first), (end, last) = self.points[0], self.points[-1]
         return (last - first) / (end - start) if end > start else None
 
-    def seconds_left(self, left: int) -> float | None:
-        """Return how long `left` more rows take at this rate; None when nothing moves."""
+    def seconds_left(self, left: int, *, waiting: int = 0) -> float | None:
+        """Return how long `left` more rows take at this rate; None when nothing moves.
+
+        None too if all of them are `waiting` for the time of their schedule or their next try: no rate brings them.
+        """
         rate = self.per_second()
-        return left / rate if rate else None
+        return left / rate if rate and (left > waiting or not waiting) else None
 
 
 def pack(progress: Progress) -> bytes:

@@ -411,7 +411,9 @@ class Tracker:
     def _publish(self) -> None:
         """Compute the progress anew and call the listeners."""
         counts, rate, now = self._state.counts, self._state.rate, dt.datetime.now(dt.UTC)
-        seconds = rate.seconds_left(self._state.open)
+        split = self._outcomes.split(counts, now_micros())
+        waiting = sum(split[name] or 0 for name in ("scheduled", "retrying"))
+        seconds = rate.seconds_left(self._state.open, waiting=waiting)
         self.progress = Progress.of(
             counts,
             settling=min(self._outcomes.settling, counts[State.SENT]),
@@ -419,7 +421,7 @@ class Tracker:
             eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
             sources=self._outcomes.sources,
             at=now,
-            **self._outcomes.split(counts, now_micros()),
+            **split,
         )
         self._call_listeners()
 

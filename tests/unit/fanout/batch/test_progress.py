@@ -63,10 +63,12 @@ def test_rate(what: str, points: list[tuple[float, int]], rate: float | None) ->
 
 
 def test_time_left_is_not_known_while_nothing_moves() -> None:
-    """A rate of zero gives no estimate, any other one does."""
+    """A rate of zero gives no estimate, any other one does, unless all rows wait for their next try."""
     meter = Rate().note(0, 5).note(1, 5)
     assert meter.seconds_left(10) is None
     assert meter.note(2, 7).seconds_left(10) == 10.0
+    assert meter.note(2, 7).seconds_left(10, waiting=9) == 10.0
+    assert meter.note(2, 7).seconds_left(10, waiting=10) is None
 
 
 def test_a_rate_keeps_few_points() -> None:
