@@ -9,14 +9,7 @@ import pytest
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import task_id
-from tests.unit.fanout.conftest import (
-    all_rows,
-    chunks,
-    digest,
-    put,
-    refs,
-    spool,
-)
+from tests.unit.fanout.conftest import all_rows, chunks, digest, put, refs, spool
 
 MOVES = {
     (State.UNSENT, State.SENT),
