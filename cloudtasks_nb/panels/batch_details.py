@@ -171,6 +171,7 @@ class BatchDetails(widgets.VBox):
 
     def _rows_chosen(self) -> None:
         """Show the rows that were chosen; a search in all rows shows its progress and can be stopped."""
+        self._close_row()
         self.failures.pick(self.rows.query.cause or None)
         if self.rows.query.text:
             self._panel.start(lambda: self.draw(progress=True), changes=False)
