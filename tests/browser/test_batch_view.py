@@ -54,8 +54,7 @@ def test_from_a_failure_to_its_traceback_and_to_another_try(notebook: Callable[.
     board.root.locator("tr[data-key]").nth(1).click()
     story = board.root.get_by_role("group", name="row 101")
     expect(story).to_contain_text(f"ValueError: shop 'bern' is closed {EVIL}")
-    expect(board.root.locator(".ctn-card").last).to_contain_text('"day": 101')
-    expect(board.root.locator(".ctn-card").last).to_contain_text("Attempts")
+    expect(board.root).to_contain_text('"day": 101')
     # Two clicks.
     book.python("mended.add('key')")
     causes.get_by_role("button", name="Retry 1,000: KeyError").click()
