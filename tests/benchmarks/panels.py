@@ -1,23 +1,31 @@
-"""The time that one update of the watcher takes in a panel with a hundred thousand tasks."""
+"""The time that panels take with many tasks and rows: an update, a summary, and the steps of a cancel."""
 
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
+
+import pandas as pd
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.fanout.batch.batch import batch_view
+from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.panels import PanelContext, TasksPanel
+from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
+from tests.benchmarks.fan_out import home
 from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.flights import URL
-from tests.benchmarks.servers import filled
+from tests.benchmarks.servers import connected, filled
 from tests.log_entry import log_entry
 
-__all__ = ["PANEL"]
+__all__ = ["PANEL", "RUN"]
 
 _DONE = 500  # tasks that an update reports as done: what a queue dispatches in a second at most
 
@@ -107,4 +115,80 @@ PANEL = Case(
         """
     ),
     run=_ticks,
+)
+
+
+def _run(bench: Bench) -> None:
+    for folder in bench.rounds():
+        with home(folder), connected() as (_emulator, tasks):
+            batch = _half_sent(tasks, bench.size.listed)
+            bench.report("cancel", _longest_pause(batch))
+            bench.report("summary", _summary(batch))
+
+
+def _half_sent(tasks: ct.Client, count: int) -> ct.Batch:
+    """Return a batch of which about half of the rows are in a paused queue, and the others are being sent."""
+    queue = tasks.queue("run", create=True).pause()
+    batch = queue.fan_out(pd.DataFrame({"row": range(count)}), url=URL, key=["row"], progress=False)
+    enough = threading.Event()
+    end = batch_view(batch).listen(lambda: enough.set() if batch.progress().unsent < count / 2 else None)
+    enough.wait()
+    end()
+    return batch
+
+
+def _longest_pause(batch: ct.Batch) -> float:
+    """Cancel a batch, and return the most seconds in which a panel would have shown no progress."""
+    seen = [(time.perf_counter(), 0)]
+
+    def changed() -> None:
+        done = batch.progress().done
+        if done != seen[-1][1]:
+            seen.append((time.perf_counter(), done))
+
+    end = batch_view(batch).listen(changed)
+    progress = batch.cancel().wait()
+    end()
+    if progress.cancelled != progress.total:
+        raise AssertionError(f"not all rows are cancelled: {progress!r}")
+    return max(after - before for (before, _), (after, _) in pairwise(seen))
+
+
+def _summary(batch: ct.Batch) -> float:
+    """Let all rows of a batch succeed, and return the milliseconds in which the summary of its run is drawn."""
+    outbox, start = batch._outbox, now_micros()
+    refs = [ref for page in outbox.rows.pages(batch.id) for ref in page.refs]
+    times = [{"last_attempt_time": start + 5_000 * n, "duration": 20_000 + n % 977 * 1_000} for n in range(len(refs))]
+    outbox.outcomes.record(
+        batch.id,
+        (
+            Outcome(ref=ref, attempt=1, state=State.SUCCEEDED, attempts=1, last_status=0, **at)
+            for ref, at in zip(refs, times, strict=True)
+        ),
+    )
+    shown, view = RunSummary(), batch_view(batch)
+    began = time.perf_counter()
+    shown.draw(view, batch.progress())
+    taken = time.perf_counter() - began
+    if f"{len(refs):,} succeeded" not in shown.html():
+        raise AssertionError("the summary does not have all rows")
+    shown.close()
+    return 1000 * taken
+
+
+RUN = Case(
+    name="run",
+    title="Panel: the run of a batch with 100,000 rows",
+    how=(
+        "A batch is cancelled when half of its rows are in the queue: the longest time between two changes of what is "
+        "shown as done, until all rows are cancelled. Then all rows have ended: the time in which the summary of the "
+        "run is read, and its charts are drawn for the first time, without the browser."
+    ),
+    figures=figures(
+        """
+        cancel  | longest pause between two steps of a cancel | s  | ≤ 1
+        summary | the summary of the run                      | ms | ≤ 200
+        """
+    ),
+    run=_run,
 )

@@ -36,7 +36,7 @@ from tests.benchmarks.frames import IMPORT, LISTING
 from tests.benchmarks.machine import facts
 from tests.benchmarks.memory import MEMORY
 from tests.benchmarks.paint import PAINT
-from tests.benchmarks.panels import PANEL
+from tests.benchmarks.panels import PANEL, RUN
 from tests.benchmarks.store import STORE
 from tests.benchmarks.sweep import STORED, SWEEP
 from tests.benchmarks.table import document, verdict
@@ -59,6 +59,7 @@ CASES = (
     MEMORY,
     STORE,
     PANEL,
+    RUN,
     PAINT,
     IMPORT,
 )
