@@ -46,8 +46,8 @@ PROTOBUF = {
 }
 #: Foreign library -> the only modules that may import it. `x.` stands for every module of the package x.
 ONLY_IN = {
-    "ipywidgets": {"panels.", "display.progress_bar"},
-    "anywidget": {"panels."},
+    "ipywidgets": {"panels."},
+    "anywidget": {"panels.", "display.browser_tab"},
     "google.protobuf": PROTOBUF,
     "google.cloud": PROTOBUF,
     "google.api_core": {"service.transport"},

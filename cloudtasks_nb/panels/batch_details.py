@@ -46,6 +46,7 @@ class BatchDetails(widgets.VBox):
         self.view: BatchView | None = None
         self.sending = False  #: whether this process sends it
         self._unsubscribe: Callable[[], None] | None = None
+        self._leave_tab: Callable[[], None] = lambda: None  #: ends the progress in the title of the browser's tab
         self._drawing = threading.Lock()
         self._scheduled = False
         self._calendar_data: Calendar | None = None  # what the widget `calendar` shows
@@ -80,9 +81,11 @@ class BatchDetails(widgets.VBox):
             self.run.clear()
             self.rows.show(reader)
         self.layout.display = "none" if batch is None else None
+        self._panel.footer.batch = ""
         self.actions.show()
         if self.view is not None:
             self._unsubscribe = self.view.listen(self._changed)
+            self._leave_tab = self.view.show_in_tab()
             self.draw(summary=False)
             self.schedule_draw()
 
@@ -108,6 +111,7 @@ class BatchDetails(widgets.VBox):
             run_after = self.run.draw(self.view, report.progress) if summary else 0.0
             rows_after = self.rows.draw(self._part(), self.view.changed(), progress=progress)
             self.sending = report.sending
+            self._panel.footer.batch = "" if report.progress.finished else report.batch
             self.actions.show()
         if report.progress.at is not None:
             self._panel.footer.at = report.progress.at.timestamp()
@@ -125,6 +129,7 @@ class BatchDetails(widgets.VBox):
     def _stop_listening(self) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
+            self._leave_tab()
             self._unsubscribe = None
 
     def _changed(self) -> None:

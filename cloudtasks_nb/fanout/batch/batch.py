@@ -21,7 +21,7 @@ from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, InvalidI
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks, read_attempts
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
 from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
-from cloudtasks_nb.fanout.batch.live import LiveReport, wait
+from cloudtasks_nb.fanout.batch.live import LiveReport, show_in_tab, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
@@ -53,6 +53,7 @@ class BatchView:
     changed: Callable[[], float]  #: when a row was changed last, seconds since 1970
     listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
     summary: Callable[[], tuple[Summary | None, float]]  #: as `SummaryReader.read`
+    show_in_tab: Callable[[], Callable[[], None]]  #: in the title of the browser's tab; the result ends it
 
 
 class Batch:
@@ -507,6 +508,7 @@ class Batch:
             changed=lambda: self._outbox.batches.changed(self.id),
             listen=self._tracker.listen,
             summary=self._summary.read,
+            show_in_tab=partial(show_in_tab, self._tracker),
         )
 
     def _rows(self, states: set[State] | None) -> pd.DataFrame:

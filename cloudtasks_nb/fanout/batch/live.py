@@ -6,15 +6,17 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 
-__all__ = ["LiveReport", "wait"]
+__all__ = ["LiveReport", "show_in_tab", "wait"]
 
 _TICK = 0.25  # seconds between two updates
+_TAB_TICK = 1.0  # seconds between two updates of the title of the browser's tab
 _LASTING = 2.0  # seconds for which something must block a batch before a line about it is printed
 
 
@@ -36,6 +38,7 @@ class LiveReport:
         self._stale = False
         self._lock = threading.Lock()
         tracker.listen(self._changed)
+        show_in_tab(tracker)
         _loop.call_soon(self._changed)
 
     def show(self) -> None:
@@ -53,6 +56,51 @@ class LiveReport:
             await asyncio.sleep(_TICK)
             self._stale = False
             await asyncio.to_thread(self.show)
+
+
+class _TabProgress:
+    """How far one batch is, in the title of the browser's tab."""
+
+    def __init__(self, tracker: Tracker, tab: Any) -> None:
+        self._tracker, self._tab = tracker, tab
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        tab.watch(tracker.batch)
+        self._stop_listening = tracker.listen(self._changed)
+        _loop.call_soon(self._show)
+
+    def close(self) -> None:
+        """Show the current state once more, and no later one."""
+        self._stop_listening()
+        self._show()
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if not closed:
+            self._tab.unwatch(self._tracker.batch)
+
+    def _changed(self) -> None:
+        if self._timer is None:
+            self._timer = _loop.loop().call_later(_TAB_TICK, self._show)
+
+    def _show(self) -> None:
+        self._timer = None
+        with self._lock:
+            if self._closed:
+                return
+            progress = self._tracker.progress
+            rows = {name: count or 0 for name, count in progress.counts().items()}
+            batch, detail = self._tracker.batch, repr(progress)
+            self._tab.show(batch, done=progress.done, total=progress.total, rows=rows, detail=detail)
+
+
+def show_in_tab(tracker: Tracker) -> Callable[[], None]:
+    """Show in the title of the browser's tab how far a batch is; return a function that ends that."""
+    if not in_notebook():
+        return lambda: None
+    from cloudtasks_nb.display.browser_tab import browser_tab  # noqa: PLC0415 - loads anywidget, for notebooks only
+
+    return _TabProgress(tracker, browser_tab()).close
 
 
 def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: float | None) -> Progress:

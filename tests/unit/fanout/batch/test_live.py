@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import STATES
+from cloudtasks_nb.display import browser_tab
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.batch import live as live_module
 from cloudtasks_nb.fanout.batch.progress import Progress
@@ -89,6 +91,17 @@ class FakeLive:
 
 
 @pytest.fixture
+def tab(monkeypatch: pytest.MonkeyPatch) -> Iterator[browser_tab.BrowserTab]:
+    """Give the tab of a browser, whose title is updated at once."""
+    made = browser_tab.BrowserTab()
+    monkeypatch.setattr(browser_tab, "browser_tab", lambda: made)
+    monkeypatch.setattr(live_module, "in_notebook", lambda: True)
+    monkeypatch.setattr(live_module, "_TAB_TICK", 0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def screens(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
     """Be a notebook whose outputs are looked at."""
     return be_notebook(monkeypatch)
@@ -104,6 +117,7 @@ def be_notebook(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
 
     monkeypatch.setattr(live_module, "Live", live)
     monkeypatch.setattr(live_module, "in_notebook", lambda: True)
+    monkeypatch.setattr(live_module, "show_in_tab", lambda _: None)
     monkeypatch.setattr(live_module, "_TICK", 0.01)
     return made
 
@@ -114,6 +128,23 @@ def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
     live_module.LiveReport(tracker, tracker.bundle)  # type: ignore[arg-type]  # all that it uses of one
     tracker.move(4)
     screens[0].until("40 %")
+
+
+def test_the_browsers_tab_shows_a_batch_while_somebody_looks(tab: browser_tab.BrowserTab) -> None:
+    """Two who look count as one batch; the end is shown when the last one leaves, and stays."""
+    tracker: Any = FakeTracker()
+    shown: queue.Queue[str] = queue.Queue()
+    tab.observe(lambda change: shown.put(change.new), "text")
+    first, second = live_module.show_in_tab(tracker), live_module.show_in_tab(tracker)
+    tracker.move(4)
+    while shown.get(timeout=30) != "40 %":
+        pass
+    first()
+    assert tab.text == "40 %"
+    tracker.progress = tracker.at(10)
+    for _ in range(2):
+        second()
+        assert tab.text == "\u2713 done"
 
 
 def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[FakeLive]) -> None:
