@@ -90,11 +90,12 @@ def _forget_machine(notebook: nbformat.NotebookNode) -> None:
 
 
 def _keep_static_forms(notebook: nbformat.NotebookNode) -> None:
-    """Keep the HTML of widgets, and drop what needs their kernel: one who opens the file sees a table."""
+    """Drop the widgets, which need their kernel; a panel's static copy is an output of its own, and others keep HTML."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(_WIDGET, None)
+        cell["outputs"] = [one for one in cell.get("outputs", []) if one.get("data", {}).get("text/html") != ""]
 
 
 def _shown(notebook: nbformat.NotebookNode) -> Iterator[str]:

@@ -120,6 +120,10 @@ class Dashboard(Panel):
             self.choice.show(self.choice.names, queue)
             super().use(queue)
 
+    def read_at(self) -> float:
+        """Return when the oldest content of the opened tabs was read."""
+        return min((at for panel in self._opened() if (at := panel.read_at())), default=0.0)
+
     def queue_changed(self) -> None:
         """Show the queue in all tabs."""
         for panel in self._opened():
@@ -155,6 +159,7 @@ class Dashboard(Panel):
             panel.every = self._every
         finally:
             self._making.discard(name)
+        panel.footer.observe(lambda _: self.copy.follow(), "at")
         with self._choosing:  # the queue may be another one by now
             self.parts[name] = panel
             panel.use(self.queue)

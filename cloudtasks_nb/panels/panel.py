@@ -50,9 +50,10 @@ import ipywidgets as widgets
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import Output, redirect
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import expression, quoted
+from cloudtasks_nb.panels.static_copy import StaticCopy
 from cloudtasks_nb.panels.widgets.footer import Footer
 from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
 from cloudtasks_nb.panels.widgets.table import Table
@@ -124,8 +125,10 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self.board: Panel | None = None  #: the dashboard that it is a tab of
         self.footer = Footer()
         self.prompt = Prompt()
+        self.copy = StaticCopy(self)
         self.stopping = threading.Event()
         self._framed = framed
+        self._unavailable = False  # whether the error that is shown says that the service does not answer
         self._closed = False
         self._busy = threading.Lock()
         self._next: list[Callable[[], object]] = []  # work that waits until the present work has ended
@@ -145,6 +148,8 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self._stop.on_click(lambda _: self.stopping.set())
         super().__init__()
         self.add_class("ctn-panel")
+        self.footer.panel = self.model_id
+        self.footer.observe(lambda _: self.copy.follow(), "at")
         self.prompt.on_change = lambda title: setattr(self.footer, "question", title)
         self.footer.on_visible = self._visibility_changed
 
@@ -173,6 +178,10 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
     def static_html(self) -> str:
         """Return the content as HTML that needs no kernel; all values are escaped."""
         return ""
+
+    def read_at(self) -> float:
+        """Return when the content was read, seconds since 1970; 0: not yet."""
+        return self.footer.at
 
     # Layout.
 
@@ -251,8 +260,11 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
             self.footer.line = line
 
     def fail(self, error: BaseException) -> None:
-        """Show an error."""
+        """Show an error; one that says that the service does not answer, until it answers again."""
         self.footer.fail(error)
+        self._unavailable = isinstance(error, UnavailableError)
+        if self._unavailable:
+            self.resubscribe()
 
     # Work.
 
@@ -295,7 +307,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
 
     def _begin(self, work: Callable[[], object]) -> None:
         """Run `work` in a thread of its own; the caller holds `_busy`, which is released when the work has ended."""
-        self.footer.alert = {}
+        self.footer.alert, self._unavailable = {}, False
         self.stopping.clear()
         self._set_busy(on=True)
         done: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -357,7 +369,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         if queue != self.queue:
             self.queue = queue
             self.prompt.hide()
-            self.footer.alert, self.footer.status, self.footer.at = {}, "", 0.0
+            self.footer.alert, self.footer.status, self.footer.warning, self.footer.at = {}, "", "", 0.0
             self.resubscribe()
             self.guarded(self.queue_changed)
 
@@ -370,6 +382,8 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         """Watch the queues that `watched_queues` returns, if the panel is live; call this when they have changed."""
         with self._lock:
             wanted = dict(self.watched_queues()) if self.live else {}
+            if self.live and self._unavailable and self.queue is not None:  # the next snapshot ends the error
+                wanted.setdefault(self.context.name(self.queue), None)
             for queue, subscription in list(self._subscriptions.items()):
                 if wanted.get(queue, -1) != subscription.since or subscription.every != self._every:
                     self._subscriptions.pop(queue).close()
@@ -393,6 +407,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         if getattr(self, "_closed", True):  # no attribute: the constructor raised, or the panel is being collected
             return
         self._closed = True
+        self.copy.close()
         self.resubscribe()
         for work in self._at_close:
             work()
@@ -413,24 +428,29 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
                 part.close()
         super().close()
 
-    #: ipywidgets 7 shows a widget by this method, without its HTML; IPython takes `_repr_mimebundle_` where it is None.
-    _ipython_display_ = None
+    def _ipython_display_(self, **_options: Any) -> None:
+        """Display the panel, and its static copy below it: one output shows a widget or HTML, not both."""
+        self.copy.display(*self._bundle(), live=not self._closed)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.title} [{self.context.badge}]{' (closed)' if self._closed else ''}>"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        title = f"<div><b>{html.escape(self.title)}</b> {_badge(self.context.badge)}</div>" if self._framed else ""
+        bundle, metadata = self._bundle(**options)
+        return (bundle, metadata) if metadata else bundle
+
+    def _bundle(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the MIME bundle and its metadata; a closed panel has HTML only."""
         if self._closed:
-            return {"text/plain": repr(self), "text/html": f"{title}<div>(closed)</div>{self.static_html()}"}
+            return {"text/plain": repr(self), "text/html": self.copy.html(note="the panel is closed")}, {}
         # The footer's bundle has what Colab needs to show widgets that are not its own.
         bundle, metadata = self.footer._repr_mimebundle_(**options) or ({}, {})
         bundle[_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         self.assume_visible()
         answer_at_once(self)
         bundle["text/plain"] = repr(self)
-        bundle["text/html"] = title + self.static_html()  # for exports and viewers that have no kernel
-        return (bundle, metadata) if metadata else bundle
+        bundle["text/html"] = self.copy.html()  # for exports and viewers that have no kernel
+        return bundle, metadata
 
     def _header(self, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
         self.control(self.interval, self._choose_interval)
@@ -466,6 +486,17 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self.guarded(self.apply, snapshot)
         if not snapshot.errors:
             self.footer.at = snapshot.at / 1e6
+            self._available()
+
+    def _available(self) -> None:
+        """Take down the error that the service does not answer."""
+        if not self._unavailable:
+            return
+        self._unavailable = False
+        if text := self.footer.alert.get("text"):
+            self.notify(f"The service answers again. Before: {text}")
+            self.footer.alert = {}
+        self.resubscribe()
 
     def _clicked(self, action: _Action) -> None:
         if not action.quick:

@@ -72,6 +72,11 @@ _READY = """async () => {
   await panel.sessionContext.session.kernel.info;
 }"""
 _RUN_ALL = "() => { window.cellsRan = window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
+_SAVE = """async () => {
+  const { context } = window.jupyterapp.shell.currentWidget;
+  await context.save();
+  return context.path;
+}"""
 _EXECUTE = """async (code) => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
   const future = kernel.requestExecute({ code, store_history: false });
@@ -233,9 +238,13 @@ class Server:
 
     def open(self, page: Page, *cells: str, dark: bool = False, classic: bool = False) -> Notebook:
         """Open a notebook with these cells on a page, in JupyterLab or in Notebook 7; none has run yet."""
+        return self.visit(page, self.write(cells), dark=dark, classic=classic)
+
+    def visit(self, page: Page, name: str, *, dark: bool = False, classic: bool = False) -> Notebook:
+        """Open a file of this server on a page, and wait until its kernel is ready."""
         # A workspace of its own: two pages on one would make JupyterLab move away from it in the middle of a test.
         place = "notebooks" if classic else f"doc/workspaces/{secrets.token_hex(6)}/tree"
-        page.goto(f"{self.url}{place}/{self.write(cells)}?token={self.token}")
+        page.goto(f"{self.url}{place}/{name}?token={self.token}")
         page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.content?.model")
         page.evaluate(_READY)
         ground = "rgb(17, 17, 17)" if dark else "rgb(255, 255, 255)"
@@ -290,6 +299,14 @@ class Notebook:
     def finish(self) -> None:
         """Wait until the last cell is done; none may have raised."""
         assert self.page.evaluate("() => window.cellsRan"), "a cell raised: " + self.page.inner_text(".jp-Notebook")
+
+    def save(self) -> str:
+        """Save the notebook and return the name of its file."""
+        return str(self.page.evaluate(_SAVE))
+
+    def restart_kernel(self) -> None:
+        """Restart the kernel, as the button of the toolbar does."""
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
 
     def python(self, code: str) -> str:
         """Run code in the kernel and return what it prints."""

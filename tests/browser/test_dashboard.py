@@ -274,6 +274,9 @@ queue.enqueue("http://127.0.0.1:9/")
     trouble = board.part.locator(".ctn-warning")
     expect(trouble).not_to_be_empty()
     expect(board.row("reports")).to_contain_text("PAUSED")
+    error = board.part.locator(".ctn-error")
+    board.button("Resume").click()
+    expect(error).to_contain_text("nothing answers at")
     port = board.book.python("print(tasks.endpoint.rpartition(':')[2])")
     board.book.python(
         f"""import subprocess, sys
@@ -282,6 +285,8 @@ again = subprocess.Popen([*command, "--data-dir", str(folder)], stdout=subproces
 assert again.stdout.readline()"""
     )
     expect(trouble).to_be_empty()
+    expect(error).to_be_empty()
+    expect(board.status).to_contain_text("The service answers again. Before: nothing answers at")
     board.button("Resume").click()
     expect(board.row("reports")).to_contain_text("RUNNING")
     board.book.python("again.terminate(); again.wait()")

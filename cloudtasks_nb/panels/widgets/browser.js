@@ -73,7 +73,11 @@ function makeWidget(View, known, report) {
       const visible = seen.size > 0 && !document.hidden;
       if (visible === last) return;
       last = visible;
-      report(model, visible);
+      try {
+        report(model, visible);
+      } catch {
+        // The kernel is gone, and nobody is there to be told.
+      }
     };
     const setVisible = (view, on) => {
       if (on) seen.add(view);

@@ -1,9 +1,12 @@
 // The footer of a panel, and what a panel needs of the browser beyond ipywidgets: whether it can be seen, keys that stay in
 // it, and a focus that is not lost.
 
-const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "heard", "question"];
+const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "heard", "question", "batch"];
 const PATIENCE = 700; // milliseconds that the kernel may take to hear of a click before this is said:
 const NO_ANSWER = "No answer from the kernel yet. While a cell runs, the answer may come when the cell has ended.";
+
+/** The batches about whose end this page notifies. browser_tab.js has the same set. */
+const notified = (globalThis[Symbol.for("cloudtasks_nb.notified")] ??= new Set());
 
 /** "seen 12:03:04 UTC, 2 s ago": in UTC, as all times in panels and frames. */
 function age(at) {
@@ -11,6 +14,16 @@ function age(at) {
   const ago =
     seconds < 2 ? "now" : seconds < 120 ? `${seconds} s ago` : seconds < 7200 ? `${Math.round(seconds / 60)} min ago` : "long ago";
   return `seen ${new Date(at * 1000).toISOString().slice(11, 19)} UTC, ${ago}`;
+}
+
+/** Whether the comm of a model still leads to its kernel. */
+function hasKernel(model) {
+  return model.comm_live && !model.comm?.jsServicesComm?.isDisposed;
+}
+
+/** The rule that hides the static copy of a panel, with the space that JupyterLab gives to an output. */
+function copyRule(id) {
+  return `[data-ctn-copy="${id}"], .jp-OutputArea-child:has([data-ctn-copy="${id}"]) { display: none; }`;
 }
 
 class FooterView {
@@ -33,9 +46,14 @@ class FooterView {
     this.copied = make("button", { type: "button", class: "ctn-copy", title: "Copy this line of Python" }, "Copy");
     this.copied.addEventListener("click", () => copyFrom(this.copied, () => this.model.get("line")));
     this.line = make("div", { class: "ctn-line" }, this.code, this.copied);
+    this.bell = make("input", { type: "checkbox" });
+    this.bell.addEventListener("change", () => this.allowNotification());
+    this.bellText = make("span");
+    this.offer = make("label", { class: "ctn-offer" }, this.bell, this.bellText);
     this.el.classList.add("ctn-footer");
     this.el.tabIndex = -1; // where the focus goes when the button that had it is gone
-    this.el.append(this.alert, this.warning, this.waits, make("div", { class: "ctn-status-line" }, this.status, this.age), this.line);
+    const statusLine = make("div", { class: "ctn-status-line" }, this.status, this.offer, this.age);
+    this.el.append(this.alert, this.warning, this.waits, statusLine, this.line);
   }
 
   draw() {
@@ -47,6 +65,7 @@ class FooterView {
     if (get("heard") >= this.acts) this.heard();
     this.drawAlert(get("alert"));
     this.drawAge();
+    this.drawOffer();
     this.root?.setAttribute("aria-busy", get("busy"));
     if (get("question") !== this.asked) this.ask(get("question"));
     if (!get("busy") && this.wasBusy) setTimeout(() => this.gone || this.keepFocus());
@@ -67,6 +86,23 @@ class FooterView {
       this.el.focus({ preventScroll: true });
     });
     this.alert.replaceChildren(words, close);
+  }
+
+  drawOffer() {
+    const batch = this.model.get("batch");
+    this.offer.hidden = !batch || !window.isSecureContext || !("Notification" in window);
+    if (this.offer.hidden) return;
+    const denied = Notification.permission === "denied";
+    this.bell.checked = notified.has(batch) && !denied;
+    this.bell.disabled = denied;
+    setText(this.bellText, denied ? "The browser blocks notifications here" : "Notify me when it ends");
+  }
+
+  async allowNotification() {
+    const batch = this.model.get("batch");
+    const wanted = this.bell.checked && (await Notification.requestPermission()) === "granted";
+    wanted ? notified.add(batch) : notified.delete(batch);
+    this.drawOffer();
   }
 
   drawAge() {
@@ -103,7 +139,38 @@ class FooterView {
     this.changes = new MutationObserver(() => this.changed());
     this.changes.observe(this.root, { subtree: true, childList: true, attributeFilter: ["disabled", "title"] });
     this.nameFields();
-    this.clock = setInterval(() => this.drawAge(), 1000);
+    this.clock = setInterval(() => (this.drawAge(), this.drawKernel()), 1000);
+    this.findPanel();
+  }
+
+  async findPanel() {
+    const id = this.model.get("panel");
+    if (!id || this.root.parentElement.closest(".ctn-panel")) return; // the panel around this one looks after both
+    this.panel = await this.model.widget_manager.get_model(id);
+    if (!this.gone) this.drawKernel();
+  }
+
+  /**
+   * Show the live panel, or its static copy. A panel that never had a kernel on this page is hidden: the copy is there.
+   * One whose kernel went away stays, dimmed, with a note.
+   */
+  drawKernel() {
+    const live = this.panel && hasKernel(this.panel);
+    if (!this.panel || live === this.live) return;
+    const wasLive = this.live;
+    this.live = live;
+    this.root.classList.toggle("ctn-absent", !live && !wasLive);
+    this.root.classList.toggle("ctn-dead", !live && Boolean(wasLive));
+    for (const part of this.root.children) part.inert = !live;
+    this.note?.remove();
+    if (live) document.head.append((this.hideCopy ??= make("style", {}, copyRule(this.model.get("panel")))));
+    else if (wasLive) this.root.prepend((this.note = make("div", { role: "alert", class: "ctn-warning" }, this.kernelNote())));
+  }
+
+  kernelNote() {
+    const prompt = this.root.closest(".jp-Cell")?.querySelector(".jp-InputPrompt")?.textContent ?? "";
+    const number = prompt.match(/\d+/)?.[0];
+    return `The kernel was restarted or has ended: run ${number ? `cell [${number}]` : "this cell"} again.`;
   }
 
   /** Ask whether the kernel hears of a click; where it has no subshells it does when the running cell has ended. */
@@ -193,6 +260,7 @@ class FooterView {
     this.changes?.disconnect();
     clearInterval(this.clock);
     clearTimeout(this.late);
+    this.hideCopy?.remove();
     this.listening?.abort();
     this.endChanges();
   }

@@ -20,7 +20,8 @@ class Footer(anywidget.AnyWidget):
     """Messages below a panel. Its traits may be set from any thread.
 
     In the browser it also does what ipywidgets cannot do for the panel around it: it reports whether the panel can be
-    seen, keeps keys from JupyterLab's shortcuts, and gives the focus back to a button that is enabled again.
+    seen, keeps keys from JupyterLab's shortcuts, gives the focus back to a button that is enabled again, and shows when
+    the kernel is gone.
 
     Attributes
     ----------
@@ -42,6 +43,10 @@ class Footer(anywidget.AnyWidget):
         Number of the last click or key that the kernel has handled.
     question : str
         Title of the question that the prompt asks; empty for none.
+    panel : str
+        The model id of the panel, by which the browser finds out whether its kernel is there.
+    batch : str
+        The id of the batch that is shown and is not done; the browser offers to notify when it ends. Empty for none.
     visible : bool
         Whether the panel can be seen now. Not a trait: the browser sends a message.
     visibility_known : bool
@@ -62,6 +67,8 @@ class Footer(anywidget.AnyWidget):
     busy = traitlets.Bool(False).tag(sync=True)
     heard = traitlets.Int(0).tag(sync=True)
     question = traitlets.Unicode().tag(sync=True)
+    panel = traitlets.Unicode().tag(sync=True)
+    batch = traitlets.Unicode().tag(sync=True)
 
     def __init__(self) -> None:
         self.visible = self.visibility_known = False

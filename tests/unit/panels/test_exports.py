@@ -2,26 +2,121 @@
 
 from __future__ import annotations
 
+import re
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import IPython.display
 import nbformat
 import pytest
 from nbconvert import HTMLExporter, MarkdownExporter
 
-from cloudtasks_nb.panels import QueuesPanel
-from tests.unit.panels.conftest import CloseLater, FakeContext
+from cloudtasks_nb.panels import Dashboard, Panel, QueuesPanel, static_copy
+from tests.unit.panels.conftest import CloseLater, FakeContext, Harness
 
 __all__: list[str] = []
 
+#: What GitHub shows of an output that has several forms; the first is the richest.
+GITHUB = ("text/html", "image/svg+xml", "image/png", "text/markdown", "text/plain")
+AS_OF = r"as of \d{4}-\d\d-\d\d \d\d:\d\d UTC; run this cell again for the live panel"
+
+
+class Cell:
+    """The outputs of a notebook's cell, each as it is now."""
+
+    def __init__(self) -> None:
+        self.outputs: list[dict[str, str]] = []
+        self.updated = threading.Semaphore(0)
+
+    def display(self, bundle: dict[str, str], *, update: bool = False, display_id: Any = None, **_: Any) -> Any:
+        """Add an output, or replace one."""
+        if update:
+            self.outputs[display_id] = bundle
+            self.updated.release()
+        else:
+            self.outputs.append(bundle)
+        return SimpleNamespace(display_id=len(self.outputs) - 1)
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
+    """Run in a notebook."""
+    made = Cell()
+    monkeypatch.setattr(IPython.display, "display", made.display)
+    monkeypatch.setattr(static_copy, "in_notebook", lambda: True)
+    return made
+
+
+@pytest.fixture(params=["queues", "dashboard", "batch"])
+def panel(request: pytest.FixtureRequest, harness: Harness, closing: CloseLater) -> Panel:
+    """Make a panel of each kind, with something to see."""
+    makers: dict[str, Callable[[], Panel]] = {
+        "queues": lambda: QueuesPanel(harness.context()),
+        "dashboard": lambda: Dashboard(harness.context()),
+        "batch": lambda: harness.days(name="reports of January").panel(),
+    }
+    made: Panel = closing(makers[request.param]())
+    return made
+
+
+def write_notebook(outputs: list[dict[str, str]]) -> Any:
+    """Write a notebook with these outputs."""
+    made: list[Any] = [nbformat.v4.new_output("display_data", data=one) for one in outputs]  # type: ignore[no-untyped-call]
+    code: Any = nbformat.v4.new_code_cell("tasks.panel()", outputs=made)  # type: ignore[no-untyped-call]
+    return nbformat.v4.new_notebook(cells=[code])  # type: ignore[no-untyped-call]
+
 
 @pytest.mark.parametrize("exporter", [HTMLExporter, MarkdownExporter])
-def test_exports_show_the_table(exporter: Any, context: FakeContext, closing: CloseLater) -> None:
-    """What nbconvert makes of the output has the queues and their depth, and no place for a widget."""
-    panel = closing(QueuesPanel(context))
-    output: Any = nbformat.v4.new_output("display_data", data=panel._repr_mimebundle_())  # type: ignore[no-untyped-call]
-    cell: Any = nbformat.v4.new_code_cell("tasks.panel()", outputs=[output])  # type: ignore[no-untyped-call]
-    book: Any = nbformat.v4.new_notebook(cells=[cell])  # type: ignore[no-untyped-call]
-    page, _ = exporter().from_notebook_node(book)
-    for words in ("<table", "reports", "2,000", "LOCAL"):
+def test_exports_show_the_copy(exporter: Any, cell: Cell, panel: Panel) -> None:
+    """What nbconvert makes of the cell has the content, its age and the badge, and no place for a widget."""
+    panel._ipython_display_()
+    page, _ = exporter().from_notebook_node(write_notebook(cell.outputs))
+    assert re.search(AS_OF, page)
+    for words in ("reports", "LOCAL"):
         assert words in page
-    assert panel.model_id not in page
+    assert "widget-view" not in page
+    assert "Panel" not in re.sub(r"(?s)<style.*?</style>", "", page).replace("lm-Panel", "")
+
+
+def test_github_shows_the_copy(cell: Cell, panel: Panel) -> None:
+    """It takes the richest form that it knows of each output: nothing of the widget, all of the copy."""
+    panel._ipython_display_()
+    widget, copy = [next(one[kind] for kind in GITHUB if kind in one) for one in cell.outputs]
+    assert widget == ""
+    assert re.search(AS_OF, copy)
+    assert panel.static_html() in copy
+    assert "application/vnd.jupyter.widget-view+json" in cell.outputs[0]
+    assert "application/vnd.jupyter.widget-view+json" not in cell.outputs[1]
+
+
+def test_a_terminal_and_a_closed_panel_have_one_output(
+    cell: Cell, context: FakeContext, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal prints the text once; of a closed panel the content stays."""
+    panel = closing(QueuesPanel(context))
+    panel.close()
+    panel._ipython_display_()
+    assert set(cell.outputs.pop()) == {"text/plain", "text/html"}
+    monkeypatch.setattr(static_copy, "in_notebook", lambda: False)
+    closing(QueuesPanel(context))._ipython_display_()
+    assert len(cell.outputs) == 1
+
+
+def test_the_copy_follows_the_panel(
+    cell: Cell, context: FakeContext, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is replaced when other content was read, with the time of that; the same content changes no file."""
+    monkeypatch.setattr(static_copy, "_PACE", 0.0)
+    panel = closing(QueuesPanel(context))
+    panel._ipython_display_()
+    panel.table.patch({"queue": ["reports"], "tasks": [4321]})
+    panel.footer.at = 1_767_312_000.0
+    assert cell.updated.acquire(timeout=30)
+    assert "4,321" in cell.outputs[1]["text/html"]
+    assert "as of 2026-01-02 00:00 UTC" in cell.outputs[1]["text/html"]
+    panel.copy._update()
+    panel.close()
+    panel.copy._update()
+    assert not cell.updated.acquire(blocking=False)

@@ -164,6 +164,32 @@ def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: FakeWatcher
     assert panel.footer.alert["text"] == "ValueError: in the background"
 
 
+def test_an_error_of_a_service_that_did_not_answer_goes_when_it_answers(panel: Sample, watcher: FakeWatcher) -> None:
+    """The status says what the error was; other errors stay until they are dismissed."""
+    gone = UnavailableError("nobody answers")
+    panel.fail(gone)
+    watcher.publish(snapshot("reports", gone))
+    assert panel.footer.alert["text"] == panel.footer.warning == "nobody answers"
+    watcher.publish(snapshot("reports"))
+    assert (panel.footer.alert, panel.footer.warning) == ({}, "")
+    assert panel.footer.status == "The service answers again. Before: nobody answers"
+    panel.fail(InvalidInputError("no"))
+    watcher.publish(snapshot("reports"))
+    assert panel.footer.alert["text"] == "no"
+
+
+def test_a_panel_that_watches_nothing_hears_of_it_too(
+    context: FakeContext, closing: CloseLater, watcher: FakeWatcher
+) -> None:
+    """It watches its queue until the service answers."""
+    panel = show(closing(Panel(context, "Form", queue="reports")))
+    assert watcher.subscribed == []
+    panel.fail(UnavailableError("nobody answers"))
+    assert [one.queue.queue for one in watcher.subscribed] == ["reports"]
+    watcher.publish(snapshot("reports"))
+    assert (panel.footer.alert, watcher.subscribed) == ({}, [])
+
+
 def test_notes_and_progress_of_verbs_are_shown_in_the_footer(panel: Sample, capsys: pytest.CaptureFixture[str]) -> None:
     """They are not printed into the output of the running cell."""
 
@@ -299,7 +325,7 @@ def test_exports_show_html_beside_the_widget_and_when_it_is_closed(panel: Sample
     bundle = panel._repr_mimebundle_()
     assert bundle["text/plain"] == repr(panel) == "<Sample Sample <i> [LOCAL] (closed)>"
     assert "Sample &lt;i&gt;" in bundle["text/html"]
-    assert "(closed)" in bundle["text/html"]
+    assert "the panel is closed" in bundle["text/html"]
     assert set(bundle) == {"text/plain", "text/html"}
     assert not panel.live
 
