@@ -27,8 +27,8 @@ DENIED = {
     "status": "PERMISSION_DENIED",
     "message": "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).",
     "details": [{"reason": "IAM_PERMISSION_DENIED", "domain": "iam.googleapis.com"}],
-FORBIDDEN = (403, {"error": DENIED})
 }
+FORBIDDEN = (403, {"error": DENIED})
 DISABLED = {
     "code": 403,
     "status": "PERMISSION_DENIED",
