@@ -38,6 +38,7 @@ class TaskDetails(widgets.VBox):
         self.queue = self.task = ""
         self._request: TaskRequest | None = None
         self._target = ""  # the queue that the form sends to
+        self._line_before = ""  # Python that was shown before the form was opened
         self.card = widgets.HTML()
         self.copies = CopyButtons()
         self.edit = panel.button(
@@ -53,7 +54,7 @@ class TaskDetails(widgets.VBox):
         panel = self._panel
         self.form = TaskForm(lambda: panel.guarded(self._preview))
         self.send = panel.button("Send new task", self._submit, changes=True, quick=True, style="primary")
-        self.cancel = panel.button("Cancel", self._close_form, changes=True, quick=True)
+        self.cancel = panel.button("Cancel", self._cancel, changes=True, quick=True)
         self._title = widgets.HTML()
         made = widgets.VBox([self._title, self.form, panel.row(self.send, self.cancel)]).add_class("ctn-editor")
         for part in (made, self.form.request):  # which are not always laid out
@@ -108,11 +109,17 @@ class TaskDetails(widgets.VBox):
         if self._request is None:
             return
         self._editor = self._editor or self._make_editor()
+        if not self._target:
+            self._line_before = self._panel.footer.line
         self.form.fill(self._request)
         self._target = self.queue
         self._title.value = section_html(f"A new task in {self._target}, like {self.task}", "")
         self.children = [self.card, self._tools, self._editor]
         self._preview()
+
+    def _cancel(self) -> None:
+        self._close_form()
+        self._panel.notify("", line=self._line_before)
 
     def _close_form(self) -> None:
         self._target = ""

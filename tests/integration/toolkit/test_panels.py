@@ -253,6 +253,10 @@ def test_every_line_that_a_panel_shows_runs(
     look_at(panel.table, names[0])
     panel.settle()
     lines.run(panel.detail.copies.texts["Copy as Python"])
+    listing = panel.footer.line
+    lines.do(panel, panel.detail.edit)
+    lines.do(panel, panel.detail.cancel)
+    assert panel.footer.line == listing
     lines.do(panel, panel.detail.edit)
     panel.detail.form.body.value = '{"n": "again", "password": "s3cr3t"}'
     panel.detail.form.wait.value = "10min"
