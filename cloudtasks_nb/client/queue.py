@@ -223,6 +223,8 @@ class Queue:
         errors: Literal["raise", "skip"] = "raise",
         send_rate: float | None = None,
         stop_after_failures: float | None = None,
+        canary: float | str | None = None,
+        pause_at: float | str | None = None,
         progress: bool = True,
         dry_run: bool = False,
         **unknown: Any,
@@ -257,6 +259,16 @@ class Queue:
             (https://cloud.google.com/tasks/docs/manage-cloud-task-scaling).
         stop_after_failures : int or float, optional
             Cancel the remaining rows after this number of failed rows, or, if below 1, this share of all rows.
+        canary : int, float or str, optional
+            Send so many rows first, or this share of all rows (``"1%"``), and the others once all of these have
+            succeeded. If one of them ends otherwise, the others are not sent: ``batch.retry_failed()`` repeats the
+            canary, ``batch.resume()`` sends them anyway, ``batch.cancel()`` drops them. The canary is the first rows of
+            the batch: once it has succeeded, rows that are added later are sent at once.
+        pause_at : float or str, optional
+            Stop sending when more than this share (``"5%"`` or 0.05) of the rows that have succeeded or failed have
+            failed, once there are 20 of them. Tasks that are in the queue already go on; ``queue.pause()`` stops these
+            too, and `send_rate` keeps them few. ``batch.resume()`` and ``batch.retry_failed()`` go on with the sending,
+            and failures count anew from there.
         progress : bool
             Show a bar while planning.
         dry_run : bool
@@ -281,6 +293,14 @@ class Queue:
         >>> batch = queue.fan_out(df, url=handler)
         >>> batch.wait()
         3 rows: 2 succeeded, 1 failed
+        >>> careful = queue.fan_out(df.iloc[::-1], url=handler, name="careful", canary=1)
+        >>> careful.wait()
+        Traceback (most recent call last):
+            ...
+        cloudtasks_nb.errors.PreconditionError: canary: 1 of 1 rows failed (ValueError: day ...): the other 2 rows ...
+          → batch.resume() sends them, batch.cancel() drops them
+        >>> careful.resume().wait()
+        3 rows: 2 succeeded, 1 failed
         """
         if unknown:
             refuse_unknown(self.fan_out, unknown)
@@ -299,7 +319,13 @@ class Queue:
             retry=retry,
         )
         options = BatchOptions(
-            name=name, errors=errors, send_rate=send_rate, stop_after_failures=stop_after_failures, progress=progress
+            name=name,
+            errors=errors,
+            send_rate=send_rate,
+            stop_after_failures=stop_after_failures,
+            canary=canary,
+            pause_at=pause_at,
+            progress=progress,
         )
         request = make_request(self._name, data, task, options)
         self._connection.check_reachable(url)
@@ -346,6 +372,8 @@ class Queue:
         errors: Literal["raise", "skip"] = "raise",
         send_rate: float | None = None,
         stop_after_failures: float | None = None,
+        canary: float | str | None = None,
+        pause_at: float | str | None = None,
         progress: bool = True,
         dry_run: bool = False,
         **unknown: Any,
@@ -378,7 +406,7 @@ class Queue:
             Send nothing; return the `Plan`, whose frame has a `verdict` (``send`` or ``skip``) and the reason `why`.
         body, at, delay, headers, method, service_account, audience, dispatch_deadline, retry : optional
             As for `fan_out`; ``body=None`` is the whole row.
-        name, errors, send_rate, progress : optional
+        name, errors, send_rate, canary, pause_at, progress : optional
             As for `fan_out`. How many tasks run at once is a setting of the queue: ``queue.update(max_concurrent=8)``.
 
         Raises
@@ -414,7 +442,13 @@ class Queue:
             retry=retry,
         )
         options = BatchOptions(
-            name=name, errors=errors, send_rate=send_rate, stop_after_failures=stop_after_failures, progress=progress
+            name=name,
+            errors=errors,
+            send_rate=send_rate,
+            stop_after_failures=stop_after_failures,
+            canary=canary,
+            pause_at=pause_at,
+            progress=progress,
         )
         partitions = partition(start, end, freq=freq, tz=tz)
         backfill = Backfill(self._catalog, self._name, partitions, across, task, options, newest_first=newest_first)

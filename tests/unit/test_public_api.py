@@ -52,10 +52,11 @@ SIGNATURES = {
     "Queue.panel": "*, read_only=False",
     "Queue.fan_out": "data, *, url, body=None, key=None, at=None, delay=None, tz=None, headers=None, method=None, "
     "service_account=None, audience=None, dispatch_deadline=None, retry=None, name=None, errors='raise', "
-    "send_rate=None, stop_after_failures=None, progress=True, dry_run=False, **unknown",
+    "send_rate=None, stop_after_failures=None, canary=None, pause_at=None, progress=True, dry_run=False, **unknown",
     "Queue.backfill": "start, end, *, freq, url, across=None, tz='UTC', newest_first=False, body=None, at=None, "
     "delay=None, headers=None, method=None, service_account=None, audience=None, dispatch_deadline=None, retry=None, "
-    "name=None, errors='raise', send_rate=None, stop_after_failures=None, progress=True, dry_run=False, **unknown",
+    "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, progress=True, "
+    "dry_run=False, **unknown",
     "Batch.wait": "timeout=None",
     "Batch.progress": "",
     "Batch.tasks": "",

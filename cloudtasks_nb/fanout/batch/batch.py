@@ -165,7 +165,7 @@ class Batch:
         BatchTimeoutError
             If it takes longer; the batch goes on.
         PreconditionError
-            If rows are unsent and no process sends them.
+            If rows are unsent and no process sends them, or `canary` or `pause_at` of `fan_out` holds them back.
         CloudTasksError
             What ended the sending early.
 
@@ -422,7 +422,10 @@ class Batch:
         return self
 
     def resume(self) -> Self:
-        """Send what is unsent, in the background.
+        """Send what is unsent, in the background; also what `canary` or `pause_at` of `fan_out` holds back.
+
+        A paused batch counts failures anew. If the kernel was killed while the canary ran, the canary goes on; call it
+        once more to send the other rows without waiting for that.
 
         Examples
         --------
@@ -430,7 +433,8 @@ class Batch:
         >>> batch.resume().wait()
         3 rows: 2 succeeded, 1 failed
         """
-        return self._go(sending=True)
+        _loop.run(self._tracker.resume())
+        return self
 
     def delete(self) -> None:
         """Delete the batch: its rows and their outcomes here, and its objects in the store, the results too.
@@ -580,6 +584,7 @@ class Batch:
             retry_note=tracker.retry_note(),
             blockers=tracker.blockers(),
             notes=tracker.notes(),
+            held=tracker.held(),
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
             partitions=picture.line if picture else None,
             grid=picture.grid if picture else "",

@@ -95,7 +95,7 @@ class Cancellation:
             paused = lock is not None and await self._prepare()  # without the lock, its holder does that
             try:
                 while await self._outbox.run(self._outbox.requests.cancel, self._batch, _CANCELLED_TOGETHER):
-                    await self._publish()
+                    await self._publish()  # a sending that waits for the canary ends with the last of them
                 # Wait for the results of the requests that are under way: their tasks have to be deleted too.
                 if (await self._counts())[State.UNSENT]:
                     self._sending.begin()

@@ -27,7 +27,9 @@ from cloudtasks_nb.errors import BatchNotFoundError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
+from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
+from cloudtasks_nb.fanout.batch.send_gate import update_gate
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.batch.table import reindexed
 from cloudtasks_nb.fanout.batch.tracker import Tracker
@@ -103,7 +105,8 @@ class Catalog:
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
         framed = isinstance(request.data, pd.DataFrame) and request.series is None  # the caller has the frame
-        _notify_spooled(result, request.options.name, reindexed=framed and reindexed(self.outbox.rows, result))
+        moved = framed and reindexed(self.outbox.rows, result)
+        _notify_spooled(result, request.options.name, reindexed=moved, held=update_gate(self.outbox, result.batch).held)
         _warn_about_outcomes(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True)
@@ -446,7 +449,7 @@ def _length(data: Any) -> int | None:
     return len(data) if isinstance(data, pd.DataFrame) else None
 
 
-def _notify_spooled(result: Spooled, name: str | None, *, reindexed: bool) -> None:
+def _notify_spooled(result: Spooled, name: str | None, *, reindexed: bool, held: bool) -> None:
     """Print which batch the rows were added to, and which rows were left out."""
     batch = f"batch {result.batch}" if name in (None, result.batch) else f"batch {name} ({result.batch})"
     parts = []
@@ -457,7 +460,8 @@ def _notify_spooled(result: Spooled, name: str | None, *, reindexed: bool) -> No
         unsent = result.left.get(State.UNSENT, 0)
         parts.append(f"{counted(result.added, 'new ones')} will be sent" if result.added else "nothing new to send")
         if unsent:
-            parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: the sending goes on")
+            then = f"they are held back: {RESUME}" if held else "the sending goes on"
+            parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
         left = ((count, state.name.lower()) for state, count in result.left.items() if state in _LEFT)
         parts += [f"{count:,} {state} {_are(count)} left" for count, state in left]
     if result.rejected:

@@ -13,7 +13,10 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
-__all__ = ["Report"]
+__all__ = ["DROP", "RESUME", "Report", "causes_text"]
+
+#: What may be done about rows that are held back.
+RESUME, DROP = "batch.resume() sends them", "batch.cancel() drops them"
 
 _WIDTH = 40  # characters of the bar in text
 _CAUSES, _CAUSE_WIDTH = 3, 80  # causes in a line, and characters of each
@@ -35,6 +38,7 @@ class Report:
     retry_note: str | None = None  #: "attempt 3 of 5, next in 12 min"
     blockers: Sequence[str] = ()  #: why sending or watching is delayed, a sentence each
     notes: Sequence[str] = ()  #: other lines
+    held: str | None = None  #: why rows are not sent until `Batch.resume` is called, a sentence
     log_url: str | None = None  #: URL of the log in Google's console
     partitions: str | None = None  #: the periods of a backfill, in words
     grid: str = ""  #: the calendar of a backfill, as HTML
@@ -72,19 +76,21 @@ class Report:
         if progress.retrying:
             lines.append(f"{progress.retrying:,} retrying" + (f", {self.retry_note}" if self.retry_note else ""))
         if self.retry_causes and not progress.finished:
-            errors = f"last errors of rows that are tried again: {_counted(self.retry_causes)}"
+            errors = f"last errors of rows that are tried again: {causes_text(self.retry_causes)}"
             lines.append(f"{errors} → batch.errors()" if methods else errors)
         if progress.settling:
             lines.append(f"{progress.settling:,} settling: their log entries are awaited")
         lines += map(mask_text, (*self.blockers, *self.notes))
-        if progress.unsent and not self.sending:
+        if self.held:
+            lines.append(f"{self.held} → {RESUME}, {DROP}" if methods else self.held)
+        elif progress.unsent and not self.sending:
             unsent = f"{progress.unsent:,} unsent"
             lines.append(f"{unsent}: batch.resume()" if methods else f"{unsent}, and this kernel does not send them")
         found = (
             (progress.gone, self.gone(), _again("gone")),
             (progress.cancelled, f"{progress.cancelled:,} cancelled", _again("cancelled")),
             (progress.rejected, f"{progress.rejected:,} rejected", "batch.tasks().query(\"state == 'rejected'\")"),
-            (progress.failed, f"{progress.failed:,} failed ({_counted(self.causes)})", "batch.retry_failed()"),
+            (progress.failed, f"{progress.failed:,} failed ({causes_text(self.causes)})", "batch.retry_failed()"),
         )
         return lines + [f"{text} → {method}" if methods else text for count, text, method in found if count]
 
@@ -120,7 +126,7 @@ class Report:
         return f"{pace}, the last one in about {duration_text(left)}"
 
 
-def _counted(causes: Mapping[str, int]) -> str:
+def causes_text(causes: Mapping[str, int]) -> str:
     """Return the most frequent causes with their counts; long ones are cut."""
     shown = [f"{_cut(mask_text(cause))} {count:,}" for cause, count in list(causes.items())[:_CAUSES]]
     rest = len(causes) - len(shown)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn, TypedDict
 
+import pandas as pd
+
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean
 from cloudtasks_nb.errors import InvalidInputError
@@ -27,12 +29,13 @@ __all__ = [
     "lasting_options",
     "make_request",
     "refuse_unknown",
+    "share_of",
 ]
 
 #: The setting of a batch with the lasting options of a later `fan_out`; those of the first are in its description.
 LASTING = "options"
 
-_LASTING = ("send_rate", "stop_after_failures")
+_LASTING = ("send_rate", "stop_after_failures", "canary", "pause_at")
 _LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
 _LOCAL = re.compile(r"http://127\.0\.0\.1:\d{4,5}/")  # where handlers are
 
@@ -54,6 +57,8 @@ class _Keywords(TypedDict, total=False):
     errors: Literal["raise", "skip"]
     send_rate: float | None
     stop_after_failures: float | None
+    canary: float | str | None
+    pause_at: float | str | None
     progress: bool
 
 
@@ -78,10 +83,12 @@ class BatchOptions:
     errors: Literal["raise", "skip"] = "raise"  #: what to do with rows that cannot become tasks
     send_rate: float | None = None  #: tasks created a second
     stop_after_failures: float | None = None  #: failed rows, or below 1 a share of all rows
+    canary: float | str | None = None  #: rows that are sent first, or a share of all rows, also as "1%"
+    pause_at: float | str | None = None  #: share of failures above which the sending pauses, also as "5%"
     progress: bool = True  #: show a bar while planning
 
     @property
-    def lasting(self) -> dict[str, float | None]:
+    def lasting(self) -> dict[str, Any]:
         """The options that hold in every round of the batch, also after a restart."""
         return {name: getattr(self, name) for name in _LASTING}
 
@@ -89,6 +96,8 @@ class BatchOptions:
         _check_name(self.name)
         _check_rate(self.send_rate)
         _check_stop(self.stop_after_failures)
+        _check_canary(self.canary)
+        _check_pause(self.pause_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +128,32 @@ def make_request(queue: QueueName, data: Any, task: TaskOptions, options: BatchO
         Naming the argument that is wrong, or the file that cannot be read.
     """
     recipe = compile_recipe(replace(task, url=_as_handler(task.url)))
-    return FanOutRequest(queue=queue, data=read_input(data), recipe=recipe, options=options)
+    rows = read_input(data)
+    if isinstance(rows, pd.DataFrame):
+        _check_canary(options.canary, len(rows))
+    return FanOutRequest(queue=queue, data=rows, recipe=recipe, options=options)
 
 
-def lasting_options(record: BatchRecord, settings: Mapping[str, Any]) -> dict[str, float | None]:
+def lasting_options(record: BatchRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the lasting options of a batch, as the newest `fan_out` has set them."""
     found = settings.get(LASTING) or record.description.get(f"_{LASTING}", {})
     return {name: found.get(name) for name in _LASTING}
+
+
+def share_of(option: float | str | None) -> float | None:
+    """Return an option that may be a text such as ``"5%"`` as a number; NaN if it is no number.
+
+    Examples
+    --------
+    >>> share_of("5%"), share_of(20), share_of("many"), share_of(None)
+    (0.05, 20, nan, None)
+    """
+    if not isinstance(option, str):
+        return option
+    try:
+        return float(option.removesuffix("%")) / 100 if option.endswith("%") else math.nan
+    except ValueError:
+        return math.nan
 
 
 def refuse_unknown(method: Callable[..., Any], unknown: Mapping[str, Any]) -> NoReturn:
@@ -180,6 +208,35 @@ def _check_stop(limit: float | None) -> None:
             resource="stop_after_failures",
             hint="stop_after_failures=10, or 0.05 for a twentieth of all rows",
         )
+
+
+def _check_canary(canary: float | str | None, rows: int = 0) -> None:
+    """Check the option; with a number of rows also that it is below that."""
+    if canary is None or _is_share(share_of(canary)):
+        return
+    wrong = "is neither a number of rows nor a share of them"
+    if _is_positive(canary) and canary == int(canary):
+        if not rows or int(canary) < rows:
+            return
+        wrong = f"leaves no row for later: there are {rows:,}"
+    raise InvalidInputError(
+        f"canary={canary!r} {wrong}",
+        resource="canary",
+        hint='canary=20 sends 20 rows first, canary="1%" a hundredth of all rows',
+    )
+
+
+def _check_pause(share: float | str | None) -> None:
+    if share is not None and not _is_share(share_of(share)):
+        raise InvalidInputError(
+            f"pause_at={share!r} is not a share of failures",
+            resource="pause_at",
+            hint='pause_at="5%" or 0.05; stop_after_failures=10 cancels the rest after a number of failures',
+        )
+
+
+def _is_share(value: Any) -> bool:
+    return _is_positive(value) and value < 1
 
 
 def _is_positive(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, PreconditionError, QueueNotFoundError
 from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.request import lasting_options
+from cloudtasks_nb.fanout.batch.send_gate import SendGate
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -59,6 +61,7 @@ class SendSupervisor:
         self._changed, self._ended = changed, ended
         self._clock = clock
         self._requested = False
+        self._gate, self._gate_changed = SendGate(), asyncio.Event()
         self._other: Mapping[str, Any] | None = None
         self.unanswered: Unanswered | None = None  #: nothing answers at the endpoint
         self.trouble: str | None = None  #: the last error that is being retried
@@ -86,7 +89,13 @@ class SendSupervisor:
     def begin(self) -> None:
         """Send the unsent rows; if a sending is just ending, it begins again."""
         self._requested = True
+        self._gate_changed.set()
         self._supervisor.start("sending", self._send)
+
+    def apply_gate(self, gate: SendGate) -> None:
+        """Send by this gate from now on."""
+        self._gate = gate
+        self._gate_changed.set()
 
     async def join(self) -> None:
         """Wait until the sending has ended."""
@@ -127,10 +136,20 @@ class SendSupervisor:
         try:
             while self._requested:
                 self._requested = False
+                limited = self._gate.until is not None
                 await self._send_once()
+                if limited and self.error is None:
+                    await self._wait_for_canary()
         finally:
             announced.release()
         self._ended()
+
+    async def _wait_for_canary(self) -> None:
+        """Wait for the end of the canary, and have the other rows sent if it has succeeded."""
+        while not self._requested and self._gate.running:
+            self._gate_changed.clear()
+            await self._gate_changed.wait()
+        self._requested |= self._gate.until is None
 
     async def _send_once(self) -> None:
         self.error = None
@@ -157,6 +176,10 @@ class SendSupervisor:
             self._changed(0)
 
     # The methods of `SendObserver`, which `send` calls.
+
+    def send_until(self) -> int | None:
+        """Return the last ref whose row may be sent now."""
+        return self._gate.until
 
     def rows_sent(self, count: int) -> None:
         """Report more sent rows."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.progress import Rate
+from cloudtasks_nb.fanout.batch.send_gate import SendGate
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.outbox.records import State
 
@@ -45,6 +46,7 @@ _LATE_ENTRY = dt.timedelta(minutes=10)  # by which a log entry may arrive late
 class Effect(enum.Enum):
     """What the tracker has to do; what it needs for that is in the state."""
 
+    APPLY_GATE = enum.auto()  #: have the sending go by the gate, which has changed
     BEGIN_SENDING = enum.auto()
     BEGIN_CANCEL = enum.auto()  #: cancel the remaining rows, and store that the failure limit was reached
     WATCH = enum.auto()  #: subscribe to snapshots of the queue
@@ -82,6 +84,7 @@ class BatchState:
     reread_at: float | None = None  #: when the log is read again
     limit: FailureLimit = field(default_factory=FailureLimit)
     stopped_round: int = 0  #: the last round that was cancelled because of the failure limit
+    gate: SendGate = field(default_factory=SendGate)
     rate: Rate = field(default_factory=Rate)
     every: float = _EVERY  #: seconds between two reads of the queue
     saved_at: float = -math.inf  #: when the progress was stored last
@@ -120,6 +123,7 @@ class Started:
     counts: Mapping[State, int]
     sending: bool  #: send the unsent rows
     limit: FailureLimit
+    gate: SendGate = field(default_factory=SendGate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +171,7 @@ class Counted:
     number: int  #: `BatchState.changes` when the count began
     counts: Mapping[State, int]
     limit: FailureLimit  #: if it is exceeded, the stored one: another process may have begun a round
+    gate: SendGate = field(default_factory=SendGate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,8 +268,7 @@ def _changed(state: BatchState, *effects: Effect) -> _Step:
 
 def _start(state: BatchState, event: Started) -> _Step:
     state = _limited(replace(state, counts=event.counts, notified=False, ended_at=None), event.limit)
-    state = replace(state, required=state.changes + 1)
-    effects = []
+    state, effects = _gated(replace(state, required=state.changes + 1), event.gate)
     if event.sending and state.counts[State.UNSENT]:
         state = replace(state, sending=True)
         effects.append(Effect.BEGIN_SENDING)
@@ -279,8 +283,7 @@ def _counted(state: BatchState, event: Counted) -> _Step:
     if event.number <= state.counted:
         return state, ()
     state = _rated(replace(state, counts=event.counts, counted=event.number), event.at)
-    state = _limited(state, event.limit)
-    effects: list[Effect] = []
+    state, effects = _gated(_limited(state, event.limit), event.gate)
     # The notifications are begun before the listeners are called: these may end the process.
     for rule in (_notify, _linger, _set_pace, _reread, _stop_after_failures, _save):
         state, more = rule(state, event.at)
@@ -292,6 +295,11 @@ def _limited(state: BatchState, limit: FailureLimit) -> BatchState:
     """Take over the failure limit; it may have been read before it was stored that it is reached."""
     stopped = limit.stopped or limit.round == state.stopped_round
     return replace(state, limit=replace(limit, stopped=stopped))
+
+
+def _gated(state: BatchState, gate: SendGate) -> tuple[BatchState, list[Effect]]:
+    """Take over the gate."""
+    return replace(state, gate=gate), [] if gate == state.gate else [Effect.APPLY_GATE]
 
 
 def _rated(state: BatchState, at: float) -> BatchState:

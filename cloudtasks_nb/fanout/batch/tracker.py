@@ -19,7 +19,7 @@ from weakref import WeakSet
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, OutboxError
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
@@ -27,6 +27,8 @@ from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.failure_limit import load_limit, store_limit
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
 from cloudtasks_nb.fanout.batch.progress import PENDING, Progress, pack, unpack
+from cloudtasks_nb.fanout.batch.report import DROP, RESUME, causes_text
+from cloudtasks_nb.fanout.batch.send_gate import lift_gate, update_gate
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.batch.state import Effect
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
@@ -123,6 +125,11 @@ class Tracker:
         """Whether the log is read; a later entry may change an outcome."""
         return self._state.watching
 
+    def held(self) -> str | None:
+        """Return why rows are not sent until `resume` is called, as a sentence; None if all may be sent."""
+        gate = self._state.gate
+        return gate.reason(causes_text(self.outbox.causes.failed(self.batch))) if gate.held else None
+
     def blockers(self) -> list[str]:
         """Return the reasons why rows are not done, a sentence each."""
         troubles = [
@@ -179,9 +186,7 @@ class Tracker:
                 notes.append(NO_LOG.format(queue="the queue"))
             if not settings.get("adopted"):
                 notes.append(unseen_note("the queue writes no log"))
-        if limit_note := self._state.limit.note(self.progress.cancelled):
-            notes.append(limit_note)
-        return notes
+        return [*notes, *filter(None, (self._state.gate.note, self._state.limit.note(self.progress.cancelled)))]
 
     def _cancel_notes(self) -> list[str]:
         left = self.progress.total - self.progress.done
@@ -221,6 +226,7 @@ class Tracker:
 
     async def _start(self, *, sending: bool, adopting: bool = False) -> None:
         limit = await self.outbox.run(load_limit, self.outbox, self.batch)
+        gate = await self.outbox.run(update_gate, self.outbox, self.batch)
         self.record = await self.outbox.run(self.outbox.batches.get, self.batch)
         if not self._loaded:
             self._loaded = True
@@ -228,10 +234,15 @@ class Tracker:
             await self._cancellation.take_up()
             if self._cancellation.active:
                 self._work_changed()
-        self._handle(machine.Started(counts=self.record.counts, sending=sending, limit=limit))
+        self._handle(machine.Started(counts=self.record.counts, sending=sending, limit=limit, gate=gate))
         if adopting and not sending and self.record.counts[State.UNSENT]:
             self._supervisor.start(_ADOPTING, self._adopt)
         await self._count()
+
+    async def resume(self) -> None:
+        """Begin to send all unsent rows, also those that are held back."""
+        await self.outbox.run(lift_gate, self.outbox, self.batch)
+        await self.start(sending=True)
 
     async def close(self) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
@@ -250,7 +261,8 @@ class Tracker:
         CloudTasksError
             The error that ended the sending early, or with which other work in the background fails again and again.
         PreconditionError
-            If rows are unsent and no process sends them, or the connection is closed.
+            If rows are unsent and no process sends them, or the canary has failed, or the sending has paused, or the
+            connection is closed.
         """
         changed = asyncio.Event()
         end = self.listen(changed.set)
@@ -259,6 +271,7 @@ class Tracker:
                 self.connection.transport.check_open()
                 self._supervisor.check()
                 if not self.sending:
+                    await self._check_held()
                     await self._sending.check(self.progress.unsent)
                 await changed.wait()
                 changed.clear()
@@ -289,6 +302,10 @@ class Tracker:
         self._cancellation.begin()
         self._work_changed()
 
+    async def _check_held(self) -> None:
+        if reason := await self.outbox.run(self.held):
+            raise PreconditionError(reason, resource=self.batch, hint=f"{RESUME}, {DROP}")
+
     def _handle(self, event: machine.Event) -> None:
         """Have the state machine handle an event, and carry out the effects."""
         self._state, effects = machine.handle(self._state, event)
@@ -304,6 +321,7 @@ class Tracker:
         """Return what carries out each effect."""
         start = self._supervisor.start
         return {
+            Effect.APPLY_GATE: lambda: self._sending.apply_gate(self._state.gate),
             Effect.BEGIN_SENDING: self._sending.begin,
             Effect.BEGIN_CANCEL: self._stop,
             Effect.WATCH: self._watch,
@@ -352,7 +370,10 @@ class Tracker:
             limit = self._state.limit
             if limit.exceeded(counts):
                 limit = await self.outbox.run(load_limit, self.outbox, self.batch)
-            self._handle(machine.Counted(at=_now(), number=number, counts=counts, limit=limit))
+            gate = self._state.gate
+            if gate.active:
+                gate = await self.outbox.run(update_gate, self.outbox, self.batch)
+            self._handle(machine.Counted(at=_now(), number=number, counts=counts, limit=limit, gate=gate))
 
     async def _save(self) -> None:
         await self.outbox.run(self.outbox.batches.save_snapshot, self.batch, pack(self.progress))
@@ -413,7 +434,8 @@ class Tracker:
         counts, rate, now = self._state.counts, self._state.rate, dt.datetime.now(dt.UTC)
         split = self._outcomes.split(counts, now_micros())
         waiting = sum(split[name] or 0 for name in ("scheduled", "retrying"))
-        seconds = rate.seconds_left(self._state.open, waiting=waiting)
+        free = self._state.gate.until is None  # else it is not known when the other rows are sent
+        seconds = rate.seconds_left(self._state.open, waiting=waiting) if free else None
         self.progress = Progress.of(
             counts,
             settling=min(self._outcomes.settling, counts[State.SENT]),

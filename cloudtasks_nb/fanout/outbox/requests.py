@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 
@@ -32,6 +33,7 @@ MAX_TASKS = 100
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
 _ALL = 1 << 60  # more rows than a batch can have
 _CACHED = 4  # blocks of about a megabyte
+_ALL = 2**63 - 1  # more than any ref
 
 
 class Requests(Repository):
@@ -110,7 +112,14 @@ class RequestQueue(Repository):
 
     @transaction
     def turn(
-        self, connection: sqlite3.Connection, acks: Collection[Ack], want: int, *, now: float, size: int = MAX_TASKS
+        self,
+        connection: sqlite3.Connection,
+        acks: Collection[Ack],
+        want: int,
+        *,
+        now: float,
+        size: int = MAX_TASKS,
+        until: int | None = None,
     ) -> list[Request]:
         """Store answers and give out up to `want` requests, in one transaction.
 
@@ -120,17 +129,19 @@ class RequestQueue(Repository):
             Seconds since 1970: when the requests may be sent at the earliest.
         size : int
             Rows in a request that was never sent.
+        until : int, optional
+            The last ref whose row may be sent; rows that may have been sent before are given out all the same.
         """
-        num = number_of(connection, self.batch)
+        num, until = number_of(connection, self.batch), _ALL if until is None else until
         for ack in acks:
             _settle(connection, num, ack)
         if acks:
             touch(connection, num)
         requests: list[Request] = []
         while len(requests) < want:
-            more = self._left(connection, num, size, now)
+            more = self._left(connection, num, size, now, until)
             if more is None:
-                more = self._fresh(connection, num, want - len(requests), size, now)
+                more = self._fresh(connection, num, want - len(requests), size, now, until)
             if more is None:
                 break
             requests.extend(more)
@@ -145,7 +156,9 @@ class RequestQueue(Repository):
             [(num, request.seq) for request in requests if not request.tried],
         )
 
-    def _left(self, connection: sqlite3.Connection, num: int, size: int, now: float) -> list[Request] | None:
+    def _left(
+        self, connection: sqlite3.Connection, num: int, size: int, now: float, until: int
+    ) -> list[Request] | None:
         """Give out the next request that is stored already, if any of its rows is still unsent."""
         found = connection.execute(
             """SELECT seq, queue, try, refs, started, tried FROM requests
@@ -157,19 +170,23 @@ class RequestQueue(Repository):
         seq, queue, attempt, refs, started, tried = found
         self._seen = seq
         # A row whose outcome is known was created.
-        unsent = connection.execute(
+        cursor = connection.execute(
             """SELECT ref FROM rows
                WHERE ref IN (SELECT value FROM json_each(?)) AND state = ? AND try = ? ORDER BY ref""",
             (as_json(read_refs(refs)), State.UNSENT, attempt),
-        ).fetchall()
+        )
+        unsent = [ref for (ref,) in cursor]
         if not unsent:
             connection.execute("DELETE FROM requests WHERE num = ? AND seq = ?", (num, seq))
             return []
         if started is None:
-            if not tried and len(unsent) > size and _split(connection, num, seq, [ref for (ref,) in unsent], size):
+            size = min(size, bisect_right(unsent, until))
+            if not size:
+                return []
+            if not tried and len(unsent) > size and _split(connection, num, seq, unsent, size):
                 del unsent[size:]
             connection.execute("UPDATE requests SET started = ? WHERE num = ? AND seq = ?", (now, num, seq))
-        blocks = [(ref, self._block(connection, ref)) for (ref,) in unsent]
+        blocks = [(ref, self._block(connection, ref)) for ref in unsent]
         request = Request(
             seq=seq,
             queue=queue,
@@ -183,19 +200,20 @@ class RequestQueue(Repository):
         return [request]
 
     def _fresh(
-        self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float
+        self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float, until: int
     ) -> list[Request] | None:
         """Make requests of rows of one block that are in no request yet; None when there are no more such rows."""
         part = connection.execute(
             """SELECT part, next, last, queue FROM parts
-               WHERE num = ? AND status = 1 AND next <= last ORDER BY part LIMIT 1""",
-            (num,),
+               WHERE num = ? AND status = 1 AND next <= min(last, ?) ORDER BY part LIMIT 1""",
+            (num, until),
         ).fetchone()
         if part is None:
             return None
         number, start, last, queue = part
         block = self._block(connection, start)
-        groups = list(block.cut(_unsent(connection, start, min(block.last, last)), size, _BYTES))
+        end = min(block.last, last, until)
+        groups = list(block.cut(_unsent(connection, start, end), size, _BYTES))
         issued: int = connection.execute("SELECT issued FROM batches WHERE num = ?", (num,)).fetchone()[0]
         requests = [
             Request(
@@ -214,7 +232,7 @@ class RequestQueue(Repository):
             "INSERT INTO requests VALUES (?, ?, ?, 1, ?, ?, 0)",
             [(num, request.seq, queue, write_refs(request.refs), now) for request in requests],
         )
-        following = groups[want][0] if len(groups) > want else block.last + 1
+        following = groups[want][0] if len(groups) > want else end + 1
         connection.execute("UPDATE parts SET next = ? WHERE part = ?", (following, number))
         self._seen = issued + len(requests)
         connection.execute("UPDATE batches SET issued = ? WHERE num = ?", (self._seen, num))

@@ -125,6 +125,33 @@ class Rows(Repository):
         with self._database.reading() as connection:
             return ranges(connection, number_of(connection, batch))
 
+    def last_of_first(self, batch: str, count: int) -> int:
+        """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
+        last = 0
+        with self._database.reading() as connection:
+            for bounds in ranges(connection, number_of(connection, batch)):
+                found, newest = connection.execute(
+                    """SELECT count(*), max(ref) FROM
+                       (SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 ORDER BY ref LIMIT ?)""",
+                    (*bounds, count),
+                ).fetchone()
+                count -= found
+                last = newest or last
+        return last
+
+    def counts_until(self, batch: str, ref: int) -> dict[State, int]:
+        """Return how many of the valid tasks up to a row are in each state."""
+        found = dict.fromkeys(State, 0)
+        with self._database.reading() as connection:
+            for first, last in ranges(connection, number_of(connection, batch)):
+                cursor = connection.execute(
+                    "SELECT state, count(*) FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 GROUP BY state",
+                    (first, min(last, ref)),
+                )
+                for state, count in cursor:
+                    found[State(state)] += count
+        return found
+
     def of_any_try(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows that have, had or will have a task with one of these ids."""
         with self._database.reading() as connection:

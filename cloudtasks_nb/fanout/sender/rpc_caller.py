@@ -44,6 +44,9 @@ class RawClient(Protocol):
 class SendObserver(Protocol):
     """Receives the reports of a sender, and answers its questions."""
 
+    def send_until(self) -> int | None:
+        """Return the last ref whose row may be sent now; None: all rows, 0: none, so that the sending ends."""
+
     def rows_sent(self, count: int) -> None:
         """Note that `count` more rows are sent, and stored as sent."""
 

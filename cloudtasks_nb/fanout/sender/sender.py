@@ -141,6 +141,7 @@ class SendLoop:
             self._meter = Meter(ramp, clock.ticks())
         self._reserve = _RESERVE if self._meter is None else 1
         self._ready: deque[Request] = deque()
+        self._held: list[Request] = []  # were surely not sent, and may not be sent any more
         self._flying = 0
         self._acks: list[Ack] = []
         self._exchanging: asyncio.Future[None] | None = None
@@ -177,6 +178,9 @@ class SendLoop:
 
     def _launch(self, group: asyncio.TaskGroup) -> None:
         """Start the requests that may be sent now."""
+        if self._observer.send_until() == 0:
+            self._held += [request for request in self._ready if not request.tried]
+            self._ready = deque(request for request in self._ready if request.tried)
         while self._ready and self._flying < self._sender.limit() and not self._stop.is_set:
             if self._meter is not None:
                 now = self._clock.ticks()
@@ -219,7 +223,10 @@ class SendLoop:
     async def _exchange(self, want: int) -> None:
         acks, self._acks = self._acks, []
         try:
-            requests = await self._outbox.run(self._requests.turn, acks, want, now=self._clock.now(), size=self._rows)
+            until = self._observer.send_until()
+            requests = await self._outbox.run(
+                self._requests.turn, acks, want, now=self._clock.now(), size=self._rows, until=until
+            )
         except CloudTasksError as error:
             self._stop.set(error)
         except Exception as error:  # noqa: BLE001 - raised by `run`
@@ -241,9 +248,9 @@ class SendLoop:
             await asyncio.wait({self._exchanging})
         if self._acks:
             await self._exchange(0)
-        if self._ready:
+        if self._ready or self._held:
             with contextlib.suppress(CloudTasksError):
-                await self._outbox.run(self._requests.hand_back, list(self._ready))
+                await self._outbox.run(self._requests.hand_back, [*self._ready, *self._held])
 
 
 def _first(error: Exception) -> Exception:

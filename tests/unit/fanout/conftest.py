@@ -196,6 +196,8 @@ class FakeObserver:
         Code of an error that goes away.
     """
 
+    until: int | None = None  #: the last ref whose row may be sent
+
     def __init__(self, created: Mapping[str, bool | None] | None = None, temporary: str = "") -> None:
         self.created = created or {}
         self.temporary = temporary
@@ -203,6 +205,10 @@ class FakeObserver:
         self.errors: list[CloudTasksError] = []
         self.others: list[Mapping[str, Any] | None] = []
         self.asked: list[str] = []
+
+    def send_until(self) -> int | None:
+        """Return what the test has set."""
+        return self.until
 
     def rows_sent(self, count: int) -> None:
         """Keep the number of rows."""

@@ -159,12 +159,20 @@ def test_the_columns_of_periods_are_shown(backfills: Harness, outbox: Outbox) ->
 def test_words_are_passed_on(backfills: Harness) -> None:
     """The words of a fan-out mean the same here; times without a zone are those of the backfill's."""
     backfills.run(
-        errors="skip", send_rate=3, stop_after_failures=0.5, progress=False, at="2026-01-02 09:00", tz="Asia/Tokyo"
+        errors="skip",
+        send_rate=3,
+        stop_after_failures=0.5,
+        canary=2,
+        pause_at="5%",
+        progress=False,
+        at="2026-01-02 09:00",
+        tz="Asia/Tokyo",
     )
     request = backfills.catalog.requests[-1]
     options = request.options
     assert (options.errors, options.send_rate, options.progress) == ("skip", 3, False)
-    assert request.options.lasting == {"send_rate": 3, "stop_after_failures": 0.5}
+    lasting = {"send_rate": 3, "stop_after_failures": 0.5, "canary": 2, "pause_at": "5%"}
+    assert request.options.lasting == lasting
     assert request.recipe.schedule.at == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
@@ -186,6 +194,7 @@ def test_same_series(backfills: Harness) -> None:
         ({"across": {"shop": ["z"], "kind": [1]}}, True),
         ({"across": {"kind": [5, 6], "shop": ["a", "b"]}}, True),
         ({"stop_after_failures": 3, "send_rate": 5}, True),
+        ({"canary": 1, "pause_at": 0.05}, True),
         ({"freq": "2D"}, False),
         ({"tz": "Europe/London"}, False),
         ({"across": {"shop": ["a"]}}, False),
@@ -351,6 +360,15 @@ def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
             for rate in (0, "5", True)
         ),
         ({"stop_after_failures": -1}, InvalidInputError, "^stop_after_failures=-1"),
+        *(
+            ({"canary": canary}, InvalidInputError, "^canary=.* is neither a number of rows nor a share of them")
+            for canary in (0, -1, 1.5, "20", "0%", "100%", "few", "x%", True, float("inf"))
+        ),
+        ({"canary": 3}, InvalidInputError, "^canary=3 leaves no row for later: there are 3"),
+        *(
+            ({"pause_at": share}, InvalidInputError, "^pause_at=.* is not a share of failures")
+            for share in (0, 1, 5, "5", "100%", "-1%", True)
+        ),
         ({"name": ""}, InvalidInputError, "name='' cannot name a batch"),
         ({"name": 5}, InvalidInputError, "^name=5"),
         ({"name": "a\nb"}, InvalidInputError, "cannot name a batch"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import task_id
@@ -195,6 +197,39 @@ def test_new_tries_after_a_cancel_are_sent(outbox: Outbox, batch: str) -> None:
     (request,) = take(outbox, batch)
     assert request.seq > outbox.requests.void_until(batch)
     assert list(request.refs) == refs(outbox, batch)[:1]
+
+
+def test_rows_are_given_out_up_to_one(outbox: Outbox, batch: str) -> None:
+    """The rows behind it wait in the outbox; asked without it, they are given out, each once."""
+    known = refs(outbox, batch)
+    last = outbox.rows.last_of_first(batch, 30)
+    assert last == known[29]
+    queue = outbox.requests.queue(batch)
+    first = queue.turn([], 9, now=NOW, until=last)
+    queue.turn([Ack(seq=request.seq, sent=request.refs) for request in first], 9, now=NOW, until=last)
+    assert outbox.rows.counts_until(batch, last)[State.SENT] == outbox.batches.counts(batch)[State.SENT] == 30
+    assert [ref for request in take(outbox, batch) for ref in request.refs] == known[30:]
+
+
+def test_of_stored_requests_only_those_up_to_a_row(outbox: Outbox, batch: str) -> None:
+    """A new try of rows on both sides is divided; a request that may have been sent is given out all the same."""
+    known = refs(outbox, batch)
+    outbox.requests.queue(batch).turn([], 1, now=NOW, size=20)  # its sender was killed
+    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in known[40:80]])
+    outbox.outcomes.new_try(batch)
+    found = outbox.requests.queue(batch).turn([], 9, now=NOW, until=known[59])
+    assert [list(request.refs) for request in found] == [known[:20], known[40:60], known[20:40]]
+    found = outbox.requests.queue(batch).turn([], 1, now=NOW, until=0)
+    assert [list(request.refs) for request in found] == [known[:20]]
+
+
+@pytest.mark.parametrize(("count", "last"), [(0, -1), (1, 0), (249, 248), (250, 250), (400, 400), (999, 499)])
+def test_the_first_rows_of_several_inputs(outbox: Outbox, count: int, last: int) -> None:
+    """The first ones are those of the first input; rows that are no valid task do not count."""
+    batch = spool(outbox, [chunk(range(250), rejected={249: "bad"})], name="n").batch
+    spool(outbox, chunks(range(250, 500)), name="n")
+    known = refs(outbox, batch)
+    assert outbox.rows.last_of_first(batch, count) == (known[last] if last >= 0 else 0)
 
 
 def test_a_new_try_in_small_requests(outbox: Outbox, batch: str) -> None:

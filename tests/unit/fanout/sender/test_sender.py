@@ -47,6 +47,22 @@ def test_calls_in_flight_grow_to_their_bound(outbox: Outbox) -> None:
     assert_each_once(outbox, batch, service, 10_000)
 
 
+def test_it_stops_when_no_more_rows_may_be_sent(outbox: Outbox, batch: str) -> None:
+    """Rows that were read ahead are given back, and the next sending sends them."""
+    observer = FakeObserver()
+
+    def stop(_rpc: str, number: int) -> None:
+        observer.until = 0 if number == 3 else observer.until
+
+    service = Service(after=stop)
+    sent = run_send(outbox, batch, service, observer=observer).sent
+    assert 300 <= sent < ROWS
+    assert outbox.batches.counts(batch) == dict.fromkeys(State, 0) | {State.SENT: sent, State.UNSENT: ROWS - sent}
+    observer.until = None
+    run_send(outbox, batch, service, observer=observer)
+    assert_each_once(outbox, batch, service)
+
+
 def test_nothing_to_send_is_no_call(outbox: Outbox, batch: str) -> None:
     """A batch that is sent can be sent again: nothing happens."""
     service = Service()

@@ -1,0 +1,286 @@
+"""`canary` and `pause_at` hold rows back, in every round of a batch, and after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import PreconditionError
+from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, update_gate
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
+from tests.unit.fanout.batch.conftest import Tracked
+from tests.unit.fanout.batch.test_state import counts
+from tests.unit.fanout.conftest import chunks, put, refs, spool
+
+ROWS, FIRST = 250, 20
+REST = ROWS - FIRST
+PATIENCE = 30.0
+
+Make = Callable[..., Tracked]
+
+
+def canary(**rows: int) -> SendGate:
+    """Return a gate whose canary has so many rows in each state, with 30 rows behind it."""
+    return SendGate(last=9, rows=counts(**rows), unsent=30 + rows.get("unsent", 0))
+
+
+@pytest.mark.parametrize(
+    ("gate", "note", "reason"),
+    [
+        (SendGate(unsent=30), None, None),
+        (canary(unsent=4), "canary: 0 of 4 done; 30 rows wait for it", None),
+        (canary(sent=1, succeeded=3), "canary: 3 of 4 done; 30 rows wait for it", None),
+        (canary(sent=1, failed=2), "canary: 2 of 3 done, 2 of them without success; 30 rows wait for it", None),
+        (canary(failed=2, succeeded=2), None, "canary: 2 of 4 rows failed (KeyError 2)"),
+        (canary(failed=1, gone=2), None, "canary: 1 of 3 rows failed (KeyError 2), 2 ended as gone"),
+        (canary(rejected=1), None, "canary: 1 of 1 rows ended as rejected"),
+        (SendGate(last=9, rows=counts(failed=4)), None, None),
+        (
+            SendGate(pause_at=0.005, paused=(5, 60), unsent=30),
+            None,
+            "paused: 5 of 60 rows failed (KeyError 2), more than 0.5 %",
+        ),
+    ],
+)
+def test_what_is_shown(gate: SendGate, note: str | None, reason: str | None) -> None:
+    """While the canary runs it has a note; what is held back has a reason."""
+    shown = gate.reason("KeyError 2") if gate.held else None
+    assert (gate.note, shown) == (note, reason and f"{reason}: the other 30 rows are not sent")
+
+
+@pytest.mark.parametrize(
+    ("rows", "paused"),
+    [
+        ({"failed": 19}, None),
+        ({"failed": 1, "succeeded": 19}, None),
+        ({"failed": 2, "succeeded": 18}, (2, 20)),
+        ({"failed": 5, "succeeded": 95}, None),
+        ({"failed": 6, "succeeded": 95, "gone": 99, "cancelled": 99}, (6, 101)),
+    ],
+)
+def test_the_share_of_failures(rows: dict[str, int], paused: tuple[int, int] | None) -> None:
+    """More than the share, of rows that succeeded or failed, of which there have to be 20; only if rows are unsent."""
+    gate = SendGate(pause_at=0.05)
+    assert gate.after(counts(unsent=1, **rows)).paused == paused
+    assert gate.after(counts(**rows)) == gate
+    later = SendGate(pause_at=0.05, failed=100, ended=300)
+    assert later.after(counts(unsent=1, failed=100, succeeded=250)) == later
+
+
+@pytest.fixture
+def make(outbox: Outbox) -> Iterator[Make]:
+    """Track a batch with these lasting options, or one that there is."""
+    made: list[Tracked] = []
+
+    def track(batch: str = "", **options: Any) -> Tracked:
+        batch = batch or spool(outbox, chunks(range(ROWS)), name="n", description={"_options": options}).batch
+        made.append(Tracked(outbox, batch))
+        return made[-1]
+
+    yield track
+    for tracked in made:
+        _loop.run(tracked.tracker.close())
+
+
+async def sent(tracked: Tracked, count: int) -> None:
+    """Wait until this process has sent so many rows, in all tries."""
+    await tracked.until(lambda: sum(tracked.service.created.values()) == count)
+
+
+async def send_canary(tracked: Tracked) -> None:
+    """Send the first rows."""
+    await tracked.tracker.start(sending=True)
+    await sent(tracked, FIRST)
+
+
+@contextmanager
+def held(match: str) -> Iterator[None]:
+    """Have the wait for the end fail with this reason."""
+    with pytest.raises(PreconditionError, match=match) as raised:
+        yield
+    assert raised.value.hint == "batch.resume() sends them, batch.cancel() drops them"
+
+
+@pytest.mark.parametrize("option", [FIRST, "8%", 0.08])
+def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
+    """The first rows are sent alone, in input order, and all others when these have succeeded."""
+
+    async def run() -> None:
+        tracked = make(canary=option)
+        await send_canary(tracked)
+        tracked.publish(rows=slice(FIRST - 1))
+        await tracked.until(lambda: f"canary: 19 of 20 done; {REST} rows wait for it" in tracked.tracker.notes())
+        assert tracked.tracker.sending
+        assert tracked.tracker.progress.eta is None
+        assert sum(tracked.service.created.values()) == FIRST
+        tracked.publish(rows=slice(FIRST))
+        await sent(tracked, ROWS)
+        tracked.publish()
+        assert (await tracked.tracker.finished()).succeeded == ROWS
+        assert "canary" not in str(tracked.tracker.notes())
+
+    _loop.run(run(), PATIENCE)
+
+
+def test_a_failed_canary_is_repeated(make: Make) -> None:
+    """Nothing else is sent until its failed rows have succeeded in another try."""
+
+    async def run() -> None:
+        tracked = make(canary=FIRST)
+        await send_canary(tracked)
+        tracked.publish("INTERNAL", slice(2))
+        tracked.publish(rows=slice(2, FIRST))
+        with held(rf"canary: 2 of 20 rows failed \(INTERNAL 2\): the other {REST} rows are not sent"):
+            await tracked.tracker.finished()
+        assert sum(tracked.service.created.values()) == FIRST
+        tracked.outbox.outcomes.new_try(tracked.batch)
+        await tracked.tracker.start(sending=True)
+        await sent(tracked, FIRST + 2)
+        tracked.publish(rows=slice(FIRST))
+        await sent(tracked, ROWS + 2)
+
+    _loop.run(run(), PATIENCE)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_resume_sends_the_rest(make: Make, *, ended: bool) -> None:
+    """After a canary that failed, and while it runs."""
+
+    async def run() -> None:
+        tracked = make(canary=FIRST)
+        await send_canary(tracked)
+        if ended:
+            tracked.publish("INTERNAL", slice(FIRST))
+            await tracked.until(lambda: not tracked.tracker.sending)
+        await tracked.tracker.resume()
+        await sent(tracked, ROWS)
+
+    _loop.run(run(), PATIENCE)
+
+
+def test_a_killed_kernel(make: Make) -> None:
+    """The canary goes on in the next process that sends the batch; a second `resume` there ends it."""
+
+    async def run() -> None:
+        tracked = make(canary=FIRST)
+        await send_canary(tracked)
+        await tracked.tracker.close()
+        later = make(tracked.batch)
+        await later.tracker.start(sending=False)
+        with pytest.raises(PreconditionError, match="no process sends them"):
+            await later.tracker.finished()
+        await later.tracker.resume()
+        assert f"canary: 0 of 20 done; {REST} rows wait for it" in later.tracker.notes()
+        await later.tracker.resume()
+        await sent(later, REST)
+
+    _loop.run(run(), PATIENCE)
+
+
+def test_another_process_waits_too(make: Make) -> None:
+    """Both report that the canary failed; what one of them resumes is sent, each row once."""
+
+    async def run() -> None:
+        tracked = make(canary=FIRST)
+        await send_canary(tracked)
+        other = make(tracked.batch)
+        await other.tracker.start(sending=True)
+        for each in (tracked, other):
+            each.publish("INTERNAL", slice(FIRST))
+            with held("canary: 20 of 20 rows failed"):
+                await each.tracker.finished()
+        await other.tracker.resume()
+        await sent(other, REST)
+        assert not tracked.service.created.keys() & other.service.created.keys()
+
+    _loop.run(run(), PATIENCE)
+
+
+def test_rows_that_have_succeeded_elsewhere_count(make: Make, outbox: Outbox) -> None:
+    """A canary that was adopted as succeeded is not sent again, and the rest is sent."""
+
+    async def run() -> None:
+        tracked = make(canary=FIRST)
+        put(outbox, tracked.batch, refs(outbox, tracked.batch)[:FIRST], State.SUCCEEDED)
+        await tracked.tracker.start(sending=True)
+        await sent(tracked, REST)
+
+    _loop.run(run(), PATIENCE)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
+    """All rows that are not done are dropped, also while they wait."""
+
+    async def run() -> None:
+        tracked = make(canary=FIRST)
+        await send_canary(tracked)
+        if ended:
+            tracked.publish("INTERNAL", slice(FIRST))
+            await tracked.until(lambda: not tracked.tracker.sending)
+        await tracked.tracker.begin_cancel()
+        progress = await tracked.tracker.finished()
+        assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
+
+    _loop.run(run(), PATIENCE)
+
+
+def test_rows_that_are_added_later_need_no_other_canary(make: Make, outbox: Outbox) -> None:
+    """It is of the first rows of the batch; the option of the newest `fan_out` counts."""
+    batch = make(canary=1).batch
+    known = refs(outbox, batch)
+    assert update_gate(outbox, batch).until == known[0]
+    put(outbox, batch, known[0], State.SUCCEEDED)
+    assert update_gate(outbox, batch).until is None
+    assert spool(outbox, chunks(range(ROWS, ROWS + 9)), name="n").batch == batch
+    assert update_gate(outbox, batch).until is None
+    outbox.batches.set_setting(batch, "options", {"canary": 2})
+    assert update_gate(outbox, batch).until == known[1]
+    outbox.batches.set_setting(batch, "options", {"canary": None})
+    assert update_gate(outbox, batch).until is None
+
+
+def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
+    """Nothing more is sent, by another process neither, until the batch is resumed."""
+
+    async def run() -> None:
+        tracked = make(pause_at="10%")
+        put(outbox, tracked.batch, refs(outbox, tracked.batch)[:FIRST], State.SENT)
+        await tracked.tracker.start(sending=False)
+        tracked.publish("INTERNAL", slice(FIRST))
+        await tracked.until(lambda: tracked.tracker.held() is not None)
+        later = make(tracked.batch)
+        for each in (tracked, later):
+            await each.tracker.start(sending=True)
+            reason = (
+                rf"paused: 20 of 20 rows failed \(INTERNAL 20\), more than 10 %: the other {REST} rows are not sent"
+            )
+            with held(reason):
+                await each.tracker.finished()
+            assert not each.service.created
+        await later.tracker.resume()
+        await sent(later, REST)
+
+    _loop.run(run(), PATIENCE)
+
+
+def test_failures_count_anew(make: Make, outbox: Outbox) -> None:
+    """After `resume`, and in each round."""
+    batch = make(pause_at=0.1).batch
+    known = iter(refs(outbox, batch))
+
+    def fail(count: int) -> tuple[int, int] | None:
+        put(outbox, batch, [next(known) for _ in range(count)], State.FAILED)
+        return update_gate(outbox, batch).paused
+
+    assert (fail(19), fail(1)) == (None, (20, 20))
+    assert fail(5) == (20, 20)
+    lift_gate(outbox, batch)
+    assert (update_gate(outbox, batch).paused, fail(19), fail(1)) == (None, None, (20, 20))
+    outbox.outcomes.new_try(batch)
+    assert (update_gate(outbox, batch).paused, fail(19), fail(1)) == (None, None, (20, 20))
