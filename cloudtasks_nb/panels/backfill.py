@@ -49,7 +49,8 @@ class BackfillPanel(SendPanel):
         self.view.calendar.observe(lambda _: self._states_changed(), "html")
         names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
         self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
-        self.lay_out(self.range, self.request, widgets.VBox([names]).add_class("ctn-fields"), below=(self._chosen,))
+        batch = widgets.VBox([names, self.limits]).add_class("ctn-fields")
+        self.lay_out(self.range, self.request, batch, below=(self._chosen,))
         self._range_changed()
         self.guarded(self._read_series)
 
@@ -140,7 +141,7 @@ class BackfillPanel(SendPanel):
 
     def _of_batch(self) -> dict[str, Any]:
         name = self.name.value.strip()
-        return {"name": name} if name else {}
+        return ({"name": name} if name else {}) | self.limits.arguments
 
     def _range_changed(self) -> None:
         self.offer()

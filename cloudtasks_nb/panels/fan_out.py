@@ -27,6 +27,7 @@ from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, task
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, on_cell_end
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
+from cloudtasks_nb.panels.forms.send_limits import SendLimits
 from cloudtasks_nb.panels.forms.source import SourceField
 from cloudtasks_nb.panels.forms.targets import recent_urls
 from cloudtasks_nb.panels.panel import Panel, close_all
@@ -86,6 +87,7 @@ class SendPanel(Panel):
         self._work_row = self.row(self.stop_button(), self.meter)
         self._work_row.layout.display = "none"
         self.at_close(lambda: close_all(self._work_row))  # a read-only panel does not lay it out
+        self.limits = SendLimits(lambda: self.guarded(self.edited))
         self.view = BatchDetails(self)
         self.at_close(on_cell_end(lambda: self.guarded(self.offer)))
 
@@ -271,7 +273,7 @@ class FanOutPanel(SendPanel):
             field(widgets.Checkbox, "leave out bad rows and duplicates", indent=False), self.edited
         )
         names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
-        batch = widgets.VBox([names, self.key, self.skip]).add_class("ctn-fields")
+        batch = widgets.VBox([names, self.key, self.limits, self.skip]).add_class("ctn-fields")
         self.lay_out(widgets.VBox([self.source]).add_class("ctn-fields"), self.request, batch)
         self._data_changed()
 
@@ -315,7 +317,7 @@ class FanOutPanel(SendPanel):
     def _of_batch(self) -> dict[str, Any]:
         key = ROW if _POSITION in self.key.value else self.key.value
         given = {"key": key, "name": self.name.value.strip(), "errors": "skip" if self.skip.value else ""}
-        return {word: value for word, value in given.items() if value}
+        return {word: value for word, value in given.items() if value} | self.limits.arguments
 
     def _data_changed(self) -> None:
         self.request.update_choices(self.source.columns)

@@ -13,7 +13,7 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
-__all__ = ["DROP", "RESUME", "Report", "causes_text"]
+__all__ = ["DROP", "RESUME", "Report", "main_cause"]
 
 #: What may be done about rows that are held back.
 RESUME, DROP = "batch.resume() sends them", "batch.cancel() drops them"
@@ -76,7 +76,7 @@ class Report:
         if progress.retrying:
             lines.append(f"{progress.retrying:,} retrying" + (f", {self.retry_note}" if self.retry_note else ""))
         if self.retry_causes and not progress.finished:
-            errors = f"last errors of rows that are tried again: {causes_text(self.retry_causes)}"
+            errors = f"last errors of rows that are tried again: {_counted(self.retry_causes)}"
             lines.append(f"{errors} → batch.errors()" if methods else errors)
         if progress.settling:
             lines.append(f"{progress.settling:,} settling: their log entries are awaited")
@@ -90,7 +90,7 @@ class Report:
             (progress.gone, self.gone(), _again("gone")),
             (progress.cancelled, f"{progress.cancelled:,} cancelled", _again("cancelled")),
             (progress.rejected, f"{progress.rejected:,} rejected", "batch.tasks().query(\"state == 'rejected'\")"),
-            (progress.failed, f"{progress.failed:,} failed ({causes_text(self.causes)})", "batch.retry_failed()"),
+            (progress.failed, f"{progress.failed:,} failed ({_counted(self.causes)})", "batch.retry_failed()"),
         )
         return lines + [f"{text} → {method}" if methods else text for count, text, method in found if count]
 
@@ -126,11 +126,19 @@ class Report:
         return f"{pace}, the last one in about {duration_text(left)}"
 
 
-def causes_text(causes: Mapping[str, int]) -> str:
+def _counted(causes: Mapping[str, int]) -> str:
     """Return the most frequent causes with their counts; long ones are cut."""
     shown = [f"{_cut(mask_text(cause))} {count:,}" for cause, count in list(causes.items())[:_CAUSES]]
     rest = len(causes) - len(shown)
     return ", ".join(shown) + (f" and {counted(rest, 'other causes')}" if rest else "")
+
+
+def main_cause(causes: Mapping[str, int]) -> str:
+    """Return the most frequent cause, and how many others there are; empty if there is none."""
+    if not causes:
+        return ""
+    rest = len(causes) - 1
+    return _cut(mask_text(next(iter(causes)))) + (f" and {counted(rest, 'other causes')}" if rest else "")
 
 
 def _cut(cause: str) -> str:

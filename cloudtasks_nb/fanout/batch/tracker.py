@@ -27,7 +27,7 @@ from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.failure_limit import load_limit, store_limit
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
 from cloudtasks_nb.fanout.batch.progress import PENDING, Progress, pack, unpack
-from cloudtasks_nb.fanout.batch.report import DROP, RESUME, causes_text
+from cloudtasks_nb.fanout.batch.report import DROP, RESUME, main_cause
 from cloudtasks_nb.fanout.batch.send_gate import lift_gate, update_gate
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.batch.state import Effect
@@ -128,7 +128,7 @@ class Tracker:
     def held(self) -> str | None:
         """Return why rows are not sent until `resume` is called, as a sentence; None if all may be sent."""
         gate = self._state.gate
-        return gate.reason(causes_text(self.outbox.causes.failed(self.batch))) if gate.held else None
+        return gate.reason(main_cause(self.outbox.causes.failed(self.batch))) if gate.held else None
 
     def blockers(self) -> list[str]:
         """Return the reasons why rows are not done, a sentence each."""

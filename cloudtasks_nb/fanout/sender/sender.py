@@ -164,6 +164,7 @@ class SendLoop:
                     self._changed.clear()
                     if self._fault is not None:
                         raise self._fault
+                    self._hold_back()
         except ExceptionGroup as group:
             raise _first(group) from group
         finally:
@@ -176,11 +177,14 @@ class SendLoop:
             return False
         return self._stop.is_set or (self._exhausted and not self._ready)
 
-    def _launch(self, group: asyncio.TaskGroup) -> None:
-        """Start the requests that may be sent now."""
-        if self._observer.send_until() == 0:
+    def _hold_back(self) -> None:
+        """Set aside the requests that were read ahead, if no more rows may be sent."""
+        if self._ready and self._observer.send_until() == 0:
             self._held += [request for request in self._ready if not request.tried]
             self._ready = deque(request for request in self._ready if request.tried)
+
+    def _launch(self, group: asyncio.TaskGroup) -> None:
+        """Start the requests that may be sent now."""
         while self._ready and self._flying < self._sender.limit() and not self._stop.is_set:
             if self._meter is not None:
                 now = self._clock.ticks()

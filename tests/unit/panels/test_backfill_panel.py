@@ -27,6 +27,7 @@ def fill(panel: BackfillPanel, **values: Any) -> None:
     form, request = panel.range, panel.request
     fields: dict[str, Any] = {name: getattr(form, name) for name in ("start", "end", "freq", "tz", "across")}
     fields |= {"newest_first": form.newest_first, "url": request.url, "body": request.body, "name": panel.name}
+    fields |= {"canary": panel.limits.canary, "pause_at": panel.limits.pause_at}
     for name, value in values.items():
         fields[name].value = dt.date.fromisoformat(value) if name in ("start", "end") else value
     panel.settle()
@@ -62,6 +63,7 @@ def test_missing_fields_are_named(panel: BackfillPanel) -> None:
         ({"tz": "Europe/Zurich", "newest_first": True}, 'freq="D", tz="Europe/Zurich", newest_first=True, url='),
         ({"across": "shop: bern, 7; size: 1"}, 'across={"shop": ["bern", 7], "size": [1]}, url='),
         ({"body": ["start"], "name": "all"}, 'url="https://svc/{partition}", body=["start"], name="all")'),
+        ({"canary": "3", "pause_at": "5%"}, 'url="https://svc/{partition}", canary=3, pause_at="5%")'),
     ],
 )
 def test_the_line_of_python_follows_the_form(panel: BackfillPanel, values: dict[str, Any], line: str) -> None:

@@ -49,6 +49,7 @@ def fill(panel: FanOutPanel, **values: Any) -> None:
     fields = {"url": panel.request.url, "body": panel.request.body, "headers": panel.request.headers}
     fields |= {"signed": panel.request.signed, "name": panel.name, "key": panel.key, "skip": panel.skip}
     fields |= {"delay": panel.request.delay, "method": panel.request.method, "deadline": panel.request.deadline}
+    fields |= {"canary": panel.limits.canary, "pause_at": panel.limits.pause_at}
     for name, value in values.items():
         fields[name].value = value
     panel.settle()
@@ -185,6 +186,7 @@ def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
             'delay="10min", method="PUT", dispatch_deadline="60s")',
         ),
         ({"delay": "{wait}", "method": "POST"}, 'delay="{wait}")'),
+        ({"pause_at": " 5% "}, 'pause_at="5%")'),
     ],
 )
 def test_the_line_of_python_follows_the_form(
@@ -198,6 +200,17 @@ def test_the_line_of_python_follows_the_form(
     harness.sent(eval(panel.footer.line, names))  # noqa: S307 - the line is there to be run
     click(panel, panel.make_plan)
     assert "known: 4 in the queue" in panel.plan_card.value
+
+
+@pytest.mark.parametrize(("typed", "argument"), [(" 2 ", "2"), ("50%", '"50%"'), ("0.5", "0.5")])
+def test_a_canary_is_sent_first(panel: FanOutPanel, harness: Harness, typed: str, argument: str) -> None:
+    """The form and its line hold the same rows back."""
+    fill(panel, url="https://svc/run", canary=typed)
+    assert panel.footer.line.endswith(f'run", canary={argument})')
+    names = {"tasks": SimpleNamespace(queue=harness.queue), "flights": FLIGHTS}
+    for batch in (send(panel), eval(panel.footer.line, names)):  # noqa: S307 - the line is there to be run
+        harness.until(batch, lambda batch=batch: batch.progress().unsent == 2)
+        assert "canary: 0 of 2 done; 2 rows wait for it" in repr(batch)
 
 
 def test_a_served_function_is_a_url(panel: FanOutPanel, shell: FakeShell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,6 +427,22 @@ def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, harness: Har
     click(panel, panel.make_plan)
     assert "at 50 a second, 8 at once, once the queue, which is paused, is resumed" in panel.plan_card.value
     assert not panel.send.disabled
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"canary": "few"}, "canary='few' is neither a number of rows nor a share of them"),
+        ({"canary": "4"}, "canary=4 leaves no row for later: there are 4"),
+        ({"pause_at": "5"}, "pause_at=5 is not a share of failures"),
+    ],
+)
+def test_a_limit_that_is_wrong_is_named(panel: FanOutPanel, values: dict[str, Any], message: str) -> None:
+    """When a plan is made; nothing can be sent."""
+    fill(panel, url="https://svc/run", **values)
+    click(panel, panel.make_plan)
+    assert panel.footer.alert["text"] == message
+    assert panel.send.disabled
 
 
 def test_few_tasks_are_sent_by_a_click(panel: FanOutPanel, harness: Harness) -> None:
