@@ -22,9 +22,9 @@ class SendLimits(widgets.HBox):
     """
 
     def __init__(self, changed: Callable[[], object]) -> None:
-        self.canary = field(widgets.Text, "Canary", "none; 20 or 1%: rows that are sent first")
+        self.canary = field(widgets.Text, "Canary", "rows first: 20 or 1%")
         self.canary.tooltip = "canary: the other rows are sent once these have succeeded"
-        self.pause_at = field(widgets.Text, "Pause at", "never; 5%: share of rows that failed")
+        self.pause_at = field(widgets.Text, "Pause at", "share of failures: 5%")
         self.pause_at.tooltip = "pause_at: no more rows are sent when more of them than this share have failed"
         for part in (self.canary, self.pause_at):
             part.observe(lambda _: changed(), "value")

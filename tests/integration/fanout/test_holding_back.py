@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +113,16 @@ batch.wait()
     ],
     ids=["the same cell", "resume"],
 )
-def test_a_kernel_that_is_killed(tmp_path: Path, work: Work, take_up: Callable[[ct.Client, Work], ct.Batch]) -> None:
+def test_a_kernel_that_is_killed(tmp_path: Path, take_up: Callable[[ct.Client, Work], ct.Batch]) -> None:
     """The next one goes on with the canary: nothing else is sent before it has ended."""
     command = [sys.executable, "-c", KERNEL, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as kernel:
         assert kernel.stdout is not None
         assert any(line.startswith("called") for line in kernel.stdout)
         kernel.kill()
+    work = Work()
     work.bad = {3}
-    with ct.local(tmp_path) as tasks:
+    with ct.local(tmp_path) as tasks, closing(work.handler):
         batch = take_up(tasks, work)
         with pytest.raises(PreconditionError, match="canary: 1 of 5 rows failed"):
             batch.wait(PATIENCE)
