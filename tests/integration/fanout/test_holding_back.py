@@ -17,7 +17,6 @@ from cloudtasks_nb.errors import PreconditionError
 from tests.integration.fanout.conftest import PATIENCE, reached
 
 ROWS = pd.DataFrame({"number": range(100)})
-ALL = set(range(100))
 
 
 class Work:
@@ -61,21 +60,24 @@ def test_a_canary_that_fails_and_is_mended(once: ct.Queue, work: Work, capsys: p
         again.wait(PATIENCE)
     work.bad.clear()
     assert batch.retry_failed().wait(PATIENCE).succeeded == 100
-    assert work.called == ALL
+    assert work.called == set(range(100))
 
 
 def test_sending_pauses_and_goes_on(once: ct.Queue, work: Work) -> None:
     """Rows that are in the queue run to their end; `resume` sends the others, and a retry those that failed."""
-    work.bad = set(ALL)
-    batch = once.fan_out(ROWS, url=work.handler, pause_at="5%", send_rate=20)
+    rows = pd.DataFrame({"number": range(1000)})  # at this rate, enough for a minute
+    work.bad = set(range(1000))
+    batch = once.fan_out(rows, url=work.handler, pause_at="5%", send_rate=20)
     with pytest.raises(PreconditionError, match=r"^paused: \d+ of \d+ rows failed \(KeyError.*\), more than 5 %"):
         batch.wait(PATIENCE)
-    paused = reached(batch, lambda progress: progress.done + progress.unsent == 100)
+    paused = reached(batch, lambda progress: progress.done + progress.unsent == 1000)
     assert (paused.failed, paused.cancelled) == (len(work.called), 0)
-    assert 20 <= paused.failed < 100
+    assert 20 <= paused.failed < 1000
     work.bad.clear()
-    assert batch.resume().wait(PATIENCE).succeeded == paused.unsent
-    assert batch.retry_failed().wait(PATIENCE).succeeded == 100
+    again = once.fan_out(rows, url=work.handler, pause_at="5%")  # as fast as possible, but held back all the same
+    assert again.progress().unsent == paused.unsent
+    assert again.resume().wait(PATIENCE).succeeded == paused.unsent
+    assert batch.retry_failed().wait(PATIENCE).succeeded == 1000
 
 
 def test_a_backfill_has_a_canary_too(once: ct.Queue) -> None:
