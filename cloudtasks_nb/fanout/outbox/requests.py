@@ -31,9 +31,8 @@ __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 MAX_TASKS = 100
 
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
-_ALL = 1 << 60  # more rows than a batch can have
+_ALL = 1 << 60  # more than any ref, and more rows than a batch can have
 _CACHED = 4  # blocks of about a megabyte
-_ALL = 2**63 - 1  # more than any ref
 
 
 class Requests(Repository):
